@@ -1,0 +1,274 @@
+"""`Addresses`: every constant that turns token ids into table rows, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.multipliers import multipliers
+from engram.addressing.primes import HeadPrimes, head_primes
+from engram.config import EngramConfig
+from engram.errors import LayoutError, MismatchError
+from engram.layouts import Layout, get_layout
+
+TokenMap = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class LayerAddresses:
+    """The constants of one layer.
+
+    Attributes:
+        layer_id: The layer (0-based) in the backbone.
+        multipliers: N odd multipliers, one per look-back position.
+        primes: Rows of each head's table, ``[order][head]``.
+        stored_rows: Rows of the layer's table as stored: the sum of primes, padded to the layout's
+            multiple.
+    """
+
+    layer_id: int
+    multipliers: tuple[int, ...]
+    primes: tuple[tuple[int, ...], ...]
+    stored_rows: int
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The primes of all columns: orders one after the other."""
+        return tuple(prime for row in self.primes for prime in row)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First row of each column's part of the table."""
+        return (0, *accumulate(self.heads[:-1]))
+
+    @property
+    def hash_rows(self) -> int:
+        """Rows that ids can reach: the sum of primes."""
+        return sum(self.heads)
+
+
+@dataclass(frozen=True, eq=False)
+class Addresses:
+    """Everything that turns token ids into row ids. Plain numbers: no tensors, no tokenizer.
+
+    Attributes:
+        layout: The family's rules.
+        layers: Constants per layer, in hash order (the L axis of ids).
+        token_map: Compressed id of every token id, int32 ``[V]``; None where the layout hashes raw
+            ids.
+        raw_vocab_size: Token ids that may be hashed: 0..V-1.
+        vocab_size: Size of the vocabulary that is hashed: the compressed one, or V.
+        fill: The id, of that vocabulary, that is read where looking back is blocked.
+    """
+
+    layout: Layout
+    layers: tuple[LayerAddresses, ...]
+    token_map: TokenMap | None
+    raw_vocab_size: int
+    vocab_size: int
+    fill: int
+
+    @classmethod
+    def from_config(
+        cls,
+        config: EngramConfig,
+        token_map: TokenMap | None,
+        pad_id: int | None = None,
+        layer_ids: Sequence[int] | None = None,
+    ) -> Addresses:
+        """Compute the constants.
+
+        Args:
+            config: The memory.
+            token_map: Compressed id per token id, int32 ``[V]``; ignored by layouts that hash raw
+                ids.
+            pad_id: Token id of the pad, needed by layouts that fill with it.
+            layer_ids: Layers in hash order; those of the config when None.
+
+        Raises:
+            LayoutError: No layers, a missing map or pad, or a pad outside the vocabulary.
+        """
+        layout = get_layout(config.layout)
+        ids = list(config.layer_ids if layer_ids is None else layer_ids)
+        if not ids:
+            raise LayoutError(
+                "No layer reads the memory.", "Give layer_ids, in the config or as an argument."
+            )
+        if layout.hashes == "compressed":
+            if token_map is None:
+                raise LayoutError(
+                    f"Layout {layout.name} hashes compressed ids and needs the compressed vocabulary."
+                )
+            raw_vocab_size, vocab_size = len(token_map), int(token_map.max()) + 1
+        else:
+            token_map, raw_vocab_size, vocab_size = (
+                None,
+                config.engram_vocab_size,
+                config.engram_vocab_size,
+            )
+        fill = pad_id if layout.fill == "pad" else config.eos_id
+        if fill is None or not 0 <= fill < raw_vocab_size:
+            raise LayoutError(
+                f"The {layout.fill} token {fill!r} is not an id in 0..{raw_vocab_size - 1}.",
+                f"Set {layout.fill}_id in the config.",
+                value=fill,
+            )
+        if token_map is not None:
+            fill = int(token_map[fill])
+        factors, primes = multipliers(config, vocab_size, ids), head_primes(config, ids)
+        layers = tuple(
+            LayerAddresses(
+                layer_id,
+                factors[layer_id],
+                tuple(map(tuple, primes[layer_id])),
+                stored_rows(primes[layer_id], config.row_multiple),
+            )
+            for layer_id in ids
+        )
+        return cls(layout, layers, token_map, raw_vocab_size, vocab_size, fill)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], token_map: TokenMap | None) -> Addresses:
+        """Rebuild the constants from what an artefact stores, and check them against its
+        fingerprint.
+
+        Raises:
+            MismatchError: The constants or the map are not those that the fingerprint was taken of.
+        """
+        layers = tuple(
+            LayerAddresses(
+                int(layer["layer_id"]),
+                tuple(int(factor) for factor in layer["multipliers"]),
+                tuple(tuple(int(prime) for prime in row) for row in layer["primes"]),
+                int(layer["stored_rows"]),
+            )
+            for layer in values["layers"]
+        )
+        addresses = cls(
+            get_layout(values["layout"]),
+            layers,
+            token_map,
+            int(values["raw_vocab_size"]),
+            int(values["vocab_size"]),
+            int(values["fill"]),
+        )
+        addresses.check(values)
+        return addresses
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the constants for an artefact's JSON: multipliers as text, since they exceed 2^53."""
+        return {
+            "fingerprint": self.fingerprint,
+            "layout": self.layout.name,
+            "map_sha256": self.map_sha256,
+            "raw_vocab_size": self.raw_vocab_size,
+            "vocab_size": self.vocab_size,
+            "fill": self.fill,
+            "orders": list(self.orders),
+            "heads": self.n_heads,
+            "layers": [
+                {
+                    "layer_id": layer.layer_id,
+                    "multipliers": [str(factor) for factor in layer.multipliers],
+                    "primes": [list(row) for row in layer.primes],
+                    "stored_rows": layer.stored_rows,
+                }
+                for layer in self.layers
+            ],
+        }
+
+    def check(self, stored: Mapping[str, Any]) -> None:
+        """Compare with the constants that an artefact stores.
+
+        Args:
+            stored: What `to_dict` returned when the artefact was written.
+
+        Raises:
+            MismatchError: They differ; the message names the parts that do.
+        """
+        mine = self.to_dict()
+        parts = [key for key in mine if key != "fingerprint" and stored.get(key) != mine[key]]
+        if parts or stored.get("fingerprint") != mine["fingerprint"]:
+            what = ", ".join(parts) if parts else "fingerprint"
+            raise MismatchError(
+                f"The memory's addresses differ in: {what}. Its rows would be read at the wrong places.",
+                "Use the tokenizer and config that the memory was made with.",
+                parts=parts,
+                fingerprint=stored.get("fingerprint"),
+                expected=mine["fingerprint"],
+            )
+
+    @property
+    def n_orders(self) -> int:
+        """Number of n-gram orders."""
+        return len(self.layers[0].primes)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """The n-gram orders 2..N."""
+        return tuple(range(2, self.n_orders + 2))
+
+    @property
+    def n_heads(self) -> int:
+        """Hash heads per order."""
+        return len(self.layers[0].primes[0])
+
+    @property
+    def max_ngram_size(self) -> int:
+        """Highest n-gram order N; N - 1 tokens of the past decide the next ids."""
+        return self.n_orders + 1
+
+    @property
+    def n_columns(self) -> int:
+        """Rows C that a token reads in one layer."""
+        return self.n_orders * self.n_heads
+
+    @property
+    def layer_ids(self) -> list[int]:
+        """Layers in hash order."""
+        return [layer.layer_id for layer in self.layers]
+
+    @property
+    def vocab_distributions(self) -> dict[int, HeadPrimes]:
+        """Primes per layer, as modules take them."""
+        return {
+            layer.layer_id: HeadPrimes(layer.primes, layer.layer_id, i)
+            for i, layer in enumerate(self.layers)
+        }
+
+    @property
+    def map_sha256(self) -> str | None:
+        """Digest of the compressed vocabulary as little-endian int32; None where raw ids are hashed."""
+        if self.token_map is None:
+            return None
+        return hashlib.sha256(self.token_map.astype("<i4").tobytes()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides the ids; two memories with equal fingerprints share addresses."""
+        parts = {
+            "layout": self.layout.name,
+            "map_sha256": self.map_sha256,
+            "vocab_size": self.vocab_size,
+            "pad": self.fill,
+            "multipliers": [[str(factor) for factor in layer.multipliers] for layer in self.layers],
+            "primes": [[list(row) for row in layer.primes] for layer in self.layers],
+            "layers": self.layer_ids,
+            "heads": self.n_heads,
+            "orders": list(self.orders),
+        }
+        return hashlib.sha256(
+            json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()
+
+
+def stored_rows(primes: Sequence[Sequence[int]], row_multiple: int) -> int:
+    """Rows of one layer's table as stored: the sum of its primes, rounded up to `row_multiple`."""
+    return -(-sum(map(sum, primes)) // row_multiple) * row_multiple

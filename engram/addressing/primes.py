@@ -1,0 +1,88 @@
+"""Prime table sizes: one prime per layer, order and head, all different in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engram.config import EngramConfig
+from engram.layouts import get_layout
+
+# These bases decide primality for every n below 3.3e24 (Sorenson and Webster, 2015).
+_WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+
+
+def is_prime(n: int) -> bool:
+    """Decide whether n is prime: deterministic Miller-Rabin, exact for n < 3.3e24."""
+    if n < 2:
+        return False
+    for p in _WITNESSES:
+        if n % p == 0:
+            return n == p
+    twos = (n - 1 & 1 - n).bit_length() - 1
+    odd = n - 1 >> twos
+    for witness in _WITNESSES:
+        power = pow(witness, odd, n)
+        if power in (1, n - 1):
+            continue
+        for _ in range(twos - 1):
+            power = power * power % n
+            if power == n - 1:
+                break
+        else:
+            return False
+    return True
+
+
+class HeadPrimes(list[list[int]]):
+    """The primes of one layer, ``[order][head]``, that know which layer they belong to.
+
+    Attributes:
+        layer_id: The layer (0-based) in the backbone.
+        slot: The layer's index among the tokenizer's layer ids: its place on the L axis of 4-D hash
+            ids.
+    """
+
+    def __init__(self, primes: Sequence[Sequence[int]], layer_id: int, slot: int) -> None:
+        super().__init__(list(row) for row in primes)
+        self.layer_id = layer_id
+        self.slot = slot
+
+
+def head_primes(
+    config: EngramConfig, layer_ids: Sequence[int] | None = None
+) -> dict[int, HeadPrimes]:
+    """Assign every head of every layer its prime.
+
+    Walking layers, then orders, then heads, each head takes the next prime that no head before it
+    has; each order starts at its nominal rows per head, which is eligible itself (LAYOUTS of the
+    reference demo, and equal for the others).
+
+    Args:
+        config: The memory; its `rows_per_head` are where the searches start.
+        layer_ids: Layers in hash order; those of the config when None.
+
+    Returns:
+        ``[order][head]`` primes per layer, in the order of `layer_ids`.
+    """
+    ids = list(config.layer_ids if layer_ids is None else layer_ids)
+    walk = sorted(ids) if get_layout(config.layout).prime_order == "sorted" else ids
+    seen: set[int] = set()
+    found: dict[int, list[list[int]]] = {}
+    resume: dict[int, int] = {}
+    for layer_id in walk:
+        found[layer_id] = []
+        for nominal in config.rows_per_head:
+            # Everything between the nominal size and the last prime taken from it is used up
+            # already.
+            candidate = resume.get(nominal, nominal - 1)
+            primes: list[int] = []
+            while len(primes) < config.n_head_per_ngram:
+                candidate += 1
+                if candidate not in seen and is_prime(candidate):
+                    seen.add(candidate)
+                    primes.append(candidate)
+            resume[nominal] = candidate
+            found[layer_id].append(primes)
+    return {
+        layer_id: HeadPrimes(found[layer_id], layer_id, slot) for slot, layer_id in enumerate(ids)
+    }

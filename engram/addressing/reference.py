@@ -1,0 +1,134 @@
+"""Hash ids in plain numpy: the readable reference that every faster form must equal.
+
+Shapes: B sequences, T tokens, L layers, C = (N - 1) * H columns, N the highest n-gram order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.errors import InputError
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+def compress(addresses: Addresses, ids: Ids) -> Ids:
+    """Map token ids to the vocabulary that is hashed.
+
+    Args:
+        addresses: The memory's constants.
+        ids: Token ids of any shape. Negative ids pass through unchanged, as in the reference demo.
+
+    Returns:
+        Ids of the hashed vocabulary, int64, same shape.
+
+    Raises:
+        InputError: An id is not below the tokenizer's length.
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    if ids.size and int(ids.max()) >= addresses.raw_vocab_size:
+        where = tuple(int(i) for i in np.argwhere(ids >= addresses.raw_vocab_size)[0])
+        raise InputError(
+            f"Token id {int(ids[where])} at position {list(where)} is not below {addresses.raw_vocab_size}, the "
+            "length of the tokenizer that the memory was made with.",
+            "Use that tokenizer.",
+            token_id=int(ids[where]),
+            position=list(where),
+            vocab_size=addresses.raw_vocab_size,
+        )
+    if addresses.token_map is None:
+        return ids
+    return np.where(ids >= 0, addresses.token_map[np.maximum(ids, 0)], ids)
+
+
+def look_back(
+    addresses: Addresses,
+    compressed: Ids,
+    keep: Mask | None = None,
+    starts: Mask | None = None,
+    history: Ids | None = None,
+) -> tuple[Ids, Ids]:
+    """Lay the N tokens that each position reads side by side.
+
+    Slot k of a position holds the token k places back, or the fill where that is blocked. Blocking
+    is sticky: what lies behind a blocked token is blocked too. Blocked are places before the
+    sequence, before a start, at or behind a masked position, and, in layouts that say so, at or
+    behind an end-of-text token. A masked position reads the fill even in slot 0.
+
+    Args:
+        addresses: The memory's constants.
+        compressed: Ids of the hashed vocabulary ``[B, T]``.
+        keep: False at masked positions ``[B, T]``; None when there are none.
+        starts: True where a document starts ``[B, T]``; None when only position 0 does.
+        history: Slots N-2..0 of the position before the first ``[B, N-1]``, oldest first, as
+            returned by the call before; None at the start of a text.
+
+    Returns:
+        The slots ``[B, T, N]``, and the history ``[B, N-1]`` for the next call.
+    """
+    batch, length = compressed.shape
+    past = addresses.max_ngram_size - 1
+    if history is None:
+        history = np.full((batch, past), addresses.fill, dtype=np.int64)
+    tokens = np.concatenate([history, compressed], axis=1)
+    alive = np.ones((batch, past + length), dtype=bool)
+    if keep is not None:
+        alive[:, past:] = keep
+    # reachable[:, t]: whether position t may look at t - 1.
+    reachable = np.ones((batch, past + length + 1), dtype=bool)
+    reachable[:, 1:] &= alive
+    if starts is not None:
+        reachable[:, past:-1] &= ~starts
+    if addresses.layout.ends_after_eos:
+        reachable[:, past + 1 :] &= compressed != addresses.fill
+    slots = np.full((batch, length + 1, past + 1), addresses.fill, dtype=np.int64)
+    open_ = np.ones((batch, length + 1), dtype=bool)
+    open_[:, :-1] &= alive[:, past:]
+    slots[:, :-1, 0] = np.where(open_[:, :-1], compressed, addresses.fill)
+    for k in range(1, past + 1):
+        # One position more than the sequence has: its slots are the history of the next call.
+        open_ &= reachable[:, past - k + 1 : past - k + 2 + length]
+        shifted = tokens[:, past - k : past - k + 1 + length]
+        slots[:, :, k] = np.where(open_, shifted, addresses.fill)
+    return slots[:, :-1], slots[:, -1, :0:-1]
+
+
+def hash_ids(
+    addresses: Addresses,
+    ids: Ids,
+    keep: Mask | None = None,
+    starts: Mask | None = None,
+    history: Ids | None = None,
+) -> tuple[Ids, Ids]:
+    """Hash token ids to the heads' tables of every layer.
+
+    Args:
+        addresses: The memory's constants.
+        ids: Token ids ``[B, T]``.
+        keep: See `look_back`.
+        starts: See `look_back`.
+        history: See `look_back`.
+
+    Returns:
+        Hash ids without offsets, int64 ``[B, T, L, C]`` with column ``(order - 2) * H + head``, and
+        the history ``[B, N-1]`` for the next call.
+
+    Raises:
+        InputError: An id is not below the tokenizer's length.
+    """
+    slots, history = look_back(addresses, compress(addresses, ids), keep, starts, history)
+    columns = []
+    for layer in addresses.layers:
+        factors = np.array(layer.multipliers, dtype=np.uint64).astype(np.int64)
+        mix = slots[:, :, 0] * factors[0]
+        for order, primes in zip(addresses.orders, layer.primes, strict=True):
+            # Products of ids and multipliers stay below 2^63; only negative ids can wrap, as they
+            # do in numpy.
+            mix = mix ^ slots[:, :, order - 1] * factors[order - 1]
+            columns += [mix % prime for prime in primes]
+    batch, length = slots.shape[:2]
+    hashed = np.stack(columns, axis=-1) if columns else np.empty((batch, length, 0), dtype=np.int64)
+    return hashed.reshape(batch, length, len(addresses.layers), addresses.n_columns), history

@@ -1,0 +1,162 @@
+"""The errors that the library raises.
+
+Every error carries what went wrong, the value that caused it, and the next step. The library never
+prints or exits: the command line turns these into a message, one JSON line and an exit code.
+
+    EngramError
+    ├── UsageError           exit 2   the call itself makes no sense (options that exclude each
+    other) ├── InputError           exit 3   something given is wrong
+    │   ├── ConfigError                 a config, with every problem found in it
+    │   ├── LayoutError                 what a layout cannot express, or ids and tables that do not
+    fit it │   └── CorruptFileError            a file that is torn, truncated, foreign or lies about
+    itself ├── MissingError         exit 4   something needed is not there
+    │   ├── MissingFileError            a file, folder or model
+    │   └── MissingPackageError         a Python package, with the extra that brings it
+    └── NoError              exit 5   the question was understood and the answer is no
+        ├── DoesNotFitError             a budget, a device or a disk that is too small
+        └── MismatchError               two things that had to be equal and are not
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class EngramError(Exception):
+    """Base of every error of this library.
+
+    Args:
+        message: What is wrong, where, and the offending value, in one or two sentences.
+        hint: The next step, often a command; empty when there is none.
+        **details: The values by name, for programs (``--json`` prints them).
+
+    Attributes:
+        code: A short name of the kind of error, stable across versions.
+        exit_code: What a command ends with.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(EngramError):
+    """The call makes no sense as it stands."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class InputError(EngramError):
+    """Something that was given is wrong."""
+
+    code = "bad_input"
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a config.
+
+    Attributes:
+        key: The config key, or "" for the file as a whole.
+        message: What is wrong with it and what would be right.
+        line: 1-based line in the file, None when the config did not come from a file.
+    """
+
+    key: str
+    message: str
+    line: int | None = None
+
+
+class ConfigError(InputError):
+    """A config with problems; all of them, not only the first."""
+
+    code = "bad_config"
+
+    def __init__(self, problems: list[Problem], source: str = "config", hint: str = "") -> None:
+        lines = [self._line(problem, source) for problem in problems]
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        super().__init__(
+            f"{count} in {source}:\n" + "\n".join(lines),
+            hint,
+            source=source,
+            problems=[vars(problem) for problem in problems],
+        )
+        self.problems = problems
+
+    @staticmethod
+    def _line(problem: Problem, source: str) -> str:
+        where = f"{source}:{problem.line}" if problem.line else source
+        return (
+            f"  {where}: {problem.key}: {problem.message}"
+            if problem.key
+            else f"  {where}: {problem.message}"
+        )
+
+
+class LayoutError(InputError):
+    """Something that a layout cannot express, or that does not fit its tables."""
+
+    code = "layout"
+
+
+class CorruptFileError(InputError):
+    """A file that is torn, truncated, foreign or lies about its own contents."""
+
+    code = "corrupt_file"
+
+
+class MissingError(EngramError):
+    """Something that is needed is not there."""
+
+    code = "missing"
+    exit_code = 4
+
+
+class MissingFileError(MissingError):
+    """A file, folder or model that is not there, here or on the hub."""
+
+    code = "missing_file"
+
+
+class MissingPackageError(MissingError):
+    """A Python package that is not installed."""
+
+    code = "missing_package"
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed.",
+            f"pip install 'engram-toolkit[{extra}]'",
+            package=package,
+            extra=extra,
+        )
+
+
+class NoError(EngramError):
+    """The question was understood; the answer is no."""
+
+    code = "no"
+    exit_code = 5
+
+
+class DoesNotFitError(NoError):
+    """A budget, a device or a disk is too small."""
+
+    code = "does_not_fit"
+
+
+class MismatchError(NoError):
+    """Two things that had to be equal are not."""
+
+    code = "mismatch"

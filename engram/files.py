@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all: written to a temporary sibling, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+# Called with the units done so far and the total, None when it is not known.
+Progress = Callable[[int, "int | None"], None]
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary sibling of `path` for writing and rename it to `path` when the block ends
+    well.
+
+    Args:
+        path: The file to appear; one that is there is replaced. Nothing appears when the block
+            raises.
+        mode: "wb", or "w" for UTF-8 text.
+
+    Yields:
+        The open file.
+    """
+    sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with sibling.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        sibling.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            sibling.unlink()
+        raise
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, indented by two, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,36 @@
+"""The layout of DeepSeek-V4.1-Flash: orders 2..4, one fused projection, no convolution."""
+
+from __future__ import annotations
+
+from engram.config import EngramConfig
+from engram.layouts.base import Layout
+
+
+def dense_parts(config: EngramConfig) -> dict[str, int]:
+    """Count the parameters of one layer's module without its table (released inference/engram.py).
+
+    Returns:
+        Parameters by part: the fused key and value projection ``[(M+1) D, E]`` without bias, and
+        the two vectors ``[M, D]`` that play the norms of keys and queries.
+    """
+    memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
+    return {
+        "wkv": memory * hidden * (streams + 1),
+        "k_weight": streams * hidden,
+        "q_weight": streams * hidden,
+    }
+
+
+DEEPSEEK_V41 = Layout(
+    name="deepseek_v41",
+    title="DeepSeek-V4.1-Flash",
+    source="deepseek-ai/DeepSeek-V4.1-Flash inference/engram.py",
+    hashes="compressed",
+    multiplier_draw="pcg64",
+    multiplier_key="layer_id",
+    prime_order="given",
+    fill="pad",
+    ends_after_eos=False,
+    residual_included=True,
+    dense_parts=dense_parts,
+)

@@ -1,0 +1,116 @@
+"""Numbers with units, read and written: counts (K, M, B: decimal) and bytes (KiB, GiB: binary; KB, GB: decimal)."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from engram.errors import InputError
+
+_COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_BYTE_UNITS = {
+    **{"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+}
+_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+
+# Bits of one stored table value; the e8m0 scales of fp8 rows are counted by `row_bytes`.
+DTYPE_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16, "fp8": 8, "int8": 8}
+DTYPE_ALIASES = {
+    **{"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"},
+    **{"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16"},
+    **{"float8_e4m3fn": "fp8", "f8_e4m3": "fp8", "i8": "int8"},
+}
+FP8_SCALE_BLOCK = 32
+
+
+def parse_count(text: str | int) -> int:
+    """Read a count such as ``40M``, ``1.5B`` or ``124,439,808``.
+
+    Args:
+        text: A whole number, or a number with one of K, M, B (= G), T, all decimal.
+
+    Returns:
+        The count.
+
+    Raises:
+        InputError: The text is not a count, or not a whole one.
+    """
+    return _parse(text, _COUNT_UNITS, "a count", "40M, 1.5B or 124439808")
+
+
+def parse_bytes(text: str | int) -> int:
+    """Read a size such as ``8GiB``, ``80GB`` or ``1048576``.
+
+    Args:
+        text: A whole number of bytes, or a number with KB, MB, GB, TB (decimal) or KiB, MiB, GiB,
+            TiB (binary).
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        InputError: The text is not a size.
+    """
+    return _parse(text, _BYTE_UNITS, "a size", "8GiB, 80GB or 1048576")
+
+
+def _parse(text: str | int, units: dict[str, int], what: str, examples: str) -> int:
+    match = _NUMBER.fullmatch(str(text))
+    unit = match[2].upper() if match else ""
+    if match is None or unit not in units:
+        raise InputError(f"{text!r} is not {what}.", f"Write it as {examples}.", value=str(text))
+    number = Decimal(match[1].replace(",", "").replace("_", "")) * units[unit]
+    if number != number.to_integral_value():
+        raise InputError(
+            f"{text!r} is not {what}: it is not whole.", f"Write it as {examples}.", value=str(text)
+        )
+    return int(number)
+
+
+def format_count(count: int) -> str:
+    """Write a count for people: 124,439,808 as ``124.4M``, small ones whole."""
+    sign, count = ("-" if count < 0 else ""), abs(count)
+    for unit, factor in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= factor:
+            return f"{sign}{count / factor:.4g}{unit}"
+    return f"{sign}{count}"
+
+
+def format_bytes(size_bytes: int) -> str:
+    """Write a size for people in binary units: 8589934592 as ``8.00 GiB``."""
+    sign, size = ("-" if size_bytes < 0 else ""), abs(size_bytes)
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{sign}{size / factor:.2f} {unit}"
+    return f"{sign}{size} B"
+
+
+def dtype_name(text: str) -> str:
+    """Return the canonical name of a table dtype: float32, bfloat16, float16, float64, fp8 or int8.
+
+    Raises:
+        InputError: The name is not a dtype that tables can have.
+    """
+    name = text.strip().lower().removeprefix("torch.")
+    name = DTYPE_ALIASES.get(name, name)
+    if name not in DTYPE_BITS:
+        raise InputError(
+            f"{text!r} is not a table dtype.", f"One of {', '.join(DTYPE_BITS)}.", value=text
+        )
+    return name
+
+
+def row_bytes(width: int, dtype: str) -> int:
+    """Bytes of one stored table row.
+
+    fp8 rows carry one e8m0 scale byte per 32 columns (LAYOUTS of DeepSeek-V4.1: 256 + 8 = 264);
+    int8 rows carry one float32 scale.
+
+    Args:
+        width: Columns of a row.
+        dtype: A dtype name or alias, see `dtype_name`.
+    """
+    name = dtype_name(dtype)
+    scales = {"fp8": -(-width // FP8_SCALE_BLOCK), "int8": 4}.get(name, 0)
+    return width * DTYPE_BITS[name] // 8 + scales
