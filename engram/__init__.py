@@ -1,1 +1,40 @@
-"""Placeholder."""
+"""Engram memories for language models: sized, addressed, built, attached, checked and reported.
+
+The names below are imported when they are first used, so that `import engram` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engram.addressing.addresses import Addresses
+    from engram.addressing.hashing import Hasher
+    from engram.addressing.tokenizer import EngramTokenizer
+    from engram.config import EngramConfig
+    from engram.errors import EngramError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Addresses": "engram.addressing.addresses",
+    "EngramConfig": "engram.config",
+    "EngramError": "engram.errors",
+    "EngramTokenizer": "engram.addressing.tokenizer",
+    "Hasher": "engram.addressing.hashing",
+}
+
+__all__ = ["Addresses", "EngramConfig", "EngramError", "EngramTokenizer", "Hasher"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engram' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

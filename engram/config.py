@@ -1,57 +1,17 @@
-"""`EngramConfig`: what a memory is made of, checked as a whole. YAML file, dataclass and JSON share these keys."""
+"""`EngramConfig`: what a memory is made of, checked as a whole. YAML and JSON share its keys."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
-from engram.errors import ConfigError, InputError, Problem
-from engram.units import dtype_name
+from engram.config_rules import LAYOUT_KEYS, LayoutKeys, resolve
+from engram.errors import ConfigError, Problem
+
+__all__ = ["CONFIG_KEYS", "LAYOUT_KEYS", "SCHEMA", "EngramConfig", "LayoutKeys"]
 
 SCHEMA = 1
-MAX_ROW_ID = 2**62
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutKeys:
-    """What a layout means for the config: its defaults and what it leaves no choice about.
-
-    Attributes:
-        seed: Default seed of the hash multipliers.
-        eps: Default epsilon of the gate's norms; None means the machine epsilon of the
-            computation's dtype.
-        row_multiple: Default of `EngramConfig.row_multiple`.
-        kernel_size: Default taps of the convolution; 0 means that the layout has none.
-        table_dtype: Default dtype of the table.
-        seed_is_fixed: The layout has no seed of its own: only the default is right.
-        equal_tables: Every order must have the same table size.
-        needs_eos: Look-back stops at, and reads, the end-of-text token.
-        max_ngram_size: Default of the highest n-gram order.
-    """
-
-    seed: int
-    eps: float | None
-    row_multiple: int
-    kernel_size: int
-    table_dtype: str
-    seed_is_fixed: bool = False
-    equal_tables: bool = False
-    needs_eos: bool = False
-    max_ngram_size: int = 3
-
-
-LAYOUT_KEYS: dict[str, LayoutKeys] = {
-    "demo": LayoutKeys(seed=42, eps=None, row_multiple=1, kernel_size=4, table_dtype="float32"),
-    "deepseek_v41": LayoutKeys(
-        seed=0, eps=1e-20, row_multiple=1, kernel_size=0, table_dtype="fp8", seed_is_fixed=True, equal_tables=True,
-        max_ngram_size=4,
-    ),
-    "qwen_ple": LayoutKeys(
-        seed=1234, eps=1e-6, row_multiple=128, kernel_size=4, table_dtype="bfloat16", equal_tables=True, needs_eos=True
-    ),
-}  # fmt: skip
 
 
 def _doc(text: str, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
@@ -111,7 +71,7 @@ class EngramConfig:
     k: InitVar[float | None] = None
 
     def __post_init__(self, k: float | None) -> None:
-        problems = _resolve(self, k)
+        problems = resolve(self, k)
         if problems:
             raise ConfigError(problems)
 
@@ -139,7 +99,7 @@ class EngramConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every key with its value, `schema` first; `from_dict` gives the same config back."""
+        """Return every key with its value, `schema` first, as `from_dict` reads it."""
         return {"schema": SCHEMA, **{item.name: getattr(self, item.name) for item in fields(self)}}
 
     @property
@@ -164,7 +124,7 @@ class EngramConfig:
 
     @property
     def memory_width(self) -> int:
-        """Width E of the memory vector that a token reads in one layer: orders x n_embed_per_ngram."""
+        """Width E of what a token reads in one layer: orders x n_embed_per_ngram."""
         return len(self.orders) * self.n_embed_per_ngram
 
 
@@ -180,192 +140,3 @@ def _unknown_key(key: str) -> Problem:
     near = get_close_matches(str(key), CONFIG_KEYS, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(CONFIG_KEYS)}"
     return Problem(str(key), f"unknown key{hint}")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _resolve(config: EngramConfig, k: float | None) -> list[Problem]:
-    """Fill in the layout's defaults and return everything that is wrong."""
-    problems: list[Problem] = []
-
-    def put(key: str, value: Any) -> None:
-        object.__setattr__(config, key, value)
-
-    def wrong(key: str, message: str) -> None:
-        problems.append(Problem(key, message))
-
-    keys = LAYOUT_KEYS.get(config.layout) if isinstance(config.layout, str) else None
-    if keys is None:
-        wrong("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUT_KEYS)}")
-        keys = LAYOUT_KEYS["demo"]
-    for key in ("seed", "row_multiple", "kernel_size", "table_dtype", "max_ngram_size", "eps"):
-        if getattr(config, key) is None:
-            put(key, getattr(keys, key))
-
-    def whole(key: str, low: int, high: int, needed: bool = True) -> bool:
-        value = getattr(config, key)
-        if value is None and not needed:
-            return False
-        if not _is_int(value):
-            is_missing = value is None
-            wrong(
-                key,
-                "missing; it must be a whole number"
-                if is_missing
-                else f"{value!r} is not a whole number",
-            )
-            return False
-        if not low <= value <= high:
-            wrong(key, f"{value} is out of range; it must be in {low}..{high}")
-            return False
-        return True
-
-    if isinstance(config.engram_vocab_size, Sequence) and not isinstance(
-        config.engram_vocab_size, str
-    ):
-        vocab_ok = False
-        wrong(
-            "engram_vocab_size",
-            f"a list {list(config.engram_vocab_size)!r}: here this is the tokenizer's length, one number. DeepSeek's "
-            "configs use the name for rows per HEAD; write engram_table_size = those x n_head_per_ngram instead",
-        )
-    else:
-        vocab_ok = whole("engram_vocab_size", 2, 2**31 - 1)
-    whole("hidden_size", 1, 2**24)
-    orders_ok = whole("max_ngram_size", 2, 16)
-    heads_ok = whole("n_head_per_ngram", 1, 256)
-    width_ok = whole("n_embed_per_ngram", 1, 2**20)
-    whole("hc_mult", 1, 64)
-    whole("row_multiple", 1, 2**20)
-    whole("offload_cache_lines", 0, 2**31)
-    if heads_ok and width_ok and config.n_embed_per_ngram % config.n_head_per_ngram:
-        wrong(
-            "n_embed_per_ngram",
-            f"{config.n_embed_per_ngram} is not a multiple of n_head_per_ngram {config.n_head_per_ngram}",
-        )
-    if whole("seed", 0, 2**62) and keys.seed_is_fixed and config.seed != keys.seed:
-        wrong(
-            "seed",
-            f"{config.seed}: layout {config.layout} has no seed of its own, only {keys.seed} is right",
-        )
-    if whole("kernel_size", 0, 64) and (config.kernel_size == 0) != (keys.kernel_size == 0):
-        has = (
-            "has no convolution: kernel_size must be 0"
-            if keys.kernel_size == 0
-            else "has a convolution: at least 1"
-        )
-        wrong("kernel_size", f"{config.kernel_size}: layout {config.layout} {has}")
-    if config.eps is not None and not (_is_number(config.eps) and config.eps > 0):
-        wrong("eps", f"{config.eps!r} is not a positive number")
-    if not isinstance(config.use_offload, bool):
-        wrong("use_offload", f"{config.use_offload!r} is not true or false")
-    if config.tokenizer is not None and not isinstance(config.tokenizer, str):
-        wrong("tokenizer", f"{config.tokenizer!r} is not a text")
-    try:
-        put("table_dtype", dtype_name(config.table_dtype))
-    except (InputError, AttributeError):
-        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype")
-    _check_tokens(config, keys, vocab_ok, wrong)
-    _check_layer_ids(config, put, wrong)
-    _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
-    return problems
-
-
-def _check_tokens(
-    config: EngramConfig, keys: LayoutKeys, vocab_ok: bool, wrong: Callable[[str, str], None]
-) -> None:
-    ids = {"pad_id": config.pad_id, "eos_id": config.eos_id}
-    if isinstance(config.pad_id, str):
-        ids.pop("pad_id")
-    for key, value in ids.items():
-        if value is None:
-            continue
-        if not _is_int(value) or value < 0:
-            wrong(key, f"{value!r} is not a token id")
-        elif vocab_ok and value >= config.engram_vocab_size:
-            wrong(key, f"{value} is not below engram_vocab_size {config.engram_vocab_size}")
-    if keys.needs_eos and config.eos_id is None:
-        wrong(
-            "eos_id",
-            f"missing: layout {config.layout} stops its look-back at the end-of-text token",
-        )
-
-
-def _check_layer_ids(
-    config: EngramConfig, put: Callable[[str, Any], None], wrong: Callable[[str, str], None]
-) -> None:
-    ids = config.layer_ids
-    if (
-        not isinstance(ids, Sequence)
-        or isinstance(ids, str)
-        or not all(_is_int(item) for item in ids)
-    ):
-        wrong("layer_ids", f"{ids!r} is not a list of whole numbers")
-    elif any(item < 0 for item in ids):
-        wrong("layer_ids", f"{list(ids)} has negative layers; they are counted from 0")
-    elif len(set(ids)) != len(ids):
-        wrong("layer_ids", f"{list(ids)} names a layer twice")
-    else:
-        put("layer_ids", list(ids))
-
-
-def _check_table_size(
-    config: EngramConfig,
-    k: float | None,
-    keys: LayoutKeys,
-    can_scale: bool,
-    can_check: bool,
-    put: Callable[[str, Any], None],
-    wrong: Callable[[str, str], None],
-) -> None:
-    sizes = config.engram_table_size
-    if k is not None:
-        if sizes is not None:
-            wrong("k", "given together with engram_table_size; keep one of the two")
-        elif not _is_number(k) or k <= 0:
-            wrong("k", f"{k!r} is not a positive number")
-        elif can_scale:
-            sizes = [round(k * config.engram_vocab_size)] * (config.max_ngram_size - 1)
-            put("engram_table_size", sizes)
-        else:
-            return
-    if sizes is None:
-        if k is None:
-            wrong("engram_table_size", "missing; give it, or k as a multiple of engram_vocab_size")
-        return
-    if (
-        not isinstance(sizes, Sequence)
-        or isinstance(sizes, str)
-        or not all(_is_int(size) for size in sizes)
-    ):
-        wrong(
-            "engram_table_size", f"{sizes!r} is not a list of whole numbers, one per n-gram order"
-        )
-        return
-    put("engram_table_size", list(sizes))
-    if not can_check:
-        return
-    orders, heads = config.max_ngram_size - 1, config.n_head_per_ngram
-    if len(sizes) != orders:
-        wrong(
-            "engram_table_size",
-            f"{len(sizes)} sizes for {orders} orders (2..{config.max_ngram_size}); give one per order",
-        )
-    elif any(size < 2 * heads for size in sizes):
-        wrong(
-            "engram_table_size",
-            f"{list(sizes)}: each order needs at least 2 rows for each of its {heads} heads",
-        )
-    elif sum(sizes) >= MAX_ROW_ID:
-        wrong("engram_table_size", f"{list(sizes)} rows do not fit 62-bit row ids")
-    elif keys.equal_tables and len(set(sizes)) > 1:
-        wrong(
-            "engram_table_size",
-            f"{list(sizes)}: layout {config.layout} has one size for every order",
-        )

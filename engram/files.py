@@ -16,8 +16,7 @@ Progress = Callable[[int, "int | None"], None]
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary sibling of `path` for writing and rename it to `path` when the block ends
-    well.
+    """Write to a temporary sibling of `path`, renamed to `path` when the block ends well.
 
     Args:
         path: The file to appear; one that is there is replaced. Nothing appears when the block

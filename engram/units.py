@@ -1,4 +1,4 @@
-"""Numbers with units, read and written: counts (K, M, B: decimal) and bytes (KiB, GiB: binary; KB, GB: decimal)."""
+"""Numbers with units: counts (K, M, B: decimal) and bytes (KiB, GiB binary; KB, GB decimal)."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Addresses:
         if layout.hashes == "compressed":
             if token_map is None:
                 raise LayoutError(
-                    f"Layout {layout.name} hashes compressed ids and needs the compressed vocabulary."
+                    f"Layout {layout.name} hashes compressed ids: it needs the token map."
                 )
             raw_vocab_size, vocab_size = len(token_map), int(token_map.max()) + 1
         else:
@@ -136,8 +136,7 @@ class Addresses:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], token_map: TokenMap | None) -> Addresses:
-        """Rebuild the constants from what an artefact stores, and check them against its
-        fingerprint.
+        """Rebuild the constants from an artefact and check them against its fingerprint.
 
         Raises:
             MismatchError: The constants or the map are not those that the fingerprint was taken of.
@@ -163,7 +162,7 @@ class Addresses:
         return addresses
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the constants for an artefact's JSON: multipliers as text, since they exceed 2^53."""
+        """Return the constants for JSON: multipliers as text, since they exceed 2^53."""
         return {
             "fingerprint": self.fingerprint,
             "layout": self.layout.name,
@@ -198,7 +197,7 @@ class Addresses:
         if parts or stored.get("fingerprint") != mine["fingerprint"]:
             what = ", ".join(parts) if parts else "fingerprint"
             raise MismatchError(
-                f"The memory's addresses differ in: {what}. Its rows would be read at the wrong places.",
+                f"The memory's addresses differ in: {what}. Wrong rows would be read.",
                 "Use the tokenizer and config that the memory was made with.",
                 parts=parts,
                 fingerprint=stored.get("fingerprint"),
@@ -245,14 +244,14 @@ class Addresses:
 
     @property
     def map_sha256(self) -> str | None:
-        """Digest of the compressed vocabulary as little-endian int32; None where raw ids are hashed."""
+        """Digest of the token map as little-endian int32; None where raw ids are hashed."""
         if self.token_map is None:
             return None
         return hashlib.sha256(self.token_map.astype("<i4").tobytes()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything that decides the ids; two memories with equal fingerprints share addresses."""
+        """sha256 over everything that decides the ids: equal fingerprints, equal ids."""
         parts = {
             "layout": self.layout.name,
             "map_sha256": self.map_sha256,

@@ -1,4 +1,4 @@
-"""Hash multipliers: one odd number per layer and look-back position, small enough that no product wraps."""
+"""Hash multipliers: odd, one per layer and look-back position, so small that nothing wraps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def multipliers(
 
 
 def _pcg64(seed: int, half: int, count: int) -> tuple[int, ...]:
-    """Numpy's default generator, as the reference demo draws it; known values are pinned by a test."""
+    """Numpy's default generator, as the reference demo draws it; a test."""
     import numpy as np
 
     if seed < 0:

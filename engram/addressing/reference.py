@@ -32,8 +32,8 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
     if ids.size and int(ids.max()) >= addresses.raw_vocab_size:
         where = tuple(int(i) for i in np.argwhere(ids >= addresses.raw_vocab_size)[0])
         raise InputError(
-            f"Token id {int(ids[where])} at position {list(where)} is not below {addresses.raw_vocab_size}, the "
-            "length of the tokenizer that the memory was made with.",
+            f"Token id {int(ids[where])} at position {list(where)} is not below "
+            f"{addresses.raw_vocab_size}, the length of the memory's tokenizer.",
             "Use that tokenizer.",
             token_id=int(ids[where]),
             position=list(where),

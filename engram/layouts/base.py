@@ -11,8 +11,9 @@ from engram.config import EngramConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Rules of a published family. All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of
-    prime sizes.
+    """Rules of a published family.
+
+    All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of prime sizes.
 
     Attributes:
         name: Name in configs.

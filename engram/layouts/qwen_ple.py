@@ -7,8 +7,7 @@ from engram.layouts.base import Layout
 
 
 def dense_parts(config: EngramConfig) -> dict[str, int]:
-    """Count the parameters of one layer's module without its table (transformers 5.23,
-    modeling_qwen4_exp.py).
+    """Count the parameters of one layer's module without its table.
 
     Returns:
         Parameters by part: key and value projections without bias, the three grouped norms over
