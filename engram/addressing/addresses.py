@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.multipliers import multipliers
-from engram.addressing.primes import HeadPrimes, head_primes
+from engram.addressing.primes import HeadPrimes, head_primes, stored_rows
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import Layout, get_layout
@@ -61,19 +61,21 @@ class Addresses:
     Attributes:
         layout: The family's rules.
         layers: Constants per layer, in hash order (the L axis of ids).
-        token_map: Compressed id of every token id, int32 ``[V]``; None where the layout hashes raw
-            ids.
+        map_sha256: Digest of the token map as little-endian int32; None where raw ids are hashed.
         raw_vocab_size: Token ids that may be hashed: 0..V-1.
         vocab_size: Size of the vocabulary that is hashed: the compressed one, or V.
         fill: The id, of that vocabulary, that is read where looking back is blocked.
+        token_map: Compressed id of every token id, int32 ``[V]``; None where raw ids are hashed, and
+            where an artefact's constants were read without its map (see `with_map`).
     """
 
     layout: Layout
     layers: tuple[LayerAddresses, ...]
-    token_map: TokenMap | None
+    map_sha256: str | None
     raw_vocab_size: int
     vocab_size: int
     fill: int
+    token_map: TokenMap | None = None
 
     @classmethod
     def from_config(
@@ -108,11 +110,8 @@ class Addresses:
                 )
             raw_vocab_size, vocab_size = len(token_map), int(token_map.max()) + 1
         else:
-            token_map, raw_vocab_size, vocab_size = (
-                None,
-                config.engram_vocab_size,
-                config.engram_vocab_size,
-            )
+            token_map, raw_vocab_size = None, config.engram_vocab_size
+            vocab_size = raw_vocab_size
         fill = pad_id if layout.fill == "pad" else config.eos_id
         if fill is None or not 0 <= fill < raw_vocab_size:
             raise LayoutError(
@@ -132,14 +131,15 @@ class Addresses:
             )
             for layer_id in ids
         )
-        return cls(layout, layers, token_map, raw_vocab_size, vocab_size, fill)
+        digest = None if token_map is None else map_digest(token_map)
+        return cls(layout, layers, digest, raw_vocab_size, vocab_size, fill, token_map)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], token_map: TokenMap | None) -> Addresses:
-        """Rebuild the constants from an artefact and check them against its fingerprint.
+    def from_dict(cls, values: Mapping[str, Any]) -> Addresses:
+        """Rebuild the constants that an artefact stores, without the token map.
 
         Raises:
-            MismatchError: The constants or the map are not those that the fingerprint was taken of.
+            MismatchError: The constants are not those that their fingerprint was taken of.
         """
         layers = tuple(
             LayerAddresses(
@@ -153,13 +153,31 @@ class Addresses:
         addresses = cls(
             get_layout(values["layout"]),
             layers,
-            token_map,
+            values["map_sha256"],
             int(values["raw_vocab_size"]),
             int(values["vocab_size"]),
             int(values["fill"]),
         )
         addresses.check(values)
         return addresses
+
+    def with_map(self, token_map: TokenMap) -> Addresses:
+        """Return these constants together with their token map.
+
+        Raises:
+            MismatchError: It is another map.
+        """
+        if map_digest(token_map) != self.map_sha256:
+            raise MismatchError(
+                f"The token map ({len(token_map)} ids, {int(token_map.max()) + 1} compressed) is "
+                f"not the one of this memory ({self.raw_vocab_size} ids, {self.vocab_size} "
+                "compressed).",
+                "Use the tokenizer that the memory was made with.",
+                parts=["map_sha256"],
+                map_sha256=map_digest(token_map),
+                expected=self.map_sha256,
+            )
+        return replace(self, token_map=token_map)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the constants for JSON: multipliers as text, since they exceed 2^53."""
@@ -243,13 +261,6 @@ class Addresses:
         }
 
     @property
-    def map_sha256(self) -> str | None:
-        """Digest of the token map as little-endian int32; None where raw ids are hashed."""
-        if self.token_map is None:
-            return None
-        return hashlib.sha256(self.token_map.astype("<i4").tobytes()).hexdigest()
-
-    @property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the ids: equal fingerprints, equal ids."""
         parts = {
@@ -266,8 +277,3 @@ class Addresses:
         return hashlib.sha256(
             json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
-
-
-def stored_rows(primes: Sequence[Sequence[int]], row_multiple: int) -> int:
-    """Rows of one layer's table as stored: the sum of its primes, rounded up to `row_multiple`."""
-    return -(-sum(map(sum, primes)) // row_multiple) * row_multiple

@@ -46,7 +46,7 @@ def multipliers(
 
 
 def _pcg64(seed: int, half: int, count: int) -> tuple[int, ...]:
-    """Numpy's default generator, as the reference demo draws it; a test."""
+    """Numpy's default generator, as the reference demo draws it (a test pins its values)."""
     import numpy as np
 
     if seed < 0:
