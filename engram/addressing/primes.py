@@ -86,3 +86,8 @@ def head_primes(
     return {
         layer_id: HeadPrimes(found[layer_id], layer_id, slot) for slot, layer_id in enumerate(ids)
     }
+
+
+def stored_rows(primes: Sequence[Sequence[int]], row_multiple: int) -> int:
+    """Rows of one layer's table as stored: the sum of its primes, rounded up to `row_multiple`."""
+    return -(-sum(map(sum, primes)) // row_multiple) * row_multiple
