@@ -65,7 +65,7 @@ class Addresses:
         raw_vocab_size: Token ids that may be hashed: 0..V-1.
         vocab_size: Size of the vocabulary that is hashed: the compressed one, or V.
         fill: The id, of that vocabulary, that is read where looking back is blocked.
-        token_map: Compressed id of every token id, int32 ``[V]``; None where raw ids are hashed, and
+        token_map: Compressed id per token id, int32 ``[V]``; None where raw ids are hashed, and
             where an artefact's constants were read without its map (see `with_map`).
     """
 
@@ -277,3 +277,8 @@ class Addresses:
         return hashlib.sha256(
             json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
+
+
+def map_digest(token_map: TokenMap) -> str:
+    """sha256 of a token map as little-endian int32."""
+    return hashlib.sha256(token_map.astype("<i4").tobytes()).hexdigest()
