@@ -1,0 +1,138 @@
+"""From an exception to a message, one JSON line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import typer
+
+from engram.errors import EngramError
+
+# Typer carries its own copy of Click, so its class of usage errors has no public name.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a user or a script learns about an error.
+
+    Attributes:
+        code: Short name of the kind of error, stable across versions.
+        message: What is wrong, where, with the offending value.
+        hint: The next step; empty when there is none.
+        exit_code: What the process ends with.
+        details: The values by name, for programs.
+    """
+
+    code: str
+    message: str
+    hint: str
+    exit_code: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the one JSON line of this failure."""
+        values = {"schema": "engram.error/1", "code": self.code, "message": self.message}
+        return json.dumps({**values, "hint": self.hint, "details": self.details}, default=str)
+
+    def to_text(self) -> str:
+        """Return the message and, on its own line, the hint."""
+        return f"Error: {self.message}" + (f"\n{self.hint}" if self.hint else "")
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say what an exception means to the user."""
+    if isinstance(error, EngramError):
+        return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
+    if isinstance(error, _USAGE_ERROR):
+        context: Any = getattr(error, "ctx", None)
+        hint = f"See {context.command_path} --help." if context else ""
+        return Failure("usage", error.format_message(), hint, 2)  # type: ignore[attr-defined]
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted", "Interrupted.", "", 130)
+    if isinstance(error, MemoryError):
+        return Failure("does_not_fit", "Out of memory.", "", 5)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _os_failure(error)
+    return Failure(
+        "bug",
+        f"{type(error).__name__}: {error}. This is a bug of ours, not of your input.",
+        "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows where it happened.",
+        1,
+    )
+
+
+def _os_failure(error: OSError) -> Failure:
+    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
+    path = path or (str(error.filename) if error.filename is not None else None)
+    where = f"{path}: " if path else ""
+    details = {"path": path, "errno": errno.errorcode.get(error.errno or 0)}
+    if isinstance(error, FileNotFoundError):
+        hint = "Check the path."
+        return Failure("missing_file", f"{where}no such file or folder.", hint, 4, details)
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        hint = "Check the network, or give a local folder."
+        return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
+    if error.errno in _NO_ROOM:
+        hint = "Free some space, or write elsewhere with -o."
+        return Failure("does_not_fit", f"{where}{error.strerror}.", hint, 5, details)
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        hint = "Change its permissions, or choose another place."
+        return Failure("no_permission", f"{where}{error.strerror}.", hint, 3, details)
+    return Failure("bad_input", f"{where}{error.strerror}.", "", 3, details)
+
+
+def run(action: Callable[[], object], *, as_json: bool) -> int:
+    """Run a command to its end.
+
+    Args:
+        action: The command.
+        as_json: Errors are one JSON line on stderr instead of text.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        try:
+            action()
+            code = 0
+        except typer.Exit as end:
+            code = end.exit_code
+        sys.stdout.flush()
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and drop_closed_stdout():
+            return 0
+        code = _report(error, as_json)
+    except KeyboardInterrupt as error:
+        code = _report(error, as_json)
+    return code
+
+
+def _report(error: BaseException, as_json: bool) -> int:
+    failure = failure_of(error)
+    with suppress(BrokenPipeError):
+        if os.environ.get("ENGRAM_DEBUG") == "1":
+            traceback.print_exception(error)
+        print(failure.to_json() if as_json else failure.to_text(), file=sys.stderr, flush=True)
+    return failure.exit_code
+
+
+def drop_closed_stdout() -> bool:
+    """Send what is left for stdout nowhere if its reader has gone; say whether it has."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if is_closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_closed

@@ -1,0 +1,101 @@
+"""`Output`: everything that a command prints, in every mode, from one call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from engram.files import Progress
+from engram_cli.errors import drop_closed_stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Rich cuts tables to 80 columns where there is no terminal; text in a pipe is cut by nobody.
+PIPE_WIDTH = 1000
+
+
+class Output:
+    """The answer goes to stdout; notes, warnings and progress go to stderr.
+
+    Args:
+        json: The answer is one JSON object instead of text.
+        quiet: No notes and no progress bars; warnings stay.
+        verbose: Details as well.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.verbose = verbose
+
+    def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
+        """Print the answer, once.
+
+        Args:
+            payload: The answer for programs; its first key is `schema`.
+            show: Prints the answer for people on the console that it is given. Text is printed as
+                it is: square brackets are no markup.
+        """
+        try:
+            if self.json:
+                print(json.dumps(payload, allow_nan=False), flush=True)
+            else:
+                show(_console())
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # The verdict in the exit code stays, though nobody reads the rest of the answer.
+            if not drop_closed_stdout():
+                raise
+
+    def note(self, text: str) -> None:
+        """Tell the user something that is no part of the answer."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Tell the user something that only `-v` asks for."""
+        if self.verbose:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Warn the user; `-q` does not silence it."""
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def progress(self, title: str, unit: str) -> Iterator[Progress]:
+        """Show a progress bar while the block runs, on a terminal only.
+
+        Args:
+            title: What is going on, such as "Hashing".
+            unit: What is counted: "B" for bytes, or a plural such as "tokens".
+
+        Yields:
+            A function to be called with what is done so far and the total (None when not known).
+        """
+        if self.quiet or not sys.stderr.isatty():
+            yield _ignore
+            return
+        from engram_cli.progress import progress_bar
+
+        with progress_bar(title, unit) as step:
+            yield step
+
+
+def _ignore(done: int, total: int | None) -> None:
+    """Stand for a progress bar where none is shown."""
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else PIPE_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )

@@ -1,0 +1,71 @@
+"""The progress bar on a terminal: what is done, how fast, and the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from engram import files
+from engram.units import format_bytes, format_count
+
+
+class _AmountColumn(ProgressColumn):
+    """What is done, of how much, and the rate."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Write the amounts of a task."""
+        done = self._write(task.completed)
+        of = f" / {self._write(task.total)}" if task.total is not None else ""
+        speed = task.finished_speed or task.speed
+        rate = f", {self._write(speed)}/s" if speed else ""
+        return Text(f"{done}{of}{rate}")
+
+    def _write(self, amount: float) -> str:
+        return (
+            format_bytes(int(amount))
+            if self.unit == "B"
+            else f"{format_count(int(amount))} {self.unit}"
+        )
+
+
+@contextmanager
+def progress_bar(title: str, unit: str) -> Iterator[files.Progress]:
+    """Show a bar on stderr while the block runs.
+
+    Args:
+        title: What is going on.
+        unit: "B" for bytes, or a plural such as "tokens".
+
+    Yields:
+        A function to be called with what is done so far and the total.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _AmountColumn(unit),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def step(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield step
