@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from engram.config import EngramConfig
@@ -29,7 +30,7 @@ class Layout:
         ends_after_eos: Look-back does not reach an end-of-text token, nor past it.
         residual_included: The module returns the hidden state plus the memory, instead of the
             memory alone.
-        dense_parts: Parameters of one layer's module without its table, part by part.
+        dense_shapes: Tensors of one layer's module without its table: name and shape.
     """
 
     name: str
@@ -42,4 +43,12 @@ class Layout:
     fill: Literal["pad", "eos"]
     ends_after_eos: bool
     residual_included: bool
-    dense_parts: Callable[[EngramConfig], dict[str, int]]
+    dense_shapes: Callable[[EngramConfig], dict[str, tuple[int, ...]]]
+
+    def dense_parts(self, config: EngramConfig) -> dict[str, int]:
+        """Count the parameters of one layer's module without its table, part by part."""
+        parts: dict[str, int] = {}
+        for name, shape in self.dense_shapes(config).items():
+            part = name.split(".")[0]
+            parts[part] = parts.get(part, 0) + prod(shape)
+        return parts

@@ -6,18 +6,18 @@ from engram.config import EngramConfig
 from engram.layouts.base import Layout
 
 
-def dense_parts(config: EngramConfig) -> dict[str, int]:
-    """Count the parameters of one layer's module without its table (released inference/engram.py).
+def dense_shapes(config: EngramConfig) -> dict[str, tuple[int, ...]]:
+    """Name the tensors of one layer's module without its table (released inference/engram.py).
 
     Returns:
-        Parameters by part: the fused key and value projection ``[(M+1) D, E]`` without bias, and
-        the two vectors ``[M, D]`` that play the norms of keys and queries.
+        Shapes with memory width E, hidden size D, M streams: the fused key and value projection
+        without bias, and the two vectors that play the norms of keys and queries.
     """
     memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
     return {
-        "wkv": memory * hidden * (streams + 1),
-        "k_weight": streams * hidden,
-        "q_weight": streams * hidden,
+        "wkv.weight": ((streams + 1) * hidden, memory),
+        "k_weight": (streams, hidden),
+        "q_weight": (streams, hidden),
     }
 
 
@@ -32,5 +32,5 @@ DEEPSEEK_V41 = Layout(
     fill="pad",
     ends_after_eos=False,
     residual_included=True,
-    dense_parts=dense_parts,
+    dense_shapes=dense_shapes,
 )

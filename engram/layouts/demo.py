@@ -8,22 +8,24 @@ from engram.config import EngramConfig
 from engram.layouts.base import Layout
 
 
-def dense_parts(config: EngramConfig) -> dict[str, int]:
-    """Count the parameters of one layer's module without its table (arXiv 2601.07372, section 2.3).
+def dense_shapes(config: EngramConfig) -> dict[str, tuple[int, ...]]:
+    """Name the tensors of one layer's module without its table (arXiv 2601.07372, section 2.3).
 
     Returns:
-        Parameters by part, in the order of the module; with memory width E, hidden size D, M
-        streams, K taps: the shared value projection, one key projection per stream, the norms of
-        keys and queries, the depthwise convolution and the norms before it.
+        Shapes with memory width E, hidden size D, M streams, K taps: the shared value projection,
+        one key projection per stream (stacked), the norms of keys and queries, the norm before the
+        convolution and its taps.
     """
     memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
     return {
-        "value_proj": memory * hidden + hidden,
-        "key_proj": streams * (memory * hidden + hidden),
-        "norm_key": streams * hidden,
-        "norm_query": streams * hidden,
-        "conv_norm": streams * hidden,
-        "conv": streams * hidden * config.kernel_size,
+        "value_proj.weight": (hidden, memory),
+        "value_proj.bias": (hidden,),
+        "key_proj.weight": (streams * hidden, memory),
+        "key_proj.bias": (streams * hidden,),
+        "norm_key": (streams, hidden),
+        "norm_query": (streams, hidden),
+        "conv_norm": (streams, hidden),
+        "conv.weight": (streams * hidden, 1, config.kernel_size),
     }
 
 
@@ -38,7 +40,7 @@ DEMO = Layout(
     fill="pad",
     ends_after_eos=False,
     residual_included=False,
-    dense_parts=dense_parts,
+    dense_shapes=dense_shapes,
 )
 
 _STREAM_NAMES = {

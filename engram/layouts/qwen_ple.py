@@ -6,21 +6,21 @@ from engram.config import EngramConfig
 from engram.layouts.base import Layout
 
 
-def dense_parts(config: EngramConfig) -> dict[str, int]:
-    """Count the parameters of one layer's module without its table.
+def dense_shapes(config: EngramConfig) -> dict[str, tuple[int, ...]]:
+    """Name the tensors of one layer's module without its table (transformers' ``qwen4_exp``).
 
     Returns:
-        Parameters by part: key and value projections without bias, the three grouped norms over
-        ``M*D`` weights and the depthwise convolution.
+        Shapes with memory width E, hidden size D, M streams, K taps: key and value projections
+        without bias, the three grouped norms and the depthwise convolution.
     """
     memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
     return {
-        "value_proj": memory * hidden,
-        "key_proj": streams * memory * hidden,
-        "norm_key": streams * hidden,
-        "norm_query": streams * hidden,
-        "norm_conv": streams * hidden,
-        "conv1d": streams * hidden * config.kernel_size,
+        "value_proj.weight": (hidden, memory),
+        "key_proj.weight": (streams * hidden, memory),
+        "norm_key.weight": (streams * hidden,),
+        "norm_query.weight": (streams * hidden,),
+        "norm_conv.weight": (streams * hidden,),
+        "conv1d.weight": (streams * hidden, 1, config.kernel_size),
     }
 
 
@@ -35,5 +35,5 @@ QWEN_PLE = Layout(
     fill="eos",
     ends_after_eos=True,
     residual_included=False,
-    dense_parts=dense_parts,
+    dense_shapes=dense_shapes,
 )
