@@ -1,0 +1,243 @@
+"""Table sizes from a budget: the largest k whose exact total fits, found on real primes.
+
+`k` is the number of table rows per n-gram ORDER as a multiple of the vocabulary; the rows are split
+over the order's heads. (The reference demo states rows per HEAD instead.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from engram.config import EngramConfig
+from engram.errors import DoesNotFitError, InputError
+from engram.layouts import get_layout
+from engram.sizing.counts import MemoryCount, count_params
+from engram.sizing.shape import MIN_ROWS_PER_HEAD
+from engram.sizing.weights import dense_dtype, dtype_bytes
+from engram.units import row_bytes
+
+SEED_SHARE = Fraction(1, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """A memory with its tables sized.
+
+    Attributes:
+        config: The memory, its table size set.
+        counts: What it consists of, exactly.
+        k: Largest whole k that fits the budget (0: none); without a budget, the k of the tables.
+        budget_params: Parameters that the memory may have; None when its size was given.
+        fill_rows: Largest rows per order that fit the budget; None without a budget.
+        seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
+    """
+
+    config: EngramConfig
+    counts: MemoryCount
+    k: int | float
+    budget_params: int | None = None
+    fill_rows: int | None = None
+    seed_rule_k: int | None = None
+
+    @property
+    def k_fill(self) -> float | None:
+        """Largest k, in steps of 1/engram_vocab_size, that fits the budget."""
+        return None if self.fill_rows is None else self.fill_rows / self.config.engram_vocab_size
+
+    @property
+    def slack_params(self) -> int | None:
+        """Parameters of the budget that are left over."""
+        return None if self.budget_params is None else self.budget_params - self.counts.total_params
+
+
+def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) -> int:
+    """Parameters of a memory that makes up a share of the whole after it is attached.
+
+    Args:
+        model_params: Parameters of the base model.
+        share: Share s of the whole, between 0 and 1; the default 1/4 is a third of the model, the
+            rule of engram_torch_unofficial.
+
+    Returns:
+        s / (1 - s) x model_params, rounded down, without floating-point error.
+
+    Raises:
+        InputError: The share is not between 0 and 1.
+    """
+    part = _fraction(share, "share of the whole")
+    if not 0 < part < 1:
+        raise InputError(
+            f"A share of {share} is not between 0 and 1: it is the memory's part of the whole.",
+            "0.25 gives the memory a third of the model's parameters.",
+            share=str(share),
+        )
+    return int(part / (1 - part) * model_params)
+
+
+def memory_budget(config: EngramConfig, budget_bytes: int) -> int:
+    """Turn a budget in bytes into the parameters of the largest memory that fits it.
+
+    Rows count in the config's `table_dtype` with their scales, dense parts in `dense_dtype` of it.
+
+    Args:
+        config: The memory's shape.
+        budget_bytes: Bytes that tables and modules may take together.
+    """
+    dense = _dense_params(config)
+    itemsize = dtype_bytes(dense_dtype(config.table_dtype))
+    if dense * itemsize > budget_bytes:
+        return budget_bytes // itemsize
+    rows = (budget_bytes - dense * itemsize) // row_bytes(config.row_width, config.table_dtype)
+    return dense + rows * config.row_width
+
+
+def size_memory(
+    config: EngramConfig, budget_params: int, *, fill: str | float | None = None
+) -> Sizing:
+    """Size the tables so that the whole memory fits a budget.
+
+    Args:
+        config: The memory's shape; its table size is not looked at.
+        budget_params: Parameters that tables and modules may have together.
+        fill: Instead of a whole k, take this fraction (0 to 1) of the rows that fill the budget.
+
+    Raises:
+        DoesNotFitError: No whole k fits (with `fill`: no table at all); the details name the
+            smallest budget that would do.
+        InputError: A negative budget or an impossible fraction.
+    """
+    if budget_params < 0:
+        raise InputError(f"A budget of {budget_params} parameters is negative.")
+    vocab_size, heads = config.engram_vocab_size, config.n_head_per_ngram
+    fill_rows = _filling_rows(config, budget_params)
+    k = fill_rows // vocab_size
+    part = None if fill is None else _fraction(fill, "fraction of the budget")
+    if part is not None and not 0 < part <= 1:
+        raise InputError(f"A fraction of {fill} is not above 0 and at most 1.", fill=str(fill))
+    smallest = MIN_ROWS_PER_HEAD * heads
+    rows = k * vocab_size if part is None else int(part * fill_rows)
+    if rows < smallest:
+        needed = smallest if part is not None else -(-smallest // vocab_size) * vocab_size
+        raise _does_not_fit(config, budget_params, fill_rows, needed)
+    sized = _with_rows(config, rows)
+    return Sizing(
+        config=sized,
+        counts=count_params(sized),
+        k=k,
+        budget_params=budget_params,
+        fill_rows=fill_rows,
+        seed_rule_k=seed_rule_k(config, budget_params),
+    )
+
+
+def memory_cost(config: EngramConfig, rows_per_order: int) -> Sizing:
+    """Count a memory whose table size is given: the inverse of `size_memory`.
+
+    Args:
+        config: The memory's shape; its table size is not looked at.
+        rows_per_order: Rows per n-gram order, summed over its heads.
+    """
+    sized = _with_rows(config, rows_per_order)
+    whole, rest = divmod(rows_per_order, config.engram_vocab_size)
+    k = rows_per_order / config.engram_vocab_size if rest else whole
+    return Sizing(config=sized, counts=count_params(sized), k=k)
+
+
+def rows_of_k(config: EngramConfig, k: float) -> int:
+    """Rows per n-gram order that k times the vocabulary make.
+
+    Raises:
+        InputError: k is not a positive number.
+    """
+    if not 0 < k < float("inf"):
+        raise InputError(f"k = {k} is not a positive number.", k=str(k))
+    return round(k * config.engram_vocab_size)
+
+
+def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
+    """Compute k by the formula of engram_torch_unofficial's README.
+
+    It counts nominal rows, no biases and no norms, and answers at least 1 whether that fits or not.
+
+    Args:
+        config: The memory's shape.
+        budget_params: Parameters of the memory; the README takes a third of the model's.
+    """
+    hidden, streams, orders = config.hidden_size, config.hc_mult, len(config.orders)
+    projections = (1 + streams) * config.memory_width * hidden
+    conv = hidden * streams * config.kernel_size
+    tables = budget_params - len(config.layer_ids) * (projections + conv)
+    rows_of_k = len(config.layer_ids) * orders * config.engram_vocab_size
+    return max(1, tables // (rows_of_k * config.row_width))
+
+
+def _filling_rows(config: EngramConfig, budget_params: int) -> int:
+    """Largest rows per order whose exact total fits; 0 when none does.
+
+    Primes never shrink when the nominal size grows, so the total is monotone in the rows per head,
+    and no head is smaller than its nominal size, so the search starts at the nominal answer.
+    """
+    heads = config.n_head_per_ngram
+    columns = len(config.layer_ids) * config.n_columns
+
+    def fits(rows_per_head: int) -> bool:
+        sized = _with_rows(config, rows_per_head * heads)
+        return count_params(sized).total_params <= budget_params
+
+    low = (budget_params - _dense_params(config)) // (columns * config.row_width)
+    if low < MIN_ROWS_PER_HEAD:
+        return 0
+    high, step = low + 1, 1
+    while not fits(low):
+        if low == MIN_ROWS_PER_HEAD:
+            return 0
+        high, low, step = low, max(MIN_ROWS_PER_HEAD, low - step), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    # Rows per order beyond a multiple of the heads change nothing: they are dropped by the split.
+    return low * heads + heads - 1
+
+
+def _with_rows(config: EngramConfig, rows_per_order: int) -> EngramConfig:
+    return replace(config, engram_table_size=[rows_per_order] * len(config.orders))
+
+
+def _dense_params(config: EngramConfig) -> int:
+    per_layer = sum(get_layout(config.layout).dense_parts(config).values())
+    return per_layer * len(config.layer_ids)
+
+
+def _fraction(value: str | float | Fraction, what: str) -> Fraction:
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(
+            f"{value!r} is not a {what}.", "Write it as 0.25.", value=str(value)
+        ) from None
+
+
+def _does_not_fit(
+    config: EngramConfig, budget_params: int, fill_rows: int, needed_rows: int
+) -> DoesNotFitError:
+    vocab_size = config.engram_vocab_size
+    needed = count_params(_with_rows(config, needed_rows))
+    what = (
+        f"k = {needed_rows // vocab_size}"
+        if needed_rows % vocab_size == 0
+        else f"the smallest table, {needed_rows} rows per order,"
+    )
+    fraction = f", or take k = {fill_rows / vocab_size:.4g} with --fill 1" if fill_rows else ""
+    return DoesNotFitError(
+        f"Nothing fits a budget of {budget_params:,} parameters: {what} takes "
+        f"{needed.total_params:,}, {needed.dense_params:,} of them outside of the tables.",
+        f"Raise the budget to {needed.total_params:,}{fraction}. Fewer layers or a smaller width "
+        "per order cost less.",
+        budget_params=budget_params,
+        smallest_budget_params=needed.total_params,
+        dense_params=needed.dense_params,
+        k=0,
+        k_fill=fill_rows / vocab_size,
+        seed_rule_k=seed_rule_k(config, budget_params),
+    )

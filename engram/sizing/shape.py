@@ -1,0 +1,114 @@
+"""A memory's shape for a base model: everything of its config but the table size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engram.backbone import Backbone
+from engram.config import LAYOUT_KEYS, EngramConfig
+from engram.errors import LayoutError, UsageError
+from engram.layouts import get_layout
+
+MIN_ROWS_PER_HEAD = 2
+
+
+def memory_shape(
+    backbone: Backbone | None,
+    *,
+    layout: str = "demo",
+    layer_ids: Sequence[int] | None = None,
+    n_head_per_ngram: int = 8,
+    n_embed_per_ngram: int = 512,
+    max_ngram_size: int | None = None,
+    hidden_size: int | None = None,
+    engram_vocab_size: int | None = None,
+    hc_mult: int | None = None,
+    kernel_size: int | None = None,
+    table_dtype: str | None = None,
+) -> EngramConfig:
+    """Shape a memory for a base model; whatever is None comes from the model, then the layout.
+
+    Args:
+        backbone: The base model; None when hidden size, vocabulary and layers are given.
+        layout: Published family whose rules apply.
+        layer_ids: Layers (0-based); by default the second and the middle one.
+        n_head_per_ngram: Hash heads per order.
+        n_embed_per_ngram: Memory width per order.
+        max_ngram_size: Highest n-gram order.
+        hidden_size: Width D of the hidden states.
+        engram_vocab_size: Token ids that are hashed: the tokenizer's length, or the model's
+            vocabulary where the layout hashes raw ids.
+        hc_mult: Residual streams.
+        kernel_size: Taps of the convolution.
+        table_dtype: dtype of the stored table.
+
+    Returns:
+        A config with the smallest tables there can be, to be sized.
+
+    Raises:
+        UsageError: No model, and not enough said about it.
+        LayoutError: A layer that the model does not have, or an unknown layout.
+        ConfigError: Whatever else a config cannot hold.
+    """
+    rules = get_layout(layout)
+    if backbone is not None:
+        hashed = backbone.tokenizer_vocab_size if rules.hashes == "compressed" else None
+        hidden_size = backbone.hidden_size if hidden_size is None else hidden_size
+        hc_mult = backbone.hc_mult if hc_mult is None else hc_mult
+        if engram_vocab_size is None:
+            engram_vocab_size = hashed or backbone.vocab_size
+        layer_ids = default_layers(backbone.num_layers) if layer_ids is None else layer_ids
+        past = [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]
+        if past:
+            raise LayoutError(
+                f"{backbone.name} has no layer {past[0]}, only 0 to {backbone.num_layers - 1}.",
+                "Layers are counted from 0 (papers often count from 1).",
+                layer_ids=list(layer_ids),
+                num_layers=backbone.num_layers,
+            )
+    if hidden_size is None or engram_vocab_size is None or not layer_ids:
+        raise UsageError(
+            "Without a model, its hidden size, vocabulary and layers have to be stated.",
+            "Give --model, or --hidden-size, --vocab and --layers.",
+        )
+    if max_ngram_size is None:
+        max_ngram_size = LAYOUT_KEYS[layout].max_ngram_size
+    settings = {
+        "layout": layout,
+        "tokenizer": None if backbone is None else _tokenizer(backbone),
+        "hidden_size": hidden_size,
+        "engram_vocab_size": engram_vocab_size,
+        "engram_table_size": [MIN_ROWS_PER_HEAD * n_head_per_ngram] * (max_ngram_size - 1),
+        "max_ngram_size": max_ngram_size,
+        "n_embed_per_ngram": n_embed_per_ngram,
+        "n_head_per_ngram": n_head_per_ngram,
+        "layer_ids": list(layer_ids),
+        "hc_mult": hc_mult,
+        "kernel_size": kernel_size,
+        "table_dtype": table_dtype,
+        **_token_ids(backbone, engram_vocab_size, rules.fill),
+    }
+    return EngramConfig.from_dict(
+        {key: value for key, value in settings.items() if value is not None}
+    )
+
+
+def default_layers(num_layers: int) -> list[int]:
+    """The layers that read the memory unless told otherwise: the second and the middle one."""
+    return sorted({min(1, num_layers - 1), num_layers // 2})
+
+
+def _tokenizer(backbone: Backbone) -> str:
+    return backbone.name if backbone.source == "catalogue" else backbone.source.partition("@")[0]
+
+
+def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[str, int | None]:
+    if fill == "eos" and (backbone is None or backbone.eos_token_id is None):
+        raise UsageError(
+            "This layout reads the end-of-text token, which is not known.",
+            "Give --model with a model whose config states eos_token_id.",
+        )
+    if backbone is None:
+        return {}
+    ids = {"pad_id": backbone.pad_token_id, "eos_id": backbone.eos_token_id}
+    return {key: value for key, value in ids.items() if value is not None and value < vocab_size}

@@ -1,0 +1,107 @@
+"""The weights of a memory and its base model: parts with parameters, bytes, and how well known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from engram.backbone import Backbone
+from engram.sizing.counts import MemoryCount
+from engram.units import DTYPE_BITS, dtype_name, row_bytes
+
+Kind = Literal["exact", "nominal", "estimated"]
+Group = Literal["table", "dense", "constants", "base"]
+
+BASE_DTYPE = "bfloat16"
+# Formats of stored rows that no optimiser updates in place.
+INFERENCE_DTYPES = ("fp8", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One part of a model's weights.
+
+    Attributes:
+        part: Name of the part, such as ``layers.1.table``.
+        group: Tables, the modules around them, constants (buffers: no parameters), or the base.
+        params: Parameters.
+        size_bytes: Bytes of one copy.
+        dtype: dtype of the values; None for a mixture.
+        kind: How the bytes are known.
+        rows: Rows of a table, padding included; 0 for other parts.
+    """
+
+    part: str
+    group: Group
+    params: int
+    size_bytes: int
+    dtype: str | None
+    kind: Kind
+    rows: int = 0
+
+    def cast(self, dtype: str) -> Weights:
+        """The same part in another dtype; tables in quantised dtypes come with their scales."""
+        name = dtype_name(dtype)
+        if self.rows:
+            size_bytes = self.rows * row_bytes(self.params // self.rows, name)
+        else:
+            size_bytes = self.params * dtype_bytes(name)
+        return replace(self, dtype=name, size_bytes=size_bytes)
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one value of a dtype, without scales."""
+    return DTYPE_BITS[dtype_name(dtype)] // 8
+
+
+def dense_dtype(table_dtype: str) -> str:
+    """The dtype of modules around a table: the table's own, bfloat16 where rows are quantised."""
+    return "bfloat16" if dtype_name(table_dtype) in INFERENCE_DTYPES else dtype_name(table_dtype)
+
+
+def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
+    """The weights of a memory that is not built yet.
+
+    Args:
+        counts: What it consists of.
+        table_dtype: dtype of the stored tables; the other parts have `dense_dtype` of it.
+    """
+    around = dense_dtype(table_dtype)
+    parts = []
+    for layer in counts.layers:
+        table = Weights(
+            part=f"layers.{layer.layer_id}.table",
+            group="table",
+            params=layer.table_params,
+            size_bytes=0,
+            dtype=None,
+            kind="exact",
+            rows=layer.rows,
+        )
+        parts.append(table.cast(table_dtype))
+        for name, params in layer.dense_parts.items():
+            dense = Weights(
+                part=f"layers.{layer.layer_id}.{name}",
+                group="dense",
+                params=params,
+                size_bytes=0,
+                dtype=None,
+                kind="exact" if around == dtype_name(table_dtype) else "nominal",
+            )
+            parts.append(dense.cast(around))
+    return parts
+
+
+def base_weights(backbone: Backbone) -> Weights:
+    """The weights of a base model, in the dtype that its config states, or bfloat16."""
+    base = Weights(
+        part="base", group="base", params=backbone.params, size_bytes=0, dtype=None, kind="nominal"
+    )
+    return base.cast(backbone.dtype or BASE_DTYPE)
+
+
+def total_of(weights: Sequence[Weights], group: Group) -> tuple[int, int]:
+    """Parameters and bytes of one group."""
+    parts = [part for part in weights if part.group == group]
+    return sum(part.params for part in parts), sum(part.size_bytes for part in parts)
