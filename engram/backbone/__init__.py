@@ -1,0 +1,7 @@
+"""What a base model is made of, known without loading it: sizes, parameter counts, token ids."""
+
+from engram.backbone.catalogue import catalogue_names
+from engram.backbone.facts import Backbone
+from engram.backbone.load import load_backbone
+
+__all__ = ["Backbone", "catalogue_names", "load_backbone"]

@@ -1,0 +1,220 @@
+"""`Backbone`: the facts about a base model that a memory depends on, read from its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engram.backbone.counting import Counts, count
+from engram.backbone.families import FAMILIES, Family
+from engram.backbone.stored import count_folder
+from engram.errors import ConfigError, LayoutError, Problem
+from engram.units import DTYPE_ALIASES, DTYPE_BITS
+
+# Other spellings in raw config.json files: config objects of transformers map them, files do not.
+ALIASES = {
+    "hidden_size": ("n_embd", "d_model", "dim", "emb_dim"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+    "max_position_embeddings": ("n_positions",),
+    "intermediate_size": ("n_inner",),
+    "num_experts": ("num_local_experts", "n_routed_experts"),
+    "hc_mult": ("hc_count",),
+    "dtype": ("torch_dtype",),
+}
+ATTACHED_PREFIX = "engram_"
+MAX_LAYERS = 10_000
+_REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
+_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+_MAY_BE_ZERO = ("num_experts", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace")
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A base model, as far as it matters to a memory that is attached to it.
+
+    Of a model that also sees or hears, the text decoder alone.
+
+    Attributes:
+        name: What the model is called: its hub id, or its folder's name.
+        source: Where the facts come from: "catalogue", a folder, or a hub id (with ``@revision``).
+        model_type: Family as transformers names it, such as "llama"; of an attached checkpoint,
+            its base's.
+        hidden_size: Width D of the hidden states.
+        num_layers: Decoder layers.
+        vocab_size: Rows of the vocabulary embedding (more, or fewer, than the tokenizer's length).
+        tokenizer_vocab_size: The tokenizer's length, where the catalogue knows it.
+        hc_mult: Streams of the residual (hyper-connections); 1 for nearly every model.
+        params: All parameters, tied weights once.
+        embedding_params: Of these, the vocabulary embedding and the head that is not tied to it.
+        active_params: Of these, what one token uses: all but the routed experts it is not sent to.
+        params_kind: "exact", or "estimated" where quantisation scales are counted as weights.
+        pad_token_id: As the config states it; None when it does not.
+        bos_token_id: The same; the first of a list.
+        eos_token_id: The same; the first of a list.
+        dtype: dtype of most stored weights, a key of `engram.units.DTYPE_BITS`; None when the
+            config does not say.
+    """
+
+    name: str
+    source: str
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    params: int
+    embedding_params: int
+    active_params: int
+    params_kind: Literal["exact", "estimated"] = "exact"
+    tokenizer_vocab_size: int | None = None
+    hc_mult: int = 1
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    dtype: str | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        name: str,
+        source: str,
+        *,
+        folder: Path | None = None,
+        tokenizer_vocab_size: int | None = None,
+    ) -> Backbone:
+        """Read the facts out of a raw config.json.
+
+        Args:
+            config: The file's object. A ``text_config`` inside it takes precedence.
+            name: What the model is called.
+            source: Where the config comes from.
+            folder: Where the weights are, to count an unknown family from its safetensors headers.
+            tokenizer_vocab_size: The tokenizer's length, if known.
+
+        Raises:
+            ConfigError: The config lacks a size or states an impossible one.
+            LayoutError: The family is unknown and there are no safetensors to count.
+            CorruptFileError: A safetensors file is torn or lies about its contents.
+        """
+        text = config.get("text_config")
+        merged = {**config, **text} if isinstance(text, dict) else dict(config)
+        model_type = str(merged.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
+        family = FAMILIES.get(model_type)
+        keys = _canonical(merged, family)
+        problems = _problems(keys, family)
+        if problems:
+            raise ConfigError(
+                problems,
+                f"{source}/config.json",
+                "A language model's config.json states hidden_size (n_embd, d_model), "
+                "num_hidden_layers (n_layer) and vocab_size.",
+            )
+        kind: Literal["exact", "estimated"] = "exact"
+        if family is not None:
+            counts = count(family, keys)
+        else:
+            counts = _from_headers(keys, model_type, name, folder)
+            kind = "estimated" if keys.get("quantization_config") else "exact"
+        return cls(
+            name=name,
+            source=source,
+            model_type=model_type,
+            hidden_size=keys["hidden_size"],
+            num_layers=keys["num_hidden_layers"],
+            vocab_size=keys["vocab_size"],
+            tokenizer_vocab_size=tokenizer_vocab_size,
+            hc_mult=keys.get("hc_mult") or 1,
+            params=counts.params,
+            embedding_params=counts.embedding_params,
+            active_params=counts.active_params,
+            params_kind=kind,
+            pad_token_id=_token_id(keys.get("pad_token_id")),
+            bos_token_id=_token_id(keys.get("bos_token_id")),
+            eos_token_id=_token_id(keys.get("eos_token_id")),
+            dtype=_dtype(keys),
+        )
+
+
+def _canonical(raw: Mapping[str, Any], family: Family | None) -> dict[str, Any]:
+    keys = {**(family.defaults if family else {}), **raw}
+    for key, spellings in ALIASES.items():
+        stated = next((spelling for spelling in (key, *spellings) if spelling in raw), None)
+        if stated is not None:
+            keys[key] = raw[stated]
+    return keys
+
+
+def _problems(keys: Mapping[str, Any], family: Family | None) -> list[Problem]:
+    problems = [Problem(key, "is missing") for key in _REQUIRED if keys.get(key) is None]
+    rules = {**(family.defaults if family else {}), **dict.fromkeys((*_REQUIRED, "hc_mult"))}
+    for key, default in rules.items():
+        if key not in (*_TOKEN_IDS, "mlp_only_layers"):
+            fault = _fault(key, keys.get(key), default)
+            problems += [Problem(key, fault)] if fault else []
+    return problems or (_contradictions(keys, family) if family else [])
+
+
+def _fault(key: str, value: Any, default: Any) -> str:
+    if value is None:
+        may_be_null = default is None or key in _MAY_BE_NULL
+        return "" if may_be_null else "is null; leave it out for the default"
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else f"is {value!r}; it must be true or false"
+    lowest = 0 if key in _MAY_BE_ZERO else 1
+    if type(value) is int and value >= lowest:
+        return ""
+    return f"is {value!r}; it must be a whole number, at least {lowest}"
+
+
+def _contradictions(keys: Mapping[str, Any], family: Family) -> list[Problem]:
+    problems = []
+    hidden, heads = keys["hidden_size"], keys["num_attention_heads"]
+    layers, dense = keys["num_hidden_layers"], keys.get("mlp_only_layers") or []
+    states_head = family.latent_attention or (family.grouped_heads and keys["head_dim"])
+    if not states_head and hidden % heads:
+        fault = f"is {heads}, which does not divide hidden_size {hidden}"
+        problems.append(Problem("num_attention_heads", fault))
+    if layers > MAX_LAYERS:
+        problems.append(Problem("num_hidden_layers", f"is {layers}, which no model has"))
+    if keys.get("num_experts_per_tok", 0) > keys.get("num_experts", 0) > 0:
+        fault = f"is more than the {keys['num_experts']} experts there are"
+        problems.append(Problem("num_experts_per_tok", fault))
+    if not isinstance(dense, list) or any(type(layer) is not int for layer in dense):
+        problems.append(Problem("mlp_only_layers", f"is {dense!r}; it must list layer numbers"))
+    return problems
+
+
+def _from_headers(
+    keys: Mapping[str, Any], model_type: str, name: str, folder: Path | None
+) -> Counts:
+    counts = count_folder(folder, keys) if folder is not None else None
+    if counts is None:
+        raise LayoutError(
+            f"{name}: the parameters of model type {model_type!r} cannot be counted from a config.",
+            f"Download the model (`hf download {name}`) and give its folder: the headers of its "
+            "safetensors files are counted then.",
+            model_type=model_type,
+            known_model_types=sorted(FAMILIES),
+        )
+    return counts
+
+
+def _token_id(value: Any) -> int | None:
+    first = next(iter(value), None) if isinstance(value, list) else value
+    # Some configs state -1 where they mean none.
+    return first if type(first) is int and first >= 0 else None
+
+
+def _dtype(keys: Mapping[str, Any]) -> str | None:
+    quantization = keys.get("quantization_config")
+    if isinstance(quantization, dict):
+        stated = quantization.get("quant_method")
+    else:
+        stated = keys.get("dtype")
+    name = str(stated).removeprefix("torch.")
+    name = DTYPE_ALIASES.get(name, name)
+    return name if name in DTYPE_BITS else None
