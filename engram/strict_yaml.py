@@ -1,0 +1,136 @@
+"""Strict YAML: one mapping, read with the line of every key; what configs do not need is refused.
+
+Scalars follow YAML 1.2: `1e-20` is a number, `no` a text, `0777` no octal. Anchors, aliases, deep
+nesting and keys given twice are problems, not values.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from engram.errors import Problem
+
+_MAX_DEPTH = 8
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2 and without references."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(
+                problem="anchors (&) and aliases (*) are refused: write the value itself",
+                problem_mark=event.start_mark,
+            )
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested more than {_MAX_DEPTH} deep", problem_mark=event.start_mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+# The first characters by which PyYAML finds the pattern; "" stands for a value that is not there.
+for _kind, _first, _pattern in (
+    ("bool", [*"tTfF"], r"true|True|TRUE|false|False|FALSE"),
+    ("null", [*"~nN", ""], r"~|null|Null|NULL|"),
+    ("int", [*"-+0123456789"], r"[-+]?(?:0|[1-9][0-9_]*)"),
+    (
+        "float",
+        [*"-+.0123456789"],
+        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+        r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first
+    )
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """What a file holds.
+
+    Attributes:
+        values: Value by key.
+        lines: 1-based line by key.
+        problems: What was refused; its keys are missing in `values`.
+    """
+
+    values: dict[str, Any]
+    lines: dict[str, int]
+    problems: list[Problem]
+
+
+def parse_mapping(text: str) -> Mapping:
+    """Read a YAML (or JSON) text whose top level is a mapping; never raises for what it holds."""
+    found = Mapping({}, {}, [])
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        found.problems.append(_problem("", error, text))
+        return found
+    if node is None:
+        found.problems.append(Problem("", "the file is empty"))
+    elif not isinstance(node, yaml.MappingNode):
+        line = node.start_mark.line + 1
+        found.problems.append(Problem("", "not a mapping of `key: value` lines", line))
+    else:
+        for key_node, value_node in node.value:
+            _read_pair(loader, key_node, value_node, found)
+    return found
+
+
+def _read_pair(loader: _Loader, key_node: Any, value_node: Any, found: Mapping) -> None:
+    line = key_node.start_mark.line + 1
+    if not isinstance(key_node, yaml.ScalarNode):
+        found.problems.append(Problem("", "a key must be a plain text", line))
+        return
+    key = str(key_node.value)
+    if key in found.lines:
+        message = f"given twice; the first is on line {found.lines[key]}"
+        found.problems.append(Problem(key, message, line))
+        return
+    found.lines[key] = line
+    try:
+        found.values[key] = loader.construct_object(value_node, deep=True)
+    except yaml.YAMLError as error:
+        found.problems.append(_problem(key, error))
+    except ValueError as error:
+        found.problems.append(Problem(key, str(error), line))
+
+
+def parse_value(text: str) -> Any:
+    """Read one YAML value, such as ``[1, 6]`` or ``1e-20``.
+
+    Raises:
+        ValueError: The text is not one.
+    """
+    found = parse_mapping(f"value: {text}")
+    if found.problems or list(found.values) != ["value"]:
+        raise ValueError(found.problems[0].message if found.problems else "more than one value")
+    return found.values["value"]
+
+
+def _problem(key: str, error: yaml.YAMLError, text: str = "") -> Problem:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        message = ", ".join(part for part in (error.context, error.problem) if part)
+        if "'\\t'" in message:
+            message = "a tab, which YAML does not allow here; use spaces"
+        return Problem(key, message, mark.line + 1 if mark else None)
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return Problem(key, f"character #x{error.character:04x} is not allowed", line)
+    return Problem(key, str(error))

@@ -1,0 +1,81 @@
+"""Templates: the commented configs that ship with the toolkit, found by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from engram.config import EngramConfig
+from engram.config_file import read_config
+from engram.errors import MissingFileError
+
+_SUFFIX = ".yaml"
+_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def template_names() -> list[str]:
+    """Return the names of the templates, sorted."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in _folder().glob(f"*{_SUFFIX}"))
+
+
+def template_path(name: str) -> Path:
+    """Return the file of a template.
+
+    Raises:
+        MissingFileError: There is no such template.
+    """
+    names = template_names()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        raise MissingFileError(
+            f"{name!r} is no template.",
+            f"Did you mean {near[0]}?" if near else f"The templates are {', '.join(names)}.",
+            name=name,
+            templates=names,
+        )
+    return _folder() / f"{name}{_SUFFIX}"
+
+
+def template_title(name: str) -> str:
+    """Return the first line of a template's comment: what it is."""
+    with template_path(name).open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()
+
+
+def load_template(name: str) -> EngramConfig:
+    """Read a template.
+
+    Raises:
+        MissingFileError: There is no such template.
+    """
+    return read_config(template_path(name))
+
+
+def find_config(name_or_path: str | Path) -> Path:
+    """Return the file that a user means by a template's name or a path.
+
+    A name is a template, unless a file of that very name is there.
+
+    Raises:
+        MissingFileError: There is neither such a template nor such a file.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    is_path = path.exists() or path.suffix in _CONFIG_SUFFIXES or path.name != name
+    return path if is_path else template_path(name)
+
+
+def load_config(name_or_path: str | Path) -> EngramConfig:
+    """Read a config by a template's name or a file's path.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+        MissingFileError: There is neither such a template nor such a file.
+    """
+    return read_config(find_config(name_or_path))
+
+
+def _folder() -> Path:
+    """The templates: inside the package in a wheel, beside it in an editable install."""
+    here = Path(__file__).parent
+    packaged = here / "_templates"
+    return packaged if packaged.is_dir() else here.parent / "templates"
