@@ -1,0 +1,162 @@
+"""`MultiHeadEmbedding`: the tables of all heads of a layer as one.
+
+Shapes: B sequences, T tokens, C columns (orders x heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from engram.errors import LayoutError, MismatchError
+from engram.nn.offload import OffloadEmbedding
+
+
+class MultiHeadEmbedding(nn.Module):
+    """One table that holds the rows of every head, one head after the other.
+
+    Gradients of the table are dense by default, which every optimiser, gradient clipping, DDP and
+    FSDP understand, but which cost time and memory for all rows however few were read. With
+    `sparse` they hold the rows that were read alone: for `torch.optim.SparseAdam` and optimisers
+    made for such tables. `embedding.sparse` may be switched at any time.
+
+    Args:
+        head_sizes: Rows of each head's part, in column order.
+        width: Width of a row.
+        stored_rows: Rows of the table where they are padded; the sum of `head_sizes` when None.
+        sparse: Whether the table's gradients are sparse.
+        offload: Keep the table in host memory, see `OffloadEmbedding`.
+        cache_lines: Rows of an offloaded table that are cached beside the module.
+        device: Where the table and offsets are.
+        dtype: Of the table.
+
+    Raises:
+        LayoutError: There are no heads, or fewer stored rows than the heads need.
+    """
+
+    offsets: Tensor
+
+    def __init__(
+        self,
+        head_sizes: Sequence[int],
+        width: int,
+        *,
+        stored_rows: int | None = None,
+        sparse: bool = False,
+        offload: bool = False,
+        cache_lines: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.head_sizes = tuple(int(size) for size in head_sizes)
+        hash_rows = sum(self.head_sizes)
+        rows = hash_rows if stored_rows is None else stored_rows
+        if not self.head_sizes or min(self.head_sizes) < 1 or rows < hash_rows:
+            raise LayoutError(
+                f"{rows} stored rows do not hold heads of {list(self.head_sizes)} rows.",
+                "Give heads of one row or more, and no fewer stored rows than their sum.",
+                head_sizes=list(self.head_sizes),
+                stored_rows=rows,
+            )
+        self.embedding = (
+            OffloadEmbedding(rows, width, cache_lines, sparse=sparse, device=device, dtype=dtype)
+            if offload
+            else nn.Embedding(rows, width, sparse=sparse, device=device, dtype=dtype)
+        )
+        # Persistent: models built on the meta device get back only what a checkpoint holds.
+        self.register_buffer("offsets", torch.tensor(self._first_rows(), device=device))
+        self.register_load_state_dict_pre_hook(_check_offsets)
+
+    def reset_parameters(self) -> None:
+        """Draw the table from N(0, 1), as the reference demo does, and restore the offsets."""
+        nn.init.normal_(self.embedding.weight)
+        with torch.no_grad():
+            self.offsets.copy_(torch.tensor(self._first_rows()))
+
+    def forward(self, hash_ids: Tensor) -> Tensor:
+        """Look up what the columns point to, side by side.
+
+        Args:
+            hash_ids: Row within each head's part, without offsets, int ``[..., C]``.
+
+        Returns:
+            Memory ``[..., C * width]``, on the device of the offsets.
+
+        Raises:
+            LayoutError: Another number of columns, or (checked on a CPU) ids outside their head.
+        """
+        if hash_ids.shape[-1:] != self.offsets.shape:
+            raise LayoutError(
+                f"Hash ids have {hash_ids.shape[-1] if hash_ids.ndim else 0} columns, the table "
+                f"{len(self.head_sizes)} heads.",
+                "Hash with the config that the module was built from.",
+                shape=list(hash_ids.shape),
+                heads=len(self.head_sizes),
+            )
+        if hash_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_range(hash_ids)
+        return self.rows(hash_ids.to(self.offsets.device) + self.offsets).flatten(-2)
+
+    def rows(self, row_ids: Tensor) -> Tensor:
+        """Look up rows of the table.
+
+        Args:
+            row_ids: Rows with offsets already added, int of any shape.
+
+        Returns:
+            Rows ``[..., width]``.
+
+        Raises:
+            LayoutError: An id is outside the table (checked on a CPU only).
+        """
+        try:
+            return cast(Tensor, self.embedding(row_ids))
+        except IndexError:
+            low, high = int(row_ids.min()), int(row_ids.max())
+            rows = self.embedding.num_embeddings
+            raise LayoutError(
+                f"Row ids run from {low} to {high}; the table has rows 0..{rows - 1}.",
+                "Hash with the config that the module was built from.",
+                lowest=low,
+                highest=high,
+                rows=rows,
+            ) from None
+
+    def _check_range(self, hash_ids: Tensor) -> None:
+        """Refuse ids that would read another head's rows."""
+        sizes = torch.tensor(self.head_sizes)
+        outside = (hash_ids < 0) | (hash_ids >= sizes)
+        if not outside.any():
+            return
+        where = outside.nonzero()[0].tolist()
+        column, value = where[-1], int(hash_ids[tuple(where)])
+        raise LayoutError(
+            f"Hash id {value} at {where} is not in 0..{self.head_sizes[column] - 1}, the rows of "
+            f"head {column}.",
+            "Hash with the config that the module was built from, for this layer, without offsets.",
+            hash_id=value,
+            position=where,
+            rows=self.head_sizes[column],
+        )
+
+    def _first_rows(self) -> list[int]:
+        return [0, *accumulate(self.head_sizes[:-1])]
+
+
+def _check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse, before loading, a table that was laid out for heads of other sizes."""
+    stored = state.get(f"{prefix}offsets")
+    if stored is None or stored.is_meta or stored.tolist() == module._first_rows():
+        return
+    raise MismatchError(
+        f"{prefix}offsets: the table was made for heads that start at rows {stored.tolist()}, "
+        f"this module's start at {module._first_rows()}.",
+        "Build the module from the config that the weights were trained with.",
+        stored=stored.tolist(),
+        expected=module._first_rows(),
+    )

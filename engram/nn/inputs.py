@@ -1,0 +1,84 @@
+"""Brings what a module is called with into one shape, and refuses what does not fit.
+
+Shapes: B sequences, T tokens, M streams, D hidden size, C columns, L layers with a memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engram.errors import LayoutError
+
+
+def as_streams(hidden_states: Tensor, n_streams: int, hidden_size: int) -> Tensor:
+    """Return hidden states ``[B, T, M, D]``, or ``[B, T, D]`` of one stream, as ``[B, T, M, D]``.
+
+    Raises:
+        LayoutError: They are of another shape.
+    """
+    one = n_streams == 1
+    streams = hidden_states[:, :, None] if one and hidden_states.ndim == 3 else hidden_states
+    if streams.ndim != 4 or streams.shape[2:] != (n_streams, hidden_size):
+        also = f" or [B, T, {hidden_size}]" if one else ""
+        raise LayoutError(
+            f"Hidden states are {list(hidden_states.shape)}; the config wants "
+            f"[B, T, {n_streams}, {hidden_size}]{also}.",
+            "hc_mult is the backbone's number of residual streams, hidden_size their width.",
+            shape=list(hidden_states.shape),
+        )
+    return streams
+
+
+def ids_of_layer(hash_ids: Tensor, slot: int | None, positions: torch.Size) -> Tensor:
+    """Return one layer's hash ids ``[B, T, C]``.
+
+    Args:
+        hash_ids: That, or the ids of all layers ``[B, T, L, C]``.
+        slot: The layer's place on the L axis; None when it is not known.
+        positions: B and T.
+
+    Raises:
+        LayoutError: They are for other tokens, or of several layers and the layer's place is not
+            known or not among them.
+    """
+    if hash_ids.ndim == 4:
+        if slot is None:
+            raise LayoutError(
+                "Hash ids of several layers were given to a module that was built from a plain "
+                "list of primes: it does not know which layer it is.",
+                "Build it from vocab_distributions[layer_id], or hash with layer_id=.",
+                shape=list(hash_ids.shape),
+            )
+        if hash_ids.shape[2] <= slot:
+            raise LayoutError(
+                f"Hash ids are of {hash_ids.shape[2]} layers; this one is number {slot + 1} among "
+                "its tokenizer's.",
+                "Hash with the tokenizer that the module was built from.",
+                shape=list(hash_ids.shape),
+                slot=slot,
+            )
+        hash_ids = hash_ids[:, :, slot]
+    if hash_ids.ndim != 3 or hash_ids.shape[:2] != positions:
+        raise _other_tokens("hash_ids", hash_ids, positions)
+    return hash_ids
+
+
+def as_mask(keep: Tensor, positions: torch.Size) -> Tensor:
+    """Return a mask ``[B, T]`` as bool; integers are True where they are not 0.
+
+    Raises:
+        LayoutError: It is for other tokens.
+    """
+    if keep.shape != positions:
+        raise _other_tokens("keep", keep, positions)
+    return keep.to(torch.bool)
+
+
+def _other_tokens(name: str, tensor: Tensor, positions: torch.Size) -> LayoutError:
+    return LayoutError(
+        f"{name} is {list(tensor.shape)}; the hidden states are of {positions[0]} sequences of "
+        f"{positions[1]} tokens.",
+        f"Give {name} for the same tokens.",
+        shape=list(tensor.shape),
+    )

@@ -1,0 +1,258 @@
+"""`EngramModule`: the module of one layer, whatever the layout.
+
+Shapes: B sequences, T tokens, M streams, D hidden size, C columns, L layers with a memory, E memory
+width, W tokens of the convolution's window, P = M * D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from engram.addressing.primes import HeadPrimes, stored_rows
+from engram.config import EngramConfig
+from engram.errors import LayoutError
+from engram.layouts import Layout, get_layout
+from engram.nn.embedding import MultiHeadEmbedding
+from engram.nn.inputs import as_mask, as_streams, ids_of_layer
+
+Init = Literal["identity", "paper"]
+
+
+class EngramModule(nn.Module):
+    """The memory of one layer: looks rows up, gates them by the hidden state, smooths them in time.
+
+    ``EngramModule(config, primes)`` builds the variant of the config's layout; each variant is a
+    subclass that states its layout: ``class DemoModule(EngramModule, layout="demo")``.
+
+    Nothing of a sequence is kept in the module: decoding passes the convolution's window in and
+    gets its next inputs back (`step`, `add_step`).
+
+    Args:
+        config: The memory.
+        layer_vocab_sizes: Primes of the layer, ``[order][head]``: an entry of
+            ``EngramTokenizer.vocab_distributions``, which also knows the layer's place in 4-D ids,
+            or a plain list.
+        init: How weights start, see `reset_parameters`. The default is for models that are trained
+            from scratch; ``identity`` leaves a trained backbone as it is until trained further.
+        sparse: Whether the table's gradients are sparse, see `MultiHeadEmbedding`.
+        device: Where the module is built.
+        dtype: Of all weights but the table, whose own is the config's `table_dtype`.
+
+    Attributes:
+        config: As given.
+        layout: The family's rules.
+        layer_id: The layer (0-based), None when built from a plain list.
+        slot: The layer's place on the L axis of 4-D ids, None when built from a plain list.
+        multi_head_embedding: The table.
+
+    Raises:
+        LayoutError: The layout has no module yet, or the primes are not those of the config's
+            orders and heads.
+    """
+
+    variants: ClassVar[dict[str, type[EngramModule]]] = {}
+
+    def __init_subclass__(cls, *, layout: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if layout is not None:
+            EngramModule.variants[layout] = cls
+
+    def __new__(cls, config: EngramConfig | None = None, *args: Any, **kwargs: Any) -> EngramModule:
+        """Make an instance of the config's variant; without a config (copying) of `cls` itself."""
+        if cls is EngramModule and config is not None:
+            if config.layout not in cls.variants:
+                raise LayoutError(
+                    f"The module of layout {config.layout} is not built yet.",
+                    f"Modules exist for {', '.join(cls.variants)}.",
+                    layout=config.layout,
+                )
+            cls = cls.variants[config.layout]
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        config: EngramConfig,
+        layer_vocab_sizes: Sequence[Sequence[int]],
+        *,
+        init: Init = "paper",
+        sparse: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        shape = [len(primes) for primes in layer_vocab_sizes]
+        if shape != [config.n_head_per_ngram] * len(config.orders):
+            raise LayoutError(
+                f"The primes are {shape} heads per order; the config has {len(config.orders)} "
+                f"orders of {config.n_head_per_ngram} heads.",
+                "Take them from the vocab_distributions of a tokenizer made with this config.",
+                heads=shape,
+            )
+        self.config = config
+        self.layer_id: int | None = None
+        self.slot: int | None = None
+        if isinstance(layer_vocab_sizes, HeadPrimes):
+            self.layer_id, self.slot = layer_vocab_sizes.layer_id, layer_vocab_sizes.slot
+        self.multi_head_embedding = MultiHeadEmbedding(
+            [prime for primes in layer_vocab_sizes for prime in primes],
+            config.row_width,
+            stored_rows=stored_rows(layer_vocab_sizes, config.row_multiple),
+            sparse=sparse,
+            offload=config.use_offload,
+            cache_lines=config.offload_cache_lines,
+            device=device,
+            dtype=_table_dtype(config.table_dtype),
+        )
+        self._build({"device": device, "dtype": dtype})
+        self._reset_dense(init)
+
+    @property
+    def layout(self) -> Layout:
+        """The family's rules."""
+        return get_layout(self.config.layout)
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens W of the past that the convolution sees; 0 when it sees none."""
+        return max(0, self.config.kernel_size - 1) * self.config.max_ngram_size
+
+    def reset_parameters(self, init: Init = "paper") -> None:
+        """Initialise every weight, and restore the constants.
+
+        Args:
+            init: ``paper``: the convolution zero (arXiv 2601.07372), the rest as in the reference
+                demo: table N(0, 1), projections torch's default, norms one. ``identity``: the value
+                projection zero as well, so that the module adds exactly nothing until trained.
+        """
+        self.multi_head_embedding.reset_parameters()
+        self._reset_dense(init)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        hash_ids: Tensor,
+        *,
+        keep: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """Read the memory, as the layout's reference module does.
+
+        Args:
+            hidden_states: The layer's input ``[B, T, M, D]``, or ``[B, T, D]`` for one stream.
+            hash_ids: Hash ids without offsets ``[B, T, C]``, or of all layers ``[B, T, L, C]``.
+            keep: False at masked positions ``[B, T]``; they get nothing and give nothing to others.
+            window: What `step` returned for the tokens before ``[B, <= W, P]``, the last W of them;
+                None at the start of a text.
+
+        Returns:
+            The memory's contribution, of the shape and dtype of `hidden_states`; the hidden states
+            included where ``layout.residual_included``. `add` always includes them.
+
+        Raises:
+            LayoutError: Shapes do not fit the config, ids are out of range, or 4-D ids meet a
+                module that does not know its place.
+        """
+        return self.step(hidden_states, hash_ids, keep=keep, window=window)[0]
+
+    def step(
+        self,
+        hidden_states: Tensor,
+        hash_ids: Tensor,
+        *,
+        keep: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read the memory and return what decoding has to remember.
+
+        Args:
+            hidden_states: See `forward`.
+            hash_ids: See `forward`.
+            keep: See `forward`.
+            window: See `forward`.
+
+        Returns:
+            What `forward` returns, and the convolution's inputs of these tokens ``[B, T, P]``, zero
+            at masked ones; None in layouts without a convolution.
+
+        Raises:
+            LayoutError: See `forward`.
+        """
+        streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
+        positions = streams.shape[:2]
+        own_ids = ids_of_layer(hash_ids, self.slot, positions)
+        if keep is not None:
+            keep = as_mask(keep, positions)
+        memory = self.multi_head_embedding(own_ids)
+        out, conv_inputs = self._read(streams, memory, keep, window)
+        return out.reshape(hidden_states.shape), conv_inputs
+
+    def add(
+        self,
+        hidden_states: Tensor,
+        hash_ids: Tensor,
+        *,
+        keep: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """Return the hidden states with the memory added, in every layout. See `forward`."""
+        return self.add_step(hidden_states, hash_ids, keep=keep, window=window)[0]
+
+    def add_step(
+        self,
+        hidden_states: Tensor,
+        hash_ids: Tensor,
+        *,
+        keep: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the hidden states with the memory added, and what to remember. See `step`."""
+        out, conv_inputs = self.step(hidden_states, hash_ids, keep=keep, window=window)
+        return out if self.layout.residual_included else hidden_states + out, conv_inputs
+
+    def count_parameters(self) -> dict[str, int]:
+        """Count the parameters by part: ``table``, and the parts of the layout's `dense_parts`."""
+        parts: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            first = name.partition(".")[0]
+            part = "table" if first == "multi_head_embedding" else first
+            parts[part] = parts.get(part, 0) + parameter.numel()
+        return parts
+
+    def _build(self, factory: dict[str, Any]) -> None:
+        """Make the variant's weights, with `device` and `dtype` as in `factory`."""
+        raise NotImplementedError
+
+    def _reset_dense(self, init: Init) -> None:
+        """Initialise everything but the table."""
+        raise NotImplementedError
+
+    def _read(
+        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gate the memory by the hidden states.
+
+        Args:
+            streams: Hidden states ``[B, T, M, D]``.
+            memory: What was looked up ``[B, T, E]``, of the table's dtype.
+            keep: Bool ``[B, T]`` or None.
+            window: See `forward`.
+
+        Returns:
+            The result ``[B, T, M, D]`` and the convolution's inputs ``[B, T, P]`` or None.
+        """
+        raise NotImplementedError
+
+
+def _table_dtype(name: str) -> torch.dtype:
+    if name in ("fp8", "int8"):
+        raise LayoutError(
+            f"A table of {name} rows cannot be trained: it is for inference, and not built yet.",
+            "Set table_dtype to float32 or bfloat16.",
+            table_dtype=name,
+        )
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
