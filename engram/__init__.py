@@ -12,20 +12,44 @@ if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
     from engram.addressing.hashing import Hasher
     from engram.addressing.tokenizer import EngramTokenizer
+    from engram.backbone import Backbone, load_backbone
+    from engram.checkpoints.attach import attach
     from engram.config import EngramConfig
     from engram.errors import EngramError
+    from engram.hf.load import load
+    from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Addresses": "engram.addressing.addresses",
+    "Backbone": "engram.backbone",
     "EngramConfig": "engram.config",
     "EngramError": "engram.errors",
+    "EngramModule": "engram.nn",
     "EngramTokenizer": "engram.addressing.tokenizer",
     "Hasher": "engram.addressing.hashing",
+    "MultiHeadEmbedding": "engram.nn",
+    "OffloadEmbedding": "engram.nn",
+    "attach": "engram.checkpoints.attach",
+    "load": "engram.hf.load",
+    "load_backbone": "engram.backbone",
 }
 
-__all__ = ["Addresses", "EngramConfig", "EngramError", "EngramTokenizer", "Hasher"]
+__all__ = [
+    "Addresses",
+    "Backbone",
+    "EngramConfig",
+    "EngramError",
+    "EngramModule",
+    "EngramTokenizer",
+    "Hasher",
+    "MultiHeadEmbedding",
+    "OffloadEmbedding",
+    "attach",
+    "load",
+    "load_backbone",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Checkpoints with memories: attached, inspected and verified, streamed in bounded memory."""

@@ -1,0 +1,266 @@
+"""Attaches a memory to a checkpoint: base files as they are, new shards beside them, index last."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engram.checkpoints.base import (
+    CONFIG_FILE,
+    BaseCheckpoint,
+    read_base,
+    read_config,
+    resolve_model,
+)
+from engram.checkpoints.memory import Attachment, plan_attachment
+from engram.checkpoints.shards import TensorStream, plan_shards, write_shard
+from engram.config import EngramConfig
+from engram.errors import DoesNotFitError, InputError
+from engram.files import Progress, write_json
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+INDEX_FILE = "model.safetensors.index.json"
+# The base's own versions of files that the attached folder replaces.
+KEPT_FOLDER = "engram_base"
+MAX_SHARD_BYTES = 5 * 10**9
+_SPARE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class AttachPlan:
+    """What attaching writes.
+
+    Attributes:
+        base: The checkpoint that is attached to.
+        attachment: The memory: settings, tensors, where they go.
+        shards: New weight files with their tensors.
+        output: The folder to appear.
+        link: Whether base files are hard-linked instead of copied.
+    """
+
+    base: BaseCheckpoint
+    attachment: Attachment
+    shards: list[tuple[str, list[TensorStream]]]
+    output: Path
+    link: bool
+
+    @property
+    def added_params(self) -> int:
+        """Parameters of the memory, tables and dense parts."""
+        return self.attachment.added_params
+
+    @property
+    def added_bytes(self) -> int:
+        """Bytes of the new shards."""
+        return sum(tensor.size_bytes for _, shard in self.shards for tensor in shard)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that are written to disk."""
+        return self.added_bytes + (0 if self.link else self.base.size_bytes)
+
+    def files(self) -> list[dict[str, Any]]:
+        """List the weight files of the folder: name, bytes, and where each comes from."""
+        origin = "linked" if self.link else "copied"
+        kept = [
+            {"name": new, "bytes": (self.base.folder / old).stat().st_size, "origin": origin}
+            for old, new in self.base.shards.items()
+        ]
+        added = [
+            {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
+            for name, shard in self.shards
+        ]
+        return kept + added
+
+
+def plan(
+    model: str | Path,
+    config: EngramConfig,
+    output: Path,
+    *,
+    tokenizer: TokenizerFile | None = None,
+    init: Literal["identity", "paper"] = "identity",
+    dtype: str | None = None,
+    link: bool = False,
+    revision: str | None = None,
+) -> AttachPlan:
+    """Work out what `attach` would write, from headers alone.
+
+    Args:
+        model: Hugging Face folder or hub id.
+        config: The memory.
+        output: The folder to appear.
+        tokenizer: The model's tokenizer; the one in its folder when None.
+        init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
+        dtype: Dtype of the memory's values; the base's own when None.
+        link: Hard-link the base's files instead of copying them.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        EngramError: Whatever does not fit: the files, the config, the tokenizer, the depth.
+    """
+    base = read_base(resolve_model(model, revision))
+    attachment = plan_attachment(base, config, tokenizer, init, dtype)
+    shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
+    return AttachPlan(base, attachment, shards, output, link)
+
+
+def attach(
+    model: str | Path,
+    config: EngramConfig,
+    output: str | Path,
+    *,
+    tokenizer: TokenizerFile | None = None,
+    init: Literal["identity", "paper"] = "identity",
+    dtype: str | None = None,
+    link: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> AttachPlan:
+    """Attach a memory to a checkpoint: `plan`, then `write`. See them for arguments and errors.
+
+    Returns:
+        What was written.
+    """
+    made = plan(
+        model,
+        config,
+        Path(output),
+        tokenizer=tokenizer,
+        init=init,
+        dtype=dtype,
+        link=link,
+        revision=revision,
+    )
+    write(made, overwrite=overwrite, progress=progress)
+    return made
+
+
+def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
+    """Write an attached folder, whole or not at all.
+
+    Args:
+        plan: What to write.
+        overwrite: Replace an attached folder that is there. Nothing else is ever replaced.
+        progress: Told the bytes written so far.
+
+    Raises:
+        InputError: The output is there already, or is not an attached folder.
+        DoesNotFitError: The disk has too little room.
+    """
+    _check_output(plan.output, overwrite)
+    _check_room(plan)
+    done, total = 0, plan.written_bytes
+
+    def step(size_bytes: int, _: int | None = None) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(done, total)
+
+    with _appearing(plan.output) as folder:
+        for old, new in plan.base.shards.items():
+            _place(plan.base.folder / old, folder / new, plan.link)
+            step(0 if plan.link else (folder / new).stat().st_size)
+        for name in plan.base.sidecars:
+            shutil.copyfile(plan.base.folder / name, folder / name)
+        if plan.base.replaced:
+            (folder / KEPT_FOLDER).mkdir()
+        for name in plan.base.replaced:
+            shutil.copyfile(plan.base.folder / name, folder / KEPT_FOLDER / name)
+        for name, shard in plan.shards:
+            write_shard(folder / name, shard, step)
+        for name, text in plan.attachment.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        write_json(folder / CONFIG_FILE, plan.attachment.model_config)
+        write_json(folder / INDEX_FILE, _index(plan))
+
+
+def _index(plan: AttachPlan) -> dict[str, Any]:
+    weight_map = dict(plan.base.weight_map)
+    for name, shard in plan.shards:
+        weight_map |= {tensor.name: name for tensor in shard}
+    total_bytes = sum(item["bytes"] for item in plan.files())
+    return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+
+
+def _place(source: Path, target: Path, link: bool) -> None:
+    if link:
+        try:
+            # Resolved, because the hub's cache keeps links to its files.
+            os.link(source.resolve(), target)
+        except OSError as error:
+            raise InputError(
+                f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
+                "Attach without --link, or write to the same disk.",
+                path=str(source),
+            ) from None
+        return
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{output} is there already.",
+            "Choose another folder, or pass --overwrite to replace an attached checkpoint.",
+            output=str(output),
+        )
+    if not output.is_dir() or "engram" not in _config_or_nothing(output):
+        raise InputError(
+            f"{output} is not an attached checkpoint; it is not replaced.",
+            "Choose another folder.",
+            output=str(output),
+        )
+
+
+def _config_or_nothing(folder: Path) -> dict[str, Any]:
+    return read_config(folder) if (folder / CONFIG_FILE).is_file() else {}
+
+
+def _check_room(plan: AttachPlan) -> None:
+    parent = plan.output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if plan.written_bytes + _SPARE_BYTES > free:
+        raise DoesNotFitError(
+            f"{plan.written_bytes} bytes are to be written to {parent}, which has {free} free.",
+            "Free some room, pass --link to link the base's files, or make the tables smaller.",
+            needed_bytes=plan.written_bytes,
+            free_bytes=free,
+        )
+
+
+@contextmanager
+def _appearing(output: Path) -> Iterator[Path]:
+    """Give a temporary sibling folder that becomes `output` when the block ends well."""
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    folder = output.with_name(f".{output.name}.{mark}.part")
+    folder.mkdir()
+    try:
+        yield folder
+        if output.exists():
+            old = output.with_name(f".{output.name}.{mark}.old")
+            output.rename(old)
+            folder.rename(output)
+            shutil.rmtree(old)
+        else:
+            folder.rename(output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,202 @@
+"""The checkpoint that a memory is attached to: its files, its tensors, and where its layers are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header
+from engram.errors import CorruptFileError, LayoutError, MissingFileError
+
+# A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
+# and would drop the memory without a word.
+RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
+CARD_FILE = "README.md"
+CONFIG_FILE = "config.json"
+_WEIGHT_SUFFIXES = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".ckpt",
+}
+
+
+@dataclass(frozen=True)
+class BaseCheckpoint:
+    """A Hugging Face folder with safetensors weights.
+
+    Attributes:
+        folder: Where it is.
+        config: Its config.json.
+        shards: Its weight files: name here, and name in an attached folder.
+        weight_map: File in an attached folder that holds each tensor.
+        dtype: Dtype of most of its values, as torch names it.
+        params: Number of its values.
+        sidecars: Its other files (tokenizer, generation config), by name.
+        replaced: Files of which an attached folder has its own version.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    shards: dict[str, str]
+    weight_map: dict[str, str]
+    dtype: str
+    params: int
+    sidecars: list[str]
+    replaced: list[str]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the weight files."""
+        return sum((self.folder / name).stat().st_size for name in self.shards)
+
+
+def resolve_model(model: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a model: itself, or the hub's in the local cache after a download.
+
+    Raises:
+        MissingFileError: There is no such folder, and no such model can be had from the hub.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.exists() or isinstance(model, Path) or model.startswith((".", "/", "~")):
+        raise MissingFileError(
+            f"{model} is not a folder with a checkpoint.",
+            "Give a Hugging Face folder, or a hub id such as HuggingFaceTB/SmolLM2-135M.",
+            model=str(model),
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    # Pickled weights are never asked for.
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MissingFileError(
+            f"{model} is no folder here, and the hub does not give it: {reason}",
+            "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",
+            model=model,
+        ) from None
+
+
+def read_base(folder: Path) -> BaseCheckpoint:
+    """Read what a checkpoint consists of, from its config, index and headers.
+
+    Raises:
+        MissingFileError: No config, no weights, or a shard that the index names is not there.
+        CorruptFileError: A file is torn, or the index contradicts the files.
+        LayoutError: Weights in a format that is not attached to, or a memory that is there already.
+    """
+    config = read_config(folder)
+    if "engram" in config:
+        raise LayoutError(
+            f"{folder} has a memory already.",
+            "Attach to its base instead.",
+            folder=str(folder),
+        )
+    shards, stated = _weight_files(folder)
+    weight_map: dict[str, str] = {}
+    values: dict[str, int] = {}
+    for name, renamed in shards.items():
+        for tensor, info in read_header(folder / name).items():
+            if stated is None or stated.get(tensor) == name:
+                weight_map[tensor] = renamed
+                values[info.dtype] = values.get(info.dtype, 0) + info.size
+    missing = sorted(set(stated or ()) - set(weight_map))
+    if missing:
+        raise CorruptFileError(
+            f"{folder / INDEX_FILE} names {missing[0]}, which is not in the file it names.",
+            "Download the checkpoint again.",
+            tensors=missing,
+        )
+    tags = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+    dtype = tags.get(max(values, key=lambda tag: values[tag]), "bfloat16") if values else "bfloat16"
+    files = sorted(item.name for item in folder.iterdir() if item.is_file())
+    ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
+    sidecars = [
+        name
+        for name in files
+        if name not in ours
+        and Path(name).suffix not in _WEIGHT_SUFFIXES
+        and not name.endswith(".index.json")
+        and not name.startswith(".")
+    ]
+    replaced = [name for name in ours if name in files]
+    return BaseCheckpoint(
+        folder, config, shards, weight_map, dtype, sum(values.values()), sidecars, replaced
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a folder's config.json.
+
+    Raises:
+        MissingFileError: It is not there.
+        CorruptFileError: It is not a JSON object.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"{folder} has no {CONFIG_FILE}: it is not a Hugging Face checkpoint.",
+            "Give the folder that holds config.json and the weights.",
+            path=str(path),
+        )
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not JSON: {error}", path=str(path)) from None
+    if not isinstance(config, dict):
+        raise CorruptFileError(f"{path} is not a JSON object.", path=str(path))
+    return config
+
+
+def _weight_files(folder: Path) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Return the weight files with their new names, and the index's weight map if there is one."""
+    if (folder / SINGLE_FILE).is_file():
+        return {SINGLE_FILE: RENAMED_SINGLE_FILE}, None
+    index = folder / INDEX_FILE
+    if index.is_file():
+        return _indexed_files(folder, index)
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise LayoutError(
+            f"{folder} has pickled weights only, which are never read.",
+            "Convert them first: load with transformers and save_pretrained, which writes "
+            "model.safetensors.",
+            folder=str(folder),
+        )
+    raise MissingFileError(
+        f"{folder} has no weights: neither {SINGLE_FILE} nor {INDEX_FILE}.",
+        "Give the folder that holds the checkpoint.",
+        folder=str(folder),
+    )
+
+
+def _indexed_files(folder: Path, index: Path) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        weight_map = dict(json.loads(index.read_bytes())["weight_map"])
+        names = sorted(set(weight_map.values()))
+        inside = all(Path(name).name == name and name not in (".", "..") for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(
+            f"{index} is not an index of shards: {error!r}", path=str(index)
+        ) from None
+    if not inside:
+        raise CorruptFileError(f"{index} names files outside of its folder.", path=str(index))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"{folder} lacks {', '.join(missing)}, named by its index.",
+            "Download the checkpoint again; finished files are kept.",
+            missing=missing,
+        )
+    return {name: name for name in names}, weight_map

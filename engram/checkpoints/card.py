@@ -1,0 +1,61 @@
+"""The model card of an attached checkpoint: what was added, to what, and how to load it."""
+
+from __future__ import annotations
+
+from engram.addressing.addresses import Addresses
+from engram.checkpoints.base import BaseCheckpoint
+from engram.config import EngramConfig
+from engram.layouts import get_layout
+from engram.units import format_bytes, row_bytes
+
+
+def model_card(base: BaseCheckpoint, config: EngramConfig, addresses: Addresses) -> str:
+    """Write the card of an attached checkpoint.
+
+    Args:
+        base: The checkpoint that the memory was attached to.
+        config: The memory.
+        addresses: Its constants.
+
+    Returns:
+        Markdown with the metadata that the hub reads.
+    """
+    layout = get_layout(config.layout)
+    dense = sum(layout.dense_parts(config).values())
+    bytes_per_row = row_bytes(config.row_width, config.table_dtype)
+    rows = "\n".join(
+        f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
+        f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
+        for layer in addresses.layers
+    )
+    per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
+    name = base.config.get("_name_or_path") or base.folder.resolve().name
+    return f"""---
+library_name: transformers
+tags: [engram]
+---
+
+# {name} with an Engram memory
+
+A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {name}
+({base.params:,} parameters). The base's weights are unchanged.
+
+| layer (0-based) | rows | table parameters | other parameters | table ({config.table_dtype}) |
+|---|---|---|---|---|
+{rows}
+
+N-gram orders {", ".join(map(str, config.orders))}, {config.n_head_per_ngram} heads an order,
+{config.row_width} values a row; nominal rows per head {per_head}.
+Addresses: `{addresses.fingerprint}`.
+
+## Use
+
+```python
+import engram
+
+model = engram.load("path/to/this/folder")
+```
+
+`AutoModelForCausalLM.from_pretrained` loads it too: after `import engram.hf`, or with
+`trust_remote_code=True`. Both need the toolkit: `pip install engram-toolkit`.
+"""

@@ -1,0 +1,39 @@
+"""Compares the logits of a base and of the checkpoint that a memory was attached to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_TOKENS = 32
+
+
+def max_logit_difference(base: Path, attached: Path) -> float:
+    """Run random tokens through both models.
+
+    Args:
+        base: Folder of the base checkpoint.
+        attached: Folder with the memory.
+
+    Returns:
+        The largest difference between their logits; 0.0 when they are equal bit for bit.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from engram.hf.load import load
+
+    logits = []
+    makers: tuple[Callable[[], Any], ...] = (
+        lambda: AutoModelForCausalLM.from_pretrained(base, dtype="auto"),
+        lambda: load(attached),
+    )
+    for make in makers:
+        model = make().eval()
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, model.config.vocab_size, (2, _TOKENS), generator=generator)
+        with torch.no_grad():
+            logits.append(model(input_ids=ids).logits)
+        del model
+    return float((logits[0] - logits[1]).abs().max())

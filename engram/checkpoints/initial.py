@@ -1,0 +1,86 @@
+"""First values of a memory that is attached: the same bytes for the same seed, on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache, partial
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.checkpoints.shards import Chunks
+
+# Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
+CHUNK_VALUES = 2**22
+_LEVELS = 2**16
+
+
+def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> Chunks:
+    """Describe a table of normal values, chunk by chunk.
+
+    Every chunk has a generator of its own (splitmix64), seeded by the key and the
+    chunk's number, so that chunks can be made on any thread and in any order. Values are the 65,536
+    quantiles of the normal distribution: one look-up for 16 random bits, as fast as disks write.
+
+    Args:
+        rows: Rows of the table.
+        width: Columns.
+        dtype: float32, bfloat16, float16 or float64.
+        std: Standard deviation.
+        key: Seed of the values, as text.
+
+    Returns:
+        Makers of the chunks' bytes.
+    """
+    values = rows * width
+    return [
+        partial(
+            _chunk,
+            dtype,
+            std,
+            f"{key}/{index}",
+            min(CHUNK_VALUES, values - index * CHUNK_VALUES),
+        )
+        for index in range(-(-values // CHUNK_VALUES))
+    ]
+
+
+def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
+    state = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    quantiles = _quantiles(dtype, std)
+    out = np.empty(-(-count // 4) * 4, dtype=quantiles.dtype)
+    _filler()(np.uint64(state), quantiles, out)
+    return out[:count]
+
+
+@cache
+def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
+    import numba
+
+    @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+    def fill(state: np.uint64, quantiles: NDArray[Any], out: NDArray[Any]) -> None:
+        for word in range(out.size // 4):
+            state += np.uint64(0x9E3779B97F4A7C15)
+            bits = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            bits ^= bits >> np.uint64(31)
+            for part in range(4):
+                out[4 * word + part] = quantiles[(bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)]
+
+    compiled: Callable[[np.uint64, NDArray[Any], NDArray[Any]], None] = fill
+    return compiled
+
+
+@cache
+def _quantiles(dtype: str, std: float) -> NDArray[Any]:
+    inverse: Callable[[float], float] = NormalDist(0.0, std).inv_cdf
+    exact = np.array([inverse((index + 0.5) / _LEVELS) for index in range(_LEVELS)])
+    if dtype != "bfloat16":
+        return exact.astype(dtype)
+    import torch
+
+    bits: NDArray[Any] = torch.from_numpy(exact).to(torch.bfloat16).view(torch.int16).numpy()
+    return bits

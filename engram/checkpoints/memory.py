@@ -1,0 +1,231 @@
+"""The memory that is attached: tensors with their first values, settings, model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from engram import __version__
+from engram.addressing.addresses import Addresses
+from engram.addressing.tokenizer import EngramTokenizer
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.checkpoints.base import CARD_FILE, BaseCheckpoint
+from engram.checkpoints.card import model_card
+from engram.checkpoints.initial import normal_table
+from engram.checkpoints.shards import TAGS, TensorStream
+from engram.config import EngramConfig
+from engram.errors import LayoutError, MissingFileError
+from engram.layouts import get_layout
+from engram.units import dtype_name
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+TABLE = "multi_head_embedding.embedding.weight"
+OFFSETS = "multi_head_embedding.offsets"
+TOKEN_MAP = "token_map"
+SETTINGS_SCHEMA = 1
+_TABLE_STD = 1.0  # as the reference demo's table starts
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A memory made for a base checkpoint.
+
+    Attributes:
+        config: The memory, with the dtype that it is written in.
+        addresses: Its constants.
+        tensors: Everything that is written, in order.
+        model_config: The attached folder's config.json.
+        texts: Small files of the attached folder, by name.
+    """
+
+    config: EngramConfig
+    addresses: Addresses
+    tensors: list[TensorStream]
+    model_config: dict[str, Any]
+    texts: dict[str, str]
+
+    @property
+    def added_params(self) -> int:
+        """Parameters of the memory: tables as stored, and dense parts."""
+        dense = sum(get_layout(self.config.layout).dense_parts(self.config).values())
+        rows = sum(layer.stored_rows for layer in self.addresses.layers)
+        return rows * self.config.row_width + dense * len(self.addresses.layers)
+
+
+def memory_tensors(
+    config: EngramConfig, addresses: Addresses, layers_path: str
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name every tensor that a memory has in a checkpoint.
+
+    Args:
+        config: The memory.
+        addresses: Its constants.
+        layers_path: Dotted name of the base's list of layers, such as ``model.layers``.
+
+    Returns:
+        Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
+        config's table_dtype.
+    """
+    tag = TAGS[config.table_dtype]
+    shapes = get_layout(config.layout).dense_shapes(config)
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for layer in addresses.layers:
+        prefix = f"{layers_path}.{layer.layer_id}.engram."
+        if layer is addresses.layers[0] and addresses.map_sha256 is not None:
+            found[prefix + TOKEN_MAP] = ("I32", (addresses.raw_vocab_size,))
+        found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
+        found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
+        found[prefix + TABLE] = (tag, (layer.stored_rows, config.row_width))
+    return found
+
+
+def plan_attachment(
+    base: BaseCheckpoint,
+    config: EngramConfig,
+    tokenizer: TokenizerFile | None,
+    init: Literal["identity", "paper"],
+    dtype: str | None,
+) -> Attachment:
+    """Make a memory for a base checkpoint, without its tables' bytes.
+
+    Args:
+        base: The checkpoint.
+        config: The memory.
+        tokenizer: The model's tokenizer; the one in its folder when None.
+        init: First values, see `EngramModule.reset_parameters`.
+        dtype: Dtype of its values; the base's own when None.
+
+    Raises:
+        EngramError: The tokenizer is missing or another, the model is too shallow or of another
+            width, its layers cannot be found, or the dtype cannot be trained.
+    """
+    dtype = dtype_name(dtype or base.dtype)
+    if dtype not in TAGS:
+        raise LayoutError(
+            f"A memory in {dtype} cannot be attached: quantised tables cannot be trained.",
+            "Use --dtype bfloat16 or float32.",
+            dtype=dtype,
+        )
+    config = replace(config, table_dtype=dtype)
+    addresses = EngramTokenizer(config, tokenizer or _own_tokenizer(base.folder)).addresses
+    layers_path, config_class, model_class = _wired_classes(base, config, addresses)
+    settings = {
+        "schema": SETTINGS_SCHEMA,
+        "toolkit_version": __version__,
+        "config": config.to_dict(),
+        "addresses": addresses.to_dict(),
+        "layers_path": layers_path,
+        "base": {"model_type": base.config.get("model_type"), "files": base.shards},
+    }
+    from engram.hf.models import auto_map, remote_module
+
+    model_config = {
+        **base.config,
+        "architectures": [model_class.__name__],
+        "auto_map": auto_map(config_class, model_class),
+        "model_type": config_class.model_type,
+        "engram": settings,
+    }
+    name, text = remote_module(config_class, model_class)
+    tensors = _streams(config, addresses, layers_path, init)
+    texts = {name: text, CARD_FILE: model_card(base, config, addresses)}
+    return Attachment(config, addresses, tensors, model_config, texts)
+
+
+def _own_tokenizer(folder: Path) -> TokenizerFile:
+    try:
+        return load_tokenizer(folder)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{folder} has no tokenizer.json, and the memory's addresses depend on it.",
+            "Name the model's tokenizer: -t FOLDER",
+            path=str(folder),
+        ) from error
+
+
+def _wired_classes(
+    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses
+) -> tuple[str, Any, Any]:
+    """Build the base without its weights and see where the memory goes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from engram.hf.models import model_classes
+    from engram.hf.wiring import check_fits, find_layers
+
+    model_type = base.config.get("model_type")
+    if not isinstance(model_type, str):
+        raise LayoutError(
+            f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
+        )
+    classes = model_classes(model_type)
+    hf_config = AutoConfig.from_pretrained(base.folder)
+    check_fits(config, addresses.layer_ids, hf_config.get_text_config())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(hf_config)
+    return find_layers(model)[2], *classes
+
+
+def _streams(
+    config: EngramConfig, addresses: Addresses, layers_path: str, init: Literal["identity", "paper"]
+) -> list[TensorStream]:
+    """Give every tensor of the memory its first values."""
+    shapes = memory_tensors(config, addresses, layers_path)
+    streams = []
+    for layer in addresses.layers:
+        prefix = f"{layers_path}.{layer.layer_id}.engram."
+        values = _dense_values(config, layer.layer_id, init)
+        values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
+        if prefix + TOKEN_MAP in shapes and addresses.token_map is not None:
+            values[TOKEN_MAP] = addresses.token_map.astype("<i4")
+        for name, (tag, shape) in shapes.items():
+            if not name.startswith(prefix):
+                continue
+            part = name.removeprefix(prefix)
+            if part == TABLE:
+                chunks = normal_table(
+                    layer.stored_rows,
+                    config.row_width,
+                    config.table_dtype,
+                    std=_TABLE_STD,
+                    key=f"{config.seed}/{layer.layer_id}",
+                )
+            else:
+                chunks = [partial(np.ascontiguousarray, values[part])]
+            streams.append(TensorStream(name, tag, shape, chunks))
+    return streams
+
+
+def _dense_values(
+    config: EngramConfig, layer_id: int, init: Literal["identity", "paper"]
+) -> dict[str, Any]:
+    """Let the module itself draw everything but its table."""
+    import torch
+
+    from engram.nn import EngramModule
+
+    smallest = [[2] * config.n_head_per_ngram for _ in config.orders]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed * 1_000_003 + layer_id)
+        module = EngramModule(config, smallest, init=init)
+    module = module.to(getattr(torch, config.table_dtype))
+    return {
+        name: value.detach().view(_bits(value)).numpy()
+        if value.is_floating_point()
+        else value.numpy()
+        for name, value in module.state_dict().items()
+        if name not in (TABLE, OFFSETS)
+    }
+
+
+def _bits(value: Any) -> Any:
+    """Return the integer dtype of the same size: numpy has no bfloat16."""
+    import torch
+
+    return {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]

@@ -1,0 +1,109 @@
+"""Writes safetensors files as a stream: header first, then each tensor chunk by chunk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from engram.files import Progress
+
+# Names of dtypes in safetensors headers, and bytes of one value.
+TAGS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {
+    "int64": "I64",
+    "int32": "I32",
+}
+TAG_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4}
+
+Chunk = Any  # anything with the buffer protocol
+# Chunks of one tensor, each made when its function is called, on whatever thread.
+Chunks = Sequence[Callable[[], Chunk]]
+
+
+@dataclass(frozen=True)
+class TensorStream:
+    """One tensor that is to be written.
+
+    Attributes:
+        name: Name in the file.
+        tag: Dtype as safetensors names it, such as BF16.
+        shape: Sizes of the dimensions.
+        chunks: Makers of its bytes, in order.
+    """
+
+    name: str
+    tag: str
+    shape: tuple[int, ...]
+    chunks: Chunks
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return prod(self.shape) * TAG_BYTES[self.tag]
+
+
+def plan_shards(
+    tensors: Sequence[TensorStream], max_shard_bytes: int
+) -> list[tuple[str, list[TensorStream]]]:
+    """Distribute tensors over files, in order; a tensor above the bound has a file of its own.
+
+    Returns:
+        File name and tensors of every shard.
+    """
+    shards: list[list[TensorStream]] = []
+    for tensor in tensors:
+        used = sum(item.size_bytes for item in shards[-1]) if shards else 0
+        if not shards or used + tensor.size_bytes > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(tensor)
+    count = len(shards)
+    return [
+        (f"engram-{index:05d}-of-{count:05d}.safetensors", shard)
+        for index, shard in enumerate(shards, start=1)
+    ]
+
+
+def write_shard(path: Path, tensors: Sequence[TensorStream], progress: Progress | None) -> None:
+    """Write one safetensors file; while a chunk is written the next ones are made.
+
+    Args:
+        path: The file, which must not be there.
+        tensors: What it holds.
+        progress: Told the bytes of every chunk written.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.size_bytes
+        header[tensor.name] = {
+            "dtype": tensor.tag,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for chunk in _made_ahead(maker for tensor in tensors for maker in tensor.chunks):
+            file.write(chunk)
+            if progress is not None:
+                progress(memoryview(chunk).nbytes, None)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _made_ahead(makers: Iterator[Callable[[], Chunk]]) -> Iterator[Chunk]:
+    """Yield what the makers make, in order, two chunks being made at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: list[Future[Chunk]] = []
+        for maker in makers:
+            waiting.append(pool.submit(maker))
+            if len(waiting) > 2:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()

@@ -1,0 +1,218 @@
+"""Checks that a checkpoint's memory is wired right: from headers, and with its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses, map_digest
+from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
+from engram.checkpoints.base import read_config
+from engram.checkpoints.memory import OFFSETS, TOKEN_MAP, memory_tensors
+from engram.config import EngramConfig
+from engram.errors import EngramError, LayoutError, MissingFileError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        name: What, in a word or two.
+        ok: The verdict; None for what could not be checked.
+        detail: What was found, or why it could not be checked.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """An attached folder as its files describe it."""
+
+    folder: Path
+    config: EngramConfig
+    addresses: Addresses
+    layers_path: str
+    tensors: dict[str, tuple[Path, TensorInfo]]
+
+    def read(self, name: str, dtype: str) -> NDArray[Any]:
+        path, info = self.tensors[name]
+        return np.memmap(path, dtype=dtype, mode="r", offset=info.start, shape=info.shape)
+
+    def name(self, layer_id: int, part: str) -> str:
+        return f"{self.layers_path}.{layer_id}.engram.{part}"
+
+
+def verify(folder: Path, *, weights: bool = True) -> Iterator[Check]:
+    """Check an attached folder. Base tensors are not judged.
+
+    Args:
+        folder: An attached checkpoint.
+        weights: Load the model and compare its ways of running, beside what headers tell.
+
+    Yields:
+        A check at a time, in order.
+
+    Raises:
+        MissingFileError: There is no such folder.
+        LayoutError: The folder has no memory.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder} is not a folder.", "Give an attached checkpoint.")
+    settings = read_config(folder).get("engram")
+    if settings is None:
+        raise LayoutError(
+            f"{folder} has no memory in its config.json.",
+            "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
+            folder=str(folder),
+        )
+    memory: _Memory | None = None
+    try:
+        memory = _Memory(
+            folder,
+            EngramConfig.from_dict(settings["config"]),
+            Addresses.from_dict(settings["addresses"]),
+            str(settings["layers_path"]),
+            _memory_tensors_on_disk(folder),
+        )
+    except (EngramError, KeyError, TypeError, ValueError) as error:
+        yield Check("settings", False, _what(error))
+        return
+    yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
+    for name, check in _HEADER_CHECKS.items():
+        yield _run(name, lambda check=check: check(memory))  # type: ignore[misc]
+    if weights:
+        from engram.checkpoints.behaviour import behaviour_checks
+
+        yield from behaviour_checks(folder)
+
+
+def _run(name: str, check: Callable[[], tuple[bool | None, str]]) -> Check:
+    try:
+        ok, detail = check()
+    except (EngramError, OSError, KeyError, ValueError) as error:
+        ok, detail = False, _what(error)
+    return Check(name, ok, detail)
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, EngramError):
+        return error.message
+    return f"{type(error).__name__}: {error}"
+
+
+def _memory_tensors_on_disk(folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
+    """Find the memory's tensors the way transformers finds them."""
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.is_file():
+        headers = {single: read_header(single)}
+        return {
+            name: (path, info)
+            for path, header in headers.items()
+            for name, info in header.items()
+            if ".engram." in name
+        }
+    if not index.is_file():
+        raise MissingFileError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}.")
+    weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+    wanted = {name: file for name, file in weight_map.items() if ".engram." in name}
+    outside = [file for file in wanted.values() if Path(file).name != file]
+    if outside:
+        raise LayoutError(f"The index names a file outside of the folder: {outside[0]}")
+    missing = sorted({file for file in weight_map.values() if not (folder / file).is_file()})
+    if missing:
+        raise MissingFileError(f"The index names {', '.join(missing)}, which is not there.")
+    found = {file: read_header(folder / file) for file in sorted(set(wanted.values()))}
+    absent = sorted(name for name, file in wanted.items() if name not in found[file])
+    if absent:
+        raise MissingFileError(f"{absent[0]} is not in {wanted[absent[0]]}, which the index names.")
+    return {name: (folder / file, found[file][name]) for name, file in wanted.items()}
+
+
+def _check_sizes(memory: _Memory) -> tuple[bool, str]:
+    from engram.addressing.primes import head_primes, stored_rows
+
+    expected = head_primes(memory.config, memory.addresses.layer_ids)
+    for layer in memory.addresses.layers:
+        primes = tuple(map(tuple, expected[layer.layer_id]))
+        if primes != layer.primes:
+            return False, f"layer {layer.layer_id}: the primes are not those of the config"
+        rows = stored_rows(expected[layer.layer_id], memory.config.row_multiple)
+        if rows != layer.stored_rows:
+            return False, f"layer {layer.layer_id}: {layer.stored_rows} stored rows, not {rows}"
+    by_layer = [layer.hash_rows for layer in memory.addresses.layers]
+    return True, f"primes follow from the config; rows by layer {by_layer}"
+
+
+def _check_constants(memory: _Memory) -> tuple[bool, str]:
+    from engram.addressing.multipliers import multipliers
+
+    ids = memory.addresses.layer_ids
+    expected = multipliers(memory.config, memory.addresses.vocab_size, ids)
+    wrong = [i for i in memory.addresses.layers if expected[i.layer_id] != i.multipliers]
+    if wrong:
+        return False, f"layer {wrong[0].layer_id}: the multipliers are not those of the config"
+    for layer in memory.addresses.layers:
+        stored = memory.read(memory.name(layer.layer_id, OFFSETS), "<i8")
+        if tuple(stored.tolist()) != layer.offsets:
+            return False, f"layer {layer.layer_id}: the offsets are not those of its primes"
+    return True, "multipliers follow from seed and vocabulary, offsets from the primes"
+
+
+def _check_tensors(memory: _Memory) -> tuple[bool, str]:
+    expected = memory_tensors(memory.config, memory.addresses, memory.layers_path)
+    problems = [f"{name} is missing" for name in expected if name not in memory.tensors]
+    problems += [f"{name} is not wired" for name in memory.tensors if name not in expected]
+    for name, (tag, shape) in expected.items():
+        info = memory.tensors[name][1] if name in memory.tensors else None
+        if info is not None and info.shape != shape:
+            problems.append(f"{name} is {list(info.shape)}, not {list(shape)}")
+        elif info is not None and tag.startswith("I") != info.dtype.startswith("I"):
+            problems.append(f"{name} is {info.dtype}, not {tag}")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return False, problems[0] + more
+    return True, f"{len(expected)} tensors with the right names and shapes"
+
+
+def _check_token_map(memory: _Memory) -> tuple[bool, str]:
+    addresses = memory.addresses
+    if addresses.map_sha256 is None:
+        return True, "this layout hashes raw ids"
+    stored = memory.read(memory.name(addresses.layer_ids[0], TOKEN_MAP), "<i4")
+    if map_digest(np.asarray(stored)) != addresses.map_sha256:
+        return False, "the stored token map is not the one of the fingerprint"
+    return True, f"{addresses.raw_vocab_size} ids onto {addresses.vocab_size}"
+
+
+def _check_tokenizer(memory: _Memory) -> tuple[bool | None, str]:
+    from engram.addressing.tokenizer_files import load_tokenizer
+    from engram.addressing.vocabulary import compressed_map
+
+    if memory.addresses.map_sha256 is None:
+        return None, "this layout hashes raw ids, whatever the tokenizer"
+    try:
+        tokenizer = load_tokenizer(memory.folder)
+    except MissingFileError as error:
+        return None, f"not checked: {error.message}"
+    if map_digest(compressed_map(tokenizer)) != memory.addresses.map_sha256:
+        return False, "the folder's tokenizer is not the one that the memory was made with"
+    return True, "the folder's tokenizer gives the same token map"
+
+
+_HEADER_CHECKS: dict[str, Callable[[_Memory], tuple[bool | None, str]]] = {
+    "sizes": _check_sizes,
+    "tensors": _check_tensors,
+    "constants": _check_constants,
+    "token map": _check_token_map,
+    "tokenizer": _check_tokenizer,
+}

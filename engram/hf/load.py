@@ -1,0 +1,59 @@
+"""Loads attached checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engram.errors import LayoutError, MissingFileError
+from engram.hf.models import model_classes
+
+
+def load(model: str | Path, *, revision: str | None = None, **kwargs: Any) -> Any:
+    """Load an attached checkpoint as a transformers model.
+
+    Args:
+        model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote.
+        revision: Branch, tag or commit on the hub.
+        **kwargs: What `from_pretrained` takes: dtype (the checkpoint's own by default),
+        device_map...
+
+    Returns:
+        A `PreTrainedModel` in evaluation mode.
+
+    Raises:
+        MissingFileError: There is no such folder or model.
+        LayoutError: It has no memory.
+        MismatchError: Its memory is incomplete, or its addresses are not those of its fingerprint.
+    """
+    config = _read_config(model, revision)
+    if "engram" not in config:
+        raise LayoutError(
+            f"{model} has no memory.",
+            "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
+            model=str(model),
+        )
+    _, model_class = model_classes(config["model_type"])
+    kwargs.setdefault("dtype", "auto")
+    return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+
+
+def _read_config(model: str | Path, revision: str | None) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    path = Path(model)
+    if not path.is_dir() and (isinstance(model, Path) or model.startswith((".", "/"))):
+        raise MissingFileError(
+            f"{model} is not a folder with a checkpoint.", "Check the path.", model=str(model)
+        )
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(model, revision=revision or "main")
+    except (OSError, json.JSONDecodeError) as error:
+        raise MissingFileError(
+            f"The config of {model} cannot be read: {str(error).splitlines()[0]}",
+            "Give the folder of an attached checkpoint, or its hub id.",
+            model=str(model),
+        ) from None
+    config: dict[str, Any] = values
+    return config

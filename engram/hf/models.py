@@ -1,0 +1,205 @@
+"""Model classes: any causal language model of transformers, with memories.
+
+For a base of type ``llama`` there are `EngramLlamaConfig` (``model_type: engram_llama``, our
+settings under the key ``engram``) and `EngramLlamaForCausalLM`. Both are made from transformers'
+own classes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engram.addressing.addresses import Addresses
+from engram.config import EngramConfig
+from engram.errors import LayoutError, MismatchError
+from engram.hf.wiring import wire
+from engram.nn import EngramModule
+
+MODEL_TYPE_PREFIX = "engram_"
+REMOTE_MODULE = "modeling_engram"
+
+# Families that `import engram.hf` makes known to transformers' Auto classes; others become known
+# when a checkpoint of theirs is attached to or loaded by this toolkit.
+FAMILIES = ("gpt2", "llama")
+
+
+class EngramForCausalLM:
+    """Mixed into a causal language model's class: builds, loads and saves it with its memories."""
+
+    config: Any
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        settings = config.engram
+        if not settings:
+            raise MismatchError(
+                f"The config of this {type(self).__name__} has no memory.",
+                "Attach one first: engram attach MODEL -c CONFIG -o FOLDER",
+            )
+        addresses = Addresses.from_dict(settings["addresses"])
+        wire(self, EngramConfig.from_dict(settings["config"]), addresses)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does; a missing tensor of the memory is an error, not a warning.
+
+        Raises:
+            MismatchError: Tensors of the memory are missing or have another shape, or the token map
+                is not the one of the fingerprint.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(  # type: ignore[misc]
+            *args, output_loading_info=True, **kwargs
+        )
+        wrong = [name for name in info["missing_keys"] if ".engram." in name]
+        wrong += [str(item[0]) for item in info["mismatched_keys"] if ".engram." in str(item[0])]
+        if wrong:
+            raise MismatchError(
+                f"{len(wrong)} tensors of the memory are missing or have another shape, such as "
+                f"{sorted(wrong)[0]}.",
+                f"Check the folder: engram verify {args[0] if args else ''}",
+                tensors=sorted(wrong),
+            )
+        model.check_token_map()
+        return (model, info) if wants_info else model
+
+    def check_token_map(self) -> None:
+        """Compare the token map that was loaded with the fingerprint.
+
+        Raises:
+            MismatchError: It is another tokenizer's.
+        """
+        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        addresses = decoder.engram_ids.addresses
+        token_map = decoder.engram_token_map
+        if token_map is not None and token_map.device.type != "meta":
+            addresses.with_map(token_map.cpu().numpy())
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save as transformers does, with the small module that `trust_remote_code` loads."""
+        self.config.auto_map = auto_map(type(self.config), type(self))
+        result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        name, text = remote_module(type(self.config), type(self))
+        Path(save_directory, name).write_text(text, encoding="utf-8")
+        return result
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Any, *args: Any, attention_mask: Any = None, **kwargs: Any
+    ) -> Any:
+        """Prepare as transformers does, and keep the 2-D mask that static caches turn into 4-D."""
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, *args, attention_mask=attention_mask, **kwargs
+        )
+        if attention_mask is not None and attention_mask.ndim == 2:
+            inputs["engram_mask"] = attention_mask
+        return inputs
+
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)  # type: ignore[misc]
+        if isinstance(module, EngramModule):
+            module.reset_parameters("identity")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Do nothing: the module in the folder imports this package instead of a copy of it."""
+
+
+def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
+    """Make the classes for a base model type, and make them known to transformers' Auto classes.
+
+    Args:
+        model_type: The base's type, such as ``llama``; or ours, ``engram_llama``.
+
+    Returns:
+        The config class and the model class.
+
+    Raises:
+        LayoutError: transformers has no causal language model of that type.
+    """
+    return _make_classes(model_type.removeprefix(MODEL_TYPE_PREFIX))
+
+
+@cache
+def _make_classes(model_type: str) -> tuple[type[Any], type[Any]]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+    try:
+        base_config = CONFIG_MAPPING[model_type]
+        base_model: type[Any] = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
+    except KeyError:
+        raise LayoutError(
+            f"The installed transformers has no causal language model of type {model_type!r}.",
+            "Install a transformers that has it: pip install -U transformers",
+            model_type=model_type,
+        ) from None
+    config_class: Any = type(
+        f"Engram{base_config.__name__}",
+        (base_config,),
+        {
+            "__module__": __name__,
+            "__annotations__": {"engram": dict[str, Any] | None},
+            "model_type": MODEL_TYPE_PREFIX + model_type,
+            "engram": None,
+            "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
+        },
+    )
+    model_class = type(
+        f"Engram{base_model.__name__}",
+        (EngramForCausalLM, base_model),
+        {"__module__": __name__, "config_class": config_class},
+    )
+    _register_conversions(model_type)
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    if base_config in TOKENIZER_MAPPING and TOKENIZER_MAPPING[base_config] is not None:
+        AutoTokenizer.register(
+            config_class, fast_tokenizer_class=TOKENIZER_MAPPING[base_config], exist_ok=True
+        )
+    return config_class, model_class
+
+
+def _register_conversions(model_type: str) -> None:
+    """Let our type load the base's tensor names as the base does."""
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    mapping = get_checkpoint_conversion_mapping(model_type)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(
+            MODEL_TYPE_PREFIX + model_type, mapping, overwrite=True
+        )
+
+
+def auto_map(config_class: type[Any], model_class: type[Any]) -> dict[str, str]:
+    """Return what config.json tells `trust_remote_code` about our classes."""
+    return {
+        "AutoConfig": f"{REMOTE_MODULE}.{config_class.__name__}",
+        "AutoModelForCausalLM": f"{REMOTE_MODULE}.{model_class.__name__}",
+    }
+
+
+def remote_module(config_class: type[Any], model_class: type[Any]) -> tuple[str, str]:
+    """Return name and text of the module that `trust_remote_code` runs.
+
+    It imports the installed toolkit instead of carrying a copy of it.
+    """
+    text = (
+        '"""Loads this checkpoint through the installed toolkit: pip install engram-toolkit."""\n\n'
+        "from engram.hf import model_classes\n\n"
+        f"{config_class.__name__}, {model_class.__name__} = "
+        f'model_classes("{config_class.model_type}")\n'
+    )
+    return f"{REMOTE_MODULE}.py", text
+
+
+def register_families() -> None:
+    """Make the known families loadable by transformers' Auto classes and pipelines."""
+    for model_type in FAMILIES:
+        model_classes(model_type)

@@ -1,0 +1,160 @@
+"""`engram attach`: writes a checkpoint with a memory beside its base's untouched weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from engram.errors import UsageError
+from engram.units import format_bytes, format_count
+from engram_cli.options import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+)
+from engram_cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engram.checkpoints.attach import AttachPlan
+
+SCHEMA = "engram.attach/1"
+
+
+def attach(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Base: a Hugging Face folder, or a hub id.")
+    ],
+    config: ConfigOption = None,
+    output: OutputOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--tokenizer", help="The model's tokenizer. Default: the one in its folder."
+        ),
+    ] = None,
+    init: Annotated[
+        Literal["identity", "paper"],
+        typer.Option(help="identity: the model's output stays as it was until trained further."),
+    ] = "identity",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="dtype of the memory: float32, bfloat16, float16. Default: the base's."),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Load both models afterwards and compare their logits."),
+    ] = False,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Attach a memory to a checkpoint: a new folder that transformers loads.
+
+    The base's weight files are copied or linked, never decoded; the memory is written beside them
+    as a stream, so that memory use does not grow with the model.
+
+    Examples:
+        $ engram attach ./model -c config.yaml -o attached
+        $ engram attach ./model -c config.yaml -o attached-bf16 --dtype bfloat16 --verify
+        $ engram attach ./model -c config.yaml -o planned --link --dry-run --json
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    if config is None:
+        raise UsageError(
+            "attach needs the memory's config.",
+            "engram config new TEMPLATE --model MODEL -o config.yaml, then -c config.yaml",
+        )
+    if output is None:
+        raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    from engram.checkpoints import attach as attaching
+    from engram.templates import load_config
+
+    plan = attaching.plan(
+        model,
+        load_config(config),
+        output,
+        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+        init=init,
+        dtype=dtype,
+        link=link,
+        revision=revision,
+    )
+    difference = None
+    if not dry_run:
+        with out.progress("Writing", unit="B") as step:
+            attaching.write(plan, overwrite=overwrite, progress=step)
+        if verify:
+            from engram.checkpoints.compare import max_logit_difference
+
+            difference = max_logit_difference(plan.base.folder, output)
+    payload = {
+        "schema": SCHEMA,
+        "plan": _plan(plan, dry_run),
+        "files": plan.files(),
+        "added_params": plan.added_params,
+        "max_logit_difference": difference,
+    }
+    out.result(payload, lambda console: _show(console, plan, dry_run, difference))
+    if difference and init == "identity":
+        out.warn("the logits changed, although the memory should start as the identity")
+        raise typer.Exit(5)
+
+
+def _plan(plan: AttachPlan, dry_run: bool) -> dict[str, Any]:
+    attachment = plan.attachment
+    return {
+        "base": str(plan.base.folder),
+        "base_params": plan.base.params,
+        "output": str(plan.output),
+        "written": not dry_run,
+        "written_bytes": plan.written_bytes,
+        "added_bytes": plan.added_bytes,
+        "dtype": attachment.config.table_dtype,
+        "layers_path": attachment.model_config["engram"]["layers_path"],
+        "layer_ids": attachment.addresses.layer_ids,
+        "layer_rows": [layer.stored_rows for layer in attachment.addresses.layers],
+        "fingerprint": attachment.addresses.fingerprint,
+    }
+
+
+def _show(console: Console, plan: AttachPlan, dry_run: bool, difference: float | None) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("file", "size", "what"):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    what = {"copied": "base, copied", "linked": "base, linked", "memory": "memory"}
+    for file in plan.files():
+        table.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
+    console.print(table)
+    config = plan.attachment.config
+    layers = ", ".join(map(str, plan.attachment.addresses.layer_ids))
+    base, added = plan.base.params, plan.added_params
+    share = added / (base + added)
+    verb = "Would attach" if dry_run else "Attached"
+    console.print(
+        f"\n{verb} {format_count(added)} parameters ({added:,}; {share:.1%} of the whole) to "
+        f"layers {layers} in {config.table_dtype}."
+    )
+    if difference is not None:
+        same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
+        console.print(f"Logits: {same}.")
+    if not dry_run:
+        console.print(f"Next: engram verify {plan.output}")

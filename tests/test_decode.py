@@ -1,0 +1,198 @@
+"""Cached, chunked, batched and cropped runs equal the full one, whatever the weights."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from transformers import DynamicCache
+
+import engram
+from engram.errors import InputError, MismatchError
+
+LENGTH = 23
+
+
+@pytest.fixture(scope="module", params=sorted(tiny.SIZES))
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    attached = tiny.attached_model(tiny.base_model(request.param, folder / "base"), folder / "out")
+    return tiny.randomise(engram.load(attached)).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(3, tiny.VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(5))
+
+
+def full(model, ids, **kwargs):
+    return model(input_ids=ids, use_cache=False, **kwargs).logits
+
+
+def pieces(model, ids, sizes, past=None):
+    logits, start = [], 0
+    for size in sizes:
+        out = model(input_ids=ids[:, start : start + size], past_key_values=past, use_cache=True)
+        past, start = out.past_key_values, start + size
+        logits.append(out.logits)
+    return torch.cat(logits, dim=1), past
+
+
+def assert_same(got, expected):
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_the_memory_matters_at_every_position(model, ids):
+    """Without this, every other test here could pass with a memory that is not read."""
+    before = full(model, ids)
+    decoder = model.get_decoder()
+    module = decoder.engram_layers[1].engram
+    kept = module.value_proj.weight.clone()
+    module.value_proj.weight.mul_(0.5)
+    after = full(model, ids)
+    module.value_proj.weight.copy_(kept)
+    assert ((before - after).abs().amax(dim=-1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("sizes", [[1] * LENGTH, [7, 1, 5, 10], [22, 1], [2, 2, 19], [LENGTH]])
+def test_cached_equals_full(model, ids, sizes):
+    assert_same(pieces(model, ids, sizes)[0], full(model, ids))
+
+
+def test_crop_and_continue(model, ids):
+    _, past = pieces(model, ids, [15])
+    past.crop(-6)
+    logits, past = pieces(model, ids[:, 9:], [4, 1, 9], past)
+    assert_same(logits, full(model, ids)[:, 9:])
+    past.crop(-(LENGTH - 1))
+    assert_same(pieces(model, ids[:, 1:], [LENGTH - 1], past)[0], full(model, ids)[:, 1:])
+
+
+def test_reset_starts_a_new_text(model, ids):
+    _, past = pieces(model, ids, [LENGTH])
+    past.reset()
+    past = DynamicCache(config=model.config)
+    assert_same(pieces(model, ids, [4, 19], past)[0], full(model, ids))
+
+
+def test_reorder_select_and_repeat(model, ids):
+    _, past = pieces(model, ids, [9])
+    past.reorder_cache(torch.tensor([1, 0]))
+    assert_same(pieces(model, ids.flip(0)[:, 9:], [14], past)[0], full(model, ids.flip(0))[:, 9:])
+    _, past = pieces(model, ids, [9])
+    past.batch_repeat_interleave(2)
+    past.batch_select_indices(torch.tensor([0, 3]))
+    assert_same(pieces(model, ids[:, 9:], [14], past)[0], full(model, ids)[:, 9:])
+
+
+def test_left_padded_rows_equal_the_rows_alone(model, ids):
+    pads = 6
+    row = torch.cat([torch.full((1, pads), 77), ids[:1, :-pads]], dim=1)
+    batch = torch.cat([row, ids[1:]])
+    mask = torch.ones_like(batch)
+    mask[0, :pads] = 0
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    logits = full(model, batch, attention_mask=mask, position_ids=positions)
+    assert_same(logits[:1, pads:], full(model, ids[:1, :-pads]))
+    assert_same(logits[1:], full(model, ids[1:]))
+    # The same, with a cache, in two calls.
+    first = model(
+        input_ids=batch[:, :8],
+        attention_mask=mask[:, :8],
+        position_ids=positions[:, :8],
+        use_cache=True,
+    )
+    second = model(
+        input_ids=batch[:, 8:],
+        attention_mask=mask,
+        position_ids=positions[:, 8:],
+        past_key_values=first.past_key_values,
+    )
+    assert_same(torch.cat([first.logits, second.logits], dim=1)[:1, pads:], logits[:1, pads:])
+
+
+def test_greedy_generation_with_and_without_cache(model, ids):
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}
+    with_cache = model.generate(ids, use_cache=True, **options)
+    without = model.generate(ids, use_cache=False, **options)
+    assert torch.equal(with_cache, without)
+    assert with_cache.shape[1] == LENGTH + 12
+
+
+def test_generation_of_uneven_rows(model, ids):
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}
+    short = ids[:1, :11]
+    batch = torch.cat([torch.cat([torch.full((1, 12), 2), short], dim=1), ids[1:]])
+    mask = torch.ones_like(batch)
+    mask[0, :12] = 0
+    together = model.generate(batch, attention_mask=mask, **options)
+    assert torch.equal(together[:1, 12:], model.generate(short, **options))
+    assert torch.equal(together[1:], model.generate(ids[1:], **options))
+
+
+def test_packed_documents_do_not_see_each_other(model, ids):
+    """The memory restarts where position ids do; attention is another matter, so compare ids."""
+    decoder = model.get_decoder()
+    positions = torch.cat([torch.arange(9), torch.arange(LENGTH - 9)])[None].expand(2, -1)
+    from engram.hf.wiring import document_starts
+
+    starts = document_starts(positions, ids)
+    hashed = decoder.engram_ids(ids, decoder.engram_token_map, None, starts, None)
+    alone = decoder.engram_ids(ids[:, 9:], decoder.engram_token_map, None, None, None)
+    assert torch.equal(hashed[:, 9:], alone)
+    assert starts.sum() == 2
+
+
+def test_embeddings_without_ids_are_refused(model, ids):
+    embedded = model.get_input_embeddings()(ids)
+    with pytest.raises(InputError, match="inputs_embeds"):
+        model(inputs_embeds=embedded)
+    assert_same(
+        model(inputs_embeds=embedded, engram_input_ids=ids, use_cache=False).logits,
+        full(model, ids),
+    )
+
+
+def test_a_cache_that_the_memory_did_not_see_is_refused(model, ids):
+    past = DynamicCache(config=model.config)
+    layer_shape = (2, 2 if model.config.model_type == "engram_llama" else 4, 3, 8)
+    for layer_id in range(model.config.num_hidden_layers):
+        past.update(torch.zeros(layer_shape), torch.zeros(layer_shape), layer_id)
+    with pytest.raises(MismatchError, match="3 tokens"):
+        model(input_ids=ids, past_key_values=past)
+
+
+def test_training_reaches_every_weight_of_the_memory(model, ids):
+    model.requires_grad_(True)
+    try:
+        model.train()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        for name, parameter in model.named_parameters():
+            if ".engram." in name:
+                assert parameter.grad is not None, name
+                assert parameter.grad.abs().sum() > 0, name
+    finally:
+        model.zero_grad()
+        model.eval().requires_grad_(False)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model, ids):
+    model.requires_grad_(True)
+    gradients = []
+    try:
+        model.train()
+        for checkpointing in (False, True):
+            if checkpointing:
+                model.activation_checkpointing_enable()
+            model.zero_grad()
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+            gradients.append(
+                {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            )
+    finally:
+        model.activation_checkpointing_disable()
+        model.zero_grad()
+        model.eval().requires_grad_(False)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
