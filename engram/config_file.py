@@ -59,14 +59,15 @@ def read_values(path: Path | str) -> dict[str, Any]:
     return found.values
 
 
-def dump_config(config: EngramConfig, *, comments: bool = True) -> str:
+def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "") -> str:
     """Write a config as YAML that `read_config` reads back equal.
 
     Args:
         config: The config.
         comments: Explain every key in the line above it.
+        title: What the config is, for the first line.
     """
-    lines = []
+    lines = [f"# {title}"] if title else []
     for key, value in config.to_dict().items():
         if comments and key in CONFIG_KEYS:
             lines.append(f"\n# {CONFIG_KEYS[key]}")
@@ -76,10 +77,12 @@ def dump_config(config: EngramConfig, *, comments: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_config(path: Path | str, config: EngramConfig, *, comments: bool = True) -> None:
-    """Write a config file, whole or not at all; one that is there is replaced."""
+def write_config(
+    path: Path | str, config: EngramConfig, *, comments: bool = True, title: str = ""
+) -> None:
+    """Write a config file as `dump_config` does, whole or not at all; one there is replaced."""
     with atomic_write(Path(path), "w") as file:
-        file.write(dump_config(config, comments=comments))
+        file.write(dump_config(config, comments=comments, title=title))
 
 
 def _scalar(value: Any) -> str:

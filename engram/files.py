@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -33,9 +34,13 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         sibling.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             sibling.unlink()
+        if isinstance(error, OSError) and (
+            error.filename == str(sibling) or error.errno == errno.ENOSPC
+        ):
+            error.filename = str(path)  # the name that the user knows
         raise
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from engram_cli.params import read_plainly
+
 
 def split_examples(docstring: str | None) -> tuple[str, str]:
     """Return what a docstring says, and its examples line by line."""
@@ -34,6 +36,10 @@ class Command(TyperCommand):
         text, rest["epilog"] = split_examples(help)
         super().__init__(name, help=text, **rest)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, the help option among them."""
+        return read_plainly(super().get_params(ctx))
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples as they are: wrapped ones could not be copied."""
         _write_examples(formatter, self.epilog)
@@ -45,6 +51,10 @@ class Group(TyperGroup):
     def __init__(self, *, help: str | None = None, **rest: Any) -> None:
         text, rest["epilog"] = split_examples(help)
         super().__init__(help=text, **rest)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, the help option among them."""
+        return read_plainly(super().get_params(ctx))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples as they are: wrapped ones could not be copied."""

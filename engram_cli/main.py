@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
 
 import engram
+from engram.errors import UsageError
 from engram_cli.errors import run
 from engram_cli.help import Group, command_of, new_app
 
-# Each is the function, or the Typer app, of its own name in the module of its own name.
-COMMANDS = tuple(
-    name
-    for name in ("size", "allocate", "config", "hash", "attach", "report", "verify", "env")
-    if Path(__file__).with_name(f"{name}.py").exists()
-)
+# What `engram --help` says, without importing a command. Each is the function, or the Typer app, of
+# its own name in the module of its own name.
+COMMANDS = {
+    "size": "Find the table sizes that a budget of parameters or bytes buys.",
+    "allocate": "Split sparse parameters between experts and tables by the allocation law.",
+    "config": "List the templates, write a config, show it, check files.",
+    "hash": "Turn a text or a token corpus into hash ids, with statistics of every head.",
+    "attach": "Write a checkpoint with a memory attached to a base model.",
+    "report": "Count parameters and bytes of a config or a checkpoint, and say whether they fit.",
+    "verify": "Check that a memory is wired right: constants, sizes, weights.",
+    "env": "Show the versions and the machine, for a bug report.",
+}
 
 
 class Commands(Group):
@@ -29,6 +37,11 @@ class Commands(Group):
         """Return the names of the commands, in the order of the help."""
         return list(COMMANDS)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of that name, None when there is none."""
         if cmd_name in COMMANDS and cmd_name not in self.commands:
@@ -37,10 +50,13 @@ class Commands(Group):
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command to run; a name that is not one is answered with the nearest."""
+        """Find the command to run."""
         if args[0] not in COMMANDS:
-            for name in COMMANDS:
-                self.get_command(ctx, name)
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            raise UsageError(
+                f"{args[0]!r} is no command.",
+                f"Did you mean {near[0]}?" if near else "See engram --help.",
+            )
         return super().resolve_command(ctx, args)
 
     def main(
@@ -90,6 +106,9 @@ def engram_(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -1,0 +1,80 @@
+"""A new config from a template: fitted to a backbone, sized, and with single keys changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engram.backbone import Backbone
+from engram.config import EngramConfig
+from engram.config_file import read_values
+from engram.errors import ConfigError, UsageError
+from engram.sizing.budget import size_memory
+from engram.sizing.shape import memory_shape
+from engram.templates import template_path
+
+
+def new_config(
+    template: str,
+    *,
+    backbone: Backbone | None = None,
+    k: float | None = None,
+    budget_params: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> EngramConfig:
+    """Start from a template and change what is asked for.
+
+    Args:
+        template: Name of the template.
+        backbone: Base model to fit to: its hidden size, streams, vocabulary, tokenizer and token
+            ids, and its layers 1 and half the depth (the first of them alone where the template
+            has one layer). Without a size, the template's rows per order are kept as a multiple of
+            the vocabulary.
+        k: Rows per order as a multiple of the vocabulary.
+        budget_params: Instead, what the whole memory may have.
+        settings: Values by config key; they come last and win.
+
+    Raises:
+        ConfigError: The result is not a config, with everything that is wrong.
+        DoesNotFitError: No whole k fits the budget.
+        UsageError: More than one size is given.
+    """
+    settings = dict(settings or {})
+    sizes = {"k": k, "budget": budget_params}
+    given = [name for name, value in sizes.items() if value is not None]
+    given += [f"set {key}" for key in ("k", "engram_table_size") if key in settings]
+    if len(given) > 1:
+        raise UsageError(f"The table size is given more than once: by {', '.join(given)}.")
+    values = read_values(template_path(template))
+    if backbone is not None:
+        _fit(values, backbone)
+    if k is not None:
+        settings["k"] = k
+    if "k" in settings:
+        del values["engram_table_size"]
+    try:
+        config = EngramConfig.from_dict({**values, **settings})
+    except ConfigError as error:
+        source = f"template {template} with what was changed"
+        raise ConfigError(error.problems, source, error.hint) from None
+    return config if budget_params is None else size_memory(config, budget_params).config
+
+
+def _fit(values: dict[str, Any], backbone: Backbone) -> None:
+    """Put the backbone's own numbers in the place of the template's."""
+    shape = memory_shape(backbone, layout=values["layout"])
+    vocab_size = values["engram_vocab_size"]
+    pad_id = backbone.eos_token_id if shape.pad_id is None else shape.pad_id
+    values |= {
+        "tokenizer": shape.tokenizer,
+        "hidden_size": shape.hidden_size,
+        "engram_vocab_size": shape.engram_vocab_size,
+        "engram_table_size": [
+            round(rows / vocab_size * shape.engram_vocab_size)
+            for rows in values["engram_table_size"]
+        ],
+        "layer_ids": shape.layer_ids[: len(values["layer_ids"])],
+        "hc_mult": shape.hc_mult,
+        "pad_id": pad_id,
+        "eos_id": shape.eos_id,
+    }

@@ -1,0 +1,70 @@
+"""Reads the values of options and arguments with plain Python.
+
+Typer 0.26 and later reads every value through pydantic, whose import would double a command's
+start-up. Older releases, and parameters of other types, are left as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+
+_WHAT = {int: "a whole number", float: "a number"}
+
+
+class _PlainValue:
+    """Stands in for typer's own reader of one parameter: the same method, without pydantic."""
+
+    def __init__(self, annotation: Any, low: float | None, high: float | None) -> None:
+        self.annotation = annotation
+        self.low = low
+        self.high = high
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Read a value, or each of several."""
+        if param.multiple or param.nargs == -1:
+            return tuple(self._read(item, param, ctx) for item in value or ())
+        return None if value is None else self._read(value, param, ctx)
+
+    def _read(self, value: Any, param: Any, ctx: Any) -> Any:
+        if get_origin(self.annotation) is Literal:
+            choices = get_args(self.annotation)
+            if value not in choices:
+                raise typer.BadParameter(
+                    f"{value!r} is not one of {', '.join(map(str, choices))}.", ctx=ctx, param=param
+                )
+            return value
+        try:
+            read = self.annotation(value)
+        except ValueError:
+            raise typer.BadParameter(
+                f"{value!r} is not {_WHAT[self.annotation]}.", ctx=ctx, param=param
+            ) from None
+        below = self.low is not None and read < self.low
+        if below or (self.high is not None and read > self.high):
+            limit = f"at least {self.low}" if below else f"at most {self.high}"
+            raise typer.BadParameter(f"{read} is not {limit}.", ctx=ctx, param=param)
+        return read
+
+
+def read_plainly(params: list[Any]) -> list[Any]:
+    """Let every parameter whose type is plain be read without pydantic; return all of them."""
+    for param in params:
+        if hasattr(param, "_runtime_param"):
+            info = param.type_descriptor.parameter_info
+            annotation = param.type_descriptor.annotation
+            if get_origin(annotation) is list:
+                (annotation,) = get_args(annotation)
+            if _is_plain(annotation, info):
+                param._runtime_param = _PlainValue(annotation, info.min, info.max)
+    return params
+
+
+def _is_plain(annotation: Any, info: Any) -> bool:
+    if annotation is Path:
+        checks = (info.exists, info.writable, info.resolve_path, info.path_type)
+        return not any(checks) and info.file_okay and info.dir_okay
+    is_known = annotation in (bool, int, float, str) or get_origin(annotation) is Literal
+    return is_known and info.parser is None
