@@ -147,13 +147,14 @@ def size(
     if emit is not None:
         from engram.config_file import dump_config, write_config
 
+        title = f"Sized by engram size{f' for {backbone.name}' if backbone else ''}"
         if str(emit) == "-":
-            text = dump_config(sizing.config)
+            text = dump_config(sizing.config, title=title)
             out.result({}, lambda console: console.print(text, end="", soft_wrap=True))
             return
         if emit.exists() and not overwrite:
             raise InputError(f"{emit} is already there.", "Give --overwrite to replace it.")
-        write_config(emit, sizing.config)
+        write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
     payload = _payload(sizing, backbone)
     out.result(payload, lambda console: _show(console, sizing, payload, model, per, emit))
@@ -276,11 +277,10 @@ def _show(
         facts.add_row(
             "budget", f"{sizing.budget_params:,} parameters", part and f"{part} of the whole"
         )
-        facts.add_row(
-            "k",
-            f"{sizing.k}",
-            f"{sizing.k_fill:.4g} fills the budget (--fill 1); seed's rule {sizing.seed_rule_k}",
-        )
+        used = config.engram_table_size[0] / config.engram_vocab_size
+        whole = f"whole k {sizing.k}; " if used != sizing.k else ""
+        filling = f"{sizing.k_fill:.4g} fills the budget (--fill 1)"
+        facts.add_row("k", f"{used:.6g}", f"{whole}{filling}; seed's rule {sizing.seed_rule_k}")
     else:
         facts.add_row("k", f"{sizing.k:.6g}")
     facts.add_row("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size")

@@ -14,8 +14,8 @@ from engram.errors import DoesNotFitError, InputError
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
-from engram.sizing.weights import dense_dtype, dtype_bytes
-from engram.units import row_bytes
+from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
+from engram.units import format_bytes, row_bytes
 
 SEED_SHARE = Fraction(1, 4)
 
@@ -223,6 +223,7 @@ def _does_not_fit(
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
     needed = count_params(_with_rows(config, needed_rows))
+    needed_bytes = sum(part.size_bytes for part in config_weights(needed, config.table_dtype))
     what = (
         f"k = {needed_rows // vocab_size}"
         if needed_rows % vocab_size == 0
@@ -231,11 +232,13 @@ def _does_not_fit(
     fraction = f", or take k = {fill_rows / vocab_size:.4g} with --fill 1" if fill_rows else ""
     return DoesNotFitError(
         f"Nothing fits a budget of {budget_params:,} parameters: {what} takes "
-        f"{needed.total_params:,}, {needed.dense_params:,} of them outside of the tables.",
+        f"{needed.total_params:,} ({format_bytes(needed_bytes)}), {needed.dense_params:,} of them "
+        "outside of the tables.",
         f"Raise the budget to {needed.total_params:,}{fraction}. Fewer layers or a smaller width "
         "per order cost less.",
         budget_params=budget_params,
         smallest_budget_params=needed.total_params,
+        smallest_budget_bytes=needed_bytes,
         dense_params=needed.dense_params,
         k=0,
         k_fill=fill_rows / vocab_size,

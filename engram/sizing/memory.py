@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engram.errors import InputError, UsageError
-from engram.sizing.weights import INFERENCE_DTYPES, Group, Kind, Weights, total_of
+from engram.sizing.weights import INFERENCE_DTYPES, Group, Kind, Weights
 
 Mode = Literal["inference", "training"]
 Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
@@ -50,11 +50,13 @@ class MemoryUse:
     """Where the bytes of a model with memory are.
 
     Attributes:
+        weights: The parts, in the dtypes that they have in use.
         rows: Weights part by part, then gradients and optimiser state by group.
         assumptions: What the numbers rest on, one sentence each.
         device_memory_bytes: Memory of one device; None when it was not asked.
     """
 
+    weights: tuple[Weights, ...]
     rows: tuple[MemoryRow, ...]
     assumptions: tuple[str, ...]
     device_memory_bytes: int | None
@@ -86,6 +88,7 @@ def memory_use(
     ranks: int = 1,
     device_memory_bytes: int | None = None,
     tokens_per_step: int = TOKENS_PER_STEP,
+    freeze_base: bool = False,
 ) -> MemoryUse:
     """Place the bytes of weights, gradients and optimiser state.
 
@@ -99,6 +102,7 @@ def memory_use(
         ranks: Devices that share the rows of each table (tensor parallel).
         device_memory_bytes: Memory of one device, to be judged.
         tokens_per_step: Tokens of a training step on one rank, which bound a sparse gradient.
+        freeze_base: The base model is not trained.
 
     Raises:
         UsageError: Training tables that are on disk.
@@ -119,20 +123,25 @@ def memory_use(
         assumptions += notes
     rows = [_weight_row(part, tables, ranks) for part in weights]
     if mode == "training":
-        for group in ("table", "dense", "base"):
-            if total_of(weights, group)[0]:
-                parts = [part for part in weights if part.group == group]
-                rows += _training_rows(
-                    parts, group, optimizer, tables, ranks, n_columns, tokens_per_step
-                )
+        groups: list[Group] = ["table", "dense"] if freeze_base else ["table", "dense", "base"]
+        for group in groups:
+            parts = [part for part in weights if part.group == group and part.params]
+            rows += _training_rows(
+                parts, group, optimizer, tables, ranks, n_columns, tokens_per_step
+            )
         assumptions += _training_notes(optimizer, tokens_per_step)
+        if any(part.group == "base" for part in weights):
+            assumptions.append(f"the base model is {'frozen' if freeze_base else 'trained too'}")
     if ranks > 1:
         assumptions.append(
             f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
             "dense parts of the memory whole on every rank"
         )
     return MemoryUse(
-        rows=tuple(rows), assumptions=tuple(assumptions), device_memory_bytes=device_memory_bytes
+        weights=tuple(weights),
+        rows=tuple(rows),
+        assumptions=tuple(assumptions),
+        device_memory_bytes=device_memory_bytes,
     )
 
 

@@ -103,6 +103,7 @@ def _tokenizer(backbone: Backbone) -> str:
 
 
 def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[str, int | None]:
+    """The pad and end of text; a model without a pad (GPT-2, Llama 3) pads with its end of text."""
     if fill == "eos" and (backbone is None or backbone.eos_token_id is None):
         raise UsageError(
             "This layout reads the end-of-text token, which is not known.",
@@ -110,5 +111,7 @@ def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[st
         )
     if backbone is None:
         return {}
-    ids = {"pad_id": backbone.pad_token_id, "eos_id": backbone.eos_token_id}
+    eos_id = backbone.eos_token_id
+    pad_id = eos_id if backbone.pad_token_id is None else backbone.pad_token_id
+    ids = {"eos_id": eos_id} if fill == "eos" else {"pad_id": pad_id, "eos_id": eos_id}
     return {key: value for key, value in ids.items() if value is not None and value < vocab_size}

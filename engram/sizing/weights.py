@@ -30,6 +30,7 @@ class Weights:
         dtype: dtype of the values; None for a mixture.
         kind: How the bytes are known.
         rows: Rows of a table, padding included; 0 for other parts.
+        layer_id: The layer that the part belongs to; None for the base.
     """
 
     part: str
@@ -39,6 +40,7 @@ class Weights:
     dtype: str | None
     kind: Kind
     rows: int = 0
+    layer_id: int | None = None
 
     def cast(self, dtype: str) -> Weights:
         """The same part in another dtype; tables in quantised dtypes come with their scales."""
@@ -78,6 +80,7 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
             dtype=None,
             kind="exact",
             rows=layer.rows,
+            layer_id=layer.layer_id,
         )
         parts.append(table.cast(table_dtype))
         for name, params in layer.dense_parts.items():
@@ -88,6 +91,7 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
                 size_bytes=0,
                 dtype=None,
                 kind="exact" if around == dtype_name(table_dtype) else "nominal",
+                layer_id=layer.layer_id,
             )
             parts.append(dense.cast(around))
     return parts

@@ -1,0 +1,130 @@
+"""`engram allocate`: how much of a sparse budget the memory should get."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engram.errors import UsageError
+from engram.units import parse_count
+from engram_cli.options import JsonOption, QuietOption, VerboseOption
+from engram_cli.output import Output
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from rich.console import Console
+
+    from engram.sizing.allocation import Allocation
+
+
+def allocate(
+    total: Annotated[
+        str | None,
+        typer.Option(metavar="COUNT", help="P_tot: parameters without embedding and head, as 26B."),
+    ] = None,
+    active: Annotated[
+        str | None, typer.Option(metavar="COUNT", help="P_act: those that one token uses, as 3B.")
+    ] = None,
+    rho: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="Part that experts keep. Default: 0.75 and 0.80."),
+    ] = None,
+    experts_kept: Annotated[int | None, typer.Option(help="Routed experts kept.")] = None,
+    experts_baseline: Annotated[
+        int | None, typer.Option(help="Routed experts of the pure mixture.")
+    ] = None,
+    experts_active: Annotated[int | None, typer.Option(help="Routed experts a token uses.")] = None,
+    row_width: Annotated[
+        int | None, typer.Option(min=1, help="Also say how many table rows of this width.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Split a mixture of experts' sparse parameters between experts and memory.
+
+    P_sparse = P_tot - P_act; experts keep rho of it and the memory gets the rest. The paper's best
+    rho is 0.75 to 0.80. Expert counts give rho instead: (kept - active) / (baseline - active).
+
+    Examples:
+        $ engram allocate --total 9.9B --active 993M
+        $ engram allocate --total 9.9B --active 993M --rho 0.8 --row-width 80
+        $ engram allocate --experts-kept 55 --experts-baseline 72 --experts-active 6 --json
+    """
+    from engram.sizing.allocation import BEST_RHO, KNOWN
+    from engram.sizing.allocation import allocate as split
+
+    by_experts = _rho_from_experts(experts_kept, experts_baseline, experts_active)
+    if by_experts is not None and rho is not None:
+        raise UsageError("--rho and expert counts exclude each other.", "Give one of them.")
+    if (total is None) != (active is None) or (total is None and by_experts is None):
+        raise UsageError("Give both --total and --active.", "Expert counts alone give rho.")
+    given = by_experts if rho is None else rho
+    rhos = list(BEST_RHO) if given is None else [given]
+    sizes = None if total is None or active is None else (parse_count(total), parse_count(active))
+    splits = [] if sizes is None else [split(*sizes, value) for value in rhos]
+    points = [_point(item, row_width) for item in splits]
+    payload = {
+        "schema": "engram.allocate/1",
+        "P_tot": sizes and sizes[0],
+        "P_act": sizes and sizes[1],
+        "P_sparse": sizes and sizes[0] - sizes[1],
+        **(points[0] if points else {"rho": float(rhos[0]), "P_MoE": None, "P_Engram": None}),
+        "rho_from": "given" if rho is not None else "paper" if by_experts is None else "experts",
+        "points": points,
+        "known": [vars(known) for known in KNOWN],
+    }
+    Output(json=json, quiet=quiet, verbose=verbose).result(
+        payload, lambda console: _show(console, payload)
+    )
+
+
+def _rho_from_experts(
+    kept: int | None, baseline: int | None, active: int | None
+) -> Fraction | None:
+    from engram.sizing.allocation import rho_from_experts
+
+    if kept is None and baseline is None and active is None:
+        return None
+    if kept is None or baseline is None or active is None:
+        raise UsageError(
+            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active."
+        )
+    return rho_from_experts(kept, baseline, active)
+
+
+def _point(split: Allocation, row_width: int | None) -> dict[str, Any]:
+    point: dict[str, Any] = {
+        "rho": float(split.rho),
+        "P_MoE": split.moe_params,
+        "P_Engram": split.engram_params,
+    }
+    if row_width is not None:
+        point["table_rows"] = split.engram_params // row_width
+    return point
+
+
+def _show(console: Console, payload: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    if payload["points"]:
+        console.print(
+            f"P_sparse {payload['P_sparse']:,} = {payload['P_tot']:,} - {payload['P_act']:,}"
+        )
+        table = Table(box=None, pad_edge=False)
+        for heading in payload["points"][0]:
+            table.add_column(heading, justify="right")
+        for point in payload["points"]:
+            table.add_row(f"{point['rho']:.4g}", *(f"{point[key]:,}" for key in list(point)[1:]))
+        console.print(table)
+    else:
+        console.print(f"rho {payload['rho']:.4f}")
+    console.print("\nPublished points")
+    known = Table.grid(padding=(0, 2))
+    for item in payload["known"]:
+        known.add_row(f"  {item['what']}", item["result"], item["kind"])
+    console.print(known)
+    if payload["points"]:
+        console.print(f"\nNext: engram size --model MODEL --budget {payload['P_Engram']}")

@@ -1,0 +1,178 @@
+"""`engram report`: known sizes, what fits, and what wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import stored_folder
+
+from engram.sizing.counts import count_params
+from engram.templates import load_template
+from engram_cli.main import app
+
+KNOWN = {
+    "demo": ([10_344_164, 10_348_242], 1_324_313_984, 5_297_255_936, "float32"),
+    "engram-27b": ([36_199_972, 36_204_260], 5_792_338_560, 11_584_677_120, "bf16"),
+    "engram-40b": ([115_837_464, 115_841_428], 18_534_311_360, 37_068_622_720, "bf16"),
+    "deepseek-v4.1-flash": ([384_006_168, 384_016_682], 196_613_849_600, 202_758_032_400, "fp8"),
+    "qwen3.8-flash-next": ([320_001_536], 51_200_245_760, 102_400_491_520, "bf16"),
+}
+
+
+@pytest.fixture
+def engram(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+def answer(result, code=0):
+    assert result[0] == code, result[2]
+    return json.loads(result[1])
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_published_models(engram, name):
+    rows, table_params, table_bytes, dtype = KNOWN[name]
+    payload = answer(engram("report", name, "--dtype", dtype, "--json"))
+    assert next(iter(payload)) == "schema"
+    assert payload["schema"] == "engram.report/1"
+    assert [layer["rows"] for layer in payload["layers"]] == rows
+    totals = payload["totals"]
+    assert (totals["table_params"], totals["table_bytes"]) == (table_params, table_bytes)
+    assert sum(layer["table_bytes"] for layer in payload["layers"]) == table_bytes
+    assert totals["base_params"] is None
+    assert payload["fits"] is None
+    assert any("without the base model" in text for text in payload["assumptions"])
+
+
+def test_padding_is_told_apart(engram):
+    (layer,) = answer(engram("report", "qwen3.8-flash-next", "--json"))["layers"]
+    assert (layer["rows"], layer["hash_rows"]) == (320_001_536, 320_001_446)
+    assert layer["table_params"] == 320_001_536 * 160
+
+
+def test_rows_add_up_to_the_totals(engram):
+    payload = answer(engram("report", "gpt2", "--model", "gpt2", "--mode", "training", "--json"))
+    totals, rows = payload["totals"], payload["rows"]
+    assert sum(row["bytes"] for row in rows) == totals["total_bytes"]
+    params = sum(row["params"] or 0 for row in rows)
+    assert params == totals["engram_params"] + totals["base_params"]
+    assert totals["engram_params"] == totals["table_params"] + totals["dense_params"]
+    assert totals["engram_params"] == count_params(load_template("gpt2")).total_params
+    assert totals["base_params"] == 124_439_808
+    assert {row["kind"] for row in rows} == {"exact", "nominal"}
+    assert totals["total_bytes"] == 16 * params
+
+
+def test_reads_per_token(engram):
+    paper = answer(engram("report", "engram-27b", "--dtype", "bf16", "--json"))["reads"]
+    assert paper["rows_per_token_and_layer"] == 16
+    assert paper["bytes_per_token_and_layer"] == [2560, 2560]
+    v41 = answer(engram("report", "deepseek-v4.1-flash", "--json"))["reads"]
+    assert (v41["rows_per_token"], v41["bytes_per_token"]) == (48, 12_672)
+    assert "48 in all = 12,672 bytes" in engram("report", "deepseek-v4.1-flash")[1]
+
+
+def test_what_does_not_fit(engram):
+    words = ["report", "deepseek-v4.1-flash", "--device-memory", "80GiB"]
+    payload = answer(engram(*words, "--json"), code=5)
+    assert payload["fits"] is False
+    assert payload["totals"]["rank_gpu_bytes"] > payload["device_memory_bytes"] == 80 * 2**30
+    code, out, _ = engram(*words)
+    assert code == 5
+    assert "Fits a device of 80.00 GiB: no, 189.42 GiB on the device" in out
+    for more in (["--tp", 4], ["--tables", "cpu"], ["--tables", "disk"]):
+        assert answer(engram(*words, *more, "--json"))["fits"] is True
+
+
+def test_ranks(engram):
+    payload = answer(engram("report", "deepseek-v4.1-flash", "--tp", 4, "--json"))
+    tables = [row for row in payload["rows"] if row["part"].endswith(".table")]
+    assert sum(row["rank_bytes"] for row in tables) == 264 * (96_001_542 + 96_004_171)
+    assert payload["totals"]["table_bytes"] == 202_758_032_400
+    assert "a rank's bytes" in engram("report", "deepseek-v4.1-flash", "--tp", 4)[1]
+
+
+def test_every_line_is_labelled_for_people(engram):
+    words = ["--mode", "training", "--optimizer", "rowwise-adagrad", "--tokens-per-step", 512]
+    code, out, _ = engram("report", "engram-27b", *words)
+    assert code == 0
+    lines = [line for line in out.splitlines() if line.startswith(("layers.", "table ", "dense "))]
+    assert len(lines) == 2 * 7 + 4
+    assert all(any(kind in line for kind in ("exact", "nominal", "estimated")) for line in lines)
+    assert "512 tokens a step" in out
+    assert "without the base model" in out
+
+
+def test_config_file(engram, tmp_path):
+    file = tmp_path / "mine.yaml"
+    assert engram("size", "--model", "gpt2", "--emit", file)[0] == 0
+    payload = answer(engram("report", file, "--json"))
+    assert payload["totals"]["engram_params"] == 29_178_240
+
+
+def test_attached_folder(engram, tmp_path):
+    folder = stored_folder.write(tmp_path)
+    payload = answer(engram("report", folder, "--json"))
+    totals = payload["totals"]
+    assert [layer["layer_id"] for layer in payload["layers"]] == [3, 1]
+    assert (totals["base_params"], totals["base_bytes"]) == (800, 3200)
+    assert totals["table_bytes"] == 2 * totals["table_params"]
+    assert payload["table_dtype"] == "float16"
+    assert {row["kind"] for row in payload["rows"]} == {"exact"}
+    cast = answer(engram("report", folder, "--dtype", "float32", "--json"))["totals"]
+    assert cast["table_bytes"] == 2 * totals["table_bytes"]
+    assert cast["base_bytes"] == 3200
+    assert engram("report", folder, "--model", "gpt2")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["gpt3"], 4, "is no template"),
+        (["./nothing.yaml"], 4, "no such"),
+        (["gpt2", "--model", "./nothing"], 4, "nothing"),
+        (["gpt2", "--mode", "rest"], 2, "rest"),
+        (["gpt2", "--optimizer", "lion"], 2, "lion"),
+        (["gpt2", "--mode", "training", "--tables", "disk"], 2, "read in place"),
+        (["gpt2", "--tp", "0"], 3, "at least 1"),
+        (["gpt2", "--dtype", "float3"], 3, "float3"),
+        (["gpt2", "--device-memory", "much"], 3, "is not a size"),
+        ([], 2, "TARGET"),
+    ],
+)
+def test_wrong_input(engram, words, code, says):
+    found, out, err = engram("report", *words)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_folder_without_memory(engram, tmp_path):
+    assert engram("report", tmp_path)[0] == 4
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    code, _, err = engram("report", tmp_path)
+    assert code == 3
+    assert "engram attach" in err
+
+
+@pytest.mark.parametrize("target", ["gpt2", "folder"])
+def test_starts_without_heavy_packages(tmp_path, target):
+    target = str(stored_folder.write(tmp_path)) if target == "folder" else target
+    code = (
+        "import sys\nfrom engram_cli.main import app\n"
+        f"try: app(['report', {target!r}, '--json'])\n"
+        "except SystemExit: print([m for m in ('torch', 'transformers', 'sympy', 'numba', 'numpy',"
+        " 'tokenizers', 'safetensors') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert json.loads(done.stdout)["totals"]["table_params"] > 0

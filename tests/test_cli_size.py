@@ -1,0 +1,205 @@
+"""`engram size` and `engram allocate`: the answer, the exit code, and what wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from engram.config_file import read_config
+from engram.sizing.budget import size_memory
+from engram_cli.main import app
+
+FORBIDDEN = ("torch", "transformers", "sympy", "numba", "tokenizers", "numpy")
+
+
+@pytest.fixture
+def engram(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+def answer(result, code=0):
+    assert result[0] == code, result[2]
+    payload = json.loads(result[1])
+    assert next(iter(payload)) == "schema"
+    return payload
+
+
+def test_gpt2(engram):
+    payload = answer(engram("size", "--model", "gpt2", "--json"))
+    assert payload["schema"] == "engram.size/1"
+    assert payload["model_params"] == 124_439_808
+    assert payload["budget_params"] == 41_479_936
+    assert (payload["k"], payload["seed_rule_k"]) == (2, 2)
+    assert payload["engram_table_size"] == [100_514, 100_514]
+    assert payload["rows_per_head"] == [12_564, 12_564]
+    primes = [p for layer in payload["layers"] for heads in layer["primes"] for p in heads]
+    assert len(primes) == len(set(primes)) == 32
+    assert [layer["layer_id"] for layer in payload["layers"]] == [1, 6]
+    assert sum(layer["rows"] for layer in payload["layers"]) * 64 == payload["table_params"]
+    total = payload["table_params"] + payload["dense_params"]
+    assert payload["total_params"] == total <= payload["budget_params"]
+    assert payload["slack_params"] == payload["budget_params"] - total
+    assert 2 < payload["k_fill"] < 3
+    assert payload["share_of_whole"] == total / (total + 124_439_808)
+
+
+def test_the_seeds_hidden_size(engram):
+    result = engram("size", "--model", "gpt2", "--hidden-size", 1024, "--json")
+    payload = answer(result)
+    assert (payload["k"], payload["seed_rule_k"]) == (2, 2)
+    assert "cannot be attached" in result[2]
+
+
+def test_budgets(engram):
+    share = answer(engram("size", "--model", "gpt2", "--share", "0.5", "--json"))
+    assert share["budget_params"] == share["model_params"]
+    counted = answer(engram("size", "--model", "gpt2", "--budget", "124439808", "--json"))
+    assert counted["total_params"] == share["total_params"]
+    memory = answer(
+        engram(
+            "size", "--model", "gpt2", "--memory", "64MiB", "--dtype", "bf16", "--fill", 1, "--json"
+        )
+    )
+    assert memory["table_dtype"] == "bfloat16"
+    assert memory["budget_params"] == 2**26 // 2
+    assert 2**26 - 2**16 < memory["total_bytes"] <= 2**26
+
+
+def test_without_a_model(engram):
+    words = ["--hidden-size", 2560, "--vocab", 128_815, "--layers", "1,14", "--hc-mult", 4]
+    words += ["--dim", 640, "--rows", 2_262_400, "--per", "head", "--json"]
+    payload = answer(engram("size", *words))
+    assert payload["table_params"] == 5_792_338_560
+    assert payload["rows_per_head"] == [2_262_400] * 2
+    assert payload["engram_table_size"] == [8 * 2_262_400] * 2
+    for key in ("model_params", "budget_params", "seed_rule_k", "k_fill", "slack_params"):
+        assert payload[key] is None
+
+
+def test_k_is_per_order_or_per_head(engram):
+    order = answer(engram("size", "--model", "gpt2", "--k", 2, "--json"))
+    head = answer(engram("size", "--model", "gpt2", "--k", 2, "--per", "head", "--json"))
+    assert (order["k"], order["engram_table_size"][0]) == (2, 100_514)
+    assert (head["k"], head["rows_per_head"][0]) == (16, 100_514)
+
+
+def test_people_read_both_sizes(engram):
+    code, out, _ = engram("size", "--model", "gpt2")
+    assert code == 0
+    assert "rows per ORDER  100,514" in out
+    assert "rows per HEAD   12,564" in out
+    assert "12,569 to 12,853" in out
+    assert "18.99% of the whole" in out
+    assert "engram attach gpt2 -c engram.yaml" in out
+    _, out, _ = engram("size", "--model", "gpt2", "--per", "head")
+    assert "12569 12577" in out
+
+
+def test_emitted_config_is_the_one_that_was_sized(engram, tmp_path):
+    file = tmp_path / "engram.yaml"
+    payload = answer(engram("size", "--model", "gpt2", "--emit", file, "--json"))
+    config = read_config(file)
+    assert config.engram_table_size == payload["engram_table_size"]
+    assert size_memory(config, 41_479_936).counts.total_params == payload["total_params"]
+    before = file.read_text()
+    assert engram("size", "--model", "gpt2", "--k", 3, "--emit", file)[0] == 3
+    assert file.read_text() == before
+    assert engram("size", "--model", "gpt2", "--k", 3, "--emit", file, "--overwrite")[0] == 0
+    code, out, _ = engram("size", "--model", "gpt2", "--emit", "-")
+    assert (code, out) == (0, before)
+
+
+def test_no_k_fits(engram):
+    code, out, err = engram("size", "--model", "gpt2", "--budget", "10M", "--json")
+    payload, error = json.loads(out), json.loads(err)
+    assert code == 5
+    assert (payload["schema"], payload["fits"], payload["k"]) == ("engram.size/1", False, 0)
+    assert error["code"] == "does_not_fit"
+    needed = payload["smallest_budget_params"]
+    assert error["details"]["smallest_budget_params"] == needed
+    assert answer(engram("size", "--model", "gpt2", "--budget", needed, "--json"))["k"] == 1
+    code, out, err = engram("size", "--model", "gpt2", "--budget", "10M")
+    assert (code, out) == (5, "")
+    assert "k = 1 takes 16,300,032" in err
+    assert "--fill 1" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--budget", "1M", "--k", "2"], 2, "exclude each other"),
+        (["--k", "2", "--fill", "1"], 2, "--fill"),
+        (["--emit", "-", "--json"], 2, "stdout"),
+        (["--per", "row"], 2, "row"),
+        (["--heads", "x"], 2, "heads"),
+        (["--budget", "-5"], 3, "is not a count"),
+        (["--budget", "many"], 3, "is not a count"),
+        (["--memory", "8 apples"], 3, "is not a size"),
+        (["--share", "1"], 3, "between 0 and 1"),
+        (["--fill", "2"], 3, "fraction"),
+        (["--k", "-1"], 3, "positive"),
+        (["--k", "nan"], 3, "positive"),
+        (["--layers", "1,12"], 3, "no layer 12"),
+        (["--layers", "1;6"], 3, "list of layers"),
+        (["--heads", "7"], 3, "not a multiple"),
+        (["--dtype", "float3"], 3, "float3"),
+        (["--layout", "paper"], 3, "no layout"),
+        (["--rows", "3"], 3, "at least 2 rows"),
+    ],
+)
+def test_wrong_input(engram, words, code, says):
+    found, out, err = engram("size", "--model", "gpt2", *words)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_no_model(engram):
+    assert engram("size")[0] == 2
+    assert engram("size", "--share", "0.2")[0] == 2
+    assert engram("size", "--budget", "1M")[0] == 2
+    assert engram("size", "--model", "./no-such-folder")[0] == 4
+
+
+def test_starts_without_heavy_packages():
+    code = (
+        "import sys\nfrom engram_cli.main import app\n"
+        "try: app(['size', '--model', 'gpt2', '--json'])\n"
+        f"except SystemExit: print([m for m in {FORBIDDEN} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert json.loads(done.stdout)["k"] == 2
+
+
+def test_allocate(engram):
+    payload = answer(engram("allocate", "--total", "9.9B", "--active", "993M", "--json"))
+    assert payload["schema"] == "engram.allocate/1"
+    assert payload["P_sparse"] == payload["P_MoE"] + payload["P_Engram"] == 8_907_000_000
+    assert [point["rho"] for point in payload["points"]] == [0.75, 0.8]
+    assert payload["rho"] == 0.75
+    assert {known["kind"] for known in payload["known"]} == {"printed", "exact", "plot"}
+    words = ["--total", "100", "--active", "20", "--rho", "0.5", "--row-width", 8, "--json"]
+    assert answer(engram("allocate", *words))["table_rows"] == 5
+
+
+def test_allocate_by_experts(engram):
+    words = ["--experts-kept", 55, "--experts-baseline", 72, "--experts-active", 6]
+    payload = answer(engram("allocate", *words, "--json"))
+    assert (payload["rho"], payload["P_Engram"]) == (49 / 66, None)
+    code, out, _ = engram("allocate", *words, "--total", "26.7B", "--active", "3.8B")
+    assert code == 0
+    assert "0.7424" in out
+    assert engram("allocate", *words[:4])[0] == 2
+    assert engram("allocate", *words, "--rho", "0.5")[0] == 2
+    assert engram("allocate", "--total", "5B")[0] == 2
+    assert engram("allocate", "--total", "5B", "--active", "6B")[0] == 3

@@ -1,0 +1,153 @@
+"""Bytes by part, place and optimiser, against published numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from engram.backbone import load_backbone
+from engram.errors import InputError, UsageError
+from engram.sizing.counts import count_params
+from engram.sizing.memory import memory_use
+from engram.sizing.weights import base_weights, config_weights, dense_dtype, total_of
+from engram.templates import load_template
+
+GIB = 2**30
+
+
+def use_of(name, dtype=None, **options):
+    config = load_template(name)
+    weights = config_weights(count_params(config), dtype or config.table_dtype)
+    return memory_use(weights, n_columns=config.n_columns, **options)
+
+
+def row(use, part):
+    return next(item for item in use.rows if item.part == part)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "gib"),
+    [
+        ("engram-27b", "bf16", 10.79),
+        ("engram-40b", "bf16", 34.52),
+        ("deepseek-v4.1-flash", None, 188.83),
+        ("qwen3.8-flash-next", "bf16", 95.37),
+    ],
+)
+def test_table_bytes_as_published(name, dtype, gib):
+    assert round(total_of(use_of(name, dtype).weights, "table")[1] / GIB, 2) == gib
+
+
+@pytest.mark.parametrize(("ranks", "gib"), [(1, 188.83), (2, 94.42), (4, 47.21)])
+def test_a_ranks_part_of_the_v41_tables(ranks, gib):
+    use = use_of("deepseek-v4.1-flash", ranks=ranks)
+    tables = [item for item in use.rows if item.part.endswith(".table")]
+    assert sum(item.size_bytes for item in tables) == 202_758_032_400
+    assert round(sum(item.rank_bytes for item in tables) / GIB, 2) == pytest.approx(gib, abs=0.011)
+    rows = [384_006_168, 384_016_682]
+    assert [item.rank_bytes for item in tables] == [-(-count // ranks) * 264 for count in rows]
+
+
+def test_adam_is_16_bytes_a_parameter_in_bf16_and_in_float32():
+    for dtype in ("bfloat16", "float32"):
+        use = use_of("engram-27b", dtype, mode="training")
+        tables = [row(use, "table gradients"), row(use, "table optimizer state")]
+        size = total_of(use.weights, "table")[1] + sum(item.size_bytes for item in tables)
+        assert size == 16 * 5_792_338_560
+        assert {item.kind for item in tables} == {"nominal"}
+        assert use.total_bytes == 16 * count_params(load_template("engram-27b")).total_params
+    assert round(size / GIB, 1) == 86.3
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "per_param"), [("sgd", 2 + 2 + 4), ("momentum", 2 + 2 + 4 + 4), ("adam", 16)]
+)
+def test_dense_optimisers(optimizer, per_param):
+    use = use_of("gpt2", "bf16", mode="training", optimizer=optimizer)
+    assert use.total_bytes == per_param * count_params(load_template("gpt2")).total_params
+
+
+@pytest.mark.parametrize(("name", "gib"), [("engram-27b", 0.27), ("deepseek-v4.1-flash", 2.86)])
+def test_rowwise_adagrad_is_one_value_a_row(name, gib):
+    use = use_of(name, mode="training", optimizer="rowwise-adagrad")
+    state = row(use, "table optimizer state")
+    assert state.size_bytes == 4 * count_params(load_template(name)).rows
+    assert round(state.size_bytes / GIB, 2) == gib
+    assert row(use, "dense optimizer state").size_bytes > 0
+
+
+def test_sparse_adam_holds_two_tables():
+    use = use_of("engram-27b", "bf16", mode="training", optimizer="sparse-adam")
+    table_bytes = total_of(use.weights, "table")[1]
+    assert row(use, "table optimizer state").size_bytes == 2 * table_bytes
+
+
+def test_sparse_gradients_are_what_a_step_touches():
+    options = {"mode": "training", "optimizer": "rowwise-adagrad"}
+    use = use_of("engram-27b", "bf16", tokens_per_step=100, **options)
+    gradients = row(use, "table gradients")
+    assert gradients.size_bytes == 2 * 100 * 16 * (80 * 2 + 8)
+    assert gradients.kind == "estimated"
+    assert any("100 tokens a step" in text for text in use.assumptions)
+    every_row = use_of("gpt2", "bf16", tokens_per_step=10**9, **options)
+    rows = count_params(load_template("gpt2")).rows
+    assert row(every_row, "table gradients").size_bytes == rows * (64 * 2 + 8)
+
+
+def test_quantised_rows_are_trained_in_bfloat16():
+    use = use_of("deepseek-v4.1-flash", mode="training", optimizer="rowwise-adagrad")
+    assert total_of(use.weights, "table")[1] == 2 * 196_613_849_600
+    assert any("trained in bfloat16" in text for text in use.assumptions)
+
+
+@pytest.mark.parametrize("place", ["gpu", "cpu", "disk"])
+def test_tables_are_where_they_are_put(place):
+    use = use_of("engram-27b", "bf16", tables=place, device_memory_bytes=2**30)
+    tables, dense = (total_of(use.weights, group)[1] for group in ("table", "dense"))
+    assert use.rank_bytes(place) == tables + (dense if place == "gpu" else 0)
+    assert use.fits is (place != "gpu")
+    assert sum(use.rank_bytes(home) for home in ("gpu", "cpu", "disk")) == use.total_bytes
+
+
+def test_state_of_the_tables_goes_where_they_are():
+    use = use_of("engram-27b", "bf16", mode="training", tables="cpu")
+    assert use.rank_bytes("cpu") == 16 * 5_792_338_560
+    with pytest.raises(UsageError, match="read in place"):
+        use_of("engram-27b", mode="training", tables="disk")
+
+
+def test_fits_is_judged_to_the_byte():
+    needed = use_of("gpt2").total_bytes
+    assert use_of("gpt2").fits is None
+    assert use_of("gpt2", device_memory_bytes=needed).fits is True
+    assert use_of("gpt2", device_memory_bytes=needed - 1).fits is False
+
+
+def test_base_model_is_counted_and_may_be_frozen():
+    config, gpt2 = load_template("gpt2"), load_backbone("gpt2")
+    base = base_weights(gpt2)
+    assert (base.params, base.size_bytes, base.kind) == (gpt2.params, 4 * gpt2.params, "nominal")
+    weights = [*config_weights(count_params(config), "float32"), base]
+    options = {"n_columns": config.n_columns, "mode": "training"}
+    trained = memory_use(weights, **options)
+    frozen = memory_use(weights, **options, freeze_base=True)
+    assert trained.total_bytes - frozen.total_bytes == 12 * gpt2.params
+    assert row(memory_use(weights, **options, ranks=3), "base").rank_bytes == -(
+        -base.size_bytes // 3
+    )
+
+
+def test_dense_parts_of_quantised_tables_are_bfloat16():
+    assert [dense_dtype(name) for name in ("fp8", "int8", "bf16", "fp32")] == [
+        "bfloat16",
+        "bfloat16",
+        "bfloat16",
+        "float32",
+    ]
+    kinds = {part.group: part.kind for part in use_of("deepseek-v4.1-flash").weights}
+    assert kinds == {"table": "exact", "dense": "nominal"}
+
+
+@pytest.mark.parametrize("options", [{"ranks": 0}, {"tokens_per_step": 0}])
+def test_wrong_numbers(options):
+    with pytest.raises(InputError):
+        use_of("gpt2", **options)
