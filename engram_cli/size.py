@@ -206,6 +206,7 @@ def _size(
     heads: int,
 ) -> Sizing:
     from engram.sizing.budget import (
+        SEED_SHARE,
         memory_budget,
         memory_cost,
         rows_of_k,
@@ -222,7 +223,7 @@ def _size(
     elif "budget" in asked or backbone is None:
         budget_params = parse_count(asked["budget"])
     else:
-        budget_params = share_budget(backbone.params, asked.get("share", 0.25))
+        budget_params = share_budget(backbone.params, asked.get("share", SEED_SHARE))
     return size_memory(shape, budget_params, fill=fill)
 
 
@@ -271,6 +272,8 @@ def _show(
 
     config, counts = sizing.config, sizing.counts
     facts = Table.grid(padding=(0, 2))
+    if payload["model"] is not None:
+        facts.add_row("model", f"{payload['model_params']:,} parameters", payload["model"])
     if sizing.budget_params is not None:
         of = payload["model_params"]
         part = "" if of is None else f"{sizing.budget_params / (sizing.budget_params + of):.2%}"
@@ -287,7 +290,7 @@ def _show(
     facts.add_row(
         "rows per HEAD",
         _each(config.rows_per_head),
-        f"nominal: shared by {config.n_head_per_ngram}",
+        f"nominal: an order's rows / {config.n_head_per_ngram} heads",
     )
     facts.add_row(
         "row width",

@@ -321,3 +321,18 @@ def test_no_layer_is_an_error():
     config = replace(load_template("gpt2"), layer_ids=[])
     with pytest.raises(LayoutError):
         count_params(config)
+
+
+@pytest.mark.parametrize("name", ["demo", "engram-27b", "tiny", "gpt2"])
+def test_closed_form_equals_the_built_module(name):
+    from engram import EngramModule
+
+    config = load_template(name)
+    for layer in count_params(config).layers:
+        module = EngramModule(config, layer.primes, device="meta")
+        built = {}
+        for key, parameter in module.named_parameters():
+            part = key.split(".")[0]
+            built[part] = built.get(part, 0) + parameter.numel()
+        assert built.pop("multi_head_embedding") == layer.table_params
+        assert built == layer.dense_parts
