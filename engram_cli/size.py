@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -115,12 +116,14 @@ def size(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.backbone import load_backbone
-    from engram.sizing.shape import memory_shape
+    from engram.sizing.shape import memory_shape, tokenizer_length
 
     asked = {"budget": budget, "share": share, "memory": memory, "k": k, "rows": rows}
     asked = {name: value for name, value in asked.items() if value is not None}
     _check(asked, model, fill, emit, json)
     backbone = load_backbone(model) if model is not None else None
+    if backbone is not None:
+        backbone = replace(backbone, tokenizer_vocab_size=tokenizer_length(backbone))
     shape = memory_shape(
         backbone,
         layout=layout,

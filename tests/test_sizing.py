@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +23,7 @@ from engram.sizing.budget import (
     size_memory,
 )
 from engram.sizing.counts import count_params
-from engram.sizing.shape import default_layers, memory_shape
+from engram.sizing.shape import default_layers, memory_shape, tokenizer_length
 from engram.sizing.weights import config_weights
 from engram.templates import load_template
 
@@ -289,6 +292,25 @@ def test_shape_follows_the_model_and_the_layout():
 )
 def test_default_layers(depth, layers):
     assert default_layers(depth) == layers
+
+
+def test_tokenizer_length_of_a_folder(tmp_path):
+    from tokenizers import Tokenizer
+
+    source = Path(__file__).parent / "golden" / "tokenizers"
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2, "vocab_size": 999}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    backbone = load_backbone(tmp_path)
+    assert tokenizer_length(backbone) is None
+    assert memory_shape(backbone).engram_vocab_size == 999
+    for name in ("local_bpe", "local_word"):
+        shutil.copy(source / name / "tokenizer.json", tmp_path)
+        expected = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+        assert tokenizer_length(backbone) == expected != 999
+        assert memory_shape(backbone).engram_vocab_size == expected
+    for text in ("{", "[]", '{"model": {"vocab": 3}}'):
+        (tmp_path / "tokenizer.json").write_text(text)
+        assert tokenizer_length(backbone) is None
 
 
 def test_shapes_that_are_none():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from engram.backbone import Backbone
 from engram.config import LAYOUT_KEYS, EngramConfig
@@ -52,7 +54,7 @@ def memory_shape(
     """
     rules = get_layout(layout)
     if backbone is not None:
-        hashed = backbone.tokenizer_vocab_size if rules.hashes == "compressed" else None
+        hashed = tokenizer_length(backbone) if rules.hashes == "compressed" else None
         hidden_size = backbone.hidden_size if hidden_size is None else hidden_size
         hc_mult = backbone.hc_mult if hc_mult is None else hc_mult
         if engram_vocab_size is None:
@@ -96,6 +98,24 @@ def memory_shape(
 def default_layers(num_layers: int) -> list[int]:
     """The layers that read the memory unless told otherwise: the second and the middle one."""
     return sorted({min(1, num_layers - 1), num_layers // 2})
+
+
+def tokenizer_length(backbone: Backbone) -> int | None:
+    """The length of a model's tokenizer: the catalogue's, or that of its folder's tokenizer.json.
+
+    Returns:
+        Distinct tokens, added ones included; None when it cannot be told.
+    """
+    file = Path(backbone.source) / "tokenizer.json"
+    if backbone.tokenizer_vocab_size is not None or not file.is_file():
+        return backbone.tokenizer_vocab_size
+    try:
+        content = json.loads(file.read_bytes())
+        vocab = content["model"]["vocab"]
+        tokens = {token if isinstance(token, str) else token[0] for token in vocab}
+        return len(tokens | {added["content"] for added in content.get("added_tokens") or ()})
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
 
 
 def _tokenizer(backbone: Backbone) -> str:
