@@ -1,0 +1,106 @@
+"""How many distinct n-grams of one order a text holds: exact up to a limit, then from a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+
+DEFAULT_MOST = 2**24
+_PENDING = 2**22
+_MOST_PARTS = 64
+
+
+class DistinctWindows:
+    """A growing set of distinct windows.
+
+    Windows are kept as scattered 64-bit words in sorted arrays. When there are too many, only
+    those stay whose word ends with one more zero bit, which is a fair sample of all that were seen
+    (adaptive sampling, Flajolet 1990): the count is then an estimate.
+
+    Args:
+        order: Tokens of a window.
+        vocab_size: Size of the vocabulary that is hashed.
+        most: Distinct windows kept at once, 8 bytes each; while they are sorted they take three
+            times that and 64 MiB.
+    """
+
+    def __init__(self, order: int, vocab_size: int, most: int = DEFAULT_MOST) -> None:
+        self._vocab_size, self._most = vocab_size, most
+        others = vocab_size ** (order - 1)
+        # The fewest parts with which a part's windows fit into 64 bits; 0 when there are too many.
+        first = 2**64 // others
+        self._parts = -(-vocab_size // first) if first else 0
+        if self._parts > _MOST_PARTS:
+            self._parts = 0
+        self._sets: list[Words] = [np.empty(0, np.uint64) for _ in range(max(self._parts, 1))]
+        self._pending: list[list[Words]] = [[] for _ in self._sets]
+        self._n_pending = 0
+        self._level = 0
+
+    def add(self, slots: NDArray[np.uint32]) -> None:
+        """Add windows, ``[order, n]``: slot k holds the id k places back."""
+        from engram.corpus import kernels
+
+        words = np.empty(slots.shape[1], np.uint64)
+        part_of = np.zeros(slots.shape[1], np.uint8)
+        if self._parts:
+            kernels.pack_windows(slots, self._vocab_size, self._parts, words, part_of)
+        else:
+            kernels.hash_windows(slots, words)
+        for part, pending in enumerate(self._pending):
+            mine = words if len(self._sets) == 1 else words[part_of == part]
+            mine = self._sample(mine)
+            pending.append(mine)
+            self._n_pending += len(mine)
+        if self._n_pending >= min(_PENDING, self._most):
+            self._settle()
+
+    def count(self) -> int:
+        """Number of distinct windows added so far."""
+        self._settle()
+        return self._kept << self._level
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the count is exact."""
+        return self._level == 0 and self._parts > 0
+
+    @property
+    def relative_error(self) -> float:
+        """Two standard errors of the count, as a fraction of it."""
+        if self.is_exact or not self._kept:
+            return 0.0
+        # Different windows may share a hash where they do not fit into 64 bits.
+        hashed = 0.0 if self._parts else float(self.count()) / 2**65
+        return 2 * float(np.sqrt((1 - 0.5**self._level) / self._kept)) + hashed
+
+    @property
+    def _kept(self) -> int:
+        return sum(map(len, self._sets))
+
+    def _sample(self, words: Words) -> Words:
+        mask = np.uint64(2**self._level - 1)
+        return words[words & mask == 0] if self._level else words
+
+    def _settle(self) -> None:
+        """Put what is pending into the sets."""
+        from engram.corpus import kernels
+
+        for part, pending in enumerate(self._pending):
+            if not pending:
+                continue
+            fresh: Any = np.concatenate(pending)
+            pending.clear()
+            fresh.sort()
+            fresh = fresh[: kernels.drop_repeats(fresh)]
+            merged = np.empty(len(self._sets[part]) + len(fresh), np.uint64)
+            size = kernels.merge(self._sets[part], fresh, merged)
+            self._sets[part] = merged[:size]
+        self._n_pending = 0
+        while self._kept > self._most:
+            self._level += 1
+            self._sets = [self._sample(words) for words in self._sets]

@@ -1,0 +1,162 @@
+"""The compiled passes behind the statistics. Imported only where they are used.
+
+Shapes: N the highest n-gram order, n tokens of a batch, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit  # noqa: TID253 - this module is itself imported only when needed
+
+_CHUNK = 2048
+_ONE = np.uint64(1)
+_HALF = np.uint64(32)
+_LOW = np.uint64(2**32 - 1)
+_WORD_BITS = np.uint64(6)
+_WORD_LOW = np.uint64(63)
+_SCATTER_SHIFT = np.uint64(33)
+_SCATTER_1 = np.uint64(0xFF51AFD7ED558CCD)
+_SCATTER_2 = np.uint64(0xC4CEB9FE1A85EC53)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def lay_windows(
+    tokens: Any, boundaries: Any, token_map: Any, fill: Any, ends_after_eos: Any, slots: Any
+) -> None:
+    """Lay out what each position reads, as `addressing.reference.look_back` does.
+
+    Args:
+        tokens: Token ids of whole documents ``[n]``.
+        boundaries: Starts of the documents, and the end of the last, ``[documents + 1]``.
+        token_map: Compressed id per token id; empty where raw ids are hashed.
+        fill: The id that is read before a document.
+        ends_after_eos: Whether a document also starts behind every `fill`.
+        slots: Filled, uint32 ``[N, n]``: slot k holds the id k places back.
+    """
+    has_map = token_map.size > 0
+    for document in range(len(boundaries) - 1):
+        is_start = True
+        for t in range(boundaries[document], boundaries[document + 1]):
+            token = np.int64(tokens[t])
+            if has_map:
+                token = np.int64(token_map[token])
+            slots[0, t] = token
+            for k in range(1, slots.shape[0]):
+                slots[k, t] = fill if is_start else slots[k - 1, t - 1]
+            is_start = ends_after_eos and token == fill
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
+    """Hash the windows of one layer and order, and set the bits of the rows that are hit.
+
+    A head's bitmap is small enough to stay in cache, so that a chunk of mixes is taken head by
+    head. The remainder is that of `addressing.kernel`.
+
+    Args:
+        slots: Ids of the windows, uint32 ``[order, n]``.
+        multipliers: Of the layer, uint64 ``[order]``.
+        primes: Of the heads, uint64 ``[H]``.
+        bases: First word of each head's bitmap, int64 ``[H]``.
+        bits: The bitmaps, uint64; bit ``row % 64`` of word ``row // 64``.
+    """
+    mixes = np.empty(_CHUNK, dtype=np.uint64)
+    rows = np.empty(_CHUNK, dtype=np.uint64)
+    for begin in range(0, slots.shape[1], _CHUNK):
+        size = min(_CHUNK, slots.shape[1] - begin)
+        for i in range(size):
+            mixes[i] = np.uint64(slots[0, begin + i]) * multipliers[0]
+        for k in range(1, slots.shape[0]):
+            for i in range(size):
+                mixes[i] ^= np.uint64(slots[k, begin + i]) * multipliers[k]
+        for head in range(len(primes)):
+            prime = primes[head]
+            bar = np.uint64(_reciprocal(prime))
+            low_bar, high_bar = bar & _LOW, bar >> _HALF
+            for i in range(size):
+                low, high = mixes[i] & _LOW, mixes[i] >> _HALF
+                quotient = high * high_bar
+                quotient += (low * high_bar) >> _HALF
+                quotient += (high * low_bar) >> _HALF
+                rest = mixes[i] - quotient * prime
+                rest = min(rest, rest - prime - prime)
+                rows[i] = min(rest, rest - prime)
+            for i in range(size):
+                word = bases[head] + np.int64(rows[i] >> _WORD_BITS)
+                bits[word] |= _ONE << (rows[i] & _WORD_LOW)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _reciprocal(prime: Any) -> Any:
+    """floor(2^64 / prime), for an odd prime or 2."""
+    bar = np.uint64(2**64 - 1) // prime
+    return bar + _ONE if prime == np.uint64(2) else bar
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
+    """Turn windows into numbers, without loss, scattered over all of 64 bits.
+
+    Args:
+        slots: Ids of the windows, uint32 ``[order, n]``.
+        radix: Size of the vocabulary.
+        parts: Windows are told apart by their word among those of the same part, of which there
+            are as many.
+        words: Filled, uint64 ``[n]``.
+        part_of: Filled, uint8 ``[n]``.
+    """
+    for t in range(slots.shape[1]):
+        first = slots[0, t]
+        word = np.uint64(first // parts)
+        for k in range(1, slots.shape[0]):
+            word = word * np.uint64(radix) + np.uint64(slots[k, t])
+        words[t] = _scatter(word)
+        part_of[t] = first % parts
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def hash_windows(slots: Any, words: Any) -> None:
+    """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
+    for t in range(slots.shape[1]):
+        word = np.uint64(0)
+        for k in range(slots.shape[0]):
+            word = _scatter(word ^ np.uint64(slots[k, t] + 1))
+        words[t] = word
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _scatter(word: Any) -> Any:
+    """The finaliser of MurmurHash3: one to one."""
+    word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
+    word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_2
+    return word ^ word >> _SCATTER_SHIFT
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def drop_repeats(words: Any) -> Any:
+    """Move the distinct values of a sorted array to its front, and return how many there are."""
+    count = 0
+    for i in range(len(words)):
+        words[count] = words[i]
+        is_last = i + 1 == len(words) or words[i + 1] != words[i]
+        count += is_last
+    return count
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def merge(one: Any, other: Any, merged: Any) -> Any:
+    """Merge two sorted arrays of distinct values into a third, and return how many it holds."""
+    i = j = count = 0
+    while i < len(one) and j < len(other):
+        left, right = one[i], other[j]
+        merged[count] = min(left, right)
+        # Equal values advance both; no branch that depends on the values.
+        i += left <= right
+        j += right <= left
+        count += 1
+    for rest, start in ((one, i), (other, j)):
+        merged[count : count + len(rest) - start] = rest[start:]
+        count += len(rest) - start
+    return count

@@ -1,0 +1,77 @@
+"""Which memory a text is hashed for: a config's, or one sized for the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from engram.addressing.addresses import Addresses
+from engram.config import EngramConfig
+from engram.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+DEFAULT_TOKENIZER = "gpt2"
+_TEMPLATE = "gpt2"
+_K = 2
+
+
+def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
+    """Return the memory of the template gpt2 with tables for another tokenizer.
+
+    That is layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
+    as the tokenizer has ids.
+    """
+    from engram.templates import load_template
+
+    template = load_template(_TEMPLATE)
+    return replace(
+        template,
+        tokenizer=tokenizer.name,
+        engram_vocab_size=tokenizer.vocab_size,
+        engram_table_size=[_K * tokenizer.vocab_size] * len(template.orders),
+        pad_id=None,
+    )
+
+
+def find_memory(
+    config: EngramConfig | None,
+    tokenizer: str | None = None,
+    layer_ids: Sequence[int] | None = None,
+) -> tuple[EngramConfig, TokenizerFile, Addresses]:
+    """Put together what hashing a text needs.
+
+    Args:
+        config: The memory; one that is sized for the tokenizer when None.
+        tokenizer: Name or path of the tokenizer; the config's, or gpt2, when None.
+        layer_ids: Layers; the config's when None.
+
+    Returns:
+        The config, the tokenizer and the constants.
+
+    Raises:
+        MissingFileError: The tokenizer cannot be reached.
+        InputError: Neither the config nor the call names a tokenizer.
+        MismatchError: The config was made for a tokenizer of another length.
+    """
+    from engram.addressing.tokenizer import EngramTokenizer
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    name = tokenizer or (config.tokenizer if config is not None else DEFAULT_TOKENIZER)
+    if name is None:
+        raise InputError("The config names no tokenizer.", "Give one with -t.")
+    file = load_tokenizer(name)
+    if config is None:
+        config = sized_for(file)
+    if config.engram_vocab_size != file.vocab_size:
+        raise MismatchError(
+            f"The config is made for a tokenizer of {config.engram_vocab_size:,} ids; {file.name} "
+            f"has {file.vocab_size:,}. Its n-grams would be read from other rows.",
+            "Give the memory's own tokenizer with -t, or make a config for this one.",
+            config_vocab_size=config.engram_vocab_size,
+            tokenizer_vocab_size=file.vocab_size,
+            tokenizer=file.name,
+        )
+    return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses

@@ -1,0 +1,206 @@
+"""Token ids and hash ids of a text in shards: plain .npy files, or parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.corpus.tokenise import TokenBatch, Tokens, token_dtype
+from engram.errors import MissingPackageError
+
+Format = Literal["npy", "parquet"]
+
+SHARD_TOKENS = 2**22
+TOKEN_MAP = "token_map.npy"
+_CHUNK_TOKENS = 2**16
+
+
+def ids_dtype(addresses: Addresses) -> np.dtype[Any]:
+    """Return int32 when every hash id without offset fits it, else int64."""
+    largest = max(max(layer.heads) for layer in addresses.layers) - 1
+    return np.dtype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
+
+
+def bytes_per_token(addresses: Addresses, vocab_size: int) -> int:
+    """Bytes that one token takes in .npy shards: its id, and its hash ids in all layers."""
+    columns = len(addresses.layers) * addresses.n_columns
+    return token_dtype(vocab_size).itemsize + columns * ids_dtype(addresses).itemsize
+
+
+def check_format(format: Format) -> None:
+    """Check that a format can be written.
+
+    Raises:
+        MissingPackageError: parquet needs pyarrow.
+    """
+    if format == "parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise MissingPackageError("pyarrow", "parquet", "--format parquet") from None
+
+
+class ShardWriter:
+    """Writes the documents of a text, hashed, as shards of whole documents.
+
+    A shard ends with the first document that brings it to `shard_tokens`, so that its bytes depend
+    neither on batches nor on threads.
+
+    Args:
+        folder: An empty folder; the token map is written at once.
+        addresses: The memory's constants.
+        vocab_size: Length of the tokenizer.
+        format: npy: three files a shard (tokens ``[n]``, documents ``[documents + 1]``, ids ``[n,
+            L, C]``); parquet: one file a shard, one row a document.
+        shard_tokens: Tokens that fill a shard.
+        threads: Threads that hash.
+
+    Attributes:
+        shards: What was written, for the manifest.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        addresses: Addresses,
+        *,
+        vocab_size: int,
+        format: Format = "npy",
+        shard_tokens: int = SHARD_TOKENS,
+        threads: int = 1,
+    ) -> None:
+        from engram.addressing.hashing import Hasher
+
+        self.shards: list[dict[str, Any]] = []
+        self._folder, self._format, self._shard_tokens = folder, format, shard_tokens
+        self._hasher = Hasher(addresses, threads=threads)
+        self._addresses = addresses
+        self._token_dtype = token_dtype(vocab_size)
+        self._documents = 0
+        self._tokens: list[Tokens] = []
+        self._lengths: list[NDArray[np.int64]] = []
+        self._filled = 0
+        if addresses.token_map is not None:
+            _save(folder / TOKEN_MAP, addresses.token_map.astype(np.int32))
+
+    def add(self, batch: TokenBatch) -> None:
+        """Add documents; every shard that they fill is written."""
+        bounds, first = batch.boundaries, 0
+        while first < len(bounds) - 1:
+            room = self._shard_tokens - self._filled
+            # The first document whose end fills the shard, or the last of the batch.
+            end = int(np.searchsorted(bounds[first + 1 :], bounds[first] + room)) + first + 1
+            end = min(end, len(bounds) - 1)
+            self._tokens.append(batch.tokens[bounds[first] : bounds[end]])
+            self._lengths.append(np.diff(bounds[first : end + 1]))
+            self._filled += int(bounds[end] - bounds[first])
+            if self._filled >= self._shard_tokens:
+                self._write()
+            first = end
+
+    def close(self) -> None:
+        """Write what is left as the last shard."""
+        if self._lengths:
+            self._write()
+
+    def _write(self) -> None:
+        tokens: Any = np.concatenate(self._tokens).astype(self._token_dtype, copy=False)
+        lengths = np.concatenate(self._lengths)
+        boundaries = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        write = {"npy": self._write_npy, "parquet": self._write_parquet}[self._format]
+        files = write(tokens, boundaries)
+        self.shards.append({"documents": len(lengths), "tokens": len(tokens), **files})
+        self._documents += len(lengths)
+        self._tokens, self._lengths, self._filled = [], [], 0
+
+    def _write_npy(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
+        names = {
+            f"{kind}_file": f"{kind}-{len(self.shards):05d}.npy"
+            for kind in ("tokens", "documents", "ids")
+        }
+        _save(self._folder / names["tokens_file"], tokens)
+        _save(self._folder / names["documents_file"], boundaries)
+        shape = (len(tokens), len(self._addresses.layers), self._addresses.n_columns)
+        dtype = ids_dtype(self._addresses).str
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        cuts = range(_CHUNK_TOKENS, len(tokens) + _CHUNK_TOKENS, _CHUNK_TOKENS)
+        with (self._folder / names["ids_file"]).open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for ids in self._hash(tokens, boundaries, cuts):
+                file.write(ids.data)
+            _sync(file)
+        return names
+
+    def _write_parquet(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        name = f"shard-{len(self.shards):05d}.parquet"
+        columns = len(self._addresses.layers) * self._addresses.n_columns
+        # A row group holds whole documents, about a chunk of them.
+        steps = boundaries[1:] // _CHUNK_TOKENS
+        last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
+        cuts = boundaries[last]
+        token_type = pa.from_numpy_dtype(self._token_dtype)
+        id_type = pa.from_numpy_dtype(ids_dtype(self._addresses))
+        # Lists that count in 64 bits: the ids of one long document can be more than 2^31.
+        lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
+        schema = pa.schema({"document": pa.int64(), **lists})
+        array_of = pa.LargeListArray.from_arrays
+        first = 0
+        with (self._folder / name).open("wb") as file:
+            with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
+                chunks = zip(last, cuts, self._hash(tokens, boundaries, cuts), strict=True)
+                for end, cut, ids in chunks:
+                    start = boundaries[first]
+                    offsets = boundaries[first : end + 1] - start
+                    numbers = np.arange(first, end, dtype=np.int64) + self._documents
+                    table = pa.table(
+                        [
+                            pa.array(numbers),
+                            array_of(offsets, tokens[start:cut]),
+                            array_of(offsets * columns, ids.reshape(-1)),
+                        ],
+                        schema=schema,
+                    )
+                    writer.write_table(table)
+                    first = int(end)
+            _sync(file)
+        return {"file": name}
+
+    def _hash(
+        self, tokens: Tokens, boundaries: NDArray[np.int64], cuts: Any
+    ) -> Iterator[NDArray[Any]]:
+        """Hash tokens up to each cut in turn; yields ids ``[chunk, L, C]`` without offsets."""
+        starts = np.zeros(len(tokens) + 1, dtype=bool)
+        starts[boundaries] = True
+        shape = (0, len(self._addresses.layers), self._addresses.n_columns)
+        dtype = ids_dtype(self._addresses)
+        history, begin = None, 0
+        for cut in cuts:
+            chunk: Any = tokens[begin:cut].astype(np.int64)
+            if not len(chunk):
+                yield np.empty(shape, dtype=dtype)
+                continue
+            ids, history = self._hasher.hash(
+                chunk[None], starts=starts[begin : begin + len(chunk)][None], history=history
+            )
+            yield np.ascontiguousarray(ids[0], dtype=dtype)
+            begin = int(cut)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+        _sync(file)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,172 @@
+"""Which files hold the text, and their bytes as a stream: folders, stdin, gzip and zstd."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
+
+STDIN = "-"
+FOLDER_SUFFIXES = (".txt", ".jsonl")
+_COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of text.
+
+    Attributes:
+        name: What messages call it.
+        path: Where it is; None for standard input.
+        records: Whether it holds one JSON object a line (.jsonl) instead of plain text.
+        compression: How its bytes are packed; None when they are not.
+        size_bytes: Its size as stored; None for standard input and pipes.
+    """
+
+    name: str
+    path: Path | None
+    records: bool
+    compression: Literal["gzip", "zstd"] | None = None
+    size_bytes: int | None = None
+
+
+class ByteStream:
+    """The unpacked bytes of an open source.
+
+    Attributes:
+        offset: Unpacked bytes read so far.
+    """
+
+    def __init__(self, source: Source, file: IO[bytes], stored: IO[bytes]) -> None:
+        self.offset = 0
+        self._source, self._file, self._stored = source, file, stored
+
+    @property
+    def stored_offset(self) -> int:
+        """Bytes read so far as stored, for progress; a pipe counts its unpacked ones."""
+        is_plain = self._source.compression is None or self._source.size_bytes is None
+        return self.offset if is_plain else self._stored.tell()
+
+    def read(self, size_bytes: int) -> bytes:
+        """Read the next bytes; fewer than asked for only at the end.
+
+        Raises:
+            CorruptFileError: The packed file is truncated or not what its name says.
+            InputError: The file cannot be read.
+        """
+        try:
+            data = self._file.read(size_bytes)
+        except (EOFError, OSError, zlib.error) as error:
+            name, packed = self._source.name, self._source.compression
+            kind = InputError if packed is None else CorruptFileError
+            what = "cannot be read" if packed is None else f"is truncated or not a {packed} file"
+            raise kind(
+                f"{name} {what}, after {self.offset:,} bytes of text: {error}",
+                "" if packed is None else "Fetch or compress it again.",
+                file=name,
+                byte_offset=self.offset,
+            ) from error
+        self.offset += len(data)
+        return data
+
+
+def find_sources(where: str | Path, stdin_records: bool = False) -> tuple[list[Source], int]:
+    """List the files of text that a path stands for.
+
+    A folder stands for its .txt and .jsonl files (also .gz and .zst of them) at any depth, sorted
+    by path; hidden files and folders are left out. A file that is named itself is text whatever its
+    name, unless that ends with .jsonl.
+
+    Args:
+        where: File, folder, or ``-`` for standard input.
+        stdin_records: Whether standard input holds JSON lines instead of text.
+
+    Returns:
+        The sources, and the number of files of a folder that are not text.
+
+    Raises:
+        MissingFileError: There is no such file or folder.
+        InputError: The folder holds no text.
+    """
+    if str(where) == STDIN:
+        return [Source("<stdin>", None, stdin_records)], 0
+    path = Path(where)
+    if not path.exists():
+        raise MissingFileError(
+            f"There is no file or folder {path}.", "Give a text file, a folder or - for stdin.",
+            file=str(path),
+        )  # fmt: skip
+    if not path.is_dir():
+        return [_source(path)], 0
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not any(part[0] == "." for part in file.relative_to(path).parts)
+    ]
+    sources = [_source(file) for file in files if _plain_suffix(file) in FOLDER_SUFFIXES]
+    if not sources:
+        raise InputError(
+            f"The folder {path} holds no text: {len(files)} files, none of them "
+            f"{' or '.join(FOLDER_SUFFIXES)} (.gz and .zst of them count too).",
+            "Name a single file to read it whatever its name.",
+            folder=str(path),
+            files=len(files),
+        )
+    return sources, len(files) - len(sources)
+
+
+@contextmanager
+def open_source(source: Source) -> Iterator[ByteStream]:
+    """Open a source for reading its unpacked bytes.
+
+    Yields:
+        The stream.
+
+    Raises:
+        InputError: The file cannot be opened.
+        MissingPackageError: Reading .zst needs pyarrow.
+    """
+    if source.path is None:
+        yield ByteStream(source, sys.stdin.buffer, sys.stdin.buffer)
+        return
+    try:
+        stored = source.path.open("rb")
+    except OSError as error:
+        raise InputError(
+            f"{source.name} cannot be opened: {error.strerror}.", file=source.name
+        ) from error
+    with stored:
+        file: Any = stored
+        if source.compression == "gzip":
+            file = gzip.GzipFile(fileobj=stored)
+        elif source.compression == "zstd":
+            try:
+                import pyarrow
+            except ImportError:
+                raise MissingPackageError("pyarrow", "parquet", f"Reading {source.name}") from None
+            file = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored), "zstd")
+        yield ByteStream(source, file, stored)
+
+
+def _plain_suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _source(path: Path) -> Source:
+    return Source(
+        name=str(path),
+        path=path,
+        records=_plain_suffix(path) == ".jsonl",
+        compression=_COMPRESSIONS.get(path.suffix.lower()),
+        size_bytes=path.stat().st_size if path.is_file() else None,
+    )

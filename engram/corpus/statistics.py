@@ -1,0 +1,182 @@
+"""How a text fills the tables: rows hit, distinct n-grams and collisions, by layer, order and head.
+
+Distinct n-grams are those that the layout reads (compressed ids, the fill included), so they do
+not depend on the layer; rows do.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.corpus.distinct import DEFAULT_MOST, DistinctWindows
+from engram.corpus.tokenise import TokenBatch
+from engram.errors import InputError
+
+_COUNT_WORDS = 2**16
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """What a text does to the table of one head.
+
+    Attributes:
+        order: n of the n-grams.
+        head: Index among the heads of the order.
+        rows: Rows of the head's table: its prime.
+        rows_hit: Rows that the text reads at least once; always exact.
+        load: rows_hit / rows.
+        distinct_ngrams: Distinct n-grams of the text.
+        collisions: distinct_ngrams - rows_hit: n-grams that found their row taken.
+        kind: Whether distinct_ngrams, and with it collisions, is exact or estimated.
+        relative_error: Two standard errors of distinct_ngrams, as a fraction of it; 0 when exact.
+    """
+
+    order: int
+    head: int
+    rows: int
+    rows_hit: int
+    load: float
+    distinct_ngrams: int
+    collisions: int
+    kind: Literal["exact", "estimated"]
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What a text does to the tables of one layer.
+
+    Attributes:
+        layer_id: The layer (0-based) in the backbone.
+        heads: Its heads: orders one after the other.
+    """
+
+    layer_id: int
+    heads: tuple[HeadStatistics, ...]
+
+
+class Statistics:
+    """Collects the statistics of a text from its tokens, without storing a hash id.
+
+    Memory: one bit per row of every table, and the sets of `DistinctWindows`.
+
+    Args:
+        addresses: The memory's constants.
+        threads: Threads that work on a batch; the result does not depend on them.
+        most_distinct: Distinct n-grams per order up to which their number is exact.
+    """
+
+    def __init__(
+        self, addresses: Addresses, *, threads: int = 1, most_distinct: int = DEFAULT_MOST
+    ) -> None:
+        self.addresses = addresses
+        token_map = addresses.token_map
+        self._token_map = np.empty(0, np.int32) if token_map is None else token_map
+        self._slots = np.empty((addresses.max_ngram_size, 0), dtype=np.uint32)
+        self._distinct = {
+            order: DistinctWindows(order, addresses.vocab_size, most_distinct)
+            for order in addresses.orders
+        }
+        self._rows = {
+            (layer.layer_id, order): _RowsHit(layer.multipliers[:order], primes)
+            for layer in addresses.layers
+            for order, primes in zip(addresses.orders, layer.primes, strict=True)
+        }
+        self._pool = ThreadPoolExecutor(threads)
+
+    def add(self, batch: TokenBatch) -> None:
+        """Add documents.
+
+        Raises:
+            InputError: A token id is not below the tokenizer's length.
+        """
+        from engram.corpus import kernels
+
+        tokens, addresses = batch.tokens, self.addresses
+        if not len(tokens):
+            return
+        if int(tokens.max()) >= addresses.raw_vocab_size:
+            raise InputError(
+                f"Token id {int(tokens.max())} is not below {addresses.raw_vocab_size}, the length "
+                "of the tokenizer that the memory was made with.",
+                "Use that tokenizer.",
+                token_id=int(tokens.max()),
+                vocab_size=addresses.raw_vocab_size,
+            )
+        if self._slots.shape[1] < len(tokens):
+            # Fresh memory costs more than the pass that fills it.
+            self._slots = np.empty((addresses.max_ngram_size, len(tokens) * 5 // 4), np.uint32)
+        slots = self._slots[:, : len(tokens)]
+        kernels.lay_windows(
+            tokens,
+            batch.boundaries,
+            self._token_map,
+            addresses.fill,
+            addresses.layout.ends_after_eos,
+            slots,
+        )
+        jobs = [self._pool.submit(self._distinct[n].add, slots[:n]) for n in addresses.orders]
+        jobs += [self._pool.submit(rows.add, slots[:n]) for (_, n), rows in self._rows.items()]
+        for job in jobs:
+            job.result()
+
+    def layers(self) -> tuple[LayerStatistics, ...]:
+        """Return the statistics of everything added so far."""
+        return tuple(
+            LayerStatistics(
+                layer.layer_id,
+                tuple(
+                    self._head(layer.layer_id, order, head)
+                    for order in self.addresses.orders
+                    for head in range(self.addresses.n_heads)
+                ),
+            )
+            for layer in self.addresses.layers
+        )
+
+    def _head(self, layer_id: int, order: int, head: int) -> HeadStatistics:
+        rows, windows = self._rows[layer_id, order], self._distinct[order]
+        size, hit = int(rows.primes[head]), rows.count(head)
+        # An estimate may fall below what is certain: as many n-grams as rows hit.
+        distinct = windows.count() if windows.is_exact else max(windows.count(), hit)
+        return HeadStatistics(
+            order=order,
+            head=head,
+            rows=size,
+            rows_hit=hit,
+            load=hit / size,
+            distinct_ngrams=distinct,
+            collisions=distinct - hit,
+            kind="exact" if windows.is_exact else "estimated",
+            relative_error=windows.relative_error,
+        )
+
+
+class _RowsHit:
+    """The bitmaps of the heads of one layer and order."""
+
+    def __init__(self, multipliers: tuple[int, ...], primes: tuple[int, ...]) -> None:
+        self.primes = np.array(primes, dtype=np.uint64)
+        self._multipliers = np.array(multipliers, dtype=np.uint64)
+        words = np.array([-(-prime // 64) for prime in primes], dtype=np.int64)
+        self._ends = np.cumsum(words)
+        self._bases = self._ends - words
+        self._bits = np.zeros(int(self._ends[-1]), dtype=np.uint64)
+
+    def add(self, slots: NDArray[np.uint32]) -> None:
+        from engram.corpus import kernels
+
+        kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self._bits)
+
+    def count(self, head: int) -> int:
+        words: Any = self._bits[self._bases[head] : self._ends[head]]
+        return sum(
+            int.from_bytes(words[at : at + _COUNT_WORDS].tobytes(), "little").bit_count()
+            for at in range(0, len(words), _COUNT_WORDS)
+        )

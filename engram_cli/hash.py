@@ -1,0 +1,286 @@
+"""`engram hash`: a text to hash ids, and how it fills the tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from engram.errors import InputError, UsageError
+from engram.units import format_bytes, format_count
+from engram_cli.options import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+)
+from engram_cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engram.addressing.addresses import Addresses
+    from engram.addressing.tokenizer_files import TokenizerFile
+    from engram.config import EngramConfig
+    from engram.corpus.pipeline import Target
+    from engram.corpus.readers import TextReader
+
+SCHEMA = "engram.hash/1"
+_LISTED_PROBLEMS = 10
+
+
+def hash(
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Text file, folder of .txt and .jsonl files (.gz and .zst too), or - for stdin.",
+        ),
+    ],
+    config: ConfigOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "-t",
+            "--tokenizer",
+            metavar="NAME|PATH",
+            help="Folder, tokenizer.json or hub id. Default: the config's, or gpt2.",
+        ),
+    ] = None,
+    output: OutputOption = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Statistics only: write no ids. So is no -o.")
+    ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="IDS", help="Layers from 0, as 1,6. Default: the config's."),
+    ] = None,
+    split: Annotated[
+        Literal["paragraph", "line", "file"],
+        typer.Option(help="What is one document of a text; blank lines end a paragraph."),
+    ] = "paragraph",
+    text_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Key of the text in .jsonl records. Default: text. With it stdin is JSON lines.",
+        ),
+    ] = None,
+    eos: Annotated[
+        bool, typer.Option("--eos", help="End every document with the end-of-text token.")
+    ] = False,
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="Stop at a document that cannot be read, or skip and list it."),
+    ] = "stop",
+    threads: Annotated[
+        int | None,
+        typer.Option("-j", "--threads", min=1, help="Threads. Default: one for each core."),
+    ] = None,
+    format: Annotated[
+        Literal["npy", "parquet"], typer.Option(help="Files that -o writes.")
+    ] = "npy",
+    shard_tokens: Annotated[
+        int, typer.Option(metavar="COUNT", min=1, help="Tokens that fill a file of -o.")
+    ] = 2**22,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Turn a text into hash ids, and say how it fills the tables.
+
+    Every document starts anew: its first n-grams read the layout's fill. Stored ids take 4 bytes a
+    row that a token reads, so that hashing again is mostly faster than reading them back.
+
+    Examples:
+        $ engram hash corpus.txt -t gpt2
+        $ engram hash corpus.txt -c gpt2 --layers 1,6 --stats --json
+        $ engram hash corpus.jsonl --text-key text -c gpt2 --eos -o hashed
+        $ engram hash - -t gpt2 --split line --stats
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    if stats and output is not None:
+        raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
+    if dry_run and output is None:
+        raise UsageError("Without -o nothing is written.", "Leave out --dry-run, or give -o.")
+    threads = threads or _cores()
+    # Read by tokenizers when it first encodes a batch.
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+
+    from engram.corpus.memory import find_memory
+    from engram.corpus.pipeline import Target, hash_text
+    from engram.corpus.readers import TextReader
+    from engram.templates import load_config
+
+    reader = TextReader(text, split=split, text_key=text_key, on_error=on_error)
+    target = None
+    if output is not None:
+        target = Target(output, format, shard_tokens, overwrite)
+        target.check()
+    memory, file, addresses = find_memory(
+        load_config(config) if config is not None else None,
+        tokenizer,
+        _layer_ids(layers) if layers is not None else None,
+    )
+    if config is None:
+        out.note(_default_note(memory, addresses))
+    if reader.ignored_files:
+        out.note(f"{reader.ignored_files} files of {text} are neither .txt nor .jsonl: not read.")
+    if target is not None:
+        plan = _plan(target, reader, file, addresses)
+        if dry_run:
+            out.result(plan, lambda console: console.print(_plan_text(plan)))
+            return
+        out.note(_plan_text(plan))
+    with out.progress("Hashing", unit="B") as step:
+        hashed = hash_text(
+            reader,
+            file,
+            addresses,
+            add_eos=eos,
+            threads=threads,
+            target=target,
+            progress=step,
+        )
+    if reader.skipped:
+        out.warn(_skipped(reader))
+    payload = {
+        "schema": SCHEMA,
+        "documents": hashed.documents,
+        "skipped": reader.skipped,
+        "tokens": hashed.tokens,
+        "ids": hashed.ids,
+        "seconds": round(hashed.seconds, 3),
+        "tokens_per_second": round(hashed.tokens / hashed.seconds),
+        "tokenizer": {"name": file.name, "vocab_size": file.vocab_size, "sha256": file.digest},
+        "compressed_vocab_size": None if addresses.token_map is None else addresses.vocab_size,
+        "fingerprint": addresses.fingerprint,
+        "layers": [asdict(layer) for layer in hashed.layers],
+        "output": str(output) if output is not None else None,
+        "output_bytes": hashed.written_bytes,
+    }
+    out.result(payload, lambda console: _show(console, payload, text, verbose))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _layer_ids(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
+    return [int(word) for word in words]
+
+
+def _default_note(config: EngramConfig, addresses: Addresses) -> str:
+    layers = " and ".join(map(str, addresses.layer_ids))
+    return (
+        f"No -c: sized for the tokenizer, with {config.engram_table_size[0]:,} rows per order "
+        f"(twice its {config.engram_vocab_size:,} ids) in {config.n_head_per_ngram} heads, orders "
+        f"2 to {config.max_ngram_size}, layers {layers}, layout {config.layout}, "
+        f"seed {config.seed}."
+    )
+
+
+def _plan(
+    target: Target, reader: TextReader, tokenizer: TokenizerFile, addresses: Addresses
+) -> dict[str, Any]:
+    """Say what would be written; .parquet files are somewhat smaller."""
+    from engram.corpus.pipeline import estimate_bytes
+    from engram.corpus.shards import bytes_per_token
+
+    parent = target.folder.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    return {
+        "schema": SCHEMA,
+        "dry_run": True,
+        "fingerprint": addresses.fingerprint,
+        "output": str(target.folder),
+        "format": target.format,
+        "bytes_per_token": bytes_per_token(addresses, tokenizer.vocab_size),
+        "estimated_bytes": estimate_bytes(reader, tokenizer, addresses),
+        "free_bytes": shutil.disk_usage(parent).free,
+    }
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    total = plan["estimated_bytes"]
+    about = f", about {format_bytes(total)} in all" if total is not None else ""
+    return (
+        f"Writing {plan['output']}: {plan['bytes_per_token']} bytes a token{about}; "
+        f"{format_bytes(plan['free_bytes'])} are free there."
+    )
+
+
+def _skipped(reader: TextReader) -> str:
+    lines = [error.message for error in reader.errors[:_LISTED_PROBLEMS]]
+    if reader.skipped > len(lines):
+        lines.append(f"... and {reader.skipped - len(lines)} more")
+    return "\n  ".join([f"{reader.skipped} documents were skipped:", *lines])
+
+
+def _show(console: Console, payload: dict[str, Any], text: str, verbose: bool) -> None:
+    console.print(
+        f"{payload['documents']:,} documents, {payload['tokens']:,} tokens, {payload['ids']:,} ids "
+        f"in {payload['seconds']:.1f} s ({format_count(payload['tokens_per_second'])} tokens/s)"
+    )
+    tokenizer, compressed = payload["tokenizer"], payload["compressed_vocab_size"]
+    after = f", {compressed:,} after compression" if compressed is not None else ""
+    console.print(f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids{after}.")
+    console.print(f"Fingerprint {payload['fingerprint']}")
+    for layer in payload["layers"]:
+        console.print(f"\nLayer {layer['layer_id']}")
+        console.print(_table(layer["heads"], verbose))
+    kinds = {head["kind"] for layer in payload["layers"] for head in layer["heads"]}
+    if "estimated" in kinds:
+        error = max(head["relative_error"] for head in payload["layers"][0]["heads"])
+        console.print(f"\n~ estimated, within {error:.2%} in 19 cases of 20; rows hit are exact.")
+    if payload["output"] is not None:
+        size = format_bytes(payload["output_bytes"])
+        console.print(f"\nWrote {payload['output']}: {size}, readable with numpy alone.")
+    else:
+        console.print(f"\nNext: engram hash {text} -o FOLDER writes the ids.")
+
+
+def _table(heads: list[dict[str, Any]], verbose: bool) -> Any:
+    """One row per head, or per order with the range of its heads."""
+    from rich.table import Table
+
+    measures = ("rows", "rows hit", "load", "distinct n-grams", "collisions")
+    table = Table(box=None, pad_edge=False)
+    for column in ("order", "head" if verbose else "heads", *measures):
+        table.add_column(column, justify="right")
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for head in heads:
+        key = (head["order"], head["head"]) if verbose else head["order"]
+        groups.setdefault(key, []).append(head)
+    for group in groups.values():
+        about = "~" if group[0]["kind"] == "estimated" else ""
+        table.add_row(
+            str(group[0]["order"]),
+            str(group[0]["head"] if verbose else len(group)),
+            _range(group, "rows", "{:,}"),
+            _range(group, "rows_hit", "{:,}"),
+            _range(group, "load", "{:.2%}"),
+            f"{about}{group[0]['distinct_ngrams']:,}",
+            about + _range(group, "collisions", "{:,}"),
+        )
+    return table
+
+
+def _range(group: list[dict[str, Any]], key: str, form: str) -> str:
+    low, high = (form.format(pick(head[key] for head in group)) for pick in (min, max))
+    return low if low == high else f"{low} .. {high}"
