@@ -60,7 +60,7 @@ def find_config(name_or_path: str | Path) -> Path:
         MissingFileError: There is neither such a template nor such a file.
     """
     path, name = Path(name_or_path), str(name_or_path)
-    is_path = path.exists() or path.suffix in _CONFIG_SUFFIXES or path.name != name
+    is_path = path.is_file() or path.suffix in _CONFIG_SUFFIXES or path.name != name
     return path if is_path else template_path(name)
 
 

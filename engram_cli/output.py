@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,12 +41,9 @@ class Output:
             show: Prints the answer for people on the console that it is given. Text is printed as
                 it is: square brackets are no markup.
         """
+        text = json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show)
         try:
-            if self.json:
-                print(json.dumps(payload, allow_nan=False), flush=True)
-            else:
-                show(_console())
-                sys.stdout.flush()
+            print(text, end="", flush=True)
         except BrokenPipeError:
             # The verdict in the exit code stays, though nobody reads the rest of the answer.
             if not drop_closed_stdout():
@@ -89,13 +87,19 @@ def _ignore(done: int, total: int | None) -> None:
     """Stand for a progress bar where none is shown."""
 
 
-def _console() -> Console:
+def _draw(show: Callable[[Console], None]) -> str:
     from rich.console import Console
 
-    return Console(
+    is_terminal = sys.stdout.isatty()
+    console = Console(
         file=sys.stdout,
-        width=None if sys.stdout.isatty() else PIPE_WIDTH,
+        width=None if is_terminal else PIPE_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,
     )
+    with console.capture() as capture:
+        show(console)
+    text = capture.get()
+    # Rich fills the cells of a table with blanks, which nobody wants in a file.
+    return text if is_terminal else re.sub(r" +$", "", text, flags=re.MULTILINE)

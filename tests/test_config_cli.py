@@ -1,0 +1,223 @@
+"""`engram config`: ls, new, show, check, for people and for programs."""
+
+import json
+
+import pytest
+
+from engram.config import EngramConfig
+from engram.config_file import read_config
+from engram.templates import load_template, template_names
+from engram_cli import main as cli
+
+
+@pytest.fixture
+def engram(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        with pytest.raises(SystemExit) as end:
+            cli.app(["config", *map(str, words)])
+        seen = capsys.readouterr()
+        return end.value.code, seen.out, seen.err
+
+    return call
+
+
+@pytest.fixture
+def answer(engram):
+    def call(*words):
+        code, out, _ = engram(*words, "--json")
+        payload = json.loads(out)
+        assert next(iter(payload.items())) == ("schema", "engram.config/1")
+        return code, payload
+
+    return call
+
+
+def failure(engram, *words):
+    code, out, err = engram(*words, "--json")
+    assert out == ""
+    return code, json.loads(err)
+
+
+def test_ls(engram, answer):
+    code, payload = answer("ls")
+    assert code == 0
+    assert [template["name"] for template in payload["templates"]] == template_names()
+    assert all(template["title"] for template in payload["templates"])
+    code, out, _ = engram("ls")
+    assert code == 0
+    assert len(out.splitlines()) == len(template_names())
+
+
+def test_show_prints_rows_per_head_beside_the_table_sizes(engram, answer):
+    _, payload = answer("show", "demo")
+    assert payload["config"] == load_template("demo").to_dict()
+    assert payload["derived"] == {
+        "k": [5171200 / 128815] * 2,
+        "engram_table_size": [5171200, 5171200],
+        "rows_per_head": [646400, 646400],
+        "row_width": 64,
+        "memory_width": 1024,
+        "layers": [{"layer_id": 1, "rows": 10344164}, {"layer_id": 15, "rows": 10348242}],
+        "rows_per_token": 32,
+        "bytes_per_token": 32 * 64 * 4,
+    }
+    _, out, _ = engram("show", "demo")
+    assert "# Rows per HEAD: [646400, 646400], this // n_head_per_ngram." in out
+    assert "646,400, 646,400" in out
+
+
+def test_released_models_read_what_their_sources_say(answer):
+    _, payload = answer("show", "deepseek-v4.1-flash")
+    assert (payload["derived"]["rows_per_token"], payload["derived"]["bytes_per_token"]) == (
+        48,
+        12_672,
+    )
+    _, payload = answer("show", "engram-27b")
+    assert payload["derived"]["bytes_per_token"] == 2 * 2560
+
+
+def test_what_is_shown_and_made_reads_back_equal(engram, tmp_path):
+    for name in template_names():
+        for words in (("show", name), ("new", name)):
+            _, out, _ = engram(*words)
+            file = tmp_path / "shown.yaml"
+            file.write_text(out)
+            assert read_config(file) == load_template(name)
+
+
+def test_new_writes_a_file_once(engram, answer, tmp_path):
+    file = tmp_path / "a.yaml"
+    assert answer("new", "gpt2", "-o", file, "--dry-run")[1]["written"] is False
+    assert not file.exists()
+    code, payload = answer("new", "gpt2", "-o", file)
+    assert (code, payload["written"], payload["output"]) == (0, True, str(file))
+    assert read_config(file) == load_template("gpt2")
+    for words in ((), ("--dry-run",)):
+        code, error = failure(engram, "new", "tiny", "-o", file, *words)
+        assert (code, error["code"]) == (3, "bad_input")
+        assert "--overwrite" in error["hint"]
+    assert read_config(file) == load_template("gpt2")
+    assert engram("new", "tiny", "-o", file, "--overwrite")[0] == 0
+    assert read_config(file) == load_template("tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
+
+
+def test_new_into_places_that_are_none(engram, tmp_path):
+    code, error = failure(engram, "new", "gpt2", "-o", tmp_path)
+    assert (code, error["code"]) == (3, "bad_input")
+    code, error = failure(engram, "new", "gpt2", "-o", tmp_path / "none" / "a.yaml")
+    assert (code, error["code"]) == (4, "missing_file")
+
+
+def test_set_values_are_yaml(answer):
+    _, payload = answer(
+        *("new", "gpt2", "--set", "layer_ids=[5, 1]", "--set", "eps=1e-6"),
+        *("--set", "tokenizer=a=b", "--set", "eos_id="),
+    )
+    assert payload["config"] == {
+        **load_template("gpt2").to_dict(),
+        **{"layer_ids": [5, 1], "eps": 1e-6, "tokenizer": "a=b", "eos_id": None},
+    }
+
+
+def test_k_replaces_the_table_size(answer):
+    for words in (("--k", "5"), ("--set", "k=5")):
+        _, payload = answer("new", "gpt2", *words)
+        assert payload["config"]["engram_table_size"] == [5 * 50257] * 2
+        assert payload["derived"]["k"] == [5, 5]
+    _, payload = answer("new", "gpt2", "--set", "engram_table_size=[1600, 3200]")
+    assert payload["derived"]["rows_per_head"] == [200, 400]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--k", "2", "--budget", "40M"], 2, "more than once: by k, budget"),
+        (["--k", "2", "--set", "k=3"], 2, "more than once: by k, set k"),
+        (["--set", "k=3", "--set", "engram_table_size=[800, 800]"], 2, "more than once"),
+        (["--set", "seed=1", "--set", "seed=2"], 2, "--set seed: given twice"),
+        (["--set", "seed"], 2, "not of the form KEY=VALUE"),
+        (["--set", "seed=[1"], 2, "not YAML"),
+        (["--set", "sede=1"], 3, "sede: unknown key; did you mean seed?"),
+        (["--set", "seed=x"], 3, "template gpt2 with what was changed: seed: 'x'"),
+        (["--k", "-1"], 3, "k: -1.0 is not a positive number"),
+        (["--budget", "lots"], 3, "'lots' is not a count"),
+        (["--budget", "1M"], 5, "Nothing fits"),
+    ],
+)
+def test_new_refuses(engram, words, code, message):
+    found, error = failure(engram, "new", "gpt2", *words)
+    assert (found, message in error["message"]) == (code, True), error
+
+
+def test_new_for_a_model_of_the_catalogue(answer):
+    _, payload = answer("new", "gpt2", "--model", "qwen3-0.6b")
+    made = EngramConfig.from_dict(payload["config"])
+    assert (made.hidden_size, made.engram_vocab_size, made.layer_ids) == (1024, 151669, [1, 14])
+    assert made.tokenizer == "Qwen/Qwen3-0.6B"
+    assert made.engram_table_size == [2 * 151669] * 2  # gpt2's k
+    assert made.seed == 42
+
+
+def test_a_model_without_pad_gets_its_end_of_text(answer):
+    _, payload = answer("new", "smollm2", "--model", "gpt2")
+    assert payload["config"]["pad_id"] == 50256
+
+
+def test_new_for_a_folder_and_a_budget(answer, tmp_path):
+    config = {
+        **{"model_type": "llama", "hidden_size": 48, "num_hidden_layers": 9, "vocab_size": 1000},
+        **{"intermediate_size": 96, "num_attention_heads": 4, "pad_token_id": 7, "eos_token_id": 2},
+    }
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    _, payload = answer("new", "tiny", "--model", "./model", "--budget", "1M")
+    made = EngramConfig.from_dict(payload["config"])
+    assert (made.hidden_size, made.engram_vocab_size, made.layer_ids) == (48, 1000, [1, 4])
+    assert (made.pad_id, made.eos_id, made.n_head_per_ngram) == (7, 2, 4)
+    k = payload["derived"]["k"][0]
+    assert k == int(k) > 16  # tiny's own is 16384 / 50257
+
+    from engram.sizing.counts import count_params
+
+    total = count_params(made).total_params
+    next_k = made.engram_table_size[0] + 1000
+    wider = EngramConfig.from_dict({**payload["config"], "engram_table_size": [next_k] * 2})
+    assert total <= 1_000_000 < count_params(wider).total_params
+
+
+def test_a_template_of_one_layer_stays_one(answer):
+    _, payload = answer("new", "qwen3.8-flash-next", "--model", "qwen3-0.6b")
+    assert payload["config"]["layer_ids"] == [1]
+    assert payload["config"]["engram_vocab_size"] == 151936  # raw ids: the model's vocabulary
+    assert payload["config"]["eos_id"] == 151645
+
+
+def test_check_tells_every_problem_and_keeps_the_verdict(engram, answer, tmp_path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    engram("new", "gpt2", "-o", good)
+    bad.write_text("layout: demo\nhiden_size: 3\n")
+    assert answer("check", good, "demo")[1] | {"files": None} == {
+        **{"schema": "engram.config/1", "ok": True, "files": None},
+    }
+    code, payload = answer("check", good, bad)
+    assert (code, payload["ok"]) == (3, False)
+    assert [file["ok"] for file in payload["files"]] == [True, False]
+    problem = payload["files"][1]["problems"][-1]
+    assert (problem["key"], problem["line"]) == ("hiden_size", 2)
+    code, out, err = engram("check", good, bad)
+    assert (code, err) == (3, "")
+    assert f"{good}: ok\n" in out
+    assert f"{bad}:2: hiden_size: unknown key; did you mean hidden_size?" in out
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_what_is_not_there_is_named(engram, command):
+    code, error = failure(engram, command, "none.yaml")
+    assert (code, error["code"]) == (4, "missing_file")
+    assert "none.yaml" in error["message"]
+    code, error = failure(engram, command, "gpt-2")
+    assert (code, error["hint"]) == (4, "Did you mean gpt2?")

@@ -1,0 +1,137 @@
+"""Start-up: what a command does not need, it does not import; the library never imports its CLI."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import engram
+from engram_cli import main as cli
+
+SLOW = ("torch", "transformers", "numba", "sympy", "tokenizers", "matplotlib", "ray", "pyarrow")
+PACKAGE = Path(engram.__file__).parent
+
+
+def modules_after(*words, cwd):
+    """Names of the modules that a command has imported when it ends."""
+    code = (
+        "import sys\n"
+        "from engram_cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n"
+        "    print('\\n=== ', *sys.modules, sep='\\n')\n"
+        "    sys.exit(end.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=cwd, text=True, capture_output=True, check=True
+    )
+    return set(done.stdout.partition("=== ")[2].split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help",
+        *(f"{command} --help" for command in cli.COMMANDS),
+        *(f"config {command} --help" for command in ("ls", "new", "show", "check")),
+        "size --model gpt2 --json",
+        "size --model gpt2",
+        "allocate --total 9.9B --active 993M --json",
+        "config ls",
+        "config show deepseek-v4.1-flash",
+        "config new llama --model llama-3.2-3b --budget 400M -o new.yaml",
+        "config check gpt2 demo --json",
+        "report engram-27b --json",
+        "env",
+    ],
+)
+def test_commands_that_need_nothing_slow_import_nothing_slow(line, tmp_path):
+    imported = modules_after(*line.split(), cwd=tmp_path)
+    assert imported & {*SLOW, "pydantic"} == set()
+    assert "numpy" not in imported
+    if line in (
+        "--help",
+        *(f"{command} --help" for command in cli.COMMANDS),
+        "size --model gpt2 --json",
+    ):
+        assert "rich" not in imported
+
+
+def test_help_imports_no_command(tmp_path):
+    imported = modules_after("--help", cwd=tmp_path)
+    assert {f"engram_cli.{command}" for command in cli.COMMANDS} & imported == set()
+
+
+def test_public_names_are_sorted_and_lazy():
+    assert engram.__all__ == sorted(engram.__all__)
+    code = (
+        "import sys, engram\n"
+        "assert set(engram.__all__) <= set(dir(engram))\n"
+        f"assert not {{*{SLOW}, 'numpy'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_exist():
+    for name in engram.__all__:
+        assert getattr(engram, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = engram.nothing
+
+
+def test_the_library_neither_imports_its_command_line_nor_prints():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "import engram_cli" not in text, path
+        assert "from engram_cli" not in text, path
+        for word in ("print(", "sys.exit(", "input("):
+            lines = [line for line in text.splitlines() if line.strip().startswith(word)]
+            assert lines == [], path
+
+
+# From the lowest floor up; a module may import from its own floor and from those below it.
+FLOORS = (
+    ("errors", "units", "files", "strict_yaml"),
+    ("config_rules", "config", "config_file", "templates", "backbone"),
+    ("layouts",),
+    ("addressing",),
+    ("sizing", "corpus", "new_config"),
+    ("nn",),
+    ("hf",),
+    ("checkpoints",),
+    ("training",),
+    ("pictures",),
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def imported_names(path):
+    """Parts of the library that a file imports: `addressing` for `engram.addressing.primes`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in dotted:
+            package, _, rest = name.partition(".")
+            part = rest.partition(".")[0]
+            if package == "engram" and part in FLOOR_OF:
+                yield part
+
+
+def test_imports_point_downwards():
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    parts -= {"__init__", "__pycache__", "data", "_templates"}
+    assert parts <= FLOOR_OF.keys(), "a new part of the library needs its floor"
+    upwards = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        if (part := path.relative_to(PACKAGE).parts[0].removesuffix(".py")) != "__init__"
+        for name in imported_names(path)
+        if FLOOR_OF[name] > FLOOR_OF[part]
+    ]
+    assert upwards == []

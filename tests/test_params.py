@@ -1,0 +1,90 @@
+"""Option values are read by plain Python: right values, clear refusals, no pydantic."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import typer
+
+from engram_cli.help import Command, new_app
+
+
+def parse(words):
+    seen = {}
+    app = new_app()
+
+    @app.command("one", cls=Command)
+    def one(
+        text: str,
+        rest: Annotated[list[Path] | None, typer.Argument()] = None,
+        count: Annotated[int, typer.Option(min=1, max=9)] = 3,
+        part: float | None = None,
+        kind: Literal["order", "head"] = "order",
+        ids: Annotated[list[int] | None, typer.Option("--id")] = None,
+        flag: Annotated[bool | None, typer.Option("--flag/--no-flag")] = None,
+    ):
+        seen.update(locals())
+
+    @app.command("two", cls=Command)
+    def two():
+        pass
+
+    typer.main.get_command(app)(["one", *words], standalone_mode=False)
+    return {name: seen[name] for name in ("text", "rest", "count", "part", "kind", "ids", "flag")}
+
+
+def test_defaults():
+    expected = {"rest": None, "count": 3, "part": None, "kind": "order", "ids": None, "flag": None}
+    assert parse(["a"]) == {"text": "a", **expected}
+
+
+def test_values():
+    words = ["a", "b", "c", "--count", "9", "--part", "1e-3", "--kind", "head"]
+    words += ["--id", "1", "--id", "2", "--no-flag"]
+    assert parse(words) == {
+        "text": "a",
+        "rest": [Path("b"), Path("c")],
+        "count": 9,
+        "part": 0.001,
+        "kind": "head",
+        "ids": [1, 2],
+        "flag": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--count", "x"], "'x' is not a whole number."),
+        (["--count", "1.5"], "'1.5' is not a whole number."),
+        (["--count", "0"], "0 is not at least 1."),
+        (["--count", "10"], "10 is not at most 9."),
+        (["--part", "half"], "'half' is not a number."),
+        (["--kind", "Head"], "'Head' is not one of order, head."),
+        (["--id", "1", "--id", "b"], "'b' is not a whole number."),
+    ],
+)
+def test_refusals(words, message):
+    with pytest.raises(typer.BadParameter) as refusal:
+        parse(["a", *words])
+    assert refusal.value.message == message
+
+
+def test_a_path_with_checks_is_left_to_typer(tmp_path):
+    app = new_app()
+
+    @app.command("one", cls=Command)
+    def one(path: Annotated[Path, typer.Argument(exists=True)]):
+        pass
+
+    with pytest.raises(typer.BadParameter, match="does not exist"):
+        typer.main.get_command(app)([str(tmp_path / "none")], standalone_mode=False)
+
+
+def test_no_command_needs_pydantic():
+    code = "import sys; sys.argv = ['engram', 'env']\n"
+    code += "from engram_cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
