@@ -1,6 +1,6 @@
 """Reads the values of options and arguments with plain Python.
 
-Typer 0.26 and later reads every value through pydantic, whose import would double a command's
+Recent releases of typer read every value through pydantic, whose import would double a command's
 start-up. Older releases, and parameters of other types, are left as they are.
 """
 
