@@ -15,6 +15,29 @@ Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
+def check_ids(addresses: Addresses, ids: NDArray[np.integer]) -> None:
+    """Refuse ids that the memory's tokenizer does not have. Negative ids are no concern of this.
+
+    Args:
+        addresses: The memory's constants.
+        ids: Token ids of any shape.
+
+    Raises:
+        InputError: An id is not below the tokenizer's length; the message names the first.
+    """
+    if not ids.size or int(ids.max()) < addresses.raw_vocab_size:
+        return
+    where = tuple(int(i) for i in np.argwhere(ids >= addresses.raw_vocab_size)[0])
+    raise InputError(
+        f"Token id {int(ids[where])} at position {list(where)} is not below "
+        f"{addresses.raw_vocab_size}, the length of the memory's tokenizer.",
+        "Use that tokenizer.",
+        token_id=int(ids[where]),
+        position=list(where),
+        vocab_size=addresses.raw_vocab_size,
+    )
+
+
 def compress(addresses: Addresses, ids: Ids) -> Ids:
     """Map token ids to the vocabulary that is hashed.
 
@@ -29,16 +52,7 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
         InputError: An id is not below the tokenizer's length.
     """
     ids = np.asarray(ids, dtype=np.int64)
-    if ids.size and int(ids.max()) >= addresses.raw_vocab_size:
-        where = tuple(int(i) for i in np.argwhere(ids >= addresses.raw_vocab_size)[0])
-        raise InputError(
-            f"Token id {int(ids[where])} at position {list(where)} is not below "
-            f"{addresses.raw_vocab_size}, the length of the memory's tokenizer.",
-            "Use that tokenizer.",
-            token_id=int(ids[where]),
-            position=list(where),
-            vocab_size=addresses.raw_vocab_size,
-        )
+    check_ids(addresses, ids)
     if addresses.token_map is None:
         return ids
     return np.where(ids >= 0, addresses.token_map[np.maximum(ids, 0)], ids)

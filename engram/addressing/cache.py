@@ -1,0 +1,51 @@
+"""Small results that are kept between processes. Losing one costs time and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from engram.files import atomic_write
+
+_DIGEST_BYTES = 32
+
+
+def cache_folder() -> Path:
+    """Return where results are kept: ``$ENGRAM_CACHE``, or engram/ in the user's cache folder."""
+    own = os.environ.get("ENGRAM_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "engram"
+
+
+def read_cached(kind: str, key: str) -> bytes | None:
+    """Return what `write_cached` kept, or None when there is nothing, or nothing that is whole.
+
+    Args:
+        kind: Folder of results of the same kind.
+        key: What the result follows from, as text that can be a file name.
+    """
+    try:
+        stored = (cache_folder() / kind / key).read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    content = stored[_DIGEST_BYTES:]
+    return content if stored == _seal(kind, key, content) + content else None
+
+
+def write_cached(kind: str, key: str, content: bytes) -> None:
+    """Keep a result. A cache that cannot be written is no error."""
+    # RuntimeError: there is no home folder.
+    with suppress(OSError, RuntimeError):
+        folder = cache_folder() / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / key) as file:
+            file.write(_seal(kind, key, content) + content)
+
+
+def _seal(kind: str, key: str, content: bytes) -> bytes:
+    """A digest that a torn file, or one that was kept under another key, does not have."""
+    return hashlib.sha256(f"{kind}/{key}\n".encode() + content).digest()

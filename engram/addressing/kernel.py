@@ -1,0 +1,213 @@
+"""The compiled hash: one pass over tokens, for every layout. Imported only where it is used.
+
+A remainder by a constant needs no division. With ``bar = floor(2^64 / p)``, the product of the
+upper halves estimates the quotient of ``mix / p`` to within three, so that two conditional
+subtractions are left (Barrett 1986). The estimate needs 32-bit products only, which processors have
+for whole vectors: eight heads at a time, where a division or a 128-bit product takes one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types  # noqa: TID253 - this module is itself imported only when needed
+from numba.extending import intrinsic  # noqa: TID253
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+
+LANES = 8
+START = 1
+MASKED = 2
+
+HashRange = Callable[..., int]
+
+
+def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
+    """Lay out the constants as the kernel reads them.
+
+    Args:
+        addresses: The memory's constants.
+        offsets: Whether ids count from the start of the layer's table instead of the head's part.
+
+    Returns:
+        uint64 ``[L, N + 3 C]``: a layer's multipliers, then per order the primes of its heads,
+        their reciprocals ``floor(2^64 / p)`` and what is added to their ids.
+    """
+    heads = addresses.n_heads
+    rows = []
+    for layer in addresses.layers:
+        row = list(layer.multipliers)
+        for order, primes in enumerate(layer.primes):
+            firsts = layer.offsets[order * heads : (order + 1) * heads]
+            row += [*primes, *(2**64 // prime for prime in primes)]
+            row += firsts if offsets else [0] * heads
+        rows.append(row)
+    return np.array(rows, dtype=np.uint64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _store_rows(
+    context: Any, mix: Any, constants: Any, at: Any, heads: Any, out: Any, to: Any, lanes: Any
+) -> Any:
+    """Reduce one mix by the primes of neighbouring heads and store the rows, as vectors.
+
+    Args:
+        context: Numba's typing context.
+        mix: The mix, below 2^63.
+        constants: See `pack`.
+        at: Index, in the flat `constants`, of the first head's prime.
+        heads: Heads per order: the distance to their reciprocals, and on to their offsets.
+        out: Ids; the dtype may be narrower than 64 bits.
+        to: Index, in the flat `out`, of the first head's id.
+        lanes: A tuple as long as the number of heads.
+    """
+    signature = types.void(types.uint64, constants, types.intp, types.intp, out, types.intp, lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        mix, constants, at, heads, out, to, _ = values
+        lanes, word = signature.args[6].count, ir.IntType(64)
+        vector = ir.VectorType(word, lanes)
+
+        def splat(number: int) -> Any:
+            return ir.Constant(vector, [number] * lanes)
+
+        def load(index: Any) -> Any:
+            data = context.make_array(signature.args[1])(context, builder, constants).data
+            pointer = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+            return builder.load(pointer, align=8)
+
+        prime = load(at)
+        reciprocal = load(builder.add(at, heads))
+        first = load(builder.add(builder.add(at, heads), heads))
+        whole = splat(0)
+        for lane in range(lanes):
+            whole = builder.insert_element(whole, mix, ir.Constant(ir.IntType(32), lane))
+        half, low_bits = splat(32), splat(2**32 - 1)
+        low, high = builder.and_(whole, low_bits), builder.lshr(whole, half)
+        low_bar, high_bar = builder.and_(reciprocal, low_bits), builder.lshr(reciprocal, half)
+        quotient = builder.mul(high, high_bar)
+        for cross in (builder.mul(low, high_bar), builder.mul(high, low_bar)):
+            quotient = builder.add(quotient, builder.lshr(cross, half))
+        rest = builder.sub(whole, builder.mul(quotient, prime))
+        for step in (builder.add(prime, prime), prime):
+            # What would be negative wraps round and is the larger of the two.
+            less = builder.sub(rest, step)
+            rest = builder.select(builder.icmp_unsigned("<", less, rest), less, rest)
+        row = builder.add(rest, first)
+        array = signature.args[4]
+        if array.dtype.bitwidth < 64:
+            row = builder.trunc(row, ir.VectorType(ir.IntType(array.dtype.bitwidth), lanes))
+        data = context.make_array(array)(context, builder, out).data
+        pointer = builder.bitcast(builder.gep(data, [to]), row.type.as_pointer())
+        builder.store(row, pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRange:
+    """Compile the kernel for a number of orders and of heads, which it must know beforehand.
+
+    Args:
+        n_orders: Orders of n-grams.
+        n_heads: Hash heads per order.
+        cache: Whether to keep the machine code on disk, beside this file or where numba keeps it.
+
+    Returns:
+        ``hash_range(ids, token_map, constants, flags, window, out, begin, end, vocab_size, fill,
+        ends_after_eos)``. It hashes the positions begin..end-1 of the flattened `ids` ``[B, T]``
+        into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the tokens before each row, oldest
+        first, and afterwards those before the position behind the last one hashed. `flags`
+        ``[B, T]`` (or empty) marks positions with START and MASKED. Returns -1, or the first
+        position whose id is not below `vocab_size`, where it stopped.
+    """
+    past = n_orders
+    block = 3 * n_heads
+    full = n_heads // LANES * LANES
+    rest = n_heads - full
+    # Numba knows the length of a tuple at compile time, and not the value of an int.
+    lanes, rest_lanes = (0,) * LANES, (0,) * rest
+
+    def hash_range(
+        ids: Any,
+        token_map: Any,
+        constants: Any,
+        flags: Any,
+        window: Any,
+        out: Any,
+        begin: Any,
+        end: Any,
+        vocab_size: Any,
+        fill: Any,
+        ends_after_eos: Any,
+    ) -> Any:
+        length = ids.shape[1]
+        layers = constants.shape[0]
+        width = constants.shape[1]
+        has_map = token_map.size > 0
+        has_flags = flags.size > 0
+        to = np.intp(begin * layers * n_orders * n_heads)
+        for row in range(begin // length, (end - 1) // length + 1):
+            first = max(begin - row * length, 0)
+            last = min(end - row * length, length)
+            # A range that starts inside a row reads the tokens before it, to fill the window.
+            start = max(first - past, 0)
+            if start > 0:
+                window[row, :] = fill
+            for t in range(start, last):
+                token = np.int64(ids[row, t])
+                if token >= vocab_size:
+                    return row * length + t
+                if has_map and token >= 0:
+                    token = np.int64(token_map[token])
+                ends = ends_after_eos and token == fill
+                if has_flags:
+                    flag = flags[row, t]
+                    if flag & MASKED:
+                        token, ends = fill, True
+                    if flag:
+                        window[row, :] = fill
+                if t >= first:
+                    for layer in range(layers):
+                        at = np.intp(layer * width + past + 1)
+                        mix = np.uint64(token) * constants[layer, 0]
+                        for order in range(n_orders):
+                            other = np.uint64(window[row, past - 1 - order])
+                            mix ^= other * constants[layer, order + 1]
+                            if np.int64(mix) >= 0:
+                                for head in range(0, full, LANES):
+                                    _store_rows(
+                                        mix, constants, at + head, n_heads, out, to + head, lanes
+                                    )
+                                if rest > 0:
+                                    _store_rows(
+                                        mix,
+                                        constants,
+                                        at + full,
+                                        n_heads,
+                                        out,
+                                        to + full,
+                                        rest_lanes,
+                                    )
+                            else:
+                                # Only negative ids come here: floor modulo, as in numpy.
+                                for head in range(n_heads):
+                                    column = past + 1 + order * block + head
+                                    prime = np.int64(constants[layer, column])
+                                    shift = np.int64(constants[layer, column + 2 * n_heads])
+                                    remainder = np.int64(mix) % prime
+                                    out[row, t, layer, order * n_heads + head] = remainder + shift
+                            at += block
+                            to += n_heads
+                for k in range(past - 1):
+                    window[row, k] = window[row, k + 1]
+                window[row, past - 1] = token
+                if ends:
+                    window[row, :] = fill
+        return -1
+
+    return njit(cache=cache, nogil=True, error_model="numpy")(hash_range)  # type: ignore[no-any-return]
