@@ -31,14 +31,12 @@ FAMILIES = sorted(tiny.SIZES)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folders(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    base = tiny.base_model(request.param, folder / "base")
-    return base, tiny.attached_model(base, folder / "attached")
+    return tiny.family_folders(request.param, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    return tiny.base_model("llama", tmp_path_factory.mktemp("llama") / "base")
+    return tiny.family_folders("llama", tmp_path_factory)[0]
 
 
 def sha256(path: Path) -> str:
@@ -96,35 +94,28 @@ def test_every_constant_is_right_after_from_pretrained(folders):
 
 
 def test_the_memory_is_the_same_module_as_standing_alone(folders):
-    """Layer input + EngramModule(compress_and_hash ids) is what the wired layer computes."""
+    """Wired, a layer sees its input + EngramModule(input, compress_and_hash ids)."""
     _, attached = folders
     model = tiny.randomise(engram.load(attached))
-    decoder = model.get_decoder()
     tokenizer = EngramTokenizer(tiny.memory_config(), str(tiny.TOKENIZER))
     hash_ids = tokenizer.compress_and_hash(IDS, return_tensors="pt")
-    seen = {}
     for layer_id in (1, 2):
-        layer = decoder.engram_layers[layer_id]
-        layer.register_forward_pre_hook(
-            lambda module, args, layer_id=layer_id: seen.update({layer_id: args[0]})
-        )
-        inner = next(child for name, child in layer.named_children() if name != "engram")
-        inner.register_forward_pre_hook(
-            lambda module, args, kwargs, layer_id=layer_id: seen.update(
-                {(layer_id, "inner"): args[0] if args else kwargs["hidden_states"]}
-            ),
+        layer = model.get_decoder().engram_layers[layer_id]
+        calls = []
+        handle = layer.register_forward_hook(
+            lambda module, args, kwargs, output, calls=calls: calls.append((args, kwargs, output)),
             with_kwargs=True,
         )
-        # The first thing a layer does is to normalise its input: compare there.
-        model(IDS)
-        expected = seen[layer_id] + layer.engram(seen[layer_id], hash_ids)
-        norm = layer.ln_1 if hasattr(layer, "ln_1") else layer.input_layernorm
-        got = {}
-        handle = norm.register_forward_pre_hook(lambda module, args, got=got: got.update(x=args[0]))
-        model(IDS)
+        model(IDS, use_cache=False)
         handle.remove()
-        torch.testing.assert_close(got["x"], expected, rtol=0, atol=1e-6)
-        assert (expected - seen[layer_id]).abs().max() > 0.01
+        (hidden, *args), kwargs, output = calls[0]
+        added = layer.engram(hidden, hash_ids)
+        assert added.abs().max() > 0.01
+        memory = layer._modules.pop("engram")
+        again = layer(hidden + added, *args, **kwargs)
+        layer.add_module("engram", memory)
+        as_tensor = [item if torch.is_tensor(item) else item[0] for item in (again, output)]
+        torch.testing.assert_close(*as_tensor, rtol=0, atol=1e-6)
 
 
 def test_auto_classes_load_it(folders):
@@ -219,7 +210,7 @@ def test_changed_constants_fail_the_load(llama, tmp_path):
 
 
 def test_layers_past_the_depth_are_refused(llama, tmp_path):
-    with pytest.raises(LayoutError, match="past the model's 4 layers"):
+    with pytest.raises(LayoutError, match="past the model's 3 layers"):
         attach.plan(llama, tiny.memory_config(layer_ids=[1, 4]), tmp_path / "x")
 
 

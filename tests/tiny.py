@@ -15,24 +15,64 @@ TOKENIZER = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 VOCAB = 544
 HIDDEN = 32
 
+_SHAPE = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+
 SIZES = {
     "gpt2": {
         "n_embd": HIDDEN,
-        "n_layer": 4,
+        "n_layer": 3,
         "n_head": 4,
         "n_positions": 128,
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
     },
-    "llama": {
-        "hidden_size": HIDDEN,
-        "intermediate_size": 48,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
+    "llama": _SHAPE,
+    "mistral": {**_SHAPE, "head_dim": 8, "sliding_window": 12},
+    "qwen2": _SHAPE,
+    "qwen3": {**_SHAPE, "head_dim": 8},
+    "qwen3_moe": {**_SHAPE, **_EXPERTS, "head_dim": 8, "num_experts": 4},
+    "mixtral": {**_SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gemma2": {**_SHAPE, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 12},
+    "gemma3_text": {**_SHAPE, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 12},
+    "phi3": _SHAPE,
+    "olmo2": _SHAPE,
+    "gpt_neox": {
+        **{key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"},
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
     },
+    "smollm3": _SHAPE,
+    "deepseek_v3": {
+        **_SHAPE,
+        **_EXPERTS,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+    # Not a family that the toolkit names: found by looking for its layers.
+    "stablelm": _SHAPE,
+    "opt": {
+        **{"hidden_size": HIDDEN, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4},
+        **{"max_position_embeddings": 128, "word_embed_proj_dim": HIDDEN, "dropout": 0.0},
+    },
+    "bloom": {"hidden_size": HIDDEN, "n_layer": 3, "n_head": 4},
 }
 
 
@@ -92,3 +132,15 @@ def randomise(model: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(noise * (1.0 if parameter.ndim == 2 and "table" in name else 0.4))
     return model
+
+
+_MADE: dict[str, tuple[Path, Path]] = {}
+
+
+def family_folders(model_type: str, tmp_path_factory: object) -> tuple[Path, Path]:
+    """Return base and attached folder of a family, made once for all tests. Do not change them."""
+    if model_type not in _MADE:
+        folder = tmp_path_factory.mktemp(model_type)
+        base = base_model(model_type, folder / "base")
+        _MADE[model_type] = (base, attached_model(base, folder / "attached"))
+    return _MADE[model_type]

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError
@@ -22,7 +24,22 @@ REMOTE_MODULE = "modeling_engram"
 
 # Families that `import engram.hf` makes known to transformers' Auto classes; others become known
 # when a checkpoint of theirs is attached to or loaded by this toolkit.
-FAMILIES = ("gpt2", "llama")
+FAMILIES = (
+    "deepseek_v3",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+)
 
 
 class EngramForCausalLM:
@@ -94,6 +111,9 @@ class EngramForCausalLM:
         )
         if attention_mask is not None and attention_mask.ndim == 2:
             inputs["engram_mask"] = attention_mask
+        elif attention_mask is None and inputs.get("attention_mask") is not None:
+            # transformers made a 4-D mask of no padding at all.
+            inputs["engram_mask"] = torch.ones_like(input_ids)
         return inputs
 
     def _init_weights(self, module: Any) -> None:
@@ -118,63 +138,88 @@ def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
     Raises:
         LayoutError: transformers has no causal language model of that type.
     """
-    return _make_classes(model_type.removeprefix(MODEL_TYPE_PREFIX))
+    base_type = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    return _config_class(base_type), _model_class(base_type)
 
 
 @cache
-def _make_classes(model_type: str) -> tuple[type[Any], type[Any]]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def _config_class(base_type: str) -> Any:
+    from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
     try:
-        base_config = CONFIG_MAPPING[model_type]
-        base_model: type[Any] = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
+        base: Any = CONFIG_MAPPING[base_type]
     except KeyError:
-        raise LayoutError(
-            f"The installed transformers has no causal language model of type {model_type!r}.",
-            "Install a transformers that has it: pip install -U transformers",
-            model_type=model_type,
-        ) from None
-    config_class: Any = type(
-        f"Engram{base_config.__name__}",
-        (base_config,),
+        raise _unknown(base_type) from None
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        # Model classes take long to import: a family's is made for the first config of its type.
+        base.__post_init__(self, **kwargs)
+        _model_class(base_type)
+
+    made: Any = type(
+        f"Engram{base.__name__}",
+        (base,),
         {
             "__module__": __name__,
             "__annotations__": {"engram": dict[str, Any] | None},
-            "model_type": MODEL_TYPE_PREFIX + model_type,
+            "__post_init__": post_init,
+            "model_type": MODEL_TYPE_PREFIX + base_type,
             "engram": None,
             "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
         },
     )
-    model_class = type(
-        f"Engram{base_model.__name__}",
-        (EngramForCausalLM, base_model),
+    AutoConfig.register(made.model_type, made, exist_ok=True)
+    return made
+
+
+@cache
+def _model_class(base_type: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+    config_class = _config_class(base_type)
+    base_config = config_class.__bases__[0]
+    if base_config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _unknown(base_type)
+    base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
+    made: Any = type(
+        f"Engram{base.__name__}",
+        (EngramForCausalLM, base),
         {"__module__": __name__, "config_class": config_class},
     )
-    _register_conversions(model_type)
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    _register_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
+    AutoModelForCausalLM.register(config_class, made, exist_ok=True)
     if base_config in TOKENIZER_MAPPING and TOKENIZER_MAPPING[base_config] is not None:
-        AutoTokenizer.register(
-            config_class, fast_tokenizer_class=TOKENIZER_MAPPING[base_config], exist_ok=True
-        )
-    return config_class, model_class
+        tokenizer = TOKENIZER_MAPPING[base_config]
+        AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
+    return made
 
 
-def _register_conversions(model_type: str) -> None:
-    """Let our type load the base's tensor names as the base does."""
+def _unknown(base_type: str) -> LayoutError:
+    return LayoutError(
+        f"The installed transformers has no causal language model of type {base_type!r}.",
+        "Install a transformers that has it: pip install -U transformers",
+        model_type=base_type,
+    )
+
+
+def _register_conversions(ours: dict[str, str]) -> None:
+    """Let our types and classes load tensor names that the base's rename.
+
+    Args:
+        ours: Our names of a type and its classes, by transformers' own.
+    """
     from transformers.conversion_mapping import (
         get_checkpoint_conversion_mapping,
         register_checkpoint_conversion_mapping,
     )
 
-    mapping = get_checkpoint_conversion_mapping(model_type)
-    if mapping is not None:
-        register_checkpoint_conversion_mapping(
-            MODEL_TYPE_PREFIX + model_type, mapping, overwrite=True
-        )
+    for base, name in ours.items():
+        mapping = get_checkpoint_conversion_mapping(base)
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
 
 
 def auto_map(config_class: type[Any], model_class: type[Any]) -> dict[str, str]:
@@ -202,4 +247,4 @@ def remote_module(config_class: type[Any], model_class: type[Any]) -> tuple[str,
 def register_families() -> None:
     """Make the known families loadable by transformers' Auto classes and pipelines."""
     for model_type in FAMILIES:
-        model_classes(model_type)
+        _config_class(model_type)

@@ -1,0 +1,104 @@
+"""Every way of generating gives the tokens of the plain one, for random weights of the memory."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+import engram
+
+OPTIONS = {"max_new_tokens": 10, "pad_token_id": 2, "eos_token_id": None, "do_sample": False}
+
+
+@pytest.fixture(scope="module", params=sorted(tiny.SIZES))
+def folders(request, tmp_path_factory):
+    return tiny.family_folders(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(folders):
+    return tiny.randomise(engram.load(folders[1])).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    return torch.randint(3, tiny.VOCAB, (1, 9), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def plain(model, prompt):
+    return model.generate(prompt, use_cache=False, **OPTIONS)
+
+
+def test_beams(model, prompt):
+    options = {**OPTIONS, "num_beams": 4, "num_return_sequences": 4}
+    with_cache = model.generate(prompt, use_cache=True, **options)
+    assert torch.equal(with_cache, model.generate(prompt, use_cache=False, **options))
+
+
+def test_sampling_with_a_fixed_seed(model, prompt):
+    texts = []
+    for use_cache in (True, False):
+        torch.manual_seed(11)
+        texts.append(
+            model.generate(
+                prompt, use_cache=use_cache, **{**OPTIONS, "do_sample": True, "top_k": 9}
+            )
+        )
+    assert torch.equal(*texts)
+
+
+def test_prompt_lookup_with_rejected_tokens(model, plain):
+    # A prompt that repeats itself makes candidates, most of which are rejected.
+    prompt = torch.cat([plain, plain[:, :10]], dim=1)
+    expected = model.generate(prompt, **OPTIONS)
+    got = model.generate(prompt, prompt_lookup_num_tokens=4, **OPTIONS)
+    assert torch.equal(got, expected)
+
+
+def test_assisted_by_the_base_model(folders, model, prompt, plain):
+    assistant = AutoModelForCausalLM.from_pretrained(folders[0])
+    got = model.generate(prompt, assistant_model=assistant, **OPTIONS)
+    assert torch.equal(got, plain)
+
+
+def test_static_cache(model, prompt, plain):
+    if not model._can_compile_fullgraph:
+        pytest.skip("transformers has no static cache for this family")
+    got = model.generate(prompt, cache_implementation="static", disable_compile=True, **OPTIONS)
+    assert torch.equal(got, plain)
+
+
+def test_static_cache_with_left_padding(model, prompt, plain):
+    if not model._can_compile_fullgraph:
+        pytest.skip("transformers has no static cache for this family")
+    batch = torch.cat([torch.full((1, 5), 2), prompt], dim=1).repeat(2, 1)
+    batch[1, :5] = torch.tensor([9, 8, 7, 6, 5])
+    mask = torch.ones_like(batch)
+    mask[0, :5] = 0
+    got = model.generate(
+        batch, attention_mask=mask, cache_implementation="static", disable_compile=True, **OPTIONS
+    )
+    assert torch.equal(got[:1, 5:], plain)
+    assert torch.equal(got[1:], model.generate(batch[1:], **OPTIONS))
+
+
+def test_two_threads_at_once(model, plain):
+    prompts = [plain[:, :9], plain[:, 3:12], plain[:, 5:18]]
+    expected = [model.generate(ids, **OPTIONS) for ids in prompts]
+    found: dict[int, torch.Tensor] = {}
+
+    def work(index: int) -> None:
+        for _ in range(2):
+            found[index] = model.generate(prompts[index], **OPTIONS)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[index], text) for index, text in enumerate(expected))
