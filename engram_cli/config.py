@@ -9,7 +9,13 @@ import typer
 
 from engram.config import EngramConfig
 from engram.config_file import dump_config, read_config, write_config
-from engram.errors import ConfigError, InputError, MissingFileError, UsageError
+from engram.errors import (
+    ConfigError,
+    DoesNotFitError,
+    InputError,
+    MissingFileError,
+    UsageError,
+)
 from engram.templates import find_config, template_names, template_path, template_title
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
@@ -113,19 +119,25 @@ def new(
     from engram.new_config import new_config
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    made = new_config(
-        template,
-        backbone=_backbone(model),
-        k=k,
-        budget_params=_count(budget),
-        settings=_settings(settings or []),
-    )
+    try:
+        made = new_config(
+            template,
+            backbone=_backbone(model),
+            k=k,
+            budget_params=_count(budget),
+            settings=_settings(settings or []),
+        )
+    except DoesNotFitError as error:
+        if json:
+            answer = {"schema": SCHEMA, "template": template, "fits": False, **error.details}
+            out.result(answer, lambda _: None)
+        raise
     title = f"From template {template}" + (f", for {model}" if model else "")
     if output is not None:
         _check_place(output, overwrite)
+        if not dry_run:
+            write_config(output, made, title=title)
     is_written = output is not None and not dry_run
-    if output is not None and not dry_run:
-        write_config(output, made, title=title)
     payload = {
         "schema": SCHEMA,
         "template": template,

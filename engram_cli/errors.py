@@ -7,7 +7,6 @@ import json
 import os
 import select
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -48,7 +47,8 @@ class Failure:
 
     def to_text(self) -> str:
         """Return the message and, on its own line, the hint."""
-        return f"Error: {self.message}" + (f"\n{self.hint}" if self.hint else "")
+        text = self.message if self.code == "interrupted" else f"Error: {self.message}"
+        return f"{text}\n{self.hint}" if self.hint else text
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -74,8 +74,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _os_failure(error: OSError) -> Failure:
-    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
-    path = path or (str(error.filename) if error.filename is not None else None)
+    path = None if error.filename is None else str(error.filename)
     where = f"{path}: " if path else ""
     details = {"path": path, "errno": errno.errorcode.get(error.errno or 0)}
     if isinstance(error, FileNotFoundError):
@@ -123,6 +122,8 @@ def _report(error: BaseException, as_json: bool) -> int:
     failure = failure_of(error)
     with suppress(BrokenPipeError):
         if os.environ.get("ENGRAM_DEBUG") == "1":
+            import traceback
+
             traceback.print_exception(error)
         print(failure.to_json() if as_json else failure.to_text(), file=sys.stderr, flush=True)
     return failure.exit_code

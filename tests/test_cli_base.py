@@ -254,7 +254,7 @@ def test_interrupt_ends_with_130_and_one_line():
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (130, "", "Error: Interrupted.\n")
+    assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 
 @pytest.mark.parametrize("command", ["env", "env --json", "--help", "config show gpt2"])

@@ -144,12 +144,22 @@ def test_k_replaces_the_table_size(answer):
         (["--set", "seed=x"], 3, "template gpt2 with what was changed: seed: 'x'"),
         (["--k", "-1"], 3, "k: -1.0 is not a positive number"),
         (["--budget", "lots"], 3, "'lots' is not a count"),
-        (["--budget", "1M"], 5, "Nothing fits"),
     ],
 )
 def test_new_refuses(engram, words, code, message):
     found, error = failure(engram, "new", "gpt2", *words)
     assert (found, message in error["message"]) == (code, True), error
+
+
+def test_a_budget_that_nothing_fits_is_answered_in_both_forms(engram):
+    code, out, err = engram("new", "gpt2", "--budget", "1M", "--json")
+    answer, error = json.loads(out), json.loads(err)
+    assert (code, answer["schema"], answer["fits"]) == (5, "engram.config/1", False)
+    assert answer["smallest_budget_params"] > 1_000_000
+    assert error["code"] == "does_not_fit"
+    code, out, err = engram("new", "gpt2", "--budget", "1M")
+    assert (code, out) == (5, "")
+    assert "Nothing fits" in err
 
 
 def test_new_for_a_model_of_the_catalogue(answer):
