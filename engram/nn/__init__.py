@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from engram.nn.deepseek_v41 import DeepseekV41Module
 from engram.nn.demo import DemoModule
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.module import EngramModule
 from engram.nn.offload import OffloadEmbedding
+from engram.nn.qwen_ple import QwenPleModule
 
-__all__ = ["DemoModule", "EngramModule", "MultiHeadEmbedding", "OffloadEmbedding"]
+__all__ = [
+    "DeepseekV41Module",
+    "DemoModule",
+    "EngramModule",
+    "MultiHeadEmbedding",
+    "OffloadEmbedding",
+    "QwenPleModule",
+]

@@ -1,41 +1,22 @@
 """The module of DeepSeek's reference demo and of the paper's models, batched over streams.
 
-Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M * D channels, K taps.
+Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M * D channels.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.layouts.demo import from_reference_name
-from engram.nn.functional import causal_conv, rms_norm, signed_sqrt_gate
+from engram.nn.functional import CausalConv, gate_and_smooth, rms_norm, signed_sqrt_gate
 from engram.nn.module import EngramModule, Init
+from engram.nn.reference_names import rename
 
 CONV_NORM_EPS = 1e-5
-
-
-class CausalConv(nn.Module):
-    """Taps of a depthwise convolution over the past.
-
-    Args:
-        channels: Channels P.
-        taps: Taps K per channel.
-        dilation: Tokens from one tap to the next.
-        factory: `device` and `dtype` of the weight.
-    """
-
-    def __init__(self, channels: int, taps: int, dilation: int, factory: dict[str, Any]) -> None:
-        super().__init__()
-        self.dilation = dilation
-        self.weight = nn.Parameter(torch.empty(channels, 1, taps, **factory))
-
-    def forward(self, x: Tensor, window: Tensor | None) -> Tensor:
-        """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
-        return causal_conv(x, self.weight, self.dilation, window)
 
 
 class DemoModule(EngramModule, layout="demo"):
@@ -79,14 +60,8 @@ class DemoModule(EngramModule, layout="demo"):
         gates = signed_sqrt_gate(
             rms_norm(keys, self.norm_key, eps), rms_norm(streams, self.norm_query, eps)
         )
-        if keep is not None:
-            # A closed gate makes the convolution's input zero as well.
-            gates = gates.masked_fill(~keep[:, :, None], 0)
-        gated = gates[..., None] * value[:, :, None]  # [B, T, M, D]
-        conv_inputs = rms_norm(gated, self.conv_norm, CONV_NORM_EPS).to(value.dtype).flatten(2)
-        out = gated + F.silu(self.conv(conv_inputs, window)).view_as(gated)
-        if keep is not None:
-            out = out.masked_fill(~keep[:, :, None, None], 0)
+        norm = partial(rms_norm, weight=self.conv_norm, eps=CONV_NORM_EPS)
+        out, conv_inputs = gate_and_smooth(gates, value, norm, self.conv, keep, window)
         return out.to(streams.dtype), conv_inputs
 
 
@@ -94,14 +69,7 @@ def _stack_reference_streams(
     module: DemoModule, state: dict[str, Any], prefix: str, *_: Any
 ) -> None:
     """Rename the demo's tensors before loading, and join its one tensor per stream."""
-    streams: dict[str, dict[int, str]] = {}
-    for name in [name for name in state if name.startswith(prefix)]:
-        ours, stream = from_reference_name(name.removeprefix(prefix))
-        if stream is not None:
-            streams.setdefault(ours, {})[stream] = name
-        elif prefix + ours != name:
-            state[prefix + ours] = state.pop(name)
-    for ours, names in streams.items():
+    for ours, names in rename(state, prefix, from_reference_name).items():
         # Too few or too many are left alone: torch then names them as unexpected.
         if sorted(names) == list(range(module.config.hc_mult)):
             parts = [state.pop(names[i]) for i in range(module.config.hc_mult)]

@@ -1,16 +1,21 @@
 """Norm, gate and causal convolution that the layouts' modules share.
 
+Norm and convolution have backward passes of their own: on a CPU fresh memory costs more than the
+arithmetic, and autograd's take several times as much of it. They cannot be differentiated twice.
+
 Shapes: B sequences, T tokens, M streams, D hidden size, P channels, K taps, W context before T.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
@@ -28,7 +33,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
         Normalised ``[..., M, D]``; float32 where `x` is of half precision.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.rms_norm(wide, wide.shape[-1:], eps=eps) * weight
+    eps = torch.finfo(wide.dtype).eps if eps is None else eps
+    return cast(Tensor, _RmsNorm.apply(wide, weight.to(wide.dtype), eps))
 
 
 def signed_sqrt_gate(keys: Tensor, queries: Tensor) -> Tensor:
@@ -46,6 +52,58 @@ def signed_sqrt_gate(keys: Tensor, queries: Tensor) -> Tensor:
     """
     agreement = (keys * queries).sum(dim=-1) / math.sqrt(keys.shape[-1])
     return torch.sigmoid(agreement.abs().clamp_min(1e-6).sqrt() * agreement.sign())
+
+
+class CausalConv(nn.Module):
+    """Taps of a depthwise convolution over the past.
+
+    Args:
+        channels: Channels P.
+        taps: Taps K per channel.
+        dilation: Tokens from one tap to the next.
+        factory: `device` and `dtype` of the weight.
+    """
+
+    def __init__(self, channels: int, taps: int, dilation: int, factory: dict[str, Any]) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.weight = nn.Parameter(torch.empty(channels, 1, taps, **factory))
+
+    def forward(self, x: Tensor, window: Tensor | None) -> Tensor:
+        """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
+        return causal_conv(x, self.weight, self.dilation, window)
+
+
+def gate_and_smooth(
+    gates: Tensor,
+    value: Tensor,
+    norm: Callable[[Tensor], Tensor],
+    conv: CausalConv,
+    keep: Tensor | None,
+    window: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Give every stream its share of the value, and add a convolution of it over the past.
+
+    Args:
+        gates: One per stream ``[B, T, M]``.
+        value: The memory's value, the same for all streams ``[B, T, D]``.
+        norm: Normalises the convolution's inputs ``[B, T, M, D]``.
+        conv: The convolution over M * D channels.
+        keep: False at masked positions ``[B, T]``, which get and give zero; or None.
+        window: The convolution's inputs before these ``[B, <= W, P]``, or None.
+
+    Returns:
+        The sum ``[B, T, M, D]``, in float32 or better, and the convolution's inputs ``[B, T, P]``.
+    """
+    if keep is not None:
+        # A closed gate makes the convolution's input zero as well.
+        gates = gates.masked_fill(~keep[:, :, None], 0)
+    gated = gates[..., None] * value[:, :, None]  # [B, T, M, D]
+    conv_inputs = norm(gated).to(value.dtype).flatten(2)
+    out = F.silu(conv(conv_inputs, window)).view_as(gated).add_(gated)
+    if keep is not None:
+        out = out.masked_fill(~keep[:, :, None, None], 0)
+    return out, conv_inputs
 
 
 def causal_conv(x: Tensor, weight: Tensor, dilation: int, window: Tensor | None = None) -> Tensor:
@@ -71,11 +129,32 @@ def causal_conv(x: Tensor, weight: Tensor, dilation: int, window: Tensor | None 
     return cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
 
 
-class _ShiftedTaps(torch.autograd.Function):
-    """The convolution as K shifted multiply-adds: half the time of a depthwise `Conv1d`.
+class _RmsNorm(torch.autograd.Function):
+    """``x * rsqrt(mean(x^2) + eps) * weight``, saving only what it was given."""
 
-    With its own backward pass, because autograd's makes a full-size copy for every shift.
-    """
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Normalise ``[..., M, D]``."""
+        out = x.square()
+        rstd = out.mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, rstd)
+        return torch.mul(x, rstd, out=out).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of input and weight."""
+        x, weight, rstd = ctx.saved_tensors
+        normed = x * rstd
+        scratch = normed * grad
+        grad_weight = scratch.sum(dim=tuple(range(x.ndim - weight.ndim)))
+        along = scratch.mul_(weight).mean(dim=-1, keepdim=True)
+        grad_x = torch.mul(grad, weight, out=scratch)
+        return grad_x.sub_(normed.mul_(along)).mul_(rstd), grad_weight, None
+
+
+class _ShiftedTaps(torch.autograd.Function):
+    """The convolution as K shifted multiply-adds: half the time of a depthwise `Conv1d`."""
 
     @staticmethod
     def forward(ctx: Any, context: Tensor, taps: Tensor, dilation: int) -> Tensor:
@@ -89,6 +168,7 @@ class _ShiftedTaps(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients of context and taps."""
         context, taps = ctx.saved_tensors
@@ -99,8 +179,11 @@ class _ShiftedTaps(torch.autograd.Function):
                 shift.addcmul_(grad, tap)
             grad_context = wide.to(context.dtype)
         if ctx.needs_input_grad[1]:
+            scratch = torch.empty_like(grad)
             shifts = _shifts(context, taps, ctx.dilation)
-            grad_taps = torch.stack([(shift * grad).sum(dim=(0, 1)) for shift in shifts])
+            grad_taps = torch.stack(
+                [torch.mul(shift, grad, out=scratch).sum(dim=(0, 1)) for shift in shifts]
+            )
         return grad_context, grad_taps, None
 
 

@@ -1,0 +1,91 @@
+"""The module of DeepSeek-V4.1-Flash: one fused projection, no convolution, residual included.
+
+Shapes: B sequences, T tokens, M streams, D hidden size, E memory width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engram.errors import MismatchError
+from engram.layouts.deepseek_v41 import from_reference_name
+from engram.nn.module import EngramModule, Init
+from engram.nn.quantised import dequantise_fp8
+from engram.nn.reference_names import rename
+
+
+class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
+    """The module of DeepSeek-V4.1-Flash (released inference/engram.py).
+
+    One projection gives the keys of all streams and the value that they share; each stream takes
+    the value by how its key agrees with its hidden state. The gate is computed in float32 or
+    better. State dicts with the released names load as they are, fp8 with its scales included.
+    """
+
+    def _build(self, factory: dict[str, Any]) -> None:
+        config = self.config
+        memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
+        self.wkv = nn.Linear(memory, (streams + 1) * hidden, bias=False, **factory)
+        self.k_weight = nn.Parameter(torch.empty(streams, hidden, **factory))
+        self.q_weight = nn.Parameter(torch.empty(streams, hidden, **factory))
+        self.register_load_state_dict_pre_hook(_translate_released)
+
+    def _reset_dense(self, init: Init) -> None:
+        self.wkv.reset_parameters()
+        nn.init.ones_(self.k_weight)
+        nn.init.ones_(self.q_weight)
+        if init == "identity":
+            with torch.no_grad():
+                self.wkv.weight[-self.config.hidden_size :].zero_()  # the value's rows
+
+    def _read(
+        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        hidden_size, eps = streams.shape[-1], self.config.eps
+        projected = self.wkv(memory.to(self.wkv.weight.dtype))
+        wide = torch.promote_types(projected.dtype, torch.float32)
+        hidden = streams.to(torch.promote_types(streams.dtype, wide))  # [B, T, M, D]
+        keys, value = projected.to(wide).split([self.k_weight.numel(), hidden_size], dim=-1)
+        keys = keys.unflatten(-1, self.k_weight.shape)  # [B, T, M, D]
+        weights = self.q_weight.to(wide) * self.k_weight.to(wide)
+        rstd = _rstd(hidden, eps) * _rstd(keys, eps)
+        agreement = (hidden * weights * keys).sum(dim=-1) * rstd * hidden_size**-0.5
+        # Unlike the demo's, this gate follows the sign of a zero: it is never exactly 0.5.
+        root = agreement.abs().clamp_min(1e-6).sqrt()
+        gates = torch.sigmoid(torch.copysign(root, agreement))  # [B, T, M]
+        if keep is not None:
+            gates = gates.masked_fill(~keep[:, :, None], 0)
+        out = torch.addcmul(hidden, gates[..., None], value[:, :, None])
+        return out.to(streams.dtype), None
+
+
+def _rstd(x: Tensor, eps: float | None) -> Tensor:
+    """Return one over the root mean square of the last dimension."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return torch.rsqrt(x.square().mean(dim=-1) + eps)
+
+
+def _translate_released(
+    module: DeepseekV41Module, state: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Rename the released tensors before loading, and dequantise those that have scales."""
+    released = f"{prefix}embed.weight" in state
+    rename(state, prefix, from_reference_name)
+    table = f"{prefix}multi_head_embedding.embedding"
+    for name, rows_per_scale in ((table, 1), (f"{prefix}wkv", 32)):
+        codes, scales = state.get(f"{name}.weight"), state.pop(f"{name}.scale", None)
+        if codes is None or codes.dtype != torch.float8_e4m3fn:
+            continue
+        if scales is None:
+            raise MismatchError(
+                f"{name}.weight is fp8, and its scales are missing.",
+                "Load the tensor that ends with .scale with it.",
+                tensor=f"{name}.weight",
+            )
+        state[f"{name}.weight"] = dequantise_fp8(codes, scales, rows_per_scale=rows_per_scale)
+    if released:
+        # The release derives them from the config, as this module did.
+        state[f"{prefix}multi_head_embedding.offsets"] = module.multi_head_embedding.offsets

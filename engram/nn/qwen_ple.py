@@ -1,0 +1,116 @@
+"""The module of Qwen3.8-Flash-Next's per-layer n-gram embedding (transformers: ``qwen4_exp``).
+
+Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M * D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engram.addressing.multipliers import multipliers
+from engram.addressing.primes import head_primes
+from engram.errors import MismatchError
+from engram.layouts.qwen_ple import from_reference_name
+from engram.nn.functional import CausalConv, gate_and_smooth, rms_norm, signed_sqrt_gate
+from engram.nn.module import EngramModule, Init
+from engram.nn.reference_names import rename
+
+
+class GroupedNorm(nn.Module):
+    """Root mean square norm of every stream, with factors 1 + weight.
+
+    Args:
+        streams: Streams M.
+        hidden_size: Channels D of a stream.
+        eps: Added to the mean square.
+        factory: `device` and `dtype` of the weight.
+    """
+
+    def __init__(
+        self, streams: int, hidden_size: int, eps: float | None, factory: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(streams * hidden_size, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[B, T, M, D]``, in float32 or better."""
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return rms_norm(x, (1 + self.weight.to(wide)).view(x.shape[-2:]), self.eps)
+
+
+class QwenPleModule(EngramModule, layout="qwen_ple"):
+    """The per-layer n-gram embedding of Qwen3.8-Flash-Next (transformers' `Qwen4ExpTextPLELayer`).
+
+    As the demo's module, without biases and with norms that start at 1 + 0. State dicts with
+    transformers' names load as they are, the table in shards or whole; the constants in them are
+    compared with this module's.
+
+    What lies between the projections and the result is computed in float32 or better.
+    """
+
+    def _build(self, factory: dict[str, Any]) -> None:
+        config = self.config
+        memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
+        self.value_proj = nn.Linear(memory, hidden, bias=False, **factory)
+        self.key_proj = nn.Linear(memory, streams * hidden, bias=False, **factory)
+        self.norm_key = GroupedNorm(streams, hidden, config.eps, factory)
+        self.norm_query = GroupedNorm(streams, hidden, config.eps, factory)
+        self.norm_conv = GroupedNorm(streams, hidden, config.eps, factory)
+        self.conv1d = CausalConv(
+            streams * hidden, config.kernel_size, config.max_ngram_size, factory
+        )
+        self.register_load_state_dict_pre_hook(_translate_released)
+
+    def _reset_dense(self, init: Init) -> None:
+        self.value_proj.reset_parameters()
+        self.key_proj.reset_parameters()
+        for module in (self.norm_key, self.norm_query, self.norm_conv, self.conv1d):
+            nn.init.zeros_(module.weight)
+        if init == "identity":
+            nn.init.zeros_(self.value_proj.weight)
+
+    def _read(
+        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        memory = memory.to(self.value_proj.weight.dtype)
+        value = self.value_proj(memory)  # [B, T, D]
+        keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
+        gates = signed_sqrt_gate(self.norm_key(keys), self.norm_query(streams))
+        out, conv_inputs = gate_and_smooth(gates, value, self.norm_conv, self.conv1d, keep, window)
+        return out.to(streams.dtype), conv_inputs
+
+
+def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the released tensors before loading, join the table's shards, check the constants."""
+    for ours, names in rename(state, prefix, from_reference_name).items():
+        # A gap is left alone: torch then names the shards as unexpected and the table as missing.
+        if sorted(names) == list(range(len(names))):
+            state[prefix + ours] = torch.cat([state.pop(names[i]) for i in range(len(names))])
+    constants = {
+        "ngram_heads_vocab_sizes": module.multi_head_embedding.head_sizes,
+        "layer_multipliers": _multipliers(module),
+    }
+    for name, expected in constants.items():
+        stored = state.pop(f"{prefix}ple_embedding.{name}", None)
+        if stored is None or stored.is_meta or tuple(stored.tolist()) == expected:
+            continue
+        raise MismatchError(
+            f"{prefix}ple_embedding.{name} is {stored.tolist()}; the config gives "
+            f"{list(expected)}.",
+            "Build the module from the config that the weights were trained with.",
+            stored=stored.tolist(),
+            expected=list(expected),
+        )
+
+
+def _multipliers(module: QwenPleModule) -> tuple[int, ...]:
+    """Derive the layer's hash multipliers; its primes tell its place among the layers."""
+    config, first = module.config, module.multi_head_embedding.head_sizes[0]
+    places = [0]
+    while head_primes(config, places)[places[-1]][0][0] < first:
+        places.append(len(places))
+    return multipliers(config, config.engram_vocab_size, places)[places[-1]]
