@@ -18,6 +18,7 @@ from engram_cli.options import (
     VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.silence import silence_transformers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,10 @@ def attach(
     link: Annotated[
         bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
     ] = False,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
+    ] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")
     ] = None,
@@ -74,6 +79,8 @@ def attach(
         $ engram attach ./model -c config.yaml -o planned --link --dry-run --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    if verify and adapter:
+        raise UsageError("--verify compares whole folders; it does not go with --adapter.")
     if config is None:
         raise UsageError(
             "attach needs the memory's config.",
@@ -82,7 +89,6 @@ def attach(
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-
     from engram.checkpoints import attach as attaching
     from engram.templates import load_config
 
@@ -94,6 +100,7 @@ def attach(
         init=init,
         dtype=dtype,
         link=link,
+        adapter=adapter,
         revision=revision,
     )
     difference = None
@@ -101,6 +108,7 @@ def attach(
         with out.progress("Writing", unit="B") as step:
             attaching.write(plan, overwrite=overwrite, progress=step)
         if verify:
+            silence_transformers()
             from engram.checkpoints.compare import max_logit_difference
 
             difference = max_logit_difference(plan.base.folder, output)
@@ -156,5 +164,7 @@ def _show(console: Console, plan: AttachPlan, dry_run: bool, difference: float |
     if difference is not None:
         same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
         console.print(f"Logits: {same}.")
-    if not dry_run:
+    if plan.adapter:
+        console.print(f"Load it: engram.load({str(plan.base.folder)!r}, {str(plan.output)!r})")
+    elif not dry_run:
         console.print(f"Next: engram verify {plan.output}")

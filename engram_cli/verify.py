@@ -9,6 +9,7 @@ import typer
 
 from engram_cli.options import JsonOption, QuietOption, VerboseOption
 from engram_cli.output import Output
+from engram_cli.silence import silence_transformers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,8 @@ def verify(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.checkpoints.verify import verify as run_checks
 
+    if not headers_only:
+        silence_transformers()
     checks: list[Check] = []
     for check in run_checks(target, weights=not headers_only):
         checks.append(check)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engram.backbone.headers import INDEX_FILE
+from engram.checkpoints.adapter import ADAPTER_FILE, adapter_settings
 from engram.checkpoints.base import (
     CONFIG_FILE,
+    KEPT_FOLDER,
     BaseCheckpoint,
     read_base,
     read_config,
@@ -27,9 +30,6 @@ from engram.files import Progress, write_json
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-INDEX_FILE = "model.safetensors.index.json"
-# The base's own versions of files that the attached folder replaces.
-KEPT_FOLDER = "engram_base"
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
 
@@ -44,13 +44,15 @@ class AttachPlan:
         shards: New weight files with their tensors.
         output: The folder to appear.
         link: Whether base files are hard-linked instead of copied.
+        adapter: Whether the memory alone is written, without the base's files.
     """
 
     base: BaseCheckpoint
     attachment: Attachment
     shards: list[tuple[str, list[TensorStream]]]
     output: Path
-    link: bool
+    link: bool = False
+    adapter: bool = False
 
     @property
     def added_params(self) -> int:
@@ -65,7 +67,7 @@ class AttachPlan:
     @property
     def written_bytes(self) -> int:
         """Bytes that are written to disk."""
-        return self.added_bytes + (0 if self.link else self.base.size_bytes)
+        return self.added_bytes + (0 if self.link or self.adapter else self.base.size_bytes)
 
     def files(self) -> list[dict[str, Any]]:
         """List the weight files of the folder: name, bytes, and where each comes from."""
@@ -73,6 +75,7 @@ class AttachPlan:
         kept = [
             {"name": new, "bytes": (self.base.folder / old).stat().st_size, "origin": origin}
             for old, new in self.base.shards.items()
+            if not self.adapter
         ]
         added = [
             {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
@@ -90,6 +93,7 @@ def plan(
     init: Literal["identity", "paper"] = "identity",
     dtype: str | None = None,
     link: bool = False,
+    adapter: bool = False,
     revision: str | None = None,
 ) -> AttachPlan:
     """Work out what `attach` would write, from headers alone.
@@ -102,6 +106,7 @@ def plan(
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
         dtype: Dtype of the memory's values; the base's own when None.
         link: Hard-link the base's files instead of copying them.
+        adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
         revision: Branch, tag or commit on the hub.
 
     Raises:
@@ -110,7 +115,7 @@ def plan(
     base = read_base(resolve_model(model, revision))
     attachment = plan_attachment(base, config, tokenizer, init, dtype)
     shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
-    return AttachPlan(base, attachment, shards, output, link)
+    return AttachPlan(base, attachment, shards, output, link, adapter)
 
 
 def attach(
@@ -122,6 +127,7 @@ def attach(
     init: Literal["identity", "paper"] = "identity",
     dtype: str | None = None,
     link: bool = False,
+    adapter: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -139,6 +145,7 @@ def attach(
         init=init,
         dtype=dtype,
         link=link,
+        adapter=adapter,
         revision=revision,
     )
     write(made, overwrite=overwrite, progress=progress)
@@ -157,7 +164,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: The output is there already, or is not an attached folder.
         DoesNotFitError: The disk has too little room.
     """
-    _check_output(plan.output, overwrite)
+    check_output(plan.output, overwrite)
     _check_room(plan)
     done, total = 0, plan.written_bytes
 
@@ -167,33 +174,45 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         if progress is not None:
             progress(done, total)
 
-    with _appearing(plan.output) as folder:
-        for old, new in plan.base.shards.items():
-            _place(plan.base.folder / old, folder / new, plan.link)
-            step(0 if plan.link else (folder / new).stat().st_size)
-        for name in plan.base.sidecars:
-            shutil.copyfile(plan.base.folder / name, folder / name)
-        if plan.base.replaced:
-            (folder / KEPT_FOLDER).mkdir()
-        for name in plan.base.replaced:
-            shutil.copyfile(plan.base.folder / name, folder / KEPT_FOLDER / name)
+    with appearing_folder(plan.output) as folder:
+        if not plan.adapter:
+            _write_base(plan, folder, step)
         for name, shard in plan.shards:
             write_shard(folder / name, shard, step)
         for name, text in plan.attachment.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        write_json(folder / CONFIG_FILE, plan.attachment.model_config)
+        if plan.adapter:
+            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, plan.attachment))
+        else:
+            write_json(folder / CONFIG_FILE, plan.attachment.model_config)
         write_json(folder / INDEX_FILE, _index(plan))
 
 
+def _write_base(plan: AttachPlan, folder: Path, step: Progress) -> None:
+    for old, new in plan.base.shards.items():
+        place_file(plan.base.folder / old, folder / new, plan.link)
+        step(0 if plan.link else (folder / new).stat().st_size, None)
+    for name in plan.base.sidecars:
+        shutil.copyfile(plan.base.folder / name, folder / name)
+    (folder / KEPT_FOLDER).mkdir()
+    for name in plan.base.replaced:
+        shutil.copyfile(plan.base.folder / name, folder / KEPT_FOLDER / name)
+
+
 def _index(plan: AttachPlan) -> dict[str, Any]:
-    weight_map = dict(plan.base.weight_map)
+    weight_map = {} if plan.adapter else dict(plan.base.weight_map)
     for name, shard in plan.shards:
         weight_map |= {tensor.name: name for tensor in shard}
     total_bytes = sum(item["bytes"] for item in plan.files())
     return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
 
 
-def _place(source: Path, target: Path, link: bool) -> None:
+def place_file(source: Path, target: Path, link: bool) -> None:
+    """Copy a file and sync it, or hard-link it.
+
+    Raises:
+        InputError: The file cannot be linked there.
+    """
     if link:
         try:
             # Resolved, because the hub's cache keeps links to its files.
@@ -210,7 +229,12 @@ def _place(source: Path, target: Path, link: bool) -> None:
         os.fsync(file.fileno())
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse to write where something is that is not to be replaced.
+
+    Raises:
+        InputError: The output is there, and is not an attached folder or `overwrite` is not set.
+    """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
@@ -219,7 +243,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
             "Choose another folder, or pass --overwrite to replace an attached checkpoint.",
             output=str(output),
         )
-    if not output.is_dir() or "engram" not in _config_or_nothing(output):
+    if not output.is_dir() or not _is_ours(output):
         raise InputError(
             f"{output} is not an attached checkpoint; it is not replaced.",
             "Choose another folder.",
@@ -227,8 +251,9 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _config_or_nothing(folder: Path) -> dict[str, Any]:
-    return read_config(folder) if (folder / CONFIG_FILE).is_file() else {}
+def _is_ours(folder: Path) -> bool:
+    attached = (folder / CONFIG_FILE).is_file() and "engram" in read_config(folder)
+    return attached or (folder / ADAPTER_FILE).is_file()
 
 
 def _check_room(plan: AttachPlan) -> None:
@@ -246,7 +271,7 @@ def _check_room(plan: AttachPlan) -> None:
 
 
 @contextmanager
-def _appearing(output: Path) -> Iterator[Path]:
+def appearing_folder(output: Path) -> Iterator[Path]:
     """Give a temporary sibling folder that becomes `output` when the block ends well."""
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]

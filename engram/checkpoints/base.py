@@ -14,6 +14,8 @@ from engram.errors import CorruptFileError, LayoutError, MissingFileError
 # and would drop the memory without a word.
 RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
 CARD_FILE = "README.md"
+# The base's own versions of files of which an attached folder has another.
+KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
 _WEIGHT_SUFFIXES = {
     ".safetensors",
@@ -37,6 +39,7 @@ class BaseCheckpoint:
         config: Its config.json.
         shards: Its weight files: name here, and name in an attached folder.
         weight_map: File in an attached folder that holds each tensor.
+        tensors: Dtype tag and shape of each tensor.
         dtype: Dtype of most of its values, as torch names it.
         params: Number of its values.
         sidecars: Its other files (tokenizer, generation config), by name.
@@ -47,6 +50,7 @@ class BaseCheckpoint:
     config: dict[str, Any]
     shards: dict[str, str]
     weight_map: dict[str, str]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
     dtype: str
     params: int
     sidecars: list[str]
@@ -106,11 +110,13 @@ def read_base(folder: Path) -> BaseCheckpoint:
         )
     shards, stated = _weight_files(folder)
     weight_map: dict[str, str] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     values: dict[str, int] = {}
     for name, renamed in shards.items():
         for tensor, info in read_header(folder / name).items():
             if stated is None or stated.get(tensor) == name:
                 weight_map[tensor] = renamed
+                tensors[tensor] = (info.dtype, info.shape)
                 values[info.dtype] = values.get(info.dtype, 0) + info.size
     missing = sorted(set(stated or ()) - set(weight_map))
     if missing:
@@ -133,7 +139,15 @@ def read_base(folder: Path) -> BaseCheckpoint:
     ]
     replaced = [name for name in ours if name in files]
     return BaseCheckpoint(
-        folder, config, shards, weight_map, dtype, sum(values.values()), sidecars, replaced
+        folder=folder,
+        config=config,
+        shards=shards,
+        weight_map=weight_map,
+        tensors=tensors,
+        dtype=dtype,
+        params=sum(values.values()),
+        sidecars=sidecars,
+        replaced=replaced,
     )
 
 
@@ -200,3 +214,9 @@ def _indexed_files(folder: Path, index: Path) -> tuple[dict[str, str], dict[str,
             missing=missing,
         )
     return {name: name for name in names}, weight_map
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files that a folder's index names, or of its lone one."""
+    shards, _ = _weight_files(folder)
+    return sum((folder / name).stat().st_size for name in shards)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram.checkpoints.base import weight_bytes
 from engram.errors import EngramError
+from engram.units import format_bytes
 
 if TYPE_CHECKING:
     from engram.checkpoints.verify import Check
@@ -14,13 +18,15 @@ if TYPE_CHECKING:
 # Largest difference of logits that counts as equal, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 6e-2, "float16": 1e-2}
 _TOKENS = 24
+_GENERATE = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
 def behaviour_checks(folder: Path) -> Iterator[Check]:
     """Load an attached checkpoint and compare its ways of running.
 
     The checkpoint's own memory may be zero, which would hide every mistake; so the dense weights
-    of the memory are first replaced, in RAM only, by random values.
+    of the memory are first replaced, in RAM only, by random values. Where RAM allows it the model
+    is loaded in float32, so that a difference is a mistake and not rounding.
 
     Args:
         folder: An attached checkpoint.
@@ -31,16 +37,17 @@ def behaviour_checks(folder: Path) -> Iterator[Check]:
     import torch
 
     from engram.checkpoints.verify import Check
-    from engram.hf.load import load
 
     try:
-        model = load(folder)
+        model, why_not = _load(folder)
     except (EngramError, OSError, ValueError, RuntimeError) as error:
         yield Check("load", False, str(error).splitlines()[0])
         return
-    yield Check(
-        "load", True, f"{type(model).__name__} in {str(model.dtype).removeprefix('torch.')}"
-    )
+    if model is None:
+        yield Check("load", None, why_not)
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    yield Check("load", True, f"{type(model).__name__} in {dtype}")
     vocab = min(model.get_decoder().engram_ids.addresses.raw_vocab_size, model.config.vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
@@ -48,22 +55,39 @@ def behaviour_checks(folder: Path) -> Iterator[Check]:
         own = _logits(model, ids)
         finite = bool(torch.isfinite(own).all())
         yield Check(
-            "finite", finite, "logits of random tokens are finite" if finite else "NaN or inf"
+            "finite", finite, "logits are finite" if finite else "logits are NaN or infinite"
         )
         randomise(model, generator)
         full = _logits(model, ids)
         difference = float((full - own).abs().max())
-        yield Check(
-            "memory responds",
-            difference > 0,
-            f"other memory weights change the logits by up to {difference:.3g}",
-        )
-        scale = float(full.abs().max())
-        bound = TOLERANCE[str(model.dtype).removeprefix("torch.")] * scale
-        for name, way in _WAYS.items():
+        detail = f"other memory weights change the logits by up to {difference:.3g}"
+        yield Check("memory responds", difference > 0, detail)
+        bound = TOLERANCE[dtype] * float(full.abs().max())
+        for name, way in _SAME_LOGITS.items():
             difference = float((way(model, ids) - full).abs().max())
             detail = f"largest logit difference {difference:.3g}, allowed {bound:.3g}"
             yield Check(name, difference <= bound, detail)
+        for name, same in _SAME_TOKENS.items():
+            if dtype not in ("float32", "float64"):
+                yield Check(name, None, f"not checked in {dtype}: rounding alone changes tokens")
+            else:
+                yield _tokens_check(name, same, model, ids)
+
+
+def _load(folder: Path) -> tuple[Any, str]:
+    """Return the model, in float32 if it fits; None and the reason when it does not fit at all."""
+    import torch
+
+    from engram.hf.load import load
+
+    stored_bytes = weight_bytes(folder)
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if stored_bytes > free_bytes:
+        free, needed = format_bytes(free_bytes), format_bytes(stored_bytes)
+        return None, f"not checked: the weights take {needed}, {free} of RAM are free"
+    # Half-precision weights double.
+    fits_wide = 2 * stored_bytes < free_bytes
+    return load(folder, dtype=torch.float32 if fits_wide else "auto"), ""
 
 
 def randomise(model: Any, generator: Any) -> None:
@@ -81,14 +105,6 @@ def _logits(model: Any, ids: Any, **kwargs: Any) -> Any:
     return model(input_ids=ids, use_cache=False, **kwargs).logits.float()
 
 
-def _cached(model: Any, ids: Any) -> Any:
-    return _in_pieces(model, ids, [1] * ids.shape[1])
-
-
-def _chunked(model: Any, ids: Any) -> Any:
-    return _in_pieces(model, ids, [7, 1, 5, ids.shape[1] - 13])
-
-
 def _in_pieces(model: Any, ids: Any, pieces: list[int]) -> Any:
     import torch
 
@@ -100,23 +116,97 @@ def _in_pieces(model: Any, ids: Any, pieces: list[int]) -> Any:
     return torch.cat(logits, dim=1)
 
 
+def _cached(model: Any, ids: Any) -> Any:
+    return _in_pieces(model, ids, [1] * ids.shape[1])
+
+
+def _chunked(model: Any, ids: Any) -> Any:
+    return _in_pieces(model, ids, [7, 1, 5, ids.shape[1] - 13])
+
+
 def _padded(model: Any, ids: Any) -> Any:
     """Run the row behind five masked tokens, beside another row."""
     import torch
 
     pads = 5
     row = torch.cat([ids[:, :pads], ids], dim=1)
-    mask = torch.ones_like(row)
-    mask[:, :pads] = 0
+    mask = torch.ones_like(row).repeat(2, 1)
+    mask[0, :pads] = 0
     positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-    batch, both = torch.cat([row, row]), torch.cat([mask, torch.ones_like(mask)])
-    every = torch.arange(row.shape[1])[None]
-    logits = _logits(model, batch, attention_mask=both, position_ids=torch.cat([positions, every]))
+    logits = _logits(model, row.repeat(2, 1), attention_mask=mask, position_ids=positions)
     return logits[:1, pads:]
 
 
-_WAYS: dict[str, Callable[[Any, Any], Any]] = {
+_SAME_LOGITS: dict[str, Callable[[Any, Any], Any]] = {
     "cached = full": _cached,
     "chunked = full": _chunked,
     "padded = full": _padded,
+}
+
+
+def _tokens_check(name: str, same: Callable[[Any, Any], bool], model: Any, ids: Any) -> Check:
+    from engram.checkpoints.verify import Check
+
+    try:
+        ok = same(model, ids)
+    except (ValueError, NotImplementedError, AttributeError) as error:
+        return Check(name, None, f"transformers cannot do it: {str(error).splitlines()[0]}")
+    return Check(name, ok, "the same tokens" if ok else "other tokens than without a cache")
+
+
+def _generate(model: Any, ids: Any, **kwargs: Any) -> Any:
+    import torch
+
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **{**_GENERATE, **kwargs})
+
+
+def _greedy(model: Any, ids: Any) -> bool:
+    return _equal(_generate(model, ids), _generate(model, ids, use_cache=False))
+
+
+def _beams(model: Any, ids: Any) -> bool:
+    cached = _generate(model, ids, num_beams=4)
+    return _equal(cached, _generate(model, ids, num_beams=4, use_cache=False))
+
+
+def _prompt_lookup(model: Any, ids: Any) -> bool:
+    import torch
+
+    # A text that repeats itself gives candidates; most are rejected and cropped away again.
+    twice = torch.cat([ids, ids[:, :-2]], dim=1)
+    return _equal(_generate(model, twice, prompt_lookup_num_tokens=4), _generate(model, twice))
+
+
+def _static(model: Any, ids: Any) -> bool:
+    cached = _generate(model, ids, cache_implementation="static", disable_compile=True)
+    return _equal(cached, _generate(model, ids))
+
+
+def _threads(model: Any, ids: Any) -> bool:
+    texts = [ids, ids.flip(1)]
+    found: dict[int, Any] = {}
+
+    def work(index: int) -> None:
+        found[index] = _generate(model, texts[index])
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(texts))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return all(_equal(found[index], _generate(model, text)) for index, text in enumerate(texts))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    import torch
+
+    return torch.equal(one, other)
+
+
+_SAME_TOKENS: dict[str, Callable[[Any, Any], bool]] = {
+    "greedy": _greedy,
+    "beam search": _beams,
+    "prompt lookup": _prompt_lookup,
+    "static cache": _static,
+    "two threads": _threads,
 }

@@ -121,7 +121,12 @@ def plan_attachment(
         "config": config.to_dict(),
         "addresses": addresses.to_dict(),
         "layers_path": layers_path,
-        "base": {"model_type": base.config.get("model_type"), "files": base.shards},
+        "base": {
+            "model_type": base.config.get("model_type"),
+            "files": base.shards,
+            "sidecars": base.sidecars,
+            "replaced": base.replaced,
+        },
     }
     from engram.hf.models import auto_map, remote_module
 

@@ -1,0 +1,96 @@
+"""Adapters: a memory in a folder of its own, joined with its base when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from engram.backbone.headers import INDEX_FILE
+from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
+from engram.errors import CorruptFileError, MismatchError, MissingFileError
+
+if TYPE_CHECKING:
+    from engram.checkpoints.memory import Attachment
+
+ADAPTER_FILE = "engram_adapter.json"
+
+
+def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, Any]:
+    """Describe an adapter: the config of the whole, and the base that it needs."""
+    return {
+        "schema": 1,
+        "base": {
+            "name": base.config.get("_name_or_path") or base.folder.resolve().name,
+            "tensors_sha256": tensors_digest(base),
+        },
+        "model_config": attachment.model_config,
+    }
+
+
+def tensors_digest(base: BaseCheckpoint) -> str:
+    """sha256 over names, dtypes and shapes of a base's tensors, and its config."""
+    config = {key: value for key, value in base.config.items() if not key.startswith("_")}
+    text = json.dumps([sorted(base.tensors.items()), config], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def joined_folder(base_folder: Path, adapter: Path) -> Iterator[Path]:
+    """Give a temporary folder that links base and adapter together as an attached checkpoint.
+
+    Args:
+        base_folder: The base checkpoint.
+        adapter: A folder that `engram attach --adapter` wrote.
+
+    Yields:
+        The folder, to be loaded from inside the block.
+
+    Raises:
+        MissingFileError: The adapter is not there.
+        CorruptFileError: Its settings or its index cannot be read.
+        MismatchError: It was made for another base.
+    """
+    settings = _read(adapter / ADAPTER_FILE)
+    index = _read(adapter / INDEX_FILE)
+    base = read_base(base_folder)
+    if tensors_digest(base) != settings["base"]["tensors_sha256"]:
+        raise MismatchError(
+            f"{adapter} was made for {settings['base']['name']}, not for {base_folder}.",
+            f"Load it with {settings['base']['name']}.",
+            adapter=str(adapter),
+            base=str(base_folder),
+        )
+    with TemporaryDirectory(prefix="engram-") as name:
+        folder = Path(name)
+        for old, new in base.shards.items():
+            (folder / new).symlink_to((base.folder / old).resolve())
+        for file in sorted(set(index["weight_map"].values())):
+            if Path(file).name != file:
+                raise CorruptFileError(f"{adapter / INDEX_FILE} names a file outside: {file}")
+            (folder / file).symlink_to((adapter / file).resolve())
+        weight_map = {**base.weight_map, **index["weight_map"]}
+        (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        (folder / CONFIG_FILE).write_text(json.dumps(settings["model_config"]))
+        generation = base.folder / "generation_config.json"
+        if generation.is_file():
+            (folder / generation.name).symlink_to(generation.resolve())
+        yield folder
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path} is not there: {path.parent} is not an adapter.",
+            "Make one: engram attach MODEL -c CONFIG -o FOLDER --adapter",
+            path=str(path),
+        )
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not JSON: {error}", path=str(path)) from None
+    return values

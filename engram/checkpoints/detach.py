@@ -1,0 +1,50 @@
+"""Gives the base of an attached checkpoint back, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from engram.checkpoints.attach import appearing_folder, check_output, place_file
+from engram.checkpoints.base import KEPT_FOLDER, read_config
+from engram.errors import LayoutError
+
+
+def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> list[str]:
+    """Write the base checkpoint that a memory was attached to.
+
+    Args:
+        folder: A folder that `attach` wrote.
+        output: The folder to appear.
+        link: Hard-link the weight files instead of copying them.
+
+    Returns:
+        Names of the files written.
+
+    Raises:
+        LayoutError: The folder has no memory, or was saved anew: its base may have been trained.
+        InputError: The output is there already.
+    """
+    folder, output = Path(folder), Path(output)
+    settings = read_config(folder).get("engram")
+    if settings is None:
+        raise LayoutError(f"{folder} has no memory to detach.", folder=str(folder))
+    base: dict[str, Any] = settings["base"]
+    kept = folder / KEPT_FOLDER
+    if not kept.is_dir() or not all((folder / new).is_file() for new in base["files"].values()):
+        raise LayoutError(
+            f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
+            "weights may have been trained.",
+            "Detach the folder that `engram attach` wrote.",
+            folder=str(folder),
+        )
+    check_output(output, overwrite=False)
+    with appearing_folder(output) as part:
+        for old, new in base["files"].items():
+            place_file(folder / new, part / old, link)
+        for name in base["sidecars"]:
+            shutil.copyfile(folder / name, part / name)
+        for name in base["replaced"]:
+            shutil.copyfile(kept / name, part / name)
+    return sorted([*base["files"], *base["sidecars"], *base["replaced"]])

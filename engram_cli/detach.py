@@ -1,0 +1,41 @@
+"""`engram detach`: gives the base of an attached checkpoint back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engram.errors import UsageError
+from engram_cli.options import JsonOption, OutputOption, QuietOption, VerboseOption
+from engram_cli.output import Output
+
+SCHEMA = "engram.detach/1"
+
+
+def detach(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder that `engram attach` wrote.")
+    ],
+    output: OutputOption = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard-link the weight files instead of copying them.")
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write the checkpoint that a memory was attached to, byte for byte as it was.
+
+    Examples:
+        $ engram detach ./attached-model -o base-again
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    if output is None:
+        raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
+    from engram.checkpoints.detach import detach as write_base
+
+    files = write_base(folder, output, link=link)
+    payload = {"schema": SCHEMA, "output": str(output), "files": files}
+    out.result(payload, lambda console: console.print(f"{output}: {len(files)} files of the base."))
