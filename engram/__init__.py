@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from engram.addressing.tokenizer import EngramTokenizer
     from engram.backbone import Backbone, load_backbone
     from engram.checkpoints.attach import attach
+    from engram.checkpoints.load import load
     from engram.config import EngramConfig
     from engram.errors import EngramError
-    from engram.hf.load import load
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _HOMES = {
     "MultiHeadEmbedding": "engram.nn",
     "OffloadEmbedding": "engram.nn",
     "attach": "engram.checkpoints.attach",
-    "load": "engram.hf.load",
+    "load": "engram.checkpoints.load",
     "load_backbone": "engram.backbone",
 }
 

@@ -78,7 +78,7 @@ def _load(folder: Path) -> tuple[Any, str]:
     """Return the model, in float32 if it fits; None and the reason when it does not fit at all."""
     import torch
 
-    from engram.hf.load import load
+    from engram.checkpoints.load import load
 
     stored_bytes = weight_bytes(folder)
     free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

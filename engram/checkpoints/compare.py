@@ -22,7 +22,7 @@ def max_logit_difference(base: Path, attached: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engram.hf.load import load
+    from engram.checkpoints.load import load
 
     logits = []
     makers: tuple[Callable[[], Any], ...] = (

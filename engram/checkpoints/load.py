@@ -1,4 +1,4 @@
-"""Loads attached checkpoints."""
+"""Loads attached checkpoints, and bases together with an adapter."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engram.checkpoints.adapter import joined_folder
+from engram.checkpoints.base import resolve_model
 from engram.errors import LayoutError, MissingFileError
-from engram.hf.models import model_classes
 
 
-def load(model: str | Path, *, revision: str | None = None, **kwargs: Any) -> Any:
+def load(
+    model: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    **kwargs: Any,
+) -> Any:
     """Load an attached checkpoint as a transformers model.
 
     Args:
-        model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote.
+        model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote; with
+            an adapter, of its base.
+        adapter: Folder or hub id of a memory that `engram attach --adapter` wrote.
         revision: Branch, tag or commit on the hub.
-        **kwargs: What `from_pretrained` takes: dtype (the checkpoint's own by default),
-        device_map...
+        **kwargs: What `from_pretrained` takes, such as dtype (the checkpoint's own by default) or
+            device_map.
 
     Returns:
         A `PreTrainedModel` in evaluation mode.
@@ -25,8 +34,13 @@ def load(model: str | Path, *, revision: str | None = None, **kwargs: Any) -> An
     Raises:
         MissingFileError: There is no such folder or model.
         LayoutError: It has no memory.
-        MismatchError: Its memory is incomplete, or its addresses are not those of its fingerprint.
+        MismatchError: Its memory is incomplete, its addresses are not those of its fingerprint, or
+            the adapter was made for another base.
     """
+    if adapter is not None:
+        base = resolve_model(model, revision)
+        with joined_folder(base, resolve_model(adapter)) as folder:
+            return load(folder, **kwargs)
     config = _read_config(model, revision)
     if "engram" not in config:
         raise LayoutError(
@@ -34,6 +48,8 @@ def load(model: str | Path, *, revision: str | None = None, **kwargs: Any) -> An
             "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
             model=str(model),
         )
+    from engram.hf.models import model_classes
+
     _, model_class = model_classes(config["model_type"])
     kwargs.setdefault("dtype", "auto")
     return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
