@@ -34,3 +34,20 @@ DEEPSEEK_V41 = Layout(
     residual_included=True,
     dense_shapes=dense_shapes,
 )
+
+_NAMES = {
+    "embed.weight": "multi_head_embedding.embedding.weight",
+    "embed.scale": "multi_head_embedding.embedding.scale",
+}
+
+
+def from_reference_name(name: str) -> tuple[str, int | None]:
+    """Translate a tensor name of the released module into ours.
+
+    Args:
+        name: Name behind ``layers.N.engram.``, such as ``embed.weight``.
+
+    Returns:
+        Our name, and None: every tensor is whole. Scales (``.scale``) have no tensor of ours.
+    """
+    return _NAMES.get(name, name), None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from engram.config import EngramConfig
 from engram.layouts.base import Layout
 
@@ -37,3 +39,26 @@ QWEN_PLE = Layout(
     residual_included=False,
     dense_shapes=dense_shapes,
 )
+
+_NAMES = {
+    "ple_embedding.ngram_embedding.weight": "multi_head_embedding.embedding.weight",
+    "ple_embedding.ngram_heads_offsets": "multi_head_embedding.offsets",
+}
+_SHARD = re.compile(r"^ple_embedding\.ngram_embedding\.shard_(\d+)\.weight$")
+
+
+def from_reference_name(name: str) -> tuple[str, int | None]:
+    """Translate a tensor name of transformers' ``qwen4_exp`` into ours.
+
+    Args:
+        name: Name behind ``layers.N.ple.``, such as ``ple_embedding.ngram_embedding.weight``.
+
+    Returns:
+        Our name, and which shard of the table it is (None for a tensor that is whole). Two
+        constants have no tensor of ours and keep their names: ``ple_embedding.layer_multipliers``
+        and ``ple_embedding.ngram_heads_vocab_sizes``.
+    """
+    match = _SHARD.match(name)
+    if match:
+        return "multi_head_embedding.embedding.weight", int(match[1])
+    return _NAMES.get(name, name), None

@@ -5,7 +5,7 @@ Shapes: B sequences, T tokens, M streams, D hidden size, E memory width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,11 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
     def _read(
         self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        hidden_size, eps = streams.shape[-1], self.config.eps
+        hidden_size, eps = streams.shape[-1], cast(float, self.config.eps)
         projected = self.wkv(memory.to(self.wkv.weight.dtype))
-        wide = torch.promote_types(projected.dtype, torch.float32)
-        hidden = streams.to(torch.promote_types(streams.dtype, wide))  # [B, T, M, D]
+        wide = torch.promote_types(projected.dtype, streams.dtype)
+        wide = torch.promote_types(wide, torch.float32)
+        hidden = streams.to(wide)  # [B, T, M, D]
         keys, value = projected.to(wide).split([self.k_weight.numel(), hidden_size], dim=-1)
         keys = keys.unflatten(-1, self.k_weight.shape)  # [B, T, M, D]
         weights = self.q_weight.to(wide) * self.k_weight.to(wide)
@@ -58,13 +59,12 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         gates = torch.sigmoid(torch.copysign(root, agreement))  # [B, T, M]
         if keep is not None:
             gates = gates.masked_fill(~keep[:, :, None], 0)
-        out = torch.addcmul(hidden, gates[..., None], value[:, :, None])
+        out = hidden + gates[..., None] * value[:, :, None]
         return out.to(streams.dtype), None
 
 
-def _rstd(x: Tensor, eps: float | None) -> Tensor:
+def _rstd(x: Tensor, eps: float) -> Tensor:
     """Return one over the root mean square of the last dimension."""
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
     return torch.rsqrt(x.square().mean(dim=-1) + eps)
 
 

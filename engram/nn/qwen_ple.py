@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M *
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,17 +91,20 @@ def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: st
         # A gap is left alone: torch then names the shards as unexpected and the table as missing.
         if sorted(names) == list(range(len(names))):
             state[prefix + ours] = torch.cat([state.pop(names[i]) for i in range(len(names))])
-    constants = {
-        "ngram_heads_vocab_sizes": module.multi_head_embedding.head_sizes,
-        "layer_multipliers": _multipliers(module),
-    }
-    for name, expected in constants.items():
-        stored = state.pop(f"{prefix}ple_embedding.{name}", None)
-        if stored is None or stored.is_meta or tuple(stored.tolist()) == expected:
-            continue
+    heads = module.multi_head_embedding.head_sizes
+    _check(state, f"{prefix}ple_embedding.ngram_heads_vocab_sizes", lambda: heads)
+    _check(state, f"{prefix}ple_embedding.layer_multipliers", lambda: _multipliers(module))
+
+
+def _check(state: dict[str, Any], name: str, expect: Callable[[], tuple[int, ...]]) -> None:
+    """Take a constant out of a state dict, and compare it with what is expected."""
+    stored = state.pop(name, None)
+    if stored is None or stored.is_meta:
+        return
+    expected = expect()
+    if tuple(stored.tolist()) != expected:
         raise MismatchError(
-            f"{prefix}ple_embedding.{name} is {stored.tolist()}; the config gives "
-            f"{list(expected)}.",
+            f"{name} is {stored.tolist()}; the config gives {list(expected)}.",
             "Build the module from the config that the weights were trained with.",
             stored=stored.tolist(),
             expected=list(expected),
