@@ -62,8 +62,8 @@ def parts(module: DemoModule, dense: DemoModule) -> dict[str, Callable[[], objec
         return run
 
     def project() -> torch.Tensor:
-        value: torch.Tensor = module.value_proj(memory)
-        return value + module.key_proj(memory)
+        value, keys = module.value_proj(memory), module.key_proj(memory)
+        return torch.add(value, keys)
 
     def gate() -> torch.Tensor:
         gates = signed_sqrt_gate(

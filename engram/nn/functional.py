@@ -1,7 +1,8 @@
 """Norm, gate and causal convolution that the layouts' modules share.
 
-Norm and convolution have backward passes of their own: on a CPU fresh memory costs more than the
-arithmetic, and autograd's take several times as much of it. They cannot be differentiated twice.
+Run eagerly, norm and convolution have backward passes of their own, which cannot be differentiated
+twice: on a CPU fresh memory costs more than the arithmetic, and autograd's take several times as
+much of it. torch.compile sees plain operations, which it fuses itself.
 
 Shapes: B sequences, T tokens, M streams, D hidden size, P channels, K taps, W context before T.
 """
@@ -34,6 +35,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     eps = torch.finfo(wide.dtype).eps if eps is None else eps
+    if torch.compiler.is_compiling():
+        return F.rms_norm(wide, wide.shape[-1:], eps=eps) * weight
     return cast(Tensor, _RmsNorm.apply(wide, weight.to(wide.dtype), eps))
 
 
@@ -126,6 +129,8 @@ def causal_conv(x: Tensor, weight: Tensor, dilation: int, window: Tensor | None 
     # A negative pad crops a window that is longer than the taps reach.
     context = F.pad(x, (0, 0, reach, 0))
     taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
+    if torch.compiler.is_compiling():
+        return _convolve(context, taps, dilation)
     return cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
 
 
@@ -154,18 +159,14 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _ShiftedTaps(torch.autograd.Function):
-    """The convolution as K shifted multiply-adds: half the time of a depthwise `Conv1d`."""
+    """K shifted multiply-adds: half the time of a depthwise `Conv1d`."""
 
     @staticmethod
     def forward(ctx: Any, context: Tensor, taps: Tensor, dilation: int) -> Tensor:
         """Convolve ``[B, W + T, P]`` with ``[K, P]``."""
         ctx.save_for_backward(context, taps)
         ctx.dilation = dilation
-        shifts = _shifts(context, taps, dilation)
-        out = shifts[0] * taps[0]
-        for shift, tap in zip(shifts[1:], taps[1:], strict=True):
-            out.addcmul_(shift, tap)
-        return out
+        return _convolve(context, taps, dilation)
 
     @staticmethod
     @once_differentiable
@@ -185,6 +186,15 @@ class _ShiftedTaps(torch.autograd.Function):
                 [torch.mul(shift, grad, out=scratch).sum(dim=(0, 1)) for shift in shifts]
             )
         return grad_context, grad_taps, None
+
+
+def _convolve(context: Tensor, taps: Tensor, dilation: int) -> Tensor:
+    """Convolve ``[B, W + T, P]`` with ``[K, P]``."""
+    shifts = _shifts(context, taps, dilation)
+    out = shifts[0] * taps[0]
+    for shift, tap in zip(shifts[1:], taps[1:], strict=True):
+        out.addcmul_(shift, tap)
+    return out
 
 
 def _shifts(context: Tensor, taps: Tensor, dilation: int) -> list[Tensor]:
