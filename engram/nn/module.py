@@ -138,7 +138,8 @@ class EngramModule(nn.Module):
         *,
         keep: Tensor | None = None,
         window: Tensor | None = None,
-    ) -> Tensor:
+        return_conv_inputs: bool = False,
+    ) -> Any:
         """Read the memory, as the layout's reference module does.
 
         Args:
@@ -147,6 +148,7 @@ class EngramModule(nn.Module):
             keep: False at masked positions ``[B, T]``; they get nothing and give nothing to others.
             window: What `step` returned for the tokens before ``[B, <= W, P]``, the last W of them;
                 None at the start of a text.
+            return_conv_inputs: Return what `step` returns.
 
         Returns:
             The memory's contribution, of the shape and dtype of `hidden_states`; the hidden states
@@ -156,7 +158,15 @@ class EngramModule(nn.Module):
             LayoutError: Shapes do not fit the config, ids are out of range, or 4-D ids meet a
                 module that does not know its place.
         """
-        return self.step(hidden_states, hash_ids, keep=keep, window=window)[0]
+        streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
+        positions = streams.shape[:2]
+        own_ids = ids_of_layer(hash_ids, self.slot, positions)
+        if keep is not None:
+            keep = as_mask(keep, positions)
+        memory = self.multi_head_embedding(own_ids)
+        read, conv_inputs = self._read(streams, memory, keep, window)
+        out = read.reshape(hidden_states.shape)
+        return (out, conv_inputs) if return_conv_inputs else out
 
     def step(
         self,
@@ -181,14 +191,12 @@ class EngramModule(nn.Module):
         Raises:
             LayoutError: See `forward`.
         """
-        streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
-        positions = streams.shape[:2]
-        own_ids = ids_of_layer(hash_ids, self.slot, positions)
-        if keep is not None:
-            keep = as_mask(keep, positions)
-        memory = self.multi_head_embedding(own_ids)
-        out, conv_inputs = self._read(streams, memory, keep, window)
-        return out.reshape(hidden_states.shape), conv_inputs
+        # A call of the module, not of its method: weights that are offloaded or sharded are
+        # brought by the module's hooks.
+        pair: tuple[Tensor, Tensor | None] = self(
+            hidden_states, hash_ids, keep=keep, window=window, return_conv_inputs=True
+        )
+        return pair
 
     def add(
         self,
