@@ -1,9 +1,9 @@
 """The compiled hash: one pass over tokens, for every layout. Imported only where it is used.
 
-A remainder by a constant needs no division. With ``bar = floor(2^64 / p)``, the product of the
-upper halves estimates the quotient of ``mix / p`` to within three, so that two conditional
-subtractions are left (Barrett 1986). The estimate needs 32-bit products only, which processors have
-for whole vectors: eight heads at a time, where a division or a 128-bit product takes one at a time.
+A remainder by a constant needs no division (Barrett 1986): with ``bar = floor(2^64 / p)``, the
+upper half of ``mix * bar`` is the quotient of ``mix / p``, or one less. Without the product of the
+two lower halves it is at most one less again, and takes 32-bit products only, which processors have
+for whole vectors: eight heads at a time, where divisions and 128-bit products go one by one.
 """
 
 from __future__ import annotations
@@ -15,38 +15,11 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types  # noqa: TID253 - this module is itself imported only when needed
 from numba.extending import intrinsic  # noqa: TID253
-from numpy.typing import NDArray
 
-from engram.addressing.addresses import Addresses
+from engram.addressing.constants import MASKED
 
 LANES = 8
-START = 1
-MASKED = 2
-
 HashRange = Callable[..., int]
-
-
-def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
-    """Lay out the constants as the kernel reads them.
-
-    Args:
-        addresses: The memory's constants.
-        offsets: Whether ids count from the start of the layer's table instead of the head's part.
-
-    Returns:
-        uint64 ``[L, N + 3 C]``: a layer's multipliers, then per order the primes of its heads,
-        their reciprocals ``floor(2^64 / p)`` and what is added to their ids.
-    """
-    heads = addresses.n_heads
-    rows = []
-    for layer in addresses.layers:
-        row = list(layer.multipliers)
-        for order, primes in enumerate(layer.primes):
-            firsts = layer.offsets[order * heads : (order + 1) * heads]
-            row += [*primes, *(2**64 // prime for prime in primes)]
-            row += firsts if offsets else [0] * heads
-        rows.append(row)
-    return np.array(rows, dtype=np.uint64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -58,9 +31,9 @@ def _store_rows(
     Args:
         context: Numba's typing context.
         mix: The mix, below 2^63.
-        constants: See `pack`.
+        constants: See `addressing.constants.pack`.
         at: Index, in the flat `constants`, of the first head's prime.
-        heads: Heads per order: the distance to their reciprocals, and on to their offsets.
+        heads: Heads per order: the distance to the next kind of constants.
         out: Ids; the dtype may be narrower than 64 bits.
         to: Index, in the flat `out`, of the first head's id.
         lanes: A tuple as long as the number of heads.
@@ -80,22 +53,25 @@ def _store_rows(
             pointer = builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
             return builder.load(pointer, align=8)
 
-        prime = load(at)
-        reciprocal = load(builder.add(at, heads))
-        first = load(builder.add(builder.add(at, heads), heads))
+        kinds = []
+        for _ in range(4):
+            kinds.append(load(at))
+            at = builder.add(at, heads)
+        prime, low_bar, high_bar, first = kinds
         whole = splat(0)
         for lane in range(lanes):
             whole = builder.insert_element(whole, mix, ir.Constant(ir.IntType(32), lane))
         half, low_bits = splat(32), splat(2**32 - 1)
         low, high = builder.and_(whole, low_bits), builder.lshr(whole, half)
-        low_bar, high_bar = builder.and_(reciprocal, low_bits), builder.lshr(reciprocal, half)
-        quotient = builder.mul(high, high_bar)
-        for cross in (builder.mul(low, high_bar), builder.mul(high, low_bar)):
-            quotient = builder.add(quotient, builder.lshr(cross, half))
+        # What is loaded has no upper half either; this says so to the compiler.
+        low_bar, high_bar = builder.and_(low_bar, low_bits), builder.and_(high_bar, low_bits)
+        # Both products are below 2^63.
+        cross = builder.add(builder.mul(low, high_bar), builder.mul(high, low_bar))
+        quotient = builder.add(builder.mul(high, high_bar), builder.lshr(cross, half))
         rest = builder.sub(whole, builder.mul(quotient, prime))
-        for step in (builder.add(prime, prime), prime):
+        for _ in range(2):
             # What would be negative wraps round and is the larger of the two.
-            less = builder.sub(rest, step)
+            less = builder.sub(rest, prime)
             rest = builder.select(builder.icmp_unsigned("<", less, rest), less, rest)
         row = builder.add(rest, first)
         array = signature.args[4]
@@ -126,7 +102,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
         position whose id is not below `vocab_size`, where it stopped.
     """
     past = n_orders
-    block = 3 * n_heads
+    block = 4 * n_heads
     full = n_heads // LANES * LANES
     rest = n_heads - full
     # Numba knows the length of a tuple at compile time, and not the value of an int.
@@ -198,7 +174,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
                                 for head in range(n_heads):
                                     column = past + 1 + order * block + head
                                     prime = np.int64(constants[layer, column])
-                                    shift = np.int64(constants[layer, column + 2 * n_heads])
+                                    shift = np.int64(constants[layer, column + 3 * n_heads])
                                     remainder = np.int64(mix) % prime
                                     out[row, t, layer, order * n_heads + head] = remainder + shift
                             at += block

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.errors import InputError
+from engram.errors import InputError, LayoutError
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -50,11 +50,17 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
 
     Raises:
         InputError: An id is not below the tokenizer's length.
+        LayoutError: The constants came without the token map that the layout needs.
     """
     ids = np.asarray(ids, dtype=np.int64)
     check_ids(addresses, ids)
-    if addresses.token_map is None:
+    if addresses.map_sha256 is None:
         return ids
+    if addresses.token_map is None:
+        raise LayoutError(
+            "The memory hashes compressed ids, and its constants came without the token map.",
+            "Add it: addresses.with_map(token_map)",
+        )
     return np.where(ids >= 0, addresses.token_map[np.maximum(ids, 0)], ids)
 
 

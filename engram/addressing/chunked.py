@@ -1,0 +1,79 @@
+"""The hash in numpy, a chunk that fits the processor's cache at a time.
+
+It runs where loading the compiled kernel would take longer than the hashing. Shapes: B sequences, T
+tokens, L layers, C columns, N the highest n-gram order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses, LayerAddresses
+from engram.addressing.reference import Ids, Mask, compress, look_back
+
+_CHUNK_TOKENS = 4096
+
+
+def hash_chunks(
+    addresses: Addresses,
+    ids: NDArray[Any],
+    keep: Mask | None,
+    starts: Mask | None,
+    history: Ids,
+    offsets: bool,
+    out: NDArray[Any],
+) -> Ids:
+    """Hash token ids; equal to `reference.hash_ids`.
+
+    Args:
+        addresses: The memory's constants.
+        ids: Token ids ``[B, T]``, of any whole-number dtype.
+        keep: See `reference.look_back`.
+        starts: See `reference.look_back`.
+        history: See `reference.look_back`.
+        offsets: Whether ids count from the start of the layer's table.
+        out: Filled with the ids ``[B, T, L, C]``, int64 or int32.
+
+    Returns:
+        The history ``[B, N-1]`` for the next call.
+    """
+    batch, length = ids.shape
+    n_rows = max(1, _CHUNK_TOKENS // max(length, 1))
+    n_columns = max(1, _CHUNK_TOKENS // n_rows)
+    past = history.copy()
+    for top in range(0, batch, n_rows):
+        rows = slice(top, top + n_rows)
+        for left in range(0, length, n_columns):
+            part = (rows, slice(left, left + n_columns))
+            slots, past[rows] = look_back(
+                addresses,
+                compress(addresses, ids[part]),
+                None if keep is None else keep[part],
+                None if starts is None else starts[part],
+                past[rows],
+            )
+            for index, layer in enumerate(addresses.layers):
+                _hash_layer(layer, slots, offsets, out[part][:, :, index])
+    return past
+
+
+def _hash_layer(layer: LayerAddresses, slots: Ids, offsets: bool, out: NDArray[Any]) -> None:
+    """Fill `out` ``[B, T, C]`` with one layer's ids of the slots ``[B, T, N]``."""
+    factors = np.array(layer.multipliers, dtype=np.uint64).astype(np.int64)
+    mix = slots[:, :, 0] * factors[0]
+    column = 0
+    for k, primes in enumerate(layer.primes, start=1):
+        mix = mix ^ slots[:, :, k] * factors[k]
+        # Numpy divides unsigned numbers by one number without a division; a mix is negative only
+        # where an id is.
+        dividend = mix.view(np.uint64) if mix.size and int(mix.min()) >= 0 else mix
+        for prime in primes:
+            divisor = dividend.dtype.type(prime)
+            rest = dividend - (dividend // divisor) * divisor
+            if offsets:
+                rest += dividend.dtype.type(layer.offsets[column])
+            out[:, :, column] = rest
+            column += 1

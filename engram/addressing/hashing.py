@@ -1,0 +1,347 @@
+"""`Hasher`: token ids to hash ids, by the compiled kernel where it pays, else in numpy.
+
+Shapes: B sequences, T tokens, n tokens of a flat corpus, L layers, C columns, N the highest n-gram
+order.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.addressing.constants import MASKED, START, pack
+from engram.addressing.reference import Ids, check_ids
+from engram.errors import InputError, LayoutError, UsageError
+
+Form = Literal["auto", "numba", "numpy"]
+
+# Dtypes of token ids that the kernel reads as they are.
+_KERNEL_DTYPES = frozenset(np.dtype(name) for name in ("i8", "i4", "u2", "u4"))
+_NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
+_NO_MAP = np.empty(0, dtype=np.int32)
+# Two threads on fewer ids than this take longer than one.
+_IDS_PER_THREAD = 2**18
+# What the numpy form takes, and what loading numba and the kernel takes.
+_SECONDS_PER_CALL = 1e-4
+_SECONDS_PER_ID = 3.5e-9
+_SECONDS_TO_LOAD = 0.5
+
+# Compiled kernels by orders and heads; None where numba does not work.
+_KERNELS: dict[tuple[int, int], Any] = {}
+
+
+class Hasher:
+    """Hashes token ids to the rows of every layer's table, in one pass.
+
+    A Hasher may be used from several threads at once.
+
+    Args:
+        addresses: The memory's constants.
+        threads: Threads that share the work of one call.
+        form: ``numba`` or ``numpy``; ``auto`` begins with numpy and turns to numba once loading it
+            would have paid. Where numba does not work, numpy does the work.
+
+    Attributes:
+        addresses: The memory's constants.
+        threads: Threads that share the work of one call.
+
+    Raises:
+        LayoutError: The constants came without the token map that the layout needs.
+        UsageError: `threads` is not positive, or `form` is none of the three.
+    """
+
+    def __init__(self, addresses: Addresses, *, threads: int = 1, form: Form = "auto") -> None:
+        if threads < 1:
+            raise UsageError(f"{threads} threads cannot hash.", "Give 1 or more.", threads=threads)
+        if form not in ("auto", "numba", "numpy"):
+            raise UsageError(f"{form!r} is no form of the hash.", "auto, numba or numpy", form=form)
+        if addresses.map_sha256 is not None and addresses.token_map is None:
+            raise LayoutError(
+                "The memory hashes compressed ids, and its constants came without the token map.",
+                "Add it: addresses.with_map(token_map)",
+            )
+        self.addresses = addresses
+        self.threads = threads
+        self._form = form
+        self._shape = (len(addresses.layers), addresses.n_columns)
+        self._kind = (addresses.n_orders, addresses.n_heads)
+        self._ids_per_token = len(addresses.layers) * addresses.n_columns
+        self._tokens_to_share = 2 * _IDS_PER_THREAD // self._ids_per_token
+        if threads == 1:
+            self._tokens_to_share = sys.maxsize
+        self._past = addresses.max_ngram_size - 1
+        self._token_map = _NO_MAP
+        if addresses.token_map is not None:
+            self._token_map = np.array(addresses.token_map, dtype=np.int32)
+        self._rules = (
+            addresses.raw_vocab_size,
+            addresses.fill,
+            addresses.layout.ends_after_eos,
+        )
+        self._constants = pack(addresses, offsets=False), pack(addresses, offsets=True)
+        self._kernel: Any = None
+        self._numpy_seconds = 0.0
+
+    def hash(
+        self,
+        ids: ArrayLike,
+        *,
+        keep: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+        history: ArrayLike | None = None,
+        offsets: bool = False,
+        out: NDArray[Any] | None = None,
+    ) -> tuple[NDArray[Any], Ids]:
+        """Hash token ids; `reference.hash_ids` says what is computed.
+
+        Args:
+            ids: Token ids ``[B, T]`` of any whole-number dtype.
+            keep: False at masked positions ``[B, T]``.
+            starts: True where a document starts ``[B, T]``.
+            history: The tokens before the first ``[B, N-1]``, as the call before returned them.
+            offsets: Return rows of the layer's table instead of rows of the head's part of it.
+            out: Array to fill ``[B, T, L, C]``, int64 or int32. Filling the same one again and
+                again takes half as long as having new ones made.
+
+        Returns:
+            Ids ``[B, T, L, C]``, int64 or `out`, with column ``(order - 2) * H + head``; and the
+            history ``[B, N-1]`` for the next call.
+
+        Raises:
+            InputError: An id is not below the tokenizer's length, or an array has another shape or
+                dtype.
+        """
+        if not (
+            type(ids) is np.ndarray
+            and ids.ndim == 2
+            and ids.dtype in _KERNEL_DTYPES
+            and ids.flags.c_contiguous
+        ):
+            ids = _token_ids(ids, 2)
+        # One token at a time is the common case: what follows is two microseconds of Python.
+        batch, length = ids.shape
+        if out is None:
+            out = np.empty((batch, length, *self._shape), np.int64)
+        else:
+            self._check_out(out, ids.shape, offsets)
+        if history is None:
+            window = np.empty((batch, self._past), np.int64)
+            window.fill(self.addresses.fill)
+        else:
+            window = np.array(history, np.int64)
+            if window.shape != (batch, self._past):
+                raise _wrong_shape("history", window, (batch, self._past))
+        flags = None
+        if keep is not None or starts is not None:
+            flags = _flags(keep, starts, ids.shape)
+        return out, self._hash(ids, flags, window, offsets, out)
+
+    def hash_documents(
+        self,
+        ids: ArrayLike,
+        boundaries: ArrayLike,
+        *,
+        offsets: bool = False,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Hash documents that lie one after the other; each starts with the fill.
+
+        Args:
+            ids: Token ids ``[n]`` of any whole-number dtype.
+            boundaries: First token of every document and, last, n: ``[documents + 1]``, rising.
+            offsets: See `hash`.
+            out: Array to fill ``[n, L, C]``, int64 or int32.
+
+        Returns:
+            Ids ``[n, L, C]``.
+
+        Raises:
+            InputError: As `hash`, and where the boundaries are not those of n tokens.
+        """
+        ids = _token_ids(ids, 1)
+        size = len(ids)
+        bounds = np.asarray(boundaries)
+        if (
+            bounds.ndim != 1
+            or not len(bounds)
+            or bounds.dtype.kind not in "iu"
+            or bounds[0] != 0
+            or bounds[-1] != size
+            or (bounds[1:] < bounds[:-1]).any()
+        ):
+            raise InputError(
+                f"The boundaries are not those of documents with {size} tokens in all.",
+                "They rise from 0 to that number.",
+                tokens=size,
+            )
+        if out is None:
+            out = np.empty((size, *self._shape), dtype=np.int64)
+        else:
+            self._check_out(out, (size,), offsets)
+        flags = np.zeros((1, size), np.uint8)
+        flags[0, bounds[:-1][bounds[:-1] < size]] = START
+        window = np.full((1, self._past), self.addresses.fill, np.int64)
+        try:
+            self._hash(ids[None], flags, window, offsets, out[None])
+        except InputError:
+            check_ids(self.addresses, ids)  # names the position in the flat array
+            raise
+        return out
+
+    def _hash(
+        self,
+        ids: NDArray[Any],
+        flags: NDArray[np.uint8] | None,
+        window: Ids,
+        offsets: bool,
+        out: NDArray[Any],
+    ) -> Ids:
+        """Fill `out` and return the history for the next call."""
+        size = ids.size
+        if not size:
+            return window
+        kernel = self._kernel or self._load(size)
+        if kernel is None:
+            from engram.addressing.chunked import hash_chunks
+
+            check_ids(self.addresses, ids)
+            keep = None if flags is None else flags & MASKED == 0
+            starts = None if flags is None else flags & START != 0
+            return hash_chunks(self.addresses, ids, keep, starts, window, offsets, out)
+        constants = self._constants[bool(offsets)]
+        flags = _NO_FLAGS if flags is None else flags
+        arrays = (ids, self._token_map, constants, flags)
+        try:
+            if size < self._tokens_to_share:
+                stopped = kernel(*arrays, window, out, 0, size, *self._rules)
+            else:
+                stopped = self._share(kernel, arrays, window, out)
+        except Exception:
+            # The machine code could not be kept on disk, or what is kept there is damaged.
+            self._kernel = _KERNELS[self._kind] = _compile(self._kind, cache=False)
+            stopped = self._kernel(*arrays, window, out, 0, size, *self._rules)
+        if stopped >= 0:
+            check_ids(self.addresses, ids)
+        return window
+
+    def _share(
+        self, kernel: Any, arrays: tuple[NDArray[Any], ...], window: Ids, out: NDArray[Any]
+    ) -> int:
+        """Call the kernel in several threads on a part of the positions each."""
+        size, length = arrays[0].size, arrays[0].shape[1]
+        parts = min(self.threads, 2 * size // self._tokens_to_share)
+
+        def run_part(part: int) -> int:
+            begin, end = size * part // parts, size * (part + 1) // parts
+            own = window.copy()
+            stopped = int(kernel(*arrays, own, out, begin, end, *self._rules))
+            # Rows whose last position is in this part.
+            rows = slice(begin // length, end // length)
+            ends[rows] = own[rows]
+            return stopped
+
+        ends = np.empty_like(window)
+        with ThreadPoolExecutor(parts - 1) as pool:
+            others = [pool.submit(run_part, part) for part in range(1, parts)]
+            stops = [run_part(0), *(other.result() for other in others)]
+        window[:] = ends
+        return next((stop for stop in stops if stop >= 0), -1)
+
+    def _load(self, size: int) -> Any:
+        """Return the kernel if it is there or hashing `size` tokens more makes it worth while."""
+        if self._form == "numpy":
+            return None
+        if self._kind not in _KERNELS:
+            if self._form == "auto":
+                self._numpy_seconds += _SECONDS_PER_CALL
+                self._numpy_seconds += _SECONDS_PER_ID * size * self._ids_per_token
+                if self._numpy_seconds < _SECONDS_TO_LOAD:
+                    return None
+            try:
+                _KERNELS[self._kind] = _compile(self._kind)
+            except Exception:  # whatever keeps numba from working here
+                _KERNELS[self._kind] = None
+        self._kernel = _KERNELS[self._kind]
+        return self._kernel
+
+    def _check_out(self, out: NDArray[Any], shape: tuple[int, ...], offsets: bool) -> None:
+        expected = (*shape, *self._shape)
+        is_array = isinstance(out, np.ndarray) and out.flags.c_contiguous and out.flags.writeable
+        if not is_array or out.shape != expected or out.dtype not in (np.int64, np.int32):
+            what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out)
+            raise InputError(
+                f"out is {what}; it must be a writable, contiguous array, int64 or int32, "
+                f"{list(expected)}.",
+                expected=list(expected),
+            )
+        layers = self.addresses.layers
+        if out.dtype == np.int32:
+            rows = max(layer.hash_rows if offsets else max(layer.heads) for layer in layers)
+            if rows > 2**31:
+                raise InputError(
+                    f"out is int32, and ids go up to {rows - 1}.", "Use int64.", rows=rows
+                )
+
+
+def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        return None
+    from engram.addressing.kernel import make_hash_range
+
+    try:
+        return make_hash_range(*kind, cache=cache)
+    except RuntimeError:  # no folder to keep machine code in
+        return make_hash_range(*kind, cache=False)
+
+
+def _token_ids(ids: ArrayLike, ndim: int) -> NDArray[Any]:
+    """Return token ids as a contiguous array of a dtype that the kernel reads."""
+    try:
+        array = np.asarray(ids)
+    except ValueError:
+        raise InputError(
+            "The token ids are rows of different lengths.", "Pad them and give keep=."
+        ) from None
+    if array.ndim != ndim:
+        letters = "[B, T]" if ndim == 2 else "[n]"
+        raise InputError(
+            f"Token ids are {list(array.shape)}; they must be {letters}.", shape=list(array.shape)
+        )
+    if not array.size:
+        return np.empty(array.shape, dtype=np.int64)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"Token ids are {array.dtype}; they must be whole numbers.")
+    if array.dtype not in _KERNEL_DTYPES:
+        if array.dtype.kind == "u":
+            array = np.minimum(array, np.array(2**62, dtype=np.uint64))
+        array = array.astype(np.int64)
+    return np.ascontiguousarray(array)
+
+
+def _wrong_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"{name} is {list(array.shape)}; for these token ids it must be {list(shape)}.",
+        expected=list(shape),
+    )
+
+
+def _flags(
+    keep: ArrayLike | None, starts: ArrayLike | None, shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Put both masks into one array, as the kernel reads them."""
+    flags = np.zeros(shape, np.uint8)
+    for name, mask, flag in (("starts", starts, START), ("keep", keep, MASKED)):
+        if mask is None:
+            continue
+        marked = np.asarray(mask)
+        if marked.shape != shape:
+            raise _wrong_shape(name, marked, shape)
+        flags[marked != 0 if flag == START else marked == 0] |= flag
+    return flags

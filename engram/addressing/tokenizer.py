@@ -1,0 +1,262 @@
+"""`EngramTokenizer`: token ids to a memory's hash ids, for a config and a tokenizer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.addressing.hashing import Hasher
+from engram.addressing.primes import HeadPrimes
+from engram.addressing.reference import compress
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer, wrap_tokenizer
+from engram.addressing.vocabulary import compressed_map
+from engram.config import EngramConfig
+from engram.errors import InputError, LayoutError, MismatchError, UsageError
+from engram.layouts import Layout, get_layout
+
+
+class EngramTokenizer:
+    """Compresses and hashes token ids for every layer of a memory.
+
+    Shapes: B sequences, T tokens, L layers, C columns. Ids go in as lists, numpy arrays or torch
+    tensors, ``[B, T]``, or ``[T]`` for one sequence.
+
+    Args:
+        config: The memory.
+        hf_tokenizer: The backbone's tokenizer: a transformers tokenizer, a `tokenizers.Tokenizer`,
+            a `TokenizerFile`, or what `load_tokenizer` takes; the config's when None.
+        layer_ids: Layers (0-based) in hash order; the config's when None.
+
+    Attributes:
+        config: The memory, with the layers and the pad id that apply.
+        addresses: Its constants.
+
+    Raises:
+        MismatchError: The config was made for a tokenizer of another length.
+        LayoutError: There are no layers, or no token to fill with.
+        InputError: `hf_tokenizer` is none of these, or not backed by the `tokenizers` library.
+        MissingFileError: The tokenizer cannot be found.
+    """
+
+    def __init__(
+        self,
+        config: EngramConfig,
+        hf_tokenizer: Any = None,
+        layer_ids: Sequence[int] | None = None,
+    ) -> None:
+        tokenizer = _as_file(config.tokenizer if hf_tokenizer is None else hf_tokenizer)
+        layout = get_layout(config.layout)
+        _check_length(config, layout, tokenizer)
+        ids = list(config.layer_ids if layer_ids is None else layer_ids)
+        pad_id = _pad_id(config, tokenizer) if layout.fill == "pad" else None
+        token_map = compressed_map(tokenizer) if layout.hashes == "compressed" else None
+        self.addresses = Addresses.from_config(config, token_map, pad_id, ids)
+        self.config = replace(
+            config, layer_ids=ids, pad_id=config.pad_id if pad_id is None else pad_id
+        )
+
+    @property
+    def layer_ids(self) -> list[int]:
+        """Layers (0-based) in hash order: the L axis of ids."""
+        return self.addresses.layer_ids
+
+    @property
+    def vocab_distributions(self) -> dict[int, HeadPrimes]:
+        """Primes per layer, ``[order][head]``: what an `EngramModule` is built from."""
+        return self.addresses.vocab_distributions
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the ids."""
+        return self.addresses.fingerprint
+
+    def compress(self, ids: Any) -> NDArray[np.int64]:
+        """Map token ids to the vocabulary that is hashed.
+
+        Args:
+            ids: Token ids of any shape.
+
+        Returns:
+            Compressed ids of the same shape; the ids themselves where the layout hashes raw ones.
+
+        Raises:
+            InputError: They are no ids, or not of this tokenizer.
+        """
+        return compress(self.addresses, _whole_numbers(ids, "Token ids"))
+
+    def compress_and_hash(
+        self,
+        ids: Any,
+        layer_id: int | None = None,
+        return_tensors: Literal["pt", "np"] | None = None,
+        *,
+        attention_mask: Any = None,
+        starts: Any = None,
+    ) -> Any:
+        """Hash token ids: rows of each head's own part of the table.
+
+        Args:
+            ids: Token ids ``[B, T]`` or ``[T]``.
+            layer_id: The one layer whose ids are wanted; all of them when None.
+            return_tensors: ``pt`` for a torch tensor, on the device of `ids`; else numpy.
+            attention_mask: 0 at positions that are no text ``[B, T]``; they read the fill, and no
+                position looks back past them. None when all are.
+            starts: 1 where a document starts inside a row ``[B, T]``; no position looks back past
+                it. None when only the rows start documents.
+
+        Returns:
+            int64 ``[B, T, L, C]`` in the order of `layer_ids`, or ``[B, T, C]`` of one; column
+            ``(order - 2) * heads + head``.
+
+        Raises:
+            InputError: They are no ids, or not of this tokenizer, or a mask has another shape.
+            MismatchError: The layer has no memory.
+            UsageError: `return_tensors` is neither.
+        """
+        return self._hash(ids, layer_id, return_tensors, attention_mask, starts, offsets=False)
+
+    def row_ids(
+        self,
+        ids: Any,
+        layer_id: int | None = None,
+        return_tensors: Literal["pt", "np"] | None = None,
+        *,
+        attention_mask: Any = None,
+        starts: Any = None,
+    ) -> Any:
+        """Hash token ids to rows of the layer's whole table: `compress_and_hash` with offsets."""
+        return self._hash(ids, layer_id, return_tensors, attention_mask, starts, offsets=True)
+
+    def _hash(
+        self,
+        ids: Any,
+        layer_id: int | None,
+        return_tensors: str | None,
+        attention_mask: Any,
+        starts: Any,
+        offsets: bool,
+    ) -> Any:
+        if return_tensors not in (None, "np", "pt"):
+            raise UsageError(
+                f"return_tensors is {return_tensors!r}.", 'Give "pt" for torch, or None for numpy.'
+            )
+        slot = None if layer_id is None else self._slot(layer_id)
+        rows = _whole_numbers(ids, "Token ids")
+        masks = [
+            None if mask is None else _whole_numbers(mask, name) != 0
+            for name, mask in (("attention_mask", attention_mask), ("starts", starts))
+        ]
+        if rows.ndim == 1:
+            rows = rows[None]
+            masks = [None if mask is None else np.atleast_2d(mask) for mask in masks]
+        hashed, _ = self._hasher.hash(rows, keep=masks[0], starts=masks[1], offsets=offsets)
+        if slot is not None:
+            hashed = np.ascontiguousarray(hashed[:, :, slot])
+        if return_tensors != "pt":
+            return hashed
+        import torch
+
+        return torch.from_numpy(hashed).to(ids.device if isinstance(ids, torch.Tensor) else "cpu")
+
+    @cached_property
+    def _hasher(self) -> Hasher:
+        return Hasher(self.addresses)
+
+    def _slot(self, layer_id: int) -> int:
+        if layer_id not in self.layer_ids:
+            raise MismatchError(
+                f"Layer {layer_id} has no memory; the layers are {self.layer_ids}.",
+                "Layers are counted from 0.",
+                layer_id=layer_id,
+                layer_ids=self.layer_ids,
+            )
+        return self.layer_ids.index(layer_id)
+
+
+def _as_file(tokenizer: Any) -> TokenizerFile:
+    """Return whatever describes a tokenizer as a `TokenizerFile`."""
+    if isinstance(tokenizer, TokenizerFile):
+        return tokenizer
+    if isinstance(tokenizer, (str, Path)):
+        return load_tokenizer(tokenizer)
+    if tokenizer is None:
+        raise InputError(
+            "There is no tokenizer: none was given, and the config names none.",
+            "Give one, or set tokenizer in the config.",
+        )
+    from tokenizers import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
+        return wrap_tokenizer(tokenizer, "tokenizer", {})
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise InputError(
+            f"A {type(tokenizer).__name__} is no tokenizer that can be read: it is not backed by "
+            "the tokenizers library.",
+            "Use the fast version of the tokenizer, one that has a tokenizer.json.",
+        )
+    special = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "eos", "bos")}
+    return wrap_tokenizer(backend, str(tokenizer.name_or_path or "tokenizer"), special)
+
+
+def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile) -> None:
+    """Refuse a tokenizer that is not the config's. Raw ids may be fewer than those of the model."""
+    given, own = tokenizer.vocab_size, config.engram_vocab_size
+    if given == own or (layout.hashes == "raw" and given < own):
+        return
+    raise MismatchError(
+        f"The config is made for a tokenizer of {own:,} ids (engram_vocab_size); {tokenizer.name} "
+        f"has {given:,}. Its n-grams would be read from other rows.",
+        f"Use the config's tokenizer, or make a config with engram_vocab_size {given}.",
+        config_vocab_size=own,
+        tokenizer_vocab_size=given,
+        tokenizer=tokenizer.name,
+    )
+
+
+def _pad_id(config: EngramConfig, tokenizer: TokenizerFile) -> int:
+    pad = config.pad_id
+    if isinstance(pad, str):
+        found = tokenizer.tokenizer.token_to_id(pad)
+        if found is None:
+            raise LayoutError(
+                f"pad_id {pad!r} is no token of {tokenizer.name}.",
+                "Set pad_id to one of its tokens, an id, or null.",
+                pad_id=pad,
+            )
+        return int(found)
+    if pad is None:
+        pad = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+    if pad is None:
+        raise LayoutError(
+            f"{tokenizer.name} has neither a padding nor an end-of-text token to read before the "
+            "start of a text.",
+            "Set pad_id in the config to a token or an id.",
+        )
+    return pad
+
+
+def _whole_numbers(values: Any, what: str) -> NDArray[Any]:
+    """Return lists, arrays or tensors of whole numbers as an array."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(
+            f"{what} are rows of different lengths.", "Pad them and give attention_mask=."
+        ) from None
+    if not array.size:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "biu" or (array.dtype.kind == "b" and what == "Token ids"):
+        raise InputError(f"{what} are {array.dtype}; they must be whole numbers.")
+    return array
