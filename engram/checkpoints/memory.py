@@ -97,7 +97,8 @@ def plan_attachment(
     Args:
         base: The checkpoint.
         config: The memory.
-        tokenizer: The model's tokenizer; the one in its folder when None.
+        tokenizer: The model's tokenizer; the one in its folder when None. Layouts that hash raw ids
+            need none.
         init: First values, see `EngramModule.reset_parameters`.
         dtype: Dtype of its values; the base's own when None.
 
@@ -113,7 +114,7 @@ def plan_attachment(
             dtype=dtype,
         )
     config = replace(config, table_dtype=dtype)
-    addresses = EngramTokenizer(config, tokenizer or _own_tokenizer(base.folder)).addresses
+    addresses = _addresses(base, config, tokenizer)
     layers_path, config_class, model_class = _wired_classes(base, config, addresses)
     settings = {
         "schema": SETTINGS_SCHEMA,
@@ -141,6 +142,15 @@ def plan_attachment(
     tensors = _streams(config, addresses, layers_path, init)
     texts = {name: text, CARD_FILE: model_card(base, config, addresses)}
     return Attachment(config, addresses, tensors, model_config, texts)
+
+
+def _addresses(
+    base: BaseCheckpoint, config: EngramConfig, tokenizer: TokenizerFile | None
+) -> Addresses:
+    """Compute the constants; those of layouts that hash raw ids depend on no tokenizer."""
+    if get_layout(config.layout).hashes == "raw":
+        return Addresses.from_config(config, None)
+    return EngramTokenizer(config, tokenizer or _own_tokenizer(base.folder)).addresses
 
 
 def _own_tokenizer(folder: Path) -> TokenizerFile:
