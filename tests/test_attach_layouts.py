@@ -225,3 +225,9 @@ def test_raw_ids_need_no_tokenizer(base, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(base)
     assert torch.equal(plain(ids).logits, engram.load(attached)(ids).logits)
     assert np.isfinite(full(tiny.randomise(engram.load(attached)), ids).detach().numpy()).all()
+
+
+def test_a_longer_tokenizer_is_refused_for_raw_ids_too(base, tmp_path):
+    config = layout_config("qwen_ple", engram_vocab_size=tiny.VOCAB - 1)
+    with pytest.raises(MismatchError, match=str(tiny.VOCAB)):
+        tiny.attached_model(base, tmp_path / "attached", config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,8 +96,8 @@ def plan_attachment(
     Args:
         base: The checkpoint.
         config: The memory.
-        tokenizer: The model's tokenizer; the one in its folder when None. Layouts that hash raw ids
-            need none.
+        tokenizer: The model's tokenizer; the one in its folder when None, which may be missing
+            where the layout hashes raw ids.
         init: First values, see `EngramModule.reset_parameters`.
         dtype: Dtype of its values; the base's own when None.
 
@@ -147,20 +146,15 @@ def plan_attachment(
 def _addresses(
     base: BaseCheckpoint, config: EngramConfig, tokenizer: TokenizerFile | None
 ) -> Addresses:
-    """Compute the constants; those of layouts that hash raw ids depend on no tokenizer."""
-    if get_layout(config.layout).hashes == "raw":
-        return Addresses.from_config(config, None)
-    return EngramTokenizer(config, tokenizer or _own_tokenizer(base.folder)).addresses
-
-
-def _own_tokenizer(folder: Path) -> TokenizerFile:
     try:
-        return load_tokenizer(folder)
+        return EngramTokenizer(config, tokenizer or load_tokenizer(base.folder)).addresses
     except MissingFileError as error:
+        if get_layout(config.layout).hashes == "raw":
+            return Addresses.from_config(config, None)
         raise MissingFileError(
-            f"{folder} has no tokenizer.json, and the memory's addresses depend on it.",
+            f"{base.folder} has no tokenizer.json, and the memory's addresses depend on it.",
             "Name the model's tokenizer: -t FOLDER",
-            path=str(folder),
+            path=str(base.folder),
         ) from error
 
 
