@@ -102,9 +102,9 @@ def hash(
 
     Examples:
         $ engram hash corpus.txt -t gpt2
-        $ engram hash corpus.txt -c gpt2 --layers 1,6 --stats --json
-        $ engram hash corpus.jsonl --text-key text -c gpt2 --eos -o hashed
-        $ engram hash - -t gpt2 --split line --stats
+        $ engram hash corpus.txt -c config.yaml --stats --json
+        $ engram hash corpus.jsonl --text-key text -c config.yaml --eos -o hashed
+        $ engram hash - -t gpt2 --split line --layers 1,6 < corpus.txt
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if stats and output is not None:
@@ -185,11 +185,11 @@ def _layer_ids(text: str) -> list[int]:
 
 
 def _default_note(config: EngramConfig, addresses: Addresses) -> str:
-    layers = " and ".join(map(str, addresses.layer_ids))
+    layers = ", ".join(map(str, addresses.layer_ids))
     return (
         f"No -c: sized for the tokenizer, with {config.engram_table_size[0]:,} rows per order "
         f"(twice its {config.engram_vocab_size:,} ids) in {config.n_head_per_ngram} heads, orders "
-        f"2 to {config.max_ngram_size}, layers {layers}, layout {config.layout}, "
+        f"2 to {config.max_ngram_size}, layers [{layers}], layout {config.layout}, "
         f"seed {config.seed}."
     )
 
@@ -220,7 +220,7 @@ def _plan_text(plan: dict[str, Any]) -> str:
     total = plan["estimated_bytes"]
     about = f", about {format_bytes(total)} in all" if total is not None else ""
     return (
-        f"Writing {plan['output']}: {plan['bytes_per_token']} bytes a token{about}; "
+        f"{plan['output']} takes {plan['bytes_per_token']} bytes a token{about}; "
         f"{format_bytes(plan['free_bytes'])} are free there."
     )
 

@@ -11,6 +11,7 @@ import pytest
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import compress, hash_ids, look_back
 from engram.config import EngramConfig
+from engram.corpus import statistics as statistics_module
 from engram.corpus.distinct import DistinctWindows
 from engram.corpus.statistics import Statistics
 from engram.corpus.tokenise import TokenBatch
@@ -77,7 +78,8 @@ def brute_force(addresses: Addresses, documents: list[list[int]]):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", MEMORIES)
-def test_equal_to_python_sets(name, threads):
+def test_equal_to_python_sets(monkeypatch, name, threads):
+    monkeypatch.setattr(statistics_module, "_CHUNK", 97)
     addresses = addresses_of(name)
     documents = random_documents(7, 200)
     statistics = Statistics(addresses, threads=threads)

@@ -5,6 +5,7 @@ Shapes: N the highest n-gram order, n tokens of a batch, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,34 +22,44 @@ _SCATTER_1 = np.uint64(0xFF51AFD7ED558CCD)
 _SCATTER_2 = np.uint64(0xC4CEB9FE1A85EC53)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function, and keep its machine code on disk where there is a folder for it."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
+
+
+@_compiled
 def lay_windows(
-    tokens: Any, boundaries: Any, token_map: Any, fill: Any, ends_after_eos: Any, slots: Any
+    ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, ends_after_eos: Any, slots: Any
 ) -> None:
-    """Lay out what each position reads, as `addressing.reference.look_back` does.
+    """Lay out what positions begin..end-1 read, as `addressing.reference.look_back` does.
 
     Args:
-        tokens: Token ids of whole documents ``[n]``.
+        ids: Ids of the vocabulary that is hashed, of whole documents, uint32 ``[n]``.
         boundaries: Starts of the documents, and the end of the last, ``[documents + 1]``.
-        token_map: Compressed id per token id; empty where raw ids are hashed.
+        begin: First position.
+        end: Behind the last position.
         fill: The id that is read before a document.
         ends_after_eos: Whether a document also starts behind every `fill`.
-        slots: Filled, uint32 ``[N, n]``: slot k holds the id k places back.
+        slots: Filled, uint32 ``[N, end - begin]``: slot k holds the id k places back.
     """
-    has_map = token_map.size > 0
-    for document in range(len(boundaries) - 1):
-        is_start = True
-        for t in range(boundaries[document], boundaries[document + 1]):
-            token = np.int64(tokens[t])
-            if has_map:
-                token = np.int64(token_map[token])
-            slots[0, t] = token
-            for k in range(1, slots.shape[0]):
-                slots[k, t] = fill if is_start else slots[k - 1, t - 1]
-            is_start = ends_after_eos and token == fill
+    document = np.searchsorted(boundaries, begin, side="right") - 1
+    for t in range(begin, end):
+        while boundaries[document + 1] <= t:
+            document += 1
+        slots[0, t - begin] = ids[t]
+        is_blocked = False
+        for k in range(1, slots.shape[0]):
+            is_blocked |= t - k < boundaries[document]
+            if not is_blocked and ends_after_eos:
+                is_blocked = ids[t - k] == fill
+            slots[k, t - begin] = fill if is_blocked else ids[t - k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@_compiled
 def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
     """Hash the windows of one layer and order, and set the bits of the rows that are hit.
 
@@ -88,14 +99,14 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
                 bits[word] |= _ONE << (rows[i] & _WORD_LOW)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@_compiled
 def _reciprocal(prime: Any) -> Any:
     """floor(2^64 / prime), for an odd prime or 2."""
     bar = np.uint64(2**64 - 1) // prime
     return bar + _ONE if prime == np.uint64(2) else bar
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
     """Turn windows into numbers, without loss, scattered over all of 64 bits.
 
@@ -116,7 +127,7 @@ def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -
         part_of[t] = first % parts
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def hash_windows(slots: Any, words: Any) -> None:
     """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
     for t in range(slots.shape[1]):
@@ -126,7 +137,7 @@ def hash_windows(slots: Any, words: Any) -> None:
         words[t] = word
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def _scatter(word: Any) -> Any:
     """The finaliser of MurmurHash3: one to one."""
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
@@ -134,7 +145,7 @@ def _scatter(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def drop_repeats(words: Any) -> Any:
     """Move the distinct values of a sorted array to its front, and return how many there are."""
     count = 0
@@ -145,7 +156,7 @@ def drop_repeats(words: Any) -> Any:
     return count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@_compiled
 def merge(one: Any, other: Any, merged: Any) -> Any:
     """Merge two sorted arrays of distinct values into a third, and return how many it holds."""
     i = j = count = 0

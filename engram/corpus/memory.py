@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
-from engram.errors import InputError, MismatchError
+from engram.errors import InputError, MismatchError, MissingFileError
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -62,7 +62,13 @@ def find_memory(
     name = tokenizer or (config.tokenizer if config is not None else DEFAULT_TOKENIZER)
     if name is None:
         raise InputError("The config names no tokenizer.", "Give one with -t.")
-    file = load_tokenizer(name)
+    try:
+        file = load_tokenizer(name)
+    except MissingFileError as error:
+        if tokenizer is not None:
+            raise
+        hint = f"Give a tokenizer with -t. {error.hint}"
+        raise MissingFileError(error.message, hint, **error.details) from error
     if config is None:
         config = sized_for(file)
     if config.engram_vocab_size != file.vocab_size:

@@ -134,7 +134,7 @@ class TextReader:
         while not at_end:
             fresh = stream.read(_BLOCK_BYTES)
             data, at_end, begin = rest + fresh, not fresh, 0
-            ends = _document_ends(data, split, at_end)
+            ends = _document_ends(data, split, at_end, len(rest.rstrip(_BLANK)))
             # Blocks are shorter than the limit, so that only the first document can be too long.
             if not is_too_long and (ends[0] if ends else len(data)) > MAX_DOCUMENT_BYTES:
                 is_too_long = True
@@ -233,11 +233,14 @@ class TextReader:
             self.errors.append(error)
 
 
-def _document_ends(data: bytes, split: Split, at_end: bool) -> list[int]:
-    """Find where documents end for certain; what follows the last end waits for more bytes."""
+def _document_ends(data: bytes, split: Split, at_end: bool, begin: int) -> list[int]:
+    """Find where documents end for certain; what follows the last end waits for more bytes.
+
+    No document ends in the first `begin` bytes.
+    """
     ends: list[int] = []
     if split != "file":
-        ends = [match.end() for match in _BREAKS[split].finditer(data)]
+        ends = [match.end() for match in _BREAKS[split].finditer(data, begin)]
     if split == "paragraph" and ends:
         # Blank lines may go on in the next block; those before the first text belong to it.
         if _BLANK_REST.match(data, ends[-1]):

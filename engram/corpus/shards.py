@@ -80,7 +80,8 @@ class ShardWriter:
         self.shards: list[dict[str, Any]] = []
         self._folder, self._format, self._shard_tokens = folder, format, shard_tokens
         self._hasher = Hasher(addresses, threads=threads)
-        self._addresses = addresses
+        self._shape = (len(addresses.layers), addresses.n_columns)
+        self._buffer = np.empty((1, _CHUNK_TOKENS, *self._shape), ids_dtype(addresses))
         self._token_dtype = token_dtype(vocab_size)
         self._documents = 0
         self._tokens: list[Tokens] = []
@@ -126,9 +127,8 @@ class ShardWriter:
         }
         _save(self._folder / names["tokens_file"], tokens)
         _save(self._folder / names["documents_file"], boundaries)
-        shape = (len(tokens), len(self._addresses.layers), self._addresses.n_columns)
-        dtype = ids_dtype(self._addresses).str
-        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        shape = (len(tokens), *self._shape)
+        header = {"descr": self._buffer.dtype.str, "fortran_order": False, "shape": shape}
         cuts = range(_CHUNK_TOKENS, len(tokens) + _CHUNK_TOKENS, _CHUNK_TOKENS)
         with (self._folder / names["ids_file"]).open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
@@ -142,13 +142,13 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         name = f"shard-{len(self.shards):05d}.parquet"
-        columns = len(self._addresses.layers) * self._addresses.n_columns
+        columns = self._shape[0] * self._shape[1]
         # A row group holds whole documents, about a chunk of them.
         steps = boundaries[1:] // _CHUNK_TOKENS
         last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
         cuts = boundaries[last]
         token_type = pa.from_numpy_dtype(self._token_dtype)
-        id_type = pa.from_numpy_dtype(ids_dtype(self._addresses))
+        id_type = pa.from_numpy_dtype(self._buffer.dtype)
         # Lists that count in 64 bits: the ids of one long document can be more than 2^31.
         lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
         schema = pa.schema({"document": pa.int64(), **lists})
@@ -177,21 +177,26 @@ class ShardWriter:
     def _hash(
         self, tokens: Tokens, boundaries: NDArray[np.int64], cuts: Any
     ) -> Iterator[NDArray[Any]]:
-        """Hash tokens up to each cut in turn; yields ids ``[chunk, L, C]`` without offsets."""
+        """Hash tokens up to each cut in turn.
+
+        Yields:
+            Ids without offsets ``[chunk, L, C]``, in an array that the next ones overwrite.
+        """
         starts = np.zeros(len(tokens) + 1, dtype=bool)
         starts[boundaries] = True
-        shape = (0, len(self._addresses.layers), self._addresses.n_columns)
-        dtype = ids_dtype(self._addresses)
         history, begin = None, 0
         for cut in cuts:
-            chunk: Any = tokens[begin:cut].astype(np.int64)
-            if not len(chunk):
-                yield np.empty(shape, dtype=dtype)
-                continue
+            chunk = tokens[begin:cut]
+            size = len(chunk)
+            if self._buffer.shape[1] < size:
+                self._buffer = np.empty((1, size, *self._shape), self._buffer.dtype)
             ids, history = self._hasher.hash(
-                chunk[None], starts=starts[begin : begin + len(chunk)][None], history=history
+                chunk[None],
+                starts=starts[None, begin : begin + size],
+                history=history,
+                out=self._buffer[:, :size],
             )
-            yield np.ascontiguousarray(ids[0], dtype=dtype)
+            yield ids[0]
             begin = int(cut)
 
 

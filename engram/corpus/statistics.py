@@ -18,6 +18,7 @@ from engram.corpus.distinct import DEFAULT_MOST, DistinctWindows
 from engram.corpus.tokenise import TokenBatch
 from engram.errors import InputError
 
+_CHUNK = 2**18
 _COUNT_WORDS = 2**16
 
 
@@ -76,9 +77,7 @@ class Statistics:
         self, addresses: Addresses, *, threads: int = 1, most_distinct: int = DEFAULT_MOST
     ) -> None:
         self.addresses = addresses
-        token_map = addresses.token_map
-        self._token_map = np.empty(0, np.int32) if token_map is None else token_map
-        self._slots = np.empty((addresses.max_ngram_size, 0), dtype=np.uint32)
+        self._buffer = np.empty(addresses.max_ngram_size * _CHUNK, dtype=np.uint32)
         self._distinct = {
             order: DistinctWindows(order, addresses.vocab_size, most_distinct)
             for order in addresses.orders
@@ -96,12 +95,8 @@ class Statistics:
         Raises:
             InputError: A token id is not below the tokenizer's length.
         """
-        from engram.corpus import kernels
-
         tokens, addresses = batch.tokens, self.addresses
-        if not len(tokens):
-            return
-        if int(tokens.max()) >= addresses.raw_vocab_size:
+        if len(tokens) and int(tokens.max()) >= addresses.raw_vocab_size:
             raise InputError(
                 f"Token id {int(tokens.max())} is not below {addresses.raw_vocab_size}, the length "
                 "of the tokenizer that the memory was made with.",
@@ -109,18 +104,20 @@ class Statistics:
                 token_id=int(tokens.max()),
                 vocab_size=addresses.raw_vocab_size,
             )
-        if self._slots.shape[1] < len(tokens):
-            # Fresh memory costs more than the pass that fills it.
-            self._slots = np.empty((addresses.max_ngram_size, len(tokens) * 5 // 4), np.uint32)
-        slots = self._slots[:, : len(tokens)]
-        kernels.lay_windows(
-            tokens,
-            batch.boundaries,
-            self._token_map,
-            addresses.fill,
-            addresses.layout.ends_after_eos,
-            slots,
-        )
+        ids: Any = tokens if addresses.token_map is None else addresses.token_map[tokens]
+        ids = ids.astype(np.uint32, copy=False)
+        for begin in range(0, len(ids), _CHUNK):
+            self._add(ids, batch.boundaries, begin, min(begin + _CHUNK, len(ids)))
+
+    def _add(
+        self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
+    ) -> None:
+        from engram.corpus import kernels
+
+        addresses, size = self.addresses, end - begin
+        slots = self._buffer[: addresses.max_ngram_size * size].reshape(-1, size)
+        ends_after_eos = addresses.layout.ends_after_eos
+        kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, ends_after_eos, slots)
         jobs = [self._pool.submit(self._distinct[n].add, slots[:n]) for n in addresses.orders]
         jobs += [self._pool.submit(rows.add, slots[:n]) for (_, n), rows in self._rows.items()]
         for job in jobs:

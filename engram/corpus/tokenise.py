@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.cutting import cut_long
 from engram.corpus.readers import Block
 from engram.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from engram.addressing.tokenizer_files import TokenizerFile
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
-_BATCH_CHARACTERS = 2**20
+_BATCH_CHARACTERS = 2**19
+_GROUP_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 def tokenise(
     blocks: Iterable[Block], tokenizer: TokenizerFile, *, add_eos: bool = False
 ) -> Generator[TokenBatch]:
-    """Encode documents, each as a whole and without special tokens.
-
-    Cutting a document would change ids at the cut, so that a very long one takes time and memory
-    in one piece: about 150 bytes for each of its own.
+    """Encode documents, each with the ids that it has as a whole, without special tokens.
 
     Args:
         blocks: Documents, from a `TextReader`.
@@ -68,8 +69,26 @@ def tokenise(
             tokenizer=tokenizer.name,
         )
     end = [tokenizer.eos_id] if add_eos else []
+    encoder = _whole_documents(tokenizer.tokenizer)
     for batch in _batches(blocks):
-        yield _encode(batch, tokenizer, end)
+        try:
+            encoded = _encode(batch, encoder, token_dtype(tokenizer.vocab_size), end)
+        except Exception as error:
+            # The library raises nothing more special.
+            if type(error) is not Exception:
+                raise
+            raise _encode_error(batch, tokenizer, error) from error
+        yield encoded
+
+
+def _whole_documents(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer without the truncation and padding that its file may ask for."""
+    if tokenizer.truncation is None and tokenizer.padding is None:
+        return tokenizer
+    copy = type(tokenizer).from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
@@ -79,26 +98,48 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
     for block in blocks:
         batch.append(block)
         characters += sum(map(len, block.texts))
-        if characters >= _BATCH_CHARACTERS // 2:
+        if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
 
 
-def _encode(blocks: list[Block], tokenizer: TokenizerFile, end: list[Any]) -> TokenBatch:
-    texts = [text for block in blocks for text in block.texts]
-    try:
-        encodings = tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    except Exception as error:  # The library raises plain Exception.
-        raise _encode_error(blocks, tokenizer, error) from error
-    documents = [encoding.ids + end for encoding in encodings]
-    boundaries = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(map(len, documents), np.int64, len(documents)), out=boundaries[1:])
-    tokens = np.fromiter(
-        chain.from_iterable(documents), token_dtype(tokenizer.vocab_size), int(boundaries[-1])
-    )
-    return TokenBatch(tokens, boundaries, blocks[-1].read_bytes)
+def _encode(
+    blocks: list[Block], encoder: Tokenizer, dtype: np.dtype[Any], end: list[Any]
+) -> TokenBatch:
+    pieces: list[str] = []
+    firsts: list[int] = []
+    for text in (text for block in blocks for text in block.texts):
+        firsts.append(len(pieces))
+        pieces += cut_long(encoder, text)
+    lasts = {first - 1 for first in [*firsts[1:], len(pieces)]} if end else set()
+    parts: list[Tokens] = []
+    lengths = np.empty(len(pieces), dtype=np.int64)
+    for start, stop in _groups(pieces):
+        encodings = encoder.encode_batch_fast(pieces[start:stop], add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        if end:
+            ids = [part + end if start + i in lasts else part for i, part in enumerate(ids)]
+        lengths[start:stop] = np.fromiter(map(len, ids), np.int64, len(ids))
+        size = int(lengths[start:stop].sum())
+        flat = chain.from_iterable(ids)
+        parts.append(np.fromiter(flat, dtype, size))
+    boundaries = np.zeros(len(firsts) + 1, dtype=np.int64)
+    np.cumsum(np.add.reduceat(lengths, firsts), out=boundaries[1:])
+    return TokenBatch(np.concatenate(parts), boundaries, blocks[-1].read_bytes)
+
+
+def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
+    """Cut a list into runs whose encodings fit into memory together."""
+    start = characters = 0
+    for index, text in enumerate(texts):
+        characters += len(text)
+        if characters >= _GROUP_CHARACTERS:
+            yield start, index + 1
+            start, characters = index + 1, 0
+    if start < len(texts):
+        yield start, len(texts)
 
 
 def _encode_error(blocks: list[Block], tokenizer: TokenizerFile, error: Exception) -> InputError:

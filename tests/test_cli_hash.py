@@ -1,0 +1,210 @@
+"""`engram hash`: its JSON and text, stdin, notes, and what wrong input gets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engram.config import EngramConfig
+from engram.config_file import write_config
+from engram_cli.main import app
+
+BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+WORD = BPE.with_name("local_word")
+TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
+DOCUMENTS = 41
+
+
+@pytest.fixture
+def engram(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    values = {"tokenizer": str(BPE), "hidden_size": 8, "engram_vocab_size": 544, "k": 3}
+    shape = {"n_embed_per_ngram": 8, "n_head_per_ngram": 2, "layer_ids": [4, 1], "pad_id": 2}
+    write_config(path, EngramConfig(**values, **shape))
+    return path
+
+
+def answer(result):
+    code, out, err = result
+    assert code == 0, err
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def failure(result, code):
+    assert result[0] == code, result
+    assert result[1] == ""
+    error = json.loads(result[2].splitlines()[-1])
+    assert error["schema"] == "engram.error/1"
+    return error
+
+
+def test_json(engram, text, config):
+    payload = answer(engram("hash", text, "-c", config, "--json"))
+    assert next(iter(payload)) == "schema"
+    assert payload["schema"] == "engram.hash/1"
+    assert payload["documents"] == DOCUMENTS
+    assert payload["ids"] == payload["tokens"] * 2 * 4
+    assert payload["compressed_vocab_size"] == 447
+    assert payload["output"] is None
+    assert payload["skipped"] == 0
+    assert len(payload["fingerprint"]) == 64
+    assert payload["seconds"] > 0 < payload["tokens_per_second"]
+    assert [layer["layer_id"] for layer in payload["layers"]] == [4, 1]
+    for layer in payload["layers"]:
+        assert [(head["order"], head["head"]) for head in layer["heads"]] == [
+            (2, 0), (2, 1), (3, 0), (3, 1),
+        ]  # fmt: skip
+        for head in layer["heads"]:
+            assert head["load"] == head["rows_hit"] / head["rows"]
+            assert head["collisions"] == head["distinct_ngrams"] - head["rows_hit"]
+            assert head["kind"] == "exact"
+
+
+def test_stdin_equals_the_file(engram, text, config, monkeypatch):
+    from_file = answer(engram("hash", text, "-c", config, "--stats", "--json"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    from_stdin = answer(engram("hash", "-", "-c", config, "--stats", "--json"))
+    for payload in (from_file, from_stdin):
+        del payload["seconds"], payload["tokens_per_second"]
+    assert from_stdin == from_file
+
+
+def test_text(engram, text, config):
+    code, out, err = engram("hash", text, "-c", config)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{DOCUMENTS} documents, ")
+    assert "544 ids, 447 after compression" in lines[1]
+    assert [line for line in lines if line.startswith("Layer")] == ["Layer 4", "Layer 1"]
+    assert lines[-1].startswith(f"Next: engram hash {text}")
+    assert len(out.splitlines()) < len(engram("hash", text, "-c", config, "-v")[1].splitlines())
+
+
+def test_without_a_config_the_tables_are_sized_for_the_tokenizer(engram, text):
+    code, out, err = engram("hash", text, "-t", BPE, "--json")
+    assert code == 0
+    assert "1,088 rows per order (twice its 544 ids)" in err
+    assert [layer["layer_id"] for layer in json.loads(out)["layers"]] == [1, 6]
+    assert engram("hash", text, "-t", BPE, "--json", "-q")[2] == ""
+    layers = json.loads(engram("hash", text, "-t", BPE, "--layers", "3", "--json")[1])["layers"]
+    assert [layer["layer_id"] for layer in layers] == [3]
+
+
+def test_output(engram, text, config, tmp_path):
+    folder = tmp_path / "out"
+    payload = answer(engram("hash", text, "-c", config, "-o", folder, "--eos", "--json"))
+    assert payload["output"] == str(folder)
+    assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    ids = np.load(folder / "ids-00000.npy")
+    assert ids.shape == (payload["tokens"], 2, 4)
+    for layer, heads in zip(np.moveaxis(ids, 1, 0), payload["layers"], strict=True):
+        for column, head in zip(layer.T, heads["heads"], strict=True):
+            assert len(np.unique(column)) == head["rows_hit"]
+    error = failure(engram("hash", text, "-c", config, "-o", folder, "--json"), 3)
+    assert "--overwrite" in error["hint"]
+    code, out, err = engram("hash", text, "-c", config, "-o", folder, "--overwrite")
+    assert code == 0
+    assert "34 bytes a token, about " in err
+    assert f"Wrote {folder}: " in out
+
+
+def test_dry_run_writes_nothing(engram, text, config, tmp_path):
+    folder = tmp_path / "out"
+    payload = answer(engram("hash", text, "-c", config, "-o", folder, "--dry-run", "--json"))
+    assert payload["dry_run"] is True
+    assert payload["bytes_per_token"] == 2 + 4 * 2 * 4
+    assert payload["estimated_bytes"] > len(TEXT)
+    assert not folder.exists()
+    assert "34 bytes a token" in engram("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
+
+
+def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(TEXT.encode() + b"\n\nbad \xff\n\ngood")
+    error = failure(engram("hash", path, "-c", config, "--json"), 3)
+    assert f"{path}:123: byte " in error["message"]
+    assert "--on-error skip" in error["hint"]
+    code, out, err = engram("hash", path, "-c", config, "--on-error", "skip", "--json")
+    assert code == 0
+    assert "1 documents were skipped:" in err
+    assert f"{path}:123" in err
+    payload = json.loads(out)
+    assert (payload["documents"], payload["skipped"]) == (DOCUMENTS + 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("none.txt", "-t", BPE), 4),
+        (("empty.txt", "-t", BPE), 3),
+        (("folder", "-t", BPE), 3),
+        (("text.txt", "-t", "no/such/tokenizer"), 4),
+        (("text.txt", "-c", "config.yaml", "-t", WORD), 5),
+        (("text.txt", "-c", "no-such-template"), 4),
+        (("text.txt", "-t", WORD, "--eos"), 3),
+        (("text.txt", "-t", BPE, "--layers", "one"), 3),
+        (("text.txt", "-t", BPE, "--stats", "-o", "out"), 2),
+        (("text.txt", "-t", BPE, "--dry-run"), 2),
+        (("text.txt", "-t", BPE, "-j", "0"), 2),
+        (("text.txt", "-t", BPE, "--split", "page"), 2),
+        (("text.txt", "-t", BPE, "-o", "text.txt", "--overwrite"), 3),
+        (("text.txt", "-t", BPE, "-o", "text.txt/out"), 3),
+        (("text.txt", "-t", BPE, "-o", "folder/sub/out", "--format", "csv"), 2),
+    ],
+)
+def test_wrong_calls(engram, text, config, tmp_path, monkeypatch, words, code):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    error = failure(engram("hash", *words, "--json"), code)
+    assert error["message"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_read_only_folder(engram, text, config, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    failure(engram("hash", text, "-c", config, "-o", closed / "out", "--json"), 3)
+
+
+def test_neither_torch_nor_transformers_is_imported(text, config):
+    code = (
+        "import sys\nfrom engram_cli.main import app\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
+        "      & {'torch', 'transformers', 'sympy', 'matplotlib', 'pyarrow'}), file=sys.stderr)"
+    )
+    words = ["hash", str(text), "-c", str(config), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "[]"

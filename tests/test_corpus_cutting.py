@@ -1,0 +1,120 @@
+"""Long documents: pieces that are encoded one by one give the ids of the document as a whole."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.corpus import cutting, tokenise
+from engram.corpus.readers import TextReader
+
+TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
+WORDS = [
+    "Milky",
+    "Way",
+    "über",
+    "字字字",
+    "1234567",
+    "\t",
+    "  ",
+    "don't",
+    "...",
+    "🙂",
+    "<eos>",
+    "a" * 40,
+]
+
+# The rules by which GPT-4's and DeepSeek's tokenizers find words: digits by threes from the left,
+# blanks that belong to what follows them, punctuation that takes the ends of lines with it.
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(cutting, "LONG_CHARACTERS", 3000)
+    monkeypatch.setattr(cutting, "_PIECE", 700)
+    monkeypatch.setattr(cutting, "_CONTEXT", 300)
+
+
+def random_text(seed: int, words: int) -> str:
+    rng = random.Random(seed)
+    return "".join(
+        rng.choice(WORDS) + rng.choice([" ", " ", "", "\n", " \n ", ". "]) for _ in range(words)
+    )
+
+
+def byte_level(split: pre_tokenizers.PreTokenizer | None) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    steps = [bytes_alone] if split is None else [split, bytes_alone]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([random_text(seed, 300) for seed in range(9)], trainer)
+    return tokenizer
+
+
+def metaspace() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False)
+    tokenizer.train_from_iterator([random_text(0, 500)], trainer)
+    return tokenizer
+
+
+ENCODERS = {
+    "gpt2": lambda: byte_level(None),
+    "cl100k": lambda: byte_level(pre_tokenizers.Split(Regex(CL100K), "isolated")),
+    "local_bpe": lambda: load_tokenizer(str(TOKENIZERS / "local_bpe")).tokenizer,
+    "local_word": lambda: load_tokenizer(str(TOKENIZERS / "local_word")).tokenizer,
+    "metaspace": metaspace,
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_ids_of_the_pieces_are_those_of_the_document(name):
+    encoder = ENCODERS[name]()
+    for seed in range(8):
+        text = random_text(100 + seed, 4000)
+        pieces = cutting.cut_long(encoder, text)
+        assert "".join(pieces) == text
+        assert len(pieces) > 5
+        encode = encoder.encode_batch_fast
+        ids = [i for part in encode(pieces, add_special_tokens=False) for i in part.ids]
+        assert ids == encoder.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("text", ["x" * 9000, "7" * 9000, " " * 9000, "字" * 9000, "ab " * 1000])
+def test_texts_without_a_safe_place_stay_whole(text):
+    assert cutting.cut_long(byte_level(None), text) == [text]
+
+
+def test_without_words_nothing_is_cut():
+    encoder = byte_level(None)
+    encoder.pre_tokenizer = None
+    text = random_text(0, 2000)
+    assert cutting.cut_long(encoder, text) == [text]
+
+
+@pytest.mark.parametrize("add_eos", [False, True])
+def test_a_long_document_stays_one_document(tmp_path, monkeypatch, add_eos):
+    monkeypatch.setattr(tokenise, "_GROUP_CHARACTERS", 1500)
+    texts = ["short\n\n", random_text(5, 3000).replace("\n\n", "\n") + "\n\n", "also short"]
+    path = tmp_path / "text.txt"
+    path.write_text("".join(texts))
+    tokenizer = load_tokenizer(str(TOKENIZERS / "local_bpe"))
+    (batch,) = tokenise.tokenise(TextReader(path, split="line"), tokenizer, add_eos=add_eos)
+    lines = "".join(texts).splitlines(keepends=True)
+    assert len(batch.boundaries) == len(lines) + 1
+    (batch,) = tokenise.tokenise(TextReader(path, split="file"), tokenizer, add_eos=add_eos)
+    expected = tokenizer.tokenizer.encode("".join(texts), add_special_tokens=False).ids
+    assert batch.tokens.tolist() == expected + ([1] if add_eos else [])
+    assert batch.boundaries.tolist() == [0, len(batch.tokens)]
