@@ -108,7 +108,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 try:
     AutoModelForCausalLM.from_pretrained({str(attached)!r})
 except ValueError as error:
-    loud = "engram_" in str(error)
+    loud = "custom code" in str(error)
 model = AutoModelForCausalLM.from_pretrained({str(attached)!r}, trust_remote_code=True)
 print("\\n" + json.dumps([loud, type(model).__name__, type(model.config).__name__]))
 """
