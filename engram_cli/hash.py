@@ -104,7 +104,7 @@ def hash(
         $ engram hash corpus.txt -t gpt2
         $ engram hash corpus.txt -c config.yaml --stats --json
         $ engram hash corpus.jsonl --text-key text -c config.yaml --eos -o hashed
-        $ engram hash - -t gpt2 --split line --layers 1,6 < corpus.txt
+        $ engram hash - -t gpt2 --split line --layers 1,6
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if stats and output is not None:

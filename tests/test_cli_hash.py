@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,11 +189,13 @@ def test_wrong_calls(engram, text, config, tmp_path, monkeypatch, words, code):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_read_only_folder(engram, text, config, tmp_path):
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    failure(engram("hash", text, "-c", config, "-o", closed / "out", "--json"), 3)
+def test_read_only_folder(engram, text, config, tmp_path, monkeypatch):
+    def refuse(path, *_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    error = failure(engram("hash", text, "-c", config, "-o", tmp_path / "out", "--json"), 3)
+    assert str(tmp_path) in error["message"]
 
 
 def test_neither_torch_nor_transformers_is_imported(text, config):

@@ -294,7 +294,7 @@ def test_sized_for_the_tokenizer_without_a_config():
 
 
 def test_a_tokenizer_of_another_length_is_refused():
-    with pytest.raises(MismatchError, match=r"made for a tokenizer of 544 ids; .* has 23"):
+    with pytest.raises(MismatchError, match=r"made for a tokenizer of 544 ids .* has 23"):
         find_memory(config_of(), str(TOKENIZERS / "local_word"))
 
 
@@ -308,6 +308,24 @@ def test_a_text_without_tokens(tmp_path):
     _, tokenizer, addresses = find_memory(None, str(TOKENIZERS / "local_word"))
     with pytest.raises(InputError, match="has no tokens"):
         hash_text(TextReader(path), tokenizer, addresses)
+
+
+def test_progress_counts_bytes_up_to_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 2000)
+    monkeypatch.setattr("engram.corpus.readers._BLOCK_BYTES", 2000)
+    path = text_file(tmp_path)
+    _, tokenizer, addresses = find_memory(config_of())
+    steps = []
+    hash_text(
+        TextReader(path),
+        tokenizer,
+        addresses,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    size = path.stat().st_size
+    assert len(steps) > 3
+    assert steps == sorted(steps)
+    assert steps[-1] == (size, size)
 
 
 def test_an_error_in_the_reading_thread_arrives():

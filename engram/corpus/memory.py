@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
-from engram.errors import InputError, MismatchError, MissingFileError
+from engram.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -55,6 +55,7 @@ def find_memory(
         MissingFileError: The tokenizer cannot be reached.
         InputError: Neither the config nor the call names a tokenizer.
         MismatchError: The config was made for a tokenizer of another length.
+        LayoutError: There are no layers, or no token to read before a text.
     """
     from engram.addressing.tokenizer import EngramTokenizer
     from engram.addressing.tokenizer_files import load_tokenizer
@@ -71,13 +72,4 @@ def find_memory(
         raise MissingFileError(error.message, hint, **error.details) from error
     if config is None:
         config = sized_for(file)
-    if config.engram_vocab_size != file.vocab_size:
-        raise MismatchError(
-            f"The config is made for a tokenizer of {config.engram_vocab_size:,} ids; {file.name} "
-            f"has {file.vocab_size:,}. Its n-grams would be read from other rows.",
-            "Give the memory's own tokenizer with -t, or make a config for this one.",
-            config_vocab_size=config.engram_vocab_size,
-            tokenizer_vocab_size=file.vocab_size,
-            tokenizer=file.name,
-        )
     return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses
