@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests, and the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENGRAM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +28,21 @@ def real_assets() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("ENGRAM_ASSETS names no folder; `make real` fetches it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """Reads a golden file by its name without ending."""
+    return lambda name: json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def local_bpe() -> Path:
+    """Folder of a byte-level BPE tokenizer with 544 ids."""
+    return GOLDEN / "tokenizers" / "local_bpe"
+
+
+@pytest.fixture(scope="session")
+def local_word() -> Path:
+    """Folder of a word tokenizer with 23 ids."""
+    return GOLDEN / "tokenizers" / "local_word"

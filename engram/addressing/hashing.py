@@ -71,9 +71,9 @@ class Hasher:
         self._shape = (len(addresses.layers), addresses.n_columns)
         self._kind = (addresses.n_orders, addresses.n_heads)
         self._ids_per_token = len(addresses.layers) * addresses.n_columns
-        self._tokens_to_share = 2 * _IDS_PER_THREAD // self._ids_per_token
-        if threads == 1:
-            self._tokens_to_share = sys.maxsize
+        self._tokens_to_share = sys.maxsize
+        if threads > 1:
+            self._tokens_to_share = max(1, 2 * _IDS_PER_THREAD // self._ids_per_token)
         self._past = addresses.max_ngram_size - 1
         self._token_map = _NO_MAP
         if addresses.token_map is not None:
@@ -122,7 +122,7 @@ class Hasher:
             and ids.dtype in _KERNEL_DTYPES
             and ids.flags.c_contiguous
         ):
-            ids = _token_ids(ids, 2)
+            ids = _token_ids(self.addresses, ids, 2)
         # One token at a time is the common case: what follows is two microseconds of Python.
         batch, length = ids.shape
         if out is None:
@@ -163,7 +163,7 @@ class Hasher:
         Raises:
             InputError: As `hash`, and where the boundaries are not those of n tokens.
         """
-        ids = _token_ids(ids, 1)
+        ids = _token_ids(self.addresses, ids, 1)
         size = len(ids)
         bounds = np.asarray(boundaries)
         if (
@@ -301,7 +301,7 @@ def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
         return make_hash_range(*kind, cache=False)
 
 
-def _token_ids(ids: ArrayLike, ndim: int) -> NDArray[Any]:
+def _token_ids(addresses: Addresses, ids: ArrayLike, ndim: int) -> NDArray[Any]:
     """Return token ids as a contiguous array of a dtype that the kernel reads."""
     try:
         array = np.asarray(ids)
@@ -319,8 +319,7 @@ def _token_ids(ids: ArrayLike, ndim: int) -> NDArray[Any]:
     if array.dtype.kind not in "iu":
         raise InputError(f"Token ids are {array.dtype}; they must be whole numbers.")
     if array.dtype not in _KERNEL_DTYPES:
-        if array.dtype.kind == "u":
-            array = np.minimum(array, np.array(2**62, dtype=np.uint64))
+        check_ids(addresses, array)  # uint64 ids may not fit
         array = array.astype(np.int64)
     return np.ascontiguousarray(array)
 

@@ -52,8 +52,8 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
         InputError: An id is not below the tokenizer's length.
         LayoutError: The constants came without the token map that the layout needs.
     """
+    check_ids(addresses, np.asarray(ids))
     ids = np.asarray(ids, dtype=np.int64)
-    check_ids(addresses, ids)
     if addresses.map_sha256 is None:
         return ids
     if addresses.token_map is None:
