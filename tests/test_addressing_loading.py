@@ -1,0 +1,120 @@
+"""When and how the compiled kernel is loaded, and what happens where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from engram import EngramConfig
+from engram.addressing import hashing
+from engram.addressing.addresses import Addresses
+from engram.addressing.hashing import Hasher
+from engram.addressing.reference import hash_ids
+
+SCRIPT = """
+import sys
+import numpy as np
+from engram import EngramConfig
+from engram.addressing.addresses import Addresses
+from engram.addressing.hashing import Hasher
+from engram.addressing.reference import hash_ids
+
+config = EngramConfig(
+    hidden_size=8, engram_vocab_size=50, engram_table_size=[150, 170], max_ngram_size=3,
+    n_embed_per_ngram=6, n_head_per_ngram=3, layer_ids=[1], pad_id=0,
+)
+addresses = Addresses.from_config(config, np.arange(50, dtype=np.int32), 0)
+hasher = Hasher(addresses, form="numba")
+ids = np.arange(50).reshape(5, 10)
+assert (hasher.hash(ids)[0] == hash_ids(addresses, ids)[0]).all()
+assert hasher.hash(ids, starts=ids % 7 == 0)[0].shape == (5, 10, 1, 6)
+stats = None if hasher._kernel is None else hasher._kernel.stats
+hits = sum(stats.cache_hits.values()) if stats else 0
+print("numba" in sys.modules, hasher._kernel is not None, hits)
+"""
+
+
+@pytest.fixture
+def addresses(monkeypatch):
+    monkeypatch.setattr(hashing, "_KERNELS", {})
+    config = EngramConfig(
+        hidden_size=8,
+        engram_vocab_size=50,
+        engram_table_size=[100, 120],
+        max_ngram_size=3,
+        n_embed_per_ngram=4,
+        n_head_per_ngram=2,
+        layer_ids=[1],
+        pad_id=0,
+    )
+    return Addresses.from_config(config, np.arange(50, dtype=np.int32), 0)
+
+
+def run(*, blocked="", **env):
+    blocker = f"import sys; sys.modules[{blocked!r}] = None\n" if blocked else ""
+    done = subprocess.run(
+        [sys.executable, "-c", blocker + SCRIPT],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_second_process_reads_the_machine_code(tmp_path):
+    assert run(NUMBA_CACHE_DIR=str(tmp_path)) == ["True", "True", "0"]
+    files = sorted(tmp_path.rglob("*.nb?"))
+    assert len(files) == 2  # one index, one kernel
+    assert run(NUMBA_CACHE_DIR=str(tmp_path)) == ["True", "True", "1"]
+    assert sorted(tmp_path.rglob("*.nb?")) == files
+
+
+def test_damaged_machine_code_is_compiled_anew(tmp_path):
+    run(NUMBA_CACHE_DIR=str(tmp_path))
+    for file in tmp_path.rglob("*.nbc"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert run(NUMBA_CACHE_DIR=str(tmp_path)) == ["True", "True", "0"]
+
+
+def test_no_folder_for_machine_code(addresses, monkeypatch):
+    from engram.addressing import kernel
+
+    njit = kernel.njit
+
+    def without_folder(cache, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(kernel, "njit", without_folder)
+    ids = np.arange(12).reshape(2, 6)
+    hasher = Hasher(addresses, form="numba")
+    np.testing.assert_array_equal(hasher.hash(ids)[0], hash_ids(addresses, ids)[0])
+    assert hasher._kernel is not None
+
+
+@pytest.mark.parametrize("how", [{"blocked": "numba"}, {"NUMBA_DISABLE_JIT": "1"}])
+def test_without_numba(how):
+    assert run(**how)[1:] == ["False", "0"]
+
+
+def test_auto_turns_to_numba_when_it_pays(addresses, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(hashing, "_compile", lambda kind: loaded.append(kind))
+    hasher = Hasher(addresses)
+    ids = np.zeros((1, 1), dtype=np.int64)
+    hasher.hash(ids)
+    assert not loaded
+    for _ in range(round(hashing._SECONDS_TO_LOAD / hashing._SECONDS_PER_CALL)):
+        hasher.hash(ids)
+    assert loaded == [(2, 2)]
+    # A kernel that is there already is used at once, and by every Hasher of its kind.
+    monkeypatch.setattr(hashing, "_KERNELS", {(2, 2): lambda *_: -1})
+    another = Hasher(addresses)
+    another.hash(ids)
+    assert another._kernel is not None
