@@ -55,7 +55,7 @@ def hash(
     ] = None,
     output: OutputOption = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Statistics only: write no ids. So is no -o.")
+        bool, typer.Option("--stats", help="Statistics only, no ids; the same as no -o.")
     ] = False,
     layers: Annotated[
         str | None,
@@ -97,8 +97,9 @@ def hash(
 ) -> None:
     """Turn a text into hash ids, and say how it fills the tables.
 
-    Every document starts anew: its first n-grams read the layout's fill. Stored ids take 4 bytes a
-    row that a token reads, so that hashing again is mostly faster than reading them back.
+    Every document starts anew: its first n-grams read the layout's fill. Rows hit are exact; so are
+    distinct n-grams up to 16.8M an order, then they are estimated to about 0.1 % and say so. Stored
+    ids take 4 bytes for each row that a token reads: hashing again is mostly faster than reading.
 
     Examples:
         $ engram hash corpus.txt -t gpt2
@@ -111,9 +112,9 @@ def hash(
         raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
     if dry_run and output is None:
         raise UsageError("Without -o nothing is written.", "Leave out --dry-run, or give -o.")
-    threads = threads or _cores()
-    # Read by tokenizers when it first encodes a batch.
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    if threads is not None:
+        # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
 
     from engram.corpus.memory import find_memory
     from engram.corpus.pipeline import Target, hash_text
@@ -146,7 +147,7 @@ def hash(
             file,
             addresses,
             add_eos=eos,
-            threads=threads,
+            threads=threads or _cores(),
             target=target,
             progress=step,
         )
