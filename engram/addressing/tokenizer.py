@@ -150,14 +150,11 @@ class EngramTokenizer:
             )
         slot = None if layer_id is None else self._slot(layer_id)
         rows = _whole_numbers(ids, "Token ids")
-        masks = [
-            None if mask is None else _whole_numbers(mask, name) != 0
-            for name, mask in (("attention_mask", attention_mask), ("starts", starts))
-        ]
+        keep = _mask(attention_mask, "attention_mask", rows.shape)
+        begins = _mask(starts, "starts", rows.shape)
         if rows.ndim == 1:
             rows = rows[None]
-            masks = [None if mask is None else np.atleast_2d(mask) for mask in masks]
-        hashed, _ = self._hasher.hash(rows, keep=masks[0], starts=masks[1], offsets=offsets)
+        hashed, _ = self._hasher.hash(rows, keep=keep, starts=begins, offsets=offsets)
         if slot is not None:
             hashed = np.ascontiguousarray(hashed[:, :, slot])
         if return_tensors != "pt":
@@ -242,6 +239,19 @@ def _pad_id(config: EngramConfig, tokenizer: TokenizerFile) -> int:
             "Set pad_id in the config to a token or an id.",
         )
     return pad
+
+
+def _mask(mask: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return a mask of ids of that shape as bool ``[B, T]``."""
+    if mask is None:
+        return None
+    array = _whole_numbers(mask, name)
+    if array.shape != shape:
+        raise InputError(
+            f"{name} is {list(array.shape)}, and the token ids are {list(shape)}.",
+            shape=list(array.shape),
+        )
+    return np.atleast_2d(array != 0)
 
 
 def _whole_numbers(values: Any, what: str) -> NDArray[Any]:
