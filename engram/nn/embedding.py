@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import LayoutError, MismatchError
+from engram.nn.disk import DiskEmbedding
 from engram.nn.offload import OffloadEmbedding
 
 
@@ -31,13 +32,16 @@ class MultiHeadEmbedding(nn.Module):
         sparse: Whether the table's gradients are sparse.
         offload: Keep the table in host memory, see `OffloadEmbedding`.
         cache_lines: Rows of an offloaded table that are cached beside the module.
+        table: A table on disk, used instead of making one in memory.
         device: Where the table and offsets are.
         dtype: Of the table.
 
     Raises:
         LayoutError: There are no heads, or fewer stored rows than the heads need.
+        MismatchError: The table on disk has another shape.
     """
 
+    embedding: nn.Embedding | DiskEmbedding
     offsets: Tensor
 
     def __init__(
@@ -49,6 +53,7 @@ class MultiHeadEmbedding(nn.Module):
         sparse: bool = False,
         offload: bool = False,
         cache_lines: int = 0,
+        table: DiskEmbedding | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -63,18 +68,26 @@ class MultiHeadEmbedding(nn.Module):
                 head_sizes=list(self.head_sizes),
                 stored_rows=rows,
             )
-        self.embedding = (
-            OffloadEmbedding(rows, width, cache_lines, sparse=sparse, device=device, dtype=dtype)
-            if offload
-            else nn.Embedding(rows, width, sparse=sparse, device=device, dtype=dtype)
-        )
+        if table is not None:
+            _check_shape(table, rows, width)
+            self.embedding = table
+        elif offload:
+            self.embedding = OffloadEmbedding(
+                rows, width, cache_lines, sparse=sparse, device=device, dtype=dtype
+            )
+        else:
+            self.embedding = nn.Embedding(rows, width, sparse=sparse, device=device, dtype=dtype)
         # Persistent: models built on the meta device get back only what a checkpoint holds.
         self.register_buffer("offsets", torch.tensor(self._first_rows(), device=device))
         self.register_load_state_dict_pre_hook(_check_offsets)
 
     def reset_parameters(self) -> None:
-        """Draw the table from N(0, 1), as the reference demo does, and restore the offsets."""
-        nn.init.normal_(self.embedding.weight)
+        """Draw the table from N(0, 1), as the reference demo does, and restore the offsets.
+
+        A table on disk stays as it is.
+        """
+        if not isinstance(self.embedding, DiskEmbedding):
+            nn.init.normal_(self.embedding.weight)
         with torch.no_grad():
             self.offsets.copy_(torch.tensor(self._first_rows()))
 
@@ -100,7 +113,11 @@ class MultiHeadEmbedding(nn.Module):
             )
         if hash_ids.device.type == "cpu" and not torch.compiler.is_compiling():
             self._check_range(hash_ids)
-        return self.rows(hash_ids.to(self.offsets.device) + self.offsets).flatten(-2)
+        return self.rows(self.row_ids(hash_ids)).flatten(-2)
+
+    def row_ids(self, hash_ids: Tensor) -> Tensor:
+        """Return the rows of the table that hash ids ``[..., C]`` stand for, of the same shape."""
+        return hash_ids.to(self.offsets.device) + self.offsets
 
     def rows(self, row_ids: Tensor) -> Tensor:
         """Look up rows of the table.
@@ -146,6 +163,18 @@ class MultiHeadEmbedding(nn.Module):
 
     def _first_rows(self) -> list[int]:
         return [0, *accumulate(self.head_sizes[:-1])]
+
+
+def _check_shape(table: DiskEmbedding, rows: int, width: int) -> None:
+    shape = (table.num_embeddings, table.embedding_dim)
+    if shape != (rows, width):
+        raise MismatchError(
+            f"The table in {table.file.path} has {shape[0]} rows of {shape[1]}; the memory needs "
+            f"{rows} of {width}.",
+            "Use the table that was made for this config.",
+            stored=list(shape),
+            expected=[rows, width],
+        )
 
 
 def _check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:

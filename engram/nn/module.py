@@ -16,6 +16,7 @@ from engram.addressing.primes import HeadPrimes, stored_rows
 from engram.config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import Layout, get_layout
+from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.inputs import as_mask, as_streams, ids_of_layer
 
@@ -39,6 +40,8 @@ class EngramModule(nn.Module):
         init: How weights start, see `reset_parameters`. The default is for models that are trained
             from scratch; ``identity`` leaves a trained backbone as it is until trained further.
         sparse: Whether the table's gradients are sparse, see `MultiHeadEmbedding`.
+        table: A table on disk, used instead of making one in memory. It cannot learn: training
+            it is an error, see `DiskEmbedding.refuse_gradients`.
         device: Where the module is built.
         dtype: Of all weights but the table, whose own is the config's `table_dtype`.
 
@@ -52,6 +55,7 @@ class EngramModule(nn.Module):
     Raises:
         LayoutError: The layout has no module yet, or the primes are not those of the config's
             orders and heads.
+        MismatchError: The table on disk has another shape.
     """
 
     variants: ClassVar[dict[str, type[EngramModule]]] = {}
@@ -80,6 +84,7 @@ class EngramModule(nn.Module):
         *,
         init: Init = "paper",
         sparse: bool = False,
+        table: DiskEmbedding | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -104,6 +109,7 @@ class EngramModule(nn.Module):
             sparse=sparse,
             offload=config.use_offload,
             cache_lines=config.offload_cache_lines,
+            table=table,
             device=device,
             dtype=_table_dtype(config.table_dtype),
         )
@@ -155,8 +161,8 @@ class EngramModule(nn.Module):
             included where ``layout.residual_included``. `add` always includes them.
 
         Raises:
-            LayoutError: Shapes do not fit the config, ids are out of range, or 4-D ids meet a
-                module that does not know its place.
+            LayoutError: Shapes do not fit the config, ids are out of range, 4-D ids meet a module
+                that does not know its place, or a table on disk is to be trained.
         """
         streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
         positions = streams.shape[:2]
@@ -164,6 +170,9 @@ class EngramModule(nn.Module):
         if keep is not None:
             keep = as_mask(keep, positions)
         memory = self.multi_head_embedding(own_ids)
+        table = self.table_on_disk
+        if table is not None and torch.is_grad_enabled() and self._learns():
+            memory = table.refuse_gradients(memory)
         read, conv_inputs = self._read(streams, memory, keep, window)
         out = read.reshape(hidden_states.shape)
         return (out, conv_inputs) if return_conv_inputs else out
@@ -221,14 +230,39 @@ class EngramModule(nn.Module):
         out, conv_inputs = self.step(hidden_states, hash_ids, keep=keep, window=window)
         return out if self.layout.residual_included else hidden_states + out, conv_inputs
 
+    @property
+    def table_on_disk(self) -> DiskEmbedding | None:
+        """The table, when it is read from disk."""
+        table = self.multi_head_embedding.embedding
+        return table if isinstance(table, DiskEmbedding) else None
+
+    def wanted_rows(self, hash_ids: Tensor) -> list[tuple[DiskEmbedding, Tensor]]:
+        """Return what `prefetch` takes to have this module's rows read ahead.
+
+        Args:
+            hash_ids: Hash ids of all layers without offsets ``[B, T, L, C]``.
+
+        Returns:
+            The table with its row ids; nothing when the table is in memory.
+        """
+        table = self.table_on_disk
+        if table is None:
+            return []
+        own_ids = ids_of_layer(hash_ids, self.slot, hash_ids.shape[:2])
+        return [(table, self.multi_head_embedding.row_ids(own_ids))]
+
     def count_parameters(self) -> dict[str, int]:
         """Count the parameters by part: ``table``, and the parts of the layout's `dense_parts`."""
-        parts: dict[str, int] = {}
+        table = self.table_on_disk
+        parts = {} if table is None else {"table": table.num_embeddings * table.embedding_dim}
         for name, parameter in self.named_parameters():
             first = name.partition(".")[0]
             part = "table" if first == "multi_head_embedding" else first
             parts[part] = parts.get(part, 0) + parameter.numel()
         return parts
+
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def _build(self, factory: dict[str, Any]) -> None:
         """Make the variant's weights, with `device` and `dtype` as in `factory`."""

@@ -1,0 +1,220 @@
+"""`DiskEmbedding`: a table that is read from its file, row by row, and never loaded.
+
+Shapes: n row ids, E width of a row.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.errors import InputError, LayoutError
+from engram.nn.row_cache import RowCache
+from engram.nn.row_file import RowFile
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Fewer rows than this are asked for at once: a thread would take longer to start.
+_ROWS_FOR_A_THREAD = 512
+
+
+class DiskEmbedding(nn.Module):
+    """An embedding whose table stays in a file, such as a safetensors shard.
+
+    Rows are gathered on the host, cast to the module's dtype and copied to the device of the ids;
+    `to()` changes the dtype of what comes out, and leaves the file alone. The table is no
+    parameter: it is not in the state dict, and cannot be trained (`refuse_gradients`).
+
+    Copies share the open file and the cache; pickling writes the file's path, not its rows.
+
+    Args:
+        path: The file.
+        start_byte: Where the table starts in it.
+        num_embeddings: Rows of the table.
+        embedding_dim: Width E of a row.
+        dtype: Of the rows as they are stored: float32, bfloat16, float16 or float64.
+        cache_rows: Rows kept in memory, those that are read again before others; 0 leaves caching
+            to the kernel, which is best for tables that fit into memory.
+
+    Attributes:
+        dtype: Of the rows that come out.
+        frozen: Whether training around the table, which stays as it is, was asked for:
+            ``requires_grad_(False)`` sets it, as it would freeze a table in memory.
+
+    Raises:
+        MissingFileError: The file is not there.
+        CorruptFileError: It ends before the table does.
+        InputError: Rows of that dtype cannot be read, or a size makes no sense.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        start_byte: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        cache_rows: int = 0,
+    ) -> None:
+        super().__init__()
+        if dtype not in DTYPES or cache_rows < 0:
+            raise InputError(
+                f"A table of {dtype} with {cache_rows} cached rows cannot be read from disk.",
+                f"Rows may be {', '.join(str(item) for item in DTYPES)}.",
+                dtype=str(dtype),
+                cache_rows=cache_rows,
+            )
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.stored_dtype = self.dtype = dtype
+        self.frozen = False
+        file = RowFile(path, start_byte, num_embeddings, embedding_dim * dtype.itemsize)
+        lines = min(cache_rows, num_embeddings)
+        self.source: RowFile | RowCache = RowCache(file, lines) if lines else file
+        self._register()
+
+    @property
+    def file(self) -> RowFile:
+        """The file that holds the table."""
+        return self.source.file if isinstance(self.source, RowCache) else self.source
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up rows.
+
+        Args:
+            input: Row ids, int of any shape, on any device.
+
+        Returns:
+            Rows ``[..., E]`` of the module's dtype, on the device of the ids.
+
+        Raises:
+            IndexError: An id is outside of the table.
+            CorruptFileError: The file was cut short since it was opened.
+        """
+        rows: Tensor = _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype)
+        return rows
+
+    def read(self, input: Tensor) -> Tensor:
+        """Do what `forward` does; only the way there is one that `torch.compile` understands."""
+        if input.device.type == "cpu":
+            rows = self._gather(input.reshape(-1), input.device)
+            return rows.view(*input.shape, self.embedding_dim)
+        # Copies to a device are what takes time: one of each row.
+        distinct, inverse = torch.unique(input, return_inverse=True)
+        return F.embedding(inverse, self._gather(distinct, input.device))
+
+    def refuse_gradients(self, rows: Tensor) -> Tensor:
+        """Mark rows that were looked up so that nobody trains the table by mistake.
+
+        A table that silently stayed as it is would spoil a training run.
+
+        Args:
+            rows: Rows of this table, or what was made of them.
+
+        Returns:
+            The same values; a backward pass that reaches them raises LayoutError.
+
+        Raises:
+            LayoutError: The module is in training mode.
+        """
+        if self.frozen:
+            return rows
+        if self.training:
+            raise _cannot_learn(self)
+        trigger = torch.empty(0, requires_grad=True)
+        return cast(Tensor, _Refusal.apply(rows, trigger, self))
+
+    def requires_grad_(self, requires_grad: bool = True) -> DiskEmbedding:
+        """Set whether the table is meant to learn. It cannot: True makes training an error."""
+        self.frozen = not requires_grad
+        return self
+
+    def extra_repr(self) -> str:
+        """Describe the table for `print(model)`."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, path={str(self.file.path)!r}"
+
+    def _gather(self, ids: Tensor, device: torch.device) -> Tensor:
+        """Read rows ``[n, E]``."""
+        pinned = device.type == "cuda"  # copies from pinned memory do not wait for the device
+        raw = torch.empty(
+            (len(ids), self.file.row_bytes), dtype=torch.uint8, device="cpu", pin_memory=pinned
+        )
+        self.source.read(ids.to("cpu", torch.int64).numpy(), raw.numpy())
+        return raw.view(self.stored_dtype).to(device, non_blocking=pinned).to(self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiskEmbedding:
+        """Follow changes of dtype."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return cast(DiskEmbedding, super()._apply(fn, recurse))
+
+    def _register(self) -> None:
+        self._handle = next(_handles)
+        _tables[self._handle] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._register()
+
+
+# Operators take numbers, not objects.
+_handles = count()
+_tables: WeakValueDictionary[int, DiskEmbedding] = WeakValueDictionary()
+
+
+@torch.library.custom_op("engram::rows_on_disk", mutates_args=())
+def _rows_on_disk(ids: Tensor, handle: int, width: int, dtype: torch.dtype) -> Tensor:
+    return _tables[handle].read(ids)
+
+
+@_rows_on_disk.register_fake
+def _(ids: Tensor, handle: int, width: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty((*ids.shape, width), dtype=dtype, device=ids.device)
+
+
+class _Refusal(torch.autograd.Function):
+    """Passes rows on, and gradients never."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, trigger: Tensor, table: DiskEmbedding) -> Tensor:
+        """Return the rows, which now require gradients because the trigger does."""
+        ctx.table = table
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Refuse."""
+        raise _cannot_learn(ctx.table)
+
+
+def _cannot_learn(table: DiskEmbedding) -> LayoutError:
+    return LayoutError(
+        f"The table in {table.file.path} is read from disk and cannot learn.",
+        'Load with tables="ram" to train it; to train the rest around it, freeze it: '
+        "layer.engram.multi_head_embedding.embedding.requires_grad_(False)",
+        path=str(table.file.path),
+    )
+
+
+def prefetch(wanted: Iterable[tuple[DiskEmbedding, Tensor]]) -> None:
+    """Let the kernel start to read rows that are looked up soon; return at once.
+
+    Args:
+        wanted: Tables, each with row ids that are within it, in the order in which they are needed.
+    """
+    plan = [(table.source, ids.reshape(-1).to("cpu", torch.int64).numpy()) for table, ids in wanted]
+
+    def ask() -> None:
+        for source, ids in plan:
+            source.ask(ids)
+
+    if sum(len(ids) for _, ids in plan) < _ROWS_FOR_A_THREAD:
+        ask()
+    else:
+        threading.Thread(target=ask, daemon=True).start()

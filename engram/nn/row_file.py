@@ -1,0 +1,199 @@
+"""`RowFile`: rows of fixed size inside a file, read where they are.
+
+The kernel's page cache is what keeps rows in memory; the file is mapped, never loaded as a whole.
+A row that is not in the page cache costs a round trip to the disk if it is simply touched. So rows
+that may not be there are asked for first, many at a time, and waited for later.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engram.errors import CorruptFileError, DoesNotFitError, InputError, MissingFileError
+
+# Whether rows are in the page cache is judged by a sample of each block of this many.
+_BLOCK_ROWS = 8192
+_SAMPLE_ROWS = 16
+# Rows that are asked for before the first of them is waited for.
+_AHEAD_ROWS = 512
+_COPIED_BYTES = 2**24
+# Without these (other systems than Linux) the map is read as it is.
+_CAN_ASK = hasattr(os, "posix_fadvise")
+_CAN_SAMPLE = hasattr(os, "RWF_NOWAIT")
+
+Ids = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.uint8]
+
+
+class RowFile:
+    """Rows of equal size that lie one after the other in a file.
+
+    The file is opened once, for reading. Any number of threads may read; a fork shares the open
+    file, a copy is the same object, and pickling opens the file again where it is unpickled.
+
+    Args:
+        path: The file. Replacing it by a new one of the same name leaves this one's rows as they
+            were; it must not be cut short while it is open.
+        start_byte: Where the first row starts.
+        rows: Number of rows.
+        row_bytes: Size of a row.
+
+    Raises:
+        MissingFileError: The file is not there or may not be read.
+        CorruptFileError: It ends before the last row does.
+        DoesNotFitError: The process may not map that much (``ulimit -v``).
+    """
+
+    def __init__(self, path: str | Path, start_byte: int, rows: int, row_bytes: int) -> None:
+        if start_byte < 0 or rows < 1 or row_bytes < 1:
+            raise InputError(
+                f"{rows} rows of {row_bytes} bytes from byte {start_byte} on are no table.",
+                start_byte=start_byte,
+                rows=rows,
+                row_bytes=row_bytes,
+            )
+        # Links may be short-lived, and unpickling must find the file from any working directory.
+        self.path = Path(path).resolve()
+        self.start_byte, self.rows, self.row_bytes = start_byte, rows, row_bytes
+        if self.path.is_dir():
+            raise MissingFileError(
+                f"{self.path} is a folder.", "Give the file in it.", path=str(self.path)
+            )
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise MissingFileError(
+                f"{self.path} cannot be read: {error.strerror}.",
+                "Check the path.",
+                path=str(self.path),
+            ) from None
+        weakref.finalize(self, os.close, self._fd).atexit = False
+        if _CAN_ASK:
+            # Neighbours of a row are not needed: reading ahead would be wasted.
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+        self._check_length()
+        self._map = self._mapped()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowFile, (self.path, self.start_byte, self.rows, self.row_bytes)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RowFile:
+        return self
+
+    def read(self, ids: Ids, out: Rows) -> None:
+        """Read rows.
+
+        Args:
+            ids: Row numbers, in any order, repeated or not ``[n]``.
+            out: Where they go ``[n, row_bytes]``, contiguous.
+
+        Raises:
+            IndexError: A number is not in 0..rows - 1.
+            CorruptFileError: The file was cut short since it was opened.
+        """
+        self.check_ids(ids)
+        self._check_length()
+        for first in range(0, len(ids), _BLOCK_ROWS):
+            block, target = ids[first : first + _BLOCK_ROWS], out[first : first + _BLOCK_ROWS]
+            if not _CAN_ASK or self._is_cached(block):
+                self._take(block, target)
+            else:
+                self._ask_and_take(block, target)
+
+    def ask(self, ids: Ids) -> None:
+        """Let the kernel start to read rows that it does not hold; what is asked is not waited for.
+
+        Args:
+            ids: Row numbers in 0..rows - 1 ``[n]``.
+        """
+        if not _CAN_ASK:
+            return
+        for offset in (self.start_byte + np.unique(ids) * self.row_bytes).tolist():
+            os.posix_fadvise(self._fd, offset, self.row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def blocks(self) -> Iterator[Rows]:
+        """Yield all rows in order, some at a time ``[.., row_bytes]``, to be copied."""
+        step = max(1, _COPIED_BYTES // self.row_bytes)
+        for first in range(0, self.rows, step):
+            if _CAN_ASK:
+                start = self.start_byte + first * self.row_bytes
+                os.posix_fadvise(self._fd, start, step * self.row_bytes, os.POSIX_FADV_WILLNEED)
+            yield self._map[first : first + step]
+
+    def check_ids(self, ids: Ids) -> None:
+        """Raise IndexError if a row number is not in 0..rows - 1."""
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.rows):
+            raise IndexError(f"row numbers outside of 0..{self.rows - 1}")
+
+    def _ask_and_take(self, ids: Ids, out: Rows) -> None:
+        """Read rows that are on the disk: some are asked for while the ones before are taken."""
+        if len(ids) <= _AHEAD_ROWS:
+            self.ask(ids)
+            self._take(ids, out)
+            return
+        parts = [slice(first, first + _AHEAD_ROWS) for first in range(0, len(ids), _AHEAD_ROWS)]
+        # The disk's queue is full at times, and asking then blocks.
+        with ThreadPoolExecutor(1) as asker:
+            asked = [asker.submit(self.ask, ids[part]) for part in parts]
+            for part, future in zip(parts, asked, strict=True):
+                future.result()
+                self._take(ids[part], out[part])
+
+    def _take(self, ids: Ids, out: Rows) -> None:
+        # Ids are checked, and "clip" writes to `out` directly where "raise" buffers.
+        np.take(self._map, ids, axis=0, out=out, mode="clip")
+
+    def _is_cached(self, ids: Ids) -> bool:
+        """Tell whether a sample of rows is in the page cache, without waiting for the disk."""
+        if not _CAN_SAMPLE:
+            return False
+        byte = bytearray(1)
+        try:
+            for row in ids[:: -(-len(ids) // _SAMPLE_ROWS)].tolist():
+                os.preadv(self._fd, [byte], self.start_byte + row * self.row_bytes, os.RWF_NOWAIT)
+        except OSError:  # it would have to wait, or the file system cannot tell
+            return False
+        return True
+
+    def _check_length(self) -> None:
+        # Touching a map past the file's end would kill the process.
+        needed, there = self.start_byte + self.rows * self.row_bytes, os.fstat(self._fd).st_size
+        if there < needed:
+            raise CorruptFileError(
+                f"{self.path} has {there} bytes; its table ends at byte {needed}.",
+                "Copy or download it again.",
+                path=str(self.path),
+                file_bytes=there,
+                needed_bytes=needed,
+            )
+
+    def _mapped(self) -> Rows:
+        skipped = self.start_byte % mmap.ALLOCATIONGRANULARITY
+        table_bytes = self.rows * self.row_bytes
+        try:
+            mapped = mmap.mmap(
+                self._fd,
+                skipped + table_bytes,
+                access=mmap.ACCESS_READ,
+                offset=self.start_byte - skipped,
+            )
+        except OSError as error:
+            raise DoesNotFitError(
+                f"{table_bytes} bytes of {self.path} cannot be mapped: {error.strerror}.",
+                "Raise the limit of virtual memory: ulimit -v unlimited",
+                path=str(self.path),
+                table_bytes=table_bytes,
+            ) from None
+        if hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        flat = np.frombuffer(mapped, dtype=np.uint8, count=table_bytes, offset=skipped)
+        return flat.reshape(self.rows, self.row_bytes)
