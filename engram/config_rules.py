@@ -169,7 +169,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
 def _check_tokens(
     config: EngramConfig, keys: LayoutKeys, vocab_ok: bool, wrong: Callable[[str, str], None]
 ) -> None:
-    ids = {"pad_id": config.pad_id, "eos_id": config.eos_id}
+    ids: dict[str, Any] = {"pad_id": config.pad_id, "eos_id": config.eos_id}
     if isinstance(config.pad_id, str):
         ids.pop("pad_id")
     for key, value in ids.items():

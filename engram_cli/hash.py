@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engram.errors import InputError, UsageError
+from engram.errors import UsageError
 from engram.units import format_bytes, format_count
 from engram_cli.options import (
     ConfigOption,
@@ -19,6 +19,7 @@ from engram_cli.options import (
     OverwriteOption,
     QuietOption,
     VerboseOption,
+    layer_list,
 )
 from engram_cli.output import Output
 
@@ -129,7 +130,7 @@ def hash(
     memory, file, addresses = find_memory(
         load_config(config) if config is not None else None,
         tokenizer,
-        _layer_ids(layers) if layers is not None else None,
+        layer_list(layers) if layers is not None else None,
     )
     if config is None:
         out.note(_default_note(memory, addresses))
@@ -176,13 +177,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _layer_ids(text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
-    return [int(word) for word in words]
 
 
 def _default_note(config: EngramConfig, addresses: Addresses) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from engram.errors import InputError
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr.")]
@@ -38,3 +40,15 @@ OverwriteOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")
 ]
+
+
+def layer_list(text: str) -> list[int]:
+    """Read the value of ``--layers``, such as 1,6.
+
+    Raises:
+        InputError: It is not a list of whole numbers.
+    """
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
+    return [int(word) for word in words]

@@ -10,7 +10,14 @@ import typer
 
 from engram.errors import DoesNotFitError, InputError, UsageError
 from engram.units import format_bytes, parse_bytes, parse_count
-from engram_cli.options import JsonOption, ModelOption, OverwriteOption, QuietOption, VerboseOption
+from engram_cli.options import (
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+    layer_list,
+)
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
@@ -127,7 +134,7 @@ def size(
     shape = memory_shape(
         backbone,
         layout=layout,
-        layer_ids=None if layers is None else _layer_ids(layers),
+        layer_ids=None if layers is None else layer_list(layers),
         n_head_per_ngram=heads,
         n_embed_per_ngram=dim,
         max_ngram_size=max_ngram_size,
@@ -177,13 +184,6 @@ def _check(
             "A share of the whole needs the model's size.",
             "Give --model, or --budget, --memory, --k or --rows.",
         )
-
-
-def _layer_ids(text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
-    return [int(word) for word in words]
 
 
 def _note_differences(

@@ -2,8 +2,8 @@
 
     python scripts/fetch_assets.py FOLDER
 
-leaves FOLDER/tokenizers/{gpt2,deepseek-v3,deepseek-v4}, FOLDER/smollm2-135m (a Llama checkpoint with
-135M parameters) and FOLDER/english.txt (100 MB). What is there already is not fetched again.
+leaves FOLDER/tokenizers/{gpt2,deepseek-v3,deepseek-v4}, FOLDER/smollm2-135m (a Llama checkpoint
+with 135M parameters) and FOLDER/english.txt (100 MB). What is there already is not fetched again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def smollm2(out: Path) -> None:
 
 
 def english(out: Path) -> None:
-    """100 MB of English: Debian's dictionaries and kernel documentation; else installed packages."""
+    """100 MB of English: Debian's dictionaries and kernel pages; else installed packages."""
     if shutil.which("apt-get") and shutil.which("dpkg"):
         try:
             debian_english(out)
@@ -137,7 +137,8 @@ def debian_english(out: Path) -> None:
         with out.open("wb") as text:
             for dictionary in DICTIONARIES:
                 with gzip.open(folder / f"x/usr/share/dictd/{dictionary}.dict.dz") as content:
-                    shutil.copyfileobj(content, text)
+                    # A few bytes in the dictionaries are not UTF-8.
+                    text.write(content.read().decode(errors="replace").encode())
             for page in sorted(folder.rglob("*.rst.txt")):
                 text.write(page.read_bytes())
 

@@ -265,7 +265,7 @@ def test_output_that_is_there_is_kept(llama, tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="there already"):
         attach.write(plan)
-    with pytest.raises(InputError, match="not an attached checkpoint"):
+    with pytest.raises(InputError, match="not replaced"):
         attach.write(plan, overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
@@ -275,6 +275,16 @@ def test_overwrite_replaces_an_attached_folder(llama, tmp_path):
     plan = attach.plan(llama, tiny.memory_config(seed=9), tmp_path / "out")
     attach.write(plan, overwrite=True)
     assert engram.load(tmp_path / "out").config.engram["config"]["seed"] == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_overwrite_keeps_what_the_user_put_there(llama, tmp_path):
+    tiny.attached_model(llama, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("precious")
+    plan = attach.plan(llama, tiny.memory_config(seed=9), tmp_path / "out")
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        attach.write(plan, overwrite=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

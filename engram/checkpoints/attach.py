@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.adapter import ADAPTER_FILE, adapter_settings
 from engram.checkpoints.base import (
+    CARD_FILE,
     CONFIG_FILE,
     KEPT_FOLDER,
     BaseCheckpoint,
     read_base,
-    read_config,
     resolve_model,
 )
 from engram.checkpoints.memory import Attachment, plan_attachment
@@ -26,10 +24,13 @@ from engram.checkpoints.shards import TensorStream, plan_shards, write_shard
 from engram.config import EngramConfig
 from engram.errors import DoesNotFitError, InputError
 from engram.files import Progress, write_json
+from engram.folders import check_folder, new_folder
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
+# The module that `engram.hf.models.remote_module` makes.
+REMOTE_MODULE = "modeling_engram"
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
 
@@ -161,10 +162,10 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         progress: Told the bytes written so far.
 
     Raises:
-        InputError: The output is there already, or is not an attached folder.
+        InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    check_output(plan.output, overwrite)
+    check_folder(plan.output, own_files, overwrite)
     _check_room(plan)
     done, total = 0, plan.written_bytes
 
@@ -174,7 +175,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         if progress is not None:
             progress(done, total)
 
-    with appearing_folder(plan.output) as folder:
+    with new_folder(plan.output, own_files, overwrite) as folder:
         if not plan.adapter:
             _write_base(plan, folder, step)
         for name, shard in plan.shards:
@@ -229,31 +230,18 @@ def place_file(source: Path, target: Path, link: bool) -> None:
         os.fsync(file.fileno())
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse to write where something is that is not to be replaced.
-
-    Raises:
-        InputError: The output is there, and is not an attached folder or `overwrite` is not set.
-    """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        raise InputError(
-            f"{output} is there already.",
-            "Choose another folder, or pass --overwrite to replace an attached checkpoint.",
-            output=str(output),
-        )
-    if not output.is_dir() or not _is_ours(output):
-        raise InputError(
-            f"{output} is not an attached checkpoint; it is not replaced.",
-            "Choose another folder.",
-            output=str(output),
-        )
-
-
-def _is_ours(folder: Path) -> bool:
-    attached = (folder / CONFIG_FILE).is_file() and "engram" in read_config(folder)
-    return attached or (folder / ADAPTER_FILE).is_file()
+def own_files(folder: Path) -> set[str] | None:
+    """Name what attaching wrote into a folder; None when it is not an attached one."""
+    try:
+        adapter = folder / ADAPTER_FILE
+        config = json.loads((adapter if adapter.is_file() else folder / CONFIG_FILE).read_bytes())
+        settings = config.get("model_config", config)["engram"]
+        shards = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values()
+        base = settings["base"]
+        names = {ADAPTER_FILE, CONFIG_FILE, INDEX_FILE, CARD_FILE, KEPT_FOLDER, *shards}
+        return {*names, *base["files"].values(), *base["sidecars"], f"{REMOTE_MODULE}.py"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _check_room(plan: AttachPlan) -> None:
@@ -268,24 +256,3 @@ def _check_room(plan: AttachPlan) -> None:
             needed_bytes=plan.written_bytes,
             free_bytes=free,
         )
-
-
-@contextmanager
-def appearing_folder(output: Path) -> Iterator[Path]:
-    """Give a temporary sibling folder that becomes `output` when the block ends well."""
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    folder = output.with_name(f".{output.name}.{mark}.part")
-    folder.mkdir()
-    try:
-        yield folder
-        if output.exists():
-            old = output.with_name(f".{output.name}.{mark}.old")
-            output.rename(old)
-            folder.rename(output)
-            shutil.rmtree(old)
-        else:
-            folder.rename(output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.attach import appearing_folder, check_output, place_file
+from engram.checkpoints.attach import place_file
 from engram.checkpoints.base import KEPT_FOLDER, read_config
 from engram.errors import LayoutError
+from engram.folders import new_folder
 
 
 def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> list[str]:
@@ -39,8 +40,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             "Detach the folder that `engram attach` wrote.",
             folder=str(folder),
         )
-    check_output(output, overwrite=False)
-    with appearing_folder(output) as part:
+    with new_folder(output, lambda _: None, overwrite=False) as part:
         for old, new in base["files"].items():
             place_file(folder / new, part / old, link)
         for name in base["sidecars"]:

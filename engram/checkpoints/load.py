@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engram.checkpoints.adapter import joined_folder
 from engram.checkpoints.base import resolve_model
@@ -16,15 +16,22 @@ def load(
     adapter: str | Path | None = None,
     *,
     revision: str | None = None,
+    tables: Literal["ram", "disk"] = "ram",
+    cache_rows: int = 0,
     **kwargs: Any,
 ) -> Any:
     """Load an attached checkpoint as a transformers model.
 
     Args:
-        model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote; with
-            an adapter, of its base.
+        model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote;
+            with an adapter, of its base.
         adapter: Folder or hub id of a memory that `engram attach --adapter` wrote.
         revision: Branch, tag or commit on the hub.
+        tables: Where tables are: ``ram``: in memory like other weights; ``disk``: in the
+            checkpoint's files, from which rows are read. Such tables cannot be trained, and may be
+            larger than memory.
+        cache_rows: Rows of each table on disk that are kept in memory; 0 leaves caching to the
+            system.
         **kwargs: What `from_pretrained` takes, such as dtype (the checkpoint's own by default) or
             device_map.
 
@@ -36,7 +43,9 @@ def load(
         LayoutError: It has no memory.
         MismatchError: Its memory is incomplete, its addresses are not those of its fingerprint, or
             the adapter was made for another base.
+        UsageError: `tables` is neither, or rows are to be cached of tables in memory.
     """
+    kwargs |= {"tables": tables, "cache_rows": cache_rows}
     if adapter is not None:
         base = resolve_model(model, revision)
         with joined_folder(base, resolve_model(adapter)) as folder:

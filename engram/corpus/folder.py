@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engram.errors import InputError
+from engram import folders
 from engram.files import write_json
 
 MANIFEST = "manifest.json"
@@ -20,84 +17,19 @@ _BLOCK_BYTES = 2**20
 
 
 def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
-    """Check that a folder of results may appear at a path.
+    """Check that a folder of results may appear at a path, see `engram.folders.check_folder`.
 
     Args:
         folder: Where it is to appear.
         schema: `schema` in the manifest of a folder that may be replaced.
         overwrite: Whether it may be replaced.
-
-    Raises:
-        InputError: Something else is there, or a folder of results and `overwrite` is False.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    files = _own_files(folder, schema) if folder.is_dir() else None
-    if files is None:
-        raise InputError(
-            f"{folder} is there already and was not written by this command; it is not replaced.",
-            "Choose another folder.",
-            output=str(folder),
-        )
-    if not overwrite:
-        raise InputError(
-            f"{folder} is there already.",
-            "Choose another folder, or pass --overwrite to replace it.",
-            output=str(folder),
-        )
-    others = sorted({file.name for file in folder.iterdir()} - files)
-    if others:
-        raise InputError(
-            f"{folder} also holds {', '.join(others[:3])}, which this command did not write; the "
-            "folder is not replaced.",
-            "Move them away, or choose another folder.",
-            output=str(folder),
-            files=others,
-        )
+    folders.check_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 
-@contextmanager
-def new_folder(folder: Path, schema: str, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary sibling folder that becomes `folder` when the block ends well.
-
-    When it does not, the sibling is removed, and what was at `folder` is still there.
-
-    Args:
-        folder: See `check_folder`.
-        schema: See `check_folder`.
-        overwrite: See `check_folder`.
-
-    Yields:
-        The sibling, empty.
-
-    Raises:
-        InputError: See `check_folder`.
-    """
-    folder = folder.resolve()
-    check_folder(folder, schema, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    sibling = folder.with_name(f".{folder.name}.{mark}.part")
-    sibling.mkdir()
-    try:
-        yield sibling
-        _sync(sibling)
-        check_folder(folder, schema, overwrite)
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.{mark}.old")
-            folder.rename(old)
-            try:
-                sibling.rename(folder)
-            except BaseException:
-                old.rename(folder)
-                raise
-            _remove(old, schema)
-        else:
-            sibling.rename(folder)
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(sibling, ignore_errors=True)
-        raise
+def new_folder(folder: Path, schema: str, overwrite: bool) -> AbstractContextManager[Path]:
+    """Give a temporary sibling that becomes `folder`, see `engram.folders.new_folder`."""
+    return folders.new_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 
 def write_manifest(folder: Path, values: dict[str, Any]) -> int:
@@ -125,24 +57,9 @@ def _own_files(folder: Path, schema: str) -> set[str] | None:
         return None
 
 
-def _remove(folder: Path, schema: str) -> None:
-    for name in _own_files(folder, schema) or ():
-        # Only names: a manifest must not lead out of its folder.
-        (folder / Path(name).name).unlink(missing_ok=True)
-    folder.rmdir()
-
-
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
