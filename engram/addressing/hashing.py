@@ -15,13 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.constants import MASKED, START, pack
+from engram.addressing.hash_inputs import (
+    KERNEL_DTYPES,
+    check_out,
+    position_flags,
+    token_array,
+    wrong_shape,
+)
 from engram.addressing.reference import Ids, check_ids
 from engram.errors import InputError, LayoutError, UsageError
 
 Form = Literal["auto", "numba", "numpy"]
 
-# Dtypes of token ids that the kernel reads as they are.
-_KERNEL_DTYPES = frozenset(np.dtype(name) for name in ("i8", "i4", "u2", "u4"))
 _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
 _NO_MAP = np.empty(0, dtype=np.int32)
 # Two threads on fewer ids than this take longer than one.
@@ -119,26 +124,26 @@ class Hasher:
         if not (
             type(ids) is np.ndarray
             and ids.ndim == 2
-            and ids.dtype in _KERNEL_DTYPES
+            and ids.dtype in KERNEL_DTYPES
             and ids.flags.c_contiguous
         ):
-            ids = _token_ids(self.addresses, ids, 2)
+            ids = token_array(self.addresses, ids, 2)
         # One token at a time is the common case: what follows is two microseconds of Python.
         batch, length = ids.shape
         if out is None:
             out = np.empty((batch, length, *self._shape), np.int64)
         else:
-            self._check_out(out, ids.shape, offsets)
+            check_out(self.addresses, out, ids.shape, offsets)
         if history is None:
             window = np.empty((batch, self._past), np.int64)
             window.fill(self.addresses.fill)
         else:
             window = np.array(history, np.int64)
             if window.shape != (batch, self._past):
-                raise _wrong_shape("history", window, (batch, self._past))
+                raise wrong_shape("history", window, (batch, self._past))
         flags = None
         if keep is not None or starts is not None:
-            flags = _flags(keep, starts, ids.shape)
+            flags = position_flags(keep, starts, ids.shape)
         return out, self._hash(ids, flags, window, offsets, out)
 
     def hash_documents(
@@ -163,7 +168,7 @@ class Hasher:
         Raises:
             InputError: As `hash`, and where the boundaries are not those of n tokens.
         """
-        ids = _token_ids(self.addresses, ids, 1)
+        ids = token_array(self.addresses, ids, 1)
         size = len(ids)
         bounds = np.asarray(boundaries)
         if (
@@ -182,7 +187,7 @@ class Hasher:
         if out is None:
             out = np.empty((size, *self._shape), dtype=np.int64)
         else:
-            self._check_out(out, (size,), offsets)
+            check_out(self.addresses, out, (size,), offsets)
         flags = np.zeros((1, size), np.uint8)
         flags[0, bounds[:-1][bounds[:-1] < size]] = START
         window = np.full((1, self._past), self.addresses.fill, np.int64)
@@ -269,24 +274,6 @@ class Hasher:
         self._kernel = _KERNELS[self._kind]
         return self._kernel
 
-    def _check_out(self, out: NDArray[Any], shape: tuple[int, ...], offsets: bool) -> None:
-        expected = (*shape, *self._shape)
-        is_array = isinstance(out, np.ndarray) and out.flags.c_contiguous and out.flags.writeable
-        if not is_array or out.shape != expected or out.dtype not in (np.int64, np.int32):
-            what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out)
-            raise InputError(
-                f"out is {what}; it must be a writable, contiguous array, int64 or int32, "
-                f"{list(expected)}.",
-                expected=list(expected),
-            )
-        layers = self.addresses.layers
-        if out.dtype == np.int32:
-            rows = max(layer.hash_rows if offsets else max(layer.heads) for layer in layers)
-            if rows > 2**31:
-                raise InputError(
-                    f"out is int32, and ids go up to {rows - 1}.", "Use int64.", rows=rows
-                )
-
 
 def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
     import numba
@@ -299,48 +286,3 @@ def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
         return make_hash_range(*kind, cache=cache)
     except RuntimeError:  # no folder to keep machine code in
         return make_hash_range(*kind, cache=False)
-
-
-def _token_ids(addresses: Addresses, ids: ArrayLike, ndim: int) -> NDArray[Any]:
-    """Return token ids as a contiguous array of a dtype that the kernel reads."""
-    try:
-        array = np.asarray(ids)
-    except ValueError:
-        raise InputError(
-            "The token ids are rows of different lengths.", "Pad them and give keep=."
-        ) from None
-    if array.ndim != ndim:
-        letters = "[B, T]" if ndim == 2 else "[n]"
-        raise InputError(
-            f"Token ids are {list(array.shape)}; they must be {letters}.", shape=list(array.shape)
-        )
-    if not array.size:
-        return np.empty(array.shape, dtype=np.int64)
-    if array.dtype.kind not in "iu":
-        raise InputError(f"Token ids are {array.dtype}; they must be whole numbers.")
-    if array.dtype not in _KERNEL_DTYPES:
-        check_ids(addresses, array)  # uint64 ids may not fit
-        array = array.astype(np.int64)
-    return np.ascontiguousarray(array)
-
-
-def _wrong_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> InputError:
-    return InputError(
-        f"{name} is {list(array.shape)}; for these token ids it must be {list(shape)}.",
-        expected=list(shape),
-    )
-
-
-def _flags(
-    keep: ArrayLike | None, starts: ArrayLike | None, shape: tuple[int, ...]
-) -> NDArray[np.uint8]:
-    """Put both masks into one array, as the kernel reads them."""
-    flags = np.zeros(shape, np.uint8)
-    for name, mask, flag in (("starts", starts, START), ("keep", keep, MASKED)):
-        if mask is None:
-            continue
-        marked = np.asarray(mask)
-        if marked.shape != shape:
-            raise _wrong_shape(name, marked, shape)
-        flags[marked != 0 if flag == START else marked == 0] |= flag
-    return flags
