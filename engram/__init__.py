@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engram.checkpoints.attach import attach
     from engram.checkpoints.load import load
     from engram.config import EngramConfig
+    from engram.corpus.dataset import HashedDataset
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
 
@@ -28,6 +29,7 @@ _HOMES = {
     "EngramError": "engram.errors",
     "EngramModule": "engram.nn",
     "EngramTokenizer": "engram.addressing.tokenizer",
+    "HashedDataset": "engram.corpus.dataset",
     "Hasher": "engram.addressing.hashing",
     "MultiHeadEmbedding": "engram.nn",
     "OffloadEmbedding": "engram.nn",
@@ -43,6 +45,7 @@ __all__ = [
     "EngramError",
     "EngramModule",
     "EngramTokenizer",
+    "HashedDataset",
     "Hasher",
     "MultiHeadEmbedding",
     "OffloadEmbedding",

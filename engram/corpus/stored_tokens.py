@@ -1,0 +1,112 @@
+"""The token shards of a folder read as one long text, in place."""
+
+from __future__ import annotations
+
+import json
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.folder import MANIFEST
+from engram.errors import CorruptFileError, InputError
+
+
+class StoredTokens:
+    """The tokens of a folder that holds token shards as .npy files, mapped, never loaded whole.
+
+    Args:
+        folder: A folder with `manifest.json`, whose shards name a tokens and a documents file.
+
+    Attributes:
+        folder: The folder.
+        n_tokens: Tokens of all shards.
+        tokenizer: What the manifest says of the tokenizer: `name`, `sha256`, `vocab_size`.
+
+    Raises:
+        InputError: It is no such folder, or its shards are parquet files.
+        CorruptFileError: A shard is missing, truncated, or not what the manifest says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shards, self.tokenizer = _manifest(folder)
+        files = [
+            tuple(_load(folder, shard[f"{kind}_file"]) for kind in ("tokens", "documents"))
+            for shard in shards
+        ]
+        for shard, (tokens, bounds) in zip(shards, files, strict=True):
+            sizes = (len(tokens), len(bounds) - 1, int(bounds[-1]) if len(bounds) else 0)
+            if sizes != (shard["tokens"], shard["documents"], shard["tokens"]):
+                raise CorruptFileError(
+                    f"{folder / shard['tokens_file']} holds {sizes[0]:,} tokens and its documents "
+                    f"file {sizes[1]:,} documents with {sizes[2]:,}; the manifest says "
+                    f"{shard['tokens']:,} tokens in {shard['documents']:,} documents.",
+                    "Write the folder again.",
+                    file=str(folder / shard["tokens_file"]),
+                )
+        self._tokens = [tokens for tokens, _ in files]
+        self._bounds = [bounds for _, bounds in files]
+        self._firsts = [0, *accumulate(map(len, self._tokens))]
+        self.n_tokens = self._firsts[-1]
+
+    def read(self, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read tokens begin..end-1.
+
+        Returns:
+            The token ids ``[n]`` and, True where a document starts, ``[n]``.
+        """
+        parts, starts = [], np.zeros(end - begin, dtype=bool)
+        shard = int(np.searchsorted(self._firsts, begin, side="right")) - 1
+        position = begin
+        while position < end:
+            first, tokens, bounds = (
+                self._firsts[shard], self._tokens[shard], self._bounds[shard],
+            )  # fmt: skip
+            stop = min(end, first + len(tokens))
+            parts.append(tokens[position - first : stop - first])
+            low, high = np.searchsorted(bounds, [position - first, stop - first])
+            starts[bounds[low:high] + (first - begin)] = True
+            position, shard = stop, shard + 1
+        return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
+
+
+def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        shards, tokenizer = values["shards"], dict(values["tokenizer"])
+        if shards and "tokens_file" not in shards[0]:
+            raise InputError(
+                f"{folder} holds parquet files; only .npy shards are read in place.",
+                "Write it again with --format npy.",
+                folder=str(folder),
+            )
+        fields = ("tokens_file", "documents_file", "tokens", "documents")
+        return [{field: shard[field] for field in fields} for shard in shards], tokenizer
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} has no {MANIFEST} that lists token shards ({error!r}).",
+            "engram hash TEXT -o FOLDER writes such a folder.",
+            folder=str(folder),
+        ) from error
+
+
+def _load(folder: Path, name: str) -> NDArray[Any]:
+    # Only names: a manifest must not lead out of its folder.
+    path = folder / Path(name).name
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptFileError(
+            f"{path} cannot be read: {error}", "Write the folder again.", file=str(path)
+        ) from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise CorruptFileError(
+            f"{path} holds {array.dtype} {list(array.shape)}, not one row of whole numbers.",
+            "Write the folder again.",
+            file=str(path),
+        )
+    return array
