@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import tiny
 import torch
@@ -9,6 +11,8 @@ from transformers import DynamicCache
 
 import engram
 from engram.errors import InputError, MismatchError
+from engram.hf.calls import _read
+from engram.hf.state import MemoryState
 
 LENGTH = 23
 
@@ -130,16 +134,30 @@ def test_generation_of_uneven_rows(model, ids):
 
 
 def test_packed_documents_do_not_see_each_other(model, ids):
-    """The memory restarts where position ids do; attention is another matter, so compare ids."""
+    """The memory adds to each document of a row what it adds to the document alone."""
+    lengths = [9, 1, LENGTH - 10]
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].expand(2, -1)
+    hidden = torch.randn(2, LENGTH, tiny.HIDDEN, generator=torch.Generator().manual_seed(6))
     decoder = model.get_decoder()
-    positions = torch.cat([torch.arange(9), torch.arange(LENGTH - 9)])[None].expand(2, -1)
-    from engram.hf.calls import document_starts
+    layer = decoder.engram_layers[1]
 
-    starts = document_starts(positions, ids)
-    hashed = decoder.engram_ids(ids, decoder.engram_token_map, None, starts, None)
-    alone = decoder.engram_ids(ids[:, 9:], decoder.engram_token_map, None, None, None)
-    assert torch.equal(hashed[:, 9:], alone)
-    assert starts.sum() == 2
+    def added(ids, hidden, position_ids, state=None):
+        lookup = decoder._look_up(ids, None, position_ids, state)
+        return _read(layer.engram, 1, hidden, lookup)
+
+    packed = added(ids, hidden, positions)
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    for start, end in zip([0, *ends], ends, strict=False):
+        alone = added(ids[:, start:end], hidden[:, start:end], None)
+        assert_same(packed[:, start:end], alone)
+    assert (packed - added(ids, hidden, None))[:, 9:].abs().max() > 1e-3
+    # The same in pieces, with the past in a cache.
+    state = MemoryState(decoder.engram_ids.addresses.layer_ids)
+    cuts = [0, 4, 12, 13, 20, LENGTH]
+    pieces = [
+        added(ids[:, a:b], hidden[:, a:b], positions[:, a:b], state) for a, b in pairwise(cuts)
+    ]
+    assert_same(torch.cat(pieces, dim=1), packed)
 
 
 def test_embeddings_without_ids_are_refused(model, ids):

@@ -20,6 +20,7 @@ from engram.errors import InputError
 from engram.hf.ids import MemoryIds
 from engram.hf.state import MemoryState, state_of
 from engram.nn import EngramModule
+from engram.nn.disk import prefetch
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Lookup:
         ids: Hash ids without offsets ``[B, T, L, C]``.
         keep: False at masked positions ``[B, T]``; None when there are none.
         state: The memory's past in the call's cache; None without a cache.
+        since: Tokens since each token's document started ``[B, T]``; None where a row is one.
     """
 
     ids: Tensor
     keep: Tensor | None
     state: MemoryState | None
+    since: Tensor | None
 
 
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
@@ -70,7 +73,9 @@ def _read(memory: EngramModule, layer_id: int, hidden_states: Tensor, lookup: Lo
     ids = lookup.ids[:, :, memory.slot]
     record = None if lookup.state is None else lookup.state.windows[layer_id]
     window = None if record is None else record.last(memory.window_tokens)
-    out, conv_inputs = memory.add_step(hidden_states, ids, keep=lookup.keep, window=window)
+    out, conv_inputs = memory.add_step(
+        hidden_states, ids, keep=lookup.keep, window=window, since=lookup.since
+    )
     if record is not None and conv_inputs is not None and memory.window_tokens:
         record.append(conv_inputs)
     return out
@@ -143,8 +148,17 @@ class MemoryDecoder(nn.Module):
         length = ids.shape[1]
         keep = None if mask is None else mask[:, -length:].bool()
         starts = document_starts(position_ids, ids)
+        since = tokens_since_start(starts, state, ids)
         hashed = self.engram_ids(ids, self.engram_token_map, keep, starts, state)
-        return Lookup(hashed, keep, state)
+        self._prefetch(hashed)
+        return Lookup(hashed, keep, state, since)
+
+    def _prefetch(self, hashed: Tensor) -> None:
+        """Have tables on disk start to read what the layers are about to look up."""
+        if not torch.compiler.is_compiling():
+            layers, layer_ids = self.engram_layers, sorted(self.engram_ids.addresses.layer_ids)
+            modules: Any = [layers[layer_id].engram for layer_id in layer_ids]
+            prefetch(pair for module in modules for pair in module.wanted_rows(hashed))
 
     @property
     def engram_layers(self) -> nn.ModuleList:
@@ -169,10 +183,38 @@ def document_starts(position_ids: Tensor | None, ids: Tensor) -> Tensor | None:
 
     Returns:
         True at the first token of every document but a row's first ``[B, T]``; None when there
-        can be none.
+        is none.
     """
     if position_ids is None or position_ids.ndim != 2 or ids.shape[1] == 1:
         return None
     starts = torch.zeros_like(ids, dtype=torch.bool)
     starts[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]
-    return starts
+    # A compiled graph cannot look; it computes what a row of several documents takes.
+    return starts if torch.compiler.is_compiling() or bool(starts.any()) else None
+
+
+def tokens_since_start(
+    starts: Tensor | None, state: MemoryState | None, ids: Tensor
+) -> Tensor | None:
+    """Count the tokens since each token's document started.
+
+    Args:
+        starts: What `document_starts` returned for this call ``[B, T]``.
+        state: The past, whose rows may have held several documents.
+        ids: Token ids ``[B, T]``.
+
+    Returns:
+        Counts ``[B, T]``, large in a row's first document; None where every row is one document.
+    """
+    if state is not None and starts is not None:
+        state.has_starts = True
+    if starts is None and (state is None or not state.has_starts):
+        return None
+    joined = torch.zeros_like(ids, dtype=torch.bool) if starts is None else starts
+    past = None if state is None else state.starts.last(state.starts.length)
+    if past is not None:
+        joined = torch.cat([past, joined], dim=1)
+    positions = torch.arange(joined.shape[1], device=ids.device)
+    far = torch.iinfo(positions.dtype).max // 2
+    last_start = torch.where(joined, positions, -far).cummax(dim=1).values
+    return (positions - last_start)[:, -ids.shape[1] :]

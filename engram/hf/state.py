@@ -70,11 +70,13 @@ class MemoryState:
         keep: Which of them were not masked ``[B, T]``.
         starts: Which of them started a document ``[B, T]``.
         windows: Inputs of each layer's convolution so far ``[B, T, M * D]``, by layer id.
+        has_starts: Whether a row may have held several documents.
     """
 
     def __init__(self, layer_ids: list[int]) -> None:
         self.tokens, self.keep, self.starts = Record(), Record(), Record()
         self.windows = {layer_id: Record() for layer_id in layer_ids}
+        self.has_starts = False
 
     def check_length(self, cached_tokens: int) -> None:
         """Compare with what the cache holds.

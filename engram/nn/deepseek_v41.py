@@ -42,7 +42,12 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
                 self.wkv.weight[-self.config.hidden_size :].zero_()  # the value's rows
 
     def _read(
-        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+        self,
+        streams: Tensor,
+        memory: Tensor,
+        keep: Tensor | None,
+        window: Tensor | None,
+        since: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         hidden_size, eps = streams.shape[-1], cast(float, self.config.eps)
         projected = self.wkv(memory.to(self.wkv.weight.dtype))

@@ -51,7 +51,12 @@ class DemoModule(EngramModule, layout="demo"):
             nn.init.zeros_(self.value_proj.bias)
 
     def _read(
-        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+        self,
+        streams: Tensor,
+        memory: Tensor,
+        keep: Tensor | None,
+        window: Tensor | None,
+        since: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         eps = self.config.eps
         memory = memory.to(self.value_proj.weight.dtype)
@@ -61,7 +66,7 @@ class DemoModule(EngramModule, layout="demo"):
             rms_norm(keys, self.norm_key, eps), rms_norm(streams, self.norm_query, eps)
         )
         norm = partial(rms_norm, weight=self.conv_norm, eps=CONV_NORM_EPS)
-        out, conv_inputs = gate_and_smooth(gates, value, norm, self.conv, keep, window)
+        out, conv_inputs = gate_and_smooth(gates, value, norm, self.conv, keep, window, since)
         return out.to(streams.dtype), conv_inputs
 
 

@@ -72,9 +72,9 @@ class CausalConv(nn.Module):
         self.dilation = dilation
         self.weight = nn.Parameter(torch.empty(channels, 1, taps, **factory))
 
-    def forward(self, x: Tensor, window: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, window: Tensor | None, since: Tensor | None = None) -> Tensor:
         """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
-        return causal_conv(x, self.weight, self.dilation, window)
+        return causal_conv(x, self.weight, self.dilation, window, since)
 
 
 def gate_and_smooth(
@@ -84,6 +84,7 @@ def gate_and_smooth(
     conv: CausalConv,
     keep: Tensor | None,
     window: Tensor | None,
+    since: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Give every stream its share of the value, and add a convolution of it over the past.
 
@@ -94,6 +95,7 @@ def gate_and_smooth(
         conv: The convolution over M * D channels.
         keep: False at masked positions ``[B, T]``, which get and give zero; or None.
         window: The convolution's inputs before these ``[B, <= W, P]``, or None.
+        since: Tokens since each token's document started ``[B, T]``, or None.
 
     Returns:
         The sum ``[B, T, M, D]``, in float32 or better, and the convolution's inputs ``[B, T, P]``.
@@ -103,13 +105,19 @@ def gate_and_smooth(
         gates = gates.masked_fill(~keep[:, :, None], 0)
     gated = gates[..., None] * value[:, :, None]  # [B, T, M, D]
     conv_inputs = norm(gated).to(value.dtype).flatten(2)
-    out = F.silu(conv(conv_inputs, window)).view_as(gated).add_(gated)
+    out = F.silu(conv(conv_inputs, window, since)).view_as(gated).add_(gated)
     if keep is not None:
         out = out.masked_fill(~keep[:, :, None, None], 0)
     return out, conv_inputs
 
 
-def causal_conv(x: Tensor, weight: Tensor, dilation: int, window: Tensor | None = None) -> Tensor:
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    dilation: int,
+    window: Tensor | None = None,
+    since: Tensor | None = None,
+) -> Tensor:
     """Convolve every channel with its own taps over the past.
 
     Args:
@@ -118,6 +126,8 @@ def causal_conv(x: Tensor, weight: Tensor, dilation: int, window: Tensor | None 
         dilation: Tokens from one tap to the next.
         window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; what is missing counts
             as zero.
+        since: Tokens since each token's document started ``[B, T]``: no tap reaches further back.
+            None where a row is one document.
 
     Returns:
         Outputs ``[B, T, P]``; float32 where `x` is of half precision.
@@ -129,6 +139,8 @@ def causal_conv(x: Tensor, weight: Tensor, dilation: int, window: Tensor | None 
     # A negative pad crops a window that is longer than the taps reach.
     context = F.pad(x, (0, 0, reach, 0))
     taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
+    if since is not None:
+        return _convolve_documents(context, taps, dilation, since)
     if torch.compiler.is_compiling():
         return _convolve(context, taps, dilation)
     return cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
@@ -194,6 +206,16 @@ def _convolve(context: Tensor, taps: Tensor, dilation: int) -> Tensor:
     out = shifts[0] * taps[0]
     for shift, tap in zip(shifts[1:], taps[1:], strict=True):
         out.addcmul_(shift, tap)
+    return out
+
+
+def _convolve_documents(context: Tensor, taps: Tensor, dilation: int, since: Tensor) -> Tensor:
+    """Convolve ``[B, W + T, P]`` with ``[K, P]``, each tap only inside its token's document."""
+    shifts = _shifts(context, taps, dilation)
+    out = shifts[-1] * taps[-1]
+    for back in range(1, len(taps)):
+        inside = (since >= back * dilation).unsqueeze(-1)
+        out = out + shifts[-1 - back] * taps[-1 - back] * inside
     return out
 
 

@@ -144,6 +144,7 @@ class EngramModule(nn.Module):
         *,
         keep: Tensor | None = None,
         window: Tensor | None = None,
+        since: Tensor | None = None,
         return_conv_inputs: bool = False,
     ) -> Any:
         """Read the memory, as the layout's reference module does.
@@ -154,6 +155,8 @@ class EngramModule(nn.Module):
             keep: False at masked positions ``[B, T]``; they get nothing and give nothing to others.
             window: What `step` returned for the tokens before ``[B, <= W, P]``, the last W of them;
                 None at the start of a text.
+            since: Tokens since each token's document started ``[B, T]``, where rows hold several
+                documents; None where a row is one.
             return_conv_inputs: Return what `step` returns.
 
         Returns:
@@ -173,7 +176,7 @@ class EngramModule(nn.Module):
         table = self.table_on_disk
         if table is not None and torch.is_grad_enabled() and self._learns():
             memory = table.refuse_gradients(memory)
-        read, conv_inputs = self._read(streams, memory, keep, window)
+        read, conv_inputs = self._read(streams, memory, keep, window, since)
         out = read.reshape(hidden_states.shape)
         return (out, conv_inputs) if return_conv_inputs else out
 
@@ -184,6 +187,7 @@ class EngramModule(nn.Module):
         *,
         keep: Tensor | None = None,
         window: Tensor | None = None,
+        since: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Read the memory and return what decoding has to remember.
 
@@ -192,6 +196,7 @@ class EngramModule(nn.Module):
             hash_ids: See `forward`.
             keep: See `forward`.
             window: See `forward`.
+            since: See `forward`.
 
         Returns:
             What `forward` returns, and the convolution's inputs of these tokens ``[B, T, P]``, zero
@@ -203,7 +208,7 @@ class EngramModule(nn.Module):
         # A call of the module, not of its method: weights that are offloaded or sharded are
         # brought by the module's hooks.
         pair: tuple[Tensor, Tensor | None] = self(
-            hidden_states, hash_ids, keep=keep, window=window, return_conv_inputs=True
+            hidden_states, hash_ids, keep=keep, window=window, since=since, return_conv_inputs=True
         )
         return pair
 
@@ -214,9 +219,10 @@ class EngramModule(nn.Module):
         *,
         keep: Tensor | None = None,
         window: Tensor | None = None,
+        since: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states with the memory added, in every layout. See `forward`."""
-        return self.add_step(hidden_states, hash_ids, keep=keep, window=window)[0]
+        return self.add_step(hidden_states, hash_ids, keep=keep, window=window, since=since)[0]
 
     def add_step(
         self,
@@ -225,9 +231,10 @@ class EngramModule(nn.Module):
         *,
         keep: Tensor | None = None,
         window: Tensor | None = None,
+        since: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the hidden states with the memory added, and what to remember. See `step`."""
-        out, conv_inputs = self.step(hidden_states, hash_ids, keep=keep, window=window)
+        out, conv_inputs = self.step(hidden_states, hash_ids, keep=keep, window=window, since=since)
         return out if self.layout.residual_included else hidden_states + out, conv_inputs
 
     @property
@@ -273,7 +280,12 @@ class EngramModule(nn.Module):
         raise NotImplementedError
 
     def _read(
-        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+        self,
+        streams: Tensor,
+        memory: Tensor,
+        keep: Tensor | None,
+        window: Tensor | None,
+        since: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Gate the memory by the hidden states.
 
@@ -282,6 +294,7 @@ class EngramModule(nn.Module):
             memory: What was looked up ``[B, T, E]``, of the table's dtype.
             keep: Bool ``[B, T]`` or None.
             window: See `forward`.
+            since: See `forward`.
 
         Returns:
             The result ``[B, T, M, D]`` and the convolution's inputs ``[B, T, P]`` or None.

@@ -75,13 +75,20 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
             nn.init.zeros_(self.value_proj.weight)
 
     def _read(
-        self, streams: Tensor, memory: Tensor, keep: Tensor | None, window: Tensor | None
+        self,
+        streams: Tensor,
+        memory: Tensor,
+        keep: Tensor | None,
+        window: Tensor | None,
+        since: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         memory = memory.to(self.value_proj.weight.dtype)
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
         gates = signed_sqrt_gate(self.norm_key(keys), self.norm_query(streams))
-        out, conv_inputs = gate_and_smooth(gates, value, self.norm_conv, self.conv1d, keep, window)
+        out, conv_inputs = gate_and_smooth(
+            gates, value, self.norm_conv, self.conv1d, keep, window, since
+        )
         return out.to(streams.dtype), conv_inputs
 
 
