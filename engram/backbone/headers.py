@@ -40,12 +40,14 @@ class TensorInfo:
         shape: Sizes of the dimensions.
         start: First byte, counted from the start of the file.
         stop: Byte after the last one.
+        path: The file.
     """
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    path: Path
 
     @property
     def size(self) -> int:
@@ -103,7 +105,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int)
     start, stop = data_start + first, data_start + last
     if stop > file_bytes:
         raise _corrupt(path, f"tensor {name!r} ends at byte {stop} in a file of {file_bytes}")
-    return TensorInfo(entry["dtype"], shape, start, stop)
+    return TensorInfo(entry["dtype"], shape, start, stop, path)
 
 
 def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:

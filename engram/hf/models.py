@@ -7,17 +7,21 @@ own classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
-from engram.errors import LayoutError, MismatchError
+from engram.errors import LayoutError, MismatchError, UsageError
+from engram.hf.tables import add_tables, check_saving, tables_on_disk, weights_beside_tables
 from engram.hf.wiring import wire
-from engram.nn import EngramModule
+from engram.nn import DiskEmbedding, EngramModule
+
+Tables = Literal["ram", "disk"]
 
 MODEL_TYPE_PREFIX = "engram_"
 REMOTE_MODULE = "modeling_engram"
@@ -47,7 +51,13 @@ class EngramForCausalLM:
 
     config: Any
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        config: Any,
+        *args: Any,
+        engram_tables: Mapping[int, DiskEmbedding] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         settings = config.engram
         if not settings:
@@ -56,19 +66,44 @@ class EngramForCausalLM:
                 "Attach one first: engram attach MODEL -c CONFIG -o FOLDER",
             )
         addresses = Addresses.from_dict(settings["addresses"])
-        wire(self, EngramConfig.from_dict(settings["config"]), addresses)
+        wire(self, EngramConfig.from_dict(settings["config"]), addresses, engram_tables)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        tables: Tables = "ram",
+        cache_rows: int = 0,
+        **kwargs: Any,
+    ) -> Any:
         """Load as transformers does; a missing tensor of the memory is an error, not a warning.
+
+        Args:
+            pretrained_model_name_or_path: As transformers takes it.
+            *args: As transformers takes them.
+            tables: Where tables are: ``ram``: in memory like other weights; ``disk``: in the
+                checkpoint's files, from which rows are read. See `DiskEmbedding`.
+            cache_rows: Rows of each table on disk that are kept in memory.
+            **kwargs: As transformers takes them.
 
         Raises:
             MismatchError: Tensors of the memory are missing or have another shape, or the token map
                 is not the one of the fingerprint.
+            UsageError: `tables` is neither, or rows are to be cached of tables in memory.
         """
+        if tables not in ("ram", "disk") or (tables == "ram" and cache_rows):
+            raise UsageError(
+                f"tables={tables!r} with cache_rows={cache_rows} makes no sense.",
+                'Use tables="ram", or tables="disk" with any number of cache_rows.',
+            )
+        if tables == "disk":
+            kwargs["engram_tables"] = tables_on_disk(
+                pretrained_model_name_or_path, cache_rows, kwargs
+            )
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(  # type: ignore[misc]
-            *args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
         wrong = [name for name in info["missing_keys"] if ".engram." in name]
         wrong += [str(item[0]) for item in info["mismatched_keys"] if ".engram." in str(item[0])]
@@ -76,11 +111,25 @@ class EngramForCausalLM:
             raise MismatchError(
                 f"{len(wrong)} tensors of the memory are missing or have another shape, such as "
                 f"{sorted(wrong)[0]}.",
-                f"Check the folder: engram verify {args[0] if args else ''}",
+                f"Check the folder: engram verify {pretrained_model_name_or_path}",
                 tensors=sorted(wrong),
             )
         model.check_token_map()
         return (model, info) if wants_info else model
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        load = super(EngramForCausalLM, type(model))._load_pretrained_model  # type: ignore[misc]
+        if not model._tables_on_disk():
+            return load(model, state_dict, checkpoint_files, *args, **kwargs)
+        with weights_beside_tables(checkpoint_files) as weights:
+            return load(model, weights, checkpoint_files, *args, **kwargs)
+
+    def _tables_on_disk(self) -> dict[str, DiskEmbedding]:
+        modules = self.named_modules()  # type: ignore[attr-defined]
+        return {f"{name}.weight": it for name, it in modules if isinstance(it, DiskEmbedding)}
 
     def check_token_map(self) -> None:
         """Compare the token map that was loaded with the fingerprint.
@@ -95,9 +144,18 @@ class EngramForCausalLM:
             addresses.with_map(token_map.cpu().numpy())
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does, with the small module that `trust_remote_code` loads."""
+        """Save as transformers does, with the small module that `trust_remote_code` loads.
+
+        Tables on disk are copied; an adapter of PEFT is saved without them.
+        """
+        tables = self._tables_on_disk()
+        if tables:
+            check_saving(kwargs)
         self.config.auto_map = auto_map(type(self.config), type(self))
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        whole = not getattr(self, "_hf_peft_config_loaded", False)
+        if tables and whole and kwargs.get("is_main_process", True):
+            add_tables(Path(save_directory), tables)
         name, text = remote_module(type(self.config), type(self))
         Path(save_directory, name).write_text(text, encoding="utf-8")
         return result

@@ -7,6 +7,7 @@ subclasses that know of the memory (`engram.hf.calls`).
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import nn
 
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
-from engram.errors import LayoutError
+from engram.errors import LayoutError, MismatchError
 from engram.hf.calls import MemoryDecoder, MemoryLayer
 from engram.hf.ids import MemoryIds
-from engram.nn import EngramModule
+from engram.nn import DiskEmbedding, EngramModule
 
 
 def find_layers(model: Any) -> tuple[Any, Any, str]:
@@ -58,7 +59,12 @@ def find_layers(model: Any) -> tuple[Any, Any, str]:
     return decoder, layers, f"{prefix}.{name}" if prefix else name
 
 
-def wire(model: Any, config: EngramConfig, addresses: Addresses) -> None:
+def wire(
+    model: Any,
+    config: EngramConfig,
+    addresses: Addresses,
+    tables: Mapping[int, DiskEmbedding] | None = None,
+) -> None:
     """Give a model memories, in place.
 
     Adds ``<layer>.engram`` modules, with the token map as a buffer of the first one.
@@ -67,9 +73,11 @@ def wire(model: Any, config: EngramConfig, addresses: Addresses) -> None:
         model: A transformers causal language model.
         config: The memory.
         addresses: Its constants; the token map may be missing, it is then loaded with the weights.
+        tables: Tables on disk by layer id; None to make them in memory.
 
     Raises:
         LayoutError: The layers cannot be found, lie past the model's depth, or have another width.
+        MismatchError: A table is missing or has another shape.
     """
     decoder, layers, path = find_layers(model)
     check_fits(config, addresses.layer_ids, model.config.get_text_config())
@@ -78,7 +86,8 @@ def wire(model: Any, config: EngramConfig, addresses: Addresses) -> None:
         layer.__class__ = _with_memory(layer.__class__, MemoryLayer)
         layer.engram_layer_id = index
         if index in distributions:
-            module = EngramModule(config, distributions[index], init="identity")
+            table = None if tables is None else _table_of(index, tables)
+            module = EngramModule(config, distributions[index], init="identity", table=table)
             layer.engram = module.to(dtype)
     if addresses.map_sha256 is not None:
         token_map = torch.zeros(addresses.raw_vocab_size, dtype=torch.int32)
@@ -89,6 +98,17 @@ def wire(model: Any, config: EngramConfig, addresses: Addresses) -> None:
     decoder.__class__ = _with_memory(decoder.__class__, MemoryDecoder)
     decoder.engram_ids = MemoryIds(addresses)
     decoder.engram_layers_name = path.rpartition(".")[2]
+
+
+def _table_of(layer_id: int, tables: Mapping[int, DiskEmbedding]) -> DiskEmbedding:
+    if layer_id not in tables:
+        raise MismatchError(
+            f"The files hold no table for layer {layer_id}; they have those of {sorted(tables)}.",
+            "Download or copy the whole checkpoint again.",
+            layer_id=layer_id,
+            tables=sorted(tables),
+        )
+    return tables[layer_id]
 
 
 def check_fits(config: EngramConfig, layer_ids: list[int], backbone: Any) -> None:
