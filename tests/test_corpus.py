@@ -16,7 +16,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config import EngramConfig
-from engram.corpus import pipeline, shards, tokenise
+from engram.corpus import pipeline, shards, token_shards, tokenise
 from engram.corpus.memory import find_memory
 from engram.corpus.pipeline import Target, estimate_bytes, hash_text
 from engram.corpus.readers import TextReader
@@ -236,7 +236,7 @@ def test_what_breaks_off_leaves_nothing_new(tmp_path, monkeypatch, error, has_ol
         if len(written) == 5:
             raise error
 
-    monkeypatch.setattr(shards, "_sync", break_off)
+    monkeypatch.setattr(token_shards, "sync", break_off)
     with pytest.raises(type(error) if isinstance(error, OSError) else error):
         hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True)
     assert [f.name for f in folder.parent.iterdir()] == (["out"] if has_old else [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.tokenise import TokenBatch, Tokens, token_dtype
+from engram.corpus import token_shards
+from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
+from engram.corpus.tokenise import Tokens, token_dtype
 from engram.errors import MissingPackageError
 
 Format = Literal["npy", "parquet"]
 
-SHARD_TOKENS = 2**22
 TOKEN_MAP = "token_map.npy"
 _CHUNK_TOKENS = 2**16
 
@@ -46,11 +46,8 @@ def check_format(format: Format) -> None:
             raise MissingPackageError("pyarrow", "parquet", "--format parquet") from None
 
 
-class ShardWriter:
+class ShardWriter(DocumentShards):
     """Writes the documents of a text, hashed, as shards of whole documents.
-
-    A shard ends with the first document that brings it to `shard_tokens`, so that its bytes depend
-    neither on batches nor on threads.
 
     Args:
         folder: An empty folder; the token map is written at once.
@@ -60,9 +57,6 @@ class ShardWriter:
             L, C]``); parquet: one file a shard, one row a document.
         shard_tokens: Tokens that fill a shard.
         threads: Threads that hash.
-
-    Attributes:
-        shards: What was written, for the manifest.
     """
 
     def __init__(
@@ -77,64 +71,32 @@ class ShardWriter:
     ) -> None:
         from engram.addressing.hashing import Hasher
 
-        self.shards: list[dict[str, Any]] = []
-        self._folder, self._format, self._shard_tokens = folder, format, shard_tokens
+        super().__init__(folder, vocab_size, shard_tokens)
+        self._format = format
         self._hasher = Hasher(addresses, threads=threads)
         self._shape = (len(addresses.layers), addresses.n_columns)
         self._buffer = np.empty((1, _CHUNK_TOKENS, *self._shape), ids_dtype(addresses))
-        self._token_dtype = token_dtype(vocab_size)
         self._documents = 0
-        self._tokens: list[Tokens] = []
-        self._lengths: list[NDArray[np.int64]] = []
-        self._filled = 0
         if addresses.token_map is not None:
-            _save(folder / TOKEN_MAP, addresses.token_map.astype(np.int32))
+            save_array(folder / TOKEN_MAP, addresses.token_map.astype(np.int32))
 
-    def add(self, batch: TokenBatch) -> None:
-        """Add documents; every shard that they fill is written."""
-        bounds, first = batch.boundaries, 0
-        while first < len(bounds) - 1:
-            room = self._shard_tokens - self._filled
-            # The first document whose end fills the shard, or the last of the batch.
-            end = int(np.searchsorted(bounds[first + 1 :], bounds[first] + room)) + first + 1
-            end = min(end, len(bounds) - 1)
-            self._tokens.append(batch.tokens[bounds[first] : bounds[end]])
-            self._lengths.append(np.diff(bounds[first : end + 1]))
-            self._filled += int(bounds[end] - bounds[first])
-            if self._filled >= self._shard_tokens:
-                self._write()
-            first = end
-
-    def close(self) -> None:
-        """Write what is left as the last shard."""
-        if self._lengths:
-            self._write()
-
-    def _write(self) -> None:
-        tokens: Any = np.concatenate(self._tokens).astype(self._token_dtype, copy=False)
-        lengths = np.concatenate(self._lengths)
-        boundaries = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
         write = {"npy": self._write_npy, "parquet": self._write_parquet}[self._format]
         files = write(tokens, boundaries)
-        self.shards.append({"documents": len(lengths), "tokens": len(tokens), **files})
-        self._documents += len(lengths)
-        self._tokens, self._lengths, self._filled = [], [], 0
+        self._documents += len(boundaries) - 1
+        return files
 
     def _write_npy(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
-        names = {
-            f"{kind}_file": f"{kind}-{len(self.shards):05d}.npy"
-            for kind in ("tokens", "documents", "ids")
-        }
-        _save(self._folder / names["tokens_file"], tokens)
-        _save(self._folder / names["documents_file"], boundaries)
+        ids_name = f"ids-{len(self.shards):05d}.npy"
+        names = {**super()._write_files(tokens, boundaries), "ids_file": ids_name}
         shape = (len(tokens), *self._shape)
         header = {"descr": self._buffer.dtype.str, "fortran_order": False, "shape": shape}
         cuts = range(_CHUNK_TOKENS, len(tokens) + _CHUNK_TOKENS, _CHUNK_TOKENS)
-        with (self._folder / names["ids_file"]).open("wb") as file:
+        with (self._folder / ids_name).open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for ids in self._hash(tokens, boundaries, cuts):
                 file.write(ids.data)
-            _sync(file)
+            token_shards.sync(file)
         return names
 
     def _write_parquet(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
@@ -171,7 +133,7 @@ class ShardWriter:
                     )
                     writer.write_table(table)
                     first = int(end)
-            _sync(file)
+            token_shards.sync(file)
         return {"file": name}
 
     def _hash(
@@ -198,14 +160,3 @@ class ShardWriter:
             )
             yield ids[0]
             begin = int(cut)
-
-
-def _save(path: Path, array: NDArray[Any]) -> None:
-    with path.open("wb") as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-        _sync(file)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Which files hold the text, and their bytes as a stream: folders, stdin, gzip and zstd."""
+"""Which files hold the text, and their bytes as a stream: folders, stdin, gzip, zstd, parts."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
 
 STDIN = "-"
-FOLDER_SUFFIXES = (".txt", ".jsonl")
+FOLDER_SUFFIXES = (".txt", ".jsonl", ".parquet")
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
+_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file of text.
+    """One file of text, or a part of one.
 
     Attributes:
         name: What messages call it.
         path: Where it is; None for standard input.
         records: Whether it holds one JSON object a line (.jsonl) instead of plain text.
         compression: How its bytes are packed; None when they are not.
-        size_bytes: Its size as stored; None for standard input and pipes.
+        size_bytes: Its size as stored, or that of the part; None for standard input and pipes.
+        begin: First byte of the part, in .parquet its first row group.
+        end: End of the part, in the same unit; None for the rest of the file.
     """
 
     name: str
@@ -35,6 +39,17 @@ class Source:
     records: bool
     compression: Literal["gzip", "zstd"] | None = None
     size_bytes: int | None = None
+    begin: int = 0
+    end: int | None = None
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it is a table with a column of texts."""
+        return self.path is not None and self.path.suffix.lower() == ".parquet"
+
+    def lines_before(self) -> int:
+        """Count the lines of the file before the part."""
+        return _lines_before(self.path, self.begin) if self.path and self.begin else 0
 
 
 class ByteStream:
@@ -47,6 +62,7 @@ class ByteStream:
     def __init__(self, source: Source, file: IO[bytes], stored: IO[bytes]) -> None:
         self.offset = 0
         self._source, self._file, self._stored = source, file, stored
+        self._left = None if source.end is None else source.end - source.begin
 
     @property
     def stored_offset(self) -> int:
@@ -61,6 +77,8 @@ class ByteStream:
             CorruptFileError: The packed file is truncated or not what its name says.
             InputError: The file cannot be read.
         """
+        if self._left is not None:
+            size_bytes = min(size_bytes, self._left)
         try:
             data = self._file.read(size_bytes)
         except (EOFError, OSError, zlib.error) as error:
@@ -74,15 +92,17 @@ class ByteStream:
                 byte_offset=self.offset,
             ) from error
         self.offset += len(data)
+        if self._left is not None:
+            self._left -= len(data)
         return data
 
 
 def find_sources(where: str | Path, stdin_records: bool = False) -> tuple[list[Source], int]:
     """List the files of text that a path stands for.
 
-    A folder stands for its .txt and .jsonl files (also .gz and .zst of them) at any depth, sorted
-    by path; hidden files and folders are left out. A file that is named itself is text whatever its
-    name, unless that ends with .jsonl.
+    A folder stands for its .txt, .jsonl (also .gz and .zst of them) and .parquet files at any
+    depth, sorted by path; hidden files and folders are left out. A file that is named itself is
+    text whatever its name, unless that ends with .jsonl or .parquet.
 
     Args:
         where: File, folder, or ``-`` for standard input.
@@ -114,7 +134,7 @@ def find_sources(where: str | Path, stdin_records: bool = False) -> tuple[list[S
     if not sources:
         raise InputError(
             f"The folder {path} holds no text: {len(files)} files, none of them "
-            f"{' or '.join(FOLDER_SUFFIXES)} (.gz and .zst of them count too).",
+            f"{', '.join(FOLDER_SUFFIXES)} (.gz and .zst of the first two count too).",
             "Name a single file to read it whatever its name.",
             folder=str(path),
             files=len(files),
@@ -143,6 +163,8 @@ def open_source(source: Source) -> Iterator[ByteStream]:
             f"{source.name} cannot be opened: {error.strerror}.", file=source.name
         ) from error
     with stored:
+        if source.begin:
+            stored.seek(source.begin)
         file: Any = stored
         if source.compression == "gzip":
             file = gzip.GzipFile(fileobj=stored)
@@ -170,3 +192,13 @@ def _source(path: Path) -> Source:
         compression=_COMPRESSIONS.get(path.suffix.lower()),
         size_bytes=path.stat().st_size if path.is_file() else None,
     )
+
+
+@lru_cache(maxsize=8)
+def _lines_before(path: Path, begin: int) -> int:
+    lines = 0
+    with path.open("rb") as file:
+        while begin and (block := file.read(min(begin, _BLOCK_BYTES))):
+            lines += block.count(b"\n")
+            begin -= len(block)
+    return lines

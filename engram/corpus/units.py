@@ -1,0 +1,104 @@
+"""How the work on a text is cut into units: the same ones for any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from engram.corpus.parquet import rows_of_groups
+from engram.corpus.readers import Split, document_ends
+from engram.corpus.sources import Source
+
+UNIT_BYTES = 2**24
+_BLOCK_BYTES = 2**18
+_BLANK = b" \t\r\n"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the text that one worker does at a time.
+
+    Attributes:
+        sources: Files and parts of files; each part starts and ends between two documents.
+    """
+
+    sources: tuple[Source, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes as stored; 0 for standard input."""
+        return sum(source.size_bytes or 0 for source in self.sources)
+
+
+def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
+    """Cut a text into units.
+
+    A plain file is cut at the first end of a document behind every `unit_bytes`, a .parquet between
+    row groups; what is packed, and texts that are one document each, stay whole. Small files share
+    a unit.
+
+    Args:
+        sources: The files.
+        split: What ends a document of plain text.
+        unit_bytes: About as many bytes as a unit has.
+
+    Returns:
+        The units. Their documents, one unit after the other, are those of the sources.
+    """
+    units: list[Unit] = []
+    waiting: list[Source] = []
+    size = 0
+    for part in (part for source in sources for part in _parts(source, split, unit_bytes)):
+        waiting.append(part)
+        size += part.size_bytes or 0
+        if size >= unit_bytes:
+            units.append(Unit(tuple(waiting)))
+            waiting, size = [], 0
+    return [*units, Unit(tuple(waiting))] if waiting else units
+
+
+def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
+    size = source.size_bytes
+    if source.path is None or source.compression is not None or not size:
+        yield source
+        return
+    bounds = [0]
+    if source.is_parquet:
+        groups = rows_of_groups(source)
+        done, total = 0, max(sum(groups), 1)
+        for group, rows in enumerate(groups[:-1], 1):
+            done += rows
+            if size * done // total >= len(bounds) * unit_bytes:
+                bounds.append(group)
+        bounds.append(len(groups))
+        shares = [sum(groups[a:b]) * size // total for a, b in pairwise(bounds)]
+        shares[-1] += size - sum(shares)
+    else:
+        bounds += _cuts(source, "line" if source.records else split, size, unit_bytes)
+        bounds.append(size)
+        shares = [end - begin for begin, end in pairwise(bounds)]
+    for (begin, end), share in zip(pairwise(bounds), shares, strict=True):
+        yield replace(source, begin=begin, end=end, size_bytes=share)
+
+
+def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[int]:
+    """Find the places between documents where a plain file is cut."""
+    if split == "file" or source.path is None:
+        return
+    with source.path.open("rb") as file:
+        cut = 0
+        while cut + unit_bytes < size:
+            data, at = b"", cut + unit_bytes
+            file.seek(at)
+            while not (ends := document_ends(data, split, False, 0)):
+                # Blanks at the end may be half of what ends a document.
+                kept = data[len(data.rstrip(_BLANK)) :]
+                at += len(data) - len(kept)
+                fresh = file.read(_BLOCK_BYTES)
+                if not fresh:
+                    return
+                data = kept + fresh
+            cut = at + ends[0]
+            if cut < size:
+                yield cut
