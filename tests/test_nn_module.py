@@ -421,16 +421,12 @@ def test_what_does_not_fit_is_refused():
         EngramModule(config, [[97, 101], [103]])
 
 
-def test_layouts_without_a_module_and_tables_that_cannot_train(monkeypatch):
+def test_layouts_without_a_module(monkeypatch):
     config = make_config()
     monkeypatch.setattr(EngramModule, "variants", {"other": DemoModule})
     with pytest.raises(LayoutError, match="layout demo is not built yet") as error:
         EngramModule(config, head_primes(config)[1])
     assert "other" in error.value.hint
-    monkeypatch.undo()
-    config = make_config(table_dtype="int8")
-    with pytest.raises(LayoutError, match="cannot be trained"):
-        EngramModule(config, head_primes(config)[1])
 
 
 def test_copies_and_pickles():

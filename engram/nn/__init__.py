@@ -8,6 +8,7 @@ from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.module import EngramModule
 from engram.nn.offload import OffloadEmbedding
+from engram.nn.quantised_embedding import QuantisedEmbedding
 from engram.nn.qwen_ple import QwenPleModule
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "EngramModule",
     "MultiHeadEmbedding",
     "OffloadEmbedding",
+    "QuantisedEmbedding",
     "QwenPleModule",
 ]

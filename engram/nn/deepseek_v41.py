@@ -14,6 +14,7 @@ from engram.errors import MismatchError
 from engram.layouts.deepseek_v41 import from_reference_name
 from engram.nn.module import EngramModule, Init
 from engram.nn.quantised import dequantise_fp8
+from engram.nn.quantised_embedding import QuantisedEmbedding
 from engram.nn.reference_names import rename
 
 
@@ -76,11 +77,14 @@ def _rstd(x: Tensor, eps: float) -> Tensor:
 def _translate_released(
     module: DeepseekV41Module, state: dict[str, Any], prefix: str, *_: Any
 ) -> None:
-    """Rename the released tensors before loading, and dequantise those that have scales."""
+    """Rename the released tensors before loading, and dequantise what is not to stay quantised."""
     released = f"{prefix}embed.weight" in state
     rename(state, prefix, from_reference_name)
     table = f"{prefix}multi_head_embedding.embedding"
-    for name, rows_per_scale in ((table, 1), (f"{prefix}wkv", 32)):
+    scaled = [(f"{prefix}wkv", 32)]
+    if not isinstance(module.multi_head_embedding.embedding, QuantisedEmbedding):
+        scaled.append((table, 1))
+    for name, rows_per_scale in scaled:
         codes, scales = state.get(f"{name}.weight"), state.pop(f"{name}.scale", None)
         if codes is None or codes.dtype != torch.float8_e4m3fn:
             continue

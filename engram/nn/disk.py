@@ -14,9 +14,10 @@ from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from engram.errors import InputError, LayoutError
+from engram.errors import InputError
+from engram.nn.frozen import FrozenTable
 from engram.nn.row_cache import RowCache
 from engram.nn.row_file import RowFile
 
@@ -25,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _ROWS_FOR_A_THREAD = 512
 
 
-class DiskEmbedding(nn.Module):
+class DiskEmbedding(FrozenTable):
     """An embedding whose table stays in a file, such as a safetensors shard.
 
     Rows are gathered on the host, cast to the module's dtype and copied to the device of the ids;
@@ -42,11 +43,6 @@ class DiskEmbedding(nn.Module):
         dtype: Of the rows as they are stored: float32, bfloat16, float16 or float64.
         cache_rows: Rows kept in memory, those that are read again before others; 0 leaves caching
             to the kernel, which is best for tables that fit into memory.
-
-    Attributes:
-        dtype: Of the rows that come out.
-        frozen: Whether training around the table, which stays as it is, was asked for:
-            ``requires_grad_(False)`` sets it, as it would freeze a table in memory.
 
     Raises:
         MissingFileError: The file is not there.
@@ -74,7 +70,6 @@ class DiskEmbedding(nn.Module):
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.stored_dtype = self.dtype = dtype
-        self.frozen = False
         file = RowFile(path, start_byte, num_embeddings, embedding_dim * dtype.itemsize)
         lines = min(cache_rows, num_embeddings)
         self.source: RowFile | RowCache = RowCache(file, lines) if lines else file
@@ -110,31 +105,13 @@ class DiskEmbedding(nn.Module):
         distinct, inverse = torch.unique(input, return_inverse=True)
         return F.embedding(inverse, self._gather(distinct, input.device))
 
-    def refuse_gradients(self, rows: Tensor) -> Tensor:
-        """Mark rows that were looked up so that nobody trains the table by mistake.
+    def describe(self) -> str:
+        """Say which table this is, as the subject of a sentence."""
+        return f"The table in {self.file.path} is read from disk"
 
-        A table that silently stayed as it is would spoil a training run.
-
-        Args:
-            rows: Rows of this table, or what was made of them.
-
-        Returns:
-            The same values; a backward pass that reaches them raises LayoutError.
-
-        Raises:
-            LayoutError: The module is in training mode.
-        """
-        if self.frozen:
-            return rows
-        if self.training:
-            raise _cannot_learn(self)
-        trigger = torch.empty(0, requires_grad=True)
-        return cast(Tensor, _Refusal.apply(rows, trigger, self))
-
-    def requires_grad_(self, requires_grad: bool = True) -> DiskEmbedding:
-        """Set whether the table is meant to learn. It cannot: True makes training an error."""
-        self.frozen = not requires_grad
-        return self
+    def way_out(self) -> str:
+        """Say how to get a table that can learn."""
+        return 'Load with tables="ram" to train it'
 
     def extra_repr(self) -> str:
         """Describe the table for `print(model)`."""
@@ -176,30 +153,6 @@ def _rows_on_disk(ids: Tensor, handle: int, width: int, dtype: torch.dtype) -> T
 @_rows_on_disk.register_fake
 def _(ids: Tensor, handle: int, width: int, dtype: torch.dtype) -> Tensor:
     return torch.empty((*ids.shape, width), dtype=dtype, device=ids.device)
-
-
-class _Refusal(torch.autograd.Function):
-    """Passes rows on, and gradients never."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, trigger: Tensor, table: DiskEmbedding) -> Tensor:
-        """Return the rows, which now require gradients because the trigger does."""
-        ctx.table = table
-        return rows.view_as(rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        """Refuse."""
-        raise _cannot_learn(ctx.table)
-
-
-def _cannot_learn(table: DiskEmbedding) -> LayoutError:
-    return LayoutError(
-        f"The table in {table.file.path} is read from disk and cannot learn.",
-        'Load with tables="ram" to train it; to train the rest around it, freeze it: '
-        "layer.engram.multi_head_embedding.embedding.requires_grad_(False)",
-        path=str(table.file.path),
-    )
 
 
 def prefetch(wanted: Iterable[tuple[DiskEmbedding, Tensor]]) -> None:

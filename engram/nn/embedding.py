@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import LayoutError, MismatchError
-from engram.nn.disk import DiskEmbedding
+from engram.nn.frozen import FrozenTable
 from engram.nn.offload import OffloadEmbedding
 
 
@@ -32,16 +32,16 @@ class MultiHeadEmbedding(nn.Module):
         sparse: Whether the table's gradients are sparse.
         offload: Keep the table in host memory, see `OffloadEmbedding`.
         cache_lines: Rows of an offloaded table that are cached beside the module.
-        table: A table on disk, used instead of making one in memory.
+        table: A table on disk, or a quantised one, used instead of making one in memory.
         device: Where the table and offsets are.
         dtype: Of the table.
 
     Raises:
         LayoutError: There are no heads, or fewer stored rows than the heads need.
-        MismatchError: The table on disk has another shape.
+        MismatchError: The table that is given has another shape.
     """
 
-    embedding: nn.Embedding | DiskEmbedding
+    embedding: nn.Embedding | FrozenTable
     offsets: Tensor
 
     def __init__(
@@ -53,7 +53,7 @@ class MultiHeadEmbedding(nn.Module):
         sparse: bool = False,
         offload: bool = False,
         cache_lines: int = 0,
-        table: DiskEmbedding | None = None,
+        table: FrozenTable | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -84,9 +84,9 @@ class MultiHeadEmbedding(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the table from N(0, 1), as the reference demo does, and restore the offsets.
 
-        A table on disk stays as it is.
+        A table that cannot learn stays as it is.
         """
-        if not isinstance(self.embedding, DiskEmbedding):
+        if not isinstance(self.embedding, FrozenTable):
             nn.init.normal_(self.embedding.weight)
         with torch.no_grad():
             self.offsets.copy_(torch.tensor(self._first_rows()))
@@ -165,12 +165,12 @@ class MultiHeadEmbedding(nn.Module):
         return [0, *accumulate(self.head_sizes[:-1])]
 
 
-def _check_shape(table: DiskEmbedding, rows: int, width: int) -> None:
+def _check_shape(table: FrozenTable, rows: int, width: int) -> None:
     shape = (table.num_embeddings, table.embedding_dim)
     if shape != (rows, width):
         raise MismatchError(
-            f"The table in {table.file.path} has {shape[0]} rows of {shape[1]}; the memory needs "
-            f"{rows} of {width}.",
+            f"{table.describe()} and has {shape[0]} rows of {shape[1]}; the memory needs {rows} of "
+            f"{width}.",
             "Use the table that was made for this config.",
             stored=list(shape),
             expected=[rows, width],

@@ -18,7 +18,10 @@ from engram.errors import LayoutError
 from engram.layouts import Layout, get_layout
 from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
+from engram.nn.frozen import FrozenTable
 from engram.nn.inputs import as_mask, as_streams, ids_of_layer
+from engram.nn.quantised import FORMATS
+from engram.nn.quantised_embedding import QuantisedEmbedding
 
 Init = Literal["identity", "paper"]
 
@@ -40,8 +43,8 @@ class EngramModule(nn.Module):
         init: How weights start, see `reset_parameters`. The default is for models that are trained
             from scratch; ``identity`` leaves a trained backbone as it is until trained further.
         sparse: Whether the table's gradients are sparse, see `MultiHeadEmbedding`.
-        table: A table on disk, used instead of making one in memory. It cannot learn: training
-            it is an error, see `DiskEmbedding.refuse_gradients`.
+        table: A table on disk, used instead of making one in memory. It cannot learn, and neither
+            can quantised ones (fp8, int8): see `FrozenTable.refuse_gradients`.
         device: Where the module is built.
         dtype: Of all weights but the table, whose own is the config's `table_dtype`.
 
@@ -55,7 +58,7 @@ class EngramModule(nn.Module):
     Raises:
         LayoutError: The layout has no module yet, or the primes are not those of the config's
             orders and heads.
-        MismatchError: The table on disk has another shape.
+        MismatchError: The table that is given has another shape.
     """
 
     variants: ClassVar[dict[str, type[EngramModule]]] = {}
@@ -84,7 +87,7 @@ class EngramModule(nn.Module):
         *,
         init: Init = "paper",
         sparse: bool = False,
-        table: DiskEmbedding | None = None,
+        table: FrozenTable | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -102,16 +105,19 @@ class EngramModule(nn.Module):
         self.slot: int | None = None
         if isinstance(layer_vocab_sizes, HeadPrimes):
             self.layer_id, self.slot = layer_vocab_sizes.layer_id, layer_vocab_sizes.slot
+        rows = stored_rows(layer_vocab_sizes, config.row_multiple)
+        if table is None and config.table_dtype in FORMATS:
+            table = _quantised_table(config, rows, device)
         self.multi_head_embedding = MultiHeadEmbedding(
             [prime for primes in layer_vocab_sizes for prime in primes],
             config.row_width,
-            stored_rows=stored_rows(layer_vocab_sizes, config.row_multiple),
+            stored_rows=rows,
             sparse=sparse,
             offload=config.use_offload,
             cache_lines=config.offload_cache_lines,
             table=table,
             device=device,
-            dtype=_table_dtype(config.table_dtype),
+            dtype=None if table is not None else getattr(torch, config.table_dtype),
         )
         self._build({"device": device, "dtype": dtype})
         self._reset_dense(init)
@@ -165,7 +171,7 @@ class EngramModule(nn.Module):
 
         Raises:
             LayoutError: Shapes do not fit the config, ids are out of range, 4-D ids meet a module
-                that does not know its place, or a table on disk is to be trained.
+                that does not know its place, or a table that cannot learn is to be trained.
         """
         streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
         positions = streams.shape[:2]
@@ -173,7 +179,7 @@ class EngramModule(nn.Module):
         if keep is not None:
             keep = as_mask(keep, positions)
         memory = self.multi_head_embedding(own_ids)
-        table = self.table_on_disk
+        table = self.frozen_table
         if table is not None and torch.is_grad_enabled() and self._learns():
             memory = table.refuse_gradients(memory)
         read, conv_inputs = self._read(streams, memory, keep, window, since)
@@ -238,6 +244,12 @@ class EngramModule(nn.Module):
         return out if self.layout.residual_included else hidden_states + out, conv_inputs
 
     @property
+    def frozen_table(self) -> FrozenTable | None:
+        """The table, when it cannot learn: on disk, or quantised."""
+        table = self.multi_head_embedding.embedding
+        return table if isinstance(table, FrozenTable) else None
+
+    @property
     def table_on_disk(self) -> DiskEmbedding | None:
         """The table, when it is read from disk."""
         table = self.multi_head_embedding.embedding
@@ -260,7 +272,7 @@ class EngramModule(nn.Module):
 
     def count_parameters(self) -> dict[str, int]:
         """Count the parameters by part: ``table``, and the parts of the layout's `dense_parts`."""
-        table = self.table_on_disk
+        table = self.frozen_table
         parts = {} if table is None else {"table": table.num_embeddings * table.embedding_dim}
         for name, parameter in self.named_parameters():
             first = name.partition(".")[0]
@@ -302,12 +314,15 @@ class EngramModule(nn.Module):
         raise NotImplementedError
 
 
-def _table_dtype(name: str) -> torch.dtype:
-    if name in ("fp8", "int8"):
+def _quantised_table(
+    config: EngramConfig, rows: int, device: torch.device | str | None
+) -> QuantisedEmbedding:
+    if config.offload_cache_lines:
         raise LayoutError(
-            f"A table of {name} rows cannot be trained: it is for inference, and not built yet.",
-            "Set table_dtype to float32 or bfloat16.",
-            table_dtype=name,
+            f"Rows of a {config.table_dtype} table are not cached beside the module.",
+            "Set offload_cache_lines to 0.",
+            offload_cache_lines=config.offload_cache_lines,
         )
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    return QuantisedEmbedding(
+        rows, config.row_width, config.table_dtype, offload=config.use_offload, device=device
+    )

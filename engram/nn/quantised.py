@@ -1,12 +1,86 @@
-"""Turns stored low-precision values into floats: fp8 (e4m3) with power-of-two scales (e8m0)."""
+"""Stored low-precision values and floats: fp8 (e4m3, with e8m0 scales) and int8, both ways.
+
+Shapes: R rows, width columns.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engram.errors import MismatchError
 from engram.units import FP8_SCALE_BLOCK
+
+# Largest e4m3 value, 1.75 * 2^8, and the floor of a block's largest value (DeepSeek-V4.1's tables).
+_FP8_MANTISSA, _FP8_EXPONENT = 0.875, 9
+_FP8_FLOOR = 1e-4
+_E8M0_BIAS = 127
+_INT8_MAX = 127
+
+
+def quantise_fp8(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round rows to e4m3 with one power-of-two scale per 32 columns (DeepSeek-V4.1's tables).
+
+    The scale is the smallest power of two that brings the block's largest value, taken as 1e-4 at
+    least, to 448 or below. A value x of a block whose largest is a comes back within
+    max(|x| / 16, max(a, 1e-4) / 229,376): four significant bits, and below 2^-6 of a scale (which
+    is less than a / 224) steps of 2^-9 of it.
+
+    Args:
+        values: Finite floats ``[R, width]``; those beyond float32 are rounded to it first.
+
+    Returns:
+        Codes as e4m3 ``[R, width]`` and scales as e8m0 ``[R, ceil(width / 32)]``.
+    """
+    rows, width = values.shape
+    blocks = -(-width // FP8_SCALE_BLOCK)
+    padded = F.pad(values.float(), (0, blocks * FP8_SCALE_BLOCK - width))
+    padded = padded.view(rows, blocks, FP8_SCALE_BLOCK)
+    largest = padded.abs().amax(dim=-1, keepdim=True).clamp_min(_FP8_FLOOR)
+    # Not by logarithms, which round: frexp splits exactly.
+    mantissa, exponent = torch.frexp(largest)
+    exponent = exponent - _FP8_EXPONENT + (mantissa > _FP8_MANTISSA).int()
+    codes = torch.ldexp(padded, -exponent).to(torch.float8_e4m3fn).view(rows, -1)[:, :width]
+    scales = (exponent + _E8M0_BIAS).to(torch.uint8).view(torch.float8_e8m0fnu)
+    return codes.contiguous(), scales.view(rows, blocks)
+
+
+def quantise_int8(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round rows to 127 steps of a scale of their own to either side of zero.
+
+    A value of a row whose largest is a comes back within a / 254, and rounding to float32.
+
+    Args:
+        values: Finite floats ``[R, width]``; those beyond float32 are rounded to it first.
+
+    Returns:
+        Codes as int8 ``[R, width]`` and scales as float32 ``[R, 1]``.
+    """
+    values = values.float()
+    scales = values.abs().amax(dim=1, keepdim=True) / _INT8_MAX
+    # A row of zeros has scale 0, as has one too small for float32.
+    steps = (values / scales).nan_to_num(0.0).round_().clamp_(-_INT8_MAX, _INT8_MAX)
+    return steps.to(torch.int8), scales
+
+
+def dequantise_int8(
+    codes: Tensor, scales: Tensor, *, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Multiply int8 rows by their scales, in float32, and round once.
+
+    Args:
+        codes: Values as int8 ``[R, width]``.
+        scales: float32 ``[R, 1]``.
+        dtype: Of the result.
+
+    Returns:
+        Values ``[R, width]``.
+    """
+    return (codes.float() * scales).to(dtype)
 
 
 def dequantise_fp8(
@@ -49,3 +123,34 @@ def dequantise_fp8(
     factors = scales.float().repeat_interleave(rows_per_scale, dim=0)[:rows]
     factors = factors.repeat_interleave(FP8_SCALE_BLOCK, dim=1)[:, :width]
     return codes.float().mul_(factors).to(dtype)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to store rows in eight bits a value.
+
+    Attributes:
+        codes: dtype of the values as stored.
+        scales: dtype of their scales.
+        scales_per_row: Scales of a row, by its width.
+        quantise: Makes codes and scales of floats.
+        dequantise: Makes floats of codes and scales; takes the `dtype` of the result.
+    """
+
+    codes: torch.dtype
+    scales: torch.dtype
+    scales_per_row: Callable[[int], int]
+    quantise: Callable[[Tensor], tuple[Tensor, Tensor]]
+    dequantise: Callable[..., Tensor]
+
+
+FORMATS = {
+    "fp8": Format(
+        torch.float8_e4m3fn,
+        torch.float8_e8m0fnu,
+        lambda width: -(-width // FP8_SCALE_BLOCK),
+        quantise_fp8,
+        dequantise_fp8,
+    ),
+    "int8": Format(torch.int8, torch.float32, lambda width: 1, quantise_int8, dequantise_int8),
+}

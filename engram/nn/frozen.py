@@ -1,0 +1,84 @@
+"""`FrozenTable`: a table that is read and never learns, on disk or quantised."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from engram.errors import LayoutError
+
+
+class FrozenTable(nn.Module):
+    """What tables that cannot learn have in common.
+
+    Training by mistake is an error: a table that silently stayed as it is would spoil a run.
+
+    Attributes:
+        num_embeddings: Rows of the table.
+        embedding_dim: Width of a row.
+        dtype: Of the rows that come out.
+        frozen: Whether training around the table, which stays as it is, was asked for:
+            ``requires_grad_(False)`` sets it, as it would freeze a table in memory.
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+    dtype: torch.dtype
+    frozen: bool = False
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say which table this is, as the subject of a sentence."""
+
+    @abstractmethod
+    def way_out(self) -> str:
+        """Say how to get a table that can learn."""
+
+    def refuse_gradients(self, rows: Tensor) -> Tensor:
+        """Mark rows that were looked up so that nobody trains the table by mistake.
+
+        Args:
+            rows: Rows of this table, or what was made of them.
+
+        Returns:
+            The same values; a backward pass that reaches them raises LayoutError.
+
+        Raises:
+            LayoutError: The module is in training mode.
+        """
+        if self.frozen:
+            return rows
+        if self.training:
+            raise self._cannot_learn()
+        trigger = torch.empty(0, requires_grad=True)
+        return cast(Tensor, _Refusal.apply(rows, trigger, self))
+
+    def requires_grad_(self, requires_grad: bool = True) -> FrozenTable:
+        """Set whether the table is meant to learn. It cannot: True makes training an error."""
+        self.frozen = not requires_grad
+        return self
+
+    def _cannot_learn(self) -> LayoutError:
+        return LayoutError(
+            f"{self.describe()} and cannot learn.",
+            f"{self.way_out()}; to train the rest around it, freeze it: "
+            "layer.engram.multi_head_embedding.embedding.requires_grad_(False)",
+        )
+
+
+class _Refusal(torch.autograd.Function):
+    """Passes rows on, and gradients never."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, trigger: Tensor, table: FrozenTable) -> Tensor:
+        """Return the rows, which now require gradients because the trigger does."""
+        ctx.table = table
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Refuse."""
+        raise ctx.table._cannot_learn()

@@ -1,0 +1,151 @@
+"""`QuantisedEmbedding`: a table of fp8 or int8 rows, of which only those read become floats.
+
+Shapes: n row ids, E width of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.errors import LayoutError, MismatchError
+from engram.nn.frozen import FrozenTable
+from engram.nn.quantised import FORMATS, Format
+
+
+class QuantisedEmbedding(FrozenTable):
+    """An embedding for inference whose rows are stored in eight bits a value, with scales.
+
+    Rows come out in the dtype that `to()` asked for last, float32 at first; what is stored is never
+    cast. Both tensors are buffers, ``weight`` and ``scale``, as DeepSeek-V4.1 stores its tables.
+
+    A new table is zero: quantised tables are loaded, not trained.
+
+    Args:
+        num_embeddings: Rows of the table.
+        embedding_dim: Width E of a row.
+        table_dtype: ``fp8`` or ``int8``, see `engram.nn.quantised`.
+        offload: Keep the table in host memory wherever the rest of the module goes.
+        device: Where the table is.
+
+    Raises:
+        LayoutError: `table_dtype` is neither.
+    """
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        table_dtype: str,
+        *,
+        offload: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if table_dtype not in FORMATS:
+            raise LayoutError(
+                f"{table_dtype} is no format of quantised rows.",
+                f"One of {', '.join(FORMATS)}.",
+                table_dtype=table_dtype,
+            )
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.table_dtype, self.offload, self.dtype = table_dtype, offload, torch.float32
+        asked = torch.get_default_device() if device is None else torch.device(device)
+        home = "cpu" if offload and asked.type != "meta" else asked
+        shape, scales = (num_embeddings, embedding_dim), self._format.scales_per_row(embedding_dim)
+        weight = torch.empty(shape, dtype=self._format.codes, device=home)
+        scale = torch.empty((num_embeddings, scales), dtype=self._format.scales, device=home)
+        # No parameters: optimisers, gradient clipping and casts must leave them alone.
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.register_load_state_dict_pre_hook(_check_stored)
+        self.reset_parameters()
+
+    @property
+    def _format(self) -> Format:
+        return FORMATS[self.table_dtype]
+
+    def reset_parameters(self) -> None:
+        """Make every row zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.scale)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up rows.
+
+        Args:
+            input: Row ids, int of any shape, on any device.
+
+        Returns:
+            Rows ``[..., E]`` of the module's dtype, on the device of the ids.
+
+        Raises:
+            IndexError: An id is outside of the table (checked on a CPU only).
+        """
+        if input.device == self.weight.device:
+            return self._rows(input.reshape(-1), input.device).view(*input.shape, -1)
+        # Copies to a device are what takes time: one of each row.
+        distinct, inverse = torch.unique(input, return_inverse=True)
+        return F.embedding(inverse, self._rows(distinct, input.device))
+
+    def describe(self) -> str:
+        """Say which table this is, as the subject of a sentence."""
+        return f"The table is stored in {self.table_dtype}, for inference,"
+
+    def way_out(self) -> str:
+        """Say how to get a table that can learn."""
+        return "Convert the checkpoint to train it: engram convert FOLDER -o OUT --dtype bfloat16"
+
+    def extra_repr(self) -> str:
+        """Describe the table for `print(model)`."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.table_dtype}"
+
+    def _rows(self, ids: Tensor, device: torch.device) -> Tensor:
+        """Gather rows ``[n]``, bring them to a device and make floats of them ``[n, E]``."""
+        ids = ids.to(self.weight.device)
+        codes, scales = (_gather(table, ids).to(device) for table in (self.weight, self.scale))
+        return self._format.dequantise(codes, scales, dtype=self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantisedEmbedding:
+        """Follow moves between devices; of a cast only the dtype of what comes out is taken."""
+        probe = fn(torch.empty(0, dtype=self.dtype, device=self.weight.device))
+        self.dtype = probe.dtype
+        stays = self.offload and probe.device.type not in ("cpu", "meta")
+
+        def move(tensor: Tensor) -> Tensor:
+            if not stays:
+                # Integers are not cast.
+                return fn(tensor.view(torch.uint8)).view(tensor.dtype)
+            return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor.cpu()
+
+        return cast(QuantisedEmbedding, super()._apply(move, recurse))
+
+
+def _gather(table: Tensor, ids: Tensor) -> Tensor:
+    """Take rows by their bytes: not every operation knows eight-bit floats."""
+    return F.embedding(ids, table.view(torch.uint8)).view(table.dtype)
+
+
+def _check_stored(table: QuantisedEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse, before loading, values that are not stored as this table stores them."""
+    for name, mine in (("weight", table.weight), ("scale", table.scale)):
+        stored = state.get(prefix + name)
+        if stored is None or stored.dtype == mine.dtype:
+            continue
+        if stored.dtype == torch.uint8 and mine.dtype == torch.float8_e8m0fnu:
+            state[prefix + name] = stored.view(mine.dtype)  # the same bytes, as some files say it
+            continue
+        raise MismatchError(
+            f"{prefix}{name} is {stored.dtype}; a table of {table.table_dtype} rows needs "
+            f"{mine.dtype}.",
+            "Build the module with the table_dtype of the file, or convert: engram convert.",
+            stored=str(stored.dtype),
+            expected=str(mine.dtype),
+        )
