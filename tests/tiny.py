@@ -77,7 +77,11 @@ SIZES = {
 
 
 def base_model(
-    model_type: str, folder: Path, dtype: torch.dtype = torch.float32, **save: object
+    model_type: str,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    sizes: dict[str, object] | None = None,
+    **save: object,
 ) -> Path:
     """Save a random model of a family, with a tokenizer, and return its folder."""
     config = AutoConfig.for_model(
@@ -86,7 +90,7 @@ def base_model(
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-        **SIZES[model_type],
+        **{**SIZES[model_type], **(sizes or {})},
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).to(dtype)

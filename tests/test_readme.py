@@ -1,0 +1,68 @@
+"""Every command and every piece of Python in the README runs, on a tiny model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tiny
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from engram.checkpoints import attach
+from engram.config_file import read_config
+from engram_cli import main as cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = [
+    line.removeprefix("$ engram ")
+    for block in re.findall(r"```console\n(.*?)```", README, flags=re.S)
+    for line in block.splitlines()
+    if line.startswith("$ engram ")
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with what the README names."""
+    folder = tmp_path_factory.mktemp("readme")
+    # Wide enough for a quarter of it to hold two layers' tables.
+    tiny.base_model("llama", folder / "smollm2-135m", sizes={"intermediate_size": 4096})
+    (folder / "english.txt").write_text("Alexander the Great saw the Milky Way.\n\n" * 30)
+    words = {f"w{index}": index for index in range(50257)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    (folder / "gpt2").mkdir()
+    tokenizer.save(str(folder / "gpt2" / "tokenizer.json"))
+    (folder / "gpt2" / "tokenizer_config.json").write_text('{"eos_token": "w5"}')
+    return folder
+
+
+def test_commands_run_in_order(folder, monkeypatch, capsys):
+    assert [command.split()[0] for command in COMMANDS] == [
+        *("size", "config", "config", "hash", "attach", "report", "verify")
+    ]
+    monkeypatch.chdir(folder)
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            cli.app(shlex.split(command))
+        assert end.value.code == 0, f"{command}: {capsys.readouterr().err}"
+
+
+def test_python_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    if not Path("attached").exists():
+        tiny.attached_model(folder / "smollm2-135m", folder / "attached")
+    config = read_config("memory.yaml") if Path("memory.yaml").exists() else tiny.memory_config()
+    attach.attach("smollm2-135m", config, "adapter", adapter=True)
+    for code in PYTHON:
+        exec(code, {})
+    assert len(PYTHON) == 2
+
+
+def test_make_targets_exist():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)`?", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
