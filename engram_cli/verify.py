@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engram.errors import EngramError
 from engram_cli.options import JsonOption, QuietOption, VerboseOption
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
@@ -14,15 +15,31 @@ from engram_cli.silence import silence_transformers
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.verify import Check
+    from engram.checkpoints.checks import Check
 
 SCHEMA = "engram.verify/1"
 
 
 def verify(
     target: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A checkpoint that a memory was attached to.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="Folder or safetensors file of a checkpoint with a memory, or hub id of one.",
+        ),
     ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "-t",
+            "--tokenizer",
+            metavar="NAME|PATH",
+            help="Folder, tokenizer.json or hub id. Default: the checkpoint's own.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.")
+    ] = None,
     headers_only: Annotated[
         bool,
         typer.Option("--headers-only", help="Load no model: check files, names and constants."),
@@ -33,8 +50,10 @@ def verify(
 ) -> None:
     """Check a checkpoint's memory: files, constants, tensors, and how the model runs with it.
 
-    With weights, the memory is given random weights in RAM, and the logits of cached, chunked and
-    left-padded runs are compared with those of a full one. Exit code 5 when a check fails; what
+    A memory that was attached is given random weights in RAM, and the logits of cached, chunked and
+    left-padded runs are compared with those of a full one. Of released checkpoints (DeepSeek-V4.1,
+    Qwen's per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict)
+    headers and constants are read, and nothing is loaded. Exit code 5 when a check fails; what
     could not be checked is no failure.
 
     Examples:
@@ -44,17 +63,27 @@ def verify(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.checkpoints.verify import verify as run_checks
 
-    if not headers_only:
+    if not headers_only and _has_weights_to_run(target):
         silence_transformers()
     checks: list[Check] = []
-    for check in run_checks(target, weights=not headers_only):
+    options = {"tokenizer": tokenizer, "revision": revision}
+    for check in run_checks(target, weights=not headers_only, **options):
         checks.append(check)
         out.detail(f"{_verdict(check)}  {check.name}")
-    payload = {"schema": SCHEMA, "target": str(target), "ok": _ok(checks)}
+    payload = {"schema": SCHEMA, "target": target, "ok": _ok(checks)}
     payload["checks"] = [vars(check) for check in checks]
     out.result(payload, lambda console: _show(console, target, checks))
     if not _ok(checks):
         raise typer.Exit(5)
+
+
+def _has_weights_to_run(target: str) -> bool:
+    from engram.checkpoints.inspect import memory_settings
+
+    try:
+        return Path(target).is_dir() and memory_settings(Path(target)) is not None
+    except EngramError:
+        return False
 
 
 def _ok(checks: list[Check]) -> bool:
@@ -65,7 +94,7 @@ def _verdict(check: Check) -> str:
     return {True: "ok", False: "FAILED", None: "not checked"}[check.ok]
 
 
-def _show(console: Console, target: Path, checks: list[Check]) -> None:
+def _show(console: Console, target: str, checks: list[Check]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -74,5 +103,7 @@ def _show(console: Console, target: Path, checks: list[Check]) -> None:
     for check in checks:
         table.add_row(check.name, _verdict(check), check.detail)
     console.print(table)
-    failed = sum(check.ok is False for check in checks)
-    console.print(f"\n{target}: " + (f"{failed} checks failed." if failed else "wired right."))
+    failed, open_ = (sum(check.ok is verdict for check in checks) for verdict in (False, None))
+    answer = f"{failed} check{'s' * (failed != 1)} failed" if failed else "wired right"
+    rest = f", {open_} could not be checked" if open_ else ""
+    console.print(f"\n{target}: {answer}{rest}.")

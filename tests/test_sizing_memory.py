@@ -17,7 +17,7 @@ GIB = 2**30
 def use_of(name, dtype=None, **options):
     config = load_template(name)
     weights = config_weights(count_params(config), dtype or config.table_dtype)
-    return memory_use(weights, n_columns=config.n_columns, **options)
+    return memory_use(weights, **options)
 
 
 def row(use, part):
@@ -127,7 +127,7 @@ def test_base_model_is_counted_and_may_be_frozen():
     base = base_weights(gpt2)
     assert (base.params, base.size_bytes, base.kind) == (gpt2.params, 4 * gpt2.params, "nominal")
     weights = [*config_weights(count_params(config), "float32"), base]
-    options = {"n_columns": config.n_columns, "mode": "training"}
+    options = {"mode": "training"}
     trained = memory_use(weights, **options)
     frozen = memory_use(weights, **options, freeze_base=True)
     assert trained.total_bytes - frozen.total_bytes == 12 * gpt2.params

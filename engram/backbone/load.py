@@ -41,8 +41,22 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
         return known
     if _exists(path):
         return _from_folder(path)
-    config = _read_config(_hub_config(name, revision))
+    config = read_hub_config(name, revision)
     return Backbone.from_config(config, name, f"{name}@{revision}" if revision else name)
+
+
+def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Read the config.json of a model on the hub, or in the hub's cache here.
+
+    Args:
+        name: Its hub id.
+        revision: Branch, tag or commit; the newest when None.
+
+    Raises:
+        MissingFileError: It is not there, may not be seen, or cannot be reached.
+        CorruptFileError: It is not a JSON object.
+    """
+    return _read_config(_hub_config(name, revision))
 
 
 def _exists(path: Path) -> bool:

@@ -55,7 +55,7 @@ def joined_folder(base_folder: Path, adapter: Path) -> Iterator[Path]:
         CorruptFileError: Its settings or its index cannot be read.
         MismatchError: It was made for another base.
     """
-    settings = _read(adapter / ADAPTER_FILE)
+    settings = read_adapter(adapter)
     index = _read(adapter / INDEX_FILE)
     base = read_base(base_folder)
     if tensors_digest(base) != settings["base"]["tensors_sha256"]:
@@ -80,6 +80,16 @@ def joined_folder(base_folder: Path, adapter: Path) -> Iterator[Path]:
         if generation.is_file():
             (folder / generation.name).symlink_to(generation.resolve())
         yield folder
+
+
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """Read what an adapter says about itself.
+
+    Raises:
+        MissingFileError: The folder is no adapter.
+        CorruptFileError: Its settings are not JSON.
+    """
+    return _read(folder / ADAPTER_FILE)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from engram.errors import EngramError
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
-    from engram.checkpoints.verify import Check
+    from engram.checkpoints.checks import Check
 
 # Largest difference of logits that counts as equal, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 6e-2, "float16": 1e-2}
@@ -36,7 +36,7 @@ def behaviour_checks(folder: Path) -> Iterator[Check]:
     """
     import torch
 
-    from engram.checkpoints.verify import Check
+    from engram.checkpoints.checks import Check
 
     try:
         model, why_not = _load(folder)
@@ -145,7 +145,7 @@ _SAME_LOGITS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _tokens_check(name: str, same: Callable[[Any, Any], bool], model: Any, ids: Any) -> Check:
-    from engram.checkpoints.verify import Check
+    from engram.checkpoints.checks import Check
 
     try:
         ok = same(model, ids)

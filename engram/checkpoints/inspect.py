@@ -1,64 +1,134 @@
-"""What an attached folder holds, from its config.json and safetensors headers alone."""
+"""What a checkpoint with a memory holds, from its configs and safetensors headers alone."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engram.backbone.headers import TensorInfo, read_folder_headers
+from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.base import CONFIG_FILE, read_config
+from engram.checkpoints.released import no_memory, open_stored, recognise
+from engram.checkpoints.released.parts import released_weights
 from engram.config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MissingFileError
 from engram.layouts import get_layout
+from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
 from engram.units import dtype_name
 
 _MEMORY_TENSOR = re.compile(r"(?:^|\.)(\d+)\.engram\.(.+)$")
 
+CheckpointKind = Literal["attached", "adapter", "released"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What an attached folder holds.
+    """What a checkpoint holds.
 
     Attributes:
-        config: The memory, as the folder states it.
-        hash_rows: Rows that ids can reach, by layer, in hash order.
+        kind: A base with a memory that was attached to it, such a memory alone, or a checkpoint
+            that was released with its memory.
+        layout: Name of the layout.
+        title: The layout or family in one line.
+        config: The memory in our terms; None for a kind of memory that we do not run.
+        hash_rows: Rows that ids can reach, by layer in hash order; None is the layer of tables
+            that belong to no layer alone.
         weights: Its tensors in parts: of the memory by layer, and the base as one.
+        notes: What should be said with the numbers.
     """
 
-    config: EngramConfig
-    hash_rows: dict[int, int]
+    kind: CheckpointKind
+    layout: str
+    title: str
+    config: EngramConfig | None
+    hash_rows: Mapping[int | None, int]
     weights: tuple[Weights, ...]
+    notes: tuple[str, ...]
 
 
-def inspect_checkpoint(folder: Path) -> Inspection:
-    """Read what an attached folder holds; no tensor is loaded.
+def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspection:
+    """Read what a checkpoint holds; no tensor is loaded.
 
     Args:
-        folder: A Hugging Face folder with a memory.
+        target: A folder with an attached or released memory, an adapter, a state dict as a lone
+            safetensors file, or a hub id.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
         MissingFileError: No config.json, no weights, or a missing shard.
-        InputError: The folder has no memory.
-        CorruptFileError: A file is torn, or the files lack what config.json says they hold.
+        InputError: The checkpoint has no memory.
+        ConfigError: Its config lacks what the memory follows from.
+        CorruptFileError: A file is torn, or the files lack what the config says they hold.
     """
-    settings = read_config(folder).get("engram")
-    if settings is None:
-        raise InputError(
-            f"{folder} has no memory: its {CONFIG_FILE} lacks the key engram.",
-            f"Attach one: engram attach {folder} -c CONFIG -o FOLDER",
-            folder=str(folder),
+    path = Path(target)
+    if path.is_dir():
+        settings = memory_settings(path)
+        if settings is not None:
+            return _inspect_ours(path, settings)
+    stored = open_stored(target, revision)
+    found = recognise(stored)
+    if found is None:
+        if path.is_dir():
+            read_config(path)  # without one, that is what is wrong
+        raise no_memory(stored)
+    stored.demand_whole()
+    weights, notes = released_weights(found)
+    if not any(part.group == "table" and part.rows for part in weights):
+        raise CorruptFileError(
+            f"{stored.name}: its config states a memory, and the files hold no table.",
+            f"Check it: engram verify {stored.name}",
+            path=stored.name,
         )
+    return Inspection(
+        kind="released",
+        layout=found.family.layout,
+        title=found.family.title,
+        config=found.memory.config,
+        hash_rows=found.memory.hash_rows,
+        weights=tuple(weights),
+        notes=(*found.memory.notes, *notes),
+    )
+
+
+def memory_settings(folder: Path) -> dict[str, Any] | None:
+    """Read what attach wrote about a memory: in config.json, or in an adapter's settings.
+
+    Returns:
+        The settings; None for a folder that attach did not write.
+
+    Raises:
+        CorruptFileError: The file is not JSON, or its settings are no object.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        file, config = ADAPTER_FILE, read_adapter(folder).get("model_config")
+    elif (folder / CONFIG_FILE).is_file():
+        file, config = CONFIG_FILE, read_config(folder)
+    else:
+        return None
+    settings = config.get("engram") if isinstance(config, dict) else None
+    if settings is None and file == CONFIG_FILE:
+        return None
+    if not isinstance(settings, dict):
+        raise CorruptFileError(
+            f"{folder / file}: the key engram is not what attach writes.",
+            "Attach again, or restore the file.",
+            path=str(folder / file),
+        )
+    return settings
+
+
+def _inspect_ours(folder: Path, settings: dict[str, Any]) -> Inspection:
     config, hash_rows = _stated(folder, settings)
     tensors = read_folder_headers(folder)
     if tensors is None:
         raise MissingFileError(
             f"{folder} has no safetensors weights.", "Copy the whole folder.", folder=str(folder)
         )
-    of_layer: dict[int, dict[str, TensorInfo]] = {layer_id: {} for layer_id in hash_rows}
+    of_layer: dict[int | None, dict[str, TensorInfo]] = {layer_id: {} for layer_id in hash_rows}
     base = []
     for name, info in tensors.items():
         match = _MEMORY_TENSOR.search(name)
@@ -73,13 +143,22 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     ]
     if base:
         weights.append(_weights("base", "base", base))
-    return Inspection(config=config, hash_rows=hash_rows, weights=tuple(weights))
+    adapter = (folder / ADAPTER_FILE).is_file()
+    return Inspection(
+        kind="adapter" if adapter else "attached",
+        layout=config.layout,
+        title=get_layout(config.layout).title,
+        config=config,
+        hash_rows=hash_rows,
+        weights=tuple(weights),
+        notes=("an adapter: its base model is not counted",) if adapter else (),
+    )
 
 
-def _stated(folder: Path, settings: Any) -> tuple[EngramConfig, dict[int, int]]:
+def _stated(folder: Path, settings: Any) -> tuple[EngramConfig, dict[int | None, int]]:
     try:
         config = EngramConfig.from_dict(settings["config"])
-        hash_rows = {
+        hash_rows: dict[int | None, int] = {
             int(layer["layer_id"]): sum(sum(primes) for primes in layer["primes"])
             for layer in settings["addresses"]["layers"]
         }
@@ -93,7 +172,7 @@ def _stated(folder: Path, settings: Any) -> tuple[EngramConfig, dict[int, int]]:
 
 
 def _layer_weights(
-    folder: Path, config: EngramConfig, layer_id: int, tensors: Mapping[str, TensorInfo]
+    folder: Path, config: EngramConfig, layer_id: int | None, tensors: Mapping[str, TensorInfo]
 ) -> list[Weights]:
     """Sort one layer's tensors: the layout's own names, integer constants, and the table."""
     dense: dict[str, list[TensorInfo]] = {}
@@ -115,7 +194,15 @@ def _layer_weights(
         )
     rows = tables[0].shape[0]
     prefix = f"layers.{layer_id}"
-    parts = [_weights(f"{prefix}.table", "table", tables, layer_id, rows)]
+    info = tables[0]
+    parts = [
+        replace(
+            _weights(f"{prefix}.table", "table", tables, layer_id),
+            rows=rows,
+            reads=config.n_columns,
+            pages=row_pages((info.stop - info.start) // rows, rows, info.start),
+        )
+    ]
     parts += [
         _weights(f"{prefix}.{part}", "dense", found, layer_id) for part, found in dense.items()
     ]
@@ -129,7 +216,6 @@ def _weights(
     group: Group,
     tensors: list[TensorInfo],
     layer_id: int | None = None,
-    rows: int = 0,
 ) -> Weights:
     values = [info for info in tensors if info.dtype.startswith(("F", "BF"))]
     dtypes = {info.dtype for info in values}
@@ -140,7 +226,6 @@ def _weights(
         size_bytes=sum(info.stop - info.start for info in tensors),
         dtype=_dtype(dtypes.pop()) if len(dtypes) == 1 else None,
         kind="exact",
-        rows=rows,
         layer_id=layer_id,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +14,26 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, map_digest
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
-from engram.checkpoints.base import read_config
+from engram.checkpoints.adapter import ADAPTER_FILE
+from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
+from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory import OFFSETS, TOKEN_MAP, memory_tensors
+from engram.checkpoints.released import open_stored
+from engram.checkpoints.released.verify import verify_released
 from engram.config import EngramConfig
-from engram.errors import EngramError, LayoutError, MissingFileError
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked.
-
-    Attributes:
-        name: What, in a word or two.
-        ok: The verdict; None for what could not be checked.
-        detail: What was found, or why it could not be checked.
-    """
-
-    name: str
-    ok: bool | None
-    detail: str
+from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """An attached folder as its files describe it."""
+    """An attached folder, or an adapter, as its files describe it."""
 
     folder: Path
     config: EngramConfig
     addresses: Addresses
     layers_path: str
     tensors: dict[str, tuple[Path, TensorInfo]]
+    tokenizer: str | Path
 
     def read(self, name: str, dtype: str) -> NDArray[Any]:
         path, info = self.tensors[name]
@@ -52,62 +43,62 @@ class _Memory:
         return f"{self.layers_path}.{layer_id}.engram.{part}"
 
 
-def verify(folder: Path, *, weights: bool = True) -> Iterator[Check]:
-    """Check an attached folder. Base tensors are not judged.
+def verify(
+    target: str | Path,
+    *,
+    weights: bool = True,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+) -> Iterator[Check]:
+    """Check a checkpoint's memory. Base tensors are not judged.
 
     Args:
-        folder: An attached checkpoint.
-        weights: Load the model and compare its ways of running, beside what headers tell.
+        target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone
+            safetensors file, or a hub id. Of released ones headers and constants are read.
+        weights: Load an attached model and compare its ways of running, beside what headers tell.
+        tokenizer: Folder, tokenizer.json or hub id; the checkpoint's own when None.
+        revision: Branch, tag or commit on the hub.
 
     Yields:
         A check at a time, in order.
 
     Raises:
-        MissingFileError: There is no such folder.
-        LayoutError: The folder has no memory.
+        MissingFileError: There is no such checkpoint.
+        InputError: It has no memory.
     """
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder} is not a folder.", "Give an attached checkpoint.")
-    settings = read_config(folder).get("engram")
+    path = Path(target)
+    try:
+        settings = memory_settings(path) if path.is_dir() else None
+    except CorruptFileError as error:
+        yield Check("settings", False, what_happened(error))
+        return
     if settings is None:
-        raise LayoutError(
-            f"{folder} has no memory in its config.json.",
-            "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
-            folder=str(folder),
-        )
+        yield from verify_released(open_stored(target, revision), tokenizer)
+        return
     memory: _Memory | None = None
     try:
         memory = _Memory(
-            folder,
+            path,
             EngramConfig.from_dict(settings["config"]),
             Addresses.from_dict(settings["addresses"]),
             str(settings["layers_path"]),
-            _memory_tensors_on_disk(folder),
+            _memory_tensors_on_disk(path),
+            tokenizer or path,
         )
     except (EngramError, KeyError, TypeError, ValueError) as error:
-        yield Check("settings", False, _what(error))
+        yield Check("settings", False, what_happened(error))
         return
     yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
     for name, check in _HEADER_CHECKS.items():
-        yield _run(name, lambda check=check: check(memory))  # type: ignore[misc]
-    if weights:
+        yield run_check(name, partial(check, memory))
+    if (path / ADAPTER_FILE).is_file():
+        yield Check(
+            "logits", None, "an adapter runs with its base alone: engram.load(base, adapter)"
+        )
+    elif weights:
         from engram.checkpoints.behaviour import behaviour_checks
 
-        yield from behaviour_checks(folder)
-
-
-def _run(name: str, check: Callable[[], tuple[bool | None, str]]) -> Check:
-    try:
-        ok, detail = check()
-    except (EngramError, OSError, KeyError, ValueError) as error:
-        ok, detail = False, _what(error)
-    return Check(name, ok, detail)
-
-
-def _what(error: Exception) -> str:
-    if isinstance(error, EngramError):
-        return error.message
-    return f"{type(error).__name__}: {error}"
+        yield from behaviour_checks(path)
 
 
 def _memory_tensors_on_disk(folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
@@ -138,7 +129,7 @@ def _memory_tensors_on_disk(folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
     return {name: (folder / file, found[file][name]) for name, file in wanted.items()}
 
 
-def _check_sizes(memory: _Memory) -> tuple[bool, str]:
+def _check_sizes(memory: _Memory) -> Verdict:
     from engram.addressing.primes import head_primes, stored_rows
 
     expected = head_primes(memory.config, memory.addresses.layer_ids)
@@ -153,7 +144,7 @@ def _check_sizes(memory: _Memory) -> tuple[bool, str]:
     return True, f"primes follow from the config; rows by layer {by_layer}"
 
 
-def _check_constants(memory: _Memory) -> tuple[bool, str]:
+def _check_constants(memory: _Memory) -> Verdict:
     from engram.addressing.multipliers import multipliers
 
     ids = memory.addresses.layer_ids
@@ -168,7 +159,7 @@ def _check_constants(memory: _Memory) -> tuple[bool, str]:
     return True, "multipliers follow from seed and vocabulary, offsets from the primes"
 
 
-def _check_tensors(memory: _Memory) -> tuple[bool, str]:
+def _check_tensors(memory: _Memory) -> Verdict:
     expected = memory_tensors(memory.config, memory.addresses, memory.layers_path)
     problems = [f"{name} is missing" for name in expected if name not in memory.tensors]
     problems += [f"{name} is not wired" for name in memory.tensors if name not in expected]
@@ -179,12 +170,11 @@ def _check_tensors(memory: _Memory) -> tuple[bool, str]:
         elif info is not None and tag.startswith("I") != info.dtype.startswith("I"):
             problems.append(f"{name} is {info.dtype}, not {tag}")
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return False, problems[0] + more
+        return False, first_of(problems)
     return True, f"{len(expected)} tensors with the right names and shapes"
 
 
-def _check_token_map(memory: _Memory) -> tuple[bool, str]:
+def _check_token_map(memory: _Memory) -> Verdict:
     addresses = memory.addresses
     if addresses.map_sha256 is None:
         return True, "this layout hashes raw ids"
@@ -194,22 +184,22 @@ def _check_token_map(memory: _Memory) -> tuple[bool, str]:
     return True, f"{addresses.raw_vocab_size} ids onto {addresses.vocab_size}"
 
 
-def _check_tokenizer(memory: _Memory) -> tuple[bool | None, str]:
+def _check_tokenizer(memory: _Memory) -> Verdict:
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.addressing.vocabulary import compressed_map
 
     if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
     try:
-        tokenizer = load_tokenizer(memory.folder)
+        tokenizer = load_tokenizer(memory.tokenizer)
     except MissingFileError as error:
         return None, f"not checked: {error.message}"
     if map_digest(compressed_map(tokenizer)) != memory.addresses.map_sha256:
-        return False, "the folder's tokenizer is not the one that the memory was made with"
-    return True, "the folder's tokenizer gives the same token map"
+        return False, "the tokenizer is not the one that the memory was made with"
+    return True, "the tokenizer gives the same token map"
 
 
-_HEADER_CHECKS: dict[str, Callable[[_Memory], tuple[bool | None, str]]] = {
+_HEADER_CHECKS: dict[str, Callable[[_Memory], Verdict]] = {
     "sizes": _check_sizes,
     "tensors": _check_tensors,
     "constants": _check_constants,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from engram.errors import InputError, UsageError
 from engram.sizing.weights import INFERENCE_DTYPES, Group, Kind, Weights
@@ -17,6 +17,8 @@ from engram.sizing.weights import INFERENCE_DTYPES, Group, Kind, Weights
 Mode = Literal["inference", "training"]
 Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
 Place = Literal["gpu", "cpu", "disk"]
+PLACES: tuple[Place, ...] = get_args(Place)
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 # fp32 values a parameter that a dense optimiser keeps, beside the fp32 master of a 16-bit weight.
 _DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
@@ -35,6 +37,7 @@ class MemoryRow:
         rank_bytes: Bytes that one rank holds.
         place: Where they are.
         kind: How they are known.
+        is_table: They belong to tables, as weights, gradients or optimiser state.
     """
 
     part: str
@@ -43,6 +46,7 @@ class MemoryRow:
     rank_bytes: int
     place: Place
     kind: Kind
+    is_table: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +57,17 @@ class MemoryUse:
         weights: The parts, in the dtypes that they have in use.
         rows: Weights part by part, then gradients and optimiser state by group.
         assumptions: What the numbers rest on, one sentence each.
+        ranks: Devices that share the rows of each table.
         device_memory_bytes: Memory of one device; None when it was not asked.
+        host_memory_bytes: Memory of the host that all ranks are on; None when it was not asked.
     """
 
     weights: tuple[Weights, ...]
     rows: tuple[MemoryRow, ...]
     assumptions: tuple[str, ...]
+    ranks: int
     device_memory_bytes: int | None
+    host_memory_bytes: int | None
 
     @property
     def total_bytes(self) -> int:
@@ -71,22 +79,40 @@ class MemoryUse:
         return sum(row.rank_bytes for row in self.rows if row.place == place)
 
     @property
-    def fits(self) -> bool | None:
+    def host_bytes(self) -> int:
+        """Bytes in the memory of the host, for all ranks."""
+        return self.ranks * self.rank_bytes("cpu")
+
+    @property
+    def fits_device(self) -> bool | None:
         """Whether one rank's GPU part fits the device; None when no device was given."""
         if self.device_memory_bytes is None:
             return None
         return self.rank_bytes("gpu") <= self.device_memory_bytes
 
+    @property
+    def fits_host(self) -> bool | None:
+        """Whether all ranks' parts fit the host; None when no host was given."""
+        if self.host_memory_bytes is None:
+            return None
+        return self.host_bytes <= self.host_memory_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether everything fits that was asked about; None when nothing was."""
+        asked = [fit for fit in (self.fits_device, self.fits_host) if fit is not None]
+        return all(asked) if asked else None
+
 
 def memory_use(
     weights: Sequence[Weights],
     *,
-    n_columns: int,
     mode: Mode = "inference",
     optimizer: Optimizer = "adam",
     tables: Place = "gpu",
     ranks: int = 1,
     device_memory_bytes: int | None = None,
+    host_memory_bytes: int | None = None,
     tokens_per_step: int = TOKENS_PER_STEP,
     freeze_base: bool = False,
 ) -> MemoryUse:
@@ -94,13 +120,13 @@ def memory_use(
 
     Args:
         weights: Parts of the memory and, if it is known, of the base model.
-        n_columns: Rows that one token reads in one layer.
         mode: Weights alone, or with gradients and optimiser state.
         optimizer: adam, momentum and sgd keep dense state for every parameter; rowwise-adagrad and
             sparse-adam apply to tables, with adam for everything else.
         tables: Where the tables and their state are.
         ranks: Devices that share the rows of each table (tensor parallel).
         device_memory_bytes: Memory of one device, to be judged.
+        host_memory_bytes: Memory of the host that all ranks are on, to be judged.
         tokens_per_step: Tokens of a training step on one rank, which bound a sparse gradient.
         freeze_base: The base model is not trained.
 
@@ -126,9 +152,7 @@ def memory_use(
         groups: list[Group] = ["table", "dense"] if freeze_base else ["table", "dense", "base"]
         for group in groups:
             parts = [part for part in weights if part.group == group and part.params]
-            rows += _training_rows(
-                parts, group, optimizer, tables, ranks, n_columns, tokens_per_step
-            )
+            rows += _training_rows(parts, group, optimizer, tables, ranks, tokens_per_step)
         assumptions += _training_notes(optimizer, tokens_per_step)
         if any(part.group == "base" for part in weights):
             assumptions.append(f"the base model is {'frozen' if freeze_base else 'trained too'}")
@@ -137,11 +161,15 @@ def memory_use(
             f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
             "dense parts of the memory whole on every rank"
         )
+        if host_memory_bytes is not None:
+            assumptions.append("all ranks are on one host")
     return MemoryUse(
         weights=tuple(weights),
         rows=tuple(rows),
         assumptions=tuple(assumptions),
+        ranks=ranks,
         device_memory_bytes=device_memory_bytes,
+        host_memory_bytes=host_memory_bytes,
     )
 
 
@@ -182,6 +210,7 @@ def _weight_row(part: Weights, tables: Place, ranks: int) -> MemoryRow:
         rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
         place=tables if part.group == "table" else "gpu",
         kind=part.kind,
+        is_table=part.group == "table",
     )
 
 
@@ -198,7 +227,6 @@ def _training_rows(
     optimizer: Optimizer,
     tables: Place,
     ranks: int,
-    n_columns: int,
     tokens_per_step: int,
 ) -> list[MemoryRow]:
     sparse = group == "table" and optimizer not in _DENSE_STATES
@@ -209,7 +237,7 @@ def _training_rows(
         if sparse:
             state = part.rows * 4 if optimizer == "rowwise-adagrad" else 2 * part.size_bytes
             row = part.size_bytes // part.rows + _INDEX_BYTES
-            touched = tokens_per_step * n_columns
+            touched = tokens_per_step * part.reads
             gradients[0] += min(touched, part.rows) * row
             gradients[1] += min(touched, -(-part.rows // ranks)) * row
         else:
@@ -229,6 +257,7 @@ def _training_rows(
             rank_bytes=size[1],
             place=place,
             kind=kind,
+            is_table=group == "table",
         )
         for what, size, kind in zip(
             ("gradients", "optimizer state"), (gradients, states), kinds, strict=True

@@ -8,6 +8,7 @@ from typing import Literal
 
 from engram.backbone import Backbone
 from engram.sizing.counts import MemoryCount
+from engram.sizing.pages import RowPages, row_pages
 from engram.units import DTYPE_BITS, dtype_name, row_bytes
 
 Kind = Literal["exact", "nominal", "estimated"]
@@ -15,7 +16,7 @@ Group = Literal["table", "dense", "constants", "base"]
 
 BASE_DTYPE = "bfloat16"
 # Formats of stored rows that no optimiser updates in place.
-INFERENCE_DTYPES = ("fp8", "int8")
+INFERENCE_DTYPES = ("fp8", "int8", "fp4", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,10 @@ class Weights:
         dtype: dtype of the values; None for a mixture.
         kind: How the bytes are known.
         rows: Rows of a table, padding included; 0 for other parts.
-        layer_id: The layer that the part belongs to; None for the base.
+        layer_id: The layer that the part belongs to; None for the base, and for what belongs to no
+            layer.
+        reads: Rows of a table that one token reads.
+        pages: What reading a row of a table from disk touches; None for other parts.
     """
 
     part: str
@@ -41,15 +45,16 @@ class Weights:
     kind: Kind
     rows: int = 0
     layer_id: int | None = None
+    reads: int = 0
+    pages: RowPages | None = None
 
     def cast(self, dtype: str) -> Weights:
         """The same part in another dtype; tables in quantised dtypes come with their scales."""
         name = dtype_name(dtype)
-        if self.rows:
-            size_bytes = self.rows * row_bytes(self.params // self.rows, name)
-        else:
-            size_bytes = self.params * dtype_bytes(name)
-        return replace(self, dtype=name, size_bytes=size_bytes)
+        if not self.rows:
+            return replace(self, dtype=name, size_bytes=self.params * dtype_bytes(name))
+        row = row_bytes(self.params // self.rows, name)
+        return replace(self, dtype=name, size_bytes=self.rows * row, pages=row_pages(row))
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -81,6 +86,7 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
             kind="exact",
             rows=layer.rows,
             layer_id=layer.layer_id,
+            reads=counts.n_columns,
         )
         parts.append(table.cast(table_dtype))
         for name, params in layer.dense_parts.items():

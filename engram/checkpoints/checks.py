@@ -1,0 +1,48 @@
+"""`Check`: one thing that was checked, and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engram.errors import EngramError
+
+# The verdict (None for what could not be checked), and what was found.
+Verdict = tuple[bool | None, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        name: What, in a word or two.
+        ok: The verdict; None for what could not be checked.
+        detail: What was found, or why it could not be checked.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def run_check(name: str, check: Callable[[], Verdict]) -> Check:
+    """Run a check; what it stumbles over is a failure."""
+    try:
+        ok, detail = check()
+    except (EngramError, OSError, KeyError, ValueError) as error:
+        ok, detail = False, what_happened(error)
+    return Check(name, ok, detail)
+
+
+def what_happened(error: Exception) -> str:
+    """Say in one line what an error says."""
+    if isinstance(error, EngramError):
+        return error.message
+    return f"{type(error).__name__}: {error}"
+
+
+def first_of(problems: list[str]) -> str:
+    """The first problem, and how many there are besides."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + more

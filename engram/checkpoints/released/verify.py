@@ -1,0 +1,180 @@
+"""Checks that a released checkpoint is what its config says, from its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import combinations
+
+from engram.backbone.headers import TensorInfo
+from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
+from engram.checkpoints.released import no_memory, recognise
+from engram.checkpoints.released.family import Expected, Key, Released
+from engram.checkpoints.released.formats import SCALE_TAGS, format_of, scale_shapes, stored_shape
+from engram.checkpoints.released.stored import Stored
+from engram.errors import EngramError
+
+
+def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Check]:
+    """Check a released checkpoint. Base tensors are not judged, but files that are missing are.
+
+    Args:
+        stored: Its files.
+        tokenizer: Folder, tokenizer.json or hub id; the checkpoint's own when None.
+
+    Yields:
+        A check at a time, in order.
+
+    Raises:
+        InputError: It is of no known family.
+    """
+    try:
+        found = recognise(stored)
+    except EngramError as error:
+        yield run_check("files", partial(_check_files, stored))
+        yield Check("config", False, what_happened(error))
+        return
+    if found is None:
+        yield run_check("files", partial(_check_files, stored))
+        if not stored.problems:
+            raise no_memory(stored)
+        return
+    yield Check("family", True, f"{found.family.title} (layout {found.family.layout})")
+    yield run_check("files", partial(_check_files, stored))
+    yield run_check("tensors", partial(_check_tensors, found))
+    yield run_check("scales", partial(_check_scales, found))
+    for name, check in found.family.checks.items():
+        yield run_check(name, partial(check, found, tokenizer))
+    yield Check("values", None, "headers alone were read: no row and no weight was looked at")
+
+
+def _check_files(stored: Stored) -> Verdict:
+    if stored.problems:
+        return False, first_of(stored.problems)
+    if not stored.tensors:
+        return False, "there are no safetensors weights"
+    files = "file" if stored.files == 1 else "files"
+    if not stored.lengths_known:
+        return True, f"{stored.files} {files} with whole headers; lengths were not compared"
+    return True, f"{stored.files} {files}, all there and of the length that the headers call for"
+
+
+def _check_tensors(found: Released) -> Verdict:
+    """Names, shapes and dtypes against the config."""
+    expected, problems = found.memory.expected, _swapped(found)
+    rest: list[str] = []
+    for key, tensor in expected.items():
+        names, infos = found.names(key), found.infos(key)
+        missing = _missing(found, key, tensor)
+        rest += [f"{name} is missing" for name in missing if name not in found.stored.unread]
+        if infos and not missing:
+            rest += _shape_problems(key, tensor, names, infos)
+    rest += [
+        f"{name} is not wired: the config does not call for it"
+        for name, slot in found.slots.items()
+        if (slot.layer_id, slot.key) not in expected
+    ]
+    problems += rest
+    if problems:
+        return False, first_of(problems)
+    if not any(found.infos(key) for key in expected):
+        return None, "they are all in files that cannot be read"
+    if any(_missing(found, key, tensor) for key, tensor in expected.items()):
+        return None, "some are in files that cannot be read; the others are right"
+    return True, f"{len(found.slots)} tensors of the memory with the right names and shapes"
+
+
+def _missing(found: Released, key: Key, tensor: Expected) -> list[str]:
+    """Names of a tensor's pieces that are not in the files."""
+    shards = {found.slots[name].shard for name in found.names(key)}
+    if shards == {0} and tensor.shards > 1 and ".shard_0." not in found.names(key)[0]:
+        return []  # joined into one
+    name_of = found.family.name_of
+    return [
+        name_of(key, shard, False, found.slots)
+        for shard in range(tensor.shards)
+        if shard not in shards
+    ]
+
+
+def _shape_problems(
+    key: Key, tensor: Expected, names: list[str], infos: list[TensorInfo]
+) -> list[str]:
+    formats = {format_of(info, tensor.shape[-1]) for info in infos}
+    if len(formats) != 1:
+        return [f"{names[0]} and its other shards have different dtypes"]
+    stored = formats.pop()
+    integers = all(info.dtype == "I64" for info in infos)
+    if stored is None and not integers:
+        return [f"{names[0]} is {infos[0].dtype}, which is no format of weights"]
+    shape = stored_shape(tensor.shape, stored.packed if stored else 1)
+    columns = {info.shape[1:] for info in infos}
+    rows = sum(info.shape[0] if info.shape else 1 for info in infos)
+    if columns == {shape[1:]} and rows == shape[0]:
+        return []
+    where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1].rpartition('.shard_')[2]}"
+    got = [f"{rows:,}", *map(str, infos[0].shape[1:])]
+    right = [f"{shape[0]:,}", *map(str, shape[1:])]
+    return [f"{where}: [{' x '.join(got)}], and the config calls for [{' x '.join(right)}]"]
+
+
+def _swapped(found: Released) -> list[str]:
+    """Tables that lie in each other's layers, told by their rows."""
+    tables = {k: item.shape[0] for k, item in found.memory.expected.items() if _is_table(found, k)}
+    stored = {key: sum(i.shape[0] for i in found.infos(key) if i.shape) for key in tables}
+    wrong = [key for key, rows in stored.items() if rows != tables[key]]
+    return [
+        f"{found.names(one)[0]} and {found.names(other)[0]} are swapped: each has the rows of the "
+        "other"
+        for one, other in combinations(wrong, 2)
+        if stored[one] == tables[other] and stored[other] == tables[one]
+    ]
+
+
+def _is_table(found: Released, key: Key) -> bool:
+    return any(found.slots[name].role == "table" for name in found.names(key))
+
+
+def _check_scales(found: Released) -> Verdict:
+    """Quantised tensors and their scales."""
+    problems: list[str] = []
+    scaled, blind = 0, 0
+    for key, tensor in found.memory.expected.items():
+        infos = found.infos(key)
+        stored = format_of(infos[0], tensor.shape[-1]) if infos else None
+        if stored is None:
+            continue
+        shards = {found.slots[name].shard: found.stored.tensors[name] for name in found.names(key)}
+        scales = {found.slots[name].shard: name for name in found.names(key, scale=True)}
+        if not stored.scaled:
+            problems += [f"{name} scales values that need none" for name in scales.values()]
+            continue
+        for shard, info in shards.items():
+            name = scales.get(shard) or (scales.get(0) if len(scales) == 1 else None)
+            if name is None:
+                missing = found.family.name_of(key, shard, True, found.slots)
+                if missing in found.stored.unread:
+                    blind += 1
+                else:
+                    problems.append(f"{missing} is missing: the values are {stored.name}")
+                continue
+            scaled += 1
+            rows = info.shape[0] if scales.get(shard) else tensor.shape[0]
+            shapes = scale_shapes((rows, *tensor.shape[1:]), tensor.block)
+            problems += _scale_problems(name, found.stored.tensors[name], shapes)
+    if problems:
+        return False, first_of(problems)
+    if blind:
+        return None, "some are in files that cannot be read; the others are right"
+    if not scaled:
+        return True, "nothing is quantised"
+    return True, f"{scaled} quantised tensors have scales of the right shape and dtype"
+
+
+def _scale_problems(name: str, info: TensorInfo, shapes: list[tuple[int, ...]]) -> list[str]:
+    if info.dtype not in SCALE_TAGS:
+        return [f"{name} is {info.dtype}, which is no dtype of scales"]
+    if info.shape not in shapes:
+        right = " or ".join(str(list(shape)) for shape in shapes[:3])
+        return [f"{name} is {list(info.shape)}, not {right}"]
+    return []

@@ -1,0 +1,103 @@
+"""What `engram report` reports on: a config or template, or a checkpoint here or on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engram.errors import UsageError
+from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
+from engram.units import dtype_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is reported on.
+
+    Attributes:
+        kind: config, attached, adapter or released.
+        layout: Name of the layout.
+        title: The layout or family in one line.
+        hash_rows: Rows that ids reach, by layer; None is the layer of what no layer has alone.
+        weights: Parts of the memory, and of the base model if it is known.
+        notes: What the numbers rest on.
+    """
+
+    kind: str
+    layout: str
+    title: str
+    hash_rows: Mapping[int | None, int]
+    weights: Sequence[Weights]
+    notes: list[str]
+
+
+def find_target(
+    target: str, *, model: str | None, dtype: str | None, revision: str | None
+) -> Target:
+    """Find out what is meant, and what it consists of."""
+    from engram.checkpoints.released import is_hub_id
+
+    path = Path(target)
+    is_state = path.is_file() and path.suffix == ".safetensors"
+    if path.is_dir() or is_state or (is_hub_id(target) and not path.exists()):
+        if model is not None:
+            raise UsageError(f"{target} has its base model: leave --model out.")
+        return _checkpoint(target, dtype, revision)
+    if revision is not None:
+        raise UsageError(f"{target} is no checkpoint on the hub: leave --revision out.")
+    return _config(target, model, dtype)
+
+
+def _config(target: str, model: str | None, dtype: str | None) -> Target:
+    from engram.layouts import get_layout
+    from engram.sizing.counts import count_params
+    from engram.templates import load_config
+
+    config = load_config(target)
+    counts = count_params(config)
+    weights = config_weights(counts, dtype or config.table_dtype)
+    notes = []
+    if dtype_name(dtype or config.table_dtype) != weights[-1].dtype:
+        notes.append(f"dense parts of the memory in {weights[-1].dtype} (nominal)")
+    if model is None:
+        notes.append("without the base model: --model adds it")
+    else:
+        from engram.backbone import load_backbone
+
+        backbone = load_backbone(model)
+        weights.append(base_weights(backbone))
+        stated = "as its config says" if backbone.dtype else "assumed"
+        notes.append(
+            f"{backbone.name} in {weights[-1].dtype}, {stated}, without quantisation scales"
+        )
+    return Target(
+        kind="config",
+        layout=config.layout,
+        title=get_layout(config.layout).title,
+        hash_rows={layer.layer_id: layer.hash_rows for layer in counts.layers},
+        weights=weights,
+        notes=notes,
+    )
+
+
+def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Target:
+    from engram.checkpoints.inspect import inspect_checkpoint
+
+    found = inspect_checkpoint(target, revision)
+    weights, notes = found.weights, ["bytes of weights as the safetensors headers say"]
+    if dtype is not None:
+        names = {"table": dtype, "dense": dense_dtype(dtype)}
+        weights = tuple(
+            replace(part.cast(names[part.group]), kind="nominal") if part.group in names else part
+            for part in found.weights
+        )
+        notes = [f"the memory as if it were stored in {dtype_name(dtype)}"]
+    return Target(
+        kind=found.kind,
+        layout=found.layout,
+        title=found.title,
+        hash_rows=found.hash_rows,
+        weights=weights,
+        notes=[*notes, *found.notes],
+    )
