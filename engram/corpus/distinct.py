@@ -1,7 +1,8 @@
-"""How many distinct n-grams of one order a text holds: exact up to a limit, then from a sample."""
+"""The distinct n-grams of one order of a text: exact up to a limit, then from a sample."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ Words = NDArray[np.uint64]
 DEFAULT_MOST = 2**24
 _PENDING = 2**22
 _MOST_PARTS = 64
+_CHUNK = 2**18
 
 
 class DistinctWindows:
-    """A growing set of distinct windows.
+    """A growing set of distinct windows, with how often each occurs.
 
     Windows are kept as scattered 64-bit words in sorted arrays. When there are too many, only
     those stay whose word ends with one more zero bit, which is a fair sample of all that were seen
@@ -24,12 +26,12 @@ class DistinctWindows:
     Args:
         order: Tokens of a window.
         vocab_size: Size of the vocabulary that is hashed.
-        most: Distinct windows kept at once, 8 bytes each; while they are sorted they take three
-            times that and 64 MiB.
+        most: Distinct windows kept at once, 12 bytes each; while they are sorted they take three
+            times that and 96 MiB.
     """
 
     def __init__(self, order: int, vocab_size: int, most: int = DEFAULT_MOST) -> None:
-        self._vocab_size, self._most = vocab_size, most
+        self._order, self._vocab_size, self._most = order, vocab_size, most
         others = vocab_size ** (order - 1)
         # The fewest parts with which a part's windows fit into 64 bits; 0 when there are too many.
         first = 2**64 // others
@@ -37,6 +39,7 @@ class DistinctWindows:
         if self._parts > _MOST_PARTS:
             self._parts = 0
         self._sets: list[Words] = [np.empty(0, np.uint64) for _ in range(max(self._parts, 1))]
+        self._counts = [np.empty(0, np.uint32) for _ in self._sets]
         self._pending: list[list[Words]] = [[] for _ in self._sets]
         self._n_pending = 0
         self._level = 0
@@ -63,6 +66,22 @@ class DistinctWindows:
         """Number of distinct windows added so far."""
         self._settle()
         return self._kept << self._level
+
+    def windows(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint32]]]:
+        """Read the set; only one that is exact can be read.
+
+        Yields:
+            Some windows at a time, ``[order, n]`` as they were added, and how often each occurred.
+        """
+        from engram.corpus import kernels
+
+        self._settle()
+        for part, (words, counts) in enumerate(zip(self._sets, self._counts, strict=True)):
+            for begin in range(0, len(words), _CHUNK):
+                chunk = words[begin : begin + _CHUNK]
+                slots = np.empty((self._order, len(chunk)), np.uint32)
+                kernels.unpack_windows(chunk, part, self._vocab_size, self._parts, slots)
+                yield slots, counts[begin : begin + _CHUNK]
 
     @property
     def is_exact(self) -> bool:
@@ -96,11 +115,17 @@ class DistinctWindows:
             fresh: Any = np.concatenate(pending)
             pending.clear()
             fresh.sort()
-            fresh = fresh[: kernels.drop_repeats(fresh)]
-            merged = np.empty(len(self._sets[part]) + len(fresh), np.uint64)
-            size = kernels.merge(self._sets[part], fresh, merged)
-            self._sets[part] = merged[:size]
+            fresh_counts = np.empty(len(fresh), np.uint32)
+            size = kernels.drop_repeats(fresh, fresh_counts)
+            fresh, fresh_counts = fresh[:size], fresh_counts[:size]
+            merged = np.empty(len(self._sets[part]) + size, np.uint64)
+            counts = np.empty(len(merged), np.uint32)
+            old, old_counts = self._sets[part], self._counts[part]
+            size = kernels.merge(old, old_counts, fresh, fresh_counts, merged, counts)
+            self._sets[part], self._counts[part] = merged[:size], counts[:size]
         self._n_pending = 0
         while self._kept > self._most:
             self._level += 1
-            self._sets = [self._sample(words) for words in self._sets]
+            for part, words in enumerate(self._sets):
+                stays = words & np.uint64(2**self._level - 1) == 0
+                self._sets[part], self._counts[part] = words[stays], self._counts[part][stays]

@@ -20,6 +20,8 @@ _WORD_LOW = np.uint64(63)
 _SCATTER_SHIFT = np.uint64(33)
 _SCATTER_1 = np.uint64(0xFF51AFD7ED558CCD)
 _SCATTER_2 = np.uint64(0xC4CEB9FE1A85EC53)
+_GATHER_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 2**64))
+_GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -138,6 +140,26 @@ def hash_windows(slots: Any, words: Any) -> None:
 
 
 @_compiled
+def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) -> None:
+    """Turn words of `pack_windows` back into windows.
+
+    Args:
+        words: Words of one part, uint64 ``[n]``.
+        part: Which part.
+        radix: Size of the vocabulary.
+        parts: How many parts there are.
+        slots: Filled, uint32 ``[order, n]``.
+    """
+    base = np.uint64(radix)
+    for t in range(len(words)):
+        word = _gather(words[t])
+        for k in range(slots.shape[0] - 1, 0, -1):
+            slots[k, t] = word % base
+            word //= base
+        slots[0, t] = word * np.uint64(parts) + np.uint64(part)
+
+
+@_compiled
 def _scatter(word: Any) -> Any:
     """The finaliser of MurmurHash3: one to one."""
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
@@ -146,28 +168,81 @@ def _scatter(word: Any) -> Any:
 
 
 @_compiled
-def drop_repeats(words: Any) -> Any:
-    """Move the distinct values of a sorted array to its front, and return how many there are."""
-    count = 0
+def _gather(word: Any) -> Any:
+    """Undo `_scatter`: a shift of more than half undoes itself."""
+    word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
+    word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_1
+    return word ^ word >> _SCATTER_SHIFT
+
+
+@_compiled
+def drop_repeats(words: Any, counts: Any) -> Any:
+    """Move the distinct values of a sorted array to its front, and return how many there are.
+
+    Args:
+        words: The array, uint64 ``[n]``.
+        counts: Filled with how often each distinct value occurs, uint32 ``[n]``.
+    """
+    count, first = 0, 0
     for i in range(len(words)):
         words[count] = words[i]
+        counts[count] = i + 1 - first
         is_last = i + 1 == len(words) or words[i + 1] != words[i]
+        first = i + 1 if is_last else first
         count += is_last
     return count
 
 
 @_compiled
-def merge(one: Any, other: Any, merged: Any) -> Any:
-    """Merge two sorted arrays of distinct values into a third, and return how many it holds."""
+def merge(
+    one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
+) -> Any:
+    """Merge two sorted arrays of distinct values into a third, and return how many it holds.
+
+    Counts of equal values are added; what exceeds uint32 stays at its largest number.
+    """
     i = j = count = 0
     while i < len(one) and j < len(other):
         left, right = one[i], other[j]
+        from_one, from_other = left <= right, right <= left
         merged[count] = min(left, right)
+        total = np.uint64(one_counts[i]) * np.uint64(from_one)
+        total += np.uint64(other_counts[j]) * np.uint64(from_other)
+        counts[count] = min(total, _LOW)
         # Equal values advance both; no branch that depends on the values.
-        i += left <= right
-        j += right <= left
+        i += from_one
+        j += from_other
         count += 1
-    for rest, start in ((one, i), (other, j)):
-        merged[count : count + len(rest) - start] = rest[start:]
-        count += len(rest) - start
+    for rest, rest_counts, start in ((one, one_counts, i), (other, other_counts, j)):
+        size = len(rest) - start
+        merged[count : count + size] = rest[start:]
+        counts[count : count + size] = rest_counts[start:]
+        count += size
     return count
+
+
+@_compiled
+def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
+    """Fill `mixes` ``[n]`` with what the heads of a layer reduce for windows ``[order, n]``."""
+    for t in range(slots.shape[1]):
+        mix = np.uint64(slots[0, t]) * multipliers[0]
+        for k in range(1, slots.shape[0]):
+            mix ^= np.uint64(slots[k, t]) * multipliers[k]
+        mixes[t] = mix
+
+
+@_compiled
+def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
+    """Count, for each n-gram, the heads in which another one has its row; for one head.
+
+    Args:
+        mixes: Mixes of distinct n-grams, uint64 ``[n]``.
+        prime: Rows of the head, uint64.
+        taken: Zeros, uint8 ``[prime]``; written to.
+        shared: Increased by one where the row is shared, uint8 ``[n]``.
+    """
+    for t in range(len(mixes)):
+        row = mixes[t] % prime
+        taken[row] += taken[row] < 2
+    for t in range(len(mixes)):
+        shared[t] += taken[mixes[t] % prime] == 2

@@ -1,5 +1,7 @@
 """How a text fills the tables: rows hit, distinct n-grams and collisions, by layer, order and head.
 
+They are counted while the text goes by; n-grams are also counted at growing lengths of it.
+
 Distinct n-grams are those that the layout reads (compressed ids, the fill included), so they do
 not depend on the layer; rows do.
 """
@@ -14,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
+from engram.corpus.collisions import OrderCollisions, order_collisions
 from engram.corpus.distinct import DEFAULT_MOST, DistinctWindows
+from engram.corpus.growth import Growth, GrowthPoint, growth_lengths
 from engram.corpus.tokenise import TokenBatch
 from engram.errors import InputError
 
@@ -56,10 +60,12 @@ class LayerStatistics:
     Attributes:
         layer_id: The layer (0-based) in the backbone.
         heads: Its heads: orders one after the other.
+        orders: Collisions by order, all heads together.
     """
 
     layer_id: int
     heads: tuple[HeadStatistics, ...]
+    orders: tuple[OrderCollisions, ...]
 
 
 class Statistics:
@@ -88,6 +94,10 @@ class Statistics:
             for order, primes in zip(addresses.orders, layer.primes, strict=True)
         }
         self._pool = ThreadPoolExecutor(threads)
+        self._tokens = 0
+        self._lengths = growth_lengths()
+        self._next_length = next(self._lengths)
+        self._points: dict[int, list[GrowthPoint]] = {order: [] for order in addresses.orders}
 
     def add(self, batch: TokenBatch) -> None:
         """Add documents.
@@ -106,8 +116,17 @@ class Statistics:
             )
         ids: Any = tokens if addresses.token_map is None else addresses.token_map[tokens]
         ids = ids.astype(np.uint32, copy=False)
-        for begin in range(0, len(ids), _CHUNK):
-            self._add(ids, batch.boundaries, begin, min(begin + _CHUNK, len(ids)))
+        begin = 0
+        while begin < len(ids):
+            # A chunk ends where the growth of the text is looked at.
+            end = min(begin + _CHUNK, len(ids), begin + self._next_length - self._tokens)
+            self._add(ids, batch.boundaries, begin, end)
+            self._tokens += end - begin
+            if self._tokens == self._next_length:
+                self._next_length = next(self._lengths)
+                for order, point in self._now().items():
+                    self._points[order].append(point)
+            begin = end
 
     def _add(
         self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
@@ -123,16 +142,44 @@ class Statistics:
         for job in jobs:
             job.result()
 
+    def growth(self) -> tuple[Growth, ...]:
+        """Return, for each order, how its distinct n-grams grew with the text."""
+        curves = []
+        for order, last in self._now().items():
+            points = [point for point in self._points[order] if point.tokens < last.tokens]
+            curves.append(Growth(order, (*points, last)))
+        return tuple(curves)
+
+    def _now(self) -> dict[int, GrowthPoint]:
+        counts = self._pool.map(DistinctWindows.count, self._distinct.values())
+        return {
+            order: GrowthPoint(self._tokens, distinct, "exact" if windows.is_exact else "estimated")
+            for (order, windows), distinct in zip(self._distinct.items(), counts, strict=True)
+        }
+
     def layers(self) -> tuple[LayerStatistics, ...]:
         """Return the statistics of everything added so far."""
+        orders = self.addresses.orders
+        # Settles the sets, which layers then read side by side.
+        self._now()
+        collisions = {
+            layer.layer_id: [
+                self._pool.submit(
+                    order_collisions, order, self._distinct[order], layer.multipliers, primes
+                )
+                for order, primes in zip(orders, layer.primes, strict=True)
+            ]
+            for layer in self.addresses.layers
+        }
         return tuple(
             LayerStatistics(
                 layer.layer_id,
                 tuple(
                     self._head(layer.layer_id, order, head)
-                    for order in self.addresses.orders
+                    for order in orders
                     for head in range(self.addresses.n_heads)
                 ),
+                tuple(job.result() for job in collisions[layer.layer_id]),
             )
             for layer in self.addresses.layers
         )

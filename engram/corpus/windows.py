@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.corpus.readers import Block, TextReader
+from engram.corpus.sources import Source
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.tokenise import token_dtype, tokenise
 from engram.errors import InputError
@@ -150,8 +151,8 @@ class DocumentPieces:
         piece = first
         while documents := list(islice(mine, _DOCUMENTS_AT_ONCE)):
             if all(isinstance(document, str) for document in documents):
-                name = f"document {piece} of share {share}"
-                yield piece, *self._tokens_of_texts(Block(name, 1, documents, True, 0))
+                origin = Source(f"document {piece} of share {share}", None, records=True)
+                yield piece, *self._tokens_of_texts(Block(origin, 1, documents, True, 0))
             else:
                 yield piece, *self._tokens_of_ids(documents)
             piece += len(documents)

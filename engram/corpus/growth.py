@@ -1,0 +1,198 @@
+"""How the number of distinct n-grams grows with the length of a text, and how it would go on.
+
+Heaps' law says V(n) = K n^b: on logarithmic scales the curve is a line. Real ones bend: the
+exponent b shrinks as a text grows. So a line whose slope shrinks exponentially is laid through the
+end of the curve. What such a prediction is worth is measured on the text itself: the same one is
+made from shorter beginnings of it, and compared with what then came.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+_FIRST_TOKENS = 1000
+_POINTS_PER_DOUBLING = 2
+# The end of a curve that is looked at: from a sixteenth of the text on.
+_TAIL = 16
+# Beginnings of a text, as steps of the curve, on which a prediction is checked.
+_MOST_CHECKS = 8
+
+
+def growth_lengths() -> Iterator[int]:
+    """Yield the lengths, in tokens, at which n-grams are counted: two for each doubling."""
+    for step in count():
+        yield round(_FIRST_TOKENS * 2 ** (step / _POINTS_PER_DOUBLING))
+
+
+@dataclass(frozen=True)
+class GrowthPoint:
+    """Distinct n-grams in the beginning of a text.
+
+    Attributes:
+        tokens: Its length.
+        distinct_ngrams: How many they are.
+        kind: Whether that is exact or estimated.
+    """
+
+    tokens: int
+    distinct_ngrams: int
+    kind: Literal["exact", "estimated"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Distinct n-grams of a text that is longer than what was read.
+
+    Attributes:
+        tokens: The length.
+        distinct_ngrams: How many are expected; always an estimate.
+        relative_error: By how much the same prediction missed at most, as a fraction of the truth,
+            when it was made from shorter beginnings of the text for as many times their length;
+            None when the text is too short to tell.
+        checks: From how many beginnings.
+    """
+
+    tokens: int
+    distinct_ngrams: int
+    relative_error: float | None
+    checks: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The growth curve of one order.
+
+    Attributes:
+        order: n of the n-grams.
+        points: The curve, by rising length; the last is the whole text.
+    """
+
+    order: int
+    points: tuple[GrowthPoint, ...]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Growth:
+        """Read what `to_dict` returned."""
+        points = tuple(GrowthPoint(**point) for point in values["points"])
+        return cls(int(values["order"]), points)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curve for JSON."""
+        return {
+            "order": self.order,
+            "points": [vars(point) for point in self.points],
+            "exponent": self.exponent,
+        }
+
+    @property
+    def exponent(self) -> float | None:
+        """B of Heaps' law at the end of the text; None when it is too short to tell."""
+        fit = _Fit.of(self._curve)
+        return None if fit is None else fit.slope
+
+    def predict(self, tokens: int) -> Prediction | None:
+        """Predict the distinct n-grams of a text of another length, of the same kind.
+
+        A text no longer than the one that was read is no matter of prediction: its number lies
+        between two points of the curve.
+
+        Args:
+            tokens: The length.
+
+        Returns:
+            The prediction; None when the text is too short for one.
+        """
+        curve = self._curve
+        fit = _Fit.of(curve)
+        if fit is None or tokens < curve[0][0]:
+            return None
+        if tokens <= curve[-1][0]:
+            return Prediction(tokens, round(_between(curve, tokens)), 0.0, 0)
+        times = tokens / curve[-1][0]
+        misses = list(_misses(curve, times))
+        return Prediction(
+            tokens=tokens,
+            # A text holds no more n-grams than tokens.
+            distinct_ngrams=min(round(fit.at(tokens)), tokens),
+            relative_error=max(misses) if misses else None,
+            checks=len(misses),
+        )
+
+    @property
+    def _curve(self) -> list[tuple[float, float]]:
+        return [(point.tokens, max(point.distinct_ngrams, 1)) for point in self.points]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """V(n) through the last point, with slope b exp(g u) at u = log(n / last), g <= 0.
+
+    Attributes:
+        tokens: n of the last point.
+        distinct: V there.
+        slope: b.
+        bend: g.
+    """
+
+    tokens: float
+    distinct: float
+    slope: float
+    bend: float
+
+    @classmethod
+    def of(cls, curve: Sequence[tuple[float, float]]) -> _Fit | None:
+        """Fit the end of a curve; None when it has fewer than four points there."""
+        if not curve:
+            return None
+        tokens, distinct = curve[-1]
+        pairs = [
+            (math.log(n / tokens), math.log(v / distinct))
+            for n, v in curve[:-1]
+            if n * _TAIL >= tokens
+        ]
+        if len(pairs) < 3:
+            return None
+        # Least squares of y = b x + c x^2.
+        xx, xxx, xxxx = (sum(x**power for x, _ in pairs) for power in (2, 3, 4))
+        xy, xxy = (sum(x**power * y for x, y in pairs) for power in (1, 2))
+        determinant = xx * xxxx - xxx * xxx
+        slope = (xy * xxxx - xxy * xxx) / determinant
+        curvature = (xxy * xx - xy * xxx) / determinant
+        if curvature >= 0 or not 0 < slope < 1:
+            # A text that turns to something else gets a plain Heaps' law.
+            slope, curvature = min(max(xy / xx, 0.0), 1.0), 0.0
+        return cls(tokens, distinct, slope, 2 * curvature / slope if curvature else 0.0)
+
+    def at(self, tokens: float) -> float:
+        """V(tokens)."""
+        u = math.log(tokens / self.tokens)
+        rise = self.slope * (math.expm1(self.bend * u) / self.bend if self.bend else u)
+        return self.distinct * math.exp(rise)
+
+
+def _misses(curve: Sequence[tuple[float, float]], times: float) -> Iterator[float]:
+    """Predict from beginnings of the curve, the longest first, and compare with the curve."""
+    checks = 0
+    for end in range(len(curve) - 1, 0, -1):
+        target = curve[end - 1][0] * times
+        if target > curve[-1][0]:
+            continue
+        # A beginning has a whole tail, or there is nothing to learn from it.
+        fit = _Fit.of(curve[:end]) if curve[0][0] * _TAIL <= curve[end - 1][0] else None
+        if fit is None or checks == _MOST_CHECKS:
+            return
+        checks += 1
+        yield abs(fit.at(target) / _between(curve, target) - 1)
+
+
+def _between(curve: Sequence[tuple[float, float]], tokens: float) -> float:
+    """V between two points of a curve, on logarithmic scales."""
+    right = min(max(bisect_left(curve, (tokens, 0.0)), 1), len(curve) - 1)
+    (n1, v1), (n2, v2) = curve[right - 1], curve[right]
+    part = math.log(tokens / n1) / math.log(n2 / n1)
+    return v1 * math.exp(part * math.log(v2 / v1))
