@@ -24,7 +24,7 @@ _GATHER_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 2**64))
 _GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function, and keep its machine code on disk where there is a folder for it."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
@@ -33,7 +33,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(**options)(function)
 
 
-@_compiled
+@compiled
 def lay_windows(
     ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, ends_after_eos: Any, slots: Any
 ) -> None:
@@ -61,7 +61,7 @@ def lay_windows(
             slots[k, t - begin] = fill if is_blocked else ids[t - k]
 
 
-@_compiled
+@compiled
 def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
     """Hash the windows of one layer and order, and set the bits of the rows that are hit.
 
@@ -101,14 +101,14 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
                 bits[word] |= _ONE << (rows[i] & _WORD_LOW)
 
 
-@_compiled
+@compiled
 def _reciprocal(prime: Any) -> Any:
     """floor(2^64 / prime), for an odd prime or 2."""
     bar = np.uint64(2**64 - 1) // prime
     return bar + _ONE if prime == np.uint64(2) else bar
 
 
-@_compiled
+@compiled
 def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
     """Turn windows into numbers, without loss, scattered over all of 64 bits.
 
@@ -129,7 +129,7 @@ def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -
         part_of[t] = first % parts
 
 
-@_compiled
+@compiled
 def hash_windows(slots: Any, words: Any) -> None:
     """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
     for t in range(slots.shape[1]):
@@ -139,7 +139,7 @@ def hash_windows(slots: Any, words: Any) -> None:
         words[t] = word
 
 
-@_compiled
+@compiled
 def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) -> None:
     """Turn words of `pack_windows` back into windows.
 
@@ -159,7 +159,7 @@ def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) ->
         slots[0, t] = word * np.uint64(parts) + np.uint64(part)
 
 
-@_compiled
+@compiled
 def _scatter(word: Any) -> Any:
     """The finaliser of MurmurHash3: one to one."""
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
@@ -167,7 +167,7 @@ def _scatter(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@_compiled
+@compiled
 def _gather(word: Any) -> Any:
     """Undo `_scatter`: a shift of more than half undoes itself."""
     word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
@@ -175,7 +175,7 @@ def _gather(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@_compiled
+@compiled
 def drop_repeats(words: Any, counts: Any) -> Any:
     """Move the distinct values of a sorted array to its front, and return how many there are.
 
@@ -193,7 +193,7 @@ def drop_repeats(words: Any, counts: Any) -> Any:
     return count
 
 
-@_compiled
+@compiled
 def merge(
     one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
 ) -> Any:
@@ -221,7 +221,7 @@ def merge(
     return count
 
 
-@_compiled
+@compiled
 def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
     """Fill `mixes` ``[n]`` with what the heads of a layer reduce for windows ``[order, n]``."""
     for t in range(slots.shape[1]):
@@ -231,7 +231,7 @@ def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
         mixes[t] = mix
 
 
-@_compiled
+@compiled
 def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
     """Count, for each n-gram, the heads in which another one has its row; for one head.
 
