@@ -93,11 +93,13 @@ class DiskEmbedding(FrozenTable):
             IndexError: An id is outside of the table.
             CorruptFileError: The file was cut short since it was opened.
         """
+        if not torch.compiler.is_compiling():
+            return self.read(input)
         rows: Tensor = _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype)
         return rows
 
     def read(self, input: Tensor) -> Tensor:
-        """Do what `forward` does; only the way there is one that `torch.compile` understands."""
+        """Do what `forward` does, which `torch.compile` need not look into."""
         if input.device.type == "cpu":
             rows = self._gather(input.reshape(-1), input.device)
             return rows.view(*input.shape, self.embedding_dim)
@@ -124,7 +126,7 @@ class DiskEmbedding(FrozenTable):
             (len(ids), self.file.row_bytes), dtype=torch.uint8, device="cpu", pin_memory=pinned
         )
         self.source.read(ids.to("cpu", torch.int64).numpy(), raw.numpy())
-        return raw.view(self.stored_dtype).to(device, non_blocking=pinned).to(self.dtype)
+        return raw.view(self.stored_dtype).to(device, self.dtype, non_blocking=pinned)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiskEmbedding:
         """Follow changes of dtype."""

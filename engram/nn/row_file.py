@@ -22,7 +22,7 @@ from engram.errors import CorruptFileError, DoesNotFitError, InputError, Missing
 
 # Whether rows are in the page cache is judged by a sample of each block of this many.
 _BLOCK_ROWS = 8192
-_SAMPLE_ROWS = 16
+_SAMPLE_ROWS = 8
 # Rows that are asked for before the first of them is waited for.
 _AHEAD_ROWS = 512
 _COPIED_BYTES = 2**24
@@ -131,7 +131,8 @@ class RowFile:
 
     def check_ids(self, ids: Ids) -> None:
         """Raise IndexError if a row number is not in 0..rows - 1."""
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.rows):
+        # As unsigned, negative numbers are the largest.
+        if len(ids) and int(ids.view(np.uint64).max()) >= self.rows:
             raise IndexError(f"row numbers outside of 0..{self.rows - 1}")
 
     def _ask_and_take(self, ids: Ids, out: Rows) -> None:
@@ -156,10 +157,10 @@ class RowFile:
         """Tell whether a sample of rows is in the page cache, without waiting for the disk."""
         if not _CAN_SAMPLE:
             return False
-        byte = bytearray(1)
+        some, byte = ids[:: -(-len(ids) // _SAMPLE_ROWS)], [bytearray(1)]
         try:
-            for row in ids[:: -(-len(ids) // _SAMPLE_ROWS)].tolist():
-                os.preadv(self._fd, [byte], self.start_byte + row * self.row_bytes, os.RWF_NOWAIT)
+            for offset in (self.start_byte + some * self.row_bytes).tolist():
+                os.preadv(self._fd, byte, offset, os.RWF_NOWAIT)
         except OSError:  # it would have to wait, or the file system cannot tell
             return False
         return True
