@@ -108,4 +108,4 @@ def test_block_3_with_the_real_tokenizer_and_size(tmp_path, monkeypatch, capsys,
     exec(BEST_K, names)
     assert capsys.readouterr().out == "Optimal k: 2\n"
     assert len(names["hf_tokenizer"]) == 50257
-    assert names["engram_tokenizer"].compressed_vocab_size == 32962
+    assert names["engram_tokenizer"].addresses.vocab_size == 32962
