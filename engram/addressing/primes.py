@@ -54,7 +54,7 @@ def head_primes(
     """Assign every head of every layer its prime.
 
     Walking layers, then orders, then heads, each head takes the next prime that no head before it
-    has; each order starts at its nominal rows per head, which is eligible itself (LAYOUTS of the
+    has; each order starts at its nominal rows per head, which is eligible itself (the rule of the
     reference demo, and equal for the others).
 
     Args:
