@@ -48,6 +48,16 @@ class EngramError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes, whatever arguments a class is made with.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[EngramError], args: tuple[Any, ...], values: dict[str, Any]) -> EngramError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(values)
+    return error
+
 
 class UsageError(EngramError):
     """The call makes no sense as it stands."""

@@ -22,6 +22,7 @@ COMMANDS = {
     "size": "Find the table sizes that a budget of parameters or bytes buys.",
     "allocate": "Split sparse parameters between experts and tables by the allocation law.",
     "config": "List the templates, write a config, show it, check files.",
+    "corpus": "Build token shards from text, show what they hold, check them.",
     "hash": "Turn a text or a token corpus into hash ids, with statistics of every head.",
     "attach": "Write a checkpoint with a memory attached to a base model.",
     "detach": "Give the base of an attached checkpoint back, byte for byte.",

@@ -61,8 +61,11 @@ def texts(tmp_path_factory):
     """What examples name: a text, a config, and a tokenizer as long as GPT-2's in its stead."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
+    from engram.addressing.tokenizer_files import load_tokenizer
     from engram.config import EngramConfig
     from engram.config_file import write_config
+    from engram.corpus.build import BuildRules, build_corpus
+    from engram.corpus.sources import find_sources
 
     folder = tmp_path_factory.mktemp("texts")
     (folder / "corpus.txt").write_text(TEXT * 20)
@@ -87,6 +90,8 @@ def texts(tmp_path_factory):
         pad_id=2,
     )
     write_config(folder / "config.yaml", config)
+    (sources, _), small = find_sources(folder / "corpus.txt"), load_tokenizer(config.tokenizer)
+    build_corpus(sources, small, folder / "tokens", BuildRules())
     return folder
 
 

@@ -39,7 +39,7 @@ def write_manifest(folder: Path, values: dict[str, Any]) -> int:
         Bytes of all the files, the manifest's own included.
     """
     files = [
-        {"name": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file)}
+        {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
         for file in sorted(folder.iterdir())
     ]
     write_json(folder / MANIFEST, {**values, "files": files})
@@ -57,7 +57,7 @@ def _own_files(folder: Path, schema: str) -> set[str] | None:
         return None
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):

@@ -15,7 +15,6 @@ from engram.addressing.addresses import Addresses
 from engram.corpus.folder import check_folder, new_folder, write_manifest
 from engram.corpus.readers import TextReader
 from engram.corpus.shards import (
-    SHARD_TOKENS,
     TOKEN_MAP,
     Format,
     ShardWriter,
@@ -24,6 +23,7 @@ from engram.corpus.shards import (
     ids_dtype,
 )
 from engram.corpus.statistics import LayerStatistics, Statistics
+from engram.corpus.token_shards import SHARD_TOKENS
 from engram.corpus.tokenise import TokenBatch, token_dtype, tokenise
 from engram.errors import InputError
 from engram.files import Progress

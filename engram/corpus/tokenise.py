@@ -62,12 +62,7 @@ def tokenise(
     Raises:
         InputError: There is no end-of-text token to add, or a document that cannot be encoded.
     """
-    if add_eos and tokenizer.eos_id is None:
-        raise InputError(
-            f"The tokenizer {tokenizer.name} has no end-of-text token that could end a document.",
-            "Leave out --eos.",
-            tokenizer=tokenizer.name,
-        )
+    check_eos(tokenizer, add_eos, "Leave out --eos.")
     end = [tokenizer.eos_id] if add_eos else []
     encoder = _whole_documents(tokenizer.tokenizer)
     for batch in _batches(blocks):
@@ -79,6 +74,20 @@ def tokenise(
                 raise
             raise _encode_error(batch, tokenizer, error) from error
         yield encoded
+
+
+def check_eos(tokenizer: TokenizerFile, add_eos: bool, hint: str) -> None:
+    """Check that there is an end-of-text token where one is to be added.
+
+    Raises:
+        InputError: There is none; with the hint.
+    """
+    if add_eos and tokenizer.eos_id is None:
+        raise InputError(
+            f"The tokenizer {tokenizer.name} has no end-of-text token that could end a document.",
+            hint,
+            tokenizer=tokenizer.name,
+        )
 
 
 def _whole_documents(tokenizer: Tokenizer) -> Tokenizer:

@@ -1,0 +1,330 @@
+"""Builds a corpus: text to token shards, in units that are done once, whatever interrupts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import engram
+from engram.addressing.tokenizer_files import TokenizerFile
+from engram.corpus.folder import MANIFEST, check_folder, new_folder, write_manifest
+from engram.corpus.local import run_local
+from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError, Split, no_text
+from engram.corpus.sources import Source
+from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards
+from engram.corpus.tokenise import check_eos, token_dtype
+from engram.corpus.unit_work import (
+    UnitResult,
+    UnitRules,
+    UnitTask,
+    finished_unit,
+    read_unit,
+)
+from engram.corpus.units import UNIT_BYTES, Unit, plan_units
+from engram.errors import InputError
+from engram.files import Progress, write_json
+
+SCHEMA = "engram.corpus/1"
+_JOB = "job.json"
+
+# Does units and gives each one's index and result, in their order.
+Engine = Callable[[Sequence[UnitTask]], Iterator[tuple[int, UnitResult]]]
+
+
+@dataclass(frozen=True)
+class BuildRules:
+    """How a text becomes a corpus; the bytes of the corpus follow from it and the text alone.
+
+    Attributes:
+        add_eos: Whether every document ends with the end-of-text token.
+        split: What ends a document of plain text.
+        text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
+        on_error: What happens when a document cannot be read.
+        shard_tokens: Tokens that fill a shard.
+    """
+
+    add_eos: bool = True
+    split: Split = "paragraph"
+    text_key: str | None = None
+    on_error: OnError = "stop"
+    shard_tokens: int = SHARD_TOKENS
+
+
+@dataclass(frozen=True)
+class BuiltCorpus:
+    """What came of building a corpus.
+
+    Attributes:
+        manifest: The corpus's manifest.
+        written_bytes: Bytes of the folder.
+        resumed_units: Units that an earlier run had finished.
+        was_finished: Whether the whole corpus was there already.
+    """
+
+    manifest: dict[str, Any]
+    written_bytes: int
+    resumed_units: int
+    was_finished: bool
+
+
+def build_corpus(
+    sources: Sequence[Source],
+    tokenizer: TokenizerFile,
+    folder: Path,
+    rules: BuildRules,
+    *,
+    workers: int = 1,
+    engine: Engine | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    unit_bytes: int = UNIT_BYTES,
+    progress: Progress | None = None,
+) -> BuiltCorpus:
+    """Tokenise a text into token shards.
+
+    The work is kept in a hidden folder beside `folder` until all is done; it takes as much room as
+    the corpus. When the build breaks off, finished units stay there, and `resume` goes on.
+
+    Args:
+        sources: The files of the text, from `find_sources`.
+        tokenizer: The tokenizer, read from a file.
+        folder: The folder to appear.
+        rules: How the text becomes a corpus.
+        workers: Processes on this machine.
+        engine: Does the units in another way than in processes of this machine.
+        resume: Whether to go on with an unfinished build; a finished one is recognised.
+        overwrite: Whether a corpus or an unfinished build that is there may be replaced.
+        unit_bytes: About as many bytes of text as a unit has.
+        progress: Called with the bytes of text done so far and their total.
+
+    Returns:
+        The manifest, and what was done.
+
+    Raises:
+        InputError: The text cannot be read or has no tokens, has changed since the build began, or
+            something is in the way.
+        WorkerLostError: A worker process was killed.
+    """
+    check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
+    job = _job(sources, tokenizer, rules, unit_bytes)
+    if resume and (finished := _finished(folder, job)) is not None:
+        return finished
+    check_corpus_folder(folder, overwrite)
+    with _working(folder, job, resume, overwrite) as work:
+        unit_rules = UnitRules(
+            tokenizer=str(tokenizer.path or tokenizer.name),
+            tokenizer_sha256=tokenizer.digest,
+            add_eos=rules.add_eos,
+            split=rules.split,
+            text_key=rules.text_key,
+            on_error=rules.on_error,
+        )
+        units = plan_units(sources, rules.split, unit_bytes)
+        tasks = [UnitTask(i, unit, unit_rules, work) for i, unit in enumerate(units)]
+        results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
+        resumed = len(results)
+        todo = [task for task in tasks if task.index not in results]
+        total = sum(unit.size_bytes for unit in units)
+        done_bytes = sum(units[index].size_bytes for index in results)
+        for index, result in (engine or (lambda tasks: run_local(tasks, workers)))(todo):
+            results[index] = result
+            done_bytes += units[index].size_bytes
+            if progress is not None:
+                progress(done_bytes, total)
+        ordered = [results[task.index] for task in tasks]
+        if not sum(result.tokens for result in ordered):
+            shutil.rmtree(work)
+            raise no_text(sources)
+        return _assemble(folder, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
+
+
+def check_corpus_folder(folder: Path, overwrite: bool) -> None:
+    """Check that a corpus may appear at a path; see `engram.folders.check_folder`."""
+    check_folder(folder, SCHEMA, overwrite)
+
+
+def _job(
+    sources: Sequence[Source], tokenizer: TokenizerFile, rules: BuildRules, unit_bytes: int
+) -> dict[str, Any]:
+    """Everything that the bytes of the corpus follow from, and when the files were changed."""
+    inputs = [
+        {
+            "name": source.name,
+            "bytes": source.size_bytes,
+            "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
+        }
+        for source in sources
+    ]
+    return {
+        "engram_version": engram.__version__,
+        "tokenizer": {
+            "name": tokenizer.name,
+            "sha256": tokenizer.digest,
+            "vocab_size": tokenizer.vocab_size,
+            "eos_id": tokenizer.eos_id if rules.add_eos else None,
+        },
+        **asdict(rules),
+        "unit_bytes": unit_bytes,
+        "inputs": inputs,
+    }
+
+
+def _without_times(job: dict[str, Any]) -> dict[str, Any]:
+    inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
+    return {**job, "inputs": inputs}
+
+
+def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
+    """Return the corpus that is there when it is the one asked for."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if {key: manifest[key] for key in job} != _without_times(job):
+            return None
+        size = sum(int(file["bytes"]) for file in manifest["files"])
+        size += (folder / MANIFEST).stat().st_size
+        return BuiltCorpus(manifest, size, len(manifest["units"]), was_finished=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def work_folder(folder: Path) -> Path:
+    """Where an unfinished build of a folder keeps what it has done."""
+    folder = folder.resolve()
+    return folder.with_name(f".{folder.name}.building")
+
+
+@contextmanager
+def _working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Give the hidden folder of a build; it goes when the build is done, or has nothing done."""
+    work = work_folder(folder)
+    before = _read_job(work)
+    if work.exists() and before is None and any(work.iterdir()):
+        raise InputError(
+            f"{work} is in the way and was not written by this command.",
+            "Move it away, or choose another folder.",
+            output=str(folder),
+            work=str(work),
+        )
+    if before is not None and not resume and not overwrite:
+        raise InputError(
+            f"There is an unfinished build of {folder} ({work.name} beside it).",
+            "Go on with --resume, or start over with --overwrite.",
+            output=str(folder),
+            work=str(work),
+        )
+    if before is not None and resume and (differs := _differences(before, job)):
+        raise InputError(
+            f"The unfinished build of {folder} began with other {', '.join(differs)}.",
+            "Give what it began with, or start over with --overwrite and without --resume.",
+            output=str(folder),
+            differs=differs,
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    with _lock(work, folder):
+        for entry in work.iterdir():
+            if entry.name != _JOB and (not resume or entry.name.endswith(".part")):
+                entry.unlink()
+        write_json(work / _JOB, job)
+        _remove_torn_results(folder.resolve())
+        try:
+            yield work
+        except BaseException:
+            if not any(work.glob("unit-*.json")):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work)
+
+
+def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
+    """Names of what the units that are done do not follow from any more."""
+    differs = [key for key in job if before.get(key) != job[key]]
+    # A unit that was done without an error to stop at has none to skip.
+    if "on_error" in differs and before.get("on_error") == "stop":
+        differs.remove("on_error")
+    return differs
+
+
+def _remove_torn_results(folder: Path) -> None:
+    """Remove what a build that was killed while it put the shards together left behind."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.part")
+    for entry in folder.parent.iterdir():
+        if name.fullmatch(entry.name) and entry.is_dir():
+            shutil.rmtree(entry)
+
+
+def _read_job(work: Path) -> dict[str, Any] | None:
+    try:
+        job: dict[str, Any] = json.loads((work / _JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return job
+
+
+@contextmanager
+def _lock(work: Path, folder: Path) -> Iterator[None]:
+    """Keep a second build away; the lock goes with the process, however it ends."""
+    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is building {folder}.", "Wait for it.", output=str(folder)
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _assemble(
+    folder: Path,
+    job: dict[str, Any],
+    tasks: Sequence[UnitTask],
+    results: Sequence[UnitResult],
+    tokenizer: TokenizerFile,
+    rules: BuildRules,
+    overwrite: bool,
+    resumed: int,
+) -> BuiltCorpus:
+    """Put the units together as shards, in a folder that appears whole."""
+    problems = [problem for result in results for problem in result.problems]
+    with new_folder(folder, SCHEMA, overwrite) as new:
+        shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)
+        for task in tasks:
+            for batch in read_unit(task, tokenizer.vocab_size):
+                shards.add(batch)
+        shards.close()
+        counts = {
+            "documents": sum(result.documents for result in results),
+            "tokens": sum(result.tokens for result in results),
+            "skipped": sum(result.skipped for result in results),
+        }
+        values = {
+            "schema": SCHEMA,
+            **_without_times(job),
+            "dtype": token_dtype(tokenizer.vocab_size).name,
+            "counts": counts,
+            "problems": problems[:MAX_LISTED_PROBLEMS],
+            "units": [
+                _unit_entry(task.unit, result) for task, result in zip(tasks, results, strict=True)
+            ],
+            "shards": shards.shards,
+        }
+        size = write_manifest(new, values)
+        manifest = json.loads((new / MANIFEST).read_text(encoding="utf-8"))
+    return BuiltCorpus(manifest, size, resumed, was_finished=False)
+
+
+def _unit_entry(unit: Unit, result: UnitResult) -> dict[str, Any]:
+    sources = [
+        {"name": source.name, "begin": source.begin, "end": source.end} for source in unit.sources
+    ]
+    return {"documents": result.documents, "tokens": result.tokens, "sources": sources}

@@ -1,0 +1,201 @@
+"""One unit of a corpus: its documents to token ids, in files of its own that appear whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engram.corpus.readers import OnError, Split, TextReader
+from engram.corpus.tokenise import TokenBatch, token_dtype, tokenise
+from engram.corpus.units import Unit
+from engram.errors import MismatchError
+from engram.files import atomic_write, write_json
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+_BATCH_TOKENS = 2**20
+
+
+@dataclass(frozen=True)
+class UnitRules:
+    """What the tokens of a unit follow from, besides its documents.
+
+    Attributes:
+        tokenizer: Name or path of the tokenizer.
+        tokenizer_sha256: Its digest.
+        add_eos: Whether every document ends with the end-of-text token.
+        split: What ends a document of plain text.
+        text_key: Key or column of the text; ``text`` when None.
+        on_error: What happens when a document cannot be read.
+    """
+
+    tokenizer: str
+    tokenizer_sha256: str
+    add_eos: bool
+    split: Split
+    text_key: str | None
+    on_error: OnError
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """A unit to be done.
+
+    Attributes:
+        index: Its number, from 0.
+        unit: Its files and parts of files.
+        rules: How it is tokenised.
+        folder: Where its files appear.
+    """
+
+    index: int
+    unit: Unit
+    rules: UnitRules
+    folder: Path
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What is known of a unit that is done.
+
+    Attributes:
+        documents: Its documents.
+        tokens: Its tokens.
+        skipped: Documents that were left out.
+        problems: What was wrong with them, the first hundred.
+        tokens_sha256: Digest of its token ids.
+        lengths_sha256: Digest of its documents' lengths.
+    """
+
+    documents: int
+    tokens: int
+    skipped: int
+    problems: tuple[str, ...]
+    tokens_sha256: str
+    lengths_sha256: str
+
+
+def run_unit(task: UnitTask) -> UnitResult:
+    """Tokenise a unit and write its files, the one that says so last.
+
+    Raises:
+        InputError: A document cannot be read or encoded.
+        MismatchError: The tokenizer is no longer the one that the build began with.
+    """
+    tokenizer = _tokenizer(task.rules.tokenizer)
+    check_digest(tokenizer, task.rules.tokenizer_sha256)
+    rules = task.rules
+    reader = TextReader(
+        task.unit.sources,
+        split=rules.split,
+        text_key=rules.text_key,
+        on_error=rules.on_error,
+    )
+    dtype, lengths = token_dtype(tokenizer.vocab_size), [np.empty(0, np.int64)]
+    tokens, digest = 0, hashlib.sha256()
+    with (
+        atomic_write(_file(task, "tokens")) as file,
+        closing(tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos)) as batches,
+    ):
+        for batch in batches:
+            data = batch.tokens.astype(dtype, copy=False).tobytes()
+            file.write(data)
+            digest.update(data)
+            lengths.append(np.diff(batch.boundaries))
+            tokens += len(batch.tokens)
+    length_data = np.concatenate(lengths).tobytes()
+    with atomic_write(_file(task, "lengths")) as file:
+        file.write(length_data)
+    result = UnitResult(
+        documents=sum(map(len, lengths)),
+        tokens=tokens,
+        skipped=reader.skipped,
+        problems=tuple(error.message for error in reader.errors),
+        tokens_sha256=digest.hexdigest(),
+        lengths_sha256=hashlib.sha256(length_data).hexdigest(),
+    )
+    write_json(_file(task, "json"), asdict(result))
+    return result
+
+
+def finished_unit(task: UnitTask) -> UnitResult | None:
+    """Return what is known of a unit when its files are there and whole, else None."""
+    try:
+        values: dict[str, Any] = json.loads(_file(task, "json").read_text(encoding="utf-8"))
+        result = UnitResult(**{**values, "problems": tuple(values["problems"])})
+        for kind, expected in (
+            ("tokens", result.tokens_sha256),
+            ("lengths", result.lengths_sha256),
+        ):
+            with _file(task, kind).open("rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+            if digest.hexdigest() != expected:
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result
+
+
+def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
+    """Read the documents of a unit that is done, in place.
+
+    Yields:
+        About 1M tokens of whole documents at a time; `read_bytes` is 0.
+    """
+    lengths = np.fromfile(_file(task, "lengths"), np.int64)
+    if not len(lengths):
+        return
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    tokens: Any = np.empty(0, token_dtype(vocab_size))
+    if bounds[-1]:
+        tokens = np.memmap(_file(task, "tokens"), token_dtype(vocab_size), "r")
+    for start, end in pairwise(cut_batches(bounds)):
+        first = bounds[start]
+        yield TokenBatch(tokens[first : bounds[end]], bounds[start : end + 1] - first, 0)
+
+
+def cut_batches(bounds: Any, batch_tokens: int = _BATCH_TOKENS) -> list[int]:
+    """Cut documents into batches of about `batch_tokens`; return their first documents, and all."""
+    steps = bounds[1:] // batch_tokens
+    cuts = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
+    return [0, *cuts.tolist()]
+
+
+def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
+    """Check that a tokenizer is the one that tokens were made with.
+
+    Raises:
+        MismatchError: It is another.
+    """
+    if tokenizer.digest != sha256:
+        raise MismatchError(
+            f"The tokenizer {tokenizer.name} is not the one that the tokens were made with: its "
+            f"digest is {tokenizer.digest[:16]}..., theirs {sha256[:16]}....",
+            "Use that tokenizer, or build the corpus anew.",
+            tokenizer=tokenizer.name,
+            expected=sha256,
+            found=tokenizer.digest,
+        )
+
+
+def _file(task: UnitTask, kind: str) -> Path:
+    return task.folder / f"unit-{task.index:06d}.{kind}"
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(name: str) -> TokenizerFile:
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    return load_tokenizer(name)

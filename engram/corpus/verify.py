@@ -1,0 +1,285 @@
+"""Checks a corpus: its files, counts and token ids, and a sample against the text it came from."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.build import SCHEMA
+from engram.corpus.folder import MANIFEST, sha256_of
+from engram.corpus.readers import TextReader
+from engram.corpus.sources import find_sources
+from engram.corpus.tokenise import token_dtype, tokenise
+from engram.errors import CorruptFileError, EngramError, MissingFileError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+_CHUNK = 2**20
+_KINDS = ("tokens", "documents")
+_KEYS = ("tokenizer", "counts", "inputs", "units", "shards", "files", "dtype")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        name: What.
+        ok: Whether it is right; None when it could not be checked.
+        detail: What was seen, with the file and the value where something is wrong.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a corpus.
+
+    Raises:
+        MissingFileError: There is no such folder, or it has no manifest.
+        CorruptFileError: The manifest is torn, or that of something else.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise MissingFileError(
+            f"{folder} is no corpus: it has no {MANIFEST}.",
+            "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
+            folder=str(folder),
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+        lacks = [key for key in _KEYS if key not in manifest]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"{path} is torn or not a manifest: {error!r}.", "Build it again.", file=str(path)
+        ) from error
+    if schema != SCHEMA or lacks:
+        what = f"lacks {', '.join(lacks)}" if lacks else "is none of a corpus"
+        raise CorruptFileError(
+            f"{path} has the schema {schema!r}, and {what}.",
+            "Give a folder that engram corpus build wrote.",
+            file=str(path),
+            found=schema,
+        )
+    return manifest
+
+
+def verify_corpus(
+    folder: Path,
+    find_tokenizer: Callable[[str], TokenizerFile],
+    *,
+    sample_units: int = 3,
+    sample_documents: int = 1000,
+) -> list[Check]:
+    """Check a corpus.
+
+    Args:
+        folder: The corpus.
+        find_tokenizer: Reads the tokenizer that the manifest names; may raise MissingFileError.
+        sample_units: Units whose first documents are tokenised again, where the text is still
+            there; always the same ones for the same corpus.
+        sample_documents: Documents of each.
+
+    Returns:
+        What was checked. Later checks are left out when the files are not what they were.
+
+    Raises:
+        MissingFileError: It is no corpus.
+        CorruptFileError: The manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    files = _check_files(folder, manifest)
+    if not files.ok:
+        return [files]
+    shards = [_load(folder, shard) for shard in manifest["shards"]]
+    checks = [files, _check_counts(manifest, shards), _check_documents(manifest, shards)]
+    if all(check.ok for check in checks):
+        checks.append(_check_ids(manifest, shards))
+    if all(check.ok for check in checks):
+        checks.append(
+            _check_sample(manifest, shards, find_tokenizer, sample_units, sample_documents)
+        )
+    return checks
+
+
+def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
+    expected = {str(file["name"]): file for file in manifest["files"]}
+    wrong = [f"{name} is foreign" for name in _names(folder) - {*expected, MANIFEST}]
+    for name, file in expected.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif path.stat().st_size != file["bytes"]:
+            what = "truncated" if path.stat().st_size < file["bytes"] else "too long"
+            wrong.append(f"{name} is {what}: {path.stat().st_size:,} bytes of {file['bytes']:,}")
+        elif sha256_of(path) != file["sha256"]:
+            wrong.append(f"{name} was changed: its sha256 is not the manifest's")
+    listed = {shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS}
+    wrong += [f"{name} has no digest" for name in sorted(listed - expected.keys())]
+    size = sum(int(file["bytes"]) for file in manifest["files"])
+    return _check("files", wrong, f"{len(expected)} files, {size:,} bytes, all digests equal")
+
+
+def _names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def _load(folder: Path, shard: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    paths = [folder / Path(shard[f"{kind}_file"]).name for kind in _KINDS]
+    try:
+        tokens, bounds = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+    except (ValueError, EOFError) as error:
+        raise CorruptFileError(
+            f"{paths[0]} or {paths[1].name} is no .npy file: {error}", "Build the corpus again."
+        ) from error
+    return tokens, bounds
+
+
+def _check_counts(
+    manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]
+) -> Check:
+    wrong = []
+    for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
+        if (len(tokens), len(bounds) - 1) != (entry["tokens"], entry["documents"]):
+            wrong.append(
+                f"{entry['tokens_file']}: {len(tokens):,} tokens and {len(bounds) - 1:,} documents,"
+                f" not {entry['tokens']:,} and {entry['documents']:,}"
+            )
+    counts = manifest["counts"]
+    for name, part in (("shards", manifest["shards"]), ("units", manifest["units"])):
+        for kind in ("tokens", "documents"):
+            total = sum(int(entry[kind]) for entry in part)
+            if total != counts[kind]:
+                wrong.append(f"the {name} have {total:,} {kind}, not {counts[kind]:,}")
+    return _check(
+        "counts", wrong, f"{counts['documents']:,} documents, {counts['tokens']:,} tokens"
+    )
+
+
+def _check_documents(
+    manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]
+) -> Check:
+    wrong = []
+    for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
+        name = entry["documents_file"]
+        if bounds.dtype != np.int64 or bounds.ndim != 1 or not len(bounds):
+            wrong.append(f"{name} is {bounds.dtype} {list(bounds.shape)}")
+        elif bounds[0] != 0 or bounds[-1] != len(tokens):
+            wrong.append(f"{name} goes from {bounds[0]} to {bounds[-1]}, not 0 to {len(tokens)}")
+        elif (np.diff(bounds) < 0).any():
+            wrong.append(f"{name} falls at document {int(np.argmax(np.diff(bounds) < 0))}")
+    return _check("documents", wrong, "boundaries rise from 0 to the end of every shard")
+
+
+def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]) -> Check:
+    tokenizer, wrong = manifest["tokenizer"], []
+    size, end = tokenizer["vocab_size"], tokenizer["eos_id"]
+    for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
+        name = entry["tokens_file"]
+        if tokens.dtype != token_dtype(size) or tokens.ndim != 1:
+            wrong.append(f"{name} is {tokens.dtype} {list(tokens.shape)}")
+            continue
+        parts = (tokens[at : at + _CHUNK] for at in range(0, len(tokens), _CHUNK))
+        highest = max((int(part.max()) for part in parts), default=-1)
+        if highest >= size:
+            wrong.append(f"{name} holds the id {highest}; the vocabulary has {size}")
+        lengths = np.diff(bounds)
+        if end is not None and ((lengths == 0).any() or (tokens[bounds[1:] - 1] != end).any()):
+            wrong.append(f"{name} has a document that does not end with the id {end}")
+    ends = f", every document ends with {end}" if end is not None else ""
+    return _check("token ids", wrong, f"all below {size:,}{ends}")
+
+
+def _check_sample(
+    manifest: dict[str, Any],
+    shards: list[tuple[NDArray[Any], NDArray[Any]]],
+    find_tokenizer: Callable[[str], TokenizerFile],
+    sample_units: int,
+    sample_documents: int,
+) -> Check:
+    """Tokenise the first documents of some units again."""
+    name = "text"
+    try:
+        tokenizer = find_tokenizer(manifest["tokenizer"]["name"])
+    except MissingFileError as error:
+        return Check(name, None, f"not compared: {error.message}")
+    if tokenizer.digest != manifest["tokenizer"]["sha256"]:
+        detail = f"the tokenizer {tokenizer.name} is not the one that the corpus was built with"
+        return Check(name, False, f"{detail}: its digest is {tokenizer.digest}")
+    units = manifest["units"]
+    firsts = np.cumsum([0, *(unit["documents"] for unit in units)])
+    chosen = random.Random(len(units)).sample(range(len(units)), min(sample_units, len(units)))
+    compared, missing, wrong = 0, set[str](), []
+    for index in sorted(chosen):
+        unit = units[index]
+        gone = [entry["name"] for entry in unit["sources"] if not Path(entry["name"]).is_file()]
+        if gone:
+            missing.update(gone)
+            continue
+        document = int(firsts[index])
+        for found in _documents(unit, manifest, tokenizer, sample_documents):
+            if not np.array_equal(found, _document(shards, document)):
+                wrong.append(f"document {document} is not what {unit['sources'][0]['name']} holds")
+                break
+            document += 1
+        compared += document - int(firsts[index])
+    if not compared and not wrong:
+        detail = f"{', '.join(sorted(missing)[:3])} is not there" if missing else "no documents"
+        return Check(name, None, f"not compared: {detail}")
+    left = f"; {len(missing)} files are not there" if missing else ""
+    return _check(name, wrong, f"{compared:,} documents tokenised again are equal{left}")
+
+
+def _documents(
+    unit: dict[str, Any], manifest: dict[str, Any], tokenizer: TokenizerFile, most: int
+) -> Iterator[NDArray[Any]]:
+    sources = [
+        replace(source, begin=entry["begin"], end=entry["end"])
+        for entry in unit["sources"]
+        for source in find_sources(entry["name"])[0]
+    ]
+    reader = TextReader(
+        sources,
+        split=manifest["split"],
+        text_key=manifest["text_key"],
+        on_error=manifest["on_error"],
+    )
+    left = min(most, unit["documents"])
+    has_eos = manifest["tokenizer"]["eos_id"] is not None
+    try:
+        for batch in tokenise(reader.blocks(), tokenizer, add_eos=has_eos):
+            bounds = batch.boundaries
+            for start, end in pairwise(bounds):
+                if not left:
+                    return
+                left -= 1
+                yield batch.tokens[start:end]
+    except EngramError:
+        yield np.empty(0)  # equal to no document: the text is not what it was
+    if left:
+        yield np.empty(0)
+
+
+def _document(shards: list[tuple[NDArray[Any], NDArray[Any]]], index: int) -> Any:
+    for tokens, bounds in shards:
+        if index < len(bounds) - 1:
+            return tokens[bounds[index] : bounds[index + 1]]
+        index -= len(bounds) - 1
+    return None
+
+
+def _check(name: str, wrong: list[str], right: str) -> Check:
+    more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    return Check(name, not wrong, "; ".join(wrong[:5]) + more if wrong else right)

@@ -1,0 +1,249 @@
+"""`engram corpus`: build, info and verify; what wrong calls and damaged folders get."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engram_cli.main import app
+
+BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+WORD = BPE.with_name("local_word")
+TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
+DOCUMENTS = 41
+
+
+@pytest.fixture
+def engram(capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def folder(engram, text, tmp_path):
+    folder = tmp_path / "tokens"
+    assert engram("corpus", "build", text, "-t", BPE, "-o", folder, "--shard-size", "100")[0] == 0
+    return folder
+
+
+def answer(result, code=0):
+    assert result[0] == code, result
+    assert result[1].count("\n") == 1
+    payload = json.loads(result[1])
+    assert next(iter(payload)) == "schema"
+    assert payload["schema"] == "engram.corpus/1"
+    return payload
+
+
+def failure(result, code):
+    assert result[0] == code, result
+    assert result[1] == ""
+    error = json.loads(result[2].splitlines()[-1])
+    assert error["schema"] == "engram.error/1"
+    return error
+
+
+def test_build(engram, text, tmp_path):
+    folder = tmp_path / "tokens"
+    words = ("corpus", "build", text, "-t", BPE, "-o", folder, "--json")
+    payload = answer(engram(*words))
+    assert (payload["documents"], payload["skipped"]) == (DOCUMENTS, 0)
+    assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    tokens = np.load(folder / "tokens-00000.npy")
+    assert (len(tokens), tokens.dtype.name) == (payload["tokens"], payload["dtype"])
+    assert (tokens == payload["tokenizer"]["eos_id"]).sum() == DOCUMENTS
+    assert "--overwrite" in failure(engram(*words), 3)["hint"]
+    again = answer(engram(*words, "--resume"))
+    assert (again["was_finished"], again["tokens"]) == (True, payload["tokens"])
+    bare = answer(engram(*words, "--no-eos", "--overwrite"))
+    assert bare["tokens"] == payload["tokens"] - DOCUMENTS
+
+
+def test_build_as_text(engram, text, tmp_path):
+    code, out, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{DOCUMENTS} documents, ")
+    assert f"engram hash {tmp_path / 'tokens'}" in out
+
+
+def test_dry_run_writes_nothing(engram, text, tmp_path):
+    payload = answer(
+        engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "o", "--dry-run", "--json")
+    )
+    assert payload["input_bytes"] == len(TEXT)
+    assert not (tmp_path / "o").exists()
+
+
+def test_stdin_and_several_inputs(engram, text, tmp_path, monkeypatch):
+    lines = tmp_path / "records" / "a.jsonl"
+    lines.parent.mkdir()
+    lines.write_text("".join(f'{{"body": "record {i}"}}\n' for i in range(9)))
+    (lines.parent / "notes.md").touch()
+    words = ("corpus", "build", text, lines.parent, "-t", BPE, "-o", tmp_path / "both")
+    result = engram(*words, "--text-key", "body", "--json")
+    assert answer(result)["documents"] == DOCUMENTS + 9
+    assert "1 files of the folders are no text" in result[2]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    words = ("corpus", "build", "-", "-t", BPE, "-o", tmp_path / "stdin", "-j", "2", "--json")
+    assert answer(engram(*words))["documents"] == DOCUMENTS
+
+
+def test_what_is_wrong_is_said_and_what_is_done_is_kept(engram, tmp_path, monkeypatch):
+    monkeypatch.setattr("engram.corpus.build.UNIT_BYTES", 100)
+    path = tmp_path / "bad.txt"
+    path.write_bytes(TEXT.encode() + b"\n\nbad \xff\n\ngood")
+    words = ("corpus", "build", path, "-t", BPE, "-o", tmp_path / "o", "-j", "1", "--json")
+    result = engram(*words)
+    assert f"{path}:123: byte " in failure(result, 3)["message"]
+    code, out, err = engram(*words, "--on-error", "skip", "--overwrite")
+    assert code == 0
+    assert "1 documents were skipped:" in err
+    assert f"{path}:123" in err
+    assert json.loads(out)["skipped"] == 1
+    assert str(path) in engram("corpus", "info", tmp_path / "o")[1]
+
+
+def test_info(engram, folder):
+    payload = answer(engram("corpus", "info", folder, "--json"))
+    assert payload["documents"] == DOCUMENTS
+    assert payload["shards"] > 1
+    assert payload["inputs"][0]["bytes"] == len(TEXT)
+    out = engram("corpus", "info", folder)[1]
+    assert out.startswith(f"{DOCUMENTS} documents, ")
+    failure(engram("corpus", "info", folder.parent, "--json"), 4)
+
+
+def test_verify(engram, folder, text):
+    payload = answer(engram("corpus", "verify", folder, "--json"))
+    assert payload["ok"] is True
+    assert [check["ok"] for check in payload["checks"]] == [True] * 5
+    assert "41 documents tokenised again are equal" in payload["checks"][-1]["detail"]
+    text.unlink()
+    payload = answer(engram("corpus", "verify", folder, "--json"))
+    assert [check["ok"] for check in payload["checks"]] == [True] * 4 + [None]
+    text.write_text(TEXT.replace("Milky", "Silky"))
+    payload = answer(engram("corpus", "verify", folder, "--json"), 5)
+    assert "document 0 is not what" in payload["checks"][-1]["detail"]
+    assert "WRONG        text: " in engram("corpus", "verify", folder)[1]
+
+
+def test_files_that_were_damaged_are_named(engram, folder, tmp_path):
+    def verdict(damage):
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        damage(copy / "tokens-00001.npy")
+        payload = answer(engram("corpus", "verify", copy, "--json"), 5)
+        shutil.rmtree(copy)
+        (check,) = payload["checks"]
+        return check["detail"]
+
+    assert "tokens-00001.npy is truncated" in verdict(
+        lambda path: path.write_bytes(path.read_bytes()[:-4])
+    )
+    assert "tokens-00001.npy is too long" in verdict(
+        lambda path: path.write_bytes(path.read_bytes() + b"0")
+    )
+    assert "tokens-00001.npy was changed" in verdict(
+        lambda path: path.write_bytes(path.read_bytes()[:-2] + b"zz")
+    )
+    assert "tokens-00001.npy is missing" in verdict(Path.unlink)
+    assert "foreign.npy is foreign" in verdict(lambda path: path.with_name("foreign.npy").touch())
+    manifest = folder / "manifest.json"
+    for content in (
+        "",
+        "{",
+        "[]",
+        '{"schema": "engram.hashes/1"}',
+        '{"schema": "engram.corpus/1"}',
+    ):
+        manifest.write_text(content)
+        assert str(manifest) in failure(engram("corpus", "verify", folder, "--json"), 3)["message"]
+
+
+def test_what_the_files_hold_is_checked_behind_their_digests(engram, folder):
+    from engram.corpus.folder import MANIFEST, sha256_of
+
+    def verdict(name, array):
+        saved = (folder / name).read_bytes(), (folder / MANIFEST).read_bytes()
+        np.save(folder / name, array)
+        manifest = json.loads(saved[1])
+        for file in manifest["files"]:
+            path = folder / file["name"]
+            file |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        payload = answer(engram("corpus", "verify", folder, "--json"), 5)
+        (folder / name).write_bytes(saved[0])
+        (folder / MANIFEST).write_bytes(saved[1])
+        return "; ".join(check["detail"] for check in payload["checks"] if not check["ok"])
+
+    tokens, bounds = (np.load(folder / f"{kind}-00000.npy") for kind in ("tokens", "documents"))
+    changed = tokens.copy()
+    changed[0] = 600
+    assert "holds the id 600" in verdict("tokens-00000.npy", changed)
+    changed = tokens.copy()
+    changed[-1] = 5
+    assert "does not end with the id 1" in verdict("tokens-00000.npy", changed)
+    changed[-1], changed[0] = tokens[-1], 5
+    assert "document 0 is not what" in verdict("tokens-00000.npy", changed)
+    assert "tokens and" in verdict("tokens-00000.npy", tokens[:-1])
+    bounds[1], bounds[2] = bounds[2], bounds[1]
+    assert "falls at document 1" in verdict("documents-00000.npy", bounds)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("build", "none.txt", "-t", BPE, "-o", "o"), 4),
+        (("build", "empty.txt", "-t", BPE, "-o", "o"), 3),
+        (("build", "folder", "-t", BPE, "-o", "o"), 3),
+        (("build", "text.txt", "-t", BPE), 2),
+        (("build", "text.txt", "-o", "o"), 2),
+        (("build", "text.txt", "-t", "no/such/tokenizer", "-o", "o"), 4),
+        (("build", "text.txt", "-t", WORD, "-o", "o"), 3),
+        (("build", "text.txt", "-t", BPE, "-o", "text.txt", "--overwrite"), 3),
+        (("build", "text.txt", "-", "-t", BPE, "-o", "o"), 2),
+        (("build", "-", "-t", BPE, "-o", "o", "--resume"), 2),
+        (("build", "text.txt", "-t", BPE, "-o", "o", "--shard-size", "0"), 2),
+        (("info", "none"), 4),
+        (("verify", "folder"), 4),
+    ],
+)
+def test_wrong_calls(engram, text, tmp_path, monkeypatch, words, code):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    error = failure(engram("corpus", *words, "--json"), code)
+    assert error["message"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_neither_torch_nor_transformers_is_imported(text, tmp_path):
+    code = (
+        "import sys\nfrom engram_cli.main import app\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
+        "      & {'torch', 'transformers', 'sympy', 'numba'}), file=sys.stderr)"
+    )
+    words = ["corpus", "build", str(text), "-t", str(BPE), "-o", str(tmp_path / "o"), "-j", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
