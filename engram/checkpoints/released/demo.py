@@ -22,7 +22,8 @@ _TENSOR = (
     r"|key_projs\.\d+\.(?:weight|bias)|norm[12]\.\d+\.weight"
     r"|short_conv\.(?:conv|norms\.\d+)\.weight"
 )
-_NAME = re.compile(rf"^((?:.*\.)?)({_TENSOR})$")
+# Alone, or in a model: behind a layer's number, or behind ``engram.``.
+_NAME = re.compile(rf"^((?:(?:.*\.)?(?:engram|\d+)\.)?)({_TENSOR})$")
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 

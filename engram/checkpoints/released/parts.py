@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from engram.backbone.headers import TensorInfo
@@ -12,7 +13,7 @@ from engram.sizing.pages import RowPages, joined, row_pages
 from engram.sizing.weights import Kind, Weights
 
 _ROLES: tuple[Role, ...] = ("table", "dense", "constants")
-_SCALE_ENDINGS = (".scale", "_scale", "_scale_inv", ".scales", "_scale_2")
+_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv|weight_scale_2)$")
 _NO_VALUES = ("I64", "U64", "BOOL", "F8_E8M0")  # counters, masks, scales
 _PACKED = ("U8", "I8", "I32", "U32")
 
@@ -102,11 +103,18 @@ def _pages(found: Released, tensors: Sequence[tuple[Slot, TensorInfo]]) -> RowPa
     return values + scale if values is not None and scale is not None else values
 
 
+def _is_scale(name: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a tensor holds the scales of another, and no parameters."""
+    scaled = tensors.get(_SCALE.sub(".weight", name)) if _SCALE.search(name) else None
+    stored = format_of(scaled) if scaled is not None else None
+    return stored is not None and stored.scaled
+
+
 def _base(tensors: dict[str, TensorInfo]) -> Weights:
     values = {
         name: info
         for name, info in tensors.items()
-        if info.dtype not in _NO_VALUES and not name.endswith(_SCALE_ENDINGS)
+        if info.dtype not in _NO_VALUES and not _is_scale(name, tensors)
     }
     sizes: dict[str, int] = {}
     for info in values.values():

@@ -61,14 +61,22 @@ def _check_files(stored: Stored) -> Verdict:
 
 def _check_tensors(found: Released) -> Verdict:
     """Names, shapes and dtypes against the config."""
+    if not found.slots and found.stored.problems:
+        return None, "they are in files that cannot be read"
     expected, problems = found.memory.expected, _swapped(found)
     rest: list[str] = []
     for key, tensor in expected.items():
         names, infos = found.names(key), found.infos(key)
         missing = _missing(found, key, tensor)
         rest += [f"{name} is missing" for name in missing if name not in found.stored.unread]
+        rest += [
+            f"{name} is not wired: the config calls for {tensor.shards} shards"
+            for name in names
+            if found.slots[name].shard >= tensor.shards
+        ]
         if infos and not missing:
-            rest += _shape_problems(key, tensor, names, infos)
+            constant = found.slots[names[0]].role == "constants"
+            rest += _shape_problems(tensor, constant, names, infos)
     rest += [
         f"{name} is not wired: the config does not call for it"
         for name, slot in found.slots.items()
@@ -77,8 +85,6 @@ def _check_tensors(found: Released) -> Verdict:
     problems += rest
     if problems:
         return False, first_of(problems)
-    if not any(found.infos(key) for key in expected):
-        return None, "they are all in files that cannot be read"
     if any(_missing(found, key, tensor) for key, tensor in expected.items()):
         return None, "some are in files that cannot be read; the others are right"
     return True, f"{len(found.slots)} tensors of the memory with the right names and shapes"
@@ -98,14 +104,15 @@ def _missing(found: Released, key: Key, tensor: Expected) -> list[str]:
 
 
 def _shape_problems(
-    key: Key, tensor: Expected, names: list[str], infos: list[TensorInfo]
+    tensor: Expected, constant: bool, names: list[str], infos: list[TensorInfo]
 ) -> list[str]:
-    formats = {format_of(info, tensor.shape[-1]) for info in infos}
-    if len(formats) != 1:
-        return [f"{names[0]} and its other shards have different dtypes"]
-    stored = formats.pop()
-    integers = all(info.dtype == "I64" for info in infos)
-    if stored is None and not integers:
+    dtypes = {info.dtype for info in infos}
+    if len(dtypes) != 1:
+        return [f"{names[0]} and its other shards have different dtypes: {sorted(dtypes)}"]
+    stored = None if constant else format_of(infos[0], tensor.shape[-1])
+    if constant and dtypes != {"I64"}:
+        return [f"{names[0]} is {infos[0].dtype}, not I64"]
+    if stored is None and not constant:
         return [f"{names[0]} is {infos[0].dtype}, which is no format of weights"]
     shape = stored_shape(tensor.shape, stored.packed if stored else 1)
     columns = {info.shape[1:] for info in infos}
