@@ -219,6 +219,11 @@ def test_another_width_is_refused(llama, tmp_path):
         attach.plan(llama, tiny.memory_config(hidden_size=64), tmp_path / "x")
 
 
+def test_other_streams_are_refused(llama, tmp_path):
+    with pytest.raises(LayoutError, match="4 residual streams, the model has 1"):
+        attach.plan(llama, tiny.memory_config(hc_mult=4), tmp_path / "x")
+
+
 def test_another_tokenizer_is_refused(llama, tmp_path):
     with pytest.raises(MismatchError, match="544"):
         attach.plan(llama, tiny.memory_config(engram_vocab_size=545), tmp_path / "x")

@@ -63,6 +63,7 @@ def test_cached_equals_full(model, ids, sizes):
 
 
 def test_crop_and_continue(model, ids):
+    tiny.skip_unless_possible(model, "crop")
     past = DynamicCache(config=model.config)
     past.activate_past_recording()  # sliding windows forget otherwise
     _, past = pieces(model, ids, [15], past)
@@ -137,7 +138,9 @@ def test_packed_documents_do_not_see_each_other(model, ids):
     """The memory adds to each document of a row what it adds to the document alone."""
     lengths = [9, 1, LENGTH - 10]
     positions = torch.cat([torch.arange(length) for length in lengths])[None].expand(2, -1)
-    hidden = torch.randn(2, LENGTH, tiny.HIDDEN, generator=torch.Generator().manual_seed(6))
+    streams = getattr(model.config, "hc_mult", 1)
+    shape = (2, LENGTH, streams, tiny.HIDDEN) if streams > 1 else (2, LENGTH, tiny.HIDDEN)
+    hidden = torch.randn(shape, generator=torch.Generator().manual_seed(6))
     decoder = model.get_decoder()
     layer = decoder.engram_layers[1]
 
@@ -162,8 +165,7 @@ def test_packed_documents_do_not_see_each_other(model, ids):
 
 def test_embeddings_without_ids_are_refused(model, ids):
     embedded = model.get_input_embeddings()(ids)
-    if model.config.model_type == "engram_bloom":
-        pytest.skip("its head passes nothing but its own arguments to the decoder")
+    tiny.skip_unless_possible(model, "embeddings")
     with pytest.raises(InputError, match="inputs_embeds"):
         model(inputs_embeds=embedded)
     assert_same(

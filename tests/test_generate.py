@@ -53,6 +53,7 @@ def test_sampling_with_a_fixed_seed(model, prompt):
 
 
 def test_prompt_lookup_with_rejected_tokens(model, plain):
+    tiny.skip_unless_possible(model, "assist")
     # A prompt that repeats itself makes candidates, most of which are rejected.
     prompt = torch.cat([plain, plain[:, :10]], dim=1)
     expected = model.generate(prompt, **OPTIONS)
@@ -61,6 +62,7 @@ def test_prompt_lookup_with_rejected_tokens(model, plain):
 
 
 def test_assisted_by_the_base_model(folders, model, prompt, plain):
+    tiny.skip_unless_possible(model, "assist")
     assistant = AutoModelForCausalLM.from_pretrained(folders[0])
     got = model.generate(prompt, assistant_model=assistant, **OPTIONS)
     assert torch.equal(got, plain)

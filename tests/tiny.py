@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -65,6 +66,24 @@ SIZES = {
         "qk_rope_head_dim": 4,
         "qk_nope_head_dim": 8,
         "v_head_dim": 8,
+    },
+    # Four residual streams: a gate for each.
+    "deepseek_v4": {
+        **_SHAPE,
+        **_EXPERTS,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "hc_mult": 4,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "sliding_window": 8,
+        "q_lora_rank": 16,
+        "o_groups": 2,
+        "o_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "index_n_heads": 2,
+        "index_head_dim": 8,
+        "index_topk": 4,
     },
     # Not a family that the toolkit names: found by looking for its layers.
     "stablelm": _SHAPE,
@@ -138,6 +157,20 @@ def randomise(model: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
     return model
 
 
+# What transformers' own model of a family cannot do.
+CANNOT = {
+    "bloom": {"embeddings"},  # its head passes nothing but its own arguments to the decoder
+    "deepseek_v4": {"embeddings", "crop", "assist"},
+}
+
+
+def skip_unless_possible(model: object, what: str) -> None:
+    """Skip a test of what the base model cannot do by itself."""
+    family = model.config.model_type.removeprefix("engram_")
+    if what in CANNOT.get(family, ()):
+        pytest.skip(f"{family} by itself cannot do it: {what}")
+
+
 _MADE: dict[str, tuple[Path, Path]] = {}
 
 
@@ -146,5 +179,6 @@ def family_folders(model_type: str, tmp_path_factory: object) -> tuple[Path, Pat
     if model_type not in _MADE:
         folder = tmp_path_factory.mktemp(model_type)
         base = base_model(model_type, folder / "base")
-        _MADE[model_type] = (base, attached_model(base, folder / "attached"))
+        config = memory_config(hc_mult=SIZES[model_type].get("hc_mult", 1))
+        _MADE[model_type] = (base, attached_model(base, folder / "attached", config))
     return _MADE[model_type]

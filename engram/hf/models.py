@@ -30,6 +30,7 @@ REMOTE_MODULE = "modeling_engram"
 # when a checkpoint of theirs is attached to or loaded by this toolkit.
 FAMILIES = (
     "deepseek_v3",
+    "deepseek_v4",
     "gemma2",
     "gemma3_text",
     "gpt2",

@@ -120,7 +120,7 @@ def check_fits(config: EngramConfig, layer_ids: list[int], backbone: Any) -> Non
         backbone: The transformers config of the text model.
 
     Raises:
-        LayoutError: A layer lies past the depth, or the hidden sizes differ.
+        LayoutError: A layer lies past the depth, or hidden sizes or streams differ.
     """
     depth, width = backbone.num_hidden_layers, backbone.hidden_size
     beyond = [layer_id for layer_id in layer_ids if layer_id >= depth]
@@ -137,6 +137,14 @@ def check_fits(config: EngramConfig, layer_ids: list[int], backbone: Any) -> Non
             f"Set hidden_size: {width} in the config.",
             hidden_size=config.hidden_size,
             model_hidden_size=width,
+        )
+    streams = getattr(backbone, "hc_mult", None) or getattr(backbone, "hc_count", None) or 1
+    if config.hc_mult != streams:
+        raise LayoutError(
+            f"The memory is for {config.hc_mult} residual streams, the model has {streams}.",
+            f"Set hc_mult: {streams} in the config.",
+            hc_mult=config.hc_mult,
+            model_hc_mult=streams,
         )
 
 
