@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engram.errors import UsageError
-from engram.units import format_bytes, format_count
+from engram.units import format_bytes, parse_count, row_bytes
 from engram_cli.options import (
     ConfigOption,
     DryRunOption,
@@ -24,16 +24,15 @@ from engram_cli.options import (
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.addressing.addresses import Addresses
     from engram.addressing.tokenizer_files import TokenizerFile
     from engram.config import EngramConfig
-    from engram.corpus.pipeline import Target
+    from engram.corpus.pipeline import HashedText, Target
     from engram.corpus.readers import TextReader
 
 SCHEMA = "engram.hash/1"
 _LISTED_PROBLEMS = 10
+_CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
 
 
 def hash(
@@ -90,6 +89,25 @@ def hash(
     shard_tokens: Annotated[
         int, typer.Option(metavar="COUNT", min=1, help="Tokens that fill a file of -o.")
     ] = 2**22,
+    predict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Expect distinct n-grams of a text of this length, as 10B. Default: 10 times it.",
+        ),
+    ] = None,
+    cache_curve: Annotated[
+        bool,
+        typer.Option(
+            "--cache-curve",
+            help="How often a cache of rows would hit, by its size: how much RAM or VRAM to put in "
+            "front of the table.",
+        ),
+    ] = False,
+    cache_tokens: Annotated[
+        str,
+        typer.Option(metavar="TOKENS", help="Beginning of the text that --cache-curve measures."),
+    ] = "1M",
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -99,16 +117,20 @@ def hash(
     """Turn a text into hash ids, and say how it fills the tables.
 
     Every document starts anew: its first n-grams read the layout's fill. Rows hit are exact; so are
-    distinct n-grams up to 16.8M an order, then they are estimated to about 0.1 % and say so. Stored
-    ids take 4 bytes for each row that a token reads: hashing again is mostly faster than reading.
+    distinct n-grams up to 16.8M an order, and what collides; then they are estimated, distinct ones
+    to about 0.1 %, and say so. Stored ids take 4 bytes for each row that a token reads: hashing
+    again is mostly faster than reading, and engram.HashedDataset does it for training.
 
     Examples:
         $ engram hash corpus.txt -t gpt2
         $ engram hash corpus.txt -c config.yaml --stats --json
         $ engram hash corpus.jsonl --text-key text -c config.yaml --eos -o hashed
         $ engram hash - -t gpt2 --split line --layers 1,6
+        $ engram hash corpus.txt -c config.yaml --predict 10B --cache-curve
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    predicted = parse_count(predict) if predict is not None else None
+    sample = parse_count(cache_tokens) if cache_curve else None
     if stats and output is not None:
         raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
     if dry_run and output is None:
@@ -121,6 +143,7 @@ def hash(
     from engram.corpus.pipeline import Target, hash_text
     from engram.corpus.readers import TextReader
     from engram.templates import load_config
+    from engram_cli.hash_text import show
 
     reader = TextReader(text, split=split, text_key=text_key, on_error=on_error)
     target = None
@@ -150,6 +173,7 @@ def hash(
             add_eos=eos,
             threads=threads or _cores(),
             target=target,
+            cache_tokens=sample,
             progress=step,
         )
     if reader.skipped:
@@ -166,10 +190,12 @@ def hash(
         "compressed_vocab_size": None if addresses.token_map is None else addresses.vocab_size,
         "fingerprint": addresses.fingerprint,
         "layers": [asdict(layer) for layer in hashed.layers],
+        "growth": _growth(hashed, predicted or 10 * hashed.tokens),
+        "cache": _cache(hashed, addresses, memory) if cache_curve else None,
         "output": str(output) if output is not None else None,
         "output_bytes": hashed.written_bytes,
     }
-    out.result(payload, lambda console: _show(console, payload, text, verbose))
+    out.result(payload, lambda console: show(console, payload, text, verbose))
 
 
 def _cores() -> int:
@@ -227,55 +253,30 @@ def _skipped(reader: TextReader) -> str:
     return "\n  ".join([f"{reader.skipped} documents were skipped:", *lines])
 
 
-def _show(console: Console, payload: dict[str, Any], text: str, verbose: bool) -> None:
-    console.print(
-        f"{payload['documents']:,} documents, {payload['tokens']:,} tokens, {payload['ids']:,} ids "
-        f"in {payload['seconds']:.1f} s ({format_count(payload['tokens_per_second'])} tokens/s)"
-    )
-    tokenizer, compressed = payload["tokenizer"], payload["compressed_vocab_size"]
-    after = f", {compressed:,} after compression" if compressed is not None else ""
-    console.print(f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids{after}.")
-    console.print(f"Fingerprint {payload['fingerprint']}")
-    for layer in payload["layers"]:
-        console.print(f"\nLayer {layer['layer_id']}")
-        console.print(_table(layer["heads"], verbose))
-    kinds = {head["kind"] for layer in payload["layers"] for head in layer["heads"]}
-    if "estimated" in kinds:
-        error = max(head["relative_error"] for head in payload["layers"][0]["heads"])
-        console.print(f"\n~ estimated, within {error:.2%} in 19 cases of 20; rows hit are exact.")
-    if payload["output"] is not None:
-        size = format_bytes(payload["output_bytes"])
-        console.print(f"\nWrote {payload['output']}: {size}, readable with numpy alone.")
-    else:
-        console.print(f"\nNext: engram hash {text} -o FOLDER writes the ids.")
-
-
-def _table(heads: list[dict[str, Any]], verbose: bool) -> Any:
-    """One row per head, or per order with the range of its heads."""
-    from rich.table import Table
-
-    measures = ("rows", "rows hit", "load", "distinct n-grams", "collisions")
-    table = Table(box=None, pad_edge=False)
-    for column in ("order", "head" if verbose else "heads", *measures):
-        table.add_column(column, justify="right")
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for head in heads:
-        key = (head["order"], head["head"]) if verbose else head["order"]
-        groups.setdefault(key, []).append(head)
-    for group in groups.values():
-        about = "~" if group[0]["kind"] == "estimated" else ""
-        table.add_row(
-            str(group[0]["order"]),
-            str(group[0]["head"] if verbose else len(group)),
-            _range(group, "rows", "{:,}"),
-            _range(group, "rows_hit", "{:,}"),
-            _range(group, "load", "{:.2%}"),
-            f"{about}{group[0]['distinct_ngrams']:,}",
-            about + _range(group, "collisions", "{:,}"),
+def _growth(hashed: HashedText, tokens: int) -> list[dict[str, Any]]:
+    curves = []
+    for curve in hashed.growth:
+        prediction = curve.predict(tokens)
+        curves.append(
+            {
+                **curve.to_dict(),
+                "prediction": None if prediction is None else asdict(prediction),
+            }
         )
-    return table
+    return curves
 
 
-def _range(group: list[dict[str, Any]], key: str, form: str) -> str:
-    low, high = (form.format(pick(head[key] for head in group)) for pick in (min, max))
-    return low if low == high else f"{low} .. {high}"
+def _cache(hashed: HashedText, addresses: Addresses, memory: EngramConfig) -> dict[str, Any]:
+    sizes = {dtype: row_bytes(memory.row_width, dtype) for dtype in _CACHE_DTYPES}
+    layers = [asdict(layer) for layer in hashed.caches]
+    for layer in layers:
+        for point in layer["points"]:
+            point["bytes"] = {dtype: point["rows"] * size for dtype, size in sizes.items()}
+    return {
+        "tokens": hashed.cache_tokens,
+        "is_whole_text": hashed.cache_tokens == hashed.tokens,
+        "rows_per_token": addresses.n_columns,
+        "row_width": memory.row_width,
+        "row_bytes": sizes,
+        "layers": layers,
+    }

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_corpus_statistics import addresses_of, batch_of, random_documents
 
 from engram.addressing.reference import hash_ids
+from engram.config import EngramConfig
+from engram.config_file import write_config
 from engram.corpus.cache_curve import TARGETS, CacheSample, cache_curve
 from engram.errors import InputError
+from engram_cli.main import app
+
+SMALL = EngramConfig(
+    tokenizer=str(Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"),
+    hidden_size=8, engram_vocab_size=544, k=3, n_embed_per_ngram=128, n_head_per_ngram=2,
+    layer_ids=[4, 1], pad_id=2,
+)  # fmt: skip
 
 
 def simulate_lru(lookups, size):
@@ -116,3 +127,49 @@ def test_a_sample_is_the_beginning_of_the_text():
 def test_sizes_that_cannot_be(tokens):
     with pytest.raises(InputError, match="cannot be made"):
         CacheSample(addresses_of("demo"), tokens)
+
+
+@pytest.fixture
+def hashed(tmp_path, capsys):
+    """Run `engram hash` on a small text with more options; its output and its text."""
+
+    def run(*words):
+        text, config = tmp_path / "text.txt", tmp_path / "config.yaml"
+        text.write_text("Alexander the Great saw the Milky Way.\n\nBy the way, he did.\n\n" * 30)
+        write_config(config, SMALL)
+        with pytest.raises(SystemExit) as end:
+            app(["hash", str(text), "-c", str(config), *words])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+def test_the_command_prints_the_curve_with_its_bytes(hashed):
+    code, out, err = hashed("--cache-curve", "--cache-tokens", "100", "--json")
+    assert code == 0, err
+    payload = json.loads(out)
+    cache = payload["cache"]
+    assert (cache["tokens"], cache["is_whole_text"]) == (100, False)
+    assert (cache["rows_per_token"], cache["row_width"]) == (4, 64)
+    assert cache["row_bytes"] == {"float32": 256, "bfloat16": 128, "fp8": 66, "int8": 68}
+    assert [layer["layer_id"] for layer in cache["layers"]] == [4, 1]
+    for layer, hashed_layer in zip(cache["layers"], payload["layers"], strict=True):
+        assert layer["lookups"] == 400
+        assert layer["table_rows"] == sum(head["rows"] for head in hashed_layer["heads"])
+        for point in layer["points"]:
+            assert point["bytes"]["fp8"] == 66 * point["rows"]
+    assert json.loads(hashed("--json")[1])["cache"] is None
+    whole = json.loads(hashed("--cache-curve", "--json")[1])
+    assert (whole["cache"]["tokens"], whole["cache"]["is_whole_text"]) == (whole["tokens"], True)
+    found = [layer["distinct_rows"] for layer in whole["cache"]["layers"]]
+    assert found == [sum(head["rows_hit"] for head in layer["heads"]) for layer in whole["layers"]]
+
+
+def test_the_command_prints_the_curve_as_text(hashed):
+    code, out, err = hashed("--cache-curve")
+    assert (code, err) == (0, "")
+    assert out.count("A cache of rows in front of layer") == 2
+    assert "99% of look-ups" in out
+    assert "Exact for these tokens." in out
+    assert hashed("--cache-curve", "--cache-tokens", "0")[0] == 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from engram.corpus.collisions import order_collisions
 from engram.corpus.distinct import DistinctWindows
 from engram.corpus.growth import Growth, GrowthPoint, growth_lengths
 from engram.corpus.statistics import Statistics
+from engram_cli.main import app
+
+BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 
 
 @pytest.mark.parametrize("name", MEMORIES)
@@ -200,3 +205,37 @@ def test_collisions_of_a_sample_are_estimated():
     for key in ("any_head", "every_head", "occurrences_any_head", "occurrences_every_head"):
         assert getattr(estimate, key) == pytest.approx(getattr(exact, key), abs=0.03), key
     assert 0.1 < exact.every_head < exact.any_head < 0.99
+
+
+def test_the_command_predicts_and_shows(tmp_path, capsys):
+    words = np.random.default_rng(3).zipf(1.2, 30_000) % 400
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "\n\n".join(" ".join(map(str, words[i : i + 40])) for i in range(0, 30_000, 40))
+    )
+
+    def run(*more):
+        with pytest.raises(SystemExit) as end:
+            app(["hash", str(text), "-t", str(BPE), *more])
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    payload = json.loads(run("--json"))
+    assert [curve["order"] for curve in payload["growth"]] == [2, 3]
+    for curve in payload["growth"]:
+        assert curve["points"][-1]["tokens"] == payload["tokens"]
+        heads = [head for head in payload["layers"][0]["heads"] if head["order"] == curve["order"]]
+        assert curve["points"][-1]["distinct_ngrams"] == heads[0]["distinct_ngrams"]
+        assert curve["prediction"]["tokens"] == 10 * payload["tokens"]
+        assert curve["prediction"]["distinct_ngrams"] > heads[0]["distinct_ngrams"]
+    for layer in payload["layers"]:
+        assert [order["order"] for order in layer["orders"]] == [2, 3]
+    other = json.loads(run("--predict", "2M", "--json"))["growth"][0]["prediction"]
+    assert other["tokens"] == 2_000_000
+    shown = run("--predict", "2M")
+    assert f"~{other['distinct_ngrams']:,}" in shown
+    assert "Another kind of text grows otherwise." in shown
+    assert "of the text: in a head" in shown
+    text.write_text("Too short.")
+    assert "too short to tell" in run()
+    assert json.loads(run("--json"))["growth"][0]["prediction"] is None

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import engram
 from engram.addressing.addresses import Addresses
+from engram.corpus.cache_curve import CacheSample, LayerCache
 from engram.corpus.folder import check_folder, new_folder, write_manifest
+from engram.corpus.growth import Growth
 from engram.corpus.readers import TextReader
 from engram.corpus.shards import (
     TOKEN_MAP,
@@ -73,7 +75,10 @@ class HashedText:
         ids: Hash ids: tokens x layers x columns.
         seconds: Time from the first byte to the last shard.
         layers: Statistics by layer and head.
+        growth: Growth of the distinct n-grams, by order.
         written_bytes: Bytes of the folder that was written; 0 without one.
+        cache_tokens: Tokens that the cache curves were measured with; 0 without them.
+        caches: Cache curves by layer, when they were asked for.
     """
 
     documents: int
@@ -81,7 +86,10 @@ class HashedText:
     ids: int
     seconds: float
     layers: tuple[LayerStatistics, ...]
+    growth: tuple[Growth, ...]
     written_bytes: int
+    cache_tokens: int
+    caches: tuple[LayerCache, ...]
 
 
 def hash_text(
@@ -92,6 +100,7 @@ def hash_text(
     add_eos: bool = False,
     threads: int = 1,
     target: Target | None = None,
+    cache_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> HashedText:
     """Tokenise and hash a text, collect its statistics, and write its ids when asked to.
@@ -105,6 +114,7 @@ def hash_text(
         add_eos: Whether every document ends with the end-of-text token.
         threads: Threads that hash; `tokenizers` takes its own from RAYON_NUM_THREADS.
         target: Where ids are written; None for statistics alone.
+        cache_tokens: Tokens, from the first on, to measure cache curves with; None for no curves.
         progress: Called with the bytes read so far and their total.
 
     Returns:
@@ -115,6 +125,7 @@ def hash_text(
     """
     started = time.perf_counter()
     statistics = Statistics(addresses, threads=threads)
+    sample = CacheSample(addresses, cache_tokens) if cache_tokens is not None else None
     documents = tokens = written_bytes = 0
     with ExitStack() as stack:
         writer = folder = None
@@ -134,6 +145,8 @@ def hash_text(
         batches = _one_ahead(tokenise(reader, tokenizer, add_eos=add_eos))
         for batch in stack.enter_context(closing(batches)):
             statistics.add(batch)
+            if sample is not None:
+                sample.add(batch)
             if writer is not None:
                 writer.add(batch)
             documents += len(batch.boundaries) - 1
@@ -151,7 +164,17 @@ def hash_text(
             values |= {"statistics": [asdict(layer) for layer in layers], "shards": writer.shards}
             written_bytes = write_manifest(folder, values)
     seconds = time.perf_counter() - started
-    return HashedText(documents, tokens, ids, seconds, layers, written_bytes)
+    return HashedText(
+        documents=documents,
+        tokens=tokens,
+        ids=ids,
+        seconds=seconds,
+        layers=layers,
+        growth=statistics.growth(),
+        written_bytes=written_bytes,
+        cache_tokens=0 if sample is None else sample.tokens,
+        caches=() if sample is None else sample.layers(),
+    )
 
 
 def estimate_bytes(
