@@ -1,0 +1,187 @@
+"""Checkpoints on the hub, stood in for by a server on the loopback: headers by range requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import sparse_folder
+from test_released_families import qwen_release
+
+LIMIT = 2**20  # of bytes that any one answer may have
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves the folders of `root` as repositories, and notes what it sent."""
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def answer(self, with_body):
+        repo, _, rest = self.path.removeprefix("/").partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        folder, path = self.server.root / repo, self.server.root / repo / file
+        if not folder.is_dir():
+            return self.fail(404, {"X-Error-Code": "RepoNotFound"})
+        if revision not in ("main", "v1", "c" * 40):
+            return self.fail(404, {"X-Error-Code": "RevisionNotFound"})
+        if not path.is_file():
+            return self.fail(404, {"X-Error-Code": "EntryNotFound"})
+        size = path.stat().st_size
+        first, last, status = 0, size - 1, 200
+        if "Range" in self.headers:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            last, status = min(last, size - 1), 206
+        length = last - first + 1
+        self.send_response(status)
+        for name, value in {
+            "ETag": f'"{repo}{file}"', "X-Repo-Commit": "c" * 40, "Content-Length": str(length),
+            "Content-Range": f"bytes {first}-{last}/{size}",
+        }.items():  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            assert length < LIMIT, f"{file} was asked for whole"
+            with path.open("rb") as stream:
+                stream.seek(first)
+                self.wfile.write(stream.read(length))
+            self.server.sent.append((file, length))
+        return None
+
+    def fail(self, status, headers):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": "0"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.sent = tmp_path / "hub", []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+ASK = """
+import contextlib, io, json, sys
+from engram_cli.main import app
+answers = []
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app(words)
+        except SystemExit as end:
+            answers.append([end.code, out.getvalue(), err.getvalue()])
+print(json.dumps(answers))
+"""
+
+
+def engram(hub, *lines):
+    """Run commands in a process of its own: huggingface_hub reads its settings at import."""
+    home = hub.root.parent / "home"
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps([line.split() for line in lines])],
+        env={**os.environ, "HF_HOME": str(home), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0",
+             "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "NO_PROXY": "127.0.0.1"},
+        capture_output=True, text=True, timeout=60, check=True, cwd=home,
+    )  # fmt: skip
+    assert done.stderr == ""
+    answers = json.loads(done.stdout)
+    assert "Traceback" not in "".join(err for _, _, err in answers)
+    return answers
+
+
+def checks_of(answer, code=0):
+    assert answer[0] == code
+    return {check["name"]: check for check in json.loads(answer[1])["checks"]}
+
+
+def test_headers_and_nothing_else(hub):
+    local = sparse_folder.v41(hub.root / "deepseek-ai" / "v41")
+    remote, here, verified = engram(
+        hub,
+        "report deepseek-ai/v41 --tp 4 --json",
+        f"report {local} --tp 4 --json",
+        "verify deepseek-ai/v41 --json",
+    )
+    assert (remote[0], remote[2]) == (0, "")
+    found, expected = json.loads(remote[1]), json.loads(here[1])
+    assert found["totals"] == expected["totals"]
+    assert found["rows"] == expected["rows"]
+    assert found["totals"]["table_bytes"] == 202_758_032_400
+    # Where rows begin is not known from headers alone.
+    assert found["reads"]["disk_pages_per_token"]["kind"] == "estimated"
+    assert sum(length for _, length in hub.sent) < LIMIT
+    assert {file for file, _ in hub.sent} == {
+        "config.json",
+        "model.safetensors.index.json",
+        *(f"model-{i:05d}-of-00048.safetensors" for i in (1, 47, 48)),
+    }
+    checks = checks_of(verified)
+    assert all(checks[name]["ok"] is True for name in ("tensors", "scales", "rows"))
+    assert checks["tokenizer"]["ok"] is None
+    assert "lengths were not compared" in checks["files"]["detail"]
+
+
+def test_buffers_are_read_by_their_range(hub):
+    qwen_release(hub.root / "Qwen" / "right")
+    folder = qwen_release(hub.root / "Qwen" / "wrong", seed=7)
+    (folder / "model-00001-of-00001.safetensors").rename(folder / "model.safetensors")
+    (folder / "model.safetensors.index.json").unlink()
+    right, wrong, report = engram(
+        hub,
+        "verify Qwen/right --revision v1 --json",
+        "verify Qwen/wrong --json",
+        "report Qwen/wrong --json",
+    )
+    assert checks_of(right)["constants"]["ok"] is True
+    constants = checks_of(wrong, code=5)["constants"]
+    assert "layer_multipliers[0] is 23703573157769" in constants["detail"]
+    assert json.loads(report[1])["layout"] == "qwen_ple"
+
+
+def test_what_the_hub_does_not_have(hub):
+    lost, torn = (sparse_folder.v41(hub.root / "deepseek-ai" / name) for name in ("lost", "torn"))
+    shard = "model-00048-of-00048.safetensors"
+    (lost / shard).unlink()
+    (torn / shard).write_bytes(b"\x08" + b"\0" * 7 + b"not JSON")
+    plain = hub.root / "some" / "model"
+    plain.mkdir(parents=True)
+    (plain / "config.json").write_text('{"model_type": "llama"}')
+    no_shard, report, no_header, nothing, no_revision, no_memory, no_model = engram(
+        hub,
+        "verify deepseek-ai/lost --json",
+        "report deepseek-ai/lost --json",
+        "verify deepseek-ai/torn --json",
+        "verify deepseek-ai/none --json",
+        "report deepseek-ai/lost --revision v9 --json",
+        "report some/model",
+        "report deepseek-ai/lost --model gpt2",
+    )
+    assert f"{shard} is not in the repository" in checks_of(no_shard, 5)["files"]["detail"]
+    assert report[0] == 4
+    assert json.loads(report[2])["details"]["missing"] == [shard]
+    assert shard in checks_of(no_header, 5)["files"]["detail"]
+    for answer in (nothing, no_revision):
+        assert answer[0] == 4
+        assert "hub" in json.loads(answer[2])["message"]
+    assert (no_memory[0], "has no memory" in no_memory[2]) == (3, True)
+    assert (no_model[0], "leave --model out" in no_model[2]) == (2, True)
