@@ -1,0 +1,106 @@
+"""Attaching to a model on the hub, and loading an attached one, at a stand-in on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import ThreadingHTTPServer
+
+import pytest
+import tiny
+from test_released_hub import Hub
+
+from engram.config_file import write_config
+
+COMMIT = "c" * 40
+
+
+class ModelHub(Hub):
+    """Lists a repository's files as well."""
+
+    def do_GET(self):
+        if not self.path.startswith("/api/models/"):
+            return super().do_GET()
+        path = self.path.removeprefix("/api/models/").partition("?")[0]
+        repo, _, rest = path.partition("/revision/")
+        if "/tree/" in path:
+            repo, _, rest = path.partition("/tree/")
+        folder = self.server.root / repo
+        if not folder.is_dir() or rest.partition("/")[0] not in ("", "main", "v1", COMMIT):
+            return self.fail(404, {"X-Error-Code": "RepoNotFound"})
+        files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+        answer: object = {
+            "id": repo,
+            "sha": COMMIT,
+            "siblings": [{"rfilename": path.name} for path in files],
+        }
+        if "/tree/" in self.path:
+            answer = [
+                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0"}
+                for path in files
+            ]
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        return self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(tmp_path, tmp_path_factory):
+    base, attached = tiny.family_folders("llama", tmp_path_factory)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ModelHub)
+    server.root, server.sent = tmp_path / "hub", []
+    (server.root / "someone").mkdir(parents=True)
+    (server.root / "someone" / "base").symlink_to(base)
+    (server.root / "someone" / "attached").symlink_to(attached)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def run(hub, folder, *words):
+    env = {
+        **os.environ,
+        "HF_HOME": str(folder / "home"),
+        "HF_TOKEN": "",
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(
+        command, env=env, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_attach_to_a_model_on_the_hub(hub, tmp_path):
+    write_config(tmp_path / "memory.yaml", tiny.memory_config())
+    words = ["-m", "engram_cli", "attach", "someone/base", "-c", "memory.yaml", "-o", "out"]
+    done = run(hub, tmp_path, *words, "--revision", "v1", "--link", "--verify", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["max_logit_difference"] == 0
+    assert (tmp_path / "out" / "model-00001-of-00001.safetensors").stat().st_nlink > 1
+
+
+def test_load_an_attached_model_from_the_hub(hub, tmp_path):
+    code = "import engram; print(type(engram.load('someone/attached', revision='v1')).__name__)"
+    done = run(hub, tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "EngramLlamaForCausalLM"
+
+
+def test_a_model_that_is_not_there(hub, tmp_path):
+    write_config(tmp_path / "memory.yaml", tiny.memory_config())
+    words = ["-m", "engram_cli", "attach", "someone/nothing", "-c", "memory.yaml", "-o", "out"]
+    done = run(hub, tmp_path, *words)
+    assert done.returncode == 4
+    assert "someone/nothing is no folder here" in done.stderr
+    assert not (tmp_path / "out").exists()
