@@ -82,15 +82,18 @@ def _folded(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _show_reads(console: Console, reads: dict[str, Any]) -> None:
+    rows, in_layer = reads["rows_per_token"], reads["rows_per_token_and_layer"]
+    several = f"{in_layer} rows a layer, {rows} in all"
+    alone = f"{rows} row{'s' * (rows != 1)}"
     console.print(
-        f"\nReads per token: {reads['rows_per_token_and_layer']} rows a layer, "
-        f"{reads['rows_per_token']} in all = {reads['bytes_per_token']:,} bytes"
+        f"\nReads per token: {several if rows != in_layer else alone} = "
+        f"{reads['bytes_per_token']:,} bytes"
     )
     pages = reads["disk_pages_per_token"]
     if pages:
         console.print(
-            f"From disk: {reads['disk_reads_per_token']} reads of {pages['mean']:.1f} pages of "
-            f"4 KiB ({pages['least']} to {pages['most']}, {pages['kind']})"
+            f"From disk: {reads['disk_reads_per_token']} reads, {pages['mean']:.1f} pages of 4 KiB "
+            f"on average ({pages['least']} to {pages['most']}, {pages['kind']})"
         )
     rate = reads["rate"]
     if rate:
@@ -125,7 +128,7 @@ def _show_training(console: Console, payload: dict[str, Any]) -> None:
     table = Table("optimizer", box=None, pad_edge=False)
     ranks = payload["tp"]
     for heading in (
-        *("tables", "of it state", "all on one device"),
+        *("tables", "of which state", "all on one device"),
         *([f"each of {ranks} ranks"] if ranks > 1 else []),
     ):
         table.add_column(heading, justify="right")

@@ -105,5 +105,6 @@ def _show(console: Console, target: str, checks: list[Check]) -> None:
     console.print(table)
     failed, open_ = (sum(check.ok is verdict for check in checks) for verdict in (False, None))
     answer = f"{failed} check{'s' * (failed != 1)} failed" if failed else "wired right"
-    rest = f", {open_} could not be checked" if open_ else ""
+    things = "thing" if open_ == 1 else "things"
+    rest = f"; {open_} {things} could not be checked" if open_ else ""
     console.print(f"\n{target}: {answer}{rest}.")

@@ -202,7 +202,7 @@ def test_verified(release, engram):
     assert "67716810739261" in checks["constants"].detail
     answer = json.loads(engram("verify", release, "--json"))
     assert answer["ok"] is True
-    assert "wired right, 3 could not be checked" in engram("verify", release)
+    assert "wired right; 3 things could not be checked" in engram("verify", release)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def _check_tokenizer(found: Released, tokenizer: str | None) -> Verdict:
     try:
         known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)
     except MissingFileError as error:
-        return None, f"not checked: {error.message}"
+        return None, error.message
     token_map = compressed_map(known)
     size, digest = int(token_map.max()) + 1, map_digest(token_map)
     if size != stated:

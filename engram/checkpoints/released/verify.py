@@ -39,7 +39,7 @@ def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Ch
         if not stored.problems:
             raise no_memory(stored)
         return
-    yield Check("family", True, f"{found.family.title} (layout {found.family.layout})")
+    yield Check("family", True, f"{found.family.title}, layout {found.family.layout}")
     yield run_check("files", partial(_check_files, stored))
     yield run_check("tensors", partial(_check_tensors, found))
     yield run_check("scales", partial(_check_scales, found))
@@ -167,7 +167,8 @@ def _check_scales(found: Released) -> Verdict:
                 continue
             scaled += 1
             rows = info.shape[0] if scales.get(shard) else tensor.shape[0]
-            shapes = scale_shapes((rows, *tensor.shape[1:]), tensor.block)
+            block = tensor.block if stored.name.startswith("fp") else None
+            shapes = scale_shapes((rows, *tensor.shape[1:]), block)
             problems += _scale_problems(name, found.stored.tensors[name], shapes)
     if problems:
         return False, first_of(problems)
