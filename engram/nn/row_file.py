@@ -64,9 +64,9 @@ class RowFile:
         # Links may be short-lived, and unpickling must find the file from any working directory.
         self.path = Path(path).resolve()
         self.start_byte, self.rows, self.row_bytes = start_byte, rows, row_bytes
-        if self.path.is_dir():
+        if not self.path.is_file():
             raise MissingFileError(
-                f"{self.path} is a folder.", "Give the file in it.", path=str(self.path)
+                f"{self.path} is no file.", "Check the path.", path=str(self.path)
             )
         try:
             self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
