@@ -112,5 +112,10 @@ def row_bytes(width: int, dtype: str) -> int:
         dtype: A dtype name or alias, see `dtype_name`.
     """
     name = dtype_name(dtype)
-    scales = {"fp8": -(-width // FP8_SCALE_BLOCK), "int8": 4}.get(name, 0)
-    return width * DTYPE_BITS[name] // 8 + scales
+    scale_bytes = {"fp8": 1, "int8": 4}.get(name, 0)
+    return width * DTYPE_BITS[name] // 8 + scale_bytes * scales_per_row(width, name)
+
+
+def scales_per_row(width: int, dtype: str) -> int:
+    """Scales that one stored row of a quantised table carries, by its columns and dtype name."""
+    return -(-width // FP8_SCALE_BLOCK) if dtype == "fp8" else 1

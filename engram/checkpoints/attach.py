@@ -166,7 +166,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         DoesNotFitError: The disk has too little room.
     """
     check_folder(plan.output, own_files, overwrite)
-    _check_room(plan)
+    check_room(plan.output, plan.written_bytes)
     done, total = 0, plan.written_bytes
 
     def step(size_bytes: int, _: int | None = None) -> None:
@@ -244,15 +244,20 @@ def own_files(folder: Path) -> set[str] | None:
         return None
 
 
-def _check_room(plan: AttachPlan) -> None:
-    parent = plan.output.absolute().parent
+def check_room(output: Path, written_bytes: int) -> None:
+    """Refuse to write more than the disk has room for.
+
+    Raises:
+        DoesNotFitError: It has too little.
+    """
+    parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
     free = shutil.disk_usage(parent).free
-    if plan.written_bytes + _SPARE_BYTES > free:
+    if written_bytes + _SPARE_BYTES > free:
         raise DoesNotFitError(
-            f"{plan.written_bytes} bytes are to be written to {parent}, which has {free} free.",
+            f"{written_bytes} bytes are to be written to {parent}, which has {free} free.",
             "Free some room, pass --link to link the base's files, or make the tables smaller.",
-            needed_bytes=plan.written_bytes,
+            needed_bytes=written_bytes,
             free_bytes=free,
         )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.base import BaseCheckpoint
 from engram.config import EngramConfig
 from engram.layouts import get_layout
 from engram.units import format_bytes, row_bytes
 
 
-def model_card(base: BaseCheckpoint, config: EngramConfig, addresses: Addresses) -> str:
+def model_card(base_name: str, base_params: int, config: EngramConfig, addresses: Addresses) -> str:
     """Write the card of an attached checkpoint.
 
     Args:
-        base: The checkpoint that the memory was attached to.
+        base_name: What the memory was attached to.
+        base_params: Parameters of that.
         config: The memory.
         addresses: Its constants.
 
@@ -29,16 +29,15 @@ def model_card(base: BaseCheckpoint, config: EngramConfig, addresses: Addresses)
         for layer in addresses.layers
     )
     per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
-    name = base.config.get("_name_or_path") or base.folder.resolve().name
     return f"""---
 library_name: transformers
 tags: [engram]
 ---
 
-# {name} with an Engram memory
+# {base_name} with an Engram memory
 
-A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {name}
-({base.params:,} parameters). The base's weights are unchanged.
+A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base_name}
+({base_params:,} parameters). The base's weights are unchanged.
 
 | layer (0-based) | rows | table parameters | other parameters | table ({config.table_dtype}) |
 |---|---|---|---|---|

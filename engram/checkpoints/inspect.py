@@ -11,6 +11,7 @@ from typing import Any, Literal
 from engram.backbone.headers import TensorInfo, read_folder_headers
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.base import CONFIG_FILE, read_config
+from engram.checkpoints.names import SCALE, TABLE
 from engram.checkpoints.released import no_memory, open_stored, recognise
 from engram.checkpoints.released.parts import released_weights
 from engram.config import EngramConfig
@@ -68,8 +69,14 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
     if path.is_dir():
         settings = memory_settings(path)
         if settings is not None:
-            return _inspect_ours(path, settings)
+            kind: CheckpointKind = "adapter" if (path / ADAPTER_FILE).is_file() else "attached"
+            tensors = read_folder_headers(path) or {}
+            return _inspect_ours(str(path), kind, settings, tensors, located=True)
     stored = open_stored(target, revision)
+    if isinstance(stored.config.get("engram"), dict):
+        stored.demand_whole()
+        settings = stored.config["engram"]
+        return _inspect_ours(stored.name, "attached", settings, stored.tensors, located=False)
     found = recognise(stored)
     if found is None:
         if path.is_dir():
@@ -121,17 +128,24 @@ def memory_settings(folder: Path) -> dict[str, Any] | None:
     return settings
 
 
-def _inspect_ours(folder: Path, settings: dict[str, Any]) -> Inspection:
-    config, hash_rows = _stated(folder, settings)
-    tensors = read_folder_headers(folder)
-    if tensors is None:
+def _inspect_ours(
+    name: str,
+    kind: CheckpointKind,
+    settings: dict[str, Any],
+    tensors: Mapping[str, TensorInfo],
+    *,
+    located: bool,
+) -> Inspection:
+    """Count a memory that attach wrote; `located` tells whether bytes are counted from a file's."""
+    config, hash_rows = _stated(name, settings)
+    if not tensors:
         raise MissingFileError(
-            f"{folder} has no safetensors weights.", "Copy the whole folder.", folder=str(folder)
+            f"{name} has no safetensors weights.", "Copy the whole folder.", folder=name
         )
     of_layer: dict[int | None, dict[str, TensorInfo]] = {layer_id: {} for layer_id in hash_rows}
     base = []
-    for name, info in tensors.items():
-        match = _MEMORY_TENSOR.search(name)
+    for tensor, info in tensors.items():
+        match = _MEMORY_TENSOR.search(tensor)
         if match is None:
             base.append(info)
         else:
@@ -139,23 +153,22 @@ def _inspect_ours(folder: Path, settings: dict[str, Any]) -> Inspection:
     weights = [
         part
         for layer_id, found in of_layer.items()
-        for part in _layer_weights(folder, config, layer_id, found)
+        for part in _layer_weights(name, config, layer_id, found, located)
     ]
     if base:
         weights.append(_weights("base", "base", base))
-    adapter = (folder / ADAPTER_FILE).is_file()
     return Inspection(
-        kind="adapter" if adapter else "attached",
+        kind=kind,
         layout=config.layout,
         title=get_layout(config.layout).title,
         config=config,
         hash_rows=hash_rows,
         weights=tuple(weights),
-        notes=("an adapter: its base model is not counted",) if adapter else (),
+        notes=("an adapter: its base model is not counted",) if kind == "adapter" else (),
     )
 
 
-def _stated(folder: Path, settings: Any) -> tuple[EngramConfig, dict[int | None, int]]:
+def _stated(name: str, settings: Any) -> tuple[EngramConfig, dict[int | None, int]]:
     try:
         config = EngramConfig.from_dict(settings["config"])
         hash_rows: dict[int | None, int] = {
@@ -164,43 +177,58 @@ def _stated(folder: Path, settings: Any) -> tuple[EngramConfig, dict[int | None,
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFileError(
-            f"{folder / CONFIG_FILE}: the key engram is not what attach writes ({error!r}).",
+            f"{name}: the key engram of its config is not what attach writes ({error!r}).",
             "Attach again, or restore the file.",
-            path=str(folder / CONFIG_FILE),
+            path=name,
         ) from None
     return config, hash_rows
 
 
 def _layer_weights(
-    folder: Path, config: EngramConfig, layer_id: int | None, tensors: Mapping[str, TensorInfo]
+    source: str,
+    config: EngramConfig,
+    layer_id: int | None,
+    tensors: Mapping[str, TensorInfo],
+    located: bool,
 ) -> list[Weights]:
     """Sort one layer's tensors: the layout's own names, integer constants, and the table."""
     dense: dict[str, list[TensorInfo]] = {}
     names = get_layout(config.layout).dense_shapes(config)
-    constants, tables = [], []
+    constants, tables, scales = [], [], []
     for name, info in tensors.items():
         if name in names:
             dense.setdefault(name.split(".")[0], []).append(info)
+        elif name == SCALE:
+            scales.append(info)
+        elif name == TABLE:
+            tables.append(info)
         elif info.dtype.startswith(("I", "U", "BOOL")):
             constants.append(info)
         else:
             tables.append(info)
     if len(tables) != 1 or len(tables[0].shape) != 2 or not tables[0].size:
         raise CorruptFileError(
-            f"{folder}: layer {layer_id} should have one table of rows, the files hold "
+            f"{source}: layer {layer_id} should have one table of rows, the files hold "
             f"{[list(table.shape) for table in tables] or 'none'}.",
-            f"Check it: engram verify {folder}",
+            f"Check it: engram verify {source}",
             layer_id=layer_id,
         )
     rows = tables[0].shape[0]
     prefix = f"layers.{layer_id}"
     info = tables[0]
+    row = (info.stop - info.start) // rows
+    pages = row_pages(row, rows, info.start if located else None)
+    for scale in scales:
+        row = (scale.stop - scale.start) // rows
+        pages = pages + row_pages(row, rows, scale.start if located else None)
     parts = [
         replace(
-            _weights(f"{prefix}.table", "table", tables, layer_id),
+            _weights(f"{prefix}.table", "table", tables + scales, layer_id),
+            params=info.size,
+            dtype=_dtype(info.dtype),
             rows=rows,
             reads=config.n_columns,
-            pages=row_pages((info.stop - info.start) // rows, rows, info.start),
+            pages=pages,
         )
     ]
     parts += [

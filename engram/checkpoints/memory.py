@@ -15,18 +15,17 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.base import CARD_FILE, BaseCheckpoint
 from engram.checkpoints.card import model_card
 from engram.checkpoints.initial import normal_table
-from engram.checkpoints.shards import TAGS, TensorStream
+from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
+from engram.checkpoints.shards import QUANTISED_TAGS, TAGS, TensorStream
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
-from engram.units import dtype_name
+from engram.sizing.weights import dense_dtype
+from engram.units import dtype_name, scales_per_row
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-TABLE = "multi_head_embedding.embedding.weight"
-OFFSETS = "multi_head_embedding.offsets"
-TOKEN_MAP = "token_map"
 SETTINGS_SCHEMA = 1
 _TABLE_STD = 1.0  # as the reference demo's table starts
 
@@ -69,9 +68,9 @@ def memory_tensors(
 
     Returns:
         Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
-        config's table_dtype.
+        config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
     """
-    tag = TAGS[config.table_dtype]
+    tag = TAGS[dense_dtype(config.table_dtype)]
     shapes = get_layout(config.layout).dense_shapes(config)
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
@@ -80,7 +79,14 @@ def memory_tensors(
             found[prefix + TOKEN_MAP] = ("I32", (addresses.raw_vocab_size,))
         found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
         found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
-        found[prefix + TABLE] = (tag, (layer.stored_rows, config.row_width))
+        shape = (layer.stored_rows, config.row_width)
+        if config.table_dtype in QUANTISED_TAGS:
+            codes, scales = QUANTISED_TAGS[config.table_dtype]
+            found[prefix + TABLE] = (codes, shape)
+            scale_shape = (shape[0], scales_per_row(config.row_width, config.table_dtype))
+            found[prefix + SCALE] = (scales, scale_shape)
+        else:
+            found[prefix + TABLE] = (tag, shape)
     return found
 
 
@@ -109,10 +115,28 @@ def plan_attachment(
     if dtype not in TAGS:
         raise LayoutError(
             f"A memory in {dtype} cannot be attached: quantised tables cannot be trained.",
-            "Use --dtype bfloat16 or float32.",
+            "Use --dtype bfloat16 or float32; engram convert quantises a trained memory.",
             dtype=dtype,
         )
-    config = replace(config, table_dtype=dtype)
+    made = describe_attachment(base, replace(config, table_dtype=dtype), tokenizer)
+    layers_path = made.model_config["engram"]["layers_path"]
+    return replace(made, tensors=_streams(made.config, made.addresses, layers_path, init))
+
+
+def describe_attachment(
+    base: BaseCheckpoint, config: EngramConfig, tokenizer: TokenizerFile | None
+) -> Attachment:
+    """Describe a memory of a base checkpoint, its tensors left out.
+
+    Args:
+        base: The checkpoint.
+        config: The memory, with the dtype that it is stored in.
+        tokenizer: See `plan_attachment`.
+
+    Raises:
+        EngramError: The tokenizer is missing or another, the model is too shallow or of another
+            width, or its layers cannot be found.
+    """
     addresses = _addresses(base, config, tokenizer)
     layers_path, config_class, model_class = _wired_classes(base, config, addresses)
     settings = {
@@ -138,9 +162,9 @@ def plan_attachment(
         "engram": settings,
     }
     name, text = remote_module(config_class, model_class)
-    tensors = _streams(config, addresses, layers_path, init)
-    texts = {name: text, CARD_FILE: model_card(base, config, addresses)}
-    return Attachment(config, addresses, tensors, model_config, texts)
+    base_name = base.config.get("_name_or_path") or base.folder.resolve().name
+    texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
+    return Attachment(config, addresses, [], model_config, texts)
 
 
 def _addresses(

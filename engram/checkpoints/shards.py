@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from engram.backbone.headers import DTYPE_BITS
 from engram.files import Progress
 
 # Names of dtypes in safetensors headers, and bytes of one value.
@@ -18,7 +19,8 @@ TAGS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"
     "int64": "I64",
     "int32": "I32",
 }
-TAG_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4}
+# Quantised tables: the values, and their scales.
+QUANTISED_TAGS = {"fp8": ("F8_E4M3", "F8_E8M0"), "int8": ("I8", "F32")}
 
 Chunk = Any  # anything with the buffer protocol
 # Chunks of one tensor, each made when its function is called, on whatever thread.
@@ -44,13 +46,18 @@ class TensorStream:
     @property
     def size_bytes(self) -> int:
         """Bytes of the tensor."""
-        return prod(self.shape) * TAG_BYTES[self.tag]
+        return prod(self.shape) * DTYPE_BITS[self.tag] // 8
 
 
 def plan_shards(
-    tensors: Sequence[TensorStream], max_shard_bytes: int
+    tensors: Sequence[TensorStream], max_shard_bytes: int, prefix: str = "engram"
 ) -> list[tuple[str, list[TensorStream]]]:
     """Distribute tensors over files, in order; a tensor above the bound has a file of its own.
+
+    Args:
+        tensors: What is to be written.
+        max_shard_bytes: Bytes of a file, unless one tensor has more.
+        prefix: What file names start with.
 
     Returns:
         File name and tensors of every shard.
@@ -63,7 +70,7 @@ def plan_shards(
         shards[-1].append(tensor)
     count = len(shards)
     return [
-        (f"engram-{index:05d}-of-{count:05d}.safetensors", shard)
+        (f"{prefix}-{index:05d}-of-{count:05d}.safetensors", shard)
         for index, shard in enumerate(shards, start=1)
     ]
 

@@ -17,11 +17,12 @@ from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_he
 from engram.checkpoints.adapter import ADAPTER_FILE
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.checkpoints.inspect import memory_settings
-from engram.checkpoints.memory import OFFSETS, TOKEN_MAP, memory_tensors
+from engram.checkpoints.memory import memory_tensors
+from engram.checkpoints.names import OFFSETS, TOKEN_MAP
 from engram.checkpoints.released import open_stored
 from engram.checkpoints.released.verify import verify_released
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, InputError, LayoutError, MissingFileError
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,14 @@ def verify(
         yield Check("settings", False, what_happened(error))
         return
     if settings is None:
-        yield from verify_released(open_stored(target, revision), tokenizer)
+        stored = open_stored(target, revision)
+        if "engram" in stored.config:
+            raise InputError(
+                f"{target} is an attached checkpoint on the hub; its constants are read from files.",
+                f"hf download {target} --local-dir FOLDER, then engram verify FOLDER",
+                target=str(target),
+            )
+        yield from verify_released(stored, tokenizer)
         return
     memory: _Memory | None = None
     try:
@@ -167,11 +175,17 @@ def _check_tensors(memory: _Memory) -> Verdict:
         info = memory.tensors[name][1] if name in memory.tensors else None
         if info is not None and info.shape != shape:
             problems.append(f"{name} is {list(info.shape)}, not {list(shape)}")
-        elif info is not None and tag.startswith("I") != info.dtype.startswith("I"):
+        elif info is not None and not _same_kind(tag, info.dtype):
             problems.append(f"{name} is {info.dtype}, not {tag}")
     if problems:
         return False, first_of(problems)
     return True, f"{len(expected)} tensors with the right names and shapes"
+
+
+def _same_kind(expected: str, stored: str) -> bool:
+    """Whether a tensor may be stored so: floats may have any width, quantised values but one."""
+    widths = ("F64", "F32", "BF16", "F16")
+    return stored == expected or (stored in widths and expected in widths)
 
 
 def _check_token_map(memory: _Memory) -> Verdict:
@@ -193,7 +207,7 @@ def _check_tokenizer(memory: _Memory) -> Verdict:
     try:
         tokenizer = load_tokenizer(memory.tokenizer)
     except MissingFileError as error:
-        return None, f"not checked: {error.message}"
+        return None, error.message
     if map_digest(compressed_map(tokenizer)) != memory.addresses.map_sha256:
         return False, "the tokenizer is not the one that the memory was made with"
     return True, "the tokenizer gives the same token map"

@@ -132,14 +132,12 @@ class Format:
     Attributes:
         codes: dtype of the values as stored.
         scales: dtype of their scales.
-        scales_per_row: Scales of a row, by its width.
         quantise: Makes codes and scales of floats.
         dequantise: Makes floats of codes and scales; takes the `dtype` of the result.
     """
 
     codes: torch.dtype
     scales: torch.dtype
-    scales_per_row: Callable[[int], int]
     quantise: Callable[[Tensor], tuple[Tensor, Tensor]]
     dequantise: Callable[..., Tensor]
 
@@ -148,9 +146,8 @@ FORMATS = {
     "fp8": Format(
         torch.float8_e4m3fn,
         torch.float8_e8m0fnu,
-        lambda width: -(-width // FP8_SCALE_BLOCK),
         quantise_fp8,
         dequantise_fp8,
     ),
-    "int8": Format(torch.int8, torch.float32, lambda width: 1, quantise_int8, dequantise_int8),
+    "int8": Format(torch.int8, torch.float32, quantise_int8, dequantise_int8),
 }

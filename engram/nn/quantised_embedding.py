@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engram.errors import LayoutError, MismatchError
 from engram.nn.frozen import FrozenTable
 from engram.nn.quantised import FORMATS, Format
+from engram.units import scales_per_row
 
 
 class QuantisedEmbedding(FrozenTable):
@@ -59,7 +60,7 @@ class QuantisedEmbedding(FrozenTable):
         self.table_dtype, self.offload, self.dtype = table_dtype, offload, torch.float32
         asked = torch.get_default_device() if device is None else torch.device(device)
         home = "cpu" if offload and asked.type != "meta" else asked
-        shape, scales = (num_embeddings, embedding_dim), self._format.scales_per_row(embedding_dim)
+        shape, scales = (num_embeddings, embedding_dim), scales_per_row(embedding_dim, table_dtype)
         weight = torch.empty(shape, dtype=self._format.codes, device=home)
         scale = torch.empty((num_embeddings, scales), dtype=self._format.scales, device=home)
         # No parameters: optimisers, gradient clipping and casts must leave them alone.
