@@ -452,3 +452,34 @@ print(used() - before)
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
     assert int(done.stdout) < 150e6
+
+
+def test_the_command_prints_what_was_lost(folders, tmp_path, capsys):
+    from engram_cli import main
+
+    def call(*words):
+        with pytest.raises(SystemExit) as end:
+            main.app(["convert", str(folders["demo"]), *words])
+        return end.value.code, *capsys.readouterr()
+
+    code, out, _ = call("-o", str(tmp_path / "small"), "--dtype", "fp8", "--json")
+    answer = json.loads(out)
+    assert (code, answer["schema"], answer["dtype"]) == (0, "engram.convert/1", "fp8")
+    assert [layer["layer_id"] for layer in answer["layers"]] == [2, 1]
+    for layer in answer["layers"]:
+        assert 0 < layer["table"]["rms_error"] < layer["table"]["max_error"] < 1
+        assert layer["dense"] == {"max_error": 0.0, "rms_error": 0.0, "rms": None}
+    files = {path.name: path.stat().st_size for path in (tmp_path / "small").glob("*.safetensors")}
+    for file in answer["files"]:
+        assert 0 <= files[file["name"]] - file["bytes"] < 8192  # the header
+    code, out, _ = call("-o", str(tmp_path / "other"), "--dtype", "int8")
+    assert code == 0
+    assert "from float32 to int8" in out
+    assert "rms error" in out
+    code, out, _ = call("-o", str(tmp_path / "planned"), "--to", "demo", "--dry-run", "--json")
+    assert code == 0
+    assert not json.loads(out)["written"]
+    assert not (tmp_path / "planned").exists()
+    code, out, err = call("-o", str(tmp_path / "x"), "--to", "deepseek_v41", "--json")
+    assert (code, out) == (3, "")
+    assert "no convolution" in json.loads(err)["message"]

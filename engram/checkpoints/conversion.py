@@ -52,7 +52,7 @@ class Conversion:
         source: The memory as it is stored.
         to: ``attached``, or the layout whose published names are used.
         config: The memory with the dtype that its tables will have.
-        addresses: Its constants; None where nothing states them.
+        addresses: Its constants.
         output: The folder to appear.
         shards: New weight files with their tensors.
         kept: Weight files of the source that hold no part of the memory, and stay as they are.
@@ -60,12 +60,13 @@ class Conversion:
         texts: Small files, by name.
         link: Whether kept files are hard-linked instead of copied.
         record: Where the losses are collected while writing.
+        attach_plan: What attaching writes, where that is how the folder is made.
     """
 
     source: MemorySource
     to: str
     config: EngramConfig
-    addresses: Addresses | None
+    addresses: Addresses
     output: Path
     shards: list[tuple[str, list[TensorStream]]]
     kept: list[Path]
@@ -78,6 +79,8 @@ class Conversion:
     @property
     def written_bytes(self) -> int:
         """Bytes that are written to disk."""
+        if self.attach_plan is not None:
+            return self.attach_plan.written_bytes
         kept = 0 if self.link else sum(path.stat().st_size for path in self.kept)
         return kept + sum(tensor.size_bytes for _, shard in self.shards for tensor in shard)
 

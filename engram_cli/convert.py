@@ -1,0 +1,159 @@
+"""`engram convert`: a memory in another dtype, or under other names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from engram.errors import UsageError
+from engram.units import format_bytes
+from engram_cli.options import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    VerboseOption,
+)
+from engram_cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engram.checkpoints.conversion import Conversion
+    from engram.checkpoints.recoded import Loss
+
+SCHEMA = "engram.convert/1"
+Format = Literal["attached", "demo", "deepseek_v41", "qwen_ple"]
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="An attached folder, an adapter, or a folder or safetensors file with published "
+            "names.",
+        ),
+    ],
+    output: OutputOption = None,
+    to: Annotated[
+        Format,
+        typer.Option(help="attached: our own format; else the published names of the layout."),
+    ] = "attached",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="dtype of the tables: float32, bfloat16, float16, fp8 or int8; floats are for the "
+            "rest of the memory, too. Default: as they are."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Attach a memory from published names to this folder or hub id."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--tokenizer", help="The model's tokenizer. Default: the one in its folder."
+        ),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Convert a memory: to another dtype, to the names of a published layout, or back.
+
+    Files are read and written as a stream; the base's are copied or linked, never decoded. Tables
+    in fp8 (e4m3, an e8m0 scale for 32 columns) and int8 (a float32 scale a row) are for inference.
+    Says how far values moved: largest and root mean square difference, by layer.
+
+    Examples:
+        $ engram convert ./attached-model -o small --dtype fp8
+        $ engram convert ./attached-model -o published --to demo --json
+        $ engram convert ./attached-model -o planned --dtype int8 --link --dry-run
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    if output is None:
+        raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
+    from engram.addressing.tokenizer_files import load_tokenizer
+    from engram.checkpoints import convert as converting
+    from engram.templates import load_config
+
+    plan = converting.plan(
+        source,
+        output,
+        to,
+        dtype=dtype,
+        base=base,
+        config=None if config is None else load_config(config),
+        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+        link=link,
+    )
+    if not dry_run:
+        with out.progress("Converting", unit="B") as step:
+            converting.write(plan, overwrite=overwrite, progress=step)
+    payload = {
+        "schema": SCHEMA,
+        "source": source,
+        "output": str(output),
+        "to": to,
+        "layout": plan.config.layout,
+        "from_dtype": plan.source.config.table_dtype,
+        "dtype": plan.config.table_dtype,
+        "written": not dry_run,
+        "written_bytes": plan.written_bytes,
+        "files": plan.files(),
+        "layers": [
+            {
+                "layer_id": layer_id,
+                "table": None if dry_run else vars(parts["table"]),
+                "dense": None if dry_run else vars(parts["dense"]),
+            }
+            for layer_id, parts in plan.losses().items()
+        ],
+        "fingerprint": plan.addresses.fingerprint,
+    }
+    out.result(payload, lambda console: _show(console, plan, payload))
+
+
+def _show(console: Console, plan: Conversion, payload: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    files = Table(box=None, pad_edge=False)
+    for column in ("file", "size", "what"):
+        files.add_column(column, justify="right" if column == "size" else "left")
+    what = {"copied": "base, copied", "linked": "base, linked", "memory": "memory"}
+    for file in payload["files"]:
+        files.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
+    console.print(files)
+    verb = "Converted" if payload["written"] else "Would convert"
+    console.print(
+        f"\n{verb} tables from {payload['from_dtype']} to {payload['dtype']} "
+        f"({payload['layout']}, written as {payload['to']})."
+    )
+    if not payload["written"]:
+        return
+    losses = Table(box=None, pad_edge=False)
+    for column in ("layer", "part", "largest error", "rms error", "rms of values"):
+        losses.add_column(column, justify="left" if column == "part" else "right")
+    for layer_id, parts in plan.losses().items():
+        for part, loss in parts.items():
+            losses.add_row(str(layer_id), part, *_words(loss))
+    console.print(losses)
+
+
+def _words(loss: Loss) -> tuple[str, str, str]:
+    if loss.rms is None:
+        return "none", "none", ""
+    return f"{loss.max_error:.3g}", f"{loss.rms_error:.3g}", f"{loss.rms:.3g}"
