@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,6 +60,24 @@ def size(
     ] = None,
     rows: Annotated[
         str | None, typer.Option(metavar="COUNT", help="No budget: this many rows; what they cost.")
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STATS",
+            help="What engram hash --json said of a text: how full its n-grams make the tables. "
+            "Without a budget, the tables that they fill to --load.",
+        ),
+    ] = None,
+    load: Annotated[
+        float, typer.Option(metavar="F", help="Share of a table's rows that --corpus may fill.")
+    ] = 0.7,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNT",
+            help="Size for a text of this length, as 10B, predicted from that of --corpus.",
+        ),
     ] = None,
     fill: Annotated[
         str | None,
@@ -119,18 +137,25 @@ def size(
         $ engram size --model gpt2 --share 0.2 --layers 1,5 --json
         $ engram size --model llama-3.2-1b --memory 2GiB --dtype bf16 --fill 1
         $ engram size --model gpt2 --k 5
+        $ engram size --model gpt2 --corpus stats.json --load 0.5 --tokens 1B
         $ engram size --hidden-size 2560 --vocab 128815 --layers 1,14 --hc-mult 4 --budget 5.8B
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.backbone import load_backbone
+    from engram.sizing.budget import memory_cost
+    from engram.sizing.load import order_loads, read_statistics, rows_per_order
     from engram.sizing.shape import memory_shape, tokenizer_length
 
     asked = {"budget": budget, "share": share, "memory": memory, "k": k, "rows": rows}
     asked = {name: value for name, value in asked.items() if value is not None}
-    _check(asked, model, fill, emit, json)
+    _check(asked, model, fill, emit, json, corpus, tokens)
     backbone = load_backbone(model) if model is not None else None
     if backbone is not None:
         backbone = replace(backbone, tokenizer_vocab_size=tokenizer_length(backbone))
+    statistics = read_statistics(corpus) if corpus is not None else None
+    is_known = backbone is not None and backbone.tokenizer_vocab_size is not None
+    if statistics is not None and statistics.is_compressed and vocab is None and not is_known:
+        vocab = statistics.vocab_size
     shape = memory_shape(
         backbone,
         layout=layout,
@@ -146,8 +171,16 @@ def size(
     )
     if backbone is not None:
         _note_differences(out, backbone, shape, vocab)
+    counts = []
+    if statistics is not None:
+        statistics.check(shape)
+        length = statistics.tokens if tokens is None else parse_count(tokens)
+        counts = [statistics.ngrams(order, length) for order in shape.orders]
     try:
-        sizing = _size(shape, backbone, asked, fill, heads if per == "head" else 1)
+        if statistics is not None and not asked:
+            sizing = memory_cost(shape, rows_per_order(shape, counts, load))
+        else:
+            sizing = _size(shape, backbone, asked, fill, heads if per == "head" else 1)
     except DoesNotFitError as error:
         if json:
             params = None if backbone is None else backbone.params
@@ -167,22 +200,40 @@ def size(
         write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
     payload = _payload(sizing, backbone)
+    payload["corpus"] = None
+    if statistics is not None:
+        loads = [asdict(item) for item in order_loads(counts, sizing.counts, load)]
+        payload["corpus"] = {
+            "file": str(corpus),
+            "tokens": statistics.tokens,
+            "sized_for_tokens": length,
+            "wanted_load": load,
+            "orders": loads,
+        }
     out.result(payload, lambda console: _show(console, sizing, payload, model, per, emit))
 
 
 def _check(
-    asked: dict[str, Any], model: str | None, fill: str | None, emit: Path | None, json: bool
+    asked: dict[str, Any],
+    model: str | None,
+    fill: str | None,
+    emit: Path | None,
+    json: bool,
+    corpus: Path | None,
+    tokens: str | None,
 ) -> None:
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} exclude each other.", "Give one of them.")
-    if fill is not None and ("k" in asked or "rows" in asked):
+    if tokens is not None and corpus is None:
+        raise UsageError("--tokens predicts from a text.", "Give its statistics with --corpus.")
+    if fill is not None and ("k" in asked or "rows" in asked or (corpus and not asked)):
         raise UsageError("--fill is a part of a budget, but the size is given already.")
     if str(emit) == "-" and json:
         raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
-    if model is None and (not asked or "share" in asked):
+    if model is None and ("share" in asked or not (asked or corpus)):
         raise UsageError(
             "A share of the whole needs the model's size.",
-            "Give --model, or --budget, --memory, --k or --rows.",
+            "Give --model, or --budget, --memory, --k, --rows or --corpus.",
         )
 
 
@@ -287,7 +338,7 @@ def _show(
         whole = f"whole k {sizing.k}; " if used != sizing.k else ""
         filling = f"{sizing.k_fill:.4g} fills the budget (--fill 1)"
         facts.add_row("k", f"{used:.6g}", f"{whole}{filling}; seed's rule {sizing.seed_rule_k}")
-    else:
+    elif sizing.k is not None:
         facts.add_row("k", f"{sizing.k:.6g}")
     facts.add_row("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size")
     facts.add_row(
@@ -316,6 +367,10 @@ def _show(
         f"tables {format_bytes(payload['table_bytes'])} in {config.table_dtype}",
     )
     console.print(facts)
+    if payload["corpus"] is not None:
+        from engram_cli.size_corpus import show_corpus
+
+        show_corpus(console, payload["corpus"])
     console.print()
     console.print(_layer_table(sizing, per))
     name = model or "MODEL"

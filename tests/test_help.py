@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from hashed_statistics import write_statistics
 
 from engram_cli import main as cli
 from engram_cli.help import split_examples
@@ -92,6 +93,7 @@ def texts(tmp_path_factory):
     write_config(folder / "config.yaml", config)
     (sources, _), small = find_sources(folder / "corpus.txt"), load_tokenizer(config.tokenizer)
     build_corpus(sources, small, folder / "tokens", BuildRules())
+    write_statistics(folder / "stats.json")
     return folder
 
 

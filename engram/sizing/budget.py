@@ -6,6 +6,7 @@ over the order's heads. (The reference demo states rows per HEAD instead.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -27,7 +28,8 @@ class Sizing:
     Attributes:
         config: The memory, its table size set.
         counts: What it consists of, exactly.
-        k: Largest whole k that fits the budget (0: none); without a budget, the k of the tables.
+        k: Largest whole k that fits the budget (0: none); without a budget, the k of the tables,
+            None where orders differ.
         budget_params: Parameters that the memory may have; None when its size was given.
         fill_rows: Largest rows per order that fit the budget; None without a budget.
         seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
@@ -35,7 +37,7 @@ class Sizing:
 
     config: EngramConfig
     counts: MemoryCount
-    k: int | float
+    k: int | float | None
     budget_params: int | None = None
     fill_rows: int | None = None
     seed_rule_k: int | None = None
@@ -131,16 +133,20 @@ def size_memory(
     )
 
 
-def memory_cost(config: EngramConfig, rows_per_order: int) -> Sizing:
+def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Sizing:
     """Count a memory whose table size is given: the inverse of `size_memory`.
 
     Args:
         config: The memory's shape; its table size is not looked at.
-        rows_per_order: Rows per n-gram order, summed over its heads.
+        rows_per_order: Rows per n-gram order, summed over its heads: one number, or one each.
     """
-    sized = _with_rows(config, rows_per_order)
-    whole, rest = divmod(rows_per_order, config.engram_vocab_size)
-    k = rows_per_order / config.engram_vocab_size if rest else whole
+    if isinstance(rows_per_order, int):
+        rows_per_order = [rows_per_order] * len(config.orders)
+    sized = replace(config, engram_table_size=list(rows_per_order))
+    k: int | float | None = None
+    if len(set(rows_per_order)) == 1:
+        whole, rest = divmod(rows_per_order[0], config.engram_vocab_size)
+        k = rows_per_order[0] / config.engram_vocab_size if rest else whole
     return Sizing(config=sized, counts=count_params(sized), k=k)
 
 
