@@ -121,7 +121,7 @@ def test_prefetch_then_look_up(tmp_path, cache_rows):
         prefetch([(disk, ids), (disk, ids[:0])])
         assert torch.equal(disk(ids), table[ids])
     for thread in threading.enumerate():
-        if thread.daemon:
+        if thread.name == "engram-prefetch":
             thread.join(10)
 
 

@@ -172,4 +172,4 @@ def prefetch(wanted: Iterable[tuple[DiskEmbedding, Tensor]]) -> None:
     if sum(len(ids) for _, ids in plan) < _ROWS_FOR_A_THREAD:
         ask()
     else:
-        threading.Thread(target=ask, daemon=True).start()
+        threading.Thread(target=ask, name="engram-prefetch", daemon=True).start()
