@@ -192,7 +192,7 @@ def _reads(found: Target, tokens_per_second: int | None) -> dict[str, Any]:
     pages = reads.pages
     return {
         "rows_per_token": reads.rows,
-        "rows_per_token_and_layer": max(layer.rows for layer in by_layer),
+        "rows_per_token_and_layer": max((layer.rows for layer in by_layer), default=0),
         "bytes_per_token": reads.size_bytes,
         "bytes_per_token_and_layer": [layer.size_bytes for layer in by_layer],
         "disk_reads_per_token": pages.reads if pages else reads.rows,

@@ -510,3 +510,29 @@ def test_families_do_not_take_each_other_for_their_own(qwen, tmp_path, demo):
         assert recognise(open_stored(folder)).family is family
         if folder.is_dir():  # the names alone say it, too
             assert find_family(replace(open_stored(folder), config={})) is family
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        *("fp8", [1], 3, {"engram_block_size": "32"}),
+        *({"weight_block_size": block} for block in (32, [32], [0, 32])),
+    ],
+)
+def test_a_quantisation_that_makes_no_sense(tmp_path, quantization):
+    config = {**sparse_folder.V41_CONFIG, "quantization_config": quantization}
+    folder = sparse_folder.v41(tmp_path)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "quantization_config" in failed(folder)["config"]
+
+
+@pytest.mark.parametrize("shape", [(), (10,), (10, 0), (0, 256), (2, 3, 4)])
+def test_a_table_that_is_no_matrix_of_rows(tmp_path, engram, shape):
+    shards = {"model-00001-of-00002.safetensors": sparse_folder.v41_layer(1, 384006168)}
+    shards["model-00001-of-00002.safetensors"]["layers.1.engram.embed.weight"] = ("BF16", shape)
+    shards["model-00002-of-00002.safetensors"] = sparse_folder.v41_layer(14, 384016682)
+    folder = sparse_folder.write(tmp_path, sparse_folder.V41_CONFIG, shards)
+    with pytest.raises(CorruptFileError, match=r"layers\.1\.table is no table of rows"):
+        inspect_checkpoint(folder)
+    assert "layers.1.engram.embed.weight" in failed(folder)["tensors"]
+    engram("verify", folder, code=5)

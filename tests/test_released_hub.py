@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import sparse_folder
+import tiny
 from test_released_families import qwen_release
 
 LIMIT = 2**20  # of bytes that any one answer may have
@@ -185,3 +187,18 @@ def test_what_the_hub_does_not_have(hub):
         assert "hub" in json.loads(answer[2])["message"]
     assert (no_memory[0], "has no memory" in no_memory[2]) == (3, True)
     assert (no_model[0], "leave --model out" in no_model[2]) == (2, True)
+
+
+def test_an_attached_checkpoint_on_the_hub(hub, tmp_path_factory):
+    attached = tiny.family_folders("llama", tmp_path_factory)[1]
+    shutil.copytree(attached, hub.root / "some" / "attached")
+    report, here, verified = engram(
+        hub,
+        "report some/attached --json",
+        f"report {attached} --json",
+        "verify some/attached",
+    )
+    found, expected = json.loads(report[1]), json.loads(here[1])
+    assert found["target_kind"] == "attached"
+    assert (found["rows"], found["totals"]) == (expected["rows"], expected["totals"])
+    assert (verified[0], "hf download some/attached" in verified[2]) == (3, True)

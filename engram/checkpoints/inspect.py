@@ -84,9 +84,12 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         raise no_memory(stored)
     stored.demand_whole()
     weights, notes = released_weights(found)
-    if not any(part.group == "table" and part.rows for part in weights):
+    tables = [part for part in weights if part.group == "table"]
+    wrong = [part.part for part in tables if not part.rows]
+    if wrong or not tables:
+        what = f"{wrong[0]} is no table of rows" if wrong else "the files hold no table"
         raise CorruptFileError(
-            f"{stored.name}: its config states a memory, and the files hold no table.",
+            f"{stored.name}: its config states a memory, and {what}.",
             f"Check it: engram verify {stored.name}",
             path=stored.name,
         )

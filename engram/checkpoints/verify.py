@@ -77,7 +77,7 @@ def verify(
         stored = open_stored(target, revision)
         if "engram" in stored.config:
             raise InputError(
-                f"{target} is an attached checkpoint on the hub; its constants are read from files.",
+                f"{target} is an attached checkpoint on the hub; verify reads its files.",
                 f"hf download {target} --local-dir FOLDER, then engram verify FOLDER",
                 target=str(target),
             )

@@ -22,7 +22,7 @@ from engram.checkpoints.released.family import (
 )
 from engram.checkpoints.released.stored import Stored
 from engram.config import EngramConfig
-from engram.errors import MissingFileError
+from engram.errors import MissingFileError, Problem
 from engram.layouts import DEEPSEEK_V41
 
 # Behind ``layers.N.engram.``: published names, and those of vLLM.
@@ -86,19 +86,17 @@ def _describe(stored: Stored) -> Memory:
         "seed": settings.whole("engram_seed", default=0, low=0),
         "eps": settings.get("rms_norm_eps", "norm_eps"),
     }
+    row_block, wkv_block = _blocks(stored, settings)
     settings.done()
     config = EngramConfig(**values)
     hash_rows: dict[int | None, int] = {
         layer: sum(map(sum, primes)) for layer, primes in head_primes(config).items()
     }
-    quantised = stored.config.get("quantization_config") or {}
-    row_block = quantised.get("engram_block_size", 32)
-    high, wide = quantised.get("weight_block_size") or (32, 32)
     expected: dict[Key, Expected] = {}
     for layer, rows in hash_rows.items():
-        expected[layer, "embed.weight"] = Expected(shape=(rows, width), block=(1, int(row_block)))
+        expected[layer, "embed.weight"] = Expected(shape=(rows, width), block=row_block)
         for name, shape in DEEPSEEK_V41.dense_shapes(config).items():
-            block = (int(high), int(wide)) if len(shape) == 2 and name == "wkv.weight" else None
+            block = wkv_block if name == "wkv.weight" else None
             expected[layer, name] = Expected(shape=shape, block=block)
     return Memory(
         config=config,
@@ -107,6 +105,21 @@ def _describe(stored: Stored) -> Memory:
         expected=expected,
         notes=(f"orders 2 to {orders}, {heads} heads each",),
     )
+
+
+def _blocks(stored: Stored, settings: Settings) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns that share a scale: of the tables, and of the projection."""
+    stated = stored.config.get("quantization_config") or settings.get("quantization_config") or {}
+    if not isinstance(stated, dict):
+        settings.problems.append(Problem("quantization_config", f"{stated!r} is no object"))
+        stated = {}
+    columns, block = stated.get("engram_block_size", 32), stated.get("weight_block_size", [32, 32])
+    sizes = [columns, *block] if isinstance(block, list) and len(block) == 2 else [None]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        what = f"engram_block_size {columns!r} or weight_block_size {block!r} is no size"
+        settings.problems.append(Problem("quantization_config", what))
+        return (1, 32), (32, 32)
+    return (1, columns), (block[0], block[1])
 
 
 def _check_rows(found: Released, tokenizer: str | None) -> Verdict:

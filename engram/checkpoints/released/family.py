@@ -174,9 +174,13 @@ class Settings:
         return low
 
     def wholes(self, *names: str) -> list[int]:
-        """A list of whole numbers."""
+        """A list of whole numbers, one at least."""
         value = self.get(*names)
-        if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        if (
+            isinstance(value, list)
+            and value
+            and all(type(item) is int and item >= 0 for item in value)
+        ):
             return value
         what = "missing" if value is None else f"{value!r} is no list of whole numbers"
         self.problems.append(Problem(names[0], what))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from math import prod
 
 from engram.backbone.headers import TensorInfo
 from engram.checkpoints.released.family import Key, Released, Role, Slot
@@ -57,23 +56,20 @@ def _part(
     values = [(slot, info) for slot, info in tensors if not slot.is_scale]
     counted = [_values(found, (slot.layer_id, slot.key), info) for slot, info in values]
     names = {name for _, name in counted}
-    is_table = role == "table"
+    params = 0 if role == "constants" else sum(count for count, _ in counted)
+    is_table = role == "table" and params > 0 and all(len(i.shape) == 2 for _, i in values)
     return Weights(
         part=part if layer is None else f"layers.{layer}.{part}",
         group=role,
-        params=0 if role == "constants" else sum(params for params, _ in counted),
+        params=params,
         size_bytes=sum(info.stop - info.start for _, info in tensors),
         dtype=names.pop() if len(names) == 1 and role != "constants" else None,
         kind="exact",
-        rows=sum(_rows(info) for _, info in values) if is_table else 0,
+        rows=sum(info.shape[0] for _, info in values) if is_table else 0,
         layer_id=layer,
         reads=found.memory.reads if is_table else 0,
         pages=_pages(found, tensors) if is_table else None,
     )
-
-
-def _rows(info: TensorInfo) -> int:
-    return info.shape[0] if info.shape else 0
 
 
 def _values(found: Released, key: Key, info: TensorInfo) -> tuple[int, str | None]:
@@ -91,13 +87,11 @@ def _pages(found: Released, tensors: Sequence[tuple[Slot, TensorInfo]]) -> RowPa
         infos = [info for slot, info in tensors if slot.is_scale == scales]
         shards = []
         for info in infos:
-            row = (
-                (info.stop - info.start) // info.shape[0] if prod(info.shape) and info.shape else 0
-            )
-            # One scale for the whole, or one for many rows, stays in memory.
-            if row and (not scales or len(info.shape) == 2):
+            # A scale for the whole, or one a row without a dimension of its own, stays in memory.
+            if len(info.shape) == 2 and info.size:
+                row = (info.stop - info.start) // info.shape[0]
                 start = info.start if found.stored.lengths_known else None
-                shards.append((_rows(info), row_pages(row, _rows(info), start)))
+                shards.append((info.shape[0], row_pages(row, info.shape[0], start)))
         both.append(joined(shards))
     values, scale = both
     return values + scale if values is not None and scale is not None else values

@@ -166,7 +166,7 @@ def _check_scales(found: Released) -> Verdict:
                     problems.append(f"{missing} is missing: the values are {stored.name}")
                 continue
             scaled += 1
-            rows = info.shape[0] if scales.get(shard) else tensor.shape[0]
+            rows = info.shape[0] if info.shape and shard in scales else tensor.shape[0]
             block = tensor.block if stored.name.startswith("fp") else None
             shapes = scale_shapes((rows, *tensor.shape[1:]), block)
             problems += _scale_problems(name, found.stored.tensors[name], shapes)
