@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config import EngramConfig
 from engram.corpus import windows
+from engram.corpus.build import BuildRules, build_corpus
 from engram.corpus.memory import find_memory
 from engram.corpus.pipeline import Target, hash_text
 from engram.corpus.readers import TextReader
+from engram.corpus.sources import find_sources
 from engram.errors import CorruptFileError, InputError, MismatchError, UsageError
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
@@ -75,6 +78,18 @@ def test_windows_of_a_folder_are_what_is_stored(stored):
     assert flat(found, "position_ids").tolist() == expected
     again = list(dataset)
     assert all(torch.equal(a[key], b[key]) for a, b in zip(found, again, strict=True) for key in a)
+
+
+def test_a_built_corpus_is_read_like_stored_ids(stored, tmp_path):
+    _, tokens, ids = stored
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    sources, _ = find_sources(path)
+    build_corpus(sources, load_tokenizer(BPE), tmp_path / "corpus", BuildRules(shard_tokens=500))
+    found = list(HashedDataset(tmp_path / "corpus", CONFIG, window_tokens=T))
+    assert len(found) == len(tokens) // T
+    np.testing.assert_array_equal(flat(found, "input_ids"), tokens[: len(found) * T])
+    np.testing.assert_array_equal(flat(found, "hash_ids"), ids[: len(found) * T])
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -184,6 +199,9 @@ def test_what_cannot_be_read_is_refused(stored, tmp_path):
         HashedDataset(stored[0], CONFIG, window_tokens=10**6)
     with pytest.raises(InputError, match="holds ids 5 .. 544"):
         list(HashedDataset([[5, 544]], CONFIG, window_tokens=1))
+    word = replace(CONFIG, tokenizer=str(TOKENIZERS / "local_word"), engram_vocab_size=23)
+    with pytest.raises(InputError, match="no end-of-text token"):
+        HashedDataset([[5]], word, window_tokens=1, add_eos=True)
     with pytest.raises(InputError, match="A document is"):
         list(HashedDataset([[5], "text"], CONFIG, window_tokens=1))
     folder = tmp_path / "broken"

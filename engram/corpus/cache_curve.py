@@ -84,7 +84,7 @@ class CacheSample:
     """The beginning of a text, and the cache curves of its look-ups.
 
     Memory: 4 bytes a token while it is collected; for the curves, one layer after the other, about
-    60 bytes a look-up at most.
+    80 bytes a look-up at most.
 
     Args:
         addresses: The memory's constants.

@@ -170,7 +170,8 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     @cached_property
     def _hasher(self) -> Hasher:
-        return Hasher(self.addresses)
+        # A corpus is long enough for the compiled form to pay.
+        return Hasher(self.addresses, form="numba")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the hasher: compiled code stays in its process."""

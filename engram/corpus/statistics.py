@@ -159,30 +159,23 @@ class Statistics:
 
     def layers(self) -> tuple[LayerStatistics, ...]:
         """Return the statistics of everything added so far."""
-        orders = self.addresses.orders
-        # Settles the sets, which layers then read side by side.
+        addresses, found = self.addresses, []
+        # Settles the sets, which are then read side by side.
         self._now()
-        collisions = {
-            layer.layer_id: [
-                self._pool.submit(
-                    order_collisions, order, self._distinct[order], layer.multipliers, primes
-                )
-                for order, primes in zip(orders, layer.primes, strict=True)
-            ]
-            for layer in self.addresses.layers
-        }
-        return tuple(
-            LayerStatistics(
-                layer.layer_id,
-                tuple(
-                    self._head(layer.layer_id, order, head)
-                    for order in orders
-                    for head in range(self.addresses.n_heads)
-                ),
-                tuple(job.result() for job in collisions[layer.layer_id]),
+        # One layer after the other: collisions take more memory than the sets.
+        for layer in addresses.layers:
+            factors = [layer.multipliers] * addresses.n_orders
+            windows = [self._distinct[order] for order in addresses.orders]
+            collisions = self._pool.map(
+                order_collisions, addresses.orders, windows, factors, layer.primes
             )
-            for layer in self.addresses.layers
-        )
+            heads = tuple(
+                self._head(layer.layer_id, order, head)
+                for order in addresses.orders
+                for head in range(addresses.n_heads)
+            )
+            found.append(LayerStatistics(layer.layer_id, heads, tuple(collisions)))
+        return tuple(found)
 
     def _head(self, layer_id: int, order: int, head: int) -> HeadStatistics:
         rows, windows = self._rows[layer_id, order], self._distinct[order]

@@ -89,7 +89,7 @@ def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} has no {MANIFEST} that lists token shards ({error!r}).",
-            "engram hash TEXT -o FOLDER writes such a folder.",
+            "engram corpus build writes such a folder, and so does engram hash -o.",
             folder=str(folder),
         ) from error
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engram.corpus.readers import Block, TextReader
 from engram.corpus.sources import Source
 from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.tokenise import token_dtype, tokenise
+from engram.corpus.tokenise import check_eos, token_dtype, tokenise
 from engram.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,12 +100,7 @@ class DocumentPieces:
         tokenizer: TokenizerFile,
         add_eos: bool,
     ) -> None:
-        if add_eos and tokenizer.eos_id is None:
-            raise InputError(
-                f"The tokenizer {tokenizer.name} has no end-of-text token to end documents with.",
-                "Leave out add_eos.",
-                tokenizer=tokenizer.name,
-            )
+        check_eos(tokenizer, add_eos, "Leave out add_eos.")
         self._source, self._tokenizer, self._add_eos = source, tokenizer, add_eos
 
     def cut(
