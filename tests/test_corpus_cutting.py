@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus import cutting, tokenise
+from engram.corpus import cutting, fast_tokenise, tokenise
 from engram.corpus.readers import TextReader
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
@@ -106,7 +106,7 @@ def test_without_words_nothing_is_cut():
 
 @pytest.mark.parametrize("add_eos", [False, True])
 def test_a_long_document_stays_one_document(tmp_path, monkeypatch, add_eos):
-    monkeypatch.setattr(tokenise, "_GROUP_CHARACTERS", 1500)
+    monkeypatch.setattr(fast_tokenise, "_GROUP_CHARACTERS", 1500)
     texts = ["short\n\n", random_text(5, 3000).replace("\n\n", "\n") + "\n\n", "also short"]
     path = tmp_path / "text.txt"
     path.write_text("".join(texts))

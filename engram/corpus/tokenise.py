@@ -1,16 +1,15 @@
-"""Documents to token ids with the `tokenizers` library, in batches of whole documents."""
+"""Documents to token ids, those of the `tokenizers` library, in batches of whole documents."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.cutting import cut_long
+from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
 from engram.corpus.readers import Block
 from engram.errors import InputError
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.unsignedinteger[Any]]
 
 _BATCH_CHARACTERS = 2**19
-_GROUP_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,11 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def tokenise(
-    blocks: Iterable[Block], tokenizer: TokenizerFile, *, add_eos: bool = False
+    blocks: Iterable[Block],
+    tokenizer: TokenizerFile,
+    *,
+    add_eos: bool = False,
+    fast: FastEncoder | None = None,
 ) -> Generator[TokenBatch]:
     """Encode documents, each with the ids that it has as a whole, without special tokens.
 
@@ -55,6 +57,7 @@ def tokenise(
         tokenizer: Its `tokenizers` object is used with as many threads as the environment variable
             RAYON_NUM_THREADS says, all cores without it.
         add_eos: Whether every document ends with the tokenizer's end-of-text token.
+        fast: Encodes with gigatoken what it is sure to encode alike, from `fast_encoder`.
 
     Yields:
         About 1 MiB of documents at a time.
@@ -63,17 +66,39 @@ def tokenise(
         InputError: There is no end-of-text token to add, or a document that cannot be encoded.
     """
     check_eos(tokenizer, add_eos, "Leave out --eos.")
-    end = [tokenizer.eos_id] if add_eos else []
+    end = tokenizer.eos_id if add_eos else None
     encoder = _whole_documents(tokenizer.tokenizer)
     for batch in _batches(blocks):
         try:
-            encoded = _encode(batch, encoder, token_dtype(tokenizer.vocab_size), end)
+            encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
         except Exception as error:
             # The library raises nothing more special.
             if type(error) is not Exception:
                 raise
             raise _encode_error(batch, tokenizer, error) from error
         yield encoded
+
+
+def fast_encoder(
+    tokenizer: TokenizerFile, size_bytes: int | None
+) -> tuple[FastEncoder | None, str]:
+    """Choose what encodes a text.
+
+    Args:
+        tokenizer: The tokenizer.
+        size_bytes: Size of the text, None when it is not known.
+
+    Returns:
+        gigatoken's encoder, None where `tokenizers` encodes everything; and a sentence that says
+        so, and why.
+    """
+    if size_bytes is not None and size_bytes < WORTH_BYTES:
+        return None, "Tokenised with tokenizers: the text is small."
+    try:
+        fast = FastEncoder(tokenizer, _whole_documents(tokenizer.tokenizer))
+    except ValueError as error:
+        return None, f"Tokenised with tokenizers: {error}."
+    return fast, f"Tokenised with {fast_name()}, compared with tokenizers in samples."
 
 
 def check_eos(tokenizer: TokenizerFile, add_eos: bool, hint: str) -> None:
@@ -115,40 +140,20 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
 
 
 def _encode(
-    blocks: list[Block], encoder: Tokenizer, dtype: np.dtype[Any], end: list[Any]
+    blocks: list[Block],
+    encoder: Tokenizer,
+    fast: FastEncoder | None,
+    dtype: np.dtype[Any],
+    end: int | None,
 ) -> TokenBatch:
-    pieces: list[str] = []
-    firsts: list[int] = []
-    for text in (text for block in blocks for text in block.texts):
-        firsts.append(len(pieces))
-        pieces += cut_long(encoder, text)
-    lasts = {first - 1 for first in [*firsts[1:], len(pieces)]} if end else set()
-    parts: list[Tokens] = []
-    lengths = np.empty(len(pieces), dtype=np.int64)
-    for start, stop in _groups(pieces):
-        encodings = encoder.encode_batch_fast(pieces[start:stop], add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        if end:
-            ids = [part + end if start + i in lasts else part for i, part in enumerate(ids)]
-        lengths[start:stop] = np.fromiter(map(len, ids), np.int64, len(ids))
-        size = int(lengths[start:stop].sum())
-        flat = chain.from_iterable(ids)
-        parts.append(np.fromiter(flat, dtype, size))
-    boundaries = np.zeros(len(firsts) + 1, dtype=np.int64)
-    np.cumsum(np.add.reduceat(lengths, firsts), out=boundaries[1:])
-    return TokenBatch(np.concatenate(parts), boundaries, blocks[-1].read_bytes)
-
-
-def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
-    """Cut a list into runs whose encodings fit into memory together."""
-    start = characters = 0
-    for index, text in enumerate(texts):
-        characters += len(text)
-        if characters >= _GROUP_CHARACTERS:
-            yield start, index + 1
-            start, characters = index + 1, 0
-    if start < len(texts):
-        yield start, len(texts)
+    texts = [text for block in blocks for text in block.texts]
+    tokens, lengths = encode_reference(encoder, texts) if fast is None else fast.encode(texts)
+    if end is not None:
+        tokens = np.insert(tokens, np.cumsum(lengths), end)
+        lengths = lengths + 1
+    boundaries = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=boundaries[1:])
+    return TokenBatch(tokens.astype(dtype, copy=False), boundaries, blocks[-1].read_bytes)
 
 
 def _encode_error(blocks: list[Block], tokenizer: TokenizerFile, error: Exception) -> InputError:
