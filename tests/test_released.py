@@ -168,11 +168,11 @@ def test_training_by_optimiser(release, engram):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_in_little_time_and_memory(release):
     code = (
-        "import re, sys, time\nfrom pathlib import Path\nstart = time.perf_counter()\n"
+        "import re, sys, time\nfrom pathlib import Path\n"
         "from engram_cli.main import app\n"
         "try: app([sys.argv[1], sys.argv[2], '--json'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "seconds = time.perf_counter() - start\n"
+        "seconds = time.process_time()\n"  # of this process: others may keep the machine busy
         "status = Path('/proc/self/status').read_text()\n"
         "kilobytes = re.search(r'VmHWM:\\s*(\\d+) kB', status)[1]\n"
         "slow = {'torch', 'transformers', 'numba', 'tokenizers'} & set(sys.modules)\n"
