@@ -27,6 +27,7 @@ COMMANDS = {
     "attach": "Write a checkpoint with a memory attached to a base model.",
     "detach": "Give the base of an attached checkpoint back, byte for byte.",
     "convert": "Write a memory in another dtype, or under the names of a published layout.",
+    "lookup": "Show which rows of a stored memory a text reads, and their norms.",
     "report": "Count parameters and bytes of a config or a checkpoint, and say whether they fit.",
     "verify": "Check that a memory is wired right: constants, sizes, weights.",
     "env": "Show the versions and the machine, for a bug report.",

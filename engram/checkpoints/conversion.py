@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.tokenizer import EngramTokenizer
-from engram.addressing.tokenizer_files import load_tokenizer
 from engram.backbone.headers import INDEX_FILE, TensorInfo
 from engram.checkpoints.adapter import ADAPTER_FILE
 from engram.checkpoints.attach import (
@@ -24,7 +22,7 @@ from engram.checkpoints.attach import (
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE, read_base
 from engram.checkpoints.card import model_card
 from engram.checkpoints.memory import describe_attachment
-from engram.checkpoints.memory_source import MEMORY_FILE, MemorySource
+from engram.checkpoints.memory_source import MEMORY_FILE, MemorySource, addresses_of
 from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.checkpoints.published import (
     published_config,
@@ -111,7 +109,7 @@ def to_published(
 ) -> Conversion:
     """Describe a memory alone, under the names of its layout. See `engram.checkpoints.convert`."""
     config = replace(memory.config, table_dtype=dtype)
-    addresses = _addresses(memory, tokenizer)
+    addresses = addresses_of(memory, tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:
         for name, values in published_tensors(config, layer, memory.layers[layer.layer_id]):
@@ -193,7 +191,7 @@ def to_base(
 def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Conversion:
     """Describe an attached folder, or an adapter, with its memory in another dtype."""
     config = replace(memory.config, table_dtype=dtype)
-    addresses, record = _addresses(memory, None), LossRecord()
+    addresses, record = addresses_of(memory, None), LossRecord()
     parts = {
         tensor.name: (layer_id, tensor)
         for layer_id, tensors in memory.layers.items()
@@ -287,22 +285,6 @@ def _copied(name: str, info: TensorInfo) -> TensorStream:
         for first in range(0, size, _COPY_BYTES)
     ]
     return TensorStream(name, info.dtype, info.shape, chunks)
-
-
-def _addresses(memory: MemorySource, tokenizer: TokenizerFile | None) -> Addresses:
-    """Take the stored constants, or compute those that are not stored."""
-    if memory.settings is not None:
-        return Addresses.from_dict(memory.settings["addresses"])
-    if memory.stated is not None:
-        return Addresses.from_dict(memory.stated)
-    if get_layout(memory.config.layout).hashes == "raw":
-        addresses = Addresses.from_config(memory.config, None)
-    else:
-        folder = memory.path if memory.path.is_dir() else memory.path.parent
-        made = EngramTokenizer(memory.config, tokenizer or load_tokenizer(folder))
-        addresses = made.addresses
-    memory.check(addresses)
-    return addresses
 
 
 def _pad_id(memory: MemorySource, config: EngramConfig, addresses: Addresses) -> int:

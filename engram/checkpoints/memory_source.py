@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.primes import head_primes, stored_rows
+from engram.addressing.tokenizer import EngramTokenizer
+from engram.addressing.tokenizer_files import load_tokenizer
 from engram.backbone.headers import TensorInfo, read_folder_headers
 from engram.checkpoints.adapter import ADAPTER_FILE
 from engram.checkpoints.inspect import memory_settings
@@ -19,6 +21,9 @@ from engram.checkpoints.stored_tensor import StoredTensor, stored_tensor
 from engram.config import EngramConfig
 from engram.errors import CorruptFileError, LayoutError, MismatchError, MissingFileError, UsageError
 from engram.layouts import deepseek_v41, demo, get_layout, qwen_ple
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
 
 # What a memory under published names is made of, written beside it.
 MEMORY_FILE = "engram_memory.json"
@@ -102,6 +107,34 @@ def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
     """
     settings = memory_settings(path) if path.is_dir() else None
     return _published(path, config) if settings is None else _ours(path, settings, config)
+
+
+def addresses_of(memory: MemorySource, tokenizer: TokenizerFile | None) -> Addresses:
+    """Take a memory's stored constants, or compute those that are not stored.
+
+    Args:
+        memory: The memory.
+        tokenizer: Its tokenizer; the one beside its files when None, if one is needed.
+
+    Returns:
+        The constants; stored ones come without their token map.
+
+    Raises:
+        MissingFileError: There is no tokenizer where one is needed.
+        MismatchError: It is another tokenizer, or another config.
+    """
+    if memory.settings is not None:
+        return Addresses.from_dict(memory.settings["addresses"])
+    if memory.stated is not None:
+        return Addresses.from_dict(memory.stated)
+    if get_layout(memory.config.layout).hashes == "raw":
+        addresses = Addresses.from_config(memory.config, None)
+    else:
+        folder = memory.path if memory.path.is_dir() else memory.path.parent
+        made = EngramTokenizer(memory.config, tokenizer or load_tokenizer(folder))
+        addresses = made.addresses
+    memory.check(addresses)
+    return addresses
 
 
 def _ours(path: Path, settings: dict[str, Any], config: EngramConfig | None) -> MemorySource:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Part = Literal["table", "dense"]
 PARTS: tuple[Part, ...] = ("table", "dense")
 # Small: three chunks are in memory at a time, each with what its conversion needs.
-_CHUNK_VALUES = 2**20
+_CHUNK_VALUES = 2**18
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class LossRecord:
 
     def add(self, layer_id: int, part: Part, before: Tensor, after: Tensor) -> None:
         """Compare the values of a chunk with what became of them."""
-        error = (after.double() - before.double()).abs()
-        row = (
-            float(error.max()) if error.numel() else 0.0,
-            float(error.square().sum()),
-            float(before.double().square().sum()),
-            error.numel(),
-        )
+        import torch
+
+        wide = torch.promote_types(before.dtype, after.dtype)
+        error = after.to(wide) - before.to(wide)
+        norms = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (error, before))
+        squares, values = (float(norm) ** 2 for norm in norms)
+        row = float(error.abs().max()) if error.numel() else 0.0, squares, values, error.numel()
         self.chunks.setdefault((layer_id, part), []).append(row)
 
     def of(self, layer_id: int, part: Part) -> Loss:

@@ -1,0 +1,139 @@
+"""`engram lookup`: the rows that a text reads from a stored memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engram_cli.options import ConfigOption, JsonOption, QuietOption, VerboseOption
+from engram_cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engram.checkpoints.lookup import LayerLookup, Ngram, TextLookup
+
+SCHEMA = "engram.lookup/1"
+
+
+def lookup(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="An attached folder, an adapter, or a folder or safetensors file with published "
+            "names.",
+        ),
+    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, in quotes.")],
+    config: ConfigOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "-t", "--tokenizer", help="The model's tokenizer. Default: the one in its folder."
+        ),
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show which rows of its tables a text reads: ids, norms, and n-grams that share rows.
+
+    Reads those rows alone, from the files: no model is loaded, and tables may be larger than
+    memory. Row ids are of the layer's whole table; --json also gives those within each head.
+
+    Examples:
+        $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
+        $ engram lookup ./attached-model "the Milky Way" --json
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from engram.addressing.tokenizer_files import load_tokenizer
+    from engram.checkpoints.lookup import look_up
+    from engram.templates import load_config
+
+    found = look_up(
+        target,
+        text,
+        config=None if config is None else load_config(config),
+        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+    )
+    payload = {
+        "schema": SCHEMA,
+        "target": target,
+        "layout": found.config.layout,
+        "table_dtype": found.config.table_dtype,
+        "text": text,
+        "orders": list(found.orders),
+        "heads": found.config.n_head_per_ngram,
+        "tokens": [
+            {"position": i, "token_id": token.token_id, "text": token.text}
+            for i, token in enumerate(found.tokens)
+        ],
+        "repeated": [
+            {"order": order, **_ngram(ngram)}
+            for order, ngrams in found.repeated.items()
+            for ngram in ngrams
+        ],
+        "layers": [_layer(layer) for layer in found.layers],
+    }
+    out.result(payload, lambda console: _show(console, found))
+
+
+def _ngram(ngram: Ngram) -> dict[str, Any]:
+    return {"text": ngram.text, "positions": list(ngram.positions)}
+
+
+def _layer(layer: LayerLookup) -> dict[str, Any]:
+    return {
+        "layer_id": layer.layer_id,
+        "table_rows": layer.table_rows,
+        "rows_read": layer.rows_read,
+        "hash_ids": layer.hash_ids.tolist(),
+        "rows": layer.rows.tolist(),
+        "norms": layer.norms.tolist(),
+        "shared": [
+            {
+                "order": shared.order,
+                "head": shared.head,
+                "row": shared.row,
+                "ngrams": [_ngram(ngram) for ngram in shared.ngrams],
+            }
+            for shared in layer.shared
+        ],
+    }
+
+
+def _show(console: Console, found: TextLookup) -> None:
+    from rich.table import Table
+
+    for layer in found.layers:
+        console.print(
+            f"Layer {layer.layer_id}: {layer.rows_read} of {layer.table_rows:,} rows "
+            f"({found.config.table_dtype})"
+        )
+        table = Table(box=None, pad_edge=False)
+        for column in ("position", "id", "token", "order", "rows, by head", "norms"):
+            table.add_column(column, overflow="fold")
+        for position, token in enumerate(found.tokens):
+            for i, order in enumerate(found.orders):
+                head = (
+                    (str(position), str(token.token_id), repr(token.text)) if i == 0 else [""] * 3
+                )
+                rows = " ".join(map(str, layer.rows[position, i].tolist()))
+                norms = " ".join(f"{norm:.3g}" for norm in layer.norms[position, i].tolist())
+                table.add_row(*head, str(order), rows, norms)
+        console.print(table)
+        for shared in layer.shared:
+            readers = ", ".join(f"{ngram.text!r} at {_places(ngram)}" for ngram in shared.ngrams)
+            console.print(
+                f"Shared: row {shared.row} (order {shared.order}, head {shared.head}): {readers}"
+            )
+        console.print()
+    for order, ngrams in found.repeated.items():
+        for ngram in ngrams:
+            console.print(f"Repeated: {ngram.text!r} (order {order}) at {_places(ngram)}")
+
+
+def _places(ngram: Ngram) -> str:
+    return ", ".join(map(str, ngram.positions))
