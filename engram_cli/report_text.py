@@ -91,8 +91,9 @@ def _show_reads(console: Console, reads: dict[str, Any]) -> None:
     )
     pages = reads["disk_pages_per_token"]
     if pages:
+        count = reads["disk_reads_per_token"]
         console.print(
-            f"From disk: {reads['disk_reads_per_token']} reads, {pages['mean']:.1f} pages of 4 KiB "
+            f"From disk: {count} read{'s' * (count != 1)}, {pages['mean']:.1f} pages of 4 KiB "
             f"on average ({pages['least']} to {pages['most']}, {pages['kind']})"
         )
     rate = reads["rate"]
