@@ -166,6 +166,10 @@ def build(
         out.note(f"{output} was finished already.")
     elif built.resumed_units:
         out.note(f"Went on behind {built.resumed_units} units that were finished before.")
+    for sentence in built.engines:
+        out.note(sentence)
+    for warning in built.warnings:
+        out.warn(warning)
     manifest = built.manifest
     if manifest["counts"]["skipped"]:
         out.warn(_skipped(manifest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from engram.config import EngramConfig
     from engram.corpus.pipeline import HashedText, Target
     from engram.corpus.readers import TextReader
+    from engram.corpus.stored_tokens import StoredTokens
 
 SCHEMA = "engram.hash/1"
 _LISTED_PROBLEMS = 10
@@ -40,7 +42,8 @@ def hash(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Text file, folder of .txt and .jsonl files (.gz and .zst too), or - for stdin.",
+            help="Text (.txt, .jsonl, .parquet, .gz, .zst), folder of texts or of token shards, or "
+            "- for stdin.",
         ),
     ],
     config: ConfigOption = None,
@@ -126,6 +129,7 @@ def hash(
         $ engram hash corpus.txt -c config.yaml --stats --json
         $ engram hash corpus.jsonl --text-key text -c config.yaml --eos -o hashed
         $ engram hash - -t gpt2 --split line --layers 1,6
+        $ engram hash tokens -c config.yaml
         $ engram hash corpus.txt -c config.yaml --predict 10B --cache-curve
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
@@ -139,13 +143,28 @@ def hash(
         # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
         os.environ["RAYON_NUM_THREADS"] = str(threads)
 
+    from engram.corpus.folder import MANIFEST
     from engram.corpus.memory import find_memory
     from engram.corpus.pipeline import Target, hash_text
     from engram.corpus.readers import TextReader
+    from engram.corpus.stored_tokens import StoredTokens
+    from engram.corpus.unit_work import check_digest
     from engram.templates import load_config
     from engram_cli.hash_text import show
 
-    reader = TextReader(text, split=split, text_key=text_key, on_error=on_error)
+    reader: TextReader | StoredTokens
+    if (Path(text) / MANIFEST).is_file():
+        if eos or text_key is not None or split != "paragraph":
+            raise UsageError(
+                f"{text} holds tokens: --eos, --text-key and --split are for text.",
+                "They were chosen when it was built.",
+            )
+        reader = StoredTokens(Path(text))
+        stored = reader.tokenizer
+        eos = stored.get("eos_id") is not None
+        tokenizer = tokenizer or (stored["name"] if config is None else None)
+    else:
+        reader = TextReader(text, split=split, text_key=text_key, on_error=on_error)
     target = None
     if output is not None:
         target = Target(output, format, shard_tokens, overwrite)
@@ -157,8 +176,10 @@ def hash(
     )
     if config is None:
         out.note(_default_note(memory, addresses))
-    if reader.ignored_files:
-        out.note(f"{reader.ignored_files} files of {text} are neither .txt nor .jsonl: not read.")
+    if isinstance(reader, StoredTokens):
+        check_digest(file, reader.tokenizer["sha256"])
+    elif reader.ignored_files:
+        out.note(f"{reader.ignored_files} files of {text} are no text: not read.")
     if target is not None:
         plan = _plan(target, reader, file, addresses)
         if dry_run:
@@ -176,12 +197,17 @@ def hash(
             cache_tokens=sample,
             progress=step,
         )
-    if reader.skipped:
+    if hashed.engine:
+        out.note(hashed.engine)
+    if hashed.problem:
+        out.warn(hashed.problem)
+    skipped = 0
+    if isinstance(reader, TextReader) and (skipped := reader.skipped):
         out.warn(_skipped(reader))
     payload = {
         "schema": SCHEMA,
         "documents": hashed.documents,
-        "skipped": reader.skipped,
+        "skipped": skipped,
         "tokens": hashed.tokens,
         "ids": hashed.ids,
         "seconds": round(hashed.seconds, 3),
@@ -216,7 +242,10 @@ def _default_note(config: EngramConfig, addresses: Addresses) -> str:
 
 
 def _plan(
-    target: Target, reader: TextReader, tokenizer: TokenizerFile, addresses: Addresses
+    target: Target,
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
 ) -> dict[str, Any]:
     """Say what would be written; .parquet files are somewhat smaller."""
     from engram.corpus.pipeline import estimate_bytes

@@ -80,7 +80,7 @@ def test_build(engram, text, tmp_path):
 
 def test_build_as_text(engram, text, tmp_path):
     code, out, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "Tokenised with tokenizers: the text is small.\n")
     assert out.startswith(f"{DOCUMENTS} documents, ")
     assert f"engram hash {tmp_path / 'tokens'}" in out
 
@@ -244,6 +244,32 @@ def test_neither_torch_nor_transformers_is_imported(text, tmp_path):
         "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
         "      & {'torch', 'transformers', 'sympy', 'numba'}), file=sys.stderr)"
     )
-    words = ["corpus", "build", str(text), "-t", str(BPE), "-o", str(tmp_path / "o"), "-j", "1"]
+    words = ["corpus", "build", str(text), "-t", str(BPE), "-o", str(tmp_path / "o"), "-q"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("eos", [True, False])
+def test_hash_of_a_corpus_is_that_of_its_text(engram, text, tmp_path, eos):
+    words = () if eos else ("--no-eos",)
+    folder = tmp_path / "tokens"
+    assert (
+        engram("corpus", "build", text, "-t", BPE, "-o", folder, "--shard-size", 99, *words)[0] == 0
+    )
+    of_text = (text, "-t", BPE, *(["--eos"] if eos else []))
+    payloads = []
+    for name, source in (("a", of_text), ("b", (folder,))):
+        code, out, err = engram("hash", *source, "-o", tmp_path / name, "--json")
+        assert code == 0, err
+        payloads.append(json.loads(out))
+        for key in ("seconds", "tokens_per_second", "output", "output_bytes"):
+            del payloads[-1][key]
+    assert payloads[0] == payloads[1]
+    for file in (tmp_path / "a").glob("*.npy"):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_hash_of_a_corpus_wants_its_tokenizer_and_no_options_of_texts(engram, folder):
+    failure(engram("hash", folder, "--eos", "--json"), 2)
+    error = failure(engram("hash", folder, "-t", WORD, "--json"), 5)
+    assert "not the one that the tokens were made with" in error["message"]

@@ -67,12 +67,16 @@ class BuiltCorpus:
         written_bytes: Bytes of the folder.
         resumed_units: Units that an earlier run had finished.
         was_finished: Whether the whole corpus was there already.
+        engines: What tokenised it, as sentences.
+        warnings: Why the fast engine was given up, where it was.
     """
 
     manifest: dict[str, Any]
     written_bytes: int
     resumed_units: int
     was_finished: bool
+    engines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def build_corpus(
@@ -128,7 +132,9 @@ def build_corpus(
             on_error=rules.on_error,
         )
         units = plan_units(sources, rules.split, unit_bytes)
-        tasks = [UnitTask(i, unit, unit_rules, work) for i, unit in enumerate(units)]
+        sizes = [source.size_bytes for source in sources]
+        text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
+        tasks = [UnitTask(i, unit, unit_rules, work, text_bytes) for i, unit in enumerate(units)]
         results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
         resumed = len(results)
         todo = [task for task in tasks if task.index not in results]
@@ -320,7 +326,14 @@ def _assemble(
         }
         size = write_manifest(new, values)
         manifest = json.loads((new / MANIFEST).read_text(encoding="utf-8"))
-    return BuiltCorpus(manifest, size, resumed, was_finished=False)
+    return BuiltCorpus(
+        manifest,
+        size,
+        resumed,
+        was_finished=False,
+        engines=tuple(sorted({result.engine for result in results})),
+        warnings=tuple(sorted({result.problem for result in results} - {""})),
+    )
 
 
 def _unit_entry(unit: Unit, result: UnitResult) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def _own_files(folder: Path, schema: str) -> set[str] | None:
 
 
 def sha256_of(file: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):

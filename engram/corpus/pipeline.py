@@ -25,8 +25,9 @@ from engram.corpus.shards import (
     ids_dtype,
 )
 from engram.corpus.statistics import LayerStatistics, Statistics
+from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.token_shards import SHARD_TOKENS
-from engram.corpus.tokenise import TokenBatch, token_dtype, tokenise
+from engram.corpus.tokenise import TokenBatch, fast_encoder, token_dtype, tokenise
 from engram.errors import InputError
 from engram.files import Progress
 
@@ -79,6 +80,8 @@ class HashedText:
         written_bytes: Bytes of the folder that was written; 0 without one.
         cache_tokens: Tokens that the cache curves were measured with; 0 without them.
         caches: Cache curves by layer, when they were asked for.
+        engine: What tokenised it, and why, as a sentence; empty for tokens.
+        problem: Why the fast engine was given up; empty when it was not.
     """
 
     documents: int
@@ -90,10 +93,12 @@ class HashedText:
     written_bytes: int
     cache_tokens: int
     caches: tuple[LayerCache, ...]
+    engine: str
+    problem: str
 
 
 def hash_text(
-    reader: TextReader,
+    reader: TextReader | StoredTokens,
     tokenizer: TokenizerFile,
     addresses: Addresses,
     *,
@@ -108,10 +113,10 @@ def hash_text(
     While one batch is hashed the next is tokenised. Results depend neither on batches nor threads.
 
     Args:
-        reader: The documents. Every one starts with the layout's fill.
+        reader: The documents, as text or as tokens. Every one starts with the layout's fill.
         tokenizer: The tokenizer that the addresses were made with.
         addresses: The memory's constants.
-        add_eos: Whether every document ends with the end-of-text token.
+        add_eos: Whether every document ends with the end-of-text token; of tokens, whether it does.
         threads: Threads that hash; `tokenizers` takes its own from RAYON_NUM_THREADS.
         target: Where ids are written; None for statistics alone.
         cache_tokens: Tokens, from the first on, to measure cache curves with; None for no curves.
@@ -142,7 +147,13 @@ def hash_text(
                 shard_tokens=target.shard_tokens,
                 threads=threads,
             )
-        batches = _one_ahead(tokenise(reader, tokenizer, add_eos=add_eos))
+        fast, engine = None, ""
+        if isinstance(reader, StoredTokens):
+            source = reader.batches()
+        else:
+            fast, engine = fast_encoder(tokenizer, reader.total_bytes)
+            source = tokenise(reader, tokenizer, add_eos=add_eos, fast=fast)
+        batches = _one_ahead(source)
         for batch in stack.enter_context(closing(batches)):
             statistics.add(batch)
             if sample is not None:
@@ -174,13 +185,17 @@ def hash_text(
         written_bytes=written_bytes,
         cache_tokens=0 if sample is None else sample.tokens,
         caches=() if sample is None else sample.layers(),
+        engine=engine,
+        problem="" if fast is None else fast.problem,
     )
 
 
 def estimate_bytes(
-    reader: TextReader, tokenizer: TokenizerFile, addresses: Addresses
+    reader: TextReader | StoredTokens, tokenizer: TokenizerFile, addresses: Addresses
 ) -> int | None:
     """Estimate what .npy shards of a text take, from its first MiB; None for standard input."""
+    if isinstance(reader, StoredTokens):
+        return reader.n_tokens * bytes_per_token(addresses, tokenizer.vocab_size)
     if reader.total_bytes is None:
         return None
     with closing(tokenise(reader, tokenizer)) as batches:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from itertools import accumulate
+from collections.abc import Generator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.corpus.folder import MANIFEST
+from engram.corpus.tokenise import TokenBatch, cut_batches
 from engram.errors import CorruptFileError, InputError
 
 
@@ -51,6 +53,20 @@ class StoredTokens:
         self._bounds = [bounds for _, bounds in files]
         self._firsts = [0, *accumulate(map(len, self._tokens))]
         self.n_tokens = self._firsts[-1]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the tokens."""
+        return sum(int(tokens.nbytes) for tokens in self._tokens)
+
+    def batches(self) -> Generator[TokenBatch]:
+        """Read the documents, as `tokenise` gives those of a text."""
+        read_bytes = 0
+        for tokens, bounds in zip(self._tokens, self._bounds, strict=True):
+            for start, end in pairwise(cut_batches(bounds)):
+                part = tokens[bounds[start] : bounds[end]]
+                read_bytes += int(part.nbytes)
+                yield TokenBatch(part, bounds[start : end + 1] - bounds[start], read_bytes)
 
     def read(self, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read tokens begin..end-1.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.unsignedinteger[Any]]
 
 _BATCH_CHARACTERS = 2**19
+_BATCH_TOKENS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,13 @@ class TokenBatch:
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the dtype that token shards use for ids below `vocab_size`: uint16 or uint32."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def cut_batches(bounds: Any, batch_tokens: int = _BATCH_TOKENS) -> list[int]:
+    """Cut documents into batches of about `batch_tokens`; return their first documents, and all."""
+    steps = bounds[1:] // batch_tokens
+    cuts = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
+    return [0, *cuts.tolist()]
 
 
 def tokenise(

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engram.corpus.fast_tokenise import FastEncoder
 from engram.corpus.readers import OnError, Split, TextReader
-from engram.corpus.tokenise import TokenBatch, token_dtype, tokenise
+from engram.corpus.tokenise import TokenBatch, cut_batches, fast_encoder, token_dtype, tokenise
 from engram.corpus.units import Unit
 from engram.errors import MismatchError
 from engram.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
-
-_BATCH_TOKENS = 2**20
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,14 @@ class UnitTask:
         unit: Its files and parts of files.
         rules: How it is tokenised.
         folder: Where its files appear.
+        text_bytes: Size of the whole text, which decides what tokenises it; None when not known.
     """
 
     index: int
     unit: Unit
     rules: UnitRules
     folder: Path
+    text_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class UnitResult:
         problems: What was wrong with them, the first hundred.
         tokens_sha256: Digest of its token ids.
         lengths_sha256: Digest of its documents' lengths.
+        engine: What tokenised it, and why, as a sentence.
+        problem: Why the fast engine was given up; empty when it was not.
     """
 
     documents: int
@@ -83,6 +86,8 @@ class UnitResult:
     problems: tuple[str, ...]
     tokens_sha256: str
     lengths_sha256: str
+    engine: str
+    problem: str
 
 
 def run_unit(task: UnitTask) -> UnitResult:
@@ -93,6 +98,7 @@ def run_unit(task: UnitTask) -> UnitResult:
         MismatchError: The tokenizer is no longer the one that the build began with.
     """
     tokenizer = _tokenizer(task.rules.tokenizer)
+    fast, engine = _fast_encoder(tokenizer, task.text_bytes)
     check_digest(tokenizer, task.rules.tokenizer_sha256)
     rules = task.rules
     reader = TextReader(
@@ -105,7 +111,7 @@ def run_unit(task: UnitTask) -> UnitResult:
     tokens, digest = 0, hashlib.sha256()
     with (
         atomic_write(_file(task, "tokens")) as file,
-        closing(tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos)) as batches,
+        closing(tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos, fast=fast)) as batches,
     ):
         for batch in batches:
             data = batch.tokens.astype(dtype, copy=False).tobytes()
@@ -123,6 +129,8 @@ def run_unit(task: UnitTask) -> UnitResult:
         problems=tuple(error.message for error in reader.errors),
         tokens_sha256=digest.hexdigest(),
         lengths_sha256=hashlib.sha256(length_data).hexdigest(),
+        engine=engine,
+        problem="" if fast is None else fast.problem,
     )
     write_json(_file(task, "json"), asdict(result))
     return result
@@ -166,13 +174,6 @@ def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
         yield TokenBatch(tokens[first : bounds[end]], bounds[start : end + 1] - first, 0)
 
 
-def cut_batches(bounds: Any, batch_tokens: int = _BATCH_TOKENS) -> list[int]:
-    """Cut documents into batches of about `batch_tokens`; return their first documents, and all."""
-    steps = bounds[1:] // batch_tokens
-    cuts = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
-    return [0, *cuts.tolist()]
-
-
 def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
     """Check that a tokenizer is the one that tokens were made with.
 
@@ -199,3 +200,10 @@ def _tokenizer(name: str) -> TokenizerFile:
     from engram.addressing.tokenizer_files import load_tokenizer
 
     return load_tokenizer(name)
+
+
+@lru_cache(maxsize=1)
+def _fast_encoder(
+    tokenizer: TokenizerFile, text_bytes: int | None
+) -> tuple[FastEncoder | None, str]:
+    return fast_encoder(tokenizer, text_bytes)
