@@ -483,3 +483,24 @@ def test_the_command_prints_what_was_lost(folders, tmp_path, capsys):
     code, out, err = call("-o", str(tmp_path / "x"), "--to", "deepseek_v41", "--json")
     assert (code, out) == (3, "")
     assert "no convolution" in json.loads(err)["message"]
+
+
+@pytest.mark.parametrize("cache_rows", [0, 7])
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_quantised_tables_are_read_from_disk(folders, dtype, cache_rows, tmp_path):
+    run(folders["demo"], tmp_path / "small", dtype=dtype)
+    expected = logits(tmp_path / "small")
+    on_disk = {"tables": "disk", "cache_rows": cache_rows}
+    for _ in range(2):
+        assert torch.equal(logits(tmp_path / "small", **on_disk), expected)
+    model = engram.load(tmp_path / "small", **on_disk)
+    assert not [name for name in model.state_dict() if "embedding.weight" in name]
+    with pytest.raises(LayoutError, match="from disk and cannot learn"):
+        model.train()(IDS)
+    half = engram.load(tmp_path / "small", dtype=torch.bfloat16, **on_disk)
+    assert torch.equal(
+        half(IDS).logits, engram.load(tmp_path / "small", dtype=torch.bfloat16)(IDS).logits
+    )
+    model.eval().save_pretrained(tmp_path / "saved")
+    equal(memory_of(tmp_path / "saved"), memory_of(tmp_path / "small"))
+    assert torch.equal(logits(tmp_path / "saved", **on_disk), expected)

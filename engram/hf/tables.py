@@ -11,18 +11,30 @@ from typing import Any
 
 import torch
 
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_folder_headers, read_header
+from engram.backbone.headers import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_folder_headers,
+    read_header,
+)
 from engram.errors import InputError, LayoutError, MissingFileError
 from engram.files import atomic_write, write_json
 from engram.nn import DiskEmbedding
+from engram.nn.quantised_disk import QuantisedDiskEmbedding
+from engram.units import scales_per_row
 
-TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.weight$"
+TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.(?:weight|scale)$"
 _DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "F32": torch.float32,
     "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I8": torch.int8,
 }
+_QUANTISED = {"F8_E4M3": "fp8", "I8": "int8"}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # transformers reads model.safetensors in preference to an index, and would miss the tables.
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
@@ -66,18 +78,35 @@ def tables_on_disk(
         match = re.search(TABLE_NAME, name)
         if match is None:
             continue
-        if info.dtype not in _DTYPES or len(info.shape) != 2:
-            raise LayoutError(
-                f"{name} is {info.dtype} {list(info.shape)}; tables that are read from disk are "
-                f"matrices of {', '.join(_DTYPES)}.",
-                'Load it with tables="ram".',
-                tensor=name,
-                dtype=info.dtype,
-            )
-        tables[int(match[1])] = DiskEmbedding(
-            info.path, info.start, *info.shape, _DTYPES[info.dtype], cache_rows=cache_rows
-        )
+        if name.endswith(".weight"):
+            scale = headers.get(name.removesuffix("weight") + "scale")
+            tables[int(match[1])] = _open(name, info, scale, cache_rows)
     return tables
+
+
+def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int) -> DiskEmbedding:
+    """Open one table, and its scales where it has some."""
+    quantised = _QUANTISED.get(info.dtype)
+    if len(info.shape) == 2 and quantised and scale is not None:
+        rows, width = info.shape
+        if scale.shape == (rows, scales_per_row(width, quantised)):
+            return QuantisedDiskEmbedding(
+                info.path,
+                info.start,
+                *(rows, width, quantised, scale.path, scale.start),
+                cache_rows=cache_rows,
+            )
+    dtype = _DTYPES.get(info.dtype)
+    if dtype not in DiskEmbedding.stored_dtypes or len(info.shape) != 2 or scale is not None:
+        scales = "no scales" if scale is None else f"scales of {scale.dtype} {list(scale.shape)}"
+        raise LayoutError(
+            f"{name} is {info.dtype} {list(info.shape)} with {scales}; tables that are read from "
+            "disk are matrices of F64, F32, BF16 or F16, or of F8_E4M3 or I8 with scales.",
+            'Load it with tables="ram".',
+            tensor=name,
+            dtype=info.dtype,
+        )
+    return DiskEmbedding(info.path, info.start, *info.shape, dtype, cache_rows=cache_rows)
 
 
 @contextmanager
@@ -135,8 +164,10 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
     else:
         weight_map = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"]
     for number, (name, table) in enumerate(tables.items(), start=1):
-        weight_map[name] = f"engram-{number:05d}-of-{len(tables):05d}.safetensors"
-        _write_table(folder / weight_map[name], name, table)
+        file = f"engram-{number:05d}-of-{len(tables):05d}.safetensors"
+        prefix = name.removesuffix("weight")
+        weight_map |= {prefix + part: file for part in table.stored}
+        _write_table(folder / file, prefix, table)
     if single.is_file():
         single.replace(folder / _RENAMED_SINGLE_FILE)
     files = sorted(set(weight_map.values()))
@@ -146,16 +177,21 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
     write_json(folder / INDEX_FILE, index)
 
 
-def _write_table(path: Path, name: str, table: DiskEmbedding) -> None:
-    rows, tags = table.file, {dtype: tag for tag, dtype in _DTYPES.items()}
-    entry = {
-        "dtype": tags[table.stored_dtype],
-        "shape": [table.num_embeddings, table.embedding_dim],
-        "data_offsets": [0, rows.rows * rows.row_bytes],
-    }
-    header = json.dumps({"__metadata__": {"format": "pt"}, name: entry}).encode()
-    header += b" " * (-len(header) % 8)
+def _write_table(path: Path, prefix: str, table: DiskEmbedding) -> None:
+    tags = {dtype: tag for tag, dtype in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for part, (rows, dtype) in table.stored.items():
+        start, end = end, end + rows.rows * rows.row_bytes
+        header[prefix + part] = {
+            "dtype": tags[dtype],
+            "shape": [rows.rows, rows.row_bytes // dtype.itemsize],
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for block in rows.blocks():
-            file.write(block)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for rows, _ in table.stored.values():
+            for block in rows.blocks():
+                file.write(block)

@@ -8,6 +8,7 @@ from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.module import EngramModule
 from engram.nn.offload import OffloadEmbedding
+from engram.nn.quantised_disk import QuantisedDiskEmbedding
 from engram.nn.quantised_embedding import QuantisedEmbedding
 from engram.nn.qwen_ple import QwenPleModule
 
@@ -18,6 +19,7 @@ __all__ = [
     "EngramModule",
     "MultiHeadEmbedding",
     "OffloadEmbedding",
+    "QuantisedDiskEmbedding",
     "QuantisedEmbedding",
     "QwenPleModule",
 ]

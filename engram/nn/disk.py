@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -21,7 +21,6 @@ from engram.nn.frozen import FrozenTable
 from engram.nn.row_cache import RowCache
 from engram.nn.row_file import RowFile
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Fewer rows than this are asked for at once: a thread would take longer to start.
 _ROWS_FOR_A_THREAD = 512
 
@@ -50,6 +49,13 @@ class DiskEmbedding(FrozenTable):
         InputError: Rows of that dtype cannot be read, or a size makes no sense.
     """
 
+    stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.float64,
+    )
+
     def __init__(
         self,
         path: str | Path,
@@ -61,24 +67,33 @@ class DiskEmbedding(FrozenTable):
         cache_rows: int = 0,
     ) -> None:
         super().__init__()
-        if dtype not in DTYPES or cache_rows < 0:
+        if dtype not in self.stored_dtypes or cache_rows < 0:
             raise InputError(
                 f"A table of {dtype} with {cache_rows} cached rows cannot be read from disk.",
-                f"Rows may be {', '.join(str(item) for item in DTYPES)}.",
+                f"Rows may be {', '.join(str(item) for item in self.stored_dtypes)}.",
                 dtype=str(dtype),
                 cache_rows=cache_rows,
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.stored_dtype = self.dtype = dtype
         file = RowFile(path, start_byte, num_embeddings, embedding_dim * dtype.itemsize)
-        lines = min(cache_rows, num_embeddings)
-        self.source: RowFile | RowCache = RowCache(file, lines) if lines else file
+        self.source = row_source(file, cache_rows)
         self._register()
 
     @property
     def file(self) -> RowFile:
         """The file that holds the table."""
         return self.source.file if isinstance(self.source, RowCache) else self.source
+
+    @property
+    def sources(self) -> tuple[RowFile | RowCache, ...]:
+        """Everything that a row is read from."""
+        return (self.source,)
+
+    @property
+    def stored(self) -> dict[str, tuple[RowFile, torch.dtype]]:
+        """What the table consists of, by the names of its tensors."""
+        return {"weight": (self.file, self.stored_dtype)}
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows.
@@ -101,11 +116,11 @@ class DiskEmbedding(FrozenTable):
     def read(self, input: Tensor) -> Tensor:
         """Do what `forward` does, which `torch.compile` need not look into."""
         if input.device.type == "cpu":
-            rows = self._gather(input.reshape(-1), input.device)
+            rows = self._rows(input.reshape(-1), input.device)
             return rows.view(*input.shape, self.embedding_dim)
         # Copies to a device are what takes time: one of each row.
         distinct, inverse = torch.unique(input, return_inverse=True)
-        return F.embedding(inverse, self._gather(distinct, input.device))
+        return F.embedding(inverse, self._rows(distinct, input.device))
 
     def describe(self) -> str:
         """Say which table this is, as the subject of a sentence."""
@@ -119,14 +134,19 @@ class DiskEmbedding(FrozenTable):
         """Describe the table for `print(model)`."""
         return f"{self.num_embeddings}, {self.embedding_dim}, path={str(self.file.path)!r}"
 
-    def _gather(self, ids: Tensor, device: torch.device) -> Tensor:
-        """Read rows ``[n, E]``."""
+    def _rows(self, ids: Tensor, device: torch.device) -> Tensor:
+        """Return rows ``[n, E]`` of the module's dtype on a device."""
+        raw = self._read(self.source, ids, device)
+        return raw.view(self.stored_dtype).to(self.dtype)
+
+    def _read(self, source: RowFile | RowCache, ids: Tensor, device: torch.device) -> Tensor:
+        """Read rows as they are stored, as bytes ``[n, row_bytes]``, and bring them to a device."""
         pinned = device.type == "cuda"  # copies from pinned memory do not wait for the device
-        raw = torch.empty(
-            (len(ids), self.file.row_bytes), dtype=torch.uint8, device="cpu", pin_memory=pinned
-        )
-        self.source.read(ids.to("cpu", torch.int64).numpy(), raw.numpy())
-        return raw.view(self.stored_dtype).to(device, self.dtype, non_blocking=pinned)
+        row_bytes = (source.file if isinstance(source, RowCache) else source).row_bytes
+        shape = (len(ids), row_bytes)
+        raw = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
+        source.read(ids.to("cpu", torch.int64).numpy(), raw.numpy())
+        return raw.to(device, non_blocking=pinned)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiskEmbedding:
         """Follow changes of dtype."""
@@ -140,6 +160,12 @@ class DiskEmbedding(FrozenTable):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._register()
+
+
+def row_source(file: RowFile, cache_rows: int) -> RowFile | RowCache:
+    """Put a cache of so many rows in front of a file; of none, that is the file itself."""
+    lines = min(cache_rows, file.rows)
+    return RowCache(file, lines) if lines else file
 
 
 # Operators take numbers, not objects.
@@ -163,7 +189,12 @@ def prefetch(wanted: Iterable[tuple[DiskEmbedding, Tensor]]) -> None:
     Args:
         wanted: Tables, each with row ids that are within it, in the order in which they are needed.
     """
-    plan = [(table.source, ids.reshape(-1).to("cpu", torch.int64).numpy()) for table, ids in wanted]
+    plan = [
+        (source, rows)
+        for table, ids in wanted
+        for rows in [ids.reshape(-1).to("cpu", torch.int64).numpy()]
+        for source in table.sources
+    ]
 
     def ask() -> None:
         for source, ids in plan:

@@ -1,0 +1,83 @@
+"""`QuantisedDiskEmbedding`: a table of fp8 or int8 rows that stays in its file, scales beside it.
+
+Shapes: n row ids, E width of a row.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engram.errors import LayoutError
+from engram.nn.disk import DiskEmbedding, row_source
+from engram.nn.quantised import FORMATS
+from engram.nn.row_cache import RowCache
+from engram.nn.row_file import RowFile
+from engram.units import scales_per_row
+
+
+class QuantisedDiskEmbedding(DiskEmbedding):
+    """An embedding whose quantised rows are read from a file, and only then become floats.
+
+    Args:
+        path: The file.
+        start_byte: Where the values start in it.
+        num_embeddings: Rows of the table.
+        embedding_dim: Width E of a row.
+        table_dtype: ``fp8`` or ``int8``, see `engram.nn.quantised`.
+        scale_path: The file with the scales, which may be the same.
+        scale_start_byte: Where they start in it.
+        cache_rows: See `DiskEmbedding`.
+
+    Raises:
+        LayoutError: `table_dtype` is neither.
+    """
+
+    stored_dtypes = tuple(form.codes for form in FORMATS.values())
+
+    def __init__(
+        self,
+        path: str | Path,
+        start_byte: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        table_dtype: str,
+        scale_path: str | Path,
+        scale_start_byte: int,
+        *,
+        cache_rows: int = 0,
+    ) -> None:
+        if table_dtype not in FORMATS:
+            raise LayoutError(
+                f"{table_dtype} is no format of quantised rows.",
+                f"One of {', '.join(FORMATS)}.",
+                table_dtype=table_dtype,
+            )
+        form = FORMATS[table_dtype]
+        super().__init__(
+            path, start_byte, num_embeddings, embedding_dim, form.codes, cache_rows=cache_rows
+        )
+        self.table_dtype, self.dtype = table_dtype, torch.float32
+        scale_bytes = scales_per_row(embedding_dim, table_dtype) * form.scales.itemsize
+        scales = RowFile(scale_path, scale_start_byte, num_embeddings, scale_bytes)
+        self.scale_source = row_source(scales, cache_rows)
+
+    @property
+    def sources(self) -> tuple[RowFile | RowCache, ...]:
+        """Where a row is read from: its values, and its scales."""
+        return self.source, self.scale_source
+
+    @property
+    def stored(self) -> dict[str, tuple[RowFile, torch.dtype]]:
+        """What the table consists of, by the names of its tensors."""
+        source = self.scale_source
+        file = source.file if isinstance(source, RowCache) else source
+        return {**super().stored, "scale": (file, FORMATS[self.table_dtype].scales)}
+
+    def _rows(self, ids: Tensor, device: torch.device) -> Tensor:
+        form = FORMATS[self.table_dtype]
+        codes = self._read(self.source, ids, device).view(form.codes)
+        scales = self._read(self.scale_source, ids, device).view(form.scales)
+        return form.dequantise(codes, scales, dtype=self.dtype)
