@@ -22,7 +22,7 @@ from engram.checkpoints.inspect import inspect_checkpoint
 from engram.checkpoints.verify import verify
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.nn import EngramModule
-from engram.nn.quantised import FORMATS
+from engram.nn.quantised import FORMATS, dequantise_fp8
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUTS = {
@@ -504,3 +504,28 @@ def test_quantised_tables_are_read_from_disk(folders, dtype, cache_rows, tmp_pat
     model.eval().save_pretrained(tmp_path / "saved")
     equal(memory_of(tmp_path / "saved"), memory_of(tmp_path / "small"))
     assert torch.equal(logits(tmp_path / "saved", **on_disk), expected)
+
+
+def test_fp8_projections_with_a_scale_for_32_rows_become_bfloat16(folders, base, tmp_path):
+    run(folders["deepseek_v41"], tmp_path / "v41", "deepseek_v41", dtype="fp8")
+    expected = {}
+    for file in (tmp_path / "v41").glob("*.safetensors"):
+        found = load_file(file)
+        for name in [name for name in found if name.endswith("wkv.weight")]:
+            scale = torch.randint(118, 124, (2, 1), dtype=torch.uint8).view(torch.float8_e8m0fnu)
+            found[name] = (found[name] * 8).to(torch.float8_e4m3fn)
+            found[name.replace("weight", "scale")] = scale
+            expected[name] = dequantise_fp8(found[name], scale, rows_per_scale=32)
+        save_file(found, file)
+    index = tmp_path / "v41" / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    for name in expected:
+        values["weight_map"][name.replace("weight", "scale")] = values["weight_map"][name]
+    index.write_text(json.dumps(values))
+    made = run(tmp_path / "v41", tmp_path / "back", base=base)
+    after = memory_of(tmp_path / "back")
+    assert len(expected) == 2
+    for name, value in expected.items():
+        assert torch.equal(after[f"model.{name}"], value)
+    assert all(loss.max_error == 0 for parts in made.losses().values() for loss in parts.values())
+    assert not any(check.ok is False for check in verify(tmp_path / "back"))
