@@ -46,7 +46,10 @@ def attach(
     ] = "identity",
     dtype: Annotated[
         str | None,
-        typer.Option(help="dtype of the memory: float32, bfloat16, float16. Default: the base's."),
+        typer.Option(
+            help="Stored dtype of the memory: float32, bfloat16, float16. Default: the base's. "
+            "A model is loaded in one dtype."
+        ),
     ] = None,
     link: Annotated[
         bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")

@@ -91,6 +91,42 @@ def test_detach_refuses_a_folder_that_was_saved_anew(base, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+def test_detach_refuses_a_folder_that_was_saved_over(tmp_path):
+    base = tiny.base_model("llama", tmp_path / "base", max_shard_size="60KB")
+    attached = tiny.attached_model(base, tmp_path / "attached")
+    model = engram.load(attached)
+    with torch.no_grad():
+        model.model.norm.weight.add_(1.0)
+    model.save_pretrained(attached, max_shard_size="60KB")
+    with pytest.raises(LayoutError, match="saved anew"):
+        detach(attached, tmp_path / "again")
+
+
+def test_files_below_the_base_are_kept(tmp_path):
+    base = tiny.base_model("llama", tmp_path / "base")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    (base / ".gitattributes").write_text("*.safetensors lfs")
+    attached = tiny.attached_model(base, tmp_path / "attached")
+    assert (attached / "additional_chat_templates" / "tools.jinja").is_file()
+    detach(attached, tmp_path / "again")
+    assert (tmp_path / "again" / "additional_chat_templates" / "tools.jinja").is_file()
+    assert files(tmp_path / "again") == files(base)
+
+
+def test_an_adapter_with_weights_offloaded_to_disk(base, adapter, tmp_path):
+    model = engram.load(
+        base,
+        adapter,
+        device_map="auto",
+        max_memory={"cpu": 20_000, "disk": 10**9},
+        offload_folder=tmp_path / "offload",
+    )
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    assert torch.equal(plain(IDS).logits, model(IDS).logits)
+    assert model.config._name_or_path == str(base)
+
+
 def test_detach_keeps_what_is_there(base, tmp_path):
     attached = tiny.attached_model(base, tmp_path / "attached")
     (tmp_path / "mine").mkdir()

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 import engram
 from engram.errors import InputError, MismatchError
@@ -66,17 +66,44 @@ def test_crop_and_continue(model, ids):
     tiny.skip_unless_possible(model, "crop")
     past = DynamicCache(config=model.config)
     past.activate_past_recording()  # sliding windows forget otherwise
-    _, past = pieces(model, ids, [15], past)
-    past.crop(-6)
-    logits, past = pieces(model, ids[:, 9:], [4, 1, 9], past)
+    # What is cropped away is another text than what follows.
+    wrong = torch.cat([ids[:, :9], ids[:, :6]], dim=1)
+    kept = wrong.clone()
+    with torch.no_grad():
+        _, past = pieces(model, wrong, [15], past)
+        past.crop(-6)
+        logits, past = pieces(model, ids[:, 9:], [4, 1, 9], past)
     assert_same(logits, full(model, ids)[:, 9:])
+    assert torch.equal(wrong, kept)  # the caller's tokens are not the cache's to write into
+
+
+def test_a_buffer_of_tokens_may_be_used_again(model, ids):
+    buffer, past, logits = ids[:, :1].clone(), None, []
+    with torch.no_grad():
+        for step in range(LENGTH):
+            buffer.copy_(ids[:, step : step + 1])
+            out = model(input_ids=buffer, past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            logits.append(out.logits)
+    assert_same(torch.cat(logits, dim=1), full(model, ids))
+
+
+def test_continue_outside_of_inference_mode(model, ids):
+    with torch.inference_mode():
+        _, past = pieces(model, ids, [4, 5])
+    with torch.no_grad():
+        assert_same(pieces(model, ids[:, 9:], [3, 11], past)[0], full(model, ids)[:, 9:])
 
 
 def test_reset_starts_a_new_text(model, ids):
-    _, past = pieces(model, ids, [LENGTH])
-    past.reset()
-    past = DynamicCache(config=model.config)
-    assert_same(pieces(model, ids, [4, 19], past)[0], full(model, ids))
+    if getattr(model.config, "layer_types", None) is None:
+        past = StaticCache(config=model.config, max_cache_len=LENGTH)
+        pieces(model, ids.flip(1), [LENGTH], past)
+        past.reset()
+        mask = torch.zeros((2, LENGTH), dtype=torch.long)
+        mask[:, :9] = 1  # wider than the tokens so far, as static caches have it
+        first = model(input_ids=ids[:, :9], past_key_values=past, engram_mask=mask)
+        assert_same(first.logits, full(model, ids)[:, :9])
 
 
 def test_reorder_select_and_repeat(model, ids):
@@ -156,7 +183,7 @@ def test_packed_documents_do_not_see_each_other(model, ids):
     assert (packed - added(ids, hidden, None))[:, 9:].abs().max() > 1e-3
     # The same in pieces, with the past in a cache.
     state = MemoryState(decoder.engram_ids.addresses.layer_ids)
-    cuts = [0, 4, 12, 13, 20, LENGTH]
+    cuts = [0, 4, 9, 10, 13, 20, LENGTH]
     pieces = [
         added(ids[:, a:b], hidden[:, a:b], positions[:, a:b], state) for a, b in pairwise(cuts)
     ]

@@ -104,3 +104,21 @@ def test_two_threads_at_once(model, plain):
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[index], text) for index, text in enumerate(expected))
+
+
+def test_generate_from_embeddings(model, prompt, plain):
+    tiny.skip_unless_possible(model, "embeddings")
+    embedded = model.get_input_embeddings()(prompt)
+    if model.config.model_type.startswith("engram_gemma"):
+        pytest.skip("its embedding scales what it returns")
+    got = model.generate(inputs_embeds=embedded, engram_input_ids=prompt, **OPTIONS)
+    assert torch.equal(got, plain[:, prompt.shape[1] :])
+
+
+def test_ids_that_the_tokenizer_does_not_have(folders, model, prompt):
+    """A padded vocabulary: such ids are to the memory as if they were masked."""
+    model = tiny.randomise(engram.load(folders[1])).requires_grad_(False)
+    model.resize_token_embeddings(tiny.VOCAB + 6)
+    model.get_decoder().engram_ids.model_vocab_size = tiny.VOCAB + 6
+    ids = torch.cat([prompt, torch.full((1, 1), tiny.VOCAB + 2), prompt], dim=1)
+    assert torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, 
     return {
         "schema": 1,
         "base": {
-            "name": base.config.get("_name_or_path") or base.folder.resolve().name,
+            "name": base.name,
             "tensors_sha256": tensors_digest(base),
         },
         "model_config": attachment.model_config,
@@ -39,16 +37,15 @@ def tensors_digest(base: BaseCheckpoint) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def joined_folder(base_folder: Path, adapter: Path) -> Iterator[Path]:
-    """Give a temporary folder that links base and adapter together as an attached checkpoint.
+def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
+    """Link base and adapter together as an attached checkpoint, in a temporary folder.
 
     Args:
         base_folder: The base checkpoint.
         adapter: A folder that `engram attach --adapter` wrote.
 
-    Yields:
-        The folder, to be loaded from inside the block.
+    Returns:
+        The folder, which goes when this object is cleaned up.
 
     Raises:
         MissingFileError: The adapter is not there.
@@ -65,21 +62,22 @@ def joined_folder(base_folder: Path, adapter: Path) -> Iterator[Path]:
             adapter=str(adapter),
             base=str(base_folder),
         )
-    with TemporaryDirectory(prefix="engram-") as name:
-        folder = Path(name)
-        for old, new in base.shards.items():
-            (folder / new).symlink_to((base.folder / old).resolve())
-        for file in sorted(set(index["weight_map"].values())):
-            if Path(file).name != file:
-                raise CorruptFileError(f"{adapter / INDEX_FILE} names a file outside: {file}")
-            (folder / file).symlink_to((adapter / file).resolve())
-        weight_map = {**base.weight_map, **index["weight_map"]}
-        (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-        (folder / CONFIG_FILE).write_text(json.dumps(settings["model_config"]))
-        generation = base.folder / "generation_config.json"
-        if generation.is_file():
-            (folder / generation.name).symlink_to(generation.resolve())
-        yield folder
+    outside = [file for file in index["weight_map"].values() if Path(file).name != file]
+    if outside:
+        raise CorruptFileError(f"{adapter / INDEX_FILE} names a file outside: {outside[0]}")
+    joined = TemporaryDirectory(prefix="engram-")
+    folder = Path(joined.name)
+    for old, new in base.shards.items():
+        (folder / new).symlink_to((base.folder / old).resolve())
+    for file in sorted(set(index["weight_map"].values())):
+        (folder / file).symlink_to((adapter / file).resolve())
+    weight_map = {**base.weight_map, **index["weight_map"]}
+    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / CONFIG_FILE).write_text(json.dumps(settings["model_config"]))
+    generation = base.folder / "generation_config.json"
+    if generation.is_file():
+        (folder / generation.name).symlink_to(generation.resolve())
+    return joined
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:

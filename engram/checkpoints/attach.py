@@ -113,7 +113,8 @@ def plan(
     Raises:
         EngramError: Whatever does not fit: the files, the config, the tokenizer, the depth.
     """
-    base = read_base(resolve_model(model, revision))
+    folder = resolve_model(model, revision)
+    base = read_base(folder, name=folder.resolve().name if Path(model).is_dir() else str(model))
     attachment = plan_attachment(base, config, tokenizer, init, dtype)
     shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
     return AttachPlan(base, attachment, shards, output, link, adapter)
@@ -194,6 +195,7 @@ def _write_base(plan: AttachPlan, folder: Path, step: Progress) -> None:
         place_file(plan.base.folder / old, folder / new, plan.link)
         step(0 if plan.link else (folder / new).stat().st_size, None)
     for name in plan.base.sidecars:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(plan.base.folder / name, folder / name)
     (folder / KEPT_FOLDER).mkdir()
     for name in plan.base.replaced:
@@ -239,7 +241,9 @@ def own_files(folder: Path) -> set[str] | None:
         shards = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values()
         base = settings["base"]
         names = {ADAPTER_FILE, CONFIG_FILE, INDEX_FILE, CARD_FILE, KEPT_FOLDER, *shards}
-        return {*names, *base["files"].values(), *base["sidecars"], f"{REMOTE_MODULE}.py"}
+        files = (base["files"] or {}).values()
+        sidecars = [Path(name).parts[0] for name in base["sidecars"]]
+        return {*names, *files, *sidecars, f"{REMOTE_MODULE}.py"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -17,6 +17,7 @@ CARD_FILE = "README.md"
 # The base's own versions of files of which an attached folder has another.
 KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
+_TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
     ".safetensors",
     ".bin",
@@ -36,6 +37,7 @@ class BaseCheckpoint:
 
     Attributes:
         folder: Where it is.
+        name: What people call it: its hub id, or its folder's name.
         config: Its config.json.
         shards: Its weight files: name here, and name in an attached folder.
         weight_map: File in an attached folder that holds each tensor.
@@ -47,6 +49,7 @@ class BaseCheckpoint:
     """
 
     folder: Path
+    name: str
     config: dict[str, Any]
     shards: dict[str, str]
     weight_map: dict[str, str]
@@ -93,8 +96,12 @@ def resolve_model(model: str | Path, revision: str | None = None) -> Path:
         ) from None
 
 
-def read_base(folder: Path) -> BaseCheckpoint:
+def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
     """Read what a checkpoint consists of, from its config, index and headers.
+
+    Args:
+        folder: Where it is.
+        name: What people call it; the folder's name when empty.
 
     Raises:
         MissingFileError: No config, no weights, or a shard that the index names is not there.
@@ -112,9 +119,9 @@ def read_base(folder: Path) -> BaseCheckpoint:
     weight_map: dict[str, str] = {}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     values: dict[str, int] = {}
-    for name, renamed in shards.items():
-        for tensor, info in read_header(folder / name).items():
-            if stated is None or stated.get(tensor) == name:
+    for file, renamed in shards.items():
+        for tensor, info in read_header(folder / file).items():
+            if stated is None or stated.get(tensor) == file:
                 weight_map[tensor] = renamed
                 tensors[tensor] = (info.dtype, info.shape)
                 values[info.dtype] = values.get(info.dtype, 0) + info.size
@@ -127,19 +134,12 @@ def read_base(folder: Path) -> BaseCheckpoint:
         )
     tags = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
     dtype = tags.get(max(values, key=lambda tag: values[tag]), "bfloat16") if values else "bfloat16"
-    files = sorted(item.name for item in folder.iterdir() if item.is_file())
     ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
-    sidecars = [
-        name
-        for name in files
-        if name not in ours
-        and Path(name).suffix not in _WEIGHT_SUFFIXES
-        and not name.endswith(".index.json")
-        and not name.startswith(".")
-    ]
-    replaced = [name for name in ours if name in files]
+    sidecars = [file for file in _small_files(folder) if file not in ours]
+    replaced = [file for file in ours if (folder / file).is_file()]
     return BaseCheckpoint(
         folder=folder,
+        name=name or folder.resolve().name,
         config=config,
         shards=shards,
         weight_map=weight_map,
@@ -149,6 +149,21 @@ def read_base(folder: Path) -> BaseCheckpoint:
         sidecars=sidecars,
         replaced=replaced,
     )
+
+
+def _small_files(folder: Path) -> list[str]:
+    """Name everything but weights: files of the folder, and text files below it."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        nested = len(name.parts) > 1
+        hidden = nested and any(part.startswith(".") for part in name.parts)
+        if not path.is_file() or hidden or path.suffix in _WEIGHT_SUFFIXES:
+            continue
+        if name.name.endswith(".index.json") or (nested and path.suffix not in _TEXT_SUFFIXES):
+            continue
+        found.append(name.as_posix())
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engram.checkpoints.base import read_config
+
 _TOKENS = 32
 
 
@@ -24,6 +26,10 @@ def max_logit_difference(base: Path, attached: Path) -> float:
 
     from engram.checkpoints.load import load
 
+    # A padded vocabulary is larger than what tokenizer and memory know.
+    settings = read_config(attached)
+    text = settings.get("text_config", settings)
+    vocab_size = min(settings["engram"]["addresses"]["raw_vocab_size"], text["vocab_size"])
     logits = []
     makers: tuple[Callable[[], Any], ...] = (
         lambda: AutoModelForCausalLM.from_pretrained(base, dtype="auto"),
@@ -32,7 +38,7 @@ def max_logit_difference(base: Path, attached: Path) -> float:
     for make in makers:
         model = make().eval()
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, model.config.vocab_size, (2, _TOKENS), generator=generator)
+        ids = torch.randint(0, vocab_size, (2, _TOKENS), generator=generator)
         with torch.no_grad():
             logits.append(model(input_ids=ids).logits)
         del model

@@ -33,7 +33,11 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
         raise LayoutError(f"{folder} has no memory to detach.", folder=str(folder))
     base: dict[str, Any] = settings["base"]
     kept = folder / KEPT_FOLDER
-    if not kept.is_dir() or not all((folder / new).is_file() for new in base["files"].values()):
+    if (
+        base["files"] is None
+        or not kept.is_dir()
+        or not all((folder / new).is_file() for new in base["files"].values())
+    ):
         raise LayoutError(
             f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
             "weights may have been trained.",
@@ -44,6 +48,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
         for old, new in base["files"].items():
             place_file(folder / new, part / old, link)
         for name in base["sidecars"]:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, part / name)
         for name in base["replaced"]:
             shutil.copyfile(kept / name, part / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,9 +48,16 @@ def load(
     """
     kwargs |= {"tables": tables, "cache_rows": cache_rows}
     if adapter is not None:
-        base = resolve_model(model, revision)
-        with joined_folder(base, resolve_model(adapter)) as folder:
-            return load(folder, **kwargs)
+        joined = joined_folder(resolve_model(model, revision), resolve_model(adapter))
+        try:
+            loaded = load(joined.name, **kwargs)
+        except BaseException:
+            joined.cleanup()
+            raise
+        # Weights that are offloaded to disk are read from there as long as the model lives.
+        weakref.finalize(loaded, joined.cleanup)
+        loaded.config._name_or_path = loaded.name_or_path = str(model)
+        return loaded
     config = _read_config(model, revision)
     if "engram" not in config:
         raise LayoutError(

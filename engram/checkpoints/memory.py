@@ -162,7 +162,7 @@ def describe_attachment(
         "engram": settings,
     }
     name, text = remote_module(config_class, model_class)
-    base_name = base.config.get("_name_or_path") or base.folder.resolve().name
+    base_name = base.name
     texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
     return Attachment(config, addresses, [], model_config, texts)
 

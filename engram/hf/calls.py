@@ -100,6 +100,13 @@ class MemoryDecoder(nn.Module):
                 "The memory reads token ids, and the model was called with inputs_embeds alone.",
                 "Pass the same tokens' ids as engram_input_ids=.",
             )
+        config: Any = self.config
+        if str(getattr(config, "_attn_implementation", "")).startswith("paged"):
+            raise InputError(
+                "Continuous batching puts several requests into one row, and the memory cannot "
+                "tell them apart.",
+                "Use generate() without it.",
+            )
         if mask is None:
             mask = kwargs.get("attention_mask")
             if mask is not None and getattr(mask, "ndim", None) != 2:
@@ -128,13 +135,17 @@ class MemoryDecoder(nn.Module):
         past = kwargs.get("past_key_values")
         use_cache = kwargs.get("use_cache")
         if past is None:
-            if not (config.use_cache if use_cache is None else use_cache):
+            if not (getattr(config, "use_cache", False) if use_cache is None else use_cache):
                 return None
             from transformers import DynamicCache
 
             past = kwargs["past_key_values"] = DynamicCache(config=config)
         state = state_of(past, self.engram_ids.addresses.layer_ids)
-        state.check_length(int(past.get_seq_length()))
+        try:
+            cached_tokens = int(past.get_seq_length())
+        except ValueError:  # caches of recurrent layers alone do not count tokens
+            return state
+        state.check_length(cached_tokens)
         return state
 
     def _look_up(
@@ -146,8 +157,9 @@ class MemoryDecoder(nn.Module):
     ) -> Lookup:
         ids = ids.view(-1, ids.shape[-1])
         length = ids.shape[1]
-        keep = None if mask is None else mask[:, -length:].bool()
-        starts = document_starts(position_ids, ids)
+        seen = 0 if state is None else state.tokens.length
+        keep = None if mask is None else _own_part(mask, seen, length).bool()
+        starts = document_starts(position_ids, ids, state)
         since = tokens_since_start(starts, state, ids)
         hashed = self.engram_ids(ids, self.engram_token_map, keep, starts, state)
         self._prefetch(hashed)
@@ -174,21 +186,46 @@ class MemoryDecoder(nn.Module):
         return token_map
 
 
-def document_starts(position_ids: Tensor | None, ids: Tensor) -> Tensor | None:
+def _own_part(mask: Tensor, seen: int, length: int) -> Tensor:
+    """Return a mask's columns for the tokens of this call, which follow `seen` others."""
+    if mask.shape[1] < seen + length or (seen == 0 and mask.shape[1] == 0):
+        raise InputError(
+            f"The attention mask covers {mask.shape[1]} tokens, and the call ends at token "
+            f"{seen + length}.",
+            "Give the mask of all tokens so far, the cached ones included.",
+            mask_tokens=mask.shape[1],
+            tokens=seen + length,
+        )
+    return mask[:, seen : seen + length]
+
+
+def document_starts(
+    position_ids: Tensor | None, ids: Tensor, state: MemoryState | None = None
+) -> Tensor | None:
     """Tell where packed documents start: where position ids do not grow.
 
     Args:
         position_ids: Positions ``[B, T]`` or ``[1, T]``; None when the call has none.
         ids: Token ids ``[B, T]``.
+        state: The past, whose last positions the first ones are compared with; this call's are
+            added to it.
 
     Returns:
         True at the first token of every document but a row's first ``[B, T]``; None when there
         is none.
     """
-    if position_ids is None or position_ids.ndim != 2 or ids.shape[1] == 1:
+    known = position_ids is not None and position_ids.ndim == 2
+    positions = position_ids.expand_as(ids) if known else torch.full_like(ids, -1)  # type: ignore[union-attr]
+    before = None
+    if state is not None:
+        before = state.positions.last(1)
+        state.positions.append(positions)
+    if not known or (before is None and ids.shape[1] == 1):
         return None
     starts = torch.zeros_like(ids, dtype=torch.bool)
-    starts[:, 1:] = position_ids[:, 1:] <= position_ids[:, :-1]
+    starts[:, 1:] = positions[:, 1:] <= positions[:, :-1]
+    if before is not None:
+        starts[:, 0] = positions[:, 0] <= before[:, 0]
     # A compiled graph cannot look; it computes what a row of several documents takes.
     return starts if torch.compiler.is_compiling() or bool(starts.any()) else None
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.torch_ops import TorchHasher
+from engram.errors import MismatchError
 from engram.hf.state import MemoryState
 
 
@@ -24,14 +26,15 @@ class MemoryIds:
     constants as they are. The token map is the model's buffer, given with each call.
     """
 
-    def __init__(self, addresses: Addresses) -> None:
+    def __init__(self, addresses: Addresses, model_vocab_size: int) -> None:
         self.addresses = addresses
-        self._made_for: Tensor | None = None
+        self.model_vocab_size = model_vocab_size
+        self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
         self._torch_hasher: TorchHasher | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"addresses": self.addresses}
+        return {"addresses": self.addresses, "model_vocab_size": self.model_vocab_size}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -56,6 +59,12 @@ class MemoryIds:
         Returns:
             Hash ids without offsets, int64 ``[B, T, L, C]``.
         """
+        if self.model_vocab_size > self.addresses.raw_vocab_size:
+            # Ids that the tokenizer does not have (a padded vocabulary, tokens that were added
+            # later) are to the memory as if they were masked.
+            known = ids < self.addresses.raw_vocab_size
+            keep = known if keep is None else keep & known
+            ids = ids.clamp_max(self.addresses.raw_vocab_size - 1)
         if state is None:
             return self._hash(ids, token_map, keep, starts)
         now = (
@@ -80,6 +89,7 @@ class MemoryIds:
     def _hash(
         self, ids: Tensor, token_map: Tensor | None, keep: Tensor | None, starts: Tensor | None
     ) -> Tensor:
+        self.check(token_map)
         if ids.device.type != "cpu" or torch.compiler.is_compiling():
             if self._torch_hasher is None:
                 self._torch_hasher = TorchHasher(self.addresses)
@@ -87,17 +97,39 @@ class MemoryIds:
                 ids, token_map=token_map, keep=keep, starts=starts
             )[0]
             return hashed
-        if self._hasher is None or self._made_for is not token_map:
+        if self._hasher is None:
             addresses = self.addresses
             if token_map is not None:
-                addresses = addresses.with_map(token_map.detach().cpu().numpy().astype(np.int32))
-            self._hasher, self._made_for = (
-                Hasher(addresses, threads=torch.get_num_threads()),
-                token_map,
-            )
+                addresses = addresses.with_map(_as_numpy(token_map))
+            self._hasher = Hasher(addresses, threads=torch.get_num_threads())
         rows, _ = self._hasher.hash(
             ids.numpy(),
             keep=None if keep is None else keep.numpy(),
             starts=None if starts is None else starts.numpy(),
         )
         return torch.from_numpy(rows)
+
+    def check(self, token_map: Tensor | None) -> None:
+        """Compare a token map with the fingerprint, once for every map.
+
+        Raises:
+            MismatchError: It is another tokenizer's, or was never loaded.
+        """
+        if torch.compiler.is_compiling():
+            if token_map is not None and self._checked is None:
+                raise MismatchError(
+                    "The token map was not checked before the model was compiled.",
+                    "Load the weights, then call model.check_token_map().",
+                )
+            return
+        if token_map is None:
+            return
+        # Tensors made in inference mode count no versions.
+        version = 0 if token_map.is_inference() else token_map._version
+        if self._checked != (id(token_map), version):
+            self.addresses.with_map(_as_numpy(token_map))
+            self._checked, self._hasher = (id(token_map), version), None
+
+
+def _as_numpy(token_map: Tensor) -> NDArray[np.int32]:
+    return token_map.detach().cpu().numpy().astype(np.int32)

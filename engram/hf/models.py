@@ -139,10 +139,9 @@ class EngramForCausalLM:
             MismatchError: It is another tokenizer's.
         """
         decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
-        addresses = decoder.engram_ids.addresses
         token_map = decoder.engram_token_map
         if token_map is not None and token_map.device.type != "meta":
-            addresses.with_map(token_map.cpu().numpy())
+            decoder.engram_ids.check(token_map)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does, with the small module that `trust_remote_code` loads.
@@ -152,7 +151,11 @@ class EngramForCausalLM:
         tables = self._tables_on_disk()
         if tables:
             check_saving(kwargs)
-        self.config.auto_map = auto_map(type(self.config), type(self))
+        others = getattr(self.config, "auto_map", None) or {}
+        self.config.auto_map = {**others, **auto_map(type(self.config), type(self))}
+        # What is saved now is no longer the base's own files: there is nothing to detach.
+        base = {**self.config.engram["base"], "files": None}
+        self.config.engram = {**self.config.engram, "base": base}
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         whole = not getattr(self, "_hf_peft_config_loaded", False)
         if tables and whole and kwargs.get("is_main_process", True):
@@ -162,17 +165,33 @@ class EngramForCausalLM:
         return result
 
     def prepare_inputs_for_generation(
-        self, input_ids: Any, *args: Any, attention_mask: Any = None, **kwargs: Any
+        self,
+        input_ids: Any,
+        *args: Any,
+        inputs_embeds: Any = None,
+        attention_mask: Any = None,
+        engram_input_ids: Any = None,
+        **kwargs: Any,
     ) -> Any:
-        """Prepare as transformers does, and keep the 2-D mask that static caches turn into 4-D."""
+        """Prepare as transformers does, and keep what the memory reads.
+
+        That is the 2-D mask, of which static caches make a 4-D one, and the ids of embeddings that
+        are given in their place (`engram_input_ids`, for the first step).
+        """
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, *args, attention_mask=attention_mask, **kwargs
+            input_ids, *args, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )
+        if inputs.get("input_ids") is None and engram_input_ids is not None:
+            inputs["engram_input_ids"] = engram_input_ids
         if attention_mask is not None and attention_mask.ndim == 2:
             inputs["engram_mask"] = attention_mask
         elif attention_mask is None and inputs.get("attention_mask") is not None:
             # transformers made a 4-D mask of no padding at all.
-            inputs["engram_mask"] = torch.ones_like(input_ids)
+            past = inputs.get("past_key_values")
+            tokens = inputs.get("input_ids")
+            tokens = inputs["inputs_embeds"] if tokens is None else tokens
+            width = tokens.shape[1] + (0 if past is None else int(past.get_seq_length()))
+            inputs["engram_mask"] = tokens.new_ones((tokens.shape[0], width), dtype=torch.bool)
         return inputs
 
     def _init_weights(self, module: Any) -> None:

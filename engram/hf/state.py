@@ -30,11 +30,16 @@ class Record:
     def append(self, new: Tensor) -> None:
         """Remember `new` ``[B, T, ...]`` behind what is there."""
         end = self.length + new.shape[1]
-        if self.buffer is None or torch.is_grad_enabled():
+        if self.buffer is None:
+            # A copy: what was given is the caller's, who may write into it.
+            self.buffer = new.clone()
+        elif torch.is_grad_enabled():
             # With gradients nothing may be written in place: earlier steps are still needed.
-            self.buffer = new if self.buffer is None else torch.cat([self._past(), new], dim=1)
+            self.buffer = torch.cat([self._past(), new], dim=1)
         else:
-            if end > self.buffer.shape[1]:
+            # Nor may what was made in inference mode, once outside of it.
+            frozen = self.buffer.is_inference() and not torch.is_inference_mode_enabled()
+            if frozen or end > self.buffer.shape[1]:
                 room = max(_GROWTH_TOKENS, end // 2)
                 grown = new.new_empty((new.shape[0], end + room, *new.shape[2:]))
                 grown[:, : self.length] = self._past()
@@ -69,12 +74,14 @@ class MemoryState:
         tokens: Token ids so far ``[B, T]``.
         keep: Which of them were not masked ``[B, T]``.
         starts: Which of them started a document ``[B, T]``.
+        positions: Their position ids ``[B, T]``; -1 where the call had none.
         windows: Inputs of each layer's convolution so far ``[B, T, M * D]``, by layer id.
         has_starts: Whether a row may have held several documents.
     """
 
     def __init__(self, layer_ids: list[int]) -> None:
         self.tokens, self.keep, self.starts = Record(), Record(), Record()
+        self.positions = Record()
         self.windows = {layer_id: Record() for layer_id in layer_ids}
         self.has_starts = False
 
@@ -104,7 +111,8 @@ class MemoryState:
             record.map_batch(select)
 
     def _records(self) -> list[Record]:
-        return [self.tokens, self.keep, self.starts, *self.windows.values()]
+        tokens = [self.tokens, self.keep, self.starts, self.positions]
+        return [*tokens, *self.windows.values()]
 
 
 def state_of(past_key_values: Any, layer_ids: list[int]) -> MemoryState:

@@ -80,6 +80,13 @@ def wire(
         MismatchError: A table is missing or has another shape.
     """
     decoder, layers, path = find_layers(model)
+    if "past_key_values" not in inspect.signature(decoder.forward).parameters:
+        raise LayoutError(
+            f"{type(decoder).__name__} keeps its past in no cache of transformers' "
+            "(past_key_values), where the memory's past has to live.",
+            "Choose a model that caches keys and values.",
+            model=type(model).__name__,
+        )
     check_fits(config, addresses.layer_ids, model.config.get_text_config())
     dtype, distributions = model.dtype, addresses.vocab_distributions
     for index, layer in enumerate(layers):
@@ -96,7 +103,8 @@ def wire(
         first = layers[addresses.layer_ids[0]].engram
         first.register_buffer("token_map", token_map, persistent=True)
     decoder.__class__ = _with_memory(decoder.__class__, MemoryDecoder)
-    decoder.engram_ids = MemoryIds(addresses)
+    vocab_size = model.config.get_text_config().vocab_size
+    decoder.engram_ids = MemoryIds(addresses, vocab_size)
     decoder.engram_layers_name = path.rpartition(".")[2]
 
 
