@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes with one thread each: the models of the tests are too small for more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
@@ -14,7 +16,7 @@ demo: assets  ## The main job on a real 135M checkpoint and 100 MB of English.
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo
 
 test: $(VENV)/installed  ## The tests that need no download.
-	$(BIN)/python -m pytest -m "not real"
+	$(PYTEST) -m "not real"
 
 real: assets  ## The tests on real tokenizers, a real checkpoint and real text.
 	$(BIN)/python -m pytest -m real
@@ -23,7 +25,7 @@ check: $(VENV)/installed  ## Lint, types and tests.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not real"
+	$(PYTEST) -m "not real"
 
 bench: assets  ## The benchmarks, with ratios against their references and limits.
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -71,7 +72,13 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
         ConfigError: Everything that is wrong with it.
         MissingFileError: There is neither such a template nor such a file.
     """
-    return read_config(find_config(name_or_path))
+    path = find_config(name_or_path)
+    config = read_config(path)
+    beside = path.parent / (config.tokenizer or "")
+    if config.tokenizer and not Path(config.tokenizer).exists() and beside.exists():
+        # A relative path means what it means where the config is.
+        return replace(config, tokenizer=str(beside))
+    return config
 
 
 def _folder() -> Path:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -102,6 +103,8 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     Returns:
         The exit code.
     """
+    if sys.stdout is None:  # closed by the caller: >&-
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         try:
             action()

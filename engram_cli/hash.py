@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -221,7 +222,10 @@ def hash(
         "output": str(output) if output is not None else None,
         "output_bytes": hashed.written_bytes,
     }
-    out.result(payload, lambda console: show(console, payload, text, verbose))
+    words = ["engram", "hash", text, *(["-c", config] if config else [])]
+    words += [*(["-t", tokenizer] if tokenizer else []), *(["--layers", layers] if layers else [])]
+    command = shlex.join(words)
+    out.result(payload, lambda console: show(console, payload, command, verbose))
 
 
 def _cores() -> int:

@@ -21,13 +21,13 @@ _SHARES = {
 }
 
 
-def show(console: Console, payload: dict[str, Any], text: str, verbose: bool) -> None:
+def show(console: Console, payload: dict[str, Any], command: str, verbose: bool) -> None:
     """Print the answer.
 
     Args:
         console: Where to.
         payload: The answer as `--json` prints it.
-        text: What was hashed.
+        command: What asks for the same ids again.
         verbose: Whether each head has its line.
     """
     console.print(
@@ -54,7 +54,7 @@ def show(console: Console, payload: dict[str, Any], text: str, verbose: bool) ->
         size = format_bytes(payload["output_bytes"])
         console.print(f"\nWrote {payload['output']}: {size}, readable with numpy alone.")
     else:
-        console.print(f"\nNext: engram hash {text} -o FOLDER writes the ids.")
+        console.print(f"\nNext: {command} -o FOLDER writes the ids.")
 
 
 def _table(heads: list[dict[str, Any]], verbose: bool) -> Any:

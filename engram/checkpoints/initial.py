@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from statistics import NormalDist
 from typing import Any
@@ -35,17 +36,26 @@ def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
     Returns:
         Makers of the chunks' bytes.
     """
-    values = rows * width
-    return [
-        partial(
-            _chunk,
-            dtype,
-            std,
-            f"{key}/{index}",
-            min(CHUNK_VALUES, values - index * CHUNK_VALUES),
-        )
-        for index in range(-(-values // CHUNK_VALUES))
-    ]
+    return _NormalChunks(rows * width, dtype, std, key)
+
+
+@dataclass(frozen=True)
+class _NormalChunks(Sequence[Callable[[], NDArray[Any]]]):
+    """Makers of a table's chunks, made when asked for: a large table has very many."""
+
+    values: int
+    dtype: str
+    std: float
+    key: str
+
+    def __len__(self) -> int:
+        return -(-self.values // CHUNK_VALUES)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        count = min(CHUNK_VALUES, self.values - index * CHUNK_VALUES)
+        return partial(_chunk, self.dtype, self.std, f"{self.key}/{index}", count)
 
 
 def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
