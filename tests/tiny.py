@@ -160,7 +160,7 @@ def randomise(model: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
 # What transformers' own model of a family cannot do.
 CANNOT = {
     "bloom": {"embeddings"},  # its head passes nothing but its own arguments to the decoder
-    "deepseek_v4": {"embeddings", "crop", "assist"},
+    "deepseek_v4": {"embeddings", "crop", "assist", "resize"},
 }
 
 
