@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engram.errors import UsageError
+from engram.errors import InputError, UsageError
 from engram.units import format_bytes, parse_count, row_bytes
 from engram_cli.options import (
     ConfigOption,
@@ -128,6 +128,7 @@ def hash(
     Examples:
         $ engram hash corpus.txt -t gpt2
         $ engram hash corpus.txt -c config.yaml --stats --json
+        $ engram hash corpus.txt -c ./attached-model
         $ engram hash corpus.jsonl --text-key text -c config.yaml --eos -o hashed
         $ engram hash - -t gpt2 --split line --layers 1,6
         $ engram hash tokens -c config.yaml
@@ -150,7 +151,6 @@ def hash(
     from engram.corpus.readers import TextReader
     from engram.corpus.stored_tokens import StoredTokens
     from engram.corpus.unit_work import check_digest
-    from engram.templates import load_config
     from engram_cli.hash_text import show
 
     reader: TextReader | StoredTokens
@@ -171,7 +171,7 @@ def hash(
         target = Target(output, format, shard_tokens, overwrite)
         target.check()
     memory, file, addresses = find_memory(
-        load_config(config) if config is not None else None,
+        _memory_config(config) if config is not None else None,
         tokenizer,
         layer_list(layers) if layers is not None else None,
     )
@@ -233,6 +233,22 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _memory_config(name: str) -> EngramConfig:
+    """Read a config file or template, or what a checkpoint with a memory says of itself."""
+    from engram.templates import load_config
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return load_config(name)
+    from engram.checkpoints.inspect import inspect_checkpoint
+
+    found = inspect_checkpoint(folder)
+    if found.config is None:
+        raise InputError(f"The memory of {name} ({found.title}) is not hashed by these layouts.")
+    own = (folder / "tokenizer.json").is_file()
+    return replace(found.config, tokenizer=name) if own else found.config
 
 
 def _default_note(config: EngramConfig, addresses: Addresses) -> str:

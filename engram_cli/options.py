@@ -19,7 +19,8 @@ ConfigOption = Annotated[
         "-c",
         "--config",
         metavar="FILE|TEMPLATE",
-        help="Config file (YAML or JSON), or the name of a template (see `engram config ls`).",
+        help="Config file (YAML or JSON), or the name of a template (see `engram config ls`); for "
+        "hash also a checkpoint with a memory.",
     ),
 ]
 ModelOption = Annotated[

@@ -396,3 +396,20 @@ def test_rows_follow_the_order_of_layers(tmp_path):
         14: 240,
         1: 306,
     }
+
+
+def test_hashing_with_a_released_checkpoints_own_config(tmp_path, capsys):
+    """Ids as the released model uses them: its folder is the config."""
+    import shutil
+
+    from engram_cli import main as cli
+
+    folder = sparse_folder.v41(tmp_path / "v41")
+    tokenizer = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+    shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
+    (tmp_path / "text.txt").write_text("Alexander the Great\n")
+    with pytest.raises(SystemExit) as end:
+        cli.app(["hash", str(tmp_path / "text.txt"), "-c", str(folder), "--json"])
+    # Another tokenizer than DeepSeek's: its length alone tells.
+    assert end.value.code == 5
+    assert "129280" in capsys.readouterr().err.replace(",", "")

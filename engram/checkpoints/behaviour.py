@@ -163,10 +163,10 @@ def _tokens_check(name: str, same: Callable[[Any, Any], bool], model: Any, ids: 
 
     try:
         ok = same(model, ids)
-    except EngramError as error:
-        return Check(name, False, error.message)
-    except (ValueError, NotImplementedError, AttributeError) as error:
+    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
         return Check(name, None, f"transformers cannot do it: {str(error).splitlines()[0]}")
+    except (EngramError, RuntimeError) as error:
+        return Check(name, False, f"it fails: {str(error).splitlines()[0]}")
     return Check(name, ok, "the same tokens" if ok else "other tokens than without a cache")
 
 
@@ -191,6 +191,50 @@ def _prompt_lookup(model: Any, ids: Any) -> bool:
     # A text that repeats itself gives candidates; most are rejected and cropped away again.
     twice = torch.cat([ids, ids[:, :-2]], dim=1)
     return _equal(_generate(model, twice, prompt_lookup_num_tokens=4), _generate(model, twice))
+
+
+def _sampled(model: Any, ids: Any) -> bool:
+    import torch
+
+    texts = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        texts.append(_generate(model, ids, do_sample=True, top_k=20, use_cache=use_cache))
+    return _equal(*texts)
+
+
+def _uneven(model: Any, ids: Any, **kwargs: Any) -> bool:
+    """Generate for a short and a long row in one batch, and for each alone."""
+    import torch
+
+    short, pads = ids[:, :9], ids.shape[1] - 9
+    batch = torch.cat([torch.cat([ids[:, :pads], short], dim=1), ids])
+    mask = torch.ones_like(batch)
+    mask[0, :pads] = 0
+    together = model.generate(batch, attention_mask=mask, **{**_GENERATE, **kwargs})
+    return _equal(together[:1, pads:], _generate(model, short)) and _equal(
+        together[1:], _generate(model, ids)
+    )
+
+
+def _static_uneven(model: Any, ids: Any) -> bool:
+    return _uneven(model, ids, cache_implementation="static", disable_compile=True)
+
+
+def _cropped(model: Any, ids: Any) -> bool:
+    """Read a text, forget the end of it, and go on with another one."""
+    import torch
+    from transformers import DynamicCache
+
+    past = DynamicCache(config=model.config)
+    past.activate_past_recording()
+    model(input_ids=torch.cat([ids[:, :9], ids[:, :6]], dim=1), past_key_values=past)
+    past.crop(-6)
+    try:
+        tokens = model(input_ids=ids[:, 9:], past_key_values=past).logits.argmax(-1)
+    except RuntimeError as error:  # some caches keep what they cannot crop
+        raise ValueError("the base's cache cannot be cropped") from error
+    return _equal(tokens, _logits(model, ids)[:, 9:].argmax(-1))
 
 
 def _static(model: Any, ids: Any) -> bool:
@@ -227,5 +271,9 @@ _SAME_TOKENS: dict[str, Callable[[Any, Any], bool]] = {
     "beam search": _beams,
     "prompt lookup": _prompt_lookup,
     "static cache": _static,
+    "static, padded": _static_uneven,
+    "uneven batch": _uneven,
+    "sampling": _sampled,
+    "crop and go on": _cropped,
     "two threads": _threads,
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -115,12 +116,11 @@ class DiskEmbedding(FrozenTable):
 
     def read(self, input: Tensor) -> Tensor:
         """Do what `forward` does, which `torch.compile` need not look into."""
-        if input.device.type == "cpu":
-            rows = self._rows(input.reshape(-1), input.device)
-            return rows.view(*input.shape, self.embedding_dim)
+        if input.is_cpu:
+            return self._rows(input, input.device)
         # Copies to a device are what takes time: one of each row.
         distinct, inverse = torch.unique(input, return_inverse=True)
-        return F.embedding(inverse, self._rows(distinct, input.device))
+        return F.embedding(inverse, self._rows(distinct.cpu(), input.device))
 
     def describe(self) -> str:
         """Say which table this is, as the subject of a sentence."""
@@ -134,19 +134,31 @@ class DiskEmbedding(FrozenTable):
         """Describe the table for `print(model)`."""
         return f"{self.num_embeddings}, {self.embedding_dim}, path={str(self.file.path)!r}"
 
-    def _rows(self, ids: Tensor, device: torch.device) -> Tensor:
-        """Return rows ``[n, E]`` of the module's dtype on a device."""
-        raw = self._read(self.source, ids, device)
-        return raw.view(self.stored_dtype).to(self.dtype)
+    def _rows(self, host_ids: Tensor, device: torch.device) -> Tensor:
+        """Return rows ``[..., E]`` of the module's dtype on a device."""
+        rows = self._read(self.source, host_ids, device, self.stored_dtype)
+        return rows if self.dtype == self.stored_dtype else rows.to(self.dtype)
 
-    def _read(self, source: RowFile | RowCache, ids: Tensor, device: torch.device) -> Tensor:
-        """Read rows as they are stored, as bytes ``[n, row_bytes]``, and bring them to a device."""
-        pinned = device.type == "cuda"  # copies from pinned memory do not wait for the device
-        row_bytes = (source.file if isinstance(source, RowCache) else source).row_bytes
-        shape = (len(ids), row_bytes)
-        raw = torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
-        source.read(ids.to("cpu", torch.int64).numpy(), raw.numpy())
-        return raw.to(device, non_blocking=pinned)
+    def _read(
+        self,
+        source: RowFile | RowCache,
+        host_ids: Tensor,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Read rows as they are stored and bring them to a device."""
+        # Calls of torch are few here: a dozen take as long as a warm look-up of thousands of rows.
+        ids = host_ids.numpy().astype(np.int64, copy=False)
+        shape = (*ids.shape, source.row_bytes // dtype.itemsize)
+        if device.type == "cuda":
+            # Copies from pinned memory do not wait for the device.
+            rows = torch.empty(shape, dtype=dtype, pin_memory=True)
+            values = rows.view(torch.uint8).numpy()
+        else:
+            values = np.empty(shape, dtype=f"i{dtype.itemsize}")
+            rows = torch.from_numpy(values).view(dtype)
+        source.read(ids.reshape(-1), values.view(np.uint8).reshape(-1, source.row_bytes))
+        return rows if device.type == "cpu" else rows.to(device, non_blocking=rows.is_pinned())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiskEmbedding:
         """Follow changes of dtype."""

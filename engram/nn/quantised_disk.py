@@ -76,8 +76,9 @@ class QuantisedDiskEmbedding(DiskEmbedding):
         file = source.file if isinstance(source, RowCache) else source
         return {**super().stored, "scale": (file, FORMATS[self.table_dtype].scales)}
 
-    def _rows(self, ids: Tensor, device: torch.device) -> Tensor:
-        form = FORMATS[self.table_dtype]
-        codes = self._read(self.source, ids, device).view(form.codes)
-        scales = self._read(self.scale_source, ids, device).view(form.scales)
-        return form.dequantise(codes, scales, dtype=self.dtype)
+    def _rows(self, host_ids: Tensor, device: torch.device) -> Tensor:
+        form, flat = FORMATS[self.table_dtype], host_ids.reshape(-1)
+        codes = self._read(self.source, flat, device, form.codes)
+        scales = self._read(self.scale_source, flat, device, form.scales)
+        rows = form.dequantise(codes, scales, dtype=self.dtype)
+        return rows.view(*host_ids.shape, self.embedding_dim)

@@ -34,7 +34,7 @@ class RowCache:
     """
 
     def __init__(self, file: RowFile, lines: int) -> None:
-        self.file, self.lines = file, lines
+        self.file, self.lines, self.row_bytes = file, lines, file.row_bytes
         self._ways = min(_WAYS, lines)
         self._clear()
 
@@ -50,14 +50,14 @@ class RowCache:
         if os.getpid() != self._process:
             self._clear()  # a thread of the parent may have held the lock
         distinct, inverse = np.unique(ids, return_inverse=True)
-        rows = np.empty((len(distinct), self.file.row_bytes), dtype=np.uint8)
+        rows = np.empty((len(distinct), self.row_bytes), dtype=np.uint8)
         with self._lock:
             line, found = self._find(distinct)
             rows[found] = self._rows[line[found]]
             self._last_read[line[found]] = self._clock
         missing = distinct[~found]
         if len(missing):
-            fetched = np.empty((len(missing), self.file.row_bytes), dtype=np.uint8)
+            fetched = np.empty((len(missing), self.row_bytes), dtype=np.uint8)
             self.file.read(missing, fetched)
             rows[~found] = fetched
             with self._lock:
@@ -102,7 +102,7 @@ class RowCache:
         self._sets = self.lines // self._ways
         used = self._sets * self._ways
         self._ids = np.full(used, -1, dtype=np.int64)
-        self._rows = np.empty((used, self.file.row_bytes), dtype=np.uint8)
+        self._rows = np.empty((used, self.row_bytes), dtype=np.uint8)
         self._last_read = np.full(used, np.iinfo(np.int64).min, dtype=np.int64)
         # Counts rows that were not in the cache: the cache's own measure of time.
         self._clock = 0

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ import numpy.typing as npt
 
 from engram.errors import CorruptFileError, DoesNotFitError, InputError, MissingFileError
 
-# Whether rows are in the page cache is judged by a sample of each block of this many.
+# Whether rows are in the page cache is judged by a sample of each block: a small one (asking costs
+# as much as copying a hundred rows) as long as blocks turn out to be read at memory's pace.
 _BLOCK_ROWS = 8192
-_SAMPLE_ROWS = 8
+_SAMPLE_ROWS, _SMALL_SAMPLE_ROWS = 8, 2
+_WARM_SECONDS_PER_ROW = 1e-6
 # Rows that are asked for before the first of them is waited for.
 _AHEAD_ROWS = 512
 _COPIED_BYTES = 2**24
@@ -82,6 +85,7 @@ class RowFile:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self._check_length()
         self._map = self._mapped()
+        self._was_warm = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RowFile, (self.path, self.start_byte, self.rows, self.row_bytes)
@@ -104,10 +108,13 @@ class RowFile:
         self._check_length()
         for first in range(0, len(ids), _BLOCK_ROWS):
             block, target = ids[first : first + _BLOCK_ROWS], out[first : first + _BLOCK_ROWS]
-            if not _CAN_ASK or self._is_cached(block):
-                self._take(block, target)
-            else:
+            if _CAN_ASK and not self._is_cached(block):
                 self._ask_and_take(block, target)
+                self._was_warm = False
+                continue
+            start = perf_counter()
+            self._take(block, target)
+            self._was_warm = perf_counter() - start < _WARM_SECONDS_PER_ROW * len(block)
 
     def ask(self, ids: Ids) -> None:
         """Let the kernel start to read rows that it does not hold; what is asked is not waited for.
@@ -157,7 +164,8 @@ class RowFile:
         """Tell whether a sample of rows is in the page cache, without waiting for the disk."""
         if not _CAN_SAMPLE:
             return False
-        some, byte = ids[:: -(-len(ids) // _SAMPLE_ROWS)], [bytearray(1)]
+        count = _SMALL_SAMPLE_ROWS if self._was_warm else _SAMPLE_ROWS
+        some, byte = ids[:: -(-len(ids) // count)], [bytearray(1)]
         try:
             for offset in (self.start_byte + some * self.row_bytes).tolist():
                 os.preadv(self._fd, byte, offset, os.RWF_NOWAIT)
