@@ -22,7 +22,7 @@ from engram.errors import (
     MismatchError,
     MissingFileError,
 )
-from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding, row_file
 from engram.nn.disk import prefetch
 from engram.nn.row_file import RowFile
 
@@ -86,6 +86,19 @@ def test_rows_that_are_not_in_memory(tmp_path):
         ids = torch.randint(0, 200_000, (count,), generator=generator)
         assert torch.equal(disk(ids), table[ids])
         del disk  # mapped pages cannot be dropped
+
+
+@pytest.mark.parametrize("can_ask", [False, True])
+def test_systems_that_can_do_less(tmp_path, monkeypatch, can_ask):
+    monkeypatch.setattr(row_file, "_CAN_ASK", can_ask)
+    monkeypatch.setattr(row_file, "_CAN_SAMPLE", False)
+    table = stored(tmp_path / "table")
+    disk = DiskEmbedding(tmp_path / "table", START, ROWS, WIDTH)
+    ids = torch.randint(0, ROWS, (2000,))
+    prefetch([(disk, ids[:9])])
+    assert torch.equal(disk(ids), table[ids])
+    blocks = np.vstack(list(disk.file.blocks()))
+    assert torch.equal(torch.from_numpy(blocks), table.view(torch.uint8))
 
 
 def test_a_cache_returns_what_was_asked_even_if_it_holds_less(tmp_path):
