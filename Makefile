@@ -13,7 +13,7 @@ help:  ## Show what there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: assets  ## The main job on a real 135M checkpoint and 100 MB of English.
-	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo-run
 
 test: $(VENV)/installed  ## The tests that need no download.
 	$(PYTEST) -m "not real"
@@ -41,4 +41,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## Remove the environment and the demo's folder; assets stay.
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo-run

@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 assets=${1:?usage: examples/main_job.sh ASSETS [FOLDER]}
-folder=${2:-demo}
+folder=${2:-demo-run}
 model=$assets/smollm2-135m
 text=$assets/english.txt
 
