@@ -9,10 +9,11 @@ from engram.errors import InputError
 
 _COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTE_UNITS = {
-    **{"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
     **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
 }
 _NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+_MOST = 2**63 - 1
 
 # Bits of one stored table value; the e8m0 scales of fp8 rows are counted by `row_bytes`.
 DTYPE_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16, "fp8": 8, "int8": 8}
@@ -34,38 +35,55 @@ def parse_count(text: str | int) -> int:
         The count.
 
     Raises:
-        InputError: The text is not a count, or not a whole one.
+        InputError: The text is not a count, not a whole one, or above 2^63.
     """
-    return _parse(text, _COUNT_UNITS, "a count", "40M, 1.5B or 124439808")
+    return _parse(str(text), _COUNT_UNITS, "a count", "40M, 1.5B or 124439808")
 
 
-def parse_bytes(text: str | int) -> int:
-    """Read a size such as ``8GiB``, ``80GB`` or ``1048576``.
+def parse_bytes(text: str) -> int:
+    """Read a size such as ``8GiB``, ``80GB`` or ``1048576B``.
 
     Args:
-        text: A whole number of bytes, or a number with KB, MB, GB, TB (decimal) or KiB, MiB, GiB,
-            TiB (binary).
+        text: A number with B, KB, MB, GB, TB (decimal) or KiB, MiB, GiB, TiB (binary). The unit is
+            never left out: who writes 8 mostly means gigabytes.
 
     Returns:
         The size in bytes.
 
     Raises:
-        InputError: The text is not a size.
+        InputError: The text is not a size, or above 2^63.
     """
-    return _parse(text, _BYTE_UNITS, "a size", "8GiB, 80GB or 1048576")
+    return _parse(text, _BYTE_UNITS, "a size", "8GiB, 80GB or 1048576B")
 
 
-def _parse(text: str | int, units: dict[str, int], what: str, examples: str) -> int:
-    match = _NUMBER.fullmatch(str(text))
-    unit = match[2].upper() if match else ""
-    if match is None or unit not in units:
-        raise InputError(f"{text!r} is not {what}.", f"Write it as {examples}.", value=str(text))
-    number = Decimal(match[1].replace(",", "").replace("_", "")) * units[unit]
-    if number != number.to_integral_value():
-        raise InputError(
-            f"{text!r} is not {what}: it is not whole.", f"Write it as {examples}.", value=str(text)
-        )
-    return int(number)
+def _parse(text: str, units: dict[str, int], what: str, examples: str) -> int:
+    def wrong(why: str = "") -> InputError:
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        return InputError(f"{shown!r} is not {what}{why}.", f"Write it as {examples}.", value=shown)
+
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise wrong()
+    number, unit = match[1].replace(",", "").replace("_", ""), match[2].upper()
+    if unit not in units:
+        raise wrong("" if unit else ": it has no unit")
+    value = Decimal(number) * units[unit]
+    if value > _MOST:
+        raise wrong(" that anything here can have")
+    if value != value.to_integral_value():
+        raise wrong(": it is not whole")
+    return int(value)
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Write a count with what is counted: ``1 document``, ``1,234 documents``.
+
+    Args:
+        count: How many.
+        noun: One of them.
+        many: Several of them, where that is not the noun and an s.
+    """
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def format_count(count: int) -> str:
