@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +16,8 @@ from engram.errors import InputError
 
 # Names of everything that this toolkit wrote into a folder; None when it is not one of its own.
 OwnFiles = Callable[[Path], "set[str] | None"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
@@ -56,7 +61,8 @@ def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
 def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[Path]:
     """Give a temporary sibling folder that becomes `folder` when the block ends well.
 
-    When it does not, the sibling is removed, and what was at `folder` is still there.
+    When it does not, the sibling is removed, and what was at `folder` is still there. A process
+    that is killed leaves its sibling behind; the next one with the same `folder` removes it.
 
     Args:
         folder: See `check_folder`.
@@ -70,12 +76,16 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         InputError: See `check_folder`.
     """
     folder = folder.resolve()
+    remove_torn(folder)
     check_folder(folder, own_files, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     sibling = folder.with_name(f".{folder.name}.{mark}.part")
     sibling.mkdir()
+    # The lock says that the sibling is in use; it goes with the process, however that ends.
+    descriptor = os.open(sibling, os.O_RDONLY)
     try:
+        _lock(descriptor)
         yield sibling
         _sync(sibling)
         check_folder(folder, own_files, overwrite)
@@ -91,9 +101,63 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         else:
             sibling.rename(folder)
         _sync(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(sibling, ignore_errors=True)
+        if isinstance(error, OSError) and (
+            error.errno in _NO_ROOM or str(error.filename).startswith(str(sibling))
+        ):
+            error.filename, error.filename2 = str(folder), None  # the name that the user knows
         raise
+    finally:
+        os.close(descriptor)
+
+
+def torn(folder: Path) -> list[Path]:
+    """Find what processes that were killed while they wrote a folder left beside it.
+
+    Args:
+        folder: The folder that they were to write.
+
+    Returns:
+        Folders that `remove_torn` would remove; those of processes that live are not among them.
+    """
+    folder = folder.resolve()
+    if not folder.parent.is_dir():
+        return []
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.(part|old)")
+    found = [entry for entry in sorted(folder.parent.iterdir()) if name.fullmatch(entry.name)]
+    return [entry for entry in found if entry.is_dir() and not _in_use(entry)]
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what `torn` finds; a folder that was about to be replaced is put back instead."""
+    for entry in torn(folder):
+        if entry.suffix == ".old" and not folder.exists():
+            entry.rename(folder)
+        else:
+            shutil.rmtree(entry)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process is writing a sibling, or the sibling that replaces what this one holds."""
+    part = folder.with_suffix(".part")
+    try:
+        descriptor = os.open(part if part.is_dir() else folder, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open folder; False when another has it, or the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _sync(folder: Path) -> None:

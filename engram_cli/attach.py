@@ -93,6 +93,7 @@ def attach(
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.checkpoints import attach as attaching
+    from engram.folders import torn
     from engram.templates import load_config
 
     plan = attaching.plan(
@@ -106,8 +107,11 @@ def attach(
         adapter=adapter,
         revision=revision,
     )
+    leftovers = torn(plan.output)
     difference = None
-    if not dry_run:
+    if dry_run:
+        attaching.check_output(plan, overwrite=overwrite)
+    else:
         with out.progress("Writing", unit="B") as step:
             attaching.write(plan, overwrite=overwrite, progress=step)
         if verify:
@@ -117,12 +121,15 @@ def attach(
             difference = max_logit_difference(plan.base.folder, output)
     payload = {
         "schema": SCHEMA,
-        "plan": _plan(plan, dry_run),
+        "plan": {**_plan(plan, dry_run), "removed": [str(folder) for folder in leftovers]},
         "files": plan.files(),
         "added_params": plan.added_params,
         "max_logit_difference": difference,
     }
     out.result(payload, lambda console: _show(console, plan, dry_run, difference))
+    for folder in leftovers:
+        verb = "would be removed" if dry_run else "was removed"
+        out.note(f"{folder} {verb}: a process that was killed left it.")
     if difference and init == "identity":
         out.warn("the logits changed, although the memory should start as the identity")
         raise typer.Exit(5)
@@ -135,6 +142,7 @@ def _plan(plan: AttachPlan, dry_run: bool) -> dict[str, Any]:
         "base_params": plan.base.params,
         "output": str(plan.output),
         "written": not dry_run,
+        "small_files": plan.small_files(),
         "written_bytes": plan.written_bytes,
         "added_bytes": plan.added_bytes,
         "dtype": attachment.config.table_dtype,

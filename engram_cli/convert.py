@@ -100,7 +100,9 @@ def convert(
         tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
         link=link,
     )
-    if not dry_run:
+    if dry_run:
+        converting.check_output(plan, overwrite=overwrite)
+    else:
         with out.progress("Converting", unit="B") as step:
             converting.write(plan, overwrite=overwrite, progress=step)
     payload = {

@@ -70,6 +70,12 @@ class AttachPlan:
         """Bytes that are written to disk."""
         return self.added_bytes + (0 if self.link or self.adapter else self.base.size_bytes)
 
+    def small_files(self) -> list[str]:
+        """Name the other files of the folder: settings, model card, tokenizer."""
+        own = [ADAPTER_FILE if self.adapter else CONFIG_FILE, INDEX_FILE, *self.attachment.texts]
+        kept = [f"{KEPT_FOLDER}/{name}" for name in self.base.replaced]
+        return sorted(own if self.adapter else [*own, *self.base.sidecars, *kept])
+
     def files(self) -> list[dict[str, Any]]:
         """List the weight files of the folder: name, bytes, and where each comes from."""
         origin = "linked" if self.link else "copied"
@@ -154,6 +160,12 @@ def attach(
     return made
 
 
+def check_output(plan: AttachPlan, *, overwrite: bool = False) -> None:
+    """Refuse what `write` would refuse before it writes anything; see there."""
+    check_folder(plan.output, own_files, overwrite)
+    check_room(plan.output, plan.written_bytes)
+
+
 def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
     """Write an attached folder, whole or not at all.
 
@@ -166,8 +178,6 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    check_folder(plan.output, own_files, overwrite)
-    check_room(plan.output, plan.written_bytes)
     done, total = 0, plan.written_bytes
 
     def step(size_bytes: int, _: int | None = None) -> None:
@@ -177,6 +187,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
             progress(done, total)
 
     with new_folder(plan.output, own_files, overwrite) as folder:
+        check_room(plan.output, plan.written_bytes)
         if not plan.adapter:
             _write_base(plan, folder, step)
         for name, shard in plan.shards:

@@ -76,6 +76,12 @@ def plan(
     return rewritten(memory, output, dtype, link)
 
 
+def check_output(made: Conversion, *, overwrite: bool = False) -> None:
+    """Refuse what `write` would refuse before it writes anything; see there."""
+    check_folder(made.output, own_files, overwrite)
+    check_room(made.output, made.written_bytes)
+
+
 def write(made: Conversion, *, overwrite: bool = False, progress: Progress | None = None) -> None:
     """Write the folder, whole or not at all; its index last.
 
@@ -92,8 +98,6 @@ def write(made: Conversion, *, overwrite: bool = False, progress: Progress | Non
     if made.attach_plan is not None:
         write_attached(made.attach_plan, overwrite=overwrite, progress=progress)
         return
-    check_folder(made.output, own_files, overwrite)
-    check_room(made.output, made.written_bytes)
     done, total = 0, made.written_bytes
 
     def step(size_bytes: int, _: int | None = None) -> None:
@@ -103,6 +107,7 @@ def write(made: Conversion, *, overwrite: bool = False, progress: Progress | Non
             progress(done, total)
 
     with new_folder(made.output, own_files, overwrite) as folder:
+        check_room(made.output, made.written_bytes)
         for path in made.kept:
             place_file(path, folder / path.name, made.link)
             step(0 if made.link else path.stat().st_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -239,7 +238,6 @@ def _working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -
             if entry.name != _JOB and (not resume or entry.name.endswith(".part")):
                 entry.unlink()
         write_json(work / _JOB, job)
-        _remove_torn_results(folder.resolve())
         try:
             yield work
         except BaseException:
@@ -256,14 +254,6 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
     if "on_error" in differs and before.get("on_error") == "stop":
         differs.remove("on_error")
     return differs
-
-
-def _remove_torn_results(folder: Path) -> None:
-    """Remove what a build that was killed while it put the shards together left behind."""
-    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.part")
-    for entry in folder.parent.iterdir():
-        if name.fullmatch(entry.name) and entry.is_dir():
-            shutil.rmtree(entry)
 
 
 def _read_job(work: Path) -> dict[str, Any] | None:

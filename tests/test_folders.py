@@ -1,0 +1,124 @@
+"""Folders of results: whole or not there, also when the process is killed or the disk is full."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+import engram
+from engram.config_file import write_config
+from engram.errors import InputError
+from engram.folders import new_folder, remove_torn, torn
+
+# Writes a folder, says so, and waits to be killed.
+HANG = """
+import sys, time
+from pathlib import Path
+from engram.folders import new_folder
+with new_folder(Path(sys.argv[1]), lambda _: set(), False) as part:
+    (part / "half.txt").write_text("half")
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def own_files(folder: Path) -> set[str]:
+    return {"result.txt", "half.txt"}
+
+
+def write(folder: Path, text: str = "new", overwrite: bool = False) -> None:
+    with new_folder(folder, own_files, overwrite) as part:
+        (part / "result.txt").write_text(text)
+
+
+@pytest.fixture
+def base(tmp_path_factory):
+    return tiny.family_folders("llama", tmp_path_factory)[0]
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-c", HANG, str(out)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "writing\n"
+        (half,) = tmp_path.iterdir()
+        assert torn(out) == []
+        remove_torn(out)
+        assert (half / "half.txt").read_text() == "half"
+        process.send_signal(signal.SIGKILL)
+    assert torn(out) == [half]
+    write(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_folders_of_other_results_stay(tmp_path):
+    for name in (".other.01234567.part", ".out.part", ".out.0123456z.part", "out.01234567.part"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".out.01234567.part").write_text("a file")
+    write(tmp_path / "out")
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_folder_that_was_about_to_be_replaced_is_put_back(tmp_path):
+    out = tmp_path / "out"
+    write(out, "before")
+    out.rename(tmp_path / ".out.01234567.old")  # as a kill between two renames leaves it
+    (tmp_path / ".out.01234567.part").mkdir()
+    with pytest.raises(InputError, match="there already"):
+        write(out)
+    assert (out / "result.txt").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path):
+    write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[6 * 10**7] * 3))
+    words = [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
+    with subprocess.Popen([*words, "-o", "out"], cwd=tmp_path) as process:
+        while not list(tmp_path.glob(".out.*.part/engram-*.safetensors")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    (left,) = tmp_path.glob(".out.*.part")
+    write_config(tmp_path / "memory.yaml", tiny.memory_config())
+    planned = subprocess.run(
+        [*words, "-o", "out", "--dry-run", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    plan = json.loads(planned.stdout)["plan"]
+    assert plan["removed"] == [str(left)]
+    assert left.is_dir()
+    tiny.attached_model(base, tmp_path / "out")
+    written = {file["name"] for file in json.loads(planned.stdout)["files"]}
+    there = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert there == written | set(plan["small_files"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.yaml", "out"]
+    assert engram.load(tmp_path / "out").config.engram["config"]["seed"] == 3
+
+
+def test_a_disk_that_fills_while_attach_writes(base, tmp_path):
+    """A file may grow to a megabyte here; the table is larger."""
+    write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[600_000] * 3))
+    done = subprocess.run(
+        [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
+        + ["-o", "out", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    assert done.returncode == 5, done.stderr
+    error = json.loads(done.stderr.splitlines()[-1])
+    assert error["code"] == "does_not_fit"
+    assert error["message"].startswith(f"{tmp_path / 'out'}: File too large")
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.yaml"]
