@@ -143,7 +143,11 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 saved=saved,
                 expected=work,
             )
-        place = Place(self._state["piece"], self._state["token"])
+        # The place is taken now and not with the first window: a loader that was saved behind the
+        # last one asks for none, and the epoch after it is a whole one.
+        return self._windows(work, Place(self._state["piece"], self._state["token"]))
+
+    def _windows(self, work: dict[str, int], place: Place) -> Iterator[dict[str, torch.Tensor]]:
         past = self.addresses.max_ngram_size - 1
         for window in self._cut(self._window_tokens, past, work["share"], work["shares"], place):
             self._state = {**work, "piece": window.end.piece, "token": window.end.token}

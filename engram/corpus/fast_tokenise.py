@@ -9,6 +9,7 @@ documents of every batch are encoded by both.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -41,6 +42,8 @@ _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
 # Every kind of neighbour that the patterns which find words tell apart.
 _SURROUNDINGS = "a{0}b1{0}2 {0} {0}{0}.{0}\n{0}'s  {0}\n\n {0}é{0}字{0}\t{0}"
 _UNASSIGNED = ("Cn", "Co", "Cs")
+# The process that imported this file; one that was forked from it has none of its threads.
+_PROCESS = os.getpid()
 
 
 class FastEncoder:
@@ -73,8 +76,7 @@ class FastEncoder:
         self._fresh_characters = 0.0
         self._words: set[int] = set()
         self._random = random.Random()
-        # One thread in a worker process; its pool of threads does not survive a fork.
-        self._parallel = os.environ.get("RAYON_NUM_THREADS") != "1"
+        self._parallel = _may_use_threads()
         self.reference_documents = 0
         self.problem = ""
         self._try(range(128))
@@ -240,6 +242,14 @@ def fast_name() -> str:
         return f"gigatoken {version('gigatoken')}"
     except PackageNotFoundError:
         return ""
+
+
+def _may_use_threads() -> bool:
+    """Whether to encode with more than one thread: in a worker process only when told to."""
+    if os.getpid() != _PROCESS:
+        return False
+    threads = os.environ.get("RAYON_NUM_THREADS")
+    return multiprocessing.parent_process() is None if threads is None else threads != "1"
 
 
 def _check_kind(reference: Tokenizer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def tokenise(
     """
     check_eos(tokenizer, add_eos, "Leave out --eos.")
     end = tokenizer.eos_id if add_eos else None
-    encoder = _whole_documents(tokenizer.tokenizer)
+    encoder = whole_documents(tokenizer).tokenizer
     for batch in _batches(blocks):
         try:
             encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
@@ -103,10 +103,21 @@ def fast_encoder(
     if size_bytes is not None and size_bytes < WORTH_BYTES:
         return None, "Tokenised with tokenizers: the text is small."
     try:
-        fast = FastEncoder(tokenizer, _whole_documents(tokenizer.tokenizer))
+        fast = FastEncoder(tokenizer, whole_documents(tokenizer).tokenizer)
     except ValueError as error:
         return None, f"Tokenised with tokenizers: {error}."
     return fast, f"Tokenised with {fast_name()}, compared with tokenizers in samples."
+
+
+def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
+    """Return the tokenizer without the truncation and padding that its file may ask for."""
+    encoder = tokenizer.tokenizer
+    if encoder.truncation is None and encoder.padding is None:
+        return tokenizer
+    copy = type(encoder).from_str(encoder.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return replace(tokenizer, tokenizer=copy)
 
 
 def check_eos(tokenizer: TokenizerFile, add_eos: bool, hint: str) -> None:
@@ -121,16 +132,6 @@ def check_eos(tokenizer: TokenizerFile, add_eos: bool, hint: str) -> None:
             hint,
             tokenizer=tokenizer.name,
         )
-
-
-def _whole_documents(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the tokenizer without the truncation and padding that its file may ask for."""
-    if tokenizer.truncation is None and tokenizer.padding is None:
-        return tokenizer
-    copy = type(tokenizer).from_str(tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
 
 
 def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:

@@ -5,6 +5,7 @@ Shapes: T tokens of a window, N the highest n-gram order.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder
 from engram.corpus.readers import Block, TextReader
 from engram.corpus.sources import Source
 from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.tokenise import check_eos, token_dtype, tokenise
+from engram.corpus.tokenise import (
+    check_eos,
+    fast_encoder,
+    token_dtype,
+    tokenise,
+    whole_documents,
+)
 from engram.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,6 +93,8 @@ def cut_stored(
 class DocumentPieces:
     """The documents of a text or an iterable, tokenised in pieces that shares take in turn.
 
+    Texts are tokenised by gigatoken where its ids are sure to be those of `tokenizers`.
+
     Args:
         source: The text, whose pieces are the reader's blocks; or documents, each a piece.
         tokenizer: What turns texts into tokens.
@@ -101,7 +111,8 @@ class DocumentPieces:
         add_eos: bool,
     ) -> None:
         check_eos(tokenizer, add_eos, "Leave out add_eos.")
-        self._source, self._tokenizer, self._add_eos = source, tokenizer, add_eos
+        self._source, self._add_eos = source, add_eos
+        self._tokenizer = whole_documents(tokenizer)
 
     def cut(
         self, size: int, most_past: int, share: int, shares: int, place: Place
@@ -138,23 +149,20 @@ class DocumentPieces:
         self, share: int, shares: int, first: int
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
         """Yield the number of the first piece, and tokens and starts, of some pieces at a time."""
+        texts = _Texts(self._tokenizer, self._add_eos)
         mine: Any = islice(self._source, share + first * shares, None, shares)
         if isinstance(self._source, TextReader):
             for piece, block in enumerate(mine, first):
-                yield piece, *self._tokens_of_texts(block)
+                yield piece, *texts.tokens(block)
             return
         piece = first
         while documents := list(islice(mine, _DOCUMENTS_AT_ONCE)):
             if all(isinstance(document, str) for document in documents):
                 origin = Source(f"document {piece} of share {share}", None, records=True)
-                yield piece, *self._tokens_of_texts(Block(origin, 1, documents, True, 0))
+                yield piece, *texts.tokens(Block(origin, 1, documents, True, 0))
             else:
                 yield piece, *self._tokens_of_ids(documents)
             piece += len(documents)
-
-    def _tokens_of_texts(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        (batch,) = tokenise([block], self._tokenizer, add_eos=self._add_eos)
-        return batch.tokens, _starts(batch.boundaries)
 
     def _tokens_of_ids(self, documents: list[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         vocab_size = self._tokenizer.vocab_size
@@ -178,6 +186,32 @@ class DocumentPieces:
         boundaries = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         dtype = token_dtype(vocab_size)
         return np.concatenate([array.astype(dtype) for array in arrays]), _starts(boundaries)
+
+
+class _Texts:
+    """Tokenises texts; with gigatoken where it can, once there were enough to be worth loading it.
+
+    It lives in one process, for one pass: none of it is shared with a worker or pickled.
+    """
+
+    def __init__(self, tokenizer: TokenizerFile, add_eos: bool) -> None:
+        self._tokenizer, self._add_eos = tokenizer, add_eos
+        self._characters = 0
+        self._fast: FastEncoder | None = None
+        self._is_reported = False
+
+    def tokens(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the token ids of some documents, and True where one starts."""
+        if self._characters < WORTH_BYTES:
+            self._characters += sum(map(len, block.texts))
+            if self._characters >= WORTH_BYTES:
+                self._fast, _ = fast_encoder(self._tokenizer, None)
+        batches = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=self._fast)
+        (batch,) = batches
+        if self._fast is not None and self._fast.problem and not self._is_reported:
+            self._is_reported = True
+            warnings.warn(self._fast.problem, stacklevel=2)
+        return batch.tokens, _starts(batch.boundaries)
 
 
 def _starts(boundaries: NDArray[np.int64]) -> NDArray[np.bool_]:
