@@ -56,6 +56,9 @@ class EngramConfig:
     eos_id: int | None = _doc(
         "Token that ends a text (qwen_ple: look-back stops at it and reads it)."
     )
+    ends_after_eos: bool = _doc(
+        "Documents end with eos_id: what follows it never looks back past it (qwen_ple: always)."
+    )
     seed: int = _doc("Seed of the hash multipliers.")
     eps: float | None = _doc("Epsilon of the norms in the gate; null for the machine epsilon.")
     row_multiple: int = _doc("Stored rows of a layer's table are rounded up to a multiple of this.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import InputError, Problem
-from engram.units import dtype_name
+from engram.units import DTYPE_BITS, dtype_name
 
 if TYPE_CHECKING:
     from engram.config import EngramConfig
@@ -29,7 +29,7 @@ class LayoutKeys:
         table_dtype: Default dtype of the table.
         seed_is_fixed: The layout has no seed of its own: only the default is right.
         equal_tables: Every order must have the same table size.
-        needs_eos: Look-back stops at, and reads, the end-of-text token.
+        ends_after_eos: Look-back always stops at, and reads, the end-of-text token.
         max_ngram_size: Default of the highest n-gram order.
     """
 
@@ -40,7 +40,7 @@ class LayoutKeys:
     table_dtype: str
     seed_is_fixed: bool = False
     equal_tables: bool = False
-    needs_eos: bool = False
+    ends_after_eos: bool = False
     max_ngram_size: int = 3
 
 
@@ -63,9 +63,16 @@ LAYOUT_KEYS: dict[str, LayoutKeys] = {
         kernel_size=4,
         table_dtype="bfloat16",
         equal_tables=True,
-        needs_eos=True,
+        ends_after_eos=True,
     ),
 }
+
+
+# Keys that a layout has a default for.
+_DEFAULTS = (
+    *("seed", "row_multiple", "kernel_size", "table_dtype", "max_ngram_size", "eps"),
+    "ends_after_eos",
+)
 
 
 def _is_int(value: Any) -> bool:
@@ -73,7 +80,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
@@ -90,7 +97,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     if keys is None:
         wrong("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUT_KEYS)}")
         keys = LAYOUT_KEYS["demo"]
-    for key in ("seed", "row_multiple", "kernel_size", "table_dtype", "max_ngram_size", "eps"):
+    for key in _DEFAULTS:
         if getattr(config, key) is None:
             put(key, getattr(keys, key))
 
@@ -132,11 +139,10 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     whole("row_multiple", 1, 2**20)
     whole("offload_cache_lines", 0, 2**31)
     if heads_ok and width_ok and config.n_embed_per_ngram % config.n_head_per_ngram:
-        wrong(
-            "n_embed_per_ngram",
-            f"{config.n_embed_per_ngram} is not a multiple of n_head_per_ngram "
-            f"{config.n_head_per_ngram}",
-        )
+        width, heads = config.n_embed_per_ngram, config.n_head_per_ngram
+        below = width // heads * heads
+        near = f"{below} and {below + heads} are" if below else f"{heads} is"
+        wrong("n_embed_per_ngram", f"{width} is not a multiple of n_head_per_ngram {heads}; {near}")
     if whole("seed", 0, 2**62) and keys.seed_is_fixed and config.seed != keys.seed:
         wrong(
             "seed",
@@ -152,14 +158,16 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
         wrong("kernel_size", f"{config.kernel_size}: layout {config.layout} {has}")
     if config.eps is not None and not (_is_number(config.eps) and config.eps > 0):
         wrong("eps", f"{config.eps!r} is not a positive number")
-    if not isinstance(config.use_offload, bool):
-        wrong("use_offload", f"{config.use_offload!r} is not true or false")
+    for key in ("use_offload", "ends_after_eos"):
+        if not isinstance(getattr(config, key), bool):
+            wrong(key, f"{getattr(config, key)!r} is not true or false")
     if config.tokenizer is not None and not isinstance(config.tokenizer, str):
         wrong("tokenizer", f"{config.tokenizer!r} is not a text")
     try:
         put("table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
-        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype")
+        known = ", ".join(DTYPE_BITS)
+        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
     _check_tokens(config, keys, vocab_ok, wrong)
     _check_layer_ids(config, put, wrong)
     _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
@@ -179,11 +187,15 @@ def _check_tokens(
             wrong(key, f"{value!r} is not a token id")
         elif vocab_ok and value >= config.engram_vocab_size:
             wrong(key, f"{value} is not below engram_vocab_size {config.engram_vocab_size}")
-    if keys.needs_eos and config.eos_id is None:
+    if keys.ends_after_eos and config.eos_id is None:
         wrong(
             "eos_id",
             f"missing: layout {config.layout} stops its look-back at the end-of-text token",
         )
+    elif config.ends_after_eos and config.eos_id is None:
+        wrong("ends_after_eos", "true without eos_id: give the token that documents end with")
+    if keys.ends_after_eos and not config.ends_after_eos:
+        wrong("ends_after_eos", f"false: layout {config.layout} always ends documents with eos_id")
 
 
 def _check_layer_ids(
@@ -219,6 +231,11 @@ def _check_table_size(
             wrong("k", "given together with engram_table_size; keep one of the two")
         elif not _is_number(k) or k <= 0:
             wrong("k", f"{k!r} is not a positive number")
+        elif can_scale and k * config.engram_vocab_size >= MAX_ROW_ID:
+            wrong(
+                "k", "that many times the vocabulary are more rows than 62-bit row ids tell apart"
+            )
+            return
         elif can_scale:
             sizes = [round(k * config.engram_vocab_size)] * (config.max_ngram_size - 1)
             put("engram_table_size", sizes)
@@ -250,12 +267,18 @@ def _check_table_size(
     elif any(size < 2 * heads for size in sizes):
         wrong(
             "engram_table_size",
-            f"{list(sizes)}: each order needs at least 2 rows for each of its {heads} heads",
+            f"{_brief(sizes)}: each order needs at least 2 rows for each of its {heads} heads",
         )
     elif sum(sizes) >= MAX_ROW_ID:
-        wrong("engram_table_size", f"{list(sizes)} rows do not fit 62-bit row ids")
+        wrong("engram_table_size", f"{_brief(sizes)} rows do not fit 62-bit row ids")
     elif keys.equal_tables and len(set(sizes)) > 1:
         wrong(
             "engram_table_size",
             f"{list(sizes)}: layout {config.layout} has one size for every order",
         )
+
+
+def _brief(sizes: Sequence[int]) -> str:
+    """Numbers for a message; of one that nobody could mean, how large it is."""
+    words = (str(size) if size < 10**30 else f"2^{size.bit_length() - 1}.." for size in sizes)
+    return f"[{', '.join(words)}]"

@@ -15,10 +15,11 @@ from engram.addressing.addresses import Addresses, map_digest
 from engram.addressing.hashing import Hasher
 from engram.addressing.reference import hash_ids
 from engram.addressing.torch_ops import TorchHasher
-from engram.errors import InputError, LayoutError, UsageError
+from engram.errors import InputError, LayoutError, MismatchError, UsageError
 
 V = 61
 MAP = (np.arange(V, dtype=np.int32) % 40).astype(np.int32)
+LAYOUTS = ["demo", "deepseek_v41", "qwen_ple", "demo with ends", "deepseek_v41 with ends"]
 SHAPES = {
     "one head": {"n_head_per_ngram": 1, "max_ngram_size": 2},
     "layers out of order": {"n_head_per_ngram": 2, "layer_ids": [7, 0, 3]},
@@ -43,6 +44,10 @@ def _only_cached_kernels(monkeypatch):
 
 
 def addresses_of(layout, **keys):
+    if layout.endswith(" with ends"):
+        # Token 45 has the compressed id of token 5, and ends nothing.
+        layout = layout.removesuffix(" with ends")
+        keys |= {"ends_after_eos": True, "eos_id": 5}
     order = keys.setdefault("max_ngram_size", 3)
     heads = keys["n_head_per_ngram"]
     if layout == "demo":
@@ -86,6 +91,7 @@ def random_call(rng, addresses):
     shape = (int(rng.integers(1, 5)), int(rng.integers(1, 23)))
     ids = rng.integers(0, V, shape)
     ids[rng.random(shape) < 0.2] = 5
+    ids[rng.random(shape) < 0.1] = 45
     ids[rng.random(shape) < 0.05] = -int(rng.integers(1, 2**60))
     ids[rng.random(shape) < 0.1] = V - 1
     keys = {
@@ -96,7 +102,7 @@ def random_call(rng, addresses):
     return ids, {key: value for key, value in keys.items() if rng.random() < 0.6}
 
 
-@pytest.mark.parametrize("layout", ["demo", "deepseek_v41", "qwen_ple"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_forms_agree(layout, name, monkeypatch):
     addresses = addresses_of(layout, **SHAPES[name])
@@ -111,7 +117,7 @@ def test_forms_agree(layout, name, monkeypatch):
             np.testing.assert_array_equal(left, history, err_msg=form)
 
 
-@pytest.mark.parametrize("layout", ["demo", "deepseek_v41", "qwen_ple"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_chunks_equal_one_call(layout, monkeypatch):
     addresses = addresses_of(layout, n_head_per_ngram=2, max_ngram_size=4)
     rng = np.random.default_rng(5)
@@ -271,3 +277,29 @@ def test_torch_graph_is_whole(layout):
         expected, last = hash_ids(addresses, ids.numpy(), keep=keep.numpy())
         np.testing.assert_array_equal(rows.numpy(), expected)
         np.testing.assert_array_equal(history.numpy(), last)
+
+
+@pytest.mark.parametrize("layout", ["demo", "deepseek_v41"])
+def test_a_document_starts_behind_every_end(layout, monkeypatch):
+    plain = addresses_of(layout, n_head_per_ngram=2, max_ngram_size=4)
+    ending = addresses_of(f"{layout} with ends", n_head_per_ngram=2, max_ngram_size=4)
+    ids = np.random.default_rng(3).choice([5, 45, 7, 8, 9, 60], (3, 40))
+    starts = np.zeros(ids.shape, dtype=bool)
+    starts[:, 1:] = ids[:, :-1] == 5
+    expected, _ = hash_ids(plain, ids, starts=starts)
+    assert (expected != hash_ids(plain, ids)[0]).any()
+    for hash_with in forms(ending, monkeypatch).values():
+        np.testing.assert_array_equal(hash_with(ids)[0], expected)
+
+
+def test_an_end_of_documents_is_part_of_the_fingerprint_and_stored():
+    plain, ending = (addresses_of(name, n_head_per_ngram=2) for name in LAYOUTS[::3])
+    assert plain.fingerprint != ending.fingerprint
+    assert "end_id" not in plain.to_dict()
+    assert Addresses.from_dict(ending.to_dict()).end_id == 5
+    with pytest.raises(MismatchError, match="differ in: end_id"):
+        plain.check(ending.to_dict())
+    with pytest.raises(MismatchError, match="differ in: end_id"):
+        ending.check(plain.to_dict())
+    qwen = addresses_of("qwen_ple", n_head_per_ngram=2)
+    assert Addresses.from_dict(qwen.to_dict()).end_id == qwen.fill == 5

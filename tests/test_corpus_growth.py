@@ -180,11 +180,11 @@ def math_xor(window, multipliers):
 
 
 def occurrences_of(addresses, documents, order):
-    from engram.addressing.reference import compress, look_back
+    from engram.addressing.reference import look_back
 
     times: dict[tuple[int, ...], int] = {}
     for document in filter(None, documents):
-        slots, _ = look_back(addresses, compress(addresses, np.array([document])))
+        slots, _ = look_back(addresses, np.array([document]))
         for window in map(tuple, slots[0, :, :order].tolist()):
             times[window] = times.get(window, 0) + 1
     return times

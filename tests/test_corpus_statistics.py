@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.reference import compress, hash_ids, look_back
+from engram.addressing.reference import hash_ids, look_back
 from engram.config import EngramConfig
 from engram.corpus import statistics as statistics_module
 from engram.corpus.distinct import DistinctWindows
@@ -31,12 +31,19 @@ MEMORIES = {
         "engram_table_size": [2500] * 2,
         "eos_id": 1,
     },
+    "ends": {
+        "max_ngram_size": 3,
+        "n_head_per_ngram": 2,
+        "engram_table_size": [2500] * 2,
+        "eos_id": 1,
+        "ends_after_eos": True,
+    },
     "one_head": {"max_ngram_size": 2, "n_head_per_ngram": 1, "engram_table_size": [2]},
 }
 
 
 def addresses_of(name: str) -> Addresses:
-    values = {"layout": "demo" if name == "one_head" else name, **MEMORIES[name]}
+    values = {"layout": "demo" if name in ("one_head", "ends") else name, **MEMORIES[name]}
     heads = values["n_head_per_ngram"]
     config = EngramConfig(
         hidden_size=8, engram_vocab_size=len(BPE_MAP), n_embed_per_ngram=heads * 2,
@@ -66,7 +73,7 @@ def brute_force(addresses: Addresses, documents: list[list[int]]):
         ids = np.array([document], dtype=np.int64)
         if not document:
             continue
-        slots, _ = look_back(addresses, compress(addresses, ids))
+        slots, _ = look_back(addresses, ids)
         hashed, _ = hash_ids(addresses, ids)
         for order in addresses.orders:
             windows.setdefault(order, set()).update(map(tuple, slots[0, :, :order].tolist()))

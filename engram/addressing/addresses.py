@@ -67,6 +67,7 @@ class Addresses:
         fill: The id, of that vocabulary, that is read where looking back is blocked.
         token_map: Compressed id per token id, int32 ``[V]``; None where raw ids are hashed, and
             where an artefact's constants were read without its map (see `with_map`).
+        end_id: Token id, as tokenizers give it, that documents end with; None where they run on.
     """
 
     layout: Layout
@@ -76,6 +77,7 @@ class Addresses:
     vocab_size: int
     fill: int
     token_map: TokenMap | None = None
+    end_id: int | None = None
 
     @classmethod
     def from_config(
@@ -132,7 +134,8 @@ class Addresses:
             for layer_id in ids
         )
         digest = None if token_map is None else map_digest(token_map)
-        return cls(layout, layers, digest, raw_vocab_size, vocab_size, fill, token_map)
+        end_id = config.eos_id if config.ends_after_eos else None
+        return cls(layout, layers, digest, raw_vocab_size, vocab_size, fill, token_map, end_id)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Addresses:
@@ -157,7 +160,10 @@ class Addresses:
             int(values["raw_vocab_size"]),
             int(values["vocab_size"]),
             int(values["fill"]),
+            end_id=values.get("end_id"),
         )
+        if addresses.layout.ends_after_eos:
+            addresses = replace(addresses, end_id=addresses.fill)
         addresses.check(values)
         return addresses
 
@@ -188,6 +194,7 @@ class Addresses:
             "raw_vocab_size": self.raw_vocab_size,
             "vocab_size": self.vocab_size,
             "fill": self.fill,
+            **self._own_end,
             "orders": list(self.orders),
             "heads": self.n_heads,
             "layers": [
@@ -211,7 +218,8 @@ class Addresses:
             MismatchError: They differ; the message names the parts that do.
         """
         mine = self.to_dict()
-        parts = [key for key in mine if key != "fingerprint" and stored.get(key) != mine[key]]
+        keys = {**mine, **({"end_id": None} if "end_id" in stored else {})}
+        parts = [key for key in keys if key != "fingerprint" and stored.get(key) != mine.get(key)]
         if parts or stored.get("fingerprint") != mine["fingerprint"]:
             what = ", ".join(parts) if parts else "fingerprint"
             raise MismatchError(
@@ -261,6 +269,13 @@ class Addresses:
         }
 
     @property
+    def _own_end(self) -> dict[str, int]:
+        """The end of documents where the config adds it to the layout's rules."""
+        if self.end_id is None or self.layout.ends_after_eos:
+            return {}
+        return {"end_id": self.end_id}
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the ids: equal fingerprints, equal ids."""
         parts = {
@@ -268,6 +283,7 @@ class Addresses:
             "map_sha256": self.map_sha256,
             "vocab_size": self.vocab_size,
             "pad": self.fill,
+            **self._own_end,
             "multipliers": [[str(factor) for factor in layer.multipliers] for layer in self.layers],
             "primes": [[list(row) for row in layer.primes] for layer in self.layers],
             "layers": self.layer_ids,

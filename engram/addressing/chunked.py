@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, LayerAddresses
-from engram.addressing.reference import Ids, Mask, compress, look_back
+from engram.addressing.reference import Ids, Mask, look_back
 
 _CHUNK_TOKENS = 4096
+# For fewer tokens than this, dividing costs less than calling numpy for every head.
+_FEW_TOKENS = 32
 
 
 def hash_chunks(
@@ -50,7 +52,7 @@ def hash_chunks(
             part = (rows, slice(left, left + n_columns))
             slots, past[rows] = look_back(
                 addresses,
-                compress(addresses, ids[part]),
+                ids[part],
                 None if keep is None else keep[part],
                 None if starts is None else starts[part],
                 past[rows],
@@ -67,13 +69,16 @@ def _hash_layer(layer: LayerAddresses, slots: Ids, offsets: bool, out: NDArray[A
     column = 0
     for k, primes in enumerate(layer.primes, start=1):
         mix = mix ^ slots[:, :, k] * factors[k]
+        heads = out[:, :, column : column + len(primes)]
+        column += len(primes)
+        if mix.size < _FEW_TOKENS:
+            heads[:] = mix[:, :, None] % np.array(primes)
+            continue
         # Numpy divides unsigned numbers by one number without a division; a mix is negative only
         # where an id is.
-        dividend = mix.view(np.uint64) if mix.size and int(mix.min()) >= 0 else mix
-        for prime in primes:
+        dividend = mix.view(np.uint64) if int(mix.min()) >= 0 else mix
+        for head, prime in enumerate(primes):
             divisor = dividend.dtype.type(prime)
-            rest = dividend - (dividend // divisor) * divisor
-            if offsets:
-                rest += dividend.dtype.type(layer.offsets[column])
-            out[:, :, column] = rest
-            column += 1
+            heads[:, :, head] = dividend - (dividend // divisor) * divisor
+    if offsets:
+        out += np.array(layer.offsets)

@@ -10,6 +10,8 @@ from engram.addressing.addresses import Addresses
 # Flags of a position: a document starts there; it is masked.
 START = 1
 MASKED = 2
+# Stands for the token that ends documents where none does.
+NO_END = -(2**63)
 
 
 def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.constants import MASKED, START, pack
+from engram.addressing.constants import MASKED, NO_END, START, pack
 from engram.addressing.hash_inputs import (
     KERNEL_DTYPES,
     check_out,
@@ -86,7 +86,7 @@ class Hasher:
         self._rules = (
             addresses.raw_vocab_size,
             addresses.fill,
-            addresses.layout.ends_after_eos,
+            NO_END if addresses.end_id is None else addresses.end_id,
         )
         self._constants = pack(addresses, offsets=False), pack(addresses, offsets=True)
         self._kernel: Any = None

@@ -95,7 +95,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
 
     Returns:
         ``hash_range(ids, token_map, constants, flags, window, out, begin, end, vocab_size, fill,
-        ends_after_eos)``. It hashes the positions begin..end-1 of the flattened `ids` ``[B, T]``
+        end_id)``. It hashes the positions begin..end-1 of the flattened `ids` ``[B, T]``
         into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the tokens before each row, oldest
         first, and afterwards those before the position behind the last one hashed. `flags`
         ``[B, T]`` (or empty) marks positions with START and MASKED. Returns -1, or the first
@@ -119,7 +119,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
         end: Any,
         vocab_size: Any,
         fill: Any,
-        ends_after_eos: Any,
+        end_id: Any,
     ) -> Any:
         length = ids.shape[1]
         layers = constants.shape[0]
@@ -138,9 +138,9 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
                 token = np.int64(ids[row, t])
                 if token >= vocab_size:
                     return row * length + t
+                ends = token == end_id
                 if has_map and token >= 0:
                     token = np.int64(token_map[token])
-                ends = ends_after_eos and token == fill
                 if has_flags:
                     flag = flags[row, t]
                     if flag & MASKED:

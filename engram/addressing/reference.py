@@ -66,7 +66,7 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
 
 def look_back(
     addresses: Addresses,
-    compressed: Ids,
+    ids: Ids,
     keep: Mask | None = None,
     starts: Mask | None = None,
     history: Ids | None = None,
@@ -75,20 +75,25 @@ def look_back(
 
     Slot k of a position holds the token k places back, or the fill where that is blocked. Blocking
     is sticky: what lies behind a blocked token is blocked too. Blocked are places before the
-    sequence, before a start, at or behind a masked position, and, in layouts that say so, at or
-    behind an end-of-text token. A masked position reads the fill even in slot 0.
+    sequence, before a start, at or behind a masked position, and, where layout or config say so, at
+    or behind the token that ends a document. A masked position reads the fill even in slot 0.
 
     Args:
         addresses: The memory's constants.
-        compressed: Ids of the hashed vocabulary ``[B, T]``.
+        ids: Token ids ``[B, T]``.
         keep: False at masked positions ``[B, T]``; None when there are none.
         starts: True where a document starts ``[B, T]``; None when only position 0 does.
         history: Slots N-2..0 of the position before the first ``[B, N-1]``, oldest first, as
             returned by the call before; None at the start of a text.
 
     Returns:
-        The slots ``[B, T, N]``, and the history ``[B, N-1]`` for the next call.
+        The slots ``[B, T, N]``, ids of the hashed vocabulary, and the history ``[B, N-1]`` for the
+        next call.
+
+    Raises:
+        InputError: See `compress`.
     """
+    compressed = compress(addresses, ids)
     batch, length = compressed.shape
     past = addresses.max_ngram_size - 1
     if history is None:
@@ -102,8 +107,8 @@ def look_back(
     reachable[:, 1:] &= alive
     if starts is not None:
         reachable[:, past:-1] &= ~starts
-    if addresses.layout.ends_after_eos:
-        reachable[:, past + 1 :] &= compressed != addresses.fill
+    if addresses.end_id is not None:
+        reachable[:, past + 1 :] &= np.asarray(ids) != addresses.end_id
     slots = np.full((batch, length + 1, past + 1), addresses.fill, dtype=np.int64)
     open_ = np.ones((batch, length + 1), dtype=bool)
     open_[:, :-1] &= alive[:, past:]
@@ -139,7 +144,7 @@ def hash_ids(
     Raises:
         InputError: An id is not below the tokenizer's length.
     """
-    slots, history = look_back(addresses, compress(addresses, ids), keep, starts, history)
+    slots, history = look_back(addresses, ids, keep, starts, history)
     columns = []
     for layer in addresses.layers:
         factors = np.array(layer.multipliers, dtype=np.uint64).astype(np.int64)

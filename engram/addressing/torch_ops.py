@@ -63,7 +63,8 @@ class TorchHasher:
         import torch
 
         compressed = self._compress(ids, token_map)
-        slots, history = self._look_back(compressed, keep, starts, history)
+        ends = None if self.addresses.end_id is None else ids == self.addresses.end_id
+        slots, history = self._look_back(compressed, keep, starts, ends, history)
         multipliers, primes = self._on(ids.device)
         heads = self.addresses.n_heads
         mix = slots[0][:, :, None] * multipliers[:, 0]  # [B, T, L]
@@ -87,7 +88,12 @@ class TorchHasher:
         return (token_map[ids.clamp(min=0)].long()).where(ids >= 0, ids)
 
     def _look_back(
-        self, compressed: Tensor, keep: Tensor | None, starts: Tensor | None, history: Tensor | None
+        self,
+        compressed: Tensor,
+        keep: Tensor | None,
+        starts: Tensor | None,
+        ends: Tensor | None,
+        history: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
         """See `reference.look_back`; the slots are N tensors ``[B, T]``."""
         import torch
@@ -102,8 +108,8 @@ class TorchHasher:
         # Whether position t may look at t - 1, for all t from the history to one behind the last:
         # the slots of that one are the history for the next call.
         before = alive
-        if self.addresses.layout.ends_after_eos:
-            before = before & (compressed != fill)
+        if ends is not None:
+            before = before & ~ends
         reaches = torch.cat([edge.expand(batch, past + 1), before], dim=1)
         if starts is not None:
             here = torch.cat([edge.expand(batch, past), ~starts.bool(), edge], dim=1)

@@ -62,7 +62,7 @@ def plan(
     memory = open_memory(Path(source), config)
     dtype = memory.config.table_dtype if dtype is None else dtype_name(dtype)
     if to != ATTACHED:
-        check_expressible(memory.config.layout, to, dtype)
+        check_expressible(memory.config, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")
         return to_published(memory, output, to, dtype, tokenizer)
     if memory.kind == "published":

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.reference import compress, hash_ids, look_back
+from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.memory_source import addresses_of, open_memory
@@ -147,7 +147,7 @@ def look_up(
         for token_id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True)
     )
     ids = np.array([encoded.ids], dtype=np.int64)
-    slots = look_back(addresses, compress(addresses, ids))[0][0]  # [T, N]
+    slots = look_back(addresses, ids)[0][0]  # [T, N]
     ngrams = {order: _ngrams(slots[:, :order], text, encoded.offsets) for order in addresses.orders}
     hashed = hash_ids(addresses, ids)[0][0]  # [T, L, C]
     layers = []

@@ -14,6 +14,7 @@ from engram.checkpoints.shards import QUANTISED_TAGS
 from engram.checkpoints.stored_tensor import StoredTensor
 from engram.config import EngramConfig
 from engram.errors import LayoutError
+from engram.layouts import get_layout
 
 # Layouts that have published names, and the quantised dtypes that those have tensors for.
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"demo": (), "deepseek_v41": ("fp8",), "qwen_ple": ()}
@@ -31,23 +32,32 @@ _WHY_NOT = {
 Named = tuple[str, "StoredTensor | NDArray[np.int64]"]
 
 
-def check_expressible(layout: str, to: str, dtype: str) -> None:
+def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
     """Refuse what a published format has no place for.
 
     Args:
-        layout: Layout of the memory.
+        config: The memory.
         to: Layout whose names are to be used.
         dtype: dtype of the tables.
 
     Raises:
         LayoutError: With the reason.
     """
+    layout = config.layout
     if layout != to:
         raise LayoutError(
             f"A memory of layout {layout} cannot be written as {to}: {_WHY_NOT[to]}.",
             f"Its own names are: --to {layout}",
             layout=layout,
             to=to,
+        )
+    if config.ends_after_eos and not get_layout(config.layout).ends_after_eos:
+        raise LayoutError(
+            f"The memory ends documents with token {config.eos_id}, which the published format of "
+            f"{to} does not: whoever reads it would look rows up across documents.",
+            "Write it as --to attached.",
+            to=to,
+            eos_id=config.eos_id,
         )
     if dtype in QUANTISED_TAGS and dtype not in PUBLISHED[to]:
         raise LayoutError(

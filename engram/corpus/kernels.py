@@ -34,9 +34,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def lay_windows(
-    ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, ends_after_eos: Any, slots: Any
-) -> None:
+def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
     """Lay out what positions begin..end-1 read, as `addressing.reference.look_back` does.
 
     Args:
@@ -45,7 +43,6 @@ def lay_windows(
         begin: First position.
         end: Behind the last position.
         fill: The id that is read before a document.
-        ends_after_eos: Whether a document also starts behind every `fill`.
         slots: Filled, uint32 ``[N, end - begin]``: slot k holds the id k places back.
     """
     document = np.searchsorted(boundaries, begin, side="right") - 1
@@ -56,8 +53,6 @@ def lay_windows(
         is_blocked = False
         for k in range(1, slots.shape[0]):
             is_blocked |= t - k < boundaries[document]
-            if not is_blocked and ends_after_eos:
-                is_blocked = ids[t - k] == fill
             slots[k, t - begin] = fill if is_blocked else ids[t - k]
 
 

@@ -116,11 +116,15 @@ class Statistics:
             )
         ids: Any = tokens if addresses.token_map is None else addresses.token_map[tokens]
         ids = ids.astype(np.uint32, copy=False)
+        boundaries = batch.boundaries
+        if addresses.end_id is not None:
+            ends = np.flatnonzero(tokens == addresses.end_id) + 1
+            boundaries = np.union1d(boundaries, ends)
         begin = 0
         while begin < len(ids):
             # A chunk ends where the growth of the text is looked at.
             end = min(begin + _CHUNK, len(ids), begin + self._next_length - self._tokens)
-            self._add(ids, batch.boundaries, begin, end)
+            self._add(ids, boundaries, begin, end)
             self._tokens += end - begin
             if self._tokens == self._next_length:
                 self._next_length = next(self._lengths)
@@ -135,8 +139,7 @@ class Statistics:
 
         addresses, size = self.addresses, end - begin
         slots = self._buffer[: addresses.max_ngram_size * size].reshape(-1, size)
-        ends_after_eos = addresses.layout.ends_after_eos
-        kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, ends_after_eos, slots)
+        kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, slots)
         jobs = [self._pool.submit(self._distinct[n].add, slots[:n]) for n in addresses.orders]
         jobs += [self._pool.submit(rows.add, slots[:n]) for (_, n), rows in self._rows.items()]
         for job in jobs:
