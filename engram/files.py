@@ -11,8 +11,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from engram.errors import InputError, MissingFileError
+
 # Called with the units done so far and the total, None when it is not known.
 Progress = Callable[[int, "int | None"], None]
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Check that a file of results may appear at a path.
+
+    Args:
+        path: Where it is to appear.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        InputError: A folder is there, or a file and `overwrite` is False.
+        MissingFileError: There is no folder to put it into.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder.", "Give the path of a file.", path=str(path))
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"{path} is already there.", "Give --overwrite to replace it.", path=str(path)
+        )
+    if not path.parent.is_dir():
+        raise MissingFileError(
+            f"{path.parent}: no such folder.", "Make it first.", path=str(path.parent)
+        )
 
 
 @contextmanager

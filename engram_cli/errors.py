@@ -59,7 +59,10 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, _USAGE_ERROR):
         context: Any = getattr(error, "ctx", None)
         hint = f"See {context.command_path} --help." if context else ""
-        return Failure("usage", error.format_message(), hint, 2)  # type: ignore[attr-defined]
+        param: Any = getattr(error, "param", None)
+        details = {"options": [param.opts[-1]]} if param is not None else {}
+        message = error.format_message()  # type: ignore[attr-defined]
+        return Failure("usage", message, hint, 2, details)
     if isinstance(error, KeyboardInterrupt):
         return Failure("interrupted", "Interrupted.", "", 130)
     if isinstance(error, MemoryError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from engram.errors import InputError
+from engram_cli.values import read_count, read_dtype, reader
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")]
@@ -31,6 +33,18 @@ ModelOption = Annotated[
         help="Backbone: a name of the built-in catalogue, a folder with config.json, or a hub id.",
     ),
 ]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "-t",
+        "--tokenizer",
+        metavar="NAME|PATH",
+        help="Tokenizer: folder, tokenizer.json or hub id. Default: the model's own.",
+    ),
+]
+RevisionOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub.")
+]
 
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write the result.")
@@ -40,6 +54,32 @@ OverwriteOption = Annotated[
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")
+]
+LinkOption = Annotated[
+    bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
+]
+
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="COUNT", parser=read_count, help="Parameters for the memory, such as 40M."
+    ),
+]
+KOption = Annotated[
+    float | None,
+    typer.Option(
+        "--k",
+        metavar="K",
+        help="Instead of a budget: rows per n-gram ORDER as this multiple of the vocabulary.",
+    ),
+]
+TableDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        parser=read_dtype,
+        help="dtype of the tables: float32, bfloat16, float16, fp8 or int8. Default: as stated.",
+    ),
 ]
 
 
@@ -53,3 +93,9 @@ def layer_list(text: str) -> list[int]:
     if not all(word.strip().isdecimal() for word in words):
         raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
     return [int(word) for word in words]
+
+
+LayersOption = Annotated[
+    Sequence[int] | None,
+    typer.Option(metavar="IDS", parser=reader(layer_list), help="Layers from 0, as 1,6."),
+]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from engram.errors import DoesNotFitError
 from engram.files import Progress
 from engram_cli.errors import drop_closed_stdout
 
@@ -54,6 +55,11 @@ class Output:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def next_step(self, text: str) -> None:
+        """Tell people, not programs, what they may want to do now."""
+        if not self.json:
+            self.note(f"Next: {text}")
+
     def detail(self, text: str) -> None:
         """Tell the user something that only `-v` asks for."""
         if self.verbose:
@@ -62,6 +68,20 @@ class Output:
     def warn(self, text: str) -> None:
         """Warn the user; `-q` does not silence it."""
         print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def answering_no(self, payload: Mapping[str, Any]) -> Iterator[None]:
+        """Let "it does not fit" inside of the block be the answer as well, for programs.
+
+        Args:
+            payload: How the answer begins; what the error knows follows.
+        """
+        try:
+            yield
+        except DoesNotFitError as error:
+            if self.json:
+                self.result({**payload, "fits": False, **error.details}, lambda _: None)
+            raise
 
     @contextmanager
     def progress(self, title: str, unit: str) -> Iterator[Progress]:

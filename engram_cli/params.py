@@ -17,10 +17,11 @@ _WHAT = {int: "a whole number", float: "a number"}
 class _PlainValue:
     """Stands in for typer's own reader of one parameter: the same method, without pydantic."""
 
-    def __init__(self, annotation: Any, low: float | None, high: float | None) -> None:
+    def __init__(self, annotation: Any, info: Any) -> None:
         self.annotation = annotation
-        self.low = low
-        self.high = high
+        self.parser = info.parser
+        self.low = info.min
+        self.high = info.max
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         """Read a value, or each of several."""
@@ -29,6 +30,9 @@ class _PlainValue:
         return None if value is None else self._read(value, param, ctx)
 
     def _read(self, value: Any, param: Any, ctx: Any) -> Any:
+        if self.parser is not None:
+            # A default is there already as it should be. The caller names the parameter.
+            return self.parser(value) if isinstance(value, str) else value
         if get_origin(self.annotation) is Literal:
             choices = get_args(self.annotation)
             if value not in choices:
@@ -58,13 +62,14 @@ def read_plainly(params: list[Any]) -> list[Any]:
             if get_origin(annotation) is list:
                 (annotation,) = get_args(annotation)
             if _is_plain(annotation, info):
-                param._runtime_param = _PlainValue(annotation, info.min, info.max)
+                param._runtime_param = _PlainValue(annotation, info)
     return params
 
 
 def _is_plain(annotation: Any, info: Any) -> bool:
+    if info.parser is not None:
+        return True
     if annotation is Path:
         checks = (info.exists, info.writable, info.resolve_path, info.path_type)
         return not any(checks) and info.file_okay and info.dir_okay
-    is_known = annotation in (bool, int, float, str) or get_origin(annotation) is Literal
-    return is_known and info.parser is None
+    return annotation in (bool, int, float, str) or get_origin(annotation) is Literal

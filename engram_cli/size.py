@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engram.errors import DoesNotFitError, InputError, UsageError
-from engram.units import format_bytes, parse_bytes, parse_count
+from engram.config_doubts import config_doubts
+from engram.errors import UsageError
+from engram.files import check_file
 from engram_cli.options import (
+    BudgetOption,
     JsonOption,
+    KOption,
+    LayersOption,
     ModelOption,
     OverwriteOption,
     QuietOption,
+    TableDtypeOption,
     VerboseOption,
-    layer_list,
 )
 from engram_cli.output import Output
+from engram_cli.size_answer import SCHEMA, answer_of, corpus_answer, show
+from engram_cli.values import blaming, read_bytes, read_count
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.backbone import Backbone
     from engram.config import EngramConfig
     from engram.sizing.budget import Sizing
+    from engram.sizing.load import CorpusStatistics, NgramCount
 
-SCHEMA = "engram.size/1"
-
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="dtype of the stored tables: float32, bfloat16, float16, fp8 or int8."),
-]
+# By config key, or name of a value: the options that decide it.
+_OPTIONS_OF = {
+    **{"layout": ("layout",), "layer_ids": ("layers",), "n_head_per_ngram": ("heads",)},
+    **{"n_embed_per_ngram": ("dim", "heads"), "max_ngram_size": ("max_ngram_size",)},
+    **{"hidden_size": ("hidden_size",), "engram_vocab_size": ("vocab",), "hc_mult": ("hc_mult",)},
+    **{"kernel_size": ("kernel_size",), "table_dtype": ("dtype",), "load": ("load",)},
+    **{"k": ("k",), "share": ("share",), "fill": ("fill",), "tokens": ("tokens",)},
+    "engram_table_size": ("rows", "k", "budget", "share", "memory", "corpus"),
+}
 
 
 def size(
+    ctx: typer.Context,
     model: ModelOption = None,
-    budget: Annotated[
-        str | None, typer.Option(metavar="COUNT", help="Parameters for the memory, such as 40M.")
-    ] = None,
+    budget: BudgetOption = None,
     share: Annotated[
         str | None,
         typer.Option(
@@ -49,17 +56,21 @@ def size(
         ),
     ] = None,
     memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Bytes for tables (in --dtype) and modules, as 8GiB."),
-    ] = None,
-    k: Annotated[
-        float | None,
+        int | None,
         typer.Option(
-            "--k", help="No budget: rows as this multiple of the vocabulary; what it costs."
+            metavar="SIZE",
+            parser=read_bytes,
+            help="Bytes for tables (in --dtype) and modules, as 8GiB.",
         ),
     ] = None,
+    k: KOption = None,
     rows: Annotated[
-        str | None, typer.Option(metavar="COUNT", help="No budget: this many rows; what they cost.")
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            parser=read_count,
+            help="Instead of a budget: this many rows per n-gram ORDER.",
+        ),
     ] = None,
     corpus: Annotated[
         Path | None,
@@ -73,9 +84,10 @@ def size(
         float, typer.Option(metavar="F", help="Share of a table's rows that --corpus may fill.")
     ] = 0.7,
     tokens: Annotated[
-        str | None,
+        int | None,
         typer.Option(
             metavar="COUNT",
+            parser=read_count,
             help="Size for a text of this length, as 10B, predicted from that of --corpus.",
         ),
     ] = None,
@@ -93,13 +105,7 @@ def size(
             "over its heads) or of one HEAD, as the reference demo counts."
         ),
     ] = "order",
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IDS",
-            help="Layers from 0 that read the memory, as 1,6. Default: 1 and the middle.",
-        ),
-    ] = None,
+    layers: LayersOption = None,
     heads: Annotated[int, typer.Option(help="Hash heads per order.")] = 8,
     dim: Annotated[int, typer.Option(help="Memory width per order.")] = 512,
     max_ngram_size: Annotated[
@@ -118,7 +124,7 @@ def size(
         int | None, typer.Option(help="Taps of the convolution. Default: the layout's (demo 4).")
     ] = None,
     layout: Annotated[str, typer.Option(help="demo, deepseek_v41 or qwen_ple.")] = "demo",
-    dtype: DtypeOption = None,
+    dtype: TableDtypeOption = None,
     emit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the config; - prints it instead.")
     ] = None,
@@ -130,7 +136,8 @@ def size(
     """Find the largest k, and with it the table sizes, whose exact parameters fit a budget.
 
     k counts table rows per n-gram order as a multiple of the vocabulary. Every table gets its real
-    prime, every projection, norm and convolution is counted.
+    prime, every projection, norm and convolution is counted. The memory is read in layers 1 and
+    half the depth, unless --layers says otherwise.
 
     Examples:
         $ engram size --model gpt2
@@ -141,100 +148,92 @@ def size(
         $ engram size --hidden-size 2560 --vocab 128815 --layers 1,14 --hc-mult 4 --budget 5.8B
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from engram.backbone import load_backbone
-    from engram.sizing.budget import memory_cost
-    from engram.sizing.load import order_loads, read_statistics, rows_per_order
-    from engram.sizing.shape import memory_shape, tokenizer_length
-
     asked = {"budget": budget, "share": share, "memory": memory, "k": k, "rows": rows}
     asked = {name: value for name, value in asked.items() if value is not None}
-    _check(asked, model, fill, emit, json, corpus, tokens)
-    backbone = load_backbone(model) if model is not None else None
-    if backbone is not None:
-        backbone = replace(backbone, tokenizer_vocab_size=tokenizer_length(backbone))
+    _check(asked, model, fill, corpus, tokens)
+    is_printed = str(emit) == "-"
+    if is_printed and json:
+        raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
+    if emit is not None and not is_printed:
+        check_file(emit, overwrite)
+    from engram.sizing.load import read_statistics
+    from engram.sizing.shape import memory_shape
+
+    backbone = _backbone(model)
     statistics = read_statistics(corpus) if corpus is not None else None
     is_known = backbone is not None and backbone.tokenizer_vocab_size is not None
     if statistics is not None and statistics.is_compressed and vocab is None and not is_known:
         vocab = statistics.vocab_size
-    shape = memory_shape(
-        backbone,
-        layout=layout,
-        layer_ids=None if layers is None else layer_list(layers),
-        n_head_per_ngram=heads,
-        n_embed_per_ngram=dim,
-        max_ngram_size=max_ngram_size,
-        hidden_size=hidden_size,
-        engram_vocab_size=vocab,
-        hc_mult=hc_mult,
-        kernel_size=kernel_size,
-        table_dtype=dtype,
-    )
+    known = {"schema": SCHEMA, "model_params": None if backbone is None else backbone.params}
+    with out.answering_no(known), blaming(ctx, _OPTIONS_OF):
+        shape = memory_shape(
+            backbone,
+            layout=layout,
+            layer_ids=layers,
+            n_head_per_ngram=heads,
+            n_embed_per_ngram=dim,
+            max_ngram_size=max_ngram_size,
+            hidden_size=hidden_size,
+            engram_vocab_size=vocab,
+            hc_mult=hc_mult,
+            kernel_size=kernel_size,
+            table_dtype=dtype,
+        )
+        counts, length = _ngrams(statistics, shape, tokens)
+        sizing = _size(shape, backbone, asked, fill, heads if per == "head" else 1, counts, load)
+        answer = answer_of(sizing, backbone)
+        answer["corpus"] = (
+            None if statistics is None else corpus_answer(statistics, counts, sizing, length, load)
+        )
     if backbone is not None:
         _note_differences(out, backbone, shape, vocab)
-    counts = []
-    if statistics is not None:
-        statistics.check(shape)
-        length = statistics.tokens if tokens is None else parse_count(tokens)
-        counts = [statistics.ngrams(order, length) for order in shape.orders]
-    try:
-        if statistics is not None and not asked:
-            sizing = memory_cost(shape, rows_per_order(shape, counts, load))
-        else:
-            sizing = _size(shape, backbone, asked, fill, heads if per == "head" else 1)
-    except DoesNotFitError as error:
-        if json:
-            params = None if backbone is None else backbone.params
-            answer = {"schema": SCHEMA, "model_params": params, "fits": False, **error.details}
-            out.result(answer, lambda _: None)
-        raise
+    for doubt in config_doubts(sizing.config):
+        out.warn(doubt)
     if emit is not None:
         from engram.config_file import dump_config, write_config
 
         title = f"Sized by engram size{f' for {backbone.name}' if backbone else ''}"
-        if str(emit) == "-":
+        if is_printed:
             text = dump_config(sizing.config, title=title)
             out.result({}, lambda console: console.print(text, end="", soft_wrap=True))
             return
-        if emit.exists() and not overwrite:
-            raise InputError(f"{emit} is already there.", "Give --overwrite to replace it.")
         write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
-    payload = _payload(sizing, backbone)
-    payload["corpus"] = None
-    if statistics is not None:
-        loads = [asdict(item) for item in order_loads(counts, sizing.counts, load)]
-        payload["corpus"] = {
-            "file": str(corpus),
-            "tokens": statistics.tokens,
-            "sized_for_tokens": length,
-            "wanted_load": load,
-            "orders": loads,
-        }
-    out.result(payload, lambda console: _show(console, sizing, payload, model, per, emit))
+    out.result(answer, lambda console: show(console, sizing, answer, per))
+    attach = f"engram attach {model or 'MODEL'} -c {emit or 'engram.yaml'} -o FOLDER"
+    out.next_step(attach if emit else f"the same with --emit engram.yaml, then {attach}")
 
 
 def _check(
     asked: dict[str, Any],
     model: str | None,
     fill: str | None,
-    emit: Path | None,
-    json: bool,
     corpus: Path | None,
-    tokens: str | None,
+    tokens: int | None,
 ) -> None:
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} exclude each other.", "Give one of them.")
     if tokens is not None and corpus is None:
         raise UsageError("--tokens predicts from a text.", "Give its statistics with --corpus.")
     if fill is not None and ("k" in asked or "rows" in asked or (corpus and not asked)):
-        raise UsageError("--fill is a part of a budget, but the size is given already.")
-    if str(emit) == "-" and json:
-        raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
+        raise UsageError(
+            "--fill is a part of a budget, but the size is given already.", "Leave it out."
+        )
     if model is None and ("share" in asked or not (asked or corpus)):
         raise UsageError(
             "A share of the whole needs the model's size.",
             "Give --model, or --budget, --memory, --k, --rows or --corpus.",
         )
+
+
+def _backbone(model: str | None) -> Backbone | None:
+    from engram.backbone import load_backbone
+    from engram.sizing.shape import tokenizer_length
+
+    if model is None:
+        return None
+    backbone = load_backbone(model)
+    return replace(backbone, tokenizer_vocab_size=tokenizer_length(backbone))
 
 
 def _note_differences(
@@ -252,160 +251,40 @@ def _note_differences(
         )
 
 
+def _ngrams(
+    statistics: CorpusStatistics | None, shape: EngramConfig, tokens: int | None
+) -> tuple[list[NgramCount], int]:
+    """The n-grams of the text to size for, and its length."""
+    if statistics is None:
+        return [], 0
+    statistics.check(shape)
+    length = statistics.tokens if tokens is None else tokens
+    return [statistics.ngrams(order, length) for order in shape.orders], length
+
+
 def _size(
     shape: EngramConfig,
     backbone: Backbone | None,
     asked: dict[str, Any],
     fill: str | None,
     heads: int,
+    counts: list[NgramCount],
+    load: float,
 ) -> Sizing:
-    from engram.sizing.budget import (
-        SEED_SHARE,
-        memory_budget,
-        memory_cost,
-        rows_of_k,
-        share_budget,
-        size_memory,
-    )
+    from engram.sizing import budget
+    from engram.sizing.load import rows_per_order
 
+    if counts and not asked:
+        return budget.memory_cost(shape, rows_per_order(shape, counts, load))
     if "k" in asked:
-        return memory_cost(shape, rows_of_k(shape, asked["k"]) * heads)
+        return budget.memory_cost(shape, budget.rows_of_k(shape, asked["k"]) * heads)
     if "rows" in asked:
-        return memory_cost(shape, parse_count(asked["rows"]) * heads)
+        return budget.memory_cost(shape, asked["rows"] * heads)
     if "memory" in asked:
-        budget_params = memory_budget(shape, parse_bytes(asked["memory"]))
+        budget_params = budget.memory_budget(shape, asked["memory"])
     elif "budget" in asked or backbone is None:
-        budget_params = parse_count(asked["budget"])
+        budget_params = asked["budget"]
     else:
-        budget_params = share_budget(backbone.params, asked.get("share", SEED_SHARE))
-    return size_memory(shape, budget_params, fill=fill)
-
-
-def _payload(sizing: Sizing, backbone: Backbone | None) -> dict[str, Any]:
-    from engram.sizing.weights import config_weights
-
-    config, counts = sizing.config, sizing.counts
-    model_params = None if backbone is None else backbone.params
-    whole = counts.total_params + (model_params or 0)
-    parts = config_weights(counts, config.table_dtype)
-    return {
-        "schema": SCHEMA,
-        "model": None if backbone is None else backbone.name,
-        "layout": config.layout,
-        "model_params": model_params,
-        "budget_params": sizing.budget_params,
-        "fits": None if sizing.budget_params is None else True,
-        "k": sizing.k,
-        "k_fill": sizing.k_fill,
-        "seed_rule_k": sizing.seed_rule_k,
-        "engram_vocab_size": config.engram_vocab_size,
-        "engram_table_size": config.engram_table_size,
-        "rows_per_head": config.rows_per_head,
-        "row_width": config.row_width,
-        "layers": [layer.to_dict() for layer in counts.layers],
-        "table_params": counts.table_params,
-        "dense_params": counts.dense_params,
-        "total_params": counts.total_params,
-        "slack_params": sizing.slack_params,
-        "share_of_whole": None if model_params is None else counts.total_params / whole,
-        "table_dtype": config.table_dtype,
-        "table_bytes": sum(part.size_bytes for part in parts if part.group == "table"),
-        "total_bytes": sum(part.size_bytes for part in parts),
-    }
-
-
-def _show(
-    console: Console,
-    sizing: Sizing,
-    payload: dict[str, Any],
-    model: str | None,
-    per: str,
-    emit: Path | None,
-) -> None:
-    from rich.table import Table
-
-    config, counts = sizing.config, sizing.counts
-    facts = Table.grid(padding=(0, 2))
-    if payload["model"] is not None:
-        facts.add_row("model", f"{payload['model_params']:,} parameters", payload["model"])
-    if sizing.budget_params is not None:
-        of = payload["model_params"]
-        part = "" if of is None else f"{sizing.budget_params / (sizing.budget_params + of):.2%}"
-        facts.add_row(
-            "budget", f"{sizing.budget_params:,} parameters", part and f"{part} of the whole"
-        )
-        used = config.engram_table_size[0] / config.engram_vocab_size
-        whole = f"whole k {sizing.k}; " if used != sizing.k else ""
-        filling = f"{sizing.k_fill:.4g} fills the budget (--fill 1)"
-        facts.add_row("k", f"{used:.6g}", f"{whole}{filling}; seed's rule {sizing.seed_rule_k}")
-    elif sizing.k is not None:
-        facts.add_row("k", f"{sizing.k:.6g}")
-    facts.add_row("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size")
-    facts.add_row(
-        "rows per HEAD",
-        _each(config.rows_per_head),
-        f"nominal: an order's rows / {config.n_head_per_ngram} heads",
-    )
-    facts.add_row(
-        "row width",
-        f"{config.row_width}",
-        f"x {counts.n_columns} rows = a token's memory of {config.memory_width}",
-    )
-    primes = [prime for layer in counts.layers for order in layer.primes for prime in order]
-    facts.add_row(
-        "primes", f"{min(primes):,} to {max(primes):,}", f"{len(primes)} heads, all different"
-    )
-    facts.add_row("tables", f"{counts.table_params:,} parameters")
-    facts.add_row("dense parts", f"{counts.dense_params:,} parameters")
-    rest = [] if sizing.slack_params is None else [f"{sizing.slack_params:,} of the budget left"]
-    if payload["share_of_whole"] is not None:
-        rest.insert(0, f"{payload['share_of_whole']:.2%} of the whole")
-    facts.add_row("total", f"{counts.total_params:,} parameters", ", ".join(rest))
-    facts.add_row(
-        "bytes",
-        format_bytes(payload["total_bytes"]),
-        f"tables {format_bytes(payload['table_bytes'])} in {config.table_dtype}",
-    )
-    console.print(facts)
-    if payload["corpus"] is not None:
-        from engram_cli.size_corpus import show_corpus
-
-        show_corpus(console, payload["corpus"])
-    console.print()
-    console.print(_layer_table(sizing, per))
-    name = model or "MODEL"
-    file = "engram.yaml" if emit is None else str(emit)
-    if emit is None:
-        console.print(f"\nNext: the same with --emit {file}, then")
-    else:
-        console.print("\nNext:")
-    console.print(f"  engram attach {name} -c {file} -o FOLDER")
-
-
-def _each(sizes: list[int]) -> str:
-    """One number where all orders have the same."""
-    return f"{sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{size:,}" for size in sizes)
-
-
-def _layer_table(sizing: Sizing, per: str) -> Any:
-    from rich.table import Table
-
-    orders = sizing.config.orders
-    if per == "head":
-        table = Table("layer", "order", "rows of each HEAD (primes)", box=None, pad_edge=False)
-        for layer in sizing.counts.layers:
-            for order, primes in zip(orders, layer.primes, strict=True):
-                table.add_row(str(layer.layer_id), str(order), " ".join(map(str, primes)))
-        return table
-    table = Table("layer", box=None, pad_edge=False)
-    for heading in (
-        *(f"rows of ORDER {order}" for order in orders),
-        "rows stored",
-        "table",
-        "dense",
-    ):
-        table.add_column(heading, justify="right")
-    for layer in sizing.counts.layers:
-        numbers = (*map(sum, layer.primes), layer.rows, layer.table_params, layer.dense_params)
-        table.add_row(str(layer.layer_id), *(f"{number:,}" for number in numbers))
-    return table
+        share = asked.get("share", budget.SEED_SHARE)
+        budget_params = budget.share_budget(backbone.params, share)
+    return budget.size_memory(shape, budget_params, fill=fill)

@@ -99,7 +99,6 @@ def test_people_read_both_sizes(engram):
     assert "rows per HEAD   12,564" in out
     assert "12,569 to 12,853" in out
     assert "18.99% of the whole" in out
-    assert "engram attach gpt2 -c engram.yaml" in out
     _, out, _ = engram("size", "--model", "gpt2", "--per", "head")
     assert "12569 12577" in out
 
@@ -140,20 +139,35 @@ def test_no_k_fits(engram):
         (["--k", "2", "--fill", "1"], 2, "--fill"),
         (["--emit", "-", "--json"], 2, "stdout"),
         (["--per", "row"], 2, "row"),
-        (["--heads", "x"], 2, "heads"),
-        (["--budget", "-5"], 3, "is not a count"),
-        (["--budget", "many"], 3, "is not a count"),
-        (["--memory", "8 apples"], 3, "is not a size"),
-        (["--share", "1"], 3, "between 0 and 1"),
-        (["--fill", "2"], 3, "fraction"),
-        (["--k", "-1"], 3, "positive"),
-        (["--k", "nan"], 3, "positive"),
-        (["--layers", "1,12"], 3, "no layer 12"),
-        (["--layers", "1;6"], 3, "list of layers"),
-        (["--heads", "7"], 3, "not a multiple"),
-        (["--dtype", "float3"], 3, "float3"),
-        (["--layout", "paper"], 3, "no layout"),
-        (["--rows", "3"], 3, "at least 2 rows"),
+        (["--heads", "x"], 2, "'--heads': 'x' is not a whole number"),
+        (["--budget", "-5"], 2, "'--budget': '-5' is not a count. Write it as 40M"),
+        (["--budget", "many"], 2, "'--budget': 'many' is not a count"),
+        (["--budget", "9" * 5000], 2, "999...' is not a count that anything here can have"),
+        (["--budget", "9000000000B", "--dim", "100"], 2, "'--dim': 100 is not a multiple of"),
+        (["--memory", "8 apples"], 2, "'--memory': '8 apples' is not a size"),
+        (["--memory", "8"], 2, "'--memory': '8' is not a size: it has no unit. Write it as 8GiB"),
+        (["--share", "1"], 2, "'--share': A share of 1 is not between 0 and 1"),
+        (["--share", "x"], 2, "'--share': A share of x is not between 0 and 1"),
+        (["--share", "nan"], 2, "'--share': A share of nan is not between 0 and 1"),
+        (["--fill", "2"], 2, "'--fill': A fraction of 2 is not above 0"),
+        (["--fill", "all"], 2, "'--fill': A fraction of all is not above 0"),
+        (["--k", "-1"], 2, "'--k': k = -1.0 is not a positive number"),
+        (["--k", "nan"], 2, "'--k': k = nan is not a positive number"),
+        (["--k", "1e300"], 2, "'--k': k = 1e+300 makes 5.03e+304 rows"),
+        (["--k", "1e308"], 2, "'--k': k = 1e+308 makes inf rows"),
+        (["--k", "1e-9"], 2, "'--k': engram_table_size: [0, 0]: each order needs"),
+        (["--layers", "1,12"], 2, "'--layers': openai-community/gpt2 has no layer 12"),
+        (["--layers", "1;6"], 2, "'--layers': '1;6' is not a list of layers. Write it as 1,6."),
+        (["--layers", "1,1"], 2, "'--layers': [1, 1] names a layer twice"),
+        (["--heads", "7"], 2, "'--heads': n_embed_per_ngram: 512 is not a multiple of"),
+        (["--heads", "7"], 2, "n_head_per_ngram 7; 511 and 518 are"),
+        (["--heads", "0"], 2, "'--heads': 0 is out of range; it must be in 1..256"),
+        (["--heads", "0", "--hc-mult", "0"], 2, "\nInvalid value for '--hc-mult': 0 is out of"),
+        (["--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
+        (["--layout", "paper"], 2, "'--layout': 'paper' is no layout.\nOne of demo"),
+        (["--rows", "3"], 2, "'--rows': [3, 3]: each order needs at least 2 rows"),
+        (["--emit", "."], 3, "is a folder"),
+        (["--emit", "none/a.yaml"], 4, "none: no such folder"),
     ],
 )
 def test_wrong_input(engram, words, code, says):
@@ -161,6 +175,39 @@ def test_wrong_input(engram, words, code, says):
     assert (found, out) == (code, "")
     assert says in err
     assert "Traceback" not in err
+
+
+def test_programs_learn_which_option_is_wrong(engram):
+    for words in (["--budget", "x"], ["--heads", "7"]):
+        code, out, err = engram("size", "--model", "gpt2", *words, "--json")
+        assert (code, out) == (2, "")
+        assert json.loads(err)["details"]["options"] == words[:1]
+
+
+def test_what_the_model_says_is_no_wrong_option(engram, tmp_path):
+    config = {"model_type": "llama", "hidden_size": 2**25, "num_hidden_layers": 4}
+    config |= {"vocab_size": 1000, "intermediate_size": 96, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = engram("size", "--model", tmp_path, "--budget", "1M", "--heads", 4)
+    assert (code, "hidden_size" in err, "--" in err) == (3, True, False)
+
+
+def test_tables_that_nobody_can_store_are_doubted(engram):
+    code, out, err = engram("size", "--model", "gpt2", "--k", "1e9")
+    assert code == 0
+    assert "1e+09" in out
+    assert err.startswith("Warning: engram_table_size makes 100,514,000,000,000 rows a layer")
+    assert engram("size", "--model", "gpt2", "--k", "1e4")[2].startswith("Next: ")
+
+
+def test_the_next_step_is_no_part_of_the_answer(engram):
+    _, out, err = engram("size", "--model", "gpt2")
+    assert "Next" not in out
+    assert err == (
+        "Next: the same with --emit engram.yaml, then engram attach gpt2 -c engram.yaml -o FOLDER\n"
+    )
+    assert engram("size", "--model", "gpt2", "-q")[1:] == (out, "")
+    assert engram("size", "--model", "gpt2", "--json")[2] == ""
 
 
 def test_no_model(engram):

@@ -9,9 +9,12 @@ import pytest
 import typer
 
 from engram_cli.help import Command, new_app
+from engram_cli.values import read_bytes
+
+NAMES = ("text", "rest", "count", "part", "kind", "ids", "flag")
 
 
-def parse(words):
+def parse(words, *names):
     seen = {}
     app = new_app()
 
@@ -24,6 +27,7 @@ def parse(words):
         kind: Literal["order", "head"] = "order",
         ids: Annotated[list[int] | None, typer.Option("--id")] = None,
         flag: Annotated[bool | None, typer.Option("--flag/--no-flag")] = None,
+        size: Annotated[int | None, typer.Option(parser=read_bytes)] = None,
     ):
         seen.update(locals())
 
@@ -32,7 +36,7 @@ def parse(words):
         pass
 
     typer.main.get_command(app)(["one", *words], standalone_mode=False)
-    return {name: seen[name] for name in ("text", "rest", "count", "part", "kind", "ids", "flag")}
+    return {name: seen[name] for name in names or NAMES}
 
 
 def test_defaults():
@@ -64,6 +68,11 @@ def test_values():
         (["--part", "half"], "'half'", "'half' is not a number."),
         (["--kind", "Head"], "'Head'", "'Head' is not one of order, head."),
         (["--id", "1", "--id", "b"], "'b'", "'b' is not a whole number."),
+        (
+            ["--size", "8"],
+            "'8'",
+            "'8' is not a size: it has no unit. Write it as 8GiB, 80GB or 1048576B.",
+        ),
     ],
 )
 def test_refusals(words, value, wording):
@@ -72,6 +81,10 @@ def test_refusals(words, value, wording):
     assert value in refusal.value.message
     if hasattr(refusal.value.param, "_runtime_param"):  # a typer that reads through pydantic
         assert refusal.value.message == wording
+
+
+def test_values_that_the_library_reads():
+    assert parse(["a", "--size", "8GiB"], "size") == {"size": 2**33}
 
 
 def test_a_path_with_checks_is_left_to_typer(tmp_path):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from engram.config import EngramConfig
+from engram.config_rules import MAX_ROW_ID
 from engram.errors import DoesNotFitError, InputError
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount, count_params
@@ -67,8 +68,8 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
     Raises:
         InputError: The share is not between 0 and 1.
     """
-    part = _fraction(share, "share of the whole")
-    if not 0 < part < 1:
+    part = _fraction(share)
+    if part is None or not 0 < part < 1:
         raise InputError(
             f"A share of {share} is not between 0 and 1: it is the memory's part of the whole.",
             "0.25 gives the memory a third of the model's parameters.",
@@ -114,9 +115,13 @@ def size_memory(
     vocab_size, heads = config.engram_vocab_size, config.n_head_per_ngram
     fill_rows = _filling_rows(config, budget_params)
     k = fill_rows // vocab_size
-    part = None if fill is None else _fraction(fill, "fraction of the budget")
-    if part is not None and not 0 < part <= 1:
-        raise InputError(f"A fraction of {fill} is not above 0 and at most 1.", fill=str(fill))
+    part = None if fill is None else _fraction(fill)
+    if fill is not None and (part is None or not 0 < part <= 1):
+        raise InputError(
+            f"A fraction of {fill} is not above 0 and at most 1.",
+            "1 takes all rows that fill the budget.",
+            fill=str(fill),
+        )
     smallest = MIN_ROWS_PER_HEAD * heads
     rows = k * vocab_size if part is None else int(part * fill_rows)
     if rows < smallest:
@@ -157,8 +162,15 @@ def rows_of_k(config: EngramConfig, k: float) -> int:
         InputError: k is not a positive number.
     """
     if not 0 < k < float("inf"):
-        raise InputError(f"k = {k} is not a positive number.", k=str(k))
-    return round(k * config.engram_vocab_size)
+        raise InputError(f"k = {k} is not a positive number.", "Such as 2, or 40.5.", k=str(k))
+    rows = k * config.engram_vocab_size
+    if rows >= MAX_ROW_ID:
+        raise InputError(
+            f"k = {k:g} makes {rows:.3g} rows, which do not fit 62-bit row ids.",
+            "Published memories have k from 40 to 1,000.",
+            k=str(k),
+        )
+    return round(rows)
 
 
 def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
@@ -215,13 +227,11 @@ def _dense_params(config: EngramConfig) -> int:
     return per_layer * len(config.layer_ids)
 
 
-def _fraction(value: str | float | Fraction, what: str) -> Fraction:
+def _fraction(value: str | float | Fraction) -> Fraction | None:
     try:
         return Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise InputError(
-            f"{value!r} is not a {what}.", "Write it as 0.25.", value=str(value)
-        ) from None
+        return None
 
 
 def _does_not_fit(

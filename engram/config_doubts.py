@@ -1,0 +1,29 @@
+"""What a config may hold, but nobody is likely to mean: tables that no machine stores."""
+
+from __future__ import annotations
+
+from engram.config import EngramConfig
+from engram.units import format_bytes, row_bytes
+
+# The largest published tables have 384M rows a layer and 189 GiB in all.
+MANY_ROWS = 10**12
+MANY_BYTES = 100 * 2**40
+
+
+def config_doubts(config: EngramConfig) -> list[str]:
+    """Say what a config that is right probably does not mean, one sentence each.
+
+    Args:
+        config: The memory.
+
+    Returns:
+        Sentences; none for tables of a size that can be stored.
+    """
+    rows = sum(config.engram_table_size)
+    size_bytes = rows * row_bytes(config.row_width, config.table_dtype) * len(config.layer_ids)
+    known = "the largest published ones have 384M rows a layer and 189 GiB in all"
+    if rows > MANY_ROWS:
+        return [f"engram_table_size makes {rows:,} rows a layer; {known}."]
+    if size_bytes > MANY_BYTES:
+        return [f"engram_table_size makes tables of {format_bytes(size_bytes)}; {known}."]
+    return []

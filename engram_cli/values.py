@@ -1,0 +1,85 @@
+"""Values of options: read by the library's own functions, and blamed by name when it refuses them.
+
+A wrong value of an option is a wrong call: exit code 2, with the option, the value and what would
+be right. Some are refused while the call is read (`reader`), others only when the library sees them
+together with a model or a template (`blaming`). What a file holds stays an input error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import typer
+
+from engram.errors import ConfigError, InputError, UsageError
+from engram.units import dtype_name, parse_bytes, parse_count
+
+T = TypeVar("T")
+
+
+def reader(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Make an option's parser of a function that raises `InputError` for what it cannot read."""
+
+    def read_value(text: str) -> T:
+        try:
+            return read(text)
+        except InputError as error:
+            raise typer.BadParameter(f"{error.message} {error.hint}".rstrip()) from None
+
+    return read_value
+
+
+read_count = reader(parse_count)
+read_bytes = reader(parse_bytes)
+read_dtype = reader(dtype_name)
+
+
+@contextmanager
+def blaming(ctx: typer.Context, sources: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Name the options whose values the library refuses inside of the block.
+
+    Args:
+        ctx: The call; only options that it gives are blamed.
+        sources: By config key, or by name of an error's value: the command's parameters that decide
+            it, the one of that very meaning first.
+
+    Raises:
+        UsageError: The library refused values of options; everything else passes as it is.
+    """
+    try:
+        yield
+    except InputError as error:
+        if isinstance(error, ConfigError):
+            refused = [(problem.key, f"{problem.message}.") for problem in error.problems]
+        else:
+            refused = [(key, error.message) for key in error.details if key in sources][:1]
+        blamed = [(key, _given(ctx, sources.get(key, ())), text) for key, text in refused]
+        if not blamed or any(option is None for _, option, _ in blamed):
+            raise
+        raise UsageError(
+            "\n".join(
+                f"Invalid value for '{_flag(ctx, option)}': "
+                + (text if option == sources[key][0] else f"{key}: {text}")
+                for key, option, text in blamed
+                if option is not None
+            ),
+            error.hint or f"See {ctx.command_path} --help.",
+            options=[_flag(ctx, option) for _, option, _ in blamed if option is not None],
+        ) from None
+
+
+def _given(ctx: typer.Context, names: Sequence[str]) -> str | None:
+    """Return the first of these parameters that the call gives."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            return name
+    return None
+
+
+def _flag(ctx: typer.Context, name: str) -> str:
+    """Write a parameter as the user does."""
+    (param,) = (param for param in ctx.command.params if param.name == name)
+    return str(param.opts[-1])
