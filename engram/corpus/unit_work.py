@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -91,7 +91,16 @@ class UnitResult:
 
 
 def run_unit(task: UnitTask) -> UnitResult:
-    """Tokenise a unit and write its files, the one that says so last.
+    """Tokenise a unit and write its files; raises what `encode_unit` does."""
+    with closing(encode_unit(task)) as parts:
+        return write_unit(task, parts)
+
+
+def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
+    """Tokenise a unit.
+
+    Yields:
+        Its documents and, last, what is known of it.
 
     Raises:
         InputError: A document cannot be read or encoded.
@@ -107,31 +116,38 @@ def run_unit(task: UnitTask) -> UnitResult:
         text_key=rules.text_key,
         on_error=rules.on_error,
     )
-    dtype, lengths = token_dtype(tokenizer.vocab_size), [np.empty(0, np.int64)]
-    tokens, digest = 0, hashlib.sha256()
-    with (
-        atomic_write(_file(task, "tokens")) as file,
-        closing(tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos, fast=fast)) as batches,
-    ):
-        for batch in batches:
-            data = batch.tokens.astype(dtype, copy=False).tobytes()
-            file.write(data)
+    documents = tokens = 0
+    digests = hashlib.sha256(), hashlib.sha256()
+    for batch in tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos, fast=fast):
+        for digest, data in zip(digests, _data(batch), strict=True):
             digest.update(data)
-            lengths.append(np.diff(batch.boundaries))
-            tokens += len(batch.tokens)
-    length_data = np.concatenate(lengths).tobytes()
-    with atomic_write(_file(task, "lengths")) as file:
-        file.write(length_data)
-    result = UnitResult(
-        documents=sum(map(len, lengths)),
+        documents += len(batch.boundaries) - 1
+        tokens += len(batch.tokens)
+        yield batch
+    yield UnitResult(
+        documents=documents,
         tokens=tokens,
         skipped=reader.skipped,
         problems=tuple(error.message for error in reader.errors),
-        tokens_sha256=digest.hexdigest(),
-        lengths_sha256=hashlib.sha256(length_data).hexdigest(),
+        tokens_sha256=digests[0].hexdigest(),
+        lengths_sha256=digests[1].hexdigest(),
         engine=engine,
         problem="" if fast is None else fast.problem,
     )
+
+
+def write_unit(task: UnitTask, parts: Iterable[TokenBatch | UnitResult]) -> UnitResult:
+    """Write the files of a unit from what `encode_unit` yields, the one that says so last."""
+    with (
+        atomic_write(_file(task, "tokens")) as tokens,
+        atomic_write(_file(task, "lengths")) as lengths,
+    ):
+        for part in parts:
+            if isinstance(part, UnitResult):
+                result = part
+                continue
+            for file, data in zip((tokens, lengths), _data(part), strict=True):
+                file.write(data)
     write_json(_file(task, "json"), asdict(result))
     return result
 
@@ -189,6 +205,11 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
             expected=sha256,
             found=tokenizer.digest,
         )
+
+
+def _data(batch: TokenBatch) -> tuple[bytes, bytes]:
+    """What the files of a unit hold of a batch: tokens, and lengths of documents."""
+    return batch.tokens.tobytes(), np.diff(batch.boundaries).tobytes()
 
 
 def _file(task: UnitTask, kind: str) -> Path:

@@ -1,0 +1,228 @@
+"""Does the work on a text on Ray, on this machine or a cluster, and again where a worker was lost.
+
+Tasks read the text and the tokenizer, which every node has to see under the same path, and send
+tokens and counts back; they write nothing. What they do follows from their arguments alone, so that
+Ray may run them anywhere and more than once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import engram
+from engram.corpus.local import WorkerLostError
+from engram.corpus.tokenise import TokenBatch
+from engram.corpus.unit_work import UnitResult, UnitTask, encode_unit, write_unit
+from engram.errors import (
+    EngramError,
+    MismatchError,
+    MissingError,
+    MissingFileError,
+    MissingPackageError,
+    UsageError,
+)
+
+RETRIES = 3
+# Ray prints what happens to its workers to stdout, which belongs to whoever calls this.
+_SETTINGS = {
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_MISSING_MODULE = re.compile("No module named '[^']*'")
+
+# A generator function of a module; Ray sends its name, not its code.
+Work = Callable[..., Iterator[Any]]
+
+
+class RayEngine:
+    """A Ray that works while the block runs.
+
+    One that the process is connected to already is used and left as it is.
+
+    Args:
+        address: Of a cluster's head, such as ``10.0.0.1:6379``, or ``auto`` on one of its nodes;
+            None starts a Ray of its own on this machine.
+        workers: CPUs of that Ray; a cluster's are all used.
+        retries: How often a task is done again when its worker is lost.
+
+    Raises:
+        MissingPackageError: ray is not installed.
+        MissingError: There is no Ray at the address.
+        UsageError: The address is one of Ray Client.
+    """
+
+    def __init__(
+        self, address: str | None = None, workers: int = 1, *, retries: int = RETRIES
+    ) -> None:
+        if address is not None and address.startswith("ray://"):
+            raise UsageError(
+                f"{address} is an address of Ray Client, through which results cannot stream.",
+                "Run the command on a node of the cluster, with --address auto.",
+                address=address,
+            )
+        self._address, self._workers, self._retries = address, workers, retries
+        self._is_mine = False
+
+    def __enter__(self) -> RayEngine:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+        except ImportError:
+            raise MissingPackageError("ray", "ray", "--engine ray") from None
+        if not ray.is_initialized():
+            self._is_mine = True
+            self._connect()
+        self._ray = ray
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        # Another one for each that is at work, so that none has to wait.
+        self._most_in_flight = 2 * max(cpus, 1)
+        options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
+        self._serve = ray.remote(**options)(_serve)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_mine:
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        import ray
+
+        options: dict[str, Any] = {"address": self._address}
+        if self._address is None:
+            options = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, ValueError) as error:
+            raise MissingError(
+                f"There is no Ray at {self._address}: {str(error).splitlines()[0]}",
+                "Start one with ray start --head, or leave out --address.",
+                address=self._address,
+            ) from error
+
+    def run_units(self, tasks: Sequence[UnitTask]) -> Iterator[tuple[int, UnitResult]]:
+        """Do units of a corpus; their files are written here. See `engram.corpus.build`.
+
+        Raises:
+            InputError: A document cannot be read or encoded.
+            MissingFileError: A worker does not see the text or the tokenizer.
+            WorkerLostError: A task lost its worker too often.
+        """
+        for task, parts in zip(tasks, self._encode(tasks), strict=True):
+            yield task.index, write_unit(task, parts)
+
+    def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[TokenBatch | UnitResult]:
+        """Tokenise units one after the other; yields and raises what `encode_unit` does."""
+        for parts in self._encode(tasks):
+            yield from parts
+
+    def _encode(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[Any]]:
+        if any(source.path is None for task in tasks for source in task.unit.sources):
+            raise UsageError(
+                "Standard input can only be read by the process that it was given to.",
+                "Write it to a file first, or leave out --engine ray.",
+            )
+        return self._streams(_encode_unit, ((_absolute(task),) for task in tasks))
+
+    def _streams(self, work: Work, calls: Iterable[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
+        """Do work for each of several arguments.
+
+        Yields:
+            For each call, in their order, what the work yields.
+        """
+        running: deque[Any] = deque()
+        for call in calls:
+            if len(running) == self._most_in_flight:
+                yield self._read(running.popleft())
+            running.append(self._serve.remote(engram.__version__, work, call))
+        while running:
+            yield self._read(running.popleft())
+
+    def _read(self, stream: Any) -> Iterator[Any]:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            for reference in stream:
+                value = self._ray.get(reference)
+                if isinstance(value, _Failure):
+                    raise value.error
+                yield value
+        except RayTaskError as error:
+            # Ray wraps what a task raises, and what keeps it from being unpacked, in several ways.
+            if missing := _MISSING_MODULE.search(str(error)):
+                raise MissingError(
+                    f"A Ray worker cannot import what it needs: {missing[0]}.",
+                    f"Install engram-toolkit {engram.__version__} on every node of the cluster.",
+                ) from error
+            raise
+        except RayError as error:
+            raise WorkerLostError(
+                f"A task was given up after {self._retries} retries, because its Ray worker was "
+                f"lost each time ({type(error).__name__}).",
+                "Look for memory that runs out (ray status, ray memory); give fewer workers with "
+                "-j.",
+                retries=self._retries,
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a task ends with when it raised an error that is meant for people."""
+
+    error: Exception
+
+
+def _serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
+    """Do work in a Ray worker, which has one CPU."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    try:
+        _check_version(version)
+        yield from work(*call)
+    except (EngramError, OSError) as error:
+        yield _Failure(error)
+
+
+def _check_version(version: str) -> None:
+    if engram.__version__ != version:
+        raise MismatchError(
+            f"The Ray worker on {socket.gethostname()} has engram-toolkit {engram.__version__}, "
+            f"this command is {version}: their results may differ.",
+            "Install the same version on every node.",
+            expected=version,
+            found=engram.__version__,
+        )
+
+
+def _encode_unit(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
+    files = [source.path for source in task.unit.sources if source.path is not None]
+    files += [path for path in [Path(task.rules.tokenizer)] if path.is_absolute()]
+    for path in files:
+        if not path.exists():
+            raise MissingFileError(
+                f"The Ray worker on {socket.gethostname()} does not see {path}.",
+                "Put the text and the tokenizer where every node sees them under the same path, or "
+                "leave out --engine ray.",
+                file=str(path),
+                node=socket.gethostname(),
+            )
+    yield from encode_unit(task)
+
+
+def _absolute(task: UnitTask) -> UnitTask:
+    """Return the task with paths that mean the same in every folder."""
+    sources = tuple(
+        replace(source, path=source.path and source.path.absolute()) for source in task.unit.sources
+    )
+    rules, path = task.rules, Path(task.rules.tokenizer).expanduser()
+    if path.exists():
+        rules = replace(rules, tokenizer=str(path.absolute()))
+    return replace(task, unit=replace(task.unit, sources=sources), rules=rules)

@@ -1,0 +1,188 @@
+"""Work on Ray: the bytes of the local engine, also when a worker is killed; what cannot work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.corpus import ray_engine
+from engram.corpus.build import BuildRules, build_corpus
+from engram.corpus.local import WorkerLostError
+from engram.corpus.ray_engine import RayEngine
+from engram.corpus.sources import Source, find_sources
+from engram.corpus.unit_work import UnitRules, UnitTask
+from engram.corpus.units import Unit
+from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
+
+# Not imported here: what Ray prints is settled when it is.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+
+BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+TEXT = "".join(
+    f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
+    for i in range(900)
+)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of two workers."""
+    with RayEngine(workers=2) as engine:
+        yield engine
+
+
+def build(sources, folder, engine=None, **options):
+    run = engine and engine.run_units
+    tokenizer = load_tokenizer(str(BPE))
+    rules = options.pop("rules", BuildRules())
+    options = {"unit_bytes": 5000, "engine": run, **options}
+    return build_corpus(sources, tokenizer, folder, rules, **options)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+
+
+def text_file(folder: Path, name: str = "text.txt") -> Path:
+    path = folder / name
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def test_bytes_are_those_of_the_local_engine(ray, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    text_file(tmp_path)
+    sources, _ = find_sources("text.txt")
+    build(sources, Path("local"))
+    build(sources, Path("ray"), ray)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["local", "ray", "text.txt"]
+    assert capfd.readouterr() == ("", "")
+
+
+class Pipe:
+    """A named pipe as a source of text: whoever reads it waits until it is fed."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self.source = Source(str(path), path, records=False)
+
+    def feed(self) -> None:
+        self.path.write_bytes(TEXT.encode())
+
+    def kill_reader(self) -> int:
+        """Wait for a process that waits for the text, and kill it."""
+        while True:
+            try:
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:
+                time.sleep(0.02)
+        (reader,) = (pid for pid in map(int, workers()) if self._is_open_in(pid))
+        os.kill(reader, signal.SIGKILL)
+        while self._is_open_in(reader):
+            time.sleep(0.02)
+        os.close(descriptor)
+        return reader
+
+    def _is_open_in(self, pid: int) -> bool:
+        try:
+            files = list(Path(f"/proc/{pid}/fd").iterdir())
+            return any(os.path.realpath(file) == str(self.path) for file in files)
+        except OSError:
+            return False
+
+
+def workers() -> list[str]:
+    """Processes of Ray's workers on this machine."""
+    return [
+        command.parent.name
+        for command in Path("/proc").glob("[0-9]*/cmdline")
+        if command.exists() and command.read_bytes().startswith(b"ray::")
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+def test_a_worker_killed_in_the_middle_changes_no_byte(ray, tmp_path, capfd):
+    pipe = Pipe(tmp_path / "pipe")
+    (whole,), _ = find_sources(text_file(tmp_path))
+    sources = [whole, pipe.source]
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        killed.append(pipe.kill_reader())
+        pipe.feed()
+
+    for name, engine, act in (("local", None, pipe.feed), ("ray", ray, kill_one)):
+        thread = threading.Thread(target=act)
+        thread.start()
+        build(sources, tmp_path / name, engine)
+        thread.join()
+    assert len(killed) == 1
+    assert str(killed[0]) not in workers()
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_task_that_always_loses_its_worker_is_given_up(ray):
+    def always_lost():
+        yield 0
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    impatient = RayEngine(retries=1)
+    with impatient, pytest.raises(WorkerLostError, match="given up after 1 retries"):
+        list(next(impatient._streams(always_lost, [()])))
+
+
+def test_what_a_worker_lacks_is_named(ray, tmp_path, monkeypatch):
+    def imports_what_is_not_there():
+        import no_such_module
+
+        yield no_such_module
+
+    path = text_file(tmp_path)
+    sources, _ = find_sources(path)
+    with pytest.raises(MissingError, match="no_such_module"):
+        list(next(ray._streams(imports_what_is_not_there, [()])))
+    path.rename(tmp_path / "away.txt")
+    rules = UnitRules(str(BPE), "", True, "paragraph", None, "stop")
+    task = UnitTask(0, Unit(tuple(sources)), rules, tmp_path)
+    with pytest.raises(MissingFileError, match=r"worker on .* does not see .*text\.txt") as caught:
+        list(ray.encode_units([task]))
+    assert "every node" in caught.value.hint
+    monkeypatch.setattr(ray_engine.engram, "__version__", "9.9")
+    with pytest.raises(MismatchError, match="this command is 9.9"):
+        list(next(ray._streams(range, [(1,)])))
+
+
+def test_errors_of_a_worker_arrive_whole(ray, tmp_path):
+    path = text_file(tmp_path)
+    path.write_bytes(TEXT.encode() + b"bad \xff")
+    sources, _ = find_sources(path)
+    line = TEXT.count("\n") + 1
+    with pytest.raises(InputError, match=rf"text\.txt:{line}: byte ") as caught:
+        build(sources, tmp_path / "out", ray)
+    assert caught.value.details["line"] == line
+    built = build(sources, tmp_path / "out", resume=True, rules=BuildRules(on_error="skip"))
+    assert built.resumed_units > 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt"]
+
+
+def test_addresses_without_a_ray():
+    with pytest.raises(UsageError, match="Ray Client"):
+        RayEngine("ray://127.0.0.1:10001")
+
+
+def test_standard_input_stays_here(ray, tmp_path):
+    with pytest.raises(UsageError, match="Standard input"):
+        build(find_sources("-")[0], tmp_path / "out", ray)
+    assert not list(tmp_path.iterdir())
