@@ -124,7 +124,6 @@ def test_gigatoken_gives_the_same_windows(source, workers, monkeypatch, tmp_path
     monkeypatch.setattr(FastEncoder, "_encode_fast", logged)
     assert all(map(equal, read(), plain))
     assert not log.exists()
-    # The first 500 characters are encoded by `tokenizers`.
     monkeypatch.setattr(windows, "WORTH_BYTES", 500)
     fast = read()
     assert len(fast) == len(plain)

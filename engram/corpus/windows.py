@@ -149,7 +149,8 @@ class DocumentPieces:
         self, share: int, shares: int, first: int
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
         """Yield the number of the first piece, and tokens and starts, of some pieces at a time."""
-        texts = _Texts(self._tokenizer, self._add_eos)
+        size_bytes = self._source.total_bytes if isinstance(self._source, TextReader) else None
+        texts = _Texts(self._tokenizer, self._add_eos, (size_bytes or 0) // shares)
         mine: Any = islice(self._source, share + first * shares, None, shares)
         if isinstance(self._source, TextReader):
             for piece, block in enumerate(mine, first):
@@ -189,23 +190,24 @@ class DocumentPieces:
 
 
 class _Texts:
-    """Tokenises texts; with gigatoken where it can, once there were enough to be worth loading it.
+    """Tokenises texts; with gigatoken where it can, when there are enough to be worth loading it.
 
     It lives in one process, for one pass: none of it is shared with a worker or pickled.
     """
 
-    def __init__(self, tokenizer: TokenizerFile, add_eos: bool) -> None:
+    def __init__(self, tokenizer: TokenizerFile, add_eos: bool, expected_bytes: int) -> None:
         self._tokenizer, self._add_eos = tokenizer, add_eos
-        self._characters = 0
+        # Nobody knows how much an iterable holds: there, what has come so far decides.
+        self._size = expected_bytes
         self._fast: FastEncoder | None = None
-        self._is_reported = False
+        self._is_chosen = self._is_reported = False
 
     def tokens(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the token ids of some documents, and True where one starts."""
-        if self._characters < WORTH_BYTES:
-            self._characters += sum(map(len, block.texts))
-            if self._characters >= WORTH_BYTES:
-                self._fast, _ = fast_encoder(self._tokenizer, None)
+        if self._size >= WORTH_BYTES and not self._is_chosen:
+            self._is_chosen = True
+            self._fast, _ = fast_encoder(self._tokenizer, None)
+        self._size += sum(map(len, block.texts))
         batches = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=self._fast)
         (batch,) = batches
         if self._fast is not None and self._fast.problem and not self._is_reported:
