@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engram.config import EngramConfig
+from engram.config_doubts import config_doubts
 from engram.config_file import dump_config, read_config, write_config
-from engram.errors import (
-    ConfigError,
-    DoesNotFitError,
-    InputError,
-    MissingFileError,
-    UsageError,
-)
+from engram.errors import UsageError
+from engram.files import check_file
 from engram.templates import find_config, template_names, template_path, template_title
+from engram_cli.config_answer import check_config, derived, show_derived
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
+    BudgetOption,
     DryRunOption,
     JsonOption,
+    KOption,
     ModelOption,
     OutputOption,
     OverwriteOption,
@@ -28,11 +26,16 @@ from engram_cli.options import (
     VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.values import blaming
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engram.backbone import Backbone
+
 SCHEMA = "engram.config/1"
+# By config key: the options that decide it; --set decides any.
+_OPTIONS_OF = {"k": ("k",), "engram_table_size": ("k", "budget")}
 
 config = new_app(
     help="""List the templates, write a config, show what follows from one, check files.
@@ -74,24 +77,16 @@ def ls(
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     out.result({"schema": SCHEMA, "templates": templates}, show)
-    out.note("Next: engram config show NAME, or engram config new NAME -o FILE.")
+    out.next_step("engram config show NAME, or engram config new NAME -o FILE")
 
 
 @config.command("new", cls=Command)
 def new(
+    ctx: typer.Context,
     template: Annotated[str, typer.Argument(help="Name of the template to start from.")],
     model: ModelOption = None,
-    k: Annotated[
-        float | None,
-        typer.Option("--k", help="Rows per ORDER as this multiple of the vocabulary."),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COUNT",
-            help="Parameters for the memory, such as 40M: takes the largest whole k that fits.",
-        ),
-    ] = None,
+    k: KOption = None,
+    budget: BudgetOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,8 +103,9 @@ def new(
     """Write a config, each key explained: a template, fitted to a model, sized, or changed.
 
     With --model, hidden size, streams, vocabulary, tokenizer and token ids are the model's, the
-    memory is read in its layers 1 and half the depth, and the template's k is kept unless --k or
-    --budget says otherwise. A model without a pad token gets its end-of-text token.
+    memory is read in its layers 1 and half the depth, and the template's k is kept unless --k says
+    otherwise or --budget asks for the largest whole k that fits. A model without a pad token gets
+    its end-of-text token.
 
     Examples:
         $ engram config new gpt2
@@ -119,28 +115,27 @@ def new(
     from engram.new_config import new_config
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    try:
+    if output is not None:
+        check_file(output, overwrite)
+    backbone = _backbone(model)
+    answer = {"schema": SCHEMA, "template": template}
+    with out.answering_no(answer), blaming(ctx, _OPTIONS_OF, general="settings"):
         made = new_config(
             template,
-            backbone=_backbone(model),
+            backbone=backbone,
             k=k,
-            budget_params=_count(budget),
+            budget_params=budget,
             settings=_settings(settings or []),
         )
-    except DoesNotFitError as error:
-        if json:
-            answer = {"schema": SCHEMA, "template": template, "fits": False, **error.details}
-            out.result(answer, lambda _: None)
-        raise
+    for doubt in config_doubts(made):
+        out.warn(doubt)
     title = f"From template {template}" + (f", for {model}" if model else "")
-    if output is not None:
-        _check_place(output, overwrite)
-        if not dry_run:
-            write_config(output, made, title=title)
-    is_written = output is not None and not dry_run
+    is_written = False
+    if output is not None and not dry_run:
+        write_config(output, made, title=title)
+        is_written = True
     payload = {
-        "schema": SCHEMA,
-        "template": template,
+        **answer,
         "config": made.to_dict(),
         "derived": derived(made),
         "output": None if output is None else str(output),
@@ -148,7 +143,7 @@ def new(
     }
     if is_written:
         out.result(payload, lambda console: console.print(f"Wrote {output}", soft_wrap=True))
-        out.note(f"Next: engram report {output}")
+        out.next_step(f"engram report {output}")
     else:
         text = dump_config(made, title=title)
         out.result(payload, lambda console: console.print(text, end="", soft_wrap=True))
@@ -175,7 +170,7 @@ def show(
 
     def show_config(console: Console) -> None:
         console.print(dump_config(found, title=str(source)), soft_wrap=True)
-        _show_derived(console, numbers)
+        show_derived(console, numbers)
 
     Output(json=json, quiet=quiet, verbose=verbose).result(
         {"schema": SCHEMA, "path": str(path), "config": found.to_dict(), "derived": numbers},
@@ -194,88 +189,42 @@ def check(
 ) -> None:
     """Check configs: every problem with its file, line, key and what would be right.
 
-    Ends with exit code 3 when there is any.
+    All of them are checked. Ends with exit code 3 when there is a problem, and with 4 when a file
+    is not there. Tables that nobody could store are a warning.
 
     Examples:
         $ engram config check config.yaml
         $ engram config check gpt2 demo --json
     """
-    files = [_check(find_config(source)) for source in sources]
-    is_ok = all(file["ok"] for file in files)
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    verdicts = [check_config(source) for source in sources]
+    exit_code = max(verdict.exit_code for verdict in verdicts)
+    for verdict in verdicts:
+        for warning in verdict.warnings:
+            out.warn(f"{verdict.path}: {warning}")
 
     def show_verdicts(console: Console) -> None:
-        for file in files:
-            if file["ok"]:
-                console.print(f"{file['path']}: ok", soft_wrap=True)
-            for line in file["lines"]:
-                console.print(line, soft_wrap=True)
+        for verdict in verdicts:
+            console.print(verdict.text, soft_wrap=True)
 
-    shown = [{key: value for key, value in file.items() if key != "lines"} for file in files]
-    Output(json=json, quiet=quiet, verbose=verbose).result(
-        {"schema": SCHEMA, "ok": is_ok, "files": shown}, show_verdicts
-    )
-    if not is_ok:
-        raise typer.Exit(3)
-
-
-def derived(config: EngramConfig) -> dict[str, Any]:
-    """Return what follows from a config: exact rows, widths, and what one token reads."""
-    from engram.addressing.primes import head_primes, stored_rows
-    from engram.units import row_bytes
-
-    rows_per_token = config.n_columns * len(config.layer_ids)
-    return {
-        "k": [size / config.engram_vocab_size for size in config.engram_table_size],
-        "engram_table_size": config.engram_table_size,
-        "rows_per_head": config.rows_per_head,
-        "row_width": config.row_width,
-        "memory_width": config.memory_width,
-        "layers": [
-            {"layer_id": layer_id, "rows": stored_rows(primes, config.row_multiple)}
-            for layer_id, primes in head_primes(config).items()
-        ],
-        "rows_per_token": rows_per_token,
-        "bytes_per_token": rows_per_token * row_bytes(config.row_width, config.table_dtype),
+    payload = {
+        "schema": SCHEMA,
+        "ok": not exit_code,
+        "files": [each.to_dict() for each in verdicts],
     }
+    out.result(payload, show_verdicts)
+    if exit_code:
+        out.next_step("engram config show gpt2 prints a config that is right, each key explained")
+        raise typer.Exit(exit_code)
 
 
-def _show_derived(console: Console, numbers: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    def each(values: list[Any]) -> str:
-        return ", ".join(f"{value:,}" for value in values)
-
-    rows = {
-        "k": f"{', '.join(f'{k:.6g}' for k in numbers['k'])} times the vocabulary per order",
-        "rows per ORDER": f"{each(numbers['engram_table_size'])} (engram_table_size)",
-        "rows per HEAD": f"{each(numbers['rows_per_head'])} (rounded up to primes)",
-        "row width": f"{numbers['row_width']:,} columns",
-        "memory width": f"{numbers['memory_width']:,} values a token and layer",
-        **{
-            f"rows of layer {layer['layer_id']}": f"{layer['rows']:,} stored"
-            for layer in numbers["layers"]
-        },
-        "reads per token": f"{numbers['rows_per_token']:,} rows, {numbers['bytes_per_token']:,} B",
-    }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row("#", name, value)
-    console.print(table)
-
-
-def _backbone(model: str | None) -> Any:
+def _backbone(model: str | None) -> Backbone | None:
     from engram.backbone import load_backbone
 
     return None if model is None else load_backbone(model)
 
 
-def _count(budget: str | None) -> int | None:
-    from engram.units import parse_count
-
-    return None if budget is None else parse_count(budget)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     from engram.strict_yaml import parse_value
 
     settings = {}
@@ -290,22 +239,3 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         except ValueError as error:
             raise UsageError(f"--set {pair}: the value is not YAML: {error}.") from None
     return settings
-
-
-def _check_place(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise InputError(f"{output} is a folder.", "Give the path of a file.", path=str(output))
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} is already there.", "Give --overwrite to replace it.")
-    if not output.parent.is_dir():
-        raise MissingFileError(f"{output.parent}: no such folder.", "Make it first.")
-
-
-def _check(path: Path) -> dict[str, Any]:
-    problems: list[Any] = []
-    lines: list[str] = []
-    try:
-        read_config(path)
-    except ConfigError as error:
-        problems, lines = error.details["problems"], error.message.splitlines()
-    return {"path": str(path), "ok": not problems, "problems": problems, "lines": lines}

@@ -37,13 +37,16 @@ read_dtype = reader(dtype_name)
 
 
 @contextmanager
-def blaming(ctx: typer.Context, sources: Mapping[str, Sequence[str]]) -> Iterator[None]:
+def blaming(
+    ctx: typer.Context, sources: Mapping[str, Sequence[str]], general: str = ""
+) -> Iterator[None]:
     """Name the options whose values the library refuses inside of the block.
 
     Args:
         ctx: The call; only options that it gives are blamed.
         sources: By config key, or by name of an error's value: the command's parameters that decide
             it, the one of that very meaning first.
+        general: A parameter that may decide any key.
 
     Raises:
         UsageError: The library refused values of options; everything else passes as it is.
@@ -55,23 +58,22 @@ def blaming(ctx: typer.Context, sources: Mapping[str, Sequence[str]]) -> Iterato
             refused = [(problem.key, f"{problem.message}.") for problem in error.problems]
         else:
             refused = [(key, error.message) for key in error.details if key in sources][:1]
-        blamed = [(key, _given(ctx, sources.get(key, ())), text) for key, text in refused]
-        if not blamed or any(option is None for _, option, _ in blamed):
+        flags, lines = [], []
+        for key, text in refused:
+            names = sources.get(key, ())
+            name = _first_given(ctx, [*names, general])
+            if name is None:
+                raise
+            flags.append(_flag(ctx, name))
+            about = "" if name in names[:1] else f"{key}: "
+            lines.append(f"Invalid value for '{flags[-1]}': {about}{text}")
+        if not lines:
             raise
-        raise UsageError(
-            "\n".join(
-                f"Invalid value for '{_flag(ctx, option)}': "
-                + (text if option == sources[key][0] else f"{key}: {text}")
-                for key, option, text in blamed
-                if option is not None
-            ),
-            error.hint or f"See {ctx.command_path} --help.",
-            options=[_flag(ctx, option) for _, option, _ in blamed if option is not None],
-        ) from None
+        hint = error.hint or f"See {ctx.command_path} --help."
+        raise UsageError("\n".join(lines), hint, options=flags) from None
 
 
-def _given(ctx: typer.Context, names: Sequence[str]) -> str | None:
-    """Return the first of these parameters that the call gives."""
+def _first_given(ctx: typer.Context, names: Sequence[str]) -> str | None:
     for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

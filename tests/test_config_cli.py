@@ -140,10 +140,14 @@ def test_k_replaces_the_table_size(answer):
         (["--set", "seed=1", "--set", "seed=2"], 2, "--set seed: given twice"),
         (["--set", "seed"], 2, "not of the form KEY=VALUE"),
         (["--set", "seed=[1"], 2, "not YAML"),
-        (["--set", "sede=1"], 3, "sede: unknown key; did you mean seed?"),
-        (["--set", "seed=x"], 3, "template gpt2 with what was changed: seed: 'x'"),
-        (["--k", "-1"], 3, "k: -1.0 is not a positive number"),
-        (["--budget", "lots"], 3, "'lots' is not a count"),
+        (["--set", "sede=1"], 2, "'--set': sede: unknown key; did you mean seed?"),
+        (["--set", "seed=x"], 2, "'--set': seed: 'x' is not a whole number"),
+        (["--set", "layout=qwen_ple"], 2, "'--set': eos_id: missing: layout qwen_ple"),
+        (["--set", "k=1e400"], 2, "'--set': k: inf is not a positive number"),
+        (["--set", f"k={10**400}"], 2, "'--set': k: that many times the vocabulary"),
+        (["--k", "-1"], 2, "'--k': -1.0 is not a positive number"),
+        (["--k", "1e300"], 2, "'--k': that many times the vocabulary are more rows than 62-bit"),
+        (["--budget", "lots"], 2, "'--budget': 'lots' is not a count"),
     ],
 )
 def test_new_refuses(engram, words, code, message):
@@ -219,15 +223,50 @@ def test_check_tells_every_problem_and_keeps_the_verdict(engram, answer, tmp_pat
     problem = payload["files"][1]["problems"][-1]
     assert (problem["key"], problem["line"]) == ("hiden_size", 2)
     code, out, err = engram("check", good, bad)
-    assert (code, err) == (3, "")
+    assert code == 3
+    assert err.startswith("Next: engram config show gpt2")
     assert f"{good}: ok\n" in out
     assert f"{bad}:2: hiden_size: unknown key; did you mean hidden_size?" in out
 
 
-@pytest.mark.parametrize("command", ["show", "check"])
-def test_what_is_not_there_is_named(engram, command):
-    code, error = failure(engram, command, "none.yaml")
+def test_check_goes_on_behind_a_file_that_is_not_there(engram, answer, tmp_path):
+    (tmp_path / "bad.yaml").write_text("layout: none\n")
+    sources = ("gpt2", "none.yaml", "bad.yaml", tmp_path, "gpt-2")
+    code, payload = answer("check", *sources)
+    assert (code, payload["ok"]) == (4, False)
+    assert [file["ok"] for file in payload["files"]] == [True, False, False, False, False]
+    assert [file["path"] for file in payload["files"]][1:] == [
+        *("none.yaml", "bad.yaml", str(tmp_path), "gpt-2")
+    ]
+    code, out, _ = engram("check", *sources)
+    assert code == 4
+    assert "none.yaml: no such config file. " in out
+    assert "bad.yaml:1: layout: 'none' is no layout" in out
+    assert f"{tmp_path}: Is a directory." in out
+    assert "'gpt-2' is no template. Did you mean gpt2?" in out
+    assert engram("check", "gpt2", "bad.yaml")[0] == 3
+
+
+def test_check_doubts_tables_that_nobody_can_store(engram, answer, tmp_path):
+    text = "\n".join(engram("new", "gpt2")[1].splitlines()).replace("100514", "10000000000000")
+    (tmp_path / "huge.yaml").write_text(text)
+    code, payload = answer("check", "huge.yaml", "engram-40b")
+    assert (code, payload["ok"]) == (0, True)
+    assert [len(file["warnings"]) for file in payload["files"]] == [1, 0]
+    code, out, err = engram("check", "huge.yaml")
+    assert (code, out) == (0, "huge.yaml: ok\n")
+    assert err.startswith("Warning: huge.yaml: engram_table_size makes 20,000,000,000,000 rows")
+    (tmp_path / "wide.yaml").write_text(
+        text.replace("10000000000000", "300000000000").replace(
+            "n_embed_per_ngram: 512", "n_embed_per_ngram: 4096"
+        )
+    )
+    assert "makes tables of 2235.17 TiB" in engram("check", "wide.yaml")[2]
+
+
+def test_what_is_not_there_is_named(engram):
+    code, error = failure(engram, "show", "none.yaml")
     assert (code, error["code"]) == (4, "missing_file")
     assert "none.yaml" in error["message"]
-    code, error = failure(engram, command, "gpt-2")
+    code, error = failure(engram, "show", "gpt-2")
     assert (code, error["hint"]) == (4, "Did you mean gpt2?")
