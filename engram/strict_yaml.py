@@ -107,8 +107,8 @@ def _read_pair(loader: _Loader, key_node: Any, value_node: Any, found: Mapping) 
         found.values[key] = loader.construct_object(value_node, deep=True)
     except yaml.YAMLError as error:
         found.problems.append(_problem(key, error))
-    except ValueError as error:
-        found.problems.append(Problem(key, str(error), line))
+    except ValueError:  # what looks like a number, with more digits than Python reads
+        found.problems.append(Problem(key, f"{value_node.value[:20]}... has too many digits", line))
 
 
 def parse_value(text: str) -> Any:

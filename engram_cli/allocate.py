@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engram.errors import UsageError
-from engram.units import parse_count
 from engram_cli.options import JsonOption, QuietOption, VerboseOption
 from engram_cli.output import Output
+from engram_cli.values import blaming, read_count
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -19,13 +19,28 @@ if TYPE_CHECKING:
     from engram.sizing.allocation import Allocation
 
 
+# By name of a value that the library refuses: the options that decide it.
+_OPTIONS_OF = {
+    **{"rho": ("rho",), "active_params": ("active", "total")},
+    **{"kept": ("experts_kept",), "baseline": ("experts_baseline",), "active": ("experts_active",)},
+}
+
+
 def allocate(
+    ctx: typer.Context,
     total: Annotated[
-        str | None,
-        typer.Option(metavar="COUNT", help="P_tot: parameters without embedding and head, as 26B."),
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            parser=read_count,
+            help="P_tot: parameters without embedding and head, as 26B.",
+        ),
     ] = None,
     active: Annotated[
-        str | None, typer.Option(metavar="COUNT", help="P_act: those that one token uses, as 3B.")
+        int | None,
+        typer.Option(
+            metavar="COUNT", parser=read_count, help="P_act: those that one token uses, as 3B."
+        ),
     ] = None,
     rho: Annotated[
         str | None,
@@ -56,29 +71,33 @@ def allocate(
     from engram.sizing.allocation import BEST_RHO, KNOWN
     from engram.sizing.allocation import allocate as split
 
-    by_experts = _rho_from_experts(experts_kept, experts_baseline, experts_active)
+    with blaming(ctx, _OPTIONS_OF):
+        by_experts = _rho_from_experts(experts_kept, experts_baseline, experts_active)
     if by_experts is not None and rho is not None:
         raise UsageError("--rho and expert counts exclude each other.", "Give one of them.")
     if (total is None) != (active is None) or (total is None and by_experts is None):
         raise UsageError("Give both --total and --active.", "Expert counts alone give rho.")
     given = by_experts if rho is None else rho
     rhos = list(BEST_RHO) if given is None else [given]
-    sizes = None if total is None or active is None else (parse_count(total), parse_count(active))
-    splits = [] if sizes is None else [split(*sizes, value) for value in rhos]
+    splits: list[Allocation] = []
+    if total is not None and active is not None:
+        with blaming(ctx, _OPTIONS_OF):
+            splits = [split(total, active, value) for value in rhos]
     points = [_point(item, row_width) for item in splits]
     payload = {
         "schema": "engram.allocate/1",
-        "P_tot": sizes and sizes[0],
-        "P_act": sizes and sizes[1],
-        "P_sparse": sizes and sizes[0] - sizes[1],
+        "P_tot": total,
+        "P_act": active,
+        "P_sparse": None if total is None or active is None else total - active,
         **(points[0] if points else {"rho": float(rhos[0]), "P_MoE": None, "P_Engram": None}),
         "rho_from": "given" if rho is not None else "paper" if by_experts is None else "experts",
         "points": points,
         "known": [vars(known) for known in KNOWN],
     }
-    Output(json=json, quiet=quiet, verbose=verbose).result(
-        payload, lambda console: _show(console, payload)
-    )
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    out.result(payload, lambda console: _show(console, payload))
+    if points:
+        out.next_step(f"engram size --model MODEL --budget {points[0]['P_Engram']}")
 
 
 def _rho_from_experts(
@@ -90,7 +109,8 @@ def _rho_from_experts(
         return None
     if kept is None or baseline is None or active is None:
         raise UsageError(
-            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active."
+            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active.",
+            "Or give --rho itself.",
         )
     return rho_from_experts(kept, baseline, active)
 
@@ -122,9 +142,5 @@ def _show(console: Console, payload: dict[str, Any]) -> None:
     else:
         console.print(f"rho {payload['rho']:.4f}")
     console.print("\nPublished points")
-    known = Table.grid(padding=(0, 2))
     for item in payload["known"]:
-        known.add_row(f"  {item['what']}", item["result"], item["kind"])
-    console.print(known)
-    if payload["points"]:
-        console.print(f"\nNext: engram size --model MODEL --budget {payload['P_Engram']}")
+        console.print(f"  {item['what']} ({item['kind']})\n    {item['result']}", soft_wrap=True)

@@ -249,4 +249,29 @@ def test_allocate_by_experts(engram):
     assert engram("allocate", *words[:4])[0] == 2
     assert engram("allocate", *words, "--rho", "0.5")[0] == 2
     assert engram("allocate", "--total", "5B")[0] == 2
-    assert engram("allocate", "--total", "5B", "--active", "6B")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--total", "5B", "--active", "6B"], "'--active': 6,000,000,000 active of 5,000,000,000"),
+        (["--total", "x", "--active", "6B"], "'--total': 'x' is not a count"),
+        (["--total", "5B", "--active", "3B", "--rho", "2"], "'--rho': rho 2 is not between 0"),
+        (["--total", "5B", "--active", "3B", "--rho", "x"], "'--rho': rho x is not between 0"),
+        (["--total", "5B", "--active", "3B", "--row-width", "0"], "'--row-width': 0 is not at"),
+        (
+            ["--experts-kept", "80", "--experts-baseline", "72", "--experts-active", "6"],
+            "'--experts-kept': 80 experts kept of 72",
+        ),
+    ],
+)
+def test_allocate_refuses(engram, words, says):
+    code, out, err = engram("allocate", *words)
+    assert (code, out) == (2, "")
+    assert says in err
+
+
+def test_allocate_fits_a_terminal(engram):
+    _, out, err = engram("allocate", "--total", "9.9B", "--active", "993M", "--row-width", 80)
+    assert max(map(len, out.splitlines())) <= 80
+    assert err == "Next: engram size --model MODEL --budget 2226750000\n"
