@@ -113,8 +113,9 @@ def build(
         $ engram corpus build - -t gpt2 -o lines --split line --no-eos --json
     """
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.build import BuildRules, build_corpus, check_corpus_folder, work_folder
+    from engram.corpus.build import BuildRules, build_corpus, check_corpus_folder
     from engram.corpus.sources import STDIN, find_sources
+    from engram.corpus.work import work_folder
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:

@@ -19,10 +19,11 @@ import pytest
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus import build as build_module
 from engram.corpus import unit_work
-from engram.corpus.build import BuildRules, build_corpus, work_folder
+from engram.corpus.build import BuildRules, build_corpus
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.units import plan_units
+from engram.corpus.work import work_folder
 from engram.errors import InputError, MismatchError, MissingPackageError
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"

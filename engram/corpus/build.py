@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +25,10 @@ from engram.corpus.unit_work import (
     read_unit,
 )
 from engram.corpus.units import UNIT_BYTES, Unit, plan_units
-from engram.errors import InputError
-from engram.files import Progress, write_json
+from engram.corpus.work import working
+from engram.files import Progress
 
 SCHEMA = "engram.corpus/1"
-_JOB = "job.json"
 
 # Does units and gives each one's index and result, in their order.
 Engine = Callable[[Sequence[UnitTask]], Iterator[tuple[int, UnitResult]]]
@@ -117,31 +113,20 @@ def build_corpus(
         WorkerLostError: A worker process was killed.
     """
     check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
-    job = _job(sources, tokenizer, rules, unit_bytes)
+    job = text_job(sources, tokenizer, rules, unit_bytes)
     if resume and (finished := _finished(folder, job)) is not None:
         return finished
     check_corpus_folder(folder, overwrite)
-    with _working(folder, job, resume, overwrite) as work:
-        unit_rules = UnitRules(
-            tokenizer=str(tokenizer.path or tokenizer.name),
-            tokenizer_sha256=tokenizer.digest,
-            add_eos=rules.add_eos,
-            split=rules.split,
-            text_key=rules.text_key,
-            on_error=rules.on_error,
-        )
-        units = plan_units(sources, rules.split, unit_bytes)
-        sizes = [source.size_bytes for source in sources]
-        text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-        tasks = [UnitTask(i, unit, unit_rules, work, text_bytes) for i, unit in enumerate(units)]
+    with working(folder, job, resume, overwrite) as work:
+        tasks = plan_tasks(sources, tokenizer, rules, work, unit_bytes)
         results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
         resumed = len(results)
         todo = [task for task in tasks if task.index not in results]
-        total = sum(unit.size_bytes for unit in units)
-        done_bytes = sum(units[index].size_bytes for index in results)
+        total = sum(task.unit.size_bytes for task in tasks)
+        done_bytes = sum(tasks[index].unit.size_bytes for index in results)
         for index, result in (engine or (lambda tasks: run_local(tasks, workers)))(todo):
             results[index] = result
-            done_bytes += units[index].size_bytes
+            done_bytes += tasks[index].unit.size_bytes
             if progress is not None:
                 progress(done_bytes, total)
         ordered = [results[task.index] for task in tasks]
@@ -151,12 +136,42 @@ def build_corpus(
         return _assemble(folder, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
 
 
+def plan_tasks(
+    sources: Sequence[Source],
+    tokenizer: TokenizerFile,
+    rules: BuildRules,
+    folder: Path = Path(),
+    unit_bytes: int = UNIT_BYTES,
+) -> list[UnitTask]:
+    """Cut the work on a text into units; see `build_corpus` and `plan_units`.
+
+    Args:
+        sources: The files of the text.
+        tokenizer: The tokenizer, read from a file.
+        rules: How the text becomes tokens.
+        folder: Where units are written, if they are.
+        unit_bytes: About as many bytes of text as a unit has.
+    """
+    unit_rules = UnitRules(
+        tokenizer=str(tokenizer.path or tokenizer.name),
+        tokenizer_sha256=tokenizer.digest,
+        add_eos=rules.add_eos,
+        split=rules.split,
+        text_key=rules.text_key,
+        on_error=rules.on_error,
+    )
+    units = plan_units(sources, rules.split, unit_bytes)
+    sizes = [source.size_bytes for source in sources]
+    text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
+    return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
+
+
 def check_corpus_folder(folder: Path, overwrite: bool) -> None:
     """Check that a corpus may appear at a path; see `engram.folders.check_folder`."""
     check_folder(folder, SCHEMA, overwrite)
 
 
-def _job(
+def text_job(
     sources: Sequence[Source], tokenizer: TokenizerFile, rules: BuildRules, unit_bytes: int
 ) -> dict[str, Any]:
     """Everything that the bytes of the corpus follow from, and when the files were changed."""
@@ -182,7 +197,8 @@ def _job(
     }
 
 
-def _without_times(job: dict[str, Any]) -> dict[str, Any]:
+def without_times(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job with the names and sizes of its inputs alone, as manifests tell it."""
     inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
     return {**job, "inputs": inputs}
 
@@ -191,93 +207,13 @@ def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
     """Return the corpus that is there when it is the one asked for."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if {key: manifest[key] for key in job} != _without_times(job):
+        if {key: manifest[key] for key in job} != without_times(job):
             return None
         size = sum(int(file["bytes"]) for file in manifest["files"])
         size += (folder / MANIFEST).stat().st_size
         return BuiltCorpus(manifest, size, len(manifest["units"]), was_finished=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def work_folder(folder: Path) -> Path:
-    """Where an unfinished build of a folder keeps what it has done."""
-    folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.building")
-
-
-@contextmanager
-def _working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
-    """Give the hidden folder of a build; it goes when the build is done, or has nothing done."""
-    work = work_folder(folder)
-    before = _read_job(work)
-    if work.exists() and before is None and any(work.iterdir()):
-        raise InputError(
-            f"{work} is in the way and was not written by this command.",
-            "Move it away, or choose another folder.",
-            output=str(folder),
-            work=str(work),
-        )
-    if before is not None and not resume and not overwrite:
-        raise InputError(
-            f"There is an unfinished build of {folder} ({work.name} beside it).",
-            "Go on with --resume, or start over with --overwrite.",
-            output=str(folder),
-            work=str(work),
-        )
-    if before is not None and resume and (differs := _differences(before, job)):
-        raise InputError(
-            f"The unfinished build of {folder} began with other {', '.join(differs)}.",
-            "Give what it began with, or start over with --overwrite and without --resume.",
-            output=str(folder),
-            differs=differs,
-        )
-    work.mkdir(parents=True, exist_ok=True)
-    with _lock(work, folder):
-        for entry in work.iterdir():
-            if entry.name != _JOB and (not resume or entry.name.endswith(".part")):
-                entry.unlink()
-        write_json(work / _JOB, job)
-        try:
-            yield work
-        except BaseException:
-            if not any(work.glob("unit-*.json")):
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-        shutil.rmtree(work)
-
-
-def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
-    """Names of what the units that are done do not follow from any more."""
-    differs = [key for key in job if before.get(key) != job[key]]
-    # A unit that was done without an error to stop at has none to skip.
-    if "on_error" in differs and before.get("on_error") == "stop":
-        differs.remove("on_error")
-    return differs
-
-
-def _read_job(work: Path) -> dict[str, Any] | None:
-    try:
-        job: dict[str, Any] = json.loads((work / _JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return job
-
-
-@contextmanager
-def _lock(work: Path, folder: Path) -> Iterator[None]:
-    """Keep a second build away; the lock goes with the process, however it ends."""
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another process is building {folder}.", "Wait for it.", output=str(folder)
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _assemble(
@@ -305,7 +241,7 @@ def _assemble(
         }
         values = {
             "schema": SCHEMA,
-            **_without_times(job),
+            **without_times(job),
             "dtype": token_dtype(tokenizer.vocab_size).name,
             "counts": counts,
             "problems": problems[:MAX_LISTED_PROBLEMS],

@@ -1,0 +1,117 @@
+"""The hidden folder where results that are not finished keep what is done, to go on from there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engram.errors import InputError
+from engram.files import write_json
+
+_JOB = "job.json"
+
+
+def work_folder(folder: Path) -> Path:
+    """Where an unfinished build of a folder keeps what it has done."""
+    folder = folder.resolve()
+    return folder.with_name(f".{folder.name}.building")
+
+
+@contextmanager
+def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Give the hidden folder of a build; it goes when the build is done, or has nothing done.
+
+    Args:
+        folder: The folder that is built.
+        job: What the results follow from; they are resumed only with the same.
+        resume: Whether to go on with what is there.
+        overwrite: Whether what is there may be thrown away.
+
+    Yields:
+        The hidden folder, with whatever was done before.
+
+    Raises:
+        InputError: Something is in the way, the job differs, or another process is at work.
+    """
+    work = work_folder(folder)
+    before = _read_job(work)
+    if work.exists() and before is None and any(work.iterdir()):
+        raise InputError(
+            f"{work} is in the way and was not written by this command.",
+            "Move it away, or choose another folder.",
+            output=str(folder),
+            work=str(work),
+        )
+    if before is not None and not resume and not overwrite:
+        raise InputError(
+            f"There is an unfinished build of {folder} ({work.name} beside it).",
+            "Go on with --resume, or start over with --overwrite.",
+            output=str(folder),
+            work=str(work),
+        )
+    if before is not None and resume and (differs := _differences(before, job)):
+        raise InputError(
+            f"The unfinished build of {folder} began with other {', '.join(differs)}.",
+            "Give what it began with, or start over with --overwrite and without --resume.",
+            output=str(folder),
+            differs=differs,
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    with _lock(work, folder):
+        _clean(work, keep_done=resume)
+        write_json(work / _JOB, job)
+        try:
+            yield work
+        except BaseException:
+            # What is done says so in a .json of its own.
+            if all(file.name == _JOB for file in work.rglob("*.json")):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work)
+
+
+def _clean(work: Path, *, keep_done: bool) -> None:
+    for entry in list(work.rglob("*.part")) if keep_done else list(work.iterdir()):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _JOB:
+            entry.unlink()
+
+
+def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
+    """Names of what the units that are done do not follow from any more."""
+    differs = [key for key in job if before.get(key) != job[key]]
+    # A unit that was done without an error to stop at has none to skip.
+    if "on_error" in differs and before.get("on_error") == "stop":
+        differs.remove("on_error")
+    return differs
+
+
+def _read_job(work: Path) -> dict[str, Any] | None:
+    try:
+        job: dict[str, Any] = json.loads((work / _JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return job
+
+
+@contextmanager
+def _lock(work: Path, folder: Path) -> Iterator[None]:
+    """Keep a second build away; the lock goes with the process, however it ends."""
+    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another process is building {folder}.", "Wait for it.", output=str(folder)
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
