@@ -11,7 +11,7 @@ from engram.config_file import read_config
 from engram.errors import MissingFileError
 
 _SUFFIX = ".yaml"
-_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def template_names() -> list[str]:
@@ -61,7 +61,7 @@ def find_config(name_or_path: str | Path) -> Path:
         MissingFileError: There is neither such a template nor such a file.
     """
     path, name = Path(name_or_path), str(name_or_path)
-    is_path = path.is_file() or path.suffix in _CONFIG_SUFFIXES or path.name != name
+    is_path = path.is_file() or path.suffix in CONFIG_SUFFIXES or path.name != name
     return path if is_path else template_path(name)
 
 

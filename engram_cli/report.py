@@ -20,10 +20,17 @@ from engram.sizing.memory import (
 )
 from engram.sizing.reads import rate_of, reads_of
 from engram.sizing.weights import total_of
-from engram.units import parse_bytes
-from engram_cli.options import JsonOption, ModelOption, QuietOption, VerboseOption
+from engram_cli.options import (
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    RevisionOption,
+    TableDtypeOption,
+    VerboseOption,
+)
 from engram_cli.output import Output
 from engram_cli.report_target import Target, find_target
+from engram_cli.values import read_bytes
 
 
 def report(
@@ -45,32 +52,34 @@ def report(
         typer.Option(help="In training; the last two are for tables, with adam for the rest."),
     ] = "adam",
     tables: Annotated[Place, typer.Option(help="Where the tables are.")] = "gpu",
-    tp: Annotated[int, typer.Option(help="Devices that share the rows of each table.")] = 1,
+    tp: Annotated[int, typer.Option(min=1, help="Devices that share the rows of each table.")] = 1,
     device_memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory of one device, as 80GiB: does it fit?"),
+        int | None,
+        typer.Option(
+            metavar="SIZE", parser=read_bytes, help="Memory of one device, as 80GiB: does it fit?"
+        ),
     ] = None,
     host_memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory of the host of all devices: does it fit?"),
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=read_bytes,
+            help="Memory of the host of all devices, as 1TiB: does it fit?",
+        ),
     ] = None,
     tokens_per_second: Annotated[
         int | None,
         typer.Option(metavar="COUNT", min=1, help="Speed: reads and bytes a second that it takes."),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="dtype of the tables, instead of the config's or the checkpoint's."),
-    ] = None,
+    dtype: TableDtypeOption = None,
     tokens_per_step: Annotated[
-        int, typer.Option(help="Tokens of a training step on a device, for sparse gradients.")
+        int,
+        typer.Option(min=1, help="Tokens of a training step on a device, for sparse gradients."),
     ] = TOKENS_PER_STEP,
     freeze_base: Annotated[
         bool, typer.Option("--freeze-base", help="In training: only the memory is trained.")
     ] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.")
-    ] = None,
+    revision: RevisionOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -93,8 +102,8 @@ def report(
     use_of = partial(
         memory_use,
         found.weights,
-        device_memory_bytes=None if device_memory is None else parse_bytes(device_memory),
-        host_memory_bytes=None if host_memory is None else parse_bytes(host_memory),
+        device_memory_bytes=device_memory,
+        host_memory_bytes=host_memory,
         tokens_per_step=tokens_per_step,
         freeze_base=freeze_base,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
-from engram.errors import UsageError
+from engram.errors import MissingFileError, UsageError
 from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
+from engram.templates import CONFIG_SUFFIXES, load_config, template_names
 from engram.units import dtype_name
 
 
@@ -52,9 +54,11 @@ def find_target(
 def _config(target: str, model: str | None, dtype: str | None) -> Target:
     from engram.layouts import get_layout
     from engram.sizing.counts import count_params
-    from engram.templates import load_config
 
-    config = load_config(target)
+    try:
+        config = load_config(target)
+    except MissingFileError:
+        raise _nothing(target) from None
     counts = count_params(config)
     weights = config_weights(counts, dtype or config.table_dtype)
     notes = []
@@ -78,6 +82,32 @@ def _config(target: str, model: str | None, dtype: str | None) -> Target:
         hash_rows={layer.layer_id: layer.hash_rows for layer in counts.layers},
         weights=weights,
         notes=notes,
+    )
+
+
+def _nothing(target: str) -> MissingFileError:
+    """The error for a target that is none of the things that it could be."""
+    from engram.backbone.catalogue import catalogue_names, find_in_catalogue
+
+    if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
+        hint = "Check the path; engram config ls lists the templates."
+        return MissingFileError(f"{target}: no such file or folder.", hint, target=target)
+    base = find_in_catalogue(target)
+    if base is not None:
+        return MissingFileError(
+            f"{target} is a base model without a memory ({base.params:,} parameters).",
+            f"engram size --model {target} sizes one for it.",
+            target=target,
+        )
+    models = [name.rpartition("/")[2].lower() for name in catalogue_names()]
+    names = dict.fromkeys([*template_names(), *models])
+    near = get_close_matches(target.lower(), names, n=3)
+    return MissingFileError(
+        f"{target} is neither a template, nor a file or folder here, nor the id of a checkpoint on "
+        "the hub (organisation/name).",
+        f"Did you mean {' or '.join(near)}?" if near else "engram config ls lists the templates.",
+        target=target,
+        near=near,
     )
 
 

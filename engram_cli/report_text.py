@@ -6,27 +6,28 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from engram.units import format_bytes
+from engram.units import format_bytes, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _FOLDED = 5  # equal parts of so many layers are one line
 _KINDS = {
-    "config": "as configured",
-    "attached": "attached to its base",
-    "adapter": "an adapter",
+    "config": "a config",
+    "attached": "a model with its memory",
+    "adapter": "a memory without its base",
     "released": "a released checkpoint",
 }
 
 
 def show(console: Console, payload: dict[str, Any]) -> None:
     """Print a report."""
+    dtype, optimizer = payload["table_dtype"] or "several dtypes", payload["optimizer"]
     console.print(
-        f"{payload['target']}: {payload['title']}, {_KINDS[payload['target_kind']]}\n"
-        f"layout {payload['layout']}, {payload['mode']}"
-        + (f" with {payload['optimizer']}" if payload["optimizer"] else "")
-        + f", tables in {payload['table_dtype'] or 'several dtypes'} on the {payload['tables']}\n"
+        f"{payload['target']} is {_KINDS[payload['target_kind']]}.\n"
+        f"Layout {payload['layout']}: {payload['title']}.\n"
+        f"Counted for {payload['mode']}{f' with {optimizer}' if optimizer else ''}, tables in "
+        f"{dtype} on the {payload['tables']}.\n"
     )
     _show_parts(console, payload)
     _show_reads(console, payload["reads"])
@@ -34,8 +35,7 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     if payload["mode"] == "training":
         _show_training(console, payload)
     _show_fits(console, payload)
-    for assumption in payload["assumptions"]:
-        console.print(f"- {assumption}")
+    _show_assumptions(console, payload["assumptions"])
 
 
 def _show_parts(console: Console, payload: dict[str, Any]) -> None:
@@ -83,8 +83,8 @@ def _folded(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _show_reads(console: Console, reads: dict[str, Any]) -> None:
     rows, in_layer = reads["rows_per_token"], reads["rows_per_token_and_layer"]
-    several = f"{in_layer} rows a layer, {rows} in all"
-    alone = f"{rows} row{'s' * (rows != 1)}"
+    several = f"{plural(in_layer, 'row')} a layer, {rows} in all"
+    alone = plural(rows, "row")
     console.print(
         f"\nReads per token: {several if rows != in_layer else alone} = "
         f"{reads['bytes_per_token']:,} bytes"
@@ -93,7 +93,7 @@ def _show_reads(console: Console, reads: dict[str, Any]) -> None:
     if pages:
         count = reads["disk_reads_per_token"]
         console.print(
-            f"From disk: {count} read{'s' * (count != 1)}, {pages['mean']:.1f} pages of 4 KiB "
+            f"From disk: {plural(count, 'read')}, {pages['mean']:.1f} pages of 4 KiB "
             f"on average ({pages['least']} to {pages['most']}, {pages['kind']})"
         )
     rate = reads["rate"]
@@ -129,8 +129,8 @@ def _show_training(console: Console, payload: dict[str, Any]) -> None:
     table = Table("optimizer", box=None, pad_edge=False)
     ranks = payload["tp"]
     for heading in (
-        *("tables", "of which state", "all on one device"),
-        *([f"each of {ranks} ranks"] if ranks > 1 else []),
+        *("tables", "their state", "one device"),
+        *(["each rank"] if ranks > 1 else []),
     ):
         table.add_column(heading, justify="right")
     table.add_column("kind")
@@ -157,3 +157,12 @@ def _show_fits(console: Console, payload: dict[str, Any]) -> None:
             f"Fits a host of {format_bytes(payload['host_memory_bytes'])}: "
             f"{answers[payload['fits_host']]}, {format_bytes(host_bytes)} on the host"
         )
+
+
+def _show_assumptions(console: Console, assumptions: Sequence[str]) -> None:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1))
+    for assumption in assumptions:
+        table.add_row("-", assumption)
+    console.print(table)

@@ -137,15 +137,23 @@ def test_attached_folder(engram, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["gpt3"], 4, "is no template"),
-        (["./nothing.yaml"], 4, "no such"),
+        (["nope"], 4, "nope is neither a template, nor a file or folder here, nor the id of a"),
+        (["nope"], 4, "engram config ls lists the templates."),
+        (["gpt3"], 4, "Did you mean gpt2?"),
+        (["qwen3.8-flash"], 4, "Did you mean qwen3.8-flash-next"),
+        (["llama-3.2-1b"], 4, "engram size --model llama-3.2-1b sizes one for it."),
+        (["./nothing"], 4, "./nothing: no such file or folder."),
+        (["nothing.yaml"], 4, "nothing.yaml: no such file or folder."),
         (["gpt2", "--model", "./nothing"], 4, "nothing"),
         (["gpt2", "--mode", "rest"], 2, "rest"),
         (["gpt2", "--optimizer", "lion"], 2, "lion"),
         (["gpt2", "--mode", "training", "--tables", "disk"], 2, "read in place"),
-        (["gpt2", "--tp", "0"], 3, "at least 1"),
-        (["gpt2", "--dtype", "float3"], 3, "float3"),
-        (["gpt2", "--device-memory", "much"], 3, "is not a size"),
+        (["gpt2", "--tp", "0"], 2, "'--tp': 0 is not at least 1"),
+        (["gpt2", "--tokens-per-step", "0"], 2, "'--tokens-per-step': 0 is not at least 1"),
+        (["gpt2", "--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
+        (["gpt2", "--device-memory", "much"], 2, "'--device-memory': 'much' is not a size"),
+        (["gpt2", "--device-memory", "80"], 2, "it has no unit. Write it as 8GiB, 80GB or"),
+        (["gpt2", "--host-memory", "-1GiB"], 2, "'--host-memory': '-1GiB' is not a size"),
         ([], 2, "TARGET"),
     ],
 )
@@ -176,3 +184,16 @@ def test_starts_without_heavy_packages(tmp_path, target):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["totals"]["table_params"] > 0
+
+
+def test_it_begins_with_what_is_reported_on(engram, tmp_path):
+    folder = stored_folder.write(tmp_path)
+    _, out, _ = engram("report", folder)
+    assert out.splitlines()[:2] == [
+        f"{folder} is a model with its memory.",
+        "Layout demo: reference demo; Engram-27B and Engram-40B of the paper.",
+    ]
+    words = ["--mode", "training", "--optimizer", "sgd", "--tables", "cpu"]
+    lines = engram("report", "engram-27b", *words)[1].splitlines()
+    assert lines[0] == "engram-27b is a config."
+    assert lines[2] == "Counted for training with sgd, tables in bfloat16 on the cpu."

@@ -161,7 +161,7 @@ def test_training_by_optimiser(release, engram):
     assert rows["sparse-adam"]["table_state_bytes"] == 2 * 2 * params
     assert all(row["rank_bytes"] < row["total_bytes"] / 4 for row in rows.values())
     text = engram("report", release, "--tp", 8, "--mode", "training", "--freeze-base")
-    assert "each of 8 ranks" in text
+    assert "each rank" in text
     assert "trained in bfloat16" in text
 
 
