@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -32,11 +34,16 @@ def full(model, ids, **kwargs):
     return model(input_ids=ids, use_cache=False, **kwargs).logits
 
 
-def pieces(model, ids, sizes, past=None):
+def pieces(model, ids, sizes, past=None, mask=None):
+    """Run piece by piece; the mask covers the past as well."""
     logits, start = [], 0
     for size in sizes:
-        out = model(input_ids=ids[:, start : start + size], past_key_values=past, use_cache=True)
-        past, start = out.past_key_values, start + size
+        end = start + size
+        seen = None if mask is None else mask[:, : mask.shape[1] - ids.shape[1] + end]
+        out = model(
+            input_ids=ids[:, start:end], attention_mask=seen, past_key_values=past, use_cache=True
+        )
+        past, start = out.past_key_values, end
         logits.append(out.logits)
     return torch.cat(logits, dim=1), past
 
@@ -75,6 +82,49 @@ def test_crop_and_continue(model, ids):
         logits, past = pieces(model, ids[:, 9:], [4, 1, 9], past)
     assert_same(logits, full(model, ids)[:, 9:])
     assert torch.equal(wrong, kept)  # the caller's tokens are not the cache's to write into
+
+
+@pytest.mark.parametrize("kept", [1, 5, 12, 20])
+def test_crop_deeper_than_the_windows_reach(model, ids, kept):
+    """What the convolutions saw before is computed again, for every layer."""
+    tiny.skip_unless_possible(model, "crop")
+    past = DynamicCache(config=model.config)
+    past.activate_past_recording()
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        _, past = pieces(model, ids, [14, 1, 8], past, mask)
+        past.crop(kept - LENGTH)
+        past.reorder_cache(torch.tensor([1, 0]))
+        swapped, swapped_mask = ids.flip(0), mask.flip(0)
+        expected = pieces(model, swapped, [LENGTH], None, swapped_mask)[0]
+        logits, _ = pieces(model, swapped[:, kept:], [1] * (LENGTH - kept), past, swapped_mask)
+    shown = swapped_mask[:, kept:].bool()
+    assert_same(logits[shown], expected[:, kept:][shown])
+
+
+def test_a_cache_remembers_little_of_a_long_text(model, ids):
+    """Windows of the convolutions are as long as their reach; the past is ids and gates."""
+    with torch.no_grad():
+        _, past = pieces(model, ids, [11, 12])
+    state = getattr(past, "self_attention_cache", past).engram
+    memory = model.get_decoder().engram_layers[1].engram
+    channels = model.config.engram["config"]["hc_mult"] * tiny.HIDDEN
+    for layer_id, window in state.windows.items():
+        assert window.shape == (2, memory.window_tokens, channels)
+        assert window.untyped_storage().nbytes() <= 2 * window.nbytes
+        assert state.gates[layer_id].last(99).shape == (2, LENGTH, channels // tiny.HIDDEN)
+    assert len(state.windows) == 2
+
+
+def test_caches_can_be_pickled_and_copied(model, ids):
+    with torch.no_grad():
+        _, past = pieces(model, ids, [9])
+        again = [pickle.loads(pickle.dumps(past)), copy.deepcopy(past)]
+        logits = pieces(model, ids[:, 9:], [4, 10], past)[0]
+        for other in again:
+            assert type(other) is type(past)
+            assert_same(pieces(model, ids[:, 9:], [4, 10], other)[0], logits)
 
 
 def test_a_buffer_of_tokens_may_be_used_again(model, ids):

@@ -173,8 +173,8 @@ def test_pieces_equal_the_whole_and_nothing_is_remembered():
     config = small_config()
     module = random_module(config)
     hidden, ids = inputs(config)
-    whole, conv_inputs = module.step(hidden, ids)
-    assert conv_inputs is None
+    whole, past = module(hidden, ids, return_past=True)
+    assert past is None
     assert module.window_tokens == 0
     assert torch.equal(module.add(hidden, ids), whole)
     pieces = [module(hidden[:, a:b], ids[:, a:b]) for a, b in ((0, 1), (1, 5), (5, 7))]

@@ -19,6 +19,7 @@ from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import get_layout
 from engram.nn import DemoModule, EngramModule
+from engram.nn.module import GatedTokens
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -322,9 +323,9 @@ def test_masked_positions_get_nothing_and_give_nothing():
     keep = torch.ones(3, 21, dtype=torch.bool)
     keep[1, :8] = False
     keep[2, 5:9] = False
-    out, inputs = module.step(hidden, ids, keep=keep)
+    out, past = module(hidden, ids, keep=keep, return_past=True)
     assert not out[~keep].any()
-    assert not inputs[~keep].any()
+    assert not past.gates[~keep].any()
     assert torch.equal(module.add(hidden, ids, keep=keep)[~keep], hidden[~keep])
     assert torch.equal(out, module(hidden, ids, keep=keep.long()))
     # What is masked does not matter, not even if it is not a number.
@@ -345,23 +346,37 @@ def test_chunks_with_a_window_equal_the_whole(kernel, dtype):
     hidden, ids = make_inputs(module, length=40, dtype=dtype)
     keep = torch.ones(2, 40, dtype=torch.bool)
     keep[0, :7] = False
-    whole, all_inputs = module.step(hidden, ids, keep=keep)
+    whole, all_past = module(hidden, ids, keep=keep, return_past=True)
+    assert all_past.window.shape == (2, module.window_tokens, 2 * 12)
     exact = {"rtol": 0, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 0.02, "atol": 0.02}
     generator = torch.Generator().manual_seed(kernel)
     for _ in range(6):
         cuts = [0, *sorted(torch.randint(0, 41, (5,), generator=generator).tolist()), 40]
-        outs, past = [], None
+        outs, gates, window = [], [], None
         for start, end in itertools.pairwise(cuts):
             part = slice(start, end)
-            # A window may be shorter than the taps reach, or longer.
-            window = None if past is None else past[:, -(module.window_tokens + 2) :]
-            out, inputs = module.step(
-                hidden[:, part], ids[:, part], keep=keep[:, part], window=window
+            if gates and start % 2:
+                # What was forgotten is computed again from ids and gates.
+                seen = slice(max(0, start - module.window_tokens), start)
+                window = GatedTokens(ids[:, seen], torch.cat(gates, dim=1)[:, seen])
+            out, past = module(
+                hidden[:, part], ids[:, part], keep=keep[:, part], window=window, return_past=True
             )
             outs.append(out)
-            past = inputs if past is None else torch.cat([past, inputs], dim=1)
+            gates.append(past.gates)
+            window = past.window
         torch.testing.assert_close(torch.cat(outs, dim=1), whole, **exact)
-        torch.testing.assert_close(past, all_inputs, **exact)
+        torch.testing.assert_close(torch.cat(gates, dim=1), all_past.gates, **exact)
+        torch.testing.assert_close(window, all_past.window, **exact)
+
+
+def test_windows_may_be_shorter_than_the_taps_reach_or_longer():
+    module = make_module(make_config()).double()
+    hidden, ids = make_inputs(module, dtype=torch.float64)
+    whole = module(hidden, ids)
+    _, past = module(hidden[:, :4], ids[:, :4], return_past=True)
+    for window in (past.window[:, -4:], torch.nn.functional.pad(past.window, (0, 0, 3, 0))):
+        torch.testing.assert_close(module(hidden[:, 4:], ids[:, 4:], window=window), whole[:, 4:])
 
 
 def test_gradients_flow_through_the_window():
@@ -370,8 +385,8 @@ def test_gradients_flow_through_the_window():
     hidden.requires_grad_()
     weight = torch.randn(2, 21, 1, 12, dtype=torch.float64)
     whole = torch.autograd.grad((module(hidden, ids) * weight).sum(), hidden)[0]
-    first, window = module.step(hidden[:, :10], ids[:, :10])
-    second, _ = module.step(hidden[:, 10:], ids[:, 10:], window=window[:, -9:])
+    first, past = module(hidden[:, :10], ids[:, :10], return_past=True)
+    second = module(hidden[:, 10:], ids[:, 10:], window=past.window)
     parts = torch.autograd.grad((torch.cat([first, second], 1) * weight).sum(), hidden)[0]
     torch.testing.assert_close(parts, whole)
 

@@ -73,13 +73,14 @@ def inputs(config, batch=2, length=LENGTH, dtype=torch.float32):
 
 def in_pieces(module, hidden, ids, splits, keep=None):
     """Run piece by piece, with the window that decoding remembers."""
-    outputs, past, start = [], None, 0
+    outputs, window, start = [], None, 0
     for size in splits:
         piece = slice(start, start + size)
-        window = None if past is None else past[:, -module.window_tokens :]
         mask = None if keep is None else keep[:, piece]
-        out, new = module.step(hidden[:, piece], ids[:, piece], keep=mask, window=window)
-        past = new if past is None else torch.cat([past, new], dim=1)
+        out, past = module(
+            hidden[:, piece], ids[:, piece], keep=mask, window=window, return_past=True
+        )
+        window = past.window
         outputs.append(out)
         start += size
     return torch.cat(outputs, dim=1)

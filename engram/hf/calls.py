@@ -9,6 +9,7 @@ Shapes: B sequences, T tokens, D hidden size, L layers with a memory, C columns.
 
 from __future__ import annotations
 
+import inspect
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import InputError
+from engram.hf.document_ends import starts_behind_ends
 from engram.hf.ids import MemoryIds
 from engram.hf.state import MemoryState, state_of
 from engram.nn import EngramModule
 from engram.nn.disk import prefetch
+from engram.nn.module import GatedTokens
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class Lookup:
         keep: False at masked positions ``[B, T]``; None when there are none.
         state: The memory's past in the call's cache; None without a cache.
         since: Tokens since each token's document started ``[B, T]``; None where a row is one.
+        before: Hash ids of the tokens before ``[B, <= W, L, C]``, where the state has forgotten the
+            convolutions' windows.
     """
 
     ids: Tensor
     keep: Tensor | None
     state: MemoryState | None
     since: Tensor | None
+    before: Tensor | None
 
 
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
@@ -46,6 +52,7 @@ _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=
 class MemoryLayer(nn.Module):
     """Mixed into a decoder layer's class: adds the memory to the layer's input."""
 
+    engram: EngramModule
     engram_layer_id: int
 
     def __call__(self, *args: Any, engram: Lookup | None = None, **kwargs: Any) -> Any:
@@ -58,27 +65,48 @@ class MemoryLayer(nn.Module):
         self, hidden_states: Tensor, *args: Any, engram: Lookup | None = None, **kwargs: Any
     ) -> Any:
         """Run the layer on its input ``[B, T, D]`` plus the memory, where it has one."""
-        memory = self._modules.get("engram")
-        if isinstance(memory, EngramModule):
-            if engram is None:
-                raise InputError(
-                    f"Layer {self.engram_layer_id} was called without its memory's ids.",
-                    "Call the whole model, not its layers.",
-                )
-            hidden_states = _read(memory, self.engram_layer_id, hidden_states, engram)
+        if engram is None:
+            raise InputError(
+                f"Layer {self.engram_layer_id} was called without its memory's ids.",
+                "Call the whole model, not its layers.",
+            )
+        hidden_states = _read(self.engram, self.engram_layer_id, hidden_states, engram)
         return super().forward(hidden_states, *args, **kwargs)
 
 
+class PlainLayer(nn.Module):
+    """Mixed into the classes of other layers: what the decoder tells is not for them."""
+
+    def forward(self, *args: Any, engram: Lookup | None = None, **kwargs: Any) -> Any:
+        """Run the layer."""
+        return super().forward(*args, **kwargs)
+
+
 def _read(memory: EngramModule, layer_id: int, hidden_states: Tensor, lookup: Lookup) -> Tensor:
-    ids = lookup.ids[:, :, memory.slot]
-    record = None if lookup.state is None else lookup.state.windows[layer_id]
-    window = None if record is None else record.last(memory.window_tokens)
-    out, conv_inputs = memory.add_step(
-        hidden_states, ids, keep=lookup.keep, window=window, since=lookup.since
+    state = lookup.state
+    window: Tensor | GatedTokens | None = None
+    if state is not None:
+        window = state.windows.get(layer_id)
+        if window is None and lookup.before is not None:
+            gates: Any = state.gates[layer_id].last(lookup.before.shape[1])
+            window = GatedTokens(lookup.before, gates)
+    out, past = memory.add(
+        hidden_states,
+        lookup.ids,
+        keep=_beside(lookup.keep, hidden_states),
+        window=window,
+        since=_beside(lookup.since, hidden_states),
+        return_past=True,
     )
-    if record is not None and conv_inputs is not None and memory.window_tokens:
-        record.append(conv_inputs)
-    return out
+    if state is not None and past is not None:
+        state.remember(layer_id, past)
+    added: Tensor = out
+    return added
+
+
+def _beside(mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
+    """Return a mask on the device of the layer, which may be another than the decoder's first."""
+    return None if mask is None else mask.to(hidden_states.device)
 
 
 class MemoryDecoder(nn.Module):
@@ -88,6 +116,14 @@ class MemoryDecoder(nn.Module):
     engram_layers_name: str
     engram_positional: tuple[str, ...]
     engram_takes_keywords: bool
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        parameters = inspect.signature(super().forward).parameters
+        cls.engram_positional = tuple(parameters)[2:]
+        cls.engram_takes_keywords = any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Run the decoder. Takes what it took before, and `engram_input_ids` and `engram_mask`."""
@@ -156,14 +192,31 @@ class MemoryDecoder(nn.Module):
         state: MemoryState | None,
     ) -> Lookup:
         ids = ids.view(-1, ids.shape[-1])
-        length = ids.shape[1]
+        length, past, window = ids.shape[1], 0, 0
         seen = 0 if state is None else state.tokens.length
-        keep = None if mask is None else _own_part(mask, seen, length).bool()
-        starts = document_starts(position_ids, ids, state)
-        since = tokens_since_start(starts, state, ids)
-        hashed = self.engram_ids(ids, self.engram_token_map, keep, starts, state)
-        self._prefetch(hashed)
-        return Lookup(hashed, keep, state, since)
+        keep = None if mask is None else _own_part(mask, seen, length)
+        read, readable = self.engram_ids.readable(ids, keep)
+        positions, starts = document_starts(position_ids, ids, state)
+        starts = starts_behind_ends(self.engram_ids.addresses, starts, ids, keep, state)
+        if state is not None:
+            if not state.windows:
+                window = min(seen, self._first_memory.window_tokens)
+            # What is hashed again of the past sees less than it saw, at first: that is dropped.
+            past = min(seen, window + self.engram_ids.addresses.max_ngram_size - 1)
+            state.append(read, readable, starts, positions)
+            read, readable, starts = state.last(past + length)
+        hashed = self.engram_ids(read, self.engram_token_map, readable, starts)
+        own = hashed[:, past:]
+        self._prefetch(own)
+        if state is not None:
+            starts = state.starts.last(state.starts.length)
+        return Lookup(
+            ids=own,
+            keep=keep,
+            state=state,
+            since=None if starts is None else tokens_since_start(starts)[:, -length:],
+            before=hashed[:, past - window : past] if window else None,
+        )
 
     def _prefetch(self, hashed: Tensor) -> None:
         """Have tables on disk start to read what the layers are about to look up."""
@@ -179,15 +232,22 @@ class MemoryDecoder(nn.Module):
         return layers
 
     @property
+    def _first_memory(self) -> EngramModule:
+        layer: Any = self.engram_layers[self.engram_ids.addresses.layer_ids[0]]
+        memory: EngramModule = layer.engram
+        return memory
+
+    @property
     def engram_token_map(self) -> Tensor | None:
         """The compressed vocabulary, int32 ``[V]``: a buffer of the first layer with a memory."""
-        first: Any = self.engram_layers[self.engram_ids.addresses.layer_ids[0]]
-        token_map: Tensor | None = first.engram._buffers.get("token_map")
-        return token_map
+        return self._first_memory._buffers.get("token_map")
 
 
-def _own_part(mask: Tensor, seen: int, length: int) -> Tensor:
-    """Return a mask's columns for the tokens of this call, which follow `seen` others."""
+def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
+    """Return a mask's columns for the tokens of this call, which follow `seen` others.
+
+    None where they mask nothing.
+    """
     if mask.shape[1] < seen + length or (seen == 0 and mask.shape[1] == 0):
         raise InputError(
             f"The attention mask covers {mask.shape[1]} tokens, and the call ends at token "
@@ -196,62 +256,50 @@ def _own_part(mask: Tensor, seen: int, length: int) -> Tensor:
             mask_tokens=mask.shape[1],
             tokens=seen + length,
         )
-    return mask[:, seen : seen + length]
+    own = mask[:, seen : seen + length].bool()
+    # Where looking costs nothing, a mask that masks nothing is none.
+    if own.device.type == "cpu" and not torch.compiler.is_compiling() and bool(own.all()):
+        return None
+    return own
 
 
 def document_starts(
     position_ids: Tensor | None, ids: Tensor, state: MemoryState | None = None
-) -> Tensor | None:
+) -> tuple[Tensor | None, Tensor | None]:
     """Tell where packed documents start: where position ids do not grow.
 
     Args:
         position_ids: Positions ``[B, T]`` or ``[1, T]``; None when the call has none.
         ids: Token ids ``[B, T]``.
-        state: The past, whose last positions the first ones are compared with; this call's are
-            added to it.
+        state: The past, whose last positions the first ones are compared with.
 
     Returns:
-        True at the first token of every document but a row's first ``[B, T]``; None when there
-        is none.
+        Positions ``[B, T]``, None where they are not known; and True at the first token of every
+        document but a row's first ``[B, T]``, None when there is none.
     """
-    known = position_ids is not None and position_ids.ndim == 2
-    positions = position_ids.expand_as(ids) if known else torch.full_like(ids, -1)  # type: ignore[union-attr]
-    before = None
-    if state is not None:
-        before = state.positions.last(1)
-        state.positions.append(positions)
-    if not known or (before is None and ids.shape[1] == 1):
-        return None
-    starts = torch.zeros_like(ids, dtype=torch.bool)
-    starts[:, 1:] = positions[:, 1:] <= positions[:, :-1]
-    if before is not None:
-        starts[:, 0] = positions[:, 0] <= before[:, 0]
+    if position_ids is None or position_ids.ndim != 2:
+        return None, None
+    positions = position_ids.expand_as(ids)
+    before = None if state is None else state.positions.last(1)
+    if before is None:
+        before = positions[:, :1] - 1
+    starts = positions <= torch.cat([before, positions[:, :-1]], dim=1)
     # A compiled graph cannot look; it computes what a row of several documents takes.
-    return starts if torch.compiler.is_compiling() or bool(starts.any()) else None
+    if torch.compiler.is_compiling() or bool(starts.any()):
+        return positions, starts
+    return positions, None
 
 
-def tokens_since_start(
-    starts: Tensor | None, state: MemoryState | None, ids: Tensor
-) -> Tensor | None:
+def tokens_since_start(starts: Tensor) -> Tensor:
     """Count the tokens since each token's document started.
 
     Args:
-        starts: What `document_starts` returned for this call ``[B, T]``.
-        state: The past, whose rows may have held several documents.
-        ids: Token ids ``[B, T]``.
+        starts: True at the first token of every document but a row's first ``[B, T]``.
 
     Returns:
-        Counts ``[B, T]``, large in a row's first document; None where every row is one document.
+        Counts ``[B, T]``, large in a row's first document.
     """
-    if state is not None and starts is not None:
-        state.has_starts = True
-    if starts is None and (state is None or not state.has_starts):
-        return None
-    joined = torch.zeros_like(ids, dtype=torch.bool) if starts is None else starts
-    past = None if state is None else state.starts.last(state.starts.length)
-    if past is not None:
-        joined = torch.cat([past, joined], dim=1)
-    positions = torch.arange(joined.shape[1], device=ids.device)
+    positions = torch.arange(starts.shape[1], device=starts.device)
     far = torch.iinfo(positions.dtype).max // 2
-    last_start = torch.where(joined, positions, -far).cummax(dim=1).values
-    return (positions - last_start)[:, -ids.shape[1] :]
+    last_start = torch.where(starts, positions, -far).cummax(dim=1).values
+    return positions - last_start

@@ -1,6 +1,6 @@
-"""Turns a call's token ids into hash ids, with the past that a cache remembers.
+"""Turns token ids into hash ids where they are: on a CPU by the compiled kernel.
 
-Shapes: B sequences, T tokens, L layers, C columns, N highest n-gram order.
+Shapes: B sequences, T tokens, L layers, C columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.torch_ops import TorchHasher
 from engram.errors import MismatchError
-from engram.hf.state import MemoryState
 
 
 class MemoryIds:
@@ -39,13 +38,27 @@ class MemoryIds:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
+    def readable(self, ids: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Mask the ids that the tokenizer does not have.
+
+        Ids of a padded vocabulary, or of tokens that were added later, are to the memory as if they
+        were masked.
+
+        Args:
+            ids: Token ids ``[B, T]``.
+            keep: False at masked positions ``[B, T]``, or None.
+
+        Returns:
+            Both, of which the ids can be hashed.
+        """
+        if self.model_vocab_size <= self.addresses.raw_vocab_size:
+            return ids, keep
+        known = ids < self.addresses.raw_vocab_size
+        ids = ids.clamp_max(self.addresses.raw_vocab_size - 1)
+        return ids, known if keep is None else keep & known
+
     def __call__(
-        self,
-        ids: Tensor,
-        token_map: Tensor | None,
-        keep: Tensor | None,
-        starts: Tensor | None,
-        state: MemoryState | None,
+        self, ids: Tensor, token_map: Tensor | None, keep: Tensor | None, starts: Tensor | None
     ) -> Tensor:
         """Hash token ids.
 
@@ -54,41 +67,10 @@ class MemoryIds:
             token_map: The compressed vocabulary ``[V]`` on the ids' device; None for raw ids.
             keep: False at masked positions ``[B, T]``, or None.
             starts: True where a document starts inside a row ``[B, T]``, or None.
-            state: The past, which is added to; None when there is none to remember.
 
         Returns:
             Hash ids without offsets, int64 ``[B, T, L, C]``.
         """
-        if self.model_vocab_size > self.addresses.raw_vocab_size:
-            # Ids that the tokenizer does not have (a padded vocabulary, tokens that were added
-            # later) are to the memory as if they were masked.
-            known = ids < self.addresses.raw_vocab_size
-            keep = known if keep is None else keep & known
-            ids = ids.clamp_max(self.addresses.raw_vocab_size - 1)
-        if state is None:
-            return self._hash(ids, token_map, keep, starts)
-        now = (
-            ids,
-            torch.ones_like(ids, dtype=torch.bool) if keep is None else keep,
-            torch.zeros_like(ids, dtype=torch.bool) if starts is None else starts,
-        )
-        records = (state.tokens, state.keep, state.starts)
-        past = [record.last(self.addresses.max_ngram_size - 1) for record in records]
-        for record, new in zip(records, now, strict=True):
-            record.append(new)
-        if past[0] is None:
-            return self._hash(ids, token_map, keep, starts)
-        # The past's own ids are dropped: they see less than they saw when they were new.
-        joined = [
-            torch.cat([old, new], dim=1)
-            for old, new in zip(past, now, strict=True)
-            if old is not None
-        ]
-        return self._hash(joined[0], token_map, joined[1], joined[2])[:, past[0].shape[1] :]
-
-    def _hash(
-        self, ids: Tensor, token_map: Tensor | None, keep: Tensor | None, starts: Tensor | None
-    ) -> Tensor:
         self.check(token_map)
         if ids.device.type != "cpu" or torch.compiler.is_compiling():
             if self._torch_hasher is None:

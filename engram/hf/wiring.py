@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from torch import nn
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError
-from engram.hf.calls import MemoryDecoder, MemoryLayer
+from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
+from engram.hf.classes import mixed
 from engram.hf.ids import MemoryIds
 from engram.nn import DiskEmbedding, EngramModule
 
@@ -90,9 +90,10 @@ def wire(
     check_fits(config, addresses.layer_ids, model.config.get_text_config())
     dtype, distributions = model.dtype, addresses.vocab_distributions
     for index, layer in enumerate(layers):
-        layer.__class__ = _with_memory(layer.__class__, MemoryLayer)
-        layer.engram_layer_id = index
+        mixin = MemoryLayer if index in distributions else PlainLayer
+        layer.__class__ = mixed(mixin, layer.__class__)
         if index in distributions:
+            layer.engram_layer_id = index
             table = None if tables is None else _table_of(index, tables)
             module = EngramModule(config, distributions[index], init="identity", table=table)
             layer.engram = module.to(dtype)
@@ -102,7 +103,7 @@ def wire(
             token_map = torch.from_numpy(addresses.token_map)
         first = layers[addresses.layer_ids[0]].engram
         first.register_buffer("token_map", token_map, persistent=True)
-    decoder.__class__ = _with_memory(decoder.__class__, MemoryDecoder)
+    decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
     vocab_size = model.config.get_text_config().vocab_size
     decoder.engram_ids = MemoryIds(addresses, vocab_size)
     decoder.engram_layers_name = path.rpartition(".")[2]
@@ -154,19 +155,3 @@ def check_fits(config: EngramConfig, layer_ids: list[int], backbone: Any) -> Non
             hc_mult=config.hc_mult,
             model_hc_mult=streams,
         )
-
-
-@cache
-def _with_memory(base: Any, mixin: Any) -> Any:
-    parameters = inspect.signature(base.forward).parameters
-    keywords = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
-    # The name stays the base's: wrapping policies and target lists name classes.
-    return type(
-        base.__name__,
-        (mixin, base),
-        {
-            "__module__": base.__module__,
-            "engram_positional": tuple(parameters)[2:],
-            "engram_takes_keywords": keywords,
-        },
-    )

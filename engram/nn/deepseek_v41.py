@@ -49,7 +49,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, None]:
         hidden_size, eps = streams.shape[-1], cast(float, self.config.eps)
         projected = self.wkv(memory.to(self.wkv.weight.dtype))
         wide = torch.promote_types(projected.dtype, streams.dtype)

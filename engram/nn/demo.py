@@ -5,14 +5,20 @@ Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M *
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engram.layouts.demo import from_reference_name
-from engram.nn.functional import CausalConv, gate_and_smooth, rms_norm, signed_sqrt_gate
+from engram.nn.functional import (
+    CausalConv,
+    ConvPast,
+    conv_inputs,
+    gate_and_smooth,
+    rms_norm,
+    signed_sqrt_gate,
+)
 from engram.nn.module import EngramModule, Init
 from engram.nn.reference_names import rename
 
@@ -57,7 +63,7 @@ class DemoModule(EngramModule, layout="demo"):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ConvPast]:
         eps = self.config.eps
         memory = memory.to(self.value_proj.weight.dtype)
         value = self.value_proj(memory)  # [B, T, D]
@@ -65,9 +71,15 @@ class DemoModule(EngramModule, layout="demo"):
         gates = signed_sqrt_gate(
             rms_norm(keys, self.norm_key, eps), rms_norm(streams, self.norm_query, eps)
         )
-        norm = partial(rms_norm, weight=self.conv_norm, eps=CONV_NORM_EPS)
-        out, conv_inputs = gate_and_smooth(gates, value, norm, self.conv, keep, window, since)
-        return out.to(streams.dtype), conv_inputs
+        out, past = gate_and_smooth(gates, value, self._norm_conv, self.conv, keep, window, since)
+        return out.to(streams.dtype), past
+
+    def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
+        value = self.value_proj(memory.to(self.value_proj.weight.dtype))
+        return conv_inputs(gates, value, self._norm_conv)
+
+    def _norm_conv(self, gated: Tensor) -> Tensor:
+        return rms_norm(gated, self.conv_norm, CONV_NORM_EPS)
 
 
 def _stack_reference_streams(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     eps = torch.finfo(wide.dtype).eps if eps is None else eps
     if torch.compiler.is_compiling():
         return F.rms_norm(wide, wide.shape[-1:], eps=eps) * weight
-    return cast(Tensor, _RmsNorm.apply(wide, weight.to(wide.dtype), eps))
+    weight = weight.to(wide.dtype)
+    # In a step of decoding, autograd's own call takes as long as the arithmetic.
+    if not torch.is_grad_enabled():
+        return _normalise(wide, weight, eps)[0]
+    return cast(Tensor, _RmsNorm.apply(wide, weight, eps))
 
 
 def signed_sqrt_gate(keys: Tensor, queries: Tensor) -> Tensor:
@@ -72,9 +76,25 @@ class CausalConv(nn.Module):
         self.dilation = dilation
         self.weight = nn.Parameter(torch.empty(channels, 1, taps, **factory))
 
-    def forward(self, x: Tensor, window: Tensor | None, since: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, window: Tensor | None, since: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
         return causal_conv(x, self.weight, self.dilation, window, since)
+
+
+class ConvPast(NamedTuple):
+    """What a layer remembers of the tokens that it has read.
+
+    Attributes:
+        window: The convolution's inputs at the last W tokens ``[B, W, P]``, zero where there were
+            none: all that the next tokens need.
+        gates: Gates of the tokens of the call ``[B, T, M]``, zero at masked ones. With the tokens'
+            hash ids they give the convolution's inputs again, at a small part of the room.
+    """
+
+    window: Tensor
+    gates: Tensor
 
 
 def gate_and_smooth(
@@ -85,7 +105,7 @@ def gate_and_smooth(
     keep: Tensor | None,
     window: Tensor | None,
     since: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ConvPast]:
     """Give every stream its share of the value, and add a convolution of it over the past.
 
     Args:
@@ -98,17 +118,35 @@ def gate_and_smooth(
         since: Tokens since each token's document started ``[B, T]``, or None.
 
     Returns:
-        The sum ``[B, T, M, D]``, in float32 or better, and the convolution's inputs ``[B, T, P]``.
+        The sum ``[B, T, M, D]``, in float32 or better, and what is to be remembered.
     """
     if keep is not None:
         # A closed gate makes the convolution's input zero as well.
         gates = gates.masked_fill(~keep[:, :, None], 0)
     gated = gates[..., None] * value[:, :, None]  # [B, T, M, D]
-    conv_inputs = norm(gated).to(value.dtype).flatten(2)
-    out = F.silu(conv(conv_inputs, window, since)).view_as(gated).add_(gated)
+    convolved, window = conv(_conv_inputs(gated, value, norm), window, since)
+    out = F.silu(convolved).view_as(gated).add_(gated)
     if keep is not None:
         out = out.masked_fill(~keep[:, :, None, None], 0)
-    return out, conv_inputs
+    return out, ConvPast(window, gates)
+
+
+def conv_inputs(gates: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """Compute again what `gate_and_smooth` convolved.
+
+    Args:
+        gates: As it returned them ``[B, T, M]``.
+        value: The memory's value ``[B, T, D]``.
+        norm: As it was given.
+
+    Returns:
+        The convolution's inputs ``[B, T, P]``.
+    """
+    return _conv_inputs(gates[..., None] * value[:, :, None], value, norm)
+
+
+def _conv_inputs(gated: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    return norm(gated).to(value.dtype).flatten(2)
 
 
 def causal_conv(
@@ -117,7 +155,7 @@ def causal_conv(
     dilation: int,
     window: Tensor | None = None,
     since: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Convolve every channel with its own taps over the past.
 
     Args:
@@ -130,20 +168,27 @@ def causal_conv(
             None where a row is one document.
 
     Returns:
-        Outputs ``[B, T, P]``; float32 where `x` is of half precision.
+        Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window ``[B, W, P]``
+        of the tokens that follow.
     """
     reach = (weight.shape[-1] - 1) * dilation
+    missing = reach
     if window is not None:
         x = torch.cat([window.to(x.dtype), x], dim=1)
-        reach -= window.shape[1]
+        missing -= window.shape[1]
     # A negative pad crops a window that is longer than the taps reach.
-    context = F.pad(x, (0, 0, reach, 0))
+    context = F.pad(x, (0, 0, missing, 0)) if missing else x
+    next_window = context[:, context.shape[1] - reach :]
+    if context.shape[1] > 2 * reach:
+        next_window = next_window.clone()  # a view would keep the whole text's inputs
     taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
     if since is not None:
-        return _convolve_documents(context, taps, dilation, since)
-    if torch.compiler.is_compiling():
-        return _convolve(context, taps, dilation)
-    return cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
+        out = _convolve_documents(context, taps, dilation, since)
+    elif torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        out = _convolve(context, taps, dilation)
+    else:
+        out = cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
+    return out, next_window
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -152,10 +197,9 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Normalise ``[..., M, D]``."""
-        out = x.square()
-        rstd = out.mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+        out, rstd = _normalise(x, weight, eps)
         ctx.save_for_backward(x, weight, rstd)
-        return torch.mul(x, rstd, out=out).mul_(weight)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -198,6 +242,13 @@ class _ShiftedTaps(torch.autograd.Function):
                 [torch.mul(shift, grad, out=scratch).sum(dim=(0, 1)) for shift in shifts]
             )
         return grad_context, grad_taps, None
+
+
+def _normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return ``x * rsqrt(mean(x^2) + eps) * weight`` and its middle factor."""
+    out = x.square()
+    rstd = out.mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+    return torch.mul(x, rstd, out=out).mul_(weight), rstd
 
 
 def _convolve(context: Tensor, taps: Tensor, dilation: int) -> Tensor:

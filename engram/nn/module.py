@@ -7,7 +7,7 @@ width, W tokens of the convolution's window, P = M * D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,24 @@ from engram.layouts import Layout, get_layout
 from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.frozen import FrozenTable
+from engram.nn.functional import ConvPast
 from engram.nn.inputs import as_mask, as_streams, ids_of_layer
 from engram.nn.quantised import FORMATS
 from engram.nn.quantised_embedding import QuantisedEmbedding
 
 Init = Literal["identity", "paper"]
+
+
+class GatedTokens(NamedTuple):
+    """Tokens of the past, from which a convolution's window is computed again.
+
+    Attributes:
+        hash_ids: Their hash ids ``[B, <= W, C]`` or ``[B, <= W, L, C]``.
+        gates: Their gates ``[B, <= W, M]``, see `ConvPast`.
+    """
+
+    hash_ids: Tensor
+    gates: Tensor
 
 
 class EngramModule(nn.Module):
@@ -33,7 +46,7 @@ class EngramModule(nn.Module):
     subclass that states its layout: ``class DemoModule(EngramModule, layout="demo")``.
 
     Nothing of a sequence is kept in the module: decoding passes the convolution's window in and
-    gets its next inputs back (`step`, `add_step`).
+    gets the next one back.
 
     Args:
         config: The memory.
@@ -149,9 +162,9 @@ class EngramModule(nn.Module):
         hash_ids: Tensor,
         *,
         keep: Tensor | None = None,
-        window: Tensor | None = None,
+        window: Tensor | GatedTokens | None = None,
         since: Tensor | None = None,
-        return_conv_inputs: bool = False,
+        return_past: bool = False,
     ) -> Any:
         """Read the memory, as the layout's reference module does.
 
@@ -159,15 +172,16 @@ class EngramModule(nn.Module):
             hidden_states: The layer's input ``[B, T, M, D]``, or ``[B, T, D]`` for one stream.
             hash_ids: Hash ids without offsets ``[B, T, C]``, or of all layers ``[B, T, L, C]``.
             keep: False at masked positions ``[B, T]``; they get nothing and give nothing to others.
-            window: What `step` returned for the tokens before ``[B, <= W, P]``, the last W of them;
-                None at the start of a text.
+            window: The `ConvPast.window` of the tokens before ``[B, <= W, P]``, or what it is
+                computed from again; None at the start of a text.
             since: Tokens since each token's document started ``[B, T]``, where rows hold several
                 documents; None where a row is one.
-            return_conv_inputs: Return what `step` returns.
+            return_past: Return what decoding has to remember, too.
 
         Returns:
             The memory's contribution, of the shape and dtype of `hidden_states`; the hidden states
-            included where ``layout.residual_included``. `add` always includes them.
+            included where ``layout.residual_included``. `add` always includes them. With
+            `return_past` a pair of that and a `ConvPast`, or None in layouts without a convolution.
 
         Raises:
             LayoutError: Shapes do not fit the config, ids are out of range, 4-D ids meet a module
@@ -175,73 +189,38 @@ class EngramModule(nn.Module):
         """
         streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
         positions = streams.shape[:2]
-        own_ids = ids_of_layer(hash_ids, self.slot, positions)
         if keep is not None:
             keep = as_mask(keep, positions)
-        memory = self.multi_head_embedding(own_ids)
-        table = self.frozen_table
-        if table is not None and torch.is_grad_enabled() and self._learns():
-            memory = table.refuse_gradients(memory)
-        read, conv_inputs = self._read(streams, memory, keep, window, since)
+        if isinstance(window, GatedTokens):
+            before = self._look_up(window.hash_ids, window.gates.shape[:2])
+            window = self._conv_inputs(before, window.gates)
+        memory = self._look_up(hash_ids, positions)
+        read, past = self._read(streams, memory, keep, window, since)
         out = read.reshape(hidden_states.shape)
-        return (out, conv_inputs) if return_conv_inputs else out
+        return (out, past) if return_past else out
 
-    def step(
-        self,
-        hidden_states: Tensor,
-        hash_ids: Tensor,
-        *,
-        keep: Tensor | None = None,
-        window: Tensor | None = None,
-        since: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Read the memory and return what decoding has to remember.
+    def add(self, hidden_states: Tensor, hash_ids: Tensor, **options: Any) -> Any:
+        """Return the hidden states with the memory added, in every layout.
 
         Args:
             hidden_states: See `forward`.
             hash_ids: See `forward`.
-            keep: See `forward`.
-            window: See `forward`.
-            since: See `forward`.
+            **options: See `forward`.
 
         Returns:
-            What `forward` returns, and the convolution's inputs of these tokens ``[B, T, P]``, zero
-            at masked ones; None in layouts without a convolution.
+            The sum; with `return_past` a pair, see `forward`.
 
         Raises:
             LayoutError: See `forward`.
         """
         # A call of the module, not of its method: weights that are offloaded or sharded are
         # brought by the module's hooks.
-        pair: tuple[Tensor, Tensor | None] = self(
-            hidden_states, hash_ids, keep=keep, window=window, since=since, return_conv_inputs=True
-        )
-        return pair
-
-    def add(
-        self,
-        hidden_states: Tensor,
-        hash_ids: Tensor,
-        *,
-        keep: Tensor | None = None,
-        window: Tensor | None = None,
-        since: Tensor | None = None,
-    ) -> Tensor:
-        """Return the hidden states with the memory added, in every layout. See `forward`."""
-        return self.add_step(hidden_states, hash_ids, keep=keep, window=window, since=since)[0]
-
-    def add_step(
-        self,
-        hidden_states: Tensor,
-        hash_ids: Tensor,
-        *,
-        keep: Tensor | None = None,
-        window: Tensor | None = None,
-        since: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the hidden states with the memory added, and what to remember. See `step`."""
-        out, conv_inputs = self.step(hidden_states, hash_ids, keep=keep, window=window, since=since)
-        return out if self.layout.residual_included else hidden_states + out, conv_inputs
+        read = self(hidden_states, hash_ids, **options)
+        if self.layout.residual_included:
+            return read
+        if isinstance(read, tuple):
+            return hidden_states + read[0], read[1]
+        return hidden_states + read
 
     @property
     def frozen_table(self) -> FrozenTable | None:
@@ -291,6 +270,14 @@ class EngramModule(nn.Module):
         """Initialise everything but the table."""
         raise NotImplementedError
 
+    def _look_up(self, hash_ids: Tensor, positions: torch.Size) -> Tensor:
+        """Return what hash ids ``[B, T, C]`` or ``[B, T, L, C]`` point to ``[B, T, E]``."""
+        memory: Tensor = self.multi_head_embedding(ids_of_layer(hash_ids, self.slot, positions))
+        table = self.frozen_table
+        if table is not None and torch.is_grad_enabled() and self._learns():
+            memory = table.refuse_gradients(memory)
+        return memory
+
     def _read(
         self,
         streams: Tensor,
@@ -298,18 +285,27 @@ class EngramModule(nn.Module):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ConvPast | None]:
         """Gate the memory by the hidden states.
 
         Args:
             streams: Hidden states ``[B, T, M, D]``.
             memory: What was looked up ``[B, T, E]``, of the table's dtype.
             keep: Bool ``[B, T]`` or None.
-            window: See `forward`.
+            window: The convolution's inputs before ``[B, <= W, P]`` or None.
             since: See `forward`.
 
         Returns:
-            The result ``[B, T, M, D]`` and the convolution's inputs ``[B, T, P]`` or None.
+            The result ``[B, T, M, D]``, and what is to be remembered.
+        """
+        raise NotImplementedError
+
+    def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
+        """Compute the convolution's inputs ``[B, T, P]`` again, in layouts that have one.
+
+        Args:
+            memory: What was looked up ``[B, T, E]``.
+            gates: As `_read` returned them ``[B, T, M]``.
         """
         raise NotImplementedError
 

@@ -15,7 +15,14 @@ from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
 from engram.errors import MismatchError
 from engram.layouts.qwen_ple import from_reference_name
-from engram.nn.functional import CausalConv, gate_and_smooth, rms_norm, signed_sqrt_gate
+from engram.nn.functional import (
+    CausalConv,
+    ConvPast,
+    conv_inputs,
+    gate_and_smooth,
+    rms_norm,
+    signed_sqrt_gate,
+)
 from engram.nn.module import EngramModule, Init
 from engram.nn.reference_names import rename
 
@@ -81,15 +88,17 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ConvPast]:
         memory = memory.to(self.value_proj.weight.dtype)
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
         gates = signed_sqrt_gate(self.norm_key(keys), self.norm_query(streams))
-        out, conv_inputs = gate_and_smooth(
-            gates, value, self.norm_conv, self.conv1d, keep, window, since
-        )
-        return out.to(streams.dtype), conv_inputs
+        out, past = gate_and_smooth(gates, value, self.norm_conv, self.conv1d, keep, window, since)
+        return out.to(streams.dtype), past
+
+    def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
+        value = self.value_proj(memory.to(self.value_proj.weight.dtype))
+        return conv_inputs(gates, value, self.norm_conv)
 
 
 def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
