@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engram_cli.options import ConfigOption, JsonOption, QuietOption, VerboseOption
+from engram.units import plural
+from engram_cli.options import (
+    ConfigOption,
+    JsonOption,
+    QuietOption,
+    TokenizerOption,
+    VerboseOption,
+)
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from engram.checkpoints.lookup import LayerLookup, Ngram, TextLookup
 
@@ -28,12 +36,7 @@ def lookup(
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, in quotes.")],
     config: ConfigOption = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "-t", "--tokenizer", help="The model's tokenizer. Default: the one in its folder."
-        ),
-    ] = None,
+    tokenizer: TokenizerOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -105,34 +108,48 @@ def _layer(layer: LayerLookup) -> dict[str, Any]:
 
 
 def _show(console: Console, found: TextLookup) -> None:
-    from rich.table import Table
-
     for layer in found.layers:
         console.print(
-            f"Layer {layer.layer_id}: {layer.rows_read} of {layer.table_rows:,} rows "
+            f"Layer {layer.layer_id}: {layer.rows_read:,} of {plural(layer.table_rows, 'row')} "
             f"({found.config.table_dtype})"
         )
-        table = Table(box=None, pad_edge=False)
-        for column in ("position", "id", "token", "order", "rows, by head", "norms"):
-            table.add_column(column, overflow="fold")
-        for position, token in enumerate(found.tokens):
-            for i, order in enumerate(found.orders):
-                head = (
-                    (str(position), str(token.token_id), repr(token.text)) if i == 0 else [""] * 3
-                )
-                rows = " ".join(map(str, layer.rows[position, i].tolist()))
-                norms = " ".join(f"{norm:.3g}" for norm in layer.norms[position, i].tolist())
-                table.add_row(*head, str(order), rows, norms)
-        console.print(table)
+        console.print(_table(found, layer))
         for shared in layer.shared:
             readers = ", ".join(f"{ngram.text!r} at {_places(ngram)}" for ngram in shared.ngrams)
             console.print(
                 f"Shared: row {shared.row} (order {shared.order}, head {shared.head}): {readers}"
             )
-        console.print()
+        if layer is not found.layers[-1]:
+            console.print()
     for order, ngrams in found.repeated.items():
         for ngram in ngrams:
             console.print(f"Repeated: {ngram.text!r} (order {order}) at {_places(ngram)}")
+
+
+def _table(found: TextLookup, layer: LayerLookup) -> Table:
+    from rich.table import Table
+
+    # A row and its norm are one word of equal width, so that folded lines have columns, too.
+    words = [
+        [f"{row}:{norm:.3g}" for row, norm in zip(rows, norms, strict=True)]
+        for rows, norms in zip(
+            layer.rows.reshape(-1, layer.rows.shape[-1]).tolist(),
+            layer.norms.reshape(-1, layer.norms.shape[-1]).tolist(),
+            strict=True,
+        )
+    ]
+    width = max(len(word) for line in words for word in line)
+    table = Table(box=None, pad_edge=False)
+    for column in ("position", "id", "token", "order"):
+        table.add_column(column, overflow="fold")
+    table.add_column("row:norm of each head", overflow="fold")
+    lines = iter(words)
+    for position, token in enumerate(found.tokens):
+        head = (str(position), str(token.token_id), repr(token.text))
+        for order in found.orders:
+            table.add_row(*head, str(order), " ".join(word.ljust(width) for word in next(lines)))
+            head = ("", "", "")
+    return table
 
 
 def _places(ngram: Ngram) -> str:

@@ -206,4 +206,25 @@ def test_the_command(folders, capsys):
     assert f"Layer 2: {answer['layers'][0]['rows_read']} of" in shown
     assert "Shared: row" in shown
     assert "Repeated: " in shown
-    assert " ".join(map(str, answer["layers"][1]["rows"][3][1])) in shown
+    rows, norms = (answer["layers"][1][key][3][1] for key in ("rows", "norms"))
+    assert all(f"{row}:{norm:.3g}" in shown for row, norm in zip(rows, norms, strict=True))
+
+
+def test_a_line_is_folded_on_a_terminal_and_whole_in_a_pipe(folders, capsys):
+    from rich.console import Console
+
+    from engram_cli.lookup import _show
+
+    found = look_up(folders["demo"], TEXT)
+    layer = found.layers[0]
+    words = [
+        f"{row}:{norm:.3g}"
+        for row, norm in zip(layer.rows[0, 0].tolist(), layer.norms[0, 0].tolist(), strict=True)
+    ]
+    _show(Console(width=50, color_system=None), found)
+    folded = capsys.readouterr().out
+    assert all(len(line) <= 50 for line in folded.splitlines())
+    _show(Console(width=1000, color_system=None), found)
+    first = capsys.readouterr().out.splitlines()[2]
+    assert [word for word in first.split() if ":" in word] == words
+    assert all(word in folded for word in words)
