@@ -199,7 +199,7 @@ def test_hub_that_refuses(monkeypatch, error, message):
     def refuse(*_):
         raise kind.__new__(kind, "what") if kind is not RuntimeError else kind("what")
 
-    monkeypatch.setattr(tokenizer_hub, "_fetch", refuse)
+    monkeypatch.setattr(tokenizer_hub, "fetch", refuse)
     with pytest.raises(MissingFileError, match=message):
         load_tokenizer("some/model", revision="v9")
 
@@ -215,8 +215,8 @@ def test_hub_files_are_read_like_a_folder(folder, monkeypatch):
             raise errors.EntryNotFoundError.__new__(errors.EntryNotFoundError)
         return folder / file
 
-    monkeypatch.setattr(tokenizer_hub, "_fetch", lambda *key: (download(*key, offline=False), True))
-    monkeypatch.setattr(tokenizer_hub, "_download", download)
+    monkeypatch.setattr(tokenizer_hub, "fetch", lambda *key: (download(*key, offline=False), True))
+    monkeypatch.setattr(tokenizer_hub, "download", download)
     tokenizer = load_tokenizer("some/model", revision="v9")
     assert (tokenizer.vocab_size, tokenizer.name, tokenizer.eos_id) == (544, "some/model", 1)
     assert {one[:1] + one[2:] for one in asked} == {("some/model", "v9", False)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from engram.errors import MissingFileError
+from engram.hub import download, fetch, reason
 
 
 def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[str]) -> Path:
@@ -28,7 +28,7 @@ def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[s
     from huggingface_hub import errors as hub
 
     try:
-        path, online = _fetch(name, needed, revision)
+        path, online = fetch(name, needed, revision)
     except hub.GatedRepoError:
         problem = "is gated"
         hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
@@ -39,8 +39,8 @@ def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[s
         problem = f"has no revision {revision!r} on the hub"
         hint = "Leave the revision out for the newest one."
     except hub.LocalEntryNotFoundError as error:
-        reason = str(error.__context__ or error).strip().partition("\n")[0].rstrip(".")
-        problem = f"is not here and not in the hub's cache; asking the hub failed ({reason})"
+        why = reason(error)
+        problem = f"is not here and not in the hub's cache; asking the hub failed ({why})"
         hint = "Go online (HF_HUB_OFFLINE unset), or give a folder with its tokenizer.json."
     except hub.EntryNotFoundError:
         problem = f"has no {needed} on the hub"
@@ -54,34 +54,8 @@ def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[s
     else:
         for other in wanted:
             with suppress(hub.EntryNotFoundError):
-                _download(name, other, revision, offline=not online)
+                download(name, other, revision, offline=not online)
         return path
     raise MissingFileError(
         f"The tokenizer {name} {problem}.", hint, tokenizer=name, revision=revision
-    )
-
-
-def _fetch(name: str, file: str, revision: str | None) -> tuple[Path, bool]:
-    """Return the file, and whether the hub answered."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    url = hf_hub_url(name, file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
-    try:
-        get_hf_file_metadata(url)
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.EntryNotFoundError):
-        pass
-    except Exception:
-        # Asked for a file, the client would retry for half a minute before it looks at its cache.
-        return _download(name, file, revision, offline=True), False
-    return _download(name, file, revision, offline=False), True
-
-
-def _download(name: str, file: str, revision: str | None, offline: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    # Read here, since huggingface_hub reads it only once, at import.
-    endpoint = os.environ.get("HF_ENDPOINT")
-    return Path(
-        hf_hub_download(name, file, revision=revision, endpoint=endpoint, local_files_only=offline)
     )

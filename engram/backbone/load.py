@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import CorruptFileError, MissingFileError
+from engram.hub import fetch, reason
 
 
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
@@ -104,7 +103,7 @@ def _hub_config(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors as hub
 
     try:
-        return _download_config(name, revision)
+        return fetch(name, "config.json", revision)[0]
     except hub.GatedRepoError:
         problem = "is gated"
         hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
@@ -115,10 +114,9 @@ def _hub_config(name: str, revision: str | None) -> Path:
         problem = f"has no revision {revision!r} on the hub"
         hint = "Leave the revision out for the newest one."
     except hub.LocalEntryNotFoundError as error:
-        reason = str(error.__context__ or error).strip().partition("\n")[0]
         problem = (
             "is not in the catalogue, not a folder here, and not in the hub's local cache; "
-            f"asking the hub failed ({reason.rstrip('.')})"
+            f"asking the hub failed ({reason(error)})"
         )
         hint = f"Go online (HF_HUB_OFFLINE unset), or give a folder. {_did_you_mean(name)}"
     except hub.EntryNotFoundError:
@@ -128,25 +126,6 @@ def _hub_config(name: str, revision: str | None) -> Path:
         problem = f"could not be read from the hub ({type(error).__name__}: {error})"
         hint = "Try again, or give the model's folder."
     raise MissingFileError(f"{name} {problem}.", hint, model=name, revision=revision)
-
-
-def _download_config(name: str, revision: str | None) -> Path:
-    from huggingface_hub import errors as hub
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    # Read here, since huggingface_hub reads it only once, at import.
-    endpoint = os.environ.get("HF_ENDPOINT")
-    download = functools.partial(
-        hf_hub_download, name, "config.json", revision=revision, endpoint=endpoint
-    )
-    try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision, endpoint=endpoint))
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.EntryNotFoundError):
-        pass
-    except Exception:
-        # Asked for a file, the client would retry for half a minute before it looks at its cache.
-        return Path(download(local_files_only=True))
-    return Path(download())
 
 
 def _did_you_mean(name: str) -> str:
