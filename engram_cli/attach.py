@@ -15,6 +15,7 @@ from engram_cli.options import (
     OutputOption,
     OverwriteOption,
     QuietOption,
+    TrustRemoteCodeOption,
     VerboseOption,
 )
 from engram_cli.output import Output
@@ -61,6 +62,7 @@ def attach(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.")
     ] = None,
+    trust_remote_code: TrustRemoteCodeOption = False,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Load both models afterwards and compare their logits."),
@@ -106,6 +108,7 @@ def attach(
         link=link,
         adapter=adapter,
         revision=revision,
+        trust_remote_code=trust_remote_code,
     )
     leftovers = torn(plan.output)
     difference = None
@@ -118,7 +121,7 @@ def attach(
             silence_transformers()
             from engram.checkpoints.compare import max_logit_difference
 
-            difference = max_logit_difference(plan.base.folder, output)
+            difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
     payload = {
         "schema": SCHEMA,
         "plan": {**_plan(plan, dry_run), "removed": [str(folder) for folder in leftovers]},

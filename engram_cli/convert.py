@@ -15,6 +15,7 @@ from engram_cli.options import (
     OutputOption,
     OverwriteOption,
     QuietOption,
+    TrustRemoteCodeOption,
     VerboseOption,
 )
 from engram_cli.output import Output
@@ -66,6 +67,7 @@ def convert(
     link: Annotated[
         bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
     ] = False,
+    trust_remote_code: TrustRemoteCodeOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -99,6 +101,7 @@ def convert(
         config=None if config is None else load_config(config),
         tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
         link=link,
+        trust_remote_code=trust_remote_code,
     )
     if dry_run:
         converting.check_output(plan, overwrite=overwrite)

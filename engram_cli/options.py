@@ -45,6 +45,13 @@ TokenizerOption = Annotated[
 RevisionOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub.")
 ]
+TrustRemoteCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the Python code that lies beside the model's weights. Read it first.",
+    ),
+]
 
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write the result.")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engram.errors import EngramError
-from engram_cli.options import JsonOption, QuietOption, VerboseOption
+from engram_cli.options import JsonOption, QuietOption, TrustRemoteCodeOption, VerboseOption
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
 
@@ -44,6 +43,7 @@ def verify(
         bool,
         typer.Option("--headers-only", help="Load no model: check files, names and constants."),
     ] = False,
+    trust_remote_code: TrustRemoteCodeOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -63,11 +63,18 @@ def verify(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.checkpoints.verify import verify as run_checks
 
-    if not headers_only and _has_weights_to_run(target):
-        silence_transformers()
     checks: list[Check] = []
-    options = {"tokenizer": tokenizer, "revision": revision}
-    for check in run_checks(target, weights=not headers_only, **options):
+    found = run_checks(
+        target,
+        weights=not headers_only,
+        tokenizer=tokenizer,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    for check in found:
+        # The first check of a memory that was attached; what is downloaded before shows its bars.
+        if check.name == "fingerprint" and not headers_only and _has_weights_to_run(target):
+            silence_transformers()
         checks.append(check)
         out.detail(f"{_verdict(check)}  {check.name}")
     payload = {"schema": SCHEMA, "target": target, "ok": _ok(checks)}
@@ -78,12 +85,9 @@ def verify(
 
 
 def _has_weights_to_run(target: str) -> bool:
-    from engram.checkpoints.inspect import memory_settings
+    from engram.checkpoints.adapter import ADAPTER_FILE
 
-    try:
-        return Path(target).is_dir() and memory_settings(Path(target)) is not None
-    except EngramError:
-        return False
+    return not (Path(target) / ADAPTER_FILE).is_file()
 
 
 def _ok(checks: list[Check]) -> bool:

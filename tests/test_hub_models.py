@@ -11,6 +11,7 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 import tiny
+from remote import remote_base
 from test_released_hub import Hub
 
 from engram.config_file import write_config
@@ -95,6 +96,34 @@ def test_load_an_attached_model_from_the_hub(hub, tmp_path):
     done = run(hub, tmp_path, "-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "EngramLlamaForCausalLM"
+
+
+def test_verify_an_attached_model_on_the_hub(hub, tmp_path):
+    words = ["-m", "engram_cli", "verify", "someone/attached", "--json"]
+    done = run(hub, tmp_path, *words, "--revision", "v1")
+    assert done.returncode == 0, done.stderr
+    found = {check["name"]: check["ok"] for check in json.loads(done.stdout)["checks"]}
+    assert found["tokenizer"]
+    assert found["cached = full"]
+    assert found["assisted"]
+    done = run(hub, tmp_path, *words, "--revision", "nowhere")
+    assert done.returncode == 4
+
+
+def test_a_model_of_the_hub_that_is_code(hub, tmp_path):
+    base = remote_base(hub.root / "someone" / "code")
+    tiny.attached_model(base, hub.root / "someone" / "wired", trust_remote_code=True)
+    write_config(tmp_path / "memory.yaml", tiny.memory_config())
+    words = ["-m", "engram_cli", "attach", "someone/code", "-c", "memory.yaml", "-o", "out"]
+    refused = run(hub, tmp_path, *words)
+    assert refused.returncode == 3
+    assert "--trust-remote-code" in refused.stderr
+    done = run(hub, tmp_path, *words, "--trust-remote-code", "--verify", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["max_logit_difference"] == 0
+    code = "import engram; engram.load('someone/wired', trust_remote_code=True)"
+    done = run(hub, tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_that_is_not_there(hub, tmp_path):

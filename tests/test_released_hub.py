@@ -192,13 +192,15 @@ def test_what_the_hub_does_not_have(hub):
 def test_an_attached_checkpoint_on_the_hub(hub, tmp_path_factory):
     attached = tiny.family_folders("llama", tmp_path_factory)[1]
     shutil.copytree(attached, hub.root / "some" / "attached")
-    report, here, verified = engram(
+    report, here, verified, verified_here = engram(
         hub,
         "report some/attached --json",
         f"report {attached} --json",
-        "verify some/attached",
+        "verify some/attached --headers-only --json",
+        f"verify {attached} --headers-only --json",
     )
     found, expected = json.loads(report[1]), json.loads(here[1])
     assert found["target_kind"] == "attached"
     assert (found["rows"], found["totals"]) == (expected["rows"], expected["totals"])
-    assert (verified[0], "hf download some/attached" in verified[2]) == (3, True)
+    assert checks_of(verified) == checks_of(verified_here)
+    assert checks_of(verified)["tokenizer"]["ok"]

@@ -29,7 +29,7 @@ from engram.folders import check_folder, new_folder
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-# The module that `engram.hf.models.remote_module` makes.
+# The module that `engram.hf.folder_module.remote_module` makes.
 REMOTE_MODULE = "modeling_engram"
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
@@ -102,6 +102,7 @@ def plan(
     link: bool = False,
     adapter: bool = False,
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> AttachPlan:
     """Work out what `attach` would write, from headers alone.
 
@@ -115,13 +116,15 @@ def plan(
         link: Hard-link the base's files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
         revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run the code in the base's folder, where its config says that the model
+            is defined there.
 
     Raises:
         EngramError: Whatever does not fit: the files, the config, the tokenizer, the depth.
     """
-    folder = resolve_model(model, revision)
+    folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     base = read_base(folder, name=folder.resolve().name if Path(model).is_dir() else str(model))
-    attachment = plan_attachment(base, config, tokenizer, init, dtype)
+    attachment = plan_attachment(base, config, tokenizer, init, dtype, trust_remote_code)
     shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
     return AttachPlan(base, attachment, shards, output, link, adapter)
 
@@ -137,6 +140,7 @@ def attach(
     link: bool = False,
     adapter: bool = False,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AttachPlan:
@@ -155,6 +159,7 @@ def attach(
         link=link,
         adapter=adapter,
         revision=revision,
+        trust_remote_code=trust_remote_code,
     )
     write(made, overwrite=overwrite, progress=progress)
     return made

@@ -65,8 +65,15 @@ class BaseCheckpoint:
         return sum((self.folder / name).stat().st_size for name in self.shards)
 
 
-def resolve_model(model: str | Path, revision: str | None = None) -> Path:
+def resolve_model(
+    model: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Path:
     """Return the folder of a model: itself, or the hub's in the local cache after a download.
+
+    Args:
+        model: Folder, or id on the hub.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether the model's code is downloaded, too.
 
     Raises:
         MissingFileError: There is no such folder, and no such model can be had from the hub.
@@ -85,6 +92,7 @@ def resolve_model(model: str | Path, revision: str | None = None) -> Path:
 
     # Pickled weights are never asked for.
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*"]
+    wanted += ["*.py"] if trust_remote_code else []
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -11,12 +11,13 @@ from engram.checkpoints.base import read_config
 _TOKENS = 32
 
 
-def max_logit_difference(base: Path, attached: Path) -> float:
+def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = False) -> float:
     """Run random tokens through both models.
 
     Args:
         base: Folder of the base checkpoint.
         attached: Folder with the memory.
+        trust_remote_code: Whether code in the folders may run.
 
     Returns:
         The largest difference between their logits; 0.0 when they are equal bit for bit.
@@ -32,8 +33,10 @@ def max_logit_difference(base: Path, attached: Path) -> float:
     vocab_size = min(settings["engram"]["addresses"]["raw_vocab_size"], text["vocab_size"])
     logits = []
     makers: tuple[Callable[[], Any], ...] = (
-        lambda: AutoModelForCausalLM.from_pretrained(base, dtype="auto"),
-        lambda: load(attached),
+        lambda: AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", trust_remote_code=trust_remote_code
+        ),
+        lambda: load(attached, trust_remote_code=trust_remote_code),
     )
     for make in makers:
         model = make().eval()

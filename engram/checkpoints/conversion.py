@@ -147,11 +147,12 @@ def to_base(
     base_folder: Path,
     tokenizer: TokenizerFile | None,
     link: bool,
+    trust_remote_code: bool,
 ) -> Conversion:
     """Describe a memory from published names, attached to a base."""
     base = read_base(base_folder)
     config = replace(memory.config, table_dtype=dtype)
-    attachment = describe_attachment(base, config, tokenizer)
+    attachment = describe_attachment(base, config, tokenizer, trust_remote_code)
     addresses = attachment.addresses
     memory.check(addresses)
     layers_path = attachment.model_config["engram"]["layers_path"]

@@ -41,6 +41,7 @@ def plan(
     config: EngramConfig | None = None,
     tokenizer: TokenizerFile | None = None,
     link: bool = False,
+    trust_remote_code: bool = False,
 ) -> Conversion:
     """Work out what `write` would write, from headers alone.
 
@@ -55,6 +56,7 @@ def plan(
         config: The memory, where the files do not state it.
         tokenizer: The base's; the one in its folder when None.
         link: Hard-link files of the base instead of copying them.
+        trust_remote_code: Run the code in the base's folder, where its model is defined there.
 
     Raises:
         EngramError: Whatever does not fit, with the reason.
@@ -71,7 +73,8 @@ def plan(
                 f"{source} holds a memory alone: attaching it needs the model that it is for.",
                 "Name it: --base MODEL",
             )
-        return to_base(memory, output, dtype, resolve_model(base), tokenizer, link)
+        folder = resolve_model(base, trust_remote_code=trust_remote_code)
+        return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
     _refuse_base(base, f"{source} is attached to its base already")
     return rewritten(memory, output, dtype, link)
 

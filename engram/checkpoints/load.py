@@ -17,6 +17,7 @@ def load(
     adapter: str | Path | None = None,
     *,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     tables: Literal["ram", "disk"] = "ram",
     cache_rows: int = 0,
     **kwargs: Any,
@@ -28,6 +29,7 @@ def load(
             with an adapter, of its base.
         adapter: Folder or hub id of a memory that `engram attach --adapter` wrote.
         revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run the code beside the weights, where the base is defined there.
         tables: Where tables are: ``ram``: in memory like other weights; ``disk``: in the
             checkpoint's files, from which rows are read. Such tables cannot be trained, and may be
             larger than memory.
@@ -42,15 +44,17 @@ def load(
     Raises:
         MissingFileError: There is no such folder or model.
         LayoutError: It has no memory.
+        InputError: Its base is code, and that is not trusted.
         MismatchError: Its memory is incomplete, its addresses are not those of its fingerprint, or
             the adapter was made for another base.
         UsageError: `tables` is neither, or rows are to be cached of tables in memory.
     """
     kwargs |= {"tables": tables, "cache_rows": cache_rows}
     if adapter is not None:
-        joined = joined_folder(resolve_model(model, revision), resolve_model(adapter))
+        folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+        joined = joined_folder(folder, resolve_model(adapter, trust_remote_code=trust_remote_code))
         try:
-            loaded = load(joined.name, **kwargs)
+            loaded = load(joined.name, trust_remote_code=trust_remote_code, **kwargs)
         except BaseException:
             joined.cleanup()
             raise
@@ -65,9 +69,14 @@ def load(
             "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
             model=str(model),
         )
-    from engram.hf.models import model_classes
+    from engram.hf.families import load_code, model_classes, not_trusted
 
-    _, model_class = model_classes(config["model_type"])
+    if "auto_map" not in config["engram"]["base"]:
+        _, model_class = model_classes(config["model_type"])
+    elif trust_remote_code:
+        model_class = load_code(model, config["auto_map"]["AutoModelForCausalLM"], revision)
+    else:
+        raise not_trusted(model, config["engram"]["base"]["auto_map"]["AutoModelForCausalLM"])
     kwargs.setdefault("dtype", "auto")
     return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
 

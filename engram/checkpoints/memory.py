@@ -96,6 +96,7 @@ def plan_attachment(
     tokenizer: TokenizerFile | None,
     init: Literal["identity", "paper"],
     dtype: str | None,
+    trust_remote_code: bool = False,
 ) -> Attachment:
     """Make a memory for a base checkpoint, without its tables' bytes.
 
@@ -106,10 +107,12 @@ def plan_attachment(
             where the layout hashes raw ids.
         init: First values, see `EngramModule.reset_parameters`.
         dtype: Dtype of its values; the base's own when None.
+        trust_remote_code: Whether code in the base's folder may run.
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is too shallow or of another
-            width, its layers cannot be found, or the dtype cannot be trained.
+            width, its layers cannot be found, its code is not trusted, or the dtype cannot be
+            trained.
     """
     dtype = dtype_name(dtype or base.dtype)
     if dtype not in TAGS:
@@ -118,13 +121,17 @@ def plan_attachment(
             "Use --dtype bfloat16 or float32; engram convert quantises a trained memory.",
             dtype=dtype,
         )
-    made = describe_attachment(base, replace(config, table_dtype=dtype), tokenizer)
+    config = replace(config, table_dtype=dtype)
+    made = describe_attachment(base, config, tokenizer, trust_remote_code)
     layers_path = made.model_config["engram"]["layers_path"]
     return replace(made, tensors=_streams(made.config, made.addresses, layers_path, init))
 
 
 def describe_attachment(
-    base: BaseCheckpoint, config: EngramConfig, tokenizer: TokenizerFile | None
+    base: BaseCheckpoint,
+    config: EngramConfig,
+    tokenizer: TokenizerFile | None,
+    trust_remote_code: bool = False,
 ) -> Attachment:
     """Describe a memory of a base checkpoint, its tensors left out.
 
@@ -132,13 +139,22 @@ def describe_attachment(
         base: The checkpoint.
         config: The memory, with the dtype that it is stored in.
         tokenizer: See `plan_attachment`.
+        trust_remote_code: See `plan_attachment`.
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is too shallow or of another
-            width, or its layers cannot be found.
+            width, its layers cannot be found, or its code is not trusted.
     """
+    from engram.hf.families import code_of_base
+    from engram.hf.folder_module import auto_map, remote_module
+
+    if not isinstance(base.config.get("model_type"), str):
+        raise LayoutError(
+            f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
+        )
+    code = code_of_base(base.folder, base.config, trust_remote_code)
     addresses = _addresses(base, config, tokenizer)
-    layers_path, config_class, model_class = _wired_classes(base, config, addresses)
+    layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
     settings = {
         "schema": SETTINGS_SCHEMA,
         "toolkit_version": __version__,
@@ -150,10 +166,9 @@ def describe_attachment(
             "files": base.shards,
             "sidecars": base.sidecars,
             "replaced": base.replaced,
+            **({} if code is None else {"auto_map": code}),
         },
     }
-    from engram.hf.models import auto_map, remote_module
-
     model_config = {
         **base.config,
         "architectures": [model_class.__name__],
@@ -161,7 +176,7 @@ def describe_attachment(
         "model_type": config_class.model_type,
         "engram": settings,
     }
-    name, text = remote_module(config_class, model_class)
+    name, text = remote_module(config_class, model_class, code)
     base_name = base.name
     texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
     return Attachment(config, addresses, [], model_config, texts)
@@ -183,25 +198,32 @@ def _addresses(
 
 
 def _wired_classes(
-    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses
+    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses, code: dict[str, str] | None
 ) -> tuple[str, Any, Any]:
-    """Build the base without its weights and see where the memory goes."""
+    """Build the base without its weights and see where the memory goes.
+
+    Args:
+        base: The base.
+        config: The memory.
+        addresses: Its constants.
+        code: The base's own classes, if they are trusted code in its folder.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from engram.hf.models import model_classes
+    from engram.hf.families import classes_of_code, load_code, model_classes
     from engram.hf.wiring import check_fits, find_layers
 
-    model_type = base.config.get("model_type")
-    if not isinstance(model_type, str):
-        raise LayoutError(
-            f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
-        )
-    classes = model_classes(model_type)
-    hf_config = AutoConfig.from_pretrained(base.folder)
+    trusted = code is not None
+    if code is None:
+        classes = model_classes(str(base.config["model_type"]))
+    hf_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
     check_fits(config, addresses.layer_ids, hf_config.get_text_config())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(hf_config)
+        model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=trusted)
+    if code is not None:
+        own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
+        classes = classes_of_code(*own)
     return find_layers(model)[2], *classes
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,30 +15,34 @@ from numpy.typing import NDArray
 from engram.addressing.addresses import Addresses, map_digest
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
 from engram.checkpoints.adapter import ADAPTER_FILE
+from engram.checkpoints.base import resolve_model
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory import memory_tensors
 from engram.checkpoints.names import OFFSETS, TOKEN_MAP
-from engram.checkpoints.released import open_stored
+from engram.checkpoints.released import Stored, open_stored
 from engram.checkpoints.released.verify import verify_released
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, EngramError, InputError, LayoutError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """An attached folder, or an adapter, as its files describe it."""
+    """An attached checkpoint, or an adapter, as its files describe it."""
 
-    folder: Path
     config: EngramConfig
     addresses: Addresses
     layers_path: str
-    tensors: dict[str, tuple[Path, TensorInfo]]
-    tokenizer: str | Path
+    tensors: Mapping[str, TensorInfo]
+    read_bytes: Callable[[TensorInfo], Any]
+    load_tokenizer: Callable[[], TokenizerFile]
 
     def read(self, name: str, dtype: str) -> NDArray[Any]:
-        path, info = self.tensors[name]
-        return np.memmap(path, dtype=dtype, mode="r", offset=info.start, shape=info.shape)
+        info = self.tensors[name]
+        return np.frombuffer(self.read_bytes(info), dtype=dtype).reshape(info.shape)
 
     def name(self, layer_id: int, part: str) -> str:
         return f"{self.layers_path}.{layer_id}.engram.{part}"
@@ -50,8 +54,11 @@ def verify(
     weights: bool = True,
     tokenizer: str | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[Check]:
     """Check a checkpoint's memory. Base tensors are not judged.
+
+    An attached checkpoint on the hub is downloaded to the local cache, unless headers are enough.
 
     Args:
         target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone
@@ -59,6 +66,8 @@ def verify(
         weights: Load an attached model and compare its ways of running, beside what headers tell.
         tokenizer: Folder, tokenizer.json or hub id; the checkpoint's own when None.
         revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run the code beside the weights, where the base is defined there; without
+            it such a model is not loaded.
 
     Yields:
         A check at a time, in order.
@@ -73,25 +82,24 @@ def verify(
     except CorruptFileError as error:
         yield Check("settings", False, what_happened(error))
         return
+    stored = None
     if settings is None:
         stored = open_stored(target, revision)
-        if "engram" in stored.config:
-            raise InputError(
-                f"{target} is an attached checkpoint on the hub; verify reads its files.",
-                f"hf download {target} --local-dir FOLDER, then engram verify FOLDER",
-                target=str(target),
-            )
-        yield from verify_released(stored, tokenizer)
-        return
+        if "engram" not in stored.config:
+            yield from verify_released(stored, tokenizer)
+            return
+        settings = stored.config["engram"]
+    if stored is not None and weights:
+        path, stored = resolve_model(target, revision, trust_remote_code=trust_remote_code), None
     memory: _Memory | None = None
     try:
         memory = _Memory(
-            path,
             EngramConfig.from_dict(settings["config"]),
             Addresses.from_dict(settings["addresses"]),
             str(settings["layers_path"]),
-            _memory_tensors_on_disk(path),
-            tokenizer or path,
+            _memory_tensors_on_disk(path) if stored is None else _memory_tensors_on_hub(stored),
+            _read_bytes if stored is None else stored.read,
+            partial(_load_tokenizer, tokenizer or target, None if tokenizer else revision),
         )
     except (EngramError, KeyError, TypeError, ValueError) as error:
         yield Check("settings", False, what_happened(error))
@@ -106,20 +114,29 @@ def verify(
     elif weights:
         from engram.checkpoints.behaviour import behaviour_checks
 
-        yield from behaviour_checks(path)
+        yield from behaviour_checks(path, trust_remote_code)
 
 
-def _memory_tensors_on_disk(folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
+def _load_tokenizer(name: str | Path, revision: str | None) -> TokenizerFile:
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    return load_tokenizer(name, revision)
+
+
+def _read_bytes(info: TensorInfo) -> Any:
+    return np.memmap(info.path, mode="r", offset=info.start, shape=info.stop - info.start)
+
+
+def _memory_tensors_on_hub(stored: Stored) -> dict[str, TensorInfo]:
+    stored.demand_whole()
+    return {name: info for name, info in stored.tensors.items() if ".engram." in name}
+
+
+def _memory_tensors_on_disk(folder: Path) -> dict[str, TensorInfo]:
     """Find the memory's tensors the way transformers finds them."""
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
     if single.is_file():
-        headers = {single: read_header(single)}
-        return {
-            name: (path, info)
-            for path, header in headers.items()
-            for name, info in header.items()
-            if ".engram." in name
-        }
+        return {name: info for name, info in read_header(single).items() if ".engram." in name}
     if not index.is_file():
         raise MissingFileError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}.")
     weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
@@ -134,7 +151,7 @@ def _memory_tensors_on_disk(folder: Path) -> dict[str, tuple[Path, TensorInfo]]:
     absent = sorted(name for name, file in wanted.items() if name not in found[file])
     if absent:
         raise MissingFileError(f"{absent[0]} is not in {wanted[absent[0]]}, which the index names.")
-    return {name: (folder / file, found[file][name]) for name, file in wanted.items()}
+    return {name: found[file][name] for name, file in wanted.items()}
 
 
 def _check_sizes(memory: _Memory) -> Verdict:
@@ -172,7 +189,7 @@ def _check_tensors(memory: _Memory) -> Verdict:
     problems = [f"{name} is missing" for name in expected if name not in memory.tensors]
     problems += [f"{name} is not wired" for name in memory.tensors if name not in expected]
     for name, (tag, shape) in expected.items():
-        info = memory.tensors[name][1] if name in memory.tensors else None
+        info = memory.tensors.get(name)
         if info is not None and info.shape != shape:
             problems.append(f"{name} is {list(info.shape)}, not {list(shape)}")
         elif info is not None and not _same_kind(tag, info.dtype):
@@ -199,13 +216,12 @@ def _check_token_map(memory: _Memory) -> Verdict:
 
 
 def _check_tokenizer(memory: _Memory) -> Verdict:
-    from engram.addressing.tokenizer_files import load_tokenizer
     from engram.addressing.vocabulary import compressed_map
 
     if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
     try:
-        tokenizer = load_tokenizer(memory.tokenizer)
+        tokenizer = memory.load_tokenizer()
     except MissingFileError as error:
         return None, error.message
     if map_digest(compressed_map(tokenizer)) != memory.addresses.map_sha256:

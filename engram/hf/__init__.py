@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engram.hf.models import model_classes, register_families
+from engram.hf.families import classes_of_code, model_classes, register_families
 from engram.hf.wiring import find_layers, wire
 
-__all__ = ["find_layers", "model_classes", "wire"]
+__all__ = ["classes_of_code", "find_layers", "model_classes", "wire"]
 
 register_families()

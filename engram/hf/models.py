@@ -1,14 +1,9 @@
-"""Model classes: any causal language model of transformers, with memories.
-
-For a base of type ``llama`` there are `EngramLlamaConfig` (``model_type: engram_llama``, our
-settings under the key ``engram``) and `EngramLlamaForCausalLM`. Both are made from transformers'
-own classes.
-"""
+"""`EngramForCausalLM`: what a causal language model's class gains when it gets memories."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,34 +12,15 @@ import torch
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
+from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.tables import add_tables, check_saving, tables_on_disk, weights_beside_tables
 from engram.hf.wiring import wire
 from engram.nn import DiskEmbedding, EngramModule
 
 Tables = Literal["ram", "disk"]
 
-MODEL_TYPE_PREFIX = "engram_"
-REMOTE_MODULE = "modeling_engram"
-
-# Families that `import engram.hf` makes known to transformers' Auto classes; others become known
-# when a checkpoint of theirs is attached to or loaded by this toolkit.
-FAMILIES = (
-    "deepseek_v3",
-    "deepseek_v4",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "mixtral",
-    "olmo2",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "smollm3",
-)
+# What transformers passes to the method that loads weights.
+_LOADING = ["model", "state_dict", "checkpoint_files"]
 
 
 class EngramForCausalLM:
@@ -99,6 +75,7 @@ class EngramForCausalLM:
                 'Use tables="ram", or tables="disk" with any number of cache_rows.',
             )
         if tables == "disk":
+            _check_loading(getattr(super(), "_load_pretrained_model", None))
             kwargs["engram_tables"] = tables_on_disk(
                 pretrained_model_name_or_path, cache_rows, kwargs
             )
@@ -160,8 +137,11 @@ class EngramForCausalLM:
         whole = not getattr(self, "_hf_peft_config_loaded", False)
         if tables and whole and kwargs.get("is_main_process", True):
             add_tables(Path(save_directory), tables)
-        name, text = remote_module(type(self.config), type(self))
+        code = base.get("auto_map")
+        name, text = remote_module(type(self.config), type(self), code)
         Path(save_directory, name).write_text(text, encoding="utf-8")
+        if code is not None:
+            copy_code(type(self), Path(save_directory))
         return result
 
     def prepare_inputs_for_generation(
@@ -199,130 +179,23 @@ class EngramForCausalLM:
         if isinstance(module, EngramModule):
             module.reset_parameters("identity")
 
-    @classmethod
-    def register_for_auto_class(cls, auto_class: Any = None) -> None:
-        """Do nothing: the module in the folder imports this package instead of a copy of it."""
 
+def _check_loading(load: Any) -> None:
+    """Refuse a transformers that would not load weights through what `EngramForCausalLM` overrides.
 
-def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
-    """Make the classes for a base model type, and make them known to transformers' Auto classes.
-
-    Args:
-        model_type: The base's type, such as ``llama``; or ours, ``engram_llama``.
-
-    Returns:
-        The config class and the model class.
+    There is no public way to keep a part of a checkpoint from being loaded into memory.
 
     Raises:
-        LayoutError: transformers has no causal language model of that type.
+        LayoutError: It loads in another way.
     """
-    base_type = model_type.removeprefix(MODEL_TYPE_PREFIX)
-    return _config_class(base_type), _model_class(base_type)
+    import transformers
 
-
-@cache
-def _config_class(base_type: str) -> Any:
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    try:
-        base: Any = CONFIG_MAPPING[base_type]
-    except KeyError:
-        raise _unknown(base_type) from None
-
-    def post_init(self: Any, **kwargs: Any) -> None:
-        # Model classes take long to import: a family's is made for the first config of its type.
-        base.__post_init__(self, **kwargs)
-        _model_class(base_type)
-
-    made: Any = type(
-        f"Engram{base.__name__}",
-        (base,),
-        {
-            "__module__": __name__,
-            "__annotations__": {"engram": dict[str, Any] | None},
-            "__post_init__": post_init,
-            "model_type": MODEL_TYPE_PREFIX + base_type,
-            "engram": None,
-            "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
-        },
-    )
-    AutoConfig.register(made.model_type, made, exist_ok=True)
-    return made
-
-
-@cache
-def _model_class(base_type: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
-
-    config_class = _config_class(base_type)
-    base_config = config_class.__bases__[0]
-    if base_config not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise _unknown(base_type)
-    base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
-    made: Any = type(
-        f"Engram{base.__name__}",
-        (EngramForCausalLM, base),
-        {"__module__": __name__, "config_class": config_class},
-    )
-    _register_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
-    AutoModelForCausalLM.register(config_class, made, exist_ok=True)
-    if base_config in TOKENIZER_MAPPING and TOKENIZER_MAPPING[base_config] is not None:
-        tokenizer = TOKENIZER_MAPPING[base_config]
-        AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
-    return made
-
-
-def _unknown(base_type: str) -> LayoutError:
-    return LayoutError(
-        f"The installed transformers has no causal language model of type {base_type!r}.",
-        "Install a transformers that has it: pip install -U transformers",
-        model_type=base_type,
-    )
-
-
-def _register_conversions(ours: dict[str, str]) -> None:
-    """Let our types and classes load tensor names that the base's rename.
-
-    Args:
-        ours: Our names of a type and its classes, by transformers' own.
-    """
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        register_checkpoint_conversion_mapping,
-    )
-
-    for base, name in ours.items():
-        mapping = get_checkpoint_conversion_mapping(base)
-        if mapping is not None:
-            register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
-
-
-def auto_map(config_class: type[Any], model_class: type[Any]) -> dict[str, str]:
-    """Return what config.json tells `trust_remote_code` about our classes."""
-    return {
-        "AutoConfig": f"{REMOTE_MODULE}.{config_class.__name__}",
-        "AutoModelForCausalLM": f"{REMOTE_MODULE}.{model_class.__name__}",
-    }
-
-
-def remote_module(config_class: type[Any], model_class: type[Any]) -> tuple[str, str]:
-    """Return name and text of the module that `trust_remote_code` runs.
-
-    It imports the installed toolkit instead of carrying a copy of it.
-    """
-    text = (
-        '"""Loads this checkpoint through the installed toolkit: pip install engram-toolkit."""\n\n'
-        "from engram.hf import model_classes\n\n"
-        f"{config_class.__name__}, {model_class.__name__} = "
-        f'model_classes("{config_class.model_type}")\n'
-    )
-    return f"{REMOTE_MODULE}.py", text
-
-
-def register_families() -> None:
-    """Make the known families loadable by transformers' Auto classes and pipelines."""
-    for model_type in FAMILIES:
-        _config_class(model_type)
+    names = [] if load is None else list(inspect.signature(load).parameters)[: len(_LOADING)]
+    if names != _LOADING:
+        raise LayoutError(
+            f"transformers {transformers.__version__} loads weights in a way that is not known "
+            f"here ({', '.join(names) or 'nothing'} instead of {', '.join(_LOADING)}): tables "
+            "cannot stay on disk.",
+            'Load with tables="ram", or install transformers 5.23.',
+            transformers=transformers.__version__,
+        )

@@ -1,0 +1,248 @@
+"""Model classes with memories, made from those of transformers or from code in a base's folder.
+
+For a base of type ``llama`` there are `EngramLlamaConfig` (``model_type: engram_llama``, our
+settings under the key ``engram``) and `EngramLlamaForCausalLM`. Both are made from transformers'
+own classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engram.errors import InputError, LayoutError
+from engram.hf.folder_module import CODE_KEYS
+from engram.hf.models import EngramForCausalLM
+
+MODEL_TYPE_PREFIX = "engram_"
+
+# Families that `import engram.hf` makes known to transformers' Auto classes; others become known
+# when a checkpoint of theirs is attached to or loaded by this toolkit.
+FAMILIES = (
+    "deepseek_v3",
+    "deepseek_v4",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+)
+
+
+def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
+    """Make the classes for a base model type, and make them known to transformers' Auto classes.
+
+    Args:
+        model_type: The base's type, such as ``llama``; or ours, ``engram_llama``.
+
+    Returns:
+        The config class and the model class.
+
+    Raises:
+        LayoutError: transformers has no causal language model of that type.
+    """
+    base_type = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    return _config_class(base_type), _model_class(base_type)
+
+
+@cache
+def classes_of_code(config_class: Any, model_class: Any) -> tuple[type[Any], type[Any]]:
+    """Make the classes for a base whose own are code in its folder.
+
+    They are not made known to Auto classes: another folder may hold other code under one name.
+
+    Args:
+        config_class: The base's config class.
+        model_class: The base's model class.
+
+    Returns:
+        Our config class and our model class.
+    """
+    from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
+
+    def init(self: Any, *args: Any, engram: Any = None, **kwargs: Any) -> None:
+        config_class.__init__(self, *args, **kwargs)
+        self.engram = engram
+
+    made = _make_config(config_class, config_class.model_type, {"__init__": init})
+    base = add_generation_mixin_to_remote_model(model_class)
+    return made, _make_model(base, made)
+
+
+def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str] | None:
+    """Say which code of its own folder a base needs.
+
+    Args:
+        folder: The base's folder.
+        config: Its config.json.
+        trust: Whether its code may run.
+
+    Returns:
+        Its entries of `auto_map`; None where transformers has its classes.
+
+    Raises:
+        InputError: Its code may not run, and transformers has no such model; or its code lies in
+            another repository.
+    """
+    stated = config.get("auto_map")
+    code = {key: str(stated[key]) for key in CODE_KEYS if key in stated} if stated else {}
+    if "AutoModelForCausalLM" not in code or (not trust and _is_known(str(config["model_type"]))):
+        return None
+    if not trust:
+        raise not_trusted(folder, code["AutoModelForCausalLM"])
+    elsewhere = [reference for reference in code.values() if reference.count(".") != 1]
+    elsewhere += [reference for reference in code.values() if "--" in reference]
+    if elsewhere:
+        raise InputError(
+            f"The code of {folder} lies in another repository: {elsewhere[0]}.",
+            "Copy its .py files beside the weights, and name them in auto_map of config.json.",
+            reference=elsewhere[0],
+        )
+    return code
+
+
+def not_trusted(folder: Path | str, reference: str) -> InputError:
+    """The error for a model whose code may not run."""
+    return InputError(
+        f"{folder} is no model of transformers' own: loading it would run code that lies beside "
+        f"its weights ({reference}).",
+        "Read that code; if you trust it, pass --trust-remote-code (in Python, "
+        "trust_remote_code=True).",
+        reference=reference,
+    )
+
+
+def load_code(folder: Path | str, reference: str, revision: str | None = None) -> Any:
+    """Run the code beside a checkpoint, and return the class that it defines.
+
+    Only for code that the user trusts.
+
+    Args:
+        folder: Folder or hub id.
+        reference: Module and class, as in ``auto_map``.
+        revision: Branch, tag or commit on the hub.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    return get_class_from_dynamic_module(reference, str(folder), revision=revision)
+
+
+def _is_known(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in (
+        MODEL_FOR_CAUSAL_LM_MAPPING
+    )
+
+
+@cache
+def _config_class(base_type: str) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        base: Any = CONFIG_MAPPING[base_type]
+    except KeyError:
+        raise _unknown(base_type) from None
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        # Model classes take long to import: a family's is made for the first config of its type.
+        base.__post_init__(self, **kwargs)
+        _model_class(base_type)
+
+    made = _make_config(base, base_type, {"__post_init__": post_init})
+    AutoConfig.register(made.model_type, made, exist_ok=True)
+    return made
+
+
+def _make_config(base: Any, base_type: str, methods: dict[str, Any]) -> Any:
+    return type(
+        f"Engram{base.__name__}",
+        (base,),
+        {
+            "__module__": __name__,
+            "__annotations__": {"engram": dict[str, Any] | None},
+            "model_type": MODEL_TYPE_PREFIX + base_type,
+            "engram": None,
+            **_NO_COPY,
+            **methods,
+        },
+    )
+
+
+@cache
+def _model_class(base_type: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+    config_class = _config_class(base_type)
+    base_config = config_class.__bases__[0]
+    if base_config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _unknown(base_type)
+    base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
+    made = _make_model(base, config_class)
+    _register_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
+    AutoModelForCausalLM.register(config_class, made, exist_ok=True)
+    if base_config in TOKENIZER_MAPPING and TOKENIZER_MAPPING[base_config] is not None:
+        tokenizer = TOKENIZER_MAPPING[base_config]
+        AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
+    return made
+
+
+def _make_model(base: Any, config_class: Any) -> Any:
+    return type(
+        f"Engram{base.__name__}",
+        (EngramForCausalLM, base),
+        {"__module__": __name__, "config_class": config_class, **_NO_COPY},
+    )
+
+
+# transformers would copy the file that defines a class beside the weights; ours import the
+# installed toolkit.
+_NO_COPY: dict[str, Any] = {
+    "_auto_class": None,
+    "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
+}
+
+
+def _unknown(base_type: str) -> LayoutError:
+    return LayoutError(
+        f"The installed transformers has no causal language model of type {base_type!r}.",
+        "Install a transformers that has it: pip install -U transformers",
+        model_type=base_type,
+    )
+
+
+def _register_conversions(ours: dict[str, str]) -> None:
+    """Let our types and classes load tensor names that the base's rename.
+
+    Args:
+        ours: Our names of a type and its classes, by transformers' own.
+    """
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    for base, name in ours.items():
+        mapping = get_checkpoint_conversion_mapping(base)
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+
+
+def register_families() -> None:
+    """Make the known families loadable by transformers' Auto classes and pipelines."""
+    for model_type in FAMILIES:
+        _config_class(model_type)

@@ -1,0 +1,71 @@
+"""The module beside the weights, through which `trust_remote_code` loads an attached checkpoint.
+
+It imports the installed toolkit instead of carrying a copy of it. Where the base itself is code in
+its folder, that code lies beside it, and it is built on that.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REMOTE_MODULE = "modeling_engram"
+CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
+
+
+def auto_map(config_class: type[Any], model_class: type[Any]) -> dict[str, str]:
+    """Return what config.json tells `trust_remote_code` about our classes."""
+    names = (config_class.__name__, model_class.__name__)
+    return {key: f"{REMOTE_MODULE}.{name}" for key, name in zip(CODE_KEYS, names, strict=True)}
+
+
+def remote_module(
+    config_class: type[Any], model_class: type[Any], code: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """Return name and text of the module that `trust_remote_code` runs.
+
+    Args:
+        config_class: Our config class.
+        model_class: Our model class.
+        code: Where the base's own classes are, as its config.json says; None where they are
+            transformers'.
+    """
+    lines = [
+        '"""Loads this checkpoint through the installed toolkit: pip install engram-toolkit."""',
+        "",
+    ]
+    made = f"{config_class.__name__}, {model_class.__name__} ="
+    if code is None:
+        lines += ["from engram.hf import model_classes", ""]
+        lines.append(f'{made} model_classes("{config_class.model_type}")')
+    else:
+        bases = {}
+        lines += ["from engram.hf import classes_of_code", ""]
+        for key in CODE_KEYS:
+            if key in code:
+                module, bases[key] = code[key].split(".")
+                lines.append(f"from .{module} import {bases[key]}")
+        model = bases["AutoModelForCausalLM"]
+        config = bases.get("AutoConfig", f"{model}.config_class")
+        lines += ["", f"{made} classes_of_code({config}, {model})"]
+    return f"{REMOTE_MODULE}.py", "\n".join(lines) + "\n"
+
+
+def copy_code(model_class: type[Any], folder: Path) -> None:
+    """Copy the modules of a base that is code in its folder, and what they import beside them.
+
+    Args:
+        model_class: Our class, built on the base's.
+        folder: Where to.
+    """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    for made in (model_class, model_class.config_class):
+        for base in made.__mro__:
+            if base.__module__.startswith("transformers_modules."):
+                file = str(sys.modules[base.__module__].__file__)
+                for needed in (file, *get_relative_import_files(file)):
+                    shutil.copyfile(needed, folder / Path(needed).name)

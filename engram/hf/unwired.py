@@ -1,0 +1,32 @@
+"""The base of a wired model, as a model of its own that shares its weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
+from engram.hf.models import EngramForCausalLM
+
+_MIXINS: tuple[Any, ...] = (EngramForCausalLM, MemoryDecoder, MemoryLayer, PlainLayer)
+
+
+def base_of(model: Any) -> Any:
+    """Copy a model without its memories.
+
+    Args:
+        model: A model with memories, or without.
+
+    Returns:
+        A model of the base's class. Its weights are those of `model`, not copies.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    # What deepcopy is told to have copied already, it leaves as it is.
+    base = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for module in list(base.modules()):
+        for mixin in _MIXINS:
+            if isinstance(module, mixin):
+                order = type(module).__mro__
+                module.__class__ = order[order.index(mixin) + 1]
+                module._modules.pop("engram", None)
+    return base
