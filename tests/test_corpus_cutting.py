@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 from pathlib import Path
 
@@ -95,6 +97,34 @@ def test_ids_of_the_pieces_are_those_of_the_document(name):
 @pytest.mark.parametrize("text", ["x" * 9000, "7" * 9000, " " * 9000, "字" * 9000, "ab " * 1000])
 def test_texts_without_a_safe_place_stay_whole(text):
     assert cutting.cut_long(byte_level(None), text) == [text]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "cl100k", "local_bpe"])
+@pytest.mark.parametrize("kind", ["base64", "json"])
+def test_texts_without_blanks_are_cut_between_words(name, kind):
+    rng = random.Random(kind)
+    data = base64.b64encode(rng.randbytes(9000)).decode()
+    if kind == "json":
+        values = [{"id": rng.randrange(10**9), "über": "x" * rng.randrange(9)} for _ in range(500)]
+        data = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+    encoder = ENCODERS[name]()
+    pieces = cutting.cut_long(encoder, data)
+    assert "".join(pieces) == data
+    assert len(pieces) > 5
+    ids = [i for p in pieces for i in encoder.encode(p, add_special_tokens=False).ids]
+    assert ids == encoder.encode(data, add_special_tokens=False).ids
+
+
+def test_a_word_longer_than_what_is_looked_at_stays_whole():
+    # Everything between two blanks is one word here, though its parts have the ids of the whole.
+    text = " ".join(["a-" * 2000, "b-" * 2000])
+    encoder = byte_level(pre_tokenizers.Split(" ", "isolated"))
+    for piece in cutting.cut_long(encoder, text):
+        assert piece.strip(" ") in ("a-" * 2000, "b-" * 2000, text)
+    # A tokenizer that looks for no words has none to cut between.
+    whole = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    text = random_text(3, 2000)
+    assert cutting.cut_long(whole, text) == [text]
 
 
 def test_without_words_nothing_is_cut():

@@ -12,8 +12,9 @@ LONG_CHARACTERS = 2**20
 _PIECE = 2**18
 _CONTEXT = 2**11
 _MOST_TRIES = 64
-# Behind a word: a word, a number or a run of blanks that is cut in two would be told apart.
-_CANDIDATE = re.compile(r"(?<=\S)(?=\s)")
+# Behind a word: a word, a number or a run of blanks that is cut in two would be told apart. Where
+# there are no blanks, as in base64 or packed JSON, a word ends before a sign.
+_CANDIDATES = (re.compile(r"(?<=\S)(?=\s)"), re.compile(r"(?<=\w)(?=\W)"))
 
 
 def cut_long(encoder: Tokenizer, text: str) -> list[str]:
@@ -21,8 +22,9 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
 
     Encoding takes about 150 bytes of memory for each byte of a text that is encoded as one. Most
     tokenizers find the words of a text by what stands near them, and encode each on its own. So a
-    place is safe when cutting there leaves the ids of everything around it as they are, which is
-    tried. Where no place is safe, as with tokenizers that do not look for words, the piece grows.
+    place between two words is safe when cutting there leaves the ids of everything around it as
+    they are, which is tried. Where no place is safe, as in a single word or with tokenizers that do
+    not look for words, the piece grows.
 
     Args:
         encoder: The tokenizer, without truncation or padding.
@@ -46,13 +48,24 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
 def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:
     """Return the first safe place behind a position, None when there is none near it."""
     end = min(position + _PIECE, len(text))
-    candidates = _CANDIDATE.finditer(text, position, end)
-    for _, candidate in zip(range(_MOST_TRIES), candidates, strict=False):
-        cut = candidate.start()
-        before, behind = text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]
-        whole, *parts = encoder.encode_batch_fast(
-            [before + behind, before, behind], add_special_tokens=False
-        )
-        if whole.ids == parts[0].ids + parts[1].ids:
-            return cut
+    for candidate in _CANDIDATES:
+        matches = candidate.finditer(text, position, end)
+        for _, match in zip(range(_MOST_TRIES), matches, strict=False):
+            cut = match.start()
+            if _is_safe(encoder, text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]):
+                return cut
     return None
+
+
+def _is_safe(encoder: Tokenizer, before: str, behind: str) -> bool:
+    """Whether no word lies across the place between two texts, and their ids are those of both."""
+    whole, *parts = encoder.encode_batch_fast(
+        [before + behind, before, behind], add_special_tokens=False
+    )
+    if whole.ids != parts[0].ids + parts[1].ids:
+        return False
+    # A word that is longer than what is looked at may be encoded otherwise as a whole.
+    if encoder.normalizer is not None:
+        before, behind = map(encoder.normalizer.normalize_str, (before, behind))
+    words = encoder.pre_tokenizer.pre_tokenize_str(before + behind)
+    return not any(start < len(before) < end for _, (start, end) in words)
