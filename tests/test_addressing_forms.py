@@ -117,6 +117,23 @@ def test_forms_agree(layout, name, monkeypatch):
             np.testing.assert_array_equal(left, history, err_msg=form)
 
 
+@pytest.mark.parametrize("heads", [1, 8, 9, 16])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_output_written_past_the_caches(heads, dtype, threads, monkeypatch):
+    """Such stores need addresses that not every number of heads, and not every array, has."""
+    monkeypatch.setattr(hashing, "_STREAMED_BYTES", 0)
+    monkeypatch.setattr(hashing, "_IDS_PER_THREAD", 64)
+    addresses = addresses_of("demo", n_head_per_ngram=heads)
+    hasher = Hasher(addresses, form="numba", threads=threads)
+    ids = np.random.default_rng(heads).integers(0, V, (3, 47))
+    expected, _ = hash_ids(addresses, ids)
+    for shift in range(4):
+        out = np.empty(expected.size + shift, dtype)[shift:].reshape(expected.shape)
+        hasher.hash(ids, out=out)
+        np.testing.assert_array_equal(out, expected)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_chunks_equal_one_call(layout, monkeypatch):
     addresses = addresses_of(layout, n_head_per_ngram=2, max_ngram_size=4)

@@ -6,8 +6,10 @@ order.
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +33,8 @@ _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
 _NO_MAP = np.empty(0, dtype=np.int32)
 # Two threads on fewer ids than this take longer than one.
 _IDS_PER_THREAD = 2**18
+# Output that is larger than a core's cache is written past it.
+_STREAMED_BYTES = 2**23
 # What the numpy form takes, and what loading numba and the kernel takes.
 _SECONDS_PER_CALL = 1e-4
 _SECONDS_PER_ID = 3.5e-9
@@ -221,21 +225,28 @@ class Hasher:
         constants = self._constants[bool(offsets)]
         flags = _NO_FLAGS if flags is None else flags
         arrays = (ids, self._token_map, constants, flags)
+        streamed = out.nbytes >= _STREAMED_BYTES and out.ctypes.data % 16 == 0
+        rules = (streamed, *self._rules)
         try:
             if size < self._tokens_to_share:
-                stopped = kernel(*arrays, window, out, 0, size, *self._rules)
+                stopped = kernel(*arrays, window, out, 0, size, *rules)
             else:
-                stopped = self._share(kernel, arrays, window, out)
+                stopped = self._share(kernel, arrays, window, out, rules)
         except Exception:
             # The machine code could not be kept on disk, or what is kept there is damaged.
             self._kernel = _KERNELS[self._kind] = _compile(self._kind, cache=False)
-            stopped = self._kernel(*arrays, window, out, 0, size, *self._rules)
+            stopped = self._kernel(*arrays, window, out, 0, size, *rules)
         if stopped >= 0:
             check_ids(self.addresses, ids)
         return window
 
     def _share(
-        self, kernel: Any, arrays: tuple[NDArray[Any], ...], window: Ids, out: NDArray[Any]
+        self,
+        kernel: Any,
+        arrays: tuple[NDArray[Any], ...],
+        window: Ids,
+        out: NDArray[Any],
+        rules: tuple[Any, ...],
     ) -> int:
         """Call the kernel in several threads on a part of the positions each."""
         size, length = arrays[0].size, arrays[0].shape[1]
@@ -244,16 +255,16 @@ class Hasher:
         def run_part(part: int) -> int:
             begin, end = size * part // parts, size * (part + 1) // parts
             own = window.copy()
-            stopped = int(kernel(*arrays, own, out, begin, end, *self._rules))
+            stopped = int(kernel(*arrays, own, out, begin, end, *rules))
             # Rows whose last position is in this part.
             rows = slice(begin // length, end // length)
             ends[rows] = own[rows]
             return stopped
 
         ends = np.empty_like(window)
-        with ThreadPoolExecutor(parts - 1) as pool:
-            others = [pool.submit(run_part, part) for part in range(1, parts)]
-            stops = [run_part(0), *(other.result() for other in others)]
+        pool = _pool(self.threads - 1)
+        others = [pool.submit(run_part, part) for part in range(1, parts)]
+        stops = [run_part(0), *(other.result() for other in others)]
         window[:] = ends
         return next((stop for stop in stops if stop >= 0), -1)
 
@@ -273,6 +284,16 @@ class Hasher:
                 _KERNELS[self._kind] = None
         self._kernel = _KERNELS[self._kind]
         return self._kernel
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Return threads that wait for work: starting them takes as long as hashing 2,000 tokens."""
+    return ThreadPoolExecutor(workers, "engram-hash")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads
 
 
 def _compile(kind: tuple[int, int], cache: bool = True) -> Any:

@@ -24,7 +24,15 @@ HashRange = Callable[..., int]
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _store_rows(
-    context: Any, mix: Any, constants: Any, at: Any, heads: Any, out: Any, to: Any, lanes: Any
+    context: Any,
+    mix: Any,
+    constants: Any,
+    at: Any,
+    heads: Any,
+    out: Any,
+    to: Any,
+    streamed: Any,
+    lanes: Any,
 ) -> Any:
     """Reduce one mix by the primes of neighbouring heads and store the rows, as vectors.
 
@@ -36,13 +44,15 @@ def _store_rows(
         heads: Heads per order: the distance to the next kind of constants.
         out: Ids; the dtype may be narrower than 64 bits.
         to: Index, in the flat `out`, of the first head's id.
+        streamed: Whether to store past the processor's caches; needs `out` at a multiple of 16.
         lanes: A tuple as long as the number of heads.
     """
-    signature = types.void(types.uint64, constants, types.intp, types.intp, out, types.intp, lanes)
+    index = types.intp
+    signature = types.void(types.uint64, constants, index, index, out, index, types.boolean, lanes)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        mix, constants, at, heads, out, to, _ = values
-        lanes, word = signature.args[6].count, ir.IntType(64)
+        mix, constants, at, heads, out, to, streamed, _ = values
+        lanes, word = signature.args[7].count, ir.IntType(64)
         vector = ir.VectorType(word, lanes)
 
         def splat(number: int) -> Any:
@@ -79,7 +89,14 @@ def _store_rows(
             row = builder.trunc(row, ir.VectorType(ir.IntType(array.dtype.bitwidth), lanes))
         data = context.make_array(array)(context, builder, out).data
         pointer = builder.bitcast(builder.gep(data, [to]), row.type.as_pointer())
-        builder.store(row, pointer, align=array.dtype.bitwidth // 8)
+        past_caches = builder.icmp_unsigned("!=", streamed, ir.Constant(streamed.type, 0))
+        with builder.if_else(past_caches) as (then, otherwise):
+            with then:
+                store = builder.store(row, pointer, align=16)
+                one = ir.Constant(ir.IntType(32), 1)
+                store.set_metadata("nontemporal", builder.module.add_metadata([one]))
+            with otherwise:
+                builder.store(row, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return signature, generate
@@ -94,12 +111,14 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
         cache: Whether to keep the machine code on disk, beside this file or where numba keeps it.
 
     Returns:
-        ``hash_range(ids, token_map, constants, flags, window, out, begin, end, vocab_size, fill,
-        end_id)``. It hashes the positions begin..end-1 of the flattened `ids` ``[B, T]``
-        into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the tokens before each row, oldest
-        first, and afterwards those before the position behind the last one hashed. `flags`
-        ``[B, T]`` (or empty) marks positions with START and MASKED. Returns -1, or the first
-        position whose id is not below `vocab_size`, where it stopped.
+        ``hash_range(ids, token_map, constants, flags, window, out, begin, end, streamed,
+        vocab_size, fill, end_id)``. It hashes the positions begin..end-1 of the flattened `ids`
+        ``[B, T]`` into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the tokens before each
+        row, oldest first, and afterwards those before the position behind the last one hashed.
+        `flags` ``[B, T]`` (or empty) marks positions with START and MASKED. `streamed` says that
+        `out` is larger than what the processor should cache, and at an address that is a multiple
+        of 16. Returns -1, or the first position whose id is not below `vocab_size`, where it
+        stopped.
     """
     past = n_orders
     block = 4 * n_heads
@@ -117,6 +136,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
         out: Any,
         begin: Any,
         end: Any,
+        streamed: Any,
         vocab_size: Any,
         fill: Any,
         end_id: Any,
@@ -126,6 +146,8 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
         width = constants.shape[1]
         has_map = token_map.size > 0
         has_flags = flags.size > 0
+        # Between heads that fill no vector, stores would not be at multiples of 16 bytes.
+        streamed = streamed and rest == 0
         to = np.intp(begin * layers * n_orders * n_heads)
         for row in range(begin // length, (end - 1) // length + 1):
             first = max(begin - row * length, 0)
@@ -157,7 +179,14 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
                             if np.int64(mix) >= 0:
                                 for head in range(0, full, LANES):
                                     _store_rows(
-                                        mix, constants, at + head, n_heads, out, to + head, lanes
+                                        mix,
+                                        constants,
+                                        at + head,
+                                        n_heads,
+                                        out,
+                                        to + head,
+                                        streamed,
+                                        lanes,
                                     )
                                 if rest > 0:
                                     _store_rows(
@@ -167,6 +196,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
                                         n_heads,
                                         out,
                                         to + full,
+                                        False,
                                         rest_lanes,
                                     )
                             else:
