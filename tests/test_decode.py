@@ -127,6 +127,14 @@ def test_caches_can_be_pickled_and_copied(model, ids):
             assert_same(pieces(model, ids[:, 9:], [4, 10], other)[0], logits)
 
 
+def test_models_can_be_pickled(model, ids):
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model)
+    assert type(again.config) is type(model.config)
+    assert_same(full(again, ids), full(model, ids))
+    assert_same(pieces(again, ids, [4, 1, 18])[0], full(model, ids))
+
+
 def test_a_buffer_of_tokens_may_be_used_again(model, ids):
     buffer, past, logits = ids[:, :1].clone(), None, []
     with torch.no_grad():

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError, LayoutError
+from engram.hf.classes import made_again_by
+from engram.hf.classes import made_again_by
 from engram.hf.folder_module import CODE_KEYS
 from engram.hf.models import EngramForCausalLM
 
@@ -74,9 +76,15 @@ def classes_of_code(config_class: Any, model_class: Any) -> tuple[type[Any], typ
         config_class.__init__(self, *args, **kwargs)
         self.engram = engram
 
-    made = _make_config(config_class, config_class.model_type, {"__init__": init})
+    bases = (config_class, model_class)
+    methods = {"__init__": init, "__reduce_ex__": made_again_by(_class_of_code, 0, *bases)}
+    made = _make_config(config_class, config_class.model_type, methods)
     base = add_generation_mixin_to_remote_model(model_class)
-    return made, _make_model(base, made)
+    return made, _make_model(base, made, made_again_by(_class_of_code, 1, *bases))
+
+
+def _class_of_code(which: int, config_class: Any, model_class: Any) -> Any:
+    return classes_of_code(config_class, model_class)[which]
 
 
 def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str] | None:
@@ -161,7 +169,11 @@ def _config_class(base_type: str) -> Any:
         base.__post_init__(self, **kwargs)
         _model_class(base_type)
 
-    made = _make_config(base, base_type, {"__post_init__": post_init})
+    methods = {
+        "__post_init__": post_init,
+        "__reduce_ex__": made_again_by(_config_class, base_type),
+    }
+    made = _make_config(base, base_type, methods)
     AutoConfig.register(made.model_type, made, exist_ok=True)
     return made
 
@@ -192,7 +204,7 @@ def _model_class(base_type: str) -> Any:
     if base_config not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _unknown(base_type)
     base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
-    made = _make_model(base, config_class)
+    made = _make_model(base, config_class, made_again_by(_model_class, base_type))
     _register_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
     AutoModelForCausalLM.register(config_class, made, exist_ok=True)
     if base_config in TOKENIZER_MAPPING and TOKENIZER_MAPPING[base_config] is not None:
@@ -201,12 +213,9 @@ def _model_class(base_type: str) -> Any:
     return made
 
 
-def _make_model(base: Any, config_class: Any) -> Any:
-    return type(
-        f"Engram{base.__name__}",
-        (EngramForCausalLM, base),
-        {"__module__": __name__, "config_class": config_class, **_NO_COPY},
-    )
+def _make_model(base: Any, config_class: Any, reduce: Any) -> Any:
+    members = {"__module__": __name__, "config_class": config_class, "__reduce_ex__": reduce}
+    return type(f"Engram{base.__name__}", (EngramForCausalLM, base), {**members, **_NO_COPY})
 
 
 # transformers would copy the file that defines a class beside the weights; ours import the
