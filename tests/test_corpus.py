@@ -17,8 +17,9 @@ from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config import EngramConfig
 from engram.corpus import pipeline, shards, token_shards, tokenise
+from engram.corpus.hashes import Target
 from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import Target, estimate_bytes, hash_text
+from engram.corpus.pipeline import estimate_bytes, hash_text
 from engram.corpus.readers import TextReader
 from engram.errors import InputError, MismatchError, MissingPackageError
 
@@ -224,7 +225,9 @@ def test_the_estimate_is_near_what_is_written(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("has_old", [False, True])
-def test_what_breaks_off_leaves_nothing_new(tmp_path, monkeypatch, error, has_old):
+def test_what_breaks_off_leaves_what_was_there_and_is_resumed(
+    tmp_path, monkeypatch, error, has_old
+):
     path, folder = text_file(tmp_path), tmp_path / "results" / "out"
     if has_old:
         hash_to(folder, TextReader(path))
@@ -239,9 +242,15 @@ def test_what_breaks_off_leaves_nothing_new(tmp_path, monkeypatch, error, has_ol
     monkeypatch.setattr(token_shards, "sync", break_off)
     with pytest.raises(type(error) if isinstance(error, OSError) else error):
         hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True)
-    assert [f.name for f in folder.parent.iterdir()] == (["out"] if has_old else [])
+    names = sorted(f.name for f in folder.parent.iterdir())
+    assert names == [".out.building", *(["out"] if has_old else [])]
     if has_old:
         assert digests(folder) == before
+    monkeypatch.undo()
+    hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True, resume=True)
+    hash_to(tmp_path / "whole", TextReader(path), shard_tokens=500)
+    assert digests(folder) == digests(tmp_path / "whole")
+    assert [f.name for f in folder.parent.iterdir()] == ["out"]
 
 
 def test_a_text_that_goes_wrong_leaves_nothing(tmp_path):

@@ -7,17 +7,25 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
+from engram.config import EngramConfig
 from engram.corpus import ray_engine
 from engram.corpus.build import BuildRules, build_corpus
+from engram.corpus.hashes import Target
 from engram.corpus.local import WorkerLostError
+from engram.corpus.memory import find_memory
+from engram.corpus.pipeline import hash_text
 from engram.corpus.ray_engine import RayEngine
+from engram.corpus.readers import TextReader
 from engram.corpus.sources import Source, find_sources
+from engram.corpus.statistics import Statistics
+from engram.corpus.tokenise import TokenBatch, tokenise
 from engram.corpus.unit_work import UnitRules, UnitTask
 from engram.corpus.units import Unit
 from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
@@ -186,3 +194,51 @@ def test_standard_input_stays_here(ray, tmp_path):
     with pytest.raises(UsageError, match="Standard input"):
         build(find_sources("-")[0], tmp_path / "out", ray)
     assert not list(tmp_path.iterdir())
+
+
+# --- statistics and hash ids ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def memory():
+    """A tokenizer and the constants of a memory with two layers."""
+    values = {"engram_vocab_size": 544, "k": 3, "pad_id": 2, "layer_ids": [3, 1]}
+    shape = {"hidden_size": 8, "n_embed_per_ngram": 8, "n_head_per_ngram": 4}
+    return find_memory(EngramConfig(tokenizer=str(BPE), **values, **shape))[1:]
+
+
+@pytest.mark.parametrize("most_distinct", [2**24, 100])
+def test_merged_statistics_are_those_of_one_pass(ray, memory, tmp_path, monkeypatch, most_distinct):
+    monkeypatch.setattr(ray_engine, "_PIECE_TOKENS", 3000)
+    tokenizer, addresses = memory
+    alone, merged = (Statistics(addresses, most_distinct=most_distinct) for _ in range(2))
+    batches = list(tokenise(TextReader(text_file(tmp_path)), tokenizer))
+    long = TokenBatch(batches[0].tokens, batches[0].boundaries[[0, -1]], 0)
+    for batch in [*batches, long]:
+        alone.add(batch)
+    ray.count(iter([*batches, long]), merged)
+    assert merged.layers() == alone.layers()
+    assert merged.growth() == alone.growth()
+    assert len(merged.growth()[0].points) > 10
+    kinds = {head.kind for layer in merged.layers() for head in layer.heads}
+    assert kinds == ({"exact"} if most_distinct == 2**24 else {"estimated"})
+
+
+def test_hashing_gives_the_numbers_and_bytes_of_the_local_engine(
+    ray, memory, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(ray_engine, "_PIECE_TOKENS", 3000)
+    path = text_file(tmp_path)
+    path.write_bytes(TEXT.encode() + b"\n\nbad \xff\n\n" + TEXT.encode())
+    found = []
+    for name, engine in (("local", None), ("ray", ray)):
+        for target in (None, Target(tmp_path / name, shard_tokens=4000)):
+            reader = TextReader(path, on_error="skip")
+            hashed = hash_text(
+                reader, *memory, engine=engine, target=target, cache_tokens=500, unit_bytes=5000
+            )
+            found.append(replace(hashed, seconds=0.0, written_bytes=0))
+    assert found[0].notes.skipped == 1
+    assert found.count(found[0]) == 4
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+    assert capfd.readouterr() == ("", "")

@@ -19,8 +19,9 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config import EngramConfig
 from engram.corpus import windows
 from engram.corpus.build import BuildRules, build_corpus
+from engram.corpus.hashes import Target
 from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import Target, hash_text
+from engram.corpus.pipeline import hash_text
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.errors import CorruptFileError, InputError, MismatchError, UsageError

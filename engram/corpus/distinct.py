@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
+# Sorted words and how often each occurs, for every part of the vocabulary.
+WindowSets = list[tuple[Words, NDArray[np.uint32]]]
 
 DEFAULT_MOST = 2**24
 _PENDING = 2**22
@@ -28,9 +30,15 @@ class DistinctWindows:
         vocab_size: Size of the vocabulary that is hashed.
         most: Distinct windows kept at once, 12 bytes each; while they are sorted they take three
             times that and 96 MiB.
+        level: Bits that the word of a kept window ends with zeros in, to begin with.
+
+    Attributes:
+        level: The same, now.
     """
 
-    def __init__(self, order: int, vocab_size: int, most: int = DEFAULT_MOST) -> None:
+    def __init__(
+        self, order: int, vocab_size: int, most: int = DEFAULT_MOST, level: int = 0
+    ) -> None:
         self._order, self._vocab_size, self._most = order, vocab_size, most
         others = vocab_size ** (order - 1)
         # The fewest parts with which a part's windows fit into 64 bits; 0 when there are too many.
@@ -42,7 +50,7 @@ class DistinctWindows:
         self._counts = [np.empty(0, np.uint32) for _ in self._sets]
         self._pending: list[list[Words]] = [[] for _ in self._sets]
         self._n_pending = 0
-        self._level = 0
+        self.level = level
 
     def add(self, slots: NDArray[np.uint32]) -> None:
         """Add windows, ``[order, n]``: slot k holds the id k places back."""
@@ -65,7 +73,23 @@ class DistinctWindows:
     def count(self) -> int:
         """Number of distinct windows added so far."""
         self._settle()
-        return self._kept << self._level
+        return self._kept << self.level
+
+    def sets(self) -> WindowSets:
+        """Return what is kept, to be merged with another."""
+        self._settle()
+        return list(zip(self._sets, self._counts, strict=True))
+
+    def merge(self, sets: WindowSets) -> None:
+        """Add what another one kept that was at no higher level than this is."""
+        self._settle()
+        mask = np.uint64(2**self.level - 1)
+        for part, (words, counts) in enumerate(sets):
+            # Taken out, and so copied: what comes from another process cannot be written to, which
+            # kernels would be compiled for anew.
+            stays = words & mask == 0
+            self._unite(part, words[stays], counts[stays])
+        self._thin()
 
     def windows(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint32]]]:
         """Read the set; only one that is exact can be read.
@@ -86,7 +110,7 @@ class DistinctWindows:
     @property
     def is_exact(self) -> bool:
         """Whether the count is exact."""
-        return self._level == 0 and self._parts > 0
+        return self.level == 0 and self._parts > 0
 
     @property
     def relative_error(self) -> float:
@@ -95,15 +119,15 @@ class DistinctWindows:
             return 0.0
         # Different windows may share a hash where they do not fit into 64 bits.
         hashed = 0.0 if self._parts else float(self.count()) / 2**65
-        return 2 * float(np.sqrt((1 - 0.5**self._level) / self._kept)) + hashed
+        return 2 * float(np.sqrt((1 - 0.5**self.level) / self._kept)) + hashed
 
     @property
     def _kept(self) -> int:
         return sum(map(len, self._sets))
 
     def _sample(self, words: Words) -> Words:
-        mask = np.uint64(2**self._level - 1)
-        return words[words & mask == 0] if self._level else words
+        mask = np.uint64(2**self.level - 1)
+        return words[words & mask == 0] if self.level else words
 
     def _settle(self) -> None:
         """Put what is pending into the sets."""
@@ -117,15 +141,23 @@ class DistinctWindows:
             fresh.sort()
             fresh_counts = np.empty(len(fresh), np.uint32)
             size = kernels.drop_repeats(fresh, fresh_counts)
-            fresh, fresh_counts = fresh[:size], fresh_counts[:size]
-            merged = np.empty(len(self._sets[part]) + size, np.uint64)
-            counts = np.empty(len(merged), np.uint32)
-            old, old_counts = self._sets[part], self._counts[part]
-            size = kernels.merge(old, old_counts, fresh, fresh_counts, merged, counts)
-            self._sets[part], self._counts[part] = merged[:size], counts[:size]
+            self._unite(part, fresh[:size], fresh_counts[:size])
         self._n_pending = 0
+        self._thin()
+
+    def _unite(self, part: int, words: Words, counts: NDArray[np.uint32]) -> None:
+        """Merge a sorted set into that of a part."""
+        from engram.corpus import kernels
+
+        old, old_counts = self._sets[part], self._counts[part]
+        merged = np.empty(len(old) + len(words), np.uint64)
+        merged_counts = np.empty(len(merged), np.uint32)
+        size = kernels.merge(old, old_counts, words, counts, merged, merged_counts)
+        self._sets[part], self._counts[part] = merged[:size], merged_counts[:size]
+
+    def _thin(self) -> None:
         while self._kept > self._most:
-            self._level += 1
+            self.level += 1
             for part, words in enumerate(self._sets):
-                stays = words & np.uint64(2**self._level - 1) == 0
+                stays = words & np.uint64(2**self.level - 1) == 0
                 self._sets[part], self._counts[part] = words[stays], self._counts[part][stays]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -32,14 +33,26 @@ def new_folder(folder: Path, schema: str, overwrite: bool) -> AbstractContextMan
     return folders.new_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 
-def write_manifest(folder: Path, values: dict[str, Any]) -> int:
+def write_manifest(
+    folder: Path, values: dict[str, Any], digests: Mapping[str, str] | None = None
+) -> int:
     """Write the manifest: `values`, and the size and sha256 of every file of the folder.
+
+    Args:
+        folder: The folder.
+        values: What else it says.
+        digests: The sha256 of files by name, where it is known.
 
     Returns:
         Bytes of all the files, the manifest's own included.
     """
+    known = digests or {}
     files = [
-        {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        {
+            "name": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": known.get(file.name) or sha256_of(file),
+        }
         for file in sorted(folder.iterdir())
     ]
     write_json(folder / MANIFEST, {**values, "files": files})

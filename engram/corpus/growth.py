@@ -29,6 +29,29 @@ def growth_lengths() -> Iterator[int]:
         yield round(_FIRST_TOKENS * 2 ** (step / _POINTS_PER_DOUBLING))
 
 
+def length_behind(tokens: int) -> int:
+    """Return the first of the `growth_lengths` that is longer."""
+    return next(length for length in growth_lengths() if length > tokens)
+
+
+def pieces(first: int, size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut a part of a text into pieces that end where its growth is looked at.
+
+    Args:
+        first: Tokens of the text before the part.
+        size: Tokens of the part.
+        most: Most tokens of a piece.
+
+    Yields:
+        Begin and end of a piece, as positions in the part.
+    """
+    begin = 0
+    while begin < size:
+        end = min(begin + most, size, length_behind(first + begin) - first)
+        yield begin, end
+        begin = end
+
+
 @dataclass(frozen=True)
 class GrowthPoint:
     """Distinct n-grams in the beginning of a text.

@@ -1,4 +1,4 @@
-"""Text to tokens to statistics and hash ids: one pass, in bounded memory."""
+"""Text to tokens to statistics and hash ids, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,64 +6,32 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import engram
 from engram.addressing.addresses import Addresses
+from engram.corpus.build import build_corpus, text_job
 from engram.corpus.cache_curve import CacheSample, LayerCache
-from engram.corpus.folder import check_folder, new_folder, write_manifest
+from engram.corpus.folder import MANIFEST, sha256_of
 from engram.corpus.growth import Growth
+from engram.corpus.hashes import HashWriter, Target, describe, is_described
 from engram.corpus.readers import TextReader
-from engram.corpus.shards import (
-    TOKEN_MAP,
-    Format,
-    ShardWriter,
-    bytes_per_token,
-    check_format,
-    ids_dtype,
-)
+from engram.corpus.shards import bytes_per_token
 from engram.corpus.statistics import LayerStatistics, Statistics
 from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.token_shards import SHARD_TOKENS
-from engram.corpus.tokenise import TokenBatch, fast_encoder, token_dtype, tokenise
+from engram.corpus.token_stream import Notes, TokenStream, text_rules
+from engram.corpus.tokenise import TokenBatch, tokenise
+from engram.corpus.units import UNIT_BYTES
+from engram.corpus.work import working
 from engram.errors import InputError
 from engram.files import Progress
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
-
-MANIFEST_SCHEMA = "engram.hashes/1"
+    from engram.corpus.ray_engine import RayEngine
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where and how hash ids are written.
-
-    Attributes:
-        folder: The folder to appear.
-        format: npy or parquet.
-        shard_tokens: Tokens that fill a shard.
-        overwrite: Whether a folder of hash ids that is there may be replaced.
-    """
-
-    folder: Path
-    format: Format = "npy"
-    shard_tokens: int = SHARD_TOKENS
-    overwrite: bool = False
-
-    def check(self) -> None:
-        """Check that the folder may appear and the format can be written.
-
-        Raises:
-            InputError: Something is there that is not to be replaced.
-            MissingPackageError: parquet needs pyarrow.
-        """
-        check_format(self.format)
-        check_folder(self.folder, MANIFEST_SCHEMA, self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -74,27 +42,29 @@ class HashedText:
         documents: Its documents.
         tokens: Its tokens.
         ids: Hash ids: tokens x layers x columns.
-        seconds: Time from the first byte to the last shard.
         layers: Statistics by layer and head.
         growth: Growth of the distinct n-grams, by order.
-        written_bytes: Bytes of the folder that was written; 0 without one.
         cache_tokens: Tokens that the cache curves were measured with; 0 without them.
         caches: Cache curves by layer, when they were asked for.
-        engine: What tokenised it, and why, as a sentence; empty for tokens.
-        problem: Why the fast engine was given up; empty when it was not.
+        notes: What was met while it was tokenised; nothing of stored tokens.
+        written_bytes: Bytes of the folder of hash ids; 0 without one.
+        resumed_shards: Shards of it that an earlier run had finished.
+        was_finished: Whether the whole folder was there already.
+        seconds: Time from the first byte to the last shard.
     """
 
     documents: int
     tokens: int
     ids: int
-    seconds: float
     layers: tuple[LayerStatistics, ...]
     growth: tuple[Growth, ...]
-    written_bytes: int
     cache_tokens: int
     caches: tuple[LayerCache, ...]
-    engine: str
-    problem: str
+    notes: Notes = Notes()
+    written_bytes: int = 0
+    resumed_shards: int = 0
+    was_finished: bool = False
+    seconds: float = 0.0
 
 
 def hash_text(
@@ -104,90 +74,50 @@ def hash_text(
     *,
     add_eos: bool = False,
     threads: int = 1,
+    engine: RayEngine | None = None,
     target: Target | None = None,
     cache_tokens: int | None = None,
     progress: Progress | None = None,
+    unit_bytes: int = UNIT_BYTES,
 ) -> HashedText:
     """Tokenise and hash a text, collect its statistics, and write its ids when asked to.
 
-    While one batch is hashed the next is tokenised. Results depend neither on batches nor threads.
+    Results depend neither on batches nor on threads, nor on who does the work. Statistics alone are
+    one pass over the text. To write ids, it is tokenised first, into a hidden folder beside the
+    target, where tokens and finished shards stay when the work breaks off. Ids are hashed here,
+    whatever the engine: to hash them is faster than to send them.
 
     Args:
         reader: The documents, as text or as tokens. Every one starts with the layout's fill.
         tokenizer: The tokenizer that the addresses were made with.
         addresses: The memory's constants.
         add_eos: Whether every document ends with the end-of-text token; of tokens, whether it does.
-        threads: Threads that hash; `tokenizers` takes its own from RAYON_NUM_THREADS.
+        threads: Threads that hash and processes that tokenise for ids; in one pass, `tokenizers`
+            takes its own threads from RAYON_NUM_THREADS.
+        engine: Tokenises and counts; this machine when None.
         target: Where ids are written; None for statistics alone.
         cache_tokens: Tokens, from the first on, to measure cache curves with; None for no curves.
         progress: Called with the bytes read so far and their total.
+        unit_bytes: About as many bytes of text as one worker tokenises at a time.
 
     Returns:
         Counts and statistics.
 
     Raises:
         InputError: The text cannot be read or has no tokens, or the folder cannot appear.
+        WorkerLostError: A worker process was killed.
     """
     started = time.perf_counter()
-    statistics = Statistics(addresses, threads=threads)
-    sample = CacheSample(addresses, cache_tokens) if cache_tokens is not None else None
-    documents = tokens = written_bytes = 0
-    with ExitStack() as stack:
-        writer = folder = None
-        if target is not None:
-            target.check()
-            folder = stack.enter_context(
-                new_folder(target.folder, MANIFEST_SCHEMA, target.overwrite)
-            )
-            writer = ShardWriter(
-                folder,
-                addresses,
-                vocab_size=tokenizer.vocab_size,
-                format=target.format,
-                shard_tokens=target.shard_tokens,
-                threads=threads,
-            )
-        fast, engine = None, ""
-        if isinstance(reader, StoredTokens):
-            source = reader.batches()
-        else:
-            fast, engine = fast_encoder(tokenizer, reader.total_bytes)
-            source = tokenise(reader, tokenizer, add_eos=add_eos, fast=fast)
-        batches = _one_ahead(source)
-        for batch in stack.enter_context(closing(batches)):
-            statistics.add(batch)
-            if sample is not None:
-                sample.add(batch)
-            if writer is not None:
-                writer.add(batch)
-            documents += len(batch.boundaries) - 1
-            tokens += len(batch.tokens)
-            if progress is not None:
-                progress(batch.read_bytes, reader.total_bytes)
-        if not tokens:
-            raise InputError("The text has no tokens.", documents=documents)
-        ids = tokens * len(addresses.layers) * addresses.n_columns
-        layers = statistics.layers()
-        if writer is not None and folder is not None and target is not None:
-            writer.close()
-            counts = {"documents": documents, "tokens": tokens, "ids": ids}
-            values = _manifest(counts, tokenizer, addresses, add_eos, target.format)
-            values |= {"statistics": [asdict(layer) for layer in layers], "shards": writer.shards}
-            written_bytes = write_manifest(folder, values)
-    seconds = time.perf_counter() - started
-    return HashedText(
-        documents=documents,
-        tokens=tokens,
-        ids=ids,
-        seconds=seconds,
-        layers=layers,
-        growth=statistics.growth(),
-        written_bytes=written_bytes,
-        cache_tokens=0 if sample is None else sample.tokens,
-        caches=() if sample is None else sample.layers(),
-        engine=engine,
-        problem="" if fast is None else fast.problem,
-    )
+    work = _Work(tokenizer, addresses, add_eos, threads, engine, cache_tokens, unit_bytes)
+    there = target.manifest() if target is not None and target.resume else None
+    if target is None or there is not None:
+        hashed = work.count(reader, progress)
+        if target is not None and is_described(there, work.describe(target, hashed)):
+            hashed = replace(hashed, written_bytes=target.size_bytes(), was_finished=True)
+    if target is not None and (there is None or not hashed.was_finished):
+        target.check()
+        hashed = work.write(reader, target, progress)
+    return replace(hashed, seconds=time.perf_counter() - started)
 
 
 def estimate_bytes(
@@ -204,6 +134,146 @@ def estimate_bytes(
     return round(tokens * bytes_per_token(addresses, tokenizer.vocab_size))
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done with a text, see `hash_text`."""
+
+    tokenizer: TokenizerFile
+    addresses: Addresses
+    add_eos: bool
+    threads: int
+    engine: RayEngine | None
+    cache_tokens: int | None
+    unit_bytes: int
+
+    def count(self, reader: TextReader | StoredTokens, progress: Progress | None) -> HashedText:
+        """Collect statistics in one pass."""
+        stream = TokenStream(reader, self.tokenizer, self.add_eos, self.engine, self.unit_bytes)
+        hashed = self._take(stream.batches(), reader.total_bytes, progress)
+        return replace(hashed, notes=stream.notes)
+
+    def write(
+        self, reader: TextReader | StoredTokens, target: Target, progress: Progress | None
+    ) -> HashedText:
+        """Write hash ids; statistics are collected on the way."""
+        job = self._job(reader, target)
+        with ExitStack() as stack:
+            work = stack.enter_context(working(target.folder, job, target.resume, target.overwrite))
+            notes = Notes()
+            if isinstance(reader, TextReader):
+                first, progress = _halves(progress)
+                built = build_corpus(
+                    reader.sources,
+                    self.tokenizer,
+                    work / "tokens",
+                    text_rules(reader, self.add_eos, target.shard_tokens),
+                    workers=self.threads,
+                    engine=None if self.engine is None else self.engine.run_units,
+                    # Whatever is there belongs to this job.
+                    resume=True,
+                    overwrite=True,
+                    unit_bytes=self.unit_bytes,
+                    progress=first,
+                )
+                notes, reader = Notes.of_corpus(built), StoredTokens(work / "tokens")
+            vocab_size = self.tokenizer.vocab_size
+            writer = HashWriter(
+                work, target, self.addresses, vocab_size=vocab_size, threads=self.threads
+            )
+            stack.callback(writer.stop)
+            hashed = self._take(reader.batches(), reader.total_bytes, progress, writer)
+            writer.close()
+            written_bytes = writer.assemble(self.describe(target, hashed))
+        return replace(
+            hashed, notes=notes, written_bytes=written_bytes, resumed_shards=writer.resumed
+        )
+
+    def describe(self, target: Target, hashed: HashedText) -> dict[str, Any]:
+        """Return what the manifest says, but for the files."""
+        counts = {key: getattr(hashed, key) for key in ("documents", "tokens", "ids")}
+        return describe(target, self.tokenizer, self.addresses, self.add_eos, counts, hashed.layers)
+
+    def _job(self, reader: TextReader | StoredTokens, target: Target) -> dict[str, Any]:
+        """Everything that the bytes of the target follow from."""
+        if isinstance(reader, StoredTokens):
+            text = {
+                "engram_version": engram.__version__,
+                "tokens_sha256": sha256_of(reader.folder / MANIFEST),
+                "shard_tokens": target.shard_tokens,
+            }
+        else:
+            rules = text_rules(reader, self.add_eos, target.shard_tokens)
+            text = text_job(reader.sources, self.tokenizer, rules, self.unit_bytes)
+        return {**text, "fingerprint": self.addresses.fingerprint, "format": target.format}
+
+    def _take(
+        self,
+        batches: Generator[TokenBatch],
+        total_bytes: int | None,
+        progress: Progress | None,
+        writer: HashWriter | None = None,
+    ) -> HashedText:
+        """Take in the tokens of a text, and hand them on to a writer."""
+        addresses = self.addresses
+        statistics = Statistics(addresses, threads=self.threads)
+        sample = None
+        if self.cache_tokens is not None:
+            sample = CacheSample(addresses, self.cache_tokens)
+        documents = tokens = 0
+
+        def passing() -> Generator[TokenBatch]:
+            nonlocal documents, tokens
+            with closing(_one_ahead(batches)) as ahead:
+                for batch in ahead:
+                    documents += len(batch.boundaries) - 1
+                    tokens += len(batch.tokens)
+                    if sample is not None:
+                        sample.add(batch)
+                    if writer is not None:
+                        writer.add(batch)
+                    yield batch
+                    if progress is not None:
+                        progress(batch.read_bytes, total_bytes)
+
+        with closing(passing()) as passed:
+            if self.engine is not None:
+                self.engine.count(passed, statistics)
+            else:
+                for batch in passed:
+                    statistics.add(batch)
+        if not tokens:
+            raise InputError("The text has no tokens.", documents=documents)
+        return HashedText(
+            documents=documents,
+            tokens=tokens,
+            ids=tokens * len(addresses.layers) * addresses.n_columns,
+            layers=statistics.layers(),
+            growth=statistics.growth(),
+            cache_tokens=0 if sample is None else sample.tokens,
+            caches=() if sample is None else sample.layers(),
+        )
+
+
+def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
+    """Split progress in two: each half of the work is told as if its bytes were half of all."""
+    if progress is None:
+        return None, None
+    text_bytes: int | None = None
+
+    def first(done: int, total: int | None) -> None:
+        nonlocal text_bytes
+        text_bytes = total
+        progress(done, None if total is None else 2 * total)
+
+    def second(done: int, total: int | None) -> None:
+        if text_bytes and total:
+            progress(text_bytes + text_bytes * done // total, 2 * text_bytes)
+        else:
+            progress(done, total)
+
+    return first, second
+
+
 def _one_ahead(items: Generator[T]) -> Generator[T]:
     """Fetch the next item in a thread while the caller works on this one."""
     end = object()
@@ -212,36 +282,3 @@ def _one_ahead(items: Generator[T]) -> Generator[T]:
         while (item := following.result()) is not end:
             following = pool.submit(next, items, end)
             yield item
-
-
-def _manifest(
-    counts: dict[str, int],
-    tokenizer: TokenizerFile,
-    addresses: Addresses,
-    add_eos: bool,
-    format: Format,
-) -> dict[str, Any]:
-    return {
-        "schema": MANIFEST_SCHEMA,
-        "engram_version": engram.__version__,
-        "fingerprint": addresses.fingerprint,
-        "format": format,
-        "counts": counts,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "sha256": tokenizer.digest,
-            "vocab_size": tokenizer.vocab_size,
-            "eos_id": tokenizer.eos_id if add_eos else None,
-        },
-        "tokens": {"dtype": token_dtype(tokenizer.vocab_size).name},
-        "ids": {
-            "dtype": ids_dtype(addresses).name,
-            "axes": ["token", "layer", "column"],
-            "column": "(order - 2) * heads + head",
-            "layer_ids": addresses.layer_ids,
-            "has_offsets": False,
-            "row_offsets": [list(layer.offsets) for layer in addresses.layers],
-        },
-        "addresses": addresses.to_dict(),
-        "token_map_file": None if addresses.token_map is None else TOKEN_MAP,
-    }

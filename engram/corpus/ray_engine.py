@@ -17,8 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import engram
+from engram.addressing.addresses import Addresses
+from engram.corpus.growth import pieces
 from engram.corpus.local import WorkerLostError
+from engram.corpus.statistics import PartialStatistics, Statistics
 from engram.corpus.tokenise import TokenBatch
 from engram.corpus.unit_work import UnitResult, UnitTask, encode_unit, write_unit
 from engram.errors import (
@@ -31,6 +36,8 @@ from engram.errors import (
 )
 
 RETRIES = 3
+_PIECE_TOKENS = 2**22
+_NO_LIMIT = 2**62
 # Ray prints what happens to its workers to stdout, which belongs to whoever calls this.
 _SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
@@ -125,6 +132,21 @@ class RayEngine:
         for parts in self._encode(tasks):
             yield from parts
 
+    def count(self, batches: Iterable[TokenBatch], statistics: Statistics) -> None:
+        """Add documents to statistics; workers count pieces of them, which are merged here.
+
+        Raises:
+            InputError: A token id is not below the tokenizer's length.
+            WorkerLostError: A task lost its worker too often.
+        """
+        calls = (
+            (statistics.addresses, statistics.levels, piece, begin, end)
+            for piece, begin, end in _pieces(batches)
+        )
+        for parts in self._streams(_count, calls):
+            for part in parts:
+                statistics.merge(part)
+
     def _encode(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[Any]]:
         if any(source.path is None for task in tasks for source in task.unit.sources):
             raise UsageError(
@@ -215,6 +237,54 @@ def _encode_unit(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
                 node=socket.gethostname(),
             )
     yield from encode_unit(task)
+
+
+def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, int]]:
+    """Cut a text into pieces that workers count, see `growth.pieces`.
+
+    Yields:
+        The documents that a piece lies in, and its begin and end among their tokens.
+    """
+    first = 0
+    for batch in _gather(batches):
+        bounds = batch.boundaries
+        for begin, end in pieces(first, len(batch.tokens), _PIECE_TOKENS):
+            low = int(np.searchsorted(bounds, begin, side="right")) - 1
+            high = int(np.searchsorted(bounds, end))
+            start = int(bounds[low])
+            documents = TokenBatch(
+                batch.tokens[start : bounds[high]], bounds[low : high + 1] - start, 0
+            )
+            yield documents, begin - start, end - start
+        first += len(batch.tokens)
+
+
+def _gather(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
+    """Put batches together, about as many tokens as a piece has at a time."""
+    waiting: list[TokenBatch] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += len(batch.tokens)
+        if size >= _PIECE_TOKENS:
+            yield _join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
+    lengths = [np.zeros(1, np.int64), *(np.diff(batch.boundaries) for batch in batches)]
+    tokens = np.concatenate([batch.tokens for batch in batches])
+    return TokenBatch(tokens, np.cumsum(np.concatenate(lengths)), 0)
+
+
+def _count(
+    addresses: Addresses, levels: dict[int, int], documents: TokenBatch, begin: int, end: int
+) -> Iterator[PartialStatistics]:
+    # Copied: kernels would be compiled anew for arrays that cannot be written to.
+    own = TokenBatch(documents.tokens.copy(), documents.boundaries.copy(), 0)
+    yield Statistics(addresses, most_distinct=_NO_LIMIT, levels=levels).part(own, begin, end)
 
 
 def _absolute(task: UnitTask) -> UnitTask:

@@ -1,8 +1,9 @@
-"""Token ids and hash ids of a text in shards: plain .npy files, or parquet."""
+"""The files of one shard of hash ids: plain .npy files, or parquet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,12 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.corpus import token_shards
-from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
+from engram.corpus.token_shards import save_array
 from engram.corpus.tokenise import Tokens, token_dtype
 from engram.errors import MissingPackageError
 
 Format = Literal["npy", "parquet"]
 
-TOKEN_MAP = "token_map.npy"
 _CHUNK_TOKENS = 2**16
 
 
@@ -46,117 +46,114 @@ def check_format(format: Format) -> None:
             raise MissingPackageError("pyarrow", "parquet", "--format parquet") from None
 
 
-class ShardWriter(DocumentShards):
-    """Writes the documents of a text, hashed, as shards of whole documents.
+@dataclass(frozen=True)
+class Shard:
+    """Documents that share files.
 
-    Args:
-        folder: An empty folder; the token map is written at once.
-        addresses: The memory's constants.
-        vocab_size: Length of the tokenizer.
-        format: npy: three files a shard (tokens ``[n]``, documents ``[documents + 1]``, ids ``[n,
-            L, C]``); parquet: one file a shard, one row a document.
-        shard_tokens: Tokens that fill a shard.
-        threads: Threads that hash.
+    Attributes:
+        index: Number of the shard, from 0.
+        tokens: Their token ids ``[n]``, as they are stored.
+        boundaries: First token of every document and, last, n: ``[documents + 1]``.
+        first_document: Documents of the shards before it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        addresses: Addresses,
-        *,
-        vocab_size: int,
-        format: Format = "npy",
-        shard_tokens: int = SHARD_TOKENS,
-        threads: int = 1,
-    ) -> None:
-        from engram.addressing.hashing import Hasher
+    index: int
+    tokens: Tokens
+    boundaries: NDArray[np.int64]
+    first_document: int
 
-        super().__init__(folder, vocab_size, shard_tokens)
-        self._format = format
-        self._hasher = Hasher(addresses, threads=threads)
-        self._shape = (len(addresses.layers), addresses.n_columns)
-        self._buffer = np.empty((1, _CHUNK_TOKENS, *self._shape), ids_dtype(addresses))
-        self._documents = 0
-        if addresses.token_map is not None:
-            save_array(folder / TOKEN_MAP, addresses.token_map.astype(np.int32))
 
-    def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
-        write = {"npy": self._write_npy, "parquet": self._write_parquet}[self._format]
-        files = write(tokens, boundaries)
-        self._documents += len(boundaries) - 1
-        return files
+def shard_names(index: int, format: Format) -> dict[str, str]:
+    """Return the names of a shard's files, by what they hold.
 
-    def _write_npy(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
-        ids_name = f"ids-{len(self.shards):05d}.npy"
-        names = {**super()._write_files(tokens, boundaries), "ids_file": ids_name}
-        shape = (len(tokens), *self._shape)
-        header = {"descr": self._buffer.dtype.str, "fortran_order": False, "shape": shape}
-        cuts = range(_CHUNK_TOKENS, len(tokens) + _CHUNK_TOKENS, _CHUNK_TOKENS)
-        with (self._folder / ids_name).open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for ids in self._hash(tokens, boundaries, cuts):
-                file.write(ids.data)
-            token_shards.sync(file)
-        return names
+    npy: tokens ``[n]``, documents ``[documents + 1]``, ids ``[n, L, C]``; parquet: one file with
+    one row a document.
+    """
+    if format == "parquet":
+        return {"file": f"shard-{index:05d}.parquet"}
+    return {f"{kind}_file": f"{kind}-{index:05d}.npy" for kind in ("tokens", "documents", "ids")}
 
-    def _write_parquet(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        name = f"shard-{len(self.shards):05d}.parquet"
-        columns = self._shape[0] * self._shape[1]
-        # A row group holds whole documents, about a chunk of them.
-        steps = boundaries[1:] // _CHUNK_TOKENS
-        last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
-        cuts = boundaries[last]
-        token_type = pa.from_numpy_dtype(self._token_dtype)
-        id_type = pa.from_numpy_dtype(self._buffer.dtype)
-        # Lists that count in 64 bits: the ids of one long document can be more than 2^31.
-        lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
-        schema = pa.schema({"document": pa.int64(), **lists})
-        array_of = pa.LargeListArray.from_arrays
-        first = 0
-        with (self._folder / name).open("wb") as file:
-            with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
-                chunks = zip(last, cuts, self._hash(tokens, boundaries, cuts), strict=True)
-                for end, cut, ids in chunks:
-                    start = boundaries[first]
-                    offsets = boundaries[first : end + 1] - start
-                    numbers = np.arange(first, end, dtype=np.int64) + self._documents
-                    table = pa.table(
-                        [
-                            pa.array(numbers),
-                            array_of(offsets, tokens[start:cut]),
-                            array_of(offsets * columns, ids.reshape(-1)),
-                        ],
-                        schema=schema,
-                    )
-                    writer.write_table(table)
-                    first = int(end)
-            token_shards.sync(file)
-        return {"file": name}
+def write_shard(folder: Path, addresses: Addresses, shard: Shard, format: Format) -> None:
+    """Hash a shard and write its files."""
+    names = shard_names(shard.index, format)
+    if format == "parquet":
+        _write_parquet(folder / names["file"], addresses, shard)
+        return
+    save_array(folder / names["tokens_file"], shard.tokens)
+    save_array(folder / names["documents_file"], shard.boundaries)
+    size, dtype = len(shard.tokens), ids_dtype(addresses)
+    shape = (size, len(addresses.layers), addresses.n_columns)
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    cuts = range(_CHUNK_TOKENS, size + _CHUNK_TOKENS, _CHUNK_TOKENS)
+    with (folder / names["ids_file"]).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for ids in _hash(addresses, shard, cuts):
+            file.write(ids.data)
+        token_shards.sync(file)
 
-    def _hash(
-        self, tokens: Tokens, boundaries: NDArray[np.int64], cuts: Any
-    ) -> Iterator[NDArray[Any]]:
-        """Hash tokens up to each cut in turn.
 
-        Yields:
-            Ids without offsets ``[chunk, L, C]``, in an array that the next ones overwrite.
-        """
-        starts = np.zeros(len(tokens) + 1, dtype=bool)
-        starts[boundaries] = True
-        history, begin = None, 0
-        for cut in cuts:
-            chunk = tokens[begin:cut]
-            size = len(chunk)
-            if self._buffer.shape[1] < size:
-                self._buffer = np.empty((1, size, *self._shape), self._buffer.dtype)
-            ids, history = self._hasher.hash(
-                chunk[None],
-                starts=starts[None, begin : begin + size],
-                history=history,
-                out=self._buffer[:, :size],
-            )
-            yield ids[0]
-            begin = int(cut)
+def _write_parquet(path: Path, addresses: Addresses, shard: Shard) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = len(addresses.layers) * addresses.n_columns
+    boundaries, tokens = shard.boundaries, shard.tokens
+    # A row group holds whole documents, about a chunk of them.
+    steps = boundaries[1:] // _CHUNK_TOKENS
+    last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
+    cuts = boundaries[last]
+    token_type = pa.from_numpy_dtype(tokens.dtype)
+    id_type = pa.from_numpy_dtype(ids_dtype(addresses))
+    # Lists that count in 64 bits: the ids of one long document can be more than 2^31.
+    lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
+    schema = pa.schema({"document": pa.int64(), **lists})
+    array_of = pa.LargeListArray.from_arrays
+    first = 0
+    with path.open("wb") as file:
+        with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
+            chunks = zip(last, cuts, _hash(addresses, shard, cuts), strict=True)
+            for end, cut, ids in chunks:
+                start = boundaries[first]
+                offsets = boundaries[first : end + 1] - start
+                numbers = np.arange(first, end, dtype=np.int64) + shard.first_document
+                table = pa.table(
+                    [
+                        pa.array(numbers),
+                        array_of(offsets, tokens[start:cut]),
+                        array_of(offsets * columns, ids.reshape(-1)),
+                    ],
+                    schema=schema,
+                )
+                writer.write_table(table)
+                first = int(end)
+        token_shards.sync(file)
+
+
+def _hash(addresses: Addresses, shard: Shard, cuts: Any) -> Iterator[NDArray[Any]]:
+    """Hash tokens up to each cut in turn.
+
+    Yields:
+        Ids without offsets ``[chunk, L, C]``, in an array that the next ones overwrite.
+    """
+    from engram.addressing.hashing import Hasher
+
+    tokens, hasher = shard.tokens, Hasher(addresses)
+    shape = (len(addresses.layers), addresses.n_columns)
+    buffer = np.empty((1, _CHUNK_TOKENS, *shape), ids_dtype(addresses))
+    starts = np.zeros(len(tokens) + 1, dtype=bool)
+    starts[shard.boundaries] = True
+    history, begin = None, 0
+    for cut in cuts:
+        chunk = tokens[begin:cut]
+        size = len(chunk)
+        if buffer.shape[1] < size:
+            buffer = np.empty((1, size, *shape), buffer.dtype)
+        ids, history = hasher.hash(
+            chunk[None],
+            starts=starts[None, begin : begin + size],
+            history=history,
+            out=buffer[:, :size],
+        )
+        yield ids[0]
+        begin = int(cut)

@@ -8,6 +8,7 @@ not depend on the layer; rows do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.corpus.collisions import OrderCollisions, order_collisions
-from engram.corpus.distinct import DEFAULT_MOST, DistinctWindows
-from engram.corpus.growth import Growth, GrowthPoint, growth_lengths
+from engram.corpus.distinct import DEFAULT_MOST, DistinctWindows, WindowSets
+from engram.corpus.growth import Growth, GrowthPoint, length_behind, pieces
 from engram.corpus.tokenise import TokenBatch
 from engram.errors import InputError
 
@@ -68,6 +69,21 @@ class LayerStatistics:
     orders: tuple[OrderCollisions, ...]
 
 
+@dataclass(frozen=True)
+class PartialStatistics:
+    """What was counted of a piece of a text, to be merged with the rest.
+
+    Attributes:
+        tokens: Tokens of the piece.
+        distinct: By order, its distinct n-grams, see `DistinctWindows.sets`.
+        rows: By layer and order, the bitmaps of the rows that it hits.
+    """
+
+    tokens: int
+    distinct: dict[int, WindowSets]
+    rows: dict[tuple[int, int], NDArray[np.uint64]]
+
+
 class Statistics:
     """Collects the statistics of a text from its tokens, without storing a hash id.
 
@@ -77,15 +93,23 @@ class Statistics:
         addresses: The memory's constants.
         threads: Threads that work on a batch; the result does not depend on them.
         most_distinct: Distinct n-grams per order up to which their number is exact.
+        levels: Sampling of the n-grams of each order to begin with, see `levels`.
     """
 
     def __init__(
-        self, addresses: Addresses, *, threads: int = 1, most_distinct: int = DEFAULT_MOST
+        self,
+        addresses: Addresses,
+        *,
+        threads: int = 1,
+        most_distinct: int = DEFAULT_MOST,
+        levels: Mapping[int, int] | None = None,
     ) -> None:
         self.addresses = addresses
         self._buffer = np.empty(addresses.max_ngram_size * _CHUNK, dtype=np.uint32)
         self._distinct = {
-            order: DistinctWindows(order, addresses.vocab_size, most_distinct)
+            order: DistinctWindows(
+                order, addresses.vocab_size, most_distinct, levels[order] if levels else 0
+            )
             for order in addresses.orders
         }
         self._rows = {
@@ -95,8 +119,7 @@ class Statistics:
         }
         self._pool = ThreadPoolExecutor(threads)
         self._tokens = 0
-        self._lengths = growth_lengths()
-        self._next_length = next(self._lengths)
+        self._next_length = length_behind(0)
         self._points: dict[int, list[GrowthPoint]] = {order: [] for order in addresses.orders}
 
     def add(self, batch: TokenBatch) -> None:
@@ -105,6 +128,41 @@ class Statistics:
         Raises:
             InputError: A token id is not below the tokenizer's length.
         """
+        ids, boundaries = self._ids(batch)
+        for begin, end in pieces(self._tokens, len(ids), _CHUNK):
+            self._add(ids, boundaries, begin, end)
+            self._advance(end - begin)
+
+    @property
+    def levels(self) -> dict[int, int]:
+        """How often the n-grams of each order were halved to be few enough: a count of bits."""
+        return {order: windows.level for order, windows in self._distinct.items()}
+
+    def part(self, batch: TokenBatch, begin: int, end: int) -> PartialStatistics:
+        """Count what positions begin..end-1 of documents read, on top of what was counted."""
+        ids, boundaries = self._ids(batch)
+        for first in range(begin, end, _CHUNK):
+            self._add(ids, boundaries, first, min(first + _CHUNK, end))
+        distinct = {order: windows.sets() for order, windows in self._distinct.items()}
+        rows = {key: rows.bits for key, rows in self._rows.items()}
+        return PartialStatistics(end - begin, distinct, rows)
+
+    def merge(self, part: PartialStatistics) -> None:
+        """Add what was counted elsewhere of the next piece of the text, cut by `pieces`.
+
+        The result is the same as if the piece had been added.
+        """
+        jobs = [
+            self._pool.submit(self._distinct[n].merge, part.distinct[n]) for n in self._distinct
+        ]
+        for key, rows in self._rows.items():
+            rows.bits |= part.rows[key]
+        for job in jobs:
+            job.result()
+        self._advance(part.tokens)
+
+    def _ids(self, batch: TokenBatch) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Return the ids that are hashed, and where documents start and the last one ends."""
         tokens, addresses = batch.tokens, self.addresses
         if len(tokens) and int(tokens.max()) >= addresses.raw_vocab_size:
             raise InputError(
@@ -120,17 +178,14 @@ class Statistics:
         if addresses.end_id is not None:
             ends = np.flatnonzero(tokens == addresses.end_id) + 1
             boundaries = np.union1d(boundaries, ends)
-        begin = 0
-        while begin < len(ids):
-            # A chunk ends where the growth of the text is looked at.
-            end = min(begin + _CHUNK, len(ids), begin + self._next_length - self._tokens)
-            self._add(ids, boundaries, begin, end)
-            self._tokens += end - begin
-            if self._tokens == self._next_length:
-                self._next_length = next(self._lengths)
-                for order, point in self._now().items():
-                    self._points[order].append(point)
-            begin = end
+        return ids, boundaries
+
+    def _advance(self, tokens: int) -> None:
+        self._tokens += tokens
+        if self._tokens == self._next_length:
+            self._next_length = length_behind(self._tokens)
+            for order, point in self._now().items():
+                self._points[order].append(point)
 
     def _add(
         self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
@@ -207,15 +262,15 @@ class _RowsHit:
         words = np.array([-(-prime // 64) for prime in primes], dtype=np.int64)
         self._ends = np.cumsum(words)
         self._bases = self._ends - words
-        self._bits = np.zeros(int(self._ends[-1]), dtype=np.uint64)
+        self.bits = np.zeros(int(self._ends[-1]), dtype=np.uint64)
 
     def add(self, slots: NDArray[np.uint32]) -> None:
         from engram.corpus import kernels
 
-        kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self._bits)
+        kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self.bits)
 
     def count(self, head: int) -> int:
-        words: Any = self._bits[self._bases[head] : self._ends[head]]
+        words: Any = self.bits[self._bases[head] : self._ends[head]]
         return sum(
             int.from_bytes(words[at : at + _COUNT_WORDS].tobytes(), "little").bit_count()
             for at in range(0, len(words), _COUNT_WORDS)
