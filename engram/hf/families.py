@@ -14,7 +14,6 @@ from typing import Any
 
 from engram.errors import InputError, LayoutError
 from engram.hf.classes import made_again_by
-from engram.hf.classes import made_again_by
 from engram.hf.folder_module import CODE_KEYS
 from engram.hf.models import EngramForCausalLM
 
