@@ -51,8 +51,6 @@ class OffloadEmbedding(nn.Embedding):
         self._cache_key: tuple[Any, ...] | None = None
         self._cached_ids = self._cached_rows = torch.empty(0)
 
-    # How many rows are distinct is known only at run time: compiled callers break here anyway.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows.
 
