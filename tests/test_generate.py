@@ -7,7 +7,7 @@ import threading
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, CompileConfig
 
 import engram
 
@@ -123,3 +123,23 @@ def test_ids_that_the_tokenizer_does_not_have(folders, model, prompt):
     model.get_decoder().engram_ids.model_vocab_size = tiny.VOCAB + 6
     ids = torch.cat([prompt, torch.full((1, 1), tiny.VOCAB + 2), prompt], dim=1)
     assert torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
+
+
+def test_static_cache_as_generate_compiles_it_on_gpus(tmp_path_factory):
+    """There, `generate` compiles every model that is given a static cache."""
+    attached = tiny.family_folders("llama", tmp_path_factory)[1]
+    model = tiny.randomise(engram.load(attached)).requires_grad_(False)
+    ids = torch.randint(3, tiny.VOCAB, (2, 9), generator=torch.Generator().manual_seed(5))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    compiling = CompileConfig(backend="eager", mode=None)
+    compiling._compile_all_devices = True
+    options = {**OPTIONS, "max_new_tokens": 4, "attention_mask": mask}
+    try:
+        got = model.generate(
+            ids, cache_implementation="static", compile_config=compiling, **options
+        )
+        assert model._last_compile_config is compiling
+    finally:
+        torch.compiler.reset()
+    assert torch.equal(got, model.generate(ids, **options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -138,6 +139,12 @@ def test_save_and_load_again(attached, model, tmp_path):
     assert files(tmp_path / "twice").keys() == saved.keys()
     twice = engram.load(tmp_path / "twice", trust_remote_code=True)
     assert torch.equal(model(IDS).logits, twice(IDS).logits)
+
+
+def test_it_can_be_pickled(model):
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model)
+    assert torch.equal(model(IDS).logits, again(IDS).logits)
 
 
 def test_detach_gives_the_base_back(base, attached, tmp_path):
