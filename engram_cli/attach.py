@@ -12,14 +12,18 @@ from engram_cli.options import (
     ConfigOption,
     DryRunOption,
     JsonOption,
+    LinkOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
+    RevisionOption,
+    TokenizerOption,
     TrustRemoteCodeOption,
     VerboseOption,
 )
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
+from engram_cli.values import blaming, read_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,17 +34,13 @@ SCHEMA = "engram.attach/1"
 
 
 def attach(
+    ctx: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Base: a Hugging Face folder, or a hub id.")
     ],
     config: ConfigOption = None,
     output: OutputOption = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "-t", "--tokenizer", help="The model's tokenizer. Default: the one in its folder."
-        ),
-    ] = None,
+    tokenizer: TokenizerOption = None,
     init: Annotated[
         Literal["identity", "paper"],
         typer.Option(help="identity: the model's output stays as it was until trained further."),
@@ -48,20 +48,18 @@ def attach(
     dtype: Annotated[
         str | None,
         typer.Option(
+            metavar="DTYPE",
+            parser=read_dtype,
             help="Stored dtype of the memory: float32, bfloat16, float16. Default: the base's. "
-            "A model is loaded in one dtype."
+            "A model is loaded in one dtype.",
         ),
     ] = None,
-    link: Annotated[
-        bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
-    ] = False,
+    link: LinkOption = False,
     adapter: Annotated[
         bool,
         typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
     ] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub model.")
-    ] = None,
+    revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     verify: Annotated[
         bool,
@@ -85,7 +83,10 @@ def attach(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if verify and adapter:
-        raise UsageError("--verify compares whole folders; it does not go with --adapter.")
+        raise UsageError(
+            "--verify compares whole folders; it does not go with --adapter.",
+            "Leave one of them out; engram verify FOLDER checks an adapter's files.",
+        )
     if config is None:
         raise UsageError(
             "attach needs the memory's config.",
@@ -98,18 +99,21 @@ def attach(
     from engram.folders import torn
     from engram.templates import load_config
 
-    plan = attaching.plan(
-        model,
-        load_config(config),
-        output,
-        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
-        init=init,
-        dtype=dtype,
-        link=link,
-        adapter=adapter,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    memory = load_config(config)
+    own = None if tokenizer is None else load_tokenizer(tokenizer)
+    with blaming(ctx, {"dtype": ("dtype",)}):
+        plan = attaching.plan(
+            model,
+            memory,
+            output,
+            tokenizer=own,
+            init=init,
+            dtype=dtype,
+            link=link,
+            adapter=adapter,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     leftovers = torn(plan.output)
     difference = None
     if dry_run:
@@ -130,6 +134,11 @@ def attach(
         "max_logit_difference": difference,
     }
     out.result(payload, lambda console: _show(console, plan, dry_run, difference))
+    if adapter and not dry_run:
+        load = f"engram.load({str(plan.base.folder)!r}, {str(plan.output)!r})"
+        out.next_step(f'python -c "import engram; model = {load}"')
+    elif not dry_run:
+        out.next_step(f"engram verify {plan.output}")
     for folder in leftovers:
         verb = "would be removed" if dry_run else "was removed"
         out.note(f"{folder} {verb}: a process that was killed left it.")
@@ -178,7 +187,3 @@ def _show(console: Console, plan: AttachPlan, dry_run: bool, difference: float |
     if difference is not None:
         same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
         console.print(f"Logits: {same}.")
-    if plan.adapter:
-        console.print(f"Load it: engram.load({str(plan.base.folder)!r}, {str(plan.output)!r})")
-    elif not dry_run:
-        console.print(f"Next: engram verify {plan.output}")

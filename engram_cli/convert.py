@@ -12,13 +12,16 @@ from engram_cli.options import (
     ConfigOption,
     DryRunOption,
     JsonOption,
+    LinkOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
+    TokenizerOption,
     TrustRemoteCodeOption,
     VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.values import blaming, read_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +34,7 @@ Format = Literal["attached", "demo", "deepseek_v41", "qwen_ple"]
 
 
 def convert(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -47,8 +51,10 @@ def convert(
     dtype: Annotated[
         str | None,
         typer.Option(
+            metavar="DTYPE",
+            parser=read_dtype,
             help="dtype of the tables: float32, bfloat16, float16, fp8 or int8; floats are for the "
-            "rest of the memory, too. Default: as they are."
+            "rest of the memory, too. Default: as they are.",
         ),
     ] = None,
     base: Annotated[
@@ -58,15 +64,8 @@ def convert(
         ),
     ] = None,
     config: ConfigOption = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "-t", "--tokenizer", help="The model's tokenizer. Default: the one in its folder."
-        ),
-    ] = None,
-    link: Annotated[
-        bool, typer.Option("--link", help="Hard-link the base's files instead of copying them.")
-    ] = False,
+    tokenizer: TokenizerOption = None,
+    link: LinkOption = False,
     trust_remote_code: TrustRemoteCodeOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
@@ -92,17 +91,20 @@ def convert(
     from engram.checkpoints import convert as converting
     from engram.templates import load_config
 
-    plan = converting.plan(
-        source,
-        output,
-        to,
-        dtype=dtype,
-        base=base,
-        config=None if config is None else load_config(config),
-        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
-        link=link,
-        trust_remote_code=trust_remote_code,
-    )
+    memory = None if config is None else load_config(config)
+    own = None if tokenizer is None else load_tokenizer(tokenizer)
+    with blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}):
+        plan = converting.plan(
+            source,
+            output,
+            to,
+            dtype=dtype,
+            base=base,
+            config=memory,
+            tokenizer=own,
+            link=link,
+            trust_remote_code=trust_remote_code,
+        )
     if dry_run:
         converting.check_output(plan, overwrite=overwrite)
     else:
@@ -130,6 +132,8 @@ def convert(
         "fingerprint": plan.addresses.fingerprint,
     }
     out.result(payload, lambda console: _show(console, plan, payload))
+    if not dry_run:
+        out.next_step(f"engram verify {output}")
 
 
 def _show(console: Console, plan: Conversion, payload: dict[str, Any]) -> None:

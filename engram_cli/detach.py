@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from engram.errors import UsageError
-from engram_cli.options import JsonOption, OutputOption, QuietOption, VerboseOption
+from engram.units import plural
+from engram_cli.options import (
+    JsonOption,
+    LinkOption,
+    OutputOption,
+    QuietOption,
+    VerboseOption,
+)
 from engram_cli.output import Output
 
 SCHEMA = "engram.detach/1"
@@ -19,9 +26,7 @@ def detach(
         Path, typer.Argument(metavar="FOLDER", help="A folder that `engram attach` wrote.")
     ],
     output: OutputOption = None,
-    link: Annotated[
-        bool, typer.Option("--link", help="Hard-link the weight files instead of copying them.")
-    ] = False,
+    link: LinkOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -38,4 +43,5 @@ def detach(
 
     files = write_base(folder, output, link=link)
     payload = {"schema": SCHEMA, "output": str(output), "files": files}
-    out.result(payload, lambda console: console.print(f"{output}: {len(files)} files of the base."))
+    text = f"{output}: {plural(len(files), 'file')} of the base."
+    out.result(payload, lambda console: console.print(text, soft_wrap=True))

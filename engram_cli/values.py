@@ -45,7 +45,7 @@ def blaming(
     Args:
         ctx: The call; only options that it gives are blamed.
         sources: By config key, or by name of an error's value: the command's parameters that decide
-            it, the one of that very meaning first.
+            it, the one of that very meaning first. Of several values, the first of these is blamed.
         general: A parameter that may decide any key.
 
     Raises:
@@ -57,7 +57,9 @@ def blaming(
         if isinstance(error, ConfigError):
             refused = [(problem.key, f"{problem.message}.") for problem in error.problems]
         else:
-            refused = [(key, error.message) for key in error.details if key in sources][:1]
+            known = [key for key in sources if key in error.details]
+            given = [key for key in known if _first_given(ctx, sources[key])]
+            refused = [(key, error.message) for key in given[:1]]
         flags, lines = [], []
         for key, text in refused:
             names = sources.get(key, ())

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engram_cli.options import JsonOption, QuietOption, TrustRemoteCodeOption, VerboseOption
+from engram.units import plural
+from engram_cli.options import (
+    JsonOption,
+    QuietOption,
+    RevisionOption,
+    TokenizerOption,
+    TrustRemoteCodeOption,
+    VerboseOption,
+)
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
 
@@ -27,18 +35,8 @@ def verify(
             help="Folder or safetensors file of a checkpoint with a memory, or hub id of one.",
         ),
     ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "-t",
-            "--tokenizer",
-            metavar="NAME|PATH",
-            help="Folder, tokenizer.json or hub id. Default: the checkpoint's own.",
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub.")
-    ] = None,
+    tokenizer: TokenizerOption = None,
+    revision: RevisionOption = None,
     headers_only: Annotated[
         bool,
         typer.Option("--headers-only", help="Load no model: check files, names and constants."),
@@ -108,7 +106,6 @@ def _show(console: Console, target: str, checks: list[Check]) -> None:
         table.add_row(check.name, _verdict(check), check.detail)
     console.print(table)
     failed, open_ = (sum(check.ok is verdict for check in checks) for verdict in (False, None))
-    answer = f"{failed} check{'s' * (failed != 1)} failed" if failed else "wired right"
-    things = "thing" if open_ == 1 else "things"
-    rest = f"; {open_} {things} could not be checked" if open_ else ""
+    answer = f"{plural(failed, 'check')} failed" if failed else "wired right"
+    rest = f"; {plural(open_, 'thing')} could not be checked" if open_ else ""
     console.print(f"\n{target}: {answer}{rest}.")

@@ -83,6 +83,20 @@ def test_detach_gives_a_sharded_base_back(tmp_path):
     assert files(tmp_path / "again") == files(base)
 
 
+def test_detach_says_why_there_is_nothing_to_detach(base, adapter, tmp_path):
+    (tmp_path / "text.txt").write_text("no folder")
+    for folder, error, words in (
+        (base, LayoutError, "has no memory that `engram attach` wrote"),
+        (adapter, LayoutError, f"is an adapter: a memory alone, beside which {base.name} was"),
+        (tmp_path / "none", MissingFileError, "none: no such folder"),
+        (tmp_path / "text.txt", MissingFileError, "no such folder"),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            detach(folder, tmp_path / "again")
+        assert caught.value.hint
+    assert not (tmp_path / "again").exists()
+
+
 def test_detach_refuses_a_folder_that_was_saved_anew(base, tmp_path):
     engram.load(tiny.attached_model(base, tmp_path / "attached")).save_pretrained(tmp_path / "new")
     assert "engram" in json.loads((tmp_path / "new" / "config.json").read_text())

@@ -67,7 +67,7 @@ def hub(tmp_path, tmp_path_factory):
     thread.join()
 
 
-def run(hub, folder, *words):
+def run(hub, folder, *words, **environment):
     env = {
         **os.environ,
         "HF_HOME": str(folder / "home"),
@@ -75,6 +75,7 @@ def run(hub, folder, *words):
         "HF_HUB_OFFLINE": "0",
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
         "NO_PROXY": "127.0.0.1",
+        **environment,
     }
     command = [sys.executable, *map(str, words)]
     return subprocess.run(
@@ -133,3 +134,16 @@ def test_a_model_that_is_not_there(hub, tmp_path):
     assert done.returncode == 4
     assert "someone/nothing is no folder here" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_cache_holds_loads_without_the_hub(hub, tmp_path):
+    code = (
+        "import engram, time; start = time.monotonic();"
+        "print(type(engram.load('someone/attached')).__name__, time.monotonic() - start)"
+    )
+    assert run(hub, tmp_path, "-c", code).returncode == 0
+    done = run(hub, tmp_path, "-c", code, HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    name, seconds = done.stdout.split()[-2:]
+    assert name == "EngramLlamaForCausalLM"
+    assert float(seconds) < 15  # transformers retries for 23 s, and that for several files

@@ -108,15 +108,15 @@ def _hub_config(name: str, revision: str | None) -> Path:
         problem = "is gated"
         hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
     except (hub.RepositoryNotFoundError, hub.HFValidationError):
-        problem = "is not in the catalogue, not a folder here, and not on the hub (or private)"
+        problem = "is not a folder here, and not on the hub (or private)"
         hint = _did_you_mean(name)
     except hub.RevisionNotFoundError:
         problem = f"has no revision {revision!r} on the hub"
         hint = "Leave the revision out for the newest one."
     except hub.LocalEntryNotFoundError as error:
         problem = (
-            "is not in the catalogue, not a folder here, and not in the hub's local cache; "
-            f"asking the hub failed ({reason(error)})"
+            "is not a folder here, and not in the hub's local cache; asking the hub failed "
+            f"({reason(error)})"
         )
         hint = f"Go online (HF_HUB_OFFLINE unset), or give a folder. {_did_you_mean(name)}"
     except hub.EntryNotFoundError:

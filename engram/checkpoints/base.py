@@ -9,6 +9,7 @@ from typing import Any
 
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.hub import probe
 
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
 # and would drop the memory without a word.
@@ -93,10 +94,16 @@ def resolve_model(
     # Pickled weights are never asked for.
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*"]
     wanted += ["*.py"] if trust_remote_code else []
+    problem: Exception | None = None
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+        problem = probe(model, CONFIG_FILE, revision)
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=wanted, local_files_only=problem is not None
+        )
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = str(problem or error).strip() or type(problem or error).__name__
+        reason = text.splitlines()[0]
         raise MissingFileError(
             f"{model} is no folder here, and the hub does not give it: {reason}",
             "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.attach import place_file
 from engram.checkpoints.base import KEPT_FOLDER, read_config
-from engram.errors import LayoutError
+from engram.errors import LayoutError, MissingFileError
 from engram.folders import new_folder
 
 
@@ -24,13 +25,31 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
         Names of the files written.
 
     Raises:
-        LayoutError: The folder has no memory, or was saved anew: its base may have been trained.
+        LayoutError: The folder has no memory, is an adapter, or was saved anew: its base may have
+            been trained.
+        MissingFileError: There is no such folder.
         InputError: The output is there already.
     """
     folder, output = Path(folder), Path(output)
+    if not folder.is_dir():
+        raise MissingFileError(
+            f"{folder}: no such folder.", "Give one that `engram attach` wrote.", folder=str(folder)
+        )
+    if (folder / ADAPTER_FILE).is_file():
+        base_name = read_adapter(folder)["base"]["name"]
+        raise LayoutError(
+            f"{folder} is an adapter: a memory alone, beside which {base_name} was left as it is.",
+            f"There is nothing to detach: use {base_name}, and the adapter where it is wanted.",
+            folder=str(folder),
+            base=base_name,
+        )
     settings = read_config(folder).get("engram")
     if settings is None:
-        raise LayoutError(f"{folder} has no memory to detach.", folder=str(folder))
+        raise LayoutError(
+            f"{folder} has no memory that `engram attach` wrote.",
+            "Without one it is as it was: there is nothing to detach.",
+            folder=str(folder),
+        )
     base: dict[str, Any] = settings["base"]
     kept = folder / KEPT_FOLDER
     if (

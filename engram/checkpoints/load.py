@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from pathlib import Path
 from typing import Any, Literal
 
+from engram.backbone.load import read_hub_config
 from engram.checkpoints.adapter import joined_folder
-from engram.checkpoints.base import resolve_model
+from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
 from engram.errors import LayoutError, MissingFileError
+from engram.hub import probe
 
 
 def load(
@@ -78,24 +79,16 @@ def load(
     else:
         raise not_trusted(model, config["engram"]["base"]["auto_map"]["AutoModelForCausalLM"])
     kwargs.setdefault("dtype", "auto")
+    if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
+        kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
     return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
 
 
 def _read_config(model: str | Path, revision: str | None) -> dict[str, Any]:
-    from transformers import PreTrainedConfig
-
-    path = Path(model)
-    if not path.is_dir() and (isinstance(model, Path) or model.startswith((".", "/"))):
+    if Path(model).is_dir():
+        return read_config(Path(model))
+    if isinstance(model, Path) or model.startswith((".", "/", "~")):
         raise MissingFileError(
             f"{model} is not a folder with a checkpoint.", "Check the path.", model=str(model)
         )
-    try:
-        values, _ = PreTrainedConfig.get_config_dict(model, revision=revision or "main")
-    except (OSError, json.JSONDecodeError) as error:
-        raise MissingFileError(
-            f"The config of {model} cannot be read: {str(error).splitlines()[0]}",
-            "Give the folder of an attached checkpoint, or its hub id.",
-            model=str(model),
-        ) from None
-    config: dict[str, Any] = values
-    return config
+    return read_hub_config(model, revision)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
-from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, InputError, MissingFileError
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")
@@ -168,9 +168,16 @@ def read_stored(path: Path) -> Stored:
 
     Raises:
         MissingFileError: It is not there.
+        InputError: It is a file of another kind.
         CorruptFileError: Its config is not a JSON object.
     """
     found, config = Gathering(), {}
+    if path.exists() and not path.is_dir() and path.suffix != ".safetensors":
+        raise InputError(
+            f"{path} is no checkpoint: neither a folder nor a safetensors file.",
+            "Give the checkpoint's folder. What a config means, engram report shows.",
+            path=str(path),
+        )
     if path.is_file():
         found.all_of(path.name, lambda: read_header(path))
     elif path.is_dir():
@@ -184,7 +191,11 @@ def read_stored(path: Path) -> Stored:
             for file in sorted(path.glob("*.safetensors")):
                 found.all_of(file.name, lambda file=file: read_header(file))  # type: ignore[misc]
     else:
-        raise MissingFileError(f"{path} is not there.", "Give a checkpoint.", path=str(path))
+        raise MissingFileError(
+            f"{path}: no such file or folder.",
+            "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
+            path=str(path),
+        )
     return Stored(
         name=str(path),
         folder=path if path.is_dir() else path.parent,

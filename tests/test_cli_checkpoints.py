@@ -1,0 +1,130 @@
+"""Commands on checkpoints: what wrong calls are told, where the next step is written, widths."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import tiny
+from rich.console import Console
+
+from engram.config_file import write_config
+from engram_cli.main import app
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model, that model with a memory, an adapter for it, and files that are no checkpoints."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    tiny.base_model("llama", folder / "model")
+    tiny.attached_model(folder / "model", folder / "attached")
+    tiny.attached_model(folder / "model", folder / "adapter", adapter=True)
+    write_config(folder / "memory.yaml", tiny.memory_config())
+    (folder / "text.txt").write_text("no checkpoint")
+    return folder
+
+
+@pytest.fixture
+def engram(folders, capsys, monkeypatch):
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+
+    def call(line):
+        with pytest.raises(SystemExit) as end:
+            app(line.split())
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        *(
+            (f"{command} {file}{more}", 3, f"{file} is no checkpoint: neither a folder nor a saf")
+            for command, more in (("verify", ""), ("lookup", " hi"), ("convert", " -o new"))
+            for file in ("memory.yaml", "text.txt")
+        ),
+        *(
+            (f"{command} none{more}", 4, "none: no such ")
+            for command, more in (("lookup", " hi"), ("convert", " -o x"), ("detach", " -o x"))
+        ),
+        ("verify ./none", 4, "none: no such file or folder"),
+        ("attach none/none -c memory.yaml -o new", 4, "Connection refused"),
+        ("verify none/none", 4, "asking the hub failed"),
+        ("attach model -c memory.yaml -o new --dtype floaty", 2, "'--dtype': 'floaty' is not a"),
+        ("attach model -c memory.yaml -o new --dtype fp8", 2, "'--dtype': A memory in fp8 cannot"),
+        ("attach model -c memory.yaml -o new --init zero", 2, "'--init': 'zero' is not one of"),
+        ("attach model -c none.yaml -o new", 4, "none.yaml: no such config file"),
+        ("attach model -c memory.yaml", 2, "Pass -o FOLDER."),
+        ("attach model -o new", 2, "-c config.yaml"),
+        ("convert attached -o new --dtype int4", 2, "'--dtype': 'int4' is not a table dtype"),
+        ("convert attached -o new --to demo --dtype fp8", 2, "'--dtype': The published format of"),
+        ("convert attached -o new --to qwen_ple", 2, "'--to': A memory of layout demo cannot be"),
+        ("convert attached -o new --to safetensors", 2, "'--to': 'safetensors' is not one of"),
+        ("detach model -o new", 3, "there is nothing to detach"),
+        ("detach adapter -o new", 3, "is an adapter"),
+        ("report model", 3, "engram attach model -c CONFIG"),
+    ],
+)
+def test_wrong_calls(engram, folders, line, code, says):
+    found, out, err = engram(line)
+    assert (found, out) == (code, ""), err
+    assert says in err
+    assert err.count("\n") >= 2, "every dead end names the next step"
+    assert not (folders / "new").exists()
+    assert json.loads(engram(f"{line} --json")[2])["hint"]
+
+
+def test_the_next_step_goes_to_stderr(engram, tmp_path):
+    code, out, err = engram(f"attach model -c memory.yaml -o {tmp_path}/a")
+    assert (code, err) == (0, f"Next: engram verify {tmp_path}/a\n")
+    assert "Next" not in out
+    code, out, err = engram(f"attach model -c memory.yaml -o {tmp_path}/b --adapter")
+    assert f"engram.load('model', '{tmp_path}/b')" in err
+    assert "Next" not in out
+    code, out, err = engram(f"convert attached -o {tmp_path}/c --dtype int8")
+    assert (code, err) == (0, f"Next: engram verify {tmp_path}/c\n")
+    for flags in ("-q", "--json"):
+        assert engram(f"convert attached -o {tmp_path}/c --dtype int8 --overwrite {flags}")[2] == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "report attached --mode training --tp 16 --device-memory 8GiB --host-memory 8GiB",
+        "report deepseek-v4.1-flash --mode inference --tp 4 --tokens-per-second 10000",
+        "report deepseek-v4.1-flash --model deepseek-v3 --tp 16 --mode training",
+        "size --model gpt2",
+        "size --model llama-3.1-70b --share 0.5",
+        "size --layout deepseek_v41 --hidden-size 4096 --vocab 128815 --layers 1,14 --budget 200B",
+        "size --model gpt2 --per head",
+        "allocate --total 9.9B --active 993M --row-width 80",
+        "lookup attached hello",
+        "config ls",
+        "config show deepseek-v4.1-flash",
+        "verify attached --headers-only",
+        "env",
+    ],
+)
+def test_numbers_stand_whole_in_80_columns(engram, line, monkeypatch):
+    """A terminal folds texts between words; it neither cuts nor breaks a number."""
+    _, wide, _ = engram(line)
+    screens = []
+
+    def narrow(**settings):
+        screens.append(Console(**{**settings, "file": io.StringIO(), "width": 80}))
+        return screens[0]
+
+    monkeypatch.setattr("rich.console.Console", narrow)
+    code, shown, err = engram(line)
+    assert code == 0, err
+    assert len(screens) == 1
+    assert "…" not in shown
+    table = [text for text in shown.splitlines() if not text.startswith("#")]
+    if not line.startswith("config show"):  # its YAML is to be copied, and is not folded
+        assert max(map(len, table)) <= 80
+    numbers = {word for word in wide.split() if word.replace(",", "").replace(".", "").isdigit()}
+    assert numbers <= set(shown.split())

@@ -1,0 +1,66 @@
+"""Asking the hub for single files: a hub that is not there is told from the cache within seconds."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from huggingface_hub import constants, errors
+
+import engram
+from engram import hub
+from engram.checkpoints.base import resolve_model
+from engram.errors import MissingFileError
+
+
+@pytest.fixture
+def no_hub(tmp_path, monkeypatch):
+    """No server at the endpoint, and nothing in the cache."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_the_reason_is_kept(no_hub):
+    assert hub.probe("some/model", "config.json", None) is not None
+    with pytest.raises(errors.LocalEntryNotFoundError) as caught:
+        hub.fetch("some/model", "config.json", None)
+    assert "refused" in hub.reason(caught.value)
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        problem = hub.probe("some/model", "config.json", None)
+    assert "timed out" in str(problem)
+
+
+def test_a_name_that_the_hub_cannot_have():
+    with pytest.raises(errors.HFValidationError):
+        hub.probe("not a name", "config.json", None)
+
+
+@pytest.mark.parametrize("name", ["nope", "nope/nope"])
+@pytest.mark.parametrize("read", [engram.load, resolve_model], ids=["load", "resolve_model"])
+def test_a_model_that_is_nowhere_fails_at_once(no_hub, name, read):
+    start = time.monotonic()
+    with pytest.raises(MissingFileError, match="refused") as caught:
+        read(name)
+    assert time.monotonic() - start < 5
+    assert caught.value.hint
+
+
+def test_loading_what_is_not_there_imports_no_transformers(tmp_path):
+    code = (
+        "import sys, engram\n"
+        "from engram.errors import MissingFileError\n"
+        "try: engram.load('./nope')\n"
+        "except MissingFileError: print('transformers' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
