@@ -182,7 +182,7 @@ def test_invalid_utf8_names_line_and_byte(tmp_path, monkeypatch, split):
 def test_long_documents_are_named_or_skipped(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(readers, "_BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 50)
-    long = "x" * 60 + "\n" + " " * 30 + "y" * 30
+    long = "x" * 30 + "\n" + " " * 30 + "y" * 30
     path = write(tmp_path, "a.txt", f"one\n\n{long}\n \n\ntwo\n\n{'z' * 51}")
     with pytest.raises(InputError, match=r"a\.txt:3: the document .* longer than") as caught:
         documents(path)
@@ -196,6 +196,12 @@ def test_long_documents_are_named_or_skipped(tmp_path, monkeypatch, block_bytes)
     with pytest.raises(InputError) as caught:
         documents(path, split="file")
     assert "--split paragraph or --split line" in caught.value.hint
+    # A single line is cut by no other split.
+    single = write(tmp_path, "b.txt", "z" * 51)
+    for split in SPLITS:
+        with pytest.raises(InputError) as caught:
+            documents(single, split=split)
+        assert "fold -s" in caught.value.hint
 
 
 def test_documents_of_exactly_the_limit_are_read(tmp_path, monkeypatch):

@@ -11,9 +11,11 @@ from typing import Any
 
 import engram
 from engram.addressing.tokenizer_files import TokenizerFile
+from engram.corpus.documents import Split
 from engram.corpus.folder import MANIFEST, check_folder, new_folder, write_manifest
 from engram.corpus.local import run_local
-from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError, Split, no_text
+from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError
+from engram.corpus.reading_errors import no_text
 from engram.corpus.sources import Source
 from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards
 from engram.corpus.tokenise import check_eos, token_dtype

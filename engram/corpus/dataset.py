@@ -18,9 +18,10 @@ from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
 from engram.addressing.hashing import Hasher
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.config import EngramConfig
+from engram.corpus.documents import Split
 from engram.corpus.folder import MANIFEST
 from engram.corpus.memory import find_memory
-from engram.corpus.readers import Split, TextReader
+from engram.corpus.readers import TextReader
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.windows import Document, DocumentPieces, Place, Window, cut_stored
 from engram.errors import InputError, MismatchError, UsageError

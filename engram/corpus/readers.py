@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from engram.corpus.documents import BLANK, Split, document_ends
 from engram.corpus.parquet import read_rows
+from engram.corpus.reading_errors import no_text, not_utf8, too_long, wrong_record, wrong_row
+from engram.corpus.records import record_text, text_of
 from engram.corpus.sources import ByteStream, Source, find_sources, open_source
 from engram.errors import CorruptFileError, InputError
-from engram.units import format_bytes
 
-Split = Literal["paragraph", "line", "file"]
 OnError = Literal["stop", "skip"]
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 MAX_LISTED_PROBLEMS = 100
 _BLOCK_BYTES = 2**20
-
-# A paragraph ends with all the blank lines behind it; a blank line holds nothing but spaces, tabs
-# and carriage returns.
-_BREAKS = {"paragraph": re.compile(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*"), "line": re.compile(rb"\n")}
-_BLANK = b" \t\r\n"
-_BLANK_REST = re.compile(rb"[ \t\r]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ class Block:
     def position(self, index: int) -> str:
         """Say where a document starts, as ``file:line``."""
         lines = index if self.records else sum(text.count("\n") for text in self.texts[:index])
-        return f"{self.source.name}:{_line(self.source, self.line) + lines}"
+        return f"{self.source.name}:{self.source.file_line(self.line) + lines}"
 
 
 class TextReader:
@@ -68,6 +61,9 @@ class TextReader:
         on_error: What happens when a document cannot be read: stop, or skip it and list the error.
 
     Attributes:
+        split: As given.
+        text_key: As given.
+        on_error: As given.
         sources: The files that are read.
         ignored_files: Files of a folder that are not text.
         errors: What was skipped, the first hundred.
@@ -94,9 +90,10 @@ class TextReader:
         self.errors: list[InputError] = []
         self.skipped = 0
         self._read_before = 0
-        self._split: Split = split
-        self._text_key = text_key or "text"
-        self._on_error = on_error
+        self.split: Split = split
+        self.text_key = text_key
+        self.on_error = on_error
+        self._key = text_key or "text"
 
     @property
     def total_bytes(self) -> int | None:
@@ -144,26 +141,19 @@ class TextReader:
                 self._wrong(InputError(problem, file=source.name))
 
     def _read_rows(self, source: Source) -> Iterator[Block]:
-        for row, values, read_bytes in read_rows(source, self._text_key):
+        for row, values, read_bytes in read_rows(source, self._key):
             texts = (self._row_text(source, row + i, value) for i, value in enumerate(values))
             yield from self._gather(source, enumerate(texts, row), self._read_before + read_bytes)
         self._read_before += source.size_bytes or 0
 
     def _row_text(self, source: Source, row: int, value: Any) -> str | None:
         """Return the text of a row of a .parquet, None when it has none and is skipped."""
-        text, problem = _text_of(value, self._text_key)
-        if text is not None and len(text.encode()) > MAX_DOCUMENT_BYTES:
-            self._wrong(_too_long(source, row, "line"))
-            return None
+        text, problem = text_of(value, self._key)
         if text is None:
-            self._wrong(
-                InputError(
-                    f"{source.name}:{row}: {problem}",
-                    "Leave such rows out with --on-error skip.",
-                    file=source.name,
-                    row=row,
-                )
-            )
+            self._wrong(wrong_row(source, row, problem))
+        elif len(text.encode()) > MAX_DOCUMENT_BYTES:
+            self._wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
+            return None
         return text
 
     def _gather(
@@ -186,21 +176,23 @@ class TextReader:
             yield Block(source, first, texts, is_rows, read_bytes)
 
     def _read(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        split: Split = "line" if source.records else self._split
+        split: Split = "line" if source.records else self.split
         rest, offset, line = b"", source.begin, 1
         is_too_long = at_end = False
         while not at_end:
             fresh = stream.read(_BLOCK_BYTES)
             data, at_end, begin = rest + fresh, not fresh, 0
-            ends = document_ends(data, split, at_end, len(rest.rstrip(_BLANK)))
+            ends = document_ends(data, split, at_end, len(rest.rstrip(BLANK)))
             # Blocks are shorter than the limit, so that only the first document can be too long.
             if not is_too_long and (ends[0] if ends else len(data)) > MAX_DOCUMENT_BYTES:
                 is_too_long = True
-                self._wrong(_too_long(source, line, split))
+                what = None if source.records else split
+                has_lines = b"\n" in data.lstrip(BLANK)
+                self._wrong(too_long(source, line, MAX_DOCUMENT_BYTES, what, has_lines))
             if is_too_long and not ends:
                 # A skipped document is dropped as it comes; a letter stands for it, with the
                 # newlines that may be half of the separator behind it.
-                tail = data[len(data.rstrip(_BLANK)) :]
+                tail = data[len(data.rstrip(BLANK)) :]
                 rest = b"x" + b"\n" * min(tail.count(b"\n"), 2)
                 offset += len(data) - len(rest)
                 line += data.count(b"\n") - rest.count(b"\n")
@@ -249,114 +241,20 @@ class TextReader:
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            at = offset + error.start
-            line = _line(source, line) + data.count(b"\n", 0, error.start)
-            self._wrong(
-                InputError(
-                    f"{source.name}:{line}: byte {at:,} (0x{data[error.start]:02x}) is not valid "
-                    f"UTF-8: {error.reason}.",
-                    "Convert the file to UTF-8, or leave such documents out with --on-error skip.",
-                    file=source.name,
-                    line=line,
-                    byte_offset=at,
-                )
-            )
+            self._wrong(not_utf8(source, line, data, offset, error))
             return None
         if not source.records:
             return text
         if not text.strip():
             return None
-        record, problem = _record_text(text, self._text_key)
+        record, problem = record_text(text, self._key)
         if record is None:
-            line = _line(source, line)
-            self._wrong(
-                InputError(
-                    f"{source.name}:{line}: {problem}",
-                    "Mend the line, name the key with --text-key, or leave such lines out with "
-                    "--on-error skip.",
-                    file=source.name,
-                    line=line,
-                    byte_offset=offset,
-                )
-            )
+            self._wrong(wrong_record(source, line, offset, problem))
         return record
 
     def _wrong(self, error: InputError) -> None:
-        if self._on_error == "stop":
+        if self.on_error == "stop":
             raise error
         self.skipped += 1
         if len(self.errors) < MAX_LISTED_PROBLEMS:
             self.errors.append(error)
-
-
-def document_ends(data: bytes, split: Split, at_end: bool, begin: int) -> list[int]:
-    """Find where documents end for certain; what follows the last end waits for more bytes.
-
-    No document ends in the first `begin` bytes.
-    """
-    ends: list[int] = []
-    if split != "file":
-        ends = [match.end() for match in _BREAKS[split].finditer(data, begin)]
-    if split == "paragraph" and ends:
-        # Blank lines may go on in the next block; those before the first text belong to it.
-        if _BLANK_REST.match(data, ends[-1]):
-            ends.pop()
-        if ends and ends[0] <= len(data) - len(data.lstrip(_BLANK)):
-            del ends[0]
-    if at_end and data and (not ends or ends[-1] < len(data)):
-        ends.append(len(data))
-    return ends
-
-
-def _record_text(line: str, key: str) -> tuple[str | None, str]:
-    """Read the text of a JSON record, or say what is wrong with it."""
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return None, f"not JSON: {error}."
-    if not isinstance(record, dict):
-        return None, f"a JSON {type(record).__name__}, not an object."
-    if key not in record:
-        keys = ", ".join(map(repr, list(record)[:8])) or "none"
-        return None, f"the record has no key {key!r}; its keys are {keys}."
-    return _text_of(record[key], key)
-
-
-def _text_of(text: Any, key: str) -> tuple[str | None, str]:
-    """Return the text of a record, or say what is wrong with it."""
-    if not isinstance(text, str):
-        return None, f"{key!r} is a {type(text).__name__}, not a text."
-    if not text:
-        return None, f"{key!r} is an empty text."
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return None, f"{key!r} holds half of a surrogate pair at character {error.start}."
-    return text, ""
-
-
-def _line(source: Source, line: int) -> int:
-    """Turn a line of a part into one of the file; rows of a .parquet count from its start."""
-    return line if source.is_parquet else line + source.lines_before()
-
-
-def no_text(sources: Sequence[Source]) -> InputError:
-    """Say that there is nothing to read."""
-    names = ", ".join(source.name for source in sources[:3])
-    return InputError(f"There is no text in {names}.", files=len(sources))
-
-
-def _too_long(source: Source, line: int, split: Split) -> InputError:
-    line = _line(source, line)
-    splits = {"file": "--split paragraph or --split line", "paragraph": "--split line"}
-    smaller = "" if source.records else splits.get(split, "")
-    return InputError(
-        f"{source.name}:{line}: the document that starts here is longer than "
-        f"{format_bytes(MAX_DOCUMENT_BYTES)}.",
-        f"Cut the text smaller with {smaller}."
-        if smaller
-        else "Cut the text into smaller files, or leave such documents out with --on-error skip.",
-        file=source.name,
-        line=line,
-        limit_bytes=MAX_DOCUMENT_BYTES,
-    )

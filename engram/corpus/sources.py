@@ -47,9 +47,11 @@ class Source:
         """Whether it is a table with a column of texts."""
         return self.path is not None and self.path.suffix.lower() == ".parquet"
 
-    def lines_before(self) -> int:
-        """Count the lines of the file before the part."""
-        return _lines_before(self.path, self.begin) if self.path and self.begin else 0
+    def file_line(self, line: int) -> int:
+        """Turn a line of the part into one of the file; rows of a .parquet count from its start."""
+        if self.is_parquet or self.path is None:
+            return line
+        return line + _lines_before(self.path, self.begin)
 
 
 class ByteStream:

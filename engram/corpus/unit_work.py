@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engram.corpus.documents import Split
 from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.readers import OnError, Split, TextReader
+from engram.corpus.readers import OnError, TextReader
 from engram.corpus.tokenise import TokenBatch, cut_batches, fast_encoder, token_dtype, tokenise
 from engram.corpus.units import Unit
 from engram.errors import MismatchError

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from engram.corpus.documents import BLANK, Split, document_ends
 from engram.corpus.parquet import rows_of_groups
-from engram.corpus.readers import Split, document_ends
 from engram.corpus.sources import Source
 
 UNIT_BYTES = 2**24
 _BLOCK_BYTES = 2**18
-_BLANK = b" \t\r\n"
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[
             file.seek(at)
             while not (ends := document_ends(data, split, False, 0)):
                 # Blanks at the end may be half of what ends a document.
-                kept = data[len(data.rstrip(_BLANK)) :]
+                kept = data[len(data.rstrip(BLANK)) :]
                 at += len(data) - len(kept)
                 fresh = file.read(_BLOCK_BYTES)
                 if not fresh:

@@ -1,0 +1,88 @@
+"""What is said of documents that cannot be read: where they are, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engram.corpus.documents import Split
+from engram.corpus.sources import Source
+from engram.errors import InputError
+from engram.units import format_bytes
+
+_SPLITS: dict[Split, str] = {
+    "file": "Cut the text smaller with --split paragraph or --split line.",
+    "paragraph": "Cut the text smaller with --split line.",
+}
+_SKIP = "or leave such documents out with --on-error skip."
+
+
+def no_text(sources: Sequence[Source]) -> InputError:
+    """Say that there is nothing to read."""
+    names = ", ".join(source.name for source in sources[:3])
+    return InputError(f"There is no text in {names}.", files=len(sources))
+
+
+def not_utf8(
+    source: Source, line: int, data: bytes, offset: int, error: UnicodeDecodeError
+) -> InputError:
+    """Say that a document is not UTF-8; it starts at the line, and at the byte `offset`."""
+    line = source.file_line(line) + data.count(b"\n", 0, error.start)
+    at = offset + error.start
+    return InputError(
+        f"{source.name}:{line}: byte {at:,} (0x{data[error.start]:02x}) is not valid UTF-8: "
+        f"{error.reason}.",
+        "Convert the file to UTF-8, or leave such documents out with --on-error skip.",
+        file=source.name,
+        line=line,
+        byte_offset=at,
+    )
+
+
+def wrong_record(source: Source, line: int, offset: int, problem: str) -> InputError:
+    """Say what is wrong with a line of a .jsonl, that starts at the byte `offset`."""
+    line = source.file_line(line)
+    return InputError(
+        f"{source.name}:{line}: {problem}",
+        f"Mend the line, name the key with --text-key, {_SKIP}",
+        file=source.name,
+        line=line,
+        byte_offset=offset,
+    )
+
+
+def wrong_row(source: Source, row: int, problem: str) -> InputError:
+    """Say what is wrong with a row of a .parquet."""
+    return InputError(
+        f"{source.name}:{row}: {problem}",
+        "Leave such rows out with --on-error skip.",
+        file=source.name,
+        row=row,
+    )
+
+
+def too_long(
+    source: Source, line: int, limit_bytes: int, split: Split | None, has_lines: bool
+) -> InputError:
+    """Say that a document is too long.
+
+    Args:
+        source: Its file.
+        line: Where it starts.
+        limit_bytes: What is not too long.
+        split: What ended it; None for a record or a row.
+        has_lines: Whether it is more than one line, so that another split cuts it.
+    """
+    line = source.file_line(line)
+    hint = f"Cut the text into smaller files, {_SKIP}"
+    if split is not None:
+        hint = f"It is a single line: break it first, as fold -s -w 100000 does, {_SKIP}"
+        if has_lines and split in _SPLITS:
+            hint = _SPLITS[split]
+    return InputError(
+        f"{source.name}:{line}: the document that starts here is longer than "
+        f"{format_bytes(limit_bytes)}.",
+        hint,
+        file=source.name,
+        line=line,
+        limit_bytes=limit_bytes,
+    )

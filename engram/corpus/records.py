@@ -1,0 +1,33 @@
+"""The text of a JSON record or of a row, or what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def record_text(line: str, key: str) -> tuple[str | None, str]:
+    """Read the text of a JSON record, or say what is wrong with it."""
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}."
+    if not isinstance(record, dict):
+        return None, f"a JSON {type(record).__name__}, not an object."
+    if key not in record:
+        keys = ", ".join(map(repr, list(record)[:8])) or "none"
+        return None, f"the record has no key {key!r}; its keys are {keys}."
+    return text_of(record[key], key)
+
+
+def text_of(text: Any, key: str) -> tuple[str | None, str]:
+    """Return the text of a record, or say what is wrong with it."""
+    if not isinstance(text, str):
+        return None, f"{key!r} is a {type(text).__name__}, not a text."
+    if not text:
+        return None, f"{key!r} is an empty text."
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return None, f"{key!r} holds half of a surrogate pair at character {error.start}."
+    return text, ""
