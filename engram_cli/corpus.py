@@ -6,28 +6,34 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engram.errors import UsageError
-from engram.units import format_bytes, format_count
+from engram.units import plural
+from engram_cli.engine import KEPT, cores, find_engine
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
+    AddressOption,
     DryRunOption,
+    EngineOption,
     JsonOption,
+    OnErrorOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
+    ResumeOption,
+    SplitOption,
+    TextKeyOption,
     VerboseOption,
 )
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 SCHEMA = "engram.corpus/1"
-_LISTED_PROBLEMS = 10
 
 corpus = new_app(
     help="""Build token shards from text, show what they hold, check them.
@@ -60,28 +66,15 @@ def build(
         ),
     ],
     output: OutputOption = None,
-    split: Annotated[
-        Literal["paragraph", "line", "file"],
-        typer.Option(help="What is one document of a text; blank lines end a paragraph."),
-    ] = "paragraph",
-    text_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            help="Key of the text in .jsonl records, or column of .parquet. Default: text. "
-            "With it stdin is JSON lines.",
-        ),
-    ] = None,
+    split: SplitOption = "paragraph",
+    text_key: TextKeyOption = None,
     no_eos: Annotated[
         bool, typer.Option("--no-eos", help="Do not end documents with the end-of-text token.")
     ] = False,
     shard_size: Annotated[
         int, typer.Option(metavar="TOKENS", min=1, help="Tokens that fill a shard.")
     ] = 2**22,
-    on_error: Annotated[
-        Literal["stop", "skip"],
-        typer.Option(help="Stop at a document that cannot be read, or skip and list it."),
-    ] = "stop",
+    on_error: OnErrorOption = "stop",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -91,9 +84,9 @@ def build(
             help="Threads, in processes of their own. Default: one for each core.",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a build that was interrupted.")
-    ] = False,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -104,18 +97,21 @@ def build(
 
     A document is a piece of a text (--split), a line of a .jsonl or a row of a .parquet; each ends
     with the end-of-text token. The bytes of the corpus follow from the text and these options
-    alone, not from -j or interruptions. Until all is done, the work lies in a hidden folder beside
-    DIR, as large as the corpus.
+    alone, not from -j, --engine or interruptions. Until all is done, the work lies in a hidden
+    folder beside DIR, as large as the corpus. On Ray only the text and the tokenizer have to be on
+    every node: tokens come back through Ray and are written here.
 
     Examples:
         $ engram corpus build corpus.txt -t gpt2 -o shards
         $ engram corpus build corpus.jsonl corpus.txt -t gpt2 -o both -j 2 --resume
         $ engram corpus build - -t gpt2 -o lines --split line --no-eos --json
+        $ engram corpus build corpus.txt -t gpt2 -o by-ray --engine ray -j 2
     """
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.corpus.build import BuildRules, build_corpus, check_corpus_folder
     from engram.corpus.sources import STDIN, find_sources
     from engram.corpus.work import work_folder
+    from engram_cli.corpus_text import plan_text, show_built, skipped_text
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:
@@ -123,14 +119,15 @@ def build(
     if STDIN in inputs and (len(inputs) > 1 or resume):
         what = "read together with other inputs" if len(inputs) > 1 else "read again to resume"
         raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
-    workers = threads or _cores()
+    workers = threads or cores()
+    doing = find_engine(engine, address, workers, STDIN in inputs)
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     found = [find_sources(name, text_key is not None) for name in inputs]
     sources = [source for files, _ in found for source in files]
     file = load_tokenizer(tokenizer)
     if ignored := sum(count for _, count in found):
-        out.note(f"{ignored} files of the folders are no text: not read.")
+        out.note(f"{plural(ignored, 'file')} of the folders: no text, not read.")
     rules = BuildRules(
         add_eos=not no_eos,
         split=split,
@@ -141,50 +138,52 @@ def build(
     if dry_run:
         check_corpus_folder(output, overwrite)
         plan = _plan(output, [source.size_bytes for source in sources])
-        out.result(plan, lambda console: console.print(_plan_text(plan)))
+        out.result(plan, lambda console: console.print(plan_text(plan)))
         return
     started = time.perf_counter()
     try:
-        with out.progress("Tokenising", unit="B") as step:
+        with doing as ray, out.progress("Tokenising", unit="B") as step:
             built = build_corpus(
                 sources,
                 file,
                 output,
                 rules,
                 workers=workers,
+                engine=None if ray is None else ray.run_units,
                 resume=resume,
                 overwrite=overwrite,
                 progress=step,
             )
     except BaseException:
         if STDIN not in inputs and work_folder(output).exists():
-            out.note(
-                "What is finished is kept: go on with --resume, or start over with --overwrite."
-            )
+            out.note(KEPT)
         raise
     seconds = time.perf_counter() - started
     if built.was_finished:
         out.note(f"{output} was finished already.")
     elif built.resumed_units:
-        out.note(f"Went on behind {built.resumed_units} units that were finished before.")
+        units = plural(built.resumed_units, "unit")
+        out.note(f"Went on behind {units} of work that an earlier run had finished.")
     for sentence in built.engines:
         out.note(sentence)
     for warning in built.warnings:
         out.warn(warning)
     manifest = built.manifest
     if manifest["counts"]["skipped"]:
-        out.warn(_skipped(manifest))
+        out.warn(skipped_text(manifest["counts"]["skipped"], manifest["problems"]))
     payload = {
         **_summary(output, manifest),
         "output_bytes": built.written_bytes,
         "was_finished": built.was_finished,
         "resumed_units": built.resumed_units,
+        "engine": engine,
         "seconds": round(seconds, 3),
         "tokens_per_second": None
         if built.was_finished
         else round(manifest["counts"]["tokens"] / seconds),
     }
-    out.result(payload, lambda console: _show_built(console, payload))
+    out.result(payload, lambda console: show_built(console, payload))
+    out.note(f"Next: engram hash {output} -c CONFIG")
 
 
 @corpus.command(cls=Command)
@@ -201,6 +200,7 @@ def info(
         $ engram corpus info tokens --json
     """
     from engram.corpus.verify import read_manifest
+    from engram_cli.corpus_text import show_info
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     manifest = read_manifest(folder)
@@ -210,7 +210,7 @@ def info(
         "problems": manifest["problems"],
         "inputs": manifest["inputs"],
     }
-    out.result(payload, lambda console: _show_info(console, payload, verbose))
+    out.result(payload, lambda console: show_info(console, payload, verbose))
 
 
 @corpus.command(cls=Command)
@@ -231,6 +231,7 @@ def verify(
     """
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.corpus.verify import verify_corpus
+    from engram_cli.corpus_text import show_checks
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     checks = [asdict(check) for check in verify_corpus(folder, load_tokenizer)]
@@ -240,16 +241,9 @@ def verify(
         "ok": all(check["ok"] is not False for check in checks),
         "checks": checks,
     }
-    out.result(payload, lambda console: _show_checks(console, payload))
+    out.result(payload, lambda console: show_checks(console, payload))
     if not payload["ok"]:
         raise typer.Exit(5)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _plan(folder: Path, sizes: list[int | None]) -> dict[str, Any]:
@@ -263,11 +257,6 @@ def _plan(folder: Path, sizes: list[int | None]) -> dict[str, Any]:
     }
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
-    size = format_bytes(plan["input_bytes"]) if plan["input_bytes"] is not None else "unknown size"
-    return f"Would write {plan['output']} from {plan['files']} files, {size}."
-
-
 def _summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
@@ -278,52 +267,3 @@ def _summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": manifest["tokenizer"],
         "split": manifest["split"],
     }
-
-
-def _skipped(manifest: dict[str, Any]) -> str:
-    count, problems = manifest["counts"]["skipped"], manifest["problems"]
-    lines = problems[:_LISTED_PROBLEMS]
-    if count > len(lines):
-        lines = [*lines, f"... and {count - len(lines)} more"]
-    return "\n  ".join([f"{count} documents were skipped:", *lines])
-
-
-def _show_summary(console: Console, payload: dict[str, Any]) -> None:
-    tokenizer = payload["tokenizer"]
-    end = tokenizer["eos_id"]
-    console.print(
-        f"{payload['documents']:,} documents, {payload['tokens']:,} tokens ({payload['dtype']}) in "
-        f"{payload['shards']:,} shards, {format_bytes(payload['output_bytes'])}"
-    )
-    console.print(
-        f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids; every document "
-        + (f"ends with {end}." if end is not None else "ends as its text does.")
-    )
-
-
-def _show_built(console: Console, payload: dict[str, Any]) -> None:
-    _show_summary(console, payload)
-    if payload["tokens_per_second"] is not None:
-        rate = format_count(payload["tokens_per_second"])
-        console.print(f"Took {payload['seconds']:.1f} s ({rate} tokens/s).")
-    console.print(f"\nNext: engram hash {payload['output']} -c CONFIG")
-
-
-def _show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:
-    _show_summary(console, payload)
-    inputs = payload["inputs"]
-    sizes = [file["bytes"] for file in inputs]
-    size = "" if None in sizes else f", {format_bytes(sum(sizes))}"
-    console.print(f"From {len(inputs):,} files{size}, split by {payload['split']}.")
-    for file in inputs if verbose else ():
-        console.print(f"  {file['name']}")
-    if payload["skipped"]:
-        console.print(f"{payload['skipped']:,} documents were skipped:")
-        for problem in payload["problems"][: None if verbose else _LISTED_PROBLEMS]:
-            console.print(f"  {problem}")
-
-
-def _show_checks(console: Console, payload: dict[str, Any]) -> None:
-    words = {True: "ok", False: "WRONG", None: "not checked"}
-    for check in payload["checks"]:
-        console.print(f"{words[check['ok']]:<12} {check['name']}: {check['detail']}")

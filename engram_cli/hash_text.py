@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from engram.units import format_bytes, format_count
+from engram.units import format_bytes, format_count, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,18 +21,28 @@ _SHARES = {
 }
 
 
-def show(console: Console, payload: dict[str, Any], command: str, verbose: bool) -> None:
+def plan_text(plan: dict[str, Any]) -> str:
+    """Say what would be written."""
+    total = plan["estimated_bytes"]
+    about = f", about {format_bytes(total)} in all" if total is not None else ""
+    return (
+        f"{plan['output']} takes {plan['bytes_per_token']} bytes a token{about}; "
+        f"{format_bytes(plan['free_bytes'])} are free there."
+    )
+
+
+def show(console: Console, payload: dict[str, Any], verbose: bool) -> None:
     """Print the answer.
 
     Args:
         console: Where to.
         payload: The answer as `--json` prints it.
-        command: What asks for the same ids again.
         verbose: Whether each head has its line.
     """
     console.print(
-        f"{payload['documents']:,} documents, {payload['tokens']:,} tokens, {payload['ids']:,} ids "
-        f"in {payload['seconds']:.1f} s ({format_count(payload['tokens_per_second'])} tokens/s)"
+        f"{plural(payload['documents'], 'document')}, {plural(payload['tokens'], 'token')}, "
+        f"{payload['ids']:,} ids in {payload['seconds']:.1f} s "
+        f"({format_count(payload['tokens_per_second'])} tokens/s)"
     )
     tokenizer, compressed = payload["tokenizer"], payload["compressed_vocab_size"]
     after = f", {compressed:,} after compression" if compressed is not None else ""
@@ -53,8 +63,6 @@ def show(console: Console, payload: dict[str, Any], command: str, verbose: bool)
     if payload["output"] is not None:
         size = format_bytes(payload["output_bytes"])
         console.print(f"\nWrote {payload['output']}: {size}, readable with numpy alone.")
-    else:
-        console.print(f"\nNext: {command} -o FOLDER writes the ids.")
 
 
 def _table(heads: list[dict[str, Any]], verbose: bool) -> Any:

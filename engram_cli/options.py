@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -105,4 +105,39 @@ def layer_list(text: str) -> list[int]:
 LayersOption = Annotated[
     Sequence[int] | None,
     typer.Option(metavar="IDS", parser=reader(layer_list), help="Layers from 0, as 1,6."),
+]
+
+SplitOption = Annotated[
+    Literal["paragraph", "line", "file"],
+    typer.Option(help="What is one document of a text; blank lines end a paragraph."),
+]
+TextKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Key of the text in .jsonl records, or column of .parquet. Default: text. With it "
+        "stdin is JSON lines.",
+    ),
+]
+OnErrorOption = Annotated[
+    Literal["stop", "skip"],
+    typer.Option(help="Stop at a document that cannot be read, or skip and list it."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with what was interrupted; the result is the same.")
+]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        help="Who works: this machine, or Ray, where a lost worker is replaced; the result is the "
+        "same."
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="A Ray cluster's head, or auto on one of its nodes; each has to see the text and the "
+        "tokenizer. Default: a Ray on this machine with as many CPUs as -j says.",
+    ),
 ]

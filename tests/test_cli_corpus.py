@@ -80,9 +80,10 @@ def test_build(engram, text, tmp_path):
 
 def test_build_as_text(engram, text, tmp_path):
     code, out, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens")
-    assert (code, err) == (0, "Tokenised with tokenizers: the text is small.\n")
+    notes = ["Tokenised with tokenizers: the text is small."]
+    notes.append(f"Next: engram hash {tmp_path / 'tokens'} -c CONFIG")
+    assert (code, err.splitlines()) == (0, notes)
     assert out.startswith(f"{DOCUMENTS} documents, ")
-    assert f"engram hash {tmp_path / 'tokens'}" in out
 
 
 def test_dry_run_writes_nothing(engram, text, tmp_path):
@@ -101,7 +102,7 @@ def test_stdin_and_several_inputs(engram, text, tmp_path, monkeypatch):
     words = ("corpus", "build", text, lines.parent, "-t", BPE, "-o", tmp_path / "both")
     result = engram(*words, "--text-key", "body", "--json")
     assert answer(result)["documents"] == DOCUMENTS + 9
-    assert "1 files of the folders are no text" in result[2]
+    assert "1 file of the folders: no text" in result[2]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     words = ("corpus", "build", "-", "-t", BPE, "-o", tmp_path / "stdin", "-j", "2", "--json")
     assert answer(engram(*words))["documents"] == DOCUMENTS
@@ -116,7 +117,7 @@ def test_what_is_wrong_is_said_and_what_is_done_is_kept(engram, tmp_path, monkey
     assert f"{path}:123: byte " in failure(result, 3)["message"]
     code, out, err = engram(*words, "--on-error", "skip", "--overwrite")
     assert code == 0
-    assert "1 documents were skipped:" in err
+    assert "1 document was skipped:" in err
     assert f"{path}:123" in err
     assert json.loads(out)["skipped"] == 1
     assert str(path) in engram("corpus", "info", tmp_path / "o")[1]
@@ -221,6 +222,8 @@ def test_what_the_files_hold_is_checked_behind_their_digests(engram, folder):
         (("build", "text.txt", "-t", BPE, "-o", "text.txt", "--overwrite"), 3),
         (("build", "text.txt", "-", "-t", BPE, "-o", "o"), 2),
         (("build", "-", "-t", BPE, "-o", "o", "--resume"), 2),
+        (("build", "-", "-t", BPE, "-o", "o", "--engine", "ray"), 2),
+        (("build", "text.txt", "-t", BPE, "-o", "o", "--address", "auto"), 2),
         (("build", "text.txt", "-t", BPE, "-o", "o", "--shard-size", "0"), 2),
         (("info", "none"), 4),
         (("verify", "folder"), 4),

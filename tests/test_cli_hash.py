@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -97,12 +98,13 @@ def test_stdin_equals_the_file(engram, text, config, monkeypatch):
 
 def test_text(engram, text, config):
     code, out, err = engram("hash", text, "-c", config)
-    assert (code, err) == (0, "Tokenised with tokenizers: the text is small.\n")
+    notes = ["Tokenised with tokenizers: the text is small."]
+    notes.append(f"Next: engram hash {text} -c {config} -o FOLDER writes the ids.")
+    assert (code, err.splitlines()) == (0, notes)
     lines = out.splitlines()
     assert lines[0].startswith(f"{DOCUMENTS} documents, ")
     assert "544 ids, 447 after compression" in lines[1]
     assert [line for line in lines if line.startswith("Layer")] == ["Layer 4", "Layer 1"]
-    assert lines[-1].startswith(f"Next: engram hash {text}")
     assert len(out.splitlines()) < len(engram("hash", text, "-c", config, "-v")[1].splitlines())
 
 
@@ -134,6 +136,50 @@ def test_output(engram, text, config, tmp_path):
     assert f"Wrote {folder}: " in out
 
 
+def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch):
+    from engram.corpus import hashes
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-tokens", "300", "--json")
+    whole = answer(engram(*words[:5], tmp_path / "whole", *words[6:]))
+    with monkeypatch.context() as patch:
+        patch.setattr(hashes, "write_shard", no_room)
+        code, out, err = engram(*words)
+    assert (code, out) == (5, "")
+    assert "go on with --resume" in err
+    payload = answer(engram(*words, "--resume", "-j", "2"))
+    assert (payload["was_finished"], payload["resumed_shards"]) == (False, 0)
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    result = engram(*words, "--resume")
+    assert "was finished already" in result[2]
+    again = answer(result)
+    assert again["was_finished"] is True
+    for one in (whole, again):
+        for key in ("seconds", "tokens_per_second", "output", "was_finished"):
+            del one[key]
+    assert again == whole
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_ray_gives_the_same_answer(engram, text, config):
+    found = []
+    for engine in (["local"], ["ray", "-j", "1"]):
+        words = ("hash", text, "-c", config, "--json", "--cache-curve", "--engine", *engine)
+        found.append(answer(engram(*words)))
+        assert found[-1].pop("engine") == engine[0]
+        del found[-1]["seconds"], found[-1]["tokens_per_second"]
+    assert found[0] == found[1]
+
+
+def test_ray_that_is_not_there(engram, text, config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    error = failure(engram("hash", text, "-c", config, "--engine", "ray", "--json"), 4)
+    assert error["hint"] == "pip install 'engram-toolkit[ray]'"
+
+
 def test_dry_run_writes_nothing(engram, text, config, tmp_path):
     folder = tmp_path / "out"
     payload = answer(engram("hash", text, "-c", config, "-o", folder, "--dry-run", "--json"))
@@ -152,7 +198,7 @@ def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
     assert "--on-error skip" in error["hint"]
     code, out, err = engram("hash", path, "-c", config, "--on-error", "skip", "--json")
     assert code == 0
-    assert "1 documents were skipped:" in err
+    assert "1 document was skipped:" in err
     assert f"{path}:123" in err
     payload = json.loads(out)
     assert (payload["documents"], payload["skipped"]) == (DOCUMENTS + 1, 1)
@@ -168,9 +214,15 @@ def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
         (("text.txt", "-c", "config.yaml", "-t", WORD), 5),
         (("text.txt", "-c", "no-such-template"), 4),
         (("text.txt", "-t", WORD, "--eos"), 3),
-        (("text.txt", "-t", BPE, "--layers", "one"), 3),
+        (("text.txt", "-t", BPE, "--layers", "one"), 2),
         (("text.txt", "-t", BPE, "--stats", "-o", "out"), 2),
         (("text.txt", "-t", BPE, "--dry-run"), 2),
+        (("text.txt", "-t", BPE, "--resume"), 2),
+        (("-", "-t", BPE, "-o", "out", "--resume"), 2),
+        (("-", "-t", BPE, "--engine", "ray"), 2),
+        (("text.txt", "-t", BPE, "--address", "auto"), 2),
+        (("text.txt", "-t", BPE, "--engine", "ray", "--address", "ray://host:1"), 2),
+        (("text.txt", "-t", BPE, "--predict", "soon"), 2),
         (("text.txt", "-t", BPE, "-j", "0"), 2),
         (("text.txt", "-t", BPE, "--split", "page"), 2),
         (("text.txt", "-t", BPE, "-o", "text.txt", "--overwrite"), 3),

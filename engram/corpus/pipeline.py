@@ -97,7 +97,8 @@ def hash_text(
         engine: Tokenises and counts; this machine when None.
         target: Where ids are written; None for statistics alone.
         cache_tokens: Tokens, from the first on, to measure cache curves with; None for no curves.
-        progress: Called with the bytes read so far and their total.
+        progress: Called with the bytes read so far and their total; where ids are written first for
+            the text, then for its tokens.
         unit_bytes: About as many bytes of text as one worker tokenises at a time.
 
     Returns:
@@ -161,7 +162,6 @@ class _Work:
             work = stack.enter_context(working(target.folder, job, target.resume, target.overwrite))
             notes = Notes()
             if isinstance(reader, TextReader):
-                first, progress = _halves(progress)
                 built = build_corpus(
                     reader.sources,
                     self.tokenizer,
@@ -173,7 +173,7 @@ class _Work:
                     resume=True,
                     overwrite=True,
                     unit_bytes=self.unit_bytes,
-                    progress=first,
+                    progress=progress,
                 )
                 notes, reader = Notes.of_corpus(built), StoredTokens(work / "tokens")
             vocab_size = self.tokenizer.vocab_size
@@ -252,26 +252,6 @@ class _Work:
             cache_tokens=0 if sample is None else sample.tokens,
             caches=() if sample is None else sample.layers(),
         )
-
-
-def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
-    """Split progress in two: each half of the work is told as if its bytes were half of all."""
-    if progress is None:
-        return None, None
-    text_bytes: int | None = None
-
-    def first(done: int, total: int | None) -> None:
-        nonlocal text_bytes
-        text_bytes = total
-        progress(done, None if total is None else 2 * total)
-
-    def second(done: int, total: int | None) -> None:
-        if text_bytes and total:
-            progress(text_bytes + text_bytes * done // total, 2 * text_bytes)
-        else:
-            progress(done, total)
-
-    return first, second
 
 
 def _one_ahead(items: Generator[T]) -> Generator[T]:

@@ -1,0 +1,71 @@
+"""What `engram corpus` tells people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engram.units import format_bytes, format_count, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LISTED_PROBLEMS = 10
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """Say what would be written."""
+    size = format_bytes(plan["input_bytes"]) if plan["input_bytes"] is not None else "unknown size"
+    return f"Would write {plan['output']} from {plural(plan['files'], 'file')}, {size}."
+
+
+def skipped_text(count: int, problems: Sequence[str], listed: int = _LISTED_PROBLEMS) -> str:
+    """Say which documents were left out, the first of them by line."""
+    were = "was" if count == 1 else "were"
+    lines = [f"{plural(count, 'document')} {were} skipped:", *problems[:listed]]
+    if count > len(lines) - 1:
+        lines.append(f"... and {count - len(lines) + 1:,} more")
+    return "\n  ".join(lines)
+
+
+def _show_summary(console: Console, payload: dict[str, Any]) -> None:
+    tokenizer = payload["tokenizer"]
+    end = tokenizer["eos_id"]
+    console.print(
+        f"{plural(payload['documents'], 'document')}, {plural(payload['tokens'], 'token')} "
+        f"({payload['dtype']}) in {plural(payload['shards'], 'shard')}, "
+        f"{format_bytes(payload['output_bytes'])}"
+    )
+    console.print(
+        f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids; every document "
+        + (f"ends with {end}." if end is not None else "ends as its text does.")
+    )
+
+
+def show_built(console: Console, payload: dict[str, Any]) -> None:
+    """Print what was built."""
+    _show_summary(console, payload)
+    if payload["tokens_per_second"] is not None:
+        rate = format_count(payload["tokens_per_second"])
+        console.print(f"Took {payload['seconds']:.1f} s ({rate} tokens/s).")
+
+
+def show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:
+    """Print what a corpus holds."""
+    _show_summary(console, payload)
+    inputs = payload["inputs"]
+    sizes = [file["bytes"] for file in inputs]
+    size = "" if None in sizes else f", {format_bytes(sum(sizes))}"
+    console.print(f"From {plural(len(inputs), 'file')}{size}, split by {payload['split']}.")
+    for file in inputs if verbose else ():
+        console.print(f"  {file['name']}")
+    if payload["skipped"]:
+        listed = len(payload["problems"]) if verbose else _LISTED_PROBLEMS
+        console.print(skipped_text(payload["skipped"], payload["problems"], listed))
+
+
+def show_checks(console: Console, payload: dict[str, Any]) -> None:
+    """Print what was checked."""
+    words = {True: "ok", False: "WRONG", None: "not checked"}
+    for check in payload["checks"]:
+        console.print(f"{words[check['ok']]:<12} {check['name']}: {check['detail']}")
