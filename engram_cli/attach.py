@@ -78,7 +78,7 @@ def attach(
 
     Examples:
         $ engram attach ./model -c config.yaml -o attached
-        $ engram attach ./model -c config.yaml -o attached-bf16 --dtype bfloat16 --verify
+        $ engram attach ./model -c config.yaml -o bf16 --dtype bfloat16 --verify
         $ engram attach ./model -c config.yaml -o planned --link --dry-run --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -29,6 +30,19 @@ def _write_examples(formatter: Any, examples: str | None) -> None:
             formatter.write(textwrap.indent(examples, " " * formatter.current_indent) + "\n")
 
 
+# What stands for the value of an option that names none itself.
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+def _prepared(params: list[Any]) -> list[Any]:
+    """Let values be read plainly, and stand in help pages without the names of Python's types."""
+    for param in read_plainly(params):
+        if param.param_type_name == "option" and param.metavar is None:
+            descriptor = getattr(param, "type_descriptor", None)
+            param.metavar = _METAVARS.get(getattr(descriptor, "annotation", Any))
+    return params
+
+
 class Command(TyperCommand):
     """One command."""
 
@@ -38,7 +52,27 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, the help option among them."""
-        return read_plainly(super().get_params(ctx))
+        return _prepared(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what the usage line says behind the command's name."""
+        return ["[OPTIONS]", *(name for name, _ in self._arguments(ctx))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options."""
+        options = [
+            param.get_help_record(ctx)
+            for param in self.get_params(ctx)
+            if param.param_type_name == "option" and not param.hidden
+        ]
+        for title, records in (("Arguments", self._arguments(ctx)), ("Options", options)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def _arguments(self, ctx: Any) -> list[tuple[str, str]]:
+        params = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return [(param.metavar or param.name.upper(), param.help or "") for param in params]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples as they are: wrapped ones could not be copied."""
@@ -54,7 +88,21 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, the help option among them."""
-        return read_plainly(super().get_params(ctx))
+        return _prepared(super().get_params(ctx))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands, each with the whole first paragraph of its help."""
+        texts = {
+            name: getattr(self.get_command(ctx, name), "help", None) or ""
+            for name in self.list_commands(ctx)
+        }
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, " ".join(text.partition("\n\n")[0].split()))
+                    for name, text in texts.items()
+                ]
+            )
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples as they are: wrapped ones could not be copied."""

@@ -123,7 +123,9 @@ def size(
     kernel_size: Annotated[
         int | None, typer.Option(help="Taps of the convolution. Default: the layout's (demo 4).")
     ] = None,
-    layout: Annotated[str, typer.Option(help="demo, deepseek_v41 or qwen_ple.")] = "demo",
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="demo, deepseek_v41 or qwen_ple.")
+    ] = "demo",
     dtype: TableDtypeOption = None,
     emit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the config; - prints it instead.")
@@ -156,11 +158,10 @@ def size(
         raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
     if emit is not None and not is_printed:
         check_file(emit, overwrite)
-    from engram.sizing.load import read_statistics
     from engram.sizing.shape import memory_shape
 
     backbone = _backbone(model)
-    statistics = read_statistics(corpus) if corpus is not None else None
+    statistics = None if corpus is None else _statistics(corpus)
     is_known = backbone is not None and backbone.tokenizer_vocab_size is not None
     if statistics is not None and statistics.is_compressed and vocab is None and not is_known:
         vocab = statistics.vocab_size
@@ -226,6 +227,12 @@ def _check(
         )
 
 
+def _statistics(corpus: Path) -> CorpusStatistics:
+    from engram.sizing.load import read_statistics
+
+    return read_statistics(corpus)
+
+
 def _backbone(model: str | None) -> Backbone | None:
     from engram.backbone import load_backbone
     from engram.sizing.shape import tokenizer_length
@@ -272,9 +279,10 @@ def _size(
     load: float,
 ) -> Sizing:
     from engram.sizing import budget
-    from engram.sizing.load import rows_per_order
 
     if counts and not asked:
+        from engram.sizing.load import rows_per_order
+
         return budget.memory_cost(shape, rows_per_order(shape, counts, load))
     if "k" in asked:
         return budget.memory_cost(shape, budget.rows_of_k(shape, asked["k"]) * heads)

@@ -126,6 +126,19 @@ def test_a_page_explains_its_command_and_ends_with_examples(words, capsys):
 
 
 @EACH_PAGE
+def test_a_page_fits_a_terminal_and_names_no_python(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call([*words, "-h"], capsys)
+    text, _, _ = out.rpartition("\nExamples:\n")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.replace("ARGS]...", "").replace("TEMPLATE...", "").replace(
+        "INPUT...", ""
+    )
+    for name in ("<int", "<float", "<str", "<path", "<list", "{", "}"):
+        assert name not in text, name
+
+
+@EACH_PAGE
 def test_every_example_runs(words, request, tmp_path, monkeypatch, capsys):
     lines = examples(PAGES[words])
     needs_model = any("./model" in line or "attached-model" in line for line in lines)
