@@ -313,7 +313,7 @@ def test_the_layers_asked_for():
 
 
 def test_a_text_without_tokens(tmp_path):
-    path = text_file(tmp_path, " \n\n \n")
+    path = text_file(tmp_path, "\u00a0\n\n \n")
     _, tokenizer, addresses = find_memory(None, str(TOKENIZERS / "local_word"))
     with pytest.raises(InputError, match="has no tokens"):
         hash_text(TextReader(path), tokenizer, addresses)

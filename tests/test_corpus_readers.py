@@ -41,7 +41,6 @@ def write(folder: Path, name: str, data: str | bytes) -> Path:
         ("one\n\n  two", ["one\n\n", "  two"]),
         ("\n\n  one\n\ntwo", ["\n\n  one\n\n", "two"]),
         ("one\n\n   ", ["one\n\n   "]),
-        ("\n \n", ["\n \n"]),
         ("ein\n\nzwölf 字 🙂\n\n", ["ein\n\n", "zwölf 字 🙂\n\n"]),
     ],
 )
@@ -202,6 +201,36 @@ def test_long_documents_are_named_or_skipped(tmp_path, monkeypatch, block_bytes)
         with pytest.raises(InputError) as caught:
             documents(single, split=split)
         assert "fold -s" in caught.value.hint
+
+
+@pytest.mark.parametrize("block_bytes", [5, 10**6])
+def test_a_binary_file_is_said_to_be_one(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 50)
+    for data, at in ((b"ELF\0" * 40, 3), (b"ELF\xff" * 40, 3), ("é".encode() * 9 + b"\0" * 99, 18)):
+        (tmp_path / "a.bin").write_bytes(data)
+        with pytest.raises(InputError, match=f"byte {at} .* looks like a binary file") as caught:
+            list(TextReader(tmp_path / "a.bin"))
+        assert caught.value.details["byte_offset"] == at
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 10**6)
+    (tmp_path / "a.bin").write_bytes(b"ELF\0\xff")
+    with pytest.raises(InputError, match=r"byte 4 .* UTF-8: .*looks like a binary file"):
+        list(TextReader(tmp_path / "a.bin"))
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 51)
+    (tmp_path / "a.txt").write_bytes("é".encode() * 300)
+    with pytest.raises(InputError, match="longer than"):
+        list(TextReader(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize("split", ["paragraph", "file"])
+def test_blank_lines_are_no_text(tmp_path, split):
+    path = write(tmp_path, "a.txt", " \n\n\t\r\n \n")
+    with pytest.raises(InputError, match=r"a\.txt holds nothing but blank lines"):
+        list(TextReader(path, split=split))
+    write(tmp_path, "b.txt", "\n\none")
+    reader = TextReader(tmp_path, split=split, on_error="skip")
+    assert [text for block in reader for text in block.texts] == ["\n\none"]
+    assert reader.skipped == 1
 
 
 def test_documents_of_exactly_the_limit_are_read(tmp_path, monkeypatch):

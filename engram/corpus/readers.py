@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 from engram.corpus.documents import BLANK, Split, document_ends
 from engram.corpus.parquet import read_rows
-from engram.corpus.reading_errors import no_text, not_utf8, too_long, wrong_record, wrong_row
+from engram.corpus.reading_errors import (
+    blank,
+    no_text,
+    no_text_at,
+    not_utf8,
+    too_long,
+    wrong_record,
+    wrong_row,
+)
 from engram.corpus.records import record_text, text_of
 from engram.corpus.sources import ByteStream, Source, find_sources, open_source
 from engram.errors import CorruptFileError, InputError
@@ -188,7 +196,8 @@ class TextReader:
                 is_too_long = True
                 what = None if source.records else split
                 has_lines = b"\n" in data.lstrip(BLANK)
-                self._wrong(too_long(source, line, MAX_DOCUMENT_BYTES, what, has_lines))
+                binary = no_text_at(source, data, offset)
+                self._wrong(binary or too_long(source, line, MAX_DOCUMENT_BYTES, what, has_lines))
             if is_too_long and not ends:
                 # A skipped document is dropped as it comes; a letter stands for it, with the
                 # newlines that may be half of the separator behind it.
@@ -200,7 +209,10 @@ class TextReader:
             if is_too_long:
                 is_too_long, begin = False, ends.pop(0)
                 line += data.count(b"\n", 0, begin)
-            if ends:
+            if at_end and split != "line" and offset == 0 and not data.strip(BLANK):
+                if data:
+                    self._wrong(blank(source))
+            elif ends:
                 yield from self._decode(source, stream, data, [begin, *ends], offset, line)
                 line += data.count(b"\n", begin, ends[-1])
             cut = ends[-1] if ends else begin

@@ -22,15 +22,41 @@ def no_text(sources: Sequence[Source]) -> InputError:
     return InputError(f"There is no text in {names}.", files=len(sources))
 
 
+def blank(source: Source) -> InputError:
+    """Say that a file has no text."""
+    return InputError(f"{source.name} holds nothing but blank lines.", file=source.name)
+
+
+def no_text_at(source: Source, data: bytes, offset: int) -> InputError | None:
+    """Say where data stops being text, which starts at the byte `offset`; None when it is text."""
+    try:
+        at = data.find(b"\0")
+        data.decode()
+    except UnicodeDecodeError as error:
+        # The last character may go on behind the data.
+        if error.start < len(data) - 3:
+            at = error.start if at < 0 else min(at, error.start)
+    if at < 0:
+        return None
+    return InputError(
+        f"{source.name}: byte {offset + at:,} (0x{data[at]:02x}) is no text: this looks like a "
+        "binary file.",
+        f"Give text in UTF-8, {_SKIP}",
+        file=source.name,
+        byte_offset=offset + at,
+    )
+
+
 def not_utf8(
     source: Source, line: int, data: bytes, offset: int, error: UnicodeDecodeError
 ) -> InputError:
     """Say that a document is not UTF-8; it starts at the line, and at the byte `offset`."""
     line = source.file_line(line) + data.count(b"\n", 0, error.start)
     at = offset + error.start
+    looks = " This looks like a binary file." if b"\0" in data else ""
     return InputError(
         f"{source.name}:{line}: byte {at:,} (0x{data[error.start]:02x}) is not valid UTF-8: "
-        f"{error.reason}.",
+        f"{error.reason}.{looks}",
         "Convert the file to UTF-8, or leave such documents out with --on-error skip.",
         file=source.name,
         line=line,
