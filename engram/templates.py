@@ -25,15 +25,8 @@ def template_path(name: str) -> Path:
     Raises:
         MissingFileError: There is no such template.
     """
-    names = template_names()
-    if name not in names:
-        near = get_close_matches(name, names, n=1)
-        raise MissingFileError(
-            f"{name!r} is no template.",
-            f"Did you mean {near[0]}?" if near else f"The templates are {', '.join(names)}.",
-            name=name,
-            templates=names,
-        )
+    if name not in template_names():
+        raise _missing(name, "no template")
     return _folder() / f"{name}{_SUFFIX}"
 
 
@@ -62,6 +55,8 @@ def find_config(name_or_path: str | Path) -> Path:
     """
     path, name = Path(name_or_path), str(name_or_path)
     is_path = path.is_file() or path.suffix in CONFIG_SUFFIXES or path.name != name
+    if not is_path and name not in template_names():
+        raise _missing(name, "neither a template nor a file here")
     return path if is_path else template_path(name)
 
 
@@ -79,6 +74,17 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
         # A relative path means what it means where the config is.
         return replace(config, tokenizer=str(beside))
     return config
+
+
+def _missing(name: str, what: str) -> MissingFileError:
+    names = template_names()
+    near = get_close_matches(name, names, n=1)
+    return MissingFileError(
+        f"{name!r} is {what}.",
+        f"Did you mean {near[0]}?" if near else f"The templates are {', '.join(names)}.",
+        name=name,
+        templates=names,
+    )
 
 
 def _folder() -> Path:

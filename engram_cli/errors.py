@@ -16,11 +16,10 @@ from typing import Any
 import typer
 
 from engram.errors import EngramError
+from engram.files import NO_ROOM
 
 # Typer carries its own copy of Click, so its class of usage errors has no public name.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
     if isinstance(error, _USAGE_ERROR):
         context: Any = getattr(error, "ctx", None)
-        hint = f"See {context.command_path} --help." if context else ""
+        hint = f"See {context.command_path if context else 'engram'} --help."
         param: Any = getattr(error, "param", None)
         details = {"options": [param.opts[-1]]} if param is not None else {}
         message = error.format_message()  # type: ignore[attr-defined]
@@ -87,7 +86,7 @@ def _os_failure(error: OSError) -> Failure:
     if isinstance(error, (ConnectionError, TimeoutError)):
         hint = "Check the network, or give a local folder."
         return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         hint = "Free some space, or write elsewhere with -o."
         return Failure("does_not_fit", f"{where}{error.strerror}.", hint, 5, details)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:

@@ -61,6 +61,10 @@ def verify(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.checkpoints.verify import verify as run_checks
 
+    if tokenizer is not None:
+        from engram.addressing.tokenizer_files import load_tokenizer
+
+        load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
     checks: list[Check] = []
     found = run_checks(
         target,

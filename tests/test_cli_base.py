@@ -219,10 +219,17 @@ def test_usage_errors_end_with_2_in_both_forms(words, message, hint, capsys):
     assert line["code"] == "usage"
 
 
+def test_an_option_without_its_value_names_the_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.app(["size", "--model"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("'--model' requires an argument.\nSee engram --help.\n")
+
+
 def test_json_after_two_dashes_is_no_option(capsys):
     with pytest.raises(SystemExit):
         cli.app(["config", "show", "--", "--json"])
-    assert capsys.readouterr().err.startswith("Error: '--json' is no template.")
+    assert capsys.readouterr().err.startswith("Error: '--json' is neither a template nor")
 
 
 def test_no_arguments_show_the_help_as_a_usage_error():
@@ -266,7 +273,7 @@ def test_a_reader_that_goes_away_is_no_error(command):
 def test_a_verdict_survives_a_closed_pipe(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("layout: none\n")
-    done = shell(f"engram config check {bad} | true; exit ${{PIPESTATUS[0]}}")
+    done = shell(f"engram config check -q {bad} | true; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (3, "")
 
 
