@@ -13,6 +13,9 @@ from typing import IO, Any
 
 from engram.errors import InputError, MissingFileError
 
+# What a system says when a file finds no room: a full disk, a quota, a limit on its size.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # Called with the units done so far and the total, None when it is not known.
 Progress = Callable[[int, "int | None"], None]
 
@@ -63,7 +66,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         with suppress(OSError):
             sibling.unlink()
         if isinstance(error, OSError) and (
-            error.filename == str(sibling) or error.errno == errno.ENOSPC
+            error.filename == str(sibling) or error.errno in NO_ROOM
         ):
             error.filename = str(path)  # the name that the user knows
         raise

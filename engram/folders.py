@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -13,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engram.errors import InputError
+from engram.files import NO_ROOM
 
 # Names of everything that this toolkit wrote into a folder; None when it is not one of its own.
 OwnFiles = Callable[[Path], "set[str] | None"]
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
@@ -104,7 +102,7 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
     except BaseException as error:
         shutil.rmtree(sibling, ignore_errors=True)
         if isinstance(error, OSError) and (
-            error.errno in _NO_ROOM or str(error.filename).startswith(str(sibling))
+            error.errno in NO_ROOM or str(error.filename).startswith(str(sibling))
         ):
             error.filename, error.filename2 = str(folder), None  # the name that the user knows
         raise

@@ -14,7 +14,9 @@ import pytest
 from engram.corpus import readers
 from engram.corpus.readers import TextReader
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
+from engram_cli.main import app
 
+BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 SPLITS = ("paragraph", "line", "file")
 
 
@@ -138,7 +140,7 @@ def test_jsonl(tmp_path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"text": ', "not JSON"),
+        ('{"text": ', "not JSON: Expecting value at column 10."),
         ("[1]", "a JSON list, not an object"),
         ('{"body": "x"}', "no key 'text'; its keys are 'body'"),
         ('{"text": 3}', "'text' is a int, not a text"),
@@ -271,3 +273,57 @@ def test_truncated_gzip_is_named(tmp_path):
     plain = write(tmp_path, "b.txt.gz", "no gzip at all")
     with pytest.raises(CorruptFileError, match=r"b\.txt\.gz"):
         documents(plain)
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch):
+    """A folder with one fault of each kind, and what is said of each."""
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", 2**12)
+    folder = tmp_path / "text"
+    long = "\n\n".join(map(str, range(9000))).encode()
+    write(folder, "a.jsonl", '{"text": "one"}\n{"text": nope}\n{"body": "x"}\n')
+    write(folder, "b.txt", b"two\n\nthr\xff\n\nfour")
+    write(folder, "c.txt", "")
+    write(folder, "d.txt.gz", gzip.compress(long)[:-9])
+    said = [
+        "a.jsonl:2: not JSON: Expecting value at column 10.",
+        "a.jsonl:3: the record has no key 'text'; its keys are 'body'.",
+        "b.txt:3: byte 8 (0xff) is not valid UTF-8: invalid start byte.",
+        "c.txt is empty: there is no text in it.",
+        "d.txt.gz is truncated or not a gzip file, after ",
+    ]
+    pyarrow = pytest.importorskip("pyarrow")
+    with pyarrow.CompressedOutputStream(str(folder / "e.txt.zst"), "zstd") as file:
+        file.write(long)
+    data = (folder / "e.txt.zst").read_bytes()
+    (folder / "e.txt.zst").write_bytes(data[:-9])
+    said.append("e.txt.zst is truncated or not a zstd file, after ")
+    return folder, said
+
+
+@pytest.mark.parametrize("command", ["corpus build", "hash"])
+def test_the_command_names_faults_and_skips_them_when_told_to(faults, tmp_path, capsys, command):
+    folder, said = faults
+    words = [*command.split(), str(folder), "-t", str(BPE), "-o", str(tmp_path / "out"), "--json"]
+
+    def run(*more):
+        with pytest.raises(SystemExit) as end:
+            app([*words, *more])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    code, out, err = run()
+    assert (code, out) == (3, "")
+    error = json.loads(err.splitlines()[-1])
+    assert error["message"] == f"{folder}/{said[0]}"
+    assert (error["details"]["file"], error["details"]["line"]) == (f"{folder}/a.jsonl", 2)
+    assert not (tmp_path / "out").exists()
+    code, out, err = run("--on-error", "skip")
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == len(said)
+    assert "6 documents were skipped:" in err
+    for line in said:
+        assert f"  {folder}/{line}" in err
+    if command == "corpus build":
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert len(manifest["problems"]) == manifest["counts"]["skipped"] == len(said)

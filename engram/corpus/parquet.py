@@ -70,6 +70,6 @@ def _open(source: Source) -> Iterator[Any]:
     except (pa.ArrowException, OSError) as error:
         raise CorruptFileError(
             f"{source.name} is truncated or not a parquet file: {error}",
-            "Fetch it again.",
+            "Fetch it again, or take what can be read with --on-error skip.",
             file=source.name,
         ) from error

@@ -9,7 +9,10 @@ from typing import Any
 def record_text(line: str, key: str) -> tuple[str | None, str]:
     """Read the text of a JSON record, or say what is wrong with it."""
     try:
-        record: Any = json.loads(line)
+        record: Any = json.loads(line.rstrip("\r\n"))
+    except json.JSONDecodeError as error:
+        # Its own words name line 1 of the record, which is not that of the file.
+        return None, f"not JSON: {error.msg} at column {error.colno}."
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}."
     if not isinstance(record, dict):

@@ -18,6 +18,7 @@ STDIN = "-"
 FOLDER_SUFFIXES = (".txt", ".jsonl", ".parquet")
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
+_TRUNCATED = "Fetch or compress it again, or take what can be read with --on-error skip."
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ByteStream:
             what = "cannot be read" if packed is None else f"is truncated or not a {packed} file"
             raise kind(
                 f"{name} {what}, after {self.offset:,} bytes of text: {error}",
-                "" if packed is None else "Fetch or compress it again.",
+                "" if packed is None else _TRUNCATED,
                 file=name,
                 byte_offset=self.offset,
             ) from error

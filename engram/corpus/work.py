@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError
-from engram.files import write_json
+from engram.files import NO_ROOM, write_json
 
 _JOB = "job.json"
 
@@ -64,14 +64,16 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
         )
     work.mkdir(parents=True, exist_ok=True)
     with _lock(work, folder):
-        _clean(work, keep_done=resume)
-        write_json(work / _JOB, job)
         try:
+            _clean(work, keep_done=resume)
+            write_json(work / _JOB, job)
             yield work
-        except BaseException:
+        except BaseException as error:
             # What is done says so in a .json of its own.
             if all(file.name == _JOB for file in work.rglob("*.json")):
                 shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                error.filename = str(folder)  # the name that the user knows
             raise
         shutil.rmtree(work)
 
