@@ -16,8 +16,8 @@ _SHARES = {
     "any_head": "in a head",
     "every_head": "in every head",
     "same_rows": "same rows",
-    "occurrences_any_head": "of the text: in a head",
-    "occurrences_every_head": "in every head",
+    "occurrences_any_head": "of the text:\nin a head",
+    "occurrences_every_head": "of the text:\nin every head",
 }
 
 
@@ -108,7 +108,7 @@ def _show_growth(console: Console, curves: list[dict[str, Any]], tokens: int) ->
         return
     wanted = predictions[0]["tokens"]
     console.print(f"\nDistinct n-grams as the text grows, from {tokens:,} to {wanted:,} tokens")
-    table = _right("order", "now", "exponent", "then", "of all tokens", "missed by at most")
+    table = _right("order", "now", "exponent", "then", "of all tokens", "missed by\nat most")
     for curve, then in zip(curves, predictions, strict=True):
         last, miss = curve["points"][-1], then["relative_error"]
         table.add_row(
@@ -122,7 +122,7 @@ def _show_growth(console: Console, curves: list[dict[str, Any]], tokens: int) ->
     console.print(table)
     console.print(
         "then: estimated by Heaps' law with a bending exponent; checks: the same prediction made "
-        "from shorter\nbeginnings of this text. Another kind of text grows otherwise."
+        "from shorter beginnings of this text. Another kind of text grows otherwise."
     )
 
 
@@ -132,15 +132,16 @@ def _show_cache(console: Console, cache: dict[str, Any]) -> None:
     for layer in cache["layers"]:
         console.print(
             f"\nA cache of rows in front of layer {layer['layer_id']}, a table of "
-            f"{layer['table_rows']:,} rows: {layer['lookups']:,} look-ups\nof "
+            f"{layer['table_rows']:,} rows: {layer['lookups']:,} look-ups of "
             f"{layer['distinct_rows']:,} rows in {which}, {cache['tokens']:,} tokens"
         )
-        table = _right("rows", *sizes, "LRU cold", "LRU warm", "fixed cold", "fixed warm")
+        table = _right("rows", *sizes, "LRU\ncold", "LRU\nwarm", "fixed\ncold", "fixed\nwarm")
+        table.collapse_padding = True
         for point in layer["points"]:
             rates = ("lru_cold", "lru_warm", "static_cold", "static_warm")
             table.add_row(
                 f"{point['rows']:,}",
-                *(format_bytes(size) for size in point["bytes"].values()),
+                *map(_short_bytes, point["bytes"].values()),
                 *(f"{point[rate]:.1%}" for rate in rates),
             )
         console.print(table)
@@ -155,13 +156,21 @@ def _show_cache(console: Console, cache: dict[str, Any]) -> None:
         console.print(table)
     console.print(
         "Exact for these tokens. cold: empty at first; warm: filled by the first half, measured on "
-        "the second.\nfixed: the most frequent rows. A longer text needs more rows for the same."
+        "the second. fixed: the most frequent rows. A longer text needs more rows for the same."
     )
 
 
+def _short_bytes(size_bytes: int) -> str:
+    """Write a size with three digits, so that columns of them fit a terminal."""
+    number, _, unit = format_bytes(size_bytes).partition(" ")
+    value = float(number)
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{number if unit == 'B' else f'{value:.{digits}f}'} {unit}"
+
+
 def _right(*headings: str) -> Table:
-    """Make a table whose columns are flush right."""
+    """Make a table whose columns are flush right; what does not fit is folded, never cut."""
     table = Table(box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     return table

@@ -108,6 +108,25 @@ def test_text(engram, text, config):
     assert len(out.splitlines()) < len(engram("hash", text, "-c", config, "-v")[1].splitlines())
 
 
+def test_tables_fit_a_terminal(engram, text, config):
+    from rich.console import Console
+
+    from engram_cli.hash_text import show
+
+    payload = answer(engram("hash", text, "-c", config, "--cache-curve", "--json"))
+    for layer in payload["cache"]["layers"]:
+        for point in layer["points"]:
+            point |= {"rows": 1_234_567, "bytes": dict.fromkeys(point["bytes"], 2**30 - 2**20)}
+    for verbose in (False, True):
+        console = Console(width=80, markup=False, highlight=False)
+        with console.capture() as capture:
+            show(console, payload, verbose)
+        lines = capture.get().splitlines()
+        assert max(map(len, lines)) <= 80
+        assert not any("\u2026" in line for line in lines)
+        assert any("1,234,567 1023 MiB 1023 MiB 1023 MiB 1023 MiB" in line for line in lines)
+
+
 def test_without_a_config_the_tables_are_sized_for_the_tokenizer(engram, text):
     code, out, err = engram("hash", text, "-t", BPE, "--json")
     assert code == 0
