@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import InputError, Problem
-from engram.units import DTYPE_BITS, dtype_name
+from engram.units import DTYPE_BITS, dtype_name, plural
 
 if TYPE_CHECKING:
     from engram.config import EngramConfig
@@ -261,13 +261,14 @@ def _check_table_size(
     if len(sizes) != orders:
         wrong(
             "engram_table_size",
-            f"{len(sizes)} sizes for {orders} orders (2..{config.max_ngram_size}); give one per "
-            "order",
+            f"{plural(len(sizes), 'size')} for {plural(orders, 'order')} "
+            f"(2..{config.max_ngram_size}); give one per order",
         )
     elif any(size < 2 * heads for size in sizes):
         wrong(
             "engram_table_size",
-            f"{_brief(sizes)}: each order needs at least 2 rows for each of its {heads} heads",
+            f"{_brief(sizes)}: each order needs at least 2 rows for each of its "
+            f"{plural(heads, 'head')}",
         )
     elif sum(sizes) >= MAX_ROW_ID:
         wrong("engram_table_size", f"{_brief(sizes)} rows do not fit 62-bit row ids")

@@ -183,7 +183,7 @@ def build(
         else round(manifest["counts"]["tokens"] / seconds),
     }
     out.result(payload, lambda console: show_built(console, payload))
-    out.note(f"Next: engram hash {output} -c CONFIG")
+    out.next_step(f"engram hash {output} -c CONFIG")
 
 
 @corpus.command(cls=Command)

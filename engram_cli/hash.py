@@ -241,7 +241,7 @@ def hash(
         words = ["engram", "hash", text, *(["-c", config] if config else [])]
         words += ["-t", tokenizer] if tokenizer else []
         words += ["--layers", ",".join(map(str, layers))] if layers else []
-        out.note(f"Next: {shlex.join(words)} -o FOLDER writes the ids.")
+        out.next_step(f"{shlex.join(words)} -o FOLDER writes the ids.")
 
 
 def _memory_config(name: str) -> EngramConfig:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from engram.errors import InputError, UsageError
 from engram.sizing.weights import INFERENCE_DTYPES, Group, Kind, Weights
+from engram.units import plural
 
 Mode = Literal["inference", "training"]
 Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
@@ -136,7 +137,10 @@ def memory_use(
     """
     if ranks < 1 or tokens_per_step < 1:
         raise InputError(
-            f"{ranks} ranks with {tokens_per_step} tokens a step: both must be at least 1."
+            f"ranks {ranks} and tokens_per_step {tokens_per_step}: both must be at least 1.",
+            "1 rank is a device alone.",
+            ranks=ranks,
+            tokens_per_step=tokens_per_step,
         )
     if mode == "training" and tables == "disk":
         raise UsageError(
@@ -186,8 +190,8 @@ def _training_notes(optimizer: Optimizer, tokens_per_step: int) -> list[str]:
     dense = optimizer if optimizer in _DENSE_STATES else "adam"
     values = _DENSE_STATES[dense]
     notes = [
-        f"{dense}: gradients in the weights' dtype, {values} fp32 value{'s' * (values != 1)} a "
-        "parameter, an fp32 master copy of 16-bit weights"
+        f"{dense}: gradients in the weights' dtype, {plural(values, 'fp32 value')} a parameter, an "
+        "fp32 master copy of 16-bit weights"
     ]
     if optimizer in _DENSE_STATES:
         return notes
@@ -197,7 +201,8 @@ def _training_notes(optimizer: Optimizer, tokens_per_step: int) -> list[str]:
     }[optimizer]
     return [
         f"tables under {optimizer}: {state}, no master copy",
-        f"sparse table gradients: {tokens_per_step} tokens a step, every look-up a row of its own",
+        f"sparse table gradients: {plural(tokens_per_step, 'token')} a step, every look-up a row "
+        "of its own",
         f"everything but the tables under {notes[0]}",
     ]
 
