@@ -1,108 +1,81 @@
-"""Ways of running a language model that have to give what the plain one gives.
+"""Ways of running a language model, each beside the plain one that it has to equal.
 
-Shapes: B sequences, T tokens, V vocabulary.
+Shapes: B sequences, T tokens, V vocabulary, S steps of generating.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch  # noqa: TID253 - this module is itself imported only when needed
+from torch import Tensor  # noqa: TID253
 
-_GENERATE = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+_GENERATE = {
+    "max_new_tokens": 8,
+    "do_sample": False,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "return_dict_in_generate": True,
+    "output_logits": True,
+}
 
 
-def logits_of(model: Any, ids: Any, **kwargs: Any) -> Any:
-    """Run token ids ``[B, T]`` at once, without a cache; logits ``[B, T, V]``."""
-    return model(input_ids=ids, use_cache=False, **kwargs).logits.float()
+@dataclass(frozen=True)
+class Run:
+    """What came out of a model.
+
+    Attributes:
+        logits: Of every token that was read, or step that was generated ``[B, T or S, V]``.
+        tokens: What was generated ``[B, S]``; None where nothing was.
+    """
+
+    logits: Tensor
+    tokens: Tensor | None = None
+
+    def row(self, index: int) -> Run:
+        """One sequence of the batch."""
+        rows = slice(index, index + 1)
+        return Run(self.logits[rows], None if self.tokens is None else self.tokens[rows])
 
 
-def _in_pieces(model: Any, ids: Any, pieces: list[int]) -> Any:
-    past, logits, start = None, [], 0
-    for piece in pieces:
-        out = model(input_ids=ids[:, start : start + piece], past_key_values=past, use_cache=True)
-        past, start = out.past_key_values, start + piece
+# A way of running, and the plain one.
+Pair = tuple[Run, Run]
+
+
+def plain(model: Any, ids: Tensor, **kwargs: Any) -> Run:
+    """Run token ids ``[B, T]`` at once, without a cache."""
+    return Run(model(input_ids=ids, use_cache=False, **kwargs).logits.float())
+
+
+def _in_pieces(pieces: list[int], model: Any, ids: Tensor) -> list[Pair]:
+    past, logits = None, []
+    for piece in torch.split(ids, [*pieces, ids.shape[1] - sum(pieces)], dim=1):
+        out = model(input_ids=piece, past_key_values=past, use_cache=True)
+        past = out.past_key_values
         logits.append(out.logits.float())
-    return torch.cat(logits, dim=1)
+    return [(Run(torch.cat(logits, dim=1)), plain(model, ids))]
 
 
-def _cached(model: Any, ids: Any) -> Any:
-    return _in_pieces(model, ids, [1] * ids.shape[1])
+def _token_by_token(model: Any, ids: Tensor) -> list[Pair]:
+    return _in_pieces([1] * (ids.shape[1] - 1), model, ids)
 
 
-def _chunked(model: Any, ids: Any) -> Any:
-    return _in_pieces(model, ids, [7, 1, 5, ids.shape[1] - 13])
-
-
-def _padded(model: Any, ids: Any) -> Any:
+def _padded(model: Any, ids: Tensor) -> list[Pair]:
     """Run the row behind five masked tokens, beside another row."""
     pads = 5
     row = torch.cat([ids[:, :pads], ids], dim=1)
     mask = torch.ones_like(row).repeat(2, 1)
     mask[0, :pads] = 0
     positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-    logits = logits_of(model, row.repeat(2, 1), attention_mask=mask, position_ids=positions)
-    return logits[:1, pads:]
+    out = plain(model, row.repeat(2, 1), attention_mask=mask, position_ids=positions)
+    return [(Run(out.logits[:1, pads:]), plain(model, ids))]
 
 
-def _generate(model: Any, ids: Any, **kwargs: Any) -> Any:
-    return model.generate(ids, attention_mask=torch.ones_like(ids), **{**_GENERATE, **kwargs})
-
-
-def _greedy(model: Any, ids: Any) -> bool:
-    return torch.equal(_generate(model, ids), _generate(model, ids, use_cache=False))
-
-
-def _beams(model: Any, ids: Any) -> bool:
-    cached = _generate(model, ids, num_beams=4)
-    return torch.equal(cached, _generate(model, ids, num_beams=4, use_cache=False))
-
-
-def _prompt_lookup(model: Any, ids: Any) -> bool:
-    # A text that repeats itself gives candidates; most are rejected and cropped away again.
-    twice = torch.cat([ids, ids[:, :-2]], dim=1)
-    return torch.equal(_generate(model, twice, prompt_lookup_num_tokens=4), _generate(model, twice))
-
-
-def _assisted(model: Any, ids: Any) -> bool:
-    """The base proposes; the memory, being random, has many of its tokens rejected."""
-    from engram.hf.unwired import base_of
-
-    return torch.equal(_generate(model, ids, assistant_model=base_of(model)), _generate(model, ids))
-
-
-def _static(model: Any, ids: Any) -> bool:
-    cached = _generate(model, ids, cache_implementation="static", disable_compile=True)
-    return torch.equal(cached, _generate(model, ids))
-
-
-def _static_uneven(model: Any, ids: Any) -> bool:
-    return _uneven(model, ids, cache_implementation="static", disable_compile=True)
-
-
-def _uneven(model: Any, ids: Any, **kwargs: Any) -> bool:
-    """Generate for a short and a long row in one batch, and for each alone."""
-    short, pads = ids[:, :9], ids.shape[1] - 9
-    batch = torch.cat([torch.cat([ids[:, :pads], short], dim=1), ids])
-    mask = torch.ones_like(batch)
-    mask[0, :pads] = 0
-    together = model.generate(batch, attention_mask=mask, **{**_GENERATE, **kwargs})
-    return torch.equal(together[:1, pads:], _generate(model, short)) and torch.equal(
-        together[1:], _generate(model, ids)
-    )
-
-
-def _sampled(model: Any, ids: Any) -> bool:
-    texts = []
-    for use_cache in (True, False):
-        torch.manual_seed(0)
-        texts.append(_generate(model, ids, do_sample=True, top_k=20, use_cache=use_cache))
-    return torch.equal(*texts)
-
-
-def _cropped(model: Any, ids: Any) -> bool:
+def _cropped(model: Any, ids: Tensor) -> list[Pair]:
     """Read a text, forget the end of it, and go on with another one."""
     from transformers import DynamicCache
 
@@ -110,44 +83,78 @@ def _cropped(model: Any, ids: Any) -> bool:
     past.activate_past_recording()
     model(input_ids=torch.cat([ids[:, :9], ids[:, :6]], dim=1), past_key_values=past)
     past.crop(-6)
-    tokens = model(input_ids=ids[:, 9:], past_key_values=past).logits.argmax(-1)
-    return torch.equal(tokens, logits_of(model, ids)[:, 9:].argmax(-1))
+    out = model(input_ids=ids[:, 9:], past_key_values=past)
+    return [(Run(out.logits.float()), Run(plain(model, ids).logits[:, 9:]))]
 
 
-def _threads(model: Any, ids: Any) -> bool:
+def _generate(model: Any, ids: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Run:
+    mask = torch.ones_like(ids) if mask is None else mask
+    out = model.generate(ids, attention_mask=mask, **{**_GENERATE, **kwargs})
+    tokens = out.sequences[:, ids.shape[1] :]
+    # Assisted decoding also returns the logits of what it read ahead.
+    return Run(torch.stack(out.logits, dim=1).float()[:, : tokens.shape[1]], tokens)
+
+
+def _uncached(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:
+    runs = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        runs.append(_generate(model, ids, use_cache=use_cache, **kwargs))
+    return [(runs[0], runs[1])]
+
+
+def _prompt_lookup(model: Any, ids: Tensor) -> list[Pair]:
+    # A text that repeats itself gives candidates; most are rejected and cropped away again.
+    twice = torch.cat([ids, ids[:, :-2]], dim=1)
+    return [(_generate(model, twice, prompt_lookup_num_tokens=4), _generate(model, twice))]
+
+
+def _assisted(model: Any, ids: Tensor) -> list[Pair]:
+    """The base proposes; the memory, being random, has many of its tokens rejected."""
+    from engram.hf.unwired import base_of
+
+    return [(_generate(model, ids, assistant_model=base_of(model)), _generate(model, ids))]
+
+
+def _static(model: Any, ids: Tensor) -> list[Pair]:
+    return [(_generate(model, ids, **_STATIC), _generate(model, ids))]
+
+
+def _uneven(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:
+    """Generate for a short and a long row in one batch, and for each alone."""
+    short, pads = ids[:, :9], ids.shape[1] - 9
+    batch = torch.cat([torch.cat([ids[:, :pads], short], dim=1), ids])
+    mask = torch.ones_like(batch)
+    mask[0, :pads] = 0
+    together = _generate(model, batch, mask, **kwargs)
+    return [(together.row(0), _generate(model, short)), (together.row(1), _generate(model, ids))]
+
+
+def _threads(model: Any, ids: Tensor) -> list[Pair]:
     texts = [ids, ids.flip(1)]
-    found: dict[int, Any] = {}
-
-    def work(index: int) -> None:
-        found[index] = _generate(model, texts[index])
-
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(texts))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return all(
-        index in found and torch.equal(found[index], _generate(model, text))
-        for index, text in enumerate(texts)
-    )
+    with ThreadPoolExecutor(len(texts)) as pool:
+        together = list(pool.map(partial(_generate, model), texts))
+    return [(run, _generate(model, text)) for run, text in zip(together, texts, strict=True)]
 
 
-# Logits [1, T, V] that have to be those of `logits_of`.
-SAME_LOGITS: dict[str, Callable[[Any, Any], Any]] = {
-    "cached = full": _cached,
-    "chunked = full": _chunked,
+_STATIC: dict[str, Any] = {"cache_implementation": "static", "disable_compile": True}
+
+# Takes a model and token ids [1, T].
+Way = Callable[[Any, Tensor], list[Pair]]
+READING: dict[str, Way] = {
+    "cached = full": _token_by_token,
+    "chunked = full": partial(_in_pieces, [7, 1, 5]),
     "padded = full": _padded,
-}
-# Whether two ways of generating give the same tokens.
-SAME_TOKENS: dict[str, Callable[[Any, Any], bool]] = {
-    "greedy": _greedy,
-    "beam search": _beams,
-    "prompt lookup": _prompt_lookup,
-    "assisted": _assisted,
-    "static cache": _static,
-    "static, padded": _static_uneven,
-    "uneven batch": _uneven,
-    "sampling": _sampled,
     "crop and go on": _cropped,
+}
+GENERATING: dict[str, Way] = {
+    "greedy": _uncached,
+    "uneven batch": _uneven,
+    "beam search": partial(_uncached, num_beams=4),
+    "assisted": _assisted,
+    "prompt lookup": _prompt_lookup,
+    "static cache": _static,
+    "static, padded": partial(_uneven, **_STATIC),
+    "sampling": partial(_uncached, do_sample=True, top_k=20),
     "two threads": _threads,
 }
