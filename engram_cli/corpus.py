@@ -140,9 +140,9 @@ def build(
         plan = _plan(output, [source.size_bytes for source in sources])
         out.result(plan, lambda console: console.print(plan_text(plan)))
         return
-    started = time.perf_counter()
     try:
-        with doing as ray, out.progress("Tokenising", unit="B") as step:
+        with out.progress("Tokenising", unit="B") as step, doing as ray:
+            started = time.perf_counter()
             built = build_corpus(
                 sources,
                 file,

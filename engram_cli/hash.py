@@ -201,7 +201,7 @@ def hash(
             return
         out.note(plan_text(plan))
     try:
-        with doing as ray, out.progress("Hashing", unit="B") as step:
+        with out.progress("Hashing", unit="B") as step, doing as ray:
             hashed = hash_text(
                 reader,
                 file,

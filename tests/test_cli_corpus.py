@@ -245,7 +245,7 @@ def test_neither_torch_nor_transformers_is_imported(text, tmp_path):
         "import sys\nfrom engram_cli.main import app\n"
         "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
-        "      & {'torch', 'transformers', 'sympy', 'numba'}), file=sys.stderr)"
+        "      & {'torch', 'transformers', 'sympy', 'numba', 'ray'}), file=sys.stderr)"
     )
     words = ["corpus", "build", str(text), "-t", str(BPE), "-o", str(tmp_path / "o"), "-q"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)

@@ -274,7 +274,7 @@ def test_neither_torch_nor_transformers_is_imported(text, config):
         "import sys\nfrom engram_cli.main import app\n"
         "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
-        "      & {'torch', 'transformers', 'sympy', 'matplotlib'}), file=sys.stderr)"
+        "      & {'torch', 'transformers', 'sympy', 'matplotlib', 'ray'}), file=sys.stderr)"
     )
     words = ["hash", str(text), "-c", str(config), "--json", "-q"]
     done = subprocess.run(

@@ -7,19 +7,23 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from named_pipe import NamedPipe
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus import build as build_module
 from engram.corpus import unit_work
 from engram.corpus.build import BuildRules, build_corpus
+from engram.corpus.local import WorkerLostError
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.units import plan_units
@@ -228,6 +232,30 @@ def test_killed_and_resumed_is_the_same(tmp_path, workers):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "run.py", "text.txt", "whole"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+def test_a_lost_worker_is_said_and_its_work_resumed(tmp_path):
+    pipe = NamedPipe(tmp_path / "pipe", TEXT)
+    sources = [*find_sources(text_file(tmp_path))[0], pipe.source]
+
+    def run(name, act, **options):
+        thread = threading.Thread(target=act)
+        thread.start()
+        tokenizer, folder = load_tokenizer(str(BPE)), tmp_path / name
+        options = {"unit_bytes": 5000, **options}
+        try:
+            return build_corpus(sources, tokenizer, folder, BuildRules(), **options)
+        finally:
+            thread.join()
+
+    run("whole", pipe.feed)
+    with pytest.raises(WorkerLostError, match="was killed") as caught:
+        run("out", pipe.kill_reader, workers=2)
+    assert "--resume" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+    assert run("out", pipe.feed, workers=2, resume=True).resumed_units > 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_interrupted_while_shards_are_written(tmp_path, monkeypatch, error):
     path = text_file(tmp_path)
@@ -297,9 +325,13 @@ def test_two_builds_at_once_are_refused(tmp_path):
 
 def test_a_finished_corpus_is_recognised(tmp_path):
     path = text_file(tmp_path)
-    build(path, tmp_path / "out")
+    work = interrupted(path, tmp_path / "out")
+    shutil.copytree(work, left := tmp_path / "left")
+    build(path, tmp_path / "out", resume=True)
     before = digests(tmp_path / "out")
+    left.rename(work)  # as a kill at the very end leaves it
     assert build(path, tmp_path / "out", resume=True).was_finished
+    assert not work.exists()
     with pytest.raises(InputError, match="is there already"):
         build(path, tmp_path / "out", resume=True, split="line")
     assert digests(tmp_path / "out") == before

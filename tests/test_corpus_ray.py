@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from named_pipe import NamedPipe
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config import EngramConfig
@@ -23,7 +26,7 @@ from engram.corpus.memory import find_memory
 from engram.corpus.pipeline import hash_text
 from engram.corpus.ray_engine import RayEngine
 from engram.corpus.readers import TextReader
-from engram.corpus.sources import Source, find_sources
+from engram.corpus.sources import find_sources
 from engram.corpus.statistics import Statistics
 from engram.corpus.tokenise import TokenBatch, tokenise
 from engram.corpus.unit_work import UnitRules, UnitTask
@@ -76,52 +79,9 @@ def test_bytes_are_those_of_the_local_engine(ray, tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-class Pipe:
-    """A named pipe as a source of text: whoever reads it waits until it is fed."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-        self.source = Source(str(path), path, records=False)
-
-    def feed(self) -> None:
-        self.path.write_bytes(TEXT.encode())
-
-    def kill_reader(self) -> int:
-        """Wait for a process that waits for the text, and kill it."""
-        while True:
-            try:
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:
-                time.sleep(0.02)
-        (reader,) = (pid for pid in map(int, workers()) if self._is_open_in(pid))
-        os.kill(reader, signal.SIGKILL)
-        while self._is_open_in(reader):
-            time.sleep(0.02)
-        os.close(descriptor)
-        return reader
-
-    def _is_open_in(self, pid: int) -> bool:
-        try:
-            files = list(Path(f"/proc/{pid}/fd").iterdir())
-            return any(os.path.realpath(file) == str(self.path) for file in files)
-        except OSError:
-            return False
-
-
-def workers() -> list[str]:
-    """Processes of Ray's workers on this machine."""
-    return [
-        command.parent.name
-        for command in Path("/proc").glob("[0-9]*/cmdline")
-        if command.exists() and command.read_bytes().startswith(b"ray::")
-    ]
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 def test_a_worker_killed_in_the_middle_changes_no_byte(ray, tmp_path, capfd):
-    pipe = Pipe(tmp_path / "pipe")
+    pipe = NamedPipe(tmp_path / "pipe", TEXT)
     (whole,), _ = find_sources(text_file(tmp_path))
     sources = [whole, pipe.source]
     killed: list[int] = []
@@ -136,9 +96,22 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(ray, tmp_path, capfd):
         build(sources, tmp_path / name, engine)
         thread.join()
     assert len(killed) == 1
-    assert str(killed[0]) not in workers()
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_cluster_at_an_address(ray, tmp_path, monkeypatch):
+    from ray import get_runtime_context
+
+    monkeypatch.chdir(tmp_path)
+    path = text_file(tmp_path)
+    words = [sys.executable, "-m", "engram_cli", "corpus", "build", path.name, "-t", str(BPE)]
+    address = ["--engine", "ray", "--address", get_runtime_context().gcs_address]
+    for name, engine in (("local", []), ("ray", address)):
+        done = subprocess.run([*words, "-o", name, "--json", *engine], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["engine"] == name
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
 def test_a_task_that_always_loses_its_worker_is_given_up(ray):

@@ -27,7 +27,7 @@ from engram.corpus.unit_work import (
     read_unit,
 )
 from engram.corpus.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.work import working
+from engram.corpus.work import discard, working
 from engram.files import Progress
 
 SCHEMA = "engram.corpus/1"
@@ -117,6 +117,7 @@ def build_corpus(
     check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
     job = text_job(sources, tokenizer, rules, unit_bytes)
     if resume and (finished := _finished(folder, job)) is not None:
+        discard(folder)
         return finished
     check_corpus_folder(folder, overwrite)
     with working(folder, job, resume, overwrite) as work:

@@ -23,7 +23,7 @@ from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.token_stream import Notes, TokenStream, text_rules
 from engram.corpus.tokenise import TokenBatch, tokenise
 from engram.corpus.units import UNIT_BYTES
-from engram.corpus.work import working
+from engram.corpus.work import discard, working
 from engram.errors import InputError
 from engram.files import Progress
 
@@ -114,6 +114,7 @@ def hash_text(
     if target is None or there is not None:
         hashed = work.count(reader, progress)
         if target is not None and is_described(there, work.describe(target, hashed)):
+            discard(target.folder)
             hashed = replace(hashed, written_bytes=target.size_bytes(), was_finished=True)
     if target is not None and (there is None or not hashed.was_finished):
         target.check()

@@ -78,6 +78,14 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
         shutil.rmtree(work)
 
 
+def discard(folder: Path) -> None:
+    """Remove what is left of a build that was killed when its folder was there already."""
+    work = work_folder(folder)
+    if _read_job(work) is not None:
+        with _lock(work, folder):
+            shutil.rmtree(work)
+
+
 def _clean(work: Path, *, keep_done: bool) -> None:
     for entry in list(work.rglob("*.part")) if keep_done else list(work.iterdir()):
         if entry.is_dir():
