@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -80,6 +81,14 @@ def test_quiet_and_verbose(capsys):
     assert capsys.readouterr() == ("[/a/b]\n", "Warning: a warning\n")
     answer(Output(verbose=True))
     assert capsys.readouterr().err == "a note\na detail\nWarning: a warning\n"
+
+
+def test_the_next_step_is_for_people_alone(capsys):
+    for out in (Output(), Output(json=True), Output(quiet=True)):
+        out.next_step("engram env")
+    assert capsys.readouterr() == ("", "Next: engram env\n")
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        assert path.name == "output.py" or "Next: " not in path.read_text(), path
 
 
 def test_a_pipe_cuts_no_line(capsys):
