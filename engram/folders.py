@@ -79,7 +79,11 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
     folder.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     sibling = folder.with_name(f".{folder.name}.{mark}.part")
-    sibling.mkdir()
+    try:
+        sibling.mkdir()
+    except OSError as error:
+        error.filename = str(folder)  # the name that the user knows
+        raise
     # The lock says that the sibling is in use; it goes with the process, however that ends.
     descriptor = os.open(sibling, os.O_RDONLY)
     try:

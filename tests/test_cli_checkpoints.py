@@ -131,3 +131,12 @@ def test_numbers_stand_whole_in_80_columns(engram, line, monkeypatch):
         assert max(map(len, table)) <= 80
     numbers = {word for word in wide.split() if word.replace(",", "").replace(".", "").isdigit()}
     assert numbers <= set(shown.split())
+
+
+def test_a_place_that_takes_no_folder_is_named_as_the_user_does(engram, tmp_path):
+    place = tmp_path / ("n" * 250)  # the hidden name beside it is too long
+    for line in ("attach model -c memory.yaml", "convert attached", "detach attached"):
+        code, out, err = engram(f"{line} -o {place}")
+        assert (code, out) == (3, "")
+        assert err.startswith(f"Error: {place}: File name too long.")
+    assert list(tmp_path.iterdir()) == []
