@@ -481,7 +481,7 @@ def test_the_command_prints_what_was_lost(folders, tmp_path, capsys):
     assert not json.loads(out)["written"]
     assert not (tmp_path / "planned").exists()
     code, out, err = call("-o", str(tmp_path / "x"), "--to", "deepseek_v41", "--json")
-    assert (code, out) == (3, "")
+    assert (code, out) == (2, "")
     assert "no convolution" in json.loads(err)["message"]
 
 

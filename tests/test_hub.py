@@ -1,4 +1,4 @@
-"""Asking the hub for single files: a hub that is not there is told from the cache within seconds."""
+"""Asking the hub for single files: one that is not there is given up within seconds."""
 
 from __future__ import annotations
 
