@@ -74,10 +74,9 @@ def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
     weight_map = {**base.weight_map, **index["weight_map"]}
     (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / CONFIG_FILE).write_text(json.dumps(settings["model_config"]))
-    beside = [base.folder / "generation_config.json", *base.folder.glob("*.py")]
+    beside = [base.folder / name for name in base.sidecars if Path(name).name == name]
     for file in [*beside, *adapter.glob("*.py")]:
-        if file.is_file():
-            (folder / file.name).symlink_to(file.resolve())
+        (folder / file.name).symlink_to(file.resolve())
     return joined
 
 

@@ -216,7 +216,7 @@ def _check_token_map(memory: _Memory) -> Verdict:
 
 
 def _check_tokenizer(memory: _Memory) -> Verdict:
-    from engram.addressing.vocabulary import compressed_map
+    from engram.addressing.same_tokenizer import check_tokenizer
 
     if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
@@ -224,9 +224,9 @@ def _check_tokenizer(memory: _Memory) -> Verdict:
         tokenizer = memory.load_tokenizer()
     except MissingFileError as error:
         return None, error.message
-    if map_digest(compressed_map(tokenizer)) != memory.addresses.map_sha256:
-        return False, "the tokenizer is not the one that the memory was made with"
-    return True, "the tokenizer gives the same token map"
+    added = check_tokenizer(memory.addresses, tokenizer)
+    more = f", and {added} tokens that were added since" if added else ""
+    return True, f"the tokenizer gives the same token map{more}"
 
 
 _HEADER_CHECKS: dict[str, Callable[[_Memory], Verdict]] = {

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
 from engram.hf.folder_module import auto_map, copy_code, remote_module
@@ -66,7 +67,7 @@ class EngramForCausalLM:
 
         Raises:
             MismatchError: Tensors of the memory are missing or have another shape, or the token map
-                is not the one of the fingerprint.
+                is not the one of the fingerprint, or the tokenizer beside the weights is another.
             UsageError: `tables` is neither, or rows are to be cached of tables in memory.
         """
         if tables not in ("ram", "disk") or (tables == "ram" and cache_rows):
@@ -80,19 +81,27 @@ class EngramForCausalLM:
                 pretrained_model_name_or_path, cache_rows, kwargs
             )
         wants_info = kwargs.pop("output_loading_info", False)
+        # Wrong shapes are refused below, with their names.
+        may_differ = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         model, info = super().from_pretrained(  # type: ignore[misc]
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path, *args, **kwargs
         )
-        wrong = [name for name in info["missing_keys"] if ".engram." in name]
-        wrong += [str(item[0]) for item in info["mismatched_keys"] if ".engram." in str(item[0])]
+        wrong = [f"{name} is missing" for name in info["missing_keys"] if ".engram." in name]
+        wrong += [
+            f"{name} is {list(stored)}, not {list(expected)}"
+            for name, stored, expected in info["mismatched_keys"]
+            if ".engram." in name or not may_differ
+        ]
         if wrong:
             raise MismatchError(
-                f"{len(wrong)} tensors of the memory are missing or have another shape, such as "
-                f"{sorted(wrong)[0]}.",
+                f"{len(wrong)} tensors are missing or have another shape: {sorted(wrong)[0]}.",
                 f"Check the folder: engram verify {pretrained_model_name_or_path}",
                 tensors=sorted(wrong),
             )
         model.check_token_map()
+        if pretrained_model_name_or_path is not None:
+            model._check_tokenizer(Path(pretrained_model_name_or_path))
         return (model, info) if wants_info else model
 
     @staticmethod
@@ -119,6 +128,19 @@ class EngramForCausalLM:
         token_map = decoder.engram_token_map
         if token_map is not None and token_map.device.type != "meta":
             decoder.engram_ids.check(token_map)
+
+    def _check_tokenizer(self, folder: Path) -> None:
+        """Compare the tokenizer beside the weights with the memory's.
+
+        Raises:
+            MismatchError: It is another one.
+        """
+        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        addresses: Addresses = decoder.engram_ids.addresses
+        if addresses.map_sha256 is not None and (folder / TOKENIZER).is_file():
+            from engram.addressing.same_tokenizer import check_tokenizer
+
+            check_tokenizer(addresses, load_tokenizer(folder))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does, with the small module that `trust_remote_code` loads.

@@ -1,0 +1,41 @@
+"""Is a tokenizer the one that a memory was made with?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engram.addressing.addresses import Addresses, map_digest
+from engram.addressing.vocabulary import compressed_map
+from engram.errors import MismatchError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+
+def check_tokenizer(addresses: Addresses, tokenizer: TokenizerFile) -> int:
+    """Compare a tokenizer with the one that a memory was made with.
+
+    Tokens that were added behind the others are no difference: the memory takes them as masked.
+
+    Args:
+        addresses: The memory's constants, of a layout that hashes compressed ids.
+        tokenizer: The tokenizer.
+
+    Returns:
+        How many tokens were added since.
+
+    Raises:
+        MismatchError: It is another one.
+    """
+    own = addresses.raw_vocab_size
+    token_map = compressed_map(tokenizer)
+    if len(token_map) < own or map_digest(token_map[:own]) != addresses.map_sha256:
+        raise MismatchError(
+            f"{tokenizer.name}: the tokenizer is not the one that the memory was made with: its "
+            f"{len(token_map)} ids compress to {int(token_map.max()) + 1}, those of the memory's "
+            f"{own} to {addresses.vocab_size}, or others share one.",
+            "Restore the tokenizer's files; the memory would be read with other n-grams' rows.",
+            ids=len(token_map),
+            expected_ids=own,
+        )
+    return len(token_map) - own
