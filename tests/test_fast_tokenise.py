@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from tokenizers import (
@@ -21,7 +24,7 @@ from tokenizers import (
 from engram.addressing.tokenizer_files import load_tokenizer, wrap_tokenizer
 from engram.corpus import cutting, fast_tokenise
 from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.readers import Block, TextReader
+from engram.corpus.readers import Block
 from engram.corpus.sources import Source
 from engram.corpus.tokenise import fast_encoder, tokenise
 
@@ -203,14 +206,48 @@ def test_batches_are_the_same(tokenizer, add_eos):
         assert one.boundaries.tolist() == other.boundaries.tolist()
 
 
+@pytest.fixture(scope="module", params=["gpt2", "deepseek-v3", "deepseek-v4"])
+def real(request, real_assets):
+    """A released tokenizer, and gigatoken beside it."""
+    file = load_tokenizer(str(real_assets / "tokenizers" / request.param))
+    fast, why = fast_encoder(file, None)
+    assert fast is not None, why
+    return fast, file.tokenizer
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["gpt2", "deepseek-v3", "deepseek-v4"])
-def test_real_tokenizers(real_assets, name, tmp_path):
-    file = load_tokenizer(str(real_assets / "tokenizers" / name))
-    fast, _ = fast_encoder(file, None)
-    check(fast, file.tokenizer, LANGUAGES)
-    text = tmp_path / "text.txt"
+def test_real_tokenizers_on_natural_text_and_code(real, real_assets):
+    check(*real, LANGUAGES)
     with (real_assets / "english.txt").open("rb") as english:
-        text.write_bytes(english.read(10**6).decode(errors="ignore").encode())
-    for block in TextReader(text):
-        check(fast, file.tokenizer, block.texts)
+        text = english.read(10**6).decode(errors="ignore")
+    check(*real, text.split("\n\n"))
+    code = sorted(Path(json.__file__).parent.parent.glob("*.py"))[:60]
+    check(*real, [path.read_text(encoding="utf-8") for path in code])
+
+
+@pytest.mark.real
+def test_real_tokenizers_on_every_character_and_on_added_tokens(real):
+    rng = random.Random(2)
+    points = [chr(p) for p in range(0x110000) if not 0xD800 <= p < 0xE000]
+    mixed = [*rng.choices(points, k=3000), *rng.choices(points[:0x3000], k=3000), *" \n'sa1" * 300]
+    texts = ["".join(rng.choices(mixed, k=rng.randrange(40))) for _ in range(3000)]
+    check(*real, texts)
+    # Every character that is assigned once, a thousand of them a document.
+    known = [point for point in points if unicodedata.category(point) not in ("Cn", "Co")]
+    check(*real, ["".join(known[start : start + 1000]) for start in range(0, len(known), 1000)])
+    added = [token.content for token in real[1].get_added_tokens_decoder().values()]
+    assert "<|endoftext|>" in added or "<|EOT|>" in added
+    texts = [f"{left}{token}{right}" for token in added for left, right in [("", ""), ("a ", " b")]]
+    check(*real, [*texts, *(text[:-1] for text in texts)])
+
+
+@pytest.mark.real
+def test_real_tokenizers_on_very_long_lines(real, real_assets):
+    with (real_assets / "english.txt").open("rb") as english:
+        line = " ".join(english.read(13 * 10**5).decode(errors="ignore").split())
+    packed = json.dumps(list(range(190_000)), separators=(",", ":"))
+    noise = base64.b64encode(random.Random(4).randbytes(850_000)).decode()
+    assert min(map(len, (line, packed, noise))) > cutting.LONG_CHARACTERS
+    # With an unassigned character they go to `tokenizers`, which encodes them in pieces.
+    texts = [line, packed, noise, "x" * 300_000, " " * 300_000, "字" * 300_000]
+    check(*real, [*texts, *(text + "\u0378" for text in texts[:3])])
