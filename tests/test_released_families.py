@@ -11,6 +11,7 @@ import pytest
 import sparse_folder
 import tiny
 import torch
+from checked import failed, verdicts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextConfig
 
@@ -38,15 +39,6 @@ def engram(capsys):
         return out
 
     return run
-
-
-def verdicts(target, **options):
-    return {check.name: check for check in verify(target, weights=False, **options)}
-
-
-def failed(target, **options):
-    checks = verdicts(target, **options)
-    return {name: check.detail for name, check in checks.items() if check.ok is False}
 
 
 def params_of(model, *words):
