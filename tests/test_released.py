@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import sparse_folder
+from checked import failed, verdicts
 from sparse_folder import V41_CONFIG, V41_FLAT, V41_TEXT, v41_layer
 
 from engram.addressing.primes import head_primes
 from engram.checkpoints.inspect import inspect_checkpoint
-from engram.checkpoints.verify import verify
 from engram.errors import ConfigError, CorruptFileError, MissingFileError
 from engram.templates import load_template
 from engram_cli.main import app
@@ -39,15 +39,6 @@ def engram(capsys):
         return out
 
     return run
-
-
-def verdicts(target, **options):
-    return {check.name: check for check in verify(target, weights=False, **options)}
-
-
-def failed(target, **options):
-    checks = verdicts(target, **options)
-    return {name: check.detail for name, check in checks.items() if check.ok is False}
 
 
 def v41_config(**changes):

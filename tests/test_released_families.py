@@ -475,7 +475,7 @@ def test_what_has_no_memory(tmp_path, engram):
         engram(command, tmp_path / "nothing", code=4)
     with pytest.raises(InputError, match="has no memory"):
         list(verify(base))
-    with pytest.raises(MissingFileError, match="is not there"):
+    with pytest.raises(MissingFileError, match="no such file or folder"):
         list(verify(tmp_path / "nothing"))
 
 

@@ -19,6 +19,7 @@ from engram.checkpoints.released.family import (
     Settings,
     Slot,
     text_part,
+    without_scale,
 )
 from engram.checkpoints.released.stored import Stored
 from engram.config import EngramConfig
@@ -28,7 +29,6 @@ from engram.layouts import DEEPSEEK_V41
 # Behind ``layers.N.engram.``: published names, and those of vLLM.
 _TENSORS = ("embed.weight", "wkv.weight", "q_weight", "k_weight")
 _VLLM_TABLE, _TABLE = "embed_tokens.", "embed."
-_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
 _NAME = re.compile(r"^((?:.*\.)?layers\.)(\d+)(\.engram\.)(.+)$")
 # Known of the release alone: equal sizes of two compressed vocabularies do not make them equal.
 _RELEASED_SIZES = (129280, 99092)
@@ -47,7 +47,7 @@ def _find(name: str) -> Slot | None:
     key = match[4]
     if key.startswith(_VLLM_TABLE):
         key = _TABLE + key.removeprefix(_VLLM_TABLE)
-    key, is_scale = (_SCALE.sub(".weight", key), True) if _SCALE.search(key) else (key, False)
+    key, is_scale = without_scale(key)
     part = "table" if key == _TABLE + "weight" else key.removesuffix(".weight")
     return Slot(int(match[2]), key, part, "table" if part == "table" else "dense", is_scale)
 

@@ -143,6 +143,14 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else config
 
 
+_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
+
+
+def without_scale(name: str) -> tuple[str, bool]:
+    """Return the name of the weight that a tensor's name speaks of, and whether of its scales."""
+    return (_SCALE.sub(".weight", name), True) if _SCALE.search(name) else (name, False)
+
+
 # More than any model has: a config that says so would only keep the machine busy.
 MOST_ORDERS, MOST_HEADS, MOST_LAYERS, MOST_SHARDS = 16, 256, 4096, 65536
 

@@ -14,6 +14,7 @@ from engram.checkpoints.released.family import (
     Memory,
     Settings,
     Slot,
+    without_scale,
 )
 from engram.checkpoints.released.stored import Stored
 
@@ -24,13 +25,8 @@ _EACH = (
     "per_layer_projection.weight",
     "post_per_layer_input_norm.weight",
 )
-_SUFFIX = r"(weight|weight_scale|weight_scale_inv)$"
-_WHOLE_NAME = re.compile(
-    rf"^((?:.*\.)?)({'|'.join(n[:-7] for n in (_TABLE, *_SHARED))})\.{_SUFFIX}"
-)
-_LAYER_NAME = re.compile(
-    rf"^((?:.*\.)?)layers\.(\d+)\.({'|'.join(n[:-7] for n in _EACH)})\.{_SUFFIX}"
-)
+_WHOLE_NAME = re.compile(rf"^((?:.*\.)?)({'|'.join(map(re.escape, (_TABLE, *_SHARED)))})$")
+_LAYER_NAME = re.compile(rf"^((?:.*\.)?)layers\.(\d+)\.({'|'.join(map(re.escape, _EACH))})$")
 
 
 def _states(config: Mapping[str, Any]) -> bool:
@@ -38,19 +34,20 @@ def _states(config: Mapping[str, Any]) -> bool:
 
 
 def _find(name: str) -> Slot | None:
+    name, is_scale = without_scale(name)
     match = _LAYER_NAME.match(name)
     if match:
-        return Slot(int(match[2]), f"{match[3]}.weight", match[3], "dense", match[4] != "weight")
+        return Slot(int(match[2]), match[3], match[3].removesuffix(".weight"), "dense", is_scale)
     match = _WHOLE_NAME.match(name)
     if match is None:
         return None
-    key = f"{match[2]}.weight"
-    part = "table" if key == _TABLE else match[2]
-    return Slot(None, key, part, "table" if key == _TABLE else "dense", match[3] != "weight")
+    if match[2] == _TABLE:
+        return Slot(None, _TABLE, "table", "table", is_scale)
+    return Slot(None, match[2], match[2].removesuffix(".weight"), "dense", is_scale)
 
 
 def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> str:
-    example = next(iter(names), "model.language_model." + _TABLE)
+    example, _ = without_scale(next(iter(names), "model.language_model." + _TABLE))
     match = _LAYER_NAME.match(example) or _WHOLE_NAME.match(example)
     layer = "" if key[0] is None else f"layers.{key[0]}."
     tensor = key[1] + "_scale" if scale else key[1]

@@ -15,15 +15,12 @@ from engram.checkpoints.released.family import (
     Memory,
     Settings,
     Slot,
+    without_scale,
 )
 from engram.checkpoints.released.stored import Stored
 
-_NAME = re.compile(
-    r"^(.*\.)?ngram_embeddings\.(embedders|post_projs)\.(\d+)\.(weight|weight_scale|weight_scale_inv)$"
-)
-_FLAT_NAME = re.compile(
-    r"^(.*\.)?oe_embed_(tokens|proj)(\d+)\.(weight|weight_scale|weight_scale_inv)$"
-)
+_NAME = re.compile(r"^(.*\.)?ngram_embeddings\.(embedders|post_projs)\.(\d+)\.weight$")
+_FLAT_NAME = re.compile(r"^(.*\.)?oe_embed_(tokens|proj)(\d+)\.weight$")
 _FLAT = {"tokens": "embedders", "proj": "post_projs"}
 
 
@@ -33,18 +30,18 @@ def _states(config: Mapping[str, Any]) -> bool:
 
 
 def _find(name: str) -> Slot | None:
+    name, is_scale = without_scale(name)
     match = _NAME.match(name) or _FLAT_NAME.match(name)
     if match is None:
         return None
     kind, number = _FLAT.get(match[2], match[2]), match[3]
     table = kind == "embedders"
     part = f"table.{number}" if table else "post_projs"
-    scale = match[4] != "weight"
-    return Slot(None, f"{kind}.{number}.weight", part, "table" if table else "dense", scale)
+    return Slot(None, f"{kind}.{number}.weight", part, "table" if table else "dense", is_scale)
 
 
 def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> str:
-    example = next(iter(names), "model.ngram_embeddings.embedders.0.weight")
+    example, _ = without_scale(next(iter(names), "model.ngram_embeddings.embedders.0.weight"))
     kind, number, _ = key[1].split(".")
     tensor = "weight_scale" if scale else "weight"
     flat = _FLAT_NAME.match(example)

@@ -21,6 +21,7 @@ from engram.checkpoints.released.family import (
     Released,
     Settings,
     Slot,
+    without_scale,
 )
 from engram.checkpoints.released.stored import Stored
 from engram.config import EngramConfig
@@ -32,7 +33,6 @@ _SIZES = "ple_embedding.ngram_heads_vocab_sizes"
 _OFFSETS = "ple_embedding.ngram_heads_offsets"
 _NAME = re.compile(r"^((?:.*\.)?layers\.)(\d+)\.ple\.(.+)$")
 _SHARD = re.compile(r"\.shard_(\d+)(?=\.)")
-_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
 
 
 def _states(config: Mapping[str, Any]) -> bool:
@@ -47,8 +47,7 @@ def _find(name: str) -> Slot | None:
     if key in (_MULTIPLIERS, _SIZES, _OFFSETS):
         return Slot(layer, key, "constants", "constants")
     shard = _SHARD.search(key)
-    key = _SHARD.sub("", key)
-    key, is_scale = (_SCALE.sub(".weight", key), True) if _SCALE.search(key) else (key, False)
+    key, is_scale = without_scale(_SHARD.sub("", key))
     if key == _TABLE:
         return Slot(layer, key, "table", "table", is_scale, int(shard[1]) if shard else 0)
     return Slot(layer, key, key.split(".")[0], "dense", is_scale)
