@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engram.config_doubts import config_doubts
 from engram.errors import UsageError
 from engram.files import check_file
 from engram_cli.options import (
@@ -158,6 +157,7 @@ def size(
         raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
     if emit is not None and not is_printed:
         check_file(emit, overwrite)
+    from engram.config_doubts import config_doubts
     from engram.sizing.shape import memory_shape
 
     backbone = _backbone(model)
