@@ -20,8 +20,8 @@ import engram
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints import attach, convert
 from engram.checkpoints.lookup import look_up
-from engram.checkpoints.memory_source import open_memory
 from engram.checkpoints.names import TABLE
+from engram.checkpoints.open_memory import open_memory
 from engram.checkpoints.shards import write_shard
 from engram.checkpoints.stored_rows import read_rows
 from engram.errors import InputError, MismatchError, MissingFileError

@@ -22,13 +22,14 @@ from engram.checkpoints.attach import (
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE, read_base
 from engram.checkpoints.card import model_card
 from engram.checkpoints.memory import describe_attachment
-from engram.checkpoints.memory_source import MEMORY_FILE, MemorySource, addresses_of
+from engram.checkpoints.memory_source import MemorySource, addresses_of
 from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.checkpoints.published import (
     published_config,
     published_tensors,
     scale_name,
 )
+from engram.checkpoints.published_memory import MEMORY_FILE
 from engram.checkpoints.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.shards import QUANTISED_TAGS, TensorStream, plan_shards
 from engram.checkpoints.stored_tensor import StoredTensor, read_bytes

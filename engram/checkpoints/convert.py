@@ -16,10 +16,11 @@ from engram.checkpoints.attach import own_files as attached_files
 from engram.checkpoints.attach import write as write_attached
 from engram.checkpoints.base import CONFIG_FILE, resolve_model
 from engram.checkpoints.conversion import ATTACHED, Conversion, rewritten, to_base, to_published
-from engram.checkpoints.memory_source import MEMORY_FILE, open_memory
+from engram.checkpoints.open_memory import open_memory
 from engram.checkpoints.published import (
     check_expressible,
 )
+from engram.checkpoints.published_memory import MEMORY_FILE
 from engram.checkpoints.shards import write_shard
 from engram.config import EngramConfig
 from engram.errors import UsageError

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.primes import head_primes, stored_rows
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.backbone.headers import TensorInfo, read_folder_headers
-from engram.checkpoints.adapter import ADAPTER_FILE
-from engram.checkpoints.inspect import memory_settings
-from engram.checkpoints.names import SCALE, TABLE
-from engram.checkpoints.released import Released, no_memory, open_stored, recognise
-from engram.checkpoints.released.family import text_part
-from engram.checkpoints.stored_tensor import StoredTensor, stored_tensor
+from engram.backbone.headers import TensorInfo
+from engram.checkpoints.names import TABLE
+from engram.checkpoints.stored_tensor import StoredTensor
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, LayoutError, MismatchError, MissingFileError, UsageError
-from engram.layouts import deepseek_v41, demo, get_layout, qwen_ple
+from engram.errors import MismatchError
+from engram.layouts import get_layout
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
-
-# What a memory under published names is made of, written beside it.
-MEMORY_FILE = "engram_memory.json"
-
-_OUR_NAME: dict[str, Callable[[str], tuple[str, int | None]]] = {
-    "demo": demo.from_reference_name,
-    "deepseek_v41": deepseek_v41.from_reference_name,
-    "qwen_ple": qwen_ple.from_reference_name,
-}
 
 
 @dataclass(frozen=True)
@@ -92,23 +78,6 @@ class MemorySource:
                     )
 
 
-def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
-    """Find a memory's tensors by headers alone.
-
-    Args:
-        path: An attached folder, an adapter, or a folder or safetensors file with published names.
-        config: The memory; needed where the files do not state it: the reference demo's.
-
-    Raises:
-        MissingFileError: The files, or some of them, are not there.
-        InputError: There is no memory in them, or it does not state its config.
-        MismatchError: They do not fit the config.
-        LayoutError: They hold a kind of memory that is not converted.
-    """
-    settings = memory_settings(path) if path.is_dir() else None
-    return _published(path, config) if settings is None else _ours(path, settings, config)
-
-
 def addresses_of(memory: MemorySource, tokenizer: TokenizerFile | None) -> Addresses:
     """Take a memory's stored constants, or compute those that are not stored.
 
@@ -137,150 +106,19 @@ def addresses_of(memory: MemorySource, tokenizer: TokenizerFile | None) -> Addre
     return addresses
 
 
-def _ours(path: Path, settings: dict[str, Any], config: EngramConfig | None) -> MemorySource:
-    if config is not None:
-        raise UsageError(f"{path} states its config: leave -c out.")
-    try:
-        config = EngramConfig.from_dict(settings["config"])
-        addresses = Addresses.from_dict(settings["addresses"])
-        prefix = str(settings["layers_path"])
-    except (KeyError, TypeError) as error:
-        raise CorruptFileError(
-            f"{path}: what attaching wrote about its memory is not whole ({error!r}).",
-            "Restore the file.",
-            path=str(path),
-        ) from None
-    tensors = read_folder_headers(path)
-    if tensors is None:
-        raise MissingFileError(
-            f"{path} has no safetensors weights.", "Copy the whole folder.", path=str(path)
-        )
-    layers = {}
-    for layer in addresses.layers:
-        start = f"{prefix}.{layer.layer_id}.engram."
-        shapes = _shapes(config, layer.stored_rows)
-        missing = [start + name for name in shapes if start + name not in tensors]
-        if missing:
-            raise MissingFileError(
-                f"{path} lacks {missing[0]}.", f"Check it: engram verify {path}", tensors=missing
-            )
-        scale = [tensors[start + SCALE]] if start + SCALE in tensors else []
-        layers[layer.layer_id] = {
-            name: stored_tensor(
-                start + name, shape, [tensors[start + name]], scale if name == TABLE else []
-            )
-            for name, shape in shapes.items()
-        }
-    kind: Literal["attached", "adapter"]
-    kind = "adapter" if (path / ADAPTER_FILE).is_file() else "attached"
-    return MemorySource(path, kind, _as_stored(config, layers), layers, tensors, settings)
-
-
-def _published(path: Path, config: EngramConfig | None) -> MemorySource:
-    found = recognise(open_stored(path))
-    if found is None:
-        raise no_memory(open_stored(path))
-    found.stored.demand_whole()
-    stated = _stated(path)
-    if stated is not None and config is None:
-        config = EngramConfig.from_dict(stated["config"])
-    config = config or found.memory.config
-    layout = found.family.layout
-    if layout not in _OUR_NAME:
-        raise LayoutError(
-            f"{path} holds {found.family.title}: there is no module of that kind to convert to.",
-            layout=layout,
-        )
-    if config is None:
-        raise UsageError(f"{path} does not state the config of its memory.", "Give it: -c CONFIG")
-    if config.layout != layout:
-        raise MismatchError(
-            f"{path} holds a memory of layout {layout}, the config is for {config.layout}.",
-            "Give the config that the memory was made with.",
-            stored=layout,
-            expected=config.layout,
-        )
-    layers = {
-        layer_id: _published_layer(found, layer_id, _shapes(config, rows))
-        for layer_id, rows in _rows(config).items()
-    }
-    others = {slot.layer_id for slot in found.slots.values()} - set(layers)
-    if others:
-        raise MismatchError(
-            f"{path} also holds the memory of layer {sorted(map(str, others))[0]}, which the "
-            f"config has not: {config.layer_ids}.",
-            "Give the config that the memory was made with.",
-            layer_ids=config.layer_ids,
-        )
-    return MemorySource(
-        path,
-        "published",
-        _as_stored(replace(config, tokenizer=None), layers),
-        layers,
-        found.stored.tensors,
-        constants=tuple(_constants(found)),
-        stated=None if stated is None else stated["addresses"],
-        vocab_size=text_part(found.stored.config).get("engram_compressed_vocab_size"),
-    )
-
-
-def _published_layer(
-    found: Released, layer_id: int, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, StoredTensor]:
-    """Gather one layer's tensors under our names."""
-    keys = {
-        slot.key
-        for slot in found.slots.values()
-        if slot.layer_id == layer_id and slot.role != "constants"
-    }
-    parts: dict[str, dict[int, str]] = {}
-    for key in keys:
-        ours, part = _OUR_NAME[found.family.layout](key)
-        parts.setdefault(ours, {})[part or 0] = key
-    unknown = sorted(set(parts) - set(shapes))
-    missing = sorted(set(shapes) - set(parts))
-    if unknown or missing:
-        what = f"holds {unknown[0]}, which is not" if unknown else f"lacks {missing[0]}, which is"
-        raise MismatchError(
-            f"{found.stored.name}: layer {layer_id} {what} in its layout {found.family.layout}.",
-            "Check it: engram verify " + found.stored.name,
-            missing=missing,
-            unknown=unknown,
-        )
-    made = {}
-    for ours, shape in shapes.items():
-        ordered = [(layer_id, key) for _, key in sorted(parts[ours].items())]
-        pieces = [info for key in ordered for info in found.infos(key)]
-        scales = [info for key in ordered for info in found.infos(key, scale=True)]
-        made[ours] = stored_tensor(f"layers.{layer_id} {ours}", shape, pieces, scales)
-    return made
-
-
-def _constants(found: Released) -> list[tuple[int, str, list[int]]]:
-    kinds = {"offsets": "offsets", "vocab_sizes": "sizes", "layer_multipliers": "factors"}
-    return [
-        (slot.layer_id, what, found.stored.integers(name))
-        for name, slot in found.slots.items()
-        for ending, what in kinds.items()
-        if slot.role == "constants" and slot.layer_id is not None and slot.key.endswith(ending)
-    ]
-
-
-def _rows(config: EngramConfig) -> dict[int, int]:
-    return {
-        layer_id: stored_rows(primes, config.row_multiple)
-        for layer_id, primes in head_primes(config).items()
-    }
-
-
-def _shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's parameters under our names."""
     return {**get_layout(config.layout).dense_shapes(config), TABLE: (rows, config.row_width)}
 
 
-def _as_stored(
+def as_stored(
     config: EngramConfig, layers: Mapping[int, Mapping[str, StoredTensor]]
 ) -> EngramConfig:
+    """Return a config with the dtype that the tables have in the files.
+
+    Raises:
+        MismatchError: They differ in it.
+    """
     dtypes = {tensors[TABLE].dtype for tensors in layers.values()}
     if len(dtypes) != 1:
         raise MismatchError(
@@ -288,21 +126,3 @@ def _as_stored(
             dtypes=sorted(dtypes),
         )
     return replace(config, table_dtype=dtypes.pop())
-
-
-def _stated(path: Path) -> dict[str, Any] | None:
-    """Read what `engram convert` wrote beside published names."""
-    import json
-
-    file = (path if path.is_dir() else path.parent) / MEMORY_FILE
-    if not file.is_file():
-        return None
-    try:
-        values: dict[str, Any] = json.loads(file.read_bytes())
-        return {"config": values["config"], "addresses": values["addresses"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(
-            f"{file} is not what engram convert wrote ({error!r}).",
-            "Restore it, or remove it and give -c CONFIG.",
-            path=str(file),
-        ) from None

@@ -1,0 +1,73 @@
+"""Opens a memory for conversion or look-up: finds its tensors, by headers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from engram.addressing.addresses import Addresses
+from engram.backbone.headers import read_folder_headers
+from engram.checkpoints.adapter import ADAPTER_FILE
+from engram.checkpoints.inspect import memory_settings
+from engram.checkpoints.memory_source import MemorySource, as_stored, shapes_of
+from engram.checkpoints.names import SCALE, TABLE
+from engram.checkpoints.published_memory import published_memory
+from engram.checkpoints.stored_tensor import stored_tensor
+from engram.config import EngramConfig
+from engram.errors import CorruptFileError, MissingFileError, UsageError
+
+
+def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
+    """Find a memory's tensors by headers alone.
+
+    Args:
+        path: An attached folder, an adapter, or a folder or safetensors file with published names.
+        config: The memory; needed where the files do not state it: the reference demo's.
+
+    Raises:
+        MissingFileError: The files, or some of them, are not there.
+        InputError: There is no memory in them, or it does not state its config.
+        MismatchError: They do not fit the config.
+        LayoutError: They hold a kind of memory that is not converted.
+    """
+    settings = memory_settings(path) if path.is_dir() else None
+    return published_memory(path, config) if settings is None else _ours(path, settings, config)
+
+
+def _ours(path: Path, settings: dict[str, Any], config: EngramConfig | None) -> MemorySource:
+    if config is not None:
+        raise UsageError(f"{path} states its config: leave -c out.")
+    try:
+        config = EngramConfig.from_dict(settings["config"])
+        addresses = Addresses.from_dict(settings["addresses"])
+        prefix = str(settings["layers_path"])
+    except (KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"{path}: what attaching wrote about its memory is not whole ({error!r}).",
+            "Restore the file.",
+            path=str(path),
+        ) from None
+    tensors = read_folder_headers(path)
+    if tensors is None:
+        raise MissingFileError(
+            f"{path} has no safetensors weights.", "Copy the whole folder.", path=str(path)
+        )
+    layers = {}
+    for layer in addresses.layers:
+        start = f"{prefix}.{layer.layer_id}.engram."
+        shapes = shapes_of(config, layer.stored_rows)
+        missing = [start + name for name in shapes if start + name not in tensors]
+        if missing:
+            raise MissingFileError(
+                f"{path} lacks {missing[0]}.", f"Check it: engram verify {path}", tensors=missing
+            )
+        scale = [tensors[start + SCALE]] if start + SCALE in tensors else []
+        layers[layer.layer_id] = {
+            name: stored_tensor(
+                start + name, shape, [tensors[start + name]], scale if name == TABLE else []
+            )
+            for name, shape in shapes.items()
+        }
+    kind: Literal["attached", "adapter"]
+    kind = "adapter" if (path / ADAPTER_FILE).is_file() else "attached"
+    return MemorySource(path, kind, as_stored(config, layers), layers, tensors, settings)
