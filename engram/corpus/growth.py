@@ -80,7 +80,8 @@ class Prediction:
         distinct_ngrams: How many are expected; always an estimate.
         relative_error: By how much the same prediction missed at most, as a fraction of the truth,
             when it was made from shorter beginnings of the text for as many times their length;
-            None when the text is too short to tell.
+            None when the text is too short to tell. Of 236 predictions from parts of an English
+            text, a dictionary and Python code, five in six were within it.
         checks: From how many beginnings.
     """
 
