@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# Code of models is copied to where the environment says when transformers is imported; two
+# processes of a test run must not share it.
+_modules = tempfile.TemporaryDirectory(prefix="engram-test-modules-")
+os.environ["HF_MODULES_CACHE"] = _modules.name
 
 
 @pytest.fixture(autouse=True, scope="session")
