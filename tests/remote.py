@@ -80,7 +80,7 @@ class PebbleModel(PebblePreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None,
-                past_key_values=None, inputs_embeds=None, use_cache=None, **kwargs):
+                past_key_values=None, inputs_embeds=None, use_cache=None):
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         length = hidden.shape[1]
         if use_cache and past_key_values is None:
@@ -107,8 +107,11 @@ class PebbleForCausalLM(PebblePreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(self, input_ids=None, labels=None, logits_to_keep=0, **kwargs):
-        out = self.model(input_ids, **kwargs)
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None,
+                past_key_values=None, inputs_embeds=None, use_cache=None, return_dict=None):
+        out = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache
+        )
         logits = self.lm_head(out.last_hidden_state)
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
 """

@@ -142,23 +142,22 @@ def _largest(tensors: Iterable[Any]) -> float:
 def _judge(
     name: str, agree: Callable[[Any], Verdict], model: Any, base: Callable[[], Any]
 ) -> Check:
-    """Run a check; what fails with the base alone, too, and in the same way, is not judged."""
-    found, error = _attempt(name, agree, model)
+    """Run a check; what goes wrong with the base alone, too, and in the same way, is not judged."""
+    found, raised = _attempt(name, agree, model)
     if found.ok:
         return found
-    of_base, error_of_base = _attempt(name, agree, base())
-    if of_base.ok is not False or type(error) is not type(error_of_base):
+    of_base, base_raised = _attempt(name, agree, base())
+    if of_base.ok or base_raised != raised:
         return found
     return replace(found, ok=None, detail=f"not with the base alone either: {of_base.detail}")
 
 
-def _attempt(
-    name: str, agree: Callable[[Any], Verdict], model: Any
-) -> tuple[Check, Exception | None]:
+def _attempt(name: str, agree: Callable[[Any], Verdict], model: Any) -> tuple[Check, bool]:
+    """Return the check, and whether something was raised."""
     try:
-        return Check(name, *agree(model)), None
+        return Check(name, *agree(model)), False
     except _FAILURES as error:
-        return Check(name, False, f"it fails: {_first_line(error)}"), error
+        return Check(name, False, f"it fails: {_first_line(error)}"), True
 
 
 def _first_line(error: Exception) -> str:

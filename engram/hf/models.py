@@ -185,9 +185,12 @@ class EngramForCausalLM:
         )
         if inputs.get("input_ids") is None and engram_input_ids is not None:
             inputs["engram_input_ids"] = engram_input_ids
+        made = inputs.get("attention_mask")
         if attention_mask is not None and attention_mask.ndim == 2:
-            inputs["engram_mask"] = attention_mask
-        elif attention_mask is None and inputs.get("attention_mask") is not None:
+            # Models whose forward takes nothing more than it knows have to do with a mask as it is.
+            if getattr(made, "ndim", None) != 2:
+                inputs["engram_mask"] = attention_mask
+        elif attention_mask is None and made is not None:
             # transformers made a 4-D mask of no padding at all.
             past = inputs.get("past_key_values")
             tokens = inputs.get("input_ids")
