@@ -79,7 +79,7 @@ def test_a_folder_that_was_about_to_be_replaced_is_put_back(tmp_path):
 
 
 def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path):
-    write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[6 * 10**7] * 3))
+    write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[2 * 10**7] * 3))
     words = [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
     with subprocess.Popen([*words, "-o", "out"], cwd=tmp_path) as process:
         while not list(tmp_path.glob(".out.*.part/engram-*.safetensors")):
