@@ -30,11 +30,16 @@ class NamedPipe:
                 break
             except OSError:
                 time.sleep(0.02)
-        (reader,) = self._readers()
-        os.kill(reader, signal.SIGKILL)
-        while self._readers():
+        while not (readers := self._readers()):
             time.sleep(0.02)
+        (reader,) = readers
+        # Stopped, so that it does not see the end of the pipe that the next reader must not see.
+        os.kill(reader, signal.SIGSTOP)
         os.close(descriptor)
+        os.kill(reader, signal.SIGKILL)
+        # Until its last thread has ended the pipe has a reader.
+        while not _is_over(reader):
+            time.sleep(0.02)
         return reader
 
     def _readers(self) -> list[int]:
@@ -48,3 +53,12 @@ class NamedPipe:
             if str(self.path) in files and folder.parent.name != str(os.getpid()):
                 found.append(int(folder.parent.name))
         return found
+
+
+def _is_over(pid: int) -> bool:
+    process = Path(f"/proc/{pid}")
+    try:
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len(list((process / "task").iterdir())) == 1
+    except OSError:
+        return True

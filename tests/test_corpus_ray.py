@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -158,7 +159,15 @@ def test_errors_of_a_worker_arrive_whole(ray, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt"]
 
 
-def test_addresses_without_a_ray():
+def test_addresses_without_a_ray(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    for address in (f"127.0.0.1:{port}", "nonsense", "nowhere:port"):
+        engine = RayEngine(address)
+        with pytest.raises(MissingError, match=f"no Ray at {address}: ") as caught, engine:
+            pass
+        assert "ray start --head" in caught.value.hint
     with pytest.raises(UsageError, match="Ray Client"):
         RayEngine("ray://127.0.0.1:10001")
 

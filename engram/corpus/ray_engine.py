@@ -12,32 +12,25 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import engram
-from engram.addressing.addresses import Addresses
+from engram.corpus import ray_tasks
 from engram.corpus.growth import pieces
 from engram.corpus.local import WorkerLostError
-from engram.corpus.statistics import PartialStatistics, Statistics
+from engram.corpus.statistics import Statistics
 from engram.corpus.tokenise import TokenBatch
-from engram.corpus.unit_work import UnitResult, UnitTask, encode_unit, write_unit
-from engram.errors import (
-    EngramError,
-    MismatchError,
-    MissingError,
-    MissingFileError,
-    MissingPackageError,
-    UsageError,
-)
+from engram.corpus.unit_work import UnitResult, UnitTask, write_unit
+from engram.errors import MissingError, MissingPackageError, UsageError
 
 RETRIES = 3
+_REACH_SECONDS = 5
 _PIECE_TOKENS = 2**22
-_NO_LIMIT = 2**62
 # Ray prints what happens to its workers to stdout, which belongs to whoever calls this.
 _SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
@@ -45,9 +38,6 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _MISSING_MODULE = re.compile("No module named '[^']*'")
-
-# A generator function of a module; Ray sends its name, not its code.
-Work = Callable[..., Iterator[Any]]
 
 
 class RayEngine:
@@ -94,7 +84,7 @@ class RayEngine:
         # Another one for each that is at work, so that none has to wait.
         self._most_in_flight = 2 * max(cpus, 1)
         options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
-        self._serve = ray.remote(**options)(_serve)
+        self._serve = ray.remote(**options)(ray_tasks.serve)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,8 +98,11 @@ class RayEngine:
         if self._address is None:
             options = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
         try:
+            # Ray itself asks for minutes, and then ends the process.
+            if self._address not in (None, "auto"):
+                _reach(self._address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise MissingError(
                 f"There is no Ray at {self._address}: {str(error).splitlines()[0]}",
                 "Start one with ray start --head, or leave out --address.",
@@ -143,7 +136,7 @@ class RayEngine:
             (statistics.addresses, statistics.levels, piece, begin, end)
             for piece, begin, end in _pieces(batches)
         )
-        for parts in self._streams(_count, calls):
+        for parts in self._streams(ray_tasks.count, calls):
             for part in parts:
                 statistics.merge(part)
 
@@ -153,9 +146,11 @@ class RayEngine:
                 "Standard input can only be read by the process that it was given to.",
                 "Write it to a file first, or leave out --engine ray.",
             )
-        return self._streams(_encode_unit, ((_absolute(task),) for task in tasks))
+        return self._streams(ray_tasks.encode, ((_absolute(task),) for task in tasks))
 
-    def _streams(self, work: Work, calls: Iterable[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
+    def _streams(
+        self, work: ray_tasks.Work, calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Iterator[Any]]:
         """Do work for each of several arguments.
 
         Yields:
@@ -175,7 +170,7 @@ class RayEngine:
         try:
             for reference in stream:
                 value = self._ray.get(reference)
-                if isinstance(value, _Failure):
+                if isinstance(value, ray_tasks.Failure):
                     raise value.error
                 yield value
         except RayTaskError as error:
@@ -196,47 +191,15 @@ class RayEngine:
             ) from error
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What a task ends with when it raised an error that is meant for people."""
+def _reach(address: str) -> None:
+    """Check that something listens at an address.
 
-    error: Exception
-
-
-def _serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
-    """Do work in a Ray worker, which has one CPU."""
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    try:
-        _check_version(version)
-        yield from work(*call)
-    except (EngramError, OSError) as error:
-        yield _Failure(error)
-
-
-def _check_version(version: str) -> None:
-    if engram.__version__ != version:
-        raise MismatchError(
-            f"The Ray worker on {socket.gethostname()} has engram-toolkit {engram.__version__}, "
-            f"this command is {version}: their results may differ.",
-            "Install the same version on every node.",
-            expected=version,
-            found=engram.__version__,
-        )
-
-
-def _encode_unit(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
-    files = [source.path for source in task.unit.sources if source.path is not None]
-    files += [path for path in [Path(task.rules.tokenizer)] if path.is_absolute()]
-    for path in files:
-        if not path.exists():
-            raise MissingFileError(
-                f"The Ray worker on {socket.gethostname()} does not see {path}.",
-                "Put the text and the tokenizer where every node sees them under the same path, or "
-                "leave out --engine ray.",
-                file=str(path),
-                node=socket.gethostname(),
-            )
-    yield from encode_unit(task)
+    Raises:
+        OSError: Nothing does.
+        ValueError: It is no HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
 
 
 def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, int]]:
@@ -277,14 +240,6 @@ def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
     lengths = [np.zeros(1, np.int64), *(np.diff(batch.boundaries) for batch in batches)]
     tokens = np.concatenate([batch.tokens for batch in batches])
     return TokenBatch(tokens, np.cumsum(np.concatenate(lengths)), 0)
-
-
-def _count(
-    addresses: Addresses, levels: dict[int, int], documents: TokenBatch, begin: int, end: int
-) -> Iterator[PartialStatistics]:
-    # Copied: kernels would be compiled anew for arrays that cannot be written to.
-    own = TokenBatch(documents.tokens.copy(), documents.boundaries.copy(), 0)
-    yield Statistics(addresses, most_distinct=_NO_LIMIT, levels=levels).part(own, begin, end)
 
 
 def _absolute(task: UnitTask) -> UnitTask:
