@@ -7,7 +7,7 @@ import threading
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, CompileConfig
+from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, StaticCache
 
 import engram
 
@@ -120,9 +120,21 @@ def test_ids_that_the_tokenizer_does_not_have(folders, model, prompt):
     tiny.skip_unless_possible(model, "resize")
     model = tiny.randomise(engram.load(folders[1])).requires_grad_(False)
     model.resize_token_embeddings(tiny.VOCAB + 6)
-    model.get_decoder().engram_ids.model_vocab_size = tiny.VOCAB + 6
     ids = torch.cat([prompt, torch.full((1, 1), tiny.VOCAB + 2), prompt], dim=1)
     assert torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
+
+
+def test_generate_records_no_cuda_graph_by_itself(tmp_path_factory, monkeypatch):
+    """Its outputs would be overwritten, and the memory's past is among them."""
+    folders = tiny.family_folders("llama", tmp_path_factory)
+    base, attached = (AutoModelForCausalLM.from_pretrained(folders[0]), engram.load(folders[1]))
+    cache = StaticCache(config=base.config, max_cache_len=4)
+    for model, compiles in ((base, True), (attached, False)):
+        monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+        options = ({"past_key_values": cache}, GenerationConfig())
+        assert model._valid_auto_compile_criteria(*options) is compiles
+    asked = GenerationConfig(compile_config=CompileConfig(mode="default"))
+    assert attached._valid_auto_compile_criteria({"past_key_values": cache}, asked)
 
 
 def test_static_cache_as_generate_compiles_it_on_gpus(tmp_path_factory):

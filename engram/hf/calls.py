@@ -195,7 +195,8 @@ class MemoryDecoder(nn.Module):
         length, past, window = ids.shape[1], 0, 0
         seen = 0 if state is None else state.tokens.length
         keep = None if mask is None else _own_part(mask, seen, length)
-        read, readable = self.engram_ids.readable(ids, keep)
+        config: Any = self.config
+        read, readable = self.engram_ids.readable(ids, keep, config.vocab_size)
         positions, starts = document_starts(position_ids, ids, state)
         starts = starts_behind_ends(self.engram_ids.addresses, starts, ids, keep, state)
         if state is not None:

@@ -25,20 +25,21 @@ class MemoryIds:
     constants as they are. The token map is the model's buffer, given with each call.
     """
 
-    def __init__(self, addresses: Addresses, model_vocab_size: int) -> None:
+    def __init__(self, addresses: Addresses) -> None:
         self.addresses = addresses
-        self.model_vocab_size = model_vocab_size
         self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
         self._torch_hasher: TorchHasher | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"addresses": self.addresses, "model_vocab_size": self.model_vocab_size}
+        return {"addresses": self.addresses}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def readable(self, ids: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def readable(
+        self, ids: Tensor, keep: Tensor | None, model_vocab_size: int
+    ) -> tuple[Tensor, Tensor | None]:
         """Mask the ids that the tokenizer does not have.
 
         Ids of a padded vocabulary, or of tokens that were added later, are to the memory as if they
@@ -47,11 +48,12 @@ class MemoryIds:
         Args:
             ids: Token ids ``[B, T]``.
             keep: False at masked positions ``[B, T]``, or None.
+            model_vocab_size: Ids that the model has embeddings for.
 
         Returns:
             Both, of which the ids can be hashed.
         """
-        if self.model_vocab_size <= self.addresses.raw_vocab_size:
+        if model_vocab_size <= self.addresses.raw_vocab_size:
             return ids, keep
         known = ids < self.addresses.raw_vocab_size
         ids = ids.clamp_max(self.addresses.raw_vocab_size - 1)

@@ -199,6 +199,14 @@ class EngramForCausalLM:
             inputs["engram_mask"] = tokens.new_ones((tokens.shape[0], width), dtype=torch.bool)
         return inputs
 
+    def _valid_auto_compile_criteria(self, model_kwargs: Any, generation_config: Any) -> bool:
+        # By itself `generate` compiles static caches on a GPU into CUDA graphs, whose outputs the
+        # next step overwrites; the memory's past is among them. A compile_config asks for another.
+        if generation_config.compile_config is None:
+            return False
+        criteria = super()._valid_auto_compile_criteria  # type: ignore[misc]
+        return bool(criteria(model_kwargs, generation_config))
+
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, EngramModule):

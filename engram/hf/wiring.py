@@ -104,8 +104,7 @@ def wire(
         first = layers[addresses.layer_ids[0]].engram
         first.register_buffer("token_map", token_map, persistent=True)
     decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
-    vocab_size = model.config.get_text_config().vocab_size
-    decoder.engram_ids = MemoryIds(addresses, vocab_size)
+    decoder.engram_ids = MemoryIds(addresses)
     decoder.engram_layers_name = path.rpartition(".")[2]
 
 
