@@ -4,12 +4,12 @@ Every error carries what went wrong, the value that caused it, and the next step
 prints or exits: the command line turns these into a message, one JSON line and an exit code.
 
     EngramError
-    ├── UsageError           exit 2   the call itself makes no sense (options that exclude each
-    other) ├── InputError           exit 3   something given is wrong
+    ├── UsageError           exit 2   a call that makes no sense, such as options that clash
+    ├── InputError           exit 3   something given is wrong
     │   ├── ConfigError                 a config, with every problem found in it
-    │   ├── LayoutError                 what a layout cannot express, or ids and tables that do not
-    fit it │   └── CorruptFileError            a file that is torn, truncated, foreign or lies about
-    itself ├── MissingError         exit 4   something needed is not there
+    │   ├── LayoutError                 what a layout cannot express; ids or tables of another
+    │   └── CorruptFileError            a file that is torn, truncated, foreign or lies
+    ├── MissingError         exit 4   something needed is not there
     │   ├── MissingFileError            a file, folder or model
     │   └── MissingPackageError         a Python package, with the extra that brings it
     └── NoError              exit 5   the question was understood and the answer is no
