@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -138,6 +139,26 @@ def test_save_and_load_again(folders, tmp_path):
     assert (tmp_path / "saved" / "modeling_engram.py").read_text() == (
         attached / "modeling_engram.py"
     ).read_text()
+
+
+def test_everything_is_there_when_saving_uploads(llama, tmp_path, monkeypatch):
+    """transformers uploads before its save_pretrained returns."""
+    from transformers import modeling_utils
+    from transformers.utils.hub import PushToHubMixin
+
+    uploaded = []
+    monkeypatch.setattr(
+        PushToHubMixin,
+        "_upload_modified_files",
+        lambda self, folder, *args, **kwargs: uploaded.extend(
+            p.name for p in Path(folder).iterdir()
+        ),
+    )
+    monkeypatch.setattr(modeling_utils, "hf_api", Mock())
+    monkeypatch.setattr(modeling_utils, "create_and_tag_model_card", Mock())
+    attached = tiny.attached_model(llama, tmp_path / "attached")
+    engram.load(attached).save_pretrained(tmp_path / "saved", push_to_hub=True)
+    assert {"config.json", "model.safetensors", "modeling_engram.py"} <= set(uploaded)
 
 
 def test_bytes_do_not_depend_on_the_run(llama, tmp_path):

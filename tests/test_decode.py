@@ -153,6 +153,24 @@ def test_continue_outside_of_inference_mode(model, ids):
         assert_same(pieces(model, ids[:, 9:], [3, 11], past)[0], full(model, ids)[:, 9:])
 
 
+def test_train_on_a_past_that_was_cropped_in_inference_mode(model, ids):
+    """The windows are computed again from gates that were made there."""
+    tiny.skip_unless_possible(model, "crop")
+    with torch.inference_mode():
+        _, past = pieces(model, ids, [9])
+    past.crop(-3)
+    weight = model.get_decoder().engram_layers[1].engram.value_proj.weight
+    try:
+        weight.requires_grad_(True)
+        logits = pieces(model, ids[:, 6:], [17], past)[0]
+        logits.square().sum().backward()
+        assert weight.grad.abs().max() > 0
+    finally:
+        weight.requires_grad_(False)
+        weight.grad = None
+    assert_same(logits.detach(), full(model, ids)[:, 6:])
+
+
 def test_reset_starts_a_new_text(model, ids):
     if getattr(model.config, "layer_types", None) is None:
         past = StaticCache(config=model.config, max_cache_len=LENGTH)

@@ -121,7 +121,14 @@ def test_ids_that_the_tokenizer_does_not_have(folders, model, prompt):
     model = tiny.randomise(engram.load(folders[1])).requires_grad_(False)
     model.resize_token_embeddings(tiny.VOCAB + 6)
     ids = torch.cat([prompt, torch.full((1, 1), tiny.VOCAB + 2), prompt], dim=1)
+    added = []
+    memory = model.get_decoder().engram_layers[1].engram
+    memory.register_forward_hook(lambda module, inputs, read: added.append(read[0]))
     assert torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
+    model.generate(ids, **{**OPTIONS, "max_new_tokens": 1})
+    for read in added:
+        given = read.flatten(2).abs().amax(dim=(0, 2)) > 0  # [T]
+        assert given.tolist() == [True] * len(prompt[0]) + [False] + [True] * len(prompt[0])
 
 
 def test_generate_records_no_cuda_graph_by_itself(tmp_path_factory, monkeypatch):

@@ -212,6 +212,17 @@ def test_code_in_another_repository_is_refused(base, tmp_path):
         attach.plan(tmp_path, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
 
 
+def test_what_stands_in_a_config_does_not_become_code(tmp_path, tmp_path_factory):
+    """A folder that was loaded without trust is saved again, with a module to be trusted."""
+    model = engram.load(tiny.family_folders("llama", tmp_path_factory)[1])
+    settings = model.config.engram
+    stated = {"AutoModelForCausalLM": "x import y\nexec(y)\nfrom z.C"}
+    model.config.engram = {**settings, "base": {**settings["base"], "auto_map": stated}}
+    with pytest.raises(InputError, match="beside the weights"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+
+
 def test_the_flag_does_nothing_for_a_base_of_transformers(tmp_path, tmp_path_factory):
     base, _ = tiny.family_folders("llama", tmp_path_factory)
     folder = tiny.attached_model(base, tmp_path / "attached", trust_remote_code=True)

@@ -32,7 +32,8 @@ class Lookup:
 
     Attributes:
         ids: Hash ids without offsets ``[B, T, L, C]``.
-        keep: False at masked positions ``[B, T]``; None when there are none.
+        keep: False at masked positions and at ids that the tokenizer does not have ``[B, T]``; None
+            when there are none.
         state: The memory's past in the call's cache; None without a cache.
         since: Tokens since each token's document started ``[B, T]``; None where a row is one.
         before: Hash ids of the tokens before ``[B, <= W, L, C]``, where the state has forgotten the
@@ -196,7 +197,8 @@ class MemoryDecoder(nn.Module):
         seen = 0 if state is None else state.tokens.length
         keep = None if mask is None else _own_part(mask, seen, length)
         config: Any = self.config
-        read, readable = self.engram_ids.readable(ids, keep, config.vocab_size)
+        read, keep = self.engram_ids.readable(ids, keep, config.vocab_size)
+        readable = keep
         positions, starts = document_starts(position_ids, ids, state)
         starts = starts_behind_ends(self.engram_ids.addresses, starts, ids, keep, state)
         if state is not None:
@@ -204,7 +206,7 @@ class MemoryDecoder(nn.Module):
                 window = min(seen, self._first_memory.window_tokens)
             # What is hashed again of the past sees less than it saw, at first: that is dropped.
             past = min(seen, window + self.engram_ids.addresses.max_ngram_size - 1)
-            state.append(read, readable, starts, positions)
+            state.append(read, keep, starts, positions)
             read, readable, starts = state.last(past + length)
         hashed = self.engram_ids(read, self.engram_token_map, readable, starts)
         own = hashed[:, past:]

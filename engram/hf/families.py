@@ -14,7 +14,7 @@ from typing import Any
 
 from engram.errors import InputError, LayoutError
 from engram.hf.classes import made_again_by
-from engram.hf.folder_module import CODE_KEYS
+from engram.hf.folder_module import CODE_KEYS, module_and_class
 from engram.hf.models import EngramForCausalLM
 
 MODEL_TYPE_PREFIX = "engram_"
@@ -107,14 +107,8 @@ def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[s
         return None
     if not trust:
         raise not_trusted(folder, code["AutoModelForCausalLM"])
-    elsewhere = [reference for reference in code.values() if reference.count(".") != 1]
-    elsewhere += [reference for reference in code.values() if "--" in reference]
-    if elsewhere:
-        raise InputError(
-            f"The code of {folder} lies in another repository: {elsewhere[0]}.",
-            "Copy its .py files beside the weights, and name them in auto_map of config.json.",
-            reference=elsewhere[0],
-        )
+    for reference in code.values():
+        module_and_class(reference)
     return code
 
 

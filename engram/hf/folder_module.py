@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engram.errors import InputError
+
 REMOTE_MODULE = "modeling_engram"
 CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
 
@@ -20,6 +22,23 @@ def auto_map(config_class: type[Any], model_class: type[Any]) -> dict[str, str]:
     """Return what config.json tells `trust_remote_code` about our classes."""
     names = (config_class.__name__, model_class.__name__)
     return {key: f"{REMOTE_MODULE}.{name}" for key, name in zip(CODE_KEYS, names, strict=True)}
+
+
+def module_and_class(reference: str) -> tuple[str, str]:
+    """Split an entry of `auto_map` that names code beside the weights.
+
+    Raises:
+        InputError: It names something else. What stands in a config may not become code unseen.
+    """
+    module, _, name = reference.partition(".")
+    if not (module.isidentifier() and name.isidentifier()):
+        raise InputError(
+            f"{reference!r} in auto_map names no class of a module beside the weights: the code "
+            "lies in another repository, or nowhere.",
+            "Copy its .py files beside the weights, and name them in auto_map of config.json.",
+            reference=reference,
+        )
+    return module, name
 
 
 def remote_module(
@@ -32,6 +51,9 @@ def remote_module(
         model_class: Our model class.
         code: Where the base's own classes are, as its config.json says; None where they are
             transformers'.
+
+    Raises:
+        InputError: The base's own classes are not beside the weights.
     """
     lines = [
         '"""Loads this checkpoint through the installed toolkit: pip install engram-toolkit."""',
@@ -46,7 +68,7 @@ def remote_module(
         lines += ["from engram.hf import classes_of_code", ""]
         for key in CODE_KEYS:
             if key in code:
-                module, bases[key] = code[key].split(".")
+                module, bases[key] = module_and_class(code[key])
                 lines.append(f"from .{module} import {bases[key]}")
         model = bases["AutoModelForCausalLM"]
         config = bases.get("AutoConfig", f"{model}.config_class")

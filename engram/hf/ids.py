@@ -56,6 +56,9 @@ class MemoryIds:
         if model_vocab_size <= self.addresses.raw_vocab_size:
             return ids, keep
         known = ids < self.addresses.raw_vocab_size
+        # Where looking costs nothing, a mask that masks nothing is none.
+        if known.device.type == "cpu" and not torch.compiler.is_compiling() and bool(known.all()):
+            return ids, keep
         ids = ids.clamp_max(self.addresses.raw_vocab_size - 1)
         return ids, known if keep is None else keep & known
 
@@ -66,7 +69,7 @@ class MemoryIds:
 
         Args:
             ids: Token ids ``[B, T]``.
-            token_map: The compressed vocabulary ``[V]`` on the ids' device; None for raw ids.
+            token_map: The compressed vocabulary ``[V]``, on any device; None for raw ids.
             keep: False at masked positions ``[B, T]``, or None.
             starts: True where a document starts inside a row ``[B, T]``, or None.
 
@@ -77,16 +80,19 @@ class MemoryIds:
         if ids.device.type != "cpu" or torch.compiler.is_compiling():
             if self._torch_hasher is None:
                 self._torch_hasher = TorchHasher(self.addresses)
+            if token_map is not None:
+                token_map = token_map.to(ids.device)  # its layer may be on another one
             hashed: Tensor = self._torch_hasher.hash(
                 ids, token_map=token_map, keep=keep, starts=starts
             )[0]
             return hashed
-        if self._hasher is None:
+        hasher = self._hasher  # another thread may check a map, and forget this, at any time
+        if hasher is None:
             addresses = self.addresses
             if token_map is not None:
                 addresses = addresses.with_map(_as_numpy(token_map))
-            self._hasher = Hasher(addresses, threads=torch.get_num_threads())
-        rows, _ = self._hasher.hash(
+            hasher = self._hasher = Hasher(addresses, threads=torch.get_num_threads())
+        rows, _ = hasher.hash(
             ids.numpy(),
             keep=None if keep is None else keep.numpy(),
             starts=None if starts is None else starts.numpy(),

@@ -159,12 +159,21 @@ class EngramForCausalLM:
         whole = not getattr(self, "_hf_peft_config_loaded", False)
         if tables and whole and kwargs.get("is_main_process", True):
             add_tables(Path(save_directory), tables)
-        code = base.get("auto_map")
-        name, text = remote_module(type(self.config), type(self), code)
-        Path(save_directory, name).write_text(text, encoding="utf-8")
-        if code is not None:
-            copy_code(type(self), Path(save_directory))
+        self._write_code(Path(save_directory))
         return result
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        # `save_pretrained` with push_to_hub uploads before it returns.
+        self._write_code(Path(working_dir))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
+
+    def _write_code(self, folder: Path) -> None:
+        """Write the module that `trust_remote_code` loads, and what it imports beside it."""
+        code = self.config.engram["base"].get("auto_map")
+        name, text = remote_module(type(self.config), type(self), code)
+        (folder / name).write_text(text, encoding="utf-8")
+        if code is not None:
+            copy_code(type(self), folder)
 
     def prepare_inputs_for_generation(
         self,

@@ -71,7 +71,10 @@ class Record:
         """Return the last `count` steps or the fewer that there are; None where all are default."""
         if self.buffer is None:
             return None
-        return self.buffer[:, max(0, self.length - count) : self.length]
+        steps = self.buffer[:, max(0, self.length - count) : self.length]
+        # What was made in inference mode takes no part in gradients, a copy does.
+        frozen = steps.is_inference() and not torch.is_inference_mode_enabled()
+        return steps.clone() if frozen else steps
 
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` steps."""
