@@ -109,8 +109,10 @@ def test_a_disk_that_fills_while_attach_writes(base, tmp_path):
     """A file may grow to a megabyte here; the table is larger."""
     write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[600_000] * 3))
     done = subprocess.run(
-        [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
-        + ["-o", "out", "--json"],
+        [
+            *(sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"),
+            *("-o", "out", "--json"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
