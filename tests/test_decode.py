@@ -266,6 +266,42 @@ def test_packed_documents_do_not_see_each_other(model, ids):
     assert_same(torch.cat(pieces, dim=1), packed)
 
 
+def test_a_hole_is_no_document(model, ids):
+    """Masked tokens have any position ids, such as the zeros that `generate` gives them."""
+    mask = torch.ones_like(ids)
+    mask[0, 8:11] = 0
+    mask[1, -4:] = 0
+    positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0)
+    decoder = model.get_decoder()
+    plain = decoder._look_up(ids, mask, None, None)
+    told = decoder._look_up(ids, mask, positions, None)
+    assert told.since is None
+    assert torch.equal(told.ids, plain.ids)
+    # A document that starts behind the hole is one.
+    positions[0, 11:] -= 8
+    since = decoder._look_up(ids, mask, positions, None).since
+    assert since[0, 11:].tolist() == list(range(LENGTH - 11))
+    assert (since[0, :11] > LENGTH).all()
+    assert (since[1] > LENGTH).all()
+    state = MemoryState(decoder.engram_ids.addresses.layer_ids)
+    parts = [
+        decoder._look_up(ids[:, a:b], mask[:, :b], positions[:, a:b], state).since
+        for a, b in ((0, 9), (9, 11), (11, LENGTH))
+    ]
+    assert parts[:2] == [None, None]
+    assert torch.equal(parts[2].clamp_max(LENGTH), since[:, 11:].clamp_max(LENGTH))
+
+
+def test_a_call_with_a_wrong_id_may_be_made_again(model, ids):
+    wrong = ids[:, 9:12].clone()
+    wrong[0, 1] = -1
+    with torch.no_grad():
+        _, past = pieces(model, ids, [9])
+        with pytest.raises((InputError, IndexError)):
+            model(input_ids=wrong, past_key_values=past)
+        assert_same(pieces(model, ids[:, 9:], [3, 11], past)[0], full(model, ids)[:, 9:])
+
+
 def test_embeddings_without_ids_are_refused(model, ids):
     embedded = model.get_input_embeddings()(ids)
     tiny.skip_unless_possible(model, "embeddings")

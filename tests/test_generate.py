@@ -140,8 +140,10 @@ def test_generate_records_no_cuda_graph_by_itself(tmp_path_factory, monkeypatch)
         monkeypatch.setattr(type(model), "device", torch.device("cuda"))
         options = ({"past_key_values": cache}, GenerationConfig())
         assert model._valid_auto_compile_criteria(*options) is compiles
-    asked = GenerationConfig(compile_config=CompileConfig(mode="default"))
-    assert attached._valid_auto_compile_criteria({"past_key_values": cache}, asked)
+    for mode, compiles in (("default", True), ("reduce-overhead", False)):
+        asked = GenerationConfig(compile_config=CompileConfig(mode=mode))
+        criteria = attached._valid_auto_compile_criteria({"past_key_values": cache}, asked)
+        assert criteria is compiles
 
 
 def test_static_cache_as_generate_compiles_it_on_gpus(tmp_path_factory):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import InputError
-from engram.hf.document_ends import starts_behind_ends
 from engram.hf.ids import MemoryIds
+from engram.hf.packed import document_starts, tokens_since_start
 from engram.hf.state import MemoryState, state_of
 from engram.nn import EngramModule
 from engram.nn.disk import prefetch
@@ -69,7 +69,8 @@ class MemoryLayer(nn.Module):
         if engram is None:
             raise InputError(
                 f"Layer {self.engram_layer_id} was called without its memory's ids.",
-                "Call the whole model, not its layers.",
+                "Call the whole model, not its layers. A model whose decoder passes no keywords to "
+                "its layers, such as BLOOM, cannot be compiled.",
             )
         hidden_states = _read(self.engram, self.engram_layer_id, hidden_states, engram)
         return super().forward(hidden_states, *args, **kwargs)
@@ -182,7 +183,7 @@ class MemoryDecoder(nn.Module):
             cached_tokens = int(past.get_seq_length())
         except ValueError:  # caches of recurrent layers alone do not count tokens
             return state
-        state.check_length(cached_tokens)
+        state.follow(cached_tokens)
         return state
 
     def _look_up(
@@ -199,13 +200,13 @@ class MemoryDecoder(nn.Module):
         config: Any = self.config
         read, keep = self.engram_ids.readable(ids, keep, config.vocab_size)
         readable = keep
-        positions, starts = document_starts(position_ids, ids, state)
-        starts = starts_behind_ends(self.engram_ids.addresses, starts, ids, keep, state)
+        addresses = self.engram_ids.addresses
+        positions, starts = document_starts(addresses, position_ids, ids, keep, state)
         if state is not None:
             if not state.windows:
                 window = min(seen, self._first_memory.window_tokens)
             # What is hashed again of the past sees less than it saw, at first: that is dropped.
-            past = min(seen, window + self.engram_ids.addresses.max_ngram_size - 1)
+            past = min(seen, window + addresses.max_ngram_size - 1)
             state.append(read, keep, starts, positions)
             read, readable, starts = state.last(past + length)
         hashed = self.engram_ids(read, self.engram_token_map, readable, starts)
@@ -264,45 +265,3 @@ def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
     if own.device.type == "cpu" and not torch.compiler.is_compiling() and bool(own.all()):
         return None
     return own
-
-
-def document_starts(
-    position_ids: Tensor | None, ids: Tensor, state: MemoryState | None = None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Tell where packed documents start: where position ids do not grow.
-
-    Args:
-        position_ids: Positions ``[B, T]`` or ``[1, T]``; None when the call has none.
-        ids: Token ids ``[B, T]``.
-        state: The past, whose last positions the first ones are compared with.
-
-    Returns:
-        Positions ``[B, T]``, None where they are not known; and True at the first token of every
-        document but a row's first ``[B, T]``, None when there is none.
-    """
-    if position_ids is None or position_ids.ndim != 2:
-        return None, None
-    positions = position_ids.expand_as(ids)
-    before = None if state is None else state.positions.last(1)
-    if before is None:
-        before = positions[:, :1] - 1
-    starts = positions <= torch.cat([before, positions[:, :-1]], dim=1)
-    # A compiled graph cannot look; it computes what a row of several documents takes.
-    if torch.compiler.is_compiling() or bool(starts.any()):
-        return positions, starts
-    return positions, None
-
-
-def tokens_since_start(starts: Tensor) -> Tensor:
-    """Count the tokens since each token's document started.
-
-    Args:
-        starts: True at the first token of every document but a row's first ``[B, T]``.
-
-    Returns:
-        Counts ``[B, T]``, large in a row's first document.
-    """
-    positions = torch.arange(starts.shape[1], device=starts.device)
-    far = torch.iinfo(positions.dtype).max // 2
-    last_start = torch.where(starts, positions, -far).cummax(dim=1).values
-    return positions - last_start

@@ -20,6 +20,8 @@ from engram.nn import DiskEmbedding, EngramModule
 
 Tables = Literal["ram", "disk"]
 
+# Modes of torch.compile that record CUDA graphs; a CompileConfig has the first one by default.
+_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 # What transformers passes to the method that loads weights.
 _LOADING = ["model", "state_dict", "checkpoint_files"]
 
@@ -210,8 +212,9 @@ class EngramForCausalLM:
 
     def _valid_auto_compile_criteria(self, model_kwargs: Any, generation_config: Any) -> bool:
         # By itself `generate` compiles static caches on a GPU into CUDA graphs, whose outputs the
-        # next step overwrites; the memory's past is among them. A compile_config asks for another.
-        if generation_config.compile_config is None:
+        # next step overwrites; the memory's past is among them.
+        asked = generation_config.compile_config
+        if asked is None or asked.mode in _CUDA_GRAPHS:
             return False
         criteria = super()._valid_auto_compile_criteria  # type: ignore[misc]
         return bool(criteria(model_kwargs, generation_config))

@@ -76,9 +76,9 @@ class Record:
         frozen = steps.is_inference() and not torch.is_inference_mode_enabled()
         return steps.clone() if frozen else steps
 
-    def crop(self, tokens: int) -> None:
-        """Forget the last `tokens` steps."""
-        self.length = max(0, self.length - tokens)
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` steps."""
+        self.length = min(self.length, length)
         if not self.length:
             self.buffer = None
 
@@ -129,27 +129,31 @@ class MemoryState:
         self.windows[layer_id] = past.window
         self.gates[layer_id].append(past.gates, past.gates)
 
-    def check_length(self, cached_tokens: int) -> None:
-        """Compare with what the cache holds.
+    def follow(self, cached_tokens: int) -> None:
+        """Forget the tokens that the cache does not hold, such as those of a call that failed.
 
         Raises:
-            MismatchError: Other models or calls without the memory have filled the cache.
+            MismatchError: The cache holds more: other models, or calls without the memory, have
+                filled it.
         """
-        if self.tokens.length != cached_tokens:
+        seen = self.tokens.length
+        if seen < cached_tokens:
             raise MismatchError(
-                f"The cache holds {cached_tokens} tokens, of which the memory saw "
-                f"{self.tokens.length}.",
+                f"The cache holds {cached_tokens} tokens, of which the memory saw {seen}.",
                 "Fill a cache with the attached model from its first token on.",
                 cached_tokens=cached_tokens,
-                memory_tokens=self.tokens.length,
+                memory_tokens=seen,
             )
+        if seen > cached_tokens:
+            self.crop(seen - cached_tokens)
 
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` positions."""
+        kept = max(0, self.tokens.length - tokens)
         if tokens > 0:
             self.windows.clear()
         for record in self._records():
-            record.crop(tokens)
+            record.crop(kept)
 
     def map_batch(self, select: Any) -> None:
         """Replace the batch of everything by `select` of it."""
