@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,17 @@ from engram.errors import InputError, MissingFileError
 # What a system says when a file finds no room: a full disk, a quota, a limit on its size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+# What these names lead to may be a regular file, which its writer would lose.
+_STREAM = re.compile(r"/dev/(?:std(?:in|out|err)$|fd/)|/proc/")
+
 # Called with the units done so far and the total, None when it is not known.
 Progress = Callable[[int, "int | None"], None]
 
@@ -24,22 +37,39 @@ def check_file(path: Path, overwrite: bool) -> None:
     """Check that a file of results may appear at a path.
 
     Args:
-        path: Where it is to appear.
+        path: Where it is to appear. Behind a link, that is where the link leads.
         overwrite: Whether a file that is there may be replaced.
 
     Raises:
-        InputError: A folder is there, or a file and `overwrite` is False.
+        InputError: Something else is there, such as a folder or a device; or a file and
+            `overwrite` is False; or what is to be its folder is a file.
         MissingFileError: There is no folder to put it into.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder.", "Give the path of a file.", path=str(path))
-    if path.exists() and not overwrite:
+    target = _target(path)
+    if target.exists() and not overwrite:
         raise InputError(
             f"{path} is already there.", "Give --overwrite to replace it.", path=str(path)
         )
-    if not path.parent.is_dir():
+    check_parents(target)
+    if not target.parent.is_dir():
         raise MissingFileError(
-            f"{path.parent}: no such folder.", "Make it first.", path=str(path.parent)
+            f"{target.parent}: no such folder.", "Make it first.", path=str(target.parent)
+        )
+
+
+def check_parents(path: Path) -> None:
+    """Check that what a path lies in are folders, as far as they are there.
+
+    Raises:
+        InputError: One of them is something else.
+    """
+    there = next((parent for parent in path.parents if parent.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(
+            f"{there} is {_kind(there)}, not a folder: nothing can be put into it.",
+            "Choose another place.",
+            path=str(path),
+            parent=str(there),
         )
 
 
@@ -48,20 +78,24 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Write to a temporary sibling of `path`, renamed to `path` when the block ends well.
 
     Args:
-        path: The file to appear; one that is there is replaced. Nothing appears when the block
-            raises.
+        path: The file to appear; one that is there is replaced. A link stays, and what it leads to
+            is replaced. Nothing appears when the block raises.
         mode: "wb", or "w" for UTF-8 text.
 
     Yields:
         The open file.
+
+    Raises:
+        InputError: Something else than a file is there, such as a folder or a device.
     """
-    sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    target = _target(path)
+    sibling = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with sibling.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        sibling.replace(path)
+        sibling.replace(target)
     except BaseException as error:
         with suppress(OSError):
             sibling.unlink()
@@ -70,6 +104,29 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         ):
             error.filename = str(path)  # the name that the user knows
         raise
+
+
+def _target(path: Path) -> Path:
+    """Where a file at a path really is: behind the links, if there are some.
+
+    Raises:
+        InputError: It is there and no regular file, or the name of a stream of this process.
+    """
+    kind = "a stream of this process" if _STREAM.match(str(path.absolute())) else _kind(path)
+    if kind not in ("nothing", "a file"):
+        raise InputError(
+            f"{path} is {kind}; it is not replaced.", "Give the path of a file.", path=str(path)
+        )
+    return path.resolve() if path.is_symlink() else path
+
+
+def _kind(path: Path) -> str:
+    """Say what is at a path, in words."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return "a link that leads in a circle" if error.errno == errno.ELOOP else "nothing"
+    return _KINDS[stat.S_IFMT(mode)]
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.files import NO_ROOM
+from engram.files import NO_ROOM, check_parents
 
 # Names of everything that this toolkit wrote into a folder; None when it is not one of its own.
 OwnFiles = Callable[[Path], "set[str] | None"]
@@ -27,8 +27,10 @@ def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
         overwrite: Whether it may be.
 
     Raises:
-        InputError: Something else is there, or a folder of results and `overwrite` is False.
+        InputError: Something else is there, or a folder of results and `overwrite` is False; or
+            what is to hold the folder is a file.
     """
+    check_parents(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     files = own_files(folder) if folder.is_dir() else None
@@ -47,8 +49,8 @@ def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
     others = sorted({file.name for file in folder.iterdir()} - files)
     if others:
         raise InputError(
-            f"{folder} also holds {', '.join(others[:3])}, which this command did not write; the "
-            "folder is not replaced.",
+            f"{folder} also holds {', '.join(others[:3])}, which this command does not know as its "
+            "own; the folder is not replaced.",
             "Move them away, or choose another folder.",
             output=str(folder),
             files=others,
