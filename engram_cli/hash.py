@@ -35,6 +35,8 @@ from engram_cli.values import read_count
 if TYPE_CHECKING:
     from engram.config import EngramConfig
 
+_CACHE_TOKENS = 1_000_000
+
 
 def hash(
     text: Annotated[
@@ -101,13 +103,13 @@ def hash(
         ),
     ] = False,
     cache_tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="TOKENS",
             parser=read_count,
-            help="Beginning of the text that --cache-curve measures.",
+            help="Beginning of the text that --cache-curve measures. Default: 1M.",
         ),
-    ] = 1_000_000,
+    ] = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -137,6 +139,7 @@ def hash(
         $ engram hash tokens -c config.yaml --engine ray -j 2
     """
     from engram.corpus.folder import MANIFEST
+    from engram.corpus.growth import FIRST_TOKENS
     from engram.corpus.hashes import Target
     from engram.corpus.memory import find_memory
     from engram.corpus.pipeline import hash_text
@@ -158,6 +161,17 @@ def hash(
         raise UsageError(
             "Only what -o writes can be resumed, from a text that can be read again.",
             "Leave out --resume.",
+        )
+    if predict is not None and predict < FIRST_TOKENS:
+        raise UsageError(
+            f"--predict {predict}: growth is counted from {FIRST_TOKENS:,} tokens on.",
+            "Give a longer length, such as 10B.",
+        )
+    measured = _CACHE_TOKENS if cache_tokens is None else cache_tokens
+    if not cache_curve and cache_tokens is not None:
+        raise UsageError(
+            f"--cache-tokens {cache_tokens} says what --cache-curve measures, which is not there.",
+            "Add --cache-curve, or leave out --cache-tokens.",
         )
     workers = threads or cores()
     doing = find_engine(engine, address, workers, text == STDIN)
@@ -210,7 +224,7 @@ def hash(
                 threads=workers,
                 engine=ray,
                 target=target,
-                cache_tokens=cache_tokens if cache_curve else None,
+                cache_tokens=measured if cache_curve else None,
                 progress=step,
             )
     except BaseException:

@@ -107,6 +107,9 @@ def _show_growth(console: Console, curves: list[dict[str, Any]], tokens: int) ->
         console.print("\nThe text is too short to tell how its n-grams grow.")
         return
     wanted = predictions[0]["tokens"]
+    if wanted <= tokens:
+        _show_beginning(console, curves, tokens, wanted)
+        return
     console.print(f"\nDistinct n-grams as the text grows, from {tokens:,} to {wanted:,} tokens")
     table = _right("order", "now", "exponent", "then", "of all tokens", "missed by\nat most")
     for curve, then in zip(curves, predictions, strict=True):
@@ -117,13 +120,37 @@ def _show_growth(console: Console, curves: list[dict[str, Any]], tokens: int) ->
             f"{curve['exponent']:.3f}",
             f"~{then['distinct_ngrams']:,}",
             f"{then['distinct_ngrams'] / wanted:.1%}",
-            "not known" if miss is None else f"{miss:.1%} in {then['checks']} checks",
+            "not checked" if miss is None else f"{miss:.1%} in {then['checks']} checks",
         )
     console.print(table)
+    if predictions[0]["relative_error"] is None:
+        console.print(
+            f"not checked: the text is too short for a prediction to {wanted / tokens:,.0f} times "
+            "its length to be tried on it."
+        )
     console.print(
         "then: estimated by Heaps' law with a bending exponent; checks: the same prediction made "
         "from shorter beginnings of this text. Another kind of text grows otherwise."
     )
+
+
+def _show_beginning(
+    console: Console, curves: list[dict[str, Any]], tokens: int, wanted: int
+) -> None:
+    """Print what a beginning of the text holds, where there is nothing to predict."""
+    console.print(f"\nDistinct n-grams in the first {wanted:,} of {tokens:,} tokens")
+    table = _right("order", "in all", "exponent", "there", "of its tokens")
+    for curve in curves:
+        last, there = curve["points"][-1], curve["prediction"]["distinct_ngrams"]
+        table.add_row(
+            str(curve["order"]),
+            f"{'~' if last['kind'] == 'estimated' else ''}{last['distinct_ngrams']:,}",
+            f"{curve['exponent']:.3f}",
+            f"~{there:,}",
+            f"{there / wanted:.1%}",
+        )
+    console.print(table)
+    console.print("there: read off the growth curve of this text, which is longer; no prediction.")
 
 
 def _show_cache(console: Console, cache: dict[str, Any]) -> None:

@@ -242,6 +242,8 @@ def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
         (("text.txt", "-t", BPE, "--address", "auto"), 2),
         (("text.txt", "-t", BPE, "--engine", "ray", "--address", "ray://host:1"), 2),
         (("text.txt", "-t", BPE, "--predict", "soon"), 2),
+        (("text.txt", "-t", BPE, "--predict", "999"), 2),
+        (("text.txt", "-t", BPE, "--cache-tokens", "1000"), 2),
         (("text.txt", "-t", BPE, "-j", "0"), 2),
         (("text.txt", "-t", BPE, "--split", "page"), 2),
         (("text.txt", "-t", BPE, "-o", "text.txt", "--overwrite"), 3),

@@ -26,7 +26,7 @@ BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 
 @pytest.mark.parametrize("name", MEMORIES)
 def test_the_curve_equals_counts_of_every_beginning(monkeypatch, name):
-    monkeypatch.setattr(growth_module, "_FIRST_TOKENS", 50)
+    monkeypatch.setattr(growth_module, "FIRST_TOKENS", 50)
     monkeypatch.setattr(statistics_module, "_CHUNK", 97)
     addresses, documents = addresses_of(name), random_documents(11, 150)
     tokens = sum(map(len, documents))
@@ -117,7 +117,9 @@ def test_what_a_short_text_cannot_tell():
     assert curve.predict(10) is None
     # Inside of the text the curve itself is the answer, and no text has more n-grams than tokens.
     assert curve.predict(10**6).distinct_ngrams == round(10**4.8)
-    assert curve.predict(50_000).distinct_ngrams == pytest.approx(50_000**0.8, rel=1e-3)
+    inside = curve.predict(50_000)
+    assert inside.distinct_ngrams == pytest.approx(50_000**0.8, rel=1e-3)
+    assert (inside.relative_error, inside.checks) == (None, 0)
     assert curve_of(lambda n: n, 10**6).predict(10**9).distinct_ngrams == 10**9
 
 
@@ -243,6 +245,18 @@ def test_the_command_predicts_and_shows(tmp_path, capsys):
     assert f"~{other['distinct_ngrams']:,}" in shown
     assert "Another kind of text grows otherwise." in shown
     assert "of the text:" in shown
+    # Shorter than the text: read off its curve, with no error that nothing was checked for.
+    curve = json.loads(run("--predict", "2k", "--json"))["growth"][0]
+    point = next(point for point in curve["points"] if point["tokens"] == 2000)
+    assert curve["prediction"]["distinct_ngrams"] == point["distinct_ngrams"]
+    assert curve["prediction"]["relative_error"] is None
+    shown = run("--predict", "2k")
+    assert f"Distinct n-grams in the first 2,000 of {payload['tokens']:,} tokens" in shown
+    assert f"~{point['distinct_ngrams']:,}" in shown
+    assert "checks" not in shown
+    shown = run("--predict", "10B")
+    assert "not checked: the text is too short" in shown
+    assert "0.0% in" not in shown
     text.write_text("Too short.")
     assert "too short to tell" in run()
     assert json.loads(run("--json"))["growth"][0]["prediction"] is None

@@ -24,7 +24,13 @@ from engram.corpus.memory import find_memory
 from engram.corpus.pipeline import hash_text
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
-from engram.errors import CorruptFileError, InputError, MismatchError, UsageError
+from engram.errors import (
+    CorruptFileError,
+    InputError,
+    MismatchError,
+    MissingFileError,
+    UsageError,
+)
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 BPE = str(TOKENIZERS / "local_bpe")
@@ -79,6 +85,20 @@ def test_windows_of_a_folder_are_what_is_stored(stored):
     assert flat(found, "position_ids").tolist() == expected
     again = list(dataset)
     assert all(torch.equal(a[key], b[key]) for a, b in zip(found, again, strict=True) for key in a)
+
+
+def test_a_config_is_named_by_its_path_or_its_template(stored, tmp_path):
+    path = tmp_path / "memory.json"
+    path.write_text(json.dumps(CONFIG.to_dict()))
+    expected = HashedDataset(stored[0], CONFIG, window_tokens=T)
+    for name in (path, str(path)):
+        found = HashedDataset(stored[0], name, window_tokens=T)
+        assert found.addresses.fingerprint == expected.addresses.fingerprint
+        assert torch.equal(next(iter(found))["hash_ids"], next(iter(expected))["hash_ids"])
+    with pytest.raises(MismatchError, match="50,?257"):  # the template was read: it is GPT-2's
+        HashedDataset([[5]], "tiny", window_tokens=1, tokenizer=CONFIG.tokenizer)
+    with pytest.raises(MissingFileError, match="neither a template nor a file"):
+        HashedDataset(stored[0], "tinny", window_tokens=T)
 
 
 def test_a_built_corpus_is_read_like_stored_ids(stored, tmp_path):

@@ -25,6 +25,7 @@ from engram.corpus.readers import TextReader
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.windows import Document, DocumentPieces, Place, Window, cut_stored
 from engram.errors import InputError, MismatchError, UsageError
+from engram.templates import load_config
 
 
 class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
@@ -50,10 +51,14 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
     restore the place: called here without workers, and by torchdata's StatefulDataLoader in each
     worker.
 
+    Example:
+        >>> windows = engram.HashedDataset("tokens", "config.yaml", window_tokens=512)
+        >>> loader = torch.utils.data.DataLoader(windows, batch_size=8, num_workers=2)
+
     Args:
         source: A folder of token shards, or a text (file or folder, see `TextReader`), or an
             iterable of documents, each a text or the ids of its tokens.
-        config: The memory.
+        config: The memory, or the path of its config, or a template's name.
         window_tokens: Tokens T of a window.
         tokenizer: Name or path of the tokenizer; the config's when None.
         split: What ends a document of a plain text.
@@ -70,14 +75,15 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
     Raises:
         UsageError: A window without tokens, or a rank that is not below the world size.
         MismatchError: The folder's tokens are those of another tokenizer.
+        ConfigError: Something is wrong with the config.
         InputError: The folder cannot be read, or is shorter than one window.
-        MissingFileError: There is no such corpus or tokenizer.
+        MissingFileError: There is no such corpus, config or tokenizer.
     """
 
     def __init__(
         self,
         source: str | Path | Iterable[Document],
-        config: EngramConfig,
+        config: EngramConfig | str | Path,
         *,
         window_tokens: int,
         tokenizer: str | None = None,
@@ -95,7 +101,8 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 rank=rank,
                 world_size=world_size,
             )
-        _, file, self.addresses = find_memory(config, tokenizer)
+        memory = config if isinstance(config, EngramConfig) else load_config(config)
+        _, file, self.addresses = find_memory(memory, tokenizer)
         self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
         self.n_windows: int | None = None
         if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
