@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import HeadPrimes, head_primes, stored_rows
+from engram.addressing.stored_form import check_form
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import Layout, get_layout
@@ -142,14 +143,17 @@ class Addresses:
         """Rebuild the constants that an artefact stores, without the token map.
 
         Raises:
-            MismatchError: The constants are not those that their fingerprint was taken of.
+            CorruptFileError: They are not of the form that `to_dict` gives them.
+            LayoutError: Their layout is unknown.
+            MismatchError: They are not those that their fingerprint was taken of.
         """
+        check_form(values)
         layers = tuple(
             LayerAddresses(
-                int(layer["layer_id"]),
+                layer["layer_id"],
                 tuple(int(factor) for factor in layer["multipliers"]),
-                tuple(tuple(int(prime) for prime in row) for row in layer["primes"]),
-                int(layer["stored_rows"]),
+                tuple(map(tuple, layer["primes"])),
+                layer["stored_rows"],
             )
             for layer in values["layers"]
         )
@@ -157,9 +161,9 @@ class Addresses:
             get_layout(values["layout"]),
             layers,
             values["map_sha256"],
-            int(values["raw_vocab_size"]),
-            int(values["vocab_size"]),
-            int(values["fill"]),
+            values["raw_vocab_size"],
+            values["vocab_size"],
+            values["fill"],
             end_id=values.get("end_id"),
         )
         if addresses.layout.ends_after_eos:

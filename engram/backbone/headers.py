@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
+from engram.file_names import is_weight_file
 
 DTYPE_BITS = {
     **{
@@ -125,14 +126,8 @@ def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
     index = folder / INDEX_FILE
     if not index.is_file():
         return None
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-        shards = sorted(set(weight_map.values()))
-        plain = all(Path(shard).name == shard for shard in shards)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise _corrupt(index, f"it is not an index of shards ({error!r})") from None
-    if not plain:
-        raise _corrupt(index, "it names a file outside of its folder")
+    weight_map = read_weight_map(index)
+    shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise MissingFileError(
@@ -145,6 +140,27 @@ def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
     if absent:
         raise _corrupt(index, f"tensor {absent[0]!r} is not in the shard it names")
     return {name: headers[shard][name] for name, shard in weight_map.items()}
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Read which file an index of shards names for each tensor.
+
+    Args:
+        index: The file.
+
+    Raises:
+        CorruptFileError: It is no such index, or names what is no safetensors file of its folder.
+    """
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        files = set(weight_map.values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise _corrupt(index, f"it is not an index of shards ({error!r})") from None
+    foreign = sorted(repr(file) for file in files if not is_weight_file(file))
+    if foreign:
+        what = f"it names {foreign[0]}, which is outside of its folder or no .safetensors file"
+        raise _corrupt(index, what)
+    return dict(weight_map)
 
 
 def _corrupt(path: Path, what: str) -> CorruptFileError:

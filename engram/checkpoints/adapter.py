@@ -8,9 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from engram.backbone.headers import INDEX_FILE
+from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
-from engram.errors import CorruptFileError, MismatchError, MissingFileError
+from engram.checkpoints.settings import damaged, read_settings, stated_settings
+from engram.errors import MismatchError, MissingFileError
 
 if TYPE_CHECKING:
     from engram.checkpoints.memory import Attachment
@@ -48,12 +49,19 @@ def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
         The folder, which goes when this object is cleaned up.
 
     Raises:
-        MissingFileError: The adapter is not there.
-        CorruptFileError: Its settings or its index cannot be read.
-        MismatchError: It was made for another base.
+        MissingFileError: The adapter, or a file of it, is not there.
+        CorruptFileError: Its settings or its index are damaged, or name what is not its own.
+        ConfigError: The config of its memory is wrong.
+        MismatchError: It was made for another base, or its addresses are not its config's.
     """
     settings = read_adapter(adapter)
-    index = _read(adapter / INDEX_FILE)
+    where, index = str(adapter / ADAPTER_FILE), adapter / INDEX_FILE
+    memory = stated_settings(settings["model_config"], where)
+    if memory is None:
+        raise damaged(where, "model_config.engram is missing")
+    read_settings(memory, where)
+    _demand(index)
+    added = read_weight_map(index)
     base = read_base(base_folder)
     if tensors_digest(base) != settings["base"]["tensors_sha256"]:
         raise MismatchError(
@@ -62,21 +70,22 @@ def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
             adapter=str(adapter),
             base=str(base_folder),
         )
-    outside = [file for file in index["weight_map"].values() if Path(file).name != file]
-    if outside:
-        raise CorruptFileError(f"{adapter / INDEX_FILE} names a file outside: {outside[0]}")
+    links = {new: base.folder / old for old, new in base.shards.items()}
+    for file in sorted(set(added.values())):
+        # Beside a lone weight file transformers would not look at the index.
+        if file in links or file == SINGLE_FILE:
+            raise damaged(str(index), f"it names {file!r}, which is the base's")
+        _demand(adapter / file)
+    links |= {file: adapter / file for file in added.values()}
+    code = {path.name: path for path in adapter.glob("*.py")}
+    links |= code | {name: base.folder / name for name in base.sidecars if "/" not in name}
     joined = TemporaryDirectory(prefix="engram-")
     folder = Path(joined.name)
-    for old, new in base.shards.items():
-        (folder / new).symlink_to((base.folder / old).resolve())
-    for file in sorted(set(index["weight_map"].values())):
-        (folder / file).symlink_to((adapter / file).resolve())
-    weight_map = {**base.weight_map, **index["weight_map"]}
+    for name, path in links.items():
+        (folder / name).symlink_to(path.resolve())
+    weight_map = {**base.weight_map, **added}
     (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / CONFIG_FILE).write_text(json.dumps(settings["model_config"]))
-    beside = [base.folder / name for name in base.sidecars if Path(name).name == name]
-    for file in [*beside, *adapter.glob("*.py")]:
-        (folder / file.name).symlink_to(file.resolve())
     return joined
 
 
@@ -85,20 +94,27 @@ def read_adapter(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: The folder is no adapter.
-        CorruptFileError: Its settings are not JSON.
+        CorruptFileError: Its settings are not what `adapter_settings` makes.
     """
-    return _read(folder / ADAPTER_FILE)
+    path = folder / ADAPTER_FILE
+    _demand(path)
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise damaged(str(path), f"it is not JSON ({error})") from None
+    base = values.get("base") if isinstance(values, dict) else None
+    if not isinstance(base, dict) or not isinstance(values.get("model_config"), dict):
+        raise damaged(str(path), "it has no base and model_config")
+    if not isinstance(base.get("name"), str) or not isinstance(base.get("tensors_sha256"), str):
+        raise damaged(str(path), f"base is {base!r:.80}, without name and tensors_sha256")
+    whole: dict[str, Any] = values
+    return whole
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _demand(path: Path) -> None:
     if not path.is_file():
         raise MissingFileError(
             f"{path} is not there: {path.parent} is not an adapter.",
             "Make one: engram attach MODEL -c CONFIG -o FOLDER --adapter",
             path=str(path),
         )
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}", path=str(path)) from None
-    return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.adapter import ADAPTER_FILE, adapter_settings
 from engram.checkpoints.base import (
-    CARD_FILE,
     CONFIG_FILE,
     KEPT_FOLDER,
     BaseCheckpoint,
@@ -20,6 +18,7 @@ from engram.checkpoints.base import (
     resolve_model,
 )
 from engram.checkpoints.memory import Attachment, plan_attachment
+from engram.checkpoints.own_files import own_files
 from engram.checkpoints.shards import TensorStream, plan_shards, write_shard
 from engram.config import EngramConfig
 from engram.errors import DoesNotFitError, InputError
@@ -29,8 +28,6 @@ from engram.folders import check_folder, new_folder
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-# The module that `engram.hf.folder_module.remote_module` makes.
-REMOTE_MODULE = "modeling_engram"
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
 
@@ -246,22 +243,6 @@ def place_file(source: Path, target: Path, link: bool) -> None:
     shutil.copyfile(source, target)
     with target.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def own_files(folder: Path) -> set[str] | None:
-    """Name what attaching wrote into a folder; None when it is not an attached one."""
-    try:
-        adapter = folder / ADAPTER_FILE
-        config = json.loads((adapter if adapter.is_file() else folder / CONFIG_FILE).read_bytes())
-        settings = config.get("model_config", config)["engram"]
-        shards = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values()
-        base = settings["base"]
-        names = {ADAPTER_FILE, CONFIG_FILE, INDEX_FILE, CARD_FILE, KEPT_FOLDER, *shards}
-        files = (base["files"] or {}).values()
-        sidecars = [Path(name).parts[0] for name in base["sidecars"]]
-        return {*names, *files, *sidecars, f"{REMOTE_MODULE}.py"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def check_room(output: Path, written_bytes: int) -> None:

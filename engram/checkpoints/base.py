@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header
+from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header, read_weight_map
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.file_names import is_inside
 from engram.hub import probe
 
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
@@ -175,6 +176,8 @@ def _small_files(folder: Path) -> list[str]:
         hidden = nested and any(part.startswith(".") for part in name.parts)
         if not path.is_file() or hidden or path.suffix in _WEIGHT_SUFFIXES:
             continue
+        if not is_inside(name.as_posix()):
+            continue  # not a name on every system, such as one with a backslash
         if name.name.endswith(".index.json") or (nested and path.suffix not in _TEXT_SUFFIXES):
             continue
         found.append(name.as_posix())
@@ -226,16 +229,8 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], dict[str, str] | None]:
 
 
 def _indexed_files(folder: Path, index: Path) -> tuple[dict[str, str], dict[str, str]]:
-    try:
-        weight_map = dict(json.loads(index.read_bytes())["weight_map"])
-        names = sorted(set(weight_map.values()))
-        inside = all(Path(name).name == name and name not in (".", "..") for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptFileError(
-            f"{index} is not an index of shards: {error!r}", path=str(index)
-        ) from None
-    if not inside:
-        raise CorruptFileError(f"{index} names files outside of its folder.", path=str(index))
+    weight_map = read_weight_map(index)
+    names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise MissingFileError(

@@ -9,8 +9,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.checkpoints.base import read_config, weight_bytes
+from engram.checkpoints.base import CONFIG_FILE, read_config, weight_bytes
 from engram.checkpoints.checks import Check, Verdict
+from engram.checkpoints.settings import read_settings
 from engram.errors import EngramError
 from engram.units import format_bytes
 
@@ -86,7 +87,9 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
 
     from engram.checkpoints.load import load
 
-    if "auto_map" in read_config(folder)["engram"]["base"] and not trust_remote_code:
+    settings = read_config(folder).get("engram")
+    code = read_settings(settings, str(folder / CONFIG_FILE)).base.code
+    if code is not None and not trust_remote_code:
         return None, "not checked: loading it would run code in its folder (--trust-remote-code)"
     stored_bytes = weight_bytes(folder)
     free_bytes = _available_bytes()

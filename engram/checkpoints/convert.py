@@ -7,23 +7,23 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.backbone.headers import INDEX_FILE
+from engram.backbone.headers import INDEX_FILE, read_weight_map
 from engram.checkpoints.attach import (
     check_room,
     place_file,
 )
-from engram.checkpoints.attach import own_files as attached_files
 from engram.checkpoints.attach import write as write_attached
 from engram.checkpoints.base import CONFIG_FILE, resolve_model
 from engram.checkpoints.conversion import ATTACHED, Conversion, rewritten, to_base, to_published
 from engram.checkpoints.open_memory import open_memory
+from engram.checkpoints.own_files import own_files as attached_files
 from engram.checkpoints.published import (
     check_expressible,
 )
 from engram.checkpoints.published_memory import MEMORY_FILE
 from engram.checkpoints.shards import write_shard
 from engram.config import EngramConfig
-from engram.errors import UsageError
+from engram.errors import EngramError, UsageError
 from engram.files import Progress, write_json
 from engram.folders import check_folder, new_folder
 from engram.units import dtype_name
@@ -132,10 +132,10 @@ def own_files(folder: Path) -> set[str] | None:
         return attached
     try:
         stated = json.loads((folder / MEMORY_FILE).read_bytes())
-        shards = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        shards = read_weight_map(folder / INDEX_FILE).values()
+        return {*shards, INDEX_FILE, CONFIG_FILE, MEMORY_FILE} if "config" in stated else None
+    except (EngramError, OSError, ValueError, TypeError, RecursionError):
         return None
-    return {*shards, INDEX_FILE, CONFIG_FILE, MEMORY_FILE} if "config" in stated else None
 
 
 def _index(made: Conversion) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.attach import place_file
-from engram.checkpoints.base import KEPT_FOLDER, read_config
+from engram.checkpoints.base import CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.settings import base_files, stated_settings
 from engram.errors import LayoutError, MissingFileError
 from engram.folders import new_folder
 
@@ -27,7 +27,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
     Raises:
         LayoutError: The folder has no memory, is an adapter, or was saved anew: its base may have
             been trained.
-        MissingFileError: There is no such folder.
+        CorruptFileError: What it says about its base is damaged, or leads out of it.
+        MissingFileError: There is no such folder, or a file of the base is not in it.
         InputError: The output is there already.
     """
     folder, output = Path(folder), Path(output)
@@ -43,19 +44,20 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             folder=str(folder),
             base=base_name,
         )
-    settings = read_config(folder).get("engram")
+    where = str(folder / CONFIG_FILE)
+    settings = stated_settings(read_config(folder), where)
     if settings is None:
         raise LayoutError(
             f"{folder} has no memory that `engram attach` wrote.",
             "Without one it is as it was: there is nothing to detach.",
             folder=str(folder),
         )
-    base: dict[str, Any] = settings["base"]
-    kept = folder / KEPT_FOLDER
+    base, kept = base_files(settings, where), folder / KEPT_FOLDER
+    shards = base.shards
     if (
-        base["files"] is None
+        shards is None
         or not kept.is_dir()
-        or not all((folder / new).is_file() for new in base["files"].values())
+        or not all((folder / new).is_file() for new in shards.values())
     ):
         raise LayoutError(
             f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
@@ -63,12 +65,19 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             "Detach the folder that `engram attach` wrote.",
             folder=str(folder),
         )
+    others = {name: folder / name for name in base.sidecars}
+    others |= {name: kept / name for name in base.replaced}
+    missing = [str(path) for path in others.values() if not path.is_file()]
+    if missing:
+        raise MissingFileError(
+            f"{missing[0]} is not there, and the base had it.",
+            "Copy the folder again from where it was made.",
+            missing=missing,
+        )
     with new_folder(output, lambda _: None, overwrite=False) as part:
-        for old, new in base["files"].items():
+        for old, new in shards.items():
             place_file(folder / new, part / old, link)
-        for name in base["sidecars"]:
+        for name, path in others.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, part / name)
-        for name in base["replaced"]:
-            shutil.copyfile(kept / name, part / name)
-    return sorted([*base["files"], *base["sidecars"], *base["replaced"]])
+            shutil.copyfile(path, part / name)
+    return sorted([*shards, *others])

@@ -14,6 +14,7 @@ from engram.checkpoints.base import CONFIG_FILE, read_config
 from engram.checkpoints.names import SCALE, TABLE
 from engram.checkpoints.released import no_memory, open_stored, recognise
 from engram.checkpoints.released.parts import released_weights
+from engram.checkpoints.settings import damaged, stated_settings
 from engram.config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MissingFileError
 from engram.layouts import get_layout
@@ -114,21 +115,14 @@ def memory_settings(folder: Path) -> dict[str, Any] | None:
         CorruptFileError: The file is not JSON, or its settings are no object.
     """
     if (folder / ADAPTER_FILE).is_file():
-        file, config = ADAPTER_FILE, read_adapter(folder).get("model_config")
-    elif (folder / CONFIG_FILE).is_file():
-        file, config = CONFIG_FILE, read_config(folder)
-    else:
-        return None
-    settings = config.get("engram") if isinstance(config, dict) else None
-    if settings is None and file == CONFIG_FILE:
-        return None
-    if not isinstance(settings, dict):
-        raise CorruptFileError(
-            f"{folder / file}: the key engram is not what attach writes.",
-            "Attach again, or restore the file.",
-            path=str(folder / file),
-        )
-    return settings
+        where = str(folder / ADAPTER_FILE)
+        settings = stated_settings(read_adapter(folder)["model_config"], where)
+        if settings is None:
+            raise damaged(where, "model_config.engram is missing")
+        return settings
+    if (folder / CONFIG_FILE).is_file():
+        return stated_settings(read_config(folder), str(folder / CONFIG_FILE))
+    return None
 
 
 def _inspect_ours(
@@ -179,11 +173,7 @@ def _stated(name: str, settings: Any) -> tuple[EngramConfig, dict[int | None, in
             for layer in settings["addresses"]["layers"]
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptFileError(
-            f"{name}: the key engram of its config is not what attach writes ({error!r}).",
-            "Attach again, or restore the file.",
-            path=name,
-        ) from None
+        raise damaged(f"{name}: the key engram of its config", repr(error)) from None
     return config, hash_rows
 
 

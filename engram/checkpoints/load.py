@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from engram.backbone.load import read_hub_config
 from engram.checkpoints.adapter import joined_folder
 from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
+from engram.checkpoints.settings import damaged, read_settings, stated_settings
 from engram.errors import LayoutError, MissingFileError
 from engram.hub import probe
+
+_MODEL_CODE = "AutoModelForCausalLM"
 
 
 def load(
@@ -45,6 +49,7 @@ def load(
     Raises:
         MissingFileError: There is no such folder or model.
         LayoutError: It has no memory.
+        CorruptFileError: What its files say about the memory is damaged.
         InputError: Its base is code, and that is not trusted.
         MismatchError: Its memory is incomplete, its addresses are not those of its fingerprint, or
             the adapter was made for another base.
@@ -64,7 +69,9 @@ def load(
         loaded.config._name_or_path = loaded.name_or_path = str(model)
         return loaded
     config = _read_config(model, revision)
-    if "engram" not in config:
+    where = f"{model}/{CONFIG_FILE}"
+    settings = stated_settings(config, where)
+    if settings is None:
         raise LayoutError(
             f"{model} has no memory.",
             "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
@@ -72,16 +79,26 @@ def load(
         )
     from engram.hf.families import load_code, model_classes, not_trusted
 
-    if "auto_map" not in config["engram"]["base"]:
-        _, model_class = model_classes(config["model_type"])
+    code = read_settings(settings, where).base.code
+    if code is None:
+        _, model_class = model_classes(_text(config, "model_type", where))
     elif trust_remote_code:
-        model_class = load_code(model, config["auto_map"]["AutoModelForCausalLM"], revision)
+        stated = config.get("auto_map")
+        reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, where)
+        model_class = load_code(model, reference, revision)
     else:
-        raise not_trusted(model, config["engram"]["base"]["auto_map"]["AutoModelForCausalLM"])
+        raise not_trusted(model, code[_MODEL_CODE])
     kwargs.setdefault("dtype", "auto")
     if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
         kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
     return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+
+
+def _text(values: Mapping[str, Any], key: str, where: str) -> str:
+    value = values.get(key)
+    if not isinstance(value, str):
+        raise damaged(where, f"{key} is {value!r:.80}, not a text")
+    return value
 
 
 def _read_config(model: str | Path, revision: str | None) -> dict[str, Any]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.addressing.addresses import Addresses
 from engram.backbone.headers import read_folder_headers
 from engram.checkpoints.adapter import ADAPTER_FILE
+from engram.checkpoints.base import CONFIG_FILE
 from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory_source import MemorySource, as_stored, shapes_of
 from engram.checkpoints.names import SCALE, TABLE
 from engram.checkpoints.published_memory import published_memory
+from engram.checkpoints.settings import read_settings
 from engram.checkpoints.stored_tensor import stored_tensor
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, MissingFileError, UsageError
+from engram.errors import MissingFileError, UsageError
 
 
 def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
@@ -37,16 +38,9 @@ def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
 def _ours(path: Path, settings: dict[str, Any], config: EngramConfig | None) -> MemorySource:
     if config is not None:
         raise UsageError(f"{path} states its config: leave -c out.")
-    try:
-        config = EngramConfig.from_dict(settings["config"])
-        addresses = Addresses.from_dict(settings["addresses"])
-        prefix = str(settings["layers_path"])
-    except (KeyError, TypeError) as error:
-        raise CorruptFileError(
-            f"{path}: what attaching wrote about its memory is not whole ({error!r}).",
-            "Restore the file.",
-            path=str(path),
-        ) from None
+    is_adapter = (path / ADAPTER_FILE).is_file()
+    stated = read_settings(settings, str(path / (ADAPTER_FILE if is_adapter else CONFIG_FILE)))
+    config, addresses, prefix = stated.config, stated.addresses, stated.layers_path
     tensors = read_folder_headers(path)
     if tensors is None:
         raise MissingFileError(
@@ -68,6 +62,5 @@ def _ours(path: Path, settings: dict[str, Any], config: EngramConfig | None) -> 
             )
             for name, shape in shapes.items()
         }
-    kind: Literal["attached", "adapter"]
-    kind = "adapter" if (path / ADAPTER_FILE).is_file() else "attached"
+    kind: Literal["attached", "adapter"] = "adapter" if is_adapter else "attached"
     return MemorySource(path, kind, as_stored(config, layers), layers, tensors, settings)

@@ -132,8 +132,8 @@ def _stated(path: Path) -> dict[str, Any] | None:
         return None
     try:
         values: dict[str, Any] = json.loads(file.read_bytes())
-        return {"config": values["config"], "addresses": values["addresses"]}
-    except (ValueError, KeyError, TypeError) as error:
+        return {"config": dict(values["config"]), "addresses": dict(values["addresses"])}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFileError(
             f"{file} is not what engram convert wrote ({error!r}).",
             "Restore it, or remove it and give -c CONFIG.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, map_digest
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
+from engram.backbone.headers import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_header,
+    read_weight_map,
+)
 from engram.checkpoints.adapter import ADAPTER_FILE
-from engram.checkpoints.base import resolve_model
+from engram.checkpoints.base import CONFIG_FILE, resolve_model
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory import memory_tensors
 from engram.checkpoints.names import OFFSETS, TOKEN_MAP
 from engram.checkpoints.released import Stored, open_stored
 from engram.checkpoints.released.verify import verify_released
+from engram.checkpoints.settings import read_settings
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -77,6 +83,8 @@ def verify(
         InputError: It has no memory.
     """
     path = Path(target)
+    is_adapter = (path / ADAPTER_FILE).is_file()
+    where = f"{target}/{ADAPTER_FILE if is_adapter else CONFIG_FILE}"
     try:
         settings = memory_settings(path) if path.is_dir() else None
     except CorruptFileError as error:
@@ -85,29 +93,30 @@ def verify(
     stored = None
     if settings is None:
         stored = open_stored(target, revision)
-        if "engram" not in stored.config:
+        settings = stored.config.get("engram")
+        if settings is None:
             yield from verify_released(stored, tokenizer)
             return
-        settings = stored.config["engram"]
     if stored is not None and weights:
         path, stored = resolve_model(target, revision, trust_remote_code=trust_remote_code), None
     memory: _Memory | None = None
     try:
+        stated = read_settings(settings, where)
         memory = _Memory(
-            EngramConfig.from_dict(settings["config"]),
-            Addresses.from_dict(settings["addresses"]),
-            str(settings["layers_path"]),
+            stated.config,
+            stated.addresses,
+            stated.layers_path,
             _memory_tensors_on_disk(path) if stored is None else _memory_tensors_on_hub(stored),
             _read_bytes if stored is None else stored.read,
             partial(_load_tokenizer, tokenizer or target, None if tokenizer else revision),
         )
-    except (EngramError, KeyError, TypeError, ValueError) as error:
+    except EngramError as error:
         yield Check("settings", False, what_happened(error))
         return
     yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
     for name, check in _HEADER_CHECKS.items():
         yield run_check(name, partial(check, memory))
-    if (path / ADAPTER_FILE).is_file():
+    if is_adapter:
         yield Check(
             "logits", None, "an adapter runs with its base alone: engram.load(base, adapter)"
         )
@@ -139,11 +148,8 @@ def _memory_tensors_on_disk(folder: Path) -> dict[str, TensorInfo]:
         return {name: info for name, info in read_header(single).items() if ".engram." in name}
     if not index.is_file():
         raise MissingFileError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}.")
-    weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+    weight_map = read_weight_map(index)
     wanted = {name: file for name, file in weight_map.items() if ".engram." in name}
-    outside = [file for file in wanted.values() if Path(file).name != file]
-    if outside:
-        raise LayoutError(f"The index names a file outside of the folder: {outside[0]}")
     missing = sorted({file for file in weight_map.values() if not (folder / file).is_file()})
     if missing:
         raise MissingFileError(f"The index names {', '.join(missing)}, which is not there.")

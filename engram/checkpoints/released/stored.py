@@ -11,6 +11,7 @@ from typing import Any
 
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
 from engram.errors import CorruptFileError, EngramError, InputError, MissingFileError
+from engram.file_names import is_weight_file
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")
@@ -126,12 +127,12 @@ class Gathering:
             files: dict[str, list[str]] = {}
             for name, file in weight_map.items():
                 files.setdefault(file, []).append(name)
-            outside = [file for file in files if Path(file).name != file or file in (".", "..")]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.problems.append(f"{where} is not an index of shards: {error!r}.")
             return
-        for file in sorted(outside):
-            self.problems.append(f"{where} names a file outside of its folder: {file}")
+        for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
+            what = "which is outside of its folder or no .safetensors file"
+            self.problems.append(f"{where} names {file!r}, {what}.")
             self.unread.update(files.pop(file))
         found: dict[str, dict[str, TensorInfo] | EngramError] = {}
 

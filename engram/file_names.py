@@ -1,0 +1,30 @@
+"""Names of files that a config or an index states: do they stay in its folder, on any system?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import PureWindowsPath
+from typing import TypeGuard
+
+_MAX_PART_BYTES, _MAX_NAME_BYTES = 255, 1024
+
+
+def is_inside(name: object) -> TypeGuard[str]:
+    """Whether something names a file in a folder or below it: relative, with ``/``, no ``..``.
+
+    Only the name is judged: what it leads to may be a link, as in the hub's cache.
+    """
+    if not isinstance(name, str) or "\\" in name or "\0" in name or PureWindowsPath(name).drive:
+        return False
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    parts = encoded.split(b"/")
+    short = len(encoded) <= _MAX_NAME_BYTES and max(map(len, parts)) <= _MAX_PART_BYTES
+    return short and not {b"", b".", b".."} & set(parts)
+
+
+def is_weight_file(name: object) -> TypeGuard[str]:
+    """Whether something names a safetensors file right in a folder."""
+    return is_inside(name) and "/" not in name and name.endswith(".safetensors")
