@@ -10,7 +10,7 @@ from engram.config import EngramConfig
 from engram.config_file import read_values
 from engram.errors import ConfigError, UsageError
 from engram.sizing.budget import size_memory
-from engram.sizing.shape import memory_shape
+from engram.sizing.shape import check_layers, memory_shape
 from engram.templates import template_path
 
 
@@ -36,6 +36,7 @@ def new_config(
 
     Raises:
         ConfigError: The result is not a config, with everything that is wrong.
+        LayoutError: The backbone lacks a layer that is to read the memory.
         DoesNotFitError: No whole k fits the budget.
         UsageError: More than one size is given.
     """
@@ -57,6 +58,8 @@ def new_config(
     except ConfigError as error:
         source = f"template {template} with what was changed"
         raise ConfigError(error.problems, source, error.hint) from None
+    if backbone is not None:
+        check_layers(backbone, config.layer_ids)
     return config if budget_params is None else size_memory(config, budget_params).config
 
 

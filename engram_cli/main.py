@@ -114,3 +114,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
             stream.reconfigure(errors="backslashreplace")
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -55,10 +55,10 @@ def blaming(
         yield
     except InputError as error:
         if isinstance(error, ConfigError):
-            refused = [(problem.key, f"{problem.message}.") for problem in error.problems]
+            refused = [(problem.key, _sentence(problem.message)) for problem in error.problems]
         else:
             known = [key for key in sources if key in error.details]
-            given = [key for key in known if _first_given(ctx, sources[key])]
+            given = [key for key in known if _first_given(ctx, [*sources[key], general])]
             refused = [(key, error.message) for key in given[:1]]
         flags, lines = [], []
         for key, text in refused:
@@ -73,6 +73,10 @@ def blaming(
             raise
         hint = error.hint or f"See {ctx.command_path} --help."
         raise UsageError("\n".join(lines), hint, options=flags) from None
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _first_given(ctx: typer.Context, names: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 
 from engram.config import EngramConfig
 from engram.config_file import read_config
-from engram.templates import load_template, template_names
+from engram.templates import load_config, load_template, template_names
 from engram_cli import main as cli
 
 
@@ -201,6 +201,33 @@ def test_new_for_a_folder_and_a_budget(answer, tmp_path):
     next_k = made.engram_table_size[0] + 1000
     wider = EngramConfig.from_dict({**payload["config"], "engram_table_size": [next_k] * 2})
     assert total <= 1_000_000 < count_params(wider).total_params
+
+
+def test_layers_that_the_model_lacks_are_refused(engram, answer):
+    words = ("new", "smollm2", "--model", "smollm2-135m", "--set")
+    code, error = failure(engram, *words, "layer_ids=[1,40]")
+    assert (code, error["details"]) == (2, {"options": ["--set"]})
+    assert "'--set': layer_ids: " in error["message"]
+    assert "SmolLM2-135M has no layer 40, only 0 to 29." in error["message"]
+    assert answer(*words, "layer_ids=[1,29]")[1]["config"]["layer_ids"] == [1, 29]
+    assert answer("new", "smollm2", "--set", "layer_ids=[1,40]")[0] == 0  # for any model
+
+
+def test_a_question_ends_with_its_mark(engram):
+    error = failure(engram, "new", "gpt2", "--set", "layer_id=[1]")[1]
+    assert error["message"].endswith("did you mean layer_ids?")
+
+
+def test_the_tokenizer_of_a_folder_is_found_from_anywhere(answer, tmp_path, monkeypatch):
+    folder = tmp_path / "mo@del"
+    folder.mkdir()
+    values = {"model_type": "llama", "hidden_size": 48, "num_hidden_layers": 9, "vocab_size": 1000}
+    values |= {"intermediate_size": 96, "num_attention_heads": 4, "pad_token_id": 7}
+    (folder / "config.json").write_text(json.dumps(values))
+    (tmp_path / "far").mkdir()
+    answer("new", "tiny", "--model", "mo@del", "-o", "far/memory.yaml")
+    monkeypatch.chdir("/")
+    assert load_config(tmp_path / "far" / "memory.yaml").tokenizer == str(folder)
 
 
 def test_a_template_of_one_layer_stays_one(answer):

@@ -59,6 +59,17 @@ def test_commands_that_need_nothing_slow_import_nothing_slow(line, tmp_path):
         assert "rich" not in imported
 
 
+@pytest.mark.parametrize("module", ["engram_cli", "engram_cli.main"])
+def test_modules_that_stand_for_the_command(module):
+    for words, code in ((["--version"], 0), (["nonsense"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *words], text=True, capture_output=True, check=False
+        )
+        assert done.returncode == code
+        said = f"engram {engram.__version__}" if code == 0 else "'nonsense' is no command"
+        assert said in done.stdout + done.stderr
+
+
 def test_help_imports_no_command(tmp_path):
     imported = modules_after("--help", cwd=tmp_path)
     assert {f"engram_cli.{command}" for command in cli.COMMANDS} & imported == set()

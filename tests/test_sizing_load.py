@@ -165,3 +165,15 @@ def test_starts_without_heavy_packages(tmp_path):
     imported = set(done.stdout.split())
     assert "engram.sizing.load" in imported
     assert not imported & {"torch", "transformers", "sympy", "numba", "tokenizers", "numpy", "rich"}
+
+
+def test_a_text_in_the_place_of_its_statistics_is_not_to_be_overwritten(tmp_path):
+    for name, wanted in (
+        ("my text.txt", "engram hash '{}' --json > stats.json writes one."),
+        ("stats.json", "engram hash TEXT --json > hash.json writes one."),
+    ):
+        text = tmp_path / name
+        text.write_text("The quick brown fox.\n")
+        with pytest.raises(InputError, match="no result of engram hash") as refusal:
+            read_statistics(text)
+        assert refusal.value.hint == wanted.format(text)

@@ -70,13 +70,9 @@ class EngramForCausalLM:
         Raises:
             MismatchError: Tensors of the memory are missing or have another shape, or the token map
                 is not the one of the fingerprint, or the tokenizer beside the weights is another.
-            UsageError: `tables` is neither, or rows are to be cached of tables in memory.
+            UsageError: `tables` is neither, or `cache_rows` is below 0 or of tables in memory.
         """
-        if tables not in ("ram", "disk") or (tables == "ram" and cache_rows):
-            raise UsageError(
-                f"tables={tables!r} with cache_rows={cache_rows} makes no sense.",
-                'Use tables="ram", or tables="disk" with any number of cache_rows.',
-            )
+        _check_places(tables, cache_rows)
         if tables == "disk":
             _check_loading(getattr(super(), "_load_pretrained_model", None))
             kwargs["engram_tables"] = tables_on_disk(
@@ -223,6 +219,32 @@ class EngramForCausalLM:
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, EngramModule):
             module.reset_parameters("identity")
+
+
+def _check_places(tables: str, cache_rows: int) -> None:
+    """Check where tables are to be.
+
+    Raises:
+        UsageError: There is no such place, or no such cache.
+    """
+    if tables not in ("ram", "disk"):
+        raise UsageError(
+            f"tables={tables!r} is no place for tables.",
+            'Use tables="ram" or tables="disk".',
+            tables=tables,
+        )
+    if cache_rows < 0:
+        raise UsageError(
+            f"cache_rows={cache_rows} is no number of rows.",
+            "Use 0 for no cache, or how many rows of each table to keep in memory.",
+            cache_rows=cache_rows,
+        )
+    if tables == "ram" and cache_rows:
+        raise UsageError(
+            f'cache_rows={cache_rows} is for tables on disk, and tables="ram".',
+            'Use tables="disk", or leave cache_rows out: in memory every row is there.',
+            cache_rows=cache_rows,
+        )
 
 
 def _check_loading(load: Any) -> None:

@@ -68,11 +68,16 @@ class DiskEmbedding(FrozenTable):
         cache_rows: int = 0,
     ) -> None:
         super().__init__()
-        if dtype not in self.stored_dtypes or cache_rows < 0:
+        if dtype not in self.stored_dtypes:
             raise InputError(
-                f"A table of {dtype} with {cache_rows} cached rows cannot be read from disk.",
+                f"A table of {dtype} cannot be read from disk.",
                 f"Rows may be {', '.join(str(item) for item in self.stored_dtypes)}.",
                 dtype=str(dtype),
+            )
+        if cache_rows < 0:
+            raise InputError(
+                f"cache_rows={cache_rows} is no number of rows.",
+                "Use 0 for no cache, or how many rows to keep in memory.",
                 cache_rows=cache_rows,
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +144,13 @@ def read_statistics(file: Path) -> CorpusStatistics:
             file=str(file),
         ) from None
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        # What is no JSON is likely the text itself, which a hint must not overwrite.
+        is_text = isinstance(error, ValueError) and file.suffix != ".json"
+        text = shlex.quote(str(file)) if is_text else "TEXT"
+        other = "hash.json" if file.name == "stats.json" else "stats.json"
         raise InputError(
             f"{file} is no result of engram hash --json: {error!r}.",
-            f"engram hash TEXT --json > {file.name} writes one.",
+            f"engram hash {text} --json > {other} writes one.",
             file=str(file),
         ) from error
 

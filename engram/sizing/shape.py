@@ -60,14 +60,7 @@ def memory_shape(
         if engram_vocab_size is None:
             engram_vocab_size = hashed or backbone.vocab_size
         layer_ids = default_layers(backbone.num_layers) if layer_ids is None else layer_ids
-        past = [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]
-        if past:
-            raise LayoutError(
-                f"{backbone.name} has no layer {past[0]}, only 0 to {backbone.num_layers - 1}.",
-                "Layers are counted from 0 (papers often count from 1).",
-                layer_ids=list(layer_ids),
-                num_layers=backbone.num_layers,
-            )
+        check_layers(backbone, layer_ids)
     if hidden_size is None or engram_vocab_size is None or not layer_ids:
         raise UsageError(
             "Without a model, its hidden size, vocabulary and layers have to be stated.",
@@ -95,6 +88,22 @@ def memory_shape(
     )
 
 
+def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
+    """Check that a base model has the layers that are to read the memory.
+
+    Raises:
+        LayoutError: It has fewer.
+    """
+    past = [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]
+    if past:
+        raise LayoutError(
+            f"{backbone.name} has no layer {past[0]}, only 0 to {backbone.num_layers - 1}.",
+            "Layers are counted from 0 (papers often count from 1).",
+            layer_ids=list(layer_ids),
+            num_layers=backbone.num_layers,
+        )
+
+
 def default_layers(num_layers: int) -> list[int]:
     """The layers that read the memory unless told otherwise: the second and the middle one."""
     return sorted({min(1, num_layers - 1), num_layers // 2})
@@ -119,7 +128,11 @@ def tokenizer_length(backbone: Backbone) -> int | None:
 
 
 def _tokenizer(backbone: Backbone) -> str:
-    return backbone.name if backbone.source == "catalogue" else backbone.source.partition("@")[0]
+    if backbone.source == "catalogue":
+        return backbone.name
+    folder = Path(backbone.source)
+    # A config is read from elsewhere, too.
+    return str(folder.absolute()) if folder.is_dir() else backbone.source.partition("@")[0]
 
 
 def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[str, int | None]:
