@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engram.corpus.dataset import HashedDataset
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
+    from engram.templates import load_config
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _HOMES = {
     "attach": "engram.checkpoints.attach",
     "load": "engram.checkpoints.load",
     "load_backbone": "engram.backbone",
+    "load_config": "engram.templates",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "attach",
     "load",
     "load_backbone",
+    "load_config",
 ]
 
 

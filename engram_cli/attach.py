@@ -8,6 +8,7 @@ import typer
 
 from engram.errors import UsageError
 from engram.units import format_bytes, format_count
+from engram_cli.config_name import read_named
 from engram_cli.options import (
     ConfigOption,
     DryRunOption,
@@ -97,9 +98,8 @@ def attach(
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.checkpoints import attach as attaching
     from engram.folders import torn
-    from engram.templates import load_config
 
-    memory = load_config(config)
+    memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     with blaming(ctx, {"dtype": ("dtype",)}):
         plan = attaching.plan(

@@ -13,6 +13,7 @@ from engram.errors import UsageError
 from engram.files import check_file
 from engram.templates import find_config, template_names, template_path, template_title
 from engram_cli.config_answer import check_config, derived, show_derived
+from engram_cli.config_name import note_folder
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
     BudgetOption,
@@ -166,6 +167,8 @@ def show(
         $ engram config show gpt2
         $ engram config show config.yaml --json
     """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    note_folder(out, source)
     path = find_config(source)
     found = read_config(path)
     numbers = derived(found)
@@ -174,7 +177,7 @@ def show(
         console.print(dump_config(found, title=str(source)), soft_wrap=True)
         show_derived(console, numbers)
 
-    Output(json=json, quiet=quiet, verbose=verbose).result(
+    out.result(
         {"schema": SCHEMA, "path": str(path), "config": found.to_dict(), "derived": numbers},
         show_config,
     )
@@ -201,6 +204,8 @@ def check(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     verdicts = [check_config(source) for source in sources]
     exit_code = max(verdict.exit_code for verdict in verdicts)
+    for source in sources:
+        note_folder(out, source)
     for verdict in verdicts:
         for warning in verdict.warnings:
             out.warn(f"{verdict.path}: {warning}")

@@ -8,6 +8,7 @@ import typer
 
 from engram.errors import UsageError
 from engram.units import format_bytes
+from engram_cli.config_name import read_named
 from engram_cli.options import (
     ConfigOption,
     DryRunOption,
@@ -89,9 +90,8 @@ def convert(
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.checkpoints import convert as converting
-    from engram.templates import load_config
 
-    memory = None if config is None else load_config(config)
+    memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     with blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}):
         plan = converting.plan(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engram.units import plural
+from engram_cli.config_name import read_named
 from engram_cli.options import (
     ConfigOption,
     JsonOption,
@@ -53,12 +54,11 @@ def lookup(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.checkpoints.lookup import look_up
-    from engram.templates import load_config
 
     found = look_up(
         target,
         text,
-        config=None if config is None else load_config(config),
+        config=None if config is None else read_named(out, config),
         tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
     )
     payload = {

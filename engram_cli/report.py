@@ -20,6 +20,7 @@ from engram.sizing.memory import (
 )
 from engram.sizing.reads import rate_of, reads_of
 from engram.sizing.weights import total_of
+from engram_cli.config_name import note_folder
 from engram_cli.options import (
     JsonOption,
     ModelOption,
@@ -98,6 +99,7 @@ def report(
         $ engram report gpt2 --model gpt2 --mode training --optimizer rowwise-adagrad --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    note_folder(out, target)
     found = find_target(target, model=model, dtype=dtype, revision=revision)
     use_of = partial(
         memory_use,

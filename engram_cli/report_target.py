@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engram.errors import MissingFileError, UsageError
 from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
-from engram.templates import CONFIG_SUFFIXES, load_config, template_names
+from engram.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.units import dtype_name
 
 
@@ -42,7 +42,8 @@ def find_target(
 
     path = Path(target)
     is_state = path.is_file() and path.suffix == ".safetensors"
-    if path.is_dir() or is_state or (is_hub_id(target) and not path.exists()):
+    is_checkpoint = path.is_dir() or is_state or (is_hub_id(target) and not path.exists())
+    if is_checkpoint and not is_template(target):
         if model is not None:
             raise UsageError(f"{target} has its base model: leave --model out.")
         return _checkpoint(target, dtype, revision)

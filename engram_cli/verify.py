@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engram.errors import MissingFileError
 from engram.units import plural
 from engram_cli.options import (
     JsonOption,
@@ -59,6 +60,7 @@ def verify(
         $ engram verify ./attached-model --headers-only --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    _refuse_template(target)
     from engram.checkpoints.verify import verify as run_checks
 
     if tokenizer is not None:
@@ -84,6 +86,17 @@ def verify(
     out.result(payload, lambda console: _show(console, target, checks))
     if not _ok(checks):
         raise typer.Exit(5)
+
+
+def _refuse_template(target: str) -> None:
+    from engram.templates import template_names
+
+    if target in template_names() and not Path(target).exists():
+        raise MissingFileError(
+            f"{target} is a template, and no folder here: verify takes a checkpoint.",
+            f"engram report {target} tells what the template holds.",
+            target=target,
+        )
 
 
 def _has_weights_to_run(target: str) -> bool:

@@ -140,3 +140,13 @@ def test_a_place_that_takes_no_folder_is_named_as_the_user_does(engram, tmp_path
         assert (code, out) == (3, "")
         assert err.startswith(f"Error: {place}: File name too long.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_names_a_template(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        app(["verify", "deepseek-v4.1-flash"])
+    said = capsys.readouterr().err
+    assert end.value.code == 4
+    assert "deepseek-v4.1-flash is a template" in said
+    assert "engram report deepseek-v4.1-flash" in said

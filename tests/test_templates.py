@@ -1,6 +1,8 @@
 """Templates: found installed and editable, equal to the published numbers, each one explained."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,20 +10,23 @@ from pathlib import Path
 
 import pytest
 
+import engram
 from engram.addressing.primes import head_primes
 from engram.backbone import load_backbone
 from engram.config_file import read_values
-from engram.errors import MissingFileError
+from engram.errors import InputError, MissingFileError
 from engram.sizing.budget import seed_rule_k, share_budget, size_memory
 from engram.sizing.counts import count_params
 from engram.templates import (
     find_config,
+    is_template,
     load_config,
     load_template,
     template_names,
     template_path,
     template_title,
 )
+from engram_cli import main as cli
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -124,6 +129,49 @@ def test_a_file_of_a_templates_name_wins(tmp_path, monkeypatch):
         load_config("none.yaml")
     with pytest.raises(MissingFileError, match="no such config file"):
         load_config("folder/gpt2")
+
+
+@pytest.mark.parametrize(
+    ("files", "is_name"),
+    [
+        ({"tokenizer.json": {}}, True),
+        ({"config.json": {"model_type": "gpt2", "_name_or_path": "engram"}}, True),
+        ({"config.json": {"model_type": "engram_gpt2", "engram": {"schema": 1}}}, False),
+        ({"config.json": {"engram_layer_ids": [1, 2]}}, False),
+        ({"config.json": {"text_config": {"ple_layer_ids": [1]}}}, False),
+        ({"engram_adapter.json": {"model_config": {"engram": {}}}}, False),
+    ],
+)
+def test_a_folder_of_a_templates_name(files, is_name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").mkdir()
+    for name, values in files.items():
+        (tmp_path / "gpt2" / name).write_text(json.dumps(values))
+    assert is_template("gpt2") is is_name
+    assert not is_template("./gpt2")
+    with pytest.raises(InputError, match="gpt2 is a folder; a config is a file"):
+        find_config("./gpt2")
+    for words in (["report"], ["config", "show"], ["config", "check"]):
+        with pytest.raises(SystemExit) as end:
+            cli.app([*words, "gpt2"])
+        seen = capsys.readouterr()
+        assert (end.value.code == 0) is is_name
+        assert ("gpt2 means the template" in seen.err) is is_name
+    if not is_name:
+        with pytest.raises(InputError, match="gpt2 is a folder; a config is a file"):
+            load_config("gpt2")
+
+
+def test_a_tokenizer_beside_the_config_comes_before_one_here(tmp_path, monkeypatch):
+    config = template_path("tiny").read_text()
+    for folder in (tmp_path, tmp_path / "far"):
+        (folder / "words").mkdir(parents=True)
+    text = re.sub(r"(?m)^tokenizer:.*$", "tokenizer: words", config)
+    (tmp_path / "far" / "memory.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert engram.load_config("far/memory.yaml").tokenizer == str(Path("far", "words"))
+    (tmp_path / "far" / "words").rmdir()
+    assert engram.load_config("far/memory.yaml").tokenizer == "words"
 
 
 def test_a_wheel_carries_the_templates(tmp_path):
