@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engram.addressing.addresses import Addresses
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE
 from engram.config import EngramConfig
 from engram.errors import ConfigError, CorruptFileError, MismatchError
 from engram.file_names import is_inside, is_weight_file
+
+if TYPE_CHECKING:
+    from engram.addressing.addresses import Addresses
 
 _KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "a text"}
 _REPLACED = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
@@ -133,6 +135,8 @@ def _config(settings: Any, where: str) -> EngramConfig:
 
 
 def _addresses(settings: Any, config: EngramConfig, where: str) -> Addresses:
+    from engram.addressing.addresses import Addresses  # imports numpy, which reports do without
+
     stored = _value(settings, "addresses", dict, where, "engram.")
     try:
         addresses = Addresses.from_dict(stored)
