@@ -16,6 +16,26 @@ from engram.errors import Problem
 
 _MAX_DEPTH = 8
 
+# By a part of what PyYAML says: what the user most likely did. The first that fits is told.
+_LIKELY = (
+    (
+        "mapping values are not allowed",
+        "the line is indented otherwise than the keys around it, or has a second colon, or the line "
+        "above lacks the colon and blank behind its key",
+    ),
+    ("could not find expected ':'", "the line above is no `key: value`: its colon is missing"),
+    ("<block mapping start>", "the lines above are indented otherwise than this one"),
+    ("block collection", "a list and `key: value` lines are mixed"),
+    ("quoted scalar", "a quotation mark is not closed, or a backslash stands in double quotes"),
+    ("flow ", "a bracket or brace is not closed, or a comma is missing"),
+    (
+        "block mapping",
+        "the line is indented otherwise than the keys around it, or has a bracket too many",
+    ),
+    ("cannot start any token", "a text that begins with this character needs quotes"),
+    ("single document", "the file has a second document, behind a line ---"),
+)
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2 and without references."""
@@ -129,6 +149,9 @@ def _problem(key: str, error: yaml.YAMLError, text: str = "") -> Problem:
         message = ", ".join(part for part in (error.context, error.problem) if part)
         if "'\\t'" in message:
             message = "a tab, which YAML does not allow here; use spaces"
+        else:
+            likely = next((cause for part, cause in _LIKELY if part in message), None)
+            message = f"{likely} (YAML: {message})" if likely else message
         return Problem(key, message, mark.line + 1 if mark else None)
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
