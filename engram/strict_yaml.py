@@ -20,8 +20,8 @@ _MAX_DEPTH = 8
 _LIKELY = (
     (
         "mapping values are not allowed",
-        "the line is indented otherwise than the keys around it, or has a second colon, or the line "
-        "above lacks the colon and blank behind its key",
+        "the line is indented otherwise than the keys around it, or has a second colon, or the "
+        "line above lacks the colon and blank behind its key",
     ),
     ("could not find expected ':'", "the line above is no `key: value`: its colon is missing"),
     ("<block mapping start>", "the lines above are indented otherwise than this one"),
