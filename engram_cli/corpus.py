@@ -6,13 +6,13 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from engram.errors import UsageError
 from engram.units import plural
-from engram_cli.engine import KEPT, cores, find_engine
+from engram_cli.engine import cores, find_engine, saying_that_it_stops, tell_what_is_kept
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
     AddressOption,
@@ -29,9 +29,6 @@ from engram_cli.options import (
     VerboseOption,
 )
 from engram_cli.output import Output
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = "engram.corpus/1"
 
@@ -108,9 +105,8 @@ def build(
         $ engram corpus build corpus.txt -t gpt2 -o by-ray --engine ray -j 2
     """
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.build import BuildRules, build_corpus, check_corpus_folder
+    from engram.corpus.build import BuildRules, build_corpus, check_build
     from engram.corpus.sources import STDIN, find_sources
-    from engram.corpus.work import work_folder
     from engram_cli.corpus_text import plan_text, show_built, skipped_text
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
@@ -135,13 +131,13 @@ def build(
         on_error=on_error,
         shard_tokens=shard_size,
     )
+    check_build(sources, file, output, rules, resume=resume, overwrite=overwrite)
     if dry_run:
-        check_corpus_folder(output, overwrite)
         plan = _plan(output, [source.size_bytes for source in sources])
         out.result(plan, lambda console: console.print(plan_text(plan)))
         return
     try:
-        with out.progress("Tokenising", unit="B") as step, doing as ray:
+        with saying_that_it_stops(out), out.progress("Tokenising", unit="B") as step, doing as ray:
             started = time.perf_counter()
             built = build_corpus(
                 sources,
@@ -154,9 +150,8 @@ def build(
                 overwrite=overwrite,
                 progress=step,
             )
-    except BaseException:
-        if STDIN not in inputs and work_folder(output).exists():
-            out.note(KEPT)
+    except BaseException as error:
+        tell_what_is_kept(out, error, output, STDIN in inputs)
         raise
     seconds = time.perf_counter() - started
     if built.was_finished:
@@ -178,9 +173,7 @@ def build(
         "resumed_units": built.resumed_units,
         "engine": engine,
         "seconds": round(seconds, 3),
-        "tokens_per_second": None
-        if built.was_finished
-        else round(manifest["counts"]["tokens"] / seconds),
+        "tokens_per_second": round(built.fresh_tokens / seconds) if built.fresh_tokens else None,
     }
     out.result(payload, lambda console: show_built(console, payload))
     out.next_step(f"engram hash {output} -c CONFIG")
@@ -199,6 +192,7 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
+    from engram.corpus.folder import listed_bytes
     from engram.corpus.verify import read_manifest
     from engram_cli.corpus_text import show_info
 
@@ -206,7 +200,7 @@ def info(
     manifest = read_manifest(folder)
     payload = {
         **_summary(folder, manifest),
-        "output_bytes": sum(file["bytes"] for file in manifest["files"]),
+        "output_bytes": listed_bytes(folder, manifest),
         "problems": manifest["problems"],
         "inputs": manifest["inputs"],
     }

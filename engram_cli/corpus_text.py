@@ -45,9 +45,10 @@ def _show_summary(console: Console, payload: dict[str, Any]) -> None:
 def show_built(console: Console, payload: dict[str, Any]) -> None:
     """Print what was built."""
     _show_summary(console, payload)
-    if payload["tokens_per_second"] is not None:
-        rate = format_count(payload["tokens_per_second"])
-        console.print(f"Took {payload['seconds']:.1f} s ({rate} tokens/s).")
+    if not payload["was_finished"]:
+        rate = payload["tokens_per_second"]
+        speed = f" ({format_count(rate)} tokens/s)" if rate is not None else ""
+        console.print(f"Took {payload['seconds']:.1f} s{speed}.")
 
 
 def show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from engram.errors import UsageError
+from engram_cli.output import Output
 
 if TYPE_CHECKING:
     from engram.corpus.ray_engine import RayEngine
-
-KEPT = "What is finished is kept: go on with --resume, or start over with --overwrite."
 
 
 def find_engine(
@@ -40,6 +44,44 @@ def find_engine(
     from engram.corpus.ray_engine import RayEngine
 
     return RayEngine(address, workers)
+
+
+@contextmanager
+def saying_that_it_stops(out: Output) -> Iterator[None]:
+    """Answer Ctrl-C at once while a block runs: workers finish what is under way before it ends."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or current_thread() is not main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A second Ctrl-C does not wait.
+        signal.signal(signal.SIGINT, before)
+        out.note("Stopping; this may take some seconds.")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_stdin: bool) -> None:
+    """Tell the user whether a command that broke off can be resumed.
+
+    Args:
+        out: Where to.
+        error: Why it broke off.
+        folder: The folder that it was to write.
+        reads_stdin: Whether the text came from standard input, which cannot be read again.
+    """
+    from engram.corpus.work import work_folder
+
+    if not reads_stdin and work_folder(folder).exists():
+        out.note("What is finished is kept: go on with --resume, or start over with --overwrite.")
+    elif isinstance(error, KeyboardInterrupt):
+        out.note("Nothing is kept, since nothing that can be resumed was finished: start over.")
 
 
 def cores() -> int:

@@ -12,7 +12,7 @@ import typer
 
 from engram.errors import InputError, UsageError
 from engram.units import plural
-from engram_cli.engine import KEPT, cores, find_engine
+from engram_cli.engine import cores, find_engine, saying_that_it_stops, tell_what_is_kept
 from engram_cli.options import (
     AddressOption,
     ConfigOption,
@@ -147,7 +147,6 @@ def hash(
     from engram.corpus.sources import STDIN
     from engram.corpus.stored_tokens import StoredTokens
     from engram.corpus.unit_work import check_digest
-    from engram.corpus.work import work_folder
     from engram_cli.corpus_text import skipped_text
     from engram_cli.hash_answer import answer, default_note, write_plan
     from engram_cli.hash_text import plan_text, show
@@ -215,7 +214,7 @@ def hash(
             return
         out.note(plan_text(plan))
     try:
-        with out.progress("Hashing", unit="B") as step, doing as ray:
+        with saying_that_it_stops(out), out.progress("Hashing", unit="B") as step, doing as ray:
             hashed = hash_text(
                 reader,
                 file,
@@ -227,9 +226,9 @@ def hash(
                 cache_tokens=measured if cache_curve else None,
                 progress=step,
             )
-    except BaseException:
-        if output is not None and text != STDIN and work_folder(output).exists():
-            out.note(KEPT)
+    except BaseException as error:
+        if output is not None:
+            tell_what_is_kept(out, error, output, text == STDIN)
         raise
     if hashed.was_finished:
         out.note(f"{output} was finished already.")

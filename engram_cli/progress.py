@@ -15,25 +15,32 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from engram import files
 from engram.units import format_bytes, format_count
+
+# A rate over less time says nothing.
+_LEAST_SECONDS = 0.5
 
 
 class _AmountColumn(ProgressColumn):
     """What is done, of how much, and the rate."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        # The bar is what becomes shorter where the line does not fit.
+        super().__init__(Column(no_wrap=True))
         self.unit = unit
 
     def render(self, task: Task) -> Text:
         """Write the amounts of a task."""
         done = self._write(task.completed)
         of = f" / {self._write(task.total)}" if task.total is not None else ""
-        speed = task.finished_speed or task.speed
-        rate = f", {self._write(speed)}/s" if speed else ""
+        # What Rich measures between two reports is no speed where several arrive at once.
+        seconds = task.finished_time or task.elapsed or 0.0
+        speed = (task.completed - task.fields["begin"]) / max(seconds, _LEAST_SECONDS)
+        rate = f", {self._write(speed)}/s" if speed > 0 and seconds >= _LEAST_SECONDS else ""
         return Text(f"{done}{of}{rate}")
 
     def _write(self, amount: float) -> str:
@@ -56,16 +63,22 @@ def progress_bar(title: str, unit: str) -> Iterator[files.Progress]:
         A function to be called with what is done so far and the total.
     """
     columns = (
-        SpinnerColumn(),
+        SpinnerColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         _AmountColumn(unit),
-        TimeRemainingColumn(compact=True),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(title, total=None, begin=0)
+        before: int | None = None
 
         def step(done: int, total: int | None) -> None:
+            nonlocal before
+            if before is None or done < before:
+                # What an earlier run did is no speed of this one; a second pass begins anew.
+                bar.reset(task, total=total, completed=done, begin=done)
             bar.update(task, completed=done, total=total)
+            before = done
 
         yield step

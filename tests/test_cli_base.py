@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_progress_on_a_terminal_only_shows_rate_and_amount(monkeypatch):
         with Output(quiet=quiet).progress("[Hashing]", unit="B") as step:
             for done in range(0, 2**21, 2**19):
                 step(done, 2**21)
-                time.sleep(0.12)
+                time.sleep(0.2)
         return stream.getvalue()
 
     monkeypatch.setenv("TERM", "xterm")
@@ -131,6 +132,30 @@ def test_progress_on_a_terminal_only_shows_rate_and_amount(monkeypatch):
     assert "1.00 MiB / 2.00 MiB" in drawn
     assert "MiB/s" in drawn
     assert draw(quiet=True) == ""
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_progress_fits_its_line_and_says_no_absurd_rate(monkeypatch, width):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    with Output().progress("Tokenising", unit="B") as step:
+        step(8 * 2**20, 24 * 2**20)  # what an earlier run did
+        time.sleep(0.6)
+        step(16 * 2**20, 24 * 2**20)
+        step(24 * 2**20, 24 * 2**20)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", drawn) if line]
+    assert max(map(len, lines)) <= width
+    assert "24.00 MiB / 24.00 MiB, " in lines[-1]
+    rate, _, unit = lines[-1].split(", ")[1].split("/s")[0].partition(" ")
+    assert (10 < float(rate) <= 16 / 0.6, unit) == (True, "MiB")
+    # All lines are one line of the terminal, drawn again and again.
+    assert drawn.count("\n") <= 1
 
 
 # --- Errors ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,80 @@ def test_dry_run_writes_nothing(engram, text, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.fixture
+def unfinished(engram, text, tmp_path, monkeypatch):
+    """A build that broke off behind its first unit, of a text of several."""
+    from engram.corpus import build as module
+
+    text.write_text(TEXT * 20)
+    plan, done = module.plan_units, []
+    monkeypatch.setattr(module, "plan_units", lambda files, split, _: plan(files, split, 9000))
+    run_local = module.run_local
+
+    def break_off(*call):
+        for result in run_local(*call):
+            if done:
+                raise KeyboardInterrupt
+            done.append(result)
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_local", break_off)
+        code, out, err = engram(
+            "corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1"
+        )
+    assert (code, out) == (130, ""), err
+    assert err.count("What is finished is kept: go on with --resume") == 1
+    return tmp_path / "kd"
+
+
+def test_an_unfinished_build_is_refused_by_a_dry_run_too(engram, text, unfinished):
+    words = ("corpus", "build", text, "-t", BPE, "-o", unfinished)
+    for more in ((), ("--dry-run",)):
+        code, out, err = engram(*words, *more)
+        assert (code, out) == (3, "")
+        assert "There is an unfinished build" in err
+        assert err.count("--resume") == 1
+    for more in (("--resume",), ("--resume", "--dry-run")):
+        code, out, err = engram(*words, *more, "--shard-size", "1000")
+        assert code == 3
+        assert "began with shard size 4,194,304, not 1,000." in err
+        assert "What is finished is kept" not in err
+    code, out, err = engram(*words, "--resume", "--no-eos")
+    assert "began with end-of-text tokens yes, not no." in err
+    assert engram(*words, "--dry-run", "--resume")[0] == 0
+    assert engram(*words, "--dry-run", "--overwrite")[0] == 0
+
+
+def test_the_rate_is_that_of_this_run(engram, text, unfinished):
+    words = ("corpus", "build", text, "-t", BPE, "-o", unfinished, "--resume", "--json")
+    payload = answer(engram(*words))
+    assert payload["resumed_units"] >= 1
+    units = json.loads((unfinished / "manifest.json").read_text())["units"]
+    fresh = sum(unit["tokens"] for unit in units[payload["resumed_units"] :])
+    assert 0 < fresh < payload["tokens"]
+    assert payload["tokens_per_second"] == pytest.approx(fresh / payload["seconds"], rel=0.05)
+    again = answer(engram(*words))
+    assert (again["was_finished"], again["tokens_per_second"]) == (True, None)
+
+
+def test_what_breaks_off_before_anything_is_finished_says_so(engram, text, tmp_path, monkeypatch):
+    from engram.corpus import local
+
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(local, "run_unit", interrupt)
+    code, _, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
+    assert code == 130, err
+    stopping, nothing, interrupted = err.splitlines()
+    assert stopping.startswith("Stopping;")
+    assert nothing.startswith("Nothing is kept")
+    assert interrupted == "Interrupted."
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert sorted(tmp_path.iterdir()) == [text]
+
+
 def test_stdin_and_several_inputs(engram, text, tmp_path, monkeypatch):
     lines = tmp_path / "records" / "a.jsonl"
     lines.parent.mkdir()
@@ -130,6 +205,9 @@ def test_info(engram, folder):
     assert payload["inputs"][0]["bytes"] == len(TEXT)
     out = engram("corpus", "info", folder)[1]
     assert out.startswith(f"{DOCUMENTS} documents, ")
+    assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    error = failure(engram("corpus", "info", folder / "nope", "--json"), 4)
+    assert error["message"] == f"{folder / 'nope'}: no such folder."
     failure(engram("corpus", "info", folder.parent, "--json"), 4)
 
 
@@ -138,6 +216,11 @@ def test_verify(engram, folder, text):
     assert payload["ok"] is True
     assert [check["ok"] for check in payload["checks"]] == [True] * 5
     assert "41 documents tokenised again are equal" in payload["checks"][-1]["detail"]
+    one = folder.with_name("one")
+    engram("corpus", "build", text, "-t", BPE, "-o", one, "--split", "file")
+    out = engram("corpus", "verify", one)[1]
+    assert "counts: 1 document, " in out
+    assert "text: 1 document tokenised again is equal" in out
     text.unlink()
     payload = answer(engram("corpus", "verify", folder, "--json"))
     assert [check["ok"] for check in payload["checks"]] == [True] * 4 + [None]

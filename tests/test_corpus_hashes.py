@@ -161,7 +161,7 @@ def test_what_is_unfinished_is_neither_lost_nor_mixed_up(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="unfinished build") as caught:
         write(TextReader(path), tmp_path / "out")
     assert "--resume" in caught.value.hint
-    with pytest.raises(InputError, match="began with other format"):
+    with pytest.raises(InputError, match="began with format npy, not parquet"):
         write(TextReader(path), tmp_path / "out", resume=True, format="parquet")
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match="began with other inputs"):

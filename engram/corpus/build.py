@@ -12,7 +12,13 @@ from typing import Any
 import engram
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.documents import Split
-from engram.corpus.folder import MANIFEST, check_folder, new_folder, write_manifest
+from engram.corpus.folder import (
+    MANIFEST,
+    check_folder,
+    listed_bytes,
+    new_folder,
+    write_manifest,
+)
 from engram.corpus.local import run_local
 from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError
 from engram.corpus.reading_errors import no_text
@@ -20,6 +26,7 @@ from engram.corpus.sources import Source
 from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards
 from engram.corpus.tokenise import check_eos, token_dtype
 from engram.corpus.unit_work import (
+    Report,
     UnitResult,
     UnitRules,
     UnitTask,
@@ -27,13 +34,13 @@ from engram.corpus.unit_work import (
     read_unit,
 )
 from engram.corpus.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.work import discard, working
+from engram.corpus.work import check_work, discard, working
 from engram.files import Progress
 
 SCHEMA = "engram.corpus/1"
 
-# Does units and gives each one's index and result, in their order.
-Engine = Callable[[Sequence[UnitTask]], Iterator[tuple[int, UnitResult]]]
+# Does units and gives each one's index and result, in their order; reports the bytes it has read.
+Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class BuiltCorpus:
     Attributes:
         manifest: The corpus's manifest.
         written_bytes: Bytes of the folder.
+        fresh_tokens: Tokens of the units that were done now.
         resumed_units: Units that an earlier run had finished.
         was_finished: Whether the whole corpus was there already.
         engines: What tokenised it, as sentences.
@@ -70,6 +78,7 @@ class BuiltCorpus:
 
     manifest: dict[str, Any]
     written_bytes: int
+    fresh_tokens: int
     resumed_units: int
     was_finished: bool
     engines: tuple[str, ...] = ()
@@ -119,19 +128,20 @@ def build_corpus(
     if resume and (finished := _finished(folder, job)) is not None:
         discard(folder)
         return finished
-    check_corpus_folder(folder, overwrite)
+    check_folder(folder, SCHEMA, overwrite)
     with working(folder, job, resume, overwrite) as work:
         tasks = plan_tasks(sources, tokenizer, rules, work, unit_bytes)
         results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
-        resumed = len(results)
+        resumed = frozenset(results)
         todo = [task for task in tasks if task.index not in results]
-        total = sum(task.unit.size_bytes for task in tasks)
-        done_bytes = sum(tasks[index].unit.size_bytes for index in results)
-        for index, result in (engine or (lambda tasks: run_local(tasks, workers)))(todo):
+        report = _report(tasks, resumed, progress)
+        report(0)
+        done_bytes = 0
+        do = engine or (lambda tasks, report: run_local(tasks, workers, report))
+        for index, result in do(todo, report):
             results[index] = result
             done_bytes += tasks[index].unit.size_bytes
-            if progress is not None:
-                progress(done_bytes, total)
+            report(done_bytes)
         ordered = [results[task.index] for task in tasks]
         if not sum(result.tokens for result in ordered):
             shutil.rmtree(work)
@@ -169,9 +179,45 @@ def plan_tasks(
     return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
 
 
-def check_corpus_folder(folder: Path, overwrite: bool) -> None:
-    """Check that a corpus may appear at a path; see `engram.folders.check_folder`."""
-    check_folder(folder, SCHEMA, overwrite)
+def check_build(
+    sources: Sequence[Source],
+    tokenizer: TokenizerFile,
+    folder: Path,
+    rules: BuildRules,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    unit_bytes: int = UNIT_BYTES,
+) -> None:
+    """Check that `build_corpus` may begin with the same arguments; nothing is written.
+
+    Raises:
+        InputError: What `build_corpus` would raise before it begins.
+    """
+    check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
+    job = text_job(sources, tokenizer, rules, unit_bytes)
+    if not resume or _finished(folder, job) is None:
+        check_folder(folder, SCHEMA, overwrite)
+        check_work(folder, job, resume, overwrite)
+
+
+def _report(
+    tasks: Sequence[UnitTask], resumed: frozenset[int], progress: Progress | None
+) -> Report:
+    """Return what reports progress from the bytes of the units that are done now."""
+    total = sum(task.unit.size_bytes for task in tasks)
+    before = sum(tasks[index].unit.size_bytes for index in resumed)
+    highest = -1
+
+    def report(read_bytes: int) -> None:
+        nonlocal highest
+        # Workers are ahead of the units that are counted, and a file's share is only about its own.
+        done = min(before + read_bytes, total) if total else read_bytes
+        if progress is not None and done > highest:
+            highest = done
+            progress(done, total or None)
+
+    return report
 
 
 def text_job(
@@ -212,9 +258,8 @@ def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if {key: manifest[key] for key in job} != without_times(job):
             return None
-        size = sum(int(file["bytes"]) for file in manifest["files"])
-        size += (folder / MANIFEST).stat().st_size
-        return BuiltCorpus(manifest, size, len(manifest["units"]), was_finished=True)
+        size = listed_bytes(folder, manifest)
+        return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -227,7 +272,7 @@ def _assemble(
     tokenizer: TokenizerFile,
     rules: BuildRules,
     overwrite: bool,
-    resumed: int,
+    resumed: frozenset[int],
 ) -> BuiltCorpus:
     """Put the units together as shards, in a folder that appears whole."""
     problems = [problem for result in results for problem in result.problems]
@@ -258,7 +303,8 @@ def _assemble(
     return BuiltCorpus(
         manifest,
         size,
-        resumed,
+        sum(result.tokens for i, result in enumerate(results) if i not in resumed),
+        len(resumed),
         was_finished=False,
         engines=tuple(sorted({result.engine for result in results})),
         warnings=tuple(sorted({result.problem for result in results} - {""})),

@@ -59,6 +59,13 @@ def write_manifest(
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
+    """Return the bytes of a folder that is whole: its manifest's own and the files it lists."""
+    return (
+        sum(int(file["bytes"]) for file in manifest["files"]) + (folder / MANIFEST).stat().st_size
+    )
+
+
 def _own_files(folder: Path, schema: str) -> set[str] | None:
     """Names of the files that a folder's manifest lists; None when it has no such manifest."""
     try:

@@ -80,8 +80,9 @@ class Prediction:
         distinct_ngrams: How many are expected; an estimate, but for lengths at points of the curve.
         relative_error: By how much the same prediction missed at most, as a fraction of the truth,
             when it was made from shorter beginnings of the text for as many times their length;
-            None without checks: the text is too short for them, or the length is inside of it. Of 236 predictions from parts of an English
-            text, a dictionary and Python code, five in six were within it.
+            None without checks: the text is too short for them, or the length is inside of it. Of
+            236 predictions from parts of an English text, a dictionary and Python code, five in six
+            were within it.
         checks: From how many beginnings.
     """
 

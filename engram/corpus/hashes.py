@@ -26,6 +26,7 @@ from engram.corpus.shards import (
 from engram.corpus.statistics import LayerStatistics
 from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
 from engram.corpus.tokenise import Tokens, token_dtype
+from engram.corpus.work import check_work
 from engram.files import write_json
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Target:
     resume: bool = False
 
     def check(self) -> None:
-        """Check that the folder may appear and the format can be written.
+        """Check that the folder may appear, no unfinished one is lost, the format can be written.
 
         Raises:
             InputError: Something is there that is not to be replaced.
@@ -63,6 +64,7 @@ class Target:
         """
         check_format(self.format)
         check_folder(self.folder, MANIFEST_SCHEMA, self.overwrite)
+        check_work(self.folder, None, self.resume, self.overwrite)
 
     def manifest(self) -> dict[str, Any] | None:
         """Return what the folder that is there says of itself; None when there is none."""

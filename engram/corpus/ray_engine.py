@@ -25,7 +25,7 @@ from engram.corpus.growth import pieces
 from engram.corpus.local import WorkerLostError
 from engram.corpus.statistics import Statistics
 from engram.corpus.tokenise import TokenBatch
-from engram.corpus.unit_work import UnitResult, UnitTask, write_unit
+from engram.corpus.unit_work import Report, UnitResult, UnitTask, behind, write_unit
 from engram.errors import MissingError, MissingPackageError, UsageError
 
 RETRIES = 3
@@ -109,16 +109,24 @@ class RayEngine:
                 address=self._address,
             ) from error
 
-    def run_units(self, tasks: Sequence[UnitTask]) -> Iterator[tuple[int, UnitResult]]:
+    def run_units(
+        self, tasks: Sequence[UnitTask], report: Report
+    ) -> Iterator[tuple[int, UnitResult]]:
         """Do units of a corpus; their files are written here. See `engram.corpus.build`.
+
+        Args:
+            tasks: The units.
+            report: Called with the bytes of all of them that were read so far.
 
         Raises:
             InputError: A document cannot be read or encoded.
             MissingFileError: A worker does not see the text or the tokenizer.
             WorkerLostError: A task lost its worker too often.
         """
+        before = 0
         for task, parts in zip(tasks, self._encode(tasks), strict=True):
-            yield task.index, write_unit(task, parts)
+            yield task.index, write_unit(task, parts, behind(report, before))
+            before += task.unit.size_bytes
 
     def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[TokenBatch | UnitResult]:
         """Tokenise units one after the other; yields and raises what `encode_unit` does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -24,6 +24,9 @@ from engram.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
+
+# Called with the bytes of text that were read so far.
+Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,15 @@ class UnitResult:
     problem: str
 
 
-def run_unit(task: UnitTask) -> UnitResult:
-    """Tokenise a unit and write its files; raises what `encode_unit` does."""
+def run_unit(task: UnitTask, report: Report) -> UnitResult:
+    """Tokenise a unit and write its files; raises what `encode_unit` does.
+
+    Args:
+        task: The unit.
+        report: Called with the bytes of it that were read so far.
+    """
     with closing(encode_unit(task)) as parts:
-        return write_unit(task, parts)
+        return write_unit(task, parts, report)
 
 
 def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
@@ -137,8 +145,16 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
     )
 
 
-def write_unit(task: UnitTask, parts: Iterable[TokenBatch | UnitResult]) -> UnitResult:
-    """Write the files of a unit from what `encode_unit` yields, the one that says so last."""
+def write_unit(
+    task: UnitTask, parts: Iterable[TokenBatch | UnitResult], report: Report
+) -> UnitResult:
+    """Write the files of a unit from what `encode_unit` yields, the one that says so last.
+
+    Args:
+        task: The unit.
+        parts: Its documents and what is known of it.
+        report: Called with the bytes of it that were read so far.
+    """
     with (
         atomic_write(_file(task, "tokens")) as tokens,
         atomic_write(_file(task, "lengths")) as lengths,
@@ -149,8 +165,14 @@ def write_unit(task: UnitTask, parts: Iterable[TokenBatch | UnitResult]) -> Unit
                 continue
             for file, data in zip((tokens, lengths), _data(part), strict=True):
                 file.write(data)
+            report(part.read_bytes)
     write_json(_file(task, "json"), asdict(result))
     return result
+
+
+def behind(report: Report, before: int) -> Report:
+    """Return what reports the bytes of a unit that comes after `before` bytes of others."""
+    return lambda read_bytes: report(before + read_bytes)
 
 
 def finished_unit(task: UnitTask) -> UnitResult | None:

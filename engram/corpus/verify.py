@@ -19,6 +19,7 @@ from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.tokenise import token_dtype, tokenise
 from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.units import plural
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -51,6 +52,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CorruptFileError: The manifest is torn, or that of something else.
     """
     path = folder / MANIFEST
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: no such folder.", "Check the path.", folder=str(folder))
     if not path.is_file():
         raise MissingFileError(
             f"{folder} is no corpus: it has no {MANIFEST}.",
@@ -129,7 +132,9 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
     listed = {shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS}
     wrong += [f"{name} has no digest" for name in sorted(listed - expected.keys())]
     size = sum(int(file["bytes"]) for file in manifest["files"])
-    return _check("files", wrong, f"{len(expected)} files, {size:,} bytes, all digests equal")
+    return _check(
+        "files", wrong, f"{plural(len(expected), 'file')}, {size:,} bytes, all digests equal"
+    )
 
 
 def _names(folder: Path) -> set[str]:
@@ -154,7 +159,8 @@ def _check_counts(
     for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
         if (len(tokens), len(bounds) - 1) != (entry["tokens"], entry["documents"]):
             wrong.append(
-                f"{entry['tokens_file']}: {len(tokens):,} tokens and {len(bounds) - 1:,} documents,"
+                f"{entry['tokens_file']}: {plural(len(tokens), 'token')} and "
+                f"{plural(len(bounds) - 1, 'document')},"
                 f" not {entry['tokens']:,} and {entry['documents']:,}"
             )
     counts = manifest["counts"]
@@ -164,7 +170,9 @@ def _check_counts(
             if total != counts[kind]:
                 wrong.append(f"the {name} have {total:,} {kind}, not {counts[kind]:,}")
     return _check(
-        "counts", wrong, f"{counts['documents']:,} documents, {counts['tokens']:,} tokens"
+        "counts",
+        wrong,
+        f"{plural(counts['documents'], 'document')}, {plural(counts['tokens'], 'token')}",
     )
 
 
@@ -238,8 +246,10 @@ def _check_sample(
     if not compared and not wrong:
         detail = f"{', '.join(sorted(missing)[:3])} is not there" if missing else "no documents"
         return Check(name, None, f"not compared: {detail}")
-    left = f"; {len(missing)} files are not there" if missing else ""
-    return _check(name, wrong, f"{compared:,} documents tokenised again are equal{left}")
+    left = f"; not there: {plural(len(missing), 'file')}" if missing else ""
+    are = "is" if compared == 1 else "are"
+    documents = plural(compared, "document")
+    return _check(name, wrong, f"{documents} tokenised again {are} equal{left}")
 
 
 def _documents(

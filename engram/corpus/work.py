@@ -15,6 +15,8 @@ from engram.errors import InputError
 from engram.files import NO_ROOM, write_json
 
 _JOB = "job.json"
+# How people call what a job's keys hold, where that is not their name.
+_NAMES = {"shard_tokens": "shard size", "add_eos": "end-of-text tokens"}
 
 
 def work_folder(folder: Path) -> Path:
@@ -39,29 +41,8 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
     Raises:
         InputError: Something is in the way, the job differs, or another process is at work.
     """
+    check_work(folder, job, resume, overwrite)
     work = work_folder(folder)
-    before = _read_job(work)
-    if work.exists() and before is None and any(work.iterdir()):
-        raise InputError(
-            f"{work} is in the way and was not written by this command.",
-            "Move it away, or choose another folder.",
-            output=str(folder),
-            work=str(work),
-        )
-    if before is not None and not resume and not overwrite:
-        raise InputError(
-            f"There is an unfinished build of {folder} ({work.name} beside it).",
-            "Go on with --resume, or start over with --overwrite.",
-            output=str(folder),
-            work=str(work),
-        )
-    if before is not None and resume and (differs := _differences(before, job)):
-        raise InputError(
-            f"The unfinished build of {folder} began with other {', '.join(differs)}.",
-            "Give what it began with, or start over with --overwrite and without --resume.",
-            output=str(folder),
-            differs=differs,
-        )
     work.mkdir(parents=True, exist_ok=True)
     with _lock(work, folder):
         try:
@@ -76,6 +57,49 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
                 error.filename = str(folder)  # the name that the user knows
             raise
         shutil.rmtree(work)
+
+
+def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite: bool) -> None:
+    """Check that a build of a folder may begin; nothing is written.
+
+    Args:
+        folder: The folder that is built.
+        job: What the results follow from; None leaves out whether that is what they began with.
+        resume: Whether to go on with what is there.
+        overwrite: Whether what is there may be thrown away.
+
+    Raises:
+        InputError: What `working` raises.
+    """
+    work = work_folder(folder)
+    before = _read_job(work)
+    if work.exists() and before is None and any(work.iterdir()):
+        raise InputError(
+            f"{work} is in the way and was not written by this command.",
+            "Move it away, or choose another folder.",
+            output=str(folder),
+            work=str(work),
+        )
+    if before is not None:
+        with _lock(work, folder):
+            pass
+    if before is not None and not resume and not overwrite:
+        raise InputError(
+            f"There is an unfinished build of {folder} ({work.name} beside it).",
+            "Go on with --resume, or start over with --overwrite.",
+            output=str(folder),
+            work=str(work),
+        )
+    if before is not None and job is not None and resume:
+        differs = _differences(before, job)
+        if differs:
+            words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
+            raise InputError(
+                f"The unfinished build of {folder} began with {words}.",
+                "Give what it began with, or start over with --overwrite and without --resume.",
+                output=str(folder),
+                differs=differs,
+            )
 
 
 def discard(folder: Path) -> None:
@@ -100,7 +124,33 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
     # A unit that was done without an error to stop at has none to skip.
     if "on_error" in differs and before.get("on_error") == "stop":
         differs.remove("on_error")
+    # Without an end of documents, it is none of the tokenizer's either.
+    if "add_eos" in differs and "tokenizer" in differs:
+        both = (before.get("tokenizer"), job["tokenizer"])
+        first, second = ({**(one or {}), "eos_id": None} for one in both)
+        if first == second:
+            differs.remove("tokenizer")
     return differs
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """Say what a build began with, and what is given now."""
+    if key == "inputs":
+        files = {file["name"]: file for file in before or ()}
+        changed = [file["name"] for file in now if files.get(file["name"], file) != file]
+        return f"other inputs ({changed[0]} has changed since)" if changed else "other inputs"
+    if isinstance(now, dict):
+        before, now = (before or {}).get("name"), now["name"]
+        if before == now:
+            return f"another {key} of the name {now}"
+    name = _NAMES.get(key, key.replace("_", " "))
+    return f"{name} {_value(before)}, not {_value(now)}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "no" if value is False else "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _read_job(work: Path) -> dict[str, Any] | None:
