@@ -24,7 +24,7 @@ from engram_cli.options import (
 )
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
-from engram_cli.values import blaming, read_dtype
+from engram_cli.values import FLOAT_DTYPES, blaming, read_float_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,8 +50,8 @@ def attach(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            parser=read_dtype,
-            help="Stored dtype of the memory: float32, bfloat16, float16. Default: the base's. "
+            parser=read_float_dtype,
+            help=f"Stored dtype of the memory: {FLOAT_DTYPES}. Default: the base's. "
             "A model is loaded in one dtype.",
         ),
     ] = None,

@@ -22,7 +22,7 @@ from engram_cli.options import (
     VerboseOption,
 )
 from engram_cli.output import Output
-from engram_cli.values import blaming, read_dtype
+from engram_cli.values import DTYPES, blaming, read_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +54,8 @@ def convert(
         typer.Option(
             metavar="DTYPE",
             parser=read_dtype,
-            help="dtype of the tables: float32, bfloat16, float16, fp8 or int8; floats are for the "
-            "rest of the memory, too. Default: as they are.",
+            help=f"dtype of the tables: {DTYPES}; floats are for the rest of the memory, too. "
+            "Default: as they are.",
         ),
     ] = None,
     base: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from engram.errors import InputError
-from engram_cli.values import read_count, read_dtype, reader
+from engram_cli.values import DTYPES, read_count, read_dtype, reader
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")]
@@ -85,7 +85,7 @@ TableDtypeOption = Annotated[
     typer.Option(
         metavar="DTYPE",
         parser=read_dtype,
-        help="dtype of the tables: float32, bfloat16, float16, fp8 or int8. Default: as stated.",
+        help=f"dtype of the tables: {DTYPES}. Default: as stated.",
     ),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 import tiny
@@ -150,3 +151,18 @@ def test_verify_names_a_template(capsys, tmp_path, monkeypatch):
     assert end.value.code == 4
     assert "deepseek-v4.1-flash is a template" in said
     assert "engram report deepseek-v4.1-flash" in said
+
+
+@pytest.mark.parametrize("command", ["attach", "convert", "report", "size"])
+def test_the_help_of_dtype_lists_what_its_refusal_lists(command, capsys):
+    listed = []
+    for words in (["--help"], ["x", "--dtype", "bf17"][command == "size" :]):
+        with pytest.raises(SystemExit) as end:
+            app([command, *words])
+        assert end.value.code == (0 if words == ["--help"] else 2)
+        seen = capsys.readouterr()
+        text = " ".join((seen.out + seen.err).split())
+        (names,) = re.findall(r"(?:tables:|memory:|One of) (float64(?:, \w+)+)", text)
+        listed.append(names)
+    assert listed[0] == listed[1]
+    assert ("fp8" in listed[0]) == (command != "attach")
