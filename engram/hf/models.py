@@ -40,7 +40,7 @@ class EngramForCausalLM:
     ) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         settings = config.engram
-        if not settings:
+        if not isinstance(settings, dict) or not {"addresses", "config"} <= settings.keys():
             raise MismatchError(
                 f"The config of this {type(self).__name__} has no memory.",
                 "Attach one first: engram attach MODEL -c CONFIG -o FOLDER",
