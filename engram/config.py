@@ -34,7 +34,9 @@ class EngramConfig:
     layout: str = _doc(
         "Published family whose rules apply: demo, deepseek_v41 or qwen_ple.", "demo"
     )
-    tokenizer: str | None = _doc("Tokenizer: folder, tokenizer.json, hub id or package:NAME.")
+    tokenizer: str | None = _doc(
+        "Tokenizer: folder or tokenizer.json (relative to this file), hub id or package:NAME."
+    )
     hidden_size: int = _doc("Width D of the backbone's hidden states.")
     engram_vocab_size: int = _doc("Number of token ids that are hashed: the tokenizer's length.")
     engram_table_size: list[int] = _doc("Rows per n-gram ORDER (2, 3, ...), summed over its heads.")

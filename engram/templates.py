@@ -104,9 +104,10 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
     path = find_config(name_or_path)
     config = read_config(path)
     beside = path.parent / (config.tokenizer or "")
-    # A relative path means what it means where the config is.
-    is_beside = config.tokenizer is not None and beside.exists()
-    return replace(config, tokenizer=str(beside)) if is_beside else config
+    if config.tokenizer and beside.exists():
+        # A relative path means what it means where the config is.
+        return replace(config, tokenizer=str(beside))
+    return config
 
 
 def _holds_memory(folder: Path) -> bool:
