@@ -12,7 +12,13 @@ import typer
 
 from engram.errors import UsageError
 from engram.units import plural
-from engram_cli.engine import cores, find_engine, saying_that_it_stops, tell_what_is_kept
+from engram_cli.engine import (
+    cores,
+    find_engine,
+    saying_that_it_stops,
+    tell_engines,
+    tell_what_is_kept,
+)
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
     AddressOption,
@@ -159,8 +165,7 @@ def build(
     elif built.resumed_units:
         units = plural(built.resumed_units, "unit")
         out.note(f"Went on behind {units} of work that an earlier run had finished.")
-    for sentence in built.engines:
-        out.note(sentence)
+    tell_engines(out, built.engines)
     for warning in built.warnings:
         out.warn(warning)
     manifest = built.manifest

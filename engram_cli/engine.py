@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -65,6 +65,15 @@ def saying_that_it_stops(out: Output) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def tell_engines(out: Output, sentences: Sequence[str]) -> None:
+    """Tell the user what tokenised a text, and with ``-v`` why."""
+    for sentence in sentences:
+        what, _, why = sentence.partition("\n")
+        out.note(what)
+        if why:
+            out.detail(why)
 
 
 def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_stdin: bool) -> None:

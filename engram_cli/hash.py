@@ -12,7 +12,13 @@ import typer
 
 from engram.errors import InputError, UsageError
 from engram.units import plural
-from engram_cli.engine import cores, find_engine, saying_that_it_stops, tell_what_is_kept
+from engram_cli.engine import (
+    cores,
+    find_engine,
+    saying_that_it_stops,
+    tell_engines,
+    tell_what_is_kept,
+)
 from engram_cli.options import (
     AddressOption,
     ConfigOption,
@@ -235,8 +241,7 @@ def hash(
     elif hashed.resumed_shards:
         shards = plural(hashed.resumed_shards, "shard")
         out.note(f"Went on behind {shards} that an earlier run had finished.")
-    for sentence in hashed.notes.engines:
-        out.note(sentence)
+    tell_engines(out, hashed.notes.engines)
     for warning in hashed.notes.warnings:
         out.warn(warning)
     if hashed.notes.skipped:

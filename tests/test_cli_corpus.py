@@ -152,6 +152,20 @@ def test_the_rate_is_that_of_this_run(engram, text, unfinished):
     assert (again["was_finished"], again["tokens_per_second"]) == (True, None)
 
 
+def test_why_the_fast_engine_is_not_used_is_a_detail(engram, text, tmp_path, monkeypatch):
+    from engram.corpus import unit_work
+
+    sentence = "Tokenised with tokenizers (gigatoken does not support this tokenizer)."
+    monkeypatch.setattr(
+        unit_work, "_fast_encoder", lambda *_: (None, f"{sentence}\nThe reason: none.")
+    )
+    words = ("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "--overwrite")
+    _, _, err = engram(*words)
+    assert sentence in err
+    assert "The reason" not in err
+    assert f"{sentence}\nThe reason: none.\n" in engram(*words, "-v")[2]
+
+
 def test_what_breaks_off_before_anything_is_finished_says_so(engram, text, tmp_path, monkeypatch):
     from engram.corpus import local
 

@@ -72,7 +72,7 @@ class BuiltCorpus:
         fresh_tokens: Tokens of the units that were done now.
         resumed_units: Units that an earlier run had finished.
         was_finished: Whether the whole corpus was there already.
-        engines: What tokenised it, as sentences.
+        engines: What tokenised it, as sentences; a line below says why, where it has to.
         warnings: Why the fast engine was given up, where it was.
     """
 

@@ -59,8 +59,8 @@ class FastEncoder:
             `tokenizers`; empty when nothing was.
 
     Raises:
-        ValueError: gigatoken is not installed or cannot be trusted with this tokenizer; with the
-            reason.
+        ImportError: gigatoken is not installed.
+        ValueError: gigatoken cannot be trusted with this tokenizer; with the reason.
     """
 
     def __init__(self, tokenizer: TokenizerFile, reference: Tokenizer) -> None:
@@ -267,12 +267,8 @@ def _check_kind(reference: Tokenizer) -> None:
 
 
 def _load(source: bytes) -> Any:
-    try:
-        from gigatoken.gigatoken_rs import BPETokenizer, load_hf_json
-    except ImportError as error:
-        raise ValueError(
-            "gigatoken is not installed (pip install 'engram-toolkit[fast]')"
-        ) from error
+    from gigatoken.gigatoken_rs import BPETokenizer, load_hf_json
+
     try:
         encoder = load_hf_json(source)
     except (KeyboardInterrupt, SystemExit, MemoryError):

@@ -27,7 +27,7 @@ class Notes:
     Attributes:
         skipped: Documents that were left out.
         problems: What was wrong with them, the first hundred.
-        engines: What tokenised it, and why, as sentences.
+        engines: What tokenised it, as sentences; a line below says why, where it has to.
         warnings: Why the fast engine was given up, where it was.
     """
 

@@ -98,14 +98,18 @@ def fast_encoder(
 
     Returns:
         gigatoken's encoder, None where `tokenizers` encodes everything; and a sentence that says
-        so, and why.
+        so; why gigatoken does not support the tokenizer is on a line of its own below.
     """
     if size_bytes is not None and size_bytes < WORTH_BYTES:
         return None, "Tokenised with tokenizers: the text is small."
     try:
         fast = FastEncoder(tokenizer, whole_documents(tokenizer).tokenizer)
+    except ImportError:
+        install = "pip install 'engram-toolkit[fast]'"
+        return None, f"Tokenised with tokenizers: gigatoken is not installed ({install})."
     except ValueError as error:
-        return None, f"Tokenised with tokenizers: {error}."
+        sentence = "Tokenised with tokenizers (gigatoken does not support this tokenizer)."
+        return None, f"{sentence}\nThe reason: {error}."
     return fast, f"Tokenised with {fast_name()}, compared with tokenizers in samples."
 
 
