@@ -148,7 +148,7 @@ def hash(
     from engram.corpus.growth import FIRST_TOKENS
     from engram.corpus.hashes import Target
     from engram.corpus.memory import find_memory
-    from engram.corpus.pipeline import hash_text
+    from engram.corpus.pipeline import check_target, hash_text
     from engram.corpus.readers import TextReader
     from engram.corpus.sources import STDIN
     from engram.corpus.stored_tokens import StoredTokens
@@ -214,6 +214,7 @@ def hash(
     elif reader.ignored_files:
         out.note(f"{plural(reader.ignored_files, 'file')} of {text}: no text, not read.")
     if target is not None:
+        check_target(reader, file, addresses, eos, target)
         plan = write_plan(target, reader, file, addresses)
         if dry_run:
             out.result(plan, lambda console: console.print(plan_text(plan)))

@@ -168,6 +168,15 @@ def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch)
         code, out, err = engram(*words)
     assert (code, out) == (5, "")
     assert "go on with --resume" in err
+    for more, message in (
+        (("--resume", "--format", "parquet"), "began with format npy, not parquet."),
+        ((), "There is an unfinished build"),
+    ):
+        for dry in ((), ("--dry-run",)):
+            code, _, err = engram(*words[:-1], *more, *dry)
+            assert code == 3
+            assert message in err
+            assert "What is finished is kept" not in err
     payload = answer(engram(*words, "--resume", "-j", "2"))
     assert (payload["was_finished"], payload["resumed_shards"]) == (False, 0)
     for file in (tmp_path / "whole").iterdir():

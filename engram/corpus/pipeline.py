@@ -23,7 +23,7 @@ from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.token_stream import Notes, TokenStream, text_rules
 from engram.corpus.tokenise import TokenBatch, tokenise
 from engram.corpus.units import UNIT_BYTES
-from engram.corpus.work import discard, working
+from engram.corpus.work import check_work, discard, working
 from engram.errors import InputError
 from engram.files import Progress
 
@@ -122,6 +122,28 @@ def hash_text(
     return replace(hashed, seconds=time.perf_counter() - started)
 
 
+def check_target(
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool,
+    target: Target,
+) -> None:
+    """Check that `hash_text` may write to a target; nothing is written.
+
+    Whether a folder that is there is the one asked for, only `hash_text` can tell.
+
+    Raises:
+        InputError: Something is there that is not to be replaced, or a build to be resumed began
+            with something else.
+        MissingPackageError: parquet needs pyarrow.
+    """
+    if not target.resume or target.manifest() is None:
+        target.check()
+        job = _job(reader, tokenizer, addresses, add_eos, target, UNIT_BYTES)
+        check_work(target.folder, job, target.resume, target.overwrite)
+
+
 def estimate_bytes(
     reader: TextReader | StoredTokens, tokenizer: TokenizerFile, addresses: Addresses
 ) -> int | None:
@@ -158,7 +180,7 @@ class _Work:
         self, reader: TextReader | StoredTokens, target: Target, progress: Progress | None
     ) -> HashedText:
         """Write hash ids; statistics are collected on the way."""
-        job = self._job(reader, target)
+        job = _job(reader, self.tokenizer, self.addresses, self.add_eos, target, self.unit_bytes)
         with ExitStack() as stack:
             work = stack.enter_context(working(target.folder, job, target.resume, target.overwrite))
             notes = Notes()
@@ -193,19 +215,6 @@ class _Work:
         """Return what the manifest says, but for the files."""
         counts = {key: getattr(hashed, key) for key in ("documents", "tokens", "ids")}
         return describe(target, self.tokenizer, self.addresses, self.add_eos, counts, hashed.layers)
-
-    def _job(self, reader: TextReader | StoredTokens, target: Target) -> dict[str, Any]:
-        """Everything that the bytes of the target follow from."""
-        if isinstance(reader, StoredTokens):
-            text = {
-                "engram_version": engram.__version__,
-                "tokens_sha256": sha256_of(reader.folder / MANIFEST),
-                "shard_tokens": target.shard_tokens,
-            }
-        else:
-            rules = text_rules(reader, self.add_eos, target.shard_tokens)
-            text = text_job(reader.sources, self.tokenizer, rules, self.unit_bytes)
-        return {**text, "fingerprint": self.addresses.fingerprint, "format": target.format}
 
     def _take(
         self,
@@ -253,6 +262,27 @@ class _Work:
             cache_tokens=0 if sample is None else sample.tokens,
             caches=() if sample is None else sample.layers(),
         )
+
+
+def _job(
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool,
+    target: Target,
+    unit_bytes: int,
+) -> dict[str, Any]:
+    """Everything that the bytes of a target follow from."""
+    if isinstance(reader, StoredTokens):
+        text = {
+            "engram_version": engram.__version__,
+            "tokens_sha256": sha256_of(reader.folder / MANIFEST),
+            "shard_tokens": target.shard_tokens,
+        }
+    else:
+        rules = text_rules(reader, add_eos, target.shard_tokens)
+        text = text_job(reader.sources, tokenizer, rules, unit_bytes)
+    return {**text, "fingerprint": addresses.fingerprint, "format": target.format}
 
 
 def _one_ahead(items: Generator[T]) -> Generator[T]:
