@@ -172,6 +172,36 @@ def test_bytes_do_not_depend_on_workers(tmp_path):
     assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_moves_within_units_and_begins_where_an_earlier_run_ended(tmp_path, workers):
+    path = text_file(tmp_path, text=TEXT * 60)
+    size, seen = path.stat().st_size, []
+    assert size > 2.5 * 2**20
+
+    def step(done, total):
+        seen.append(done)
+        assert total == size
+
+    options = {"unit_bytes": size * 2 // 3, "workers": workers, "progress": step}
+    assert len(build(path, tmp_path / "out", **options).manifest["units"]) == 2
+    assert seen[0] == 0
+    assert seen[-1] == size
+    assert seen == sorted(set(seen))
+    if workers == 1:
+        assert len([done for done in seen if 0 < done < size * 2 // 3]) >= 1
+    seen.clear()
+
+    def stop(done, _total):
+        if done == size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(path, tmp_path / "two", **{**options, "workers": 1, "progress": stop})
+    assert build(path, tmp_path / "two", resume=True, **options).resumed_units == 1
+    assert seen[0] > size // 2
+    assert seen[-1] == size
+
+
 def test_skipped_documents_are_named_by_line_in_every_unit(tmp_path):
     path = tmp_path / "text.txt"
     text = TEXT.encode()
