@@ -241,7 +241,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed_is_the_same(tmp_path, workers):
-    path = text_file(tmp_path)
+    path = text_file(tmp_path, text=TEXT * 4)  # workers run ahead of what is said
     build(path, tmp_path / "whole")
     script = tmp_path / "run.py"
     script.write_text(RUN.format(tests=str(Path(__file__).parent)))
