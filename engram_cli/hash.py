@@ -203,7 +203,7 @@ def hash(
         if not resume:
             target.check()
     memory, file, addresses = find_memory(
-        _memory_config(config) if config is not None else None,
+        _memory_config(out, config) if config is not None else None,
         tokenizer,
         layers,
     )
@@ -263,13 +263,14 @@ def hash(
         out.next_step(f"{shlex.join(words)} -o FOLDER writes the ids.")
 
 
-def _memory_config(name: str) -> EngramConfig:
+def _memory_config(out: Output, name: str) -> EngramConfig:
     """Read a config file or template, or what a checkpoint with a memory says of itself."""
-    from engram.templates import load_config
+    from engram.templates import is_template
+    from engram_cli.config_name import read_named
 
     folder = Path(name)
-    if not folder.is_dir():
-        return load_config(name)
+    if is_template(name) or not folder.is_dir():
+        return read_named(out, name)
     from engram.checkpoints.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(folder)
