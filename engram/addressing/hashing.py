@@ -33,8 +33,8 @@ _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
 _NO_MAP = np.empty(0, dtype=np.int32)
 # Two threads on fewer ids than this take longer than one.
 _IDS_PER_THREAD = 2**18
-# Output that is larger than a core's cache is written past it.
-_STREAMED_BYTES = 2**23
+# Output that no cache keeps until it is read is written past them.
+_STREAMED_BYTES = 2**26
 # What the numpy form takes, and what loading numba and the kernel takes.
 _SECONDS_PER_CALL = 1e-4
 _SECONDS_PER_ID = 3.5e-9
