@@ -6,10 +6,7 @@ order.
 
 from __future__ import annotations
 
-import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +23,7 @@ from engram.addressing.hash_inputs import (
 )
 from engram.addressing.reference import Ids, check_ids
 from engram.errors import InputError, LayoutError, UsageError
+from engram.threads import kept_threads
 
 Form = Literal["auto", "numba", "numpy"]
 
@@ -262,7 +260,7 @@ class Hasher:
             return stopped
 
         ends = np.empty_like(window)
-        pool = _pool(self.threads - 1)
+        pool = kept_threads("engram-hash", self.threads - 1)
         others = [pool.submit(run_part, part) for part in range(1, parts)]
         stops = [run_part(0), *(other.result() for other in others)]
         window[:] = ends
@@ -284,16 +282,6 @@ class Hasher:
                 _KERNELS[self._kind] = None
         self._kernel = _KERNELS[self._kind]
         return self._kernel
-
-
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    """Return threads that wait for work: starting them takes as long as hashing 2,000 tokens."""
-    return ThreadPoolExecutor(workers, "engram-hash")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads
 
 
 def _compile(kind: tuple[int, int], cache: bool = True) -> Any:

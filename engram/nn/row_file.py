@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engram.errors import CorruptFileError, DoesNotFitError, InputError, MissingFileError
+from engram.threads import kept_threads, usable_cores
 
 # Whether rows are in the page cache is judged by a sample of each block: a small one (asking costs
 # as much as copying a hundred rows) as long as blocks turn out to be read at memory's pace.
@@ -28,6 +29,8 @@ _SAMPLE_ROWS, _SMALL_SAMPLE_ROWS = 8, 2
 _WARM_SECONDS_PER_ROW = 1e-6
 # Rows that are asked for before the first of them is waited for.
 _AHEAD_ROWS = 512
+# Rows from which on a second core shares the copying.
+_ROWS_TO_SHARE = 2048
 _COPIED_BYTES = 2**24
 # Without these (other systems than Linux) the map is read as it is.
 _CAN_ASK = hasattr(os, "posix_fadvise")
@@ -157,6 +160,16 @@ class RowFile:
                 self._take(ids[part], out[part])
 
     def _take(self, ids: Ids, out: Rows) -> None:
+        half = len(ids) // 2 if len(ids) >= _ROWS_TO_SHARE and usable_cores() > 1 else 0
+        if not half:
+            self._take_part(ids, out)
+            return
+        # Rows are waited for one by one, by each core: two wait for twice as many.
+        other = kept_threads("engram-rows", 1).submit(self._take_part, ids[:half], out[:half])
+        self._take_part(ids[half:], out[half:])
+        other.result()
+
+    def _take_part(self, ids: Ids, out: Rows) -> None:
         # Ids are checked, and "clip" writes to `out` directly where "raise" buffers.
         np.take(self._map, ids, axis=0, out=out, mode="clip")
 
