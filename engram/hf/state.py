@@ -25,7 +25,7 @@ class Record:
     """The past of one tensor along time: appended to, cropped and reordered like a cache's keys.
 
     Args:
-        default: What every step holds until another value is appended: None of it takes room.
+        default: What steps hold that were appended as None; as long as all are, nothing is stored.
     """
 
     def __init__(self, default: int | None = None) -> None:
@@ -38,7 +38,7 @@ class Record:
 
         Args:
             new: The steps; None for the default.
-            like: A tensor ``[B, T]`` on their device.
+            like: A tensor ``[B, T, ...]`` on their device.
         """
         end = self.length + like.shape[1]
         if new is None and self.buffer is not None:

@@ -76,7 +76,7 @@ class DemoModule(EngramModule, layout="demo"):
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
         value = self.value_proj(memory.to(self.value_proj.weight.dtype))
-        return conv_inputs(gates, value, self._norm_conv)
+        return conv_inputs(gates, value, self._norm_conv)[1]
 
     def _norm_conv(self, gated: Tensor) -> Tensor:
         return rms_norm(gated, self.conv_norm, CONV_NORM_EPS)

@@ -123,30 +123,29 @@ def gate_and_smooth(
     if keep is not None:
         # A closed gate makes the convolution's input zero as well.
         gates = gates.masked_fill(~keep[:, :, None], 0)
-    gated = gates[..., None] * value[:, :, None]  # [B, T, M, D]
-    convolved, window = conv(_conv_inputs(gated, value, norm), window, since)
+    gated, inputs = conv_inputs(gates, value, norm)
+    convolved, window = conv(inputs, window, since)
     out = F.silu(convolved).view_as(gated).add_(gated)
     if keep is not None:
         out = out.masked_fill(~keep[:, :, None, None], 0)
     return out, ConvPast(window, gates)
 
 
-def conv_inputs(gates: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    """Compute again what `gate_and_smooth` convolved.
+def conv_inputs(
+    gates: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gate the value, and normalise it for the convolution.
 
     Args:
-        gates: As it returned them ``[B, T, M]``.
-        value: The memory's value ``[B, T, D]``.
-        norm: As it was given.
+        gates: One per stream ``[B, T, M]``.
+        value: The memory's value, the same for all streams ``[B, T, D]``.
+        norm: Normalises the convolution's inputs ``[B, T, M, D]``.
 
     Returns:
-        The convolution's inputs ``[B, T, P]``.
+        The gated value ``[B, T, M, D]``, and the convolution's inputs ``[B, T, P]``.
     """
-    return _conv_inputs(gates[..., None] * value[:, :, None], value, norm)
-
-
-def _conv_inputs(gated: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    return norm(gated).to(value.dtype).flatten(2)
+    gated = gates[..., None] * value[:, :, None]
+    return gated, norm(gated).to(value.dtype).flatten(2)
 
 
 def causal_conv(

@@ -98,7 +98,7 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
         value = self.value_proj(memory.to(self.value_proj.weight.dtype))
-        return conv_inputs(gates, value, self.norm_conv)
+        return conv_inputs(gates, value, self.norm_conv)[1]
 
 
 def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
