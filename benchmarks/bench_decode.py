@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 
 import engram
 from engram.checkpoints.behaviour import randomise
+from engram.hf.compat import cache_name, cache_of
 from engram.templates import load_template
 
 TARGETS = {"decode": 0.93, "prefill": 0.90}
@@ -44,11 +45,11 @@ def decode(model: Any, ids: torch.Tensor) -> Callable[[], float]:
     """Return a function that decodes some tokens and gives its tokens a second."""
 
     def run() -> float:
-        past = model(input_ids=ids, use_cache=True).past_key_values
+        past, name = cache_of(model(input_ids=ids, use_cache=True)), cache_name(model.forward)
         start = time.perf_counter()
         token = ids[:, -1:]
         for _ in range(DECODE_TOKENS):
-            out = model(input_ids=token, past_key_values=past, use_cache=True)
+            out = model(input_ids=token, use_cache=True, **{name: past})
             token = out.logits[:, -1:].argmax(-1)
         return DECODE_TOKENS / (time.perf_counter() - start)
 

@@ -11,7 +11,8 @@ prints or exits: the command line turns these into a message, one JSON line and 
     │   └── CorruptFileError            a file that is torn, truncated, foreign or lies
     ├── MissingError         exit 4   something needed is not there
     │   ├── MissingFileError            a file, folder or model
-    │   └── MissingPackageError         a Python package, with the extra that brings it
+    │   ├── MissingPackageError         a Python package, with the extra that brings it
+    │   └── DependencyError             a package in a version that the toolkit does not work with
     └── NoError              exit 5   the question was understood and the answer is no
         ├── DoesNotFitError             a budget, a device or a disk that is too small
         └── MismatchError               two things that had to be equal and are not
@@ -151,6 +152,12 @@ class MissingPackageError(MissingError):
             package=package,
             extra=extra,
         )
+
+
+class DependencyError(MissingError):
+    """A package that is installed in a version the toolkit does not work with."""
+
+    code = "dependency"
 
 
 class NoError(EngramError):

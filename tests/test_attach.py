@@ -6,14 +6,13 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import engram
 from engram import EngramTokenizer
@@ -142,23 +141,19 @@ def test_save_and_load_again(folders, tmp_path):
 
 
 def test_everything_is_there_when_saving_uploads(llama, tmp_path, monkeypatch):
-    """transformers uploads before its save_pretrained returns."""
-    from transformers import modeling_utils
-    from transformers.utils.hub import PushToHubMixin
+    uploads = []
 
-    uploaded = []
-    monkeypatch.setattr(
-        PushToHubMixin,
-        "_upload_modified_files",
-        lambda self, folder, *args, **kwargs: uploaded.extend(
-            p.name for p in Path(folder).iterdir()
-        ),
-    )
-    monkeypatch.setattr(modeling_utils, "hf_api", Mock())
-    monkeypatch.setattr(modeling_utils, "create_and_tag_model_card", Mock())
-    attached = tiny.attached_model(llama, tmp_path / "attached")
-    engram.load(attached).save_pretrained(tmp_path / "saved", push_to_hub=True)
-    assert {"config.json", "model.safetensors", "modeling_engram.py"} <= set(uploaded)
+    def push(self, repo_id, **options):
+        uploads.append((repo_id, options, {p.name for p in (tmp_path / "saved").iterdir()}))
+
+    monkeypatch.setattr(PreTrainedModel, "push_to_hub", push)
+    model = engram.load(tiny.attached_model(llama, tmp_path / "attached"))
+    for options in ({}, {"repo_id": "me/mine", "private": True, "commit_message": "trained"}):
+        model.save_pretrained(tmp_path / "saved", push_to_hub=True, **options)
+    wanted = {"config.json", "model.safetensors", "modeling_engram.py"}
+    assert all(wanted <= files for _, _, files in uploads)
+    assert uploads[0][:2] == ("saved", {})
+    assert uploads[1][:2] == ("me/mine", {"private": True, "commit_message": "trained"})
 
 
 def test_bytes_do_not_depend_on_the_run(llama, tmp_path):

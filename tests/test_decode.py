@@ -69,6 +69,24 @@ def test_cached_equals_full(model, ids, sizes):
     assert_same(pieces(model, ids, sizes)[0], full(model, ids))
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_both_of_its_names(model, ids, name):
+    """Whichever of them the installed transformers has; the decoder may be called by itself."""
+    past = DynamicCache(config=model.config)
+    model(input_ids=ids[:, :9], use_cache=True, **{name: past})
+    logits = model(input_ids=ids[:, 9:], use_cache=True, **{name: past}).logits
+    assert_same(logits, full(model, ids)[:, 9:])
+    past, decoder = DynamicCache(config=model.config), model.get_decoder()
+    decoder(input_ids=ids[:, :9], use_cache=True, **{name: past})
+    hidden = decoder(input_ids=ids[:, 9:], use_cache=True, **{name: past}).last_hidden_state
+    assert_same(hidden, decoder(input_ids=ids, use_cache=False).last_hidden_state[:, 9:])
+    past = DynamicCache(config=model.config)
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}
+    got = model.generate(ids, **options, **{name: past})
+    assert torch.equal(got, model.generate(ids, use_cache=False, **options))
+    assert past.get_seq_length() == LENGTH + 3
+
+
 def test_crop_and_continue(model, ids):
     tiny.skip_unless_possible(model, "crop")
     past = DynamicCache(config=model.config)

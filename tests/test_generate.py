@@ -7,7 +7,7 @@ import threading
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, StaticCache
+from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, GenerationMixin
 
 import engram
 
@@ -133,17 +133,16 @@ def test_ids_that_the_tokenizer_does_not_have(folders, model, prompt):
 
 def test_generate_records_no_cuda_graph_by_itself(tmp_path_factory, monkeypatch):
     """Its outputs would be overwritten, and the memory's past is among them."""
-    folders = tiny.family_folders("llama", tmp_path_factory)
-    base, attached = (AutoModelForCausalLM.from_pretrained(folders[0]), engram.load(folders[1]))
-    cache = StaticCache(config=base.config, max_cache_len=4)
-    for model, compiles in ((base, True), (attached, False)):
-        monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-        options = ({"past_key_values": cache}, GenerationConfig())
-        assert model._valid_auto_compile_criteria(*options) is compiles
-    for mode, compiles in (("default", True), ("reduce-overhead", False)):
-        asked = GenerationConfig(compile_config=CompileConfig(mode=mode))
-        criteria = attached._valid_auto_compile_criteria({"past_key_values": cache}, asked)
-        assert criteria is compiles
+    attached = engram.load(tiny.family_folders("llama", tmp_path_factory)[1])
+    monkeypatch.setattr(GenerationMixin, "generate", lambda self, *args, **kwargs: kwargs)
+    assert attached.generate()["disable_compile"] is True
+    for mode, compiles in (("default", True), (None, True), ("reduce-overhead", False)):
+        asked = CompileConfig(mode=mode)
+        for given in (
+            {"compile_config": asked},
+            {"generation_config": GenerationConfig(compile_config=asked)},
+        ):
+            assert ("disable_compile" not in attached.generate(**given)) is compiles
 
 
 def test_static_cache_as_generate_compiles_it_on_gpus(tmp_path_factory):

@@ -14,6 +14,8 @@ from typing import Any
 import torch  # noqa: TID253 - this module is itself imported only when needed
 from torch import Tensor  # noqa: TID253
 
+from engram.hf import compat
+
 _GENERATE = {
     "max_new_tokens": 8,
     "do_sample": False,
@@ -51,12 +53,18 @@ def plain(model: Any, ids: Tensor, **kwargs: Any) -> Run:
     return Run(model(input_ids=ids, use_cache=False, **kwargs).logits.float())
 
 
+def _continued(model: Any, ids: Tensor, past: Any) -> tuple[Run, Any]:
+    """Run token ids ``[B, T]`` after a cache, or after nothing; return the cache, too."""
+    name: Any = compat.cache_name(model.forward)
+    out = model(input_ids=ids, use_cache=True, **{name: past})
+    return Run(out.logits.float()), compat.cache_of(out)
+
+
 def _in_pieces(pieces: list[int], model: Any, ids: Tensor) -> list[Pair]:
     past, logits = None, []
     for piece in torch.split(ids, [*pieces, ids.shape[1] - sum(pieces)], dim=1):
-        out = model(input_ids=piece, past_key_values=past, use_cache=True)
-        past = out.past_key_values
-        logits.append(out.logits.float())
+        run, past = _continued(model, piece, past)
+        logits.append(run.logits)
     return [(Run(torch.cat(logits, dim=1)), plain(model, ids))]
 
 
@@ -80,11 +88,11 @@ def _cropped(model: Any, ids: Tensor) -> list[Pair]:
     from transformers import DynamicCache
 
     past = DynamicCache(config=model.config)
-    past.activate_past_recording()
-    model(input_ids=torch.cat([ids[:, :9], ids[:, :6]], dim=1), past_key_values=past)
+    compat.remember_past(past)
+    _continued(model, torch.cat([ids[:, :9], ids[:, :6]], dim=1), past)
     past.crop(-6)
-    out = model(input_ids=ids[:, 9:], past_key_values=past)
-    return [(Run(out.logits.float()), Run(plain(model, ids).logits[:, 9:]))]
+    run, _ = _continued(model, ids[:, 9:], past)
+    return [(run, Run(plain(model, ids).logits[:, 9:]))]
 
 
 def _generate(model: Any, ids: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Run:

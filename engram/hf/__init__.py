@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from engram.hf import compat
 from engram.hf.families import classes_of_code, model_classes, register_families
 from engram.hf.wiring import find_layers, wire
 
 __all__ = ["classes_of_code", "find_layers", "model_classes", "wire"]
 
+compat.check()
 register_families()

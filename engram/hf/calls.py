@@ -9,7 +9,9 @@ Shapes: B sequences, T tokens, D hidden size, L layers with a memory, C columns.
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import InputError
+from engram.hf import compat
 from engram.hf.ids import MemoryIds
 from engram.hf.packed import document_starts, tokens_since_start
 from engram.hf.state import MemoryState, state_of
 from engram.nn import EngramModule
+from engram.nn.compat import records_a_graph
 from engram.nn.disk import prefetch
 from engram.nn.module import GatedTokens
 
@@ -48,6 +52,23 @@ class Lookup:
 
 
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
+
+
+def forward_with_memory(base: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the `forward` of a model with a memory.
+
+    Its signature is the base's, which transformers and its Trainer look at.
+
+    Args:
+        base: The `forward` of the model's class without a memory.
+    """
+    name = compat.cache_name(base)
+
+    @functools.wraps(base)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return base(self, *args, **compat.rename_cache(kwargs, name))
+
+    return forward
 
 
 class MemoryLayer(nn.Module):
@@ -118,9 +139,11 @@ class MemoryDecoder(nn.Module):
     engram_layers_name: str
     engram_positional: tuple[str, ...]
     engram_takes_keywords: bool
+    engram_cache_name: str | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.engram_cache_name = compat.cache_name(super().forward)
         parameters = inspect.signature(super().forward).parameters
         cls.engram_positional = tuple(parameters)[2:]
         cls.engram_takes_keywords = any(
@@ -130,6 +153,7 @@ class MemoryDecoder(nn.Module):
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Run the decoder. Takes what it took before, and `engram_input_ids` and `engram_mask`."""
         kwargs.update(zip(self.engram_positional, args, strict=False))
+        compat.rename_cache(kwargs, self.engram_cache_name)
         token_ids = kwargs.pop("engram_input_ids", None)
         mask = kwargs.pop("engram_mask", None)
         token_ids = input_ids if token_ids is None else token_ids
@@ -138,8 +162,7 @@ class MemoryDecoder(nn.Module):
                 "The memory reads token ids, and the model was called with inputs_embeds alone.",
                 "Pass the same tokens' ids as engram_input_ids=.",
             )
-        config: Any = self.config
-        if str(getattr(config, "_attn_implementation", "")).startswith("paged"):
+        if compat.runs_continuous_batching(self.config):
             raise InputError(
                 "Continuous batching puts several requests into one row, and the memory cannot "
                 "tell them apart.",
@@ -167,17 +190,19 @@ class MemoryDecoder(nn.Module):
 
     def _state(self, kwargs: dict[str, Any]) -> MemoryState | None:
         """Return the memory's state in the call's cache, made here if the decoder would make it."""
-        if self.training and getattr(self, "gradient_checkpointing", False):
+        checkpointing = self.training and getattr(self, "gradient_checkpointing", False)
+        if checkpointing and torch.is_grad_enabled():
             return None
         config: Any = self.config
-        past = kwargs.get("past_key_values")
+        name: Any = self.engram_cache_name
+        past = kwargs.get(name)
         use_cache = kwargs.get("use_cache")
         if past is None:
             if not (getattr(config, "use_cache", False) if use_cache is None else use_cache):
                 return None
             from transformers import DynamicCache
 
-            past = kwargs["past_key_values"] = DynamicCache(config=config)
+            past = kwargs[name] = DynamicCache(config=config)
         state = state_of(past, self.engram_ids.addresses.layer_ids)
         try:
             cached_tokens = int(past.get_seq_length())
@@ -224,7 +249,7 @@ class MemoryDecoder(nn.Module):
 
     def _prefetch(self, hashed: Tensor) -> None:
         """Have tables on disk start to read what the layers are about to look up."""
-        if not torch.compiler.is_compiling():
+        if not records_a_graph():
             layers, layer_ids = self.engram_layers, sorted(self.engram_ids.addresses.layer_ids)
             modules: Any = [layers[layer_id].engram for layer_id in layer_ids]
             prefetch(pair for module in modules for pair in module.wanted_rows(hashed))
@@ -262,6 +287,6 @@ def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
         )
     own = mask[:, seen : seen + length].bool()
     # Where looking costs nothing, a mask that masks nothing is none.
-    if own.device.type == "cpu" and not torch.compiler.is_compiling() and bool(own.all()):
+    if own.device.type == "cpu" and not records_a_graph() and bool(own.all()):
         return None
     return own

@@ -8,11 +8,12 @@ own classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError, LayoutError
+from engram.hf import compat
 from engram.hf.classes import made_again_by
 from engram.hf.folder_module import CODE_KEYS, module_and_class
 from engram.hf.models import EngramForCausalLM
@@ -69,7 +70,6 @@ def classes_of_code(config_class: Any, model_class: Any) -> tuple[type[Any], typ
     Returns:
         Our config class and our model class.
     """
-    from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
     def init(self: Any, *args: Any, engram: Any = None, **kwargs: Any) -> None:
         config_class.__init__(self, *args, **kwargs)
@@ -78,7 +78,7 @@ def classes_of_code(config_class: Any, model_class: Any) -> tuple[type[Any], typ
     bases = (config_class, model_class)
     methods = {"__init__": init, "__reduce_ex__": made_again_by(_class_of_code, 0, *bases)}
     made = _make_config(config_class, config_class.model_type, methods)
-    base = add_generation_mixin_to_remote_model(model_class)
+    base = compat.with_generation(model_class)
     return made, _make_model(base, made, made_again_by(_class_of_code, 1, *bases))
 
 
@@ -133,37 +133,24 @@ def load_code(folder: Path | str, reference: str, revision: str | None = None) -
         reference: Module and class, as in ``auto_map``.
         revision: Branch, tag or commit on the hub.
     """
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-    return get_class_from_dynamic_module(reference, str(folder), revision=revision)
+    return compat.class_in_folder(reference, str(folder), revision)
 
 
 def _is_known(model_type: str) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in (
-        MODEL_FOR_CAUSAL_LM_MAPPING
-    )
+    config = compat.config_class(model_type)
+    return config is not None and compat.causal_model_class(config) is not None
 
 
 @cache
 def _config_class(base_type: str) -> Any:
     from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    try:
-        base: Any = CONFIG_MAPPING[base_type]
-    except KeyError:
-        raise _unknown(base_type) from None
-
-    def post_init(self: Any, **kwargs: Any) -> None:
-        # Model classes take long to import: a family's is made for the first config of its type.
-        base.__post_init__(self, **kwargs)
-        _model_class(base_type)
-
+    base: Any = compat.config_class(base_type)
+    if base is None:
+        raise _unknown(base_type)
     methods = {
-        "__post_init__": post_init,
+        # Model classes take long to import: a family's is made for the first config of its type.
+        **compat.run_after_init(base, partial(_model_class, base_type)),
         "__reduce_ex__": made_again_by(_config_class, base_type),
     }
     made = _make_config(base, base_type, methods)
@@ -180,7 +167,7 @@ def _make_config(base: Any, base_type: str, methods: dict[str, Any]) -> Any:
             "__annotations__": {"engram": dict[str, Any] | None},
             "model_type": MODEL_TYPE_PREFIX + base_type,
             "engram": None,
-            **_NO_COPY,
+            **compat.without_copying(),
             **methods,
         },
     )
@@ -189,34 +176,25 @@ def _make_config(base: Any, base_type: str, methods: dict[str, Any]) -> Any:
 @cache
 def _model_class(base_type: str) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
     config_class = _config_class(base_type)
     base_config = config_class.__bases__[0]
-    if base_config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    base: Any = compat.causal_model_class(base_config)
+    if base is None:
         raise _unknown(base_type)
-    base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[base_config]
     made = _make_model(base, config_class, made_again_by(_model_class, base_type))
-    _register_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
+    compat.share_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
     AutoModelForCausalLM.register(config_class, made, exist_ok=True)
-    if base_config in TOKENIZER_MAPPING and TOKENIZER_MAPPING[base_config] is not None:
-        tokenizer = TOKENIZER_MAPPING[base_config]
+    tokenizer = compat.tokenizer_class(base_config)
+    if tokenizer is not None:
         AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
     return made
 
 
 def _make_model(base: Any, config_class: Any, reduce: Any) -> Any:
     members = {"__module__": __name__, "config_class": config_class, "__reduce_ex__": reduce}
-    return type(f"Engram{base.__name__}", (EngramForCausalLM, base), {**members, **_NO_COPY})
-
-
-# transformers would copy the file that defines a class beside the weights; ours import the
-# installed toolkit.
-_NO_COPY: dict[str, Any] = {
-    "_auto_class": None,
-    "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
-}
+    members |= compat.without_copying()
+    return type(f"Engram{base.__name__}", (EngramForCausalLM, base), members)
 
 
 def _unknown(base_type: str) -> LayoutError:
@@ -225,23 +203,6 @@ def _unknown(base_type: str) -> LayoutError:
         "Install a transformers that has it: pip install -U transformers",
         model_type=base_type,
     )
-
-
-def _register_conversions(ours: dict[str, str]) -> None:
-    """Let our types and classes load tensor names that the base's rename.
-
-    Args:
-        ours: Our names of a type and its classes, by transformers' own.
-    """
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        register_checkpoint_conversion_mapping,
-    )
-
-    for base, name in ours.items():
-        mapping = get_checkpoint_conversion_mapping(base)
-        if mapping is not None:
-            register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
 
 
 def register_families() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError
+from engram.hf.compat import files_beside
 
 REMOTE_MODULE = "modeling_engram"
 CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
@@ -83,11 +84,9 @@ def copy_code(model_class: type[Any], folder: Path) -> None:
         model_class: Our class, built on the base's.
         folder: Where to.
     """
-    from transformers.dynamic_module_utils import get_relative_import_files
-
     for made in (model_class, model_class.config_class):
         for base in made.__mro__:
             if base.__module__.startswith("transformers_modules."):
                 file = str(sys.modules[base.__module__].__file__)
-                for needed in (file, *get_relative_import_files(file)):
+                for needed in files_beside(file):
                     shutil.copyfile(needed, folder / Path(needed).name)

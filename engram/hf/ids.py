@@ -16,6 +16,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.torch_ops import TorchHasher
 from engram.errors import MismatchError
+from engram.nn.compat import records_a_graph, version_of
 
 
 class MemoryIds:
@@ -57,7 +58,7 @@ class MemoryIds:
             return ids, keep
         known = ids < self.addresses.raw_vocab_size
         # Where looking costs nothing, a mask that masks nothing is none.
-        if known.device.type == "cpu" and not torch.compiler.is_compiling() and bool(known.all()):
+        if known.device.type == "cpu" and not records_a_graph() and bool(known.all()):
             return ids, keep
         ids = ids.clamp_max(self.addresses.raw_vocab_size - 1)
         return ids, known if keep is None else keep & known
@@ -77,7 +78,7 @@ class MemoryIds:
             Hash ids without offsets, int64 ``[B, T, L, C]``.
         """
         self.check(token_map)
-        if ids.device.type != "cpu" or torch.compiler.is_compiling():
+        if ids.device.type != "cpu" or records_a_graph():
             if self._torch_hasher is None:
                 self._torch_hasher = TorchHasher(self.addresses)
             if token_map is not None:
@@ -105,7 +106,7 @@ class MemoryIds:
         Raises:
             MismatchError: It is another tokenizer's, or was never loaded.
         """
-        if torch.compiler.is_compiling():
+        if records_a_graph():
             if token_map is not None and self._checked is None:
                 raise MismatchError(
                     "The token map was not checked before the model was compiled.",
@@ -114,8 +115,7 @@ class MemoryIds:
             return
         if token_map is None:
             return
-        # Tensors made in inference mode count no versions.
-        version = 0 if token_map.is_inference() else token_map._version
+        version = version_of(token_map)
         if self._checked != (id(token_map), version):
             self.addresses.with_map(_as_numpy(token_map))
             self._checked, self._hasher = (id(token_map), version), None

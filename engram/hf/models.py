@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
 from engram.config import EngramConfig
-from engram.errors import LayoutError, MismatchError, UsageError
+from engram.errors import MismatchError, UsageError
+from engram.hf import compat
+from engram.hf.calls import forward_with_memory
 from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.tables import add_tables, check_saving, tables_on_disk, weights_beside_tables
 from engram.hf.wiring import wire
@@ -22,14 +23,26 @@ Tables = Literal["ram", "disk"]
 
 # Modes of torch.compile that record CUDA graphs; a CompileConfig has the first one by default.
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
-# What transformers passes to the method that loads weights.
-_LOADING = ["model", "state_dict", "checkpoint_files"]
+# What `save_pretrained` takes for `push_to_hub` alone.
+_UPLOADING = (
+    *("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags"),
+)
 
 
 class EngramForCausalLM:
     """Mixed into a causal language model's class: builds, loads and saves it with its memories."""
 
     config: Any
+    # Names of a cache in the base's own `forward`, and in what `generate` hands on.
+    engram_cache_name: ClassVar[str | None]
+    engram_generate_cache_name: ClassVar[str | None]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        base: Any = super()
+        cls.engram_cache_name = compat.cache_name(base.forward)
+        cls.engram_generate_cache_name = compat.cache_name(base.prepare_inputs_for_generation)
+        cls.forward = forward_with_memory(base.forward)  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -74,7 +87,7 @@ class EngramForCausalLM:
         """
         _check_places(tables, cache_rows)
         if tables == "disk":
-            _check_loading(getattr(super(), "_load_pretrained_model", None))
+            compat.weight_loader(super())
             kwargs["engram_tables"] = tables_on_disk(
                 pretrained_model_name_or_path, cache_rows, kwargs
             )
@@ -106,7 +119,7 @@ class EngramForCausalLM:
     def _load_pretrained_model(
         model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        load = super(EngramForCausalLM, type(model))._load_pretrained_model  # type: ignore[misc]
+        load = compat.weight_loader(super(EngramForCausalLM, type(model)))
         if not model._tables_on_disk():
             return load(model, state_dict, checkpoint_files, *args, **kwargs)
         with weights_beside_tables(checkpoint_files) as weights:
@@ -148,22 +161,23 @@ class EngramForCausalLM:
         tables = self._tables_on_disk()
         if tables:
             check_saving(kwargs)
+        push = kwargs.pop("push_to_hub", False)
+        repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
+        uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
         others = getattr(self.config, "auto_map", None) or {}
         self.config.auto_map = {**others, **auto_map(type(self.config), type(self))}
         # What is saved now is no longer the base's own files: there is nothing to detach.
         base = {**self.config.engram["base"], "files": None}
         self.config.engram = {**self.config.engram, "base": base}
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        whole = not getattr(self, "_hf_peft_config_loaded", False)
+        whole = not compat.has_peft_adapter(self)
         if tables and whole and kwargs.get("is_main_process", True):
             add_tables(Path(save_directory), tables)
         self._write_code(Path(save_directory))
+        if push and kwargs.get("is_main_process", True):
+            # Not before the folder is whole. It saves once more, to a folder of its own.
+            self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
-
-    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        # `save_pretrained` with push_to_hub uploads before it returns.
-        self._write_code(Path(working_dir))
-        return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
 
     def _write_code(self, folder: Path) -> None:
         """Write the module that `trust_remote_code` loads, and what it imports beside it."""
@@ -199,21 +213,26 @@ class EngramForCausalLM:
                 inputs["engram_mask"] = attention_mask
         elif attention_mask is None and made is not None:
             # transformers made a 4-D mask of no padding at all.
-            past = inputs.get("past_key_values")
+            past = compat.cache_of(inputs)
             tokens = inputs.get("input_ids")
             tokens = inputs["inputs_embeds"] if tokens is None else tokens
             width = tokens.shape[1] + (0 if past is None else int(past.get_seq_length()))
             inputs["engram_mask"] = tokens.new_ones((tokens.shape[0], width), dtype=torch.bool)
         return inputs
 
-    def _valid_auto_compile_criteria(self, model_kwargs: Any, generation_config: Any) -> bool:
-        # By itself `generate` compiles static caches on a GPU into CUDA graphs, whose outputs the
-        # next step overwrites; the memory's past is among them.
-        asked = generation_config.compile_config
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as transformers does, without recording CUDA graphs.
+
+        By itself transformers compiles static caches on a GPU into CUDA graphs, whose outputs the
+        next step overwrites; the memory's past is among them. A `CompileConfig` of another mode is
+        honoured. The cache may be passed under either of its names.
+        """
+        compat.rename_cache(kwargs, self.engram_generate_cache_name)
+        given = kwargs.get("generation_config") or self.generation_config  # type: ignore[attr-defined]
+        asked = kwargs.get("compile_config") or given.compile_config
         if asked is None or asked.mode in _CUDA_GRAPHS:
-            return False
-        criteria = super()._valid_auto_compile_criteria  # type: ignore[misc]
-        return bool(criteria(model_kwargs, generation_config))
+            kwargs["disable_compile"] = True
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)  # type: ignore[misc]
@@ -244,25 +263,4 @@ def _check_places(tables: str, cache_rows: int) -> None:
             f'cache_rows={cache_rows} is for tables on disk, and tables="ram".',
             'Use tables="disk", or leave cache_rows out: in memory every row is there.',
             cache_rows=cache_rows,
-        )
-
-
-def _check_loading(load: Any) -> None:
-    """Refuse a transformers that would not load weights through what `EngramForCausalLM` overrides.
-
-    There is no public way to keep a part of a checkpoint from being loaded into memory.
-
-    Raises:
-        LayoutError: It loads in another way.
-    """
-    import transformers
-
-    names = [] if load is None else list(inspect.signature(load).parameters)[: len(_LOADING)]
-    if names != _LOADING:
-        raise LayoutError(
-            f"transformers {transformers.__version__} loads weights in a way that is not known "
-            f"here ({', '.join(names) or 'nothing'} instead of {', '.join(_LOADING)}): tables "
-            "cannot stay on disk.",
-            'Load with tables="ram", or install transformers 5.23.',
-            transformers=transformers.__version__,
         )

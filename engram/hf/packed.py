@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engram.addressing.addresses import Addresses
 from engram.hf.state import MemoryState
+from engram.nn.compat import records_a_graph
 
 
 def document_starts(
@@ -37,7 +38,7 @@ def document_starts(
     if behind is not None:
         starts = behind if starts is None else starts | behind
     # A compiled graph cannot look; it computes what a row of several documents takes.
-    if starts is None or torch.compiler.is_compiling() or bool(starts.any()):
+    if starts is None or records_a_graph() or bool(starts.any()):
         return positions, starts
     return positions, None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engram.errors import MismatchError
 from engram.hf.classes import mixed
+from engram.hf.compat import self_attention_cache
 from engram.nn.functional import ConvPast
 
 # A buffer grows by this many tokens at least, and by half of itself when it is larger.
@@ -165,15 +166,14 @@ class MemoryState:
         return [self.tokens, self.keep, self.starts, self.positions, *self.gates.values()]
 
 
-def state_of(past_key_values: Any, layer_ids: list[int]) -> MemoryState:
+def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:
     """Return the memory's state in a cache, giving it one when it has none.
 
     Args:
-        past_key_values: Any of transformers' caches.
+        cache: Any of transformers' caches.
         layer_ids: Layers that read the memory.
     """
-    # Encoder-decoder caches hold the decoder's own one inside.
-    holder = getattr(past_key_values, "self_attention_cache", past_key_values)
+    holder = self_attention_cache(cache)
     if not isinstance(holder, _CarriesMemory):
         holder.__class__ = mixed(_CarriesMemory, holder.__class__)
         holder.engram = MemoryState(layer_ids)

@@ -6,7 +6,6 @@ subclasses that know of the memory (`engram.hf.calls`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from engram.config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
 from engram.hf.classes import mixed
+from engram.hf.compat import CACHE_NAMES, cache_name
 from engram.hf.ids import MemoryIds
 from engram.nn import DiskEmbedding, EngramModule
 
@@ -80,10 +80,10 @@ def wire(
         MismatchError: A table is missing or has another shape.
     """
     decoder, layers, path = find_layers(model)
-    if "past_key_values" not in inspect.signature(decoder.forward).parameters:
+    if cache_name(decoder.forward) is None:
         raise LayoutError(
-            f"{type(decoder).__name__} keeps its past in no cache of transformers' "
-            "(past_key_values), where the memory's past has to live.",
+            f"{type(decoder).__name__} takes no cache of transformers' (its forward has no "
+            f"{' or '.join(CACHE_NAMES)}), where the memory's past has to live.",
             "Choose a model that caches keys and values.",
             model=type(model).__name__,
         )

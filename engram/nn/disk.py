@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram.errors import InputError
+from engram.nn.compat import records_a_graph
 from engram.nn.frozen import FrozenTable
 from engram.nn.row_cache import RowCache
 from engram.nn.row_file import RowFile
@@ -114,7 +115,7 @@ class DiskEmbedding(FrozenTable):
             IndexError: An id is outside of the table.
             CorruptFileError: The file was cut short since it was opened.
         """
-        if not torch.compiler.is_compiling():
+        if not records_a_graph():
             return self.read(input)
         rows: Tensor = _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype)
         return rows

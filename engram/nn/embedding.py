@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.errors import LayoutError, MismatchError
+from engram.nn.compat import records_a_graph
 from engram.nn.frozen import FrozenTable
 from engram.nn.offload import OffloadEmbedding
 
@@ -112,7 +113,7 @@ class MultiHeadEmbedding(nn.Module):
                 shape=list(hash_ids.shape),
                 heads=len(self.head_sizes),
             )
-        if hash_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if hash_ids.device.type == "cpu" and not records_a_graph():
             self._check_range(hash_ids)
         return self.rows(self.row_ids(hash_ids)).flatten(-2)
 

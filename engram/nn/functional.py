@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from engram.nn.compat import records_a_graph
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     """Normalise the last dimension by its root mean square, in float32 or better.
@@ -35,7 +37,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     eps = torch.finfo(wide.dtype).eps if eps is None else eps
-    if torch.compiler.is_compiling():
+    if records_a_graph():
         return F.rms_norm(wide, wide.shape[-1:], eps=eps) * weight
     weight = weight.to(wide.dtype)
     # In a step of decoding, autograd's own call takes as long as the arithmetic.
@@ -183,7 +185,7 @@ def causal_conv(
     taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
     if since is not None:
         out = _convolve_documents(context, taps, dilation, since)
-    elif torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    elif records_a_graph() or not torch.is_grad_enabled():
         out = _convolve(context, taps, dilation)
     else:
         out = cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engram.nn.compat import address_of, version_of
+
 
 class OffloadEmbedding(nn.Embedding):
     """An embedding whose table does not follow the module to an accelerator.
@@ -88,8 +90,7 @@ class OffloadEmbedding(nn.Embedding):
 
     def _open_cache(self, device: torch.device) -> None:
         weight = self.weight
-        version = None if weight.is_inference() else weight._version
-        key = (device, weight.dtype, weight.data_ptr(), version)
+        key = (device, weight.dtype, address_of(weight), version_of(weight))
         if key == self._cache_key:
             return
         # Inference tensors could not be written to outside inference mode later.

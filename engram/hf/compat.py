@@ -1,0 +1,338 @@
+"""Seams to transformers: every undocumented name that the toolkit uses, behind one function each.
+
+Two kinds of change are met here: names that differ between the tested releases, which are asked
+for by signature, and names that a coming release may drop, which have a probe in `SEAMS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engram.errors import LayoutError
+from engram.seams import Seam, installed_version, require, tested_range
+
+PACKAGE = "transformers"
+# transformers 5.24 renamed the argument; the old name is an alias until 5.40, and stays the only
+# one in code that lies beside the weights of a base.
+CACHE_NAMES = ("cache", "past_key_values")
+# What the method that loads weights takes, in this order.
+_LOADING = ["model", "state_dict", "checkpoint_files"]
+
+
+def cache_name(forward: Callable[..., Any]) -> str | None:
+    """Return the name under which a function takes a cache of keys and values.
+
+    Args:
+        forward: The `forward` of a model, a decoder or a layer.
+
+    Returns:
+        ``cache`` or ``past_key_values``; None when it takes neither.
+    """
+    parameters = inspect.signature(forward).parameters
+    return next((name for name in CACHE_NAMES if name in parameters), None)
+
+
+def rename_cache(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """Give the cache among keyword arguments the name that a function expects, in place.
+
+    Args:
+        arguments: Keyword arguments with a cache under either name, or with none.
+        name: Name that is expected; None to leave the arguments as they are.
+
+    Returns:
+        The same arguments.
+    """
+    if name is not None:
+        for other in CACHE_NAMES:
+            if other != name and other in arguments:
+                given = arguments.pop(other)
+                if arguments.get(name) is None:
+                    arguments[name] = given
+    return arguments
+
+
+def cache_of(outputs: Any) -> Any:
+    """Return the cache in what a model, or its `prepare_inputs_for_generation`, returned."""
+    return next((outputs[name] for name in CACHE_NAMES if name in outputs), None)
+
+
+def remember_past(cache: Any) -> None:
+    """Have a cache keep what cropping brings back, such as the start of a sliding window."""
+    activate = getattr(cache, "activate_past_recording", None)
+    if activate is not None:
+        activate()
+
+
+def self_attention_cache(cache: Any) -> Any:
+    """Return the part of a cache that holds the decoder's own past: itself, for most."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def runs_continuous_batching(config: Any) -> bool:
+    """Whether a model's attention is the paged one, of rows that hold several requests."""
+    return str(getattr(config, "_attn_implementation", "")).startswith("paged")
+
+
+def has_peft_adapter(model: Any) -> bool:
+    """Whether an adapter of PEFT was loaded into a model by transformers' own methods."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def config_class(model_type: str) -> Any:
+    """Return transformers' config class of a model type; None when it has no such type."""
+    from transformers import CONFIG_MAPPING
+
+    return _entry(CONFIG_MAPPING, model_type)
+
+
+def causal_model_class(config: Any) -> Any:
+    """Return transformers' causal language model of a config class; None when it has none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return _entry(MODEL_FOR_CAUSAL_LM_MAPPING, config)
+
+
+def tokenizer_class(config: Any) -> Any:
+    """Return transformers' tokenizer of a config class; None when it has none of its own."""
+    from transformers import TOKENIZER_MAPPING
+
+    return _entry(TOKENIZER_MAPPING, config)
+
+
+def _entry(mapping: Any, key: Any) -> Any:
+    # Lazy mappings fill themselves when they are indexed, not in `get`.
+    return mapping[key] if key in mapping else None  # noqa: SIM401
+
+
+def run_after_init(base: Any, after: Callable[[], Any]) -> dict[str, Any]:
+    """Return class members that run a function after a config of a class is initialised.
+
+    Args:
+        base: A config class of transformers.
+        after: The function.
+    """
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        base.__post_init__(self, **kwargs)
+        after()
+
+    return {"__post_init__": post_init}
+
+
+def without_copying() -> dict[str, Any]:
+    """Return class members that keep transformers from copying the file of a class on saving."""
+    register = classmethod(lambda cls, auto_class=None: None)
+    return {"_auto_class": None, "register_for_auto_class": register}
+
+
+def share_conversions(ours: Mapping[str, str]) -> None:
+    """Let our types and classes load tensor names that the base's rename.
+
+    Args:
+        ours: Our names of a type and its classes, by transformers' own.
+    """
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    for base, name in ours.items():
+        mapping = get_checkpoint_conversion_mapping(base)
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+
+
+def with_generation(model_class: Any) -> Any:
+    """Return a class of remote code with `generate`, which it may lack."""
+    from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
+
+    return add_generation_mixin_to_remote_model(model_class)
+
+
+def class_in_folder(reference: str, folder: str, revision: str | None) -> Any:
+    """Run the code beside a checkpoint and return the class that it defines.
+
+    Args:
+        reference: Module and class, as in ``auto_map``.
+        folder: Folder or hub id.
+        revision: Branch, tag or commit on the hub.
+    """
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    return get_class_from_dynamic_module(reference, folder, revision=revision)
+
+
+def files_beside(file: str) -> list[str]:
+    """Return a module's file and those beside it that it imports, directly or not."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    return [file, *get_relative_import_files(file)]
+
+
+def weight_loader(model_class: Any) -> Any:
+    """Return the method through which `from_pretrained` loads weights.
+
+    There is no public way to keep a part of a checkpoint from being loaded into memory.
+
+    Raises:
+        LayoutError: The installed transformers loads them in another way.
+    """
+    load = getattr(model_class, "_load_pretrained_model", None)
+    names = [] if load is None else list(inspect.signature(load).parameters)[: len(_LOADING)]
+    if names != _LOADING:
+        raise LayoutError(
+            f"transformers {installed_version(PACKAGE)} loads weights in a way that is not known "
+            f"here ({', '.join(names) or 'nothing'} instead of {', '.join(_LOADING)}): tables "
+            "cannot stay on disk.",
+            f'Load with tables="ram", or install transformers{tested_range(PACKAGE)}.',
+            transformers=installed_version(PACKAGE),
+        )
+    return load
+
+
+def check() -> None:
+    """Refuse a transformers that breaks a seam.
+
+    Raises:
+        DependencyError: It is outside of the range that works.
+    """
+    require(PACKAGE, SEAMS)
+
+
+def _generation_takes_a_cache() -> bool:
+    from transformers import GenerationMixin
+
+    return cache_name(GenerationMixin.prepare_inputs_for_generation) is not None
+
+
+def _cache_methods() -> bool:
+    from transformers import Cache
+
+    names = ("reset", "crop", "reorder_cache", "batch_repeat_interleave", "batch_select_indices")
+    return all(callable(getattr(Cache, name, None)) for name in (*names, "get_seq_length"))
+
+
+def _config_is_made_by_post_init() -> bool:
+    from transformers import PreTrainedConfig
+
+    return callable(getattr(PreTrainedConfig, "__post_init__", None))
+
+
+def _auto_classes_copy_files() -> bool:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    classes = (PreTrainedConfig, PreTrainedModel)
+    return all(
+        hasattr(it, "_auto_class") and hasattr(it, "register_for_auto_class") for it in classes
+    )
+
+
+def _models_initialise_modules() -> bool:
+    from transformers import PreTrainedModel
+
+    return list(inspect.signature(PreTrainedModel._init_weights).parameters) == ["self", "module"]
+
+
+def _auto_mappings() -> bool:
+    model = causal_model_class(config_class("llama"))
+    return model is not None and config_class("no such type") is None
+
+
+def _conversions() -> bool:
+    from transformers import conversion_mapping
+
+    register = conversion_mapping.register_checkpoint_conversion_mapping
+    return "overwrite" in inspect.signature(register).parameters and callable(
+        conversion_mapping.get_checkpoint_conversion_mapping
+    )
+
+
+def _remote_code() -> bool:
+    from transformers import dynamic_module_utils
+    from transformers.models.auto import auto_factory
+
+    return (
+        callable(auto_factory.add_generation_mixin_to_remote_model)
+        and callable(dynamic_module_utils.get_class_from_dynamic_module)
+        and callable(dynamic_module_utils.get_relative_import_files)
+    )
+
+
+def _weights_are_loaded_as_known() -> bool:
+    from transformers import PreTrainedModel
+
+    return callable(weight_loader(PreTrainedModel))
+
+
+def _attention_is_named() -> bool:
+    from transformers import PreTrainedConfig
+
+    return hasattr(PreTrainedConfig, "_attn_implementation")
+
+
+def _adapters_are_flagged() -> bool:
+    from transformers.integrations.peft import PeftAdapterMixin
+
+    return hasattr(PeftAdapterMixin, "_hf_peft_config_loaded")
+
+
+SEAMS = (
+    Seam(
+        "GenerationMixin.prepare_inputs_for_generation(cache or past_key_values)",
+        "the memory's past lives in the cache of a call",
+        _generation_takes_a_cache,
+    ),
+    Seam(
+        "Cache.reset, crop, reorder_cache, batch_repeat_interleave, batch_select_indices",
+        "the memory's past follows its cache",
+        _cache_methods,
+    ),
+    Seam(
+        "PreTrainedConfig.__post_init__",
+        "a family's model class is made for the first config of its type",
+        _config_is_made_by_post_init,
+    ),
+    Seam(
+        "PreTrainedConfig._auto_class, PreTrainedModel._auto_class",
+        "saved folders import the installed toolkit instead of a copy of its files",
+        _auto_classes_copy_files,
+    ),
+    Seam(
+        "PreTrainedModel._init_weights(self, module)",
+        "constants are rebuilt after loading, and memories start as an identity",
+        _models_initialise_modules,
+    ),
+    Seam(
+        "CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING",
+        "a base's classes are found by its model_type",
+        _auto_mappings,
+    ),
+    Seam(
+        "conversion_mapping.get_ and register_checkpoint_conversion_mapping",
+        "bases whose tensors are renamed on loading load with a memory, too",
+        _conversions,
+    ),
+    Seam(
+        "add_generation_mixin_to_remote_model, get_class_from_dynamic_module, "
+        "get_relative_import_files",
+        "bases that are code in their own folder",
+        _remote_code,
+    ),
+    Seam(
+        "PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files)",
+        "tables that stay on disk",
+        _weights_are_loaded_as_known,
+    ),
+    Seam(
+        "PreTrainedConfig._attn_implementation",
+        "continuous batching is told apart",
+        _attention_is_named,
+    ),
+    Seam(
+        "PeftAdapterMixin._hf_peft_config_loaded",
+        "a saved adapter is told from a saved model",
+        _adapters_are_flagged,
+    ),
+)
