@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engram.addressing.addresses import Addresses, map_digest
+from engram.addressing.addresses import Addresses, TokenMap, map_digest
 from engram.addressing.vocabulary import compressed_map
 from engram.errors import MismatchError
 
@@ -39,3 +39,20 @@ def check_tokenizer(addresses: Addresses, tokenizer: TokenizerFile) -> int:
             expected_ids=own,
         )
     return len(token_map) - own
+
+
+def map_of(addresses: Addresses, tokenizer: TokenizerFile) -> TokenMap:
+    """Compute the token map of a memory from its tokenizer.
+
+    Args:
+        addresses: The memory's constants, of a layout that hashes compressed ids.
+        tokenizer: The tokenizer.
+
+    Returns:
+        Compressed id per token id, int32 ``[V]``.
+
+    Raises:
+        MismatchError: It is another tokenizer.
+    """
+    check_tokenizer(addresses, tokenizer)
+    return compressed_map(tokenizer)[: addresses.raw_vocab_size]

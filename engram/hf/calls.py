@@ -23,11 +23,35 @@ from engram.errors import InputError
 from engram.hf import compat
 from engram.hf.ids import MemoryIds
 from engram.hf.packed import document_starts, tokens_since_start
-from engram.hf.state import MemoryState, state_of
+from engram.hf.state import MemoryState, Past, Record, both, state_of
 from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph
 from engram.nn.disk import prefetch
+from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
 from engram.nn.module import GatedTokens
+
+
+@dataclass(frozen=True)
+class Before:
+    """The last tokens before a call, S at most the window W of the convolutions.
+
+    Attributes:
+        ids: Hash ids without offsets ``[B, S, L, C]``.
+        keep: False at masked ones ``[B, S]``; None when there are none.
+        places: Their places in the text ``[B, S]``; None where they are its last.
+    """
+
+    ids: Tensor
+    keep: Tensor | None
+    places: Tensor | None
+
+    def with_gates(self, record: Record) -> GatedTokens:
+        """Add a layer's gates, which its state has recorded."""
+        gates = record.last(self.ids.shape[1]) if self.places is None else record.at(self.places)
+        assert gates is not None
+        if self.keep is not None:
+            gates = gates.masked_fill(~self.keep.to(gates.device)[:, :, None], 0)
+        return GatedTokens(self.ids, gates)
 
 
 @dataclass(frozen=True)
@@ -40,35 +64,70 @@ class Lookup:
             when there are none.
         state: The memory's past in the call's cache; None without a cache.
         since: Tokens since each token's document started ``[B, T]``; None where a row is one.
-        before: Hash ids of the tokens before ``[B, <= W, L, C]``, where the state has forgotten the
-            convolutions' windows.
+        before: The tokens before, where the state has forgotten the convolutions' windows.
     """
 
     ids: Tensor
     keep: Tensor | None
     state: MemoryState | None
     since: Tensor | None
-    before: Tensor | None
+    before: Before | None
 
 
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
+
+# Arguments that a model with a memory takes beside those of its base.
+MEMORY_ARGUMENTS = ("engram_input_ids", "engram_mask", "hash_ids")
+_told: ContextVar[dict[str, Any] | None] = ContextVar("engram_arguments", default=None)
 
 
 def forward_with_memory(base: Callable[..., Any]) -> Callable[..., Any]:
     """Return the `forward` of a model with a memory.
 
-    Its signature is the base's, which transformers and its Trainer look at.
+    It takes `MEMORY_ARGUMENTS`, too, and hands them to the decoder, whatever lies between. Its
+    signature says so, since transformers and its Trainer drop what a signature does not name.
 
     Args:
         base: The `forward` of the model's class without a memory.
     """
-    name = compat.cache_name(base)
+    name, signature = compat.cache_name(base), inspect.signature(base)
+    takes_keywords = _takes_keywords(signature)
 
     @functools.wraps(base)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return base(self, *args, **compat.rename_cache(kwargs, name))
+        compat.rename_cache(kwargs, name)
+        told = {key: kwargs.pop(key) for key in MEMORY_ARGUMENTS if key in kwargs}
+        told = {key: value for key, value in told.items() if value is not None}
+        if not told:
+            return base(self, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            if not takes_keywords:
+                raise InputError(
+                    f"{type(self).__name__} hands no keywords to its decoder, and cannot be "
+                    f"compiled with {', '.join(told)}.",
+                    "Run it without torch.compile.",
+                )
+            return base(self, *args, **kwargs, **told)
+        before = _told.set(told)
+        try:
+            return base(self, *args, **kwargs)
+        finally:
+            _told.reset(before)
 
+    own = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for key in MEMORY_ARGUMENTS
+    ]
+    others = list(signature.parameters.values())
+    place = len(others) - 1 if takes_keywords else len(others)
+    forward.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*others[:place], *own, *others[place:]]
+    )
     return forward
+
+
+def _takes_keywords(signature: inspect.Signature) -> bool:
+    return any(it.kind is it.VAR_KEYWORD for it in signature.parameters.values())
 
 
 class MemoryLayer(nn.Module):
@@ -111,8 +170,7 @@ def _read(memory: EngramModule, layer_id: int, hidden_states: Tensor, lookup: Lo
     if state is not None:
         window = state.windows.get(layer_id)
         if window is None and lookup.before is not None:
-            gates: Any = state.gates[layer_id].last(lookup.before.shape[1])
-            window = GatedTokens(lookup.before, gates)
+            window = lookup.before.with_gates(state.gates[layer_id])
     out, past = memory.add(
         hidden_states,
         lookup.ids,
@@ -144,24 +202,36 @@ class MemoryDecoder(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.engram_cache_name = compat.cache_name(super().forward)
-        parameters = inspect.signature(super().forward).parameters
-        cls.engram_positional = tuple(parameters)[2:]
-        cls.engram_takes_keywords = any(
-            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-        )
+        signature = inspect.signature(super().forward)
+        cls.engram_positional = tuple(signature.parameters)[2:]
+        cls.engram_takes_keywords = _takes_keywords(signature)
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Run the decoder. Takes what it took before, and `engram_input_ids` and `engram_mask`."""
+        """Run the decoder.
+
+        Args:
+            input_ids: Token ids ``[B, T]``, or None with `inputs_embeds`.
+            *args: As the decoder takes them.
+            **kwargs: As the decoder takes them; and `MEMORY_ARGUMENTS`: the ids of embeddings that
+                are given in their place ``[B, T]``, the 2-D mask where `attention_mask` is another
+                ``[B, past + T]``, and hash ids without offsets of the tokens ``[B, T, L, C]``, used
+                in place of those that are computed here.
+
+        Raises:
+            InputError: The memory's ids cannot be known, or fit neither tokens nor tables.
+        """
         kwargs.update(zip(self.engram_positional, args, strict=False))
         compat.rename_cache(kwargs, self.engram_cache_name)
-        token_ids = kwargs.pop("engram_input_ids", None)
-        mask = kwargs.pop("engram_mask", None)
+        told = {} if torch.compiler.is_compiling() else _told.get() or {}
+        told |= {key: kwargs.pop(key) for key in MEMORY_ARGUMENTS if key in kwargs}
+        token_ids = told.get("engram_input_ids")
         token_ids = input_ids if token_ids is None else token_ids
         if token_ids is None:
             raise InputError(
                 "The memory reads token ids, and the model was called with inputs_embeds alone.",
                 "Pass the same tokens' ids as engram_input_ids=.",
             )
+        mask = told.get("engram_mask")
         if compat.runs_continuous_batching(self.config):
             raise InputError(
                 "Continuous batching puts several requests into one row, and the memory cannot "
@@ -177,7 +247,8 @@ class MemoryDecoder(nn.Module):
                     "Pass the 2-D mask [B, T] as engram_mask=, ones if nothing is padded.",
                 )
         state = self._state(kwargs)
-        lookup = self._look_up(token_ids, mask, kwargs.get("position_ids"), state)
+        position_ids, hash_ids = kwargs.get("position_ids"), told.get("hash_ids")
+        lookup = self._look_up(token_ids, mask, position_ids, state, hash_ids)
         if self.engram_takes_keywords:
             kwargs["engram"] = lookup
         if torch.compiler.is_compiling():
@@ -217,34 +288,74 @@ class MemoryDecoder(nn.Module):
         mask: Tensor | None,
         position_ids: Tensor | None,
         state: MemoryState | None,
+        hash_ids: Tensor | None = None,
     ) -> Lookup:
         ids = ids.view(-1, ids.shape[-1])
-        length, past, window = ids.shape[1], 0, 0
-        seen = 0 if state is None else state.tokens.length
-        keep = None if mask is None else _own_part(mask, seen, length)
+        length, seen = ids.shape[1], 0 if state is None else state.tokens.length
+        shown = None if mask is None else _own_part(mask, seen, length)
         config: Any = self.config
-        read, keep = self.engram_ids.readable(ids, keep, config.vocab_size)
-        readable = keep
-        addresses = self.engram_ids.addresses
-        positions, starts = document_starts(addresses, position_ids, ids, keep, state)
+        ids, known = self.engram_ids.readable(ids, config.vocab_size)
+        keep = both(shown, known)
+        addresses, past, before, last = self.engram_ids.addresses, None, None, None
         if state is not None:
-            if not state.windows:
-                window = min(seen, self._first_memory.window_tokens)
-            # What is hashed again of the past sees less than it saw, at first: that is dropped.
-            past = min(seen, window + addresses.max_ngram_size - 1)
-            state.append(read, keep, starts, positions)
-            read, readable, starts = state.last(past + length)
-        hashed = self.engram_ids(read, self.engram_token_map, readable, starts)
-        own = hashed[:, past:]
-        self._prefetch(own)
+            if mask is not None and seen and not records_a_graph():
+                state.mask_again(mask[:, :seen].bool())
+            past = state.last(addresses.max_ngram_size - 1, skip_masked=self._closes_gaps)
+            before = None if state.windows else self._before(state)
+            last = state.last(1, skip_masked=True)
+        positions, starts = document_starts(addresses, position_ids, ids, keep, last)
+        if hash_ids is None:
+            hashed = self._hash(ids, keep, starts, past)
+        else:
+            hashed = self.engram_ids.given(hash_ids, ids)
+        self._prefetch(hashed)
+        counted = keep
         if state is not None:
-            starts = state.starts.last(state.starts.length)
-        return Lookup(
-            ids=own,
-            keep=keep,
-            state=state,
-            since=None if starts is None else tokens_since_start(starts)[:, -length:],
-            before=hashed[:, past - window : past] if window else None,
+            state.append(ids, shown, known, starts, positions)
+            starts, counted = state.starts.last(state.starts.length), state.kept()
+        since = None
+        if starts is not None:
+            counted = counted if self._closes_gaps else None
+            since = tokens_since_start(starts, counted)[:, -length:]
+        return Lookup(ids=hashed, keep=keep, state=state, since=since, before=before)
+
+    @property
+    def _closes_gaps(self) -> bool:
+        return self.engram_ids.addresses.layout.masked == "absent"
+
+    def _hash(
+        self, ids: Tensor, keep: Tensor | None, starts: Tensor | None, past: Past | None
+    ) -> Tensor:
+        """Hash the ids of a call ``[B, T]`` after those of the past."""
+        gaps = gaps_in(keep, past is not None) if self._closes_gaps else None
+        length = ids.shape[1]
+        if past is not None:
+            keep = _joined((past.keep, past.tokens), (keep, ids), default=True)
+            starts = _joined((past.starts, past.tokens), (starts, ids), default=False)
+            ids = torch.cat([past.tokens, ids], dim=1)
+        if gaps is not None and keep is not None:
+            order = closed_order(keep)
+            ids, keep = reorder(ids, order), reorder(keep, order)
+            starts = None if starts is None else reorder(starts, order)
+        hashed = self.engram_ids(ids, self.engram_token_map, keep, starts)[:, -length:]
+        return hashed if gaps is None else reorder(hashed, in_time(closed_order(gaps)))
+
+    def _before(self, state: MemoryState) -> Before | None:
+        """Hash the tokens again from which the convolutions' windows follow."""
+        window, orders = self._first_memory.window_tokens, self.engram_ids.addresses.max_ngram_size
+        past = None
+        if window:
+            past = state.last(window + orders - 1, skip_masked=self._closes_gaps)
+        if past is None:
+            return None
+        # The first of these tokens see less than they saw: they are not among the last.
+        hashed = self.engram_ids(past.tokens, self.engram_token_map, past.keep, past.starts)
+        cut = slice(-window, None)
+        keep, places = past.keep, past.places
+        return Before(
+            hashed[:, cut],
+            None if keep is None else keep[:, cut],
+            None if places is None else places[:, cut],
         )
 
     def _prefetch(self, hashed: Tensor) -> None:
@@ -270,6 +381,19 @@ class MemoryDecoder(nn.Module):
     def engram_token_map(self) -> Tensor | None:
         """The compressed vocabulary, int32 ``[V]``: a buffer of the first layer with a memory."""
         return self._first_memory._buffers.get("token_map")
+
+
+def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | None:
+    """Join flags along time, each given with the ids that it is for; None is the default."""
+    if all(flags is None for flags, _ in parts):
+        return None
+    return torch.cat(
+        [
+            torch.full_like(ids, default, dtype=torch.bool) if flags is None else flags.bool()
+            for flags, ids in parts
+        ],
+        dim=1,
+    )
 
 
 def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ import torch
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
 from engram.config import EngramConfig
-from engram.errors import MismatchError, UsageError
+from engram.errors import EngramError, MismatchError, UsageError
 from engram.hf import compat
 from engram.hf.calls import forward_with_memory
 from engram.hf.folder_module import auto_map, copy_code, remote_module
@@ -60,6 +61,7 @@ class EngramForCausalLM:
             )
         addresses = Addresses.from_dict(settings["addresses"])
         wire(self, EngramConfig.from_dict(settings["config"]), addresses, engram_tables)
+        self._fill_token_map()
 
     @classmethod
     def from_pretrained(
@@ -129,6 +131,48 @@ class EngramForCausalLM:
         modules = self.named_modules()  # type: ignore[attr-defined]
         return {f"{name}.weight": it for name, it in modules if isinstance(it, DiskEmbedding)}
 
+    @property
+    def engram_addresses(self) -> Addresses:
+        """The memory's constants, without their token map."""
+        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        addresses: Addresses = decoder.engram_ids.addresses
+        return addresses
+
+    def fill_token_map(self, tokenizer: Any) -> None:
+        """Fill the token map of a model that was made from its config, not loaded.
+
+        Args:
+            tokenizer: The tokenizer of the memory: a folder, a tokenizer.json, a hub id, or a
+                `TokenizerFile`.
+
+        Raises:
+            MissingFileError: There is no such tokenizer.
+            MismatchError: It is another one.
+        """
+        from engram.addressing.same_tokenizer import map_of
+
+        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        token_map = decoder.engram_token_map
+        if token_map is not None:
+            if isinstance(tokenizer, (str, Path)):
+                tokenizer = load_tokenizer(tokenizer)
+            token_map.copy_(torch.from_numpy(map_of(self.engram_addresses, tokenizer)))
+
+    def _fill_token_map(self) -> None:
+        """Fill the token map from where the config came from, unless weights are about to be loaded.
+
+        `from_pretrained` builds models on the meta device; what is built elsewhere is trained from
+        scratch. Without a tokenizer the first call says what is missing.
+        """
+        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        token_map = decoder.engram_token_map
+        if token_map is None or token_map.device.type == "meta":
+            return
+        for source in (self.config.name_or_path, self.config.engram["config"].get("tokenizer")):
+            if source:
+                with suppress(EngramError):
+                    return self.fill_token_map(source)
+
     def check_token_map(self) -> None:
         """Compare the token map that was loaded with the fingerprint.
 
@@ -146,8 +190,7 @@ class EngramForCausalLM:
         Raises:
             MismatchError: It is another one.
         """
-        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
-        addresses: Addresses = decoder.engram_ids.addresses
+        addresses = self.engram_addresses
         if addresses.map_sha256 is not None and (folder / TOKENIZER).is_file():
             from engram.addressing.same_tokenizer import check_tokenizer
 
@@ -194,21 +237,28 @@ class EngramForCausalLM:
         inputs_embeds: Any = None,
         attention_mask: Any = None,
         engram_input_ids: Any = None,
+        hash_ids: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Prepare as transformers does, and keep what the memory reads.
 
-        That is the 2-D mask, of which static caches make a 4-D one, and the ids of embeddings that
-        are given in their place (`engram_input_ids`, for the first step).
+        That is the 2-D mask, of which static caches make a 4-D one; and, for the first step, the
+        ids of embeddings that are given in their place (`engram_input_ids`; the prompt's ids where
+        both are given), and hash ids that were computed elsewhere.
         """
+        compat.rename_cache(kwargs, self.engram_generate_cache_name)
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, *args, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )
-        if inputs.get("input_ids") is None and engram_input_ids is not None:
-            inputs["engram_input_ids"] = engram_input_ids
+        if inputs.get("input_ids") is None:
+            prompt = input_ids if engram_input_ids is None else engram_input_ids
+            embedded = inputs.get("inputs_embeds")
+            if embedded is not None and prompt is not None and prompt.shape == embedded.shape[:2]:
+                inputs["engram_input_ids"] = prompt
+        if hash_ids is not None and kwargs.get("is_first_iteration"):
+            inputs["hash_ids"] = hash_ids
         made = inputs.get("attention_mask")
         if attention_mask is not None and attention_mask.ndim == 2:
-            # Models whose forward takes nothing more than it knows have to do with a mask as it is.
             if getattr(made, "ndim", None) != 2:
                 inputs["engram_mask"] = attention_mask
         elif attention_mask is None and made is not None:

@@ -8,7 +8,8 @@ Shapes: B sequences, T tokens of a call, M streams, W window of the convolution,
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from engram.errors import MismatchError
 from engram.hf.classes import mixed
 from engram.hf.compat import self_attention_cache
+from engram.nn.compat import records_a_graph
 from engram.nn.functional import ConvPast
+from engram.nn.gaps import reorder
 
 # A buffer grows by this many tokens at least, and by half of itself when it is larger.
 _GROWTH_TOKENS = 256
@@ -51,6 +54,10 @@ class Record:
             self._write(new, end)
         self.length = end
 
+    def replace(self, steps: Tensor) -> None:
+        """Put others in the place of all steps ``[B, T, ...]`` so far."""
+        self.buffer = steps.clone()
+
     def _write(self, new: Tensor, end: int) -> None:
         if self.buffer is None:
             # A copy: what was given is the caller's, who may write into it.
@@ -77,6 +84,15 @@ class Record:
         frozen = steps.is_inference() and not torch.is_inference_mode_enabled()
         return steps.clone() if frozen else steps
 
+    def at(self, places: Tensor) -> Tensor | None:
+        """Return the steps at some places ``[B, S]``, 0 at those below 0; None as in `last`."""
+        steps = self.last(self.length)
+        if steps is None:
+            return None
+        places = places.to(steps.device)
+        found = reorder(steps, places.clamp_min(0))
+        return found.masked_fill((places < 0).view(*places.shape, *[1] * (found.ndim - 2)), 0)
+
     def crop(self, length: int) -> None:
         """Forget all but the first `length` steps."""
         self.length = min(self.length, length)
@@ -89,6 +105,27 @@ class Record:
             self.buffer = select(self.buffer[:, : self.length])
 
 
+@dataclass(frozen=True)
+class Past:
+    """The last tokens of a text that a memory reads, of S places.
+
+    Attributes:
+        tokens: Token ids ``[B, S]``.
+        keep: False at places without a token, or with a masked one ``[B, S]``; None where there is
+            none.
+        starts: True where a document starts ``[B, S]``; None where none does.
+        positions: Position ids ``[B, S]``, -1 where there are none; None where there are none.
+        places: Places of the tokens in the text ``[B, S]``, -1 where there is none; None where they
+            are its last.
+    """
+
+    tokens: Tensor
+    keep: Tensor | None
+    starts: Tensor | None
+    positions: Tensor | None
+    places: Tensor | None
+
+
 class MemoryState:
     """The past of one model's memory.
 
@@ -97,7 +134,8 @@ class MemoryState:
 
     Attributes:
         tokens: Token ids so far ``[B, T]``.
-        keep: Which of them were not masked ``[B, T]``.
+        mask: Which of them the caller did not mask ``[B, T]``.
+        known: Which of them the memory's tokenizer has ``[B, T]``.
         starts: Which of them started a document ``[B, T]``.
         positions: Their position ids ``[B, T]``; -1 where the call had none.
         gates: Gates of each layer so far ``[B, T, M]``, by layer id.
@@ -105,25 +143,68 @@ class MemoryState:
     """
 
     def __init__(self, layer_ids: list[int]) -> None:
-        self.tokens, self.keep, self.starts = Record(), Record(default=1), Record(default=0)
-        self.positions = Record(default=-1)
+        self.tokens, self.starts, self.positions = Record(), Record(default=0), Record(default=-1)
+        self.mask, self.known = Record(default=1), Record(default=1)
         self.gates = {layer_id: Record() for layer_id in layer_ids}
         self.windows: dict[int, Tensor] = {}
 
     def append(
-        self, tokens: Tensor, keep: Tensor | None, starts: Tensor | None, positions: Tensor | None
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        known: Tensor | None,
+        starts: Tensor | None,
+        positions: Tensor | None,
     ) -> None:
         """Remember the tokens of a call ``[B, T]``."""
         self.tokens.append(tokens, tokens)
-        self.keep.append(keep, tokens)
+        self.mask.append(mask, tokens)
+        self.known.append(known, tokens)
         self.starts.append(starts, tokens)
         self.positions.append(positions, tokens)
 
-    def last(self, count: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the last `count` tokens, `keep` and `starts` ``[B, count]``."""
+    def kept(self) -> Tensor | None:
+        """Return which tokens so far are read ``[B, T]``; None where all are."""
+        length = self.tokens.length
+        return both(self.mask.last(length), self.known.last(length))
+
+    def mask_again(self, mask: Tensor) -> None:
+        """Follow a caller who masks other tokens of the past than before.
+
+        Args:
+            mask: Mask of the tokens so far ``[B, T]``.
+        """
+        before = self.mask.last(self.tokens.length)
+        expected = torch.ones_like(mask) if before is None else before.to(mask.device)
+        if not torch.equal(expected, mask):
+            self.mask.replace(mask)
+            self.windows.clear()
+
+    def last(self, count: int, *, skip_masked: bool) -> Past | None:
+        """Return the last `count` tokens, or the fewer that there are; None where there is none.
+
+        Args:
+            count: Places S.
+            skip_masked: Return the last that are not masked, whatever lies between.
+        """
+        count = min(count, self.tokens.length)
         tokens = self.tokens.last(count)
-        assert tokens is not None
-        return tokens, self.keep.last(count), self.starts.last(count)
+        if tokens is None or not count:
+            return None
+        keep = both(self.mask.last(count), self.known.last(count))
+        if keep is None or not skip_masked or _shows_all(keep):
+            starts, positions = self.starts.last(count), self.positions.last(count)
+            return Past(tokens, keep, starts, positions, None)
+        kept = cast(Tensor, self.kept())
+        places = torch.arange(kept.shape[1], device=kept.device).where(kept, -1)
+        places = places.topk(count, dim=1).values.flip(1)  # in time
+        return Past(
+            cast(Tensor, self.tokens.at(places)),
+            places >= 0,
+            self.starts.at(places),
+            self.positions.at(places),
+            places,
+        )
 
     def remember(self, layer_id: int, past: ConvPast) -> None:
         """Remember what a layer read at the tokens of a call."""
@@ -163,7 +244,20 @@ class MemoryState:
             record.map_batch(select)
 
     def _records(self) -> list[Record]:
-        return [self.tokens, self.keep, self.starts, self.positions, *self.gates.values()]
+        records = [self.tokens, self.mask, self.known, self.starts, self.positions]
+        return [*records, *self.gates.values()]
+
+
+def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Join two masks, of which None masks nothing."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other.to(one.device)
+
+
+def _shows_all(keep: Tensor) -> bool:
+    """Whether a mask masks nothing, where looking costs nothing."""
+    return keep.device.type == "cpu" and not records_a_graph() and bool(keep.all())
 
 
 def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:

@@ -28,6 +28,8 @@ class Layout:
             order of layers.
         fill: Token that is read where looking back is blocked: the pad or the end-of-text token.
         ends_after_eos: Look-back does not reach an end-of-text token, nor past it.
+        masked: Meaning of masked tokens inside a row: ``absent``: they are passed over, by the hash
+            and by the convolution; ``dead``: look-back stops at them, and they hold their place.
         residual_included: The module returns the hidden state plus the memory, instead of the
             memory alone.
         dense_shapes: Tensors of one layer's module without its table: name and shape.
@@ -42,6 +44,7 @@ class Layout:
     prime_order: Literal["given", "sorted"]
     fill: Literal["pad", "eos"]
     ends_after_eos: bool
+    masked: Literal["absent", "dead"]
     residual_included: bool
     dense_shapes: Callable[[EngramConfig], dict[str, tuple[int, ...]]]
 

@@ -31,6 +31,7 @@ DEEPSEEK_V41 = Layout(
     prime_order="given",
     fill="pad",
     ends_after_eos=False,
+    masked="dead",
     residual_included=True,
     dense_shapes=dense_shapes,
 )

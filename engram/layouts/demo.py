@@ -39,6 +39,7 @@ DEMO = Layout(
     prime_order="given",
     fill="pad",
     ends_after_eos=False,
+    masked="absent",
     residual_included=False,
     dense_shapes=dense_shapes,
 )

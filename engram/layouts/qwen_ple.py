@@ -36,6 +36,7 @@ QWEN_PLE = Layout(
     prime_order="sorted",
     fill="eos",
     ends_after_eos=True,
+    masked="dead",
     residual_included=False,
     dense_shapes=dense_shapes,
 )

@@ -71,7 +71,10 @@ class DemoModule(EngramModule, layout="demo"):
         gates = signed_sqrt_gate(
             rms_norm(keys, self.norm_key, eps), rms_norm(streams, self.norm_query, eps)
         )
-        out, past = gate_and_smooth(gates, value, self._norm_conv, self.conv, keep, window, since)
+        out, past = gate_and_smooth(
+            *(gates, value, self._norm_conv, self.conv, keep, window, since),
+            close_gaps=self.layout.masked == "absent",
+        )
         return out.to(streams.dtype), past
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:

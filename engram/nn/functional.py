@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from engram.nn.compat import records_a_graph
+from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
@@ -79,10 +80,14 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, taps, **factory))
 
     def forward(
-        self, x: Tensor, window: Tensor | None, since: Tensor | None = None
+        self,
+        x: Tensor,
+        window: Tensor | None,
+        since: Tensor | None = None,
+        gaps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
-        return causal_conv(x, self.weight, self.dilation, window, since)
+        return causal_conv(x, self.weight, self.dilation, window, since, gaps)
 
 
 class ConvPast(NamedTuple):
@@ -107,6 +112,8 @@ def gate_and_smooth(
     keep: Tensor | None,
     window: Tensor | None,
     since: Tensor | None,
+    *,
+    close_gaps: bool,
 ) -> tuple[Tensor, ConvPast]:
     """Give every stream its share of the value, and add a convolution of it over the past.
 
@@ -118,6 +125,8 @@ def gate_and_smooth(
         keep: False at masked positions ``[B, T]``, which get and give zero; or None.
         window: The convolution's inputs before these ``[B, <= W, P]``, or None.
         since: Tokens since each token's document started ``[B, T]``, or None.
+        close_gaps: Whether masked tokens are to the convolution as if they were not there; else
+            they hold their place in time.
 
     Returns:
         The sum ``[B, T, M, D]``, in float32 or better, and what is to be remembered.
@@ -126,7 +135,8 @@ def gate_and_smooth(
         # A closed gate makes the convolution's input zero as well.
         gates = gates.masked_fill(~keep[:, :, None], 0)
     gated, inputs = conv_inputs(gates, value, norm)
-    convolved, window = conv(inputs, window, since)
+    gaps = gaps_in(keep, window is not None) if close_gaps else None
+    convolved, window = conv(inputs, window, since, gaps)
     out = F.silu(convolved).view_as(gated).add_(gated)
     if keep is not None:
         out = out.masked_fill(~keep[:, :, None, None], 0)
@@ -156,6 +166,7 @@ def causal_conv(
     dilation: int,
     window: Tensor | None = None,
     since: Tensor | None = None,
+    gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Convolve every channel with its own taps over the past.
 
@@ -167,6 +178,8 @@ def causal_conv(
             as zero.
         since: Tokens since each token's document started ``[B, T]``: no tap reaches further back.
             None where a row is one document.
+        gaps: False at tokens that are to be passed over ``[B, T]``, whose outputs mean nothing;
+            None where there are none.
 
     Returns:
         Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window ``[B, W, P]``
@@ -179,6 +192,13 @@ def causal_conv(
         missing -= window.shape[1]
     # A negative pad crops a window that is longer than the taps reach.
     context = F.pad(x, (0, 0, missing, 0)) if missing else x
+    order = None
+    if gaps is not None:
+        # What is passed over goes before the window, and the others follow it without a gap.
+        before = gaps.new_ones(len(gaps), reach)
+        context = reorder(context, closed_order(torch.cat([before, gaps], dim=1)))
+        order = closed_order(gaps)
+        since = None if since is None else reorder(since, order)
     next_window = context[:, context.shape[1] - reach :]
     if context.shape[1] > 2 * reach:
         next_window = next_window.clone()  # a view would keep the whole text's inputs
@@ -189,7 +209,7 @@ def causal_conv(
         out = _convolve(context, taps, dilation)
     else:
         out = cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
-    return out, next_window
+    return out if order is None else reorder(out, in_time(order)), next_window
 
 
 class _RmsNorm(torch.autograd.Function):

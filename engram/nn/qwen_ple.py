@@ -93,7 +93,10 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
         gates = signed_sqrt_gate(self.norm_key(keys), self.norm_query(streams))
-        out, past = gate_and_smooth(gates, value, self.norm_conv, self.conv1d, keep, window, since)
+        out, past = gate_and_smooth(
+            *(gates, value, self.norm_conv, self.conv1d, keep, window, since),
+            close_gaps=self.layout.masked == "absent",
+        )
         return out.to(streams.dtype), past
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""Masked tokens inside rows: brought before the others, so that those become neighbours.
+
+Shapes: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engram.nn.compat import records_a_graph
+
+
+def gaps_in(keep: Tensor | None, follows: bool) -> Tensor | None:
+    """Return a mask if it has gaps to close, else None.
+
+    Masked tokens before a row's first token are no gap: nothing lies before them.
+
+    Args:
+        keep: False at masked positions ``[B, T]``, or None.
+        follows: Whether the tokens follow others, of a call before.
+
+    Returns:
+        The mask; None where closing would change nothing. On other devices than a CPU, and in
+        recorded graphs, values are not looked at, and every mask counts as one with gaps.
+    """
+    if keep is None or keep.device.type != "cpu" or records_a_graph():
+        return keep
+    masked = ~keep
+    gap = masked.any() if follows else (keep[:, :-1] & masked[:, 1:]).any()
+    return keep if bool(gap) else None
+
+
+def closed_order(keep: Tensor) -> Tensor:
+    """Order the tokens of each row so that masked ones come first, in time otherwise.
+
+    Args:
+        keep: False at masked positions ``[B, T]``.
+
+    Returns:
+        Positions in time by place in that order ``[B, T]``.
+    """
+    return keep.to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Take the tokens of ``[B, T, ...]`` in the order ``[B, S]``."""
+    return x.take_along_dim(order.view(*order.shape, *[1] * (x.ndim - 2)), dim=1)
+
+
+def in_time(order: Tensor) -> Tensor:
+    """Return the order that undoes an order ``[B, T]``."""
+    return order.argsort(dim=1)
