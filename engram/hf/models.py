@@ -159,7 +159,7 @@ class EngramForCausalLM:
             token_map.copy_(torch.from_numpy(map_of(self.engram_addresses, tokenizer)))
 
     def _fill_token_map(self) -> None:
-        """Fill the token map from where the config came from, unless weights are about to be loaded.
+        """Fill the token map from where the config came from, unless weights are to be loaded.
 
         `from_pretrained` builds models on the meta device; what is built elsewhere is trained from
         scratch. Without a tokenizer the first call says what is missing.
