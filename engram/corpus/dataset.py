@@ -127,6 +127,28 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self._state: dict[str, int] = {}
         self._resume: dict[str, int] = {}
 
+    def check(self, model: Any) -> None:
+        """Compare the memory that these hash ids are for with a model's.
+
+        Call it before training: hash ids of another memory are valid rows of its tables, too.
+
+        Args:
+            model: An attached model, wrapped (PEFT, DDP) or not.
+
+        Raises:
+            UsageError: The model has no memory.
+            MismatchError: Its memory reads other rows; the message names the parts that differ.
+        """
+        while not hasattr(model, "engram_addresses") and hasattr(model, "module"):
+            model = model.module  # as torch's own wrappers name what they wrap
+        addresses = getattr(model, "engram_addresses", None)
+        if addresses is None:
+            raise UsageError(
+                f"{type(model).__name__} has no memory to compare with.",
+                "Give the model that engram.load returned.",
+            )
+        self.addresses.check(addresses.to_dict())
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Read the windows of this worker's share, from the restored place or the first.
 

@@ -98,7 +98,9 @@ def _after_ends(
 def _last(values: Tensor, past: Past, default: int) -> Tensor:
     """Return a value of the last token before the call ``[B, 1]``; the default where it is none."""
     last = values[:, -1:]
-    return last if past.keep is None else last.where(past.keep[:, -1:], default)
+    if past.keep is None:
+        return last
+    return last.where(past.keep[:, -1:], torch.full_like(last, default))
 
 
 def _carried(values: Tensor, keep: Tensor | None) -> Tensor:

@@ -1,0 +1,160 @@
+"""Arguments of a call that are for the memory: ids beside embeddings, masks, hash ids."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import tiny
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+import engram
+from engram.errors import InputError, MismatchError, UsageError
+from engram.hf.calls import MEMORY_ARGUMENTS
+
+LENGTH = 17
+OPTIONS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}
+
+
+@pytest.fixture(scope="module", params=["bloom", "gpt2", "llama"])
+def folders(request, tmp_path_factory):
+    return tiny.family_folders(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(folders):
+    return tiny.randomise(engram.load(folders[1])).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(3, tiny.VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def hashed(folders, ids):
+    config = tiny.memory_config()
+    tokenizer = engram.EngramTokenizer(config, str(folders[0]))
+    return tokenizer.compress_and_hash(ids.tolist(), return_tensors="pt")
+
+
+def full(model, ids, **kwargs):
+    return model(input_ids=ids, use_cache=False, **kwargs).logits
+
+
+def test_hash_ids_are_used(model, ids, hashed):
+    expected = full(model, ids)
+    assert torch.equal(full(model, ids, hash_ids=hashed), expected)
+    assert torch.equal(full(model, ids, hash_ids=hashed.int()), expected)
+    other = hashed.flip(1)
+    assert (full(model, ids, hash_ids=other) - expected).abs().max() > 1e-2
+    assert (full(model, ids, hash_ids=torch.zeros_like(hashed)) - expected).abs().max() > 1e-2
+
+
+def test_hash_ids_with_a_cache(model, ids, hashed):
+    other = hashed.flip(0)
+    first = model(ids[:, :9], hash_ids=other[:, :9], use_cache=True)
+    logits = [first.logits]
+    out = model(ids[:, 9:], hash_ids=other[:, 9:], past_key_values=first[1], use_cache=True)
+    logits.append(out.logits)
+    expected = full(model, ids, hash_ids=other)
+    torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=0, atol=1e-5)
+
+
+def test_generate_takes_hash_ids_for_the_prompt(model, ids, hashed):
+    """Later tokens are hashed by the model, also after a prompt of one token."""
+    expected = model.generate(ids, **OPTIONS)
+    assert torch.equal(model.generate(ids, hash_ids=hashed, **OPTIONS), expected)
+    one = model.generate(ids[:, :1], hash_ids=hashed[:, :1], **OPTIONS)
+    assert torch.equal(one, model.generate(ids[:, :1], **OPTIONS))
+    beams = {**OPTIONS, "num_beams": 2}
+    got = model.generate(ids, hash_ids=hashed, **beams)
+    assert torch.equal(got, model.generate(ids, **beams))
+    told = {**OPTIONS, "output_logits": True, "return_dict_in_generate": True}
+    first = [model.generate(ids, hash_ids=h, **told).logits[0] for h in (hashed, hashed.flip(1))]
+    assert (first[0] - first[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda hashed: hashed[:, :-1], r"of shape \[2, 17, 2, 6\].* got torch.int64 \[2, 16"),
+        (lambda hashed: hashed[:, :, 0], "got torch.int64"),
+        (lambda hashed: hashed.double(), "got torch.float64"),
+        (lambda hashed: hashed + 500, "outside of the 1.. rows"),
+        (lambda hashed: hashed - 500, r"outside of the \d+ rows"),
+    ],
+)
+def test_hash_ids_of_another_memory_are_refused(model, ids, hashed, change, match):
+    with pytest.raises(InputError, match=match):
+        model(ids, hash_ids=change(hashed))
+
+
+def test_ids_beside_embeddings(model, ids):
+    tiny.skip_unless_possible(model, "embeddings")
+    embedded = model.get_input_embeddings()(ids)
+    expected = model.generate(ids, **OPTIONS)[:, LENGTH:]
+    got = model.generate(ids, inputs_embeds=embedded, **OPTIONS)[:, -6:]
+    assert torch.equal(got, expected)
+    with pytest.raises(InputError, match="inputs_embeds alone"):
+        model.generate(ids[:, :4], inputs_embeds=embedded, **OPTIONS)
+
+
+def test_signatures_name_what_the_memory_takes(model):
+    """transformers and its Trainer drop what a signature does not name."""
+    parameters = inspect.signature(type(model).forward).parameters
+    assert set(MEMORY_ARGUMENTS) < set(parameters)
+    base = inspect.signature(type(model).__mro__[2].forward).parameters
+    assert [name for name in parameters if name not in MEMORY_ARGUMENTS] == list(base)
+
+
+def test_a_dataset_knows_its_model(folders, ids, tmp_path_factory):
+    config, tokenizer = tiny.memory_config(), str(folders[0])
+    rows = ids.tolist()
+    dataset = engram.HashedDataset(rows, config, window_tokens=8, tokenizer=tokenizer)
+    model = tiny.randomise(engram.load(folders[1])).requires_grad_(False)
+    dataset.check(model)
+    dataset.check(torch.nn.DataParallel(model))
+    window = next(iter(dataset))
+    batch = {name: value[None] for name, value in window.items()}
+    assert torch.equal(full(model, batch.pop("input_ids"), **batch), full(model, ids[:1, :8]))
+    other = engram.HashedDataset(
+        rows, tiny.memory_config(seed=4), window_tokens=8, tokenizer=tokenizer
+    )
+    with pytest.raises(MismatchError, match="layers"):
+        other.check(model)
+    with pytest.raises(UsageError, match="has no memory"):
+        other.check(AutoModelForCausalLM.from_pretrained(folders[0]))
+
+
+def test_from_config_finds_its_token_map(folders, ids):
+    """Training from scratch starts from a config: the tokenizer beside it gives the map."""
+    import engram.hf
+
+    config = AutoConfig.from_pretrained(folders[1])
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    loaded = engram.load(folders[1])
+    model.load_state_dict({**loaded.state_dict(), **_without_map(model)})
+    assert torch.equal(full(model, ids), full(loaded, ids))
+
+
+def _without_map(model):
+    state = {name: value for name, value in model.state_dict().items() if "token_map" in name}
+    assert len(state) == 1
+    assert all(value.any() for value in state.values())
+    return state
+
+
+def test_from_config_without_a_tokenizer_says_what_is_missing(folders, ids, tmp_path):
+    (tmp_path / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).eval()
+    assert isinstance(model, PreTrainedModel)
+    with pytest.raises(MismatchError, match="from_config") as caught:
+        model(ids)
+    assert "fill_token_map" in caught.value.hint
+    model.fill_token_map(str(folders[0]))
+    assert torch.isfinite(full(model, ids)).all()
+    with pytest.raises(MismatchError, match="not the one"):
+        model.fill_token_map(str(tiny.TOKENIZER.parent / "local_word"))
