@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from near import assert_near
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -115,7 +116,7 @@ def test_the_memory_is_the_same_module_as_standing_alone(folders):
         kwargs.pop("engram", None)
         again = super(MemoryLayer, layer).forward(hidden + added, *args, **kwargs)
         as_tensor = [item if torch.is_tensor(item) else item[0] for item in (again, output)]
-        torch.testing.assert_close(*as_tensor, rtol=0, atol=1e-6)
+        assert_near(*as_tensor)
 
 
 def test_auto_classes_load_it(folders):

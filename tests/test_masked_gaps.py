@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from near import assert_near
 from transformers import DynamicCache
 
 import engram
@@ -77,7 +78,7 @@ def added(model, ids, hidden, mask, positions=None, cuts=None):
 
 
 def assert_same(got, expected):
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert_near(got, expected, 128)
 
 
 def assert_as_if_absent(model, ids, mask, got, **options):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from near import assert_near
 from safetensors.torch import load_file
 
 from engram.addressing.primes import head_primes
@@ -181,7 +182,7 @@ def test_the_released_forward_from_fp8_rows_is_that_of_the_same_rows_in_bfloat16
         out = module.to(torch.bfloat16).eval()(hidden, ids)
         plain = golden_module("bfloat16")[0].to(torch.bfloat16)(hidden, ids)
     assert torch.equal(out, plain)
-    assert (out - expected).abs().max() < 1e-6
+    assert_near(out, expected)
     stored = module.state_dict()
     assert stored["multi_head_embedding.embedding.weight"].dtype == torch.float8_e4m3fn
     assert module.count_parameters() == golden_module("bfloat16")[0].count_parameters()

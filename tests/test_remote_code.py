@@ -11,9 +11,10 @@ import sys
 import pytest
 import tiny
 import torch
+from near import assert_near
 from remote import AUTO_MAP, CODE, remote_base
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationMixin
 
 import engram
 from engram.checkpoints import attach, convert
@@ -22,6 +23,7 @@ from engram.checkpoints.detach import detach
 from engram.checkpoints.verify import verify
 from engram.config_file import write_config
 from engram.errors import InputError
+from engram.hf.compat import cache_name
 
 IDS = torch.tensor(
     [[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31], [4, 400, 543, 0, 1, 2, 3, 3, 3, 77, 8]]
@@ -147,7 +149,7 @@ def test_cached_equals_full(model):
         out = model(input_ids=piece, past_key_values=past, use_cache=True)
         past = out.past_key_values
         logits.append(out.logits)
-    torch.testing.assert_close(torch.cat(logits, dim=1), full, rtol=0, atol=1e-5)
+    assert_near(torch.cat(logits, dim=1), full, 128)
     other = tiny.randomise(model, seed=2)
     assert (other(input_ids=IDS, use_cache=False).logits - full).abs().max() > 1e-2
     tiny.randomise(model)
@@ -171,7 +173,9 @@ def test_verify_runs_it_when_trusted(attached):
     assert [name for name, check in found.items() if check.ok is False] == []
     assert found["cached = full"].ok
     assert found["uneven batch"].ok
-    assert found["assisted"].ok
+    # From transformers 5.24 on `generate` itself hands such code a cache under its new name.
+    alone = cache_name(GenerationMixin.prepare_inputs_for_generation) == "past_key_values"
+    assert found["assisted"].ok is (True if alone else None)
 
 
 def test_an_adapter(base, model, attached, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from near import assert_near
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import engram
@@ -34,7 +35,7 @@ def logits(model):
 def test_compiles_without_a_graph_break(model):
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(logits(compiled), logits(model), rtol=0, atol=1e-5)
+    assert_near(logits(compiled), logits(model), 128)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -65,7 +66,7 @@ def test_lora_on_the_backbone(model, tmp_path):
     assert (after - before).abs().max() > 1e-3
     lora.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(lora.unload(), tmp_path)
-    torch.testing.assert_close(logits(again), after, rtol=0, atol=1e-6)
+    assert_near(logits(again), after)
 
 
 def test_a_step_of_training_changes_the_logits_and_is_saved(model, tmp_path):
@@ -162,7 +163,8 @@ else:
 parallel(input_ids=mine, labels=mine, use_cache=False).loss.backward()
 for name, weight in model.named_parameters():
     grad = weight.grad.full_tensor() if hasattr(weight.grad, "full_tensor") else weight.grad
-    torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    bound = 1e-4 * expected[name].abs().max().item()
+    torch.testing.assert_close(grad, expected[name], rtol=0, atol=bound, msg=name)
 print("equal gradients for", len(names), "weights")
 dist.destroy_process_group()
 """
