@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 import engram
+from engram.errors import DependencyError
+from engram.seams import installed_version
 from engram.units import format_bytes
 from engram_cli.options import JsonOption, QuietOption, VerboseOption
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from engram.seams import Probed
 
 # What the toolkit is built on, then what its extras bring and what is used beside it.
 PACKAGES = (
@@ -25,18 +32,59 @@ PACKAGES = (
 
 
 def env(
-    json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = False
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Try every undocumented name of torch, transformers and typer in use."
+        ),
+    ] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show the versions and the machine, for a bug report.
+
+    With --probe the command ends with 5 where an installed version breaks what the toolkit relies
+    on; the broken names are listed.
 
     Examples:
         $ engram env
         $ engram env --json
+        $ engram env --probe
     """
     found = _environment()
+    probed = _probe() if probe else []
+    if probe:
+        found["probes"] = [
+            {
+                "package": it.package,
+                "name": it.seam.name,
+                "reason": it.seam.reason,
+                "ok": it.problem is None,
+                "problem": it.problem,
+            }
+            for it in probed
+        ]
     Output(json=json, quiet=quiet, verbose=verbose).result(
         {"schema": "engram.env/1", **found}, lambda console: _show(console, found)
     )
+    if any(it.problem is not None for it in probed):
+        raise typer.Exit(5)
+
+
+def _probe() -> list[Probed]:
+    from engram.nn import compat as torch_seams
+    from engram.seams import probe
+    from engram_cli import compat as typer_seams
+
+    # Importing the package refuses what is to be listed here; its file of seams is loaded first.
+    with suppress(DependencyError):
+        import_module("engram.hf")
+    transformers_seams = sys.modules["engram.hf.compat"]
+    found = []
+    for seams in (torch_seams, transformers_seams, typer_seams):
+        found += probe(seams.PACKAGE, seams.SEAMS)
+    return found
 
 
 def _environment() -> dict[str, Any]:
@@ -47,7 +95,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": _cores(),
         "memory_bytes": _memory_bytes(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
     }
 
 
@@ -65,13 +113,6 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _show(console: Console, found: dict[str, Any]) -> None:
     from rich.table import Table
 
@@ -85,3 +126,12 @@ def _show(console: Console, found: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, "not installed" if value is None else str(value))
     console.print(table)
+    if "probes" in found:
+        probes = Table(box=None, pad_edge=False)
+        for column in ("probe", "result", "used for"):
+            probes.add_column(column, overflow="fold")
+        for it in found["probes"]:
+            result = "ok" if it["ok"] else f"FAILED: {it['problem']}"
+            probes.add_row(f"{it['package']}: {it['name']}", result, it["reason"])
+        console.print()
+        console.print(probes)

@@ -17,9 +17,7 @@ import typer
 
 from engram.errors import EngramError
 from engram.files import NO_ROOM
-
-# Typer carries its own copy of Click, so its class of usage errors has no public name.
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+from engram_cli.compat import USAGE_ERROR
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def failure_of(error: BaseException) -> Failure:
     """Say what an exception means to the user."""
     if isinstance(error, EngramError):
         return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
-    if isinstance(error, _USAGE_ERROR):
+    if isinstance(error, USAGE_ERROR):
         context: Any = getattr(error, "ctx", None)
         hint = f"See {context.command_path if context else 'engram'} --help."
         param: Any = getattr(error, "param", None)

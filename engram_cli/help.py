@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
+from engram_cli.compat import TyperCommand, TyperGroup, annotation_of
 from engram_cli.params import read_plainly
 
 
@@ -38,8 +38,7 @@ def _prepared(params: list[Any]) -> list[Any]:
     """Let values be read plainly, and stand in help pages without the names of Python's types."""
     for param in read_plainly(params):
         if param.param_type_name == "option" and param.metavar is None:
-            descriptor = getattr(param, "type_descriptor", None)
-            param.metavar = _METAVARS.get(getattr(descriptor, "annotation", Any))
+            param.metavar = _METAVARS.get(annotation_of(param))
     return params
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 
+from engram_cli.compat import described, read_with
+
 _WHAT = {int: "a whole number", float: "a number"}
 
 
@@ -56,13 +58,13 @@ class _PlainValue:
 def read_plainly(params: list[Any]) -> list[Any]:
     """Let every parameter whose type is plain be read without pydantic; return all of them."""
     for param in params:
-        if hasattr(param, "_runtime_param"):
-            info = param.type_descriptor.parameter_info
-            annotation = param.type_descriptor.annotation
+        found = described(param)
+        if found is not None:
+            info, annotation = found.parameter_info, found.annotation
             if get_origin(annotation) is list:
                 (annotation,) = get_args(annotation)
             if _is_plain(annotation, info):
-                param._runtime_param = _PlainValue(annotation, info)
+                read_with(param, _PlainValue(annotation, info))
     return params
 
 

@@ -119,6 +119,9 @@ def plan(
     Raises:
         EngramError: Whatever does not fit: the files, the config, the tokenizer, the depth.
     """
+    from engram.hf import compat
+
+    compat.check()
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     base = read_base(folder, name=folder.resolve().name if Path(model).is_dir() else str(model))
     attachment = plan_attachment(base, config, tokenizer, init, dtype, trust_remote_code)

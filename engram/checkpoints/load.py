@@ -66,7 +66,7 @@ def load(
             raise
         # Weights that are offloaded to disk are read from there as long as the model lives.
         weakref.finalize(loaded, joined.cleanup)
-        loaded.config._name_or_path = loaded.name_or_path = str(model)
+        loaded.config.name_or_path = loaded.name_or_path = str(model)
         return loaded
     config = _read_config(model, revision)
     where = f"{model}/{CONFIG_FILE}"

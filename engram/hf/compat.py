@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engram.errors import LayoutError
+from engram.nn import compat as torch_seams
 from engram.seams import Seam, installed_version, require, tested_range
 
 PACKAGE = "transformers"
@@ -193,11 +194,12 @@ def weight_loader(model_class: Any) -> Any:
 
 
 def check() -> None:
-    """Refuse a transformers that breaks a seam.
+    """Refuse a transformers, or a torch, that breaks a seam.
 
     Raises:
         DependencyError: It is outside of the range that works.
     """
+    require(torch_seams.PACKAGE, torch_seams.SEAMS)
     require(PACKAGE, SEAMS)
 
 
