@@ -23,7 +23,7 @@ from engram.errors import InputError
 from engram.hf import compat
 from engram.hf.ids import MemoryIds
 from engram.hf.packed import document_starts, tokens_since_start
-from engram.hf.state import MemoryState, Past, Record, both, state_of
+from engram.hf.state import MemoryState, Past, Record, both, give_state, state_of
 from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph
 from engram.nn.disk import prefetch
@@ -246,37 +246,39 @@ class MemoryDecoder(nn.Module):
                     "padding.",
                     "Pass the 2-D mask [B, T] as engram_mask=, ones if nothing is padded.",
                 )
-        state = self._state(kwargs)
+        cache = kwargs.get(self.engram_cache_name or "")
+        state = self._state(cache, kwargs.get("use_cache"))
         position_ids, hash_ids = kwargs.get("position_ids"), told.get("hash_ids")
         lookup = self._look_up(token_ids, mask, position_ids, state, hash_ids)
         if self.engram_takes_keywords:
             kwargs["engram"] = lookup
         if torch.compiler.is_compiling():
-            return super().forward(input_ids, **kwargs)
-        before = _passed_beside.set(lookup)
-        try:
-            return super().forward(input_ids, **kwargs)
-        finally:
-            _passed_beside.reset(before)
+            outputs = super().forward(input_ids, **kwargs)
+        else:
+            before = _passed_beside.set(lookup)
+            try:
+                outputs = super().forward(input_ids, **kwargs)
+            finally:
+                _passed_beside.reset(before)
+        if cache is None and state is not None:
+            made = compat.cache_of(outputs)
+            if made is not None:
+                give_state(made, state)
+        return outputs
 
-    def _state(self, kwargs: dict[str, Any]) -> MemoryState | None:
-        """Return the memory's state in the call's cache, made here if the decoder would make it."""
+    def _state(self, cache: Any, use_cache: bool | None) -> MemoryState | None:
+        """Return the memory's state in the call's cache, or a new one for a cache to be made."""
         checkpointing = self.training and getattr(self, "gradient_checkpointing", False)
         if checkpointing and torch.is_grad_enabled():
             return None
-        config: Any = self.config
-        name: Any = self.engram_cache_name
-        past = kwargs.get(name)
-        use_cache = kwargs.get("use_cache")
-        if past is None:
-            if not (getattr(config, "use_cache", False) if use_cache is None else use_cache):
-                return None
-            from transformers import DynamicCache
-
-            past = kwargs[name] = DynamicCache(config=config)
-        state = state_of(past, self.engram_ids.addresses.layer_ids)
+        layer_ids = self.engram_ids.addresses.layer_ids
+        if cache is None:
+            config: Any = self.config
+            uses = getattr(config, "use_cache", False) if use_cache is None else use_cache
+            return MemoryState(layer_ids) if uses else None
+        state = state_of(cache, layer_ids)
         try:
-            cached_tokens = int(past.get_seq_length())
+            cached_tokens = int(cache.get_seq_length())
         except ValueError:  # caches of recurrent layers alone do not count tokens
             return state
         state.follow(cached_tokens)

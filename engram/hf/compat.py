@@ -55,7 +55,18 @@ def rename_cache(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
 
 
 def cache_of(outputs: Any) -> Any:
-    """Return the cache in what a model, or its `prepare_inputs_for_generation`, returned."""
+    """Return the cache in what a model, or its `prepare_inputs_for_generation`, returned.
+
+    Args:
+        outputs: A mapping, or a model's tuple.
+
+    Returns:
+        The cache; None where there is none.
+    """
+    if isinstance(outputs, tuple):
+        from transformers import Cache
+
+        return next((it for it in outputs if isinstance(it, Cache)), None)
     return next((outputs[name] for name in CACHE_NAMES if name in outputs), None)
 
 

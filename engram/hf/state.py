@@ -269,10 +269,17 @@ def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:
     """
     holder = self_attention_cache(cache)
     if not isinstance(holder, _CarriesMemory):
-        holder.__class__ = mixed(_CarriesMemory, holder.__class__)
-        holder.engram = MemoryState(layer_ids)
+        give_state(holder, MemoryState(layer_ids))
     state: MemoryState = holder.engram
     return state
+
+
+def give_state(cache: Any, state: MemoryState) -> None:
+    """Have a cache carry a state along."""
+    holder = self_attention_cache(cache)
+    if not isinstance(holder, _CarriesMemory):
+        holder.__class__ = mixed(_CarriesMemory, holder.__class__)
+    holder.engram = state
 
 
 class _CarriesMemory:
