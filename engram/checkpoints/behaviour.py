@@ -47,6 +47,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     import torch
 
     from engram.checkpoints.ways import GENERATING, READING, plain
+    from engram.hf.layers import find_layers
     from engram.hf.unwired import base_of
 
     try:
@@ -59,7 +60,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         return
     dtype = str(model.dtype).removeprefix("torch.")
     yield Check("load", True, f"{type(model).__name__} in {dtype}")
-    vocab = min(model.get_decoder().engram_ids.addresses.raw_vocab_size, model.config.vocab_size)
+    vocab = min(find_layers(model)[0].engram_ids.addresses.raw_vocab_size, model.config.vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
     with torch.no_grad():
