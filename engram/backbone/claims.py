@@ -18,7 +18,7 @@ MAX_LAYERS = 10_000
 _COUNT = re.compile(r"(?:^|_)(?:layers?|experts?|blocks|depth)$")
 _BUILT_IN_NO_TIME = 1024
 # Layers behind the last one that predict further tokens, and that no causal model loads.
-_EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_|_mtp_|_nextn_")
+_EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
 _WIDTHS = ("hidden_size", "vocab_size")
 _LAYER = re.compile(r"^(.*?)\.?(\d+)\.")
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-
 ATTACHED_PREFIX = "engram_"
 # Other spellings in raw config.json files: config objects of transformers map them, files do not.
 ALIASES = {
@@ -19,8 +18,8 @@ ALIASES = {
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
     "max_position_embeddings": ("n_positions",),
     "intermediate_size": ("n_inner",),
-    "num_experts": ("num_local_experts", "n_routed_experts"),
-    "num_experts_per_tok": ("moe_topk",),
+    "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("moe_topk", "moe_k"),
     "hc_mult": ("hc_count",),
     "dtype": ("torch_dtype",),
 }

@@ -52,7 +52,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
 
     try:
         model, why_not = _load(folder, trust_remote_code)
-    except (EngramError, OSError, ValueError, RuntimeError) as error:
+    except (*_FAILURES, OSError) as error:
         yield Check("load", False, _first_line(error))
         return
     if model is None:
@@ -60,10 +60,16 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         return
     dtype = str(model.dtype).removeprefix("torch.")
     yield Check("load", True, f"{type(model).__name__} in {dtype}")
-    vocab = min(find_layers(model)[0].engram_ids.addresses.raw_vocab_size, model.config.vocab_size)
+    addresses = find_layers(model)[0].engram_ids.addresses
+    vocab = min(addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
+    base = cache(lambda: base_of(model))
     with torch.no_grad():
+        runs = _judge("forward", partial(_runs, ids), model, base)
+        if not runs.ok:
+            yield runs
+            return
         own = plain(model, ids).logits
         finite = bool(torch.isfinite(own).all())
         yield Check(
@@ -73,7 +79,6 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         difference = float((plain(model, ids).logits - own).abs().max())
         detail = f"other memory weights change the logits by up to {difference:.3g}"
         yield Check("memory responds", difference > 0, detail)
-        base = cache(lambda: base_of(model))
         for name, way in {**READING, **GENERATING}.items():
             if name in GENERATING and dtype not in ("float32", "float64"):
                 yield Check(name, None, f"not checked in {dtype}: rounding alone changes tokens")
@@ -122,6 +127,13 @@ def randomise(model: Any, generator: Any) -> None:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             scale = 0.5 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
             parameter.copy_(noise * scale)
+
+
+def _runs(ids: Any, model: Any) -> Verdict:
+    from engram.checkpoints.ways import plain
+
+    plain(model, ids)
+    return True, "the model runs"
 
 
 def _agree(way: Way, ids: Any, tolerance: float, model: Any) -> Verdict:

@@ -133,11 +133,9 @@ def plan_attachment(
 def _prove(base: BaseCheckpoint, made: Attachment, layers_path: str) -> None:
     from engram.checkpoints.proof import check_loads
 
-    config_class, model_class = made.classes
     own_code = "auto_map" in made.model_config["engram"]["base"]
     tensors = {**base.tensors, **memory_tensors(made.config, made.addresses, layers_path)}
-    hf_config = config_class.from_dict(made.model_config)
-    check_loads(base.folder, model_class, hf_config, tensors, own_code=own_code)
+    check_loads(base.folder, made.classes, made.model_config, tensors, own_code=own_code)
 
 
 def describe_attachment(
