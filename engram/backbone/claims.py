@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from engram.backbone.families import ATTACHED_PREFIX, canonical, stated_layers
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, canonical, stated_layers
 from engram.errors import ConfigError, Problem
 
 MAX_LAYERS = 10_000
@@ -20,6 +20,7 @@ _BUILT_IN_NO_TIME = 1024
 # Layers behind the last one that predict further tokens, and that no causal model loads.
 _EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
 _WIDTHS = ("hidden_size", "vocab_size")
+_NARROWER = ("num_attention_heads", "num_key_value_heads", "num_experts_per_tok")
 _LAYER = re.compile(r"^(.*?)\.?(\d+)\.")
 
 
@@ -101,10 +102,22 @@ def _width_problems(
 ) -> Iterator[Problem]:
     widths = {size for shape in shapes.values() for size in shape}
     keys = canonical(text_part(config))
-    for key in _WIDTHS:
+    for key in (*_WIDTHS, *_inner_width(keys)):
         value = keys.get(key)
         if type(value) is int and value not in widths:
             yield Problem(key, f"is {value}; no tensor of the weights is so wide")
+    for key in _NARROWER:
+        value = keys.get(key)
+        if type(value) is int and value > max(widths, default=0):
+            yield Problem(key, f"is {value}, more than any tensor of the weights is wide")
+
+
+def _inner_width(keys: Mapping[str, Any]) -> tuple[str, ...]:
+    """The key of a feed-forward part's width, in families where every model has such a part."""
+    family = FAMILIES.get(str(keys.get("model_type")).removeprefix(ATTACHED_PREFIX))
+    if family is None or keys.get("quantization_config"):  # packed values have other widths
+        return ()
+    return (family.expert_width or "intermediate_size",)
 
 
 def _count_problems(

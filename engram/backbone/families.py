@@ -51,7 +51,8 @@ def stated_layers(model_type: str, read: Callable[[str], Any]) -> Any:
     for key in LAYER_KEYS.get(model_type, ()):
         value = read(key)
         if value is not None:
-            return len(value) if isinstance(value, (list, str)) else value
+            has_entries = isinstance(value, list) or key.endswith("pattern")
+            return len(value) if has_entries else value
     return read("num_hidden_layers")
 
 

@@ -52,7 +52,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
 
     try:
         model, why_not = _load(folder, trust_remote_code)
-    except (*_FAILURES, OSError) as error:
+    except (EngramError, OSError) as error:
         yield Check("load", False, _first_line(error))
         return
     if model is None:
@@ -92,6 +92,7 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     import torch
 
     from engram.checkpoints.load import load
+    from engram.hf.admission import of_the_base
 
     settings = read_config(folder).get("engram")
     code = read_settings(settings, str(folder / CONFIG_FILE)).base.code
@@ -105,7 +106,8 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     # Half-precision weights double.
     fits_wide = 2 * stored_bytes < free_bytes
     dtype = torch.float32 if fits_wide else "auto"
-    return load(folder, dtype=dtype, trust_remote_code=trust_remote_code), ""
+    with of_the_base(folder, "load"):
+        return load(folder, dtype=dtype, trust_remote_code=trust_remote_code), ""
 
 
 def _available_bytes() -> int:

@@ -130,10 +130,11 @@ def verify(
     if weights and claims.ok:
         from engram.checkpoints.behaviour import behaviour_checks
 
-        yield run_check(
-            "base weights", partial(_check_base_weights, path, whole, tensors, trust_remote_code)
-        )
-        yield from behaviour_checks(path, trust_remote_code)
+        check = partial(_check_base_weights, path, whole, tensors, trust_remote_code)
+        loads = run_check("base weights", check)
+        yield loads
+        if loads.ok is not False:  # beside random weights there is nothing to compare
+            yield from behaviour_checks(path, trust_remote_code)
 
 
 def _load_tokenizer(name: str | Path, revision: str | None) -> TokenizerFile:
