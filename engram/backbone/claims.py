@@ -16,7 +16,8 @@ from engram.errors import ConfigError, Problem
 MAX_LAYERS = 10_000
 # Keys, in any part of a config, of what is built one by one.
 _COUNT = re.compile(r"(?:^|_)(?:layers?|experts?|blocks|depth)$")
-_BUILT_IN_NO_TIME = 1024
+# Many configs state experts that their model does not have, by default up to so many.
+_UNUSED = 2**14
 # Layers behind the last one that predict further tokens, and that no causal model loads.
 _EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
 _WIDTHS = ("hidden_size", "vocab_size")
@@ -124,7 +125,7 @@ def _count_problems(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Problem]:
     # Each has a tensor of its own, or they lie in one along a dimension.
-    bound = max(_BUILT_IN_NO_TIME, len(shapes))
+    bound = max(_UNUSED, len(shapes))
     sizes = {size for shape in shapes.values() for size in shape}
     for key, value in _numbers(config):
         if _COUNT.search(key) and value > bound and value not in sizes:

@@ -158,7 +158,7 @@ def check_cache(decoder: Any) -> None:
         decoder: The module that takes token ids.
 
     Raises:
-        LayoutError: It takes no cache of transformers', or one of recurrent states alone.
+        LayoutError: It takes no cache of transformers', or one without keys and values.
     """
     from transformers import DynamicCache
 
@@ -172,7 +172,7 @@ def check_cache(decoder: Any) -> None:
         try:
             DynamicCache(config=decoder.config).get_seq_length()
         except ValueError:
-            problem = "its layers are recurrent, and the cache of such layers alone counts none"
+            problem = "none of its layers keeps keys and values"
     if problem:
         raise LayoutError(
             f"{type(decoder).__name__} keeps its past in no cache that counts tokens, where the "
