@@ -7,25 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part
 from engram.backbone.counting import Counts, count
-from engram.backbone.families import FAMILIES, Family
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
+from engram.backbone.headers import read_folder_headers
 from engram.backbone.stored import count_folder
-from engram.errors import ConfigError, LayoutError, Problem
+from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
 from engram.units import DTYPE_ALIASES, DTYPE_BITS
 
-# Other spellings in raw config.json files: config objects of transformers map them, files do not.
-ALIASES = {
-    "hidden_size": ("n_embd", "d_model", "dim", "emb_dim"),
-    "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"),
-    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
-    "max_position_embeddings": ("n_positions",),
-    "intermediate_size": ("n_inner",),
-    "num_experts": ("num_local_experts", "n_routed_experts"),
-    "hc_mult": ("hc_count",),
-    "dtype": ("torch_dtype",),
-}
-ATTACHED_PREFIX = "engram_"
-MAX_LAYERS = 10_000
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _MAY_BE_ZERO = ("num_experts", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace")
@@ -92,19 +81,21 @@ class Backbone:
             config: The file's object. A ``text_config`` inside it takes precedence.
             name: What the model is called.
             source: Where the config comes from.
-            folder: Where the weights are, to count an unknown family from its safetensors headers.
+            folder: Where the weights are: their headers are compared with the config, and an
+                unknown family is counted from them.
             tokenizer_vocab_size: The tokenizer's length, if known.
 
         Raises:
-            ConfigError: The config lacks a size or states an impossible one.
+            ConfigError: The config lacks a size, states an impossible one, or one that the weights
+                in its folder do not have.
             LayoutError: The family is unknown and there are no safetensors to count.
             CorruptFileError: A safetensors file is torn or lies about its contents.
         """
-        text = config.get("text_config")
-        merged = {**config, **text} if isinstance(text, dict) else dict(config)
+        merged = text_part(config)
         model_type = str(merged.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
         family = FAMILIES.get(model_type)
-        keys = _canonical(merged, family)
+        keys = {**(family.defaults if family else {}), **canonical(merged)}
+        keys["num_hidden_layers"] = stated_depth(config)
         problems = _problems(keys, family)
         if problems:
             raise ConfigError(
@@ -113,6 +104,7 @@ class Backbone:
                 "A language model's config.json states hidden_size (n_embd, d_model), "
                 "num_hidden_layers (n_layer) and vocab_size.",
             )
+        _check_against_weights(config, source, folder)
         kind: Literal["exact", "estimated"] = "exact"
         if family is not None:
             counts = count(family, keys)
@@ -139,15 +131,6 @@ class Backbone:
         )
 
 
-def _canonical(raw: Mapping[str, Any], family: Family | None) -> dict[str, Any]:
-    keys = {**(family.defaults if family else {}), **raw}
-    for key, spellings in ALIASES.items():
-        stated = next((spelling for spelling in (key, *spellings) if spelling in raw), None)
-        if stated is not None:
-            keys[key] = raw[stated]
-    return keys
-
-
 def _problems(keys: Mapping[str, Any], family: Family | None) -> list[Problem]:
     problems = [Problem(key, "is missing") for key in _REQUIRED if keys.get(key) is None]
     rules = {**(family.defaults if family else {}), **dict.fromkeys((*_REQUIRED, "hc_mult"))}
@@ -155,6 +138,9 @@ def _problems(keys: Mapping[str, Any], family: Family | None) -> list[Problem]:
         if key not in (*_TOKEN_IDS, "mlp_only_layers"):
             fault = _fault(key, keys.get(key), default)
             problems += [Problem(key, fault)] if fault else []
+    if not problems and keys["num_hidden_layers"] > MAX_LAYERS:
+        fault = f"is {keys['num_hidden_layers']}, which no model has"
+        problems.append(Problem("num_hidden_layers", fault))
     return problems or (_contradictions(keys, family) if family else [])
 
 
@@ -173,19 +159,27 @@ def _fault(key: str, value: Any, default: Any) -> str:
 def _contradictions(keys: Mapping[str, Any], family: Family) -> list[Problem]:
     problems = []
     hidden, heads = keys["hidden_size"], keys["num_attention_heads"]
-    layers, dense = keys["num_hidden_layers"], keys.get("mlp_only_layers") or []
+    dense = keys.get("mlp_only_layers") or []
     states_head = family.latent_attention or (family.grouped_heads and keys["head_dim"])
     if not states_head and hidden % heads:
         fault = f"is {heads}, which does not divide hidden_size {hidden}"
         problems.append(Problem("num_attention_heads", fault))
-    if layers > MAX_LAYERS:
-        problems.append(Problem("num_hidden_layers", f"is {layers}, which no model has"))
     if keys.get("num_experts_per_tok", 0) > keys.get("num_experts", 0) > 0:
         fault = f"is more than the {keys['num_experts']} experts there are"
         problems.append(Problem("num_experts_per_tok", fault))
     if not isinstance(dense, list) or any(type(layer) is not int for layer in dense):
         problems.append(Problem("mlp_only_layers", f"is {dense!r}; it must list layer numbers"))
     return problems
+
+
+def _check_against_weights(config: Mapping[str, Any], source: str, folder: Path | None) -> None:
+    try:
+        headers = None if folder is None else read_folder_headers(folder)
+    except MissingFileError:  # half a download: there is nothing to compare yet
+        return
+    if headers is not None:
+        shapes = {name: it.shape for name, it in headers.items() if ".engram." not in name}
+        check_claims(config, shapes, f"{source}/config.json")
 
 
 def _from_headers(

@@ -6,9 +6,54 @@ default and every count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+ATTACHED_PREFIX = "engram_"
+# Other spellings in raw config.json files: config objects of transformers map them, files do not.
+ALIASES = {
+    "hidden_size": ("n_embd", "d_model", "dim", "emb_dim"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+    "max_position_embeddings": ("n_positions",),
+    "intermediate_size": ("n_inner",),
+    "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("moe_topk", "moe_k"),
+    "hc_mult": ("hc_count",),
+    "dtype": ("torch_dtype",),
+}
+# Config keys that say how many decoder layers a family has, where it is not num_hidden_layers
+# that does: a number, or what has an entry for each layer.
+LAYER_KEYS: dict[str, tuple[str, ...]] = {
+    # num_hidden_layers counts the two attentions of each layer.
+    "longcat_flash": ("num_layers",),
+    "nemotron_h": ("layers_block_type", "hybrid_override_pattern"),
+}
+
+
+def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a raw config states under any spelling, under the canonical ones."""
+    found = {
+        key: next((spelling for spelling in (key, *spellings) if spelling in raw), None)
+        for key, spellings in ALIASES.items()
+    }
+    return {**raw, **{key: raw[stated] for key, stated in found.items() if stated is not None}}
+
+
+def stated_layers(model_type: str, read: Callable[[str], Any]) -> Any:
+    """Return how many decoder layers a config states, unchecked; None when it does not.
+
+    Args:
+        model_type: The family, as transformers names it.
+        read: Returns the value of a config key, None where it is missing.
+    """
+    for key in LAYER_KEYS.get(model_type, ()):
+        value = read(key)
+        if value is not None:
+            has_entries = isinstance(value, list) or key.endswith("pattern")
+            return len(value) if has_entries else value
+    return read("num_hidden_layers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ CARD_FILE = "README.md"
 # The base's own versions of files of which an attached folder has another.
 KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
+_LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
     ".safetensors",
@@ -122,8 +123,10 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
     Raises:
         MissingFileError: No config, no weights, or a shard that the index names is not there.
         CorruptFileError: A file is torn, or the index contradicts the files.
-        LayoutError: Weights in a format that is not attached to, or a memory that is there already.
+        LayoutError: Weights in a format that is not attached to, a memory that is there already, or
+            an adapter of PEFT.
     """
+    _refuse_lora(folder)
     config = read_config(folder)
     if "engram" in config:
         raise LayoutError(
@@ -165,6 +168,20 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         sidecars=sidecars,
         replaced=replaced,
     )
+
+
+def _refuse_lora(folder: Path) -> None:
+    """Refuse a folder with an adapter of PEFT, whose weights transformers loads on top."""
+    found = [name for name in _LORA_FILES if (folder / name).is_file()]
+    if found:
+        raise LayoutError(
+            f"{folder} holds an adapter of PEFT, such as a LoRA ({', '.join(found)}), which an "
+            "attached checkpoint would lose.",
+            "Merge it into the base first: PeftModel.from_pretrained(base, adapter)"
+            ".merge_and_unload().save_pretrained(FOLDER), then attach to FOLDER; or move it away.",
+            folder=str(folder),
+            files=found,
+        )
 
 
 def _small_files(folder: Path) -> list[str]:

@@ -47,11 +47,12 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     import torch
 
     from engram.checkpoints.ways import GENERATING, READING, plain
+    from engram.hf.layers import find_layers
     from engram.hf.unwired import base_of
 
     try:
         model, why_not = _load(folder, trust_remote_code)
-    except (EngramError, OSError, ValueError, RuntimeError) as error:
+    except (EngramError, OSError) as error:
         yield Check("load", False, _first_line(error))
         return
     if model is None:
@@ -59,10 +60,16 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         return
     dtype = str(model.dtype).removeprefix("torch.")
     yield Check("load", True, f"{type(model).__name__} in {dtype}")
-    vocab = min(model.get_decoder().engram_ids.addresses.raw_vocab_size, model.config.vocab_size)
+    addresses = find_layers(model)[0].engram_ids.addresses
+    vocab = min(addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
+    base = cache(lambda: base_of(model))
     with torch.no_grad():
+        runs = _judge("forward", partial(_runs, ids), model, base)
+        if not runs.ok:
+            yield runs
+            return
         own = plain(model, ids).logits
         finite = bool(torch.isfinite(own).all())
         yield Check(
@@ -72,7 +79,6 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         difference = float((plain(model, ids).logits - own).abs().max())
         detail = f"other memory weights change the logits by up to {difference:.3g}"
         yield Check("memory responds", difference > 0, detail)
-        base = cache(lambda: base_of(model))
         for name, way in {**READING, **GENERATING}.items():
             if name in GENERATING and dtype not in ("float32", "float64"):
                 yield Check(name, None, f"not checked in {dtype}: rounding alone changes tokens")
@@ -86,6 +92,7 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     import torch
 
     from engram.checkpoints.load import load
+    from engram.hf.admission import of_the_base
 
     settings = read_config(folder).get("engram")
     code = read_settings(settings, str(folder / CONFIG_FILE)).base.code
@@ -99,7 +106,8 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     # Half-precision weights double.
     fits_wide = 2 * stored_bytes < free_bytes
     dtype = torch.float32 if fits_wide else "auto"
-    return load(folder, dtype=dtype, trust_remote_code=trust_remote_code), ""
+    with of_the_base(folder, "load"):
+        return load(folder, dtype=dtype, trust_remote_code=trust_remote_code), ""
 
 
 def _available_bytes() -> int:
@@ -121,6 +129,13 @@ def randomise(model: Any, generator: Any) -> None:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             scale = 0.5 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
             parameter.copy_(noise * scale)
+
+
+def _runs(ids: Any, model: Any) -> Verdict:
+    from engram.checkpoints.ways import plain
+
+    plain(model, ids)
+    return True, "the model runs"
 
 
 def _agree(way: Way, ids: Any, tolerance: float, model: Any) -> Verdict:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from engram.checkpoints.base import read_config
 
@@ -21,28 +19,27 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
 
     Returns:
         The largest difference between their logits; 0.0 when they are equal bit for bit.
+
+    Raises:
+        LayoutError: transformers cannot load or run the base alone.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from engram.checkpoints.load import load
+    from engram.hf.admission import of_the_base
 
-    # A padded vocabulary is larger than what tokenizer and memory know.
-    settings = read_config(attached)
-    text = settings.get("text_config", settings)
-    vocab_size = min(settings["engram"]["addresses"]["raw_vocab_size"], text["vocab_size"])
-    logits = []
-    makers: tuple[Callable[[], Any], ...] = (
-        lambda: AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto", trust_remote_code=trust_remote_code
-        ),
-        lambda: load(attached, trust_remote_code=trust_remote_code),
-    )
-    for make in makers:
-        model = make().eval()
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocab_size, (2, _TOKENS), generator=generator)
-        with torch.no_grad():
-            logits.append(model(input_ids=ids).logits)
+    known: int = read_config(attached)["engram"]["addresses"]["raw_vocab_size"]
+    with torch.no_grad():
+        with of_the_base(base, "run"):
+            model = AutoModelForCausalLM.from_pretrained(
+                base, dtype="auto", trust_remote_code=trust_remote_code
+            ).eval()
+            # A padded vocabulary is larger than what tokenizer and memory know.
+            vocab_size = min(known, model.config.get_text_config().vocab_size)
+            generator = torch.Generator().manual_seed(0)
+            ids = torch.randint(0, vocab_size, (2, _TOKENS), generator=generator)
+            expected = model(input_ids=ids).logits
         del model
-    return float((logits[0] - logits[1]).abs().max())
+        own = load(attached, trust_remote_code=trust_remote_code).eval()(input_ids=ids).logits
+    return float((own - expected).abs().max())

@@ -77,21 +77,45 @@ def load(
             "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
             model=str(model),
         )
-    from engram.hf.families import load_code, model_classes, not_trusted
-
     code = read_settings(settings, where).base.code
-    if code is None:
-        _, model_class = model_classes(_text(config, "model_type", where))
-    elif trust_remote_code:
-        stated = config.get("auto_map")
-        reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, where)
-        model_class = load_code(model, reference, revision)
-    else:
+    if code is not None and not trust_remote_code:
+        from engram.hf.families import not_trusted
+
         raise not_trusted(model, code[_MODEL_CODE])
+    _, model_class = classes_of(model, config, code, revision)
     kwargs.setdefault("dtype", "auto")
     if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
         kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
     return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+
+
+def classes_of(
+    model: str | Path,
+    config: Mapping[str, Any],
+    code: Mapping[str, str] | None,
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """Return config class and model class of an attached checkpoint.
+
+    Args:
+        model: Folder or hub id.
+        config: Its config.json.
+        code: Its base's own classes, if they are trusted code in its folder.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        CorruptFileError: The config does not name the classes.
+        LayoutError: transformers has no such model.
+    """
+    from engram.hf.families import load_code, model_classes
+
+    where = f"{model}/{CONFIG_FILE}"
+    if code is None:
+        return model_classes(_text(config, "model_type", where))
+    stated = config.get("auto_map")
+    reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, where)
+    model_class = load_code(model, reference, revision)
+    return model_class.config_class, model_class
 
 
 def _text(values: Mapping[str, Any], key: str, where: str) -> str:

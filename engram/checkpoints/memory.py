@@ -40,6 +40,7 @@ class Attachment:
         tensors: Everything that is written, in order.
         model_config: The attached folder's config.json.
         texts: Small files of the attached folder, by name.
+        classes: Config class and model class of the attached checkpoint.
     """
 
     config: EngramConfig
@@ -47,6 +48,7 @@ class Attachment:
     tensors: list[TensorStream]
     model_config: dict[str, Any]
     texts: dict[str, str]
+    classes: tuple[Any, Any]
 
     @property
     def added_params(self) -> int:
@@ -111,8 +113,8 @@ def plan_attachment(
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is too shallow or of another
-            width, its layers cannot be found, its code is not trusted, or the dtype cannot be
-            trained.
+            width, its layers cannot be found, it would not load whole, its code is not trusted, or
+            the dtype cannot be trained.
     """
     dtype = dtype_name(dtype or base.dtype)
     if dtype not in TAGS:
@@ -124,7 +126,16 @@ def plan_attachment(
     config = replace(config, table_dtype=dtype)
     made = describe_attachment(base, config, tokenizer, trust_remote_code)
     layers_path = made.model_config["engram"]["layers_path"]
+    _prove(base, made, layers_path)
     return replace(made, tensors=_streams(made.config, made.addresses, layers_path, init))
+
+
+def _prove(base: BaseCheckpoint, made: Attachment, layers_path: str) -> None:
+    from engram.checkpoints.proof import check_loads
+
+    own_code = "auto_map" in made.model_config["engram"]["base"]
+    tensors = {**base.tensors, **memory_tensors(made.config, made.addresses, layers_path)}
+    check_loads(base.folder, made.classes, made.model_config, tensors, own_code=own_code)
 
 
 def describe_attachment(
@@ -142,9 +153,12 @@ def describe_attachment(
         trust_remote_code: See `plan_attachment`.
 
     Raises:
-        EngramError: The tokenizer is missing or another, the model is too shallow or of another
-            width, its layers cannot be found, or its code is not trusted.
+        EngramError: The tokenizer is missing or another, the model is of a kind that carries no
+            memory, too shallow or of another width, its config contradicts its weights, its layers
+            cannot be found, or its code is not trusted.
     """
+    from engram.backbone.claims import check_claims
+    from engram.hf.admission import check_type
     from engram.hf.families import code_of_base
     from engram.hf.folder_module import auto_map, remote_module
 
@@ -153,6 +167,10 @@ def describe_attachment(
             f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
         )
     code = code_of_base(base.folder, base.config, trust_remote_code)
+    if code is None:
+        check_type(base.config)
+    shapes = {name: shape for name, (_, shape) in base.tensors.items()}
+    check_claims(base.config, shapes, f"{base.folder}/config.json")
     addresses = _addresses(base, config, tokenizer)
     layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
     settings = {
@@ -179,7 +197,7 @@ def describe_attachment(
     name, text = remote_module(config_class, model_class, code)
     base_name = base.name
     texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
-    return Attachment(config, addresses, [], model_config, texts)
+    return Attachment(config, addresses, [], model_config, texts, (config_class, model_class))
 
 
 def _addresses(
@@ -211,20 +229,25 @@ def _wired_classes(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from engram.hf.admission import check_cache, check_model, of_the_base
     from engram.hf.families import classes_of_code, load_code, model_classes
-    from engram.hf.wiring import check_fits, find_layers
+    from engram.hf.layers import check_fits, find_layers
 
     trusted = code is not None
     if code is None:
         classes = model_classes(str(base.config["model_type"]))
-    hf_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
-    check_fits(config, addresses.layer_ids, hf_config.get_text_config())
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=trusted)
-    if code is not None:
-        own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
-        classes = classes_of_code(*own)
-    return find_layers(model)[2], *classes
+    with of_the_base(base.folder):
+        hf_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=trusted)
+        if code is not None:
+            own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
+            classes = classes_of_code(*own)
+    check_model(model)
+    decoder, layers, path = find_layers(model)
+    check_cache(decoder)
+    check_fits(config, addresses.layer_ids, len(layers), hf_config.get_text_config())
+    return path, *classes
 
 
 def _streams(

@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, map_digest
+from engram.backbone.claims import check_claims
 from engram.backbone.headers import (
     INDEX_FILE,
     SINGLE_FILE,
     TensorInfo,
+    read_folder_headers,
     read_header,
     read_weight_map,
 )
 from engram.checkpoints.adapter import ADAPTER_FILE
-from engram.checkpoints.base import CONFIG_FILE, resolve_model
+from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory import memory_tensors
@@ -29,7 +31,7 @@ from engram.checkpoints.released import Stored, open_stored
 from engram.checkpoints.released.verify import verify_released
 from engram.checkpoints.settings import read_settings
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.errors import ConfigError, CorruptFileError, EngramError, MissingFileError
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -62,7 +64,7 @@ def verify(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Iterator[Check]:
-    """Check a checkpoint's memory. Base tensors are not judged.
+    """Check a checkpoint's memory, and that an attached checkpoint's base loads whole.
 
     An attached checkpoint on the hub is downloaded to the local cache, unless headers are enough.
 
@@ -120,10 +122,19 @@ def verify(
         yield Check(
             "logits", None, "an adapter runs with its base alone: engram.load(base, adapter)"
         )
-    elif weights:
+        return
+    whole = read_config(path) if stored is None else stored.config
+    tensors = (read_folder_headers(path) or {}) if stored is None else stored.tensors
+    claims = run_check("base config", partial(_check_base_config, whole, tensors, where))
+    yield claims
+    if weights and claims.ok:
         from engram.checkpoints.behaviour import behaviour_checks
 
-        yield from behaviour_checks(path, trust_remote_code)
+        check = partial(_check_base_weights, path, whole, tensors, trust_remote_code)
+        loads = run_check("base weights", check)
+        yield loads
+        if loads.ok is not False:  # beside random weights there is nothing to compare
+            yield from behaviour_checks(path, trust_remote_code)
 
 
 def _load_tokenizer(name: str | Path, revision: str | None) -> TokenizerFile:
@@ -233,6 +244,32 @@ def _check_tokenizer(memory: _Memory) -> Verdict:
     added = check_tokenizer(memory.addresses, tokenizer)
     more = f", and {added} tokens that were added since" if added else ""
     return True, f"the tokenizer gives the same token map{more}"
+
+
+def _check_base_config(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], where: str
+) -> Verdict:
+    shapes = {name: it.shape for name, it in tensors.items() if ".engram." not in name}
+    try:
+        check_claims(config, shapes, where)
+    except ConfigError as error:
+        first = error.problems[0]
+        return False, f"{first.key} {first.message}"
+    return True, "depth and widths are those of the base's tensors"
+
+
+def _check_base_weights(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], trusted: bool
+) -> Verdict:
+    from engram.checkpoints.load import classes_of
+    from engram.checkpoints.proof import judge_base_weights
+
+    code = read_settings(config["engram"], f"{folder}/{CONFIG_FILE}").base.code
+    if code is not None and not trusted:
+        return None, "not checked: it would run code in its folder (--trust-remote-code)"
+    described = {name: (it.dtype, it.shape) for name, it in tensors.items()}
+    classes = classes_of(folder, config, code)
+    return judge_base_weights(folder, classes, config, described, own_code=code is not None)
 
 
 _HEADER_CHECKS: dict[str, Callable[[_Memory], Verdict]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from engram.hf import compat
 from engram.hf.families import classes_of_code, model_classes, register_families
-from engram.hf.wiring import find_layers, wire
+from engram.hf.layers import find_layers
+from engram.hf.wiring import wire
 
 __all__ = ["classes_of_code", "find_layers", "model_classes", "wire"]
 

@@ -16,6 +16,7 @@ from engram.errors import EngramError, MismatchError, UsageError
 from engram.hf import compat
 from engram.hf.calls import forward_with_memory
 from engram.hf.folder_module import auto_map, copy_code, remote_module
+from engram.hf.layers import find_layers
 from engram.hf.tables import add_tables, check_saving, tables_on_disk, weights_beside_tables
 from engram.hf.wiring import wire
 from engram.nn import DiskEmbedding, EngramModule
@@ -132,10 +133,14 @@ class EngramForCausalLM:
         return {f"{name}.weight": it for name, it in modules if isinstance(it, DiskEmbedding)}
 
     @property
+    def engram_decoder(self) -> Any:
+        """The module that hashes token ids; `get_decoder` returns another in some families."""
+        return find_layers(self)[0]
+
+    @property
     def engram_addresses(self) -> Addresses:
         """The memory's constants, without their token map."""
-        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
-        addresses: Addresses = decoder.engram_ids.addresses
+        addresses: Addresses = self.engram_decoder.engram_ids.addresses
         return addresses
 
     def fill_token_map(self, tokenizer: Any) -> None:
@@ -151,7 +156,7 @@ class EngramForCausalLM:
         """
         from engram.addressing.same_tokenizer import map_of
 
-        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        decoder = self.engram_decoder
         token_map = decoder.engram_token_map
         if token_map is not None:
             if isinstance(tokenizer, (str, Path)):
@@ -164,7 +169,7 @@ class EngramForCausalLM:
         `from_pretrained` builds models on the meta device; what is built elsewhere is trained from
         scratch. Without a tokenizer the first call says what is missing.
         """
-        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        decoder = self.engram_decoder
         token_map = decoder.engram_token_map
         if token_map is None or token_map.device.type == "meta":
             return
@@ -179,7 +184,7 @@ class EngramForCausalLM:
         Raises:
             MismatchError: It is another tokenizer's.
         """
-        decoder: Any = self.get_decoder()  # type: ignore[attr-defined]
+        decoder = self.engram_decoder
         token_map = decoder.engram_token_map
         if token_map is not None and token_map.device.type != "meta":
             decoder.engram_ids.check(token_map)

@@ -25,7 +25,8 @@ from engram.nn.quantised_disk import QuantisedDiskEmbedding
 from engram.units import scales_per_row
 
 TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.(?:weight|scale)$"
-_DTYPES = {
+# Dtypes by their name in safetensors headers.
+TORCH_DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "F32": torch.float32,
@@ -33,6 +34,9 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E8M0": torch.float8_e8m0fnu,
     "I8": torch.int8,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 _QUANTISED = {"F8_E4M3": "fp8", "I8": "int8"}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -96,7 +100,7 @@ def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int
                 *(rows, width, quantised, scale.path, scale.start),
                 cache_rows=cache_rows,
             )
-    dtype = _DTYPES.get(info.dtype)
+    dtype = TORCH_DTYPES.get(info.dtype)
     if dtype not in DiskEmbedding.stored_dtypes or len(info.shape) != 2 or scale is not None:
         scales = "no scales" if scale is None else f"scales of {scale.dtype} {list(scale.shape)}"
         raise LayoutError(
@@ -178,7 +182,7 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
 
 
 def _write_table(path: Path, prefix: str, table: DiskEmbedding) -> None:
-    tags = {dtype: tag for tag, dtype in _DTYPES.items()}
+    tags = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for part, (rows, dtype) in table.stored.items():

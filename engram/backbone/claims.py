@@ -1,0 +1,140 @@
+"""Compares the counts that a config.json states with the tensors, before anything is built of them.
+
+A count decides how much is built: a depth of 2^53 would be built for ever. So counts are bounded by
+what the headers of the weights can hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, canonical, stated_layers
+from engram.errors import ConfigError, Problem
+
+MAX_LAYERS = 10_000
+# Keys, in any part of a config, of what is built one by one.
+_COUNT = re.compile(r"(?:^|_)(?:layers?|experts?|blocks|depth)$")
+# Many configs state experts that their model does not have, by default up to so many.
+_UNUSED = 2**14
+# Layers behind the last one that predict further tokens, and that no causal model loads.
+_EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
+_WIDTHS = ("hidden_size", "vocab_size")
+_NARROWER = ("num_attention_heads", "num_key_value_heads", "num_experts_per_tok")
+_LAYER = re.compile(r"^(.*?)\.?(\d+)\.")
+
+
+def check_claims(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    """Refuse a config.json whose counts are not those of the tensors.
+
+    Args:
+        config: The raw config.json.
+        shapes: Shape of every tensor of the weights, by name.
+        source: The file's name, for the error.
+
+    Raises:
+        ConfigError: Depth, width or vocabulary are others, or a count is more than the tensors can
+            hold.
+    """
+    problems = [*_depth_problems(config, shapes), *_width_problems(config, shapes)]
+    problems += _count_problems(config, shapes)
+    if problems:
+        raise ConfigError(
+            problems, source, "Restore the config.json that belongs to these weights."
+        )
+
+
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config's text model: those of a ``text_config``, before its own."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else dict(config)
+
+
+def stated_depth(config: Mapping[str, Any]) -> Any:
+    """Return how many decoder layers a raw config states, unchecked; None when it does not."""
+    text = text_part(config)
+    model_type = str(text.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
+    keys = {**text, **canonical(text)}
+    return stated_layers(model_type, keys.get)
+
+
+def stored_depths(names: Iterable[str]) -> dict[str, int]:
+    """Count the layers of each list of modules that tensor names tell of.
+
+    Args:
+        names: Tensor names, such as ``model.layers.0.mlp.up_proj.weight``.
+
+    Returns:
+        Layers by the list's name, such as ``model.layers``; lists inside of layers are left out.
+    """
+    depths: dict[str, int] = {}
+    for name in names:
+        found = _LAYER.match(name)
+        if found:
+            depths[found[1]] = max(depths.get(found[1], 0), int(found[2]) + 1)
+    return depths
+
+
+def _depth_problems(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Problem]:
+    depth, stored = stated_depth(config), stored_depths(shapes)
+    if type(depth) is not int:
+        return
+    if not stored and depth > len(shapes):
+        yield Problem("num_hidden_layers", f"is {depth}; the weights hold {len(shapes)} tensors")
+    if not stored:
+        return
+    extra = [
+        value
+        for key, value in text_part(config).items()
+        if _EXTRA_LAYERS.search(key) and type(value) is int
+    ]
+    if not any(layers - max([0, *extra]) <= depth <= layers for layers in stored.values()):
+        files = " and ".join(f"{layers} in {name}" for name, layers in sorted(stored.items()))
+        yield Problem("num_hidden_layers", f"is {depth}; the weights hold {files}")
+
+
+def _width_problems(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Problem]:
+    widths = {size for shape in shapes.values() for size in shape}
+    keys = canonical(text_part(config))
+    for key in (*_WIDTHS, *_inner_width(keys)):
+        value = keys.get(key)
+        if type(value) is int and value not in widths:
+            yield Problem(key, f"is {value}; no tensor of the weights is so wide")
+    for key in _NARROWER:
+        value = keys.get(key)
+        if type(value) is int and value > max(widths, default=0):
+            yield Problem(key, f"is {value}, more than any tensor of the weights is wide")
+
+
+def _inner_width(keys: Mapping[str, Any]) -> tuple[str, ...]:
+    """The key of a feed-forward part's width, in families where every model has such a part."""
+    family = FAMILIES.get(str(keys.get("model_type")).removeprefix(ATTACHED_PREFIX))
+    if family is None or keys.get("quantization_config"):  # packed values have other widths
+        return ()
+    return (family.expert_width or "intermediate_size",)
+
+
+def _count_problems(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Problem]:
+    # Each has a tensor of its own, or they lie in one along a dimension.
+    bound = max(_UNUSED, len(shapes))
+    sizes = {size for shape in shapes.values() for size in shape}
+    for key, value in _numbers(config):
+        if _COUNT.search(key) and value > bound and value not in sizes:
+            yield Problem(key, f"is {value}; the weights hold {len(shapes)} tensors")
+
+
+def _numbers(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and key != "engram":
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif type(value) is int:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,114 @@
+"""Finds the decoder of a causal language model and its layers, and compares them with a memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from engram.backbone.families import stated_layers
+from engram.config import EngramConfig
+from engram.errors import LayoutError
+
+
+def find_layers(model: Any) -> tuple[Any, Any, str]:
+    """Find the decoder of a causal language model and its list of layers.
+
+    The decoder is the module that takes token ids and has one list of layers, as long as the config
+    says that the text model is deep.
+
+    Args:
+        model: A transformers model, on any device, the meta device included.
+
+    Returns:
+        The decoder, its layers, and the dotted name of the list in the model.
+
+    Raises:
+        LayoutError: There is no such module.
+    """
+    depth = _depth(model.config.get_text_config())
+    for path, decoder in _decoders(model):
+        lists = {
+            name: child
+            for name, child in decoder.named_children()
+            if isinstance(child, nn.ModuleList) and len(child) == depth
+        }
+        if len(lists) == 1:
+            name, layers = next(iter(lists.items()))
+            return decoder, layers, f"{path}.{name}" if path else name
+        if lists:
+            raise _not_found(model, f"{type(decoder).__name__} has {', '.join(lists)}, all so long")
+    raise _not_found(model, "no module that takes token ids has such a list")
+
+
+def _decoders(model: Any) -> Iterator[tuple[str, Any]]:
+    """The modules that may be the decoder: its own idea first, then all that take token ids."""
+    named = [(path, it) for path, it in model.named_modules() if _takes_ids(it)]
+    own = model.get_decoder() if hasattr(model, "get_decoder") else model
+    yield from sorted(named, key=lambda pair: pair[1] is not own)
+
+
+def _takes_ids(module: Any) -> bool:
+    return "input_ids" in inspect.signature(module.forward).parameters
+
+
+def _depth(text_config: Any) -> int | None:
+    model_type = str(text_config.model_type).removeprefix("engram_")
+    depth: int | None = stated_layers(model_type, partial(_value, text_config))
+    return depth
+
+
+def _value(config: Any, key: str) -> Any:
+    return getattr(config, key, None)
+
+
+def _not_found(model: Any, reason: str) -> LayoutError:
+    depth = _depth(model.config.get_text_config())
+    return LayoutError(
+        f"The layers of {type(model).__name__} cannot be found: a memory needs one list of {depth} "
+        f"layers, and {reason}.",
+        "Choose a decoder that keeps its layers in one list, such as Llama or Qwen.",
+        model=type(model).__name__,
+        num_layers=depth,
+    )
+
+
+def check_fits(config: EngramConfig, layer_ids: list[int], depth: int, backbone: Any) -> None:
+    """Compare a memory with the backbone it is for.
+
+    Args:
+        config: The memory.
+        layer_ids: Layers that are to read it.
+        depth: Layers of the decoder.
+        backbone: The transformers config of the text model.
+
+    Raises:
+        LayoutError: A layer lies past the depth, or hidden sizes or streams differ.
+    """
+    width = backbone.hidden_size
+    beyond = [layer_id for layer_id in layer_ids if layer_id >= depth]
+    if beyond:
+        raise LayoutError(
+            f"Layers {beyond} lie past the model's {depth} layers (0..{depth - 1}).",
+            "Choose other layer_ids in the config.",
+            layer_ids=beyond,
+            num_layers=depth,
+        )
+    if config.hidden_size != width:
+        raise LayoutError(
+            f"The memory is {config.hidden_size} wide, the model {width}.",
+            f"Set hidden_size: {width} in the config.",
+            hidden_size=config.hidden_size,
+            model_hidden_size=width,
+        )
+    streams = getattr(backbone, "hc_mult", None) or getattr(backbone, "hc_count", None) or 1
+    if config.hc_mult != streams:
+        raise LayoutError(
+            f"The memory is for {config.hc_mult} residual streams, the model has {streams}.",
+            f"Set hc_mult: {streams} in the config.",
+            hc_mult=config.hc_mult,
+            model_hc_mult=streams,
+        )

@@ -1,0 +1,102 @@
+"""Loads a model with memories from headers alone: transformers' own word on what would be missing.
+
+No weight is read, and none is held: tensors have names, dtypes and shapes, and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from engram.hf.tables import TORCH_DTYPES
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What transformers would make of a checkpoint's tensors.
+
+    Attributes:
+        random: Parameters that no tensor is for, and that would start at random.
+        mismatched: Parameters whose tensor has another shape: name, stored shape, model's shape.
+    """
+
+    random: list[str]
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+
+def load_from_headers(
+    model_class: Any, config: Any, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> Loading:
+    """Load a model from names, dtypes and shapes.
+
+    Args:
+        model_class: One of our classes.
+        config: Its config, without quantisation.
+        tensors: Dtype tag (as safetensors names it) and shape of every tensor, by name.
+
+    Raises:
+        MismatchError: A tensor of the memory is missing or has another shape.
+    """
+    state = {name: _described(tag, shape) for name, (tag, shape) in tensors.items()}
+    with _quiet(), _StayOnMeta():
+        _, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    mismatched = [
+        (str(name), tuple(stored), tuple(expected))
+        for name, stored, expected in info["mismatched_keys"]
+    ]
+    return Loading(sorted(info["missing_keys"]), sorted(mismatched))
+
+
+class _Described(Tensor):
+    """A tensor without values, which stays so when it is asked to move to a device."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        dtype = kwargs.get("dtype")
+        return self if dtype is None else _without_values(self.shape, dtype)
+
+
+def _described(tag: str, shape: tuple[int, ...]) -> Any:
+    return _without_values(shape, TORCH_DTYPES.get(tag, torch.uint8))
+
+
+def _without_values(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    return torch.empty(shape, dtype=dtype, device="meta").as_subclass(_Described)
+
+
+class _StayOnMeta(TorchFunctionMode):
+    """Keeps on the meta device what transformers would make room for, such as missing weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        on_meta = args and isinstance(args[0], Tensor) and args[0].device.type == "meta"
+        if on_meta and "device" in kwargs:
+            kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' report and progress bar of a loading that never happens to itself."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
