@@ -12,10 +12,12 @@ import tiny
 import torch
 from checked import failed, verdicts
 from safetensors.torch import load_file, save_file
+from sympy import nextprime
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import engram
+from engram.addressing.addresses import Addresses
 from engram.checkpoints.verify import verify
 from engram.errors import InputError, LayoutError, MismatchError
 
@@ -101,6 +103,33 @@ def test_changed_constants(attached, part):
     with pytest.raises(MismatchError, match="fingerprint"):
         engram.load(attached)
     assert "fingerprint" in failed(attached)["settings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda primes: [primes[0] + 1, *primes[1:]], "is not prime"),
+        (lambda primes: [*primes[:-1], nextprime(primes[-1])], "is not the next prime that is"),
+        (lambda primes: primes[::-1], "is not the next prime that is free"),
+    ],
+)
+def test_primes_that_only_their_fingerprint_vouches_for(attached, monkeypatch, change, words):
+    """Nothing but a witness finds them when the constants were changed with their fingerprint."""
+
+    def edit(config):
+        stored = config["engram"]["addresses"]
+        layer = stored["layers"][0]
+        layer["primes"][0] = change(layer["primes"][0])
+        layer["stored_rows"] = sum(map(sum, layer["primes"]))
+        with monkeypatch.context() as patch:
+            patch.setattr(Addresses, "check", lambda *_: None)
+            stored["fingerprint"] = Addresses.from_dict(stored).fingerprint
+
+    edit_config(attached, edit)
+    problems = failed(attached)
+    assert "settings" not in problems
+    assert "layer 2, order 2, head " in problems["sizes"]
+    assert words in problems["sizes"]
 
 
 @pytest.mark.parametrize("tables", PLACES)

@@ -184,7 +184,7 @@ def test_in_little_time_and_memory(release):
 
 def test_verified(release, engram):
     checks = verdicts(release)
-    right = ("family", "files", "tensors", "scales", "rows")
+    right = ("family", "files", "tensors", "scales", "sizes", "rows")
     assert {name: check.ok for name, check in checks.items()} == {
         **dict.fromkeys(right, True),
         **dict.fromkeys(("constants", "tokenizer", "values")),

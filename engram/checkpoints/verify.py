@@ -172,8 +172,13 @@ def _memory_tensors_on_disk(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _check_sizes(memory: _Memory) -> Verdict:
+    from engram.addressing.prime_witness import doubt_of_primes
     from engram.addressing.primes import head_primes, stored_rows
 
+    heads = {layer.layer_id: layer.heads for layer in memory.addresses.layers}
+    doubt = doubt_of_primes(memory.config, heads)
+    if doubt is not None:
+        return False, doubt
     expected = head_primes(memory.config, memory.addresses.layer_ids)
     for layer in memory.addresses.layers:
         primes = tuple(map(tuple, expected[layer.layer_id]))
@@ -183,7 +188,7 @@ def _check_sizes(memory: _Memory) -> Verdict:
         if rows != layer.stored_rows:
             return False, f"layer {layer.layer_id}: {layer.stored_rows} stored rows, not {rows}"
     by_layer = [layer.hash_rows for layer in memory.addresses.layers]
-    return True, f"primes follow from the config; rows by layer {by_layer}"
+    return True, f"primes follow from the config, by sympy's account too; rows by layer {by_layer}"
 
 
 def _check_constants(memory: _Memory) -> Verdict:

@@ -122,6 +122,14 @@ def _blocks(stored: Stored, settings: Settings) -> tuple[tuple[int, int], tuple[
     return (1, columns), (block[0], block[1])
 
 
+def _heads(found: Released) -> dict[int, list[int]]:
+    """The primes of the config: the files store their sums alone."""
+    if found.memory.config is None:
+        return {}
+    primes = head_primes(found.memory.config)
+    return {layer: [rows for order in primes[layer] for rows in order] for layer in primes}
+
+
 def _check_rows(found: Released, tokenizer: str | None) -> Verdict:
     stated = text_part(found.stored.config).get("engram_num_embeddings")
     sums = list(found.memory.hash_rows.values())
@@ -178,4 +186,5 @@ FAMILY = Family(
     name_of=_name_of,
     describe=_describe,
     checks={"rows": _check_rows, "constants": _check_constants, "tokenizer": _check_tokenizer},
+    heads=_heads,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from engram.addressing.primes import is_prime
+from engram.addressing.prime_witness import first_composite
 from engram.backbone.headers import TensorInfo
 from engram.checkpoints.checks import Verdict, first_of
 from engram.checkpoints.released.family import Expected, Family, Key, Memory, Released, Slot
@@ -108,10 +108,10 @@ def _check_rows(found: Released, tokenizer: str | None) -> Verdict:
         sizes += heads
         if offsets[0] != 0:
             problems.append(f"{names[0]} begins with {offsets[0]}, not 0")
-        wrong = [i for i, head in enumerate(heads) if head < 2 or not is_prime(head)]
-        problems += [
-            f"{names[0]}: column {i} has {heads[i]} rows, which is no prime" for i in wrong[:1]
-        ]
+        wrong = first_composite(heads)
+        if wrong is not None:
+            column = f"column {wrong} has {heads[wrong]} rows"
+            problems.append(f"{names[0]}: {column}, which is not prime")
     if not problems and len(set(sizes)) != len(sizes):
         problems.append("two heads have the same prime; every head has its own")
     if problems:

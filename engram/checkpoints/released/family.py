@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -124,6 +124,8 @@ class Family:
         describe: What the files should hold.
         checks: What can be checked besides names and shapes, by name; they are given the
             checkpoint, and a tokenizer to use instead of its own.
+        heads: By layer, the rows of each head's part of the table: as stored, or as the config
+            calls for them where the files do not say. None where no config gives the primes.
     """
 
     layout: str
@@ -135,6 +137,7 @@ class Family:
     name_of: Callable[[Key, int, bool, Mapping[str, Slot]], str]
     describe: Callable[[Stored], Memory]
     checks: Mapping[str, Callable[[Released, str | None], Verdict]]
+    heads: Callable[[Released], Mapping[int, Sequence[int]]] | None = None
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -112,6 +112,18 @@ def _describe(stored: Stored) -> Memory:
     )
 
 
+def _heads(found: Released) -> dict[int, list[int]]:
+    """The stored head sizes; those of the config where a buffer is not in the files."""
+    if found.memory.config is None:
+        return {}
+    heads: dict[int, list[int]] = {}
+    for layer, primes in head_primes(found.memory.config).items():
+        names = found.names((layer, _SIZES))
+        from_config = [rows for order in primes for rows in order]
+        heads[layer] = found.stored.integers(names[0]) if names else from_config
+    return heads
+
+
 def _check_constants(found: Released, tokenizer: str | None) -> Verdict:
     config = found.memory.config
     if config is None:
@@ -170,4 +182,5 @@ FAMILY = Family(
     name_of=_name_of,
     describe=_describe,
     checks={"constants": _check_constants},
+    heads=_heads,
 )

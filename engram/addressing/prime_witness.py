@@ -1,0 +1,57 @@
+"""sympy as the independent witness of a memory's primes, for `verify` alone.
+
+Sizes are computed with the toolkit's own primality test (`primes.is_prime`), since importing sympy
+takes longer than `engram size`. Here the same walk is made with sympy's functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from engram.config import EngramConfig
+from engram.layouts import get_layout
+
+
+def first_composite(heads: Sequence[int]) -> int | None:
+    """Return the index of the first number that sympy does not call prime; None if all are."""
+    from sympy import isprime
+
+    return next((i for i, rows in enumerate(heads) if not isprime(rows)), None)
+
+
+def doubt_of_primes(config: EngramConfig, heads: Mapping[int, Sequence[int]]) -> str | None:
+    """Check that every head has the prime that the config gives it, by sympy's account.
+
+    Layers are walked in the order in which their layout hands primes out. Each head must have the
+    first prime from its nominal rows on that no head before it has: prime, and none skipped.
+
+    Args:
+        config: The memory; its `rows_per_head` are where the searches start.
+        heads: By layer, the rows of its ``C`` columns, orders one after the other. Layers are in
+            hash order.
+
+    Returns:
+        The first problem in a sentence, or None.
+    """
+    from sympy import isprime, nextprime
+
+    walk = sorted(heads) if get_layout(config.layout).prime_order == "sorted" else list(heads)
+    taken: set[int] = set()
+    last_of = {nominal: nominal - 1 for nominal in config.rows_per_head}
+    for layer_id in walk:
+        primes = iter(heads[layer_id])
+        if len(heads[layer_id]) != config.n_columns:
+            return f"layer {layer_id} has {len(heads[layer_id])} heads, not {config.n_columns}"
+        for order, nominal in enumerate(config.rows_per_head, start=2):
+            for head in range(config.n_head_per_ngram):
+                got, right = next(primes), nextprime(last_of[nominal])
+                while right in taken:
+                    right = nextprime(right)
+                if got != right:
+                    where = f"layer {layer_id}, order {order}, head {head}"
+                    if not isprime(got):
+                        return f"{where}: {got} is not prime; {right} is next"
+                    return f"{where}: {got} is not the next prime that is free, {right}"
+                taken.add(right)
+                last_of[nominal] = right
+    return None
