@@ -28,10 +28,8 @@ from engram.errors import (
 )
 from engram.hf.calls import MemoryLayer
 
-FAMILIES = sorted(tiny.SIZES)
 
-
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
 def folders(request, tmp_path_factory):
     return tiny.family_folders(request.param, tmp_path_factory)
 

@@ -20,7 +20,7 @@ from engram.hf.state import MemoryState
 LENGTH = 23
 
 
-@pytest.fixture(scope="module", params=sorted(tiny.SIZES))
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
 def model(request, tmp_path_factory):
     attached = tiny.family_folders(request.param, tmp_path_factory)[1]
     return tiny.randomise(engram.load(attached)).requires_grad_(False)
@@ -362,14 +362,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(model, ids):
         model.train()
         for checkpointing in (False, True):
             if checkpointing:
-                model.activation_checkpointing_enable()
+                tiny.checkpointing(model, True)
             model.zero_grad()
             model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
             gradients.append(
                 {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             )
     finally:
-        model.activation_checkpointing_disable()
+        tiny.checkpointing(model, False)
         model.zero_grad()
         model.eval().requires_grad_(False)
     assert gradients[0].keys() == gradients[1].keys()

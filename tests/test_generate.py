@@ -14,7 +14,7 @@ import engram
 OPTIONS = {"max_new_tokens": 10, "pad_token_id": 2, "eos_token_id": None, "do_sample": False}
 
 
-@pytest.fixture(scope="module", params=sorted(tiny.SIZES))
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
 def folders(request, tmp_path_factory):
     return tiny.family_folders(request.param, tmp_path_factory)
 

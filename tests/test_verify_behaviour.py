@@ -36,7 +36,7 @@ def llama(tmp_path_factory):
     return tiny.family_folders("llama", tmp_path_factory)
 
 
-@pytest.mark.parametrize("family", sorted(tiny.SIZES))
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_way_of_running_every_family(family, tmp_path_factory):
     found = checks_of(tiny.family_folders(family, tmp_path_factory)[1])
     assert list(found) == ["load", "finite", "memory responds", *MATRIX]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,9 @@ SIZES = {
     "bloom": {"hidden_size": HIDDEN, "n_layer": 3, "n_head": 4},
 }
 
+# The families that tests go through: all of them, or those that the environment names.
+FAMILIES = sorted(os.environ.get("ENGRAM_TEST_FAMILIES", ",".join(SIZES)).split(","))
+
 
 def base_model(
     model_type: str,
@@ -155,6 +159,13 @@ def randomise(model: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(noise * (1.0 if parameter.ndim == 2 and "table" in name else 0.4))
     return model
+
+
+def checkpointing(model: torch.nn.Module, on: bool) -> None:
+    """Switch gradient checkpointing, which older releases of transformers call by another name."""
+    word = "enable" if on else "disable"
+    new, old = f"activation_checkpointing_{word}", f"gradient_checkpointing_{word}"
+    getattr(model, new if hasattr(model, new) else old)()
 
 
 # What transformers' own model of a family cannot do.
