@@ -91,9 +91,8 @@ def _find_python(version: str) -> list[str] | None:
         ["pyenv", "versions", "--bare"], text=True, capture_output=True, check=False
     )
     for name in sorted(done.stdout.split(), reverse=True):
-        call = ["env", f"PYENV_VERSION={name}", "python"]
-        if name.startswith(f"{version}.") and _answers(call, version):
-            return call
+        if name.startswith(f"{version}.") and "/" not in name:
+            return ["env", f"PYENV_VERSION={name}", "python"]
     return None
 
 
