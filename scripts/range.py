@@ -22,7 +22,7 @@ SETS = ("floor", "lock", "newest")
 FAMILIES = "gpt2,llama,gemma3_text,qwen3_moe"
 TESTS = (
     *("attach", "attach_layouts", "adapter", "decode", "generate", "verify_behaviour"),
-    *("load_tables", "convert", "addressing_forms", "corpus", "help"),
+    *("load_tables", "convert", "addressing_forms", "corpus", "config_cli", "help"),
 )
 
 
