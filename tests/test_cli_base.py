@@ -283,18 +283,26 @@ def test_version():
 # --- Real shells -------------------------------------------------------------------------------
 
 
-def test_interrupt_ends_with_130_and_one_line():
+def test_interrupt_ends_with_130_and_one_line(tmp_path):
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
     process = subprocess.Popen(
-        [*ENGRAM, "config", "show", "/dev/stdin"],
-        stdin=subprocess.PIPE,
+        [*ENGRAM, "config", "show", str(pipe)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENV,
         text=True,
     )
-    time.sleep(1)
+    writer = None
+    while writer is None and process.poll() is None:
+        try:  # as soon as the command has opened the pipe; it then waits for text
+            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
+    if writer is not None:
+        os.close(writer)
     assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 
