@@ -62,7 +62,8 @@ def run() -> list[str]:
             print(f"   {problem}", flush=True)
         verdict = "FAILED" if problems else f"{len(COMMANDS)} commands ok"
         seconds = time.monotonic() - start
-        print(f"== python {version} without {' and '.join(LEFT_OUT)}: {verdict}, {seconds:.0f} s")
+        shown = f"python {version} without {' and '.join(LEFT_OUT)}"
+        print(f"== {shown}: {verdict}, {seconds:.0f} s", flush=True)
         failed += [f"python {version}"] if problems else []
     return failed
 
