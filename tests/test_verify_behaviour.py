@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import more_families
 import pytest
 import tiny
 import torch
@@ -13,6 +14,8 @@ from engram.hf.models import EngramForCausalLM
 from engram.hf.state import MemoryState
 from engram.hf.unwired import base_of
 
+# Every release of transformers has these; the range goes through its own few families.
+MORE = sorted(more_families.SIZES) if len(tiny.FAMILIES) == len(tiny.SIZES) else []
 MATRIX = [
     *("cached = full", "chunked = full", "padded = full", "crop and go on", "greedy"),
     *("uneven batch", "beam search", "assisted", "prompt lookup", "static cache"),
@@ -44,6 +47,17 @@ def test_every_way_of_running_every_family(family, tmp_path_factory):
     unknown = {name for name, check in found.items() if check.ok is None}
     assert unknown == NOT_WITH_THE_BASE.get(family, set())
     assert all("not with the base alone either" in found[name].detail for name in unknown)
+
+
+@pytest.mark.parametrize("family", MORE)
+def test_every_way_of_running_further_families(family, tmp_path):
+    base = tiny.base_model(family, tmp_path / "base", sizes=more_families.SIZES[family])
+    found = checks_of(tiny.attached_model(base, tmp_path / "attached"))
+    assert [name for name, check in found.items() if check.ok is False] == []
+    unknown = {name for name, check in found.items() if check.ok is None}
+    assert unknown <= more_families.NOT_WITH_THE_BASE.get(family, set())
+    assert all("not with the base alone either" in found[name].detail for name in unknown)
+    assert {"cached = full", "greedy", "padded = full", "uneven batch"} <= found.keys() - unknown
 
 
 def test_the_base_of_a_model_shares_its_weights(llama):

@@ -113,7 +113,7 @@ def base_model(
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-        **{**SIZES[model_type], **(sizes or {})},
+        **{**SIZES.get(model_type, {}), **(sizes or {})},
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).to(dtype)
