@@ -28,7 +28,7 @@ from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph
 from engram.nn.disk import prefetch
 from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
-from engram.nn.module import GatedTokens
+from engram.nn.module import GatedTokens, memory_in
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _takes_keywords(signature: inspect.Signature) -> bool:
 class MemoryLayer(nn.Module):
     """Mixed into a decoder layer's class: adds the memory to the layer's input."""
 
-    engram: EngramModule
+    engram: nn.Module  # an EngramModule, or what wraps one
     engram_layer_id: int
 
     def __call__(self, *args: Any, engram: Lookup | None = None, **kwargs: Any) -> Any:
@@ -164,19 +164,21 @@ class PlainLayer(nn.Module):
         return super().forward(*args, **kwargs)
 
 
-def _read(memory: EngramModule, layer_id: int, hidden_states: Tensor, lookup: Lookup) -> Tensor:
+def _read(memory: nn.Module, layer_id: int, hidden_states: Tensor, lookup: Lookup) -> Tensor:
     state = lookup.state
     window: Tensor | GatedTokens | None = None
     if state is not None:
         window = state.windows.get(layer_id)
         if window is None and lookup.before is not None:
             window = lookup.before.with_gates(state.gates[layer_id])
-    out, past = memory.add(
+    # A call, which every wrapper hands on to the memory that is in use.
+    out, past = memory(
         hidden_states,
         lookup.ids,
         keep=_beside(lookup.keep, hidden_states),
         window=window,
         since=_beside(lookup.since, hidden_states),
+        residual=True,
         return_past=True,
     )
     if state is not None and past is not None:
@@ -364,7 +366,7 @@ class MemoryDecoder(nn.Module):
         """Have tables on disk start to read what the layers are about to look up."""
         if not records_a_graph():
             layers, layer_ids = self.engram_layers, sorted(self.engram_ids.addresses.layer_ids)
-            modules: Any = [layers[layer_id].engram for layer_id in layer_ids]
+            modules: Any = [memory_in(layers[layer_id].engram) for layer_id in layer_ids]
             prefetch(pair for module in modules for pair in module.wanted_rows(hashed))
 
     @property
@@ -376,8 +378,7 @@ class MemoryDecoder(nn.Module):
     @property
     def _first_memory(self) -> EngramModule:
         layer: Any = self.engram_layers[self.engram_ids.addresses.layer_ids[0]]
-        memory: EngramModule = layer.engram
-        return memory
+        return memory_in(layer.engram)
 
     @property
     def engram_token_map(self) -> Tensor | None:

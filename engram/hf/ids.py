@@ -26,14 +26,15 @@ class MemoryIds:
     constants as they are. The token map is the model's buffer, given with each call.
     """
 
-    def __init__(self, addresses: Addresses) -> None:
+    def __init__(self, addresses: Addresses, ever_checked: bool = False) -> None:
         self.addresses = addresses
+        self.ever_checked = ever_checked  # of copies: those of a checked map are right, too
         self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
         self._torch_hasher: TorchHasher | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"addresses": self.addresses}
+        return {"addresses": self.addresses, "ever_checked": self.ever_checked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -147,7 +148,7 @@ class MemoryIds:
             MismatchError: It is another tokenizer's, or was never loaded.
         """
         if records_a_graph():
-            if token_map is not None and self._checked is None:
+            if token_map is not None and not self.ever_checked:
                 raise MismatchError(
                     "The token map was not checked before the model was compiled.",
                     "Load the weights, then call model.check_token_map().",
@@ -165,6 +166,7 @@ class MemoryIds:
                 )
             self.addresses.with_map(_as_numpy(token_map))
             self._checked, self._hasher = (id(token_map), version), None
+            self.ever_checked = True
 
 
 def _as_numpy(token_map: Tensor) -> NDArray[np.int32]:

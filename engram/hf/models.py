@@ -17,7 +17,13 @@ from engram.hf import compat
 from engram.hf.calls import forward_with_memory
 from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.layers import find_layers
-from engram.hf.tables import add_tables, check_saving, tables_on_disk, weights_beside_tables
+from engram.hf.tables import (
+    add_tables,
+    check_saving,
+    refuse_other_tables,
+    tables_on_disk,
+    weights_beside_tables,
+)
 from engram.hf.wiring import wire
 from engram.nn import DiskEmbedding, EngramModule
 
@@ -123,9 +129,12 @@ class EngramForCausalLM:
         model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any
     ) -> Any:
         load = compat.weight_loader(super(EngramForCausalLM, type(model)))
-        if not model._tables_on_disk():
+        tables = model._tables_on_disk()
+        if tables and state_dict is not None:
+            refuse_other_tables(state_dict, "The state dict")
+        if not tables or state_dict is not None:
             return load(model, state_dict, checkpoint_files, *args, **kwargs)
-        with weights_beside_tables(checkpoint_files) as weights:
+        with weights_beside_tables(checkpoint_files, tables.values()) as weights:
             return load(model, weights, checkpoint_files, *args, **kwargs)
 
     def _tables_on_disk(self) -> dict[str, DiskEmbedding]:

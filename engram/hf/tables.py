@@ -18,7 +18,7 @@ from engram.backbone.headers import (
     read_folder_headers,
     read_header,
 )
-from engram.errors import InputError, LayoutError, MissingFileError
+from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
 from engram.files import atomic_write, write_json
 from engram.nn import DiskEmbedding
 from engram.nn.quantised_disk import QuantisedDiskEmbedding
@@ -113,8 +113,35 @@ def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int
     return DiskEmbedding(info.path, info.start, *info.shape, dtype, cache_rows=cache_rows)
 
 
+def refuse_other_tables(names: Iterable[str], source: str) -> None:
+    """Refuse weights that hold tables for a model whose tables stay in its own files.
+
+    Args:
+        names: Names of the tensors.
+        source: The weights, as the subject of a sentence.
+
+    Raises:
+        MismatchError: There is a table among them.
+    """
+    found = sorted(name for name in names if re.search(TABLE_NAME, name))
+    if found:
+        raise MismatchError(
+            f"{source} holds a table of its own ({found[0]}), and this model reads its tables from "
+            "its own files.",
+            'Load the model with tables="ram" to put other tables into it.',
+            tensors=found,
+        )
+
+
+def refuse_loaded_tables(layer: Any, state: dict[str, Any], *_: Any) -> None:
+    """`refuse_other_tables` as the hook that a layer calls before a state dict is loaded."""
+    refuse_other_tables(state, "The state dict")
+
+
 @contextmanager
-def weights_beside_tables(files: Iterable[str]) -> Iterator[dict[str, Any]]:
+def weights_beside_tables(
+    files: Iterable[str], tables: Iterable[DiskEmbedding]
+) -> Iterator[dict[str, Any]]:
     """Open weight files so that everything but the tables can be loaded.
 
     transformers maps them in a way that reserves memory for the whole file, which fails for tables
@@ -122,16 +149,24 @@ def weights_beside_tables(files: Iterable[str]) -> Iterator[dict[str, Any]]:
 
     Args:
         files: safetensors files.
+        tables: The tables that stay on disk.
 
     Yields:
         Tensors that are read when they are used, by name, inside the block.
+
+    Raises:
+        MismatchError: A file holds tables that are not these.
     """
     from safetensors import safe_open
 
+    homes = {rows.path for table in tables for rows, _ in table.stored.values()}
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(safe_open(file, framework="pt", backend="pread")) for file in files
-        ]
+        opened = []
+        for file in files:
+            weights = stack.enter_context(safe_open(file, framework="pt", backend="pread"))
+            if Path(file).resolve() not in homes:
+                refuse_other_tables(weights.keys(), file)
+            opened.append(weights)
         yield {
             name: file.get_slice(name)
             for file in opened

@@ -19,6 +19,7 @@ from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
 from engram.hf.classes import mixed
 from engram.hf.ids import MemoryIds
 from engram.hf.layers import check_fits, find_layers
+from engram.hf.tables import refuse_loaded_tables
 from engram.nn import DiskEmbedding, EngramModule
 
 
@@ -54,6 +55,8 @@ def wire(
             table = None if tables is None else _table_of(index, tables)
             module = EngramModule(config, distributions[index], init="identity", table=table)
             layer.engram = module.to(dtype)
+            if table is not None:
+                layer.register_load_state_dict_pre_hook(refuse_loaded_tables)
     if addresses.map_sha256 is not None:
         token_map = torch.zeros(addresses.raw_vocab_size, dtype=torch.int32)
         if addresses.token_map is not None:

@@ -7,7 +7,7 @@ width, W tokens of the convolution's window, P = M * D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,11 @@ class EngramModule(nn.Module):
         """Tokens W of the past that the convolution sees; 0 when it sees none."""
         return max(0, self.config.kernel_size - 1) * self.config.max_ngram_size
 
+    @property
+    def in_use(self) -> EngramModule:
+        """This module. A wrapper with several copies (PEFT's) hands this on to the active one."""
+        return self
+
     def reset_parameters(self, init: Init = "paper") -> None:
         """Initialise every weight, and restore the constants.
 
@@ -164,6 +169,7 @@ class EngramModule(nn.Module):
         keep: Tensor | None = None,
         window: Tensor | GatedTokens | None = None,
         since: Tensor | None = None,
+        residual: bool = False,
         return_past: bool = False,
     ) -> Any:
         """Read the memory, as the layout's reference module does.
@@ -176,11 +182,12 @@ class EngramModule(nn.Module):
                 computed from again; None at the start of a text.
             since: Tokens since each token's document started ``[B, T]``, where rows hold several
                 documents; None where a row is one.
+            residual: Include the hidden states in every layout, see `add`.
             return_past: Return what decoding has to remember, too.
 
         Returns:
             The memory's contribution, of the shape and dtype of `hidden_states`; the hidden states
-            included where ``layout.residual_included``. `add` always includes them. With
+            included with `residual`, and where ``layout.residual_included``. With
             `return_past` a pair of that and a `ConvPast`, or None in layouts without a convolution.
 
         Raises:
@@ -197,6 +204,8 @@ class EngramModule(nn.Module):
         memory = self._look_up(hash_ids, positions)
         read, past = self._read(streams, memory, keep, window, since)
         out = read.reshape(hidden_states.shape)
+        if residual and not self.layout.residual_included:
+            out = hidden_states + out
         return (out, past) if return_past else out
 
     def add(self, hidden_states: Tensor, hash_ids: Tensor, **options: Any) -> Any:
@@ -215,24 +224,24 @@ class EngramModule(nn.Module):
         """
         # A call of the module, not of its method: weights that are offloaded or sharded are
         # brought by the module's hooks.
-        read = self(hidden_states, hash_ids, **options)
-        if self.layout.residual_included:
-            return read
-        if isinstance(read, tuple):
-            return hidden_states + read[0], read[1]
-        return hidden_states + read
+        return self(hidden_states, hash_ids, residual=True, **options)
 
     @property
     def frozen_table(self) -> FrozenTable | None:
         """The table, when it cannot learn: on disk, or quantised."""
-        table = self.multi_head_embedding.embedding
-        return table if isinstance(table, FrozenTable) else None
+        table: FrozenTable | None = self._table_of(FrozenTable)
+        return table
 
     @property
     def table_on_disk(self) -> DiskEmbedding | None:
         """The table, when it is read from disk."""
-        table = self.multi_head_embedding.embedding
-        return table if isinstance(table, DiskEmbedding) else None
+        table: DiskEmbedding | None = self._table_of(DiskEmbedding)
+        return table
+
+    def _table_of(self, kind: type[Any]) -> Any:
+        """Return the table if it is of a kind, whatever wraps it; else None."""
+        inside = self.multi_head_embedding.embedding.modules()
+        return next((module for module in inside if isinstance(module, kind)), None)
 
     def wanted_rows(self, hash_ids: Tensor) -> list[tuple[DiskEmbedding, Tensor]]:
         """Return what `prefetch` takes to have this module's rows read ahead.
@@ -308,6 +317,17 @@ class EngramModule(nn.Module):
             gates: As `_read` returned them ``[B, T, M]``.
         """
         raise NotImplementedError
+
+
+def memory_in(module: nn.Module) -> EngramModule:
+    """Return the memory in a module: itself, or the one in use inside of what wraps it.
+
+    Read it by calling the wrapper; this is for what a call does not return.
+    """
+    found = getattr(module, "in_use", None)
+    if found is None:
+        found = next(inner for inner in module.modules() if isinstance(inner, EngramModule))
+    return cast(EngramModule, found)
 
 
 def _quantised_table(
