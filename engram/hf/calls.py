@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from engram.hf.ids import MemoryIds
 from engram.hf.packed import document_starts, tokens_since_start
 from engram.hf.state import MemoryState, Past, Record, both, give_state, state_of
 from engram.nn import EngramModule
-from engram.nn.compat import records_a_graph
+from engram.nn.compat import records_a_graph, records_a_lasting_graph
 from engram.nn.disk import prefetch
 from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
 from engram.nn.module import GatedTokens, memory_in
@@ -234,12 +234,9 @@ class MemoryDecoder(nn.Module):
                 "Pass the same tokens' ids as engram_input_ids=.",
             )
         mask = told.get("engram_mask")
-        if compat.runs_continuous_batching(self.config):
-            raise InputError(
-                "Continuous batching puts several requests into one row, and the memory cannot "
-                "tell them apart.",
-                "Use generate() without it.",
-            )
+        cache = kwargs.get(self.engram_cache_name or "")
+        if compat.is_paged(cache):
+            refuse_continuous_batching()
         if mask is None:
             mask = kwargs.get("attention_mask")
             if mask is not None and getattr(mask, "ndim", None) != 2:
@@ -248,7 +245,6 @@ class MemoryDecoder(nn.Module):
                     "padding.",
                     "Pass the 2-D mask [B, T] as engram_mask=, ones if nothing is padded.",
                 )
-        cache = kwargs.get(self.engram_cache_name or "")
         state = self._state(cache, kwargs.get("use_cache"))
         position_ids, hash_ids = kwargs.get("position_ids"), told.get("hash_ids")
         lookup = self._look_up(token_ids, mask, position_ids, state, hash_ids)
@@ -272,6 +268,10 @@ class MemoryDecoder(nn.Module):
         """Return the memory's state in the call's cache, or a new one for a cache to be made."""
         checkpointing = self.training and getattr(self, "gradient_checkpointing", False)
         if checkpointing and torch.is_grad_enabled():
+            return None
+        if records_a_lasting_graph():
+            if cache is not None:
+                _refuse_cache_in_graph()
             return None
         layer_ids = self.engram_ids.addresses.layer_ids
         if cache is None:
@@ -365,8 +365,8 @@ class MemoryDecoder(nn.Module):
     def _prefetch(self, hashed: Tensor) -> None:
         """Have tables on disk start to read what the layers are about to look up."""
         if not records_a_graph():
-            layers, layer_ids = self.engram_layers, sorted(self.engram_ids.addresses.layer_ids)
-            modules: Any = [memory_in(layers[layer_id].engram) for layer_id in layer_ids]
+            layer_ids = sorted(self.engram_ids.addresses.layer_ids)
+            modules = [self._memory(layer_id) for layer_id in layer_ids]
             prefetch(pair for module in modules for pair in module.wanted_rows(hashed))
 
     @property
@@ -377,13 +377,39 @@ class MemoryDecoder(nn.Module):
 
     @property
     def _first_memory(self) -> EngramModule:
-        layer: Any = self.engram_layers[self.engram_ids.addresses.layer_ids[0]]
+        return self._memory(self.engram_ids.addresses.layer_ids[0])
+
+    def _memory(self, layer_id: int) -> EngramModule:
+        layer: Any = self.engram_layers[layer_id]
         return memory_in(layer.engram)
 
     @property
     def engram_token_map(self) -> Tensor | None:
         """The compressed vocabulary, int32 ``[V]``: a buffer of the first layer with a memory."""
         return self._first_memory._buffers.get("token_map")
+
+
+def refuse_continuous_batching() -> NoReturn:
+    """Refuse rows that hold several requests.
+
+    Raises:
+        InputError: Always.
+    """
+    raise InputError(
+        "Continuous batching (generate_batch) puts several requests into one row, and the memory "
+        "cannot tell them apart.",
+        "Use generate(): it takes prompts of several lengths, padded on the left, as one batch.",
+    )
+
+
+# Called for real while a graph is recorded, so that its error is the one that callers see.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _refuse_cache_in_graph() -> None:
+    raise InputError(
+        "A graph that is exported or traced with a cache would forget the memory's past, which "
+        "lives in Python objects beside the cache.",
+        "Export or trace calls without a cache (use_cache=False); torch.compile takes caches.",
+    )
 
 
 def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | None:

@@ -82,9 +82,9 @@ def self_attention_cache(cache: Any) -> Any:
     return getattr(cache, "self_attention_cache", cache)
 
 
-def runs_continuous_batching(config: Any) -> bool:
-    """Whether a model's attention is the paged one, of rows that hold several requests."""
-    return str(getattr(config, "_attn_implementation", "")).startswith("paged")
+def is_paged(cache: Any) -> bool:
+    """Whether a cache is that of continuous batching, whose rows hold several requests."""
+    return any(base.__name__ == "PagedAttentionCache" for base in type(cache).__mro__)
 
 
 def has_peft_adapter(model: Any) -> bool:
@@ -279,10 +279,13 @@ def _weights_are_loaded_as_known() -> bool:
     return callable(weight_loader(PreTrainedModel))
 
 
-def _attention_is_named() -> bool:
-    from transformers import PreTrainedConfig
+def _batches_are_continuous() -> bool:
+    from transformers import GenerationMixin
+    from transformers.generation.continuous_batching import PagedAttentionCache
 
-    return hasattr(PreTrainedConfig, "_attn_implementation")
+    return isinstance(PagedAttentionCache, type) and callable(
+        GenerationMixin.init_continuous_batching
+    )
 
 
 def _adapters_are_flagged() -> bool:
@@ -339,9 +342,9 @@ SEAMS = (
         _weights_are_loaded_as_known,
     ),
     Seam(
-        "PreTrainedConfig._attn_implementation",
-        "continuous batching is told apart",
-        _attention_is_named,
+        "GenerationMixin.init_continuous_batching, PagedAttentionCache",
+        "continuous batching is refused before it starts",
+        _batches_are_continuous,
     ),
     Seam(
         "PeftAdapterMixin._hf_peft_config_loaded",

@@ -149,10 +149,7 @@ class MemoryIds:
         """
         if records_a_graph():
             if token_map is not None and not self.ever_checked:
-                raise MismatchError(
-                    "The token map was not checked before the model was compiled.",
-                    "Load the weights, then call model.check_token_map().",
-                )
+                _refuse_unchecked()
             return
         if token_map is None:
             return
@@ -167,6 +164,15 @@ class MemoryIds:
             self.addresses.with_map(_as_numpy(token_map))
             self._checked, self._hasher = (id(token_map), version), None
             self.ever_checked = True
+
+
+# Called for real while a graph is recorded, so that its error is the one that callers see.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _refuse_unchecked() -> None:
+    raise MismatchError(
+        "The token map was not checked before the model was compiled, exported or traced.",
+        "Load the weights, then call model.check_token_map().",
+    )
 
 
 def _as_numpy(token_map: Tensor) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
 from engram.config import EngramConfig
 from engram.errors import EngramError, MismatchError, UsageError
 from engram.hf import compat
-from engram.hf.calls import forward_with_memory
+from engram.hf.calls import forward_with_memory, refuse_continuous_batching
 from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.layers import find_layers
 from engram.hf.tables import (
@@ -297,6 +297,14 @@ class EngramForCausalLM:
         if asked is None or asked.mode in _CUDA_GRAPHS:
             kwargs["disable_compile"] = True
         return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse continuous batching, before anything of it is started.
+
+        Raises:
+            InputError: Always.
+        """
+        refuse_continuous_batching()
 
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)  # type: ignore[misc]

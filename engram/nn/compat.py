@@ -29,6 +29,15 @@ def records_a_graph() -> bool:
     return tracing or torch.compiler.is_compiling()
 
 
+def records_a_lasting_graph() -> bool:
+    """Whether torch.export or torch.jit.trace records a graph that runs without its model.
+
+    Unlike one of torch.compile, it keeps nothing that lives in Python objects.
+    """
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing or torch.compiler.is_exporting()
+
+
 def _versions_count() -> bool:
     tensor = torch.zeros(1)
     before = version_of(tensor)

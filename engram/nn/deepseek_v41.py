@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engram.errors import MismatchError
 from engram.layouts.deepseek_v41 import from_reference_name
+from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule, Init
 from engram.nn.quantised import dequantise_fp8
 from engram.nn.quantised_embedding import QuantisedEmbedding
@@ -51,7 +52,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         since: Tensor | None,
     ) -> tuple[Tensor, None]:
         hidden_size, eps = streams.shape[-1], cast(float, self.config.eps)
-        projected = self.wkv(memory.to(self.wkv.weight.dtype))
+        projected = self.wkv(for_projection(memory, self.wkv, self.k_weight.dtype))
         wide = torch.promote_types(projected.dtype, streams.dtype)
         wide = torch.promote_types(wide, torch.float32)
         hidden = streams.to(wide)  # [B, T, M, D]

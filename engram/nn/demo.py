@@ -19,6 +19,7 @@ from engram.nn.functional import (
     rms_norm,
     signed_sqrt_gate,
 )
+from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule, Init
 from engram.nn.reference_names import rename
 
@@ -65,7 +66,7 @@ class DemoModule(EngramModule, layout="demo"):
         since: Tensor | None,
     ) -> tuple[Tensor, ConvPast]:
         eps = self.config.eps
-        memory = memory.to(self.value_proj.weight.dtype)
+        memory = for_projection(memory, self.value_proj, self.norm_key.dtype)
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, self.norm_key.shape)  # [B, T, M, D]
         gates = signed_sqrt_gate(
@@ -78,7 +79,7 @@ class DemoModule(EngramModule, layout="demo"):
         return out.to(streams.dtype), past
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
-        value = self.value_proj(memory.to(self.value_proj.weight.dtype))
+        value = self.value_proj(for_projection(memory, self.value_proj, self.norm_key.dtype))
         return conv_inputs(gates, value, self._norm_conv)[1]
 
     def _norm_conv(self, gated: Tensor) -> Tensor:

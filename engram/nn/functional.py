@@ -200,8 +200,9 @@ def causal_conv(
         order = closed_order(gaps)
         since = None if since is None else reorder(since, order)
     next_window = context[:, context.shape[1] - reach :]
-    if context.shape[1] > 2 * reach:
-        next_window = next_window.clone()  # a view would keep the whole text's inputs
+    # A view would keep a whole text's inputs. Recorded graphs are for texts of any length.
+    if records_a_graph() or context.shape[1] > 2 * reach:
+        next_window = next_window.clone()
     taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
     if since is not None:
         out = _convolve_documents(context, taps, dilation, since)

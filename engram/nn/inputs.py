@@ -6,7 +6,7 @@ Shapes: B sequences, T tokens, M streams, D hidden size, C columns, L layers wit
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engram.errors import LayoutError
 
@@ -73,6 +73,20 @@ def as_mask(keep: Tensor, positions: torch.Size) -> Tensor:
     if keep.shape != positions:
         raise _other_tokens("keep", keep, positions)
     return keep.to(torch.bool)
+
+
+def for_projection(memory: Tensor, projection: nn.Module, dtype: torch.dtype) -> Tensor:
+    """Return what was looked up ``[..., E]`` in the dtype that a projection takes.
+
+    Args:
+        memory: What was looked up, of the table's dtype.
+        projection: A linear module, or one that was put in its place (quantised, with LoRA).
+        dtype: Of the other weights. Quantised projections take it.
+    """
+    weight = getattr(projection, "weight", None)
+    if isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1:
+        dtype = weight.dtype
+    return memory.to(dtype)
 
 
 def _other_tokens(name: str, tensor: Tensor, positions: torch.Size) -> LayoutError:

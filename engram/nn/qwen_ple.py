@@ -23,6 +23,7 @@ from engram.nn.functional import (
     rms_norm,
     signed_sqrt_gate,
 )
+from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule, Init
 from engram.nn.reference_names import rename
 
@@ -89,7 +90,7 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
         window: Tensor | None,
         since: Tensor | None,
     ) -> tuple[Tensor, ConvPast]:
-        memory = memory.to(self.value_proj.weight.dtype)
+        memory = for_projection(memory, self.value_proj, self.norm_key.weight.dtype)
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
         gates = signed_sqrt_gate(self.norm_key(keys), self.norm_query(streams))
@@ -100,7 +101,7 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
         return out.to(streams.dtype), past
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
-        value = self.value_proj(memory.to(self.value_proj.weight.dtype))
+        value = self.value_proj(for_projection(memory, self.value_proj, self.norm_key.weight.dtype))
         return conv_inputs(gates, value, self.norm_conv)[1]
 
 
