@@ -134,5 +134,7 @@ class TorchHasher:
                 torch.tensor([layer.multipliers for layer in layers], device=device),
                 torch.tensor([layer.heads for layer in layers], device=device),
             )
-            self._constants[device] = found
+            # While a graph is exported, tensors have no values that could be kept.
+            if not torch.compiler.is_exporting():
+                self._constants[device] = found
         return found

@@ -31,7 +31,7 @@ class MemoryIds:
         self.ever_checked = ever_checked  # of copies: those of a checked map are right, too
         self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
-        self._torch_hasher: TorchHasher | None = None
+        self._torch_hasher = TorchHasher(addresses)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"addresses": self.addresses, "ever_checked": self.ever_checked}
@@ -120,8 +120,6 @@ class MemoryIds:
         """
         self.check(token_map)
         if ids.device.type != "cpu" or records_a_graph():
-            if self._torch_hasher is None:
-                self._torch_hasher = TorchHasher(self.addresses)
             if token_map is not None:
                 token_map = token_map.to(ids.device)  # its layer may be on another one
             hashed: Tensor = self._torch_hasher.hash(
