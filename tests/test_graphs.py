@@ -69,7 +69,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.ao.quantization.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning"),
     # A global of transformers' own.
-    pytest.mark.filterwarnings("ignore:.*double check.....G[^,]*_active_collector:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*double check....G[^,]*_active_collector:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 
