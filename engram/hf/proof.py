@@ -89,7 +89,7 @@ class _StayOnMeta(TorchFunctionMode):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' report and progress bar of a loading that never happens to itself."""
-    from transformers.utils import logging
+    from transformers import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
