@@ -96,8 +96,8 @@ def attach(
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
+    from engram.backbone.quantisation import check_packages, quantisation_note
     from engram.checkpoints import attach as attaching
-    from engram.checkpoints.quantised_base import check_packages, quantisation_note
     from engram.folders import torn
 
     memory = read_named(out, config)

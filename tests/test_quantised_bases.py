@@ -17,9 +17,9 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 import engram
+from engram.backbone.quantisation import METHODS, quantisation_note
 from engram.checkpoints.behaviour import behaviour_checks
 from engram.checkpoints.inspect import inspect_checkpoint
-from engram.checkpoints.quantised_base import METHODS, quantisation_note
 from engram.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
 from engram.hf import quantising
@@ -270,7 +270,7 @@ def test_a_missing_package(plain, tmp_path, monkeypatch):
     with pytest.raises(MissingPackageError, match="optimum"):
         list(behaviour_checks(attached))
     given = BitsAndBytesConfig(load_in_8bit=True)
-    seen = "engram.checkpoints.quantised_base.installed_version"
+    seen = "engram.backbone.quantisation.installed_version"
     monkeypatch.setattr(seen, lambda name: None if name == "bitsandbytes" else "1.0")
     with pytest.raises(MissingPackageError, match="bitsandbytes"):
         engram.load(plain[1], quantization_config=given)
@@ -289,7 +289,7 @@ def test_a_package_of_another_version(plain, monkeypatch):
 def test_a_machine_that_the_method_does_not_run_on(plain, tmp_path, monkeypatch):
     base = declared(plain[0], tmp_path / "base", quant_method="spqr")
     attached = tiny.attached_model(base, tmp_path / "out", tiny.memory_config(hidden_size=64))
-    monkeypatch.setattr("engram.checkpoints.quantised_base.missing_packages", lambda name: [])
+    monkeypatch.setattr("engram.backbone.quantisation.missing_packages", lambda name: [])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (found,) = behaviour_checks(attached)
     assert (found.name, found.ok) == ("load", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header, read_weight_map
-from engram.checkpoints.quantised_base import base_params, stated_quantisation
+from engram.backbone.quantisation import base_params, stated_quantisation
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
 from engram.hub import probe

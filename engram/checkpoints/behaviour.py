@@ -9,9 +9,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.base import CONFIG_FILE, read_config, weight_bytes
 from engram.checkpoints.checks import Check, Verdict
-from engram.checkpoints.quantised_base import quantisation_method
 from engram.checkpoints.settings import read_settings
 from engram.errors import EngramError, MissingPackageError
 from engram.units import format_bytes

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.backbone.headers import TensorInfo, read_folder_headers
+from engram.backbone.quantisation import base_params, quantisation_method
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.base import CONFIG_FILE, read_config
 from engram.checkpoints.names import SCALE, TABLE
-from engram.checkpoints.quantised_base import base_params, quantisation_method
 from engram.checkpoints.released import no_memory, open_stored, recognise
 from engram.checkpoints.released.parts import released_weights
 from engram.checkpoints.settings import damaged, stated_settings

@@ -16,7 +16,6 @@ from engram.checkpoints.base import CARD_FILE, BaseCheckpoint
 from engram.checkpoints.card import model_card
 from engram.checkpoints.initial import normal_table
 from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
-from engram.checkpoints.quantised_base import keep_memory_out
 from engram.checkpoints.shards import QUANTISED_TAGS, TAGS, TensorStream
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MissingFileError
@@ -160,8 +159,11 @@ def describe_attachment(
     """
     from engram.backbone.claims import check_claims
     from engram.hf.admission import check_type
+    from engram.hf.classes import class_after
     from engram.hf.families import code_of_base
     from engram.hf.folder_module import auto_map, remote_module
+    from engram.hf.models import EngramForCausalLM
+    from engram.hf.quantising import keep_memory_out
 
     if not isinstance(base.config.get("model_type"), str):
         raise LayoutError(
@@ -195,7 +197,8 @@ def describe_attachment(
         "model_type": config_class.model_type,
         "engram": settings,
     }
-    model_config = _kept_out(model_config, config_class, model_class)
+    base_class = class_after(model_class, EngramForCausalLM)
+    model_config = keep_memory_out(model_config, base_class, config_class)
     name, text = remote_module(config_class, model_class, code)
     base_name = base.name
     texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
@@ -250,20 +253,6 @@ def _wired_classes(
     check_cache(decoder)
     check_fits(config, addresses.layer_ids, len(layers), hf_config.get_text_config())
     return path, *classes
-
-
-def _kept_out(model_config: dict[str, Any], config_class: Any, model_class: Any) -> dict[str, Any]:
-    """Have the quantiser of a quantised base pass the memory by."""
-    from engram.hf.classes import class_after
-    from engram.hf.models import EngramForCausalLM
-    from engram.hf.quantising import base_modules
-
-    base_class = class_after(model_class, EngramForCausalLM)
-    path = model_config["engram"]["layers_path"]
-    return keep_memory_out(
-        model_config,
-        lambda: base_modules(base_class, config_class.from_dict(model_config), path),
-    )
 
 
 def _streams(

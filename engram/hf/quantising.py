@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engram.checkpoints.quantised_base import (
+from engram.backbone.quantisation import (
     QUANTISATION,
     BaseModules,
     Memories,
@@ -21,11 +21,14 @@ from engram.checkpoints.quantised_base import (
     find_method,
     list_without_memory,
     method_name,
+    quantised_part,
     stated_quantisation,
 )
+from engram.config import EngramConfig
 from engram.errors import DependencyError
 from engram.hf import compat
 from engram.hf.tables import HUB_OPTIONS
+from engram.layouts import get_layout
 
 _CONFIG_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code")
 
@@ -52,6 +55,47 @@ def _can_be_quantised(module: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, nn.Conv2d, Conv1D))
+
+
+def keep_memory_out(
+    model_config: Mapping[str, Any], base_class: Any, config_class: Any
+) -> dict[str, Any]:
+    """Write the memory's modules into the skip list of an attached checkpoint's config.
+
+    Args:
+        model_config: The checkpoint's config.json, with its ``engram`` part.
+        base_class: The base's model class, without a memory.
+        config_class: The checkpoint's config class.
+
+    Returns:
+        The config, changed only where the base is quantised.
+
+    Raises:
+        LayoutError: The method is unknown here.
+    """
+    part = quantised_part(model_config)
+    if part is None:
+        return dict(model_config)
+    settings, quantisation = model_config["engram"], part[QUANTISATION]
+
+    def base() -> BaseModules:
+        config = config_class.from_dict(model_config)
+        return base_modules(base_class, config, settings["layers_path"])
+
+    method = find_method(method_name(quantisation))
+    key, listed = list_without_memory(method, quantisation, memories_of(settings), base)
+    changed = {**part, QUANTISATION: {**quantisation, key: listed}}
+    return changed if part is model_config else {**model_config, "text_config": changed}
+
+
+def memories_of(settings: Mapping[str, Any]) -> Memories:
+    """Read a checkpoint's memories from the ``engram`` part of its config.json."""
+    config = EngramConfig.from_dict(settings["config"])
+    layers, path = settings["addresses"]["layers"], settings["layers_path"]
+    weights = (name for name in get_layout(config.layout).dense_shapes(config))
+    parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
+    paths = (f"{path}.{layer['layer_id']}.engram" for layer in layers)
+    return Memories(tuple(sorted(paths)), tuple(parts))
 
 
 @contextmanager
@@ -84,7 +128,7 @@ def quantised_loading(
     if given is not None:
         settings = config.engram
         base = partial(base_modules, base_class, config, settings["layers_path"])
-        options[QUANTISATION] = _changed(given, Memories.of(settings), base)
+        options[QUANTISATION] = _changed(given, memories_of(settings), base)
     try:
         yield
     except ImportError as error:

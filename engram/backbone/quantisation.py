@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engram.backbone.facts import Backbone
-from engram.config import EngramConfig
 from engram.errors import InputError, LayoutError, MissingPackageError
-from engram.layouts import get_layout
 from engram.seams import installed_version
 
 QUANTISATION = "quantization_config"
@@ -31,16 +29,6 @@ class Memories:
 
     paths: tuple[str, ...]
     parts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Memories:
-        """Read them from the ``engram`` part of an attached checkpoint's config.json."""
-        config = EngramConfig.from_dict(settings["config"])
-        layers, path = settings["addresses"]["layers"], settings["layers_path"]
-        weights = (name for name in get_layout(config.layout).dense_shapes(config))
-        parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
-        paths = (f"{path}.{layer['layer_id']}.engram" for layer in layers)
-        return cls(tuple(sorted(paths)), tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ METHODS = {
 
 def stated_quantisation(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a config.json says about quantised weights; None when they are not quantised."""
-    part = _holder(config)
+    part = quantised_part(config)
     return None if part is None else part[QUANTISATION]
 
 
@@ -192,34 +180,6 @@ def list_without_memory(
     if listed is None:
         listed = base().kept if method.unset == "kept" else method.unset
     return key, [*listed, *(it for it in method.entries(memories) if it not in listed)]
-
-
-def keep_memory_out(
-    model_config: Mapping[str, Any], base: Callable[[], BaseModules]
-) -> dict[str, Any]:
-    """Write the memory's modules into the skip list of an attached checkpoint's config.
-
-    Args:
-        model_config: The checkpoint's config.json, with its ``engram`` part.
-        base: Builds the base, where the config leaves the list out.
-
-    Returns:
-        The config, changed only where the base is quantised.
-
-    Raises:
-        LayoutError: The method is unknown here.
-    """
-    part = _holder(model_config)
-    if part is None:
-        return dict(model_config)
-    quantisation = part[QUANTISATION]
-    method = find_method(method_name(quantisation))
-    memories = Memories.of(model_config["engram"])
-    key, listed = list_without_memory(method, quantisation, memories, base)
-    changed = {QUANTISATION: {**quantisation, key: listed}}
-    if part is model_config:
-        return {**model_config, **changed}
-    return {**model_config, "text_config": {**part, **changed}}
 
 
 def missing_packages(name: str) -> list[str]:
@@ -293,7 +253,7 @@ def base_params(config: Mapping[str, Any]) -> int | None:
         return None
 
 
-def _holder(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def quantised_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the part of a config that states a quantisation: the whole, or its text model's."""
     for part in (config, config.get("text_config")):
         if isinstance(part, Mapping) and isinstance(part.get(QUANTISATION), dict):
