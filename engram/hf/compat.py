@@ -216,6 +216,13 @@ def never_quantised(model: Any) -> list[str]:
     return found
 
 
+def turned_linear() -> Any:
+    """Return the class of GPT-2's projections: linear, their weights of shape (inputs, outputs)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return Conv1D
+
+
 def check_quantiser(quantisation: dict[str, Any]) -> None:
     """Have transformers check that weights of a quantisation can be loaded on this machine.
 
@@ -312,7 +319,8 @@ def _quantisers_say_what_they_need() -> bool:
     from transformers.quantizers import AutoHfQuantizer, HfQuantizer
 
     kept = inspect.signature(HfQuantizer.get_modules_to_not_convert).parameters
-    return list(kept)[:2] == ["model", "skip_modules"] and callable(AutoHfQuantizer.from_config)
+    known = list(kept)[:2] == ["model", "skip_modules"] and callable(turned_linear())
+    return known and callable(AutoHfQuantizer.from_config)
 
 
 def _attention_is_named() -> bool:
@@ -375,7 +383,8 @@ SEAMS = (
         _weights_are_loaded_as_known,
     ),
     Seam(
-        "HfQuantizer.get_modules_to_not_convert(model, skip_modules), AutoHfQuantizer.from_config",
+        "HfQuantizer.get_modules_to_not_convert(model, skip_modules), AutoHfQuantizer.from_config, "
+        "pytorch_utils.Conv1D",
         "memories beside quantised weights",
         _quantisers_say_what_they_need,
     ),

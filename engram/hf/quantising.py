@@ -46,15 +46,10 @@ def base_modules(base_class: Any, config: Any, layers_path: str) -> BaseModules:
     inside = [
         name.removeprefix(f"{layers_path}.").partition(".")[2]
         for name, module in model.named_modules()
-        if name.startswith(f"{layers_path}.") and _can_be_quantised(module)
+        if name.startswith(f"{layers_path}.")
+        and isinstance(module, (nn.Linear, nn.Conv2d, compat.turned_linear()))
     ]
     return BaseModules(tuple(sorted(compat.never_quantised(model))), tuple(dict.fromkeys(inside)))
-
-
-def _can_be_quantised(module: Any) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (nn.Linear, nn.Conv2d, Conv1D))
 
 
 def keep_memory_out(
