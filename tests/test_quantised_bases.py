@@ -13,11 +13,17 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations.hqq import name_to_linear_tag
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 import engram
-from engram.backbone.quantisation import METHODS, quantisation_note
+from engram.backbone.quantisation import (
+    METHODS,
+    Memories,
+    list_without_memory,
+    quantisation_note,
+)
 from engram.checkpoints.behaviour import behaviour_checks
 from engram.checkpoints.inspect import inspect_checkpoint
 from engram.config_file import write_config
@@ -232,6 +238,12 @@ def test_what_attach_writes_for_each_method(method, plain, tmp_path):
     assert not any(should_convert_module(name, listed) for name in NAMES)
     assert should_convert_module("model.layers.1.mlp.up_proj", listed)
     assert should_convert_module("model.layers.10.engram_like", listed)
+
+
+def test_tags_of_hqq():
+    memories = Memories(("transformer.h.1.engram", "transformer.h.2.engram"), ("wkv",))
+    _, listed = list_without_memory(METHODS["hqq"], {"skip_modules": []}, memories, None)
+    assert listed == [name_to_linear_tag("transformer.h.1.engram.wkv")]
 
 
 def test_a_list_that_is_there_is_extended_once(plain, tmp_path):

@@ -64,7 +64,12 @@ def _by_wildcard(memories: Memories) -> list[str]:
 
 def _by_tag(memories: Memories) -> list[str]:
     """HQQ's names have no numbers in them, nor ``model`` and ``layers``."""
-    return [f"engram.{part}" for part in memories.parts]
+    left_out = ("model", "layers")
+    tags = (
+        ".".join(it for it in name.split(".") if it not in left_out and not it.isnumeric())
+        for name in _by_full_name(memories)
+    )
+    return list(dict.fromkeys(tags))
 
 
 @dataclass(frozen=True)
