@@ -11,7 +11,7 @@ prints or exits: the command line turns these into a message, one JSON line and 
     │   └── CorruptFileError            a file that is torn, truncated, foreign or lies
     ├── MissingError         exit 4   something needed is not there
     │   ├── MissingFileError            a file, folder or model
-    │   ├── MissingPackageError         a Python package, with the extra that brings it
+    │   ├── MissingPackageError         a Python package, with the command that brings it
     │   └── DependencyError             a package in a version that the toolkit does not work with
     └── NoError              exit 5   the question was understood and the answer is no
         ├── DoesNotFitError             a budget, a device or a disk that is too small
@@ -141,14 +141,21 @@ class MissingFileError(MissingError):
 
 
 class MissingPackageError(MissingError):
-    """A Python package that is not installed."""
+    """A Python package that is not installed.
+
+    Args:
+        package: Its distribution name.
+        extra: Extra of the toolkit that brings it; None when none does.
+        purpose: Use that needs it, as the subject of a sentence.
+    """
 
     code = "missing_package"
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        wanted = package if extra is None else f"'engram-toolkit[{extra}]'"
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed.",
-            f"pip install 'engram-toolkit[{extra}]'",
+            f"pip install {wanted}",
             package=package,
             extra=extra,
         )

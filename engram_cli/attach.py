@@ -96,6 +96,7 @@ def attach(
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
+    from engram.backbone.quantisation import check_packages, quantisation_note
     from engram.checkpoints import attach as attaching
     from engram.folders import torn
 
@@ -114,6 +115,8 @@ def attach(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
+    if verify and not dry_run:
+        check_packages(plan.base.config)  # at once, not after the whole was written
     leftovers = torn(plan.output)
     difference = None
     if dry_run:
@@ -139,6 +142,9 @@ def attach(
         out.next_step(f'python -c "import engram; model = {load}"')
     elif not dry_run:
         out.next_step(f"engram verify {plan.output}")
+    note = quantisation_note(plan.base.config)
+    if note is not None:
+        out.note(note)
     for folder in leftovers:
         verb = "would be removed" if dry_run else "was removed"
         out.note(f"{folder} {verb}: a process that was killed left it.")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from logging import ERROR, getLogger
+
 
 def silence_transformers() -> None:
-    """Leave transformers only its errors; bars would land in pipes and logs."""
+    """Leave transformers and bitsandbytes only their errors; bars would land in pipes and logs."""
     from transformers import logging
 
+    # It remarks on every projection that it casts.
+    getLogger("bitsandbytes").setLevel(ERROR)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

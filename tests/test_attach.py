@@ -57,6 +57,20 @@ def test_logits_are_the_bases_bit_for_bit(folders, dtype):
     assert model.dtype == getattr(torch, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_first_values_are_the_same_in_every_dtype(llama, tmp_path, dtype):
+    stored = []
+    for name in ("float32", dtype):
+        made = tiny.attached_model(llama, tmp_path / name, dtype=name, adapter=True)
+        stored.append(load_file(made / "engram-00001-of-00001.safetensors"))
+    (name,) = (name for name in stored[0] if "layers.1" in name and "embedding.weight" in name)
+    wide, other = (tensors[name] for tensors in stored)
+    assert other.dtype == getattr(torch, dtype)
+    precision = max(torch.finfo(it.dtype).eps for it in (wide, other))
+    torch.testing.assert_close(other.double(), wide.double(), rtol=precision, atol=1e-6)
+    assert wide.std() > 0.9
+
+
 def test_base_files_are_unchanged_and_every_tensor_is_indexed(folders):
     base, attached = folders
     assert sha256(attached / "model-00001-of-00001.safetensors") == sha256(

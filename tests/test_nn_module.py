@@ -360,6 +360,8 @@ def test_chunks_with_a_window_equal_the_whole(kernel, dtype):
                 # What was forgotten is computed again from ids and gates.
                 seen = slice(max(0, start - module.window_tokens), start)
                 window = GatedTokens(ids[:, seen], torch.cat(gates, dim=1)[:, seen])
+                # Hooks that move arguments to a device may hand on a tuple without a name.
+                window = tuple(window) if start % 4 == 1 else window
             out, past = module(
                 hidden[:, part], ids[:, part], keep=keep[:, part], window=window, return_past=True
             )

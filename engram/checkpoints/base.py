@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header, read_weight_map
+from engram.backbone.quantisation import base_params, stated_quantisation
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
 from engram.hub import probe
@@ -20,6 +22,7 @@ CARD_FILE = "README.md"
 KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
 _LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
     ".safetensors",
@@ -45,8 +48,9 @@ class BaseCheckpoint:
         shards: Its weight files: name here, and name in an attached folder.
         weight_map: File in an attached folder that holds each tensor.
         tensors: Dtype tag and shape of each tensor.
-        dtype: Dtype of most of its values, as torch names it.
-        params: Number of its values.
+        dtype: Dtype of most of its values, as torch names it; the one that a quantised base
+            computes in.
+        params: Number of its values; of a quantised base before it was quantised, where known.
         sidecars: Its other files (tokenizer, generation config), by name.
         replaced: Files of which an attached folder has its own version.
     """
@@ -151,8 +155,6 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
             "Download the checkpoint again.",
             tensors=missing,
         )
-    tags = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-    dtype = tags.get(max(values, key=lambda tag: values[tag]), "bfloat16") if values else "bfloat16"
     ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
     sidecars = [file for file in _small_files(folder) if file not in ours]
     replaced = [file for file in ours if (folder / file).is_file()]
@@ -163,8 +165,8 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         shards=shards,
         weight_map=weight_map,
         tensors=tensors,
-        dtype=dtype,
-        params=sum(values.values()),
+        dtype=_dtype(config, values),
+        params=base_params(config) or sum(values.values()),
         sidecars=sidecars,
         replaced=replaced,
     )
@@ -182,6 +184,17 @@ def _refuse_lora(folder: Path) -> None:
             folder=str(folder),
             files=found,
         )
+
+
+def _dtype(config: Mapping[str, Any], values: Mapping[str, int]) -> str:
+    if stated_quantisation(config) is not None:
+        text = config.get("text_config")
+        for part in (text if isinstance(text, dict) else {}, config):
+            stated = str(part.get("dtype") or part.get("torch_dtype")).removeprefix("torch.")
+            if stated in _FLOATS.values():
+                return stated
+        values = {tag: size for tag, size in values.items() if tag in _FLOATS}
+    return _FLOATS.get(max(values, key=lambda tag: values[tag], default=""), "bfloat16")
 
 
 def _small_files(folder: Path) -> list[str]:

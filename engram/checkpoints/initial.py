@@ -88,6 +88,8 @@ def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
 def _quantiles(dtype: str, std: float) -> NDArray[Any]:
     inverse: Callable[[float], float] = NormalDist(0.0, std).inv_cdf
     exact = np.array([inverse((index + 0.5) / _LEVELS) for index in range(_LEVELS)])
+    if dtype == "float16":
+        return exact.astype(np.float16).view(np.int16)  # numba compiles nothing for halves
     if dtype != "bfloat16":
         return exact.astype(dtype)
     import torch

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.backbone.headers import TensorInfo, read_folder_headers
+from engram.backbone.quantisation import base_params, quantisation_method
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.base import CONFIG_FILE, read_config
 from engram.checkpoints.names import SCALE, TABLE
@@ -72,12 +73,16 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         if settings is not None:
             kind: CheckpointKind = "adapter" if (path / ADAPTER_FILE).is_file() else "attached"
             tensors = read_folder_headers(path) or {}
-            return _inspect_ours(str(path), kind, settings, tensors, located=True)
+            model_config = {} if kind == "adapter" else read_config(path)
+            return _inspect_ours(str(path), kind, settings, tensors, model_config, located=True)
     stored = open_stored(target, revision)
     if isinstance(stored.config.get("engram"), dict):
         stored.demand_whole()
         settings = stored.config["engram"]
-        return _inspect_ours(stored.name, "attached", settings, stored.tensors, located=False)
+        tensors, model_config = dict(stored.tensors), stored.config
+        return _inspect_ours(
+            stored.name, "attached", settings, tensors, model_config, located=False
+        )
     found = recognise(stored)
     if found is None:
         if path.is_dir():
@@ -130,6 +135,7 @@ def _inspect_ours(
     kind: CheckpointKind,
     settings: dict[str, Any],
     tensors: Mapping[str, TensorInfo],
+    model_config: Mapping[str, Any],
     *,
     located: bool,
 ) -> Inspection:
@@ -152,8 +158,11 @@ def _inspect_ours(
         for layer_id, found in of_layer.items()
         for part in _layer_weights(name, config, layer_id, found, located)
     ]
+    notes = ["an adapter: its base model is not counted"] if kind == "adapter" else []
     if base:
-        weights.append(_weights("base", "base", base))
+        part, more = _base_weights(base, model_config)
+        weights.append(part)
+        notes += more
     return Inspection(
         kind=kind,
         layout=config.layout,
@@ -161,8 +170,23 @@ def _inspect_ours(
         config=config,
         hash_rows=hash_rows,
         weights=tuple(weights),
-        notes=("an adapter: its base model is not counted",) if kind == "adapter" else (),
+        notes=tuple(notes),
     )
+
+
+def _base_weights(
+    tensors: list[TensorInfo], model_config: Mapping[str, Any]
+) -> tuple[Weights, list[str]]:
+    """Count a base, and say how that was done where it is quantised."""
+    stored, method = _weights("base", "base", tensors), quantisation_method(model_config)
+    if method is None:
+        return stored, []
+    params = base_params(model_config)
+    if params is None:
+        kept = "those stored as floats; packed ones are left out"
+        return stored, [f"the base is quantised with {method}, and its parameters are {kept}"]
+    note = f"the base is quantised with {method}; its parameters follow from its config"
+    return replace(stored, params=params), [note]
 
 
 def _stated(name: str, settings: Any) -> tuple[EngramConfig, dict[int | None, int]]:

@@ -159,8 +159,11 @@ def describe_attachment(
     """
     from engram.backbone.claims import check_claims
     from engram.hf.admission import check_type
+    from engram.hf.classes import class_after
     from engram.hf.families import code_of_base
     from engram.hf.folder_module import auto_map, remote_module
+    from engram.hf.models import EngramForCausalLM
+    from engram.hf.quantising import keep_memory_out
 
     if not isinstance(base.config.get("model_type"), str):
         raise LayoutError(
@@ -194,6 +197,8 @@ def describe_attachment(
         "model_type": config_class.model_type,
         "engram": settings,
     }
+    base_class = class_after(model_class, EngramForCausalLM)
+    model_config = keep_memory_out(model_config, base_class, config_class)
     name, text = remote_module(config_class, model_class, code)
     base_name = base.name
     texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}

@@ -25,6 +25,17 @@ def mixed(mixin: Any, base: Any) -> Any:
     return type(base.__name__, (mixin, base), members)
 
 
+def class_after(kind: Any, mixin: Any) -> Any:
+    """Return the class that a mixin was put before.
+
+    Args:
+        kind: A class that `mixed` returned, or one below it.
+        mixin: The mixin.
+    """
+    order = kind.__mro__
+    return order[order.index(mixin) + 1]
+
+
 def made_again_by(make: Callable[..., Any], *arguments: Any) -> Callable[[Any, int], Any]:
     """Return a ``__reduce_ex__`` for a class that pickle cannot find by its name.
 

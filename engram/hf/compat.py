@@ -204,6 +204,42 @@ def weight_loader(model_class: Any) -> Any:
     return load
 
 
+def never_quantised(model: Any) -> list[str]:
+    """Return the names of modules that transformers quantises by no method, such as the head.
+
+    Args:
+        model: A model as its class makes it, on any device, the meta device included.
+    """
+    from transformers.quantizers import HfQuantizer
+
+    found: list[str] = HfQuantizer.get_modules_to_not_convert(model)
+    return found
+
+
+def turned_linear() -> Any:
+    """Return the class of GPT-2's projections: linear, their weights of shape (inputs, outputs)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return Conv1D
+
+
+def check_quantiser(quantisation: dict[str, Any]) -> None:
+    """Have transformers check that weights of a quantisation can be loaded on this machine.
+
+    Args:
+        quantisation: The ``quantization_config`` of a config.json; it may be changed.
+
+    Raises:
+        ImportError: A package is missing, or too old.
+        RuntimeError: There is no such device as the method needs.
+        ValueError: The method does not load from files, or contradicts itself.
+    """
+    from transformers.quantizers import AutoHfQuantizer
+
+    quantiser = AutoHfQuantizer.from_config(quantisation, pre_quantized=True)
+    quantiser.validate_environment(device_map=None, weights_only=True)
+
+
 def check() -> None:
     """Refuse a transformers, or a torch, that breaks a seam.
 
@@ -279,6 +315,14 @@ def _weights_are_loaded_as_known() -> bool:
     return callable(weight_loader(PreTrainedModel))
 
 
+def _quantisers_say_what_they_need() -> bool:
+    from transformers.quantizers import AutoHfQuantizer, HfQuantizer
+
+    kept = inspect.signature(HfQuantizer.get_modules_to_not_convert).parameters
+    known = list(kept)[:2] == ["model", "skip_modules"] and callable(turned_linear())
+    return known and callable(AutoHfQuantizer.from_config)
+
+
 def _batches_are_continuous() -> bool:
     from transformers import GenerationMixin
     from transformers.generation.continuous_batching import PagedAttentionCache
@@ -340,6 +384,12 @@ SEAMS = (
         "PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files)",
         "tables that stay on disk",
         _weights_are_loaded_as_known,
+    ),
+    Seam(
+        "HfQuantizer.get_modules_to_not_convert(model, skip_modules), AutoHfQuantizer.from_config, "
+        "pytorch_utils.Conv1D",
+        "memories beside quantised weights",
+        _quantisers_say_what_they_need,
     ),
     Seam(
         "GenerationMixin.init_continuous_batching, PagedAttentionCache",

@@ -15,8 +15,10 @@ from engram.config import EngramConfig
 from engram.errors import EngramError, MismatchError, UsageError
 from engram.hf import compat
 from engram.hf.calls import forward_with_memory, refuse_continuous_batching
+from engram.hf.classes import class_after
 from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.layers import find_layers
+from engram.hf.quantising import quantised_loading
 from engram.hf.tables import (
     add_tables,
     check_saving,
@@ -93,6 +95,7 @@ class EngramForCausalLM:
             MismatchError: Tensors of the memory are missing or have another shape, or the token map
                 is not the one of the fingerprint, or the tokenizer beside the weights is another.
             UsageError: `tables` is neither, or `cache_rows` is below 0 or of tables in memory.
+            MissingError: A quantised base needs a package that is not installed, or a newer one.
         """
         _check_places(tables, cache_rows)
         if tables == "disk":
@@ -104,9 +107,12 @@ class EngramForCausalLM:
         # Wrong shapes are refused below, with their names.
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, info = super().from_pretrained(  # type: ignore[misc]
-            pretrained_model_name_or_path, *args, **kwargs
-        )
+        base = class_after(cls, EngramForCausalLM)
+        source = pretrained_model_name_or_path
+        with quantised_loading(base, cls.config_class, source, kwargs):  # type: ignore[attr-defined]
+            model, info = super().from_pretrained(  # type: ignore[misc]
+                pretrained_model_name_or_path, *args, **kwargs
+            )
         wrong = [f"{name} is missing" for name in info["missing_keys"] if ".engram." in name]
         wrong += [
             f"{name} is {list(stored)}, not {list(expected)}"

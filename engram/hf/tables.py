@@ -39,7 +39,7 @@ TORCH_DTYPES = {
     "I64": torch.int64,
 }
 _QUANTISED = {"F8_E4M3": "fp8", "I8": "int8"}
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # transformers reads model.safetensors in preference to an index, and would miss the tables.
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
 
@@ -66,7 +66,7 @@ def tables_on_disk(
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        passed = {name: options[name] for name in _HUB_OPTIONS if name in options}
+        passed = {name: options[name] for name in HUB_OPTIONS if name in options}
         patterns = ["*.safetensors", "*.json"]
         folder = Path(snapshot_download(str(model), allow_patterns=patterns, **passed))
     folder /= options.get("subfolder") or ""

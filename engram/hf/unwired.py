@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
+from engram.hf.classes import class_after
 from engram.hf.models import EngramForCausalLM
 
 _MIXINS: tuple[Any, ...] = (EngramForCausalLM, MemoryDecoder, MemoryLayer, PlainLayer)
@@ -26,7 +27,6 @@ def base_of(model: Any) -> Any:
     for module in list(base.modules()):
         for mixin in _MIXINS:
             if isinstance(module, mixin):
-                order = type(module).__mro__
-                module.__class__ = order[order.index(mixin) + 1]
+                module.__class__ = class_after(type(module), mixin)
                 module._modules.pop("engram", None)
     return base

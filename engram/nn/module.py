@@ -198,9 +198,10 @@ class EngramModule(nn.Module):
         positions = streams.shape[:2]
         if keep is not None:
             keep = as_mask(keep, positions)
-        if isinstance(window, GatedTokens):
-            before = self._look_up(window.hash_ids, window.gates.shape[:2])
-            window = self._conv_inputs(before, window.gates)
+        if isinstance(window, tuple):  # hooks of other libraries keep a tuple, not its class
+            ids_before, gates = window
+            before = self._look_up(ids_before, gates.shape[:2])
+            window = self._conv_inputs(before, gates)
         memory = self._look_up(hash_ids, positions)
         read, past = self._read(streams, memory, keep, window, since)
         out = read.reshape(hidden_states.shape)

@@ -1,0 +1,214 @@
+"""Keeps memories out of transformers' quantisers while a model is loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engram.backbone.quantisation import (
+    QUANTISATION,
+    BaseModules,
+    Memories,
+    check_packages,
+    demand_packages,
+    find_method,
+    list_without_memory,
+    method_name,
+    quantised_part,
+    stated_quantisation,
+)
+from engram.config import EngramConfig
+from engram.errors import DependencyError
+from engram.hf import compat
+from engram.hf.tables import HUB_OPTIONS
+from engram.layouts import get_layout
+
+_CONFIG_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code")
+
+
+def base_modules(base_class: Any, config: Any, layers_path: str) -> BaseModules:
+    """Build a base without its weights, and name its modules.
+
+    Args:
+        base_class: Its model class, without a memory.
+        config: Its config, or that of a checkpoint attached to it.
+        layers_path: Dotted name of its list of layers.
+    """
+    with torch.device("meta"):
+        model = base_class(config)
+    inside = [
+        name.removeprefix(f"{layers_path}.").partition(".")[2]
+        for name, module in model.named_modules()
+        if name.startswith(f"{layers_path}.")
+        and isinstance(module, (nn.Linear, nn.Conv2d, compat.turned_linear()))
+    ]
+    return BaseModules(tuple(sorted(compat.never_quantised(model))), tuple(dict.fromkeys(inside)))
+
+
+def keep_memory_out(
+    model_config: Mapping[str, Any], base_class: Any, config_class: Any
+) -> dict[str, Any]:
+    """Write the memory's modules into the skip list of an attached checkpoint's config.
+
+    Args:
+        model_config: The checkpoint's config.json, with its ``engram`` part.
+        base_class: The base's model class, without a memory.
+        config_class: The checkpoint's config class.
+
+    Returns:
+        The config, changed only where the base is quantised.
+
+    Raises:
+        LayoutError: The method is unknown here.
+    """
+    part = quantised_part(model_config)
+    if part is None:
+        return dict(model_config)
+    settings, quantisation = model_config["engram"], part[QUANTISATION]
+
+    def base() -> BaseModules:
+        config = config_class.from_dict(model_config)
+        return base_modules(base_class, config, settings["layers_path"])
+
+    method = find_method(method_name(quantisation))
+    key, listed = list_without_memory(method, quantisation, memories_of(settings), base)
+    changed = {**part, QUANTISATION: {**quantisation, key: listed}}
+    return changed if part is model_config else {**model_config, "text_config": changed}
+
+
+def memories_of(settings: Mapping[str, Any]) -> Memories:
+    """Read a checkpoint's memories from the ``engram`` part of its config.json."""
+    config = EngramConfig.from_dict(settings["config"])
+    layers, path = settings["addresses"]["layers"], settings["layers_path"]
+    weights = (name for name in get_layout(config.layout).dense_shapes(config))
+    parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
+    paths = (f"{path}.{layer['layer_id']}.engram" for layer in layers)
+    return Memories(tuple(sorted(paths)), tuple(parts))
+
+
+@contextmanager
+def quantised_loading(
+    base_class: Any, config_class: Any, model: Any, options: dict[str, Any]
+) -> Iterator[None]:
+    """Load a model in this context, so that its memories are not quantised.
+
+    Its own config was written so; a ``quantization_config`` among the options is copied and
+    changed, for weights that are quantised as they are loaded.
+
+    Args:
+        base_class: The model's class, without a memory.
+        config_class: Its config class.
+        model: Folder or hub id, as `from_pretrained` takes it.
+        options: What `from_pretrained` is given beside it; changed in place.
+
+    Raises:
+        MissingPackageError: A package of the method is not installed.
+        DependencyError: One is installed in a version that transformers does not work with.
+        LayoutError: The method is unknown here.
+    """
+    config = _config(config_class, model, options)
+    given, stored = options.get(QUANTISATION), _stored(config)
+    if given is None and stored is None:
+        yield
+        return
+    name = method_name(stored or _values(given))
+    demand_packages(name)
+    if given is not None:
+        settings = config.engram
+        base = partial(base_modules, base_class, config, settings["layers_path"])
+        options[QUANTISATION] = _changed(given, memories_of(settings), base)
+    try:
+        yield
+    except ImportError as error:
+        raise DependencyError(
+            f"A model quantised with {name} does not load here: {str(error).strip()}",
+            "Install the version that it names.",
+            quant_method=name,
+        ) from error
+
+
+def reason_not_loaded(config: Mapping[str, Any]) -> str | None:
+    """Ask transformers whether a quantised checkpoint can be loaded on this machine.
+
+    Args:
+        config: Its config.json.
+
+    Returns:
+        The reason that it cannot, such as a missing GPU; None when it can, or is not quantised.
+
+    Raises:
+        MissingPackageError: A package of the method is not installed.
+        LayoutError: The method is unknown here.
+    """
+    quantisation = stated_quantisation(config)
+    if quantisation is None:
+        return None
+    check_packages(config)
+    try:
+        compat.check_quantiser(copy.deepcopy(quantisation))
+    except (ImportError, RuntimeError, ValueError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
+
+
+def has_quantised_weights(model: Any) -> bool:
+    """Whether a model's weights are quantised; some methods' are not where there is no GPU."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def dequantise(model: Any) -> bool:
+    """Turn a model's quantised weights into floats of its own dtype, in place.
+
+    Returns:
+        Whether they are floats now; some methods cannot do that.
+    """
+    if not has_quantised_weights(model):
+        return True
+    # Not by default: its projections would be floats of another dtype than the rest.
+    dtype = model.dtype
+    try:
+        model.dequantize(dtype=dtype)
+    except (NotImplementedError, AttributeError, RuntimeError, ValueError):
+        return False
+    return not has_quantised_weights(model)
+
+
+def _config(config_class: Any, model: Any, options: Mapping[str, Any]) -> Any:
+    given = options.get("config")
+    if given is not None and not isinstance(given, (str, Path)):
+        return given
+    passed = {name: options[name] for name in _CONFIG_OPTIONS if name in options}
+    return config_class.from_pretrained(given or model, **passed)
+
+
+def _stored(config: Any) -> dict[str, Any] | None:
+    for part in (config, config.get_text_config()):
+        stated = getattr(part, QUANTISATION, None)
+        if stated is not None:
+            return _values(stated)
+    return None
+
+
+def _values(quantisation: Any) -> dict[str, Any]:
+    """Return the values of a quantisation's config: a dict, or an object of transformers."""
+    return quantisation if isinstance(quantisation, dict) else vars(quantisation)
+
+
+def _changed(given: Any, memories: Memories, base: Any) -> Any:
+    made, values = copy.deepcopy(given), _values(given)
+    method = find_method(method_name(given if isinstance(given, dict) else given.to_dict()))
+    # What only loads weights that are quantised already has no list of its own.
+    if isinstance(given, dict) or any(key in values for key in method.keys):
+        key, listed = list_without_memory(method, values, memories, base)
+        if isinstance(made, dict):
+            made[key] = listed
+        else:
+            setattr(made, key, listed)
+    return made
