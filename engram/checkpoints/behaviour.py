@@ -46,8 +46,9 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     """
     import torch
 
+    from engram.checkpoints.image_ways import IMAGE_GENERATING, IMAGE_READING
     from engram.checkpoints.ways import GENERATING, READING, plain
-    from engram.hf.layers import find_layers
+    from engram.hf.multimodal import placeholder_ids
     from engram.hf.unwired import base_of
 
     try:
@@ -60,10 +61,12 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         return
     dtype = str(model.dtype).removeprefix("torch.")
     yield Check("load", True, f"{type(model).__name__} in {dtype}")
-    addresses = find_layers(model)[0].engram_ids.addresses
-    vocab = min(addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
+    vocab = min(model.engram_addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
+    # Without an image there are no tokens of one: the first id is text in every vocabulary.
+    for token_id in placeholder_ids(model.config):
+        ids = ids.masked_fill(ids == token_id, 0)
     base = cache(lambda: base_of(model))
     with torch.no_grad():
         runs = _judge("forward", partial(_runs, ids), model, base)
@@ -79,8 +82,13 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         difference = float((plain(model, ids).logits - own).abs().max())
         detail = f"other memory weights change the logits by up to {difference:.3g}"
         yield Check("memory responds", difference > 0, detail)
-        for name, way in {**READING, **GENERATING}.items():
-            if name in GENERATING and dtype not in ("float32", "float64"):
+        ways = {**READING, **GENERATING}
+        if model.engram_multimodal:
+            # After those of text alone: some models remember where their last image was.
+            ways |= {**IMAGE_READING, **IMAGE_GENERATING}
+        for name, way in ways.items():
+            generates = name in GENERATING or name in IMAGE_GENERATING
+            if generates and dtype not in ("float32", "float64"):
                 yield Check(name, None, f"not checked in {dtype}: rounding alone changes tokens")
             else:
                 agree = partial(_agree, way, ids, TOLERANCE[dtype])

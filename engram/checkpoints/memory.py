@@ -227,19 +227,23 @@ def _wired_classes(
         code: The base's own classes, if they are trusted code in its folder.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     from engram.hf.admission import check_cache, check_model, of_the_base
     from engram.hf.families import classes_of_code, load_code, model_classes
     from engram.hf.layers import check_fits, find_layers
 
     trusted = code is not None
+    auto_class = "AutoModelForCausalLM"
     if code is None:
         classes = model_classes(str(base.config["model_type"]))
+        auto_class = classes[1].engram_auto_classes[0]
     with of_the_base(base.folder):
-        hf_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
+        hf_config = transformers.AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=trusted)
+            model = getattr(transformers, auto_class).from_config(
+                hf_config, trust_remote_code=trusted
+            )
         if code is not None:
             own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
             classes = classes_of_code(*own)
