@@ -196,7 +196,9 @@ def describe_attachment(
     }
     name, text = remote_module(config_class, model_class, code)
     base_name = base.name
-    texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
+    auto_class = model_class.engram_auto_classes[0]
+    card = model_card(base_name, base.params, config, addresses, auto_class)
+    texts = {name: text, CARD_FILE: card}
     return Attachment(config, addresses, [], model_config, texts, (config_class, model_class))
 
 
