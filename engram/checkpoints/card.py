@@ -13,7 +13,7 @@ def model_card(
     base_params: int,
     config: EngramConfig,
     addresses: Addresses,
-    auto_class: str = "AutoModelForCausalLM",
+    auto_class: str,
 ) -> str:
     """Write the card of an attached checkpoint.
 
