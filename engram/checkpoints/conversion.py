@@ -256,8 +256,7 @@ def _card(folder: Path, config: EngramConfig, addresses: Addresses) -> dict[str,
     if attached_to is None or loaded_by is None or addresses.fingerprint not in text:
         return {}
     params = int(attached_to[2].replace(",", ""))
-    card = model_card(attached_to[1], params, config, addresses, loaded_by[1])
-    return {CARD_FILE: card}
+    return {CARD_FILE: model_card(attached_to[1], params, config, addresses, loaded_by[1])}
 
 
 def _recoded(
