@@ -146,8 +146,8 @@ def test_streams_inside_the_layers_are_refused(tmp_path):
 def test_a_multimodal_type_is_not_told_to_upgrade(llama):
     text = json.loads((llama / "config.json").read_text())
     config = {
-        **{"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]},
-        **{"text_config": {**text, "model_type": "qwen3_vl_text"}, "vision_config": {}},
+        **{"model_type": "glm4v", "architectures": ["Glm4vForConditionalGeneration"]},
+        **{"text_config": {**text, "model_type": "glm4v_text"}, "vision_config": {}},
     }
     (llama / "config.json").write_text(json.dumps(config))
     error = refusal(llama)

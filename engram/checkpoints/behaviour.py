@@ -55,8 +55,9 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     """
     import torch
 
+    from engram.checkpoints.image_ways import IMAGE_GENERATING, IMAGE_READING
     from engram.checkpoints.ways import GENERATING, READING, plain
-    from engram.hf.layers import find_layers
+    from engram.hf.multimodal import placeholder_ids
     from engram.hf.quantising import dequantise
     from engram.hf.unwired import base_of
 
@@ -72,10 +73,12 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         return
     dtype = str(model.dtype).removeprefix("torch.")
     yield Check("load", True, f"{type(model).__name__} in {dtype}{_as_stored(folder)}")
-    addresses = find_layers(model)[0].engram_ids.addresses
-    vocab = min(addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
+    vocab = min(model.engram_addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
+    # Without an image there are no tokens of one: the first id is text in every vocabulary.
+    for token_id in placeholder_ids(model.config):
+        ids = ids.masked_fill(ids == token_id, 0)
     base = cache(lambda: base_of(model))
     with torch.no_grad():
         runs = _judge("forward", partial(_runs, ids), model, base)
@@ -92,8 +95,13 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         detail = f"other memory weights change the logits by up to {difference:.3g}"
         yield Check("memory responds", difference > 0, detail)
         exact = _fits_dequantised(folder, model) and dequantise(model)
-        for name, way in {**READING, **GENERATING}.items():
-            if name in GENERATING and not (exact and dtype in ("float32", "float64")):
+        ways = {**READING, **GENERATING}
+        if model.engram_multimodal:
+            # After those of text alone: some models remember where their last image was.
+            ways |= {**IMAGE_READING, **IMAGE_GENERATING}
+        for name, way in ways.items():
+            generates = name in GENERATING or name in IMAGE_GENERATING
+            if generates and not (exact and dtype in ("float32", "float64")):
                 how = dtype if exact else "quantised weights"
                 yield Check(name, None, f"not checked in {how}: rounding alone changes tokens")
             else:

@@ -8,7 +8,13 @@ from engram.layouts import get_layout
 from engram.units import format_bytes, row_bytes
 
 
-def model_card(base_name: str, base_params: int, config: EngramConfig, addresses: Addresses) -> str:
+def model_card(
+    base_name: str,
+    base_params: int,
+    config: EngramConfig,
+    addresses: Addresses,
+    auto_class: str,
+) -> str:
     """Write the card of an attached checkpoint.
 
     Args:
@@ -16,6 +22,7 @@ def model_card(base_name: str, base_params: int, config: EngramConfig, addresses
         base_params: Parameters of that.
         config: The memory.
         addresses: Its constants.
+        auto_class: transformers' Auto class that loads the attached checkpoint.
 
     Returns:
         Markdown with the metadata that the hub reads.
@@ -55,6 +62,6 @@ import engram
 model = engram.load("path/to/this/folder")
 ```
 
-`AutoModelForCausalLM.from_pretrained` loads it too: after `import engram.hf`, or with
+`{auto_class}.from_pretrained` loads it too: after `import engram.hf`, or with
 `trust_remote_code=True`. Both need the toolkit: `pip install engram-toolkit`.
 """

@@ -24,15 +24,18 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
         LayoutError: transformers cannot load or run the base alone.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from engram.checkpoints.load import load
     from engram.hf.admission import of_the_base
+    from engram.hf.multimodal import auto_class_of
 
-    known: int = read_config(attached)["engram"]["addresses"]["raw_vocab_size"]
+    settings = read_config(attached)["engram"]
+    known: int = settings["addresses"]["raw_vocab_size"]
+    auto_class = getattr(transformers, auto_class_of(settings["base"]))
     with torch.no_grad():
         with of_the_base(base, "run"):
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto_class.from_pretrained(
                 base, dtype="auto", trust_remote_code=trust_remote_code
             ).eval()
             # A padded vocabulary is larger than what tokenizer and memory know.

@@ -252,10 +252,11 @@ def _card(folder: Path, config: EngramConfig, addresses: Addresses) -> dict[str,
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     attached_to = re.search(r"attached to (.+)\n\(([\d,]+) parameters\)", text)
-    if attached_to is None or addresses.fingerprint not in text:
+    loaded_by = re.search(r"`(\w+)\.from_pretrained` loads", text)
+    if attached_to is None or loaded_by is None or addresses.fingerprint not in text:
         return {}
     params = int(attached_to[2].replace(",", ""))
-    return {CARD_FILE: model_card(attached_to[1], params, config, addresses)}
+    return {CARD_FILE: model_card(attached_to[1], params, config, addresses, loaded_by[1])}
 
 
 def _recoded(

@@ -201,7 +201,9 @@ def describe_attachment(
     model_config = keep_memory_out(model_config, base_class, config_class)
     name, text = remote_module(config_class, model_class, code)
     base_name = base.name
-    texts = {name: text, CARD_FILE: model_card(base_name, base.params, config, addresses)}
+    auto_class = model_class.engram_auto_classes[0]
+    card = model_card(base_name, base.params, config, addresses, auto_class)
+    texts = {name: text, CARD_FILE: card}
     return Attachment(config, addresses, [], model_config, texts, (config_class, model_class))
 
 
@@ -232,19 +234,23 @@ def _wired_classes(
         code: The base's own classes, if they are trusted code in its folder.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     from engram.hf.admission import check_cache, check_model, of_the_base
     from engram.hf.families import classes_of_code, load_code, model_classes
     from engram.hf.layers import check_fits, find_layers
 
     trusted = code is not None
+    auto_class = "AutoModelForCausalLM"
     if code is None:
         classes = model_classes(str(base.config["model_type"]))
+        auto_class = classes[1].engram_auto_classes[0]
     with of_the_base(base.folder):
-        hf_config = AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
+        hf_config = transformers.AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=trusted)
+            model = getattr(transformers, auto_class).from_config(
+                hf_config, trust_remote_code=trusted
+            )
         if code is not None:
             own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
             classes = classes_of_code(*own)

@@ -53,17 +53,17 @@ def plain(model: Any, ids: Tensor, **kwargs: Any) -> Run:
     return Run(model(input_ids=ids, use_cache=False, **kwargs).logits.float())
 
 
-def _continued(model: Any, ids: Tensor, past: Any) -> tuple[Run, Any]:
+def continued(model: Any, ids: Tensor, past: Any, **kwargs: Any) -> tuple[Run, Any]:
     """Run token ids ``[B, T]`` after a cache, or after nothing; return the cache, too."""
     name: Any = compat.cache_name(model.forward)
-    out = model(input_ids=ids, use_cache=True, **{name: past})
+    out = model(input_ids=ids, use_cache=True, **{name: past}, **kwargs)
     return Run(out.logits.float()), compat.cache_of(out)
 
 
 def _in_pieces(pieces: list[int], model: Any, ids: Tensor) -> list[Pair]:
     past, logits = None, []
     for piece in torch.split(ids, [*pieces, ids.shape[1] - sum(pieces)], dim=1):
-        run, past = _continued(model, piece, past)
+        run, past = continued(model, piece, past)
         logits.append(run.logits)
     return [(Run(torch.cat(logits, dim=1)), plain(model, ids))]
 
@@ -89,13 +89,14 @@ def _cropped(model: Any, ids: Tensor) -> list[Pair]:
 
     past = DynamicCache(config=model.config)
     compat.remember_past(past)
-    _continued(model, torch.cat([ids[:, :9], ids[:, :6]], dim=1), past)
+    continued(model, torch.cat([ids[:, :9], ids[:, :6]], dim=1), past)
     past.crop(-6)
-    run, _ = _continued(model, ids[:, 9:], past)
+    run, _ = continued(model, ids[:, 9:], past)
     return [(run, Run(plain(model, ids).logits[:, 9:]))]
 
 
-def _generate(model: Any, ids: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Run:
+def generated(model: Any, ids: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Run:
+    """Generate after token ids ``[B, T]``."""
     mask = torch.ones_like(ids) if mask is None else mask
     out = model.generate(ids, attention_mask=mask, **{**_GENERATE, **kwargs})
     tokens = out.sequences[:, ids.shape[1] :]
@@ -103,29 +104,30 @@ def _generate(model: Any, ids: Tensor, mask: Tensor | None = None, **kwargs: Any
     return Run(torch.stack(out.logits, dim=1).float()[:, : tokens.shape[1]], tokens)
 
 
-def _uncached(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:
+def uncached(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:
+    """Generate after token ids ``[B, T]``, with a cache and without one."""
     runs = []
     for use_cache in (True, False):
         torch.manual_seed(0)
-        runs.append(_generate(model, ids, use_cache=use_cache, **kwargs))
+        runs.append(generated(model, ids, use_cache=use_cache, **kwargs))
     return [(runs[0], runs[1])]
 
 
 def _prompt_lookup(model: Any, ids: Tensor) -> list[Pair]:
     # A text that repeats itself gives candidates; most are rejected and cropped away again.
     twice = torch.cat([ids, ids[:, :-2]], dim=1)
-    return [(_generate(model, twice, prompt_lookup_num_tokens=4), _generate(model, twice))]
+    return [(generated(model, twice, prompt_lookup_num_tokens=4), generated(model, twice))]
 
 
 def _assisted(model: Any, ids: Tensor) -> list[Pair]:
     """The base proposes; the memory, being random, has many of its tokens rejected."""
     from engram.hf.unwired import base_of
 
-    return [(_generate(model, ids, assistant_model=base_of(model)), _generate(model, ids))]
+    return [(generated(model, ids, assistant_model=base_of(model)), generated(model, ids))]
 
 
 def _static(model: Any, ids: Tensor) -> list[Pair]:
-    return [(_generate(model, ids, **_STATIC), _generate(model, ids))]
+    return [(generated(model, ids, **_STATIC), generated(model, ids))]
 
 
 def _uneven(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:
@@ -134,15 +136,15 @@ def _uneven(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:
     batch = torch.cat([torch.cat([ids[:, :pads], short], dim=1), ids])
     mask = torch.ones_like(batch)
     mask[0, :pads] = 0
-    together = _generate(model, batch, mask, **kwargs)
-    return [(together.row(0), _generate(model, short)), (together.row(1), _generate(model, ids))]
+    together = generated(model, batch, mask, **kwargs)
+    return [(together.row(0), generated(model, short)), (together.row(1), generated(model, ids))]
 
 
 def _threads(model: Any, ids: Tensor) -> list[Pair]:
     texts = [ids, ids.flip(1)]
     with ThreadPoolExecutor(len(texts)) as pool:
-        together = list(pool.map(partial(_generate, model), texts))
-    return [(run, _generate(model, text)) for run, text in zip(together, texts, strict=True)]
+        together = list(pool.map(partial(generated, model), texts))
+    return [(run, generated(model, text)) for run, text in zip(together, texts, strict=True)]
 
 
 _STATIC: dict[str, Any] = {"cache_implementation": "static", "disable_compile": True}
@@ -156,13 +158,13 @@ READING: dict[str, Way] = {
     "crop and go on": _cropped,
 }
 GENERATING: dict[str, Way] = {
-    "greedy": _uncached,
+    "greedy": uncached,
     "uneven batch": _uneven,
-    "beam search": partial(_uncached, num_beams=4),
+    "beam search": partial(uncached, num_beams=4),
     "assisted": _assisted,
     "prompt lookup": _prompt_lookup,
     "static cache": _static,
     "static, padded": partial(_uneven, **_STATIC),
-    "sampling": partial(_uncached, do_sample=True, top_k=20),
+    "sampling": partial(uncached, do_sample=True, top_k=20),
     "two threads": _threads,
 }

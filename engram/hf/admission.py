@@ -14,10 +14,9 @@ from typing import Any
 
 from engram.errors import EngramError, LayoutError, MissingError
 from engram.hf import compat
+from engram.hf.multimodal import MULTIMODAL, base_class, other_sense
 
 _WORKS = "Choose a decoder-only language model, such as Llama, Qwen, Gemma or GPT-2."
-# Sub-configs of models that read more than text.
-_OTHER_SENSES = ("vision_config", "audio_config", "image_config", "video_config")
 # Names of the modules through which a decoder reads an encoder.
 _CROSS_ATTENTION = re.compile(r"cross_?att|encoder_att|encoder_decoder_att", re.IGNORECASE)
 
@@ -44,19 +43,21 @@ def check_type(config: Mapping[str, Any]) -> None:
             model_type=model_type,
             reason="encoder-decoder",
         )
-    if known is None or compat.causal_model_class(known) is not None:
+    if known is None:
         return
-    parts = getattr(known, "sub_configs", {})
-    senses = [name for name in _OTHER_SENSES if name in parts or name in config]
-    if senses:
+    sense = other_sense(known, config)
+    if sense is not None and model_type not in MULTIMODAL:
         raise LayoutError(
-            f"The base is multimodal (model type {model_type!r}, with a {senses[0]}), and "
-            "transformers has no causal language model of that type.",
-            "Attach to a language model that reads text alone, such as Llama or Qwen3, or to the "
-            "multimodal model's text decoder, saved as a causal language model of its own.",
+            f"The base is multimodal (model type {model_type!r}, with a {sense}), and no memory "
+            "was tested in a model of that type.",
+            f"Attach to {', '.join(MULTIMODAL)} or to a language model that reads text alone, such "
+            "as Llama or Qwen3; or to the multimodal model's text decoder, saved as a causal "
+            "language model of its own.",
             model_type=model_type,
             reason="multimodal",
         )
+    if base_class(known)[0] is not None:
+        return
     raise LayoutError(
         f"transformers has no causal language model of type {model_type!r}, which it does know.",
         _WORKS,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -81,7 +81,7 @@ MEMORY_ARGUMENTS = ("engram_input_ids", "engram_mask", "hash_ids")
 _told: ContextVar[dict[str, Any] | None] = ContextVar("engram_arguments", default=None)
 
 
-def forward_with_memory(base: Callable[..., Any]) -> Callable[..., Any]:
+def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) -> Callable[..., Any]:
     """Return the `forward` of a model with a memory.
 
     It takes `MEMORY_ARGUMENTS`, too, and hands them to the decoder, whatever lies between. Its
@@ -89,15 +89,19 @@ def forward_with_memory(base: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         base: The `forward` of the model's class without a memory.
+        tell_text: Whether the decoder gets neither token ids nor the 2-D mask from it, and has to
+            be told: multimodal models hand on embeddings, and masks of their own.
     """
     name, signature = compat.cache_name(base), inspect.signature(base)
-    takes_keywords = _takes_keywords(signature)
+    takes_keywords, positional = _takes_keywords(signature), tuple(signature.parameters)[1:]
 
     @functools.wraps(base)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         compat.rename_cache(kwargs, name)
         told = {key: kwargs.pop(key) for key in MEMORY_ARGUMENTS if key in kwargs}
         told = {key: value for key, value in told.items() if value is not None}
+        if tell_text:
+            told = _text({**dict(zip(positional, args, strict=False)), **kwargs}) | told
         if not told:
             return base(self, *args, **kwargs)
         if torch.compiler.is_compiling():
@@ -124,6 +128,19 @@ def forward_with_memory(base: Callable[..., Any]) -> Callable[..., Any]:
         parameters=[*others[:place], *own, *others[place:]]
     )
     return forward
+
+
+def _text(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return token ids and 2-D mask of a call's arguments, as `MEMORY_ARGUMENTS`.
+
+    A mask that is None masks nothing.
+    """
+    found, ids, mask = {}, arguments.get("input_ids"), arguments.get("attention_mask")
+    if ids is not None:
+        found["engram_input_ids"] = ids
+    if mask is None or getattr(mask, "ndim", None) == 2:
+        found["engram_mask"] = mask
+    return found
 
 
 def _takes_keywords(signature: inspect.Signature) -> bool:
@@ -233,11 +250,12 @@ class MemoryDecoder(nn.Module):
                 "The memory reads token ids, and the model was called with inputs_embeds alone.",
                 "Pass the same tokens' ids as engram_input_ids=.",
             )
-        mask = told.get("engram_mask")
         cache = kwargs.get(self.engram_cache_name or "")
         if compat.is_paged(cache):
             refuse_continuous_batching()
-        if mask is None:
+        if "engram_mask" in told:
+            mask = told["engram_mask"]
+        else:
             mask = kwargs.get("attention_mask")
             if mask is not None and getattr(mask, "ndim", None) != 2:
                 raise InputError(

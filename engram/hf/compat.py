@@ -18,6 +18,12 @@ PACKAGE = "transformers"
 # transformers 5.24 renamed the argument; the old name is an alias until 5.40, and stays the only
 # one in code that lies beside the weights of a base.
 CACHE_NAMES = ("cache", "past_key_values")
+# Auto classes of models that write text, with the mapping of each.
+_GENERATING = {
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+}
 # What the method that loads weights takes, in this order.
 _LOADING = ["model", "state_dict", "checkpoint_files"]
 
@@ -99,11 +105,22 @@ def config_class(model_type: str) -> Any:
     return _entry(CONFIG_MAPPING, model_type)
 
 
-def causal_model_class(config: Any) -> Any:
-    """Return transformers' causal language model of a config class; None when it has none."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+def generating_classes(config: Any) -> dict[str, Any]:
+    """Return transformers' models of a config class that write text, by the Auto class of each."""
+    import transformers
 
-    return _entry(MODEL_FOR_CAUSAL_LM_MAPPING, config)
+    found = {
+        name: _entry(getattr(transformers, mapping), config)
+        for name, mapping in _GENERATING.items()
+    }
+    return {name: model for name, model in found.items() if model is not None}
+
+
+def processor_class(config: Any) -> Any:
+    """Return transformers' processor of a config class; None when it has none."""
+    from transformers import PROCESSOR_MAPPING
+
+    return _entry(PROCESSOR_MAPPING, config)
 
 
 def tokenizer_class(config: Any) -> Any:
@@ -154,6 +171,21 @@ def share_conversions(ours: Mapping[str, str]) -> None:
         mapping = get_checkpoint_conversion_mapping(base)
         if mapping is not None:
             register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+
+
+def saved_name(model: Any, name: str, tensor: Any) -> str:
+    """Return the name under which `save_pretrained` saves one of a model's tensors.
+
+    A model whose files had other names than its modules is saved with those of its files.
+
+    Args:
+        model: The model.
+        name: The tensor's name in the model.
+        tensor: The tensor, which is saved as it is.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return str(next(iter(revert_weight_conversion(model, {name: tensor}))))
 
 
 def with_generation(model_class: Any) -> Any:
@@ -285,8 +317,12 @@ def _models_initialise_modules() -> bool:
 
 
 def _auto_mappings() -> bool:
-    model = causal_model_class(config_class("llama"))
-    return model is not None and config_class("no such type") is None
+    model = generating_classes(config_class("llama")).get("AutoModelForCausalLM")
+    return (
+        model is not None
+        and config_class("no such type") is None
+        and processor_class(config_class("llama")) is None
+    )
 
 
 def _conversions() -> bool:
@@ -296,6 +332,12 @@ def _conversions() -> bool:
     return "overwrite" in inspect.signature(register).parameters and callable(
         conversion_mapping.get_checkpoint_conversion_mapping
     )
+
+
+def _names_are_reverted() -> bool:
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return list(inspect.signature(revert_weight_conversion).parameters) == ["model", "state_dict"]
 
 
 def _remote_code() -> bool:
@@ -365,7 +407,8 @@ SEAMS = (
         _models_initialise_modules,
     ),
     Seam(
-        "CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING",
+        "CONFIG_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING, and MODEL_FOR_CAUSAL_LM_, "
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_ and MODEL_FOR_MULTIMODAL_LM_MAPPING",
         "a base's classes are found by its model_type",
         _auto_mappings,
     ),
@@ -373,6 +416,11 @@ SEAMS = (
         "conversion_mapping.get_ and register_checkpoint_conversion_mapping",
         "bases whose tensors are renamed on loading load with a memory, too",
         _conversions,
+    ),
+    Seam(
+        "core_model_loading.revert_weight_conversion(model, state_dict)",
+        "a saved folder says under which names its memory lies",
+        _names_are_reverted,
     ),
     Seam(
         "add_generation_mixin_to_remote_model, get_class_from_dynamic_module, "

@@ -12,13 +12,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from engram.backbone.families import ATTACHED_PREFIX
 from engram.errors import InputError, LayoutError
 from engram.hf import compat
 from engram.hf.classes import made_again_by
 from engram.hf.folder_module import CODE_KEYS, module_and_class
 from engram.hf.models import EngramForCausalLM
-
-MODEL_TYPE_PREFIX = "engram_"
+from engram.hf.multimodal import MULTIMODAL, base_class
 
 # Families that `import engram.hf` makes known to transformers' Auto classes; others become known
 # when a checkpoint of theirs is attached to or loaded by this toolkit.
@@ -38,6 +38,7 @@ FAMILIES = (
     "qwen3",
     "qwen3_moe",
     "smollm3",
+    *MULTIMODAL,
 )
 
 
@@ -53,7 +54,7 @@ def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
     Raises:
         LayoutError: transformers has no causal language model of that type.
     """
-    base_type = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    base_type = model_type.removeprefix(ATTACHED_PREFIX)
     return _config_class(base_type), _model_class(base_type)
 
 
@@ -138,7 +139,7 @@ def load_code(folder: Path | str, reference: str, revision: str | None = None) -
 
 def _is_known(model_type: str) -> bool:
     config = compat.config_class(model_type)
-    return config is not None and compat.causal_model_class(config) is not None
+    return config is not None and base_class(config)[0] is not None
 
 
 @cache
@@ -165,7 +166,7 @@ def _make_config(base: Any, base_type: str, methods: dict[str, Any]) -> Any:
         {
             "__module__": __name__,
             "__annotations__": {"engram": dict[str, Any] | None},
-            "model_type": MODEL_TYPE_PREFIX + base_type,
+            "model_type": ATTACHED_PREFIX + base_type,
             "engram": None,
             **compat.without_copying(),
             **methods,
@@ -175,24 +176,37 @@ def _make_config(base: Any, base_type: str, methods: dict[str, Any]) -> Any:
 
 @cache
 def _model_class(base_type: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
 
     config_class = _config_class(base_type)
     base_config = config_class.__bases__[0]
-    base: Any = compat.causal_model_class(base_config)
+    base, auto_classes = base_class(base_config)
     if base is None:
         raise _unknown(base_type)
-    made = _make_model(base, config_class, made_again_by(_model_class, base_type))
+    reduce = made_again_by(_model_class, base_type)
+    made = _make_model(
+        base,
+        config_class,
+        reduce,
+        engram_auto_classes=auto_classes,
+        engram_multimodal=base_type in MULTIMODAL,
+    )
     compat.share_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
-    AutoModelForCausalLM.register(config_class, made, exist_ok=True)
+    for name in auto_classes:
+        getattr(transformers, name).register(config_class, made, exist_ok=True)
     tokenizer = compat.tokenizer_class(base_config)
     if tokenizer is not None:
-        AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer, exist_ok=True)
+        transformers.AutoTokenizer.register(
+            config_class, fast_tokenizer_class=tokenizer, exist_ok=True
+        )
+    processor = compat.processor_class(base_config)
+    if processor is not None:
+        transformers.AutoProcessor.register(config_class, processor, exist_ok=True)
     return made
 
 
-def _make_model(base: Any, config_class: Any, reduce: Any) -> Any:
-    members = {"__module__": __name__, "config_class": config_class, "__reduce_ex__": reduce}
+def _make_model(base: Any, config_class: Any, reduce: Any, **members: Any) -> Any:
+    members |= {"__module__": __name__, "config_class": config_class, "__reduce_ex__": reduce}
     members |= compat.without_copying()
     return type(f"Engram{base.__name__}", (EngramForCausalLM, base), members)
 

@@ -19,10 +19,11 @@ REMOTE_MODULE = "modeling_engram"
 CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
 
 
-def auto_map(config_class: type[Any], model_class: type[Any]) -> dict[str, str]:
+def auto_map(config_class: Any, model_class: Any) -> dict[str, str]:
     """Return what config.json tells `trust_remote_code` about our classes."""
-    names = (config_class.__name__, model_class.__name__)
-    return {key: f"{REMOTE_MODULE}.{name}" for key, name in zip(CODE_KEYS, names, strict=True)}
+    model = f"{REMOTE_MODULE}.{model_class.__name__}"
+    found = {"AutoConfig": f"{REMOTE_MODULE}.{config_class.__name__}"}
+    return found | dict.fromkeys(model_class.engram_auto_classes, model)
 
 
 def module_and_class(reference: str) -> tuple[str, str]:

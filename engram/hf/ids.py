@@ -24,38 +24,50 @@ class MemoryIds:
 
     Plain Python, not a module: copying a model to the meta device or to another dtype leaves the
     constants as they are. The token map is the model's buffer, given with each call.
+
+    Args:
+        addresses: The constants.
+        not_text: Ids of tokens that stand for something else than text, such as a part of an image.
     """
 
-    def __init__(self, addresses: Addresses, ever_checked: bool = False) -> None:
-        self.addresses = addresses
+    def __init__(
+        self,
+        addresses: Addresses,
+        not_text: tuple[int, ...] = (),
+        ever_checked: bool = False,
+    ) -> None:
+        self.addresses, self.not_text = addresses, not_text
         self.ever_checked = ever_checked  # of copies: those of a checked map are right, too
         self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
         self._torch_hasher = TorchHasher(addresses)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"addresses": self.addresses, "ever_checked": self.ever_checked}
+        kept = ("addresses", "not_text", "ever_checked")
+        return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def readable(self, ids: Tensor, model_vocab_size: int) -> tuple[Tensor, Tensor | None]:
-        """Find the ids that the tokenizer does not have.
+        """Find the ids that the tokenizer does not have, and those that stand for no text.
 
-        Ids of a padded vocabulary, or of tokens that were added later, are to the memory as if they
-        were masked.
+        Ids of a padded vocabulary, of tokens that were added later, or of parts of an image, are to
+        the memory as if they were masked.
 
         Args:
             ids: Token ids ``[B, T]``.
             model_vocab_size: Ids that the model has embeddings for.
 
         Returns:
-            Ids that can be hashed ``[B, T]``; and which of them the tokenizer has ``[B, T]``, None
-            where it has all.
+            Ids that can be hashed ``[B, T]``; and which of them are text that the tokenizer has
+            ``[B, T]``, None where all are.
         """
-        if model_vocab_size <= self.addresses.raw_vocab_size:
+        if model_vocab_size <= self.addresses.raw_vocab_size and not self.not_text:
             return ids, None
         known = ids < self.addresses.raw_vocab_size
+        for token_id in self.not_text:
+            known = known & (ids != token_id)
         # Where looking costs nothing, a mask that masks nothing is none.
         if known.device.type == "cpu" and not records_a_graph() and bool(known.all()):
             return ids, None

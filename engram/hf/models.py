@@ -46,13 +46,19 @@ class EngramForCausalLM:
     # Names of a cache in the base's own `forward`, and in what `generate` hands on.
     engram_cache_name: ClassVar[str | None]
     engram_generate_cache_name: ClassVar[str | None]
+    # Auto classes of transformers that load it.
+    engram_auto_classes: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
+    # Whether its decoder gets embeddings in the place of token ids.
+    engram_multimodal: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         base: Any = super()
         cls.engram_cache_name = compat.cache_name(base.forward)
         cls.engram_generate_cache_name = compat.cache_name(base.prepare_inputs_for_generation)
-        cls.forward = forward_with_memory(base.forward)  # type: ignore[attr-defined]
+        cls.forward = forward_with_memory(  # type: ignore[attr-defined]
+            base.forward, tell_text=cls.engram_multimodal
+        )
 
     def __init__(
         self,
@@ -231,16 +237,27 @@ class EngramForCausalLM:
         self.config.auto_map = {**others, **auto_map(type(self.config), type(self))}
         # What is saved now is no longer the base's own files: there is nothing to detach.
         base = {**self.config.engram["base"], "files": None}
-        self.config.engram = {**self.config.engram, "base": base}
-        result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         whole = not compat.has_peft_adapter(self)
+        path, saved = self._layers_paths()
+        saved = saved if kwargs.get("save_original_format", True) else path
+        self.config.engram = {**self.config.engram, "base": base, "layers_path": saved}
+        result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if tables and whole and kwargs.get("is_main_process", True):
-            add_tables(Path(save_directory), tables)
+            renamed = {saved + name.removeprefix(path): it for name, it in tables.items()}
+            add_tables(Path(save_directory), renamed)
         self._write_code(Path(save_directory))
         if push and kwargs.get("is_main_process", True):
             # Not before the folder is whole. It saves once more, to a folder of its own.
             self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
+
+    def _layers_paths(self) -> tuple[str, str]:
+        """Name the list of layers as modules are named, and as in files that are saved."""
+        _, layers, path = find_layers(self)
+        layer_id = self.engram_addresses.layer_ids[0]
+        part, tensor = next(layers[layer_id].engram.named_parameters())
+        place = f".{layer_id}.engram.{part}"
+        return path, compat.saved_name(self, path + place, tensor).removesuffix(place)
 
     def _write_code(self, folder: Path) -> None:
         """Write the module that `trust_remote_code` loads, and what it imports beside it."""

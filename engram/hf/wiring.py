@@ -19,6 +19,7 @@ from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
 from engram.hf.classes import mixed
 from engram.hf.ids import MemoryIds
 from engram.hf.layers import check_fits, find_layers
+from engram.hf.multimodal import placeholder_ids
 from engram.hf.tables import refuse_loaded_tables
 from engram.nn import DiskEmbedding, EngramModule
 
@@ -64,7 +65,7 @@ def wire(
         first = layers[addresses.layer_ids[0]].engram
         first.register_buffer("token_map", token_map, persistent=True)
     decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
-    decoder.engram_ids = MemoryIds(addresses)
+    decoder.engram_ids = MemoryIds(addresses, placeholder_ids(model.config))
     decoder.engram_layers_name = path.rpartition(".")[2]
 
 
