@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,24 +177,20 @@ def _uncached_beams_work(made: Made, prompt: ImagePrompt, asked: dict[str, objec
     return torch.equal(*found)
 
 
-def test_an_image_gets_nothing_and_is_in_no_n_gram(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_gets_nothing_and_is_in_no_n_gram(made: Made) -> None:
     """The first layer with a memory gets hash ids as if the image were not there."""
     prompt = made.prompt()
     seen = {}
     layers = [m for m in made.model.modules() if "engram" in m._modules]
     memory = layers[0].engram
-    add = memory.add
 
-    def watched(hidden: torch.Tensor, ids: torch.Tensor, **kwargs: object) -> object:
-        result = add(hidden, ids, **kwargs)
-        out = result[0] if isinstance(result, tuple) else result
-        seen.update(added=out - hidden, ids=ids)
-        return result
+    def watch(module: object, given: tuple[torch.Tensor, ...], kwargs: object, read: Any) -> None:
+        out = read[0] if isinstance(read, tuple) else read
+        seen.update(added=out - given[0], ids=given[1])
 
-    monkeypatch.setattr(memory, "add", watched)
+    handle = memory.register_forward_hook(watch, with_kwargs=True)
     _logits(made.model, prompt)
+    handle.remove()
     text = prompt.text[0]
     assert not bool(seen["added"][0, ~text].any())
     assert bool((seen["added"][0, text].abs().amax(dim=-1) > 0).all())
