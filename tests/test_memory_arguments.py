@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import engram
 from engram.errors import InputError, MismatchError, UsageError
-from engram.hf.calls import MEMORY_ARGUMENTS
+from engram.hf.arguments import MEMORY_ARGUMENTS
 
 LENGTH = 17
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}

@@ -9,11 +9,8 @@ Shapes: B sequences, T tokens, D hidden size, L layers with a memory, C columns.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -21,130 +18,16 @@ from torch import Tensor, nn
 
 from engram.errors import InputError
 from engram.hf import compat
+from engram.hf.arguments import takes_keywords, told_arguments
 from engram.hf.ids import MemoryIds
-from engram.hf.packed import document_starts, tokens_since_start
-from engram.hf.state import MemoryState, Past, Record, both, give_state, state_of
+from engram.hf.lookup import Lookup, Reader, look_up
+from engram.hf.state import MemoryState, give_state, state_of
 from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph, records_a_lasting_graph
 from engram.nn.disk import prefetch
-from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
 from engram.nn.module import GatedTokens, memory_in
 
-
-@dataclass(frozen=True)
-class Before:
-    """The last tokens before a call, S at most the window W of the convolutions.
-
-    Attributes:
-        ids: Hash ids without offsets ``[B, S, L, C]``.
-        keep: False at masked ones ``[B, S]``; None when there are none.
-        places: Their places in the text ``[B, S]``; None where they are its last.
-    """
-
-    ids: Tensor
-    keep: Tensor | None
-    places: Tensor | None
-
-    def with_gates(self, record: Record) -> GatedTokens:
-        """Add a layer's gates, which its state has recorded."""
-        gates = record.last(self.ids.shape[1]) if self.places is None else record.at(self.places)
-        assert gates is not None
-        if self.keep is not None:
-            gates = gates.masked_fill(~self.keep.to(gates.device)[:, :, None], 0)
-        return GatedTokens(self.ids, gates)
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """What one call of the model tells its layers.
-
-    Attributes:
-        ids: Hash ids without offsets ``[B, T, L, C]``.
-        keep: False at masked positions and at ids that the tokenizer does not have ``[B, T]``; None
-            when there are none.
-        state: The memory's past in the call's cache; None without a cache.
-        since: Tokens since each token's document started ``[B, T]``; None where a row is one.
-        before: The tokens before, where the state has forgotten the convolutions' windows.
-    """
-
-    ids: Tensor
-    keep: Tensor | None
-    state: MemoryState | None
-    since: Tensor | None
-    before: Before | None
-
-
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
-
-# Arguments that a model with a memory takes beside those of its base.
-MEMORY_ARGUMENTS = ("engram_input_ids", "engram_mask", "hash_ids")
-_told: ContextVar[dict[str, Any] | None] = ContextVar("engram_arguments", default=None)
-
-
-def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) -> Callable[..., Any]:
-    """Return the `forward` of a model with a memory.
-
-    It takes `MEMORY_ARGUMENTS`, too, and hands them to the decoder, whatever lies between. Its
-    signature says so, since transformers and its Trainer drop what a signature does not name.
-
-    Args:
-        base: The `forward` of the model's class without a memory.
-        tell_text: Whether the decoder gets neither token ids nor the 2-D mask from it, and has to
-            be told: multimodal models hand on embeddings, and masks of their own.
-    """
-    name, signature = compat.cache_name(base), inspect.signature(base)
-    takes_keywords, positional = _takes_keywords(signature), tuple(signature.parameters)[1:]
-
-    @functools.wraps(base)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        compat.rename_cache(kwargs, name)
-        told = {key: kwargs.pop(key) for key in MEMORY_ARGUMENTS if key in kwargs}
-        told = {key: value for key, value in told.items() if value is not None}
-        if tell_text:
-            told = _text({**dict(zip(positional, args, strict=False)), **kwargs}) | told
-        if not told:
-            return base(self, *args, **kwargs)
-        if torch.compiler.is_compiling():
-            if not takes_keywords:
-                raise InputError(
-                    f"{type(self).__name__} hands no keywords to its decoder, and cannot be "
-                    f"compiled with {', '.join(told)}.",
-                    "Run it without torch.compile.",
-                )
-            return base(self, *args, **kwargs, **told)
-        before = _told.set(told)
-        try:
-            return base(self, *args, **kwargs)
-        finally:
-            _told.reset(before)
-
-    own = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for key in MEMORY_ARGUMENTS
-    ]
-    others = list(signature.parameters.values())
-    place = len(others) - 1 if takes_keywords else len(others)
-    forward.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*others[:place], *own, *others[place:]]
-    )
-    return forward
-
-
-def _text(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return token ids and 2-D mask of a call's arguments, as `MEMORY_ARGUMENTS`.
-
-    A mask that is None masks nothing.
-    """
-    found, ids, mask = {}, arguments.get("input_ids"), arguments.get("attention_mask")
-    if ids is not None:
-        found["engram_input_ids"] = ids
-    if mask is None or getattr(mask, "ndim", None) == 2:
-        found["engram_mask"] = mask
-    return found
-
-
-def _takes_keywords(signature: inspect.Signature) -> bool:
-    return any(it.kind is it.VAR_KEYWORD for it in signature.parameters.values())
 
 
 class MemoryLayer(nn.Module):
@@ -223,7 +106,7 @@ class MemoryDecoder(nn.Module):
         cls.engram_cache_name = compat.cache_name(super().forward)
         signature = inspect.signature(super().forward)
         cls.engram_positional = tuple(signature.parameters)[2:]
-        cls.engram_takes_keywords = _takes_keywords(signature)
+        cls.engram_takes_keywords = takes_keywords(signature)
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Run the decoder.
@@ -241,8 +124,7 @@ class MemoryDecoder(nn.Module):
         """
         kwargs.update(zip(self.engram_positional, args, strict=False))
         compat.rename_cache(kwargs, self.engram_cache_name)
-        told = {} if torch.compiler.is_compiling() else _told.get() or {}
-        told |= {key: kwargs.pop(key) for key in MEMORY_ARGUMENTS if key in kwargs}
+        told = told_arguments(kwargs)
         token_ids = told.get("engram_input_ids")
         token_ids = input_ids if token_ids is None else token_ids
         if token_ids is None:
@@ -312,73 +194,17 @@ class MemoryDecoder(nn.Module):
         state: MemoryState | None,
         hash_ids: Tensor | None = None,
     ) -> Lookup:
-        ids = ids.view(-1, ids.shape[-1])
-        length, seen = ids.shape[1], 0 if state is None else state.tokens.length
-        shown = None if mask is None else _own_part(mask, seen, length)
+        """See `look_up`."""
         config: Any = self.config
-        ids, known = self.engram_ids.readable(ids, config.vocab_size)
-        keep = both(shown, known)
-        addresses, past, before, last = self.engram_ids.addresses, None, None, None
-        if state is not None:
-            if mask is not None and seen and not records_a_graph():
-                state.mask_again(mask[:, :seen].bool())
-            past = state.last(addresses.max_ngram_size - 1, skip_masked=self._closes_gaps)
-            before = None if state.windows else self._before(state)
-            last = state.last(1, skip_masked=True)
-        positions, starts = document_starts(addresses, position_ids, ids, keep, last)
-        if hash_ids is None:
-            hashed = self._hash(ids, keep, starts, past)
-        else:
-            hashed = self.engram_ids.given(hash_ids, ids)
-        self._prefetch(hashed)
-        counted = keep
-        if state is not None:
-            state.append(ids, shown, known, starts, positions)
-            starts, counted = state.starts.last(state.starts.length), state.kept()
-        since = None
-        if starts is not None:
-            counted = counted if self._closes_gaps else None
-            since = tokens_since_start(starts, counted)[:, -length:]
-        return Lookup(ids=hashed, keep=keep, state=state, since=since, before=before)
-
-    @property
-    def _closes_gaps(self) -> bool:
-        return self.engram_ids.addresses.layout.masked == "absent"
-
-    def _hash(
-        self, ids: Tensor, keep: Tensor | None, starts: Tensor | None, past: Past | None
-    ) -> Tensor:
-        """Hash the ids of a call ``[B, T]`` after those of the past."""
-        gaps = gaps_in(keep, past is not None) if self._closes_gaps else None
-        length = ids.shape[1]
-        if past is not None:
-            keep = _joined((past.keep, past.tokens), (keep, ids), default=True)
-            starts = _joined((past.starts, past.tokens), (starts, ids), default=False)
-            ids = torch.cat([past.tokens, ids], dim=1)
-        if gaps is not None and keep is not None:
-            order = closed_order(keep)
-            ids, keep = reorder(ids, order), reorder(keep, order)
-            starts = None if starts is None else reorder(starts, order)
-        hashed = self.engram_ids(ids, self.engram_token_map, keep, starts)[:, -length:]
-        return hashed if gaps is None else reorder(hashed, in_time(closed_order(gaps)))
-
-    def _before(self, state: MemoryState) -> Before | None:
-        """Hash the tokens again from which the convolutions' windows follow."""
-        window, orders = self._first_memory.window_tokens, self.engram_ids.addresses.max_ngram_size
-        past = None
-        if window:
-            past = state.last(window + orders - 1, skip_masked=self._closes_gaps)
-        if past is None:
-            return None
-        # The first of these tokens see less than they saw: they are not among the last.
-        hashed = self.engram_ids(past.tokens, self.engram_token_map, past.keep, past.starts)
-        cut = slice(-window, None)
-        keep, places = past.keep, past.places
-        return Before(
-            hashed[:, cut],
-            None if keep is None else keep[:, cut],
-            None if places is None else places[:, cut],
+        reader = Reader(
+            self.engram_ids,
+            self.engram_token_map,
+            self._first_memory.window_tokens,
+            config.vocab_size,
         )
+        found = look_up(reader, ids, mask, position_ids, state, hash_ids)
+        self._prefetch(found.ids)
+        return found
 
     def _prefetch(self, hashed: Tensor) -> None:
         """Have tables on disk start to read what the layers are about to look up."""
@@ -428,36 +254,3 @@ def _refuse_cache_in_graph() -> None:
         "lives in Python objects beside the cache.",
         "Export or trace calls without a cache (use_cache=False); torch.compile takes caches.",
     )
-
-
-def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | None:
-    """Join flags along time, each given with the ids that it is for; None is the default."""
-    if all(flags is None for flags, _ in parts):
-        return None
-    return torch.cat(
-        [
-            torch.full_like(ids, default, dtype=torch.bool) if flags is None else flags.bool()
-            for flags, ids in parts
-        ],
-        dim=1,
-    )
-
-
-def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
-    """Return a mask's columns for the tokens of this call, which follow `seen` others.
-
-    None where they mask nothing.
-    """
-    if mask.shape[1] < seen + length or (seen == 0 and mask.shape[1] == 0):
-        raise InputError(
-            f"The attention mask covers {mask.shape[1]} tokens, and the call ends at token "
-            f"{seen + length}.",
-            "Give the mask of all tokens so far, the cached ones included.",
-            mask_tokens=mask.shape[1],
-            tokens=seen + length,
-        )
-    own = mask[:, seen : seen + length].bool()
-    # Where looking costs nothing, a mask that masks nothing is none.
-    if own.device.type == "cpu" and not records_a_graph() and bool(own.all()):
-        return None
-    return own

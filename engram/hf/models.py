@@ -14,7 +14,8 @@ from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
 from engram.config import EngramConfig
 from engram.errors import EngramError, MismatchError, UsageError
 from engram.hf import compat
-from engram.hf.calls import forward_with_memory, refuse_continuous_batching
+from engram.hf.arguments import forward_with_memory
+from engram.hf.calls import refuse_continuous_batching
 from engram.hf.classes import class_after
 from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.layers import find_layers

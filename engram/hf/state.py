@@ -175,8 +175,8 @@ class MemoryState:
             mask: Mask of the tokens so far ``[B, T]``.
         """
         before = self.mask.last(self.tokens.length)
-        expected = torch.ones_like(mask) if before is None else before.to(mask.device)
-        if not torch.equal(expected, mask):
+        same = bool(mask.all()) if before is None else torch.equal(before.to(mask.device), mask)
+        if not same:
             self.mask.replace(mask)
             self.windows.clear()
 

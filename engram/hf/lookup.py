@@ -1,0 +1,207 @@
+"""Looks a call's tokens up: their hash ids, and what else the layers' memories have to know.
+
+Shapes: B sequences, T tokens of a call, L layers with a memory, C columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engram.errors import InputError
+from engram.hf.ids import MemoryIds
+from engram.hf.packed import document_starts, tokens_since_start
+from engram.hf.state import MemoryState, Past, Record, both
+from engram.nn.compat import records_a_graph
+from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
+from engram.nn.module import GatedTokens
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The constants that a decoder's memories read token ids with.
+
+    Attributes:
+        ids: Hashes token ids.
+        token_map: The compressed vocabulary, int32 ``[V]``; None where raw ids are hashed.
+        window_tokens: Tokens W of the past that convolutions see.
+        vocab_size: Ids that the model has embeddings for.
+    """
+
+    ids: MemoryIds
+    token_map: Tensor | None
+    window_tokens: int
+    vocab_size: int
+
+    @property
+    def closes_gaps(self) -> bool:
+        """Whether masked tokens inside rows are passed over."""
+        return self.ids.addresses.layout.masked == "absent"
+
+
+@dataclass(frozen=True)
+class Before:
+    """The last tokens before a call, S at most the window W of the convolutions.
+
+    Attributes:
+        ids: Hash ids without offsets ``[B, S, L, C]``.
+        keep: False at masked ones ``[B, S]``; None when there are none.
+        places: Their places in the text ``[B, S]``; None where they are its last.
+    """
+
+    ids: Tensor
+    keep: Tensor | None
+    places: Tensor | None
+
+    def with_gates(self, record: Record) -> GatedTokens:
+        """Add a layer's gates, which its state has recorded."""
+        gates = record.last(self.ids.shape[1]) if self.places is None else record.at(self.places)
+        assert gates is not None
+        if self.keep is not None:
+            gates = gates.masked_fill(~self.keep.to(gates.device)[:, :, None], 0)
+        return GatedTokens(self.ids, gates)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What one call of the model tells its layers.
+
+    Attributes:
+        ids: Hash ids without offsets ``[B, T, L, C]``.
+        keep: False at masked positions and at ids that the tokenizer does not have ``[B, T]``; None
+            when there are none.
+        state: The memory's past in the call's cache; None without a cache.
+        since: Tokens since each token's document started ``[B, T]``; None where a row is one.
+        before: The tokens before, where the state has forgotten the convolutions' windows.
+    """
+
+    ids: Tensor
+    keep: Tensor | None
+    state: MemoryState | None
+    since: Tensor | None
+    before: Before | None
+
+
+def look_up(
+    reader: Reader,
+    ids: Tensor,
+    mask: Tensor | None,
+    position_ids: Tensor | None,
+    state: MemoryState | None,
+    hash_ids: Tensor | None = None,
+) -> Lookup:
+    """Look the tokens of a call up, and remember them.
+
+    Args:
+        reader: The constants.
+        ids: Token ids ``[B, T]``.
+        mask: False or 0 at masked tokens ``[B, past + T]``, or wider; None masks none.
+        position_ids: Positions ``[B, T]`` or ``[1, T]``; ignored in other shapes.
+        state: The memory's past; None without a cache.
+        hash_ids: Hash ids of the tokens ``[B, T, L, C]``, where they are known already.
+
+    Raises:
+        InputError: The mask is too short, or ids fit neither tokenizer nor tables.
+    """
+    ids = ids.view(-1, ids.shape[-1])
+    length, seen = ids.shape[1], 0 if state is None else state.tokens.length
+    shown = None if mask is None else _own_part(mask, seen, length)
+    ids, known = reader.ids.readable(ids, reader.vocab_size)
+    keep = both(shown, known)
+    addresses, past, before, last = reader.ids.addresses, None, None, None
+    if state is not None:
+        if mask is not None and seen and not records_a_graph():
+            state.mask_again(mask[:, :seen].bool())
+        past = state.last(addresses.max_ngram_size - 1, skip_masked=reader.closes_gaps)
+        before = None if state.windows else _before(reader, state)
+        last = state.last(1, skip_masked=True)
+    positions, starts = document_starts(addresses, position_ids, ids, keep, last)
+    if hash_ids is None:
+        hashed = _hash(reader, ids, keep, starts, past)
+    else:
+        hashed = reader.ids.given(hash_ids, ids)
+    counted = keep
+    if state is not None:
+        state.append(ids, shown, known, starts, positions)
+        starts, counted = state.starts.last(state.starts.length), state.kept()
+    since = None
+    if starts is not None:
+        counted = counted if reader.closes_gaps else None
+        since = tokens_since_start(starts, counted)[:, -length:]
+    return Lookup(ids=hashed, keep=keep, state=state, since=since, before=before)
+
+
+def _hash(
+    reader: Reader,
+    ids: Tensor,
+    keep: Tensor | None,
+    starts: Tensor | None,
+    past: Past | None,
+) -> Tensor:
+    """Hash the ids of a call ``[B, T]`` after those of the past."""
+    gaps = gaps_in(keep, past is not None) if reader.closes_gaps else None
+    length = ids.shape[1]
+    if past is not None:
+        keep = _joined((past.keep, past.tokens), (keep, ids), default=True)
+        starts = _joined((past.starts, past.tokens), (starts, ids), default=False)
+        ids = torch.cat([past.tokens, ids], dim=1)
+    if gaps is not None and keep is not None:
+        order = closed_order(keep)
+        ids, keep = reorder(ids, order), reorder(keep, order)
+        starts = None if starts is None else reorder(starts, order)
+    hashed = reader.ids(ids, reader.token_map, keep, starts)[:, -length:]
+    return hashed if gaps is None else reorder(hashed, in_time(closed_order(gaps)))
+
+
+def _before(reader: Reader, state: MemoryState) -> Before | None:
+    """Hash the tokens again from which the convolutions' windows follow."""
+    window, orders = reader.window_tokens, reader.ids.addresses.max_ngram_size
+    past = None
+    if window:
+        past = state.last(window + orders - 1, skip_masked=reader.closes_gaps)
+    if past is None:
+        return None
+    # The first of these tokens see less than they saw: they are not among the last.
+    hashed = reader.ids(past.tokens, reader.token_map, past.keep, past.starts)
+    cut = slice(-window, None)
+    keep, places = past.keep, past.places
+    return Before(
+        hashed[:, cut],
+        None if keep is None else keep[:, cut],
+        None if places is None else places[:, cut],
+    )
+
+
+def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | None:
+    """Join flags along time, each given with the ids that it is for; None is the default."""
+    if all(flags is None for flags, _ in parts):
+        return None
+    return torch.cat(
+        [
+            torch.full_like(ids, default, dtype=torch.bool) if flags is None else flags.bool()
+            for flags, ids in parts
+        ],
+        dim=1,
+    )
+
+
+def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
+    """Return a mask's columns for the tokens of this call, which follow `seen` others.
+
+    None where they mask nothing.
+    """
+    if mask.shape[1] < seen + length or (seen == 0 and mask.shape[1] == 0):
+        raise InputError(
+            f"The attention mask covers {mask.shape[1]} tokens, and the call ends at token "
+            f"{seen + length}.",
+            "Give the mask of all tokens so far, the cached ones included.",
+            mask_tokens=mask.shape[1],
+            tokens=seen + length,
+        )
+    own = mask[:, seen : seen + length].bool()
+    # Where looking costs nothing, a mask that masks nothing is none.
+    if own.device.type == "cpu" and not records_a_graph() and bool(own.all()):
+        return None
+    return own
