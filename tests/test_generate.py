@@ -123,7 +123,7 @@ def test_ids_that_the_tokenizer_does_not_have(folders, model, prompt):
     ids = torch.cat([prompt, torch.full((1, 1), tiny.VOCAB + 2), prompt], dim=1)
     added = []
     memory = model.get_decoder().engram_layers[1].engram
-    memory.register_forward_hook(lambda module, inputs, read: added.append(read[0]))
+    memory.register_forward_hook(lambda module, given, read: added.append(read[0] - given[0]))
     assert torch.isfinite(model(input_ids=ids, use_cache=False).logits).all()
     model.generate(ids, **{**OPTIONS, "max_new_tokens": 1})
     for read in added:
