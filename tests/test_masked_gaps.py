@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 import engram
 from engram.addressing.reference import hash_ids
+from engram.errors import InputError
 from engram.hf.calls import _read
 from engram.hf.state import MemoryState
 from engram.nn import EngramModule
@@ -182,6 +183,81 @@ def test_a_second_turn_masks_what_the_first_one_read(ids, layout, tmp_path_facto
     expected = _read(decoder.engram_layers[1].engram, 1, hidden, whole)
     assert_same(torch.cat(pieces, dim=1)[:, 13:], expected[:, 13:])
     assert not torch.equal(torch.cat(pieces, dim=1)[0, 9:13], expected[0, 9:13])
+
+
+@pytest.mark.parametrize("by", ["positions", "ends"])
+def test_a_later_mask_moves_the_starts_of_documents(ids, by, tmp_path_factory):
+    """A document whose first token, or whose end before it, is masked later starts elsewhere."""
+    base = tiny.family_folders("llama", tmp_path_factory)[0]
+    ends = {"eos_id": EOS, "ends_after_eos": True} if by == "ends" else {}
+    config = tiny.memory_config(**ends)
+    folder = tiny.attached_model(base, tmp_path_factory.mktemp(by) / "attached", config)
+    model = tiny.randomise(engram.load(folder)).requires_grad_(False)
+    ids = ids.clone()
+    ids[:, 6] = EOS
+    positions = torch.cat([torch.arange(7), torch.arange(LENGTH - 7)]).expand_as(ids)
+    positions = positions if by == "positions" else None
+    decoder, hidden = model.get_decoder(), hidden_states(model)
+    for gone in ([7], [6], [6, 7], [5, 6, 7, 8]):
+        state = MemoryState(decoder.engram_ids.addresses.layer_ids)
+        mask, pieces = torch.ones(len(MASKED), LENGTH, dtype=torch.long), []
+        for start, end in ((0, 9), (9, 11), (11, LENGTH)):
+            if start == 9:
+                mask[:, gone] = 0
+            places = None if positions is None else positions[:, start:end]
+            lookup = decoder._look_up(ids[:, start:end], mask[:, :end], places, state)
+            pieces.append(_read(decoder.engram_layers[1].engram, 1, hidden[:, start:end], lookup))
+        whole = decoder._look_up(ids, mask, positions, None)
+        expected = _read(decoder.engram_layers[1].engram, 1, hidden, whole)
+        assert_near(torch.cat(pieces, dim=1)[:, 9:], expected[:, 9:], 128)
+
+
+def test_a_later_mask_that_shows_more_is_refused(llama, ids, mask):
+    past = DynamicCache(config=llama.config)
+    llama(ids[:, :12], attention_mask=mask[:, :12], past_key_values=past)
+    with pytest.raises(InputError, match="that were masked when they were read"):
+        llama(ids[:, 12:], attention_mask=torch.ones_like(mask), past_key_values=past)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about caches whose class changes
+def test_a_compiled_second_turn(llama, ids):
+    """What the caller masks later is masked in compiled models, too."""
+    positions = torch.arange(LENGTH).expand_as(ids)
+    late = torch.ones(len(MASKED), LENGTH, dtype=torch.long)
+    late[0, 5:9] = 0
+    compiled = torch.compile(llama, backend="eager")
+    logits = []
+    try:
+        for model in (llama, compiled):
+            past = DynamicCache(config=llama.config)
+            call = {
+                "position_ids": positions[:, :9],
+                "attention_mask": torch.ones_like(late)[:, :9],
+            }
+            model(ids[:, :9], past_key_values=past, **call)
+            call = {"position_ids": positions[:, 9:], "attention_mask": late}
+            logits.append(model(ids[:, 9:], past_key_values=past, **call).logits)
+    finally:
+        torch.compiler.reset()
+    assert_near(logits[1], logits[0], 128)
+
+
+def test_exported_for_masked_texts_of_any_length(llama, ids, mask):
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = llama
+
+        def forward(self, ids, mask):
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+    tokens = torch.export.Dim("tokens", min=2, max=64)
+    shapes = {"ids": {1: tokens}, "mask": {1: tokens}}
+    made = torch.export.export(Whole(), (ids, torch.ones_like(mask)), dynamic_shapes=shapes)
+    for end in (LENGTH, 11):
+        call = (ids[:, :end], mask[:, :end])
+        shown = call[1].bool()
+        assert_near(made.module()(*call)[shown], Whole()(*call)[shown], 128)
 
 
 @pytest.mark.parametrize("kept", [2, 10, 14, 20])

@@ -8,11 +8,12 @@ import pytest
 import tiny
 import torch
 from near import assert_near
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 import engram
 from engram.errors import InputError, MismatchError, UsageError
 from engram.hf.arguments import MEMORY_ARGUMENTS
+from engram.hf.compat import self_attention_cache
 
 LENGTH = 17
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}
@@ -53,6 +54,115 @@ def test_hash_ids_are_used(model, ids, hashed):
     assert (full(model, ids, hash_ids=torch.zeros_like(hashed)) - expected).abs().max() > 1e-2
 
 
+def test_hash_ids_may_be_arrays_and_leave_tokens_out(model, ids, hashed):
+    """-1 stands for what the model is to hash itself."""
+    expected = full(model, ids, hash_ids=hashed.flip(1))
+    assert torch.equal(full(model, ids, hash_ids=hashed.flip(1).numpy()), expected)
+    some = hashed.clone()
+    some[:, 5:] = -1
+    assert torch.equal(full(model, ids, hash_ids=some), full(model, ids))
+
+
+def test_a_crop_keeps_the_hash_ids_that_were_given(model, ids, hashed):
+    """The convolutions' windows are computed again from them, not from the tokens."""
+    other, past = hashed.flip(1), DynamicCache(config=model.config)
+    model(ids[:, :12], hash_ids=other[:, :12], past_key_values=past)
+    past.crop(-3)
+    logits = model(ids[:, 9:], hash_ids=other[:, 9:], past_key_values=past).logits
+    assert_near(logits, full(model, ids, hash_ids=other)[:, 9:], 128)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about what the base does
+def test_compiled_decoders_are_told(model, ids, hashed):
+    """A decoder that is compiled alone gets what its model was given, or the call is refused."""
+    other, mask = hashed.flip(1), torch.ones_like(ids)
+    mask[0, 3:6] = 0
+    expected = full(model, ids, hash_ids=other, engram_mask=mask)
+    decoder = model.engram_decoder
+    decoder.compile(backend="eager")
+    try:
+        if model.config.model_type == "engram_bloom":
+            with pytest.raises(InputError, match="(hands|passes) no keywords"):
+                full(model, ids, hash_ids=other)
+        else:
+            assert_near(full(model, ids, hash_ids=other, engram_mask=mask), expected, 128)
+    finally:
+        decoder._compiled_call_impl = None
+        torch.compiler.reset()
+
+
+def test_masks_that_are_none_and_masks_of_none(model, ids):
+    mask = torch.ones_like(ids)
+    mask[0, 3:6] = 0
+    hidden = model.engram_decoder(ids, attention_mask=mask, use_cache=False)[0]
+    again = model.engram_decoder(ids, attention_mask=mask, engram_mask=None, use_cache=False)[0]
+    assert torch.equal(again, hidden)
+    unmasked = model.engram_decoder(ids, attention_mask=mask, engram_mask=False, use_cache=False)[0]
+    assert (unmasked - hidden).abs().max() > 1e-3
+    with pytest.raises(InputError, match=r"engram_mask must have the shape \[2, tokens"):
+        model(ids, engram_mask=torch.ones(3, LENGTH))
+    with pytest.raises(InputError, match="engram_mask must be a tensor, got list"):
+        model(ids, engram_mask=mask.tolist())
+
+
+@pytest.mark.parametrize("extra", [{"use_cache": False}, {"prefill_chunk_size": 5}], ids=str)
+def test_hash_ids_of_a_prompt_in_every_way(model, ids, hashed, extra):
+    """All steps of a text without a cache read them, and every piece of a prompt in pieces."""
+    if "prefill_chunk_size" in extra and model.config.model_type == "engram_bloom":
+        pytest.skip("bloom by itself cannot do it: read a prompt in pieces")
+    asked = {**OPTIONS, "output_logits": True, "return_dict_in_generate": True}
+    mask = torch.ones_like(ids)
+    expected = model.generate(ids, attention_mask=mask, hash_ids=hashed.flip(1), **asked)
+    got = model.generate(ids, attention_mask=mask, hash_ids=hashed.flip(1), **asked, **extra)
+    own = model.generate(ids, attention_mask=mask, **asked)
+    for one, other in zip(got.logits, expected.logits, strict=True):
+        assert_near(one, other, 256)
+    assert (own.logits[0] - expected.logits[0]).abs().max() > 1e-3
+
+
+def test_a_second_turn_takes_the_hash_ids_of_the_whole_text(model, ids, hashed):
+    past, mask = DynamicCache(config=model.config), torch.ones_like(ids)
+    model(ids[:, :9], hash_ids=hashed.flip(1)[:, :9], past_key_values=past)
+    asked = {**OPTIONS, "output_logits": True, "return_dict_in_generate": True}
+    told = {"attention_mask": mask, "hash_ids": hashed.flip(1)}
+    expected = model.generate(ids, **told, **asked).logits
+    got = model.generate(ids, past_key_values=past, **told, **asked).logits
+    for one, other in zip(got, expected, strict=True):
+        assert_near(one, other, 256)
+
+
+def test_other_ids_for_the_memory(model, ids):
+    other = ids.flip(1)
+    asked = {**OPTIONS, "output_logits": True, "return_dict_in_generate": True}
+    got = model.generate(ids, engram_input_ids=other, **asked).logits
+    first = full(model, ids, engram_input_ids=other)[:, -1]
+    assert_near(got[0], first, 128)
+    assert (first - full(model, ids)[:, -1]).abs().max() > 1e-3
+    with pytest.raises(
+        InputError, match=r"engram_input_ids must be whole numbers of shape \[2, 17"
+    ):
+        model(ids, engram_input_ids=other[:, 1:])
+    with pytest.raises(InputError, match="token ids are >= 0"):
+        model(ids, engram_input_ids=other - 500)
+
+
+def test_generate_refuses_what_it_cannot_hand_on(model, ids, hashed):
+    with pytest.raises(InputError, match="Pass the 2-D mask as attention_mask"):
+        model.generate(ids, engram_mask=torch.ones_like(ids), **OPTIONS)
+    with pytest.raises(InputError, match="assistant_model"):
+        model.generate(ids, hash_ids=hashed, assistant_model=model, **OPTIONS)
+    with pytest.raises(InputError, match="of shape"):
+        model.generate(ids, hash_ids=hashed[:, 1:], **OPTIONS)
+
+
+def test_a_cache_of_another_memory_is_refused(model, ids, tmp_path):
+    past = DynamicCache(config=model.config)
+    model(ids, past_key_values=past)
+    self_attention_cache(past).engram.gates[0] = self_attention_cache(past).engram.gates.pop(1)
+    with pytest.raises(MismatchError, match=r"layers \[2, 0\]"):
+        model(ids, past_key_values=past)
+
+
 def test_hash_ids_with_a_cache(model, ids, hashed):
     other = hashed.flip(0)
     first = model(ids[:, :9], hash_ids=other[:, :9], use_cache=True)
@@ -85,6 +195,9 @@ def test_generate_takes_hash_ids_for_the_prompt(model, ids, hashed):
         (lambda hashed: hashed.double(), "got torch.float64"),
         (lambda hashed: hashed + 500, "outside of the 1.. rows"),
         (lambda hashed: hashed - 500, r"outside of the \d+ rows"),
+        (lambda hashed: hashed > 9, "got torch.bool"),
+        (lambda hashed: hashed.to(torch.complex64), "got torch.complex64"),
+        (lambda hashed: hashed.tolist(), "must be a tensor, got list"),
     ],
 )
 def test_hash_ids_of_another_memory_are_refused(model, ids, hashed, change, match):

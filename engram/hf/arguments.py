@@ -2,26 +2,43 @@
 
 Models hand what they do not know to their decoder, or drop it; multimodal ones hand on embeddings
 in the place of ids. So a model's `forward` takes the memory's arguments off, and the decoder finds
-them in a context variable, of which every thread has its own; in compiled graphs, which know no
-such variables, they travel as keywords.
+them in a context variable, of which every thread has its own. Compiled decoders, which know no such
+variables, find them among their keywords, where the model hands those on.
+
+Shapes: B sequences, T tokens, L layers with a memory, C columns.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from engram.addressing.addresses import Addresses
 from engram.errors import InputError
 from engram.hf import compat
+from engram.nn.compat import records_a_graph
 
 # What a model with a memory takes beside the arguments of its base.
 MEMORY_ARGUMENTS = ("engram_input_ids", "engram_mask", "hash_ids")
-_told: ContextVar[dict[str, Any] | None] = ContextVar("engram_arguments", default=None)
+
+
+@dataclass
+class _Told:
+    """The memory's arguments of a call, and whether its decoder took them."""
+
+    arguments: dict[str, Any]
+    taken: bool = False
+
+
+_told: ContextVar[_Told | None] = ContextVar("engram_arguments", default=None)
 
 
 def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) -> Callable[..., Any]:
@@ -47,19 +64,21 @@ def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) ->
             told = _text({**dict(zip(positional, args, strict=False)), **kwargs}) | told
         if not told:
             return base(self, *args, **kwargs)
+        if torch.compiler.is_compiling() and not hands_on:
+            raise _not_handed_on(self, told)
+        if hands_on and (torch.compiler.is_compiling() or not tell_text):
+            kwargs |= told
         if torch.compiler.is_compiling():
-            if not hands_on:
-                raise InputError(
-                    f"{type(self).__name__} hands no keywords to its decoder, and cannot be "
-                    f"compiled with {', '.join(told)}.",
-                    "Run it without torch.compile.",
-                )
-            return base(self, *args, **kwargs, **told)
-        before = _told.set(told)
-        try:
             return base(self, *args, **kwargs)
+        box = _Told(told)
+        before = _told.set(box)
+        try:
+            outputs = base(self, *args, **kwargs)
         finally:
             _told.reset(before)
+        if not box.taken and (tell_text or not hands_on):
+            raise _not_handed_on(self, told)
+        return outputs
 
     own = [
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -73,15 +92,22 @@ def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) ->
     return forward
 
 
-def _text(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return token ids and 2-D mask of a call's arguments, as `MEMORY_ARGUMENTS`.
+def _not_handed_on(model: Any, told: Mapping[str, Any]) -> InputError:
+    return InputError(
+        f"{type(model).__name__} hands no keywords to its decoder: compiled, that cannot be told "
+        f"{', '.join(told)}.",
+        "Run it without torch.compile.",
+    )
 
-    A mask that is None masks nothing.
-    """
+
+def _text(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return token ids and 2-D mask of a call's arguments, as `MEMORY_ARGUMENTS`."""
     found, ids, mask = {}, arguments.get("input_ids"), arguments.get("attention_mask")
     if ids is not None:
         found["engram_input_ids"] = ids
-    if mask is None or getattr(mask, "ndim", None) == 2:
+    if mask is None:
+        found["engram_mask"] = False  # whatever mask the model makes of it
+    elif getattr(mask, "ndim", None) == 2:
         found["engram_mask"] = mask
     return found
 
@@ -92,8 +118,124 @@ def told_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     Args:
         arguments: Keyword arguments of the decoder's call; changed in place.
     """
-    told = {} if torch.compiler.is_compiling() else _told.get() or {}
-    return told | {key: arguments.pop(key) for key in MEMORY_ARGUMENTS if key in arguments}
+    own = {key: arguments.pop(key) for key in MEMORY_ARGUMENTS if key in arguments}
+    box = None if torch.compiler.is_compiling() else _told.get()
+    told = {} if box is None else box.arguments
+    if box is not None:
+        box.taken = True
+    return {**told, **{key: value for key, value in own.items() if value is not None}}
+
+
+def checked_ids(given: Any, shape: Sequence[int]) -> Tensor:
+    """Check `engram_input_ids`.
+
+    Args:
+        given: The argument.
+        shape: Shape of the tokens that the decoder was given, B and T.
+
+    Returns:
+        Token ids ``[B, T]``.
+
+    Raises:
+        InputError: They are no ids, or those of other tokens.
+    """
+    ids = _as_tensor("engram_input_ids", given)
+    if not _is_whole(ids) or list(ids.shape) != list(shape):
+        raise InputError(
+            f"engram_input_ids must be whole numbers of shape {list(shape)} (sequences, tokens), "
+            f"got {ids.dtype} {list(ids.shape)}.",
+            "Pass the ids of the tokens that inputs_embeds are of.",
+            shape=list(ids.shape),
+            expected=list(shape),
+        )
+    if not records_a_graph() and bool((ids < 0).any()):
+        raise InputError(
+            f"engram_input_ids hold {int(ids.min())}; token ids are >= 0.",
+            "Pass the ids of the tokens that inputs_embeds are of.",
+        )
+    return ids
+
+
+def checked_mask(name: str, given: Any, batch: int) -> Tensor:
+    """Check a 2-D mask.
+
+    Args:
+        name: Argument that it was given as.
+        given: False or 0 at masked tokens ``[B, past + T]``, or ``[1, past + T]``.
+        batch: Sequences B.
+
+    Returns:
+        The mask ``[B, past + T]``.
+
+    Raises:
+        InputError: It is no mask, or of another batch.
+    """
+    mask = _as_tensor(name, given)
+    if mask.ndim != 2 or mask.shape[0] not in (1, batch):
+        raise InputError(
+            f"{name} must have the shape [{batch}, tokens so far], got {list(mask.shape)}.",
+            "Give each sequence its row, the cached tokens included.",
+            shape=list(mask.shape),
+            batch=batch,
+        )
+    return mask.expand(batch, -1)
+
+
+def checked_hash_ids(given: Any, addresses: Addresses, shape: Sequence[int]) -> Tensor:
+    """Check hash ids that were computed elsewhere.
+
+    Args:
+        given: Hash ids without offsets ``[B, T, L, C]``, -1 at those that are to be computed.
+        addresses: The memory's constants.
+        shape: Shape of the tokens they are for, B and T.
+
+    Returns:
+        The same, int64.
+
+    Raises:
+        InputError: They have another shape or dtype, or one lies outside of its head's table.
+            Values are not looked at while a graph is recorded.
+    """
+    hash_ids = _as_tensor("hash_ids", given)
+    expected = [*shape, len(addresses.layers), addresses.n_columns]
+    if list(hash_ids.shape) != expected or not _is_whole(hash_ids):
+        raise InputError(
+            f"hash_ids must be whole numbers of shape {expected} (sequences, tokens, layers, "
+            f"columns), got {hash_ids.dtype} {list(hash_ids.shape)}.",
+            "Pass those of engram.HashedDataset or EngramTokenizer.compress_and_hash, for the same "
+            "tokens; or leave them out: the model hashes its input_ids itself.",
+            shape=list(hash_ids.shape),
+            expected=expected,
+        )
+    hash_ids = hash_ids.long()
+    if records_a_graph():
+        return hash_ids
+    rows = torch.tensor([layer.heads for layer in addresses.layers], device=hash_ids.device)
+    outside = (hash_ids < -1) | (hash_ids >= rows)
+    if bool(outside.any()):
+        place = outside.nonzero()[0].tolist()
+        found, rows_of_head = int(hash_ids[tuple(place)]), int(rows[place[2], place[3]])
+        raise InputError(
+            f"hash_ids hold {found} at {place}, outside of the {rows_of_head} rows of that head.",
+            "They are those of another memory, or have offsets: pass hash ids without offsets.",
+            hash_id=found,
+            place=place,
+            rows=rows_of_head,
+        )
+    return hash_ids
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if not isinstance(tensor, Tensor):
+        raise InputError(
+            f"{name} must be a tensor, got {type(value).__name__}.", "Wrap it: torch.tensor(...)"
+        )
+    return tensor
+
+
+def _is_whole(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
 def takes_keywords(signature: inspect.Signature) -> bool:

@@ -1,4 +1,4 @@
-"""What happens in a call of a wired model: the decoder hashes ids, its layers add their memories.
+"""A call of a wired model: the decoder hashes ids, its layers add their memories.
 
 Ids, mask and state travel with the call, as a keyword argument that the decoder passes to its
 layers, so that threads and checkpointed recomputation see their own. Decoders that pass nothing on
@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from engram.errors import InputError
 from engram.hf import compat
-from engram.hf.arguments import takes_keywords, told_arguments
+from engram.hf.arguments import (
+    checked_hash_ids,
+    checked_ids,
+    checked_mask,
+    takes_keywords,
+    told_arguments,
+)
 from engram.hf.ids import MemoryIds
 from engram.hf.lookup import Lookup, Reader, look_up
 from engram.hf.state import MemoryState, give_state, state_of
@@ -115,9 +121,9 @@ class MemoryDecoder(nn.Module):
             input_ids: Token ids ``[B, T]``, or None with `inputs_embeds`.
             *args: As the decoder takes them.
             **kwargs: As the decoder takes them; and `MEMORY_ARGUMENTS`: the ids of embeddings that
-                are given in their place ``[B, T]``, the 2-D mask where `attention_mask` is another
-                ``[B, past + T]``, and hash ids without offsets of the tokens ``[B, T, L, C]``, used
-                in place of those that are computed here.
+                are given in their place ``[B, T]``; the 2-D mask where `attention_mask` is another
+                ``[B, past + T]``, or False for none; and hash ids without offsets of the tokens
+                ``[B, T, L, C]``, used where they are not -1 in place of those computed here.
 
         Raises:
             InputError: The memory's ids cannot be known, or fit neither tokens nor tables.
@@ -125,8 +131,12 @@ class MemoryDecoder(nn.Module):
         kwargs.update(zip(self.engram_positional, args, strict=False))
         compat.rename_cache(kwargs, self.engram_cache_name)
         told = told_arguments(kwargs)
+        given = kwargs.get("inputs_embeds") if input_ids is None else input_ids
         token_ids = told.get("engram_input_ids")
-        token_ids = input_ids if token_ids is None else token_ids
+        if token_ids is not None and given is not None:
+            token_ids = checked_ids(token_ids, given.shape[:2])
+        elif token_ids is None:
+            token_ids = input_ids
         if token_ids is None:
             raise InputError(
                 "The memory reads token ids, and the model was called with inputs_embeds alone.",
@@ -135,10 +145,10 @@ class MemoryDecoder(nn.Module):
         cache = kwargs.get(self.engram_cache_name or "")
         if compat.is_paged(cache):
             refuse_continuous_batching()
-        if "engram_mask" in told:
-            mask = told["engram_mask"]
-        else:
-            mask = kwargs.get("attention_mask")
+        token_ids = token_ids.view(-1, token_ids.shape[-1])
+        name, mask = "engram_mask", told.get("engram_mask")
+        if mask is None:
+            name, mask = "attention_mask", kwargs.get("attention_mask")
             if mask is not None and getattr(mask, "ndim", None) != 2:
                 raise InputError(
                     "The attention mask is not 2-D, and does not tell the memory which tokens are "
@@ -146,7 +156,10 @@ class MemoryDecoder(nn.Module):
                     "Pass the 2-D mask [B, T] as engram_mask=, ones if nothing is padded.",
                 )
         state = self._state(cache, kwargs.get("use_cache"))
+        mask = None if mask is None or mask is False else checked_mask(name, mask, len(token_ids))
         position_ids, hash_ids = kwargs.get("position_ids"), told.get("hash_ids")
+        if hash_ids is not None:
+            hash_ids = checked_hash_ids(hash_ids, self.engram_ids.addresses, token_ids.shape)
         lookup = self._look_up(token_ids, mask, position_ids, state, hash_ids)
         if self.engram_takes_keywords:
             kwargs["engram"] = lookup
@@ -216,7 +229,7 @@ class MemoryDecoder(nn.Module):
     @property
     def engram_layers(self) -> nn.ModuleList:
         """The decoder's list of layers."""
-        layers: nn.ModuleList = self._modules[self.engram_layers_name]  # type: ignore[assignment]
+        layers: nn.ModuleList = getattr(self, self.engram_layers_name)
         return layers
 
     @property
@@ -230,7 +243,7 @@ class MemoryDecoder(nn.Module):
     @property
     def engram_token_map(self) -> Tensor | None:
         """The compressed vocabulary, int32 ``[V]``: a buffer of the first layer with a memory."""
-        return self._first_memory._buffers.get("token_map")
+        return getattr(self._first_memory, "token_map", None)
 
 
 def refuse_continuous_batching() -> NoReturn:

@@ -15,7 +15,7 @@ from torch import Tensor
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.torch_ops import TorchHasher
-from engram.errors import InputError, MismatchError
+from engram.errors import MismatchError
 from engram.nn.compat import records_a_graph, version_of
 
 
@@ -72,49 +72,6 @@ class MemoryIds:
         if known.device.type == "cpu" and not records_a_graph() and bool(known.all()):
             return ids, None
         return ids.clamp_max(self.addresses.raw_vocab_size - 1), known
-
-    def given(self, hash_ids: Tensor, ids: Tensor) -> Tensor:
-        """Check hash ids that were computed elsewhere.
-
-        Args:
-            hash_ids: Hash ids without offsets ``[B, T, L, C]``.
-            ids: The token ids they are for ``[B, T]``.
-
-        Returns:
-            The same, int64.
-
-        Raises:
-            InputError: They have another shape or dtype, or one lies outside of its head's table.
-                Values are not looked at while a graph is recorded.
-        """
-        layers, columns = len(self.addresses.layers), self.addresses.n_columns
-        expected = [*ids.shape, layers, columns]
-        if list(hash_ids.shape) != expected or hash_ids.is_floating_point():
-            raise InputError(
-                f"hash_ids must be whole numbers of shape {expected} (sequences, tokens, layers, "
-                f"columns), got {hash_ids.dtype} {list(hash_ids.shape)}.",
-                "Pass those of engram.HashedDataset or EngramTokenizer.compress_and_hash, for the "
-                "same tokens; or leave them out: the model hashes its input_ids itself.",
-                shape=list(hash_ids.shape),
-                expected=expected,
-            )
-        hash_ids = hash_ids.long()
-        if records_a_graph():
-            return hash_ids
-        rows = torch.tensor([layer.heads for layer in self.addresses.layers])
-        outside = (hash_ids < 0) | (hash_ids >= rows.to(hash_ids.device))
-        if bool(outside.any()):
-            place = outside.nonzero()[0].tolist()
-            found, rows_of_head = int(hash_ids[tuple(place)]), int(rows[place[2], place[3]])
-            raise InputError(
-                f"hash_ids hold {found} at {place}, outside of the {rows_of_head} rows of that "
-                "head.",
-                "They are those of another memory, or have offsets: pass hash ids without offsets.",
-                hash_id=found,
-                place=place,
-                rows=rows_of_head,
-            )
-        return hash_ids
 
     def __call__(
         self, ids: Tensor, token_map: Tensor | None, keep: Tensor | None, starts: Tensor | None

@@ -38,7 +38,7 @@ class Reader:
     @property
     def closes_gaps(self) -> bool:
         """Whether masked tokens inside rows are passed over."""
-        return self.ids.addresses.layout.masked == "absent"
+        return self.ids.addresses.layout.closes_gaps
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Before:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What one call of the model tells its layers.
+    """Facts about the tokens of a call that its layers' memories need.
 
     Attributes:
         ids: Hash ids without offsets ``[B, T, L, C]``.
@@ -100,31 +100,33 @@ def look_up(
         mask: False or 0 at masked tokens ``[B, past + T]``, or wider; None masks none.
         position_ids: Positions ``[B, T]`` or ``[1, T]``; ignored in other shapes.
         state: The memory's past; None without a cache.
-        hash_ids: Hash ids of the tokens ``[B, T, L, C]``, where they are known already.
+        hash_ids: Hash ids of the tokens ``[B, T, L, C]``, -1 where they are to be computed; None to
+            compute them all.
 
     Raises:
         InputError: The mask is too short, or ids fit neither tokenizer nor tables.
     """
-    ids = ids.view(-1, ids.shape[-1])
     length, seen = ids.shape[1], 0 if state is None else state.tokens.length
     shown = None if mask is None else _own_part(mask, seen, length)
     ids, known = reader.ids.readable(ids, reader.vocab_size)
     keep = both(shown, known)
     addresses, past, before, last = reader.ids.addresses, None, None, None
     if state is not None:
-        if mask is not None and seen and not records_a_graph():
-            state.mask_again(mask[:, :seen].bool())
+        if mask is not None and seen:
+            _follow_mask(reader, state, mask[:, :seen].bool())
         past = state.last(addresses.max_ngram_size - 1, skip_masked=reader.closes_gaps)
         before = None if state.windows else _before(reader, state)
         last = state.last(1, skip_masked=True)
-    positions, starts = document_starts(addresses, position_ids, ids, keep, last)
-    if hash_ids is None:
-        hashed = _hash(reader, ids, keep, starts, past)
-    else:
-        hashed = reader.ids.given(hash_ids, ids)
+    starts = document_starts(addresses, position_ids, ids, keep, last)
+    hashed = _hash(reader, ids, keep, starts, past)
+    if hash_ids is not None:
+        hashed = hash_ids.where(hash_ids >= 0, hashed)
     counted = keep
     if state is not None:
-        state.append(ids, shown, known, starts, positions)
+        positions = None
+        if position_ids is not None and position_ids.ndim == 2:
+            positions = position_ids.expand_as(ids)
+        state.append(ids, shown, known, starts, positions, hash_ids)
         starts, counted = state.starts.last(state.starts.length), state.kept()
     since = None
     if starts is not None:
@@ -165,13 +167,29 @@ def _before(reader: Reader, state: MemoryState) -> Before | None:
         return None
     # The first of these tokens see less than they saw: they are not among the last.
     hashed = reader.ids(past.tokens, reader.token_map, past.keep, past.starts)
-    cut = slice(-window, None)
     keep, places = past.keep, past.places
+    count = past.tokens.shape[1]
+    given = state.hash_ids.last(count) if places is None else state.hash_ids.at(places)
+    if given is not None:
+        hashed = given.where(given >= 0, hashed)
+    cut = slice(-window, None)
     return Before(
         hashed[:, cut],
         None if keep is None else keep[:, cut],
         None if places is None else places[:, cut],
     )
+
+
+# It looks at values, and nothing of it is worth compiling.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _follow_mask(reader: Reader, state: MemoryState, mask: Tensor) -> None:
+    """Take up what a call's mask says of the past ``[B, T]``."""
+    if state.mask_again(mask):
+        length = state.tokens.length
+        tokens, positions = state.tokens.last(length), state.positions.last(length)
+        assert tokens is not None
+        starts = document_starts(reader.ids.addresses, positions, tokens, state.kept())
+        state.starts.replace(torch.zeros_like(mask) if starts is None else starts)
 
 
 def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | None:
@@ -192,7 +210,7 @@ def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
 
     None where they mask nothing.
     """
-    if mask.shape[1] < seen + length or (seen == 0 and mask.shape[1] == 0):
+    if mask.shape[1] < seen + length:
         raise InputError(
             f"The attention mask covers {mask.shape[1]} tokens, and the call ends at token "
             f"{seen + length}.",

@@ -19,28 +19,29 @@ def document_starts(
     ids: Tensor,
     keep: Tensor | None,
     past: Past | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
+) -> Tensor | None:
     """Tell where documents start inside of rows.
 
     Args:
         addresses: The memory's constants, which say whether a token ends documents.
-        position_ids: Positions ``[B, T]`` or ``[1, T]``; None when the call has none.
+        position_ids: Positions ``[B, T]`` or ``[1, T]``, -1 where there are none; None when there
+            are none at all. Other shapes, as of images, tell nothing.
         ids: Token ids ``[B, T]``.
         keep: False at masked positions ``[B, T]``, or None. What is masked starts and ends nothing.
         past: The last token before the call, masked ones passed over; None where there is none.
 
     Returns:
-        Positions to remember ``[B, T]``, None where they are not known; and True at the first token
-        of every document but a row's first ``[B, T]``, None when there is none.
+        True at the first token of every document but a row's first ``[B, T]``; None when there is
+        none.
     """
-    positions, starts = _restarts(position_ids, ids, keep, past)
+    starts = _restarts(position_ids, ids, keep, past)
     after = _after_ends(addresses, ids, keep, past)
     if after is not None:
         starts = after if starts is None else starts | after
     # A compiled graph cannot look; it computes what a row of several documents takes.
     if starts is None or records_a_graph() or bool(starts.any()):
-        return positions, starts
-    return positions, None
+        return starts
+    return None
 
 
 def tokens_since_start(starts: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -63,18 +64,18 @@ def tokens_since_start(starts: Tensor, keep: Tensor | None = None) -> Tensor:
 
 def _restarts(
     position_ids: Tensor | None, ids: Tensor, keep: Tensor | None, past: Past | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return positions, those of masked tokens filled in, and where they do not grow."""
+) -> Tensor | None:
+    """Mark tokens whose position is not after that of the last one that is not masked."""
     if position_ids is None or position_ids.ndim != 2:
-        return None, None
+        return None
     positions = position_ids.expand_as(ids)
     before = positions.new_full((len(positions), 1), -1)
     if past is not None and past.positions is not None:
         before = _last(past.positions, past, -1)
     # Masked tokens have any position: they take that of the last one that is not masked.
     known = _carried(torch.cat([before, positions], dim=1), keep)
-    starts = known[:, 1:] <= known[:, :-1]
-    return known[:, 1:], starts if keep is None else starts & keep
+    starts = (known[:, 1:] <= known[:, :-1]) & (positions >= 0)
+    return starts if keep is None else starts & keep
 
 
 def _after_ends(

@@ -1,4 +1,4 @@
-"""What the memory remembers between decoding steps, kept in the model's own cache object.
+"""The memory's past between decoding steps, kept in the model's own cache object.
 
 A cache that passes through an Engram model gets a `MemoryState` and a class that carries it along
 when the cache is reset, cropped, reordered or repeated, as beam search and assisted decoding do.
@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from engram.errors import MismatchError
+from engram.errors import InputError, MismatchError
 from engram.hf.classes import mixed
 from engram.hf.compat import self_attention_cache
 from engram.nn.compat import records_a_graph
@@ -29,16 +29,16 @@ class Record:
     """The past of one tensor along time: appended to, cropped and reordered like a cache's keys.
 
     Args:
-        default: What steps hold that were appended as None; as long as all are, nothing is stored.
+        default: Value of steps that are appended as None; as long as all are, nothing is stored.
     """
 
-    def __init__(self, default: int | None = None) -> None:
-        self.default = default
+    def __init__(self, default: int = 0) -> None:
+        self._default = default
         self.buffer: Tensor | None = None
         self.length = 0
 
     def append(self, new: Tensor | None, like: Tensor) -> None:
-        """Remember `new` ``[B, T, ...]`` behind what is there.
+        """Remember `new` ``[B, T, ...]`` after what is there.
 
         Args:
             new: The steps; None for the default.
@@ -46,11 +46,12 @@ class Record:
         """
         end = self.length + like.shape[1]
         if new is None and self.buffer is not None:
-            new = torch.full_like(like, self.default, dtype=self.buffer.dtype)  # type: ignore[arg-type]
+            shape = (*like.shape[:2], *self.buffer.shape[2:])
+            new = self.buffer.new_full(shape, self._default)
         if new is not None:
             if self.buffer is None and self.length:
-                past = (like.shape[0], self.length)
-                self.buffer = new.new_full(past, self.default)  # type: ignore[arg-type]
+                past = (like.shape[0], self.length, *new.shape[2:])
+                self.buffer = new.new_full(past, self._default)
             self._write(new, end)
         self.length = end
 
@@ -138,13 +139,14 @@ class MemoryState:
         known: Which of them the memory's tokenizer has ``[B, T]``.
         starts: Which of them started a document ``[B, T]``.
         positions: Their position ids ``[B, T]``; -1 where the call had none.
+        hash_ids: Hash ids that came with them ``[B, T, L, C]``; -1 where they were computed here.
         gates: Gates of each layer so far ``[B, T, M]``, by layer id.
         windows: Inputs of each layer's convolution at the last W tokens ``[B, W, P]``.
     """
 
     def __init__(self, layer_ids: list[int]) -> None:
         self.tokens, self.starts, self.positions = Record(), Record(default=0), Record(default=-1)
-        self.mask, self.known = Record(default=1), Record(default=1)
+        self.mask, self.known, self.hash_ids = Record(default=1), Record(default=1), Record(-1)
         self.gates = {layer_id: Record() for layer_id in layer_ids}
         self.windows: dict[int, Tensor] = {}
 
@@ -155,6 +157,7 @@ class MemoryState:
         known: Tensor | None,
         starts: Tensor | None,
         positions: Tensor | None,
+        hash_ids: Tensor | None,
     ) -> None:
         """Remember the tokens of a call ``[B, T]``."""
         self.tokens.append(tokens, tokens)
@@ -162,23 +165,37 @@ class MemoryState:
         self.known.append(known, tokens)
         self.starts.append(starts, tokens)
         self.positions.append(positions, tokens)
+        self.hash_ids.append(hash_ids, tokens)
 
     def kept(self) -> Tensor | None:
         """Return which tokens so far are read ``[B, T]``; None where all are."""
         length = self.tokens.length
         return both(self.mask.last(length), self.known.last(length))
 
-    def mask_again(self, mask: Tensor) -> None:
+    def mask_again(self, mask: Tensor) -> bool:
         """Follow a caller who masks other tokens of the past than before.
 
         Args:
             mask: Mask of the tokens so far ``[B, T]``.
+
+        Returns:
+            Whether it is another mask: which tokens start documents has to be found out again.
+
+        Raises:
+            InputError: It shows tokens that were masked when they were read: what they would have
+                added to the hidden states is in no cache.
         """
         before = self.mask.last(self.tokens.length)
-        same = bool(mask.all()) if before is None else torch.equal(before.to(mask.device), mask)
-        if not same:
-            self.mask.replace(mask)
-            self.windows.clear()
+        if bool(mask.all()) if before is None else torch.equal(before.to(mask.device), mask):
+            return False
+        if before is not None and bool((mask & ~before.to(mask.device)).any()):
+            raise InputError(
+                "The attention mask shows cached tokens that were masked when they were read.",
+                "Read them again: start with an empty cache.",
+            )
+        self.mask.replace(mask)
+        self.windows.clear()
+        return True
 
     def last(self, count: int, *, skip_masked: bool) -> Past | None:
         """Return the last `count` tokens, or the fewer that there are; None where there is none.
@@ -244,8 +261,8 @@ class MemoryState:
             record.map_batch(select)
 
     def _records(self) -> list[Record]:
-        records = [self.tokens, self.mask, self.known, self.starts, self.positions]
-        return [*records, *self.gates.values()]
+        own = (self.tokens, self.mask, self.known, self.starts, self.positions, self.hash_ids)
+        return [*own, *self.gates.values()]
 
 
 def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -271,6 +288,14 @@ def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:
     if not isinstance(holder, _CarriesMemory):
         give_state(holder, MemoryState(layer_ids))
     state: MemoryState = holder.engram
+    if list(state.gates) != layer_ids:
+        raise MismatchError(
+            f"The cache holds the past of a memory in layers {list(state.gates)}, this model's is "
+            f"in layers {layer_ids}.",
+            "Fill a cache with the model that is to go on with it.",
+            cache_layer_ids=list(state.gates),
+            layer_ids=layer_ids,
+        )
     return state
 
 

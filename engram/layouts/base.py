@@ -48,6 +48,11 @@ class Layout:
     residual_included: bool
     dense_shapes: Callable[[EngramConfig], dict[str, tuple[int, ...]]]
 
+    @property
+    def closes_gaps(self) -> bool:
+        """Whether masked tokens inside a row are passed over."""
+        return self.masked == "absent"
+
     def dense_parts(self, config: EngramConfig) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
         parts: dict[str, int] = {}

@@ -74,7 +74,7 @@ class DemoModule(EngramModule, layout="demo"):
         )
         out, past = gate_and_smooth(
             *(gates, value, self._norm_conv, self.conv, keep, window, since),
-            close_gaps=self.layout.masked == "absent",
+            close_gaps=self.layout.closes_gaps,
         )
         return out.to(streams.dtype), past
 

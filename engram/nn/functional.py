@@ -91,7 +91,7 @@ class CausalConv(nn.Module):
 
 
 class ConvPast(NamedTuple):
-    """What a layer remembers of the tokens that it has read.
+    """The past of one layer, as far as later tokens need it.
 
     Attributes:
         window: The convolution's inputs at the last W tokens ``[B, W, P]``, zero where there were

@@ -45,7 +45,9 @@ def closed_order(keep: Tensor) -> Tensor:
 
 def reorder(x: Tensor, order: Tensor) -> Tensor:
     """Take the tokens of ``[B, T, ...]`` in the order ``[B, S]``."""
-    return x.take_along_dim(order.view(*order.shape, *[1] * (x.ndim - 2)), dim=1)
+    # Not take_along_dim, which fixes T in a graph that is exported for any.
+    index = order.view(*order.shape, *[1] * (x.ndim - 2))
+    return x.gather(1, index.expand(-1, -1, *x.shape[2:]))
 
 
 def in_time(order: Tensor) -> Tensor:
