@@ -22,6 +22,7 @@ SETS = ("floor", "lock", "newest")
 FAMILIES = "gpt2,llama,gemma3_text,qwen3_moe"
 TESTS = (
     *("attach", "attach_layouts", "adapter", "decode", "generate", "verify_behaviour"),
+    *("masked_gaps", "memory_arguments", "seams"),
     *("load_tables", "convert", "addressing_forms", "corpus", "config_cli", "help"),
 )
 
