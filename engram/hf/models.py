@@ -12,13 +12,14 @@ import torch
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
 from engram.config import EngramConfig
-from engram.errors import EngramError, InputError, MismatchError, UsageError
+from engram.errors import EngramError, MismatchError, UsageError
 from engram.hf import compat
-from engram.hf.arguments import checked_hash_ids, forward_with_memory
+from engram.hf.arguments import forward_with_memory
 from engram.hf.calls import refuse_continuous_batching
 from engram.hf.classes import class_after
 from engram.hf.folder_module import auto_map, copy_code, remote_module
 from engram.hf.layers import find_layers
+from engram.hf.prompts import check_prompt, keep_prompt
 from engram.hf.quantising import quantised_loading
 from engram.hf.tables import (
     add_tables,
@@ -287,44 +288,13 @@ class EngramForCausalLM:
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, *args, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
         )
-        self._keep_prompt(inputs, input_ids, inputs_embeds is not None, engram_input_ids, hash_ids)
+        keep_prompt(inputs, input_ids, inputs_embeds is not None, engram_input_ids, hash_ids)
         made = inputs.get("attention_mask")
         if attention_mask is None and made is not None:
             inputs["engram_mask"] = False  # transformers made a 4-D mask of no padding at all
         elif attention_mask is not None and attention_mask.ndim == 2 != getattr(made, "ndim", None):
             inputs["engram_mask"] = attention_mask
         return inputs
-
-    def _keep_prompt(
-        self, inputs: Any, input_ids: Any, embedded: bool, memory_ids: Any, hash_ids: Any
-    ) -> None:
-        """Keep those of a prompt's ids and hash ids that a step of `generate` reads.
-
-        Args:
-            inputs: Arguments of the step; changed in place.
-            input_ids: All token ids so far ``[B, S]``, without a prompt of embeddings.
-            embedded: Whether the prompt is embeddings.
-            memory_ids: Ids of the prompt for the memory alone ``[B, P]``, or None.
-            hash_ids: Hash ids of the prompt ``[B, P, L, C]``, or None.
-        """
-        tokens = inputs.get("input_ids")
-        read = inputs.get("inputs_embeds") if tokens is None else tokens
-        if tokens is None:
-            prompt = input_ids if memory_ids is None else memory_ids
-            if prompt is not None and read is not None and prompt.shape == read.shape[:2]:
-                inputs["engram_input_ids"] = prompt
-        if hash_ids is None and memory_ids is None:
-            return
-        past = compat.cache_of(inputs)
-        start = 0 if past is None else int(past.get_seq_length())
-        stop = start + read.shape[1]
-        if memory_ids is not None and not embedded:
-            whole = torch.cat([memory_ids, input_ids[:, memory_ids.shape[1] :]], dim=1)
-            inputs["engram_input_ids"] = whole[:, start:stop]
-        if hash_ids is not None and start < hash_ids.shape[1]:
-            own = hash_ids[:, start:stop]
-            later = (own.shape[0], stop - start - own.shape[1], *own.shape[2:])
-            inputs["hash_ids"] = torch.cat([own, own.new_full(later, -1)], dim=1)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as transformers does, without recording CUDA graphs.
@@ -340,22 +310,7 @@ class EngramForCausalLM:
                 `attention_mask`.
         """
         compat.rename_cache(kwargs, self.engram_generate_cache_name)
-        if kwargs.get("engram_mask") is not None:
-            raise InputError(
-                "generate() was given engram_mask, which does not grow with the text.",
-                "Pass the 2-D mask as attention_mask.",
-            )
-        if kwargs.get("hash_ids") is not None:
-            if kwargs.get("assistant_model") is not None:
-                raise InputError(
-                    "hash_ids cannot be used with an assistant_model, which would get them, too.",
-                    "Leave hash_ids out: the model hashes its input_ids itself.",
-                )
-            names = ("inputs", "input_ids", "inputs_embeds")
-            prompt = args[0] if args else next(kwargs[it] for it in names if it in kwargs)
-            kwargs["hash_ids"] = checked_hash_ids(
-                kwargs["hash_ids"], self.engram_addresses, prompt.shape[:2]
-            )
+        check_prompt(args, kwargs, self.engram_addresses)
         given = kwargs.get("generation_config") or self.generation_config  # type: ignore[attr-defined]
         asked = kwargs.get("compile_config") or given.compile_config
         if asked is None or asked.mode in _CUDA_GRAPHS:
