@@ -290,9 +290,10 @@ class EngramForCausalLM:
         )
         keep_prompt(inputs, input_ids, inputs_embeds is not None, engram_input_ids, hash_ids)
         made = inputs.get("attention_mask")
-        if attention_mask is None and made is not None:
-            inputs["engram_mask"] = False  # transformers made a 4-D mask of no padding at all
-        elif attention_mask is not None and attention_mask.ndim == 2 != getattr(made, "ndim", None):
+        if attention_mask is None:
+            if made is not None:
+                inputs["engram_mask"] = False  # transformers made a 4-D mask of no padding at all
+        elif attention_mask.ndim == 2 and getattr(made, "ndim", None) != 2:
             inputs["engram_mask"] = attention_mask
         return inputs
 
