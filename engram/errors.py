@@ -162,9 +162,14 @@ class MissingPackageError(MissingError):
 
 
 class DependencyError(MissingError):
-    """A package that is installed in a version the toolkit does not work with."""
+    """A package that is installed in a version the toolkit does not work with.
+
+    Attributes:
+        probed: Results of all probes, of `engram.seams`; empty where nothing was probed.
+    """
 
     code = "dependency"
+    probed: tuple[Any, ...] = ()
 
 
 class NoError(EngramError):

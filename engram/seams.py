@@ -7,15 +7,20 @@ error, which names the seam, the installed version and the range that works.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
+from operator import attrgetter
 from typing import Any
 
 from engram.errors import DependencyError
 
 _DISTRIBUTION = "engram-toolkit"
+# Broken seams that a message names.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,9 @@ class Seam:
 
     Attributes:
         name: Dotted name.
-        reason: Use that the toolkit makes of it.
-        probe: Raises, or returns False, where the installed version has another.
+        reason: Use that the toolkit makes of it, as a noun phrase.
+        probe: Returns True where the installed version has it as expected. Whatever else it returns
+            or raises means that the version has not.
     """
 
     name: str
@@ -40,7 +46,7 @@ class Probed:
     Attributes:
         package: Distribution name of the dependency.
         seam: The seam.
-        problem: The reason it is broken; None when it holds.
+        problem: How it differs from what is expected, as a verb phrase; None when it holds.
     """
 
     package: str
@@ -48,34 +54,61 @@ class Probed:
     problem: str | None
 
 
+def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
+    """Describe a function, a method or a class that lies in a module.
+
+    Args:
+        module: Dotted name of the module.
+        path: Dotted name inside the module.
+        reason: See `Seam`.
+        *takes: Names of its first arguments, in order; none to leave them out of the probe.
+    """
+
+    def is_there() -> bool:
+        found = attrgetter(path)(import_module(module))
+        return callable(found) and (
+            not takes or tuple(inspect.signature(found).parameters)[: len(takes)] == takes
+        )
+
+    name = ".".join((*module.split(".")[1:], path))
+    return Seam(f"{name}({', '.join(takes)})" if takes else name, reason, is_there)
+
+
 def probe(package: str, seams: Iterable[Seam]) -> list[Probed]:
     """Probe the seams to a package, all of them.
 
     Args:
-        package: Distribution name.
-        seams: Its seams.
-    """
-    return [Probed(package, seam, _problem(seam)) for seam in seams]
-
-
-def require(package: str, seams: Iterable[Seam]) -> None:
-    """Refuse a version of a package that breaks a seam.
-
-    Args:
-        package: Distribution name.
+        package: Distribution name, which is also the name that it is imported by.
         seams: Its seams.
 
     Raises:
-        DependencyError: A seam is broken.
+        ModuleNotFoundError: The package is not installed.
     """
-    broken = [found for found in probe(package, seams) if found.problem is not None]
+    import_module(package)
+    return [Probed(package, seam, _problem(seam)) for seam in seams]
+
+
+def require(probed: Iterable[Probed]) -> None:
+    """Refuse versions of packages that break a seam.
+
+    Args:
+        probed: Probed seams, of one package or of several.
+
+    Raises:
+        DependencyError: A seam is broken. The message is about the first package with such a seam;
+            the error carries all that was probed.
+    """
+    probed = tuple(probed)
+    broken = [found for found in probed if found.problem is not None]
     if not broken:
         return
-    names = ", ".join(found.seam.name for found in broken)
+    package = broken[0].package
+    broken = [found for found in broken if found.package == package]
+    named = [f"{it.seam.name} {it.problem} (used for {it.seam.reason})" for it in broken[:_NAMED]]
+    more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     installed, tested = installed_version(package), tested_range(package)
-    raise DependencyError(
-        f"{package} {installed} is not one that this toolkit works with: {names} "
-        f"({broken[0].seam.reason}): {broken[0].problem}.",
+    error = DependencyError(
+        f"{package} {installed} is not supported: {'; '.join(named)}{more}.",
         f"Install a tested version: pip install '{package}{tested}'. All probes: "
         "engram env --probe",
         package=package,
@@ -83,6 +116,8 @@ def require(package: str, seams: Iterable[Seam]) -> None:
         tested=tested,
         seams=[found.seam.name for found in broken],
     )
+    error.probed = probed
+    raise error
 
 
 def installed_version(package: str) -> str | None:
@@ -111,6 +146,6 @@ def tested_range(package: str) -> str:
 
 def _problem(seam: Seam) -> str | None:
     try:
-        return "it is not as expected" if seam.probe() is False else None
+        return None if seam.probe() is True else "changed"
     except Exception as error:  # whatever a probe meets in an unknown release is the finding
-        return f"{type(error).__name__}: {error}"
+        return f"changed: {type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from engram.seams import Seam
+from engram.seams import Seam, callable_seam
 
 PACKAGE = "typer"
 # Typer carries its own copy of Click, so its class of usage errors has no public name.
@@ -17,18 +17,13 @@ __all__ = ["PACKAGE", "SEAMS", "USAGE_ERROR", "TyperCommand", "TyperGroup"]
 
 
 def described(param: Any) -> Any:
-    """Return what typer noted of a parameter it reads through pydantic: its annotation and info.
+    """Return typer's description of a parameter: its annotation and its info.
 
     Returns:
-        An object with `annotation` and `parameter_info`; None for parameters of another kind, and
-        in releases that read none that way.
+        An object with `annotation` and `parameter_info`; None for parameters that have none, such
+        as the help option, and in releases that describe none.
     """
-    return param.type_descriptor if hasattr(param, "_runtime_param") else None
-
-
-def annotation_of(param: Any) -> Any:
-    """Return the annotation of a parameter; None where typer does not tell."""
-    return getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    return getattr(param, "type_descriptor", None)
 
 
 def read_with(param: Any, reader: Any) -> None:
@@ -40,14 +35,6 @@ def _usage_errors() -> bool:
     return issubclass(USAGE_ERROR, Exception) and USAGE_ERROR.__name__ == "UsageError"
 
 
-def _help_pages() -> bool:
-    names = ("get_params", "format_options", "format_epilog", "collect_usage_pieces")
-    groups = ("list_commands", "get_command", "resolve_command", "parse_args", "format_commands")
-    return all(callable(getattr(TyperCommand, name, None)) for name in names) and all(
-        callable(getattr(TyperGroup, name, None)) for name in (*groups, "make_context", "invoke")
-    )
-
-
 def _readers() -> bool:
     def command(count: int = 1) -> None: ...
 
@@ -55,15 +42,36 @@ def _readers() -> bool:
     app.command()(command)
     (param,) = [it for it in typer.main.get_command(app).params if it.name == "count"]
     found = described(param)
-    return found is None or (found.annotation is int and hasattr(found, "parameter_info"))
+    if found is None:  # older releases read values plainly
+        return True
+    known = found.annotation is int and hasattr(found, "parameter_info")
+    return known and hasattr(param, "_runtime_param")
 
+
+# Methods that a command, and a group of commands, have in a way of ours.
+_OF_COMMANDS = ("get_params", "collect_usage_pieces", "format_options", "format_epilog")
+_OF_GROUPS = (
+    *("get_params", "format_commands", "format_epilog", "list_commands", "get_command"),
+    *("resolve_command", "parse_args", "make_context", "invoke"),
+)
 
 SEAMS = (
-    Seam(
-        "typer.core.TyperCommand and TyperGroup", "help pages and commands made late", _help_pages
+    *(
+        callable_seam("typer.core", f"TyperCommand.{name}", "help pages of commands")
+        for name in _OF_COMMANDS
     ),
-    Seam("BadParameter.__mro__[1]", "wrong calls end with 2 and name the option", _usage_errors),
+    *(
+        callable_seam("typer.core", f"TyperGroup.{name}", "commands that are imported when called")
+        for name in _OF_GROUPS
+    ),
     Seam(
-        "param._runtime_param", "values are read without pydantic, whose import is slow", _readers
+        "BadParameter.__mro__[1]",
+        "ending wrong calls with 2 and naming the option",
+        _usage_errors,
+    ),
+    Seam(
+        "param.type_descriptor, param._runtime_param",
+        "reading values without pydantic, whose import is slow",
+        _readers,
     ),
 )

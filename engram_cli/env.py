@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,7 +43,7 @@ def env(
     """Show the versions and the machine, for a bug report.
 
     With --probe the command ends with 5 where an installed version breaks what the toolkit relies
-    on; the broken names are listed.
+    on; the broken names are listed. It ends with 4 where torch or transformers is missing.
 
     Examples:
         $ engram env
@@ -73,18 +71,16 @@ def env(
 
 
 def _probe() -> list[Probed]:
-    from engram.nn import compat as torch_seams
     from engram.seams import probe
-    from engram_cli import compat as typer_seams
+    from engram_cli import compat
 
-    # Importing the package refuses what is to be listed here; its file of seams is loaded first.
-    with suppress(DependencyError):
-        import_module("engram.hf")
-    transformers_seams = sys.modules["engram.hf.compat"]
-    found = []
-    for seams in (torch_seams, transformers_seams, typer_seams):
-        found += probe(seams.PACKAGE, seams.SEAMS)
-    return found
+    try:
+        from engram.hf.compat import probed
+
+        found = probed()
+    except DependencyError as error:  # importing the package refuses what is listed here
+        found = list(error.probed)
+    return [*found, *probe(compat.PACKAGE, compat.SEAMS)]
 
 
 def _environment() -> dict[str, Any]:

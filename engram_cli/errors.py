@@ -11,18 +11,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import typer
 
-from engram.errors import EngramError
+from engram.errors import EngramError, MissingPackageError
 from engram.files import NO_ROOM
 from engram_cli.compat import USAGE_ERROR
+
+# Packages whose distribution has another name.
+_DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a user or a script learns about an error.
+    """An error as it is told to a user or a script.
 
     Attributes:
         code: Short name of the kind of error, stable across versions.
@@ -50,9 +53,12 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Say what an exception means to the user."""
+    """Return the failure that an exception means to a user."""
     if isinstance(error, EngramError):
         return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
+    if isinstance(error, ModuleNotFoundError) and _is_of_another_package(error.name):
+        package = _DISTRIBUTIONS.get(error.name, error.name)
+        return failure_of(MissingPackageError(package, None, "This command"))
     if isinstance(error, USAGE_ERROR):
         context: Any = getattr(error, "ctx", None)
         hint = f"See {context.command_path if context else 'engram'} --help."
@@ -72,6 +78,11 @@ def failure_of(error: BaseException) -> Failure:
         "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows where it happened.",
         1,
     )
+
+
+def _is_of_another_package(module: str | None) -> TypeGuard[str]:
+    """Whether a module that was not found is a whole package, and not one of ours."""
+    return module is not None and "." not in module and not module.startswith("engram")
 
 
 def _os_failure(error: OSError) -> Failure:

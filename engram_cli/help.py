@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from engram_cli.compat import TyperCommand, TyperGroup, annotation_of
+from engram_cli.compat import TyperCommand, TyperGroup, described
 from engram_cli.params import read_plainly
 
 
@@ -38,7 +38,8 @@ def _prepared(params: list[Any]) -> list[Any]:
     """Let values be read plainly, and stand in help pages without the names of Python's types."""
     for param in read_plainly(params):
         if param.param_type_name == "option" and param.metavar is None:
-            param.metavar = _METAVARS.get(annotation_of(param))
+            found = described(param)
+            param.metavar = None if found is None else _METAVARS.get(found.annotation)
     return params
 
 
@@ -54,7 +55,7 @@ class Command(TyperCommand):
         return _prepared(super().get_params(ctx))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return what the usage line says behind the command's name."""
+        """Return the parts of the usage line after the command's name."""
         return ["[OPTIONS]", *(name for name, _ in self._arguments(ctx))]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

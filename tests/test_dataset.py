@@ -212,9 +212,9 @@ def test_a_place_of_another_share_is_refused(stored):
 
 
 def test_what_cannot_be_read_is_refused(stored, tmp_path):
-    with pytest.raises(UsageError, match="A window of 0 tokens"):
+    with pytest.raises(UsageError, match="window_tokens must be >= 1, got 0"):
         HashedDataset(stored[0], CONFIG, window_tokens=0)
-    with pytest.raises(UsageError, match="rank 2 of 2"):
+    with pytest.raises(UsageError, match=r"rank must be >= 0 and below world_size \(2\), got 2"):
         HashedDataset(stored[0], CONFIG, window_tokens=T, rank=2, world_size=2)
     with pytest.raises(InputError, match="less than one window"):
         HashedDataset(stored[0], CONFIG, window_tokens=10**6)

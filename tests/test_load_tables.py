@@ -224,13 +224,15 @@ def test_saving_that_would_lose_the_tables_is_refused(llama, tmp_path, option):
 def test_options_that_make_no_sense(llama):
     with pytest.raises(UsageError, match="gpu"):
         engram.load(llama, tables="gpu")
-    with pytest.raises(UsageError, match="^tables='dsik' is no place") as refusal:
+    with pytest.raises(
+        UsageError, match='^tables must be "ram" or "disk", got \'dsik\''
+    ) as refusal:
         engram.load(llama, tables="dsik")
     assert "cache_rows" not in str(refusal.value)
-    with pytest.raises(UsageError, match="cache_rows=5 is for tables on disk"):
+    with pytest.raises(UsageError, match='^cache_rows must be 0 with tables="ram", got 5'):
         engram.load(llama, cache_rows=5)
     for tables in ("ram", "disk"):
-        with pytest.raises(UsageError, match="^cache_rows=-1 is no number of rows"):
+        with pytest.raises(UsageError, match="^cache_rows must be >= 0, got -1"):
             engram.load(llama, tables=tables, cache_rows=-1)
 
 

@@ -213,7 +213,7 @@ def test_files_that_are_no_table(tmp_path, table):
         DiskEmbedding(tmp_path / "empty", 0, 1, 1)
     with pytest.raises(InputError, match="int8"):
         DiskEmbedding(path, 0, 1, 1, torch.int8)
-    with pytest.raises(InputError, match="^cache_rows=-1 is no number of rows"):
+    with pytest.raises(InputError, match="^cache_rows must be >= 0, got -1"):
         DiskEmbedding(path, 0, 1, 1, cache_rows=-1)
     with pytest.raises(InputError, match="0 rows"):
         DiskEmbedding(path, 0, 0, 1)

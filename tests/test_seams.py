@@ -6,17 +6,28 @@ import json
 import re
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationMixin, PreTrainedModel
 
+import engram
 import engram_cli.compat
 import engram_cli.main
 from engram import seams
-from engram.errors import DependencyError
+from engram.checkpoints.checks import run_check
+from engram.errors import (
+    DependencyError,
+    LayoutError,
+    MissingError,
+    MissingFileError,
+    MissingPackageError,
+)
 from engram.hf import compat
+from engram.hf.admission import of_the_base
 
 PACKAGE = Path(engram_cli.compat.__file__).parents[1]
 SEAM_FILES = {"engram/hf/compat.py", "engram/nn/compat.py", "engram_cli/compat.py"}
@@ -51,12 +62,68 @@ def test_one_error_names_seams_version_and_range():
     stated = seams.tested_range("transformers")
     assert f"pip install 'transformers{stated}'" in message
     assert ">=" in stated
-    assert len(caught.value.details["seams"]) == 2
+    # The last one loads a model in the way that the one before it names.
+    assert [name.partition("(")[0] for name in caught.value.details["seams"]] == [
+        "GenerationMixin.prepare_inputs_for_generation",
+        "PreTrainedModel._load_pretrained_model",
+        "PreTrainedModel.from_pretrained",
+    ]
 
 
-def test_a_probe_that_raises_is_a_finding():
-    found = seams.probe("x", [seams.Seam("a.b", "c", lambda: [][1]), seams.Seam("d", "e", str)])
-    assert [it.problem for it in found] == ["IndexError: list index out of range", None]
+def test_what_is_not_true_is_a_finding():
+    probes = [("raises", lambda: [][1]), ("says nothing", lambda: None), ("holds", lambda: True)]
+    found = seams.probe("torch", [seams.Seam(name, "a use", it) for name, it in probes])
+    assert [it.problem for it in found] == [
+        *("changed: IndexError: list index out of range", "changed", None),
+    ]
+
+
+def test_a_report_says_which_method_broke(monkeypatch):
+    monkeypatch.delattr(Cache, "crop")
+    with pytest.raises(DependencyError) as caught:
+        compat.check()
+    assert caught.value.details["seams"] == ["Cache.crop"]
+    installed = seams.installed_version("transformers")
+    assert caught.value.message == (
+        f"transformers {installed} is not supported: Cache.crop changed: AttributeError: type "
+        "object 'Cache' has no attribute 'crop' (used for the memory's past, which follows its "
+        "cache)."
+    )
+
+
+@pytest.fixture
+def another_way_of_loading(monkeypatch):
+    """A transformers that takes no state dict, so that headers alone load nothing."""
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def from_pretrained(cls, name, *args, config=None, tensors=None, **kwargs):
+        if "state_dict" in kwargs:
+            raise TypeError("unexpected keyword argument 'state_dict'")
+        return load(cls, name, *args, config=config, **kwargs)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+
+
+@pytest.mark.usefixtures("another_way_of_loading")
+def test_loading_from_headers_is_a_seam(tmp_path):
+    with pytest.raises(DependencyError, match="from_pretrained") as caught:
+        compat.check()
+    assert len(caught.value.details["seams"]) == 1
+    base = tiny.base_model("llama", tmp_path / "base")
+    with pytest.raises(DependencyError, match="from_pretrained"), of_the_base(base):
+        raise TypeError("unexpected keyword argument 'state_dict'")
+
+
+def test_a_base_is_blamed_where_the_seams_hold(tmp_path):
+    with pytest.raises(LayoutError, match="as its files are: TypeError"), of_the_base(tmp_path):
+        raise TypeError("rope_theta is a list")
+
+
+def test_probes_are_quick():
+    compat.check()
+    start = time.perf_counter()
+    compat.check()
+    assert time.perf_counter() - start < 0.2
 
 
 @pytest.mark.usefixtures("broken")
@@ -67,6 +134,59 @@ def test_attach_refuses_before_anything_is_written(tmp_path):
     with pytest.raises(DependencyError):
         attach.attach(base, tiny.memory_config(), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
+
+
+@pytest.fixture(scope="module")
+def attached(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seams")
+    base = tiny.base_model("llama", folder / "base")
+    return tiny.attached_model(base, folder / "attached")
+
+
+@pytest.mark.parametrize("breaking", ["broken", "another_way_of_loading"])
+def test_verify_and_load_refuse_before_they_judge(attached, breaking, request, monkeypatch, capsys):
+    request.getfixturevalue(breaking)
+    monkeypatch.setattr("sys.argv", ["engram", "verify", str(attached), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        engram_cli.main.main()
+    assert ended.value.code == 4
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert json.loads(told.err)["code"] == "dependency"
+    with pytest.raises(DependencyError):
+        engram.load(attached)
+
+
+def test_a_check_lets_errors_of_this_machine_through():
+    def check(error):
+        raise error
+
+    missing = MissingPackageError("bitsandbytes", None, "Loading")
+    for error in (missing, DependencyError("too old"), MissingError("needs another package")):
+        with pytest.raises(type(error)):
+            run_check("weights", partial(check, error))
+    assert run_check("weights", partial(check, MissingFileError("a shard"))).ok is False
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [("torch", "env --probe"), ("transformers", "env --probe"), ("torch", "verify FOLDER")],
+)
+def test_a_missing_package_is_one_line(attached, package, line):
+    code = (
+        f"import sys\nsys.modules[{package!r}] = None\n"
+        "from engram_cli.main import main\n"
+        "sys.argv = ['engram', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    words = line.replace("FOLDER", str(attached)).split()
+    run = [sys.executable, "-c", code, *words]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert done.stdout == ""
+    said = done.stderr.splitlines()
+    assert f"needs the package {package}, which is not installed." in said[0]
+    assert said[1:] == [f"pip install {package}"]
 
 
 def test_importing_refuses_and_the_probe_lists(tmp_path):

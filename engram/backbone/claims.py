@@ -18,7 +18,7 @@ MAX_LAYERS = 10_000
 _COUNT = re.compile(r"(?:^|_)(?:layers?|experts?|blocks|depth)$")
 # Many configs state experts that their model does not have, by default up to so many.
 _UNUSED = 2**14
-# Layers behind the last one that predict further tokens, and that no causal model loads.
+# Layers after the last one that predict further tokens, and that no causal model loads.
 _EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
 _WIDTHS = ("hidden_size", "vocab_size")
 _NARROWER = ("num_attention_heads", "num_key_value_heads", "num_experts_per_tok")

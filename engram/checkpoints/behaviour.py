@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.base import CONFIG_FILE, read_config, weight_bytes
-from engram.checkpoints.checks import Check, Verdict
+from engram.checkpoints.checks import Check, Verdict, is_about_files
 from engram.checkpoints.settings import read_settings
-from engram.errors import EngramError, MissingPackageError
+from engram.errors import EngramError
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         A check at a time.
 
     Raises:
-        MissingPackageError: The base is quantised, and a package that it needs is not installed.
+        MissingError: A package that the base needs is not installed, or in a version that does not
+            work.
     """
     import torch
 
@@ -63,9 +64,9 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
 
     try:
         model, why_not = _load(folder, trust_remote_code)
-    except MissingPackageError:
-        raise
     except (EngramError, OSError) as error:
+        if not is_about_files(error):
+            raise
         yield Check("load", False, _first_line(error))
         return
     if model is None:
@@ -218,6 +219,8 @@ def _attempt(name: str, agree: Callable[[Any], Verdict], model: Any) -> tuple[Ch
     try:
         return Check(name, *agree(model)), False
     except _FAILURES as error:
+        if not is_about_files(error):
+            raise
         return Check(name, False, f"it fails: {_first_line(error)}"), True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engram.errors import EngramError
+from engram.errors import EngramError, MissingError, MissingFileError
 
 # The verdict (None for what could not be checked), and what was found.
 Verdict = tuple[bool | None, str]
@@ -27,16 +27,28 @@ class Check:
 
 
 def run_check(name: str, check: Callable[[], Verdict]) -> Check:
-    """Run a check; what it stumbles over is a failure."""
+    """Run a check; an error that it raises is a failure.
+
+    Raises:
+        MissingError: A package is missing, or installed in a version that does not work: that says
+            nothing about what is checked.
+    """
     try:
         ok, detail = check()
     except (EngramError, OSError, KeyError, ValueError) as error:
+        if not is_about_files(error):
+            raise
         ok, detail = False, what_happened(error)
     return Check(name, ok, detail)
 
 
+def is_about_files(error: Exception) -> bool:
+    """Whether an error tells about what is checked, and not about the packages installed here."""
+    return isinstance(error, MissingFileError) or not isinstance(error, MissingError)
+
+
 def what_happened(error: Exception) -> str:
-    """Say in one line what an error says."""
+    """Return the message of an error in one line."""
     if isinstance(error, EngramError):
         return error.message
     return f"{type(error).__name__}: {error}"

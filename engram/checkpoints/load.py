@@ -48,6 +48,7 @@ def load(
 
     Raises:
         MissingFileError: There is no such folder or model.
+        DependencyError: The installed transformers or torch is not supported.
         LayoutError: It has no memory.
         CorruptFileError: What its files say about the memory is damaged.
         InputError: Its base is code, and that is not trusted.
@@ -77,6 +78,9 @@ def load(
             "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
             model=str(model),
         )
+    from engram.hf import compat
+
+    compat.check()
     code = read_settings(settings, where).base.code
     if code is not None and not trust_remote_code:
         from engram.hf.families import not_trusted

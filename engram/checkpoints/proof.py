@@ -13,7 +13,7 @@ from engram.errors import LayoutError, MismatchError
 from engram.files import write_json
 
 if TYPE_CHECKING:
-    from engram.hf.proof import Loading
+    from engram.hf.header_loading import Loading
 
 Classes = tuple[Any, Any]
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -44,8 +44,7 @@ def check_loads(
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise LayoutError(
-            f"{folder} has not the weights of the model that its config.json describes: "
-            f"{problems[0]}{more}.",
+            f"{folder}: the weights do not match config.json: {problems[0]}{more}.",
             "Restore the config.json that belongs to these weights, or download the whole model.",
             path=str(folder),
             tensors=problems[:100],
@@ -60,7 +59,7 @@ def judge_base_weights(
     *,
     own_code: bool = False,
 ) -> Verdict:
-    """Say whether loading an attached checkpoint would start weights of its base at random.
+    """Check that loading an attached checkpoint would start no weight of its base at random.
 
     Args:
         folder: The attached checkpoint.
@@ -77,7 +76,12 @@ def judge_base_weights(
     if problems:
         return False, first_of(problems)
     if loading is None:
-        return None, "not checked: only its own loading code knows which tensors it needs"
+        reason = (
+            "only its own loading code knows which tensors it needs"
+            if own_code
+            else "quantised weights have other tensors than the model has parameters"
+        )
+        return None, f"not checked: {reason}"
     return True, "every parameter of the base has a tensor of its shape"
 
 
@@ -87,7 +91,7 @@ def _load(
     import torch
 
     from engram.hf.admission import of_the_base
-    from engram.hf.proof import load_from_headers
+    from engram.hf.header_loading import load_from_headers
 
     config_class, model_class = classes
     with of_the_base(folder, "load"), TemporaryDirectory(prefix="engram-") as made:

@@ -82,6 +82,7 @@ def verify(
 
     Raises:
         MissingFileError: There is no such checkpoint.
+        MissingError: A package that loading needs is missing, or in a version that does not work.
         InputError: It has no memory.
     """
     path = Path(target)
@@ -99,6 +100,10 @@ def verify(
         if settings is None:
             yield from verify_released(stored, tokenizer)
             return
+    if weights and not is_adapter:
+        from engram.hf import compat
+
+        compat.check()
     if stored is not None and weights:
         path, stored = resolve_model(target, revision, trust_remote_code=trust_remote_code), None
     memory: _Memory | None = None

@@ -61,7 +61,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         config: The memory, or the path of its config, or a template's name.
         window_tokens: Tokens T of a window.
         tokenizer: Name or path of the tokenizer; the config's when None.
-        split: What ends a document of a plain text.
+        split: End of a document in a plain text.
         text_key: Key of the text in JSON records; ``text`` when None.
         add_eos: Whether documents of a text or an iterable end with the end-of-text token.
         rank: Which of the `world_size` equal parts of the corpus is read here.
@@ -73,7 +73,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         n_windows: Windows of all shares; None when only reading tells.
 
     Raises:
-        UsageError: A window without tokens, or a rank that is not below the world size.
+        UsageError: `window_tokens` is below 1, or `rank` is not below `world_size`.
         MismatchError: The folder's tokens are those of another tokenizer.
         ConfigError: Something is wrong with the config.
         InputError: The folder cannot be read, or is shorter than one window.
@@ -93,11 +93,16 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if window_tokens < 1 or not 0 <= rank < world_size:
+        if window_tokens < 1:
             raise UsageError(
-                f"A window of {window_tokens} tokens for rank {rank} of {world_size} is none.",
-                "Windows hold tokens, and ranks count from 0.",
+                f"window_tokens must be >= 1, got {window_tokens}.",
+                "Give the number of tokens of a window.",
                 window_tokens=window_tokens,
+            )
+        if not 0 <= rank < world_size:
+            raise UsageError(
+                f"rank must be >= 0 and below world_size ({world_size}), got {rank}.",
+                "Ranks count from 0.",
                 rank=rank,
                 world_size=world_size,
             )
@@ -168,12 +173,12 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         saved = {key: self._state[key] for key in work}
         if saved != work:
             raise MismatchError(
-                f"The place that was saved is one of {_words(saved)}; this is {_words(work)}.",
+                f"The saved place is of {_words(saved)}; this is {_words(work)}.",
                 "Resume with as many workers and ranks, and the same window.",
                 saved=saved,
                 expected=work,
             )
-        # The place is taken now and not with the first window: a loader that was saved behind the
+        # The place is taken now and not with the first window: a loader that was saved after the
         # last one asks for none, and the epoch after it is a whole one.
         return self._windows(work, Place(self._state["piece"], self._state["token"]))
 
@@ -184,7 +189,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             yield self._hash(window)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place behind the last window that was given out here; {} before the first."""
+        """Return the place after the last window that was yielded here; {} before the first."""
         return dict(self._resume or self._state)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

@@ -68,13 +68,14 @@ def check_type(config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
-    """Say of what transformers raises over a base's own files that it is about them.
+    """Turn errors that transformers raises over a base's own files into errors about them.
 
     Args:
         folder: The base.
-        doing: What transformers is asked to do with the model: "build", "load" or "run".
+        doing: Verb of what transformers does with the model: "build", "load" or "run".
 
     Raises:
+        DependencyError: The installed transformers does not work as expected, whatever the base.
         LayoutError: transformers cannot do it.
         MissingError: It needs a package that is not installed.
     """
@@ -92,6 +93,8 @@ def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
         # Without a number it is no error of the system, but transformers' word for a bad file.
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        # It may be a call of ours that the installed version no longer takes.
+        compat.check()
         raise LayoutError(
             f"transformers cannot {doing} {folder}, as its files are: "
             f"{type(error).__name__}: {_one_line(error)}",

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from engram.errors import LayoutError
 from engram.nn import compat as torch_seams
-from engram.seams import Seam, installed_version, require, tested_range
+from engram.seams import (
+    Probed,
+    Seam,
+    callable_seam,
+    installed_version,
+    probe,
+    require,
+    tested_range,
+)
 
 PACKAGE = "transformers"
 # transformers 5.24 renamed the argument; the old name is an alias until 5.40, and stays the only
@@ -24,7 +33,7 @@ _GENERATING = {
     "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
     "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
 }
-# What the method that loads weights takes, in this order.
+# First arguments of the method that loads weights, in this order.
 _LOADING = ["model", "state_dict", "checkpoint_files"]
 
 
@@ -272,14 +281,23 @@ def check_quantiser(quantisation: dict[str, Any]) -> None:
     quantiser.validate_environment(device_map=None, weights_only=True)
 
 
+def probed() -> list[Probed]:
+    """Probe every seam to torch and to transformers.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+    """
+    return [*probe(torch_seams.PACKAGE, torch_seams.SEAMS), *probe(PACKAGE, SEAMS)]
+
+
 def check() -> None:
     """Refuse a transformers, or a torch, that breaks a seam.
 
     Raises:
-        DependencyError: It is outside of the range that works.
+        ModuleNotFoundError: transformers is not installed.
+        DependencyError: One of the two is outside of the range that works.
     """
-    require(torch_seams.PACKAGE, torch_seams.SEAMS)
-    require(PACKAGE, SEAMS)
+    require(probed())
 
 
 def _generation_takes_a_cache() -> bool:
@@ -288,67 +306,35 @@ def _generation_takes_a_cache() -> bool:
     return cache_name(GenerationMixin.prepare_inputs_for_generation) is not None
 
 
-def _cache_methods() -> bool:
+def _past_is_recorded() -> bool:
     from transformers import Cache
 
-    names = ("reset", "crop", "reorder_cache", "batch_repeat_interleave", "batch_select_indices")
-    return all(callable(getattr(Cache, name, None)) for name in (*names, "get_seq_length"))
+    return callable(getattr(Cache, "activate_past_recording", remember_past))
 
 
-def _config_is_made_by_post_init() -> bool:
-    from transformers import PreTrainedConfig
+def _decoders_have_their_own_cache() -> bool:
+    from transformers import DynamicCache, EncoderDecoderCache
 
-    return callable(getattr(PreTrainedConfig, "__post_init__", None))
-
-
-def _auto_classes_copy_files() -> bool:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-    classes = (PreTrainedConfig, PreTrainedModel)
-    return all(
-        hasattr(it, "_auto_class") and hasattr(it, "register_for_auto_class") for it in classes
-    )
+    own = DynamicCache()
+    return self_attention_cache(EncoderDecoderCache(own, DynamicCache())) is own
 
 
-def _models_initialise_modules() -> bool:
-    from transformers import PreTrainedModel
+def _copies_its_file(name: str) -> bool:
+    import transformers
 
-    return list(inspect.signature(PreTrainedModel._init_weights).parameters) == ["self", "module"]
-
-
-def _auto_mappings() -> bool:
-    model = generating_classes(config_class("llama")).get("AutoModelForCausalLM")
-    return (
-        model is not None
-        and config_class("no such type") is None
-        and processor_class(config_class("llama")) is None
-    )
+    found = getattr(transformers, name)
+    return hasattr(found, "_auto_class") and callable(found.register_for_auto_class)
 
 
-def _conversions() -> bool:
-    from transformers import conversion_mapping
-
-    register = conversion_mapping.register_checkpoint_conversion_mapping
-    return "overwrite" in inspect.signature(register).parameters and callable(
-        conversion_mapping.get_checkpoint_conversion_mapping
-    )
+def _types_are_mapped() -> bool:
+    return config_class("llama") is not None and config_class("no such type") is None
 
 
-def _names_are_reverted() -> bool:
-    from transformers.core_model_loading import revert_weight_conversion
+def _is_mapped(mapping: str, model_type: str) -> bool:
+    import transformers
 
-    return list(inspect.signature(revert_weight_conversion).parameters) == ["model", "state_dict"]
-
-
-def _remote_code() -> bool:
-    from transformers import dynamic_module_utils
-    from transformers.models.auto import auto_factory
-
-    return (
-        callable(auto_factory.add_generation_mixin_to_remote_model)
-        and callable(dynamic_module_utils.get_class_from_dynamic_module)
-        and callable(dynamic_module_utils.get_relative_import_files)
-    )
+    found = getattr(transformers, mapping)
+    return config_class(model_type) in found and hasattr(found, "__getitem__")
 
 
 def _weights_are_loaded_as_known() -> bool:
@@ -357,21 +343,10 @@ def _weights_are_loaded_as_known() -> bool:
     return callable(weight_loader(PreTrainedModel))
 
 
-def _quantisers_say_what_they_need() -> bool:
-    from transformers.quantizers import AutoHfQuantizer, HfQuantizer
+def _headers_are_enough() -> bool:
+    from engram.hf.header_loading import loads_from_headers
 
-    kept = inspect.signature(HfQuantizer.get_modules_to_not_convert).parameters
-    known = list(kept)[:2] == ["model", "skip_modules"] and callable(turned_linear())
-    return known and callable(AutoHfQuantizer.from_config)
-
-
-def _batches_are_continuous() -> bool:
-    from transformers import GenerationMixin
-    from transformers.generation.continuous_batching import PagedAttentionCache
-
-    return isinstance(PagedAttentionCache, type) and callable(
-        GenerationMixin.init_continuous_batching
-    )
+    return loads_from_headers()
 
 
 def _adapters_are_flagged() -> bool:
@@ -380,73 +355,109 @@ def _adapters_are_flagged() -> bool:
     return hasattr(PeftAdapterMixin, "_hf_peft_config_loaded")
 
 
+# Methods of a cache that the memory's past follows.
+_OF_CACHES = (
+    *("reset", "crop", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"),
+    "get_seq_length",
+)
+# Mappings from config classes, each with a type of model that is in it.
+_MAPPINGS = {
+    **{"MODEL_FOR_CAUSAL_LM_MAPPING": "llama", "TOKENIZER_MAPPING": "gpt2"},
+    **{"MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING": "llava", "PROCESSOR_MAPPING": "llava"},
+    "MODEL_FOR_MULTIMODAL_LM_MAPPING": "llava",
+}
+_RENAMES = "loading bases whose tensors are renamed"
+_CODE = "bases that are code in their own folder"
+_QUANTISED = "memories beside quantised weights"
+_CONTINUOUS = "refusing continuous batching before it starts"
+
 SEAMS = (
     Seam(
         "GenerationMixin.prepare_inputs_for_generation(cache or past_key_values)",
-        "the memory's past lives in the cache of a call",
+        "keeping the memory's past in the cache of a call",
         _generation_takes_a_cache,
     ),
-    Seam(
-        "Cache.reset, crop, reorder_cache, batch_repeat_interleave, batch_select_indices",
-        "the memory's past follows its cache",
-        _cache_methods,
+    *(
+        callable_seam(PACKAGE, f"Cache.{name}", "the memory's past, which follows its cache")
+        for name in _OF_CACHES
     ),
     Seam(
+        "Cache.activate_past_recording, where there is one",
+        "cropping a cache with sliding windows",
+        _past_is_recorded,
+    ),
+    Seam(
+        "EncoderDecoderCache.self_attention_cache",
+        "the memory's past in caches of two parts",
+        _decoders_have_their_own_cache,
+    ),
+    callable_seam(
+        PACKAGE,
         "PreTrainedConfig.__post_init__",
-        "a family's model class is made for the first config of its type",
-        _config_is_made_by_post_init,
+        "making a family's model class for the first config of its type",
+    ),
+    *(
+        Seam(
+            f"{name}._auto_class, {name}.register_for_auto_class",
+            "saving folders that import the installed toolkit instead of a copy of its files",
+            partial(_copies_its_file, name),
+        )
+        for name in ("PreTrainedConfig", "PreTrainedModel")
+    ),
+    callable_seam(
+        PACKAGE,
+        "PreTrainedModel._init_weights",
+        "constants that are rebuilt after loading, and memories that start as an identity",
+        *("self", "module"),
+    ),
+    Seam("CONFIG_MAPPING", "finding a base's config class by its model_type", _types_are_mapped),
+    *(
+        Seam(mapping, "finding a base's classes by its config", partial(_is_mapped, mapping, kind))
+        for mapping, kind in _MAPPINGS.items()
+    ),
+    callable_seam(f"{PACKAGE}.conversion_mapping", "get_checkpoint_conversion_mapping", _RENAMES),
+    callable_seam(
+        f"{PACKAGE}.conversion_mapping",
+        "register_checkpoint_conversion_mapping",
+        _RENAMES,
+        *("model_type_or_class_name", "mapping", "overwrite"),
+    ),
+    callable_seam(
+        f"{PACKAGE}.core_model_loading",
+        "revert_weight_conversion",
+        "the names of the memory's tensors in a saved folder",
+        *("model", "state_dict"),
+    ),
+    callable_seam(
+        f"{PACKAGE}.models.auto.auto_factory", "add_generation_mixin_to_remote_model", _CODE
+    ),
+    *(
+        callable_seam(f"{PACKAGE}.dynamic_module_utils", name, _CODE)
+        for name in ("get_class_from_dynamic_module", "get_relative_import_files")
     ),
     Seam(
-        "PreTrainedConfig._auto_class, PreTrainedModel._auto_class",
-        "saved folders import the installed toolkit instead of a copy of its files",
-        _auto_classes_copy_files,
-    ),
-    Seam(
-        "PreTrainedModel._init_weights(self, module)",
-        "constants are rebuilt after loading, and memories start as an identity",
-        _models_initialise_modules,
-    ),
-    Seam(
-        "CONFIG_MAPPING, TOKENIZER_MAPPING, PROCESSOR_MAPPING, and MODEL_FOR_CAUSAL_LM_, "
-        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_ and MODEL_FOR_MULTIMODAL_LM_MAPPING",
-        "a base's classes are found by its model_type",
-        _auto_mappings,
-    ),
-    Seam(
-        "conversion_mapping.get_ and register_checkpoint_conversion_mapping",
-        "bases whose tensors are renamed on loading load with a memory, too",
-        _conversions,
-    ),
-    Seam(
-        "core_model_loading.revert_weight_conversion(model, state_dict)",
-        "a saved folder says under which names its memory lies",
-        _names_are_reverted,
-    ),
-    Seam(
-        "add_generation_mixin_to_remote_model, get_class_from_dynamic_module, "
-        "get_relative_import_files",
-        "bases that are code in their own folder",
-        _remote_code,
-    ),
-    Seam(
-        "PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files)",
+        f"PreTrainedModel._load_pretrained_model({', '.join(_LOADING)})",
         "tables that stay on disk",
         _weights_are_loaded_as_known,
     ),
     Seam(
-        "HfQuantizer.get_modules_to_not_convert(model, skip_modules), AutoHfQuantizer.from_config, "
-        "pytorch_utils.Conv1D",
-        "memories beside quantised weights",
-        _quantisers_say_what_they_need,
+        "PreTrainedModel.from_pretrained(None, config, state_dict) of tensors without values",
+        "proving from headers that a checkpoint loads whole",
+        _headers_are_enough,
     ),
-    Seam(
-        "GenerationMixin.init_continuous_batching, PagedAttentionCache",
-        "continuous batching is refused before it starts",
-        _batches_are_continuous,
+    callable_seam(
+        f"{PACKAGE}.quantizers",
+        "HfQuantizer.get_modules_to_not_convert",
+        _QUANTISED,
+        *("model", "skip_modules"),
     ),
+    callable_seam(f"{PACKAGE}.quantizers", "AutoHfQuantizer.from_config", _QUANTISED),
+    callable_seam(f"{PACKAGE}.pytorch_utils", "Conv1D", _QUANTISED),
+    callable_seam(PACKAGE, "GenerationMixin.init_continuous_batching", _CONTINUOUS),
+    callable_seam(f"{PACKAGE}.generation.continuous_batching", "PagedAttentionCache", _CONTINUOUS),
     Seam(
         "PeftAdapterMixin._hf_peft_config_loaded",
-        "a saved adapter is told from a saved model",
+        "telling a saved adapter from a saved model",
         _adapters_are_flagged,
     ),
 )

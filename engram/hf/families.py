@@ -88,7 +88,7 @@ def _class_of_code(which: int, config_class: Any, model_class: Any) -> Any:
 
 
 def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str] | None:
-    """Say which code of its own folder a base needs.
+    """Return the code of its own folder that a base needs.
 
     Args:
         folder: The base's folder.
@@ -116,7 +116,7 @@ def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[s
 def not_trusted(folder: Path | str, reference: str) -> InputError:
     """The error for a model whose code may not run."""
     return InputError(
-        f"{folder} is no model of transformers' own: loading it would run code that lies beside "
+        f"{folder}: transformers has no class for this model. Loading it would run the code beside "
         f"its weights ({reference}).",
         "Read that code; if you trust it, pass --trust-remote-code (in Python, "
         "trust_remote_code=True).",

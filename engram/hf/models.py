@@ -336,23 +336,23 @@ def _check_places(tables: str, cache_rows: int) -> None:
     """Check where tables are to be.
 
     Raises:
-        UsageError: There is no such place, or no such cache.
+        UsageError: `tables` is neither, or `cache_rows` is below 0 or of tables in memory.
     """
     if tables not in ("ram", "disk"):
         raise UsageError(
-            f"tables={tables!r} is no place for tables.",
-            'Use tables="ram" or tables="disk".',
+            f'tables must be "ram" or "disk", got {tables!r}.',
+            'Use "ram" for tables in memory, "disk" for rows read from the checkpoint.',
             tables=tables,
         )
     if cache_rows < 0:
         raise UsageError(
-            f"cache_rows={cache_rows} is no number of rows.",
+            f"cache_rows must be >= 0, got {cache_rows}.",
             "Use 0 for no cache, or how many rows of each table to keep in memory.",
             cache_rows=cache_rows,
         )
     if tables == "ram" and cache_rows:
         raise UsageError(
-            f'cache_rows={cache_rows} is for tables on disk, and tables="ram".',
+            f'cache_rows must be 0 with tables="ram", got {cache_rows}.',
             'Use tables="disk", or leave cache_rows out: in memory every row is there.',
             cache_rows=cache_rows,
         )

@@ -22,11 +22,12 @@ def base_of(model: Any) -> Any:
         A model of the base's class. Its weights are those of `model`, not copies.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    # What deepcopy is told to have copied already, it leaves as it is.
+    # deepcopy leaves as they are the objects that its memo holds as copied already.
     base = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(base.modules()):
         for mixin in _MIXINS:
             if isinstance(module, mixin):
                 module.__class__ = class_after(type(module), mixin)
-                module._modules.pop("engram", None)
+                if "engram" in dict(module.named_children()):
+                    del module.engram
     return base

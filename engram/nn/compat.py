@@ -50,6 +50,6 @@ def _addresses_differ() -> bool:
 
 
 SEAMS = (
-    Seam("Tensor._version", "a token map that was written to is checked again", _versions_count),
-    Seam("Tensor.data_ptr", "a table on the host is pinned again when it moved", _addresses_differ),
+    Seam("Tensor._version", "checking a token map again after it was written to", _versions_count),
+    Seam("Tensor.data_ptr", "pinning a table on the host again after it moved", _addresses_differ),
 )

@@ -77,7 +77,7 @@ class DiskEmbedding(FrozenTable):
             )
         if cache_rows < 0:
             raise InputError(
-                f"cache_rows={cache_rows} is no number of rows.",
+                f"cache_rows must be >= 0, got {cache_rows}.",
                 "Use 0 for no cache, or how many rows to keep in memory.",
                 cache_rows=cache_rows,
             )

@@ -1,4 +1,4 @@
-"""Loads a model with memories from headers alone: transformers' own word on what would be missing.
+"""Loads a model from headers alone: transformers' own word on weights that would be missing.
 
 No weight is read, and none is held: tensors have names, dtypes and shapes, and no values.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from engram.hf.tables import TORCH_DTYPES
@@ -19,7 +19,7 @@ from engram.hf.tables import TORCH_DTYPES
 
 @dataclass(frozen=True)
 class Loading:
-    """What transformers would make of a checkpoint's tensors.
+    """Result of loading a model from names, dtypes and shapes.
 
     Attributes:
         random: Parameters that no tensor is for, and that would start at random.
@@ -36,7 +36,7 @@ def load_from_headers(
     """Load a model from names, dtypes and shapes.
 
     Args:
-        model_class: One of our classes.
+        model_class: A model class of transformers, or one of ours.
         config: Its config, without quantisation.
         tensors: Dtype tag (as safetensors names it) and shape of every tensor, by name.
 
@@ -59,6 +59,23 @@ def load_from_headers(
     return Loading(sorted(info["missing_keys"]), sorted(mismatched))
 
 
+def loads_from_headers() -> bool:
+    """Whether the installed transformers finds missing and mismatched tensors without values."""
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    class Probed(PreTrainedModel):  # type: ignore[misc]
+        config_class = PreTrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.whole, self.other = nn.Linear(2, 3, bias=False), nn.Linear(4, 5)
+            self.post_init()
+
+    tensors = {"whole.weight": ("F32", (3, 2)), "other.weight": ("F32", (5, 6))}
+    found = load_from_headers(Probed, PreTrainedConfig(), tensors)
+    return found == Loading(["other.bias"], [("other.weight", (5, 6), (5, 4))])
+
+
 class _Described(Tensor):
     """A tensor without values, which stays so when it is asked to move to a device."""
 
@@ -76,7 +93,7 @@ def _without_values(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
 
 
 class _StayOnMeta(TorchFunctionMode):
-    """Keeps on the meta device what transformers would make room for, such as missing weights."""
+    """Keeps on the meta device what transformers would allocate, such as missing weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
