@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import shutil
 
 import pytest
 import tiny
 import torch
 from near import assert_near
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from test_attach_layouts import layout_config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+)
 
 import engram
-from engram.errors import InputError, MismatchError, UsageError
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.errors import InputError, MismatchError, MissingFileError, UsageError
 from engram.hf.arguments import MEMORY_ARGUMENTS
 from engram.hf.compat import self_attention_cache
 
@@ -261,14 +272,106 @@ def _without_map(model):
     return state
 
 
-def test_from_config_without_a_tokenizer_says_what_is_missing(folders, ids, tmp_path):
-    (tmp_path / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).eval()
+def made_from_config(folder):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).eval()
+
+
+@pytest.fixture
+def lone_config(folders, tmp_path, monkeypatch):
+    """The folder of a config without a tokenizer, where the hub must not be asked."""
+
+    def ask(*args, **kwargs):
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr("engram.addressing.tokenizer_files.fetch_files", ask)
+    (tmp_path / "lone").mkdir()
+    (tmp_path / "lone" / "config.json").write_bytes((folders[1] / "config.json").read_bytes())
+    return tmp_path / "lone"
+
+
+def test_from_config_without_a_tokenizer_says_what_is_missing(folders, ids, lone_config):
+    model = made_from_config(lone_config)
     assert isinstance(model, PreTrainedModel)
     with pytest.raises(MismatchError, match="from_config") as caught:
         model(ids)
+    assert f"{lone_config} has no tokenizer.json" in caught.value.message
     assert "fill_token_map" in caught.value.hint
     model.fill_token_map(str(folders[0]))
     assert torch.isfinite(full(model, ids)).all()
     with pytest.raises(MismatchError, match="not the one"):
         model.fill_token_map(str(tiny.TOKENIZER.parent / "local_word"))
+
+
+def refused(model, ids):
+    with pytest.raises(MismatchError, match="from_config") as caught:
+        copy.deepcopy(model)(ids)
+    return caught.value.message
+
+
+def test_from_config_tells_of_a_tokenizer_that_cannot_be_used(ids, lone_config):
+    tokenizer = lone_config / "tokenizer.json"
+    tokenizer.write_bytes((tiny.TOKENIZER.parent / "local_word" / "tokenizer.json").read_bytes())
+    assert "the tokenizer is not the one" in refused(made_from_config(lone_config), ids)
+    tokenizer.write_bytes((tiny.TOKENIZER / "tokenizer.json").read_bytes()[:999])
+    assert "cannot be read as a tokenizer" in refused(made_from_config(lone_config), ids)
+
+
+def test_from_config_looks_only_where_its_config_lies(ids, lone_config, monkeypatch):
+    monkeypatch.chdir(lone_config.parent)
+    config = AutoConfig.from_pretrained("lone")
+    config.engram["config"]["tokenizer"] = "someone/model"
+    monkeypatch.chdir(lone_config)
+    message = refused(AutoModelForCausalLM.from_config(config), ids)
+    assert "no tokenizer at lone." in message
+    assert "no tokenizer at someone/model." in message
+    config.engram["config"]["tokenizer"] = str(tiny.TOKENIZER)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert torch.isfinite(full(model, ids)).all()
+    config.engram["config"]["tokenizer"] = "package:no_such_package"
+    assert "no installed package" in refused(AutoModelForCausalLM.from_config(config), ids)
+
+
+def test_from_config_of_a_file_looks_beside_it(folders, ids):
+    config = AutoConfig.from_pretrained(folders[1] / "config.json")
+    assert torch.isfinite(full(AutoModelForCausalLM.from_config(config).eval(), ids)).all()
+
+
+def test_an_empty_map_that_was_loaded_is_not_one_of_from_config(folders, tmp_path):
+    folder = tmp_path / "empty"
+    shutil.copytree(folders[1], folder)
+    emptied = 0
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        maps = [name for name in tensors if name.endswith("token_map")]
+        tensors |= {name: torch.zeros_like(tensors[name]) for name in maps}
+        emptied += len(maps)
+        save_file(tensors, file, {"format": "pt"})
+    assert emptied == 1
+    with pytest.raises(MismatchError, match="token map is empty") as caught:
+        engram.load(folder)
+    assert "from_config" not in str(caught.value)
+
+
+def test_a_token_map_is_filled_from_any_form_of_a_tokenizer(folders, ids, lone_config):
+    expected = engram.load(folders[1]).engram_decoder.engram_token_map
+    fast = AutoTokenizer.from_pretrained(tiny.TOKENIZER)
+    model = made_from_config(lone_config)
+    token_map = model.engram_decoder.engram_token_map
+    for form in (fast, fast.backend_tokenizer, load_tokenizer(tiny.TOKENIZER), tiny.TOKENIZER):
+        token_map.zero_()
+        model.fill_token_map(form)
+        assert torch.equal(token_map, expected)
+    for wrong in (5, None, ["a", "b"]):
+        with pytest.raises(UsageError, match="cannot be read as a tokenizer"):
+            model.fill_token_map(wrong)
+
+
+def test_raw_ids_need_no_token_map_but_a_tokenizer_that_exists(tmp_path):
+    base = tiny.base_model("llama", tmp_path / "base")
+    attached = tiny.attached_model(base, tmp_path / "attached", layout_config("qwen_ple"))
+    model = made_from_config(attached)
+    assert model.engram_decoder.engram_token_map is None
+    model.fill_token_map(tiny.TOKENIZER)
+    with pytest.raises(MissingFileError, match="no tokenizer at"):
+        model.fill_token_map(tmp_path / "nowhere")

@@ -148,7 +148,7 @@ def test_wrong_calls(tokenizer):
             tokenizer.compress_and_hash(ids)
     with pytest.raises(InputError, match=r"attention_mask is \[2, 3\]"):
         tokenizer.compress_and_hash(IDS, attention_mask=[[1, 1, 1]] * 2)
-    with pytest.raises(InputError, match="no tokenizer"):
+    with pytest.raises(UsageError, match="cannot be read as a tokenizer"):
         EngramTokenizer(memory(), object())
     with pytest.raises(InputError, match="config names none"):
         EngramTokenizer(memory())

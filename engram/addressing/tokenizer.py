@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.primes import HeadPrimes
 from engram.addressing.reference import compress
-from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer, wrap_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.config import EngramConfig
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
@@ -42,7 +41,8 @@ class EngramTokenizer:
     Raises:
         MismatchError: The config was made for a tokenizer of another length.
         LayoutError: There are no layers, or no token to fill with.
-        InputError: `hf_tokenizer` is none of these, or not backed by the `tokenizers` library.
+        InputError: There is no tokenizer.
+        UsageError: `hf_tokenizer` is something else, or not backed by the `tokenizers` library.
         MissingFileError: The tokenizer cannot be found.
     """
 
@@ -52,7 +52,13 @@ class EngramTokenizer:
         hf_tokenizer: Any = None,
         layer_ids: Sequence[int] | None = None,
     ) -> None:
-        tokenizer = _as_file(config.tokenizer if hf_tokenizer is None else hf_tokenizer)
+        given = config.tokenizer if hf_tokenizer is None else hf_tokenizer
+        if given is None:
+            raise InputError(
+                "There is no tokenizer: none was given, and the config names none.",
+                "Give one, or set tokenizer in the config.",
+            )
+        tokenizer = describe_tokenizer(given)
         layout = get_layout(config.layout)
         _check_length(config, layout, tokenizer)
         ids = list(config.layer_ids if layer_ids is None else layer_ids)
@@ -176,32 +182,6 @@ class EngramTokenizer:
                 layer_ids=self.layer_ids,
             )
         return self.layer_ids.index(layer_id)
-
-
-def _as_file(tokenizer: Any) -> TokenizerFile:
-    """Return whatever describes a tokenizer as a `TokenizerFile`."""
-    if isinstance(tokenizer, TokenizerFile):
-        return tokenizer
-    if isinstance(tokenizer, (str, Path)):
-        return load_tokenizer(tokenizer)
-    if tokenizer is None:
-        raise InputError(
-            "There is no tokenizer: none was given, and the config names none.",
-            "Give one, or set tokenizer in the config.",
-        )
-    from tokenizers import Tokenizer
-
-    if isinstance(tokenizer, Tokenizer):
-        return wrap_tokenizer(tokenizer, "tokenizer", {})
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise InputError(
-            f"A {type(tokenizer).__name__} is no tokenizer that can be read: it is not backed by "
-            "the tokenizers library.",
-            "Use the fast version of the tokenizer, one that has a tokenizer.json.",
-        )
-    special = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "eos", "bos")}
-    return wrap_tokenizer(backend, str(tokenizer.name_or_path or "tokenizer"), special)
 
 
 def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile) -> None:

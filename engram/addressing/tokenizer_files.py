@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engram.addressing.cache import read_cached, write_cached
 from engram.addressing.tokenizer_hub import fetch_files
-from engram.errors import CorruptFileError, MissingFileError
+from engram.errors import CorruptFileError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -79,6 +79,39 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
             f"There is no tokenizer at {name}.", "Give a folder, a tokenizer.json or a hub id."
         )
     return _read(name, fetch_files(name, revision, TOKENIZER, _EXTRAS))
+
+
+def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
+    """Describe a tokenizer, however it is given.
+
+    Args:
+        tokenizer: A `TokenizerFile`, a `tokenizers.Tokenizer`, a transformers tokenizer, or what
+            `load_tokenizer` takes.
+
+    Raises:
+        UsageError: It is something else, or not backed by the `tokenizers` library.
+        MissingFileError: It is not there or cannot be reached.
+        CorruptFileError: One of its files cannot be read.
+    """
+    if isinstance(tokenizer, TokenizerFile):
+        return tokenizer
+    if isinstance(tokenizer, (str, Path)):
+        return load_tokenizer(tokenizer)
+    from tokenizers import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
+        return wrap_tokenizer(tokenizer, "tokenizer", {})
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise UsageError(
+            f"A {type(tokenizer).__name__} cannot be read as a tokenizer: it is not backed by the "
+            "tokenizers library.",
+            "Give a path, a hub id, or the fast version of the tokenizer, which has a "
+            f"{TOKENIZER}.",
+            type=type(tokenizer).__name__,
+        )
+    special = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "eos", "bos")}
+    return wrap_tokenizer(backend, str(tokenizer.name_or_path or "tokenizer"), special)
 
 
 def wrap_tokenizer(

@@ -28,6 +28,10 @@ class MemoryIds:
     Args:
         addresses: The constants.
         not_text: Ids of tokens that stand for something else than text, such as a part of an image.
+
+    Attributes:
+        not_filled: The reason that `from_config` found no token map, as a sentence; empty for
+            models that were loaded.
     """
 
     def __init__(
@@ -35,15 +39,17 @@ class MemoryIds:
         addresses: Addresses,
         not_text: tuple[int, ...] = (),
         ever_checked: bool = False,
+        not_filled: str = "",
     ) -> None:
         self.addresses, self.not_text = addresses, not_text
         self.ever_checked = ever_checked  # of copies: those of a checked map are right, too
+        self.not_filled = not_filled
         self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
         self._torch_hasher = TorchHasher(addresses)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("addresses", "not_text", "ever_checked")
+        kept = ("addresses", "not_text", "ever_checked", "not_filled")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,14 +129,25 @@ class MemoryIds:
         version = version_of(token_map)
         if self._checked != (id(token_map), version):
             if not bool(token_map.any()):
-                raise MismatchError(
-                    "The memory has no token map: the model was made by from_config, which loads "
-                    "no weights, and no tokenizer was found beside its config.",
-                    "Fill it: model.fill_token_map(TOKENIZER), a folder, file or hub id.",
-                )
+                raise self._empty_map(len(token_map))
             self.addresses.with_map(_as_numpy(token_map))
             self._checked, self._hasher = (id(token_map), version), None
             self.ever_checked = True
+
+    def _empty_map(self, ids: int) -> MismatchError:
+        if self.not_filled:
+            return MismatchError(
+                "The memory has no token map: the model was made by from_config, which loads no "
+                f"weights, and the tokenizer could not be used: {self.not_filled}",
+                "Fill it: model.fill_token_map(TOKENIZER), a folder, file, hub id or tokenizer.",
+                reason=self.not_filled,
+            )
+        return MismatchError(
+            f"The memory's token map is empty: all of its {ids} entries are 0.",
+            "Restore the checkpoint (engram verify FOLDER tells more), or fill the map: "
+            "model.fill_token_map(TOKENIZER).",
+            ids=ids,
+        )
 
 
 # Called for real while a graph is recorded, so that its error is the one that callers see.

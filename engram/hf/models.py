@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.tokenizer_files import TOKENIZER, load_tokenizer
+from engram.addressing.tokenizer_files import TOKENIZER, describe_tokenizer, load_tokenizer
 from engram.config import EngramConfig
-from engram.errors import EngramError, MismatchError, UsageError
+from engram.errors import EngramError, MismatchError, MissingFileError, UsageError
 from engram.hf import compat
 from engram.hf.arguments import forward_with_memory
 from engram.hf.calls import refuse_continuous_batching
@@ -169,37 +168,48 @@ class EngramForCausalLM:
     def fill_token_map(self, tokenizer: Any) -> None:
         """Fill the token map of a model that was made from its config, not loaded.
 
+        A layout that hashes raw ids has no token map: nothing is filled then, and a tokenizer that
+        cannot be read is refused all the same.
+
         Args:
-            tokenizer: The tokenizer of the memory: a folder, a tokenizer.json, a hub id, or a
-                `TokenizerFile`.
+            tokenizer: The tokenizer of the memory: a folder, a tokenizer.json, ``package:NAME``, a
+                hub id, a `TokenizerFile`, a transformers tokenizer or a `tokenizers.Tokenizer`.
 
         Raises:
             MissingFileError: There is no such tokenizer.
+            CorruptFileError: One of its files cannot be read.
             MismatchError: It is another one.
+            UsageError: It is something else, or a tokenizer without a tokenizer.json.
         """
         from engram.addressing.same_tokenizer import map_of
 
-        decoder = self.engram_decoder
-        token_map = decoder.engram_token_map
+        described = describe_tokenizer(tokenizer)
+        token_map = self.engram_decoder.engram_token_map
         if token_map is not None:
-            if isinstance(tokenizer, (str, Path)):
-                tokenizer = load_tokenizer(tokenizer)
-            token_map.copy_(torch.from_numpy(map_of(self.engram_addresses, tokenizer)))
+            token_map.copy_(torch.from_numpy(map_of(self.engram_addresses, described)))
 
     def _fill_token_map(self) -> None:
         """Fill the token map from where the config came from, unless weights are to be loaded.
 
         `from_pretrained` builds models on the meta device; what is built elsewhere is trained from
-        scratch. Without a tokenizer the first call says what is missing.
+        scratch. Only files here are read. Without them the first call says what is missing.
         """
         decoder = self.engram_decoder
         token_map = decoder.engram_token_map
         if token_map is None or token_map.device.type == "meta":
             return
-        for source in (self.config.name_or_path, self.config.engram["config"].get("tokenizer")):
-            if source:
-                with suppress(EngramError):
-                    return self.fill_token_map(source)
+        missing = []
+        for source in _tokenizers_here(self.config):
+            try:
+                self.fill_token_map(source)
+            except MissingFileError as error:
+                missing.append(error.message)
+            except EngramError as error:
+                decoder.engram_ids.not_filled = error.message
+                return
+            else:
+                return
+        decoder.engram_ids.not_filled = " ".join(missing) or "The config names none."
 
     def check_token_map(self) -> None:
         """Compare the token map that was loaded with the fingerprint.
@@ -330,6 +340,17 @@ class EngramForCausalLM:
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, EngramModule):
             module.reset_parameters("identity")
+
+
+def _tokenizers_here(config: Any) -> list[Path]:
+    """List where a model's tokenizer may be: beside its config, or where its memory's config says.
+
+    As paths, which unlike names are never looked for on the hub.
+    """
+    origin = Path(config.name_or_path)
+    named = config.engram["config"].get("tokenizer")
+    found = [origin.parent if origin.is_file() else origin] if config.name_or_path else []
+    return [*found, Path(named)] if named else found
 
 
 def _check_places(tables: str, cache_rows: int) -> None:
