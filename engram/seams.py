@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from operator import attrgetter
 from typing import Any
 
-from engram.errors import DependencyError
+from engram.errors import DependencyError, EngramError
 
 _DISTRIBUTION = "engram-toolkit"
 # Broken seams that a message names.
@@ -148,4 +148,5 @@ def _problem(seam: Seam) -> str | None:
     try:
         return None if seam.probe() is True else "changed"
     except Exception as error:  # whatever a probe meets in an unknown release is the finding
-        return f"changed: {type(error).__name__}: {error}"
+        said = error.message if isinstance(error, EngramError) else " ".join(str(error).split())
+        return f"changed: {type(error).__name__}: {said}"

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import tiny
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import engram
 from engram.addressing.addresses import Addresses
 from engram.checkpoints.verify import verify
-from engram.errors import InputError, LayoutError, MismatchError
+from engram.errors import DependencyError, InputError, LayoutError, MismatchError
 
 SHARD = "engram-00001-of-00001.safetensors"
 TABLE = "model.layers.1.engram.multi_head_embedding.embedding.weight"
@@ -214,8 +215,11 @@ def test_a_transformers_that_loads_weights_in_another_way(attached, monkeypatch)
         raise AssertionError("called all the same")
 
     monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", staticmethod(load))
-    with pytest.raises(LayoutError, match=r"\(model, files, state_dict instead of model, state_"):
-        engram.load(attached, tables="disk")
+    load_on_disk = partial(AutoModelForCausalLM.from_pretrained, attached, tables="disk")
+    with pytest.raises(DependencyError, match=r"\(model, files, state_dict\) instead of \(model, "):
+        load_on_disk()
     monkeypatch.delattr(PreTrainedModel, "_load_pretrained_model")
-    with pytest.raises(LayoutError, match="nothing instead of"):
+    with pytest.raises(DependencyError, match=r"\(nothing\) instead of"):
+        load_on_disk()
+    with pytest.raises(DependencyError, match="_load_pretrained_model"):
         engram.load(attached, tables="disk")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from engram.errors import LayoutError
+from engram.errors import DependencyError
 from engram.nn import compat as torch_seams
 from engram.seams import (
     Probed,
@@ -230,16 +230,16 @@ def weight_loader(model_class: Any) -> Any:
     There is no public way to keep a part of a checkpoint from being loaded into memory.
 
     Raises:
-        LayoutError: The installed transformers loads them in another way.
+        DependencyError: The installed transformers loads them in another way.
     """
     load = getattr(model_class, "_load_pretrained_model", None)
     names = [] if load is None else list(inspect.signature(load).parameters)[: len(_LOADING)]
     if names != _LOADING:
-        raise LayoutError(
-            f"transformers {installed_version(PACKAGE)} loads weights in a way that is not known "
-            f"here ({', '.join(names) or 'nothing'} instead of {', '.join(_LOADING)}): tables "
-            "cannot stay on disk.",
-            f'Load with tables="ram", or install transformers{tested_range(PACKAGE)}.',
+        raise DependencyError(
+            f"transformers {installed_version(PACKAGE)} is not supported: tables cannot stay on "
+            f"disk, as it loads weights from ({', '.join(names) or 'nothing'}) instead of "
+            f"({', '.join(_LOADING)}).",
+            f"Install a tested version: pip install '{PACKAGE}{tested_range(PACKAGE)}'.",
             transformers=installed_version(PACKAGE),
         )
     return load

@@ -116,7 +116,7 @@ def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[s
 def not_trusted(folder: Path | str, reference: str) -> InputError:
     """The error for a model whose code may not run."""
     return InputError(
-        f"{folder}: transformers has no class for this model. Loading it would run the code beside "
+        f"{folder}: transformers has no class for this model; loading it would run code beside "
         f"its weights ({reference}).",
         "Read that code; if you trust it, pass --trust-remote-code (in Python, "
         "trust_remote_code=True).",
