@@ -333,8 +333,7 @@ def _types_are_mapped() -> bool:
 def _is_mapped(mapping: str, model_type: str) -> bool:
     import transformers
 
-    found = getattr(transformers, mapping)
-    return config_class(model_type) in found and hasattr(found, "__getitem__")
+    return isinstance(_entry(getattr(transformers, mapping), config_class(model_type)), type)
 
 
 def _weights_are_loaded_as_known() -> bool:
