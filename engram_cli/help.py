@@ -30,7 +30,7 @@ def _write_examples(formatter: Any, examples: str | None) -> None:
             formatter.write(textwrap.indent(examples, " " * formatter.current_indent) + "\n")
 
 
-# What stands for the value of an option that names none itself.
+# Placeholders for values of options that name none themselves.
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engram.errors import EngramError, MissingError, MissingFileError
 
-# The verdict (None for what could not be checked), and what was found.
+# The verdict (None where it could not be checked), and the finding.
 Verdict = tuple[bool | None, str]
 
 
@@ -16,9 +16,9 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        name: What, in a word or two.
+        name: Its name, in a word or two.
         ok: The verdict; None for what could not be checked.
-        detail: What was found, or why it could not be checked.
+        detail: The finding, or the reason that it could not be checked.
     """
 
     name: str

@@ -35,7 +35,7 @@ def load(
         adapter: Folder or hub id of a memory that `engram attach --adapter` wrote.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the code beside the weights, where the base is defined there.
-        tables: Where tables are: ``ram``: in memory like other weights; ``disk``: in the
+        tables: Place of the tables: ``ram``: in memory like other weights; ``disk``: in the
             checkpoint's files, from which rows are read. Such tables cannot be trained, and may be
             larger than memory.
         cache_rows: Rows of each table on disk that are kept in memory; 0 leaves caching to the

@@ -1,4 +1,4 @@
-"""`EngramForCausalLM`: what a causal language model's class gains when it gets memories."""
+"""`EngramForCausalLM`: mixed into a causal language model's class to give it memories."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class EngramForCausalLM:
         Args:
             pretrained_model_name_or_path: As transformers takes it.
             *args: As transformers takes them.
-            tables: Where tables are: ``ram``: in memory like other weights; ``disk``: in the
+            tables: Place of the tables: ``ram``: in memory like other weights; ``disk``: in the
                 checkpoint's files, from which rows are read. See `DiskEmbedding`.
             cache_rows: Rows of each table on disk that are kept in memory.
             **kwargs: As transformers takes them.
