@@ -102,6 +102,7 @@ def attach(
 
     memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
+    silence_transformers()
     with blaming(ctx, {"dtype": ("dtype",)}):
         plan = attaching.plan(
             model,
@@ -125,7 +126,6 @@ def attach(
         with out.progress("Writing", unit="B") as step:
             attaching.write(plan, overwrite=overwrite, progress=step)
         if verify:
-            silence_transformers()
             from engram.checkpoints.compare import max_logit_difference
 
             difference = max_logit_difference(plan.base.folder, output, trust_remote_code)

@@ -11,7 +11,7 @@ import typer
 
 import engram
 from engram.errors import DependencyError
-from engram.seams import installed_version
+from engram.seams import installed_version, tested_range
 from engram.units import format_bytes
 from engram_cli.options import JsonOption, QuietOption, VerboseOption
 from engram_cli.output import Output
@@ -63,10 +63,12 @@ def env(
             }
             for it in probed
         ]
-    Output(json=json, quiet=quiet, verbose=verbose).result(
-        {"schema": "engram.env/1", **found}, lambda console: _show(console, found)
-    )
-    if any(it.problem is not None for it in probed):
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    out.result({"schema": "engram.env/1", **found}, lambda console: _show(console, found))
+    broken = sorted({it.package for it in probed if it.problem is not None})
+    if broken:
+        wanted = " ".join(f"'{name}{tested_range(name)}'" for name in broken)
+        out.next_step(f"pip install {wanted}")
         raise typer.Exit(5)
 
 

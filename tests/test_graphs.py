@@ -59,7 +59,7 @@ def logits(model, ids=IDS, mask=None):
 
 
 def trace(module, *inputs):
-    return torch.jit.trace(module, inputs, check_trace=False)
+    return torch.jit.trace(module, inputs)  # traced twice, and compared
 
 
 pytestmark = [

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from peak_memory import run_measured
 from tokenizers import Tokenizer
 
 pytest.importorskip("gigatoken")
@@ -49,16 +49,13 @@ def test_distinct_words(real_assets, tmp_path, command):
     words = [sys.executable, "-m", "engram_cli", *command.split(), str(text), "--split", "line"]
     words += ["-t", str(tokenizer), "--json"]
     words += ["-o", str(folder), "-j", "1"] if command == "corpus build" else ["--stats"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        out, err = process.stdout.read(), process.stderr.read()
-        _, process.returncode, usage = os.wait4(process.pid, 0)
-    assert process.returncode == 0, err.decode()
-    assert b"Tokenised with gigatoken" in err
-    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"\n{command}: {WORDS:,} words, peak {peak_bytes:,} bytes, {usage.ru_utime:.0f} s")
+    done, peak_bytes = run_measured(words, tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"Tokenised with gigatoken" in done.stderr
+    print(f"\n{command}: {WORDS:,} words, peak {peak_bytes:,} bytes")
     assert peak_bytes < MOST_BYTES
     if command == "hash":
-        payload = json.loads(out)
+        payload = json.loads(done.stdout)
         assert payload["documents"] == -(-WORDS // DOCUMENT_WORDS)
         return
     check_sample(text, folder, Tokenizer.from_file(str(tokenizer / "tokenizer.json")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from peak_memory import run_measured
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import engram
@@ -67,21 +67,15 @@ def test_cached_greedy_generation_equals_uncached(attached, ids):
     assert not torch.equal(cached, engram.load(attached).generate(ids, **options))
 
 
-def test_hashing_100_mb_stays_below_2_gb(real_assets):
+def test_hashing_100_mb_stays_below_2_gb(real_assets, tmp_path):
     command = [sys.executable, "-m", "engram_cli", "hash", str(real_assets / "english.txt")]
     command += ["-t", str(real_assets / "tokenizers" / "deepseek-v3"), "--stats", "--json"]
-    # A small process in between: a child starts with the memory of the one that forks it.
-    measure = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    command = [sys.executable, "-c", measure, *command, "--on-error", "skip"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    result, peak_kilobytes = run.stdout.splitlines()
-    answer = json.loads(result)
+    done, peak_bytes = run_measured([*command, "--on-error", "skip"], tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    answer = json.loads(done.stdout)
     assert answer["compressed_vocab_size"] == 98627
     assert answer["tokens"] > 25_000_000
-    assert int(peak_kilobytes) * 1024 < 2e9
+    assert peak_bytes < 2e9
 
 
 def test_ids_of_real_text_equal_the_reference(real_assets):

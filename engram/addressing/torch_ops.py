@@ -127,14 +127,16 @@ class TorchHasher:
         """Multipliers ``[L, N]`` and primes ``[L, C]`` on a device."""
         import torch
 
-        found = self._constants.get(device)
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        found = None if tracing else self._constants.get(device)
         if found is None:
             layers = self.addresses.layers
             found = (
                 torch.tensor([layer.multipliers for layer in layers], device=device),
                 torch.tensor([layer.heads for layer in layers], device=device),
             )
-            # While a graph is exported, tensors have no values that could be kept.
-            if not torch.compiler.is_exporting():
+            # What is exported has no values that could be kept, and what is traced twice has to be
+            # traced the same.
+            if not (tracing or torch.compiler.is_exporting()):
                 self._constants[device] = found
         return found

@@ -82,7 +82,10 @@ def _depth_problems(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Problem]:
     depth, stored = stated_depth(config), stored_depths(shapes)
-    if type(depth) is not int:
+    if depth is None:
+        return
+    if type(depth) is not int or depth < 1:
+        yield Problem("num_hidden_layers", f"is {depth!r}; it must be a whole number, at least 1")
         return
     if not stored and depth > len(shapes):
         yield Problem("num_hidden_layers", f"is {depth}; the weights hold {len(shapes)} tensors")
@@ -106,7 +109,7 @@ def _width_problems(
     for key in (*_WIDTHS, *_inner_width(keys)):
         value = keys.get(key)
         if type(value) is int and value not in widths:
-            yield Problem(key, f"is {value}; no tensor of the weights is so wide")
+            yield Problem(key, f"is {value}; no tensor of the weights has such a side")
     for key in _NARROWER:
         value = keys.get(key)
         if type(value) is int and value > max(widths, default=0):

@@ -27,6 +27,7 @@ DTYPE_BITS = {
     **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8},
     **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
 }
+_LFS, _LFS_BYTES = b"version https://git-lfs", 1024
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -73,6 +74,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         file_bytes = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
+            if file_bytes < _LFS_BYTES and path.read_bytes().startswith(_LFS):
+                raise CorruptFileError(
+                    f"{path} is a Git LFS pointer, not the weights that it stands for.",
+                    "Get them: git lfs pull",
+                    path=str(path),
+                )
             if file_bytes < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
                 raise _corrupt(path, f"a header of {length} bytes in a file of {file_bytes}")
             text = file.read(length)

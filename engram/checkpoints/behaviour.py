@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Largest difference of logits that counts as equal, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 6e-2, "float16": 1e-2}
 _COARSE = TOLERANCE["bfloat16"]
+# Of models in float64 that compute some steps in float32, whatever their weights are.
+_IN_FLOAT64 = 1e-6
 _TOKENS = 24
 # What models raise where something does not work.
 _FAILURES = (
@@ -104,10 +106,13 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
             generates = name in GENERATING or name in IMAGE_GENERATING
             if generates and not (exact and dtype in ("float32", "float64")):
                 how = dtype if exact else "quantised weights"
-                yield Check(name, None, f"not checked in {how}: rounding alone changes tokens")
+                yield Check(name, None, f"in {how} rounding alone changes tokens")
             else:
                 agree = partial(_agree, way, ids, TOLERANCE[dtype] if exact else None)
-                yield _judge(name, agree, model, base)
+                found = _judge(name, agree, model, base)
+                if not found.ok and exact and dtype == "float32" and _fits_doubled(model):
+                    found = _judge_in_float64(found, partial(_agree, way, ids), model, base)
+                yield found
 
 
 def _as_stored(folder: Path) -> str:
@@ -122,6 +127,36 @@ def _fits_dequantised(folder: Path, model: Any) -> bool:
     return not has_quantised_weights(model) or 8 * weight_bytes(folder) < _available_bytes()
 
 
+def _fits_doubled(model: Any) -> bool:
+    """Whether RAM has room for a model in float64; its base shares its weights."""
+    weights: int = sum(it.numel() * it.element_size() for it in model.parameters())
+    return 2 * weights < _available_bytes()
+
+
+def _judge_in_float64(
+    found: Check, agree: Callable[[float | None, Any], Verdict], model: Any, base: Callable[[], Any]
+) -> Check:
+    """Tell a mistake from rounding, where a way of running disagrees in float32.
+
+    Args:
+        found: The check in float32.
+        agree: Compares, given a tolerance and a model.
+        model: The model in float32, which it is again afterwards.
+        base: Its base.
+    """
+    models = (model, base())
+    try:
+        for it in models:
+            it.double()
+        again = _judge(found.name, partial(agree, _IN_FLOAT64), model, base)
+    finally:
+        for it in models:
+            it.float()
+    if again.ok is None:
+        return found
+    return replace(again, detail=f"in float64: {again.detail}; in float32: {found.detail}")
+
+
 def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     """Return the model, in float32 if that fits; None and the reason when it is not loaded."""
     import torch
@@ -134,15 +169,15 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     settings = config.get("engram")
     code = read_settings(settings, str(folder / CONFIG_FILE)).base.code
     if code is not None and not trust_remote_code:
-        return None, "not checked: loading it would run code in its folder (--trust-remote-code)"
+        return None, "loading it would run code in its folder (--trust-remote-code)"
     stored_bytes = weight_bytes(folder)
     free_bytes = _available_bytes()
     if stored_bytes > free_bytes:
         free, needed = format_bytes(free_bytes), format_bytes(stored_bytes)
-        return None, f"not checked: the weights take {needed}, {free} of RAM are free"
+        return None, f"the weights take {needed}, {free} of RAM are free"
     reason = reason_not_loaded(config)
     if reason is not None:
-        return None, f"not checked: {reason}"
+        return None, reason
     # Half-precision weights double; a quantiser may do other things in another dtype.
     fits_wide = 2 * stored_bytes < free_bytes and quantisation_method(config) is None
     dtype = torch.float32 if fits_wide else "auto"

@@ -71,7 +71,7 @@ def judge_base_weights(
     try:
         loading = _load(folder, classes, config, tensors, own_code)
     except MismatchError as error:
-        return None, f"not checked: {error.message}"
+        return None, error.message
     problems = _problems(loading)
     if problems:
         return False, first_of(problems)
@@ -81,7 +81,7 @@ def judge_base_weights(
             if own_code
             else "quantised weights have other tensors than the model has parameters"
         )
-        return None, f"not checked: {reason}"
+        return None, reason
     return True, "every parameter of the base has a tensor of its shape"
 
 

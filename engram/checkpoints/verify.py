@@ -276,7 +276,7 @@ def _check_base_weights(
 
     code = read_settings(config["engram"], f"{folder}/{CONFIG_FILE}").base.code
     if code is not None and not trusted:
-        return None, "not checked: it would run code in its folder (--trust-remote-code)"
+        return None, "it would run code in its folder (--trust-remote-code)"
     described = {name: (it.dtype, it.shape) for name, it in tensors.items()}
     classes = classes_of(folder, config, code)
     return judge_base_weights(folder, classes, config, described, own_code=code is not None)

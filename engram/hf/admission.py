@@ -137,8 +137,7 @@ def check_model(model: Any) -> None:
     )
     if getattr(config, "is_decoder", None) is False and takes_encoder:
         raise LayoutError(
-            f"{name} is a bidirectional encoder: every token sees the ones after it, unless its "
-            "config.json says is_decoder: true.",
+            f"{name} is a bidirectional encoder: every token sees the ones after it.",
             _WORKS,
             model=name,
             reason="bidirectional",

@@ -19,6 +19,7 @@ from engram.hf.classes import made_again_by
 from engram.hf.folder_module import CODE_KEYS, module_and_class
 from engram.hf.models import EngramForCausalLM
 from engram.hf.multimodal import MULTIMODAL, base_class
+from engram.seams import tested_range
 
 # Families that `import engram.hf` makes known to transformers' Auto classes; others become known
 # when a checkpoint of theirs is attached to or loaded by this toolkit.
@@ -214,7 +215,8 @@ def _make_model(base: Any, config_class: Any, reduce: Any, **members: Any) -> An
 def _unknown(base_type: str) -> LayoutError:
     return LayoutError(
         f"The installed transformers has no causal language model of type {base_type!r}.",
-        "Install a transformers that has it: pip install -U transformers",
+        "Another release may have it; those that are tested: "
+        f"pip install 'transformers{tested_range('transformers')}'",
         model_type=base_type,
     )
 
