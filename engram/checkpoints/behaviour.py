@@ -84,7 +84,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         ids = ids.masked_fill(ids == token_id, 0)
     base = cache(lambda: base_of(model))
     with torch.no_grad():
-        runs = _judge("forward", partial(_runs, ids), model, base)
+        runs, _ = _judge("forward", partial(_runs, ids), model, base)
         if not runs.ok:
             yield runs
             return
@@ -109,8 +109,9 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
                 yield Check(name, None, f"in {how} rounding alone changes tokens")
             else:
                 agree = partial(_agree, way, ids, TOLERANCE[dtype] if exact else None)
-                found = _judge(name, agree, model, base)
-                if not found.ok and exact and dtype == "float32" and _fits_doubled(model):
+                found, raised = _judge(name, agree, model, base)
+                rounds = exact and dtype == "float32" and not (found.ok or raised)
+                if rounds and _fits_doubled(model):
                     found = _judge_in_float64(found, partial(_agree, way, ids), model, base)
                 yield found
 
@@ -148,7 +149,7 @@ def _judge_in_float64(
     try:
         for it in models:
             it.double()
-        again = _judge(found.name, partial(agree, _IN_FLOAT64), model, base)
+        again, _ = _judge(found.name, partial(agree, _IN_FLOAT64), model, base)
     finally:
         for it in models:
             it.float()
@@ -238,15 +239,20 @@ def _largest(tensors: Iterable[Any]) -> float:
 
 def _judge(
     name: str, agree: Callable[[Any], Verdict], model: Any, base: Callable[[], Any]
-) -> Check:
-    """Run a check; what goes wrong with the base alone, too, and in the same way, is not judged."""
+) -> tuple[Check, bool]:
+    """Run a check; what goes wrong with the base alone, too, and in the same way, is not judged.
+
+    Returns:
+        The check, and whether something was raised.
+    """
     found, raised = _attempt(name, agree, model)
     if found.ok:
-        return found
+        return found, raised
     of_base, base_raised = _attempt(name, agree, base())
     if of_base.ok or base_raised != raised:
-        return found
-    return replace(found, ok=None, detail=f"not with the base alone either: {of_base.detail}")
+        return found, raised
+    detail = f"not with the base alone either: {of_base.detail}"
+    return replace(found, ok=None, detail=detail), raised
 
 
 def _attempt(name: str, agree: Callable[[Any], Verdict], model: Any) -> tuple[Check, bool]:
