@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from transformers import Cache, GenerationMixin, PreTrainedModel
 
 import engram
@@ -49,6 +51,24 @@ def test_every_seam_holds_here():
             assert found.problem is None, found
             assert found.seam.name
             assert found.seam.reason
+
+
+@pytest.mark.parametrize("mode", ["inference", "meta", "no_grad", "float64"])
+def test_seams_hold_in_every_mode_of_torch(mode):
+    """Probes are made wherever a model is loaded, attached to or imported."""
+    modes = {
+        "inference": torch.inference_mode(),
+        "meta": torch.device("meta"),
+        "no_grad": torch.no_grad(),
+        "float64": nullcontext(),
+    }
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if mode == "float64" else before)
+    try:
+        with modes[mode]:
+            compat.check()
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.mark.usefixtures("broken")

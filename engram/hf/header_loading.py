@@ -44,7 +44,8 @@ def load_from_headers(
         MismatchError: A tensor of the memory is missing or has another shape.
     """
     state = {name: _described(tag, shape) for name, (tag, shape) in tensors.items()}
-    with _quiet(), _StayOnMeta():
+    # The device is that of a caller who builds a model on the meta device, which is refused here.
+    with _quiet(), torch.device("cpu"), _StayOnMeta():
         _, info = model_class.from_pretrained(
             None,
             config=config,

@@ -39,14 +39,15 @@ def records_a_lasting_graph() -> bool:
 
 
 def _versions_count() -> bool:
-    tensor = torch.zeros(1)
-    before = version_of(tensor)
-    tensor.add_(1)
-    return version_of(tensor) == before + 1
+    with torch.inference_mode(False):  # whatever mode the caller is in
+        tensor = torch.zeros(1, device="cpu")
+        before = version_of(tensor)
+        tensor.add_(1)
+        return version_of(tensor) == before + 1
 
 
 def _addresses_differ() -> bool:
-    return address_of(torch.zeros(1)) != 0
+    return address_of(torch.zeros(1, device="cpu")) != 0
 
 
 SEAMS = (
