@@ -44,7 +44,7 @@ def load_from_headers(
         MismatchError: A tensor of the memory is missing or has another shape.
     """
     state = {name: _described(tag, shape) for name, (tag, shape) in tensors.items()}
-    # The device is that of a caller who builds a model on the meta device, which is refused here.
+    # A caller may be building a model on the meta device, where from_pretrained refuses to load.
     with _quiet(), torch.device("cpu"), _StayOnMeta():
         _, info = model_class.from_pretrained(
             None,
