@@ -178,8 +178,8 @@ def _refuse_lora(folder: Path) -> None:
     if found:
         raise LayoutError(
             f"{folder} holds an adapter of PEFT, such as a LoRA ({', '.join(found)}), which an "
-            "attached checkpoint would lose.",
-            "Merge it into the base first: PeftModel.from_pretrained(base, adapter)"
+            "attached checkpoint would lose; it may be all that the folder holds.",
+            "Merge it into its base first: PeftModel.from_pretrained(base, adapter)"
             ".merge_and_unload().save_pretrained(FOLDER), then attach to FOLDER; or move it away.",
             folder=str(folder),
             files=found,

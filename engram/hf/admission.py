@@ -38,7 +38,7 @@ def check_type(config: Mapping[str, Any]) -> None:
     if config.get("is_encoder_decoder", stated) is True:
         raise LayoutError(
             f"The base is an encoder-decoder (model type {model_type!r}): its decoder reads what "
-            "an encoder made of another text, and is no causal language model by itself.",
+            "an encoder made of another text, and is not a causal language model by itself.",
             _WORKS,
             model_type=model_type,
             reason="encoder-decoder",
@@ -90,7 +90,7 @@ def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
             path=str(folder),
         ) from error
     except Exception as error:
-        # Without a number it is no error of the system, but transformers' word for a bad file.
+        # Without a number it is not from the system: transformers raises it about a bad file.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         # It may be a call of ours that the installed version no longer takes.

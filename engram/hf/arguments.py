@@ -137,7 +137,7 @@ def checked_ids(given: Any, shape: Sequence[int]) -> Tensor:
         Token ids ``[B, T]``.
 
     Raises:
-        InputError: They are no ids, or those of other tokens.
+        InputError: They are not whole numbers, are negative, or have another shape.
     """
     ids = _as_tensor("engram_input_ids", given)
     if not _is_whole(ids) or list(ids.shape) != list(shape):
@@ -168,7 +168,7 @@ def checked_mask(name: str, given: Any, batch: int) -> Tensor:
         The mask ``[B, past + T]``.
 
     Raises:
-        InputError: It is no mask, or of another batch.
+        InputError: It is not 2-D, or of another batch.
     """
     mask = _as_tensor(name, given)
     if mask.ndim != 2 or mask.shape[0] not in (1, batch):

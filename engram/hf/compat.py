@@ -1,4 +1,4 @@
-"""Seams to transformers: every undocumented name that the toolkit uses, behind one function each.
+"""Seams to transformers: every undocumented name that the toolkit uses, in one function each.
 
 Two kinds of change are met here: names that differ between the tested releases, which are asked
 for by signature, and names that a coming release may drop, which have a probe in `SEAMS`.

@@ -135,8 +135,8 @@ class MemoryState:
 
     Attributes:
         tokens: Token ids so far ``[B, T]``.
-        mask: Which of them the caller did not mask ``[B, T]``.
-        known: Which of them the memory's tokenizer has ``[B, T]``.
+        mask: False or 0 at those that the caller masked ``[B, T]``.
+        known: False or 0 at those that the memory's tokenizer lacks ``[B, T]``.
         starts: Which of them started a document ``[B, T]``.
         positions: Their position ids ``[B, T]``; -1 where the call had none.
         hash_ids: Hash ids that came with them ``[B, T, L, C]``; -1 where they were computed here.

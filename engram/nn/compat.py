@@ -1,4 +1,4 @@
-"""Seams to torch: every undocumented name that the toolkit uses, behind one function each."""
+"""Seams to torch: every undocumented name that the toolkit uses, in one function each."""
 
 from __future__ import annotations
 

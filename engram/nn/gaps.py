@@ -14,7 +14,7 @@ from engram.nn.compat import records_a_graph
 def gaps_in(keep: Tensor | None, follows: bool) -> Tensor | None:
     """Return a mask if it has gaps to close, else None.
 
-    Masked tokens before a row's first token are no gap: nothing lies before them.
+    Masked tokens before a row's first token are not a gap: nothing lies before them.
 
     Args:
         keep: False at masked positions ``[B, T]``, or None.
