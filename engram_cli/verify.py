@@ -124,7 +124,7 @@ def _show(console: Console, target: str, checks: list[Check]) -> None:
     console.print(table)
     failed, open_ = (sum(check.ok is verdict for check in checks) for verdict in (False, None))
     answer = f"{plural(failed, 'check')} failed" if failed else "wired right"
-    if not failed and any(check.name == "forward" for check in checks):
-        answer = "nothing wrong found, but the model does not run"
+    if not failed and any(check.name in ("forward", "finite") and not check.ok for check in checks):
+        answer = "nothing wrong found, but the base by itself does not run"
     rest = f"; {plural(open_, 'thing')} could not be checked" if open_ else ""
     console.print(f"\n{target}: {answer}{rest}.")

@@ -6,11 +6,14 @@ import more_families
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import engram
 from engram.checkpoints import behaviour
 from engram.checkpoints.behaviour import behaviour_checks
+from engram.checkpoints.compare import max_logit_difference
+from engram.errors import LayoutError
 from engram.hf.models import EngramForCausalLM
 from engram.hf.state import MemoryState
 from engram.hf.unwired import base_of
@@ -135,3 +138,17 @@ def test_tokens_are_not_compared_in_half_precision(llama, tmp_path, monkeypatch)
     assert found["cached = full"].ok
     monkeypatch.setattr("engram.checkpoints.behaviour._available_bytes", lambda: 1000)
     assert checks_of(tmp_path / "attached")["load"].ok is None
+
+
+def test_a_base_of_nan_is_not_judged(tmp_path):
+    """Its own logits are no number, whatever the memory does; and attach says so, too."""
+    base = tiny.base_model("llama", tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    folder = tiny.attached_model(base, tmp_path / "attached")
+    found = checks_of(folder)
+    assert list(found) == ["load", "finite"]
+    assert found["finite"].ok is None
+    with pytest.raises(LayoutError, match="the base's own logits are NaN"):
+        max_logit_difference(base, folder)

@@ -89,10 +89,10 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
             yield runs
             return
         own = plain(model, ids).logits
-        finite = bool(torch.isfinite(own).all())
-        yield Check(
-            "finite", finite, "logits are finite" if finite else "logits are NaN or infinite"
-        )
+        finite, _ = _judge("finite", partial(_is_finite, ids), model, base)
+        yield finite
+        if finite.ok is None:  # NaN equals nothing, itself included
+            return
         randomise(model, generator)
         difference = float((plain(model, ids).logits - own).abs().max())
         detail = f"other memory weights change the logits by up to {difference:.3g}"
@@ -212,6 +212,15 @@ def _runs(ids: Any, model: Any) -> Verdict:
 
     plain(model, ids)
     return True, "the model runs"
+
+
+def _is_finite(ids: Any, model: Any) -> Verdict:
+    import torch
+
+    from engram.checkpoints.ways import plain
+
+    finite = bool(torch.isfinite(plain(model, ids).logits).all())
+    return finite, "logits are finite" if finite else "logits are NaN or infinite"
 
 
 def _agree(way: Way, ids: Any, tolerance: float | None, model: Any) -> Verdict:

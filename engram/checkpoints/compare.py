@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engram.checkpoints.base import read_config
+from engram.errors import LayoutError
 
 _TOKENS = 32
 
@@ -21,7 +22,7 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
         The largest difference between their logits; 0.0 when they are equal bit for bit.
 
     Raises:
-        LayoutError: transformers cannot load or run the base alone.
+        LayoutError: transformers cannot load or run the base alone, or its logits are not finite.
     """
     import torch
     import transformers
@@ -44,5 +45,11 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
             ids = torch.randint(0, vocab_size, (2, _TOKENS), generator=generator)
             expected = model(input_ids=ids).logits
         del model
+        if not bool(torch.isfinite(expected).all()):
+            raise LayoutError(
+                f"{base}: the base's own logits are NaN or infinite, whatever a memory adds.",
+                "Download or save the base again.",
+                path=str(base),
+            )
         own = load(attached, trust_remote_code=trust_remote_code).eval()(input_ids=ids).logits
     return float((own - expected).abs().max())
