@@ -337,3 +337,11 @@ def test_what_a_report_says_of_a_quantised_base(plain, quantised):
         "the base is quantised with bitsandbytes; its parameters follow from its config",
     )
     assert quantisation_note({"model_type": "llama"}) is None
+
+
+@pytest.mark.parametrize("quantisation", [{}, {"bits": 4}, {"quant_method": None}])
+def test_a_method_without_a_name_is_refused(plain, tmp_path, quantisation):
+    base = declared(plain[0], tmp_path / "base", **quantisation)
+    with pytest.raises(LayoutError, match="does not name its quant_method"):
+        tiny.attached_model(base, tmp_path / "out", tiny.memory_config(hidden_size=64))
+    assert not (tmp_path / "out").exists()

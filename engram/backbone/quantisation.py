@@ -131,10 +131,18 @@ def method_name(quantisation: Mapping[str, Any]) -> str:
 
     Args:
         quantisation: The ``quantization_config`` of a config.json.
+
+    Raises:
+        LayoutError: It does not name the method.
     """
     if quantisation.get("load_in_4bit") or quantisation.get("load_in_8bit"):
         return "bitsandbytes"
     name = quantisation.get("quant_method")
+    if name is None:
+        raise LayoutError(
+            "quantization_config in config.json does not name its quant_method.",
+            "Restore the config.json that belongs to these weights.",
+        )
     return str(getattr(name, "value", name))
 
 
