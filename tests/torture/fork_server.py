@@ -84,6 +84,8 @@ def _run(job: dict[str, Any], report: Path) -> None:
     sys.argv = ["engram", *job["words"]]
     code: Any = 70
     try:
+        if job["is_program"]:
+            _run_program(job["words"][0])
         from engram_cli.main import main
 
         main()
@@ -100,6 +102,18 @@ def _run(job: dict[str, Any], report: Path) -> None:
     if job["file_bytes"] is None:
         os.write(counted, str(events.count).encode())
     os._exit(code)
+
+
+def _run_program(text: str) -> None:
+    """Run a program that uses the library; its errors end it as they would end a command."""
+    from engram.errors import EngramError
+
+    try:
+        exec(text, {})
+    except EngramError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
 
 
 def _serve(job: dict[str, Any]) -> dict[str, Any]:

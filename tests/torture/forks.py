@@ -77,6 +77,7 @@ class Forks:
         words: Sequence[str],
         cwd: Path,
         *,
+        is_program: bool = False,
         kill_at: int | None = None,
         signals: Sequence[tuple[float, int]] = (),
         limit_s: float = 60,
@@ -89,6 +90,8 @@ class Forks:
         Args:
             words: The command's words.
             cwd: Its folder.
+            is_program: Whether the one word is a program that uses the library instead; what it
+                raises of ours ends it with the exit code that a command has.
             kill_at: Kill it before its n-th change of the file system, from 1.
             signals: Seconds after the start, and the number of the signal then sent; an interrupt
                 goes to all its processes.
@@ -101,6 +104,7 @@ class Forks:
         answer = self._ask(
             words=[str(word) for word in words],
             cwd=str(cwd),
+            is_program=is_program,
             kill_at=kill_at,
             signals=[[seconds, int(number)] for seconds, number in signals],
             limit_s=limit_s,
@@ -116,9 +120,7 @@ class Forks:
         counted = Path(f"{report}.events")
         count = counted.read_text() if answer["code"] >= 0 and counted.exists() else ""
         counted.unlink(missing_ok=True)
-        return Outcome(
-            stdout=stdout, stderr=stderr, events=int(count) if count else None, **answer
-        )
+        return Outcome(stdout=stdout, stderr=stderr, events=int(count) if count else None, **answer)
 
     @contextmanager
     def disk(self, folder: Path, kib: int) -> Iterator[Disk]:

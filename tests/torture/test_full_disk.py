@@ -12,20 +12,22 @@ from torture.forks import Forks
 from torture.trial import Trial, output
 from torture.writers import WRITERS, Writer, seen
 
-_FEW, _MANY, _ROOM_KIB = 2, 10, 2**18
+pytestmark = pytest.mark.torture
+
+_TIMES, _ROOM_KIB = 10, 2**18
 _BY_NAME = [pytest.param(writer, id=writer.name) for writer in WRITERS]
 
 
-def fill_and_repeat(writer: Writer, forks: Forks, inputs: Path, folder: Path, times: int) -> None:
+def fill_and_repeat(writer: Writer, forks: Forks, inputs: Path, folder: Path) -> None:
     trial = Trial(writer, forks, inputs, folder)
     chance = random.Random(zlib.crc32(f"{writer.name} on a full disk".encode()))
     needed_kib = sum(
         path.stat().st_size // 1024 + 4 for path in (folder / "fresh").rglob("*") if path.is_file()
     )
-    for number in range(times):
+    for number in range(_TIMES):
         cwd = trial.folder(f"disk-{number}")
         # From no room at all to what the result takes, often where only the last files miss it.
-        kib = 4 + int(needed_kib * (number / max(times - 1, 1)) ** 0.5)
+        kib = 4 + int(needed_kib * (number / (_TIMES - 1)) ** 0.5)
         if forks.mounts and "--link" not in writer.words:
             with forks.disk(cwd, _ROOM_KIB if writer.older else kib) as disk:
                 before = {}
@@ -67,11 +69,5 @@ def _repeat(trial: Trial, cwd: Path, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("writer", _BY_NAME)
-def test_a_few_full_disks_end_with_5_and_leave_nothing_torn(writer, forks, inputs, tmp_path):
-    fill_and_repeat(writer, forks, inputs, tmp_path, _FEW)
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("writer", _BY_NAME)
-def test_many_full_disks_end_with_5_and_leave_nothing_torn(writer, forks, inputs, tmp_path):
-    fill_and_repeat(writer, forks, inputs, tmp_path, _MANY)
+def test_full_disks_end_with_5_and_leave_nothing_torn(writer, forks, inputs, tmp_path):
+    fill_and_repeat(writer, forks, inputs, tmp_path)

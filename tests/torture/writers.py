@@ -25,7 +25,6 @@ class Writer:
         older: Words that write something else to the same place, for it to replace.
         resumes: Whether it takes --resume.
         overwrites: Whether it takes --overwrite.
-        processes: Whether it starts others.
     """
 
     name: str
@@ -76,6 +75,7 @@ WRITERS = [
         (*_HASH, "-j", "1", "--eos"),
         resumes=True,
     ),
+    Writer("hash -o -j 2", (*_HASH, "-j", "2"), resumes=True),
     Writer("hash -o parquet", (*_HASH, "-j", "1", "--format", "parquet"), resumes=True),
     Writer(
         "config new",
