@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from torture.forks import Forks
 from torture.writers import make_inputs, warm_up
 

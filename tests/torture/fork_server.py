@@ -73,9 +73,9 @@ def _run(job: dict[str, Any], report: Path) -> None:
         target = os.open(f"{report}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(target, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     os.environ.update(job["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if job["file_bytes"] is not None:
@@ -206,7 +206,8 @@ def _warm_up(words: list[str]) -> None:
     try:
         main()
     except SystemExit as end:
-        assert not end.code, words
+        if end.code:
+            raise RuntimeError(f"{words} ended with {end.code}") from end
 
 
 def main() -> None:

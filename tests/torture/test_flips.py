@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from torture.forks import Forks
 from torture.writers import BPE
 

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+
 from torture.forks import KILL, Forks
 from torture.trial import Trial, output
 from torture.writers import WRITERS, Writer, seen
