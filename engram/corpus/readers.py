@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from engram.corpus.documents import BLANK, Split, document_ends
-from engram.corpus.parquet import read_rows
+from engram.corpus.csv_rows import read_csv
+from engram.corpus.documents import BLANK, MAX_DOCUMENT_BYTES, DocumentEnds, Split
+from engram.corpus.json_values import JsonValues, holds_json_lines
+from engram.corpus.parquet import TooLong, read_rows
 from engram.corpus.reading_errors import (
     blank,
     no_text,
@@ -19,15 +23,17 @@ from engram.corpus.reading_errors import (
     wrong_record,
     wrong_row,
 )
-from engram.corpus.records import record_text, text_of
-from engram.corpus.sources import ByteStream, Source, find_sources, open_source
+from engram.corpus.records import record_text, text_of, text_of_record
+from engram.corpus.sources import PassedOver, Source, check_options, find_sources
+from engram.corpus.streams import ByteStream, open_source
 from engram.errors import CorruptFileError, InputError
 
 OnError = Literal["stop", "skip"]
 
-MAX_DOCUMENT_BYTES = 64 * 2**20
 MAX_LISTED_PROBLEMS = 100
 _BLOCK_BYTES = 2**20
+# From the first character of a line that is not blank to its end.
+_FILLED_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +42,10 @@ class Block:
 
     Attributes:
         source: The file, or part of one.
-        line: 1-based line of the part, or row of a .parquet, where the first document starts.
+        line: 1-based line of the part where the first document starts; row of a .parquet, number of
+            a record in a .json that has them as a list.
         texts: The documents.
-        records: Whether each document is one line of the file (.jsonl), or one row (.parquet).
+        records: Whether each document is one line, row or record.
         read_bytes: Bytes read of all files up to here, as stored.
     """
 
@@ -54,18 +61,28 @@ class Block:
         return f"{self.source.name}:{self.source.file_line(self.line) + lines}"
 
 
+class _Record(NamedTuple):
+    """One record: where it is, its text unless it was skipped, and the bytes read up to it."""
+
+    line: int
+    text: str | None
+    read_bytes: int
+
+
 class TextReader:
     """The documents of a text, in blocks.
 
     A plain text is cut by `split`; the separator belongs to the document before it, so that the
-    documents of a file put together are the file. Of a .jsonl file every line is a document, of a
-    .parquet file every row.
+    documents of a file put together are the file. Of a .jsonl or .ndjson file every line is a
+    document; of a .json every object, whether one a line, in one list or alone; of a .csv and a
+    .parquet every row.
 
     Args:
         where: File, folder or ``-`` for standard input, see `find_sources`; or the sources.
-        split: What ends a document of plain text: blank lines, the end of a line, or of the file.
-        text_key: Key that holds the text of a JSON record, or column of a .parquet, ``text`` when
-            None. Standard input is read as JSON lines when it is given.
+        split: What ends a document of plain text: blank lines, the end of a line, or of the file;
+            ``paragraph`` when None.
+        text_key: Key that holds the text of a record, or column of a table, ``text`` when None.
+            Standard input is read as JSON lines when it is given.
         on_error: What happens when a document cannot be read: stop, or skip it and list the error.
 
     Attributes:
@@ -73,32 +90,34 @@ class TextReader:
         text_key: As given.
         on_error: As given.
         sources: The files that are read.
-        ignored_files: Files of a folder that are not text.
+        passed_over: What a folder has besides them.
         errors: What was skipped, the first hundred.
         skipped: Number of documents skipped; a file that breaks off counts as one.
 
     Raises:
         MissingFileError: There is no such file or folder.
         InputError: The folder holds no text.
+        UsageError: There is a split for records alone, or a key for plain text alone.
     """
 
     def __init__(
         self,
         where: str | Path | Sequence[Source],
         *,
-        split: Split = "paragraph",
+        split: Split | None = None,
         text_key: str | None = None,
         on_error: OnError = "stop",
     ) -> None:
-        self.sources, self.ignored_files = (
-            find_sources(where, text_key is not None)
-            if isinstance(where, (str, Path))
-            else (list(where), 0)
-        )
+        self.passed_over: list[PassedOver] = []
+        if isinstance(where, (str, Path)):
+            self.sources, self.passed_over = find_sources(where, text_key is not None)
+            check_options(self.sources, split, text_key)
+        else:
+            self.sources = list(where)
         self.errors: list[InputError] = []
         self.skipped = 0
         self._read_before = 0
-        self.split: Split = split
+        self.split: Split = split or "paragraph"
         self.text_key = text_key
         self.on_error = on_error
         self._key = text_key or "text"
@@ -116,9 +135,9 @@ class TextReader:
             About 1 MiB of documents at a time, in the order of the files.
 
         Raises:
-            InputError: A document is not valid UTF-8, not a JSON record with text, longer than 64
+            InputError: A document is not valid UTF-8, not a record with text, longer than 64
                 MiB, or there is no text at all.
-            CorruptFileError: A packed file is truncated.
+            CorruptFileError: A packed file is truncated, or a .json is not JSON.
             MissingPackageError: Reading .zst and .parquet needs pyarrow.
         """
         is_empty = True
@@ -132,137 +151,212 @@ class TextReader:
         """Read the documents, as iterating does; but having none is no error."""
         self.errors, self.skipped, self._read_before = [], 0, 0
         for source in self.sources:
-            read = self._read_rows if source.is_parquet else self._read_bytes
+            read = self._read_rows if source.format == "parquet" else self._read_stream
             try:
                 yield from read(source)
             except CorruptFileError as error:
                 self._wrong(error)
 
-    def _read_bytes(self, source: Source) -> Iterator[Block]:
+    def _read_bytes(self, stream: ByteStream) -> int:
+        """Bytes that were read of all files so far."""
+        return self._read_before + stream.stored_offset
+
+    def _read_stream(self, source: Source) -> Iterator[Block]:
         with open_source(source) as stream:
             try:
-                yield from self._read(source, stream)
+                yield from self._reader(source, stream)(source, stream)
             finally:
                 self._read_before += stream.stored_offset
             if stream.offset == 0:
                 problem = f"{source.name} is empty: there is no text in it."
                 self._wrong(InputError(problem, file=source.name))
 
+    def _reader(
+        self, source: Source, stream: ByteStream
+    ) -> Callable[[Source, ByteStream], Iterator[Block]]:
+        """Choose what reads a source, for a .json by what it holds."""
+        if source.format == "csv":
+            return self._read_csv
+        # A part of a .json begins at a line.
+        if source.format != "json" or source.begin:
+            return self._read
+        is_lines = holds_json_lines(stream)
+        return self._read if is_lines else self._read_json
+
+    def _read_csv(self, source: Source, stream: ByteStream) -> Iterator[Block]:
+        rows = read_csv(source, stream, self._key, _BLOCK_BYTES, MAX_DOCUMENT_BYTES)
+        yield from self._gather(
+            source,
+            (
+                _Record(line, self._record(source, line, text, problem), self._read_bytes(stream))
+                for line, text, problem in rows
+            ),
+        )
+
+    def _read_json(self, source: Source, stream: ByteStream) -> Iterator[Block]:
+        values = JsonValues(source, stream, _BLOCK_BYTES, MAX_DOCUMENT_BYTES)
+        yield from self._gather(
+            source,
+            (
+                _Record(
+                    number,
+                    self._record(source, number, *text_of_record(value, self._key)),
+                    self._read_bytes(stream),
+                )
+                for number, value in values
+            ),
+        )
+
+    def _record(self, source: Source, line: int, text: str | None, problem: str) -> str | None:
+        """Return the text of a record, None when it has none and is skipped."""
+        if text is None:
+            self._wrong(wrong_record(source, line, problem))
+        return text
+
     def _read_rows(self, source: Source) -> Iterator[Block]:
-        for row, values, read_bytes in read_rows(source, self._key):
-            texts = (self._row_text(source, row + i, value) for i, value in enumerate(values))
-            yield from self._gather(source, enumerate(texts, row), self._read_before + read_bytes)
+        yield from self._gather(
+            source,
+            (
+                _Record(
+                    row + i, self._row_text(source, row + i, value), self._read_before + read_bytes
+                )
+                for row, values, read_bytes in read_rows(source, self._key, MAX_DOCUMENT_BYTES)
+                for i, value in enumerate(values)
+            ),
+        )
         self._read_before += source.size_bytes or 0
 
     def _row_text(self, source: Source, row: int, value: Any) -> str | None:
         """Return the text of a row of a .parquet, None when it has none and is skipped."""
+        if value is TooLong:
+            self._wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
+            return None
         text, problem = text_of(value, self._key)
         if text is None:
             self._wrong(wrong_row(source, row, problem))
-        elif len(text.encode()) > MAX_DOCUMENT_BYTES:
-            self._wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
-            return None
         return text
 
-    def _gather(
-        self, source: Source, places: Iterable[tuple[int, str | None]], read_bytes: int
-    ) -> Iterator[Block]:
-        """Put documents that follow one another into blocks: one that was skipped ends a block."""
-        is_rows = source.records or source.is_parquet
+    def _gather(self, source: Source, records: Iterable[_Record]) -> Iterator[Block]:
+        """Put records that follow one another into blocks; one that was skipped ends a block."""
         texts: list[str] = []
-        first = 0
-        for line, text in places:
-            if text is None:
-                if texts:
-                    yield Block(source, first, texts, is_rows, read_bytes)
-                texts = []
-                continue
-            if not texts:
-                first = line
-            texts.append(text)
+        first = characters = read_bytes = 0
+        for line, text, now_read in records:
+            if texts and (text is None or line != first + len(texts) or characters > _BLOCK_BYTES):
+                yield Block(source, first, texts, True, read_bytes)
+                texts, characters = [], 0
+            if text is not None:
+                first = first if texts else line
+                texts.append(text)
+                characters += len(text)
+                read_bytes = now_read
         if texts:
-            yield Block(source, first, texts, is_rows, read_bytes)
+            yield Block(source, first, texts, True, read_bytes)
 
     def _read(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        split: Split = "line" if source.records else self.split
-        rest, offset, line = b"", source.begin, 1
-        is_too_long = at_end = False
+        """Read plain text, or records that are one a line."""
+        start = source.begin + stream.offset
+        kept = _Kept(start)
+        ends_of = DocumentEnds("line" if source.has_keys else self.split, start)
+        at_end = False
         while not at_end:
-            fresh = stream.read(_BLOCK_BYTES)
-            data, at_end, begin = rest + fresh, not fresh, 0
-            ends = document_ends(data, split, at_end, len(rest.rstrip(BLANK)))
+            block = stream.read(_BLOCK_BYTES)
+            at_end = not block
+            kept.add(block)
+            ends = ends_of.finish() if at_end else ends_of.feed(block)
             # Blocks are shorter than the limit, so that only the first document can be too long.
-            if not is_too_long and (ends[0] if ends else len(data)) > MAX_DOCUMENT_BYTES:
-                is_too_long = True
-                what = None if source.records else split
-                has_lines = b"\n" in data.lstrip(BLANK)
-                binary = no_text_at(source, data, offset)
-                self._wrong(binary or too_long(source, line, MAX_DOCUMENT_BYTES, what, has_lines))
-            if is_too_long and not ends:
-                # A skipped document is dropped as it comes; a letter stands for it, with the
-                # newlines that may be half of the separator behind it.
-                tail = data[len(data.rstrip(BLANK)) :]
-                rest = b"x" + b"\n" * min(tail.count(b"\n"), 2)
-                offset += len(data) - len(rest)
-                line += data.count(b"\n") - rest.count(b"\n")
-                continue
+            kept_bytes = (ends[0] if ends else ends_of.seen) - max(start, kept.offset)
+            is_too_long = kept_bytes > MAX_DOCUMENT_BYTES and not (ends and start < kept.offset)
             if is_too_long:
-                is_too_long, begin = False, ends.pop(0)
-                line += data.count(b"\n", 0, begin)
-            if at_end and split != "line" and offset == 0 and not data.strip(BLANK):
-                if data:
+                self._too_long(source, kept)
+            if ends:
+                # A document that starts before what is kept was given up.
+                bounds = [bound for bound in (start, *ends) if bound >= kept.offset]
+                bounds = bounds[1:] if is_too_long else bounds
+                is_blank = not ends_of.has_text and self.split != "line" and not source.has_keys
+                if is_blank and at_end and bounds:
                     self._wrong(blank(source))
-            elif ends:
-                yield from self._decode(source, stream, data, [begin, *ends], offset, line)
-                line += data.count(b"\n", begin, ends[-1])
-            cut = ends[-1] if ends else begin
-            rest, offset = data[cut:], offset + cut
+                elif len(bounds) > 1:
+                    kept.drop(bounds[0])
+                    yield from self._decode(source, stream, kept, bounds)
+                start = ends[-1]
+                if start > kept.offset:
+                    kept.drop(start)
+            elif is_too_long or start < kept.offset:
+                # Blanks at the end may indent the next document.
+                begin = ends_of.possible_end
+                is_again = begin == kept.offset and is_too_long
+                kept.drop(ends_of.seen if begin < kept.offset or is_again else begin)
+
+    def _too_long(self, source: Source, kept: _Kept) -> None:
+        data = kept.data()
+        what = None if source.has_keys else self.split
+        has_lines = b"\n" in (data.lstrip(BLANK) or data)
+        binary = no_text_at(source, data, kept.offset)
+        self._wrong(binary or too_long(source, kept.line, MAX_DOCUMENT_BYTES, what, has_lines))
 
     def _decode(
-        self,
-        source: Source,
-        stream: ByteStream,
-        data: bytes,
-        bounds: list[int],
-        offset: int,
-        line: int,
+        self, source: Source, stream: ByteStream, kept: _Kept, bounds: list[int]
     ) -> Iterator[Block]:
-        """Turn the documents between the bounds into text; `line` is where the first one starts."""
-        read_bytes = self._read_before + stream.stored_offset
-        spans = list(pairwise(bounds))
-        if not source.records:
-            try:
-                texts = [data[start:end].decode() for start, end in spans]
-            except UnicodeDecodeError:
-                pass
+        """Turn the documents between the bounds into text; what is kept begins with the first."""
+        data, offset = kept.data(), kept.offset
+        read_bytes = self._read_bytes(stream)
+        if source.has_keys:
+            yield from self._gather(source, self._lines(source, kept, bounds[-1], read_bytes))
+            return
+        try:
+            if self.split == "line":
+                text = data[: bounds[-1] - offset].decode()
+                texts = list(io.StringIO(text, newline="\n"))
             else:
-                yield Block(source, line, texts, False, read_bytes)
-                return
-        places = self._lines(source, data, spans, offset, line)
-        yield from self._gather(source, places, read_bytes)
+                places = pairwise(bound - offset for bound in bounds)
+                texts = [data[start:end].decode() for start, end in places]
+        except UnicodeDecodeError:
+            yield from self._decode_singly(source, kept, bounds, read_bytes)
+        else:
+            yield Block(source, kept.line, texts, False, read_bytes)
 
-    def _lines(
-        self, source: Source, data: bytes, spans: list[tuple[int, int]], offset: int, line: int
-    ) -> Iterator[tuple[int, str | None]]:
-        for start, end in spans:
-            yield line, self._text(source, data[start:end], offset + start, line)
-            line += data.count(b"\n", start, end)
+    def _decode_singly(
+        self, source: Source, kept: _Kept, bounds: list[int], read_bytes: int
+    ) -> Iterator[Block]:
+        """Decode documents of which some are not UTF-8; one that is skipped ends a block."""
+        data, offset, line = kept.data(), kept.offset, kept.line
+        documents: Iterable[bytes] = io.BytesIO(data[: bounds[-1] - offset])
+        if self.split != "line":
+            documents = (data[start - offset : end - offset] for start, end in pairwise(bounds))
+        at, first = offset, line
+        texts: list[str] = []
+        for document in documents:
+            try:
+                texts.append(document.decode())
+            except UnicodeDecodeError as error:
+                if texts:
+                    yield Block(source, first, texts, False, read_bytes)
+                self._wrong(not_utf8(source, line, document, at, error))
+                texts, first = [], line + document.count(b"\n")
+            line += document.count(b"\n")
+            at += len(document)
+        if texts:
+            yield Block(source, first, texts, False, read_bytes)
 
-    def _text(self, source: Source, data: bytes, offset: int, line: int) -> str | None:
-        """Decode one document; None when it is a blank line of .jsonl, or wrong and skipped."""
+    def _lines(self, source: Source, kept: _Kept, end: int, read_bytes: int) -> Iterator[_Record]:
+        """Read the records of lines; those that are blank are left out."""
+        data, offset, line = kept.data(), kept.offset, kept.line
+        before = 0
+        for filled in _FILLED_LINE.finditer(data, 0, end - offset):
+            line += data.count(b"\n", before, filled.start())
+            start = data.rfind(b"\n", before, filled.start()) + 1
+            before = filled.start()
+            record = data[start : filled.end()]
+            text = self._record_of_line(source, record, offset + start, line)
+            yield _Record(line, text, read_bytes)
+
+    def _record_of_line(self, source: Source, data: bytes, offset: int, line: int) -> str | None:
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
             self._wrong(not_utf8(source, line, data, offset, error))
             return None
-        if not source.records:
-            return text
-        if not text.strip():
-            return None
-        record, problem = record_text(text, self._key)
-        if record is None:
-            self._wrong(wrong_record(source, line, offset, problem))
-        return record
+        return self._record(source, line, *record_text(text, self._key))
 
     def _wrong(self, error: InputError) -> None:
         if self.on_error == "stop":
@@ -270,3 +364,33 @@ class TextReader:
         self.skipped += 1
         if len(self.errors) < MAX_LISTED_PROBLEMS:
             self.errors.append(error)
+
+
+class _Kept:
+    """Bytes of a file that are still needed.
+
+    Attributes:
+        offset: Where in the file they begin.
+        line: Line of the part that they begin in, from 1.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self.offset, self.line = offset, 1
+        self._blocks: list[bytes] = []
+
+    def add(self, block: bytes) -> None:
+        """Add the bytes that follow."""
+        self._blocks.append(block)
+
+    def data(self) -> bytes:
+        """Return all of them."""
+        if len(self._blocks) != 1:
+            self._blocks = [b"".join(self._blocks)]
+        return self._blocks[0]
+
+    def drop(self, offset: int) -> None:
+        """Let go of those before a place."""
+        if offset > self.offset:
+            data, size = self.data(), offset - self.offset
+            self.line += data.count(b"\n", 0, size)
+            self._blocks, self.offset = [data[size:]], offset

@@ -159,7 +159,7 @@ class DocumentPieces:
         piece = first
         while documents := list(islice(mine, _DOCUMENTS_AT_ONCE)):
             if all(isinstance(document, str) for document in documents):
-                origin = Source(f"document {piece} of share {share}", None, records=True)
+                origin = Source(f"document {piece} of share {share}", None, "jsonl")
                 yield piece, *texts.tokens(Block(origin, 1, documents, True, 0))
             else:
                 yield piece, *self._tokens_of_ids(documents)
