@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from engram.corpus.reading_errors import no_column
 from engram.corpus.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
-_BATCH_ROWS = 1024
+_MOST_ROWS = 1024
+_FEW_ROWS = 4
 _BATCH_BYTES = 2**20
+_MOST_BYTES = 2**25
+_DICTIONARY_PAGE = 2
 # Values that are stored as what differs from the one before may be any length, unlike the file.
 _SHARED_PREFIXES = "DELTA_BYTE_ARRAY"
 
@@ -22,8 +26,9 @@ def read_rows(
 ) -> Iterator[tuple[int, list[Any], int]]:
     """Read a column of the row groups that a source stands for, in bounded memory.
 
-    A file of a few KB may stand for gigabytes of text, when its rows are the same. So values are
-    read as they are stored, each different one once, and rows that are the same share a text.
+    A file of a few KB may stand for gigabytes of text, since rows that are the same are stored
+    once. So the longest text that may come again and again decides how many rows are read at a
+    time.
 
     Args:
         source: The file.
@@ -44,14 +49,14 @@ def read_rows(
         if column not in names:
             raise no_column(source, column, names)
         _check_type(source, column, file.schema_arrow.field(column).type)
-    with _open(source, column) as file:
+        path = source.path or Path(source.name)
         groups = range(file.num_row_groups)[source.begin : source.end]
         firsts = [0, *accumulate(_rows_of_groups(file))]
         rows = firsts[groups.stop] - firsts[groups.start] if groups else 0
         row = firsts[groups.start] + 1 if groups else 1
         done = 0
         for group in groups:
-            size = _batch_rows(file.metadata.row_group(group), column)
+            size = _batch_rows(path, file.metadata.row_group(group), column)
             for batch in file.iter_batches(size, row_groups=[group], columns=[column]):
                 values = _values(batch.column(0), limit_bytes)
                 done += len(values)
@@ -63,30 +68,57 @@ class TooLong:
     """Stands for a value that was not read because it is too long."""
 
 
-def _batch_rows(group: Any, column: str) -> int:
-    """Choose how many rows are read at a time: about 1 MiB of them as they are stored."""
+def _batch_rows(path: Path, group: Any, column: str) -> int:
+    """Choose how many rows are read at a time, so that their texts take some MiB."""
     for index in range(group.num_columns):
         chunk = group.column(index)
         if chunk.path_in_schema == column:
             if _SHARED_PREFIXES in chunk.encodings:
-                return 1
+                return _FEW_ROWS
             rows: int = group.num_rows * _BATCH_BYTES // max(chunk.total_uncompressed_size, 1)
-            return min(max(rows, 1), _BATCH_ROWS)
+            return max(1, min(rows, _MOST_ROWS, _MOST_BYTES // _dictionary_bytes(path, chunk)))
     return 1
 
 
-def _values(array: Any, limit_bytes: int) -> list[Any]:
-    """Turn an array, of texts or of numbers of texts in a dictionary, into values."""
-    import pyarrow.compute as pc
-    from pyarrow import types
+def _dictionary_bytes(path: Path, chunk: Any) -> int:
+    """Return the size of the dictionary of a column, at least 1; no text in it is longer.
 
-    if types.is_dictionary(array.type):
-        texts = _values(array.dictionary, limit_bytes)
-        return [None if index is None else texts[index] for index in array.indices.to_pylist()]
-    if types.is_null(array.type):
-        return [None] * len(array)
-    lengths = pc.binary_length(array)
-    if len(array) and (pc.max(lengths).as_py() or 0) > limit_bytes:
+    It is the first page. A page begins with its type (2 is a dictionary) and its size, in Thrift's
+    compact form: 0x15 and a zigzag varint for each.
+    """
+    begin = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+    with path.open("rb") as file:
+        file.seek(begin)
+        head = file.read(12)
+    kind, rest = _whole_number(head)
+    size, _ = _whole_number(rest)
+    if kind is None or size is None:
+        return _MOST_BYTES
+    return max(size, 1) if kind == _DICTIONARY_PAGE else 1
+
+
+def _whole_number(head: bytes) -> tuple[int | None, bytes]:
+    """Read a field of a page's head; None when it is none of a whole number."""
+    if head[:1] != b"\x15":
+        return None, b""
+    value = 0
+    for place, byte in enumerate(head[1:]):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), head[place + 2 :]
+    return None, b""
+
+
+def _values(array: Any, limit_bytes: int) -> list[Any]:
+    """Turn an array into values, but for those that are too long."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):  # as the file's own schema may ask for
+        array = array.cast(array.type.value_type)
+    # Whatever the rows, there are no long texts in so few bytes.
+    if not pa.types.is_null(array.type) and array.nbytes > limit_bytes:
+        lengths = pc.binary_length(array)
         return [
             TooLong if (length or 0) > limit_bytes else array[i].as_py()
             for i, length in enumerate(lengths.to_pylist())
@@ -120,25 +152,15 @@ def _rows_of_groups(file: Any) -> list[int]:
 
 
 @contextmanager
-def _open(source: Source, column: str | None = None) -> Iterator[Any]:
-    """Open a file as a stream, since a row group may be larger than memory.
-
-    Args:
-        source: The file.
-        column: Column whose different values are read once each, as a dictionary.
-    """
+def _open(source: Source) -> Iterator[Any]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise MissingPackageError("pyarrow", "parquet", f"Reading {source.name}") from None
     try:
-        with pq.ParquetFile(
-            source.path,
-            buffer_size=_BATCH_BYTES,
-            pre_buffer=False,
-            read_dictionary=None if column is None else [column],
-        ) as file:
+        # Read as a stream, since a row group may be larger than memory.
+        with pq.ParquetFile(source.path, buffer_size=_BATCH_BYTES, pre_buffer=False) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise CorruptFileError(
