@@ -76,7 +76,7 @@ class TokenStream:
         self,
         reader: TextReader | StoredTokens,
         tokenizer: TokenizerFile,
-        add_eos: bool = False,
+        add_eos: bool = True,
         engine: RayEngine | None = None,
         unit_bytes: int = UNIT_BYTES,
     ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.cutting import MOST_CHARACTERS, uncut_characters
 from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
 from engram.corpus.readers import Block
 from engram.errors import InputError
@@ -71,12 +72,14 @@ def tokenise(
         About 1 MiB of documents at a time.
 
     Raises:
-        InputError: There is no end-of-text token to add, or a document that cannot be encoded.
+        InputError: There is no end-of-text token to add, or a document that cannot be encoded, or
+            only as one that is too long.
     """
-    check_eos(tokenizer, add_eos, "Leave out --eos.")
+    check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
     encoder = whole_documents(tokenizer).tokenizer
     for batch in _batches(blocks):
+        _check_lengths(batch, encoder)
         try:
             encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
         except Exception as error:
@@ -124,16 +127,16 @@ def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
     return replace(tokenizer, tokenizer=copy)
 
 
-def check_eos(tokenizer: TokenizerFile, add_eos: bool, hint: str) -> None:
+def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:
     """Check that there is an end-of-text token where one is to be added.
 
     Raises:
-        InputError: There is none; with the hint.
+        InputError: There is none.
     """
     if add_eos and tokenizer.eos_id is None:
         raise InputError(
             f"The tokenizer {tokenizer.name} has no end-of-text token that could end a document.",
-            hint,
+            "Leave documents without one: --no-eos, or add_eos=False.",
             tokenizer=tokenizer.name,
         )
 
@@ -150,6 +153,21 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _check_lengths(blocks: list[Block], encoder: Tokenizer) -> None:
+    for block in blocks:
+        for index, text in enumerate(block.texts):
+            if characters := uncut_characters(encoder, text):
+                where = block.position(index)
+                raise InputError(
+                    f"{where}: in the document that starts here the tokenizer has to encode "
+                    f"{characters:,} characters as one; at most {MOST_CHARACTERS:,} fit into "
+                    "memory.",
+                    "Cut the text smaller, with --split line, or leave the document out.",
+                    document=where,
+                    characters=characters,
+                )
 
 
 def _encode(

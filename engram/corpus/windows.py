@@ -110,7 +110,7 @@ class DocumentPieces:
         tokenizer: TokenizerFile,
         add_eos: bool,
     ) -> None:
-        check_eos(tokenizer, add_eos, "Leave out add_eos.")
+        check_eos(tokenizer, add_eos)
         self._source, self._add_eos = source, add_eos
         self._tokenizer = whole_documents(tokenizer)
 
