@@ -256,36 +256,58 @@ class TextReader:
         """Read plain text, or records that are one a line."""
         start = source.begin + stream.offset
         kept = _Kept(start)
-        ends_of = DocumentEnds("line" if source.has_keys else self.split, start)
+        split: Split = "line" if source.has_keys else self.split
+        documents = DocumentEnds(split, start)
         at_end = False
         while not at_end:
             block = stream.read(_BLOCK_BYTES)
             at_end = not block
             kept.add(block)
-            ends = ends_of.finish() if at_end else ends_of.feed(block)
-            # Blocks are shorter than the limit, so that only the first document can be too long.
-            kept_bytes = (ends[0] if ends else ends_of.seen) - max(start, kept.offset)
-            is_too_long = kept_bytes > MAX_DOCUMENT_BYTES and not (ends and start < kept.offset)
-            if is_too_long:
-                self._too_long(source, kept)
-            if ends:
-                # A document that starts before what is kept was given up.
-                bounds = [bound for bound in (start, *ends) if bound >= kept.offset]
-                bounds = bounds[1:] if is_too_long else bounds
-                is_blank = not ends_of.has_text and self.split != "line" and not source.has_keys
-                if is_blank and at_end and bounds:
+            ends = documents.finish() if at_end else documents.feed(block)
+            if at_end and split != "line" and not documents.has_text:
+                if ends and start >= kept.offset:
                     self._wrong(blank(source))
-                elif len(bounds) > 1:
-                    kept.drop(bounds[0])
-                    yield from self._decode(source, stream, kept, bounds)
-                start = ends[-1]
-                if start > kept.offset:
-                    kept.drop(start)
-            elif is_too_long or start < kept.offset:
-                # Blanks at the end may indent the next document.
-                begin = ends_of.possible_end
-                is_again = begin == kept.offset and is_too_long
-                kept.drop(ends_of.seen if begin < kept.offset or is_again else begin)
+                return
+            # Blanks before the block may turn out to begin a document, which is then as long as
+            # they are and part of the block.
+            early = sum(end <= documents.seen - len(block) for end in ends[:1])
+            for some in (ends[:early], ends[early:]):
+                if some:
+                    yield from self._documents(source, stream, kept, [start, *some])
+                    start = some[-1]
+            if not at_end:
+                self._check_length(source, kept, start, documents)
+
+    def _documents(
+        self, source: Source, stream: ByteStream, kept: _Kept, bounds: list[int]
+    ) -> Iterator[Block]:
+        """Read the documents between the bounds, of which only the first may be too long."""
+        # One that starts before what is kept was given up.
+        bounds = [bound for bound in bounds if bound >= kept.offset]
+        if len(bounds) > 1 and bounds[1] - bounds[0] > MAX_DOCUMENT_BYTES:
+            self._too_long(source, kept)
+            kept.drop(bounds.pop(0))
+        if len(bounds) > 1:
+            kept.drop(bounds[0])
+            yield from self._decode(source, stream, kept, bounds)
+        if bounds:
+            kept.drop(bounds[-1])
+
+    def _check_length(
+        self, source: Source, kept: _Kept, start: int, documents: DocumentEnds
+    ) -> None:
+        """Give up the document under way when it is too long, and keep nothing of it."""
+        end = documents.possible_end
+        known_bytes, open_bytes = (
+            end - max(start, kept.offset),
+            documents.seen - max(end, kept.offset),
+        )
+        if max(known_bytes, open_bytes) > MAX_DOCUMENT_BYTES:
+            self._too_long(source, kept)
+            # So many blanks are too long, whether they end this document or begin the next one.
+            kept.drop(documents.seen if open_bytes > MAX_DOCUMENT_BYTES else end)
+        elif start < kept.offset:
+            kept.drop(end)
 
     def _too_long(self, source: Source, kept: _Kept) -> None:
         data = kept.data()
