@@ -24,7 +24,7 @@ def paragraphs(text):
         return []
     cuts = [0]
     for run in re.finditer("[ \t\r\n]+", text):
-        is_inside = 0 < run.start() and run.end() < len(text)
+        is_inside = run.start() > 0 and run.end() < len(text)
         if is_inside and run.group().count("\n") > 1:
             cuts.append(run.start() + run.group().rindex("\n") + 1)
     return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]

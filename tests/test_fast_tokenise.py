@@ -199,8 +199,7 @@ def test_batches_are_the_same(tokenizer, add_eos):
     file = wrap_tokenizer(tokenizer, "trained", {"eos": 0})
     texts = [*LANGUAGES, "<|endoftext|>", "\U0001fadd"] * 30
     blocks = [
-        Block(Source("x", None, "jsonl"), 1, texts[i : i + 9], True, 0)
-        for i in range(0, 360, 9)
+        Block(Source("x", None, "jsonl"), 1, texts[i : i + 9], True, 0) for i in range(0, 360, 9)
     ]
     plain = list(tokenise(blocks, file, add_eos=add_eos))
     fast = list(tokenise(blocks, file, add_eos=add_eos, fast=fast_encoder(file, None)[0]))

@@ -6,11 +6,10 @@ import csv
 import io
 from collections.abc import Iterator
 
-from engram.corpus.reading_errors import no_column, no_header
+from engram.corpus.reading_errors import long_row, no_column, no_header
 from engram.corpus.records import text_of
 from engram.corpus.sources import Source
 from engram.corpus.streams import ByteStream
-from engram.units import format_bytes
 
 
 def read_csv(
@@ -31,25 +30,29 @@ def read_csv(
 
     Raises:
         InputError: There is no such column.
-        CorruptFileError: The first row is not one of a .csv.
+        CorruptFileError: The first row is not one of a .csv, or a row is too long, whose quotes may
+            never be closed.
     """
-    lines = _Lines(stream, block_bytes, limit_bytes)
+    lines = _Lines(source, stream, block_bytes, limit_bytes)
     rows = csv.reader(lines, strict=True)
     place: int | None = None
     while True:
         line = rows.line_num + 1
         lines.row_bytes = 0
+        problem = ""
         # csv keeps its limit for the whole process.
         limit_before = csv.field_size_limit(limit_bytes)
         try:
             row = next(rows, None)
         except csv.Error as error:
-            if place is None:
-                raise no_header(source, line, str(error)) from error
-            yield line, None, f"not a row of a .csv: {error}."
-            continue
+            problem = str(error)
         finally:
             csv.field_size_limit(limit_before)
+        if problem:
+            if place is None:
+                raise no_header(source, line, problem)
+            yield line, None, f"not a row of a .csv: {problem}."
+            continue
         if row is None:
             return
         if place is None and row:
@@ -74,14 +77,15 @@ class _Lines:
         row_bytes: Bytes of the row under way.
     """
 
-    def __init__(self, stream: ByteStream, block_bytes: int, limit_bytes: int) -> None:
+    def __init__(
+        self, source: Source, stream: ByteStream, block_bytes: int, limit_bytes: int
+    ) -> None:
         self.row_bytes = 0
-        self._stream, self._block_bytes, self._limit_bytes = stream, block_bytes, limit_bytes
+        self._source, self._stream = source, stream
+        self._block_bytes, self._limit_bytes = block_bytes, limit_bytes
         self._lines: Iterator[str] = iter(())
         self._rest: list[bytes] = []
-        self._rest_bytes = 0
-        # Whether what comes next belongs to a line that was given up.
-        self._is_dropping = False
+        self._rest_bytes = self._count = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -91,29 +95,29 @@ class _Lines:
         while line is None:
             self._read_on()
             line = next(self._lines, None)
+        self._count += 1
         self.row_bytes += len(line)
-        if self.row_bytes > self._limit_bytes:
-            raise csv.Error(f"longer than {format_bytes(self._limit_bytes)}")
+        self._check(self.row_bytes)
         return line
 
     def _read_on(self) -> None:
-        """Read up to the end of a line; of one that is too long, enough to see that it is."""
+        """Read up to the end of a line."""
         while block := self._stream.read(self._block_bytes):
             cut = block.rfind(b"\n") + 1
-            if self._is_dropping:
-                block = block[block.find(b"\n") + 1 :] if cut else b""
-                cut = block.rfind(b"\n") + 1
-                self._is_dropping = not cut and not block
             self._rest.append(block[:cut] if cut else block)
             self._rest_bytes += len(self._rest[-1])
-            if cut or self._rest_bytes > self._limit_bytes:
-                self._is_dropping = not cut
+            self._check(self.row_bytes + self._rest_bytes - self._block_bytes)
+            if cut:
                 data = b"".join(self._rest)
-                self._rest, self._rest_bytes = ([block[cut:]], len(block) - cut) if cut else ([], 0)
+                self._rest, self._rest_bytes = [block[cut:]], len(block) - cut
                 break
         else:
-            data, self._rest = b"".join(self._rest), []
+            data, self._rest, self._rest_bytes = b"".join(self._rest), [], 0
             if not data:
                 raise StopIteration
         text = data.decode("utf-8", "surrogateescape")
         self._lines = iter(io.StringIO(text, newline="\n"))
+
+    def _check(self, size_bytes: int) -> None:
+        if size_bytes > self._limit_bytes:
+            raise long_row(self._source, self._count, self._limit_bytes)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from engram.corpus.documents import BLANK, MAX_DOCUMENT_BYTES
-from engram.corpus.reading_errors import broken_json, not_records, too_long
+from engram.corpus.reading_errors import broken_json, not_records
 from engram.corpus.sources import Source
 from engram.corpus.streams import ByteStream
+from engram.units import format_bytes
 
 _BLOCK_BYTES = 2**18
 _SPACES = re.compile(r"[ \t\r\n]*")
@@ -22,13 +23,15 @@ _LONGEST_WORD = 16
 def holds_json_lines(stream: ByteStream) -> bool:
     """Whether the first line with anything on it is a JSON object; the stream stays where it is."""
     first: list[bytes] = []
-    has_text = at_end = has_line = False
-    while not (at_end or has_line) and sum(map(len, first)) <= MAX_DOCUMENT_BYTES:
+    start = b""
+    size_bytes, is_read = 0, False
+    while not is_read and size_bytes <= MAX_DOCUMENT_BYTES:
         block = stream.read(_BLOCK_BYTES)
-        at_end = not block
-        has_line = b"\n" in (block if has_text else block.lstrip(BLANK))
-        has_text = has_text or bool(block.strip(BLANK))
         first.append(block)
+        size_bytes += len(block)
+        line = block if start else block.lstrip(BLANK)
+        start = start or line[:1]
+        is_read = not block or start not in (b"", b"{") or b"\n" in line
     data = b"".join(first)
     stream.put_back(data)
     line = data.lstrip(BLANK).partition(b"\n")[0]
@@ -59,6 +62,8 @@ class JsonValues:
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._text, self._at, self._at_end = "", 0, False
         self._number = 0
+        # Says why what comes after the text cannot be read.
+        self._problem = ""
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """Read the values.
@@ -67,8 +72,8 @@ class JsonValues:
             The 1-based number of a value, and the value.
 
         Raises:
-            InputError: The file starts with neither an object nor an array, or a value is too long.
-            CorruptFileError: The file is not valid JSON; what comes after it cannot be read.
+            CorruptFileError: The file starts with neither an object nor an array, is not valid
+                JSON, or a value is too long; what comes after it cannot be read.
         """
         start = self._next_sign()
         if start not in ("", "{", "["):
@@ -109,7 +114,8 @@ class JsonValues:
                     self._at = end
                     return value
             if len(self._text) - self._at > self._limit_bytes:
-                raise too_long(self._source, self._number, self._limit_bytes, None, False)
+                problem = f"it is longer than {format_bytes(self._limit_bytes)}"
+                raise broken_json(self._source, self._number, problem)
             self._read_on()
 
     def _next_sign(self) -> str:
@@ -124,11 +130,13 @@ class JsonValues:
         """Add text to what is left: twice as much each time, so that a long value stays linear."""
         rest = self._text[self._at :]
         most = self._limit_bytes + self._block_bytes - len(rest)
+        if self._problem:
+            raise broken_json(self._source, max(self._number, 1), self._problem)
         before = self._stream.offset - len(self._utf8.getstate()[0])
         fresh = self._stream.read(max(1, min(max(self._block_bytes, len(rest)), most)))
         try:
             self._text = rest + self._utf8.decode(fresh, final=not fresh)
         except UnicodeDecodeError as error:
-            problem = f"byte {before + error.start:,} is not valid UTF-8: {error.reason}"
-            raise broken_json(self._source, self._number + 1, problem) from error
+            self._text = rest + error.object[: error.start].decode()
+            self._problem = f"byte {before + error.start:,} is not valid UTF-8: {error.reason}"
         self._at, self._at_end = 0, not fresh

@@ -240,7 +240,16 @@ class TextReader:
         """Put records that follow one another into blocks; one that was skipped ends a block."""
         texts: list[str] = []
         first = characters = read_bytes = 0
-        for line, text, now_read in records:
+        broken: CorruptFileError | None = None
+        records = iter(records)
+        while True:
+            try:
+                record = next(records, None)
+            except CorruptFileError as error:
+                record, broken = None, error
+            if record is None:
+                break
+            line, text, now_read = record
             if texts and (text is None or line != first + len(texts) or characters > _BLOCK_BYTES):
                 yield Block(source, first, texts, True, read_bytes)
                 texts, characters = [], 0
@@ -251,6 +260,8 @@ class TextReader:
                 read_bytes = now_read
         if texts:
             yield Block(source, first, texts, True, read_bytes)
+        if broken is not None:
+            raise broken
 
     def _read(self, source: Source, stream: ByteStream) -> Iterator[Block]:
         """Read plain text, or records that are one a line."""

@@ -75,9 +75,9 @@ def wrong_record(source: Source, line: int, problem: str) -> InputError:
     )
 
 
-def not_records(source: Source, start: str) -> InputError:
+def not_records(source: Source, start: str) -> CorruptFileError:
     """Say that a .json holds something else than records, by its first character."""
-    return InputError(
+    return CorruptFileError(
         f"{source.name} holds no JSON records: it starts with {start!r}, neither with an object "
         "nor with a list of objects.",
         "Give it a name that ends with .txt to have it read as plain text.",
@@ -102,6 +102,18 @@ def no_header(source: Source, line: int, problem: str) -> CorruptFileError:
         "The first row of a .csv names its columns, with commas between them.",
         file=source.name,
         line=line,
+    )
+
+
+def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
+    """Say that a row of a .csv is too long, at its last line that was read."""
+    return CorruptFileError(
+        f"{source.name}:{line}: the row that goes on here is longer than "
+        f"{format_bytes(limit_bytes)}; a quote may not be closed.",
+        "Mend the file, or take the rows before it with --on-error skip.",
+        file=source.name,
+        line=line,
+        limit_bytes=limit_bytes,
     )
 
 

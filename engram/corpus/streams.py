@@ -82,7 +82,7 @@ class ByteStream:
         """Skip the byte-order mark of UTF-8 at the start of a file.
 
         Raises:
-            InputError: The mark is that of another encoding.
+            CorruptFileError: The mark is that of another encoding.
         """
         head = self.read(4)
         for mark, encoding in _OTHER_ENCODINGS.items():
@@ -99,8 +99,8 @@ def open_source(source: Source) -> Iterator[ByteStream]:
         The stream, after the byte-order mark that a file may start with.
 
     Raises:
-        InputError: The file cannot be opened, or its mark is not that of UTF-8.
-        CorruptFileError: The file is not packed as its name says.
+        InputError: The file cannot be opened.
+        CorruptFileError: The file is not packed as its name says, or not UTF-8 by its first bytes.
         MissingPackageError: Reading .zst needs pyarrow.
     """
     if source.path is None:
@@ -132,10 +132,10 @@ def open_source(source: Source) -> Iterator[ByteStream]:
         yield stream
 
 
-def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> InputError:
+def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileError:
     name = "corpus.txt" if source.path is None else source.name
     hint = f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > utf8.txt"
-    return InputError(
+    return CorruptFileError(
         f"{source.name} is text in {encoding}, as its first bytes ({mark.hex(' ')}) say; texts "
         "have to be in UTF-8.",
         f"Convert it first: {hint}",
