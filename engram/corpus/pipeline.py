@@ -155,8 +155,11 @@ def estimate_bytes(
         return reader.n_tokens * bytes_per_token(addresses, tokenizer.vocab_size)
     if reader.total_bytes is None:
         return None
-    with closing(tokenise(reader, tokenizer, add_eos=add_eos)) as batches:
-        first: TokenBatch = next(batches)
+    batches = tokenise(reader, tokenizer, add_eos=add_eos, wrong=reader.wrong)
+    with closing(batches):
+        first: TokenBatch | None = next(batches, None)
+    if first is None:
+        return None
     tokens = len(first.tokens) * reader.total_bytes / max(first.read_bytes, 1)
     return round(tokens * bytes_per_token(addresses, tokenizer.vocab_size))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -57,8 +57,15 @@ class Block:
 
     def position(self, index: int) -> str:
         """Say where a document starts, as ``file:line``."""
+        return f"{self.source.name}:{self.source.file_line(self._line(index))}"
+
+    def part(self, start: int, stop: int) -> Block:
+        """Return some of the documents."""
+        return replace(self, line=self._line(start), texts=self.texts[start:stop])
+
+    def _line(self, index: int) -> int:
         lines = index if self.records else sum(text.count("\n") for text in self.texts[:index])
-        return f"{self.source.name}:{self.source.file_line(self.line) + lines}"
+        return self.line + lines
 
 
 class _Record(NamedTuple):
@@ -155,7 +162,7 @@ class TextReader:
             try:
                 yield from read(source)
             except CorruptFileError as error:
-                self._wrong(error)
+                self.wrong(error)
 
     def _read_bytes(self, stream: ByteStream) -> int:
         """Bytes that were read of all files so far."""
@@ -169,7 +176,7 @@ class TextReader:
                 self._read_before += stream.stored_offset
             if stream.offset == 0:
                 problem = f"{source.name} is empty: there is no text in it."
-                self._wrong(InputError(problem, file=source.name))
+                self.wrong(InputError(problem, file=source.name))
 
     def _reader(
         self, source: Source, stream: ByteStream
@@ -210,7 +217,7 @@ class TextReader:
     def _record(self, source: Source, line: int, text: str | None, problem: str) -> str | None:
         """Return the text of a record, None when it has none and is skipped."""
         if text is None:
-            self._wrong(wrong_record(source, line, problem))
+            self.wrong(wrong_record(source, line, problem))
         return text
 
     def _read_rows(self, source: Source) -> Iterator[Block]:
@@ -229,11 +236,11 @@ class TextReader:
     def _row_text(self, source: Source, row: int, value: Any) -> str | None:
         """Return the text of a row of a .parquet, None when it has none and is skipped."""
         if value is TooLong:
-            self._wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
+            self.wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
             return None
         text, problem = text_of(value, self._key)
         if text is None:
-            self._wrong(wrong_row(source, row, problem))
+            self.wrong(wrong_row(source, row, problem))
         return text
 
     def _gather(self, source: Source, records: Iterable[_Record]) -> Iterator[Block]:
@@ -277,7 +284,7 @@ class TextReader:
             ends = documents.finish() if at_end else documents.feed(block)
             if at_end and split != "line" and not documents.has_text:
                 if ends and start >= kept.offset:
-                    self._wrong(blank(source))
+                    self.wrong(blank(source))
                 return
             # Blanks before the block may turn out to begin a document, which is then as long as
             # they are and part of the block.
@@ -325,7 +332,7 @@ class TextReader:
         what = None if source.has_keys else self.split
         has_lines = b"\n" in (data.lstrip(BLANK) or data)
         binary = no_text_at(source, data, kept.offset)
-        self._wrong(binary or too_long(source, kept.line, MAX_DOCUMENT_BYTES, what, has_lines))
+        self.wrong(binary or too_long(source, kept.line, MAX_DOCUMENT_BYTES, what, has_lines))
 
     def _decode(
         self, source: Source, stream: ByteStream, kept: _Kept, bounds: list[int]
@@ -364,7 +371,7 @@ class TextReader:
             except UnicodeDecodeError as error:
                 if texts:
                     yield Block(source, first, texts, False, read_bytes)
-                self._wrong(not_utf8(source, line, document, at, error))
+                self.wrong(not_utf8(source, line, document, at, error))
                 texts, first = [], line + document.count(b"\n")
             line += document.count(b"\n")
             at += len(document)
@@ -387,11 +394,12 @@ class TextReader:
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            self._wrong(not_utf8(source, line, data, offset, error))
+            self.wrong(not_utf8(source, line, data, offset, error))
             return None
         return self._record(source, line, *record_text(text, self._key))
 
-    def _wrong(self, error: InputError) -> None:
+    def wrong(self, error: InputError) -> None:
+        """Stop with an error of a document, or list it as skipped, as `on_error` says."""
         if self.on_error == "stop":
             raise error
         self.skipped += 1

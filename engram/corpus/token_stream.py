@@ -95,7 +95,9 @@ class TokenStream:
 
     def _here(self, reader: TextReader) -> Generator[TokenBatch]:
         fast, engine = fast_encoder(self._tokenizer, reader.total_bytes)
-        parts = tokenise(reader, self._tokenizer, add_eos=self._add_eos, fast=fast)
+        parts = tokenise(
+            reader, self._tokenizer, add_eos=self._add_eos, fast=fast, wrong=reader.wrong
+        )
         with closing(parts):
             yield from parts
         self.notes = Notes(

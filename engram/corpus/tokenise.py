@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,10 @@ class TokenBatch:
     read_bytes: int
 
 
+def _raise(error: InputError) -> None:
+    raise error
+
+
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the dtype that token shards use for ids below `vocab_size`: uint16 or uint32."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
@@ -58,6 +62,7 @@ def tokenise(
     *,
     add_eos: bool = False,
     fast: FastEncoder | None = None,
+    wrong: Callable[[InputError], None] = _raise,
 ) -> Generator[TokenBatch]:
     """Encode documents, each with the ids that it has as a whole, without special tokens.
 
@@ -67,6 +72,8 @@ def tokenise(
             RAYON_NUM_THREADS says, all cores without it.
         add_eos: Whether every document ends with the tokenizer's end-of-text token.
         fast: Encodes with gigatoken what it is sure to encode alike, from `fast_encoder`.
+        wrong: Called with the error of a document that can be encoded only as one and is too long
+            for that, which is then left out; raises it by default.
 
     Yields:
         About 1 MiB of documents at a time.
@@ -78,8 +85,7 @@ def tokenise(
     check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
     encoder = whole_documents(tokenizer).tokenizer
-    for batch in _batches(blocks):
-        _check_lengths(batch, encoder)
+    for batch in _batches(_encodable(blocks, encoder, wrong)):
         try:
             encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
         except Exception as error:
@@ -155,19 +161,33 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
         yield batch
 
 
-def _check_lengths(blocks: list[Block], encoder: Tokenizer) -> None:
+def _encodable(
+    blocks: Iterable[Block], encoder: Tokenizer, wrong: Callable[[InputError], None]
+) -> Iterator[Block]:
+    """Leave out documents that take too much memory to encode."""
     for block in blocks:
+        start = 0
         for index, text in enumerate(block.texts):
             if characters := uncut_characters(encoder, text):
-                where = block.position(index)
-                raise InputError(
-                    f"{where}: in the document that starts here the tokenizer has to encode "
-                    f"{characters:,} characters as one; at most {MOST_CHARACTERS:,} fit into "
-                    "memory.",
-                    "Cut the text smaller, with --split line, or leave the document out.",
-                    document=where,
-                    characters=characters,
-                )
+                wrong(_too_long_to_encode(block.position(index), characters))
+                if start < index:
+                    yield block.part(start, index)
+                start = index + 1
+        if start == 0:
+            yield block
+        elif start < len(block.texts):
+            yield block.part(start, len(block.texts))
+
+
+def _too_long_to_encode(where: str, characters: int) -> InputError:
+    return InputError(
+        f"{where}: in the document that starts here the tokenizer has to encode {characters:,} "
+        f"characters as one; at most {MOST_CHARACTERS:,} fit into memory.",
+        "Cut the text smaller, with --split line, or leave such documents out with --on-error "
+        "skip.",
+        document=where,
+        characters=characters,
+    )
 
 
 def _encode(
