@@ -23,8 +23,8 @@ from tokenizers import (
 
 from engram.addressing.tokenizer_files import load_tokenizer, wrap_tokenizer
 from engram.corpus import cutting, fast_tokenise
+from engram.corpus.blocks import Block
 from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.readers import Block
 from engram.corpus.sources import Source
 from engram.corpus.tokenise import fast_encoder, tokenise
 

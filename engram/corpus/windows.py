@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.blocks import Block
 from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder
-from engram.corpus.readers import Block, TextReader
+from engram.corpus.readers import TextReader
 from engram.corpus.sources import Source
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.tokenise import (
