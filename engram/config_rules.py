@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from engram.config import EngramConfig
 
 MAX_ROW_ID = 2**62
+# Every head of every layer has a prime of its own, which takes a tenth of a millisecond to find.
+MAX_LAYERS = 1024
+MAX_HEADS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +172,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
         known = ", ".join(DTYPE_BITS)
         wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
     _check_tokens(config, keys, vocab_ok, wrong)
-    _check_layer_ids(config, put, wrong)
+    _check_layer_ids(config, orders_ok and heads_ok, put, wrong)
     _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
     return problems
 
@@ -198,8 +201,21 @@ def _check_tokens(
         wrong("ends_after_eos", f"false: layout {config.layout} always ends documents with eos_id")
 
 
+def too_many_heads(n_layers: int, n_columns: int) -> str:
+    """Say that a memory has too many layers, or heads in all of them; empty when it has not."""
+    if n_layers > MAX_LAYERS:
+        return f"{n_layers:,} layers; at most {MAX_LAYERS:,} can have a memory"
+    if n_layers * n_columns > MAX_HEADS:
+        heads = n_layers * n_columns
+        return f"{n_layers:,} layers of {n_columns:,} heads are {heads:,}; at most {MAX_HEADS:,}"
+    return ""
+
+
 def _check_layer_ids(
-    config: EngramConfig, put: Callable[[str, Any], None], wrong: Callable[[str, str], None]
+    config: EngramConfig,
+    columns_ok: bool,
+    put: Callable[[str, Any], None],
+    wrong: Callable[[str, str], None],
 ) -> None:
     ids = config.layer_ids
     if (
@@ -208,6 +224,8 @@ def _check_layer_ids(
         or not all(_is_int(item) for item in ids)
     ):
         wrong("layer_ids", f"{ids!r} is not a list of whole numbers")
+    elif too_many := too_many_heads(len(ids), config.n_columns if columns_ok else 1):
+        wrong("layer_ids", too_many)
     elif any(item < 0 for item in ids):
         wrong("layer_ids", f"{list(ids)} has negative layers; they are counted from 0")
     elif len(set(ids)) != len(ids):

@@ -123,7 +123,7 @@ def build_corpus(
             something is in the way.
         WorkerLostError: A worker process was killed.
     """
-    check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
+    check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
     if resume and (finished := _finished(folder, job)) is not None:
         discard(folder)
@@ -194,7 +194,7 @@ def check_build(
     Raises:
         InputError: What `build_corpus` would raise before it begins.
     """
-    check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
+    check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
     if not resume or _finished(folder, job) is None:
         check_folder(folder, SCHEMA, overwrite)

@@ -61,7 +61,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         config: The memory, or the path of its config, or a template's name.
         window_tokens: Tokens T of a window.
         tokenizer: Name or path of the tokenizer; the config's when None.
-        split: End of a document in a plain text.
+        split: End of a document in a plain text; ``paragraph`` when None.
         text_key: Key of the text in JSON records; ``text`` when None.
         add_eos: Whether documents of a text or an iterable end with the end-of-text token.
         rank: Which of the `world_size` equal parts of the corpus is read here.
@@ -87,9 +87,9 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         *,
         window_tokens: int,
         tokenizer: str | None = None,
-        split: Split = "paragraph",
+        split: Split | None = None,
         text_key: str | None = None,
-        add_eos: bool = False,
+        add_eos: bool = True,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:

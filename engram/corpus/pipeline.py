@@ -72,7 +72,7 @@ def hash_text(
     tokenizer: TokenizerFile,
     addresses: Addresses,
     *,
-    add_eos: bool = False,
+    add_eos: bool = True,
     threads: int = 1,
     engine: RayEngine | None = None,
     target: Target | None = None,
@@ -145,15 +145,21 @@ def check_target(
 
 
 def estimate_bytes(
-    reader: TextReader | StoredTokens, tokenizer: TokenizerFile, addresses: Addresses
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool = True,
 ) -> int | None:
     """Estimate what .npy shards of a text take, from its first MiB; None for standard input."""
     if isinstance(reader, StoredTokens):
         return reader.n_tokens * bytes_per_token(addresses, tokenizer.vocab_size)
     if reader.total_bytes is None:
         return None
-    with closing(tokenise(reader, tokenizer)) as batches:
-        first: TokenBatch = next(batches)
+    batches = tokenise(reader, tokenizer, add_eos=add_eos, wrong=reader.wrong)
+    with closing(batches):
+        first: TokenBatch | None = next(batches, None)
+    if first is None:
+        return None
     tokens = len(first.tokens) * reader.total_bytes / max(first.read_bytes, 1)
     return round(tokens * bytes_per_token(addresses, tokenizer.vocab_size))
 

@@ -127,7 +127,8 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
     )
     documents = tokens = 0
     digests = hashlib.sha256(), hashlib.sha256()
-    for batch in tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos, fast=fast):
+    blocks, add_eos = reader.blocks(), rules.add_eos
+    for batch in tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong):
         for digest, data in zip(digests, _data(batch), strict=True):
             digest.update(data)
         documents += len(batch.boundaries) - 1

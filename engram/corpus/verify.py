@@ -269,7 +269,8 @@ def _documents(
     left = min(most, unit["documents"])
     has_eos = manifest["tokenizer"]["eos_id"] is not None
     try:
-        for batch in tokenise(reader.blocks(), tokenizer, add_eos=has_eos):
+        blocks = reader.blocks()
+        for batch in tokenise(blocks, tokenizer, add_eos=has_eos, wrong=reader.wrong):
             bounds = batch.boundaries
             for start, end in pairwise(bounds):
                 if not left:
