@@ -109,7 +109,8 @@ def plan(
         output: The folder to appear.
         tokenizer: The model's tokenizer; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
-        dtype: Dtype of the memory's values; the base's own when None.
+        dtype: Dtype of the tables, see `engram.table_dtype`: when None the config's, or the base's
+            own. What lies around quantised tables (fp8, int8) is bfloat16.
         link: Hard-link the base's files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
         revision: Branch, tag or commit on the hub.

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header, read_weight_map
-from engram.backbone.quantisation import base_params, stated_quantisation
+from engram.backbone.float_dtype import count_values, float_dtype
+from engram.backbone.headers import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_header,
+    read_weight_map,
+)
+from engram.backbone.quantisation import base_params
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
 from engram.hub import probe
@@ -22,7 +28,6 @@ CARD_FILE = "README.md"
 KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
 _LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
     ".safetensors",
@@ -140,14 +145,12 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         )
     shards, stated = _weight_files(folder)
     weight_map: dict[str, str] = {}
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    values: dict[str, int] = {}
+    found: dict[str, TensorInfo] = {}
     for file, renamed in shards.items():
         for tensor, info in read_header(folder / file).items():
             if stated is None or stated.get(tensor) == file:
                 weight_map[tensor] = renamed
-                tensors[tensor] = (info.dtype, info.shape)
-                values[info.dtype] = values.get(info.dtype, 0) + info.size
+                found[tensor] = info
     missing = sorted(set(stated or ()) - set(weight_map))
     if missing:
         raise CorruptFileError(
@@ -155,6 +158,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
             "Download the checkpoint again.",
             tensors=missing,
         )
+    values = count_values(found)
     ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
     sidecars = [file for file in _small_files(folder) if file not in ours]
     replaced = [file for file in ours if (folder / file).is_file()]
@@ -164,8 +168,8 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         config=config,
         shards=shards,
         weight_map=weight_map,
-        tensors=tensors,
-        dtype=_dtype(config, values),
+        tensors={tensor: (info.dtype, info.shape) for tensor, info in found.items()},
+        dtype=float_dtype(config, values) or "bfloat16",
         params=base_params(config) or sum(values.values()),
         sidecars=sidecars,
         replaced=replaced,
@@ -184,17 +188,6 @@ def _refuse_lora(folder: Path) -> None:
             folder=str(folder),
             files=found,
         )
-
-
-def _dtype(config: Mapping[str, Any], values: Mapping[str, int]) -> str:
-    if stated_quantisation(config) is not None:
-        text = config.get("text_config")
-        for part in (text if isinstance(text, dict) else {}, config):
-            stated = str(part.get("dtype") or part.get("torch_dtype")).removeprefix("torch.")
-            if stated in _FLOATS.values():
-                return stated
-        values = {tag: size for tag, size in values.items() if tag in _FLOATS}
-    return _FLOATS.get(max(values, key=lambda tag: values[tag], default=""), "bfloat16")
 
 
 def _small_files(folder: Path) -> list[str]:

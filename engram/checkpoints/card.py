@@ -5,6 +5,7 @@ from __future__ import annotations
 from engram.addressing.addresses import Addresses
 from engram.config import EngramConfig
 from engram.layouts import get_layout
+from engram.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 
@@ -29,7 +30,8 @@ def model_card(
     """
     layout = get_layout(config.layout)
     dense = sum(layout.dense_parts(config).values())
-    bytes_per_row = row_bytes(config.row_width, config.table_dtype)
+    dtype = table_dtype(config).name
+    bytes_per_row = row_bytes(config.row_width, dtype)
     rows = "\n".join(
         f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
         f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
@@ -46,7 +48,7 @@ tags: [engram]
 A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base_name}
 ({base_params:,} parameters). The base's weights are unchanged.
 
-| layer (0-based) | rows | table parameters | other parameters | table ({config.table_dtype}) |
+| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
 |---|---|---|---|---|
 {rows}
 

@@ -35,6 +35,7 @@ from engram.checkpoints.shards import QUANTISED_TAGS, TensorStream, plan_shards
 from engram.checkpoints.stored_tensor import StoredTensor, read_bytes
 from engram.config import EngramConfig
 from engram.layouts import get_layout
+from engram.table_dtype import table_dtype
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -268,7 +269,7 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype, part = config.table_dtype, _part(tensor, config)
+    dtype, part = table_dtype(config).name, _part(tensor, config)
     if part == "dense" and dtype in QUANTISED_TAGS:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
         dtype = "bfloat16" if tensor.dtype in QUANTISED_TAGS else tensor.dtype

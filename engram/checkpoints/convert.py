@@ -26,7 +26,7 @@ from engram.config import EngramConfig
 from engram.errors import EngramError, UsageError
 from engram.files import Progress, write_json
 from engram.folders import check_folder, new_folder
-from engram.units import dtype_name
+from engram.table_dtype import table_dtype
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -63,7 +63,7 @@ def plan(
         EngramError: Whatever does not fit, with the reason.
     """
     memory = open_memory(Path(source), config)
-    dtype = memory.config.table_dtype if dtype is None else dtype_name(dtype)
+    dtype = table_dtype(memory.config, asked=dtype).name
     if to != ATTACHED:
         check_expressible(memory.config, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")

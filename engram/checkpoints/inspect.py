@@ -21,7 +21,7 @@ from engram.errors import CorruptFileError, InputError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
-from engram.units import dtype_name
+from engram.units import DTYPE_BITS, dtype_name
 
 _MEMORY_TENSOR = re.compile(r"(?:^|\.)(\d+)\.engram\.(.+)$")
 
@@ -103,11 +103,18 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         kind="released",
         layout=found.family.layout,
         title=found.family.title,
-        config=found.memory.config,
+        config=_as_stored(found.memory.config, tables),
         hash_rows=found.memory.hash_rows,
         weights=tuple(weights),
         notes=(*found.memory.notes, *notes),
     )
+
+
+def _as_stored(config: EngramConfig | None, tables: list[Weights]) -> EngramConfig | None:
+    """Return a config with the dtype of the stored tables, where they have one and it is known."""
+    dtypes = {part.dtype for part in tables}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    return replace(config, table_dtype=dtype) if config and dtype in DTYPE_BITS else config
 
 
 def memory_settings(folder: Path) -> dict[str, Any] | None:
