@@ -61,6 +61,12 @@ def attach(
         bool,
         typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
     ] = False,
+    digests: Annotated[
+        bool,
+        typer.Option(
+            "--digests", help="Record the sha256 of every weight file, for verify --full."
+        ),
+    ] = False,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     verify: Annotated[
@@ -115,6 +121,7 @@ def attach(
             dtype=dtype,
             link=link,
             adapter=adapter,
+            digests=digests,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
@@ -122,16 +129,17 @@ def attach(
         check_packages(plan.base.config)  # at once, not after the whole was written
     leftovers = torn(plan.output)
     difference = None
+    stored = table_dtype(memory, plan.base.dtype, dtype)
     if dry_run:
         attaching.check_output(plan, overwrite=overwrite)
     else:
         with out.progress("Writing", unit="B") as step:
             attaching.write(plan, overwrite=overwrite, progress=step)
-        if verify:
-            from engram.checkpoints.compare import max_logit_difference
+    out.part(lambda console: _show(console, plan, stored, dry_run))
+    if verify and not dry_run:
+        from engram.checkpoints.compare import max_logit_difference
 
-            difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
-    stored = table_dtype(memory, plan.base.dtype, dtype)
+        difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
     payload = {
         "schema": SCHEMA,
         "plan": {**_plan(plan, stored, dry_run), "removed": [str(folder) for folder in leftovers]},
@@ -139,7 +147,7 @@ def attach(
         "added_params": plan.added_params,
         "max_logit_difference": difference,
     }
-    out.result(payload, lambda console: _show(console, plan, stored, dry_run, difference))
+    out.result(payload, lambda console: _show_difference(console, difference))
     if adapter and not dry_run:
         load = f"engram.load({str(plan.base.folder)!r}, {str(plan.output)!r})"
         out.next_step(f'python -c "import engram; model = {load}"')
@@ -180,7 +188,6 @@ def _show(
     plan: AttachPlan,
     dtype: TableDtype,
     dry_run: bool,
-    difference: float | None,
 ) -> None:
     from rich.table import Table
 
@@ -199,6 +206,9 @@ def _show(
         f"\n{verb} {format_count(added)} parameters ({added:,}; {share:.1%} of the whole) to "
         f"layers {layers} in {dtype}."
     )
+
+
+def _show_difference(console: Console, difference: float | None) -> None:
     if difference is not None:
         same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
         console.print(f"Logits: {same}.")

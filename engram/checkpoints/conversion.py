@@ -21,6 +21,7 @@ from engram.checkpoints.attach import (
 )
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE, read_base
 from engram.checkpoints.card import model_card
+from engram.checkpoints.digests import without_weights
 from engram.checkpoints.memory import describe_attachment
 from engram.checkpoints.memory_source import MemorySource, addresses_of
 from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
@@ -214,12 +215,13 @@ def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Con
             moved.append(_copied(name, info))  # of the base, in one file with the memory
     kept = sorted({info.path for info in memory.tensors.values()} - changed)
     texts = _settings_file(memory, config) | _card(memory.path, config, addresses)
+    sidecars = (memory.settings or {})["base"]["sidecars"]
     others = [
         path
         for path in sorted(memory.path.iterdir())
         if path.suffix != ".safetensors"
         and path.name not in (INDEX_FILE, *texts)
-        and not path.name.startswith(".")
+        and (path.name in sidecars or not path.name.startswith("."))
     ]
     return Conversion(
         source=memory,
@@ -244,7 +246,8 @@ def _settings_file(memory: MemorySource, config: EngramConfig) -> dict[str, str]
     name = ADAPTER_FILE if memory.kind == "adapter" else CONFIG_FILE
     values = json.loads((memory.path / name).read_bytes())
     model_config = values["model_config"] if memory.kind == "adapter" else values
-    model_config["engram"]["config"] = config.to_dict()
+    settings = {**model_config["engram"], "config": config.to_dict()}
+    model_config["engram"] = without_weights(settings)
     return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 
 

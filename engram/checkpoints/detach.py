@@ -8,6 +8,7 @@ from pathlib import Path
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.attach import place_file
 from engram.checkpoints.base import CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.digests import demand_unchanged, read_digests
 from engram.checkpoints.settings import base_files, stated_settings
 from engram.errors import LayoutError, MissingFileError
 from engram.folders import new_folder
@@ -27,7 +28,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
     Raises:
         LayoutError: The folder has no memory, is an adapter, or was saved anew: its base may have
             been trained.
-        CorruptFileError: What it says about its base is damaged, or leads out of it.
+        CorruptFileError: What it says about its base is damaged, or leads out of it; or a file is
+            not what it was when attach wrote it.
         MissingFileError: There is no such folder, or a file of the base is not in it.
         InputError: The output is there already.
     """
@@ -74,6 +76,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             "Copy the folder again from where it was made.",
             missing=missing,
         )
+    recorded = read_digests(settings, where)
+    demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
     with new_folder(output, lambda _: None, overwrite=False) as part:
         for old, new in shards.items():
             place_file(folder / new, part / old, link)
