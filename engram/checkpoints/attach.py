@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.adapter import ADAPTER_FILE, adapter_settings
+from engram.checkpoints.apart import demand_apart
 from engram.checkpoints.base import (
     CARD_FILE,
     CONFIG_FILE,
@@ -126,12 +127,14 @@ def plan(
             is defined there.
 
     Raises:
-        EngramError: Whatever does not fit: the files, the config, the tokenizer, the depth.
+        EngramError: Whatever does not fit: the output, the files, the config, the tokenizer, the
+            depth.
     """
     from engram.hf import compat
 
     compat.check()
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+    demand_apart(output, folder)
     base = read_base(folder, name=folder.resolve().name if Path(model).is_dir() else str(model))
     attachment = plan_attachment(base, config, tokenizer, init, dtype, trust_remote_code)
     shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
@@ -257,7 +260,8 @@ def _index(plan: AttachPlan) -> dict[str, Any]:
     weight_map = {} if plan.adapter else dict(plan.base.weight_map)
     for name, shard in plan.shards:
         weight_map |= {tensor.name: name for tensor in shard}
-    total_bytes = sum(item["bytes"] for item in plan.files())
+    # Bytes of tensors, as transformers counts them: without the files' headers.
+    total_bytes = plan.added_bytes + (0 if plan.adapter else plan.base.tensor_bytes)
     return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from engram.backbone.float_dtype import count_values, float_dtype
 from engram.backbone.headers import (
+    DTYPE_BITS,
     INDEX_FILE,
     SINGLE_FILE,
     TensorInfo,
@@ -70,6 +72,11 @@ class BaseCheckpoint:
     params: int
     sidecars: list[str]
     replaced: list[str]
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors, without the headers of their files."""
+        return sum(prod(shape) * DTYPE_BITS[tag] // 8 for tag, shape in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:

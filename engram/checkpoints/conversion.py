@@ -37,6 +37,7 @@ from engram.checkpoints.stored_tensor import StoredTensor, read_bytes
 from engram.config import EngramConfig
 from engram.layouts import get_layout
 from engram.table_dtype import table_dtype
+from engram.tokenizer_path import is_path
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -111,7 +112,9 @@ def to_published(
     memory: MemorySource, output: Path, to: str, dtype: str, tokenizer: TokenizerFile | None
 ) -> Conversion:
     """Describe a memory alone, under the names of its layout. See `engram.checkpoints.convert`."""
-    config = replace(memory.config, table_dtype=dtype)
+    stated = memory.config.tokenizer
+    own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
+    config = replace(memory.config, table_dtype=dtype, tokenizer=own)
     addresses = addresses_of(memory, tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:

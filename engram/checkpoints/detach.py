@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.apart import demand_apart
 from engram.checkpoints.attach import place_file
 from engram.checkpoints.base import CONFIG_FILE, KEPT_FOLDER, read_config
 from engram.checkpoints.digests import demand_unchanged, read_digests
@@ -31,13 +32,14 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
         CorruptFileError: What it says about its base is damaged, or leads out of it; or a file is
             not what it was when attach wrote it.
         MissingFileError: There is no such folder, or a file of the base is not in it.
-        InputError: The output is there already.
+        InputError: The output is there already, or not apart from the folder.
     """
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder}: no such folder.", "Give one that `engram attach` wrote.", folder=str(folder)
         )
+    demand_apart(output, folder)
     if (folder / ADAPTER_FILE).is_file():
         base_name = read_adapter(folder)["base"]["name"]
         raise LayoutError(

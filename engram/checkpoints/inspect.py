@@ -21,6 +21,7 @@ from engram.errors import CorruptFileError, InputError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
+from engram.tokenizer_path import OWN, read_from
 from engram.units import DTYPE_BITS, dtype_name
 
 _MEMORY_TENSOR = re.compile(r"(?:^|\.)(\d+)\.engram\.(.+)$")
@@ -148,6 +149,9 @@ def _inspect_ours(
 ) -> Inspection:
     """Count a memory that attach wrote; `located` tells whether bytes are counted from a file's."""
     config, hash_rows = _stated(name, settings)
+    if config.tokenizer is not None:
+        own = name if config.tokenizer == OWN else read_from(config.tokenizer, Path(name))
+        config = replace(config, tokenizer=own)
     if not tensors:
         raise MissingFileError(
             f"{name} has no safetensors weights.", "Copy the whole folder.", folder=name

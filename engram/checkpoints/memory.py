@@ -22,6 +22,7 @@ from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.table_dtype import table_dtype
+from engram.tokenizer_path import OWN, is_path
 from engram.units import scales_per_row
 
 if TYPE_CHECKING:
@@ -170,6 +171,9 @@ def describe_attachment(
     check_claims(base.config, shapes, f"{base.folder}/config.json")
     addresses = _addresses(base, config, tokenizer)
     layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
+    if config.tokenizer is not None and is_path(config.tokenizer):
+        # The base's tokenizer lies beside the weights, and no other machine has this one's folders.
+        config = replace(config, tokenizer=OWN)
     settings = {
         "schema": SETTINGS_SCHEMA,
         "toolkit_version": __version__,

@@ -29,6 +29,7 @@ from engram.hf.tables import (
 )
 from engram.hf.wiring import wire
 from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.tokenizer_path import OWN, read_from
 
 Tables = Literal["ram", "disk"]
 
@@ -361,7 +362,9 @@ def _tokenizers_here(config: Any) -> list[Path]:
     origin = Path(config.name_or_path)
     named = config.engram["config"].get("tokenizer")
     found = [origin.parent if origin.is_file() else origin] if config.name_or_path else []
-    return [*found, Path(named)] if named else found
+    if named and found:
+        return [*found, Path(read_from(named, found[0]))]
+    return [*found, Path(named)] if named and named != OWN else found
 
 
 def _check_places(tables: str, cache_rows: int) -> None:
