@@ -135,8 +135,10 @@ def plan(
     compat.check()
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
-    base = read_base(folder, name=folder.resolve().name if Path(model).is_dir() else str(model))
-    attachment = plan_attachment(base, config, tokenizer, init, dtype, trust_remote_code)
+    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
+    attachment = plan_attachment(
+        base, config, tokenizer, init, dtype, trust_remote_code, adapter=adapter
+    )
     shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
     return AttachPlan(base, attachment, shards, output, link, adapter, digests)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,6 +31,8 @@ CARD_FILE = "README.md"
 KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
 _LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# As huggingface_hub lays out its cache.
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
     ".safetensors",
@@ -60,6 +63,8 @@ class BaseCheckpoint:
         params: Number of its values; of a quantised base before it was quantised, where known.
         sidecars: Its other files (tokenizer, generation config), by name.
         replaced: Files of which an attached folder has its own version.
+        hub_id: Its id on the hub, where it lies in the hub's cache.
+        commit: The commit there that it is of.
     """
 
     folder: Path
@@ -72,6 +77,8 @@ class BaseCheckpoint:
     params: int
     sidecars: list[str]
     replaced: list[str]
+    hub_id: str | None = None
+    commit: str | None = None
 
     @property
     def tensor_bytes(self) -> int:
@@ -129,12 +136,18 @@ def resolve_model(
         ) from None
 
 
+def snapshot_of(folder: Path) -> tuple[str | None, str | None]:
+    """Return id and commit of a repository in the hub's cache; twice None for other folders."""
+    match = _SNAPSHOT.search(folder.absolute().as_posix())
+    return (match[1].replace("--", "/"), match[2]) if match else (None, None)
+
+
 def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
     """Read what a checkpoint consists of, from its config, index and headers.
 
     Args:
         folder: Where it is.
-        name: What people call it; the folder's name when empty.
+        name: What people call it; its id on the hub, or the folder's name, when empty.
 
     Raises:
         MissingFileError: No config, no weights, or a shard that the index names is not there.
@@ -165,13 +178,13 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
             "Download the checkpoint again.",
             tensors=missing,
         )
-    values = count_values(found)
+    values, (hub_id, commit) = count_values(found), snapshot_of(folder)
     ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
     sidecars = [file for file in _small_files(folder) if file not in ours]
     replaced = [file for file in ours if (folder / file).is_file()]
     return BaseCheckpoint(
         folder=folder,
-        name=name or folder.resolve().name,
+        name=name or hub_id or folder.resolve().name,
         config=config,
         shards=shards,
         weight_map=weight_map,
@@ -180,6 +193,8 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         params=base_params(config) or sum(values.values()),
         sidecars=sidecars,
         replaced=replaced,
+        hub_id=hub_id,
+        commit=commit,
     )
 
 

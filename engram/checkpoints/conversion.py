@@ -217,7 +217,7 @@ def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Con
         elif name not in ours and info.path in changed:
             moved.append(_copied(name, info))  # of the base, in one file with the memory
     kept = sorted({info.path for info in memory.tensors.values()} - changed)
-    texts = _settings_file(memory, config) | _card(memory.path, config, addresses)
+    texts = _settings_file(memory, config) | _card(memory, config, addresses)
     sidecars = (memory.settings or {})["base"]["sidecars"]
     others = [
         path
@@ -254,16 +254,26 @@ def _settings_file(memory: MemorySource, config: EngramConfig) -> dict[str, str]
     return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 
 
-def _card(folder: Path, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
+def _card(memory: MemorySource, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
     """Write the model card anew, if it is the one that attaching wrote."""
-    card = folder / CARD_FILE
+    card = memory.path / CARD_FILE
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     attached_to = re.search(r"attached to (.+)\n\(([\d,]+) parameters\)", text)
     loaded_by = re.search(r"`(\w+)\.from_pretrained` loads", text)
-    if attached_to is None or loaded_by is None or addresses.fingerprint not in text:
+    base_id = re.search(r"^base_model: (.+)$", text, re.MULTILINE)
+    is_adapter = memory.kind == "adapter"
+    is_ours = attached_to is not None and (is_adapter or loaded_by is not None)
+    if attached_to is None or not is_ours or addresses.fingerprint not in text:
         return {}
-    params = int(attached_to[2].replace(",", ""))
-    return {CARD_FILE: model_card(attached_to[1], params, config, addresses, loaded_by[1])}
+    made = model_card(
+        attached_to[1],
+        int(attached_to[2].replace(",", "")),
+        config,
+        addresses,
+        None if is_adapter or loaded_by is None else loaded_by[1],
+        base_id[1] if base_id else None,
+    )
+    return {CARD_FILE: made}
 
 
 def _recoded(

@@ -102,6 +102,8 @@ def plan_attachment(
     init: Literal["identity", "paper"],
     dtype: str | None,
     trust_remote_code: bool = False,
+    *,
+    adapter: bool = False,
 ) -> Attachment:
     """Make a memory for a base checkpoint, without its tables' bytes.
 
@@ -113,13 +115,14 @@ def plan_attachment(
         init: First values, see `EngramModule.reset_parameters`.
         dtype: Dtype of its tables; when None the config's, or the base's own.
         trust_remote_code: Whether code in the base's folder may run.
+        adapter: Whether it is for a folder of its own.
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is too shallow or of another
             width, its layers cannot be found, it would not load whole, or its code is not trusted.
     """
     config = replace(config, table_dtype=table_dtype(config, base.dtype, dtype).name)
-    made = describe_attachment(base, config, tokenizer, trust_remote_code)
+    made = describe_attachment(base, config, tokenizer, trust_remote_code, adapter=adapter)
     layers_path = made.model_config["engram"]["layers_path"]
     _prove(base, made, layers_path)
     return replace(made, tensors=_streams(made.config, made.addresses, layers_path, init))
@@ -138,6 +141,8 @@ def describe_attachment(
     config: EngramConfig,
     tokenizer: TokenizerFile | None,
     trust_remote_code: bool = False,
+    *,
+    adapter: bool = False,
 ) -> Attachment:
     """Describe a memory of a base checkpoint, its tensors left out.
 
@@ -146,6 +151,7 @@ def describe_attachment(
         config: The memory, with the dtype that it is stored in.
         tokenizer: See `plan_attachment`.
         trust_remote_code: See `plan_attachment`.
+        adapter: See `plan_attachment`.
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is of a kind that carries no
@@ -198,9 +204,8 @@ def describe_attachment(
     base_class = class_after(model_class, EngramForCausalLM)
     model_config = keep_memory_out(model_config, base_class, config_class)
     name, text = remote_module(config_class, model_class, code)
-    base_name = base.name
-    auto_class = model_class.engram_auto_classes[0]
-    card = model_card(base_name, base.params, config, addresses, auto_class)
+    auto_class = None if adapter else model_class.engram_auto_classes[0]
+    card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
     texts = {name: text, CARD_FILE: card}
     return Attachment(config, addresses, [], model_config, texts, (config_class, model_class))
 
