@@ -149,7 +149,7 @@ def attach(
     }
     out.result(payload, lambda console: _show_difference(console, difference))
     if adapter and not dry_run:
-        load = f"engram.load({str(plan.base.folder)!r}, {str(plan.output)!r})"
+        load = f"engram.load({(plan.base.hub_id or str(plan.base.folder))!r}, {str(plan.output)!r})"
         out.next_step(f'python -c "import engram; model = {load}"')
     elif not dry_run:
         out.next_step(f"engram verify {plan.output}")
