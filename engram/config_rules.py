@@ -29,7 +29,6 @@ class LayoutKeys:
             computation's dtype.
         row_multiple: Default of `EngramConfig.row_multiple`.
         kernel_size: Default taps of the convolution; 0 means that the layout has none.
-        table_dtype: Default dtype of the table.
         seed_is_fixed: The layout has no seed of its own: only the default is right.
         equal_tables: Every order must have the same table size.
         ends_after_eos: Look-back always stops at, and reads, the end-of-text token.
@@ -40,7 +39,6 @@ class LayoutKeys:
     eps: float | None
     row_multiple: int
     kernel_size: int
-    table_dtype: str
     seed_is_fixed: bool = False
     equal_tables: bool = False
     ends_after_eos: bool = False
@@ -48,13 +46,12 @@ class LayoutKeys:
 
 
 LAYOUT_KEYS: dict[str, LayoutKeys] = {
-    "demo": LayoutKeys(seed=42, eps=None, row_multiple=1, kernel_size=4, table_dtype="float32"),
+    "demo": LayoutKeys(seed=42, eps=None, row_multiple=1, kernel_size=4),
     "deepseek_v41": LayoutKeys(
         seed=0,
         eps=1e-20,
         row_multiple=1,
         kernel_size=0,
-        table_dtype="fp8",
         seed_is_fixed=True,
         equal_tables=True,
         max_ngram_size=4,
@@ -64,7 +61,6 @@ LAYOUT_KEYS: dict[str, LayoutKeys] = {
         eps=1e-6,
         row_multiple=128,
         kernel_size=4,
-        table_dtype="bfloat16",
         equal_tables=True,
         ends_after_eos=True,
     ),
@@ -73,7 +69,7 @@ LAYOUT_KEYS: dict[str, LayoutKeys] = {
 
 # Keys that a layout has a default for.
 _DEFAULTS = (
-    *("seed", "row_multiple", "kernel_size", "table_dtype", "max_ngram_size", "eps"),
+    *("seed", "row_multiple", "kernel_size", "max_ngram_size", "eps"),
     "ends_after_eos",
 )
 
@@ -167,7 +163,8 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     if config.tokenizer is not None and not isinstance(config.tokenizer, str):
         wrong("tokenizer", f"{config.tokenizer!r} is not a text")
     try:
-        put("table_dtype", dtype_name(config.table_dtype))
+        if config.table_dtype is not None:
+            put("table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
         known = ", ".join(DTYPE_BITS)
         wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")

@@ -85,7 +85,7 @@ TableDtypeOption = Annotated[
     typer.Option(
         metavar="DTYPE",
         parser=read_dtype,
-        help=f"dtype of the tables: {DTYPES}. Default: as stated.",
+        help=f"dtype of the tables: {DTYPES}. Default: as stated, else the base's own.",
     ),
 ]
 

@@ -42,13 +42,16 @@ class Output:
             show: Prints the answer for people on the console that it is given. Text is printed as
                 it is: square brackets are no markup.
         """
-        text = json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show)
-        try:
-            print(text, end="", flush=True)
-        except BrokenPipeError:
-            # The verdict in the exit code stays, though nobody reads the rest of the answer.
-            if not drop_closed_stdout():
-                raise
+        _print(json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show))
+
+    def part(self, show: Callable[[Console], None]) -> None:
+        """Print a part of the answer as soon as it is known; programs get the whole at the end.
+
+        Args:
+            show: See `result`.
+        """
+        if not self.json:
+            _print(_draw(show))
 
     def note(self, text: str) -> None:
         """Tell the user something that is no part of the answer."""
@@ -101,6 +104,15 @@ class Output:
 
         with progress_bar(title, unit) as step:
             yield step
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # The verdict in the exit code stays, though nobody reads the rest of the answer.
+        if not drop_closed_stdout():
+            raise
 
 
 def _ignore(done: int, total: int | None) -> None:

@@ -39,6 +39,25 @@ def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
     return _NormalChunks(rows * width, dtype, std, key)
 
 
+def quantised_table(
+    rows: int, width: int, dtype: str, *, std: float, key: str
+) -> tuple[Chunks, Chunks]:
+    """Describe the table of `normal_table` as quantised rows, chunk by chunk.
+
+    Args:
+        rows: Rows of the table.
+        width: Columns.
+        dtype: fp8 or int8, see `engram.nn.quantised`.
+        std: Standard deviation.
+        key: Seed of the values, as text.
+
+    Returns:
+        Makers of the codes' bytes and of the scales' bytes.
+    """
+    values = _NormalChunks(rows * width, "float32", std, key)
+    return _QuantisedChunks(values, width, dtype, 0), _QuantisedChunks(values, width, dtype, 1)
+
+
 @dataclass(frozen=True)
 class _NormalChunks(Sequence[Callable[[], NDArray[Any]]]):
     """Makers of a table's chunks, made when asked for: a large table has very many."""
@@ -56,6 +75,40 @@ class _NormalChunks(Sequence[Callable[[], NDArray[Any]]]):
             raise IndexError(index)
         count = min(CHUNK_VALUES, self.values - index * CHUNK_VALUES)
         return partial(_chunk, self.dtype, self.std, f"{self.key}/{index}", count)
+
+
+@dataclass(frozen=True)
+class _QuantisedChunks(Sequence[Callable[[], NDArray[Any]]]):
+    """Makers of codes (part 0) or scales (part 1) of a table: of the rows that start in a chunk."""
+
+    values: _NormalChunks
+    width: int
+    dtype: str
+    part: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return partial(self._make, index)
+
+    def _make(self, index: int) -> NDArray[np.uint8]:
+        import torch
+
+        from engram.nn.quantised import FORMATS
+
+        start, width = index * CHUNK_VALUES, self.width
+        stop = min(start + CHUNK_VALUES, self.values.values)
+        first, last = -(-start // width) * width - start, -(-stop // width) * width - stop
+        found = [self.values[index]()[first:]]
+        if last:  # the row that ends in the next chunk
+            found.append(self.values[index + 1]()[:last])
+        rows = torch.from_numpy(np.concatenate(found).reshape(-1, width))
+        stored = FORMATS[self.dtype].quantise(rows)[self.part]
+        raw: NDArray[np.uint8] = stored.contiguous().flatten().view(torch.uint8).numpy()
+        return raw
 
 
 def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
