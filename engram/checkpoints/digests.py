@@ -16,6 +16,10 @@ from engram.file_names import is_inside
 DIGESTS = "sha256"
 _SMALL, _WEIGHTS = "small_files", "weight_files"
 _HEX_DIGITS = 64
+# Files of a tokenizer that change when tokens are added to it.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 
 
 @dataclass(frozen=True)

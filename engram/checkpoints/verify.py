@@ -24,7 +24,7 @@ from engram.backbone.headers import (
 from engram.checkpoints.adapter import ADAPTER_FILE
 from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
-from engram.checkpoints.digests import changed_files, read_digests
+from engram.checkpoints.digests import TOKENIZER_FILES, Digests, changed_files, read_digests
 from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory import memory_tensors
 from engram.checkpoints.names import OFFSETS, TOKEN_MAP
@@ -128,9 +128,10 @@ def verify(
     for name, check in _HEADER_CHECKS.items():
         yield run_check(name, partial(check, memory))
     folder = None if stored is not None else path
-    yield run_check("small files", partial(_check_small_files, folder, settings, where, target))
+    recorded = partial(read_digests, settings, where)
+    yield run_check("small files", partial(_check_small_files, memory, folder, recorded, target))
     if full:
-        yield run_check("weight files", partial(_check_weight_files, folder, settings, where))
+        yield run_check("weight files", partial(_check_weight_files, folder, recorded))
     if is_adapter:
         yield Check(
             "logits", None, "an adapter runs with its base alone: engram.load(base, adapter)"
@@ -265,9 +266,9 @@ def _check_tokenizer(memory: _Memory) -> Verdict:
 
 
 def _check_small_files(
-    folder: Path | None, settings: dict[str, Any], where: str, target: str | Path
+    memory: _Memory, folder: Path | None, read: Callable[[], Digests], target: str | Path
 ) -> Verdict:
-    recorded = read_digests(settings, where).small
+    recorded = read().small
     if recorded is None:
         return None, "their digests are not recorded"
     if folder is None:
@@ -277,13 +278,27 @@ def _check_small_files(
     if missing and Path(target).is_dir():
         return False, first_of([f"{name} is not there" for name in missing])
     changed = changed_files(folder, recorded)
+    if set(changed) <= set(TOKENIZER_FILES) and changed and _has_new_tokens(memory):
+        return None, f"tokens were added to {', '.join(changed)} since"
     if changed:
         return False, first_of([f"{name} is not the file that attach wrote" for name in changed])
     return True, f"{plural(len(recorded) - len(missing), 'file')} as attach wrote them"
 
 
-def _check_weight_files(folder: Path | None, settings: dict[str, Any], where: str) -> Verdict:
-    recorded = read_digests(settings, where).weights
+def _has_new_tokens(memory: _Memory) -> bool:
+    """Whether the tokenizer is the memory's own with tokens added, as people do."""
+    from engram.addressing.same_tokenizer import check_tokenizer
+
+    if memory.addresses.map_sha256 is None:
+        return False
+    try:
+        return check_tokenizer(memory.addresses, memory.load_tokenizer()) > 0
+    except EngramError:
+        return False
+
+
+def _check_weight_files(folder: Path | None, read: Callable[[], Digests]) -> Verdict:
+    recorded = read().weights
     if recorded is None:
         return None, "their digests are not recorded (engram attach --digests records them)"
     if folder is None:
