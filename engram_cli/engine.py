@@ -85,9 +85,9 @@ def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_std
         folder: The folder that it was to write.
         reads_stdin: Whether the text came from standard input, which cannot be read again.
     """
-    from engram.corpus.work import work_folder
+    from engram.corpus.work import is_resumable
 
-    if not reads_stdin and work_folder(folder).exists():
+    if not reads_stdin and is_resumable(folder):
         out.note("What is finished is kept: go on with --resume, or start over with --overwrite.")
     elif isinstance(error, KeyboardInterrupt):
         out.note("Nothing is kept, since nothing that can be resumed was finished: start over.")

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import typer
 
 from engram.errors import EngramError, MissingPackageError
-from engram.files import NO_ROOM
+from engram.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 
 # Packages whose distribution has another name.
@@ -70,6 +70,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("interrupted", "Interrupted.", "", 130)
     if isinstance(error, MemoryError):
         return Failure("does_not_fit", "Out of memory.", "", 5)
+    if (full := full_disk(error, getattr(error, "filename", None))) is not None:
+        return failure_of(full)
     if isinstance(error, OSError) and error.errno is not None:
         return _os_failure(error)
     return Failure(
@@ -95,9 +97,6 @@ def _os_failure(error: OSError) -> Failure:
     if isinstance(error, (ConnectionError, TimeoutError)):
         hint = "Check the network, or give a local folder."
         return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
-    if error.errno in NO_ROOM:
-        hint = "Free some space, or write elsewhere with -o."
-        return Failure("does_not_fit", f"{where}{error.strerror}.", hint, 5, details)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         hint = "Change its permissions, or choose another place."
         return Failure("no_permission", f"{where}{error.strerror}.", hint, 3, details)

@@ -21,7 +21,7 @@ from engram.corpus.hashes import Target
 from engram.corpus.memory import find_memory
 from engram.corpus.pipeline import estimate_bytes, hash_text
 from engram.corpus.readers import TextReader
-from engram.errors import InputError, MismatchError, MissingPackageError
+from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 BPE = TOKENIZERS / "local_bpe"
@@ -240,7 +240,7 @@ def test_what_breaks_off_leaves_what_was_there_and_is_resumed(
             raise error
 
     monkeypatch.setattr(token_shards, "sync", break_off)
-    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+    with pytest.raises(DoesNotFitError if isinstance(error, OSError) else error):
         hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True)
     names = sorted(f.name for f in folder.parent.iterdir())
     assert names == [".out.building", *(["out"] if has_old else [])]

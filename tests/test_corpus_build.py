@@ -28,7 +28,8 @@ from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.units import plan_units
 from engram.corpus.work import work_folder
-from engram.errors import InputError, MismatchError, MissingPackageError
+from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
+from engram.staging import claim
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 EOS = 1
@@ -299,10 +300,10 @@ def test_interrupted_while_shards_are_written(tmp_path, monkeypatch, error):
 
     with monkeypatch.context() as patch:
         patch.setattr(build_module, "write_manifest", break_off)
-        with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        with pytest.raises(DoesNotFitError if isinstance(error, OSError) else error):
             build(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    (tmp_path / ".out.0123abcd.part").mkdir()  # as a kill at this moment leaves it
+    os.close(claim(tmp_path / ".out.0123abcd.part"))  # as a kill at this moment leaves it
     built = build(path, tmp_path / "out", resume=True)
     assert built.resumed_units == len(built.manifest["units"])
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")

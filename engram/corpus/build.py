@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,20 @@ from engram.corpus.unit_work import (
     UnitRules,
     UnitTask,
     finished_unit,
+    keep_unit,
     read_unit,
 )
 from engram.corpus.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.work import check_work, discard, working
+from engram.corpus.work import (
+    ATTEMPT,
+    check_work,
+    discard,
+    drop_done,
+    note_assembled,
+    working,
+)
 from engram.files import Progress
+from engram.folders import remove_torn
 
 SCHEMA = "engram.corpus/1"
 
@@ -125,6 +134,7 @@ def build_corpus(
     """
     check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
     job = text_job(sources, tokenizer, rules, unit_bytes)
+    remove_torn(folder)
     if resume and (finished := _finished(folder, job)) is not None:
         discard(folder)
         return finished
@@ -138,15 +148,19 @@ def build_corpus(
         report(0)
         done_bytes = 0
         do = engine or (lambda tasks, report: run_local(tasks, workers, report))
-        for index, result in do(todo, report):
+        attempt = work / f"{ATTEMPT}{uuid.uuid4().hex[:8]}"
+        attempt.mkdir()
+        # A worker that outlives this process does not write where another one works.
+        for index, result in do([replace(task, folder=attempt) for task in todo], report):
+            keep_unit(tasks[index], attempt)
             results[index] = result
             done_bytes += tasks[index].unit.size_bytes
             report(done_bytes)
         ordered = [results[task.index] for task in tasks]
         if not sum(result.tokens for result in ordered):
-            shutil.rmtree(work)
+            drop_done(work)
             raise no_text(sources)
-        return _assemble(folder, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
+        return _assemble(folder, work, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
 
 
 def plan_tasks(
@@ -266,6 +280,7 @@ def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
 
 def _assemble(
     folder: Path,
+    work: Path,
     job: dict[str, Any],
     tasks: Sequence[UnitTask],
     results: Sequence[UnitResult],
@@ -299,6 +314,7 @@ def _assemble(
             "shards": shards.shards,
         }
         size = write_manifest(new, values)
+        note_assembled(work, new / MANIFEST)
         manifest = json.loads((new / MANIFEST).read_text(encoding="utf-8"))
     return BuiltCorpus(
         manifest,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engram import folders
+from engram.corpus.work import discard_spent
 from engram.files import write_json
 
 MANIFEST = "manifest.json"
@@ -20,11 +21,14 @@ _BLOCK_BYTES = 2**20
 def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
     """Check that a folder of results may appear at a path, see `engram.folders.check_folder`.
 
+    What is left of a build that was killed after the folder had appeared is removed.
+
     Args:
         folder: Where it is to appear.
         schema: `schema` in the manifest of a folder that may be replaced.
         overwrite: Whether it may be replaced.
     """
+    discard_spent(folder)
     folders.check_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 

@@ -26,7 +26,7 @@ from engram.corpus.shards import (
 from engram.corpus.statistics import LayerStatistics
 from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
 from engram.corpus.tokenise import Tokens, token_dtype
-from engram.corpus.work import check_work
+from engram.corpus.work import check_work, note_assembled
 from engram.files import write_json
 
 if TYPE_CHECKING:
@@ -165,7 +165,9 @@ class HashWriter(DocumentShards):
                 digests |= record
             if self._addresses.token_map is not None:
                 save_array(new / TOKEN_MAP, self._addresses.token_map.astype(np.int32))
-            return write_manifest(new, {**values, "shards": self.shards}, digests)
+            size_bytes = write_manifest(new, {**values, "shards": self.shards}, digests)
+            note_assembled(self._folder, new / MANIFEST)
+            return size_bytes
 
 
 def describe(

@@ -26,6 +26,7 @@ from engram.corpus.units import UNIT_BYTES
 from engram.corpus.work import check_work, discard, working
 from engram.errors import InputError
 from engram.files import Progress
+from engram.folders import remove_torn
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -110,6 +111,8 @@ def hash_text(
     """
     started = time.perf_counter()
     work = _Work(tokenizer, addresses, add_eos, threads, engine, cache_tokens, unit_bytes)
+    if target is not None:
+        remove_torn(target.folder)
     there = target.manifest() if target is not None and target.resume else None
     if target is None or there is not None:
         hashed = work.count(reader, progress)
