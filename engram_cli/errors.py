@@ -7,15 +7,16 @@ import json
 import os
 import select
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import typer
 
-from engram.errors import EngramError, MissingPackageError
+from engram.errors import EngramError, EngramWarning, MissingPackageError
 from engram.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 
@@ -113,6 +114,29 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     Returns:
         The exit code.
     """
+    with _warnings_as_text():
+        return _run(action, as_json)
+
+
+@contextmanager
+def _warnings_as_text() -> Iterator[None]:
+    """Show the library's own warnings as the command line's, without a line of code."""
+    show = warnings.showwarning
+
+    def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
+        if issubclass(category, EngramWarning):
+            print(f"Warning: {message}", file=sys.stderr, flush=True)
+        else:
+            show(message, category, *more, **options)
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+def _run(action: Callable[[], object], as_json: bool) -> int:
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:
