@@ -15,7 +15,7 @@ from engram.units import plural
 from engram_cli.engine import (
     cores,
     find_engine,
-    saying_that_it_stops,
+    stopping_at_once,
     tell_engines,
     tell_what_is_kept,
 )
@@ -143,7 +143,7 @@ def build(
         out.result(plan, lambda console: console.print(plan_text(plan)))
         return
     try:
-        with saying_that_it_stops(out), out.progress("Tokenising", unit="B") as step, doing as ray:
+        with stopping_at_once(out), out.progress("Tokenising", unit="B") as step, doing as ray:
             started = time.perf_counter()
             built = build_corpus(
                 sources,

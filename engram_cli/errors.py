@@ -20,6 +20,8 @@ from engram.errors import EngramError, EngramWarning, MissingPackageError
 from engram.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 
+# Exit code of a command that Ctrl-C ended, as shells count it.
+INTERRUPTED = 130
 # Packages whose distribution has another name.
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
 
@@ -68,7 +70,7 @@ def failure_of(error: BaseException) -> Failure:
         message = error.format_message()  # type: ignore[attr-defined]
         return Failure("usage", message, hint, 2, details)
     if isinstance(error, KeyboardInterrupt):
-        return Failure("interrupted", "Interrupted.", "", 130)
+        return Failure("interrupted", "Interrupted.", "", INTERRUPTED)
     if isinstance(error, MemoryError):
         return Failure("does_not_fit", "Out of memory.", "", 5)
     if (full := full_disk(error, getattr(error, "filename", None))) is not None:

@@ -15,7 +15,7 @@ from engram.units import plural
 from engram_cli.engine import (
     cores,
     find_engine,
-    saying_that_it_stops,
+    stopping_at_once,
     tell_engines,
     tell_what_is_kept,
 )
@@ -221,7 +221,7 @@ def hash(
             return
         out.note(plan_text(plan))
     try:
-        with saying_that_it_stops(out), out.progress("Hashing", unit="B") as step, doing as ray:
+        with stopping_at_once(out), out.progress("Hashing", unit="B") as step, doing as ray:
             hashed = hash_text(
                 reader,
                 file,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -128,6 +129,7 @@ class _Processes:
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Have processes that are started in a block inherit that Ctrl-C is not for them."""
+    resource_tracker.ensure_running()  # it unblocks them when it is started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -154,6 +156,7 @@ def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
         threads: Threads that it encodes with.
         read_bytes: Memory shared with the parent, where each place has its unit's progress.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     parent: Any = multiprocessing.parent_process()
 
