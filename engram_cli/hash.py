@@ -202,11 +202,12 @@ def hash(
         target = Target(output, format, shard_tokens, overwrite, resume)
         if not resume:
             target.check()
-    memory, file, addresses = find_memory(
-        _memory_config(out, config) if config is not None else None,
-        tokenizer,
-        layers,
-    )
+    stated = None if config is None else _memory_config(out, config)
+    if config is not None and _is_checkpoint(config):
+        from engram.checkpoints.open_memory import check_stated
+
+        check_stated(Path(config), find_memory(stated, tokenizer)[2])
+    memory, file, addresses = find_memory(stated, tokenizer, layers)
     if config is None:
         out.note(default_note(memory, addresses))
     if isinstance(reader, StoredTokens):
@@ -265,16 +266,22 @@ def hash(
 
 def _memory_config(out: Output, name: str) -> EngramConfig:
     """Read a config file or template, or what a checkpoint with a memory says of itself."""
-    from engram.templates import is_template
     from engram_cli.config_name import read_named
 
-    folder = Path(name)
-    if is_template(name) or not folder.is_dir():
+    if not _is_checkpoint(name):
         return read_named(out, name)
     from engram.checkpoints.inspect import inspect_checkpoint
 
+    folder = Path(name)
     found = inspect_checkpoint(folder)
     if found.config is None:
         raise InputError(f"The memory of {name} ({found.title}) is not hashed by these layouts.")
     own = (folder / "tokenizer.json").is_file()
     return replace(found.config, tokenizer=name) if own else found.config
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Whether -c names the folder of a checkpoint, and not a config."""
+    from engram.templates import is_template
+
+    return not is_template(name) and Path(name).is_dir()

@@ -77,7 +77,7 @@ def plan(
         folder = resolve_model(base, trust_remote_code=trust_remote_code)
         return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
     _refuse_base(base, f"{source} is attached to its base already")
-    return rewritten(memory, output, dtype, link)
+    return rewritten(memory, output, dtype, tokenizer, link)
 
 
 def check_output(made: Conversion, *, overwrite: bool = False) -> None:

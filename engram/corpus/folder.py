@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -81,10 +81,17 @@ def _own_files(folder: Path, schema: str) -> set[str] | None:
         return None
 
 
-def sha256_of(file: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:
+    """Return the sha256 of a file, in hexadecimal.
+
+    Args:
+        file: The file.
+        step: Called for every MiB; what it raises ends the work.
+    """
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
+            if step is not None:
+                step()
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,7 @@ class HashWriter(DocumentShards):
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
         self._running: deque[Future[bool]] = deque()
         self._documents = 0
+        self._is_stopped = False
 
     def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
         while len(self._running) >= self._threads:
@@ -116,20 +117,27 @@ class HashWriter(DocumentShards):
 
     def _do(self, shard: Shard) -> bool:
         """Write a shard; returns whether it was there."""
+        self._check_going()
         if self._digests(shard.index) is not None:
             return True
-        write_shard(self._folder, self._addresses, shard, self._target.format)
+        write_shard(self._folder, self._addresses, shard, self._target.format, self._check_going)
         names = shard_names(shard.index, self._target.format).values()
-        write_json(
-            self._record(shard.index), {name: sha256_of(self._folder / name) for name in names}
-        )
+        digests = {name: sha256_of(self._folder / name, self._check_going) for name in names}
+        write_json(self._record(shard.index), digests)
         return False
+
+    def _check_going(self) -> None:
+        if self._is_stopped:
+            raise CancelledError
 
     def _digests(self, index: int) -> dict[str, str] | None:
         """Return the digests of a shard's files when they are there and whole."""
         try:
             digests: dict[str, str] = json.loads(self._record(index).read_text("utf-8"))
-            whole = all(sha256_of(self._folder / name) == digests[name] for name in digests)
+            whole = all(
+                sha256_of(self._folder / name, self._check_going) == digests[name]
+                for name in digests
+            )
         except (OSError, ValueError, AttributeError):
             return None
         return digests if whole else None
@@ -147,7 +155,8 @@ class HashWriter(DocumentShards):
             self._wait()
 
     def stop(self) -> None:
-        """Begin with no further shard, and wait for those that are being written."""
+        """Begin with no further shard, and give up those that are being written."""
+        self._is_stopped = True
         self._pool.shutdown(cancel_futures=True)
 
     def assemble(self, values: dict[str, Any]) -> int:
