@@ -221,8 +221,9 @@ def verify(
 ) -> None:
     """Check a corpus: files, counts, boundaries, token ids, and a sample against its text.
 
-    Ends with 5 when something is wrong. What cannot be compared, such as a text that is no longer
-    there, is no failure.
+    Of a folder of hash ids: files, counts, and a sample of ids against its tokens. Ends with 5 when
+    something is wrong. What cannot be compared, such as a text that is no longer there, is no
+    failure.
 
     Examples:
         $ engram corpus verify tokens

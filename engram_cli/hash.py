@@ -116,6 +116,12 @@ def hash(
             help="Beginning of the text that --cache-curve measures. Default: 1M.",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the digests of all files of token shards before they are read."
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -191,10 +197,12 @@ def hash(
                 f"{text} holds tokens: --eos, --text-key and --split are for text.",
                 "They were chosen when it was built.",
             )
-        reader = StoredTokens(Path(text))
+        reader = StoredTokens(Path(text), check_digests=check)
         stored = reader.tokenizer
         eos = stored.get("eos_id") is not None
         tokenizer = tokenizer or (stored["name"] if config is None else None)
+    elif check:
+        raise UsageError(f"{text} is no folder of tokens: it has no digests.", "Leave out --check.")
     else:
         reader = TextReader(text, split=split, text_key=text_key, on_error=on_error)
     target = None

@@ -15,6 +15,8 @@ from engram.corpus.documents import Split
 from engram.corpus.folder import (
     MANIFEST,
     check_folder,
+    check_whole,
+    damage,
     listed_bytes,
     new_folder,
     write_manifest,
@@ -130,12 +132,13 @@ def build_corpus(
     Raises:
         InputError: The text cannot be read or has no tokens, has changed since the build began, or
             something is in the way.
+        CorruptFileError: The finished corpus that `resume` finds is damaged.
         WorkerLostError: A worker process was killed.
     """
     check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
     job = text_job(sources, tokenizer, rules, unit_bytes)
     remove_torn(folder)
-    if resume and (finished := _finished(folder, job)) is not None:
+    if resume and (finished := _finished(folder, job, overwrite)) is not None:
         discard(folder)
         return finished
     check_folder(folder, SCHEMA, overwrite)
@@ -210,7 +213,7 @@ def check_build(
     """
     check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
     job = text_job(sources, tokenizer, rules, unit_bytes)
-    if not resume or _finished(folder, job) is None:
+    if not resume or _finished(folder, job, overwrite) is None:
         check_folder(folder, SCHEMA, overwrite)
         check_work(folder, job, resume, overwrite)
 
@@ -266,11 +269,20 @@ def without_times(job: dict[str, Any]) -> dict[str, Any]:
     return {**job, "inputs": inputs}
 
 
-def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
-    """Return the corpus that is there when it is the one asked for."""
+def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus | None:
+    """Return the corpus that is there when it is the one asked for.
+
+    Raises:
+        CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
+            counts as none.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if {key: manifest[key] for key in job} != without_times(job):
+            return None
+        if not overwrite:
+            check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
+        elif damage(folder, manifest):
             return None
         size = listed_bytes(folder, manifest)
         return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)

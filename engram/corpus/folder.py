@@ -12,7 +12,9 @@ from typing import Any
 
 from engram import folders
 from engram.corpus.work import discard_spent
+from engram.errors import CorruptFileError
 from engram.files import write_json
+from engram.units import plural
 
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 2**20
@@ -61,6 +63,52 @@ def write_manifest(
     ]
     write_json(folder / MANIFEST, {**values, "files": files})
     return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def damage(folder: Path, manifest: Mapping[str, Any], *, digests: bool = False) -> list[str]:
+    """Compare the files of a folder with its manifest.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        digests: Compare their sha256 too, and not only their names and sizes.
+
+    Returns:
+        Each file that is not what the manifest says, with the reason.
+    """
+    wrong = []
+    for file in manifest["files"]:
+        path, size_bytes = folder / Path(file["name"]).name, int(file["bytes"])
+        found_bytes = path.stat().st_size if path.is_file() else None
+        if found_bytes is None:
+            wrong.append(f"{path.name} is missing")
+        elif found_bytes != size_bytes:
+            what = "truncated" if found_bytes < size_bytes else "too long"
+            wrong.append(f"{path.name} is {what}: {found_bytes:,} bytes of {size_bytes:,}")
+        elif digests and sha256_of(path) != file["sha256"]:
+            wrong.append(f"{path.name} was changed: its sha256 is not the manifest's")
+    return wrong
+
+
+def check_whole(
+    folder: Path, manifest: Mapping[str, Any], hint: str, *, digests: bool = False
+) -> None:
+    """Check that the files of a folder are those that its manifest lists.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        hint: The next step where they are not.
+        digests: See `damage`.
+
+    Raises:
+        CorruptFileError: One is missing or changed.
+    """
+    if wrong := damage(folder, manifest, digests=digests):
+        more = f", and {plural(len(wrong) - 1, 'more file')}" if len(wrong) > 1 else ""
+        raise CorruptFileError(
+            f"{folder} is damaged: {wrong[0]}{more}.", hint, folder=str(folder), files=wrong
+        )
 
 
 def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.corpus.folder import MANIFEST, check_folder, new_folder, sha256_of, write_manifest
+from engram.corpus.folder import (
+    MANIFEST,
+    check_folder,
+    check_whole,
+    damage,
+    new_folder,
+    sha256_of,
+    write_manifest,
+)
 from engram.corpus.shards import (
     Format,
     Shard,
@@ -73,6 +81,16 @@ class Target:
             return values if values["schema"] == MANIFEST_SCHEMA else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def is_whole(self, manifest: dict[str, Any]) -> bool:
+        """Whether the files of the folder that is there are those of its manifest.
+
+        Raises:
+            CorruptFileError: They are not, and the folder may not be replaced.
+        """
+        if not self.overwrite:
+            check_whole(self.folder, manifest, "Hash again: --overwrite instead of --resume.")
+        return not damage(self.folder, manifest)
 
     def size_bytes(self) -> int:
         """Bytes of the folder that is there."""

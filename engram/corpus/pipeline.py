@@ -116,7 +116,12 @@ def hash_text(
     there = target.manifest() if target is not None and target.resume else None
     if target is None or there is not None:
         hashed = work.count(reader, progress)
-        if target is not None and is_described(there, work.describe(target, hashed)):
+        if (
+            target is not None
+            and there is not None
+            and is_described(there, work.describe(target, hashed))
+            and target.is_whole(there)
+        ):
             discard(target.folder)
             hashed = replace(hashed, written_bytes=target.size_bytes(), was_finished=True)
     if target is not None and (there is None or not hashed.was_finished):
