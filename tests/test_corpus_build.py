@@ -384,6 +384,31 @@ def test_what_is_in_the_way_is_left_alone(tmp_path):
     assert (work / "mine").read_text() == "mine"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_in_the_way_is_refused_and_its_folder_stays(tmp_path, overwrite):
+    path = text_file(tmp_path)
+    other = interrupted(path, tmp_path / "other")
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    work_folder(tmp_path / "out").symlink_to(other)
+    for resume in (False, True):
+        with pytest.raises(InputError, match="is in the way"):
+            build(path, tmp_path / "out", resume=resume, overwrite=overwrite)
+    assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
+
+
+def test_what_a_kill_before_the_first_unit_leaves_blocks_nothing(tmp_path):
+    path = text_file(tmp_path)
+    build(path, tmp_path / "whole")
+    work = work_folder(tmp_path / "out")
+    for resume in (False, True):
+        for leave in (work.mkdir, lambda: os.close(claim(work))):
+            leave()
+            build(path, tmp_path / "out", resume=resume)
+            assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+            assert not work.exists()
+            shutil.rmtree(tmp_path / "out")
+
+
 def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):
     unit_work._tokenizer.cache_clear()
     word = load_tokenizer(str(BPE.with_name("local_word")))
