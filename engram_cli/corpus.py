@@ -15,7 +15,7 @@ from engram.units import plural
 from engram_cli.engine import (
     cores,
     find_engine,
-    saying_that_it_stops,
+    stopping_at_once,
     tell_engines,
     tell_what_is_kept,
 )
@@ -149,7 +149,7 @@ def build(
         out.result(plan, lambda console: console.print(plan_text(plan)))
         return
     try:
-        with saying_that_it_stops(out), out.progress("Tokenising", unit="B") as step, doing as ray:
+        with stopping_at_once(out), out.progress("Tokenising", unit="B") as step, doing as ray:
             started = time.perf_counter()
             built = build_corpus(
                 sources,
@@ -229,8 +229,9 @@ def verify(
 ) -> None:
     """Check a corpus: files, counts, boundaries, token ids, and a sample against its text.
 
-    Ends with 5 when something is wrong. What cannot be compared, such as a text that is no longer
-    there, is no failure.
+    Of a folder of hash ids: files, counts, and a sample of ids against its tokens. Ends with 5 when
+    something is wrong. What cannot be compared, such as a text that is no longer there, is no
+    failure.
 
     Examples:
         $ engram corpus verify tokens

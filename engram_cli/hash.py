@@ -15,7 +15,7 @@ from engram.units import plural
 from engram_cli.engine import (
     cores,
     find_engine,
-    saying_that_it_stops,
+    stopping_at_once,
     tell_engines,
     tell_what_is_kept,
 )
@@ -107,6 +107,12 @@ def hash(
             help="Beginning of the text that --cache-curve measures. Default: 1M.",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the digests of all files of token shards before they are read."
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -185,10 +191,12 @@ def hash(
                 f"{text} holds tokens: --eos, --no-eos, --text-column and --split are for text.",
                 "They were chosen when it was built.",
             )
-        reader = StoredTokens(Path(text))
+        reader = StoredTokens(Path(text), check_digests=check)
         stored = reader.tokenizer
         add_eos = stored.get("eos_id") is not None
         tokenizer = tokenizer or (stored["name"] if config is None else None)
+    elif check:
+        raise UsageError(f"{text} is no folder of tokens: it has no digests.", "Leave out --check.")
     else:
         reader = TextReader(text, split=split, text_key=text_column, on_error=on_error)
         add_eos = eos is not False
@@ -198,11 +206,12 @@ def hash(
         target = Target(output, format, shard_size, overwrite, resume)
         if not resume:
             target.check()
-    memory, file, addresses = find_memory(
-        _memory_config(out, config) if config is not None else None,
-        tokenizer,
-        layers,
-    )
+    stated = None if config is None else _memory_config(out, config)
+    if config is not None and _is_checkpoint(config):
+        from engram.checkpoints.open_memory import check_stated
+
+        check_stated(Path(config), find_memory(stated, tokenizer)[2])
+    memory, file, addresses = find_memory(stated, tokenizer, layers)
     if config is None:
         out.note(default_note(memory, addresses))
     if isinstance(reader, StoredTokens):
@@ -217,7 +226,7 @@ def hash(
             return
         out.note(plan_text(plan))
     try:
-        with saying_that_it_stops(out), out.progress("Hashing", unit="B") as step, doing as ray:
+        with stopping_at_once(out), out.progress("Hashing", unit="B") as step, doing as ray:
             hashed = hash_text(
                 reader,
                 file,
@@ -262,16 +271,22 @@ def hash(
 
 def _memory_config(out: Output, name: str) -> EngramConfig:
     """Read a config file or template, or what a checkpoint with a memory says of itself."""
-    from engram.templates import is_template
     from engram_cli.config_name import read_named
 
-    folder = Path(name)
-    if is_template(name) or not folder.is_dir():
+    if not _is_checkpoint(name):
         return read_named(out, name)
     from engram.checkpoints.inspect import inspect_checkpoint
 
+    folder = Path(name)
     found = inspect_checkpoint(folder)
     if found.config is None:
         raise InputError(f"The memory of {name} ({found.title}) is not hashed by these layouts.")
     own = (folder / "tokenizer.json").is_file()
     return replace(found.config, tokenizer=name) if own else found.config
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Whether -c names the folder of a checkpoint, and not a config."""
+    from engram.templates import is_template
+
+    return not is_template(name) and Path(name).is_dir()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import DoesNotFitError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # Rich cuts tables to 80 columns where there is no terminal; text in a pipe is cut by nobody.
 PIPE_WIDTH = 1000
+# Progress bars hide the cursor.
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Output:
@@ -57,6 +60,16 @@ class Output:
         """Tell the user something that is no part of the answer."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+    def note_from_signal(self, text: str) -> None:
+        """Print a note from a handler of signals, which may have interrupted another one."""
+        if not self.quiet:
+            _write_at_once(f"{text}\n")
+
+    def leave(self) -> None:
+        """Leave the terminal in order when the process is about to end in a handler of signals."""
+        if sys.stderr.isatty():
+            _write_at_once(_SHOW_CURSOR + "\n")
 
     def next_step(self, text: str) -> None:
         """Tell people, not programs, what they may want to do now."""
@@ -113,6 +126,11 @@ def _print(text: str) -> None:
         # The verdict in the exit code stays, though nobody reads the rest of the answer.
         if not drop_closed_stdout():
             raise
+
+
+def _write_at_once(text: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads it
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 def _ignore(done: int, total: int | None) -> None:

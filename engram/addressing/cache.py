@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from engram.errors import EngramError
 from engram.files import atomic_write
 
 _DIGEST_BYTES = 32
@@ -38,8 +39,8 @@ def read_cached(kind: str, key: str) -> bytes | None:
 
 def write_cached(kind: str, key: str, content: bytes) -> None:
     """Keep a result. A cache that cannot be written is no error."""
-    # RuntimeError: there is no home folder.
-    with suppress(OSError, RuntimeError):
+    # EngramError: a full disk, or no file. RuntimeError: there is no home folder.
+    with suppress(EngramError, OSError, RuntimeError):
         folder = cache_folder() / kind
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / key) as file:

@@ -268,7 +268,7 @@ def _index(plan: AttachPlan) -> dict[str, Any]:
 
 
 def place_file(source: Path, target: Path, link: bool) -> None:
-    """Copy a file and sync it, or hard-link it.
+    """Copy a file, or hard-link it.
 
     Raises:
         InputError: The file cannot be linked there.
@@ -285,8 +285,6 @@ def place_file(source: Path, target: Path, link: bool) -> None:
             ) from None
         return
     shutil.copyfile(source, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def check_room(output: Path, written_bytes: int) -> None:

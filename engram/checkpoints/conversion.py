@@ -195,10 +195,12 @@ def to_base(
     )
 
 
-def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Conversion:
+def rewritten(
+    memory: MemorySource, output: Path, dtype: str, tokenizer: TokenizerFile | None, link: bool
+) -> Conversion:
     """Describe an attached folder, or an adapter, with its memory in another dtype."""
     config = replace(memory.config, table_dtype=dtype)
-    addresses, record = addresses_of(memory, None), LossRecord()
+    addresses, record = addresses_of(memory, tokenizer), LossRecord()
     parts = {
         tensor.name: (layer_id, tensor)
         for layer_id, tensors in memory.layers.items()

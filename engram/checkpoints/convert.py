@@ -80,7 +80,7 @@ def plan(
         demand_apart(output, folder)
         return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
     _refuse_base(base, f"{source} is attached to its base already")
-    return rewritten(memory, output, dtype, link)
+    return rewritten(memory, output, dtype, tokenizer, link)
 
 
 def check_output(made: Conversion, *, overwrite: bool = False) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.shards import Chunks
+from engram.machine_code import compiled
 
 # Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
 CHUNK_VALUES = 2**22
@@ -121,9 +122,7 @@ def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
 
 @cache
 def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
-    import numba
-
-    @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+    @compiled(nogil=True)
     def fill(state: np.uint64, quantiles: NDArray[Any], out: NDArray[Any]) -> None:
         for word in range(out.size // 4):
             state += np.uint64(0x9E3779B97F4A7C15)
@@ -133,8 +132,8 @@ def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
             for part in range(4):
                 out[4 * word + part] = quantiles[(bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)]
 
-    compiled: Callable[[np.uint64, NDArray[Any], NDArray[Any]], None] = fill
-    return compiled
+    filler: Callable[[np.uint64, NDArray[Any], NDArray[Any]], None] = fill
+    return filler
 
 
 @cache

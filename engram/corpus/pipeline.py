@@ -26,6 +26,7 @@ from engram.corpus.units import UNIT_BYTES
 from engram.corpus.work import check_work, discard, working
 from engram.errors import InputError
 from engram.files import Progress
+from engram.folders import remove_torn
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -110,10 +111,17 @@ def hash_text(
     """
     started = time.perf_counter()
     work = _Work(tokenizer, addresses, add_eos, threads, engine, cache_tokens, unit_bytes)
+    if target is not None:
+        remove_torn(target.folder)
     there = target.manifest() if target is not None and target.resume else None
     if target is None or there is not None:
         hashed = work.count(reader, progress)
-        if target is not None and is_described(there, work.describe(target, hashed)):
+        if (
+            target is not None
+            and there is not None
+            and is_described(there, work.describe(target, hashed))
+            and target.is_whole(there)
+        ):
             discard(target.folder)
             hashed = replace(hashed, written_bytes=target.size_bytes(), was_finished=True)
     if target is not None and (there is None or not hashed.was_finished):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.folder import MANIFEST
+from engram.corpus.folder import MANIFEST, check_whole
 from engram.corpus.tokenise import TokenBatch, cut_batches
 from engram.errors import CorruptFileError, InputError
 
@@ -21,6 +21,7 @@ class StoredTokens:
 
     Args:
         folder: A folder with `manifest.json`, whose shards name a tokens and a documents file.
+        check_digests: Compare the sha256 of every file too, and not only its size.
 
     Attributes:
         folder: The folder.
@@ -32,9 +33,10 @@ class StoredTokens:
         CorruptFileError: A shard is missing, truncated, or not what the manifest says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, check_digests: bool = False) -> None:
         self.folder = folder
-        shards, self.tokenizer = _manifest(folder)
+        shards, self.tokenizer, files_listed = _manifest(folder)
+        check_whole(folder, files_listed, "Write the folder again.", digests=check_digests)
         files = [
             tuple(_load(folder, shard[f"{kind}_file"]) for kind in ("tokens", "documents"))
             for shard in shards
@@ -89,7 +91,7 @@ class StoredTokens:
         return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
 
 
-def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -101,7 +103,15 @@ def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                 folder=str(folder),
             )
         fields = ("tokens_file", "documents_file", "tokens", "documents")
-        return [{field: shard[field] for field in fields} for shard in shards], tokenizer
+        listed = [
+            {"name": str(file["name"]), "bytes": int(file["bytes"]), "sha256": file["sha256"]}
+            for file in values["files"]
+        ]
+        return (
+            [{field: shard[field] for field in fields} for shard in shards],
+            tokenizer,
+            {"files": listed},
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} has no {MANIFEST} that lists token shards ({error!r}).",

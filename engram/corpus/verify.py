@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.corpus.build import SCHEMA
-from engram.corpus.folder import MANIFEST, sha256_of
+from engram.corpus.checks import Check, check_of
+from engram.corpus.folder import MANIFEST, damage
+from engram.corpus.hashes import MANIFEST_SCHEMA
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.tokenise import token_dtype, tokenise
+from engram.corpus.verify_hashes import KEYS as HASH_KEYS
+from engram.corpus.verify_hashes import verify_hashes
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.units import plural
 
@@ -29,23 +34,14 @@ _KINDS = ("tokens", "documents")
 _KEYS = ("tokenizer", "counts", "inputs", "units", "shards", "files", "dtype")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked.
-
-    Attributes:
-        name: What.
-        ok: Whether it is right; None when it could not be checked.
-        detail: What was seen, with the file and the value where something is wrong.
-    """
-
-    name: str
-    ok: bool | None
-    detail: str
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, keys: Mapping[str, tuple[str, ...]] = MappingProxyType({SCHEMA: _KEYS})
+) -> dict[str, Any]:
     """Read the manifest of a corpus.
+
+    Args:
+        folder: The corpus.
+        keys: Needed in the manifest, by the schemas that it may have.
 
     Raises:
         MissingFileError: There is no such folder, or it has no manifest.
@@ -63,12 +59,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]
-        lacks = [key for key in _KEYS if key not in manifest]
+        lacks = [key for key in keys.get(schema, ()) if key not in manifest]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(
             f"{path} is torn or not a manifest: {error!r}.", "Build it again.", file=str(path)
         ) from error
-    if schema != SCHEMA or lacks:
+    if schema not in keys or lacks:
         what = f"lacks {', '.join(lacks)}" if lacks else "is none of a corpus"
         raise CorruptFileError(
             f"{path} has the schema {schema!r}, and {what}.",
@@ -86,7 +82,7 @@ def verify_corpus(
     sample_units: int = 3,
     sample_documents: int = 1000,
 ) -> list[Check]:
-    """Check a corpus.
+    """Check a corpus, or a folder of hash ids.
 
     Args:
         folder: The corpus.
@@ -102,7 +98,9 @@ def verify_corpus(
         MissingFileError: It is no corpus.
         CorruptFileError: The manifest cannot be read.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, {SCHEMA: _KEYS, MANIFEST_SCHEMA: HASH_KEYS})
+    if manifest["schema"] == MANIFEST_SCHEMA:
+        return verify_hashes(folder, manifest)
     files = _check_files(folder, manifest)
     if not files.ok:
         return [files]
@@ -120,19 +118,11 @@ def verify_corpus(
 def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
     expected = {str(file["name"]): file for file in manifest["files"]}
     wrong = [f"{name} is foreign" for name in _names(folder) - {*expected, MANIFEST}]
-    for name, file in expected.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif path.stat().st_size != file["bytes"]:
-            what = "truncated" if path.stat().st_size < file["bytes"] else "too long"
-            wrong.append(f"{name} is {what}: {path.stat().st_size:,} bytes of {file['bytes']:,}")
-        elif sha256_of(path) != file["sha256"]:
-            wrong.append(f"{name} was changed: its sha256 is not the manifest's")
+    wrong += damage(folder, manifest, digests=True)
     listed = {shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS}
     wrong += [f"{name} has no digest" for name in sorted(listed - expected.keys())]
     size = sum(int(file["bytes"]) for file in manifest["files"])
-    return _check(
+    return check_of(
         "files", wrong, f"{plural(len(expected), 'file')}, {size:,} bytes, all digests equal"
     )
 
@@ -169,7 +159,7 @@ def _check_counts(
             total = sum(int(entry[kind]) for entry in part)
             if total != counts[kind]:
                 wrong.append(f"the {name} have {total:,} {kind}, not {counts[kind]:,}")
-    return _check(
+    return check_of(
         "counts",
         wrong,
         f"{plural(counts['documents'], 'document')}, {plural(counts['tokens'], 'token')}",
@@ -188,7 +178,7 @@ def _check_documents(
             wrong.append(f"{name} goes from {bounds[0]} to {bounds[-1]}, not 0 to {len(tokens)}")
         elif (np.diff(bounds) < 0).any():
             wrong.append(f"{name} falls at document {int(np.argmax(np.diff(bounds) < 0))}")
-    return _check("documents", wrong, "boundaries rise from 0 to the end of every shard")
+    return check_of("documents", wrong, "boundaries rise from 0 to the end of every shard")
 
 
 def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]) -> Check:
@@ -207,7 +197,7 @@ def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArra
         if end is not None and ((lengths == 0).any() or (tokens[bounds[1:] - 1] != end).any()):
             wrong.append(f"{name} has a document that does not end with the id {end}")
     ends = f", every document ends with {end}" if end is not None else ""
-    return _check("token ids", wrong, f"all below {size:,}{ends}")
+    return check_of("token ids", wrong, f"all below {size:,}{ends}")
 
 
 def _check_sample(
@@ -249,7 +239,7 @@ def _check_sample(
     left = f"; not there: {plural(len(missing), 'file')}" if missing else ""
     are = "is" if compared == 1 else "are"
     documents = plural(compared, "document")
-    return _check(name, wrong, f"{documents} tokenised again {are} equal{left}")
+    return check_of(name, wrong, f"{documents} tokenised again {are} equal{left}")
 
 
 def _documents(
@@ -289,8 +279,3 @@ def _document(shards: list[tuple[NDArray[Any], NDArray[Any]]], index: int) -> An
             return tokens[bounds[index] : bounds[index + 1]]
         index -= len(bounds) - 1
     return None
-
-
-def _check(name: str, wrong: list[str], right: str) -> Check:
-    more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    return Check(name, not wrong, "; ".join(wrong[:5]) + more if wrong else right)
