@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def killed_at(number: int, root: Path, action: Callable[[], object]) -> bool:
     Returns:
         Whether it was killed; False when it ended before.
     """
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that a fork leaves behind
+        child = os.fork()
     if child == 0:
         seen = 0
 

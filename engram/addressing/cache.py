@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engram.errors import EngramError
 from engram.files import atomic_write
+from engram.staging import clean
 
 _DIGEST_BYTES = 32
 
@@ -30,9 +31,12 @@ def read_cached(kind: str, key: str) -> bytes | None:
         key: What the result follows from, as text that can be a file name.
     """
     try:
-        stored = (cache_folder() / kind / key).read_bytes()
+        path = cache_folder() / kind / key
+        stored = path.read_bytes()
     except (OSError, RuntimeError):
         return None
+    with suppress(OSError):
+        clean(path)  # the writer may have been killed between the result and its hidden folder
     content = stored[_DIGEST_BYTES:]
     return content if stored == _seal(kind, key, content) + content else None
 
