@@ -316,3 +316,13 @@ assert model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=2).sh
 assert used() - before < 400e6, used() - before
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_generation_config_of_its_own_holds_no_table(llama, tmp_path):
+    # Released models state theirs, while that of a model made from a config says so.
+    folder = shutil.copytree(llama, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.6}))
+    model = engram.load(folder, tables="disk")
+    assert model.generation_config.temperature == 0.6
+    assert not hasattr(model.generation_config, "engram_tables")
+    assert torch.equal(logits(model), logits(engram.load(folder)))

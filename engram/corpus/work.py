@@ -141,10 +141,9 @@ def discard_spent(folder: Path) -> None:
     All is done when the results have appeared.
     """
     work = work_folder(folder)
-    if os.path.lexists(work) and staging.is_stage(work) and not staging.in_use(work):
-        names = {entry.name for entry in work.iterdir()}
-        if names <= {staging.MARK} or _has_appeared(work, folder):
-            discard(folder)
+    is_left = os.path.lexists(work) and staging.is_stage(work) and not staging.in_use(work)
+    if is_left and (not _is_begun(work) or _has_appeared(work, folder)):
+        discard(folder)
 
 
 def _has_appeared(work: Path, folder: Path) -> bool:

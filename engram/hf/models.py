@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,8 +21,10 @@ from engram.hf.prompts import check_prompt, keep_prompt
 from engram.hf.quantising import quantised_loading
 from engram.hf.tables import (
     add_tables,
+    built_with,
     check_saving,
     refuse_other_tables,
+    tables_in_files,
     tables_on_disk,
     weights_beside_tables,
 )
@@ -62,13 +63,7 @@ class EngramForCausalLM:
             base.forward, tell_text=cls.engram_multimodal
         )
 
-    def __init__(
-        self,
-        config: Any,
-        *args: Any,
-        engram_tables: Mapping[int, DiskEmbedding] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         settings = config.engram
         if not isinstance(settings, dict) or not {"addresses", "config"} <= settings.keys():
@@ -77,7 +72,7 @@ class EngramForCausalLM:
                 "Attach one first: engram attach MODEL -c CONFIG -o FOLDER",
             )
         addresses = Addresses.from_dict(settings["addresses"])
-        wire(self, EngramConfig.from_dict(settings["config"]), addresses, engram_tables)
+        wire(self, EngramConfig.from_dict(settings["config"]), addresses, tables_in_files())
         self._fill_token_map()
 
     @classmethod
@@ -106,18 +101,20 @@ class EngramForCausalLM:
             MissingError: A quantised base needs a package that is not installed, or a newer one.
         """
         _check_places(tables, cache_rows)
+        in_files = None
         if tables == "disk":
             compat.weight_loader(super())
-            kwargs["engram_tables"] = tables_on_disk(
-                pretrained_model_name_or_path, cache_rows, kwargs
-            )
+            in_files = tables_on_disk(pretrained_model_name_or_path, cache_rows, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         # Wrong shapes are refused below, with their names.
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         base = class_after(cls, EngramForCausalLM)
         source = pretrained_model_name_or_path
-        with quantised_loading(base, cls.config_class, source, kwargs):  # type: ignore[attr-defined]
+        with (
+            built_with(in_files),
+            quantised_loading(base, cls.config_class, source, kwargs),  # type: ignore[attr-defined]
+        ):
             model, info = super().from_pretrained(  # type: ignore[misc]
                 pretrained_model_name_or_path, *args, **kwargs
             )

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,26 @@ _QUANTISED = {"F8_E4M3": "fp8", "I8": "int8"}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # transformers reads model.safetensors in preference to an index, and would miss the tables.
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
+
+
+# Tables that a model under construction gets. An argument of `from_pretrained` would end up in the
+# model's generation config, too.
+_IN_FILES: ContextVar[Mapping[int, DiskEmbedding] | None] = ContextVar("tables", default=None)
+
+
+@contextmanager
+def built_with(tables: Mapping[int, DiskEmbedding] | None) -> Iterator[None]:
+    """Give models that are built in a block tables that stay in files; None for tables in RAM."""
+    token = _IN_FILES.set(tables)
+    try:
+        yield
+    finally:
+        _IN_FILES.reset(token)
+
+
+def tables_in_files() -> Mapping[int, DiskEmbedding] | None:
+    """Return the tables of `built_with` by layer id, None for tables in RAM."""
+    return _IN_FILES.get()
 
 
 def tables_on_disk(

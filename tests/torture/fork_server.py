@@ -155,8 +155,8 @@ def _serve(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outlived(group: int) -> bool:
-    """Whether processes of a command are still there two seconds after it."""
-    deadline = time.monotonic() + 2
+    """Whether processes of a command are still there ten seconds after it."""
+    deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)

@@ -42,7 +42,7 @@ class Writer:
 
 
 _BUILD = ("corpus", "build", "{}/text.jsonl", "-t", BPE, "-o", "out", "--shard-size", "20000")
-_HASH = ("hash", "{}/text.jsonl", "-c", "{}/attached", "-o", "out", "--shard-tokens", "5000")
+_HASH = ("hash", "{}/text.jsonl", "-c", "{}/attached", "-o", "out", "--shard-size", "5000")
 
 WRITERS = [
     Writer(
@@ -73,7 +73,7 @@ WRITERS = [
     Writer(
         "hash -o",
         (*_HASH, "-j", "1"),
-        (*_HASH, "-j", "1", "--eos"),
+        (*_HASH, "-j", "1", "--no-eos"),
         resumes=True,
     ),
     Writer("hash -o -j 2", (*_HASH, "-j", "2"), resumes=True),
