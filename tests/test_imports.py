@@ -105,6 +105,7 @@ def test_the_library_neither_imports_its_command_line_nor_prints():
 # From the lowest floor up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors", "seams", "units", "file_names", "files", "folders", "hub", "strict_yaml", "threads"),
+    ("json_files",),
     ("config_rules", "config", "config_doubts", "config_file", "templates", "backbone"),
     ("layouts",),
     ("addressing",),

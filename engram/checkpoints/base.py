@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from engram.backbone.quantisation import base_params, stated_quantisation
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
 from engram.hub import probe
+from engram.json_files import read_json
 
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
 # and would drop the memory without a word.
@@ -228,12 +228,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "Give the folder that holds config.json and the weights.",
             path=str(path),
         )
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}", path=str(path)) from None
-    if not isinstance(config, dict):
-        raise CorruptFileError(f"{path} is not a JSON object.", path=str(path))
+    config: dict[str, Any] = read_json(path)
     return config
 
 

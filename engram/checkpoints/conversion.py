@@ -34,6 +34,7 @@ from engram.checkpoints.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.shards import QUANTISED_TAGS, TensorStream, plan_shards
 from engram.checkpoints.stored_tensor import StoredTensor, read_bytes
 from engram.config import EngramConfig
+from engram.json_files import read_json
 from engram.layouts import get_layout
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Con
 def _settings_file(memory: MemorySource, config: EngramConfig) -> dict[str, str]:
     """Write the settings of an attached folder or an adapter anew, with another dtype."""
     name = ADAPTER_FILE if memory.kind == "adapter" else CONFIG_FILE
-    values = json.loads((memory.path / name).read_bytes())
+    values = read_json(memory.path / name)
     model_config = values["model_config"] if memory.kind == "adapter" else values
     model_config["engram"]["config"] = config.to_dict()
     return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from engram.corpus.folder import (
     write_manifest,
 )
 from engram.corpus.local import run_local
+from engram.corpus.manifests import CORPUS_SHAPE
 from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError
 from engram.corpus.reading_errors import no_text
 from engram.corpus.sources import Source
@@ -35,7 +35,9 @@ from engram.corpus.unit_work import (
 )
 from engram.corpus.units import UNIT_BYTES, Unit, plan_units
 from engram.corpus.work import check_work, discard, working
+from engram.errors import EngramError
 from engram.files import Progress
+from engram.json_files import read_json
 
 SCHEMA = "engram.corpus/1"
 
@@ -255,12 +257,12 @@ def without_times(job: dict[str, Any]) -> dict[str, Any]:
 def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
     """Return the corpus that is there when it is the one asked for."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST, CORPUS_SHAPE)
         if {key: manifest[key] for key in job} != without_times(job):
             return None
         size = listed_bytes(folder, manifest)
         return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EngramError, KeyError):
         return None
 
 
@@ -299,7 +301,7 @@ def _assemble(
             "shards": shards.shards,
         }
         size = write_manifest(new, values)
-        manifest = json.loads((new / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(new / MANIFEST, CORPUS_SHAPE)
     return BuiltCorpus(
         manifest,
         size,

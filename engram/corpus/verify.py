@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,10 +14,13 @@ from numpy.typing import NDArray
 
 from engram.corpus.build import SCHEMA
 from engram.corpus.folder import MANIFEST, sha256_of
+from engram.corpus.manifests import CORPUS_SHAPE
+from engram.corpus.npy_files import read_npy
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.tokenise import token_dtype, tokenise
 from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.json_files import TEXT, check_shape, read_json
 from engram.units import plural
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _KINDS = ("tokens", "documents")
-_KEYS = ("tokenizer", "counts", "inputs", "units", "shards", "files", "dtype")
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
-        lacks = [key for key in _KEYS if key not in manifest]
-    except (ValueError, KeyError, TypeError) as error:
+    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint="Build it again.")
+    if manifest["schema"] != SCHEMA:
         raise CorruptFileError(
-            f"{path} is torn or not a manifest: {error!r}.", "Build it again.", file=str(path)
-        ) from error
-    if schema != SCHEMA or lacks:
-        what = f"lacks {', '.join(lacks)}" if lacks else "is none of a corpus"
-        raise CorruptFileError(
-            f"{path} has the schema {schema!r}, and {what}.",
+            f"{path} has the schema {manifest['schema']!r}, not {SCHEMA!r}.",
             "Give a folder that engram corpus build wrote.",
             file=str(path),
-            found=schema,
+            found=manifest["schema"],
         )
+    check_shape(manifest, CORPUS_SHAPE, str(path), hint="Build it again.")
     return manifest
 
 
@@ -142,13 +136,8 @@ def _names(folder: Path) -> set[str]:
 
 
 def _load(folder: Path, shard: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    paths = [folder / Path(shard[f"{kind}_file"]).name for kind in _KINDS]
-    try:
-        tokens, bounds = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-    except (ValueError, EOFError) as error:
-        raise CorruptFileError(
-            f"{paths[0]} or {paths[1].name} is no .npy file: {error}", "Build the corpus again."
-        ) from error
+    hint = "Build the corpus again."
+    tokens, bounds = (read_npy(folder / shard[f"{kind}_file"], hint=hint) for kind in _KINDS)
     return tokens, bounds
 
 

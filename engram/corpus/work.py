@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engram.errors import InputError
+from engram.corpus.manifests import JOB_SHAPE
+from engram.errors import EngramError, InputError
 from engram.files import NO_ROOM, write_json
+from engram.json_files import read_json
 
 _JOB = "job.json"
 # How people call what a job's keys hold, where that is not their name.
@@ -155,8 +156,8 @@ def _value(value: Any) -> str:
 
 def _read_job(work: Path) -> dict[str, Any] | None:
     try:
-        job: dict[str, Any] = json.loads((work / _JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        job: dict[str, Any] = read_json(work / _JOB, JOB_SHAPE)
+    except (OSError, EngramError):
         return None
     return job
 

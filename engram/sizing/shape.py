@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from engram.backbone import Backbone
 from engram.config import LAYOUT_KEYS, EngramConfig
-from engram.errors import LayoutError, UsageError
+from engram.errors import EngramError, LayoutError, UsageError
+from engram.json_files import ANY, TEXT, Maybe, read_json
 from engram.layouts import get_layout
 
 MIN_ROWS_PER_HEAD = 2
@@ -119,11 +119,13 @@ def tokenizer_length(backbone: Backbone) -> int | None:
     if backbone.tokenizer_vocab_size is not None or not file.is_file():
         return backbone.tokenizer_vocab_size
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(
+            file, {"model": {"vocab": ANY}, "added_tokens": Maybe([{"content": TEXT}])}
+        )
         vocab = content["model"]["vocab"]
         tokens = {token if isinstance(token, str) else token[0] for token in vocab}
         return len(tokens | {added["content"] for added in content.get("added_tokens") or ()})
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (EngramError, KeyError, TypeError, IndexError):
         return None
 
 
