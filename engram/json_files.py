@@ -48,6 +48,17 @@ class Maybe:
 
 
 @dataclass(frozen=True)
+class OrNull:
+    """A value that may be null, and must be there.
+
+    Attributes:
+        shape: Shape of the value that is not null.
+    """
+
+    shape: Any
+
+
+@dataclass(frozen=True)
 class Each:
     """An object with any keys.
 
@@ -76,13 +87,22 @@ FILE_NAME = Kind(
 )
 
 
-def read_json(path: Path, shape: Any = OBJECT, *, hint: str = _HINT) -> Any:
+def one_of(*texts: str) -> Kind:
+    """Return the kind of value that is one of some texts."""
+    return Kind(" or ".join(map(repr, texts)), lambda value: value in texts)
+
+
+def read_json(
+    path: Path, shape: Any = OBJECT, *, hint: str = _HINT, file_names: bool = False
+) -> Any:
     """Read a JSON file.
 
     Args:
         path: The file.
         shape: Shape of its content; the rest of the file may hold anything.
         hint: Next step after an error.
+        file_names: Texts may hold the half surrogates by which Python writes names of files that
+            are not UTF-8.
 
     Returns:
         The content, of that shape.
@@ -101,10 +121,17 @@ def read_json(path: Path, shape: Any = OBJECT, *, hint: str = _HINT) -> Any:
         ) from None
     except IsADirectoryError:
         raise CorruptFileError(f"{path} is a folder, not a file.", hint, path=str(path)) from None
-    return parse_json(content, str(path), shape, hint=hint)
+    return parse_json(content, str(path), shape, hint=hint, file_names=file_names)
 
 
-def parse_json(content: bytes, where: str, shape: Any = OBJECT, *, hint: str = _HINT) -> Any:
+def parse_json(
+    content: bytes,
+    where: str,
+    shape: Any = OBJECT,
+    *,
+    hint: str = _HINT,
+    file_names: bool = False,
+) -> Any:
     """Read JSON that is in memory.
 
     Args:
@@ -112,6 +139,7 @@ def parse_json(content: bytes, where: str, shape: Any = OBJECT, *, hint: str = _
         where: Name of the file that they are from.
         shape: See `read_json`.
         hint: Next step after an error.
+        file_names: See `read_json`.
 
     Returns:
         The content, of that shape.
@@ -133,7 +161,7 @@ def parse_json(content: bytes, where: str, shape: Any = OBJECT, *, hint: str = _
         raise _corrupt(where, _TOO_DEEP, hint) from None
     if _depth(values) > MAX_DEPTH:
         raise _corrupt(where, _TOO_DEEP, hint)
-    if "\\u" in text and not _is_unicode(values):
+    if "\\u" in text and not _is_unicode(values, "surrogateescape" if file_names else "strict"):
         raise _corrupt(where, "holds half of a surrogate pair, which is no text", hint)
     check_shape(values, shape, where, hint=hint)
     return values
@@ -156,7 +184,7 @@ def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> No
 
 
 def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
-    if isinstance(shape, Maybe):
+    if isinstance(shape, (Maybe, OrNull)):
         if value is not None:
             yield from _faults(value, shape.shape, name)
     elif isinstance(shape, Kind):
@@ -194,9 +222,9 @@ def _depth(values: Any) -> int:
     return depth
 
 
-def _is_unicode(values: Any) -> bool:
+def _is_unicode(values: Any, errors: str) -> bool:
     try:
-        json.dumps(values, ensure_ascii=False).encode()
+        json.dumps(values, ensure_ascii=False).encode(errors=errors)
     except UnicodeEncodeError:
         return False
     return True

@@ -18,6 +18,7 @@ import typer
 from engram.errors import EngramError, MissingPackageError
 from engram.files import NO_ROOM
 from engram_cli.compat import USAGE_ERROR
+from engram_cli.printable import printable
 
 # Packages whose distribution has another name.
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
@@ -139,7 +140,8 @@ def _report(error: BaseException, as_json: bool) -> int:
             import traceback
 
             traceback.print_exception(error)
-        print(failure.to_json() if as_json else failure.to_text(), file=sys.stderr, flush=True)
+        text = failure.to_json() if as_json else printable(failure.to_text())
+        print(text, file=sys.stderr, flush=True)
     return failure.exit_code
 
 

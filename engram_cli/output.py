@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engram.errors import DoesNotFitError
 from engram.files import Progress
 from engram_cli.errors import drop_closed_stdout
+from engram_cli.printable import Printable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,7 @@ class Output:
     def note(self, text: str) -> None:
         """Tell the user something that is no part of the answer."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def next_step(self, text: str) -> None:
         """Tell people, not programs, what they may want to do now."""
@@ -63,11 +64,11 @@ class Output:
     def detail(self, text: str) -> None:
         """Tell the user something that only `-v` asks for."""
         if self.verbose:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def warn(self, text: str) -> None:
         """Warn the user; `-q` does not silence it."""
-        print(f"Warning: {text}", file=sys.stderr, flush=True)
+        _tell(f"Warning: {text}")
 
     @contextmanager
     def answering_no(self, payload: Mapping[str, Any]) -> Iterator[None]:
@@ -99,8 +100,12 @@ class Output:
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(title, unit) as step:
+        with progress_bar(printable(title), unit) as step:
             yield step
+
+
+def _tell(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _ignore(done: int, total: int | None) -> None:
@@ -108,7 +113,11 @@ def _ignore(done: int, total: int | None) -> None:
 
 
 def _draw(show: Callable[[Console], None]) -> str:
-    from rich.console import Console
+    from rich.console import Console, RenderHook
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[Any]) -> list[Any]:
+            return [Printable(renderable) for renderable in renderables]
 
     is_terminal = sys.stdout.isatty()
     console = Console(
@@ -118,6 +127,7 @@ def _draw(show: Callable[[Console], None]) -> str:
         highlight=False,
         emoji=False,
     )
+    console.push_render_hook(Hook())
     with console.capture() as capture:
         show(console)
     text = capture.get()

@@ -257,7 +257,7 @@ def without_times(job: dict[str, Any]) -> dict[str, Any]:
 def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
     """Return the corpus that is there when it is the one asked for."""
     try:
-        manifest = read_json(folder / MANIFEST, CORPUS_SHAPE)
+        manifest = read_json(folder / MANIFEST, CORPUS_SHAPE, file_names=True)
         if {key: manifest[key] for key in job} != without_times(job):
             return None
         size = listed_bytes(folder, manifest)
@@ -301,7 +301,7 @@ def _assemble(
             "shards": shards.shards,
         }
         size = write_manifest(new, values)
-        manifest = read_json(new / MANIFEST, CORPUS_SHAPE)
+        manifest = read_json(new / MANIFEST, CORPUS_SHAPE, file_names=True)
     return BuiltCorpus(
         manifest,
         size,

@@ -71,7 +71,7 @@ def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
 def _own_files(folder: Path, schema: str) -> set[str] | None:
     """Names of the files that a folder's manifest lists; None when it has no such manifest."""
     try:
-        values = read_json(folder / MANIFEST, FILES_SHAPE)
+        values = read_json(folder / MANIFEST, FILES_SHAPE, file_names=True)
         if values["schema"] != schema:
             return None
         return {MANIFEST, *(file["name"] for file in values["files"])}

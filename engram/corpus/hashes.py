@@ -72,7 +72,7 @@ class Target:
     def manifest(self) -> dict[str, Any] | None:
         """Return what the folder that is there says of itself; None when there is none."""
         try:
-            values: dict[str, Any] = read_json(self.folder / MANIFEST, FILES_SHAPE)
+            values: dict[str, Any] = read_json(self.folder / MANIFEST, FILES_SHAPE, file_names=True)
             return values if values["schema"] == MANIFEST_SCHEMA else None
         except (OSError, EngramError):
             return None

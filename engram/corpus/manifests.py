@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from engram.json_files import COUNT, FILE_NAME, OBJECT, TEXT, Each, Kind, Maybe
+from typing import get_args
+
+from engram.corpus.documents import Split
+from engram.corpus.readers import OnError
+from engram.json_files import COUNT, FILE_NAME, OBJECT, TEXT, Each, Kind, Maybe, OrNull, one_of
 
 _SHA256 = Kind(
     "a sha256 in hexadecimal",
@@ -16,7 +20,7 @@ _VOCABULARY = Kind(
 )
 _SIZES = {"documents": COUNT, "tokens": COUNT}
 _FILE = {"name": FILE_NAME, "bytes": COUNT, "sha256": _SHA256}
-_SPAN = {"name": TEXT, "begin": COUNT, "end": Maybe(COUNT)}
+_SPAN = {"name": TEXT, "begin": COUNT, "end": OrNull(COUNT)}
 
 # Folders of token shards and of hash ids: enough to read the tokens.
 TOKENS_SHAPE = {
@@ -25,14 +29,14 @@ TOKENS_SHAPE = {
 }
 CORPUS_SHAPE = {
     **TOKENS_SHAPE,
-    "tokenizer": {**TOKENS_SHAPE["tokenizer"], "eos_id": Maybe(COUNT)},  # type: ignore[dict-item]
-    "split": TEXT,
-    "text_key": Maybe(TEXT),
-    "on_error": TEXT,
+    "tokenizer": {**TOKENS_SHAPE["tokenizer"], "eos_id": OrNull(COUNT)},  # type: ignore[dict-item]
+    "split": one_of(*get_args(Split)),
+    "text_key": OrNull(TEXT),
+    "on_error": one_of(*get_args(OnError)),
     "dtype": TEXT,
     "counts": {**_SIZES, "skipped": COUNT},
     "problems": [TEXT],
-    "inputs": [{"name": TEXT, "bytes": Maybe(COUNT)}],
+    "inputs": [{"name": TEXT, "bytes": OrNull(COUNT)}],
     "units": [{**_SIZES, "sources": [_SPAN]}],
     "files": [_FILE],
 }

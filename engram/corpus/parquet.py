@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from engram.corpus.sources import Source
@@ -65,7 +66,8 @@ def _open(source: Source) -> Iterator[Any]:
     except ImportError:
         raise MissingPackageError("pyarrow", "parquet", f"Reading {source.name}") from None
     try:
-        with pq.ParquetFile(source.path) as file:
+        # pyarrow takes no name that is not UTF-8, and every open file.
+        with Path(source.path or "").open("rb") as stored, pq.ParquetFile(stored) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise CorruptFileError(

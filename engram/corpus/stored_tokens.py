@@ -94,7 +94,7 @@ class StoredTokens:
 def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     path = folder / MANIFEST
     hint = "engram corpus build writes a folder of token shards, and so does engram hash -o."
-    values = read_json(path, {"shards": [OBJECT]}, hint=hint)
+    values = read_json(path, {"shards": [OBJECT]}, hint=hint, file_names=True)
     if any("file" in shard for shard in values["shards"]):
         raise InputError(
             f"{folder} holds parquet files; only .npy shards are read in place.",

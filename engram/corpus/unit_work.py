@@ -179,7 +179,7 @@ def behind(report: Report, before: int) -> Report:
 def finished_unit(task: UnitTask) -> UnitResult | None:
     """Return what is known of a unit when its files are there and whole, else None."""
     try:
-        values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE)
+        values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
         result = UnitResult(**{**values, "problems": tuple(values["problems"])})
         for kind, expected in (
             ("tokens", result.tokens_sha256),

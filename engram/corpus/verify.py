@@ -61,7 +61,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )
-    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint="Build it again.")
+    hint = "Build it again."
+    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
     if manifest["schema"] != SCHEMA:
         raise CorruptFileError(
             f"{path} has the schema {manifest['schema']!r}, not {SCHEMA!r}.",
@@ -69,7 +70,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             file=str(path),
             found=manifest["schema"],
         )
-    check_shape(manifest, CORPUS_SHAPE, str(path), hint="Build it again.")
+    check_shape(manifest, CORPUS_SHAPE, str(path), hint=hint)
     return manifest
 
 

@@ -156,7 +156,7 @@ def _value(value: Any) -> str:
 
 def _read_job(work: Path) -> dict[str, Any] | None:
     try:
-        job: dict[str, Any] = read_json(work / _JOB, JOB_SHAPE)
+        job: dict[str, Any] = read_json(work / _JOB, JOB_SHAPE, file_names=True)
     except (OSError, EngramError):
         return None
     return job

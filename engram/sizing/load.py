@@ -16,7 +16,7 @@ from typing import Any, Literal
 from engram.config import LAYOUT_KEYS, EngramConfig
 from engram.corpus.growth import Growth
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
-from engram.json_files import COUNT, NUMBER, Kind, Maybe, read_json
+from engram.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
@@ -26,15 +26,15 @@ DEFAULT_LOAD = 0.7
 _ORDER = Kind("an n-gram order from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16)
 _COUNTED = {
     "distinct_ngrams": COUNT,
-    "kind": Kind("exact or estimated", lambda value: value in ("exact", "estimated")),
+    "kind": one_of("exact", "estimated"),
 }
 _LENGTH = Kind("a length below 2^50", lambda value: type(value) is int and 0 < value < 2**50)
 _SHAPE = {
-    "schema": Kind(SCHEMA, lambda value: value == SCHEMA),
+    "schema": one_of(SCHEMA),
     "tokens": COUNT,
     "tokenizer": {"vocab_size": COUNT},
-    "compressed_vocab_size": Maybe(COUNT),
-    "layers": [{"heads": [{"order": _ORDER, **_COUNTED, "relative_error": Maybe(NUMBER)}]}],
+    "compressed_vocab_size": OrNull(COUNT),
+    "layers": [{"heads": [{"order": _ORDER, **_COUNTED, "relative_error": OrNull(NUMBER)}]}],
     "growth": [{"order": _ORDER, "points": [{"tokens": _LENGTH, **_COUNTED}]}],
 }
 
