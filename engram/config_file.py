@@ -12,6 +12,7 @@ import yaml
 from engram.config import CONFIG_KEYS, EngramConfig
 from engram.errors import ConfigError, MissingFileError, Problem
 from engram.files import atomic_write
+from engram.gguf import refuse_gguf
 from engram.strict_yaml import Mapping, parse_mapping
 
 MAX_CONFIG_BYTES = 2**20
@@ -26,6 +27,7 @@ def read_config(path: Path | str) -> EngramConfig:
 
     Raises:
         ConfigError: Everything that is wrong with it, each with its line and key.
+        InputError: It is a GGUF file.
         MissingFileError: There is no such file.
     """
     found = _read_mapping(Path(path))
@@ -96,6 +98,7 @@ def _scalar(value: Any) -> str:
 
 
 def _read_mapping(path: Path) -> Mapping:
+    refuse_gguf(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)

@@ -95,8 +95,9 @@ def test_public_names_exist():
 def test_the_library_neither_imports_its_command_line_nor_prints():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert "import engram_cli" not in text, path
-        assert "from engram_cli" not in text, path
+        if path != PACKAGE / "__main__.py":
+            assert "import engram_cli" not in text, path
+            assert "from engram_cli" not in text, path
         for word in ("print(", "sys.exit(", "input("):
             lines = [line for line in text.splitlines() if line.strip().startswith(word)]
             assert lines == [], path
@@ -105,7 +106,7 @@ def test_the_library_neither_imports_its_command_line_nor_prints():
 # From the lowest floor up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors", "seams", "units", "file_names", "files", "folders", "hub", "strict_yaml", "threads"),
-    ("json_files",),
+    ("json_files", "gguf"),
     ("config_rules", "config", "config_doubts", "config_file", "templates", "backbone"),
     ("layouts",),
     ("addressing",),
@@ -137,7 +138,7 @@ def imported_names(path):
 
 def test_imports_point_downwards():
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    parts -= {"__init__", "__pycache__", "data", "_templates"}
+    parts -= {"__init__", "__main__", "__pycache__", "data", "_templates"}
     assert parts <= FLOOR_OF.keys(), "a new part of the library needs its floor"
     upwards = [
         f"{path.relative_to(PACKAGE)} imports {name}"

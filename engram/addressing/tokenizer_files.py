@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.cache import read_cached, write_cached
 from engram.addressing.tokenizer_hub import fetch_files
 from engram.errors import CorruptFileError, MissingFileError, UsageError
+from engram.gguf import refuse_gguf
 from engram.json_files import COUNT, OBJECT, Each, Kind, Maybe, read_json
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
     if path.is_dir():
         return _read(name, path / TOKENIZER)
     if path.is_file():
+        refuse_gguf(path)
         return _read(name, path)
     if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(name) or name.endswith(".json"):
         raise MissingFileError(

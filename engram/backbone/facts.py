@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part
+from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
 from engram.backbone.counting import Counts, count
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
 from engram.backbone.headers import read_folder_headers
@@ -44,6 +44,8 @@ class Backbone:
         pad_token_id: As the config states it; None when it does not.
         bos_token_id: The same; the first of a list.
         eos_token_id: The same; the first of a list.
+        unsuited: Reason why no memory can be attached, as a noun with its article; empty when the
+            config gives none.
         dtype: dtype of most stored weights, a key of `engram.units.DTYPE_BITS`; None when the
             config does not say.
     """
@@ -64,6 +66,7 @@ class Backbone:
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     dtype: str | None = None
+    unsuited: str = ""
 
     @classmethod
     def from_config(
@@ -128,6 +131,7 @@ class Backbone:
             bos_token_id=_token_id(keys.get("bos_token_id")),
             eos_token_id=_token_id(keys.get("eos_token_id")),
             dtype=_dtype(keys),
+            unsuited=unsuited(config),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
 from engram.file_names import is_weight_file
+from engram.gguf import refuse_gguf
 from engram.json_files import TEXT, Each, parse_json, read_json
 
 DTYPE_BITS = {
@@ -81,6 +82,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                     "Get them: git lfs pull",
                     path=str(path),
                 )
+            refuse_gguf(path)
             if file_bytes < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
                 raise _corrupt(path, f"a header of {length} bytes in a file of {file_bytes}")
             text = file.read(length)

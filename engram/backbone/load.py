@@ -8,6 +8,7 @@ from typing import Any
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
+from engram.gguf import refuse_gguf
 from engram.hub import fetch, reason
 from engram.json_files import read_json
 
@@ -69,6 +70,7 @@ def _from_folder(path: Path) -> Backbone:
     folder = path.parent if path.name == "config.json" else path
     file = folder / "config.json"
     if not _exists(file):
+        refuse_gguf(path)
         what = "it has no config.json" if _exists(folder) else "there is no such folder"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",

@@ -11,6 +11,7 @@ from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header, read_w
 from engram.backbone.quantisation import base_params, stated_quantisation
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
+from engram.gguf import refuse_gguf
 from engram.hub import probe
 from engram.json_files import read_json
 
@@ -88,6 +89,7 @@ def resolve_model(
     path = Path(model)
     if path.is_dir():
         return path
+    refuse_gguf(path)
     if path.exists() or isinstance(model, Path) or model.startswith((".", "/", "~")):
         raise MissingFileError(
             f"{model} is not a folder with a checkpoint.",

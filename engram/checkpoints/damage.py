@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_folder_headers
-from engram.errors import CorruptFileError
+from engram.errors import CorruptFileError, InputError
 from engram.json_files import OBJECT, TEXT, Each, Maybe, read_json
 
 _HINT = "Copy the folder again from where it was made, or attach again."
@@ -27,8 +27,17 @@ def find_damage(folder: Path, config_class: Any, model_class: Any) -> None:
 
     Raises:
         CorruptFileError: A file is damaged.
+        InputError: The path of the folder cannot be opened.
         MissingFileError: A shard is not there.
     """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{folder}: safetensors opens no path that is not UTF-8.",
+            "Rename the folder.",
+            path=str(folder),
+        ) from None
     for name, shape in _SHAPES.items():
         if (folder / name).exists() and not (name == INDEX_FILE and _is_single(folder)):
             read_json(folder / name, shape, hint=_HINT)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
+from engram.gguf import refuse_gguf
 
 STDIN = "-"
 FOLDER_SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -127,6 +128,7 @@ def find_sources(where: str | Path, stdin_records: bool = False) -> tuple[list[S
             file=str(path),
         )  # fmt: skip
     if not path.is_dir():
+        refuse_gguf(path)
         return [_source(path)], 0
     files = [
         file

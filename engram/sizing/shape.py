@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engram.backbone import Backbone
 from engram.config import LAYOUT_KEYS, EngramConfig
-from engram.errors import EngramError, LayoutError, UsageError
+from engram.errors import ConfigError, EngramError, LayoutError, Problem, UsageError
 from engram.json_files import ANY, TEXT, Maybe, read_json
 from engram.layouts import get_layout
 
@@ -102,6 +102,36 @@ def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
             layer_ids=list(layer_ids),
             num_layers=backbone.num_layers,
         )
+
+
+def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> None:
+    """Check that a config is one for a base model.
+
+    Args:
+        config: The memory.
+        backbone: The base model.
+        source: The config's name in the error.
+
+    Raises:
+        ConfigError: Layers, width, streams or vocabulary are others; all of it at once.
+    """
+    problems = []
+    past = [layer_id for layer_id in config.layer_ids if layer_id >= backbone.num_layers]
+    if past:
+        has = f"{backbone.name} has the layers 0 to {backbone.num_layers - 1}"
+        problems.append(Problem("layer_ids", f"{past[0]} is not there: {has}"))
+    hashed = tokenizer_length(backbone)
+    sizes = {"hidden_size": backbone.hidden_size, "hc_mult": backbone.hc_mult}
+    if get_layout(config.layout).hashes == "compressed" and hashed is not None:
+        sizes["engram_vocab_size"] = hashed
+    problems += [
+        Problem(key, f"{getattr(config, key)} is not {backbone.name}'s, which is {value}")
+        for key, value in sizes.items()
+        if getattr(config, key) != value
+    ]
+    if problems:
+        hint = "engram config new TEMPLATE --model MODEL fits a template to a model."
+        raise ConfigError(problems, source, hint)
 
 
 def default_layers(num_layers: int) -> list[int]:

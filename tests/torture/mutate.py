@@ -262,7 +262,8 @@ def torture(cases: int, seed: int, heavy_every: int, only: int | None = None) ->
             if wrong or only is not None:
                 failed += bool(wrong)
                 print(f"{case}: {'; '.join(wrong) or 'fine'}")
-                for line in (ending.stderr.decode(errors="replace").splitlines() or [""])[-3 if only is None else -30 :]:
+                lines = ending.stderr.decode(errors="replace").splitlines()
+                for line in lines[-3:] if only is None else lines:
                     print(f"    {line[:300]!r}")
             shutil.rmtree(folder / "cases" / str(case.number), ignore_errors=True)
     print(

@@ -11,6 +11,7 @@ from typing import Any
 from engram.backbone.headers import INDEX_FILE, INDEX_SHAPE, SINGLE_FILE, TensorInfo, read_header
 from engram.errors import CorruptFileError, EngramError, InputError, MissingFileError
 from engram.file_names import is_weight_file
+from engram.gguf import refuse_gguf
 from engram.json_files import parse_json, read_json
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
@@ -173,6 +174,7 @@ def read_stored(path: Path) -> Stored:
         CorruptFileError: Its config is not a JSON object.
     """
     found, config = Gathering(), {}
+    refuse_gguf(path)
     if path.exists() and not path.is_dir() and path.suffix != ".safetensors":
         raise InputError(
             f"{path} is no checkpoint: neither a folder nor a safetensors file.",
