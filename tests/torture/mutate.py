@@ -10,6 +10,7 @@ controls a terminal gets to stdout or stderr; when --json gives something else t
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -21,8 +22,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -31,32 +33,30 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "--only" not in sys.argv:
     os.environ.pop("ENGRAM_DEBUG", None)
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(folder) for folder in Path(__file__).parents[1:3]]  # tests, and engram itself
 
-
-from engram.errors import EngramError
-from engram_cli.main import main
-from engram_cli.silence import silence_transformers
-from torture.artefacts import OUT, PATH, Artefact, make_artefacts
-from torture.mutations import mutated
+from engram.errors import EngramError  # noqa: E402
+from engram_cli.main import COMMANDS, main  # noqa: E402
+from engram_cli.silence import silence_transformers  # noqa: E402
+from torture.artefacts import OUT, PATH, Artefact, list_artefacts, write_artefacts  # noqa: E402
+from torture.mutations import mutated  # noqa: E402
 
 SECONDS = 20.0
+# Modules that are imported once, before the forks.
+_LIGHT = (
+    *(f"engram_cli.{name}" for name in COMMANDS),
+    *("numpy", "rich.table", "tokenizers", "engram.checkpoints.inspect", "engram.corpus.verify"),
+    *("engram.checkpoints.detach", "engram.checkpoints.convert", "engram.checkpoints.lookup"),
+    *("engram.checkpoints.verify", "engram.corpus.kernels", "engram.corpus.pipeline"),
+    *("engram.backbone", "engram.sizing.load", "engram.addressing.tokenizer", "numba", "sympy"),
+    *("engram.addressing.same_tokenizer", "engram_cli.hash_text", "engram_cli.corpus_text"),
+)
+_HEAVY = ("torch", "transformers", "engram.hf", "engram.corpus.dataset", "engram.checkpoints.load")
 MOST_BYTES = 10**9
 _FINE = (0, 2, 3, 4, 5)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Folders may be called anything.
-_NAMES = (
-    "it",
-    "it",
-    "it",
-    "it",
-    "it",
-    "with blank",
-    "\x1b[31mred",
-    "\udcff\udc80",
-    "\u202egnp",
-    "-x",
-)
+_NAMES = (*["it"] * 5, "with blank", "\x1b[31mred", "\udcff\udc80", "\u202egnp", "-x")
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ class Case:
         call: The command line, or the function.
         folder: Name of the folder that the artefact is put into.
         as_json: Whether the command gets --json.
+        is_heavy: Whether the call builds a model.
         random: Decides the change.
     """
 
@@ -181,10 +182,11 @@ class Case:
     call: list[str] | Callable[[Path], object]
     folder: str
     as_json: bool
+    is_heavy: bool
     random: Random
 
     def __str__(self) -> str:
-        name = self.call.__name__ if callable(self.call) else " ".join(self.call)
+        name = str(self.call) if callable(self.call) else " ".join(self.call)
         flag = " --json" if self.as_json else ""
         return f"case {self.number}: {self.artefact.name}, {self.file}: {name}{flag}"
 
@@ -238,6 +240,7 @@ def make_cases(
             call,
             random.choice(_NAMES),
             not callable(call) and random.random() < 0.4,
+            is_heavy,
             random,
         )
     return made
@@ -252,26 +255,47 @@ def torture(cases: int, seed: int, heavy_every: int, only: int | None = None) ->
         (folder / "made").mkdir()
         os.environ["ENGRAM_CACHE"] = str(folder / "cache")
         os.environ["HF_MODULES_CACHE"] = str(folder / "modules")
-        artefacts = make_artefacts(folder / "made")
-        silence_transformers()  # its own colours and bars are not ours
-        made = make_cases(artefacts, cases, seed, heavy_every)
-        for case in made.values() if only is None else [made[only]]:
-            ending = case.run(folder / "cases")
-            wrong = faults(ending, case.as_json)
-            slowest, largest = max(slowest, ending.seconds), max(largest, ending.peak_bytes)
-            if wrong or only is not None:
+        # Forks of a process without torch take a fifth of the time.
+        written = in_a_process(lambda: write_artefacts(folder / "made"), seconds=120)
+        if written.code:
+            raise SystemExit(written.stderr.decode(errors="replace"))
+        made = make_cases(list_artefacts(folder / "made"), cases, seed, heavy_every)
+        chosen = list(made.values()) if only is None else [made[only]]
+        for is_heavy in (False, True):
+            _import(_HEAVY if is_heavy else _LIGHT)
+            for case in (case for case in chosen if case.is_heavy == is_heavy):
+                ending = case.run(folder / "cases")
+                wrong = faults(ending, case.as_json)
+                slowest, largest = max(slowest, ending.seconds), max(largest, ending.peak_bytes)
                 failed += bool(wrong)
-                print(f"{case}: {'; '.join(wrong) or 'fine'}")
-                lines = ending.stderr.decode(errors="replace").splitlines()
-                for line in lines[-3:] if only is None else lines:
-                    print(f"    {line[:300]!r}")
-            shutil.rmtree(folder / "cases" / str(case.number), ignore_errors=True)
+                if wrong or only is not None:
+                    _tell(case, ending, wrong, whole=only is not None)
+                shutil.rmtree(folder / "cases" / str(case.number), ignore_errors=True)
     print(
-        f"{failed} of {len(made) if only is None else 1} failed, in "
+        f"{failed} of {len(chosen)} failed, in "
         f"{time.monotonic() - began:.0f} s; the slowest took {slowest:.1f} s, the largest "
         f"{largest / 2**20:.0f} MiB"
     )
     return failed
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        import_module(module)
+    if "numba" in modules:
+        sys.modules["numba"].njit(lambda number: number)(
+            1
+        )  # the first compilation imports the rest of numba
+    if "transformers" in modules:
+        silence_transformers()  # its own colours and bars are not ours
+    gc.freeze()  # or every fork copies what its first collection touches
+
+
+def _tell(case: Case, ending: Ending, wrong: list[str], *, whole: bool) -> None:
+    print(f"{case}: {'; '.join(wrong) or 'fine'} ({ending.code}, {ending.seconds:.1f} s)")
+    lines = ending.stderr.decode(errors="replace").splitlines()
+    for line in lines if whole else lines[-3:]:
+        print(f"    {line[:300]!r}")
 
 
 def _main() -> int:
