@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
-.PHONY: help demo test real check range bench lock assets clean
+.PHONY: help demo test real check range torture bench lock assets clean
 
 help:  ## Show what there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: assets  ## The main job on a real 135M checkpoint and 100 MB of English.
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo-run
 
 test: $(VENV)/installed  ## The tests that need no download.
-	$(PYTEST) -m "not real"
+	$(PYTEST) -m "not real and not torture"
 
 real: assets  ## The tests on real tokenizers, a real checkpoint and real text.
 	$(BIN)/python -m pytest -m real
@@ -25,10 +25,13 @@ check: $(VENV)/installed  ## Lint, types and tests.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not real"
+	$(PYTEST) -m "not real and not torture"
 
 range: $(VENV)/installed  ## The tests with the oldest and newest dependencies, and the wheel without torch.
 	$(BIN)/python scripts/range.py
+
+torture: $(VENV)/installed  ## Kills, full disks, flipped bits, interrupts and damaged files by the hundred.
+	$(PYTEST) -m torture tests/torture
 
 bench: assets  ## The benchmarks, with ratios against their references and limits.
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done

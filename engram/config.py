@@ -64,8 +64,9 @@ class EngramConfig:
     seed: int = _doc("Seed of the hash multipliers.")
     eps: float | None = _doc("Epsilon of the norms in the gate; null for the machine epsilon.")
     row_multiple: int = _doc("Stored rows of a layer's table are rounded up to a multiple of this.")
-    table_dtype: str = _doc(
-        "Stored table values: float32, bfloat16, float16, float64, fp8 or int8."
+    table_dtype: str | None = _doc(
+        "Stored table values: float32, bfloat16, float16, float64, fp8 or int8; null for the "
+        "base's own."
     )
     use_offload: bool = _doc(
         "Keep the table in host memory while the rest of the module is on a GPU.", False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engram.config import EngramConfig
+from engram.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 # The largest published tables have 384M rows a layer and 189 GiB in all.
@@ -23,7 +24,8 @@ def config_doubts(config: EngramConfig) -> list[str]:
         Sentences; none for tables of a size that can be stored.
     """
     rows = sum(config.engram_table_size)
-    size_bytes = rows * row_bytes(config.row_width, config.table_dtype) * len(config.layer_ids)
+    bytes_per_row = row_bytes(config.row_width, table_dtype(config).name)
+    size_bytes = rows * bytes_per_row * len(config.layer_ids)
     known = "the largest published ones have 384M rows a layer and 189 GiB in all"
     if rows > MANY_ROWS:
         return [f"engram_table_size makes {rows:,} rows a layer; {known}."]

@@ -14,6 +14,7 @@ from engram.errors import ConfigError, MissingFileError, Problem
 from engram.files import atomic_write
 from engram.gguf import refuse_gguf
 from engram.strict_yaml import Mapping, parse_mapping
+from engram.tokenizer_path import write_to
 
 MAX_CONFIG_BYTES = 2**20
 
@@ -82,7 +83,12 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
 def write_config(
     path: Path | str, config: EngramConfig, *, comments: bool = True, title: str = ""
 ) -> None:
-    """Write a config file as `dump_config` does, whole or not at all; one there is replaced."""
+    """Write a config file as `dump_config` does, whole or not at all; one there is replaced.
+
+    A tokenizer by a path that starts with ``.`` is written as a path from the file's folder.
+    """
+    if config.tokenizer is not None:
+        config = replace(config, tokenizer=write_to(config.tokenizer, Path(path).parent))
     with atomic_write(Path(path), "w") as file:
         file.write(dump_config(config, comments=comments, title=title))
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from engram.config import EngramConfig
 
 MAX_ROW_ID = 2**62
+# Every head of every layer has a prime of its own, which takes a tenth of a millisecond to find.
+MAX_LAYERS = 1024
+MAX_HEADS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,6 @@ class LayoutKeys:
             computation's dtype.
         row_multiple: Default of `EngramConfig.row_multiple`.
         kernel_size: Default taps of the convolution; 0 means that the layout has none.
-        table_dtype: Default dtype of the table.
         seed_is_fixed: The layout has no seed of its own: only the default is right.
         equal_tables: Every order must have the same table size.
         ends_after_eos: Look-back always stops at, and reads, the end-of-text token.
@@ -37,7 +39,6 @@ class LayoutKeys:
     eps: float | None
     row_multiple: int
     kernel_size: int
-    table_dtype: str
     seed_is_fixed: bool = False
     equal_tables: bool = False
     ends_after_eos: bool = False
@@ -45,13 +46,12 @@ class LayoutKeys:
 
 
 LAYOUT_KEYS: dict[str, LayoutKeys] = {
-    "demo": LayoutKeys(seed=42, eps=None, row_multiple=1, kernel_size=4, table_dtype="float32"),
+    "demo": LayoutKeys(seed=42, eps=None, row_multiple=1, kernel_size=4),
     "deepseek_v41": LayoutKeys(
         seed=0,
         eps=1e-20,
         row_multiple=1,
         kernel_size=0,
-        table_dtype="fp8",
         seed_is_fixed=True,
         equal_tables=True,
         max_ngram_size=4,
@@ -61,7 +61,6 @@ LAYOUT_KEYS: dict[str, LayoutKeys] = {
         eps=1e-6,
         row_multiple=128,
         kernel_size=4,
-        table_dtype="bfloat16",
         equal_tables=True,
         ends_after_eos=True,
     ),
@@ -70,7 +69,7 @@ LAYOUT_KEYS: dict[str, LayoutKeys] = {
 
 # Keys that a layout has a default for.
 _DEFAULTS = (
-    *("seed", "row_multiple", "kernel_size", "table_dtype", "max_ngram_size", "eps"),
+    *("seed", "row_multiple", "kernel_size", "max_ngram_size", "eps"),
     "ends_after_eos",
 )
 
@@ -164,12 +163,13 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     if config.tokenizer is not None and not isinstance(config.tokenizer, str):
         wrong("tokenizer", f"{config.tokenizer!r} is not a text")
     try:
-        put("table_dtype", dtype_name(config.table_dtype))
+        if config.table_dtype is not None:
+            put("table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
         known = ", ".join(DTYPE_BITS)
         wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
     _check_tokens(config, keys, vocab_ok, wrong)
-    _check_layer_ids(config, put, wrong)
+    _check_layer_ids(config, orders_ok and heads_ok, put, wrong)
     _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
     return problems
 
@@ -198,8 +198,21 @@ def _check_tokens(
         wrong("ends_after_eos", f"false: layout {config.layout} always ends documents with eos_id")
 
 
+def too_many_heads(n_layers: int, n_columns: int) -> str:
+    """Say that a memory has too many layers, or heads in all of them; empty when it has not."""
+    if n_layers > MAX_LAYERS:
+        return f"{n_layers:,} layers; at most {MAX_LAYERS:,} can have a memory"
+    if n_layers * n_columns > MAX_HEADS:
+        heads = n_layers * n_columns
+        return f"{n_layers:,} layers of {n_columns:,} heads are {heads:,}; at most {MAX_HEADS:,}"
+    return ""
+
+
 def _check_layer_ids(
-    config: EngramConfig, put: Callable[[str, Any], None], wrong: Callable[[str, str], None]
+    config: EngramConfig,
+    columns_ok: bool,
+    put: Callable[[str, Any], None],
+    wrong: Callable[[str, str], None],
 ) -> None:
     ids = config.layer_ids
     if (
@@ -208,6 +221,8 @@ def _check_layer_ids(
         or not all(_is_int(item) for item in ids)
     ):
         wrong("layer_ids", f"{ids!r} is not a list of whole numbers")
+    elif too_many := too_many_heads(len(ids), config.n_columns if columns_ok else 1):
+        wrong("layer_ids", too_many)
     elif any(item < 0 for item in ids):
         wrong("layer_ids", f"{list(ids)} has negative layers; they are counted from 0")
     elif len(set(ids)) != len(ids):

@@ -54,6 +54,10 @@ class EngramError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class EngramWarning(UserWarning):
+    """Something that works, but not as well as it should; the message says why."""
+
+
 def _rebuild(kind: type[EngramError], args: tuple[Any, ...], values: dict[str, Any]) -> EngramError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(values)

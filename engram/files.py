@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written to a temporary sibling, synced, renamed."""
+"""Files that appear whole or not at all: written beside their place, synced, renamed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import json
 import os
 import re
 import stat
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from engram.errors import InputError, MissingFileError
-
-# What a system says when a file finds no room: a full disk, a quota, a limit on its size.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from engram.staging import NEW, clean, stage
 
 _KINDS = {
     stat.S_IFREG: "a file",
@@ -47,6 +44,7 @@ def check_file(path: Path, overwrite: bool) -> None:
     """
     target = _target(path)
     if target.exists() and not overwrite:
+        clean(target)
         raise InputError(
             f"{path} is already there.", "Give --overwrite to replace it.", path=str(path)
         )
@@ -75,7 +73,10 @@ def check_parents(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Write to a temporary sibling of `path`, renamed to `path` when the block ends well.
+    """Write a file in a hidden folder beside `path`, renamed to `path` when the block ends well.
+
+    A process that is killed leaves the hidden folder; the next that writes the same file removes
+    it.
 
     Args:
         path: The file to appear; one that is there is replaced. A link stays, and what it leads to
@@ -87,23 +88,15 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Raises:
         InputError: Something else than a file is there, such as a folder or a device.
+        DoesNotFitError: The disk is full.
     """
     target = _target(path)
-    sibling = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with sibling.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+    with stage(target, path, sync=False) as place:
+        with (place / NEW).open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        sibling.replace(target)
-    except BaseException as error:
-        with suppress(OSError):
-            sibling.unlink()
-        if isinstance(error, OSError) and (
-            error.filename == str(sibling) or error.errno in NO_ROOM
-        ):
-            error.filename = str(path)  # the name that the user knows
-        raise
+        (place / NEW).replace(target)
 
 
 def _target(path: Path) -> Path:

@@ -60,7 +60,10 @@ def new_config(
         raise ConfigError(error.problems, source, error.hint) from None
     if backbone is not None:
         check_layers(backbone, config.layer_ids)
-    return config if budget_params is None else size_memory(config, budget_params).config
+    if budget_params is None:
+        return config
+    base_dtype = None if backbone is None else backbone.float_dtype
+    return size_memory(config, budget_params, base_dtype=base_dtype).config
 
 
 def _fit(values: dict[str, Any], backbone: Backbone) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from engram.config import EngramConfig
 from engram.config_file import read_config
 from engram.errors import InputError, MissingFileError
+from engram.tokenizer_path import read_from
 
 _SUFFIX = ".yaml"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -103,11 +104,9 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
     """
     path = find_config(name_or_path)
     config = read_config(path)
-    beside = path.parent / (config.tokenizer or "")
-    if config.tokenizer and beside.exists():
-        # A relative path means what it means where the config is.
-        return replace(config, tokenizer=str(beside))
-    return config
+    if config.tokenizer is None:
+        return config
+    return replace(config, tokenizer=read_from(config.tokenizer, path.parent))
 
 
 def _holds_memory(folder: Path) -> bool:

@@ -24,12 +24,13 @@ from engram_cli.options import (
 )
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
-from engram_cli.values import FLOAT_DTYPES, blaming, read_float_dtype
+from engram_cli.values import DTYPES, blaming, read_dtype
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from engram.checkpoints.attach import AttachPlan
+    from engram.table_dtype import TableDtype
 
 SCHEMA = "engram.attach/1"
 
@@ -50,15 +51,21 @@ def attach(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            parser=read_float_dtype,
-            help=f"Stored dtype of the memory: {FLOAT_DTYPES}. Default: the base's. "
-            "A model is loaded in one dtype.",
+            parser=read_dtype,
+            help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
+            "base's own.",
         ),
     ] = None,
     link: LinkOption = False,
     adapter: Annotated[
         bool,
         typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
+    ] = False,
+    digests: Annotated[
+        bool,
+        typer.Option(
+            "--digests", help="Record the sha256 of every weight file, for verify --full."
+        ),
     ] = False,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
@@ -99,6 +106,7 @@ def attach(
     from engram.backbone.quantisation import check_packages, quantisation_note
     from engram.checkpoints import attach as attaching
     from engram.folders import torn
+    from engram.table_dtype import table_dtype
 
     memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -113,6 +121,7 @@ def attach(
             dtype=dtype,
             link=link,
             adapter=adapter,
+            digests=digests,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
@@ -120,31 +129,33 @@ def attach(
         check_packages(plan.base.config)  # at once, not after the whole was written
     leftovers = torn(plan.output)
     difference = None
+    stored = table_dtype(memory, plan.base.dtype, dtype)
     if dry_run:
         attaching.check_output(plan, overwrite=overwrite)
     else:
         with out.progress("Writing", unit="B") as step:
             attaching.write(plan, overwrite=overwrite, progress=step)
-        if verify:
-            from engram.checkpoints.compare import max_logit_difference
+    out.part(lambda console: _show(console, plan, stored, dry_run))
+    if verify and not dry_run:
+        from engram.checkpoints.compare import max_logit_difference
 
-            difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
+        difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
     payload = {
         "schema": SCHEMA,
-        "plan": {**_plan(plan, dry_run), "removed": [str(folder) for folder in leftovers]},
+        "plan": {**_plan(plan, stored, dry_run), "removed": [str(folder) for folder in leftovers]},
         "files": plan.files(),
         "added_params": plan.added_params,
         "max_logit_difference": difference,
     }
-    out.result(payload, lambda console: _show(console, plan, dry_run, difference))
+    out.result(payload, lambda console: _show_difference(console, difference))
     if adapter and not dry_run:
-        load = f"engram.load({str(plan.base.folder)!r}, {str(plan.output)!r})"
+        load = f"engram.load({(plan.base.hub_id or str(plan.base.folder))!r}, {str(plan.output)!r})"
         out.next_step(f'python -c "import engram; model = {load}"')
     elif not dry_run:
         out.next_step(f"engram verify {plan.output}")
-    note = quantisation_note(plan.base.config)
-    if note is not None:
-        out.note(note)
+    for note in (quantisation_note(plan.base.config), stored.note):
+        if note is not None:
+            out.note(note)
     for folder in leftovers:
         verb = "would be removed" if dry_run else "was removed"
         out.note(f"{folder} {verb}: a process that was killed left it.")
@@ -153,7 +164,7 @@ def attach(
         raise typer.Exit(5)
 
 
-def _plan(plan: AttachPlan, dry_run: bool) -> dict[str, Any]:
+def _plan(plan: AttachPlan, dtype: TableDtype, dry_run: bool) -> dict[str, Any]:
     attachment = plan.attachment
     return {
         "base": str(plan.base.folder),
@@ -163,7 +174,8 @@ def _plan(plan: AttachPlan, dry_run: bool) -> dict[str, Any]:
         "small_files": plan.small_files(),
         "written_bytes": plan.written_bytes,
         "added_bytes": plan.added_bytes,
-        "dtype": attachment.config.table_dtype,
+        "dtype": dtype.name,
+        "dtype_from": dtype.origin,
         "layers_path": attachment.model_config["engram"]["layers_path"],
         "layer_ids": attachment.addresses.layer_ids,
         "layer_rows": [layer.stored_rows for layer in attachment.addresses.layers],
@@ -171,7 +183,12 @@ def _plan(plan: AttachPlan, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _show(console: Console, plan: AttachPlan, dry_run: bool, difference: float | None) -> None:
+def _show(
+    console: Console,
+    plan: AttachPlan,
+    dtype: TableDtype,
+    dry_run: bool,
+) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -181,15 +198,17 @@ def _show(console: Console, plan: AttachPlan, dry_run: bool, difference: float |
     for file in plan.files():
         table.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
     console.print(table)
-    config = plan.attachment.config
     layers = ", ".join(map(str, plan.attachment.addresses.layer_ids))
     base, added = plan.base.params, plan.added_params
     share = added / (base + added)
     verb = "Would attach" if dry_run else "Attached"
     console.print(
         f"\n{verb} {format_count(added)} parameters ({added:,}; {share:.1%} of the whole) to "
-        f"layers {layers} in {config.table_dtype}."
+        f"layers {layers} in {dtype}."
     )
+
+
+def _show_difference(console: Console, difference: float | None) -> None:
     if difference is not None:
         same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
         console.print(f"Logits: {same}.")

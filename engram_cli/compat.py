@@ -71,7 +71,10 @@ def _readers() -> bool:
 
 
 # Methods that a command, and a group of commands, have in a way of ours.
-_OF_COMMANDS = ("get_params", "collect_usage_pieces", "format_options", "format_epilog")
+_OF_COMMANDS = (
+    *("get_params", "collect_usage_pieces", "format_options", "format_epilog"),
+    "parse_args",
+)
 _OF_GROUPS = (
     *("get_params", "format_commands", "format_epilog", "list_commands", "get_command"),
     *("resolve_command", "parse_args", "make_context", "invoke"),

@@ -94,9 +94,10 @@ def _tokenizer(config: EngramConfig) -> TokenizerFile | None:
 def derived(config: EngramConfig) -> dict[str, Any]:
     """Return what follows from a config: exact rows, widths, and what one token reads."""
     from engram.addressing.primes import head_primes, stored_rows
+    from engram.table_dtype import table_dtype
     from engram.units import row_bytes
 
-    rows_per_token = config.n_columns * len(config.layer_ids)
+    rows_per_token, dtype = config.n_columns * len(config.layer_ids), table_dtype(config)
     return {
         "k": [size / config.engram_vocab_size for size in config.engram_table_size],
         "engram_table_size": config.engram_table_size,
@@ -108,13 +109,17 @@ def derived(config: EngramConfig) -> dict[str, Any]:
             for layer_id, primes in head_primes(config).items()
         ],
         "rows_per_token": rows_per_token,
-        "bytes_per_token": rows_per_token * row_bytes(config.row_width, config.table_dtype),
+        "bytes_per_token": rows_per_token * row_bytes(config.row_width, dtype.name),
+        "table_dtype": dtype.name,
+        "table_dtype_from": dtype.origin,
     }
 
 
 def show_derived(console: Console, numbers: dict[str, Any]) -> None:
     """Print what follows from a config, as comments of the YAML above it."""
     from rich.table import Table
+
+    from engram.table_dtype import TableDtype
 
     def each(values: list[Any]) -> str:
         return ", ".join(f"{value:,}" for value in values)
@@ -129,7 +134,8 @@ def show_derived(console: Console, numbers: dict[str, Any]) -> None:
             f"rows of layer {layer['layer_id']}": f"{layer['rows']:,} stored"
             for layer in numbers["layers"]
         },
-        "reads per token": f"{numbers['rows_per_token']:,} rows, {numbers['bytes_per_token']:,} B",
+        "reads per token": f"{numbers['rows_per_token']:,} rows, {numbers['bytes_per_token']:,} B "
+        f"in {TableDtype(numbers['table_dtype'], numbers['table_dtype_from'])}",
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():

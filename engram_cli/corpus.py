@@ -15,7 +15,7 @@ from engram.units import plural
 from engram_cli.engine import (
     cores,
     find_engine,
-    saying_that_it_stops,
+    stopping_at_once,
     tell_engines,
     tell_what_is_kept,
 )
@@ -24,14 +24,17 @@ from engram_cli.options import (
     AddressOption,
     DryRunOption,
     EngineOption,
+    EosOption,
     JsonOption,
+    NumProcOption,
     OnErrorOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
     ResumeOption,
+    ShardSizeOption,
     SplitOption,
-    TextKeyOption,
+    TextColumnOption,
     VerboseOption,
 )
 from engram_cli.output import Output
@@ -46,7 +49,7 @@ corpus = new_app(
 
     Examples:
         $ engram corpus build corpus.txt -t gpt2 -o shards
-        $ engram corpus build corpus.jsonl -t gpt2 -o records --text-key text --json
+        $ engram corpus build corpus.jsonl -t gpt2 -o records --text-column text --json
     """
 )
 
@@ -59,7 +62,8 @@ def build(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Text files (.jsonl, .parquet, .gz, .zst too), folders of them, or - for stdin.",
+            help="Text files (.jsonl, .ndjson, .json, .csv, .parquet too; .gz, .zst), folders of "
+            "them, or - for stdin.",
         ),
     ],
     tokenizer: Annotated[
@@ -69,24 +73,12 @@ def build(
         ),
     ],
     output: OutputOption = None,
-    split: SplitOption = "paragraph",
-    text_key: TextKeyOption = None,
-    no_eos: Annotated[
-        bool, typer.Option("--no-eos", help="Do not end documents with the end-of-text token.")
-    ] = False,
-    shard_size: Annotated[
-        int, typer.Option(metavar="TOKENS", min=1, help="Tokens that fill a shard.")
-    ] = 2**22,
+    split: SplitOption = None,
+    text_column: TextColumnOption = None,
+    eos: EosOption = None,
+    shard_size: ShardSizeOption = 2**22,
     on_error: OnErrorOption = "stop",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-j",
-            "--threads",
-            min=1,
-            help="Threads, in processes of their own. Default: one for each core.",
-        ),
-    ] = None,
+    num_proc: NumProcOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
     resume: ResumeOption = False,
@@ -98,11 +90,15 @@ def build(
 ) -> None:
     """Turn text into token shards.
 
-    A document is a piece of a text (--split), a line of a .jsonl or a row of a .parquet; each ends
-    with the end-of-text token. The bytes of the corpus follow from the text and these options
-    alone, not from -j, --engine or interruptions. Until all is done, the work lies in a hidden
-    folder beside DIR, as large as the corpus. On Ray only the text and the tokenizer have to be on
-    every node: tokens come back through Ray and are written here.
+    A document is a piece of a plain text (--split), or a record: a line of a .jsonl or .ndjson, an
+    object of a .json (in a list, one a line, or alone; other content is an error), a row of a .csv
+    or .parquet. Each ends with the tokenizer's end-of-text token unless --no-eos is given, as in
+    engram hash. In folders, hidden files and linked folders are passed over, and listed.
+
+    The bytes of the corpus follow from the text and these options alone, not from -j, --engine or
+    interruptions. Until all is done, the work lies in a hidden folder beside DIR, as large as the
+    corpus. On Ray only the text and the tokenizer have to be on every node: tokens come back
+    through Ray and are written here.
 
     Examples:
         $ engram corpus build corpus.txt -t gpt2 -o shards
@@ -112,8 +108,15 @@ def build(
     """
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.corpus.build import BuildRules, build_corpus, check_build
-    from engram.corpus.sources import STDIN, find_sources
-    from engram_cli.corpus_text import plan_text, show_built, skipped_text
+    from engram.corpus.sources import STDIN, check_options, find_sources
+    from engram_cli.corpus_text import (
+        passed_over_text,
+        passed_over_values,
+        plan_text,
+        show_built,
+        skipped_text,
+    )
+    from engram_cli.hash_answer import eos_token
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:
@@ -121,29 +124,32 @@ def build(
     if STDIN in inputs and (len(inputs) > 1 or resume):
         what = "read together with other inputs" if len(inputs) > 1 else "read again to resume"
         raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
-    workers = threads or cores()
+    workers = num_proc or cores()
     doing = find_engine(engine, address, workers, STDIN in inputs)
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
-    found = [find_sources(name, text_key is not None) for name in inputs]
+    found = [find_sources(name, text_column is not None) for name in inputs]
     sources = [source for files, _ in found for source in files]
+    passed_over = [entry for _, entries in found for entry in entries]
+    check_options(sources, split, text_column)
     file = load_tokenizer(tokenizer)
-    if ignored := sum(count for _, count in found):
-        out.note(f"{plural(ignored, 'file')} of the folders: no text, not read.")
+    if passed_over:
+        out.note(passed_over_text(passed_over))
     rules = BuildRules(
-        add_eos=not no_eos,
-        split=split,
-        text_key=text_key,
+        add_eos=eos is not False,
+        split=split or "paragraph",
+        text_key=text_column,
         on_error=on_error,
         shard_tokens=shard_size,
     )
     check_build(sources, file, output, rules, resume=resume, overwrite=overwrite)
     if dry_run:
         plan = _plan(output, [source.size_bytes for source in sources])
+        plan["passed_over"] = passed_over_values(passed_over)
         out.result(plan, lambda console: console.print(plan_text(plan)))
         return
     try:
-        with saying_that_it_stops(out), out.progress("Tokenising", unit="B") as step, doing as ray:
+        with stopping_at_once(out), out.progress("Tokenising", unit="B") as step, doing as ray:
             started = time.perf_counter()
             built = build_corpus(
                 sources,
@@ -173,6 +179,8 @@ def build(
         out.warn(skipped_text(manifest["counts"]["skipped"], manifest["problems"]))
     payload = {
         **_summary(output, manifest),
+        "eos_token": eos_token(file, rules.add_eos),
+        "passed_over": passed_over_values(passed_over),
         "output_bytes": built.written_bytes,
         "was_finished": built.was_finished,
         "resumed_units": built.resumed_units,
@@ -221,8 +229,9 @@ def verify(
 ) -> None:
     """Check a corpus: files, counts, boundaries, token ids, and a sample against its text.
 
-    Ends with 5 when something is wrong. What cannot be compared, such as a text that is no longer
-    there, is no failure.
+    Of a folder of hash ids: files, counts, and a sample of ids against its tokens. Ends with 5 when
+    something is wrong. What cannot be compared, such as a text that is no longer there, is no
+    failure.
 
     Examples:
         $ engram corpus verify tokens

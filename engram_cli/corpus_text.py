@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from engram.units import format_bytes, format_count, plural
@@ -10,7 +11,11 @@ from engram.units import format_bytes, format_count, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engram.corpus.sources import PassedOver
+
 _LISTED_PROBLEMS = 10
+_LISTED_NAMES = 3
+_NAMED = 100
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -28,18 +33,42 @@ def skipped_text(count: int, problems: Sequence[str], listed: int = _LISTED_PROB
     return "\n  ".join(lines)
 
 
+def passed_over_text(names: Sequence[PassedOver], listed: int = _LISTED_NAMES) -> str:
+    """Say what of the folders was not read, the first of it by name."""
+    words = [f"{entry.name} ({entry.reason})" for entry in names[:listed]]
+    if len(names) > listed:
+        words.append(f"and {len(names) - listed:,} more")
+    entries = "1 entry was" if len(names) == 1 else f"{len(names):,} entries were"
+    return f"{entries} not read: {', '.join(words)}."
+
+
+def passed_over_values(names: Sequence[PassedOver]) -> dict[str, Any]:
+    """Return what of the folders was not read, for `--json`: the first hundred by name."""
+    return {"count": len(names), "entries": [asdict(entry) for entry in names[:_NAMED]]}
+
+
+def counts_text(payload: dict[str, Any]) -> str:
+    """Say how many tokens there are, and whether ends of documents are among them.
+
+    Args:
+        payload: With `tokens`, `documents`, `tokenizer`; and `eos_token`, where it is known.
+    """
+    end = payload["tokenizer"]["eos_id"]
+    counts = f"{plural(payload['tokens'], 'token')} in {plural(payload['documents'], 'document')}"
+    if end is None:
+        return f"{counts}, none ended by a token of its own (--no-eos)"
+    name = payload.get("eos_token") or f"token {end}"
+    return f"{counts}, each ended by {name} (--no-eos leaves it out)"
+
+
 def _show_summary(console: Console, payload: dict[str, Any]) -> None:
     tokenizer = payload["tokenizer"]
-    end = tokenizer["eos_id"]
+    console.print(counts_text(payload))
     console.print(
-        f"{plural(payload['documents'], 'document')}, {plural(payload['tokens'], 'token')} "
-        f"({payload['dtype']}) in {plural(payload['shards'], 'shard')}, "
+        f"{plural(payload['shards'], 'shard')} of {payload['dtype']}, "
         f"{format_bytes(payload['output_bytes'])}"
     )
-    console.print(
-        f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids; every document "
-        + (f"ends with {end}." if end is not None else "ends as its text does.")
-    )
+    console.print(f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids.")
 
 
 def show_built(console: Console, payload: dict[str, Any]) -> None:

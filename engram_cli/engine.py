@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from multiprocessing import active_children
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from engram.errors import UsageError
+from engram_cli.errors import INTERRUPTED
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
@@ -47,24 +49,35 @@ def find_engine(
 
 
 @contextmanager
-def saying_that_it_stops(out: Output) -> Iterator[None]:
-    """Answer Ctrl-C at once while a block runs: workers finish what is under way before it ends."""
+def stopping_at_once(out: Output) -> Iterator[None]:
+    """Answer Ctrl-C while a block runs: the first ends it, the second ends the process.
+
+    What is on the disk after the second is what a kill leaves, which the next run puts right.
+    """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or current_thread() is not main_thread():
         yield
         return
+    is_stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # A second Ctrl-C does not wait.
-        signal.signal(signal.SIGINT, before)
-        out.note("Stopping; this may take some seconds.")
+        nonlocal is_stopping
+        if is_stopping:
+            for worker in active_children():
+                worker.kill()
+            out.leave()
+            os._exit(INTERRUPTED)
+        is_stopping = True
+        out.note_from_signal("Stopping.")
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        # Threads may still have to end after the block; a second Ctrl-C does not wait for them.
+        if not is_stopping:
+            signal.signal(signal.SIGINT, before)
 
 
 def tell_engines(out: Output, sentences: Sequence[str]) -> None:
@@ -85,9 +98,9 @@ def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_std
         folder: The folder that it was to write.
         reads_stdin: Whether the text came from standard input, which cannot be read again.
     """
-    from engram.corpus.work import work_folder
+    from engram.corpus.work import is_resumable
 
-    if not reads_stdin and work_folder(folder).exists():
+    if not reads_stdin and is_resumable(folder):
         out.note("What is finished is kept: go on with --resume, or start over with --overwrite.")
     elif isinstance(error, KeyboardInterrupt):
         out.note("Nothing is kept, since nothing that can be resumed was finished: start over.")

@@ -7,19 +7,22 @@ import json
 import os
 import select
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import typer
 
-from engram.errors import EngramError, MissingPackageError
-from engram.files import NO_ROOM
+from engram.errors import EngramError, EngramWarning, MissingPackageError
+from engram.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 from engram_cli.printable import printable
 
+# Exit code of a command that Ctrl-C ended, as shells count it.
+INTERRUPTED = 130
 # Packages whose distribution has another name.
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
 
@@ -68,9 +71,11 @@ def failure_of(error: BaseException) -> Failure:
         message = error.format_message()  # type: ignore[attr-defined]
         return Failure("usage", message, hint, 2, details)
     if isinstance(error, KeyboardInterrupt):
-        return Failure("interrupted", "Interrupted.", "", 130)
+        return Failure("interrupted", "Interrupted.", "", INTERRUPTED)
     if isinstance(error, MemoryError):
         return Failure("does_not_fit", "Out of memory.", "", 5)
+    if (full := full_disk(error, getattr(error, "filename", None))) is not None:
+        return failure_of(full)
     if isinstance(error, OSError) and error.errno is not None:
         return _os_failure(error)
     return Failure(
@@ -96,9 +101,6 @@ def _os_failure(error: OSError) -> Failure:
     if isinstance(error, (ConnectionError, TimeoutError)):
         hint = "Check the network, or give a local folder."
         return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
-    if error.errno in NO_ROOM:
-        hint = "Free some space, or write elsewhere with -o."
-        return Failure("does_not_fit", f"{where}{error.strerror}.", hint, 5, details)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         hint = "Change its permissions, or choose another place."
         return Failure("no_permission", f"{where}{error.strerror}.", hint, 3, details)
@@ -115,6 +117,29 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     Returns:
         The exit code.
     """
+    with _warnings_as_text():
+        return _run(action, as_json)
+
+
+@contextmanager
+def _warnings_as_text() -> Iterator[None]:
+    """Show the library's own warnings as the command line's, without a line of code."""
+    show = warnings.showwarning
+
+    def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
+        if issubclass(category, EngramWarning):
+            print(printable(f"Warning: {message}"), file=sys.stderr, flush=True)
+        else:
+            show(message, category, *more, **options)
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+def _run(action: Callable[[], object], as_json: bool) -> int:
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:

@@ -15,7 +15,7 @@ from engram.units import plural
 from engram_cli.engine import (
     cores,
     find_engine,
-    saying_that_it_stops,
+    stopping_at_once,
     tell_engines,
     tell_what_is_kept,
 )
@@ -24,15 +24,18 @@ from engram_cli.options import (
     ConfigOption,
     DryRunOption,
     EngineOption,
+    EosOption,
     JsonOption,
     LayersOption,
+    NumProcOption,
     OnErrorOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
     ResumeOption,
+    ShardSizeOption,
     SplitOption,
-    TextKeyOption,
+    TextColumnOption,
     VerboseOption,
 )
 from engram_cli.output import Output
@@ -49,8 +52,8 @@ def hash(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Text (.txt, .jsonl, .parquet, .gz, .zst), folder of texts or of token shards, or "
-            "- for stdin.",
+            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .parquet; .gz, .zst), folder of texts "
+            "or of token shards, or - for stdin.",
         ),
     ],
     config: ConfigOption = None,
@@ -68,30 +71,18 @@ def hash(
         bool, typer.Option("--stats", help="Statistics only, no ids; the same as no -o.")
     ] = False,
     layers: LayersOption = None,
-    split: SplitOption = "paragraph",
-    text_key: TextKeyOption = None,
-    eos: Annotated[
-        bool, typer.Option("--eos", help="End every document with the end-of-text token.")
-    ] = False,
+    split: SplitOption = None,
+    text_column: TextColumnOption = None,
+    eos: EosOption = None,
     on_error: OnErrorOption = "stop",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "-j",
-            "--threads",
-            min=1,
-            help="Threads; for -o also processes that tokenise. Default: one for each core.",
-        ),
-    ] = None,
+    num_proc: NumProcOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
     resume: ResumeOption = False,
     format: Annotated[
         Literal["npy", "parquet"], typer.Option(help="Files that -o writes.")
     ] = "npy",
-    shard_tokens: Annotated[
-        int, typer.Option(metavar="COUNT", min=1, help="Tokens that fill a file of -o.")
-    ] = 2**22,
+    shard_size: ShardSizeOption = 2**22,
     predict: Annotated[
         int | None,
         typer.Option(
@@ -116,6 +107,12 @@ def hash(
             help="Beginning of the text that --cache-curve measures. Default: 1M.",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the digests of all files of token shards before they are read."
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -124,11 +121,14 @@ def hash(
 ) -> None:
     """Turn a text into hash ids, and say how it fills the tables.
 
-    Every document starts anew: its first n-grams read the layout's fill. Rows hit are exact; so are
-    distinct n-grams up to 16.8M an order, and what collides; then they are estimated, distinct ones
-    to about 0.1 %, and say so. Stored ids take 4 bytes for each row that a token reads: hashing
-    again is mostly faster than reading, and engram.HashedDataset does it for training. Until -o is
-    done, tokens and ids lie in a hidden folder beside DIR, where --resume finds them.
+    Every document starts anew: its first n-grams read the layout's fill. Each ends with the
+    tokenizer's end-of-text token unless --no-eos is given, as in engram corpus build.
+
+    Rows hit are exact; so are distinct n-grams up to 16.8M an order, and what collides; then they
+    are estimated, distinct ones to about 0.1 %, and say so. Stored ids take 4 bytes for each row
+    that a token reads: hashing again is mostly faster than reading, and engram.HashedDataset does
+    it for training. Until -o is done, tokens and ids lie in a hidden folder beside DIR, where
+    --resume finds them.
 
     Statistics are one pass with the threads of this machine; on Ray, tasks tokenise and count
     pieces of the text. Ids are always hashed here, which is faster than sending them.
@@ -137,7 +137,7 @@ def hash(
         $ engram hash corpus.txt -t gpt2
         $ engram hash corpus.txt -c config.yaml --stats --json
         $ engram hash corpus.txt -c ./attached-model
-        $ engram hash corpus.jsonl --text-key text -c config.yaml --eos -o hashed
+        $ engram hash corpus.jsonl --text-column text -c config.yaml --no-eos -o hashed
         $ engram hash - -t gpt2 --split line --layers 1,6
         $ engram hash tokens -c config.yaml
         $ engram hash corpus.txt -c config.yaml --predict 10B --cache-curve
@@ -153,7 +153,7 @@ def hash(
     from engram.corpus.sources import STDIN
     from engram.corpus.stored_tokens import StoredTokens
     from engram.corpus.unit_work import check_digest
-    from engram_cli.corpus_text import skipped_text
+    from engram_cli.corpus_text import passed_over_text, passed_over_values, skipped_text
     from engram_cli.hash_answer import answer, default_note, write_plan
     from engram_cli.hash_text import plan_text, show
 
@@ -178,55 +178,60 @@ def hash(
             f"--cache-tokens {cache_tokens} says what --cache-curve measures, which is not there.",
             "Add --cache-curve, or leave out --cache-tokens.",
         )
-    workers = threads or cores()
+    workers = num_proc or cores()
     doing = find_engine(engine, address, workers, text == STDIN)
-    if threads is not None:
+    if num_proc is not None:
         # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
-        os.environ["RAYON_NUM_THREADS"] = str(threads)
+        os.environ["RAYON_NUM_THREADS"] = str(num_proc)
 
     reader: TextReader | StoredTokens
     if (Path(text) / MANIFEST).is_file():
-        if eos or text_key is not None or split != "paragraph":
+        if not (eos is None and text_column is None and split is None):
             raise UsageError(
-                f"{text} holds tokens: --eos, --text-key and --split are for text.",
+                f"{text} holds tokens: --eos, --no-eos, --text-column and --split are for text.",
                 "They were chosen when it was built.",
             )
-        reader = StoredTokens(Path(text))
+        reader = StoredTokens(Path(text), check_digests=check)
         stored = reader.tokenizer
-        eos = stored.get("eos_id") is not None
+        add_eos = stored.get("eos_id") is not None
         tokenizer = tokenizer or (stored["name"] if config is None else None)
+    elif check:
+        raise UsageError(f"{text} is no folder of tokens: it has no digests.", "Leave out --check.")
     else:
-        reader = TextReader(text, split=split, text_key=text_key, on_error=on_error)
+        reader = TextReader(text, split=split, text_key=text_column, on_error=on_error)
+        add_eos = eos is not False
+    passed_over = [] if isinstance(reader, StoredTokens) else reader.passed_over
     target = None
     if output is not None:
-        target = Target(output, format, shard_tokens, overwrite, resume)
+        target = Target(output, format, shard_size, overwrite, resume)
         if not resume:
             target.check()
-    memory, file, addresses = find_memory(
-        _memory_config(out, config) if config is not None else None,
-        tokenizer,
-        layers,
-    )
+    stated = None if config is None else _memory_config(out, config)
+    if config is not None and _is_checkpoint(config):
+        from engram.checkpoints.open_memory import check_stated
+
+        check_stated(Path(config), find_memory(stated, tokenizer)[2])
+    memory, file, addresses = find_memory(stated, tokenizer, layers)
     if config is None:
         out.note(default_note(memory, addresses))
     if isinstance(reader, StoredTokens):
         check_digest(file, reader.tokenizer["sha256"])
-    elif reader.ignored_files:
-        out.note(f"{plural(reader.ignored_files, 'file')} of {text}: no text, not read.")
+    if passed_over:
+        out.note(passed_over_text(passed_over))
     if target is not None:
-        check_target(reader, file, addresses, eos, target)
-        plan = write_plan(target, reader, file, addresses)
+        check_target(reader, file, addresses, add_eos, target)
+        plan = write_plan(target, reader, file, addresses, add_eos)
         if dry_run:
             out.result(plan, lambda console: console.print(plan_text(plan)))
             return
         out.note(plan_text(plan))
     try:
-        with saying_that_it_stops(out), out.progress("Hashing", unit="B") as step, doing as ray:
+        with stopping_at_once(out), out.progress("Hashing", unit="B") as step, doing as ray:
             hashed = hash_text(
                 reader,
                 file,
                 addresses,
-                add_eos=eos,
+                add_eos=add_eos,
                 threads=workers,
                 engine=ray,
                 target=target,
@@ -248,7 +253,8 @@ def hash(
     if hashed.notes.skipped:
         out.warn(skipped_text(hashed.notes.skipped, hashed.notes.problems))
     payload = {
-        **answer(hashed, file, addresses, memory.row_width, predict),
+        **answer(hashed, file, addresses, add_eos, memory.row_width, predict),
+        "passed_over": passed_over_values(passed_over),
         "output": str(output) if output is not None else None,
         "output_bytes": hashed.written_bytes,
         "was_finished": hashed.was_finished,
@@ -265,16 +271,22 @@ def hash(
 
 def _memory_config(out: Output, name: str) -> EngramConfig:
     """Read a config file or template, or what a checkpoint with a memory says of itself."""
-    from engram.templates import is_template
     from engram_cli.config_name import read_named
 
-    folder = Path(name)
-    if is_template(name) or not folder.is_dir():
+    if not _is_checkpoint(name):
         return read_named(out, name)
     from engram.checkpoints.inspect import inspect_checkpoint
 
+    folder = Path(name)
     found = inspect_checkpoint(folder)
     if found.config is None:
         raise InputError(f"The memory of {name} ({found.title}) is not hashed by these layouts.")
     own = (folder / "tokenizer.json").is_file()
     return replace(found.config, tokenizer=name) if own else found.config
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Whether -c names the folder of a checkpoint, and not a config."""
+    from engram.templates import is_template
+
+    return not is_template(name) and Path(name).is_dir()

@@ -37,6 +37,7 @@ def write_plan(
     reader: TextReader | StoredTokens,
     tokenizer: TokenizerFile,
     addresses: Addresses,
+    add_eos: bool,
 ) -> dict[str, Any]:
     """Say what would be written; .parquet files are somewhat smaller."""
     from engram.corpus.pipeline import estimate_bytes
@@ -52,7 +53,7 @@ def write_plan(
         "output": str(target.folder),
         "format": target.format,
         "bytes_per_token": bytes_per_token(addresses, tokenizer.vocab_size),
-        "estimated_bytes": estimate_bytes(reader, tokenizer, addresses),
+        "estimated_bytes": estimate_bytes(reader, tokenizer, addresses, add_eos),
         "free_bytes": shutil.disk_usage(parent).free,
     }
 
@@ -61,6 +62,7 @@ def answer(
     hashed: HashedText,
     tokenizer: TokenizerFile,
     addresses: Addresses,
+    add_eos: bool,
     row_width: int,
     predict: int | None,
 ) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def answer(
         hashed: What came of hashing.
         tokenizer: The tokenizer.
         addresses: The memory's constants.
+        add_eos: Whether every document ends with the end-of-text token.
         row_width: Values of a row of its tables.
         predict: Tokens for which distinct n-grams are predicted; 10 times the text's when None.
     """
@@ -85,13 +88,23 @@ def answer(
             "name": tokenizer.name,
             "vocab_size": tokenizer.vocab_size,
             "sha256": tokenizer.digest,
+            "eos_id": tokenizer.eos_id if add_eos else None,
         },
+        "eos_token": eos_token(tokenizer, add_eos),
         "compressed_vocab_size": None if addresses.token_map is None else addresses.vocab_size,
         "fingerprint": addresses.fingerprint,
         "layers": [asdict(layer) for layer in hashed.layers],
         "growth": _growth(hashed, predict or 10 * hashed.tokens),
         "cache": _cache(hashed, addresses, row_width) if hashed.caches else None,
     }
+
+
+def eos_token(tokenizer: TokenizerFile, add_eos: bool) -> str | None:
+    """Return the token that ends documents; None when none does."""
+    if not add_eos or tokenizer.eos_id is None:
+        return None
+    name: str | None = tokenizer.tokenizer.id_to_token(tokenizer.eos_id)
+    return name
 
 
 def _growth(hashed: HashedText, tokens: int) -> list[dict[str, Any]]:

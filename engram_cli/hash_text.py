@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from engram.units import format_bytes, format_count, plural
+from engram.units import format_bytes, format_count
+from engram_cli.corpus_text import counts_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +40,8 @@ def show(console: Console, payload: dict[str, Any], verbose: bool) -> None:
         payload: The answer as `--json` prints it.
         verbose: Whether each head has its line.
     """
+    console.print(counts_text(payload))
     console.print(
-        f"{plural(payload['documents'], 'document')}, {plural(payload['tokens'], 'token')}, "
         f"{payload['ids']:,} ids in {payload['seconds']:.1f} s "
         f"({format_count(payload['tokens_per_second'])} tokens/s)"
     )

@@ -43,6 +43,21 @@ def _prepared(params: list[Any]) -> list[Any]:
     return params
 
 
+# Names that options had before; they are read, and stand in no help page.
+_OLD_NAMES = {
+    "--shard-tokens": "--shard-size",
+    "--text-key": "--text-column",
+    "--threads": "--num-proc",
+    "--workers": "--num-proc",
+}
+
+
+def _by_new_name(word: str, known: set[str]) -> str:
+    name, equals, value = word.partition("=")
+    new = _OLD_NAMES.get(name, name)
+    return new + equals + value if new in known else word
+
+
 class Command(TyperCommand):
     """One command."""
 
@@ -53,6 +68,13 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, the help option among them."""
         return _prepared(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command's arguments; options go by the names that they had before, too."""
+        known = {name for param in self.get_params(ctx) for name in param.opts}
+        end = args.index("--") if "--" in args else len(args)
+        words = [_by_new_name(word, known) for word in args[:end]]
+        return super().parse_args(ctx, words + args[end:])
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line after the command's name."""

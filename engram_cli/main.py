@@ -16,7 +16,7 @@ import engram
 from engram.errors import UsageError
 from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, complete, completion_item
 from engram_cli.completion import InstallCompletionOption, ShowCompletionOption
-from engram_cli.errors import run
+from engram_cli.errors import INTERRUPTED, run
 from engram_cli.help import Group, command_of, new_app
 
 # What `engram --help` says, without importing a command. Each is the function, or the Typer app, of
@@ -130,7 +130,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Python waits for threads that are still at work, and a second Ctrl-C would be told.
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ TableDtypeOption = Annotated[
     typer.Option(
         metavar="DTYPE",
         parser=read_dtype,
-        help=f"dtype of the tables: {DTYPES}. Default: as stated.",
+        help=f"dtype of the tables: {DTYPES}. Default: as stated, else the base's own.",
     ),
 ]
 
@@ -114,16 +114,39 @@ LayersOption = Annotated[
 ]
 
 SplitOption = Annotated[
-    Literal["paragraph", "line", "file"],
-    typer.Option(help="What is one document of a text; blank lines end a paragraph."),
+    Literal["paragraph", "line", "file"] | None,
+    typer.Option(
+        help="What is one document of a plain text; blank lines end a paragraph. Default: "
+        "paragraph. Records are documents as they are."
+    ),
 ]
-TextKeyOption = Annotated[
+TextColumnOption = Annotated[
     str | None,
     typer.Option(
-        metavar="KEY",
-        help="Key of the text in .jsonl records, or column of .parquet. Default: text. With it "
-        "stdin is JSON lines.",
+        metavar="NAME",
+        help="Key of the text in JSON records, or column of a .csv or .parquet. Default: text. "
+        "With it stdin is JSON lines.",
     ),
+]
+EosOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--eos/--no-eos",
+        help="Whether each document ends with the tokenizer's end-of-text token. Default: --eos; "
+        "a tokenizer that has none needs --no-eos.",
+    ),
+]
+NumProcOption = Annotated[
+    int | None,
+    typer.Option(
+        "-j",
+        "--num-proc",
+        min=1,
+        help="Processes that tokenise, and threads. Default: one for each core.",
+    ),
+]
+ShardSizeOption = Annotated[
+    int, typer.Option(metavar="TOKENS", min=1, help="Tokens that fill a shard.")
 ]
 OnErrorOption = Annotated[
     Literal["stop", "skip"],

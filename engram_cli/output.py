@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import DoesNotFitError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Rich cuts tables to 80 columns where there is no terminal; text in a pipe is cut by nobody.
 PIPE_WIDTH = 1000
+# Progress bars hide the cursor.
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Output:
@@ -43,18 +46,31 @@ class Output:
             show: Prints the answer for people on the console that it is given. Text is printed as
                 it is: square brackets are no markup.
         """
-        text = json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show)
-        try:
-            print(text, end="", flush=True)
-        except BrokenPipeError:
-            # The verdict in the exit code stays, though nobody reads the rest of the answer.
-            if not drop_closed_stdout():
-                raise
+        _print(json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show))
+
+    def part(self, show: Callable[[Console], None]) -> None:
+        """Print a part of the answer as soon as it is known; programs get the whole at the end.
+
+        Args:
+            show: See `result`.
+        """
+        if not self.json:
+            _print(_draw(show))
 
     def note(self, text: str) -> None:
         """Tell the user something that is no part of the answer."""
         if not self.quiet:
             _tell(text)
+
+    def note_from_signal(self, text: str) -> None:
+        """Print a note from a handler of signals, which may have interrupted another one."""
+        if not self.quiet:
+            _write_at_once(f"{printable(text)}\n")
+
+    def leave(self) -> None:
+        """Leave the terminal in order when the process is about to end in a handler of signals."""
+        if sys.stderr.isatty():
+            _write_at_once(_SHOW_CURSOR + "\n")
 
     def next_step(self, text: str) -> None:
         """Tell people, not programs, what they may want to do now."""
@@ -106,6 +122,20 @@ class Output:
 
 def _tell(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # The verdict in the exit code stays, though nobody reads the rest of the answer.
+        if not drop_closed_stdout():
+            raise
+
+
+def _write_at_once(text: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads it
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 def _ignore(done: int, total: int | None) -> None:

@@ -53,24 +53,24 @@ def find_target(
 
 
 def _config(target: str, model: str | None, dtype: str | None) -> Target:
+    from engram.backbone import load_backbone
     from engram.layouts import get_layout
     from engram.sizing.counts import count_params
+    from engram.table_dtype import table_dtype
 
     try:
         config = load_config(target)
     except MissingFileError:
         raise _nothing(target) from None
+    backbone = None if model is None else load_backbone(model)
+    stored = table_dtype(config, None if backbone is None else backbone.float_dtype, dtype)
     counts = count_params(config)
-    weights = config_weights(counts, dtype or config.table_dtype)
-    notes = []
-    if dtype_name(dtype or config.table_dtype) != weights[-1].dtype:
+    weights, notes = config_weights(counts, stored.name), [f"tables in {stored}"]
+    if stored.name != weights[-1].dtype:
         notes.append(f"dense parts of the memory in {weights[-1].dtype} (nominal)")
-    if model is None:
+    if backbone is None:
         notes.append("without the base model: --model adds it")
     else:
-        from engram.backbone import load_backbone
-
-        backbone = load_backbone(model)
         weights.append(base_weights(backbone))
         stated = "as its config says" if backbone.dtype else "assumed"
         notes.append(

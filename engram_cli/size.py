@@ -295,11 +295,12 @@ def _size(
         return budget.memory_cost(shape, budget.rows_of_k(shape, asked["k"]) * heads)
     if "rows" in asked:
         return budget.memory_cost(shape, asked["rows"] * heads)
+    base_dtype = None if backbone is None else backbone.float_dtype
     if "memory" in asked:
-        budget_params = budget.memory_budget(shape, asked["memory"])
+        budget_params = budget.memory_budget(shape, asked["memory"], base_dtype)
     elif "budget" in asked or backbone is None:
         budget_params = asked["budget"]
     else:
         share = asked.get("share", budget.SEED_SHARE)
         budget_params = budget.share_budget(backbone.params, share)
-    return budget.size_memory(shape, budget_params, fill=fill)
+    return budget.size_memory(shape, budget_params, fill=fill, base_dtype=base_dtype)

@@ -21,11 +21,13 @@ SCHEMA = "engram.size/1"
 def answer_of(sizing: Sizing, backbone: Backbone | None) -> dict[str, Any]:
     """Put a sized memory into the terms of `--json`."""
     from engram.sizing.weights import config_weights
+    from engram.table_dtype import table_dtype
 
     config, counts = sizing.config, sizing.counts
     model_params = None if backbone is None else backbone.params
     whole = counts.total_params + (model_params or 0)
-    parts = config_weights(counts, config.table_dtype)
+    dtype = table_dtype(config, None if backbone is None else backbone.float_dtype)
+    parts = config_weights(counts, dtype.name)
     return {
         "schema": SCHEMA,
         "model": None if backbone is None else backbone.name,
@@ -46,7 +48,8 @@ def answer_of(sizing: Sizing, backbone: Backbone | None) -> dict[str, Any]:
         "total_params": counts.total_params,
         "slack_params": sizing.slack_params,
         "share_of_whole": None if model_params is None else counts.total_params / whole,
-        "table_dtype": config.table_dtype,
+        "table_dtype": dtype.name,
+        "table_dtype_from": dtype.origin,
         "table_bytes": sum(part.size_bytes for part in parts if part.group == "table"),
         "total_bytes": sum(part.size_bytes for part in parts),
     }
@@ -94,6 +97,8 @@ def show(console: Console, sizing: Sizing, answer: dict[str, Any], per: str) -> 
 def _facts(sizing: Sizing, answer: dict[str, Any]) -> Table:
     from rich.table import Table
 
+    from engram.table_dtype import TableDtype
+
     config, counts = sizing.config, sizing.counts
     facts = Table.grid(padding=(0, 2))
     if answer["model"] is not None:
@@ -126,7 +131,8 @@ def _facts(sizing: Sizing, answer: dict[str, Any]) -> Table:
     facts.add_row(
         "bytes",
         format_bytes(answer["total_bytes"]),
-        f"tables {format_bytes(answer['table_bytes'])} in {config.table_dtype}",
+        f"tables {format_bytes(answer['table_bytes'])} in "
+        f"{TableDtype(answer['table_dtype'], answer['table_dtype_from'])}",
     )
     return facts
 

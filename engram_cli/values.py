@@ -36,17 +36,6 @@ read_bytes = reader(parse_bytes)
 read_dtype = reader(dtype_name)
 
 DTYPES = ", ".join(DTYPE_BITS)
-FLOAT_DTYPES = ", ".join(name for name in DTYPE_BITS if "float" in name)
-
-
-def _float_dtype(text: str) -> str:
-    try:
-        return dtype_name(text)  # what is no float is refused by what needs one, with the reason
-    except InputError as error:
-        raise InputError(error.message, f"One of {FLOAT_DTYPES}.", value=text) from None
-
-
-read_float_dtype = reader(_float_dtype)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +44,10 @@ def verify(
         bool,
         typer.Option("--headers-only", help="Load no model: check files, names and constants."),
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Read every weight file and compare its recorded sha256, too."),
+    ] = False,
     trust_remote_code: TrustRemoteCodeOption = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -71,6 +77,7 @@ def verify(
     found = run_checks(
         target,
         weights=not headers_only,
+        full=full,
         tokenizer=tokenizer,
         revision=revision,
         trust_remote_code=trust_remote_code,
@@ -79,8 +86,10 @@ def verify(
         # The first check of a memory that was attached; what is downloaded before shows its bars.
         if check.name == "fingerprint" and not headers_only and _has_weights_to_run(target):
             silence_transformers()
+        rows = [] if checks else [("check", "result", "detail")]
+        rows.append((check.name, _verdict(check), check.detail))
+        out.part(partial(_show_rows, rows))
         checks.append(check)
-        out.detail(f"{_verdict(check)}  {check.name}")
     payload = {"schema": SCHEMA, "target": target, "ok": _ok(checks)}
     payload["checks"] = [vars(check) for check in checks]
     out.result(payload, lambda console: _show(console, target, checks))
@@ -113,15 +122,19 @@ def _verdict(check: Check) -> str:
     return {True: "ok", False: "FAILED", None: "not checked"}[check.ok]
 
 
-def _show(console: Console, target: str, checks: list[Check]) -> None:
+def _show_rows(rows: Sequence[tuple[str, str, str]], console: Console) -> None:
+    """Print rows of the table, whose columns are as wide as those to come may need."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("check", "result", "detail"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        table.add_row(check.name, _verdict(check), check.detail)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for width in (16, 11, None):
+        table.add_column(min_width=width, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _show(console: Console, target: str, checks: list[Check]) -> None:
     failed, open_ = (sum(check.ok is verdict for check in checks) for verdict in (False, None))
     answer = f"{plural(failed, 'check')} failed" if failed else "wired right"
     if not failed and any(check.name in ("forward", "finite") and not check.ok for check in checks):

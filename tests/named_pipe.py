@@ -16,7 +16,7 @@ class NamedPipe:
     def __init__(self, path: Path, text: str) -> None:
         os.mkfifo(path)
         self.path, self.text = path, text
-        self.source = Source(str(path), path, records=False)
+        self.source = Source(str(path), path)
 
     def feed(self) -> None:
         """Wait for a reader, and give it the text."""

@@ -14,6 +14,7 @@ from engram.addressing import hashing
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.reference import hash_ids
+from engram.errors import EngramWarning
 
 SCRIPT = """
 import sys
@@ -96,6 +97,19 @@ def test_no_folder_for_machine_code(addresses, monkeypatch):
     hasher = Hasher(addresses, form="numba")
     np.testing.assert_array_equal(hasher.hash(ids)[0], hash_ids(addresses, ids)[0])
     assert hasher._kernel is not None
+
+
+def test_numba_that_does_not_work_is_told_once(addresses, monkeypatch):
+    def fail(_kind):
+        raise OSError("no such library")
+
+    monkeypatch.setattr(hashing, "_KERNELS", {})
+    monkeypatch.setattr(hashing, "_compile", fail)
+    ids = np.arange(12).reshape(2, 6)
+    with pytest.warns(EngramWarning, match="numpy.*OSError: no such library") as told:
+        found = [Hasher(addresses, form="numba").hash(ids)[0] for _ in range(2)]
+    assert len(told) == 1
+    np.testing.assert_array_equal(found, [hash_ids(addresses, ids)[0]] * 2)
 
 
 @pytest.mark.parametrize("how", [{"blocked": "numba"}, {"NUMBA_DISABLE_JIT": "1"}])

@@ -199,6 +199,7 @@ def test_gpt2_facts():
         bos_token_id=50256,
         eos_token_id=50256,
         dtype="float32",
+        float_dtype="float32",
     )
 
 

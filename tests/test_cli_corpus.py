@@ -84,7 +84,8 @@ def test_build_as_text(engram, text, tmp_path):
     notes = ["Tokenised with tokenizers: the text is small."]
     notes.append(f"Next: engram hash {tmp_path / 'tokens'} -c CONFIG")
     assert (code, err.splitlines()) == (0, notes)
-    assert out.startswith(f"{DOCUMENTS} documents, ")
+    ends = f" tokens in {DOCUMENTS} documents, each ended by <eos> (--no-eos leaves it out)"
+    assert out.splitlines()[0].endswith(ends)
 
 
 def test_dry_run_writes_nothing(engram, text, tmp_path):
@@ -173,13 +174,14 @@ def test_what_breaks_off_before_anything_is_finished_says_so(engram, text, tmp_p
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(local, "run_unit", interrupt)
-    code, _, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
+    try:
+        code, _, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else, a second one ends this
     assert code == 130, err
-    stopping, nothing, interrupted = err.splitlines()
-    assert stopping.startswith("Stopping;")
+    nothing, interrupted = err.splitlines()[-2:]
     assert nothing.startswith("Nothing is kept")
     assert interrupted == "Interrupted."
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert sorted(tmp_path.iterdir()) == [text]
 
 
@@ -189,9 +191,14 @@ def test_stdin_and_several_inputs(engram, text, tmp_path, monkeypatch):
     lines.write_text("".join(f'{{"body": "record {i}"}}\n' for i in range(9)))
     (lines.parent / "notes.md").touch()
     words = ("corpus", "build", text, lines.parent, "-t", BPE, "-o", tmp_path / "both")
-    result = engram(*words, "--text-key", "body", "--json")
+    result = engram(*words, "--text-column", "body", "--json")
     assert answer(result)["documents"] == DOCUMENTS + 9
-    assert "1 file of the folders: no text" in result[2]
+    left = lines.parent / "notes.md"
+    assert f"1 entry was not read: {left} (not text by its name)." in result[2]
+    assert answer(result)["passed_over"] == {
+        "count": 1,
+        "entries": [{"name": str(left), "reason": "not text by its name"}],
+    }
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     words = ("corpus", "build", "-", "-t", BPE, "-o", tmp_path / "stdin", "-j", "2", "--json")
     assert answer(engram(*words))["documents"] == DOCUMENTS
@@ -218,7 +225,7 @@ def test_info(engram, folder):
     assert payload["shards"] > 1
     assert payload["inputs"][0]["bytes"] == len(TEXT)
     out = engram("corpus", "info", folder)[1]
-    assert out.startswith(f"{DOCUMENTS} documents, ")
+    assert f" tokens in {DOCUMENTS} documents, each ended by token 1" in out.splitlines()[0]
     assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     error = failure(engram("corpus", "info", folder / "nope", "--json"), 4)
     assert error["message"] == f"{folder / 'nope'}: no such folder."
@@ -356,7 +363,7 @@ def test_hash_of_a_corpus_is_that_of_its_text(engram, text, tmp_path, eos):
     assert (
         engram("corpus", "build", text, "-t", BPE, "-o", folder, "--shard-size", 99, *words)[0] == 0
     )
-    of_text = (text, "-t", BPE, *(["--eos"] if eos else []))
+    of_text = (text, "-t", BPE, *words)
     payloads = []
     for name, source in (("a", of_text), ("b", (folder,))):
         code, out, err = engram("hash", *source, "-o", tmp_path / name, "--json")
@@ -370,6 +377,7 @@ def test_hash_of_a_corpus_is_that_of_its_text(engram, text, tmp_path, eos):
 
 
 def test_hash_of_a_corpus_wants_its_tokenizer_and_no_options_of_texts(engram, folder):
-    failure(engram("hash", folder, "--eos", "--json"), 2)
+    for word in ("--eos", "--no-eos"):
+        failure(engram("hash", folder, word, "--json"), 2)
     error = failure(engram("hash", folder, "-t", WORD, "--json"), 5)
     assert "not the one that the tokens were made with" in error["message"]

@@ -102,8 +102,9 @@ def test_text(engram, text, config):
     notes.append(f"Next: engram hash {text} -c {config} -o FOLDER writes the ids.")
     assert (code, err.splitlines()) == (0, notes)
     lines = out.splitlines()
-    assert lines[0].startswith(f"{DOCUMENTS} documents, ")
-    assert "544 ids, 447 after compression" in lines[1]
+    ends = f" tokens in {DOCUMENTS} documents, each ended by <eos> (--no-eos leaves it out)"
+    assert lines[0].endswith(ends)
+    assert "544 ids, 447 after compression" in lines[2]
     assert [line for line in lines if line.startswith("Layer")] == ["Layer 4", "Layer 1"]
     assert len(out.splitlines()) < len(engram("hash", text, "-c", config, "-v")[1].splitlines())
 
@@ -139,7 +140,7 @@ def test_without_a_config_the_tables_are_sized_for_the_tokenizer(engram, text):
 
 def test_output(engram, text, config, tmp_path):
     folder = tmp_path / "out"
-    payload = answer(engram("hash", text, "-c", config, "-o", folder, "--eos", "--json"))
+    payload = answer(engram("hash", text, "-c", config, "-o", folder, "--json"))
     assert payload["output"] == str(folder)
     assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     ids = np.load(folder / "ids-00000.npy")
@@ -161,7 +162,7 @@ def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch)
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-tokens", "300", "--json")
+    words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-size", "300", "--json")
     whole = answer(engram(*words[:5], tmp_path / "whole", *words[6:]))
     with monkeypatch.context() as patch:
         patch.setattr(hashes, "write_shard", no_room)
@@ -241,7 +242,8 @@ def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
         (("text.txt", "-t", "no/such/tokenizer"), 4),
         (("text.txt", "-c", "config.yaml", "-t", WORD), 5),
         (("text.txt", "-c", "no-such-template"), 4),
-        (("text.txt", "-t", WORD, "--eos"), 3),
+        (("text.txt", "-t", WORD), 3),
+        (("text.txt", "-t", BPE, "--text-column", "text"), 2),
         (("text.txt", "-t", BPE, "--layers", "one"), 2),
         (("text.txt", "-t", BPE, "--stats", "-o", "out"), 2),
         (("text.txt", "-t", BPE, "--dry-run"), 2),

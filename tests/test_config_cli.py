@@ -62,6 +62,8 @@ def test_show_prints_rows_per_head_beside_the_table_sizes(engram, answer):
         "layers": [{"layer_id": 1, "rows": 10344164}, {"layer_id": 15, "rows": 10348242}],
         "rows_per_token": 32,
         "bytes_per_token": 32 * 64 * 4,
+        "table_dtype": "float32",
+        "table_dtype_from": "config",
     }
     _, out, _ = engram("show", "demo")
     assert "# Rows per HEAD: [646400, 646400], this // n_head_per_ngram." in out

@@ -21,7 +21,7 @@ from engram.corpus.hashes import Target
 from engram.corpus.memory import find_memory
 from engram.corpus.pipeline import estimate_bytes, hash_text
 from engram.corpus.readers import TextReader
-from engram.errors import InputError, MismatchError, MissingPackageError
+from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 BPE = TOKENIZERS / "local_bpe"
@@ -240,7 +240,7 @@ def test_what_breaks_off_leaves_what_was_there_and_is_resumed(
             raise error
 
     monkeypatch.setattr(token_shards, "sync", break_off)
-    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+    with pytest.raises(DoesNotFitError if isinstance(error, OSError) else error):
         hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True)
     names = sorted(f.name for f in folder.parent.iterdir())
     assert names == [".out.building", *(["out"] if has_old else [])]
@@ -307,16 +307,26 @@ def test_a_tokenizer_of_another_length_is_refused():
         find_memory(config_of(), str(TOKENIZERS / "local_word"))
 
 
-def test_the_layers_asked_for():
-    _, _, addresses = find_memory(config_of(), layer_ids=[7])
-    assert addresses.layer_ids == [7]
+def test_the_layers_asked_for_are_those_of_the_config():
+    config = config_of()
+    ids = np.arange(40).reshape(1, 40)
+    whole = find_memory(config)[2]
+    for layer_ids in ([1], [3], [1, 3]):
+        _, _, addresses = find_memory(config, layer_ids=layer_ids)
+        assert addresses.layer_ids == layer_ids
+        slots = [whole.layer_ids.index(layer_id) for layer_id in layer_ids]
+        expected = hash_ids(whole, ids)[0][:, :, slots]
+        np.testing.assert_array_equal(hash_ids(addresses, ids)[0], expected)
+    with pytest.raises(InputError, match="has no layer 7; its layers are 3, 1"):
+        find_memory(config, layer_ids=[7])
+    assert find_memory(None, str(BPE), layer_ids=[7])[2].layer_ids == [7]
 
 
 def test_a_text_without_tokens(tmp_path):
     path = text_file(tmp_path, "\u00a0\n\n \n")
     _, tokenizer, addresses = find_memory(None, str(TOKENIZERS / "local_word"))
     with pytest.raises(InputError, match="has no tokens"):
-        hash_text(TextReader(path), tokenizer, addresses)
+        hash_text(TextReader(path), tokenizer, addresses, add_eos=False)
 
 
 def test_progress_counts_bytes_up_to_the_whole(tmp_path, monkeypatch):

@@ -28,7 +28,8 @@ from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.units import plan_units
 from engram.corpus.work import work_folder
-from engram.errors import InputError, MismatchError, MissingPackageError
+from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
+from engram.staging import claim
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 EOS = 1
@@ -299,10 +300,10 @@ def test_interrupted_while_shards_are_written(tmp_path, monkeypatch, error):
 
     with monkeypatch.context() as patch:
         patch.setattr(build_module, "write_manifest", break_off)
-        with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        with pytest.raises(DoesNotFitError if isinstance(error, OSError) else error):
             build(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    (tmp_path / ".out.0123abcd.part").mkdir()  # as a kill at this moment leaves it
+    os.close(claim(tmp_path / ".out.0123abcd.part"))  # as a kill at this moment leaves it
     built = build(path, tmp_path / "out", resume=True)
     assert built.resumed_units == len(built.manifest["units"])
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
@@ -381,6 +382,31 @@ def test_what_is_in_the_way_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="is in the way"):
         build(path, tmp_path / "out", overwrite=True)
     assert (work / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_in_the_way_is_refused_and_its_folder_stays(tmp_path, overwrite):
+    path = text_file(tmp_path)
+    other = interrupted(path, tmp_path / "other")
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    work_folder(tmp_path / "out").symlink_to(other)
+    for resume in (False, True):
+        with pytest.raises(InputError, match="is in the way"):
+            build(path, tmp_path / "out", resume=resume, overwrite=overwrite)
+    assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
+
+
+def test_what_a_kill_before_the_first_unit_leaves_blocks_nothing(tmp_path):
+    path = text_file(tmp_path)
+    build(path, tmp_path / "whole")
+    work = work_folder(tmp_path / "out")
+    for resume in (False, True):
+        for leave in (work.mkdir, lambda: os.close(claim(work))):
+            leave()
+            build(path, tmp_path / "out", resume=resume)
+            assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+            assert not work.exists()
+            shutil.rmtree(tmp_path / "out")
 
 
 def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):

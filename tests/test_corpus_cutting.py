@@ -7,12 +7,14 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus import cutting, fast_tokenise, tokenise
 from engram.corpus.readers import TextReader
+from engram.errors import InputError
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 WORDS = [
@@ -148,3 +150,21 @@ def test_a_long_document_stays_one_document(tmp_path, monkeypatch, add_eos):
     expected = tokenizer.tokenizer.encode("".join(texts), add_special_tokens=False).ids
     assert batch.tokens.tolist() == expected + ([1] if add_eos else [])
     assert batch.boundaries.tolist() == [0, len(batch.tokens)]
+
+
+def test_a_document_that_takes_too_much_memory_to_encode_is_named_or_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(cutting, "MOST_CHARACTERS", 4000)
+    tokenizer = load_tokenizer(str(TOKENIZERS / "local_bpe"))
+    long = "a valley " * 1000
+    text = ["one\n\n", "x" + "\n" * 5000, "two\n\n", long + "\n\n", "y" * 4001 + "\n\n", "three"]
+    path = tmp_path / "a.txt"
+    path.write_text("".join(text))
+    with pytest.raises(InputError, match=r"a\.txt:3: .* encode 5,001 characters as one"):
+        list(tokenise.tokenise(TextReader(path), tokenizer))
+    reader = TextReader(path, on_error="skip")
+    tokens = [batch.tokens for batch in tokenise.tokenise(reader, tokenizer, wrong=reader.wrong)]
+    kept = [text[0], text[2], text[3], text[5]]
+    encode = tokenizer.tokenizer.encode
+    expected = [id_ for it in kept for id_ in encode(it, add_special_tokens=False).ids]
+    assert np.concatenate(tokens).tolist() == expected
+    assert [error.message.split(":")[1] for error in reader.errors] == ["3", "5007"]

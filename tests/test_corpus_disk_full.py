@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -70,3 +71,19 @@ def test_the_folder_is_named_and_does_not_appear(text, tmp_path, name, most_byte
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["documents"] == 9000
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_no_room_for_what_is_only_kept_for_the_next_run(text, tmp_path):
+    """Statistics write nothing but caches: of compressed ids, primes and machine code."""
+    cache = {name: str(tmp_path / name) for name in ("NUMBA_CACHE_DIR", "ENGRAM_CACHE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "engram_cli", "hash", str(text), "-t", str(BPE), "--json"],
+        env={**os.environ, **cache},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, -1)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["documents"] == 9000
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []

@@ -22,7 +22,7 @@ from engram.corpus.pipeline import hash_text
 from engram.corpus.readers import TextReader
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.work import work_folder
-from engram.errors import InputError
+from engram.errors import DoesNotFitError, InputError
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 TEXT = "".join(
@@ -127,7 +127,7 @@ def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, form
 
     with monkeypatch.context() as patch:
         patch.setattr(hashes, "write_shard", write_shard)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DoesNotFitError, match="No space"):
             write(reader, tmp_path / "out", format=format)
     assert broken
     assert not (tmp_path / "out").exists()

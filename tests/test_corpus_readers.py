@@ -100,7 +100,10 @@ def test_folder_is_sorted_and_leaves_other_files_alone(tmp_path):
     write(tmp_path, ".hidden/x.txt", "hidden")
     reader = TextReader(tmp_path)
     assert [text for block in reader for text in block.texts] == ["aa", "az", "a", "b", "c"]
-    assert reader.ignored_files == 1
+    assert [(entry.name, entry.reason) for entry in reader.passed_over] == [
+        (str(tmp_path / ".hidden"), "hidden"),
+        (str(tmp_path / "image.png"), "not text by its name"),
+    ]
 
 
 def test_stdin_is_text_or_json_lines(monkeypatch):

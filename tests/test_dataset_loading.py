@@ -107,6 +107,7 @@ def test_ranks_and_workers_share_documents(workers):
 def test_gigatoken_gives_the_same_windows(source, workers, monkeypatch, tmp_path):
     pytest.importorskip("gigatoken")
     monkeypatch.setattr(windows, "_DOCUMENTS_AT_ONCE", 7)
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
 
     def read():
         dataset = HashedDataset(source, CONFIG, window_tokens=T, add_eos=True)

@@ -23,8 +23,8 @@ from tokenizers import (
 
 from engram.addressing.tokenizer_files import load_tokenizer, wrap_tokenizer
 from engram.corpus import cutting, fast_tokenise
+from engram.corpus.blocks import Block
 from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.readers import Block
 from engram.corpus.sources import Source
 from engram.corpus.tokenise import fast_encoder, tokenise
 
@@ -199,8 +199,7 @@ def test_batches_are_the_same(tokenizer, add_eos):
     file = wrap_tokenizer(tokenizer, "trained", {"eos": 0})
     texts = [*LANGUAGES, "<|endoftext|>", "\U0001fadd"] * 30
     blocks = [
-        Block(Source("x", None, records=True), 1, texts[i : i + 9], True, 0)
-        for i in range(0, 360, 9)
+        Block(Source("x", None, "jsonl"), 1, texts[i : i + 9], True, 0) for i in range(0, 360, 9)
     ]
     plain = list(tokenise(blocks, file, add_eos=add_eos))
     fast = list(tokenise(blocks, file, add_eos=add_eos, fast=fast_encoder(file, None)[0]))

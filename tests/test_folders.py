@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -13,9 +14,11 @@ import pytest
 import tiny
 
 import engram
+from engram import staging
 from engram.config_file import write_config
 from engram.errors import InputError
 from engram.folders import new_folder, remove_torn, torn
+from engram.staging import stage
 
 # Writes a folder, says so, and waits to be killed.
 HANG = """
@@ -52,37 +55,66 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
         (half,) = tmp_path.iterdir()
         assert torn(out) == []
         remove_torn(out)
-        assert (half / "half.txt").read_text() == "half"
+        assert (half / "new" / "half.txt").read_text() == "half"
         process.send_signal(signal.SIGKILL)
     assert torn(out) == [half]
     write(out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_folders_of_other_results_stay(tmp_path):
+def test_folders_that_only_look_like_ours_stay(tmp_path):
+    user, mine = tmp_path / "user", tmp_path / "mine"
+    for folder in (user, mine):
+        folder.mkdir()
+        (folder / "a.txt").write_text("mine")
+    with stage(mine / "b", mine / "b") as place:
+        (mine / staging.MARK).write_bytes((place / staging.MARK).read_bytes())
     for name in (".other.01234567.part", ".out.part", ".out.0123456z.part", "out.01234567.part"):
         (tmp_path / name).mkdir()
     (tmp_path / ".out.01234567.part").write_text("a file")
-    write(tmp_path / "out")
-    assert len(list(tmp_path.iterdir())) == 6
+    # Without a mark, with one of another content, and links to one that has a mark.
+    user.rename(tmp_path / ".out.12345678.part")
+    (tmp_path / ".out.23456789.part").mkdir()
+    (tmp_path / ".out.23456789.part" / staging.MARK).write_text("mine")
+    (tmp_path / ".out.34567890.part").symlink_to(mine)
+    (tmp_path / ".out.45678901.part").mkdir()
+    (tmp_path / ".out.45678901.part" / staging.MARK).symlink_to(mine / staging.MARK)
+    (tmp_path / ".out.45678901.part" / "old").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for overwrite in (False, True):
+        write(tmp_path / "out", overwrite=overwrite)
+    with pytest.raises(InputError, match="there already"):
+        write(tmp_path / "out")
+    assert set(tmp_path.rglob("*")) - set(before) == {
+        tmp_path / "out",
+        tmp_path / "out" / "result.txt",
+    }
+    assert set(before) <= set(tmp_path.rglob("*"))
 
 
 def test_a_folder_that_was_about_to_be_replaced_is_put_back(tmp_path):
     out = tmp_path / "out"
     write(out, "before")
-    out.rename(tmp_path / ".out.01234567.old")  # as a kill between two renames leaves it
-    (tmp_path / ".out.01234567.part").mkdir()
+    left = killed_stage(out)
+    out.rename(left / "old")  # as a kill between two renames leaves it
+    (left / "new").mkdir()
     with pytest.raises(InputError, match="there already"):
         write(out)
     assert (out / "result.txt").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def killed_stage(out: Path) -> Path:
+    place = out.with_name(f".{out.name}.01234567.part")
+    os.close(staging.claim(place))
+    return place
+
+
 def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path):
     write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[2 * 10**7] * 3))
     words = [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
     with subprocess.Popen([*words, "-o", "out"], cwd=tmp_path) as process:
-        while not list(tmp_path.glob(".out.*.part/engram-*.safetensors")):
+        while not list(tmp_path.glob(".out.*.part/new/engram-*.safetensors")):
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
     (left,) = tmp_path.glob(".out.*.part")

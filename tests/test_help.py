@@ -191,6 +191,19 @@ def test_no_flag_appears_or_goes_unnoticed():
     assert {"new": now - known, "gone": known - now} == {"new": set(), "gone": set()}, hint
 
 
+def test_options_go_by_the_names_that_they_had_before(texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    words = f"hash {texts / 'corpus.jsonl'} -c {texts / 'config.yaml'} -o {tmp_path / 'o'} --json"
+    more = "--threads 1 --text-key=text --shard-tokens 100"
+    code, _, err = call([*words.split(), *more.split()], capsys)
+    assert code == 0, err
+    assert len(list((tmp_path / "o").glob("ids-*.npy"))) > 1
+    code, _, err = call([*words.split(), "--overwrite", "--workers", "0"], capsys)
+    assert code == 2
+    assert "'--num-proc'" in err
+    assert "--threads" not in call(["hash", "-h"], capsys)[1]
+
+
 def test_shared_flags_mean_the_same_everywhere():
     meanings = {}
     for words, command in PAGES.items():

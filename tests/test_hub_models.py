@@ -55,7 +55,7 @@ class ModelHub(Hub):
 def hub(tmp_path, tmp_path_factory):
     base, attached = tiny.family_folders("llama", tmp_path_factory)
     server = ThreadingHTTPServer(("127.0.0.1", 0), ModelHub)
-    server.root, server.sent = tmp_path / "hub", []
+    server.root, server.sent, server.ignores_ranges = tmp_path / "hub", [], False
     (server.root / "someone").mkdir(parents=True)
     (server.root / "someone" / "base").symlink_to(base)
     (server.root / "someone" / "attached").symlink_to(attached)

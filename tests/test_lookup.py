@@ -143,7 +143,7 @@ def test_ngrams_that_share_rows_are_told(folders):
 
 
 def test_another_tokenizer_is_refused(folders, local_word):
-    with pytest.raises(MismatchError, match="token map"):
+    with pytest.raises(MismatchError, match="not the one that the memory was made with"):
         look_up(folders["demo"], "a b", tokenizer=load_tokenizer(local_word))
     with pytest.raises(InputError, match="no tokens"):
         look_up(folders["demo"], "")

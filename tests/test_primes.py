@@ -9,6 +9,7 @@ import pytest
 from sympy import isprime, nextprime, prevprime
 
 from engram.addressing.primes import head_primes, is_prime
+from engram.errors import ConfigError, LayoutError
 from engram.templates import load_template
 
 # The smallest strong pseudoprimes to all of the first 1, 2, ... 12 prime bases (OEIS A014233).
@@ -93,3 +94,15 @@ def test_heads_take_the_next_prime_that_is_free(rows):
     found = head_primes(config)
     assert list(found) == layers
     assert [[list(heads) for heads in found[i]] for i in layers] == by_sympy(config)
+
+
+def test_more_layers_or_heads_than_any_model_has_are_refused():
+    config = load_template("gpt2")
+    with pytest.raises(ConfigError, match="layer_ids: 100,000 layers; at most 1,024"):
+        replace(config, layer_ids=list(range(100_000)))
+    with pytest.raises(LayoutError, match="100,000 layers; at most 1,024"):
+        head_primes(config, range(100_000))
+    wide = replace(config, n_head_per_ngram=64, n_embed_per_ngram=64)
+    with pytest.raises(ConfigError, match=r"600 layers of 128 heads are 76,800; at most 65,536"):
+        replace(wide, layer_ids=list(range(600)))
+    assert len(head_primes(config, range(1024))) == 1024

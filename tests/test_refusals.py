@@ -58,7 +58,7 @@ def test_a_changed_tokenizer(attached):
         engram.load(attached)
     with pytest.raises(MismatchError, match="the tokenizer is not the one"):
         AutoModelForCausalLM.from_pretrained(attached)
-    assert list(failed(attached)) == ["tokenizer"]
+    assert list(failed(attached)) == ["tokenizer", "small files"]
 
 
 def test_another_tokenizer(attached, local_word):
@@ -87,6 +87,7 @@ def test_tokens_that_were_added_since_are_no_change(attached):
     assert failed(attached) == {}
     detail = verdicts(attached)["tokenizer"].detail
     assert detail == "the tokenizer gives the same token map, and 2 tokens that were added since"
+    assert "tokens were added to tokenizer.json" in verdicts(attached)["small files"].detail
 
 
 def test_a_folder_without_a_tokenizer_loads(attached):

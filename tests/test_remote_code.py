@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -210,11 +211,10 @@ def test_convert_to_another_dtype_and_onto_the_base(base, attached, tmp_path):
 def test_code_in_another_repository_is_refused(base, tmp_path):
     config = json.loads((base / "config.json").read_text())
     config["auto_map"]["AutoModelForCausalLM"] = "someone/else--modeling.Pebble"
-    for path in base.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    copy = shutil.copytree(base, tmp_path / "copy")
+    (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="another repository"):
-        attach.plan(tmp_path, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
+        attach.plan(copy, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
 
 
 def test_what_stands_in_a_config_does_not_become_code(tmp_path, tmp_path_factory):

@@ -9,6 +9,7 @@ from engram.errors import InputError, UsageError
 from engram.sizing.counts import count_params
 from engram.sizing.memory import memory_use
 from engram.sizing.weights import base_weights, config_weights, dense_dtype, total_of
+from engram.table_dtype import table_dtype
 from engram.templates import load_template
 
 GIB = 2**30
@@ -16,7 +17,7 @@ GIB = 2**30
 
 def use_of(name, dtype=None, **options):
     config = load_template(name)
-    weights = config_weights(count_params(config), dtype or config.table_dtype)
+    weights = config_weights(count_params(config), table_dtype(config, asked=dtype).name)
     return memory_use(weights, **options)
 
 

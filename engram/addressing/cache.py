@@ -7,7 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from engram.errors import EngramError
 from engram.files import atomic_write
+from engram.staging import clean
 
 _DIGEST_BYTES = 32
 
@@ -29,17 +31,20 @@ def read_cached(kind: str, key: str) -> bytes | None:
         key: What the result follows from, as text that can be a file name.
     """
     try:
-        stored = (cache_folder() / kind / key).read_bytes()
+        path = cache_folder() / kind / key
+        stored = path.read_bytes()
     except (OSError, RuntimeError):
         return None
+    with suppress(OSError):
+        clean(path)  # the writer may have been killed between the result and its hidden folder
     content = stored[_DIGEST_BYTES:]
     return content if stored == _seal(kind, key, content) + content else None
 
 
 def write_cached(kind: str, key: str, content: bytes) -> None:
     """Keep a result. A cache that cannot be written is no error."""
-    # RuntimeError: there is no home folder.
-    with suppress(OSError, RuntimeError):
+    # EngramError: a full disk, or no file. RuntimeError: there is no home folder.
+    with suppress(EngramError, OSError, RuntimeError):
         folder = cache_folder() / kind
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / key) as file:

@@ -7,6 +7,7 @@ order.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from engram.addressing.hash_inputs import (
     wrong_shape,
 )
 from engram.addressing.reference import Ids, check_ids
-from engram.errors import InputError, LayoutError, UsageError
+from engram.errors import EngramWarning, InputError, LayoutError, UsageError
 from engram.threads import kept_threads
 
 Form = Literal["auto", "numba", "numpy"]
@@ -51,7 +52,7 @@ class Hasher:
         addresses: The memory's constants.
         threads: Threads that share the work of one call.
         form: ``numba`` or ``numpy``; ``auto`` begins with numpy and turns to numba once loading it
-            would have paid. Where numba does not work, numpy does the work.
+            would have paid. Where numba does not work, numpy does the work, and a warning says why.
 
     Attributes:
         addresses: The memory's constants.
@@ -278,8 +279,14 @@ class Hasher:
                     return None
             try:
                 _KERNELS[self._kind] = _compile(self._kind)
-            except Exception:  # whatever keeps numba from working here
+            except Exception as error:  # whatever keeps numba from working here
                 _KERNELS[self._kind] = None
+                warnings.warn(
+                    f"Hashing in numpy, which takes many times longer than the compiled kernel: "
+                    f"{type(error).__name__}: {error}",
+                    EngramWarning,
+                    stacklevel=4,
+                )
         self._kernel = _KERNELS[self._kind]
         return self._kernel
 
@@ -288,7 +295,7 @@ def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
     import numba
 
     if numba.config.DISABLE_JIT:
-        return None
+        raise UsageError("NUMBA_DISABLE_JIT is set.", "Unset it.")
     from engram.addressing.kernel import make_hash_range
 
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engram.config import EngramConfig
+from engram.config_rules import too_many_heads
+from engram.errors import LayoutError
 from engram.layouts import get_layout
 
 # These bases decide primality for every n below 3.3e24 (Sorenson and Webster, 2015).
@@ -63,8 +65,13 @@ def head_primes(
 
     Returns:
         ``[order][head]`` primes per layer, in the order of `layer_ids`.
+
+    Raises:
+        LayoutError: There are too many layers, or heads in all of them.
     """
     ids = list(config.layer_ids if layer_ids is None else layer_ids)
+    if too_many := too_many_heads(len(ids), config.n_columns):
+        raise LayoutError(f"{too_many[0].upper()}{too_many[1:]}.", "Give fewer layers.")
     walk = sorted(ids) if get_layout(config.layout).prime_order == "sorted" else ids
     seen: set[int] = set()
     found: dict[int, list[list[int]]] = {}

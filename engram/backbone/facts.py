@@ -10,7 +10,8 @@ from typing import Any, Literal
 from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
 from engram.backbone.counting import Counts, count
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
-from engram.backbone.headers import read_folder_headers
+from engram.backbone.float_dtype import count_values, float_dtype
+from engram.backbone.headers import TensorInfo, read_folder_headers
 from engram.backbone.stored import count_folder
 from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
 from engram.units import DTYPE_ALIASES, DTYPE_BITS
@@ -48,6 +49,9 @@ class Backbone:
             config gives none.
         dtype: dtype of most stored weights, a key of `engram.units.DTYPE_BITS`; None when the
             config does not say.
+        float_dtype: Float dtype that a memory of this base has by default: that of most stored
+            values, the one that a quantised base computes in; None when neither config nor
+            weights tell.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Backbone:
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     dtype: str | None = None
+    float_dtype: str | None = None
     unsuited: str = ""
 
     @classmethod
@@ -107,7 +112,10 @@ class Backbone:
                 "A language model's config.json states hidden_size (n_embd, d_model), "
                 "num_hidden_layers (n_layer) and vocab_size.",
             )
-        _check_against_weights(config, source, folder)
+        headers = _base_headers(folder)
+        if headers is not None:
+            shapes = {tensor: it.shape for tensor, it in headers.items()}
+            check_claims(config, shapes, f"{source}/config.json")
         kind: Literal["exact", "estimated"] = "exact"
         if family is not None:
             counts = count(family, keys)
@@ -131,6 +139,7 @@ class Backbone:
             bos_token_id=_token_id(keys.get("bos_token_id")),
             eos_token_id=_token_id(keys.get("eos_token_id")),
             dtype=_dtype(keys),
+            float_dtype=float_dtype(config, None if headers is None else count_values(headers)),
             unsuited=unsuited(config),
         )
 
@@ -176,14 +185,15 @@ def _contradictions(keys: Mapping[str, Any], family: Family) -> list[Problem]:
     return problems
 
 
-def _check_against_weights(config: Mapping[str, Any], source: str, folder: Path | None) -> None:
+def _base_headers(folder: Path | None) -> dict[str, TensorInfo] | None:
+    """Describe the base's tensors in a folder; None where there are none, or not all of them."""
     try:
         headers = None if folder is None else read_folder_headers(folder)
     except MissingFileError:  # half a download: there is nothing to compare yet
-        return
-    if headers is not None:
-        shapes = {name: it.shape for name, it in headers.items() if ".engram." not in name}
-        check_claims(config, shapes, f"{source}/config.json")
+        return None
+    if headers is None:
+        return None
+    return {name: info for name, info in headers.items() if ".engram." not in name}
 
 
 def _from_headers(

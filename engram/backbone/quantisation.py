@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engram.backbone.facts import Backbone
 from engram.errors import InputError, LayoutError, MissingPackageError
 from engram.seams import installed_version
 
@@ -258,6 +257,8 @@ def base_params(config: Mapping[str, Any]) -> int | None:
         Their number before it was quantised; None when it is not quantised, or when its family has
         no closed form here.
     """
+    from engram.backbone.facts import Backbone  # which needs this module in turn
+
     if stated_quantisation(config) is None:
         return None
     try:

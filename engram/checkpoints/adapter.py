@@ -12,12 +12,14 @@ from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
 from engram.checkpoints.settings import damaged, read_settings, stated_settings
 from engram.errors import MismatchError, MissingFileError
-from engram.json_files import OBJECT, TEXT, read_json
+from engram.json_files import OBJECT, TEXT, Maybe, read_json
 
 if TYPE_CHECKING:
     from engram.checkpoints.memory import Attachment
 
 ADAPTER_FILE = "engram_adapter.json"
+_BASE = {"name": TEXT, "tensors_sha256": TEXT, "hub_id": Maybe(TEXT), "revision": Maybe(TEXT)}
+_SHAPE = {"base": _BASE, "model_config": OBJECT}
 
 
 def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, Any]:
@@ -26,6 +28,8 @@ def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, 
         "schema": 1,
         "base": {
             "name": base.name,
+            "hub_id": base.hub_id,
+            "revision": base.commit,
             "tensors_sha256": tensors_digest(base),
         },
         "model_config": attachment.model_config,
@@ -53,7 +57,8 @@ def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
         MissingFileError: The adapter, or a file of it, is not there.
         CorruptFileError: Its settings or its index are damaged, or name what is not its own.
         ConfigError: The config of its memory is wrong.
-        MismatchError: It was made for another base, or its addresses are not its config's.
+        MismatchError: It was made for another base, or another commit of it; or its addresses are
+            not its config's.
     """
     settings = read_adapter(adapter)
     where, index = str(adapter / ADAPTER_FILE), adapter / INDEX_FILE
@@ -61,9 +66,19 @@ def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
     if memory is None:
         raise damaged(where, "model_config.engram is missing")
     read_settings(memory, where)
-    _demand(index)
+    demand_file(index)
     added = read_weight_map(index)
     base = read_base(base_folder)
+    pinned = settings["base"].get("revision")
+    if None not in (pinned, base.commit) and base.commit != pinned:
+        raise MismatchError(
+            f"{adapter} was made for {settings['base']['name']} at commit {pinned}, not at "
+            f"{base.commit}.",
+            "Leave revision out: the commit that the adapter names is taken then.",
+            adapter=str(adapter),
+            revision=base.commit,
+            expected=pinned,
+        )
     if tensors_digest(base) != settings["base"]["tensors_sha256"]:
         raise MismatchError(
             f"{adapter} was made for {settings['base']['name']}, not for {base_folder}.",
@@ -76,7 +91,7 @@ def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
         # Beside a lone weight file transformers would not look at the index.
         if file in links or file == SINGLE_FILE:
             raise damaged(str(index), f"it names {file!r}, which is the base's")
-        _demand(adapter / file)
+        demand_file(adapter / file)
     links |= {file: adapter / file for file in added.values()}
     code = {path.name: path for path in adapter.glob("*.py")}
     links |= code | {name: base.folder / name for name in base.sidecars if "/" not in name}
@@ -98,14 +113,38 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         CorruptFileError: Its settings are not what `adapter_settings` makes.
     """
     path = folder / ADAPTER_FILE
-    _demand(path)
+    demand_file(path)
     hint = "Copy the folder again from where it was made, or attach again."
-    base = {"name": TEXT, "tensors_sha256": TEXT}
-    values: dict[str, Any] = read_json(path, {"base": base, "model_config": OBJECT}, hint=hint)
+    values: dict[str, Any] = read_json(path, _SHAPE, hint=hint)
     return values
 
 
-def _demand(path: Path) -> None:
+def pinned_revision(model: str | Path, adapter: Path) -> str | None:
+    """Return the commit of a base on the hub that an adapter was made for.
+
+    Args:
+        model: The base, as it is asked for.
+        adapter: A folder that `engram attach --adapter` wrote.
+
+    Returns:
+        The commit; None for other models, and where the adapter names none.
+
+    Raises:
+        MissingFileError: The folder is no adapter.
+        CorruptFileError: Its settings are not what `adapter_settings` makes.
+    """
+    base = read_adapter(adapter)["base"]
+    is_same = str(model) == base.get("hub_id") and not Path(model).is_dir()
+    revision: str | None = base.get("revision") if is_same else None
+    return revision
+
+
+def demand_file(path: Path) -> None:
+    """Refuse an adapter that lacks a file.
+
+    Raises:
+        MissingFileError: It is not there.
+    """
     if not path.is_file():
         raise MissingFileError(
             f"{path} is not there: {path.parent} is not an adapter.",

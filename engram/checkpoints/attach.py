@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.adapter import ADAPTER_FILE, adapter_settings
+from engram.checkpoints.apart import demand_apart
 from engram.checkpoints.base import (
+    CARD_FILE,
     CONFIG_FILE,
     KEPT_FOLDER,
     BaseCheckpoint,
     read_base,
     resolve_model,
 )
+from engram.checkpoints.digests import DIGESTS, Digests, digests_of, file_digest
 from engram.checkpoints.memory import Attachment, plan_attachment
 from engram.checkpoints.own_files import own_files
 from engram.checkpoints.shards import TensorStream, plan_shards, write_shard
@@ -43,6 +47,7 @@ class AttachPlan:
         output: The folder to appear.
         link: Whether base files are hard-linked instead of copied.
         adapter: Whether the memory alone is written, without the base's files.
+        digests: Whether the sha256 of every weight file is recorded.
     """
 
     base: BaseCheckpoint
@@ -51,6 +56,7 @@ class AttachPlan:
     output: Path
     link: bool = False
     adapter: bool = False
+    digests: bool = False
 
     @property
     def added_params(self) -> int:
@@ -98,6 +104,7 @@ def plan(
     dtype: str | None = None,
     link: bool = False,
     adapter: bool = False,
+    digests: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> AttachPlan:
@@ -109,24 +116,31 @@ def plan(
         output: The folder to appear.
         tokenizer: The model's tokenizer; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
-        dtype: Dtype of the memory's values; the base's own when None.
+        dtype: Dtype of the tables, see `engram.table_dtype`: when None the config's, or the base's
+            own. What lies around quantised tables (fp8, int8) is bfloat16.
         link: Hard-link the base's files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
+        digests: Record the sha256 of every weight file, which `verify` compares when asked to; that
+            of small files is always recorded.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the code in the base's folder, where its config says that the model
             is defined there.
 
     Raises:
-        EngramError: Whatever does not fit: the files, the config, the tokenizer, the depth.
+        EngramError: Whatever does not fit: the output, the files, the config, the tokenizer, the
+            depth.
     """
     from engram.hf import compat
 
     compat.check()
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
-    base = read_base(folder, name=folder.resolve().name if Path(model).is_dir() else str(model))
-    attachment = plan_attachment(base, config, tokenizer, init, dtype, trust_remote_code)
+    demand_apart(output, folder)
+    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
+    attachment = plan_attachment(
+        base, config, tokenizer, init, dtype, trust_remote_code, adapter=adapter
+    )
     shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
-    return AttachPlan(base, attachment, shards, output, link, adapter)
+    return AttachPlan(base, attachment, shards, output, link, adapter, digests)
 
 
 def attach(
@@ -139,6 +153,7 @@ def attach(
     dtype: str | None = None,
     link: bool = False,
     adapter: bool = False,
+    digests: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
@@ -158,6 +173,7 @@ def attach(
         dtype=dtype,
         link=link,
         adapter=adapter,
+        digests=digests,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
@@ -191,24 +207,48 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         if progress is not None:
             progress(done, total)
 
+    weights: dict[str, str] | None = {} if plan.digests else None
     with new_folder(plan.output, own_files, overwrite) as folder:
         check_room(plan.output, plan.written_bytes)
         if not plan.adapter:
-            _write_base(plan, folder, step)
+            _write_base(plan, folder, step, weights)
         for name, shard in plan.shards:
-            write_shard(folder / name, shard, step)
+            digest = hashlib.sha256()
+            write_shard(folder / name, shard, step, None if weights is None else digest)
+            if weights is not None:
+                weights[name] = digest.hexdigest()
         for name, text in plan.attachment.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
+        small = digests_of(folder, _digested(plan))
+        attachment = _with_digests(plan.attachment, Digests(small, weights))
         if plan.adapter:
-            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, plan.attachment))
+            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, attachment))
         else:
-            write_json(folder / CONFIG_FILE, plan.attachment.model_config)
+            write_json(folder / CONFIG_FILE, attachment.model_config)
         write_json(folder / INDEX_FILE, _index(plan))
 
 
-def _write_base(plan: AttachPlan, folder: Path, step: Progress) -> None:
+def _digested(plan: AttachPlan) -> list[str]:
+    """Name the small files that are to stay as they are: all but the card, which people edit."""
+    own = [name for name in plan.attachment.texts if name != CARD_FILE]
+    kept = [f"{KEPT_FOLDER}/{name}" for name in plan.base.replaced]
+    return sorted(own if plan.adapter else [*own, *plan.base.sidecars, *kept])
+
+
+def _with_digests(attachment: Attachment, digests: Digests) -> Attachment:
+    """Add digests to the settings of a memory."""
+    config = attachment.model_config
+    settings = {**config["engram"], DIGESTS: digests.to_dict()}
+    return replace(attachment, model_config={**config, "engram": settings})
+
+
+def _write_base(
+    plan: AttachPlan, folder: Path, step: Progress, weights: dict[str, str] | None
+) -> None:
     for old, new in plan.base.shards.items():
         place_file(plan.base.folder / old, folder / new, plan.link)
+        if weights is not None:
+            weights[new] = file_digest(folder / new)
         step(0 if plan.link else (folder / new).stat().st_size, None)
     for name in plan.base.sidecars:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -222,12 +262,13 @@ def _index(plan: AttachPlan) -> dict[str, Any]:
     weight_map = {} if plan.adapter else dict(plan.base.weight_map)
     for name, shard in plan.shards:
         weight_map |= {tensor.name: name for tensor in shard}
-    total_bytes = sum(item["bytes"] for item in plan.files())
+    # Bytes of tensors, as transformers counts them: without the files' headers.
+    total_bytes = plan.added_bytes + (0 if plan.adapter else plan.base.tensor_bytes)
     return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
 
 
 def place_file(source: Path, target: Path, link: bool) -> None:
-    """Copy a file and sync it, or hard-link it.
+    """Copy a file, or hard-link it.
 
     Raises:
         InputError: The file cannot be linked there.
@@ -244,8 +285,6 @@ def place_file(source: Path, target: Path, link: bool) -> None:
             ) from None
         return
     shutil.copyfile(source, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def check_room(output: Path, written_bytes: int) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_header, read_weight_map
-from engram.backbone.quantisation import base_params, stated_quantisation
+from engram.backbone.float_dtype import count_values, float_dtype
+from engram.backbone.headers import (
+    DTYPE_BITS,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_header,
+    read_weight_map,
+)
+from engram.backbone.quantisation import base_params
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
 from engram.gguf import refuse_gguf
@@ -23,7 +32,8 @@ CARD_FILE = "README.md"
 KEPT_FOLDER = "engram_base"
 CONFIG_FILE = "config.json"
 _LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+# As huggingface_hub lays out its cache.
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
     ".safetensors",
@@ -54,6 +64,8 @@ class BaseCheckpoint:
         params: Number of its values; of a quantised base before it was quantised, where known.
         sidecars: Its other files (tokenizer, generation config), by name.
         replaced: Files of which an attached folder has its own version.
+        hub_id: Its id on the hub, where it lies in the hub's cache.
+        commit: The commit there that it is of.
     """
 
     folder: Path
@@ -66,6 +78,13 @@ class BaseCheckpoint:
     params: int
     sidecars: list[str]
     replaced: list[str]
+    hub_id: str | None = None
+    commit: str | None = None
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors, without the headers of their files."""
+        return sum(prod(shape) * DTYPE_BITS[tag] // 8 for tag, shape in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:
@@ -119,12 +138,18 @@ def resolve_model(
         ) from None
 
 
+def snapshot_of(folder: Path) -> tuple[str | None, str | None]:
+    """Return id and commit of a repository in the hub's cache; twice None for other folders."""
+    match = _SNAPSHOT.search(folder.absolute().as_posix())
+    return (match[1].replace("--", "/"), match[2]) if match else (None, None)
+
+
 def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
     """Read what a checkpoint consists of, from its config, index and headers.
 
     Args:
         folder: Where it is.
-        name: What people call it; the folder's name when empty.
+        name: What people call it; its id on the hub, or the folder's name, when empty.
 
     Raises:
         MissingFileError: No config, no weights, or a shard that the index names is not there.
@@ -142,14 +167,12 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         )
     shards, stated = _weight_files(folder)
     weight_map: dict[str, str] = {}
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    values: dict[str, int] = {}
+    found: dict[str, TensorInfo] = {}
     for file, renamed in shards.items():
         for tensor, info in read_header(folder / file).items():
             if stated is None or stated.get(tensor) == file:
                 weight_map[tensor] = renamed
-                tensors[tensor] = (info.dtype, info.shape)
-                values[info.dtype] = values.get(info.dtype, 0) + info.size
+                found[tensor] = info
     missing = sorted(set(stated or ()) - set(weight_map))
     if missing:
         raise CorruptFileError(
@@ -157,20 +180,23 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
             "Download the checkpoint again.",
             tensors=missing,
         )
+    values, (hub_id, commit) = count_values(found), snapshot_of(folder)
     ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
     sidecars = [file for file in _small_files(folder) if file not in ours]
     replaced = [file for file in ours if (folder / file).is_file()]
     return BaseCheckpoint(
         folder=folder,
-        name=name or folder.resolve().name,
+        name=name or hub_id or folder.resolve().name,
         config=config,
         shards=shards,
         weight_map=weight_map,
-        tensors=tensors,
-        dtype=_dtype(config, values),
+        tensors={tensor: (info.dtype, info.shape) for tensor, info in found.items()},
+        dtype=float_dtype(config, values) or "bfloat16",
         params=base_params(config) or sum(values.values()),
         sidecars=sidecars,
         replaced=replaced,
+        hub_id=hub_id,
+        commit=commit,
     )
 
 
@@ -186,17 +212,6 @@ def _refuse_lora(folder: Path) -> None:
             folder=str(folder),
             files=found,
         )
-
-
-def _dtype(config: Mapping[str, Any], values: Mapping[str, int]) -> str:
-    if stated_quantisation(config) is not None:
-        text = config.get("text_config")
-        for part in (text if isinstance(text, dict) else {}, config):
-            stated = str(part.get("dtype") or part.get("torch_dtype")).removeprefix("torch.")
-            if stated in _FLOATS.values():
-                return stated
-        values = {tag: size for tag, size in values.items() if tag in _FLOATS}
-    return _FLOATS.get(max(values, key=lambda tag: values[tag], default=""), "bfloat16")
 
 
 def _small_files(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from engram.checkpoints.attach import (
 )
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE, read_base
 from engram.checkpoints.card import model_card
+from engram.checkpoints.digests import without_weights
 from engram.checkpoints.memory import describe_attachment
 from engram.checkpoints.memory_source import MemorySource, addresses_of
 from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
@@ -36,6 +37,8 @@ from engram.checkpoints.stored_tensor import StoredTensor, read_bytes
 from engram.config import EngramConfig
 from engram.json_files import read_json
 from engram.layouts import get_layout
+from engram.table_dtype import table_dtype
+from engram.tokenizer_path import is_path
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -110,7 +113,9 @@ def to_published(
     memory: MemorySource, output: Path, to: str, dtype: str, tokenizer: TokenizerFile | None
 ) -> Conversion:
     """Describe a memory alone, under the names of its layout. See `engram.checkpoints.convert`."""
-    config = replace(memory.config, table_dtype=dtype)
+    stated = memory.config.tokenizer
+    own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
+    config = replace(memory.config, table_dtype=dtype, tokenizer=own)
     addresses = addresses_of(memory, tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:
@@ -191,10 +196,12 @@ def to_base(
     )
 
 
-def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Conversion:
+def rewritten(
+    memory: MemorySource, output: Path, dtype: str, tokenizer: TokenizerFile | None, link: bool
+) -> Conversion:
     """Describe an attached folder, or an adapter, with its memory in another dtype."""
     config = replace(memory.config, table_dtype=dtype)
-    addresses, record = addresses_of(memory, None), LossRecord()
+    addresses, record = addresses_of(memory, tokenizer), LossRecord()
     parts = {
         tensor.name: (layer_id, tensor)
         for layer_id, tensors in memory.layers.items()
@@ -213,13 +220,14 @@ def rewritten(memory: MemorySource, output: Path, dtype: str, link: bool) -> Con
         elif name not in ours and info.path in changed:
             moved.append(_copied(name, info))  # of the base, in one file with the memory
     kept = sorted({info.path for info in memory.tensors.values()} - changed)
-    texts = _settings_file(memory, config) | _card(memory.path, config, addresses)
+    texts = _settings_file(memory, config) | _card(memory, config, addresses)
+    sidecars = (memory.settings or {})["base"]["sidecars"]
     others = [
         path
         for path in sorted(memory.path.iterdir())
         if path.suffix != ".safetensors"
         and path.name not in (INDEX_FILE, *texts)
-        and not path.name.startswith(".")
+        and (path.name in sidecars or not path.name.startswith("."))
     ]
     return Conversion(
         source=memory,
@@ -244,20 +252,31 @@ def _settings_file(memory: MemorySource, config: EngramConfig) -> dict[str, str]
     name = ADAPTER_FILE if memory.kind == "adapter" else CONFIG_FILE
     values = read_json(memory.path / name)
     model_config = values["model_config"] if memory.kind == "adapter" else values
-    model_config["engram"]["config"] = config.to_dict()
+    settings = {**model_config["engram"], "config": config.to_dict()}
+    model_config["engram"] = without_weights(settings)
     return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 
 
-def _card(folder: Path, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
+def _card(memory: MemorySource, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
     """Write the model card anew, if it is the one that attaching wrote."""
-    card = folder / CARD_FILE
+    card = memory.path / CARD_FILE
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     attached_to = re.search(r"attached to (.+)\n\(([\d,]+) parameters\)", text)
     loaded_by = re.search(r"`(\w+)\.from_pretrained` loads", text)
-    if attached_to is None or loaded_by is None or addresses.fingerprint not in text:
+    base_id = re.search(r"^base_model: (.+)$", text, re.MULTILINE)
+    is_adapter = memory.kind == "adapter"
+    is_ours = attached_to is not None and (is_adapter or loaded_by is not None)
+    if attached_to is None or not is_ours or addresses.fingerprint not in text:
         return {}
-    params = int(attached_to[2].replace(",", ""))
-    return {CARD_FILE: model_card(attached_to[1], params, config, addresses, loaded_by[1])}
+    made = model_card(
+        attached_to[1],
+        int(attached_to[2].replace(",", "")),
+        config,
+        addresses,
+        None if is_adapter or loaded_by is None else loaded_by[1],
+        base_id[1] if base_id else None,
+    )
+    return {CARD_FILE: made}
 
 
 def _recoded(
@@ -269,7 +288,7 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype, part = config.table_dtype, _part(tensor, config)
+    dtype, part = table_dtype(config).name, _part(tensor, config)
     if part == "dense" and dtype in QUANTISED_TAGS:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
         dtype = "bfloat16" if tensor.dtype in QUANTISED_TAGS else tensor.dtype

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.backbone.headers import INDEX_FILE, read_weight_map
+from engram.checkpoints.apart import demand_apart
 from engram.checkpoints.attach import (
     check_room,
     place_file,
@@ -26,7 +27,7 @@ from engram.errors import EngramError, UsageError
 from engram.files import Progress, write_json
 from engram.folders import check_folder, new_folder
 from engram.json_files import read_json
-from engram.units import dtype_name
+from engram.table_dtype import table_dtype
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -62,8 +63,9 @@ def plan(
     Raises:
         EngramError: Whatever does not fit, with the reason.
     """
+    demand_apart(output, Path(source))
     memory = open_memory(Path(source), config)
-    dtype = memory.config.table_dtype if dtype is None else dtype_name(dtype)
+    dtype = table_dtype(memory.config, asked=dtype).name
     if to != ATTACHED:
         check_expressible(memory.config, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")
@@ -75,9 +77,10 @@ def plan(
                 "Name it: --base MODEL",
             )
         folder = resolve_model(base, trust_remote_code=trust_remote_code)
+        demand_apart(output, folder)
         return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
     _refuse_base(base, f"{source} is attached to its base already")
-    return rewritten(memory, output, dtype, link)
+    return rewritten(memory, output, dtype, tokenizer, link)
 
 
 def check_output(made: Conversion, *, overwrite: bool = False) -> None:
@@ -143,7 +146,10 @@ def _index(made: Conversion) -> dict[str, Any]:
     kept = {
         name: info.path.name for name, info in made.source.tensors.items() if info.path in made.kept
     }
-    total_bytes = sum(item["bytes"] for item in made.files())
+    total_bytes = sum(tensor.size_bytes for _, shard in made.shards for tensor in shard)
+    total_bytes += sum(
+        info.stop - info.start for info in made.source.tensors.values() if info.path in made.kept
+    )
     return {"metadata": {"total_size": total_bytes}, "weight_map": {**kept, **new}}
 
 

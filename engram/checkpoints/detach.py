@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.apart import demand_apart
 from engram.checkpoints.attach import place_file
 from engram.checkpoints.base import CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.digests import demand_unchanged, read_digests
 from engram.checkpoints.settings import base_files, stated_settings
 from engram.errors import LayoutError, MissingFileError
 from engram.folders import new_folder
@@ -27,15 +29,17 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
     Raises:
         LayoutError: The folder has no memory, is an adapter, or was saved anew: its base may have
             been trained.
-        CorruptFileError: What it says about its base is damaged, or leads out of it.
+        CorruptFileError: What it says about its base is damaged, or leads out of it; or a file is
+            not what it was when attach wrote it.
         MissingFileError: There is no such folder, or a file of the base is not in it.
-        InputError: The output is there already.
+        InputError: The output is there already, or not apart from the folder.
     """
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder}: no such folder.", "Give one that `engram attach` wrote.", folder=str(folder)
         )
+    demand_apart(output, folder)
     if (folder / ADAPTER_FILE).is_file():
         base_name = read_adapter(folder)["base"]["name"]
         raise LayoutError(
@@ -74,6 +78,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             "Copy the folder again from where it was made.",
             missing=missing,
         )
+    recorded = read_digests(settings, where)
+    demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
     with new_folder(output, lambda _: None, overwrite=False) as part:
         for old, new in shards.items():
             place_file(folder / new, part / old, link)

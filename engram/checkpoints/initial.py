@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.shards import Chunks
+from engram.machine_code import compiled
 
 # Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
 CHUNK_VALUES = 2**22
@@ -39,6 +40,25 @@ def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
     return _NormalChunks(rows * width, dtype, std, key)
 
 
+def quantised_table(
+    rows: int, width: int, dtype: str, *, std: float, key: str
+) -> tuple[Chunks, Chunks]:
+    """Describe the table of `normal_table` as quantised rows, chunk by chunk.
+
+    Args:
+        rows: Rows of the table.
+        width: Columns.
+        dtype: fp8 or int8, see `engram.nn.quantised`.
+        std: Standard deviation.
+        key: Seed of the values, as text.
+
+    Returns:
+        Makers of the codes' bytes and of the scales' bytes.
+    """
+    values = _NormalChunks(rows * width, "float32", std, key)
+    return _QuantisedChunks(values, width, dtype, 0), _QuantisedChunks(values, width, dtype, 1)
+
+
 @dataclass(frozen=True)
 class _NormalChunks(Sequence[Callable[[], NDArray[Any]]]):
     """Makers of a table's chunks, made when asked for: a large table has very many."""
@@ -58,6 +78,40 @@ class _NormalChunks(Sequence[Callable[[], NDArray[Any]]]):
         return partial(_chunk, self.dtype, self.std, f"{self.key}/{index}", count)
 
 
+@dataclass(frozen=True)
+class _QuantisedChunks(Sequence[Callable[[], NDArray[Any]]]):
+    """Makers of codes (part 0) or scales (part 1) of a table: of the rows that start in a chunk."""
+
+    values: _NormalChunks
+    width: int
+    dtype: str
+    part: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return partial(self._make, index)
+
+    def _make(self, index: int) -> NDArray[np.uint8]:
+        import torch
+
+        from engram.nn.quantised import FORMATS
+
+        start, width = index * CHUNK_VALUES, self.width
+        stop = min(start + CHUNK_VALUES, self.values.values)
+        first, last = -(-start // width) * width - start, -(-stop // width) * width - stop
+        found = [self.values[index]()[first:]]
+        if last:  # the row that ends in the next chunk
+            found.append(self.values[index + 1]()[:last])
+        rows = torch.from_numpy(np.concatenate(found).reshape(-1, width))
+        stored = FORMATS[self.dtype].quantise(rows)[self.part]
+        raw: NDArray[np.uint8] = stored.contiguous().flatten().view(torch.uint8).numpy()
+        return raw
+
+
 def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
     state = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
     quantiles = _quantiles(dtype, std)
@@ -68,9 +122,7 @@ def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
 
 @cache
 def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
-    import numba
-
-    @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+    @compiled(nogil=True)
     def fill(state: np.uint64, quantiles: NDArray[Any], out: NDArray[Any]) -> None:
         for word in range(out.size // 4):
             state += np.uint64(0x9E3779B97F4A7C15)
@@ -80,8 +132,8 @@ def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
             for part in range(4):
                 out[4 * word + part] = quantiles[(bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)]
 
-    compiled: Callable[[np.uint64, NDArray[Any], NDArray[Any]], None] = fill
-    return compiled
+    filler: Callable[[np.uint64, NDArray[Any], NDArray[Any]], None] = fill
+    return filler
 
 
 @cache

@@ -13,16 +13,19 @@ from engram.backbone.quantisation import base_params, quantisation_method
 from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.base import CONFIG_FILE, read_config
 from engram.checkpoints.names import SCALE, TABLE
-from engram.checkpoints.released import no_memory, open_stored, recognise
+from engram.checkpoints.released import Released, no_memory, open_stored, recognise
+from engram.checkpoints.released.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.released.parts import released_weights
+from engram.checkpoints.released.stored import named
 from engram.checkpoints.settings import damaged, stated_settings
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, InputError, MissingFileError
+from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
 from engram.json_files import COUNT, OBJECT, check_shape
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
-from engram.units import dtype_name
+from engram.tokenizer_path import OWN, read_from
+from engram.units import DTYPE_BITS, dtype_name
 
 _SETTINGS = {
     "config": OBJECT,
@@ -67,10 +70,11 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        MissingFileError: No config.json, no weights, or a missing shard.
+        MissingFileError: No config.json, no weights, or a missing file or piece of a table.
         InputError: The checkpoint has no memory.
         ConfigError: Its config lacks what the memory follows from.
         CorruptFileError: A file is torn, or the files lack what the config says they hold.
+        LayoutError: Its tables are packed in a way that is not read here.
     """
     path = Path(target)
     if path.is_dir():
@@ -94,6 +98,7 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
             read_config(path)  # without one, that is what is wrong
         raise no_memory(stored)
     stored.demand_whole()
+    _demand_tables(found)
     weights, notes = released_weights(found)
     tables = [part for part in weights if part.group == "table"]
     wrong = [part.part for part in tables if not part.rows]
@@ -108,11 +113,41 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         kind="released",
         layout=found.family.layout,
         title=found.family.title,
-        config=found.memory.config,
+        config=_as_stored(found.memory.config, tables),
         hash_rows=found.memory.hash_rows,
         weights=tuple(weights),
         notes=(*found.memory.notes, *notes),
     )
+
+
+def _as_stored(config: EngramConfig | None, tables: list[Weights]) -> EngramConfig | None:
+    """Return a config with the dtype of the stored tables, where they have one and it is known."""
+    dtypes = {part.dtype for part in tables}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    return replace(config, table_dtype=dtype) if config and dtype in DTYPE_BITS else config
+
+
+def _demand_tables(found: Released) -> None:
+    """Refuse a checkpoint whose tables are not whole, or cannot be counted.
+
+    Raises:
+        MissingFileError: A piece of a table is not in the files.
+        LayoutError: A table is packed in a way that is not read here.
+    """
+    name, missing = found.stored.name, found.missing_tables()
+    if missing:
+        raise MissingFileError(
+            f"{name} lacks {named(missing)}: its tables are not whole.",
+            "Download or copy the checkpoint again; finished files are kept.",
+            missing=missing,
+        )
+    for tensor, slot in found.slots.items():
+        if slot.role == "table" and found.stored.tensors[tensor].dtype == MLX_TAG:
+            raise LayoutError(
+                f"{name}: {tensor} {MLX_PACKED}.",
+                "Give the release that it was converted from, or an MLX conversion in bfloat16.",
+                tensor=tensor,
+            )
 
 
 def memory_settings(folder: Path) -> dict[str, Any] | None:
@@ -146,6 +181,9 @@ def _inspect_ours(
 ) -> Inspection:
     """Count a memory that attach wrote; `located` tells whether bytes are counted from a file's."""
     config, hash_rows = _stated(name, settings)
+    if config.tokenizer is not None:
+        own = name if config.tokenizer == OWN else read_from(config.tokenizer, Path(name))
+        config = replace(config, tokenizer=own)
     if not tensors:
         raise MissingFileError(
             f"{name} has no safetensors weights.", "Copy the whole folder.", folder=name

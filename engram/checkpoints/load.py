@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.backbone.load import read_hub_config
-from engram.checkpoints.adapter import joined_folder
+from engram.checkpoints.adapter import joined_folder, pinned_revision
 from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
 from engram.checkpoints.damage import find_damage
 from engram.checkpoints.settings import damaged, read_settings, stated_settings
-from engram.errors import EngramError, LayoutError, MissingFileError
+from engram.errors import EngramError, LayoutError, MissingFileError, UsageError
 from engram.hub import probe
 
 _MODEL_CODE = "AutoModelForCausalLM"
@@ -23,6 +23,7 @@ def load(
     adapter: str | Path | None = None,
     *,
     revision: str | None = None,
+    adapter_revision: str | None = None,
     trust_remote_code: bool = False,
     tables: Literal["ram", "disk"] = "ram",
     cache_rows: int = 0,
@@ -34,7 +35,9 @@ def load(
         model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote;
             with an adapter, of its base.
         adapter: Folder or hub id of a memory that `engram attach --adapter` wrote.
-        revision: Branch, tag or commit on the hub.
+        revision: Branch, tag or commit of the model on the hub; with an adapter, the commit of its
+            base that it was made for when None.
+        adapter_revision: Branch, tag or commit of the adapter on the hub.
         trust_remote_code: Run the code beside the weights, where the base is defined there.
         tables: Place of the tables: ``ram``: in memory like other weights; ``disk``: in the
             checkpoint's files, from which rows are read. Such tables cannot be trained, and may be
@@ -55,12 +58,15 @@ def load(
         InputError: Its base is code, and that is not trusted.
         MismatchError: Its memory is incomplete, its addresses are not those of its fingerprint, or
             the adapter was made for another base.
-        UsageError: `tables` is neither, or rows are to be cached of tables in memory.
+        UsageError: `tables` is neither, or rows are to be cached of tables in memory; or there is a
+            revision of an adapter, and no adapter.
     """
     kwargs |= {"tables": tables, "cache_rows": cache_rows}
     if adapter is not None:
+        memory = resolve_model(adapter, adapter_revision, trust_remote_code=trust_remote_code)
+        revision = pinned_revision(model, memory) if revision is None else revision
         folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
-        joined = joined_folder(folder, resolve_model(adapter, trust_remote_code=trust_remote_code))
+        joined = joined_folder(folder, memory)
         try:
             loaded = load(joined.name, trust_remote_code=trust_remote_code, **kwargs)
         except BaseException:
@@ -70,6 +76,11 @@ def load(
         weakref.finalize(loaded, joined.cleanup)
         loaded.config.name_or_path = loaded.name_or_path = str(model)
         return loaded
+    if adapter_revision is not None:
+        raise UsageError(
+            f"adapter_revision is {adapter_revision!r}, and there is no adapter.",
+            "Give the adapter, or revision for the model's own.",
+        )
     config = _read_config(model, revision)
     where = f"{model}/{CONFIG_FILE}"
     settings = stated_settings(config, where)

@@ -14,14 +14,16 @@ from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.base import CARD_FILE, BaseCheckpoint
 from engram.checkpoints.card import model_card
-from engram.checkpoints.initial import normal_table
+from engram.checkpoints.initial import normal_table, quantised_table
 from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
-from engram.checkpoints.shards import QUANTISED_TAGS, TAGS, TensorStream
+from engram.checkpoints.shards import QUANTISED_TAGS, TAGS, Chunks, TensorStream
 from engram.config import EngramConfig
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
-from engram.units import dtype_name, scales_per_row
+from engram.table_dtype import table_dtype
+from engram.tokenizer_path import OWN, is_path
+from engram.units import scales_per_row
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -72,7 +74,8 @@ def memory_tensors(
         Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
         config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
     """
-    tag = TAGS[dense_dtype(config.table_dtype)]
+    dtype = table_dtype(config).name
+    tag = TAGS[dense_dtype(dtype)]
     shapes = get_layout(config.layout).dense_shapes(config)
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
@@ -82,10 +85,10 @@ def memory_tensors(
         found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
         found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
         shape = (layer.stored_rows, config.row_width)
-        if config.table_dtype in QUANTISED_TAGS:
-            codes, scales = QUANTISED_TAGS[config.table_dtype]
+        if dtype in QUANTISED_TAGS:
+            codes, scales = QUANTISED_TAGS[dtype]
             found[prefix + TABLE] = (codes, shape)
-            scale_shape = (shape[0], scales_per_row(config.row_width, config.table_dtype))
+            scale_shape = (shape[0], scales_per_row(config.row_width, dtype))
             found[prefix + SCALE] = (scales, scale_shape)
         else:
             found[prefix + TABLE] = (tag, shape)
@@ -99,6 +102,8 @@ def plan_attachment(
     init: Literal["identity", "paper"],
     dtype: str | None,
     trust_remote_code: bool = False,
+    *,
+    adapter: bool = False,
 ) -> Attachment:
     """Make a memory for a base checkpoint, without its tables' bytes.
 
@@ -108,23 +113,16 @@ def plan_attachment(
         tokenizer: The model's tokenizer; the one in its folder when None, which may be missing
             where the layout hashes raw ids.
         init: First values, see `EngramModule.reset_parameters`.
-        dtype: Dtype of its values; the base's own when None.
+        dtype: Dtype of its tables; when None the config's, or the base's own.
         trust_remote_code: Whether code in the base's folder may run.
+        adapter: Whether it is for a folder of its own.
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is too shallow or of another
-            width, its layers cannot be found, it would not load whole, its code is not trusted, or
-            the dtype cannot be trained.
+            width, its layers cannot be found, it would not load whole, or its code is not trusted.
     """
-    dtype = dtype_name(dtype or base.dtype)
-    if dtype not in TAGS:
-        raise LayoutError(
-            f"A memory in {dtype} cannot be attached: quantised tables cannot be trained.",
-            "Use --dtype bfloat16 or float32; engram convert quantises a trained memory.",
-            dtype=dtype,
-        )
-    config = replace(config, table_dtype=dtype)
-    made = describe_attachment(base, config, tokenizer, trust_remote_code)
+    config = replace(config, table_dtype=table_dtype(config, base.dtype, dtype).name)
+    made = describe_attachment(base, config, tokenizer, trust_remote_code, adapter=adapter)
     layers_path = made.model_config["engram"]["layers_path"]
     _prove(base, made, layers_path)
     return replace(made, tensors=_streams(made.config, made.addresses, layers_path, init))
@@ -143,6 +141,8 @@ def describe_attachment(
     config: EngramConfig,
     tokenizer: TokenizerFile | None,
     trust_remote_code: bool = False,
+    *,
+    adapter: bool = False,
 ) -> Attachment:
     """Describe a memory of a base checkpoint, its tensors left out.
 
@@ -151,6 +151,7 @@ def describe_attachment(
         config: The memory, with the dtype that it is stored in.
         tokenizer: See `plan_attachment`.
         trust_remote_code: See `plan_attachment`.
+        adapter: See `plan_attachment`.
 
     Raises:
         EngramError: The tokenizer is missing or another, the model is of a kind that carries no
@@ -176,6 +177,9 @@ def describe_attachment(
     check_claims(base.config, shapes, f"{base.folder}/config.json")
     addresses = _addresses(base, config, tokenizer)
     layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
+    if config.tokenizer is not None and is_path(config.tokenizer):
+        # The base's tokenizer lies beside the weights, and no other machine has this one's folders.
+        config = replace(config, tokenizer=OWN)
     settings = {
         "schema": SETTINGS_SCHEMA,
         "toolkit_version": __version__,
@@ -200,9 +204,8 @@ def describe_attachment(
     base_class = class_after(model_class, EngramForCausalLM)
     model_config = keep_memory_out(model_config, base_class, config_class)
     name, text = remote_module(config_class, model_class, code)
-    base_name = base.name
-    auto_class = model_class.engram_auto_classes[0]
-    card = model_card(base_name, base.params, config, addresses, auto_class)
+    auto_class = None if adapter else model_class.engram_auto_classes[0]
+    card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
     texts = {name: text, CARD_FILE: card}
     return Attachment(config, addresses, [], model_config, texts, (config_class, model_class))
 
@@ -273,22 +276,23 @@ def _streams(
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
         if prefix + TOKEN_MAP in shapes and addresses.token_map is not None:
             values[TOKEN_MAP] = addresses.token_map.astype("<i4")
+        tables = _table_values(config, layer.layer_id, layer.stored_rows)
         for name, (tag, shape) in shapes.items():
             if not name.startswith(prefix):
                 continue
             part = name.removeprefix(prefix)
-            if part == TABLE:
-                chunks = normal_table(
-                    layer.stored_rows,
-                    config.row_width,
-                    config.table_dtype,
-                    std=_TABLE_STD,
-                    key=f"{config.seed}/{layer.layer_id}",
-                )
-            else:
-                chunks = [partial(np.ascontiguousarray, values[part])]
+            chunks = tables.get(part) or [partial(np.ascontiguousarray, values[part])]
             streams.append(TensorStream(name, tag, shape, chunks))
     return streams
+
+
+def _table_values(config: EngramConfig, layer_id: int, rows: int) -> dict[str, Chunks]:
+    """Describe the table of one layer, and its scales where it has some."""
+    dtype, key = table_dtype(config).name, f"{config.seed}/{layer_id}"
+    if dtype in QUANTISED_TAGS:
+        codes, scales = quantised_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)
+        return {TABLE: codes, SCALE: scales}
+    return {TABLE: normal_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)}
 
 
 def _dense_values(
@@ -299,11 +303,12 @@ def _dense_values(
 
     from engram.nn import EngramModule
 
+    dtype = dense_dtype(table_dtype(config).name)
     smallest = [[2] * config.n_head_per_ngram for _ in config.orders]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 1_000_003 + layer_id)
-        module = EngramModule(config, smallest, init=init)
-    module = module.to(getattr(torch, config.table_dtype))
+        module = EngramModule(replace(config, table_dtype=dtype), smallest, init=init)
+    module = module.to(getattr(torch, dtype))
     return {
         name: value.detach().view(_bits(value)).numpy()
         if value.is_floating_point()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.same_tokenizer import check_tokenizer
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.backbone.headers import TensorInfo
@@ -92,10 +93,12 @@ def addresses_of(memory: MemorySource, tokenizer: TokenizerFile | None) -> Addre
         MissingFileError: There is no tokenizer where one is needed.
         MismatchError: It is another tokenizer, or another config.
     """
-    if memory.settings is not None:
-        return Addresses.from_dict(memory.settings["addresses"])
-    if memory.stated is not None:
-        return Addresses.from_dict(memory.stated)
+    stated = memory.stated if memory.settings is None else memory.settings["addresses"]
+    if stated is not None:
+        addresses = Addresses.from_dict(stated)
+        if tokenizer is not None and addresses.map_sha256 is not None:
+            check_tokenizer(addresses, tokenizer)
+        return addresses
     if get_layout(memory.config.layout).hashes == "raw":
         addresses = Addresses.from_config(memory.config, None)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from engram.addressing.addresses import Addresses
 from engram.backbone.headers import read_folder_headers
 from engram.checkpoints.adapter import ADAPTER_FILE
 from engram.checkpoints.base import CONFIG_FILE
@@ -15,7 +16,7 @@ from engram.checkpoints.published_memory import published_memory
 from engram.checkpoints.settings import read_settings
 from engram.checkpoints.stored_tensor import stored_tensor
 from engram.config import EngramConfig
-from engram.errors import MissingFileError, UsageError
+from engram.errors import InputError, MissingFileError, UsageError
 
 
 def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
@@ -33,6 +34,27 @@ def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:
     """
     settings = memory_settings(path) if path.is_dir() else None
     return published_memory(path, config) if settings is None else _ours(path, settings, config)
+
+
+def check_stated(path: Path, addresses: Addresses) -> None:
+    """Compare constants that were computed with those that a checkpoint's memory was made with.
+
+    Args:
+        path: An attached folder, an adapter, or a folder with published names.
+        addresses: The constants of its config and a tokenizer, of all layers.
+
+    Raises:
+        MismatchError: They differ: it is another tokenizer, or another config.
+    """
+    settings = memory_settings(path)
+    if settings is not None:
+        addresses.check(read_settings(settings, str(path)).addresses.to_dict())
+        return
+    try:
+        memory = open_memory(path)
+    except (InputError, MissingFileError):
+        return  # one that states nothing to compare with
+    memory.check(addresses)
 
 
 def _ours(path: Path, settings: dict[str, Any], config: EngramConfig | None) -> MemorySource:

@@ -92,7 +92,7 @@ def recode(
     chunks = _chunks(tensor)
     quantised = dtype in QUANTISED_TAGS
     tag = QUANTISED_TAGS[dtype][0] if quantised else TAGS[dtype]
-    if tensor.dtype == dtype:
+    if tensor.dtype == dtype and not tensor.float_scales:
         values = [partial(tensor.read_bytes, *chunk) for chunk in chunks]
         scales = [partial(tensor.read_scale_bytes, *chunk) for chunk in chunks]
         scale_shape: tuple[int, ...] = tensor.scale_shape

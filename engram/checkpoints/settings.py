@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE
 from engram.config import EngramConfig
-from engram.errors import ConfigError, CorruptFileError, MismatchError
+from engram.errors import ConfigError, CorruptFileError
 from engram.file_names import is_inside, is_weight_file
 
 if TYPE_CHECKING:
@@ -135,31 +135,16 @@ def _config(settings: Any, where: str) -> EngramConfig:
 
 
 def _addresses(settings: Any, config: EngramConfig, where: str) -> Addresses:
-    from engram.addressing.addresses import Addresses  # imports numpy, which reports do without
+    # These import numpy, which reports do without.
+    from engram.addressing.addresses import Addresses
+    from engram.addressing.same_config import check_shape
 
     stored = _value(settings, "addresses", dict, where, "engram.")
     try:
         addresses = Addresses.from_dict(stored)
     except CorruptFileError as error:
         raise damaged(where, error.message.rstrip(".")) from None
-    pairs = {
-        "layout": (addresses.layout.name, config.layout),
-        "layer_ids": (addresses.layer_ids, config.layer_ids),
-        "max_ngram_size": (addresses.max_ngram_size, config.max_ngram_size),
-        "n_head_per_ngram": (addresses.n_heads, config.n_head_per_ngram),
-        "engram_vocab_size": (addresses.raw_vocab_size, config.engram_vocab_size),
-    }
-    for key, (stored_value, stated) in pairs.items():
-        if stored_value != stated:
-            raise MismatchError(
-                f"{where}: the memory's addresses are for {key} {stored_value}, its config says "
-                f"{stated}.",
-                "Copy the folder again from where it was made, or attach again.",
-                path=where,
-                key=key,
-                stored=stored_value,
-                expected=stated,
-            )
+    check_shape(addresses, config, where)
     return addresses
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engram.backbone.headers import DTYPE_BITS
 from engram.files import Progress
@@ -25,6 +25,13 @@ QUANTISED_TAGS = {"fp8": ("F8_E4M3", "F8_E8M0"), "int8": ("I8", "F32")}
 Chunk = Any  # anything with the buffer protocol
 # Chunks of one tensor, each made when its function is called, on whatever thread.
 Chunks = Sequence[Callable[[], Chunk]]
+
+
+class Digest(Protocol):
+    """A sum over bytes, such as hashlib's."""
+
+    def update(self, data: Any, /) -> None:
+        """Take more bytes."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,19 @@ def plan_shards(
     ]
 
 
-def write_shard(path: Path, tensors: Sequence[TensorStream], progress: Progress | None) -> None:
+def write_shard(
+    path: Path,
+    tensors: Sequence[TensorStream],
+    progress: Progress | None,
+    digest: Digest | None = None,
+) -> None:
     """Write one safetensors file; while a chunk is written the next ones are made.
 
     Args:
         path: The file, which must not be there.
         tensors: What it holds.
         progress: Told the bytes of every chunk written.
+        digest: Takes every byte of the file.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -95,9 +108,14 @@ def write_shard(path: Path, tensors: Sequence[TensorStream], progress: Progress 
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        start_bytes = len(text).to_bytes(8, "little") + text
+        file.write(start_bytes)
+        if digest is not None:
+            digest.update(start_bytes)
         for chunk in _made_ahead(maker for tensor in tensors for maker in tensor.chunks):
             file.write(chunk)
+            if digest is not None:
+                digest.update(chunk)
             if progress is not None:
                 progress(memoryview(chunk).nbytes, None)
         file.flush()

@@ -26,7 +26,9 @@ def read_rows(table: StoredTensor, row_ids: NDArray[np.int64]) -> NDArray[np.flo
     out = np.empty((len(row_ids), table.width))
     for i, row in enumerate(row_ids.tolist()):
         raw = table.read_bytes(row, 1)
-        if table.dtype == "fp8":
+        if table.float_scales:
+            out[i] = _e4m3_values()[raw] * table.row_factors(row, 1)
+        elif table.dtype == "fp8":
             scales = table.read_scale_bytes(row, 1)
             factors = np.ldexp(1.0, scales.astype(np.int32) - _E8M0_BIAS)
             factors[scales == _E8M0_NAN] = np.nan

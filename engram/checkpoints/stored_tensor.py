@@ -24,6 +24,8 @@ _DTYPES = {
     **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"},
     **{"F8_E4M3": "fp8", "I8": "int8"},
 }
+# Floats that fp8 values may be scaled by, as numpy reads them; bfloat16 by its bits.
+_SCALE_FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class StoredTensor:
         pieces: Where its values are: one piece after the other along the first dimension.
         scales: Where the scales of quantised values are, likewise.
         rows_per_scale: Rows that share scales: 1, or 32 in fp8 projections.
+        float_scales: The scales are floats: one for the whole, one for a piece, or one for a row of
+            fp8 values. Else they are as this toolkit stores them.
         first_value: Values of the pieces that come before this tensor: it may be part of another.
     """
 
@@ -44,6 +48,7 @@ class StoredTensor:
     pieces: tuple[TensorInfo, ...]
     scales: tuple[TensorInfo, ...] = ()
     rows_per_scale: int = 1
+    float_scales: bool = False
     first_value: int = 0
 
     @property
@@ -84,6 +89,22 @@ class StoredTensor:
         first, count = first_row // self.rows_per_scale, -(-rows // self.rows_per_scale)
         return read_bytes(self.scales, first * row_bytes, count * row_bytes)
 
+    def row_factors(self, first_row: int, rows: int) -> NDArray[np.float64]:
+        """Read what rows with float scales are multiplied by ``[rows]``."""
+        row_ids, count = np.arange(first_row, first_row + rows), _count(self.scales)
+        if count == 1:
+            index = np.zeros_like(row_ids)
+        elif count == self.rows:
+            index = row_ids
+        else:
+            ends = np.cumsum([info.size // self.width for info in self.pieces])
+            index = np.searchsorted(ends, row_ids, side="right")
+        first, last = int(index[0]), int(index[-1])
+        tag = self.scales[0].dtype
+        item = DTYPE_BITS[tag] // 8
+        raw = read_bytes(self.scales, first * item, (last + 1 - first) * item)
+        return _floats(raw, tag)[index - first]
+
     def read(self, first_row: int, rows: int) -> Tensor:
         """Read rows as floats.
 
@@ -104,6 +125,9 @@ class StoredTensor:
             return values.view(stored).view(rows, self.width)
         form = FORMATS[self.dtype]
         codes = values.view(form.codes).view(rows, self.width)
+        if self.float_scales:
+            factors = torch.from_numpy(self.row_factors(first_row, rows)).float()
+            return codes.float().mul_(factors.unsqueeze(1))
         raw = torch.from_numpy(self.read_scale_bytes(first_row, rows))
         scales = raw.view(form.scales).view(-1, self.scale_shape[1])
         if self.dtype == "fp8":
@@ -160,10 +184,13 @@ def stored_tensor(
         made = replace(made, rows_per_scale=rows_per_scale)
         if _scales_fit(made):
             return made
+    if _float_scales_fit(made):
+        return replace(made, rows_per_scale=1, float_scales=True)
     found = [f"{info.dtype} {list(info.shape)}" for info in scales]
     raise MismatchError(
         f"{name} is {made.dtype}, and its scales are {', '.join(found) or 'missing'}.",
-        "Scales are one e8m0 for each 32 columns of a row (fp8), or one float32 a row (int8).",
+        "Scales are one e8m0 for each 32 columns of a row, or one float for the whole, a piece or "
+        "a row (fp8); or one float32 a row (int8).",
         tensor=name,
         scales=found,
     )
@@ -175,6 +202,24 @@ def _scales_fit(tensor: StoredTensor) -> bool:
     rows, columns = tensor.scale_shape
     shaped = all(info.size % columns == 0 for info in tensor.scales)
     return right and shaped and sum(info.size for info in tensor.scales) == rows * columns
+
+
+def _float_scales_fit(tensor: StoredTensor) -> bool:
+    """Whether the scales are floats for fp8 values: of the whole, of pieces or of rows."""
+    tags = {info.dtype for info in tensor.scales}
+    counts = (1, len(tensor.pieces), tensor.rows)
+    is_float = len(tags) == 1 and tags <= set(_SCALE_FLOATS)
+    return tensor.dtype == "fp8" and is_float and _count(tensor.scales) in counts
+
+
+def _count(tensors: Sequence[TensorInfo]) -> int:
+    return sum(info.size for info in tensors)
+
+
+def _floats(raw: NDArray[np.uint8], tag: str) -> NDArray[np.float64]:
+    if tag == "BF16":
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return raw.view(_SCALE_FLOATS[tag]).astype(np.float64)
 
 
 def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from engram.backbone.headers import (
 from engram.checkpoints.adapter import ADAPTER_FILE
 from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
+from engram.checkpoints.digests import TOKENIZER_FILES, Digests, changed_files, read_digests
 from engram.checkpoints.inspect import memory_settings
 from engram.checkpoints.memory import memory_tensors
 from engram.checkpoints.names import OFFSETS, TOKEN_MAP
@@ -32,6 +33,7 @@ from engram.checkpoints.released.verify import verify_released
 from engram.checkpoints.settings import read_settings
 from engram.config import EngramConfig
 from engram.errors import ConfigError, CorruptFileError, EngramError, MissingFileError
+from engram.units import plural
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -60,6 +62,7 @@ def verify(
     target: str | Path,
     *,
     weights: bool = True,
+    full: bool = False,
     tokenizer: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -72,6 +75,7 @@ def verify(
         target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone
             safetensors file, or a hub id. Of released ones headers and constants are read.
         weights: Load an attached model and compare its ways of running, beside what headers tell.
+        full: Read every weight file and compare its sha256, where attach recorded them.
         tokenizer: Folder, tokenizer.json or hub id; the checkpoint's own when None.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the code beside the weights, where the base is defined there; without
@@ -123,6 +127,11 @@ def verify(
     yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
     for name, check in _HEADER_CHECKS.items():
         yield run_check(name, partial(check, memory))
+    folder = None if stored is not None else path
+    recorded = partial(read_digests, settings, where)
+    yield run_check("small files", partial(_check_small_files, memory, folder, recorded, target))
+    if full:
+        yield run_check("weight files", partial(_check_weight_files, folder, recorded))
     if is_adapter:
         yield Check(
             "logits", None, "an adapter runs with its base alone: engram.load(base, adapter)"
@@ -254,6 +263,51 @@ def _check_tokenizer(memory: _Memory) -> Verdict:
     added = check_tokenizer(memory.addresses, tokenizer)
     more = f", and {added} tokens that were added since" if added else ""
     return True, f"the tokenizer gives the same token map{more}"
+
+
+def _check_small_files(
+    memory: _Memory, folder: Path | None, read: Callable[[], Digests], target: str | Path
+) -> Verdict:
+    recorded = read().small
+    if recorded is None:
+        return None, "their digests are not recorded"
+    if folder is None:
+        return None, "digests of files on the hub are compared when its weights are loaded"
+    # Of the hub's files only those that loading needs are here.
+    missing = [name for name in recorded if not (folder / name).is_file()]
+    if missing and Path(target).is_dir():
+        return False, first_of([f"{name} is not there" for name in missing])
+    changed = changed_files(folder, recorded)
+    if set(changed) <= set(TOKENIZER_FILES) and changed and _has_new_tokens(memory):
+        return None, f"tokens were added to {', '.join(changed)} since"
+    if changed:
+        return False, first_of([f"{name} is not the file that attach wrote" for name in changed])
+    return True, f"{plural(len(recorded) - len(missing), 'file')} as attach wrote them"
+
+
+def _has_new_tokens(memory: _Memory) -> bool:
+    """Whether the tokenizer is the memory's own with tokens added, as people do."""
+    from engram.addressing.same_tokenizer import check_tokenizer
+
+    if memory.addresses.map_sha256 is None:
+        return False
+    try:
+        return check_tokenizer(memory.addresses, memory.load_tokenizer()) > 0
+    except EngramError:
+        return False
+
+
+def _check_weight_files(folder: Path | None, read: Callable[[], Digests]) -> Verdict:
+    recorded = read().weights
+    if recorded is None:
+        return None, "their digests are not recorded (engram attach --digests records them)"
+    if folder is None:
+        return None, "weights on the hub are compared when they are loaded"
+    missing = [f"{name} is not there" for name in recorded if not (folder / name).is_file()]
+    changed = [f"{name} has another sha256" for name in changed_files(folder, recorded)]
+    if missing or changed:
+        return False, first_of(missing + changed)
+    return True, f"{plural(len(recorded), 'file')} with the sha256 that attach recorded"
 
 
 def _check_base_config(

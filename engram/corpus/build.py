@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from engram.corpus.documents import Split
 from engram.corpus.folder import (
     MANIFEST,
     check_folder,
+    check_whole,
+    damage,
     listed_bytes,
     new_folder,
     write_manifest,
@@ -31,12 +33,21 @@ from engram.corpus.unit_work import (
     UnitRules,
     UnitTask,
     finished_unit,
+    keep_unit,
     read_unit,
 )
 from engram.corpus.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.work import check_work, discard, working
+from engram.corpus.work import (
+    ATTEMPT,
+    check_work,
+    discard,
+    drop_done,
+    note_assembled,
+    working,
+)
 from engram.errors import EngramError
 from engram.files import Progress
+from engram.folders import remove_torn
 from engram.json_files import read_json
 
 SCHEMA = "engram.corpus/1"
@@ -123,11 +134,13 @@ def build_corpus(
     Raises:
         InputError: The text cannot be read or has no tokens, has changed since the build began, or
             something is in the way.
+        CorruptFileError: The finished corpus that `resume` finds is damaged.
         WorkerLostError: A worker process was killed.
     """
-    check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
+    check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
-    if resume and (finished := _finished(folder, job)) is not None:
+    remove_torn(folder)
+    if resume and (finished := _finished(folder, job, overwrite)) is not None:
         discard(folder)
         return finished
     check_folder(folder, SCHEMA, overwrite)
@@ -140,15 +153,19 @@ def build_corpus(
         report(0)
         done_bytes = 0
         do = engine or (lambda tasks, report: run_local(tasks, workers, report))
-        for index, result in do(todo, report):
+        attempt = work / f"{ATTEMPT}{uuid.uuid4().hex[:8]}"
+        attempt.mkdir()
+        # A worker that outlives this process does not write where another one works.
+        for index, result in do([replace(task, folder=attempt) for task in todo], report):
+            keep_unit(tasks[index], attempt)
             results[index] = result
             done_bytes += tasks[index].unit.size_bytes
             report(done_bytes)
         ordered = [results[task.index] for task in tasks]
         if not sum(result.tokens for result in ordered):
-            shutil.rmtree(work)
+            drop_done(work)
             raise no_text(sources)
-        return _assemble(folder, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
+        return _assemble(folder, work, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
 
 
 def plan_tasks(
@@ -196,9 +213,9 @@ def check_build(
     Raises:
         InputError: What `build_corpus` would raise before it begins.
     """
-    check_eos(tokenizer, rules.add_eos, "Give --no-eos.")
+    check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
-    if not resume or _finished(folder, job) is None:
+    if not resume or _finished(folder, job, overwrite) is None:
         check_folder(folder, SCHEMA, overwrite)
         check_work(folder, job, resume, overwrite)
 
@@ -254,20 +271,30 @@ def without_times(job: dict[str, Any]) -> dict[str, Any]:
     return {**job, "inputs": inputs}
 
 
-def _finished(folder: Path, job: dict[str, Any]) -> BuiltCorpus | None:
-    """Return the corpus that is there when it is the one asked for."""
+def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus | None:
+    """Return the corpus that is there when it is the one asked for.
+
+    Raises:
+        CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
+            counts as none.
+    """
     try:
         manifest = read_json(folder / MANIFEST, CORPUS_SHAPE, file_names=True)
         if {key: manifest[key] for key in job} != without_times(job):
             return None
-        size = listed_bytes(folder, manifest)
-        return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
     except (OSError, EngramError, KeyError):
         return None
+    if not overwrite:
+        check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
+    elif damage(folder, manifest):
+        return None
+    size = listed_bytes(folder, manifest)
+    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
 
 
 def _assemble(
     folder: Path,
+    work: Path,
     job: dict[str, Any],
     tasks: Sequence[UnitTask],
     results: Sequence[UnitResult],
@@ -301,6 +328,7 @@ def _assemble(
             "shards": shards.shards,
         }
         size = write_manifest(new, values)
+        note_assembled(work, new / MANIFEST)
         manifest = read_json(new / MANIFEST, CORPUS_SHAPE, file_names=True)
     return BuiltCorpus(
         manifest,

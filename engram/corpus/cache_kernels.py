@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.corpus.kernels import compiled
+from engram.corpus.kernels import inner, kernel
 
 _ONE = np.uint64(1)
 _ALL = np.uint64(2**64 - 1)
@@ -20,7 +20,7 @@ _EIGHTS = np.uint64(0x0F0F0F0F0F0F0F0F)
 _BYTES = np.uint64(0x0101010101010101)
 
 
-@compiled
+@kernel
 def number_rows(ids: Any, numbers: Any, first: Any) -> Any:
     """Number the rows of one head from `first`, in the order in which they are first read.
 
@@ -42,7 +42,7 @@ def number_rows(ids: Any, numbers: Any, first: Any) -> Any:
     return following
 
 
-@compiled
+@kernel
 def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, hits: Any) -> None:
     """Count look-ups by the smallest LRU cache that would have had their row.
 
@@ -84,7 +84,7 @@ def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, 
         last[row] = t
 
 
-@compiled
+@inner
 def _add(tree: Any, word: Any, change: Any) -> None:
     i = word + 1
     while i < len(tree):
@@ -92,7 +92,7 @@ def _add(tree: Any, word: Any, change: Any) -> None:
         i += i & -i
 
 
-@compiled
+@inner
 def _count_bits(word: Any) -> Any:
     word -= word >> _ONE & _PAIRS
     word = (word & _FOURS) + (word >> np.uint64(2) & _FOURS)

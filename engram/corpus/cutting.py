@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LONG_CHARACTERS = 2**20
+# Encoding this much as one takes about a GB.
+MOST_CHARACTERS = 2**23
 _PIECE = 2**18
 _CONTEXT = 2**11
 _MOST_TRIES = 64
@@ -43,6 +45,18 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
             begin = position = cut
         position += _PIECE
     return [*pieces, text[begin:]]
+
+
+def uncut_characters(encoder: Tokenizer, text: str) -> int:
+    """Length of the longest piece that a text has to be encoded in, where that is too long; else 0.
+
+    So long is no text: a run of blank lines, one word, or a document for a tokenizer that does not
+    look for words.
+    """
+    if len(text) <= MOST_CHARACTERS:
+        return 0
+    longest = max(map(len, cut_long(encoder, text)))
+    return longest if longest > MOST_CHARACTERS else 0
 
 
 def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:

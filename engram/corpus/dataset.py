@@ -61,12 +61,14 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         config: The memory, or the path of its config, or a template's name.
         window_tokens: Tokens T of a window.
         tokenizer: Name or path of the tokenizer; the config's when None.
-        split: End of a document in a plain text.
+        split: End of a document in a plain text; ``paragraph`` when None.
         text_key: Key of the text in JSON records; ``text`` when None.
         add_eos: Whether documents of a text or an iterable end with the end-of-text token.
         rank: Which of the `world_size` equal parts of the corpus is read here.
         world_size: Parts of the corpus. Leave it at 1 where the training loop itself deals batches
             out, as accelerate does.
+        check_digests: Compare the sha256 of every file of a folder of token shards first; their
+            names and sizes always are.
 
     Attributes:
         addresses: The memory's constants.
@@ -77,6 +79,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         MismatchError: The folder's tokens are those of another tokenizer.
         ConfigError: Something is wrong with the config.
         InputError: The folder cannot be read, or is shorter than one window.
+        CorruptFileError: A file of the folder is missing or changed.
         MissingFileError: There is no such corpus, config or tokenizer.
     """
 
@@ -87,11 +90,12 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         *,
         window_tokens: int,
         tokenizer: str | None = None,
-        split: Split = "paragraph",
+        split: Split | None = None,
         text_key: str | None = None,
-        add_eos: bool = False,
+        add_eos: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        check_digests: bool = False,
     ) -> None:
         if window_tokens < 1:
             raise UsageError(
@@ -111,7 +115,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
         self.n_windows: int | None = None
         if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
-            stored = StoredTokens(Path(source))
+            stored = StoredTokens(Path(source), check_digests=check_digests)
             _check_tokenizer(stored, file)
             self.n_windows = stored.n_tokens // window_tokens
             if not self.n_windows:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WORTH_BYTES = 2**23
 
 _GROUP_CHARACTERS = 2**20
+# What an encoding takes besides its tokens, as characters of text.
+_DOCUMENT_CHARACTERS = 16
 _SAMPLE_CHARACTERS = 2**11
 _LONGEST_COMPARED = 2**14
 _WORDS_CHARACTERS = 2**11
@@ -228,7 +230,7 @@ def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
     """Cut a list into runs whose encodings fit into memory together."""
     start = characters = 0
     for index, text in enumerate(texts):
-        characters += len(text)
+        characters += len(text) + _DOCUMENT_CHARACTERS
         if characters >= _GROUP_CHARACTERS:
             yield start, index + 1
             start, characters = index + 1, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 
 from engram import folders
 from engram.corpus.manifests import FILES_SHAPE
-from engram.errors import EngramError
+from engram.corpus.work import discard_spent
+from engram.errors import CorruptFileError, EngramError
 from engram.files import write_json
 from engram.json_files import read_json
+from engram.units import plural
 
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 2**20
@@ -22,11 +24,14 @@ _BLOCK_BYTES = 2**20
 def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
     """Check that a folder of results may appear at a path, see `engram.folders.check_folder`.
 
+    What is left of a build that was killed after the folder had appeared is removed.
+
     Args:
         folder: Where it is to appear.
         schema: `schema` in the manifest of a folder that may be replaced.
         overwrite: Whether it may be replaced.
     """
+    discard_spent(folder)
     folders.check_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 
@@ -61,6 +66,52 @@ def write_manifest(
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+def damage(folder: Path, manifest: Mapping[str, Any], *, digests: bool = False) -> list[str]:
+    """Compare the files of a folder with its manifest.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        digests: Compare their sha256 too, and not only their names and sizes.
+
+    Returns:
+        Each file that is not what the manifest says, with the reason.
+    """
+    wrong = []
+    for file in manifest["files"]:
+        path, size_bytes = folder / Path(file["name"]).name, int(file["bytes"])
+        found_bytes = path.stat().st_size if path.is_file() else None
+        if found_bytes is None:
+            wrong.append(f"{path.name} is missing")
+        elif found_bytes != size_bytes:
+            what = "truncated" if found_bytes < size_bytes else "too long"
+            wrong.append(f"{path.name} is {what}: {found_bytes:,} bytes of {size_bytes:,}")
+        elif digests and sha256_of(path) != file["sha256"]:
+            wrong.append(f"{path.name} was changed: its sha256 is not the manifest's")
+    return wrong
+
+
+def check_whole(
+    folder: Path, manifest: Mapping[str, Any], hint: str, *, digests: bool = False
+) -> None:
+    """Check that the files of a folder are those that its manifest lists.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        hint: The next step where they are not.
+        digests: See `damage`.
+
+    Raises:
+        CorruptFileError: One is missing or changed.
+    """
+    if wrong := damage(folder, manifest, digests=digests):
+        more = f", and {plural(len(wrong) - 1, 'more file')}" if len(wrong) > 1 else ""
+        raise CorruptFileError(
+            f"{folder} is damaged: {wrong[0]}{more}.", hint, folder=str(folder), files=wrong
+        )
+
+
 def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
     """Return the bytes of a folder that is whole: its manifest's own and the files it lists."""
     return (
@@ -79,10 +130,17 @@ def _own_files(folder: Path, schema: str) -> set[str] | None:
         return None
 
 
-def sha256_of(file: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:
+    """Return the sha256 of a file, in hexadecimal.
+
+    Args:
+        file: The file.
+        step: Called for every MiB; what it raises ends the work.
+    """
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
+            if step is not None:
+                step()
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.corpus.folder import MANIFEST, check_folder, new_folder, sha256_of, write_manifest
+from engram.corpus.folder import (
+    MANIFEST,
+    check_folder,
+    check_whole,
+    damage,
+    new_folder,
+    sha256_of,
+    write_manifest,
+)
 from engram.corpus.manifests import DIGESTS_SHAPE, FILES_SHAPE
 from engram.corpus.shards import (
     Format,
@@ -27,7 +35,7 @@ from engram.corpus.shards import (
 from engram.corpus.statistics import LayerStatistics
 from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
 from engram.corpus.tokenise import Tokens, token_dtype
-from engram.corpus.work import check_work
+from engram.corpus.work import check_work, note_assembled
 from engram.errors import EngramError
 from engram.files import write_json
 from engram.json_files import read_json
@@ -77,6 +85,16 @@ class Target:
         except (OSError, EngramError):
             return None
 
+    def is_whole(self, manifest: dict[str, Any]) -> bool:
+        """Whether the files of the folder that is there are those of its manifest.
+
+        Raises:
+            CorruptFileError: They are not, and the folder may not be replaced.
+        """
+        if not self.overwrite:
+            check_whole(self.folder, manifest, "Hash again: --overwrite instead of --resume.")
+        return not damage(self.folder, manifest)
+
     def size_bytes(self) -> int:
         """Bytes of the folder that is there."""
         return sum(file.stat().st_size for file in self.folder.iterdir())
@@ -108,6 +126,7 @@ class HashWriter(DocumentShards):
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
         self._running: deque[Future[bool]] = deque()
         self._documents = 0
+        self._is_stopped = False
 
     def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
         while len(self._running) >= self._threads:
@@ -119,20 +138,27 @@ class HashWriter(DocumentShards):
 
     def _do(self, shard: Shard) -> bool:
         """Write a shard; returns whether it was there."""
+        self._check_going()
         if self._digests(shard.index) is not None:
             return True
-        write_shard(self._folder, self._addresses, shard, self._target.format)
+        write_shard(self._folder, self._addresses, shard, self._target.format, self._check_going)
         names = shard_names(shard.index, self._target.format).values()
-        write_json(
-            self._record(shard.index), {name: sha256_of(self._folder / name) for name in names}
-        )
+        digests = {name: sha256_of(self._folder / name, self._check_going) for name in names}
+        write_json(self._record(shard.index), digests)
         return False
+
+    def _check_going(self) -> None:
+        if self._is_stopped:
+            raise CancelledError
 
     def _digests(self, index: int) -> dict[str, str] | None:
         """Return the digests of a shard's files when they are there and whole."""
         try:
             digests: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
-            whole = all(sha256_of(self._folder / name) == digests[name] for name in digests)
+            whole = all(
+                sha256_of(self._folder / name, self._check_going) == digests[name]
+                for name in digests
+            )
         except (OSError, EngramError):
             return None
         return digests if whole else None
@@ -150,7 +176,8 @@ class HashWriter(DocumentShards):
             self._wait()
 
     def stop(self) -> None:
-        """Begin with no further shard, and wait for those that are being written."""
+        """Begin with no further shard, and give up those that are being written."""
+        self._is_stopped = True
         self._pool.shutdown(cancel_futures=True)
 
     def assemble(self, values: dict[str, Any]) -> int:
@@ -168,7 +195,9 @@ class HashWriter(DocumentShards):
                 digests |= record
             if self._addresses.token_map is not None:
                 save_array(new / TOKEN_MAP, self._addresses.token_map.astype(np.int32))
-            return write_manifest(new, {**values, "shards": self.shards}, digests)
+            size_bytes = write_manifest(new, {**values, "shards": self.shards}, digests)
+            note_assembled(self._folder, new / MANIFEST)
+            return size_bytes
 
 
 def describe(

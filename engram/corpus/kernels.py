@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numba import njit  # noqa: TID253 - this module is itself imported only when needed
 
+from engram.machine_code import compiled
+
 _CHUNK = 2048
 _ONE = np.uint64(1)
 _HALF = np.uint64(32)
@@ -24,16 +26,13 @@ _GATHER_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 2**64))
 _GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function, and keep its machine code on disk where there is a folder for it."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:
-        return njit(**options)(function)
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+kernel = compiled(**_OPTIONS)
+# Called by kernels, and compiled with each.
+inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
 
 
-@compiled
+@kernel
 def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
     """Lay out what positions begin..end-1 read, as `addressing.reference.look_back` does.
 
@@ -56,7 +55,7 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
             slots[k, t - begin] = fill if is_blocked else ids[t - k]
 
 
-@compiled
+@kernel
 def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
     """Hash the windows of one layer and order, and set the bits of the rows that are hit.
 
@@ -96,14 +95,14 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
                 bits[word] |= _ONE << (rows[i] & _WORD_LOW)
 
 
-@compiled
+@inner
 def _reciprocal(prime: Any) -> Any:
     """floor(2^64 / prime), for an odd prime or 2."""
     bar = np.uint64(2**64 - 1) // prime
     return bar + _ONE if prime == np.uint64(2) else bar
 
 
-@compiled
+@kernel
 def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
     """Turn windows into numbers, without loss, scattered over all of 64 bits.
 
@@ -124,7 +123,7 @@ def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -
         part_of[t] = first % parts
 
 
-@compiled
+@kernel
 def hash_windows(slots: Any, words: Any) -> None:
     """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
     for t in range(slots.shape[1]):
@@ -134,7 +133,7 @@ def hash_windows(slots: Any, words: Any) -> None:
         words[t] = word
 
 
-@compiled
+@kernel
 def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) -> None:
     """Turn words of `pack_windows` back into windows.
 
@@ -154,7 +153,7 @@ def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) ->
         slots[0, t] = word * np.uint64(parts) + np.uint64(part)
 
 
-@compiled
+@inner
 def _scatter(word: Any) -> Any:
     """The finaliser of MurmurHash3: one to one."""
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
@@ -162,7 +161,7 @@ def _scatter(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@compiled
+@inner
 def _gather(word: Any) -> Any:
     """Undo `_scatter`: a shift of more than half undoes itself."""
     word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
@@ -170,7 +169,7 @@ def _gather(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@compiled
+@kernel
 def drop_repeats(words: Any, counts: Any) -> Any:
     """Move the distinct values of a sorted array to its front, and return how many there are.
 
@@ -188,7 +187,7 @@ def drop_repeats(words: Any, counts: Any) -> Any:
     return count
 
 
-@compiled
+@kernel
 def merge(
     one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
 ) -> Any:
@@ -216,7 +215,7 @@ def merge(
     return count
 
 
-@compiled
+@kernel
 def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
     """Fill `mixes` ``[n]`` with what the heads of a layer reduce for windows ``[order, n]``."""
     for t in range(slots.shape[1]):
@@ -226,7 +225,7 @@ def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
         mixes[t] = mix
 
 
-@compiled
+@kernel
 def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
     """Count, for each n-gram, the heads in which another one has its row; for one head.
 

@@ -6,20 +6,19 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures import wait as futures_wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import wait
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from engram.corpus.unit_work import Report, UnitResult, UnitTask, behind, run_unit
 from engram.errors import EngramError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
-# Of a worker, from `_begin`.
-_read_bytes: Any = None
 
 
 class WorkerLostError(EngramError):
@@ -34,8 +33,8 @@ def run_local(
 ) -> Iterator[tuple[int, UnitResult]]:
     """Do units, several at a time.
 
-    When one fails, or the caller stops, the units under way are still finished, so that a build
-    that is resumed does not do them again.
+    When one fails, the units under way are still finished, so that a build that is resumed does
+    not do them again. When the caller stops, its processes are killed.
 
     Args:
         tasks: The units.
@@ -44,7 +43,7 @@ def run_local(
         report: Called with the bytes of all the units that were read so far.
 
     Yields:
-        The index of each unit and its result, in the order of the units.
+        The index of each unit and its result, as they are done.
 
     Raises:
         InputError: A document cannot be read or encoded.
@@ -56,45 +55,109 @@ def run_local(
             yield task.index, run_unit(task, behind(report, before))
             before += task.unit.size_bytes
         return
-    spawn = multiprocessing.get_context("spawn")
-    read_bytes: Any = spawn.RawArray("q", len(tasks))
-    pool = ProcessPoolExecutor(
-        min(workers, len(tasks)),
-        # A forked process has the threads of neither tokenizer.
-        mp_context=spawn,
-        initializer=_begin,
-        initargs=(max(1, workers // len(tasks)), read_bytes),
-    )
+    processes = _Processes(min(workers, len(tasks)), max(1, workers // len(tasks)), len(tasks))
     try:
-        futures: list[Any] = [pool.submit(_run, place, task) for place, task in enumerate(tasks)]
-        for task, future in zip(tasks, futures, strict=True):
-            while not futures_wait([future], _SECONDS_BETWEEN_REPORTS).done:
-                report(sum(read_bytes))
-            yield task.index, future.result()
-    except BrokenProcessPool as error:
+        processes.start()
+        yield from processes.run(tasks, report)
+    finally:
+        processes.kill()
+
+
+class _Processes:
+    """Processes that do units, each at the other end of a pipe.
+
+    Args:
+        count: How many there are.
+        threads: Threads that each encodes with.
+        tasks: Units that they are to do.
+    """
+
+    def __init__(self, count: int, threads: int, tasks: int) -> None:
+        # A forked process has the threads of neither tokenizer.
+        self._spawn = multiprocessing.get_context("spawn")
+        self._read_bytes: Any = self._spawn.RawArray("q", tasks)
+        self._count, self._threads = count, threads
+        self._processes: list[Any] = []
+        self._idle: list[Connection] = []
+
+    def start(self) -> None:
+        """Start them."""
+        with _interrupts_blocked():
+            for _ in range(self._count):
+                here, there = self._spawn.Pipe()
+                process = self._spawn.Process(
+                    target=_work, args=(there, self._threads, self._read_bytes), daemon=True
+                )
+                self._processes.append(process)
+                process.start()
+                there.close()
+                self._idle.append(here)
+
+    def run(self, tasks: Sequence[UnitTask], report: Report) -> Iterator[tuple[int, UnitResult]]:
+        """Do units; see `run_local`."""
+        waiting = deque(enumerate(tasks))
+        busy: dict[Any, tuple[int, UnitTask]] = {}
+        failed: dict[int, Exception] = {}
+        while busy or (waiting and not failed):
+            while waiting and self._idle and not failed:
+                pipe = self._idle.pop()
+                busy[pipe] = waiting.popleft()
+                with _lost_if_closed():
+                    pipe.send(busy[pipe])
+            ready: Any = wait(list(busy), _SECONDS_BETWEEN_REPORTS)
+            for pipe in ready:
+                place, task = busy.pop(pipe)
+                with _lost_if_closed():
+                    done = pipe.recv()
+                self._idle.append(pipe)
+                if isinstance(done, UnitResult):
+                    yield task.index, done
+                else:
+                    failed[place] = done
+            report(sum(self._read_bytes))
+        if failed:
+            raise failed[min(failed)]
+
+    def kill(self) -> None:
+        """End them at once; what they have not finished is in no one's way."""
+        for process in self._processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Have processes that are started in a block inherit that Ctrl-C is not for them."""
+    resource_tracker.ensure_running()  # it unblocks them when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _lost_if_closed() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
         raise WorkerLostError(
             "A worker process was killed, perhaps because memory ran out.",
             "Run the command again with --resume, and with a smaller -j if memory is short.",
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(place: int, task: UnitTask) -> UnitResult:
-    return run_unit(task, partial(_read_bytes.__setitem__, place))
-
-
-def _begin(threads: int, read_bytes: Any) -> None:
-    """Prepare a worker: one that has lost its parent ends, and Ctrl-C is the parent's to handle.
+def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
+    """Do units in a process of its own, until the pipe is closed; ends with its parent at once.
 
     Args:
+        pipe: Where a place and a unit come in, and its result or its error goes out.
         threads: Threads that it encodes with.
-        read_bytes: Memory shared with the parent, where each unit has a place for its progress.
+        read_bytes: Memory shared with the parent, where each place has its unit's progress.
     """
-    global _read_bytes
-    _read_bytes = read_bytes
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
     parent: Any = multiprocessing.parent_process()
 
     def end_with_parent() -> None:
@@ -102,3 +165,14 @@ def _begin(threads: int, read_bytes: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    while True:
+        try:
+            place, task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            done: UnitResult | Exception = run_unit(task, partial(read_bytes.__setitem__, place))
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))
+            done = error
+        pipe.send(done)

@@ -26,6 +26,7 @@ _SPAN = {"name": TEXT, "begin": COUNT, "end": OrNull(COUNT)}
 TOKENS_SHAPE = {
     "tokenizer": {"name": TEXT, "sha256": _SHA256, "vocab_size": _VOCABULARY},
     "shards": [{**_SIZES, "tokens_file": FILE_NAME, "documents_file": FILE_NAME}],
+    "files": [_FILE],
 }
 CORPUS_SHAPE = {
     **TOKENS_SHAPE,
@@ -39,6 +40,18 @@ CORPUS_SHAPE = {
     "inputs": [{"name": TEXT, "bytes": OrNull(COUNT)}],
     "units": [{**_SIZES, "sources": [_SPAN]}],
     "files": [_FILE],
+}
+# Folders of hash ids; those of parquet files hold one file a shard.
+HASHES_SHAPE = {
+    "format": one_of("npy", "parquet"),
+    "counts": {**_SIZES, "ids": COUNT},
+    "shards": [_SIZES],
+    "addresses": OBJECT,
+    "token_map_file": OrNull(FILE_NAME),
+    "files": [_FILE],
+}
+ID_SHARDS_SHAPE = {
+    "shards": [{"tokens_file": FILE_NAME, "documents_file": FILE_NAME, "ids_file": FILE_NAME}]
 }
 # A folder's own list of its files, whatever the folder holds.
 FILES_SHAPE = {"schema": TEXT, "files": [_FILE]}

@@ -46,14 +46,16 @@ def find_memory(
     Args:
         config: The memory; one that is sized for the tokenizer when None.
         tokenizer: Name or path of the tokenizer; the config's, or gpt2, when None.
-        layer_ids: Layers; the config's when None.
+        layer_ids: Those of the config's layers that are hashed, all when None; without a config,
+            the layers to have.
 
     Returns:
         The config, the tokenizer and the constants.
 
     Raises:
         MissingFileError: The tokenizer cannot be reached.
-        InputError: Neither the config nor the call names a tokenizer.
+        InputError: Neither the config nor the call names a tokenizer, or the config has no such
+            layer.
         MismatchError: The config was made for a tokenizer of another length.
         LayoutError: There are no layers, or no token to read before a text.
     """
@@ -72,4 +74,21 @@ def find_memory(
         raise MissingFileError(error.message, hint, **error.details) from error
     if config is None:
         config = sized_for(file)
-    return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses
+        return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses
+    addresses = EngramTokenizer(config, file).addresses
+    return config, file, addresses if layer_ids is None else _select(addresses, layer_ids)
+
+
+def _select(addresses: Addresses, layer_ids: Sequence[int]) -> Addresses:
+    """Leave the constants of some layers: those of a layer follow from which others there are."""
+    layers = {layer.layer_id: layer for layer in addresses.layers}
+    unknown = [layer_id for layer_id in layer_ids if layer_id not in layers]
+    if unknown:
+        raise InputError(
+            f"The memory has no layer {', '.join(map(str, unknown))}; its layers are "
+            f"{', '.join(map(str, layers))}.",
+            "Choose among them.",
+            layer_ids=unknown,
+            expected=list(layers),
+        )
+    return replace(addresses, layers=tuple(layers[layer_id] for layer_id in layer_ids))

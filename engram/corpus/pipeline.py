@@ -26,6 +26,7 @@ from engram.corpus.units import UNIT_BYTES
 from engram.corpus.work import check_work, discard, working
 from engram.errors import InputError
 from engram.files import Progress
+from engram.folders import remove_torn
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -72,7 +73,7 @@ def hash_text(
     tokenizer: TokenizerFile,
     addresses: Addresses,
     *,
-    add_eos: bool = False,
+    add_eos: bool = True,
     threads: int = 1,
     engine: RayEngine | None = None,
     target: Target | None = None,
@@ -110,10 +111,17 @@ def hash_text(
     """
     started = time.perf_counter()
     work = _Work(tokenizer, addresses, add_eos, threads, engine, cache_tokens, unit_bytes)
+    if target is not None:
+        remove_torn(target.folder)
     there = target.manifest() if target is not None and target.resume else None
     if target is None or there is not None:
         hashed = work.count(reader, progress)
-        if target is not None and is_described(there, work.describe(target, hashed)):
+        if (
+            target is not None
+            and there is not None
+            and is_described(there, work.describe(target, hashed))
+            and target.is_whole(there)
+        ):
             discard(target.folder)
             hashed = replace(hashed, written_bytes=target.size_bytes(), was_finished=True)
     if target is not None and (there is None or not hashed.was_finished):
@@ -145,15 +153,21 @@ def check_target(
 
 
 def estimate_bytes(
-    reader: TextReader | StoredTokens, tokenizer: TokenizerFile, addresses: Addresses
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool = True,
 ) -> int | None:
     """Estimate what .npy shards of a text take, from its first MiB; None for standard input."""
     if isinstance(reader, StoredTokens):
         return reader.n_tokens * bytes_per_token(addresses, tokenizer.vocab_size)
     if reader.total_bytes is None:
         return None
-    with closing(tokenise(reader, tokenizer)) as batches:
-        first: TokenBatch = next(batches)
+    batches = tokenise(reader, tokenizer, add_eos=add_eos, wrong=reader.wrong)
+    with closing(batches):
+        first: TokenBatch | None = next(batches, None)
+    if first is None:
+        return None
     tokens = len(first.tokens) * reader.total_bytes / max(first.read_bytes, 1)
     return round(tokens * bytes_per_token(addresses, tokenizer.vocab_size))
 

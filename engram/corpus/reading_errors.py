@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engram.corpus.documents import Split
 from engram.corpus.sources import Source
-from engram.errors import InputError
+from engram.errors import CorruptFileError, InputError
 from engram.units import format_bytes
 
 _SPLITS: dict[Split, str] = {
@@ -64,15 +64,67 @@ def not_utf8(
     )
 
 
-def wrong_record(source: Source, line: int, offset: int, problem: str) -> InputError:
-    """Say what is wrong with a line of a .jsonl, that starts at the byte `offset`."""
+def wrong_record(source: Source, line: int, problem: str) -> InputError:
+    """Say what is wrong with a record, or a row, that starts at a line."""
     line = source.file_line(line)
     return InputError(
         f"{source.name}:{line}: {problem}",
-        f"Mend the line, name the key with --text-key, {_SKIP}",
+        f"Mend it, name the key or the column with --text-column, {_SKIP}",
         file=source.name,
         line=line,
-        byte_offset=offset,
+    )
+
+
+def not_records(source: Source, start: str) -> CorruptFileError:
+    """Say that a .json holds something else than records, by its first character."""
+    return CorruptFileError(
+        f"{source.name} holds no JSON records: it starts with {start!r}, neither with an object "
+        "nor with a list of objects.",
+        "Give it a name that ends with .txt to have it read as plain text.",
+        file=source.name,
+    )
+
+
+def broken_json(source: Source, number: int, problem: str) -> CorruptFileError:
+    """Say where a .json stops being JSON: at a record, counted from 1."""
+    return CorruptFileError(
+        f"{source.name}: record {number:,} is not JSON: {problem}.",
+        "Mend the file, or take the records before it with --on-error skip.",
+        file=source.name,
+        record=number,
+    )
+
+
+def no_header(source: Source, line: int, problem: str) -> CorruptFileError:
+    """Say that the first row of a .csv cannot be read."""
+    return CorruptFileError(
+        f"{source.name}:{line}: the names of the columns cannot be read: {problem}.",
+        "The first row of a .csv names its columns, with commas between them.",
+        file=source.name,
+        line=line,
+    )
+
+
+def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
+    """Say that a row of a .csv is too long, at its last line that was read."""
+    return CorruptFileError(
+        f"{source.name}:{line}: the row that goes on here is longer than "
+        f"{format_bytes(limit_bytes)}; a quote may not be closed.",
+        "Mend the file, or take the rows before it with --on-error skip.",
+        file=source.name,
+        line=line,
+        limit_bytes=limit_bytes,
+    )
+
+
+def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError:
+    """Say that a table has no such column."""
+    return InputError(
+        f"{source.name} has no column {column!r}; its columns are "
+        f"{', '.join(map(repr, columns[:8]))}.",
+        "Name the column with --text-column.",
+        file=source.name,
+        columns=list(columns),
     )
 
 

@@ -15,6 +15,11 @@ def record_text(line: str, key: str) -> tuple[str | None, str]:
         return None, f"not JSON: {error.msg} at column {error.colno}."
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}."
+    return text_of_record(record, key)
+
+
+def text_of_record(record: Any, key: str) -> tuple[str | None, str]:
+    """Return the text of a record that was read, or say what is wrong with it."""
     if not isinstance(record, dict):
         return None, f"a JSON {type(record).__name__}, not an object."
     if key not in record:
@@ -32,5 +37,7 @@ def text_of(text: Any, key: str) -> tuple[str | None, str]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        if "\udc80" <= text[error.start] <= "\udcff":  # a byte that was read with surrogateescape
+            return None, f"{key!r} is not valid UTF-8 at character {error.start}."
         return None, f"{key!r} holds half of a surrogate pair at character {error.start}."
     return text, ""

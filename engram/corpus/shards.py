@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from engram.errors import MissingPackageError
 Format = Literal["npy", "parquet"]
 
 _CHUNK_TOKENS = 2**16
+# Nothing can interrupt the system while it sees this much onto a disk.
+_SYNCED_BYTES = 2**26
 
 
 def ids_dtype(addresses: Addresses) -> np.dtype[Any]:
@@ -74,11 +76,21 @@ def shard_names(index: int, format: Format) -> dict[str, str]:
     return {f"{kind}_file": f"{kind}-{index:05d}.npy" for kind in ("tokens", "documents", "ids")}
 
 
-def write_shard(folder: Path, addresses: Addresses, shard: Shard, format: Format) -> None:
-    """Hash a shard and write its files."""
+def write_shard(
+    folder: Path, addresses: Addresses, shard: Shard, format: Format, step: Callable[[], None]
+) -> None:
+    """Hash a shard and write its files.
+
+    Args:
+        folder: Where they are written.
+        addresses: The memory's constants.
+        shard: The documents.
+        format: npy or parquet.
+        step: Called for every chunk of tokens; what it raises ends the work.
+    """
     names = shard_names(shard.index, format)
     if format == "parquet":
-        _write_parquet(folder / names["file"], addresses, shard)
+        _write_parquet(folder / names["file"], addresses, shard, step)
         return
     save_array(folder / names["tokens_file"], shard.tokens)
     save_array(folder / names["documents_file"], shard.boundaries)
@@ -88,12 +100,20 @@ def write_shard(folder: Path, addresses: Addresses, shard: Shard, format: Format
     cuts = range(_CHUNK_TOKENS, size + _CHUNK_TOKENS, _CHUNK_TOKENS)
     with (folder / names["ids_file"]).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
+        unsynced_bytes = 0
         for ids in _hash(addresses, shard, cuts):
             file.write(ids.data)
+            unsynced_bytes += ids.nbytes
+            if unsynced_bytes > _SYNCED_BYTES:
+                token_shards.sync(file)
+                unsynced_bytes = 0
+            step()
         token_shards.sync(file)
 
 
-def _write_parquet(path: Path, addresses: Addresses, shard: Shard) -> None:
+def _write_parquet(
+    path: Path, addresses: Addresses, shard: Shard, step: Callable[[], None]
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -127,6 +147,7 @@ def _write_parquet(path: Path, addresses: Addresses, shard: Shard) -> None:
                 )
                 writer.write_table(table)
                 first = int(end)
+                step()
         token_shards.sync(file)
 
 

@@ -1,25 +1,33 @@
-"""Which files hold the text, and their bytes as a stream: folders, stdin, gzip, zstd, parts."""
+"""Which files hold the text that is asked for: files, folders, parts, and what is passed over."""
 
 from __future__ import annotations
 
-import gzip
-import sys
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
-from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
+from engram.corpus.documents import Split
+from engram.errors import InputError, MissingFileError, UsageError
 from engram.gguf import refuse_gguf
 
 STDIN = "-"
-FOLDER_SUFFIXES = (".txt", ".jsonl", ".parquet")
+Format = Literal["text", "jsonl", "json", "csv", "parquet"]
+_FORMATS: dict[str, Format] = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+FOLDER_SUFFIXES = tuple(_FORMATS)
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
-_TRUNCATED = "Fetch or compress it again, or take what can be read with --on-error skip."
+_HUB_NAME = re.compile(r"(?:[\w-]+/)?[\w-]+(?:\.[\w-]+)*")
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,8 @@ class Source:
     Attributes:
         name: What messages call it.
         path: Where it is; None for standard input.
-        records: Whether it holds one JSON object a line (.jsonl) instead of plain text.
+        format: Plain text; JSON records, one a line (jsonl) or however the content has them (json);
+            rows of a .csv or a .parquet.
         compression: How its bytes are packed; None when they are not.
         size_bytes: Its size as stored, or that of the part; None for standard input and pipes.
         begin: First byte of the part, in .parquet its first row group.
@@ -38,148 +47,157 @@ class Source:
 
     name: str
     path: Path | None
-    records: bool
+    format: Format = "text"
     compression: Literal["gzip", "zstd"] | None = None
     size_bytes: int | None = None
     begin: int = 0
     end: int | None = None
 
     @property
-    def is_parquet(self) -> bool:
-        """Whether it is a table with a column of texts."""
-        return self.path is not None and self.path.suffix.lower() == ".parquet"
+    def has_keys(self) -> bool:
+        """Whether a key or a column names the text in it."""
+        return self.format != "text"
 
     def file_line(self, line: int) -> int:
         """Turn a line of the part into one of the file; rows of a .parquet count from its start."""
-        if self.is_parquet or self.path is None:
+        if self.format == "parquet" or self.path is None:
             return line
         return line + _lines_before(self.path, self.begin)
 
 
-class ByteStream:
-    """The unpacked bytes of an open source.
+@dataclass(frozen=True)
+class PassedOver:
+    """Something in a folder that is not read.
 
     Attributes:
-        offset: Unpacked bytes read so far.
+        name: Its path.
+        reason: Why it is not read.
     """
 
-    def __init__(self, source: Source, file: IO[bytes], stored: IO[bytes]) -> None:
-        self.offset = 0
-        self._source, self._file, self._stored = source, file, stored
-        self._left = None if source.end is None else source.end - source.begin
-
-    @property
-    def stored_offset(self) -> int:
-        """Bytes read so far as stored, for progress; a pipe counts its unpacked ones."""
-        is_plain = self._source.compression is None or self._source.size_bytes is None
-        return self.offset if is_plain else self._stored.tell()
-
-    def read(self, size_bytes: int) -> bytes:
-        """Read the next bytes; fewer than asked for only at the end.
-
-        Raises:
-            CorruptFileError: The packed file is truncated or not what its name says.
-            InputError: The file cannot be read.
-        """
-        if self._left is not None:
-            size_bytes = min(size_bytes, self._left)
-        try:
-            data = self._file.read(size_bytes)
-        except (EOFError, OSError, zlib.error) as error:
-            name, packed = self._source.name, self._source.compression
-            kind = InputError if packed is None else CorruptFileError
-            what = "cannot be read" if packed is None else f"is truncated or not a {packed} file"
-            raise kind(
-                f"{name} {what}, after {self.offset:,} bytes of text: {error}",
-                "" if packed is None else _TRUNCATED,
-                file=name,
-                byte_offset=self.offset,
-            ) from error
-        self.offset += len(data)
-        if self._left is not None:
-            self._left -= len(data)
-        return data
+    name: str
+    reason: str
 
 
-def find_sources(where: str | Path, stdin_records: bool = False) -> tuple[list[Source], int]:
+def find_sources(
+    where: str | Path, stdin_records: bool = False
+) -> tuple[list[Source], list[PassedOver]]:
     """List the files of text that a path stands for.
 
-    A folder stands for its .txt, .jsonl (also .gz and .zst of them) and .parquet files at any
-    depth, sorted by path; hidden files and folders are left out. A file that is named itself is
-    text whatever its name, unless that ends with .jsonl or .parquet.
+    A folder stands for its .txt, .jsonl, .ndjson, .json, .csv (also .gz and .zst of them) and
+    .parquet files at any depth, sorted by path. A file that is named itself is plain text whatever
+    its name, unless that ends with one of the others.
 
     Args:
         where: File, folder, or ``-`` for standard input.
         stdin_records: Whether standard input holds JSON lines instead of text.
 
     Returns:
-        The sources, and the number of files of a folder that are not text.
+        The sources; and what a folder has besides: hidden files and folders, linked folders, names
+        that are not text.
 
     Raises:
         MissingFileError: There is no such file or folder.
-        InputError: The folder holds no text.
+        InputError: The folder holds no text, or the name cannot be written down.
     """
     if str(where) == STDIN:
-        return [Source("<stdin>", None, stdin_records)], 0
+        return [Source("<stdin>", None, "jsonl" if stdin_records else "text")], []
     path = Path(where)
     if not path.exists():
         raise MissingFileError(
-            f"There is no file or folder {path}.", "Give a text file, a folder or - for stdin.",
-            file=str(path),
-        )  # fmt: skip
+            f"There is no file or folder {path}.", _missing_hint(str(where)), file=str(path)
+        )
     if not path.is_dir():
+        if not _is_utf8(str(path)):
+            raise InputError(
+                f"The name {str(path)!a} is not UTF-8 and cannot stand in a manifest.",
+                "Rename the file.",
+            )
         refuse_gguf(path)
-        return [_source(path)], 0
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not any(part[0] == "." for part in file.relative_to(path).parts)
-    ]
-    sources = [_source(file) for file in files if _plain_suffix(file) in FOLDER_SUFFIXES]
-    if not sources:
+        return [_source(path)], []
+    files, passed_over = _walk(path)
+    if not files:
         raise InputError(
-            f"The folder {path} holds no text: {len(files)} files, none of them "
-            f"{', '.join(FOLDER_SUFFIXES)} (.gz and .zst of the first two count too).",
+            f"The folder {path} holds no text: {len(passed_over)} entries, none of them "
+            f"{', '.join(FOLDER_SUFFIXES)} (.gz and .zst of all but the last count too).",
             "Name a single file to read it whatever its name.",
             folder=str(path),
-            files=len(files),
+            entries=len(passed_over),
         )
-    return sources, len(files) - len(sources)
+    return [_source(file) for file in files], passed_over
 
 
-@contextmanager
-def open_source(source: Source) -> Iterator[ByteStream]:
-    """Open a source for reading its unpacked bytes.
+def check_options(sources: Sequence[Source], split: Split | None, text_key: str | None) -> None:
+    """Check that what is said about a text has an effect on it.
 
-    Yields:
-        The stream.
+    Args:
+        sources: The files of the text.
+        split: What ends a document of plain text; None when nothing was said.
+        text_key: Key or column of the text in records; None when nothing was said.
 
     Raises:
-        InputError: The file cannot be opened.
-        MissingPackageError: Reading .zst needs pyarrow.
+        UsageError: A split for records alone, or a key for plain text alone.
     """
-    if source.path is None:
-        yield ByteStream(source, sys.stdin.buffer, sys.stdin.buffer)
-        return
-    try:
-        stored = source.path.open("rb")
-    except OSError as error:
-        raise InputError(
-            f"{source.name} cannot be opened: {error.strerror}.", file=source.name
-        ) from error
-    with stored:
-        if source.begin:
-            stored.seek(source.begin)
-        file: Any = stored
-        if source.compression == "gzip":
-            file = gzip.GzipFile(fileobj=stored)
-        elif source.compression == "zstd":
-            try:
-                import pyarrow
-            except ImportError:
-                raise MissingPackageError("pyarrow", "parquet", f"Reading {source.name}") from None
-            file = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored), "zstd")
-        yield ByteStream(source, file, stored)
+    name = sources[0].name if len(sources) == 1 else f"{sources[0].name} and the other inputs"
+    if text_key is not None and not any(source.has_keys for source in sources):
+        raise UsageError(
+            f"--text-column {text_key} is for records (.jsonl, .ndjson, .json, .csv, .parquet): "
+            f"{name} is plain text.",
+            "Leave out --text-column, or rename the file after what it holds.",
+            text_key=text_key,
+        )
+    if split is not None and all(source.has_keys for source in sources):
+        raise UsageError(
+            f"--split {split} is for plain text: {name} holds records, each of them a document.",
+            "Leave out --split.",
+            split=split,
+        )
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
+    """Find the files to read below a folder, and what is passed over; both sorted by path."""
+    found: list[Path] = []
+    passed_over: list[PassedOver] = []
+
+    def unreadable(error: OSError) -> None:
+        passed_over.append(PassedOver(str(error.filename), f"{error.strerror}"))
+
+    for base, folders, names in os.walk(folder, onerror=unreadable):
+        for path in (Path(base, name) for name in [*folders, *names]):
+            reason = _reason_not_to_read(path)
+            if reason:
+                passed_over.append(PassedOver(str(path), reason))
+            elif not path.is_dir():
+                found.append(path)
+        folders[:] = [name for name in folders if not _reason_not_to_read(Path(base, name))]
+    return sorted(found), sorted(passed_over, key=lambda entry: entry.name)
+
+
+def _reason_not_to_read(path: Path) -> str:
+    """Say why an entry of a folder is passed over; empty when it is not."""
+    if path.name.startswith("."):
+        return "hidden"
+    if not _is_utf8(path.name):
+        return "its name is not UTF-8"
+    if path.is_dir():
+        return "a linked folder" if path.is_symlink() else ""
+    if not path.is_file():
+        return "a broken link" if path.is_symlink() else "not a regular file"
+    return "" if _plain_suffix(path) in FOLDER_SUFFIXES else "not text by its name"
+
+
+def _missing_hint(name: str) -> str:
+    hint = "Give a text file, a folder or - for stdin."
+    if not _HUB_NAME.fullmatch(name) or _plain_suffix(Path(name)) in FOLDER_SUFFIXES:
+        return hint
+    file = f"{name.rpartition('/')[2]}.jsonl"
+    export = (
+        f"import datasets as d; n = '{name}'; "
+        f"d.load_dataset(n, d.get_dataset_config_names(n)[0], split='train').to_json('{file}')"
+    )
+    return (
+        f"{hint} A data set of the hub is exported first, with its first config and its train "
+        f'split: python -c "{export}", then give {file}.'
+    )
 
 
 def _plain_suffix(path: Path) -> str:
@@ -189,11 +207,19 @@ def _plain_suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _source(path: Path) -> Source:
     return Source(
         name=str(path),
         path=path,
-        records=_plain_suffix(path) == ".jsonl",
+        format=_FORMATS.get(_plain_suffix(path), "text"),
         compression=_COMPRESSIONS.get(path.suffix.lower()),
         size_bytes=path.stat().st_size if path.is_file() else None,
     )

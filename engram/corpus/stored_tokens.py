@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.folder import MANIFEST
+from engram.corpus.folder import MANIFEST, check_whole
 from engram.corpus.manifests import TOKENS_SHAPE
 from engram.corpus.npy_files import read_npy
 from engram.corpus.tokenise import TokenBatch, cut_batches
@@ -23,6 +23,7 @@ class StoredTokens:
 
     Args:
         folder: A folder with `manifest.json`, whose shards name a tokens and a documents file.
+        check_digests: Compare the sha256 of every file too, and not only its size.
 
     Attributes:
         folder: The folder.
@@ -34,9 +35,10 @@ class StoredTokens:
         CorruptFileError: A shard is missing, truncated, or not what the manifest says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, check_digests: bool = False) -> None:
         self.folder = folder
-        shards, self.tokenizer = _manifest(folder)
+        shards, self.tokenizer, files_listed = _manifest(folder)
+        check_whole(folder, files_listed, "Write the folder again.", digests=check_digests)
         files = [
             tuple(_load(folder, shard[f"{kind}_file"]) for kind in ("tokens", "documents"))
             for shard in shards
@@ -91,7 +93,7 @@ class StoredTokens:
         return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
 
 
-def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     path = folder / MANIFEST
     hint = "engram corpus build writes a folder of token shards, and so does engram hash -o."
     values = read_json(path, {"shards": [OBJECT]}, hint=hint, file_names=True)
@@ -102,7 +104,7 @@ def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             folder=str(folder),
         )
     check_shape(values, TOKENS_SHAPE, str(path), hint=hint)
-    return values["shards"], values["tokenizer"]
+    return values["shards"], values["tokenizer"], {"files": values["files"]}
 
 
 def _load(folder: Path, name: str) -> NDArray[Any]:

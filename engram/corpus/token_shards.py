@@ -86,7 +86,10 @@ class DocumentShards:
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an .npy file and see it onto the disk."""
     with path.open("wb") as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
+        # Not `write_array`, whose error on a full disk does not say so.
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(array).data)
         sync(file)
 
 

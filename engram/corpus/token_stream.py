@@ -76,7 +76,7 @@ class TokenStream:
         self,
         reader: TextReader | StoredTokens,
         tokenizer: TokenizerFile,
-        add_eos: bool = False,
+        add_eos: bool = True,
         engine: RayEngine | None = None,
         unit_bytes: int = UNIT_BYTES,
     ) -> None:
@@ -95,7 +95,9 @@ class TokenStream:
 
     def _here(self, reader: TextReader) -> Generator[TokenBatch]:
         fast, engine = fast_encoder(self._tokenizer, reader.total_bytes)
-        parts = tokenise(reader, self._tokenizer, add_eos=self._add_eos, fast=fast)
+        parts = tokenise(
+            reader, self._tokenizer, add_eos=self._add_eos, fast=fast, wrong=reader.wrong
+        )
         with closing(parts):
             yield from parts
         self.notes = Notes(

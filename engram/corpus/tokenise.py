@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.blocks import Block
+from engram.corpus.cutting import MOST_CHARACTERS, uncut_characters
 from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
-from engram.corpus.readers import Block
 from engram.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class TokenBatch:
     read_bytes: int
 
 
+def _raise(error: InputError) -> None:
+    raise error
+
+
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the dtype that token shards use for ids below `vocab_size`: uint16 or uint32."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
@@ -57,6 +62,7 @@ def tokenise(
     *,
     add_eos: bool = False,
     fast: FastEncoder | None = None,
+    wrong: Callable[[InputError], None] = _raise,
 ) -> Generator[TokenBatch]:
     """Encode documents, each with the ids that it has as a whole, without special tokens.
 
@@ -66,17 +72,20 @@ def tokenise(
             RAYON_NUM_THREADS says, all cores without it.
         add_eos: Whether every document ends with the tokenizer's end-of-text token.
         fast: Encodes with gigatoken what it is sure to encode alike, from `fast_encoder`.
+        wrong: Called with the error of a document that can be encoded only as one and is too long
+            for that, which is then left out; raises it by default.
 
     Yields:
         About 1 MiB of documents at a time.
 
     Raises:
-        InputError: There is no end-of-text token to add, or a document that cannot be encoded.
+        InputError: There is no end-of-text token to add, or a document that cannot be encoded, or
+            only as one that is too long.
     """
-    check_eos(tokenizer, add_eos, "Leave out --eos.")
+    check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
     encoder = whole_documents(tokenizer).tokenizer
-    for batch in _batches(blocks):
+    for batch in _batches(_encodable(blocks, encoder, wrong)):
         try:
             encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
         except Exception as error:
@@ -124,16 +133,16 @@ def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
     return replace(tokenizer, tokenizer=copy)
 
 
-def check_eos(tokenizer: TokenizerFile, add_eos: bool, hint: str) -> None:
+def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:
     """Check that there is an end-of-text token where one is to be added.
 
     Raises:
-        InputError: There is none; with the hint.
+        InputError: There is none.
     """
     if add_eos and tokenizer.eos_id is None:
         raise InputError(
             f"The tokenizer {tokenizer.name} has no end-of-text token that could end a document.",
-            hint,
+            "Leave documents without one: --no-eos, or add_eos=False.",
             tokenizer=tokenizer.name,
         )
 
@@ -150,6 +159,35 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _encodable(
+    blocks: Iterable[Block], encoder: Tokenizer, wrong: Callable[[InputError], None]
+) -> Iterator[Block]:
+    """Leave out documents that take too much memory to encode."""
+    for block in blocks:
+        start = 0
+        for index, text in enumerate(block.texts):
+            if characters := uncut_characters(encoder, text):
+                wrong(_too_long_to_encode(block.position(index), characters))
+                if start < index:
+                    yield block.part(start, index)
+                start = index + 1
+        if start == 0:
+            yield block
+        elif start < len(block.texts):
+            yield block.part(start, len(block.texts))
+
+
+def _too_long_to_encode(where: str, characters: int) -> InputError:
+    return InputError(
+        f"{where}: in the document that starts here the tokenizer has to encode {characters:,} "
+        f"characters as one; at most {MOST_CHARACTERS:,} fit into memory.",
+        "Cut the text smaller, with --split line, or leave such documents out with --on-error "
+        "skip.",
+        document=where,
+        characters=characters,
+    )
 
 
 def _encode(

@@ -1,8 +1,9 @@
-"""One unit of a corpus: its documents to token ids, in files of its own that appear whole."""
+"""One unit of a corpus: its documents to token ids, in files of its own."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,7 +21,6 @@ from engram.corpus.readers import OnError, TextReader
 from engram.corpus.tokenise import TokenBatch, cut_batches, fast_encoder, token_dtype, tokenise
 from engram.corpus.units import Unit
 from engram.errors import EngramError, MismatchError
-from engram.files import atomic_write, write_json
 from engram.json_files import read_json
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
     )
     documents = tokens = 0
     digests = hashlib.sha256(), hashlib.sha256()
-    for batch in tokenise(reader.blocks(), tokenizer, add_eos=rules.add_eos, fast=fast):
+    blocks, add_eos = reader.blocks(), rules.add_eos
+    for batch in tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong):
         for digest, data in zip(digests, _data(batch), strict=True):
             digest.update(data)
         documents += len(batch.boundaries) - 1
@@ -156,10 +157,7 @@ def write_unit(
         parts: Its documents and what is known of it.
         report: Called with the bytes of it that were read so far.
     """
-    with (
-        atomic_write(_file(task, "tokens")) as tokens,
-        atomic_write(_file(task, "lengths")) as lengths,
-    ):
+    with _file(task, "tokens").open("wb") as tokens, _file(task, "lengths").open("wb") as lengths:
         for part in parts:
             if isinstance(part, UnitResult):
                 result = part
@@ -167,8 +165,21 @@ def write_unit(
             for file, data in zip((tokens, lengths), _data(part), strict=True):
                 file.write(data)
             report(part.read_bytes)
-    write_json(_file(task, "json"), asdict(result))
+    # Not seen onto the disk: a resumed build finds by their digests what a power cut tore.
+    _file(task, "json").write_text(json.dumps(asdict(result)), encoding="utf-8")
     return result
+
+
+def keep_unit(task: UnitTask, folder: Path) -> None:
+    """Move the files of a unit to where they count as done.
+
+    Args:
+        task: The unit, in the folder of finished ones.
+        folder: Where `write_unit` wrote it.
+    """
+    for kind in ("tokens", "lengths", "json"):  # the last says that the others are whole
+        target = _file(task, kind)
+        (folder / target.name).replace(target)
 
 
 def behind(report: Report, before: int) -> Report:

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from engram.corpus.documents import BLANK, Split, document_ends
+from engram.corpus.documents import DocumentEnds, Split
+from engram.corpus.json_values import holds_json_lines
 from engram.corpus.parquet import rows_of_groups
 from engram.corpus.sources import Source
+from engram.corpus.streams import open_source
+from engram.errors import InputError
 
 UNIT_BYTES = 2**24
 _BLOCK_BYTES = 2**18
@@ -59,11 +62,11 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
 
 def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
     size = source.size_bytes
-    if source.path is None or source.compression is not None or not size:
+    if source.path is None or source.compression is not None or not size or source.format == "csv":
         yield source
         return
     bounds = [0]
-    if source.is_parquet:
+    if source.format == "parquet":
         groups = rows_of_groups(source)
         done, total = 0, max(sum(groups), 1)
         for group, rows in enumerate(groups[:-1], 1):
@@ -74,7 +77,7 @@ def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
         shares = [sum(groups[a:b]) * size // total for a, b in pairwise(bounds)]
         shares[-1] += size - sum(shares)
     else:
-        bounds += _cuts(source, "line" if source.records else split, size, unit_bytes)
+        bounds += _cuts(source, "line" if source.has_keys else split, size, unit_bytes)
         bounds.append(size)
         shares = [end - begin for begin, end in pairwise(bounds)]
     for (begin, end), share in zip(pairwise(bounds), shares, strict=True):
@@ -83,21 +86,28 @@ def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
 
 def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[int]:
     """Find the places between documents where a plain file is cut."""
-    if split == "file" or source.path is None:
+    if split == "file" or source.path is None or size <= unit_bytes or not _is_cut(source):
         return
     with source.path.open("rb") as file:
         cut = 0
         while cut + unit_bytes < size:
-            data, at = b"", cut + unit_bytes
-            file.seek(at)
-            while not (ends := document_ends(data, split, False, 0)):
-                # Blanks at the end may be half of what ends a document.
-                kept = data[len(data.rstrip(BLANK)) :]
-                at += len(data) - len(kept)
-                fresh = file.read(_BLOCK_BYTES)
-                if not fresh:
+            ends = DocumentEnds(split, cut + unit_bytes)
+            file.seek(ends.seen)
+            found: list[int] = []
+            while not found:
+                block = file.read(_BLOCK_BYTES)
+                if not block:
                     return
-                data = kept + fresh
-            cut = at + ends[0]
+                found = ends.feed(block)
+            cut = found[0]
             if cut < size:
                 yield cut
+
+
+def _is_cut(source: Source) -> bool:
+    """Whether a file has its documents between its newlines: no list of JSON records, no UTF-16."""
+    try:
+        with open_source(source) as stream:
+            return source.format != "json" or holds_json_lines(stream)
+    except InputError:  # whoever reads the file says so
+        return False

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.corpus.build import SCHEMA
-from engram.corpus.folder import MANIFEST, sha256_of
-from engram.corpus.manifests import CORPUS_SHAPE
+from engram.corpus.checks import Check, check_of
+from engram.corpus.folder import MANIFEST, damage
+from engram.corpus.hashes import MANIFEST_SCHEMA
+from engram.corpus.manifests import CORPUS_SHAPE, HASHES_SHAPE
 from engram.corpus.npy_files import read_npy
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.tokenise import token_dtype, tokenise
+from engram.corpus.verify_hashes import verify_hashes
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.json_files import TEXT, check_shape, read_json
 from engram.units import plural
@@ -30,23 +34,14 @@ _CHUNK = 2**20
 _KINDS = ("tokens", "documents")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked.
-
-    Attributes:
-        name: What.
-        ok: Whether it is right; None when it could not be checked.
-        detail: What was seen, with the file and the value where something is wrong.
-    """
-
-    name: str
-    ok: bool | None
-    detail: str
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, shapes: Mapping[str, Any] = MappingProxyType({SCHEMA: CORPUS_SHAPE})
+) -> dict[str, Any]:
     """Read the manifest of a corpus.
+
+    Args:
+        folder: The corpus.
+        shapes: Shapes of the manifest, by the schemas that it may have.
 
     Raises:
         MissingFileError: There is no such folder, or it has no manifest.
@@ -63,14 +58,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     hint = "Build it again."
     manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in shapes:
         raise CorruptFileError(
-            f"{path} has the schema {manifest['schema']!r}, not {SCHEMA!r}.",
+            f"{path} has the schema {manifest['schema']!r}, not {' or '.join(shapes)}.",
             "Give a folder that engram corpus build wrote.",
             file=str(path),
             found=manifest["schema"],
         )
-    check_shape(manifest, CORPUS_SHAPE, str(path), hint=hint)
+    check_shape(manifest, shapes[manifest["schema"]], str(path), hint=hint)
     return manifest
 
 
@@ -81,7 +76,7 @@ def verify_corpus(
     sample_units: int = 3,
     sample_documents: int = 1000,
 ) -> list[Check]:
-    """Check a corpus.
+    """Check a corpus, or a folder of hash ids.
 
     Args:
         folder: The corpus.
@@ -97,7 +92,9 @@ def verify_corpus(
         MissingFileError: It is no corpus.
         CorruptFileError: The manifest cannot be read.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, {SCHEMA: CORPUS_SHAPE, MANIFEST_SCHEMA: HASHES_SHAPE})
+    if manifest["schema"] == MANIFEST_SCHEMA:
+        return verify_hashes(folder, manifest)
     files = _check_files(folder, manifest)
     if not files.ok:
         return [files]
@@ -115,19 +112,11 @@ def verify_corpus(
 def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
     expected = {str(file["name"]): file for file in manifest["files"]}
     wrong = [f"{name} is foreign" for name in _names(folder) - {*expected, MANIFEST}]
-    for name, file in expected.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif path.stat().st_size != file["bytes"]:
-            what = "truncated" if path.stat().st_size < file["bytes"] else "too long"
-            wrong.append(f"{name} is {what}: {path.stat().st_size:,} bytes of {file['bytes']:,}")
-        elif sha256_of(path) != file["sha256"]:
-            wrong.append(f"{name} was changed: its sha256 is not the manifest's")
+    wrong += damage(folder, manifest, digests=True)
     listed = {shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS}
     wrong += [f"{name} has no digest" for name in sorted(listed - expected.keys())]
     size = sum(int(file["bytes"]) for file in manifest["files"])
-    return _check(
+    return check_of(
         "files", wrong, f"{plural(len(expected), 'file')}, {size:,} bytes, all digests equal"
     )
 
@@ -159,7 +148,7 @@ def _check_counts(
             total = sum(int(entry[kind]) for entry in part)
             if total != counts[kind]:
                 wrong.append(f"the {name} have {total:,} {kind}, not {counts[kind]:,}")
-    return _check(
+    return check_of(
         "counts",
         wrong,
         f"{plural(counts['documents'], 'document')}, {plural(counts['tokens'], 'token')}",
@@ -178,7 +167,7 @@ def _check_documents(
             wrong.append(f"{name} goes from {bounds[0]} to {bounds[-1]}, not 0 to {len(tokens)}")
         elif (np.diff(bounds) < 0).any():
             wrong.append(f"{name} falls at document {int(np.argmax(np.diff(bounds) < 0))}")
-    return _check("documents", wrong, "boundaries rise from 0 to the end of every shard")
+    return check_of("documents", wrong, "boundaries rise from 0 to the end of every shard")
 
 
 def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]) -> Check:
@@ -197,7 +186,7 @@ def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArra
         if end is not None and ((lengths == 0).any() or (tokens[bounds[1:] - 1] != end).any()):
             wrong.append(f"{name} has a document that does not end with the id {end}")
     ends = f", every document ends with {end}" if end is not None else ""
-    return _check("token ids", wrong, f"all below {size:,}{ends}")
+    return check_of("token ids", wrong, f"all below {size:,}{ends}")
 
 
 def _check_sample(
@@ -239,7 +228,7 @@ def _check_sample(
     left = f"; not there: {plural(len(missing), 'file')}" if missing else ""
     are = "is" if compared == 1 else "are"
     documents = plural(compared, "document")
-    return _check(name, wrong, f"{documents} tokenised again {are} equal{left}")
+    return check_of(name, wrong, f"{documents} tokenised again {are} equal{left}")
 
 
 def _documents(
@@ -259,7 +248,8 @@ def _documents(
     left = min(most, unit["documents"])
     has_eos = manifest["tokenizer"]["eos_id"] is not None
     try:
-        for batch in tokenise(reader.blocks(), tokenizer, add_eos=has_eos):
+        blocks = reader.blocks()
+        for batch in tokenise(blocks, tokenizer, add_eos=has_eos, wrong=reader.wrong):
             bounds = batch.boundaries
             for start, end in pairwise(bounds):
                 if not left:
@@ -278,8 +268,3 @@ def _document(shards: list[tuple[NDArray[Any], NDArray[Any]]], index: int) -> An
             return tokens[bounds[index] : bounds[index + 1]]
         index -= len(bounds) - 1
     return None
-
-
-def _check(name: str, wrong: list[str], right: str) -> Check:
-    more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    return Check(name, not wrong, "; ".join(wrong[:5]) + more if wrong else right)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.blocks import Block
 from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder
-from engram.corpus.readers import Block, TextReader
+from engram.corpus.readers import TextReader
 from engram.corpus.sources import Source
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.tokenise import (
@@ -110,7 +111,7 @@ class DocumentPieces:
         tokenizer: TokenizerFile,
         add_eos: bool,
     ) -> None:
-        check_eos(tokenizer, add_eos, "Leave out add_eos.")
+        check_eos(tokenizer, add_eos)
         self._source, self._add_eos = source, add_eos
         self._tokenizer = whole_documents(tokenizer)
 
@@ -159,7 +160,7 @@ class DocumentPieces:
         piece = first
         while documents := list(islice(mine, _DOCUMENTS_AT_ONCE)):
             if all(isinstance(document, str) for document in documents):
-                origin = Source(f"document {piece} of share {share}", None, records=True)
+                origin = Source(f"document {piece} of share {share}", None, "jsonl")
                 yield piece, *texts.tokens(Block(origin, 1, documents, True, 0))
             else:
                 yield piece, *self._tokens_of_ids(documents)

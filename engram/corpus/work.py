@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.manifests import JOB_SHAPE
+from engram import staging
+from engram.corpus.manifests import DIGESTS_SHAPE, JOB_SHAPE
 from engram.errors import EngramError, InputError
-from engram.files import NO_ROOM, write_json
+from engram.files import write_json
 from engram.json_files import read_json
 
 _JOB = "job.json"
+# Digests of files of the results, noted before the results appear.
+_ASSEMBLED = "assembled.sha256"
+# Where a run writes what is not finished; only the process that holds the lock moves it from there.
+ATTEMPT = "attempt-"
 # How people call what a job's keys hold, where that is not their name.
 _NAMES = {"shard_tokens": "shard size", "add_eos": "end-of-text tokens"}
 
@@ -41,23 +45,27 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
 
     Raises:
         InputError: Something is in the way, the job differs, or another process is at work.
+        DoesNotFitError: The disk is full.
     """
     check_work(folder, job, resume, overwrite)
     work = work_folder(folder)
-    work.mkdir(parents=True, exist_ok=True)
-    with _lock(work, folder):
-        try:
-            _clean(work, keep_done=resume)
-            write_json(work / _JOB, job)
-            yield work
-        except BaseException as error:
-            # What is done says so in a .json of its own.
-            if all(file.name == _JOB for file in work.rglob("*.json")):
-                shutil.rmtree(work, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
-                error.filename = str(folder)  # the name that the user knows
-            raise
-        shutil.rmtree(work)
+    with staging.telling_of(work, folder):
+        work.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(work, folder):
+            if not (resume and _is_begun(work)):
+                # A kill in between leaves units without a job, which count for nothing.
+                (work / _JOB).unlink(missing_ok=True)
+                staging.empty(work)
+            try:
+                _drop_parts(work)
+                write_json(work / _JOB, job)
+                yield work
+            except BaseException:
+                if not _is_begun(work):
+                    with suppress(OSError):
+                        staging.remove(work)
+                raise
+            _remove(work)
 
 
 def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite: bool) -> None:
@@ -73,50 +81,106 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
         InputError: What `working` raises.
     """
     work = work_folder(folder)
-    before = _read_job(work)
-    if work.exists() and before is None and any(work.iterdir()):
-        raise InputError(
-            f"{work} is in the way and was not written by this command.",
-            "Move it away, or choose another folder.",
-            output=str(folder),
-            work=str(work),
-        )
-    if before is not None:
-        with _lock(work, folder):
-            pass
-    if before is not None and not resume and not overwrite:
+    if not os.path.lexists(work):
+        return
+    if not staging.is_stage(work):
+        raise _in_the_way(work, folder)
+    if staging.in_use(work):
+        raise _at_work(folder)
+    if not _is_begun(work):
+        return
+    if not resume and not overwrite:
         raise InputError(
             f"There is an unfinished build of {folder} ({work.name} beside it).",
             "Go on with --resume, or start over with --overwrite.",
             output=str(folder),
             work=str(work),
         )
-    if before is not None and job is not None and resume:
-        differs = _differences(before, job)
-        if differs:
-            words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
-            raise InputError(
-                f"The unfinished build of {folder} began with {words}.",
-                "Give what it began with, or start over with --overwrite and without --resume.",
-                output=str(folder),
-                differs=differs,
-            )
+    before = _read_job(work) or {}
+    if job is not None and resume and (differs := _differences(before, job)):
+        words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
+        raise InputError(
+            f"The unfinished build of {folder} began with {words}.",
+            "Give what it began with, or start over with --overwrite and without --resume.",
+            output=str(folder),
+            differs=differs,
+        )
+
+
+def is_resumable(folder: Path) -> bool:
+    """Whether an unfinished build of a folder has something done."""
+    work = work_folder(folder)
+    return staging.is_stage(work) and _is_begun(work)
 
 
 def discard(folder: Path) -> None:
     """Remove what is left of a build that was killed when its folder was there already."""
     work = work_folder(folder)
-    if _read_job(work) is not None:
-        with _lock(work, folder):
-            shutil.rmtree(work)
+    if os.path.lexists(work) and staging.is_stage(work):
+        with _claimed(work, folder):
+            _remove(work)
 
 
-def _clean(work: Path, *, keep_done: bool) -> None:
-    for entry in list(work.rglob("*.part")) if keep_done else list(work.iterdir()):
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != _JOB:
-            entry.unlink()
+def drop_done(work: Path) -> None:
+    """Count nothing in the hidden folder of a build as done, so that it goes with the build."""
+    (work / _JOB).unlink()
+
+
+def note_assembled(work: Path, file: Path) -> None:
+    """Note that results are whole, before they appear.
+
+    Args:
+        work: The hidden folder of their build.
+        file: A file by which they are known again, such as their manifest.
+    """
+    write_json(work / _ASSEMBLED, {file.name: _digest(file)})
+
+
+def discard_spent(folder: Path) -> None:
+    """Remove the hidden folder of a build that was killed with nothing done, or all.
+
+    All is done when the results have appeared.
+    """
+    work = work_folder(folder)
+    if os.path.lexists(work) and staging.is_stage(work) and not staging.in_use(work):
+        names = {entry.name for entry in work.iterdir()}
+        if names <= {staging.MARK} or _has_appeared(work, folder):
+            discard(folder)
+
+
+def _has_appeared(work: Path, folder: Path) -> bool:
+    """Whether the results that were noted as whole are there."""
+    try:
+        noted: dict[str, str] = read_json(work / _ASSEMBLED, DIGESTS_SHAPE)
+        return all(_digest(folder / Path(name).name) == noted[name] for name in noted)
+    except (OSError, EngramError):
+        return False
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remove(work: Path) -> None:
+    """Remove the hidden folder of results that are there; after a kill it is known as such."""
+    for entry in work.iterdir():
+        if entry.name not in (_ASSEMBLED, staging.MARK):
+            staging.remove_entry(entry)
+    staging.remove(work)
+
+
+def _drop_parts(work: Path) -> None:
+    """Remove files that were not finished when a process ended."""
+    for entry in [*work.rglob("*.part"), *work.rglob(f"{ATTEMPT}*")]:
+        if os.path.lexists(entry):
+            staging.remove_entry(entry)
+
+
+def _is_begun(work: Path) -> bool:
+    """Whether something is done, which says so in a .json of its own."""
+    done = (file for file in work.rglob("*.json") if not file.parent.name.startswith(ATTEMPT))
+    return (work / _JOB).is_file() and any(file.name != _JOB for file in done)
 
 
 def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
@@ -163,16 +227,27 @@ def _read_job(work: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _lock(work: Path, folder: Path) -> Iterator[None]:
+def _claimed(work: Path, folder: Path) -> Iterator[None]:
     """Keep a second build away; the lock goes with the process, however it ends."""
-    descriptor = os.open(work, os.O_RDONLY)
+    if os.path.lexists(work) and not staging.is_stage(work):
+        raise _in_the_way(work, folder)
+    descriptor = staging.claim(work)
+    if descriptor is None:
+        raise _at_work(folder)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another process is building {folder}.", "Wait for it.", output=str(folder)
-            ) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _in_the_way(work: Path, folder: Path) -> InputError:
+    return InputError(
+        f"{work} is in the way and was not written by this command.",
+        "Move it away, or choose another folder.",
+        output=str(folder),
+        work=str(work),
+    )
+
+
+def _at_work(folder: Path) -> InputError:
+    return InputError(f"Another process is building {folder}.", "Wait for it.", output=str(folder))

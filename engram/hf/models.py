@@ -28,7 +28,8 @@ from engram.hf.tables import (
     weights_beside_tables,
 )
 from engram.hf.wiring import wire
-from engram.nn import DiskEmbedding, EngramModule
+from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.tokenizer_path import OWN, read_from
 
 Tables = Literal["ram", "disk"]
 
@@ -99,8 +100,8 @@ class EngramForCausalLM:
             **kwargs: As transformers takes them.
 
         Raises:
-            MismatchError: Tensors of the memory are missing or have another shape, or the token map
-                is not the one of the fingerprint, or the tokenizer beside the weights is another.
+            MismatchError: Tensors of the memory are missing or have another shape, or constants of
+                it are not those of its config, or the tokenizer beside the weights is another.
             UsageError: `tables` is neither, or `cache_rows` is below 0 or of tables in memory.
             MissingError: A quantised base needs a package that is not installed, or a newer one.
         """
@@ -132,7 +133,7 @@ class EngramForCausalLM:
                 f"Check the folder: engram verify {pretrained_model_name_or_path}",
                 tensors=sorted(wrong),
             )
-        model.check_token_map()
+        model.check_constants()
         if pretrained_model_name_or_path is not None:
             model._check_tokenizer(Path(pretrained_model_name_or_path))
         return (model, info) if wants_info else model
@@ -210,6 +211,17 @@ class EngramForCausalLM:
             else:
                 return
         decoder.engram_ids.not_filled = " ".join(missing) or "The config names none."
+
+    def check_constants(self) -> None:
+        """Compare every constant that was loaded with the config; transformers calls no hooks.
+
+        Raises:
+            MismatchError: One of them differs: rows would be read that are not the memory's.
+        """
+        self.check_token_map()
+        for name, module in self.named_modules():  # type: ignore[attr-defined]
+            if isinstance(module, MultiHeadEmbedding):
+                module.check_offsets(name)
 
     def check_token_map(self) -> None:
         """Compare the token map that was loaded with the fingerprint.
@@ -350,7 +362,9 @@ def _tokenizers_here(config: Any) -> list[Path]:
     origin = Path(config.name_or_path)
     named = config.engram["config"].get("tokenizer")
     found = [origin.parent if origin.is_file() else origin] if config.name_or_path else []
-    return [*found, Path(named)] if named else found
+    if named and found:
+        return [*found, Path(read_from(named, found[0]))]
+    return [*found, Path(named)] if named and named != OWN else found
 
 
 def _check_places(tables: str, cache_rows: int) -> None:

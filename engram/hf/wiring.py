@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.same_config import check_config
 from engram.config import EngramConfig
 from engram.errors import MismatchError
 from engram.hf.admission import check_cache
@@ -42,8 +43,10 @@ def wire(
 
     Raises:
         LayoutError: The layers cannot be found, lie past the model's depth, or have another width.
-        MismatchError: A table is missing or has another shape.
+        MismatchError: A table is missing or has another shape, or the constants are not those of
+            the config.
     """
+    check_config(addresses, config, model.config.name_or_path or type(model).__name__)
     decoder, layers, path = find_layers(model)
     check_cache(decoder)
     check_fits(config, addresses.layer_ids, len(layers), model.config.get_text_config())

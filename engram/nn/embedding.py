@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from engram.addressing.same_config import check_constant
 from engram.errors import LayoutError, MismatchError
 from engram.nn.compat import records_a_graph
 from engram.nn.frozen import FrozenTable
@@ -146,6 +147,18 @@ class MultiHeadEmbedding(nn.Module):
                 rows=rows,
             ) from None
 
+    def check_offsets(self, name: str) -> None:
+        """Compare the offsets with those of the heads; on the meta device there are none.
+
+        Args:
+            name: The module's name, for the message.
+
+        Raises:
+            MismatchError: They are those of heads of other sizes.
+        """
+        if not self.offsets.is_meta:
+            check_constant(f"{name}.offsets", self.offsets.tolist(), self._first_rows())
+
     def _check_range(self, hash_ids: Tensor) -> None:
         """Refuse ids that would read another head's rows."""
         if self._bounds is None:
@@ -185,12 +198,5 @@ def _check_shape(table: FrozenTable, rows: int, width: int) -> None:
 def _check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Refuse, before loading, a table that was laid out for heads of other sizes."""
     stored = state.get(f"{prefix}offsets")
-    if stored is None or stored.is_meta or stored.tolist() == module._first_rows():
-        return
-    raise MismatchError(
-        f"{prefix}offsets: the table was made for heads that start at rows {stored.tolist()}, "
-        f"this module's start at {module._first_rows()}.",
-        "Build the module from the config that the weights were trained with.",
-        stored=stored.tolist(),
-        expected=module._first_rows(),
-    )
+    if stored is not None and not stored.is_meta:
+        check_constant(f"{prefix}offsets", stored.tolist(), module._first_rows())

@@ -59,7 +59,7 @@ class EngramModule(nn.Module):
         table: A table on disk, used instead of making one in memory. It cannot learn, and neither
             can quantised ones (fp8, int8): see `FrozenTable.refuse_gradients`.
         device: Where the module is built.
-        dtype: Of all weights but the table, whose own is the config's `table_dtype`.
+        dtype: Of all weights; the table's own is the config's `table_dtype`, where it states one.
 
     Attributes:
         config: As given.
@@ -130,7 +130,7 @@ class EngramModule(nn.Module):
             cache_lines=config.offload_cache_lines,
             table=table,
             device=device,
-            dtype=None if table is not None else getattr(torch, config.table_dtype),
+            dtype=dtype if config.table_dtype is None else getattr(torch, config.table_dtype, None),
         )
         self._build({"device": device, "dtype": dtype})
         self._reset_dense(init)
@@ -334,12 +334,13 @@ def memory_in(module: nn.Module) -> EngramModule:
 def _quantised_table(
     config: EngramConfig, rows: int, device: torch.device | str | None
 ) -> QuantisedEmbedding:
+    stored = str(config.table_dtype)
     if config.offload_cache_lines:
         raise LayoutError(
-            f"Rows of a {config.table_dtype} table are not cached beside the module.",
+            f"Rows of a {stored} table are not cached beside the module.",
             "Set offload_cache_lines to 0.",
             offload_cache_lines=config.offload_cache_lines,
         )
     return QuantisedEmbedding(
-        rows, config.row_width, config.table_dtype, offload=config.use_offload, device=device
+        rows, config.row_width, stored, offload=config.use_offload, device=device
     )

@@ -18,6 +18,7 @@ from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
+from engram.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 SEED_SHARE = Fraction(1, 4)
@@ -81,25 +82,31 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
     return int(part / (1 - part) * model_params)
 
 
-def memory_budget(config: EngramConfig, budget_bytes: int) -> int:
+def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | None = None) -> int:
     """Turn a budget in bytes into the parameters of the largest memory that fits it.
 
-    Rows count in the config's `table_dtype` with their scales, dense parts in `dense_dtype` of it.
+    Rows count with their scales in the dtype that `engram.table_dtype` decides on, dense parts in
+    `dense_dtype` of it.
 
     Args:
         config: The memory's shape.
         budget_bytes: Bytes that tables and modules may take together.
+        base_dtype: Float dtype of the base, if one is known.
     """
-    dense = _dense_params(config)
-    itemsize = dtype_bytes(dense_dtype(config.table_dtype))
+    dense, dtype = _dense_params(config), table_dtype(config, base_dtype).name
+    itemsize = dtype_bytes(dense_dtype(dtype))
     if dense * itemsize > budget_bytes:
         return budget_bytes // itemsize
-    rows = (budget_bytes - dense * itemsize) // row_bytes(config.row_width, config.table_dtype)
+    rows = (budget_bytes - dense * itemsize) // row_bytes(config.row_width, dtype)
     return dense + rows * config.row_width
 
 
 def size_memory(
-    config: EngramConfig, budget_params: int, *, fill: str | float | None = None
+    config: EngramConfig,
+    budget_params: int,
+    *,
+    fill: str | float | None = None,
+    base_dtype: str | None = None,
 ) -> Sizing:
     """Size the tables so that the whole memory fits a budget.
 
@@ -107,6 +114,7 @@ def size_memory(
         config: The memory's shape; its table size is not looked at.
         budget_params: Parameters that tables and modules may have together.
         fill: Instead of a whole k, take this fraction (0 to 1) of the rows that fill the budget.
+        base_dtype: Float dtype of the base, if one is known; for bytes in errors.
 
     Raises:
         DoesNotFitError: No whole k fits (with `fill`: no table at all); the details name the
@@ -129,7 +137,7 @@ def size_memory(
     rows = k * vocab_size if part is None else int(part * fill_rows)
     if rows < smallest:
         needed = smallest if part is not None else -(-smallest // vocab_size) * vocab_size
-        raise _does_not_fit(config, budget_params, fill_rows, needed)
+        raise _does_not_fit(config, budget_params, fill_rows, needed, base_dtype)
     sized = _with_rows(config, rows)
     return Sizing(
         config=sized,
@@ -241,11 +249,16 @@ def _fraction(value: str | float | Fraction) -> Fraction | None:
 
 
 def _does_not_fit(
-    config: EngramConfig, budget_params: int, fill_rows: int, needed_rows: int
+    config: EngramConfig,
+    budget_params: int,
+    fill_rows: int,
+    needed_rows: int,
+    base_dtype: str | None,
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
     needed = count_params(_with_rows(config, needed_rows))
-    needed_bytes = sum(part.size_bytes for part in config_weights(needed, config.table_dtype))
+    dtype = table_dtype(config, base_dtype).name
+    needed_bytes = sum(part.size_bytes for part in config_weights(needed, dtype))
     what = (
         f"k = {needed_rows // vocab_size}"
         if needed_rows % vocab_size == 0

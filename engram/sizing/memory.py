@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from engram.errors import InputError, UsageError
-from engram.sizing.weights import INFERENCE_DTYPES, Group, Kind, Weights
+from engram.sizing.weights import Group, Kind, Weights
+from engram.table_dtype import INFERENCE_DTYPES
 from engram.units import plural
 
 Mode = Literal["inference", "training"]

@@ -10,6 +10,7 @@ from engram.config import LAYOUT_KEYS, EngramConfig
 from engram.errors import ConfigError, EngramError, LayoutError, Problem, UsageError
 from engram.json_files import ANY, TEXT, Maybe, read_json
 from engram.layouts import get_layout
+from engram.tokenizer_path import explicit
 
 MIN_ROWS_PER_HEAD = 2
 
@@ -163,8 +164,7 @@ def _tokenizer(backbone: Backbone) -> str:
     if backbone.source == "catalogue":
         return backbone.name
     folder = Path(backbone.source)
-    # A config is read from elsewhere, too.
-    return str(folder.absolute()) if folder.is_dir() else backbone.source.partition("@")[0]
+    return explicit(folder) if folder.is_dir() else backbone.source.partition("@")[0]
 
 
 def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[str, int | None]:

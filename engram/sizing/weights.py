@@ -9,14 +9,13 @@ from typing import Literal
 from engram.backbone import Backbone
 from engram.sizing.counts import MemoryCount
 from engram.sizing.pages import RowPages, row_pages
+from engram.table_dtype import INFERENCE_DTYPES
 from engram.units import DTYPE_BITS, dtype_name, row_bytes
 
 Kind = Literal["exact", "nominal", "estimated"]
 Group = Literal["table", "dense", "constants", "base"]
 
 BASE_DTYPE = "bfloat16"
-# Formats of stored rows that no optimiser updates in place.
-INFERENCE_DTYPES = ("fp8", "int8", "fp4", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)

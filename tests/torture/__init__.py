@@ -1,0 +1,1 @@
+"""Harm on purpose: kills, full disks, flipped bits, interrupts and damaged files, all seeded."""

@@ -107,6 +107,24 @@ class Released:
         """What the headers say about a tensor's pieces, in order."""
         return [self.stored.tensors[name] for name in self.names(key, scale=scale)]
 
+    def missing(self, key: Key) -> list[str]:
+        """Names of an expected tensor's pieces that are not in the files."""
+        shards, names = self.memory.expected[key].shards, self.names(key)
+        there = {self.slots[name].shard for name in names}
+        if there == {0} and shards > 1 and not SHARD.search(names[0]):
+            return []  # joined into one
+        return [
+            self.family.name_of(key, shard, False, self.slots)
+            for shard in range(shards)
+            if shard not in there
+        ]
+
+    def missing_tables(self) -> list[str]:
+        """Names of pieces of tables that are not in the files."""
+        tables = {slot.key for slot in self.slots.values() if slot.role == "table"}
+        keys = [key for key in self.memory.expected if key[1] in tables]
+        return [name for key in keys for name in self.missing(key)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -146,6 +164,8 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else config
 
 
+# Number of a piece in a name: as released, and as MLX's ports spell it.
+SHARD = re.compile(r"\.shard(?:_|s\.)(\d+)(?=\.)")
 _SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
 
 

@@ -8,6 +8,8 @@ from engram.backbone.headers import TensorInfo
 
 _PLAIN = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _FP8 = ("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ")
+# Quantised by MLX: several values to an integer, their scales and biases beside them.
+MLX_TAG, MLX_PACKED = "U32", "is packed by MLX, which is not read here"
 SCALE_TAGS = ("F8_E8M0", "U8", "F8_E4M3", "BF16", "F16", "F32")
 
 

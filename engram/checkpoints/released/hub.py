@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from engram.backbone.headers import DTYPE_BITS, INDEX_FILE, SINGLE_FILE, TensorInfo
@@ -15,6 +16,8 @@ from engram.checkpoints.released.stored import Gathering, Stored
 from engram.errors import CorruptFileError, MissingFileError
 
 _AT_A_TIME = 8
+# As much of a file as is read to find a few bytes, where the server knows no ranges.
+_MOST_BYTES = 2**24
 
 
 def read_hub(name: str, revision: str | None) -> Stored:
@@ -33,10 +36,14 @@ def read_hub(name: str, revision: str | None) -> Stored:
     config = read_hub_config(name, revision)
     # Read here, since huggingface_hub reads it only once, at import.
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    found = Gathering()
+    found, ranges_work = Gathering(), Event()
 
     def header(file: str) -> dict[str, TensorInfo]:
         try:
+            if not ranges_work.is_set():
+                # huggingface_hub would take a whole file, however large, for the range it asked.
+                _read_range(_url(api, name, file, revision), 0, 7, most_bytes=0)
+                ranges_work.set()
             return _header(api, name, file, revision)
         except EntryNotFoundError:
             raise MissingFileError(
@@ -96,16 +103,54 @@ def _header(api: Any, name: str, file: str, revision: str | None) -> dict[str, T
 
 
 def _read(api: Any, name: str, revision: str | None, info: TensorInfo) -> bytes:
+    url = _url(api, name, str(info.path), revision)
+    data = 8 + int.from_bytes(_read_range(url, 0, 7), "little")
+    return _read_range(url, data + info.start, data + info.stop - 1)
+
+
+def _url(api: Any, name: str, file: str, revision: str | None) -> str:
     from huggingface_hub import hf_hub_url
+
+    return str(hf_hub_url(name, file, revision=revision, endpoint=api.endpoint))
+
+
+def _read_range(url: str, first: int, last: int, most_bytes: int = _MOST_BYTES) -> bytes:
+    """Read some bytes of a file.
+
+    Args:
+        url: The file.
+        first: The first of them.
+        last: The last of them.
+        most_bytes: Bytes to read from the file's start where the server sends it whole instead.
+
+    Raises:
+        CorruptFileError: The server sends other bytes than were asked for, or fewer.
+        ConnectionError: It sends whole files only, and this one is too long for that.
+    """
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    url = hf_hub_url(name, str(info.path), revision=revision, endpoint=api.endpoint)
-
-    def part(first: int, last: int) -> bytes:
-        headers = {**build_hf_headers(), "range": f"bytes={first}-{last}"}
-        response = get_session().get(url, headers=headers)
+    wanted = {"range": f"bytes={first}-{last}", "accept-encoding": "identity"}
+    headers = {**build_hf_headers(), **wanted}
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
         hf_raise_for_status(response)
-        return bytes(response.content)[: last - first + 1]
-
-    data = 8 + int.from_bytes(part(0, 7), "little")
-    return part(data + info.start, data + info.stop - 1)
+        start = 0
+        if response.status_code == 206:
+            start = first
+            stated = response.headers.get("content-range", "")
+            if not stated.startswith(f"bytes {first}-"):
+                raise CorruptFileError(
+                    f"{url}: bytes {first} to {last} were asked for, and the answer holds "
+                    f"{stated or 'some that it does not name'}.",
+                    "Ask the hub itself (unset HF_ENDPOINT).",
+                )
+        elif last >= most_bytes:
+            raise ConnectionError(f"{url}: the server sends whole files only, no ranges of them")
+        content = bytearray()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if start + len(content) > last:
+                break
+    found = bytes(content[first - start : last + 1 - start])
+    if len(found) != last + 1 - first:
+        raise CorruptFileError(f"{url} ends before byte {last}.", "Download or copy it again.")
+    return found

@@ -14,6 +14,7 @@ from engram.checkpoints.released.family import (
     MOST_HEADS,
     MOST_ORDERS,
     MOST_SHARDS,
+    SHARD,
     Expected,
     Family,
     Key,
@@ -32,7 +33,6 @@ _MULTIPLIERS = "ple_embedding.layer_multipliers"
 _SIZES = "ple_embedding.ngram_heads_vocab_sizes"
 _OFFSETS = "ple_embedding.ngram_heads_offsets"
 _NAME = re.compile(r"^((?:.*\.)?layers\.)(\d+)\.ple\.(.+)$")
-_SHARD = re.compile(r"\.shard_(\d+)(?=\.)")
 
 
 def _states(config: Mapping[str, Any]) -> bool:
@@ -46,8 +46,8 @@ def _find(name: str) -> Slot | None:
     key, layer = match[3], int(match[2])
     if key in (_MULTIPLIERS, _SIZES, _OFFSETS):
         return Slot(layer, key, "constants", "constants")
-    shard = _SHARD.search(key)
-    key, is_scale = without_scale(_SHARD.sub("", key))
+    shard = SHARD.search(key)
+    key, is_scale = without_scale(SHARD.sub("", key))
     if key == _TABLE:
         return Slot(layer, key, "table", "table", is_scale, int(shard[1]) if shard else 0)
     return Slot(layer, key, key.split(".")[0], "dense", is_scale)
@@ -57,8 +57,10 @@ def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> st
     match = _NAME.match(next(iter(names), ""))
     start = match[1] if match else "model.language_model.layers."
     tensor = key[1].replace(".weight", ".weight_scale") if scale else key[1]
-    if key[1] == _TABLE and (not names or any(map(_SHARD.search, names))):
-        tensor = tensor.replace("ngram_embedding.", f"ngram_embedding.shard_{shard}.")
+    spelt = next(filter(None, map(SHARD.search, names)), None)
+    if key[1] == _TABLE and (not names or spelt):
+        word = "shards." if spelt and spelt[0].startswith(".shards.") else "shard_"
+        tensor = tensor.replace("ngram_embedding.", f"ngram_embedding.{word}{shard}.")
     return f"{start}{key[0]}.ple.{tensor}"
 
 

@@ -9,8 +9,15 @@ from itertools import combinations
 from engram.backbone.headers import TensorInfo
 from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.checkpoints.released import no_memory, recognise
-from engram.checkpoints.released.family import Expected, Key, Released
-from engram.checkpoints.released.formats import SCALE_TAGS, format_of, scale_shapes, stored_shape
+from engram.checkpoints.released.family import SHARD, Expected, Key, Released
+from engram.checkpoints.released.formats import (
+    MLX_PACKED,
+    MLX_TAG,
+    SCALE_TAGS,
+    format_of,
+    scale_shapes,
+    stored_shape,
+)
 from engram.checkpoints.released.stored import Stored
 from engram.errors import EngramError
 
@@ -69,7 +76,7 @@ def _check_tensors(found: Released) -> Verdict:
     rest: list[str] = []
     for key, tensor in expected.items():
         names, infos = found.names(key), found.infos(key)
-        missing = _missing(found, key, tensor)
+        missing = found.missing(key)
         rest += [f"{name} is missing" for name in missing if name not in found.stored.unread]
         rest += [
             f"{name} is not wired: the config calls for {tensor.shards} shards"
@@ -87,22 +94,9 @@ def _check_tensors(found: Released) -> Verdict:
     problems += rest
     if problems:
         return False, first_of(problems)
-    if any(_missing(found, key, tensor) for key, tensor in expected.items()):
+    if any(map(found.missing, expected)):
         return None, "some are in files that cannot be read; the others are right"
     return True, f"{len(found.slots)} tensors of the memory with the right names and shapes"
-
-
-def _missing(found: Released, key: Key, tensor: Expected) -> list[str]:
-    """Names of a tensor's pieces that are not in the files."""
-    shards = {found.slots[name].shard for name in found.names(key)}
-    if shards == {0} and tensor.shards > 1 and ".shard_0." not in found.names(key)[0]:
-        return []  # joined into one
-    name_of = found.family.name_of
-    return [
-        name_of(key, shard, False, found.slots)
-        for shard in range(tensor.shards)
-        if shard not in shards
-    ]
 
 
 def _shape_problems(
@@ -114,6 +108,8 @@ def _shape_problems(
     stored = None if constant else format_of(infos[0], tensor.shape[-1])
     if constant and dtypes != {"I64"}:
         return [f"{names[0]} is {infos[0].dtype}, not I64"]
+    if infos[0].dtype == MLX_TAG and not constant:
+        return [f"{names[0]} {MLX_PACKED}"]
     if stored is None and not constant:
         return [f"{names[0]} is {infos[0].dtype}, which is no format of weights"]
     shape = stored_shape(tensor.shape, stored.packed if stored else 1)
@@ -121,7 +117,9 @@ def _shape_problems(
     rows = sum(info.shape[0] if info.shape else 1 for info in infos)
     if columns == {shape[1:]} and rows == shape[0]:
         return []
-    where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1].rpartition('.shard_')[2]}"
+    last = SHARD.search(names[-1])
+    where = f"{names[0]} to {names[-1][last.start() + 1 :] if last else names[-1]}"
+    where = names[0] if len(names) == 1 else where
     got = [f"{rows:,}", *map(str, infos[0].shape[1:])]
     right = [f"{shape[0]:,}", *map(str, shape[1:])]
     return [f"{where}: [{' x '.join(got)}], and the config calls for [{' x '.join(right)}]"]

@@ -1,0 +1,102 @@
+"""Are stored addresses those of the memory's config?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engram.addressing.addresses import Addresses
+from engram.addressing.multipliers import multipliers
+from engram.addressing.primes import head_primes, stored_rows
+from engram.config import EngramConfig
+from engram.errors import MismatchError
+
+_HINT = "Copy the folder again from where it was made, or attach again."
+
+
+def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
+    """Compare what stored addresses are for with a config: layout, layers, orders, heads, ids.
+
+    Args:
+        addresses: The memory's constants.
+        config: The memory.
+        where: The file that holds both.
+
+    Raises:
+        MismatchError: They differ.
+    """
+    pairs = {
+        "layout": (addresses.layout.name, config.layout),
+        "layer_ids": (addresses.layer_ids, config.layer_ids),
+        "max_ngram_size": (addresses.max_ngram_size, config.max_ngram_size),
+        "n_head_per_ngram": (addresses.n_heads, config.n_head_per_ngram),
+        "engram_vocab_size": (addresses.raw_vocab_size, config.engram_vocab_size),
+    }
+    for key, (stored, stated) in pairs.items():
+        if stored != stated:
+            raise MismatchError(
+                f"{where}: the memory's addresses are for {key} {stored}, its config says "
+                f"{stated}.",
+                _HINT,
+                path=where,
+                key=key,
+                stored=stored,
+                expected=stated,
+            )
+
+
+def check_config(addresses: Addresses, config: EngramConfig, where: str) -> None:
+    """Compare every constant of stored addresses with those that follow from a config.
+
+    Args:
+        addresses: The memory's constants.
+        config: The memory.
+        where: The file that holds both.
+
+    Raises:
+        MismatchError: They differ; the message names the layer and the first entry that does.
+    """
+    check_shape(addresses, config, where)
+    ids = addresses.layer_ids
+    primes = head_primes(config, ids)
+    factors = multipliers(config, addresses.vocab_size, ids)
+    for layer in addresses.layers:
+        heads = [prime for order in primes[layer.layer_id] for prime in order]
+        rows = stored_rows(primes[layer.layer_id], config.row_multiple)
+        check_constant(f"{where}: layer {layer.layer_id}: primes", layer.heads, heads)
+        check_constant(f"{where}: layer {layer.layer_id}: stored_rows", [layer.stored_rows], [rows])
+        check_constant(
+            f"{where}: layer {layer.layer_id}: multipliers",
+            layer.multipliers,
+            factors[layer.layer_id],
+        )
+
+
+def check_constant(name: str, stored: Any, expected: Any) -> None:
+    """Compare a stored constant with the one that follows from the config.
+
+    Args:
+        name: Layer and constant, as the subject of a message.
+        stored: Its entries as they are stored.
+        expected: Those that are right.
+
+    Raises:
+        MismatchError: They differ; the message names the first entry that does.
+    """
+    stored, expected = [int(value) for value in stored], [int(value) for value in expected]
+    if stored == expected:
+        return
+    pairs = zip(stored, expected, strict=False)
+    first = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
+    what = (
+        f"it has {len(stored)} entries; by the config {len(expected)}"
+        if first is None
+        else f"entry {first} is {stored[first]}; by the config {expected[first]}"
+    )
+    raise MismatchError(
+        f"{name}: {what}. Wrong rows would be read.",
+        _HINT,
+        constant=name,
+        entry=first,
+        stored=stored[:100],
+        expected=expected[:100],
+    )

@@ -1,0 +1,47 @@
+"""The dtype of a base's values, which a memory that is attached to it takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engram.backbone.headers import TensorInfo
+from engram.backbone.quantisation import stated_quantisation
+
+# As safetensors names them, and as torch does.
+_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+
+def count_values(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """Count the values of tensors by dtype tag."""
+    values: dict[str, int] = {}
+    for info in tensors.values():
+        values[info.dtype] = values.get(info.dtype, 0) + info.size
+    return values
+
+
+def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> str | None:
+    """Return the dtype of most of a base's values; the one that a quantised base computes in.
+
+    Args:
+        config: Its config.json.
+        values: Number of values by dtype tag, as the headers of its weights say; None without
+            weights.
+
+    Returns:
+        Name of a float dtype; None where neither config nor weights tell.
+    """
+    stated = _stated(config)
+    if stated is not None and (not values or stated_quantisation(config) is not None):
+        return stated
+    floats = {tag: size for tag, size in (values or {}).items() if tag in _FLOATS}
+    return _FLOATS[max(floats, key=lambda tag: floats[tag])] if floats else None
+
+
+def _stated(config: Mapping[str, Any]) -> str | None:
+    text = config.get("text_config")
+    for part in (text if isinstance(text, dict) else {}, config):
+        name = str(part.get("dtype") or part.get("torch_dtype")).removeprefix("torch.")
+        if name in _FLOATS.values():
+            return name
+    return None

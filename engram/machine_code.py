@@ -1,0 +1,39 @@
+"""Functions compiled by numba, whose machine code is kept on disk where that works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function when it is first called.
+
+    Other compiled functions cannot call the result; what they call is compiled with numba's njit.
+
+    Args:
+        **options: Options of numba's njit.
+    """
+
+    def compile_function(function: Callable[..., Any]) -> Any:
+        from numba import njit
+
+        try:
+            kernel = njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder to keep machine code in
+            return njit(**options)(function)
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            nonlocal kernel
+            try:
+                return kernel(*arguments)
+            except Exception:
+                # The machine code could not be kept, or what is kept there is damaged.
+                kernel = njit(**options)(function)
+                return kernel(*arguments)
+
+        return call
+
+    return compile_function

@@ -1,0 +1,106 @@
+"""Ctrl-C once or twice at random moments: the prompt is back at once, and --resume goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+# Units and shards are small, so that there is something to go on from.
+SCRIPT = """
+from engram.corpus import units
+units.UNIT_BYTES = 200_000
+from engram_cli.main import main
+main()
+"""
+COMMANDS = {
+    "build": ["corpus", "build", "text.txt", "-o", "out", "--shard-size", "100000"],
+    "hash": ["hash", "text.txt", "-o", "out", "--shard-tokens", "100000"],
+}
+
+
+@pytest.fixture(scope="module")
+def text():
+    return "".join(f"Paragraph {i} on the Milky Way and {i * 7919}.\n\n" for i in range(60_000))
+
+
+def start(folder, name, workers, *more):
+    words = [*COMMANDS[name], "-t", str(BPE), "-j", str(workers), *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, as a shell gives each command
+    )
+
+
+def finish(process):
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return errors
+
+
+def digests(folder):
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
+
+
+def interrupt(process):
+    """Send what a terminal sends to all processes of the command; returns the time."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    return time.monotonic()
+
+
+def check(folder, text, name, workers, seed, repetitions):
+    """Interrupt a command once or twice, and compare what --resume makes with a whole run."""
+    moments = random.Random(seed)
+    (folder / "text.txt").write_text(text)
+    began = time.monotonic()
+    finish(start(folder, name, workers))
+    seconds = time.monotonic() - began
+    expected = digests(folder / "out")
+    for path in (folder / "out").iterdir():
+        path.unlink()
+    for _ in range(repetitions):
+        process = start(folder, name, workers)
+        # From when the hidden folder is there: before it, Python itself is being loaded.
+        while not (folder / ".out.building").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, seconds / 2))
+        last = interrupt(process)
+        if moments.random() < 0.6:
+            time.sleep(moments.uniform(0, 0.3))
+            last = interrupt(process)
+        _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - last < 3
+        assert process.returncode in (130, 0, -signal.SIGINT), errors
+        assert "Traceback" not in errors
+        assert errors.count("--resume") <= 1
+        finish(start(folder, name, workers, "--resume"))
+        assert digests(folder / "out") == expected
+        assert sorted(path.name for path in folder.iterdir()) == ["out", "text.txt"]
+        for path in (folder / "out").iterdir():
+            path.unlink()
+
+
+@pytest.mark.parametrize(("name", "workers"), [("build", 2), ("hash", 1)])
+def test_interrupts_at_a_random_moment(text, tmp_path, name, workers):
+    check(tmp_path, text[: len(text) // 4], name, workers, seed=1, repetitions=1)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["build", "hash"])
+def test_interrupts_at_twenty_random_moments(text, tmp_path, name, workers):
+    check(tmp_path, text, name, workers, seed=workers, repetitions=20)
