@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from engram.config import CONFIG_KEYS, EngramConfig
-from engram.errors import ConfigError, InputError, MissingFileError, Problem
+from engram.errors import ConfigError, MissingFileError, Problem
 from engram.files import atomic_write
 from engram.gguf import refuse_gguf
 from engram.strict_yaml import Mapping, parse_mapping
@@ -70,7 +70,7 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
         comments: Explain every key in the line above it.
         title: What the config is, for the first line.
     """
-    lines = [f"# {title}"] if title else []
+    lines = [f"# {_one_line(title)}"] if title else []
     for key, value in config.to_dict().items():
         if comments and key in CONFIG_KEYS:
             lines.append(f"\n# {CONFIG_KEYS[key]}")
@@ -86,23 +86,18 @@ def write_config(
     """Write a config file as `dump_config` does, whole or not at all; one there is replaced.
 
     A tokenizer by a path that starts with ``.`` is written as a path from the file's folder.
-
-    Raises:
-        InputError: The path of the tokenizer is not UTF-8.
     """
     if config.tokenizer is not None:
         config = replace(config, tokenizer=write_to(config.tokenizer, Path(path).parent))
-    text = dump_config(config, comments=comments, title=title)
-    try:
-        content = text.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"The name {config.tokenizer!a} is not UTF-8 and cannot stand in a config.",
-            "Rename the tokenizer's folder.",
-            tokenizer=config.tokenizer,
-        ) from None
-    with atomic_write(Path(path)) as file:
-        file.write(content)
+    with atomic_write(Path(path), "w") as file:
+        file.write(dump_config(config, comments=comments, title=title))
+
+
+def _one_line(text: str) -> str:
+    """Escape what would end a comment or is not UTF-8: a title may name a file."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def _scalar(value: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from engram.config import CONFIG_KEYS, EngramConfig
 from engram.config_file import dump_config, read_config, read_values, write_config
-from engram.errors import ConfigError, InputError, MissingFileError
+from engram.errors import ConfigError, MissingFileError
 from engram.strict_yaml import parse_mapping, parse_value
 from engram.templates import load_template
 
@@ -262,8 +262,8 @@ def test_every_key_is_explained_and_rows_per_head_stand_beside_the_tables():
     assert lines[at - 1] == "# Rows per HEAD: [100, 200], this // n_head_per_ngram."
 
 
-def test_a_name_that_is_not_utf_8_is_not_written(tmp_path):
-    config = replace(load_template("tiny"), tokenizer="/tmp/\udcff")
-    with pytest.raises(InputError, match="is not UTF-8"):
-        write_config(tmp_path / "a.yaml", config)
-    assert list(tmp_path.iterdir()) == []
+def test_names_of_every_kind_are_written_and_read(tmp_path):
+    name = "/tmp/\udcff\x1b\nseed: 3"
+    config = replace(load_template("tiny"), tokenizer=name)
+    write_config(tmp_path / "a.yaml", config, title=f"For {name}")
+    assert read_config(tmp_path / "a.yaml") == config
