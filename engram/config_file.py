@@ -12,6 +12,7 @@ import yaml
 from engram.config import CONFIG_KEYS, EngramConfig
 from engram.errors import ConfigError, MissingFileError, Problem
 from engram.files import atomic_write
+from engram.gguf import refuse_gguf
 from engram.strict_yaml import Mapping, parse_mapping
 from engram.tokenizer_path import write_to
 
@@ -27,6 +28,7 @@ def read_config(path: Path | str) -> EngramConfig:
 
     Raises:
         ConfigError: Everything that is wrong with it, each with its line and key.
+        InputError: It is a GGUF file.
         MissingFileError: There is no such file.
     """
     found = _read_mapping(Path(path))
@@ -68,7 +70,7 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
         comments: Explain every key in the line above it.
         title: What the config is, for the first line.
     """
-    lines = [f"# {title}"] if title else []
+    lines = [f"# {_one_line(title)}"] if title else []
     for key, value in config.to_dict().items():
         if comments and key in CONFIG_KEYS:
             lines.append(f"\n# {CONFIG_KEYS[key]}")
@@ -91,6 +93,13 @@ def write_config(
         file.write(dump_config(config, comments=comments, title=title))
 
 
+def _one_line(text: str) -> str:
+    """Escape what would end a comment or is not UTF-8: a title may name a file."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def _scalar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_scalar(item) for item in value)}]"
@@ -102,6 +111,7 @@ def _scalar(value: Any) -> str:
 
 
 def _read_mapping(path: Path) -> Mapping:
+    refuse_gguf(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)

@@ -10,9 +10,10 @@ from engram.errors import InputError
 _COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTE_UNITS = {
     **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
     **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
 }
-_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)(e\+?[0-9]{1,3})?\s*([A-Za-z]*)\s*")
 _MOST = 2**63 - 1
 
 # Bits of one stored table value; the e8m0 scales of fp8 rows are counted by `row_bytes`.
@@ -26,7 +27,7 @@ FP8_SCALE_BLOCK = 32
 
 
 def parse_count(text: str | int) -> int:
-    """Read a count such as ``40M``, ``1.5B`` or ``124,439,808``.
+    """Read a count such as ``40M``, ``1.5B``, ``1.5e9`` or ``124,439,808``.
 
     Args:
         text: A whole number, or a number with one of K, M, B (= G), T, all decimal.
@@ -41,11 +42,12 @@ def parse_count(text: str | int) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size such as ``8GiB``, ``80GB`` or ``1048576B``.
+    """Read a size such as ``8GiB``, ``80GB``, ``80G`` or ``1.5e9``.
 
     Args:
-        text: A number with B, KB, MB, GB, TB (decimal) or KiB, MiB, GiB, TiB (binary). The unit is
-            never left out: who writes 8 mostly means gigabytes.
+        text: A number with B, KB, MB, GB, TB (decimal; K, M, G, T are the same) or KiB, MiB, GiB,
+            TiB (binary). A number with an exponent is bytes; of others the unit is never left out:
+            who writes 8 mostly means gigabytes.
 
     Returns:
         The size in bytes.
@@ -64,7 +66,9 @@ def _parse(text: str, units: dict[str, int], what: str, examples: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise wrong()
-    number, unit = match[1].replace(",", "").replace("_", ""), match[2].upper()
+    number, unit = match[1].replace(",", "").replace("_", ""), match[3].upper()
+    if match[2]:
+        number, units = number + match[2], {"": 1, **units}
     if unit not in units:
         raise wrong("" if unit else ": it has no unit")
     value = Decimal(number) * units[unit]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer import completion
+from typer.core import CompletionItem, TyperCommand, TyperGroup  # type: ignore[attr-defined]
 
 from engram.seams import Seam, callable_seam
 
 PACKAGE = "typer"
+PROGRAM = "engram"
 # Typer carries its own copy of Click, so its class of usage errors has no public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -29,6 +31,26 @@ def described(param: Any) -> Any:
 def read_with(param: Any, reader: Any) -> None:
     """Have a parameter read its values with an object that has ``coerce(value, param, ctx)``."""
     param._runtime_param = reader
+
+
+# What a shell's completion function sets, as `--show-completion` prints it.
+COMPLETE_VARIABLE = "_ENGRAM_COMPLETE"
+
+
+def complete(group: Any, instruction: str) -> int:
+    """Answer a shell that completes a command line; returns the exit code.
+
+    Args:
+        group: The root of the commands.
+        instruction: Value of `COMPLETE_VARIABLE`, such as "complete_bash".
+    """
+    completion.get_completion_inspect_parameters()  # registers the shells
+    return completion.shell_complete(group, {}, PROGRAM, COMPLETE_VARIABLE, instruction)
+
+
+def completion_item(value: str, help: str) -> Any:
+    """Return one completion, as a group's `shell_complete` lists them."""
+    return CompletionItem(value, help=help)
 
 
 def _usage_errors() -> bool:
@@ -67,6 +89,14 @@ SEAMS = (
         callable_seam("typer.core", f"TyperGroup.{name}", "commands that are imported when called")
         for name in _OF_GROUPS
     ),
+    *(
+        callable_seam("typer.completion", name, "completion of commands in shells")
+        for name in (
+            *("get_completion_inspect_parameters", "install_callback"),
+            *("show_callback", "shell_complete"),
+        )
+    ),
+    callable_seam("typer.core", "CompletionItem", "completion of commands in shells"),
     Seam(
         "BadParameter.__mro__[1]",
         "ending wrong calls with 2 and naming the option",

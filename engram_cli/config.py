@@ -18,10 +18,10 @@ from engram_cli.help import Command, new_app
 from engram_cli.options import (
     BudgetOption,
     DryRunOption,
+    FileOption,
     JsonOption,
     KOption,
     ModelOption,
-    OutputOption,
     OverwriteOption,
     QuietOption,
     VerboseOption,
@@ -96,7 +96,7 @@ def new(
             "--set", metavar="KEY=VALUE", help="Set a config key, the value as in YAML. Repeatable."
         ),
     ] = None,
-    output: OutputOption = None,
+    output: FileOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -118,8 +118,11 @@ def new(
     from engram.new_config import new_config
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    if output is not None:
+    is_printed = output is None or str(output) == "-"
+    if output is not None and not is_printed:
         check_file(output, overwrite)
+    elif output is not None and json:
+        raise UsageError("-o - and --json both want stdout.", "Give -o a file.")
     backbone = _backbone(model)
     answer = {"schema": SCHEMA, "template": template}
     with out.answering_no(answer), blaming(ctx, _OPTIONS_OF, general="settings"):
@@ -134,7 +137,7 @@ def new(
         out.warn(doubt)
     title = f"From template {template}" + (f", for {model}" if model else "")
     is_written = False
-    if output is not None and not dry_run:
+    if output is not None and not is_printed and not dry_run:
         write_config(output, made, title=title)
         is_written = True
     payload = {
@@ -150,7 +153,7 @@ def new(
     else:
         text = dump_config(made, title=title)
         out.result(payload, lambda console: console.print(text, end="", soft_wrap=True))
-        if output is not None:
+        if not is_printed:
             out.note(f"{output} would be written.")
 
 
@@ -188,6 +191,7 @@ def check(
     sources: Annotated[
         list[str], typer.Argument(metavar="FILE|TEMPLATE...", help="Config files, or templates.")
     ],
+    model: ModelOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -195,14 +199,18 @@ def check(
     """Check configs: every problem with its file, line, key and what would be right.
 
     All of them are checked. Ends with exit code 3 when there is a problem, and with 4 when a file
-    is not there. Tables that nobody could store are a warning.
+    is not there. With --model, layers, widths and vocabulary are compared with that model's. Tables
+    that nobody could store or that any text fills are a warning, and so is a pad that texts hold,
+    where the config's tokenizer is a file or folder here.
 
     Examples:
         $ engram config check config.yaml
+        $ engram config check gpt2 --model gpt2
         $ engram config check gpt2 demo --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    verdicts = [check_config(source) for source in sources]
+    backbone = _backbone(model)
+    verdicts = [check_config(source, backbone) for source in sources]
     exit_code = max(verdict.exit_code for verdict in verdicts)
     for source in sources:
         note_folder(out, source)

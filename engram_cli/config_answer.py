@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram.addressing.token_doubts import token_doubts
 from engram.config import EngramConfig
 from engram.config_doubts import config_doubts
 from engram.config_file import read_config
 from engram.errors import ConfigError, EngramError
-from engram.templates import find_config
+from engram.templates import find_config, load_config
+from engram.units import plural
 from engram_cli.errors import failure_of
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from engram.addressing.tokenizer_files import TokenizerFile
+    from engram.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +50,23 @@ class Verdict:
         }
 
 
-def check_config(source: str) -> Verdict:
-    """Check the config of a file or template; whatever is wrong with it is the answer."""
+def check_config(source: str, backbone: Backbone | None = None) -> Verdict:
+    """Check the config of a file or template; whatever is wrong with it is the answer.
+
+    Args:
+        source: The file or template.
+        backbone: The model that it is meant for, if that is known.
+    """
     path = source
     try:
         path = str(find_config(source))
-        warnings = config_doubts(read_config(path))
+        config = read_config(path)
+        if backbone is not None:
+            from engram.sizing.shape import check_backbone
+
+            check_backbone(config, backbone, path)
+        tokenizer = _tokenizer(load_config(source))
+        warnings = [*config_doubts(config), *token_doubts(config, tokenizer)]
     except ConfigError as error:
         problems = tuple(error.details["problems"])
         return Verdict(path=path, text=error.message, problems=problems, exit_code=error.exit_code)
@@ -58,7 +75,20 @@ def check_config(source: str) -> Verdict:
         problem = {"key": "", "message": failure.message, "line": None}
         text = f"{failure.message} {failure.hint}"
         return Verdict(path=path, text=text, problems=(problem,), exit_code=failure.exit_code)
-    return Verdict(path=path, text=f"{path}: ok", warnings=tuple(warnings))
+    doubts = f", with {plural(len(warnings), 'warning')}" if warnings else ""
+    return Verdict(path=path, text=f"{path}: ok{doubts}", warnings=tuple(warnings))
+
+
+def _tokenizer(config: EngramConfig) -> TokenizerFile | None:
+    """Read a config's tokenizer if it is a file or folder here; the hub is not asked."""
+    if config.tokenizer is None or not Path(config.tokenizer).expanduser().exists():
+        return None
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    try:
+        return load_tokenizer(config.tokenizer)
+    except EngramError:
+        return None
 
 
 def derived(config: EngramConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import typer
 from engram.errors import EngramError, EngramWarning, MissingPackageError
 from engram.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
+from engram_cli.printable import printable
 
 # Exit code of a command that Ctrl-C ended, as shells count it.
 INTERRUPTED = 130
@@ -127,7 +128,7 @@ def _warnings_as_text() -> Iterator[None]:
 
     def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
         if issubclass(category, EngramWarning):
-            print(f"Warning: {message}", file=sys.stderr, flush=True)
+            print(printable(f"Warning: {message}"), file=sys.stderr, flush=True)
         else:
             show(message, category, *more, **options)
 
@@ -164,7 +165,8 @@ def _report(error: BaseException, as_json: bool) -> int:
             import traceback
 
             traceback.print_exception(error)
-        print(failure.to_json() if as_json else failure.to_text(), file=sys.stderr, flush=True)
+        text = failure.to_json() if as_json else printable(failure.to_text())
+        print(text, file=sys.stderr, flush=True)
     return failure.exit_code
 
 

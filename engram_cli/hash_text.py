@@ -63,7 +63,7 @@ def show(console: Console, payload: dict[str, Any], verbose: bool) -> None:
         _show_cache(console, payload["cache"])
     if payload["output"] is not None:
         size = format_bytes(payload["output_bytes"])
-        console.print(f"\nWrote {payload['output']}: {size}, readable with numpy alone.")
+        console.print(f"\nWrote {payload['output']}: {size}.")
 
 
 def _table(heads: list[dict[str, Any]], verbose: bool) -> Any:

@@ -14,6 +14,8 @@ import typer
 
 import engram
 from engram.errors import UsageError
+from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, complete, completion_item
+from engram_cli.completion import InstallCompletionOption, ShowCompletionOption
 from engram_cli.errors import INTERRUPTED, run
 from engram_cli.help import Group, command_of, new_app
 
@@ -56,13 +58,20 @@ class Commands(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command to run."""
-        if args[0] not in COMMANDS:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
             near = get_close_matches(args[0], COMMANDS, n=1)
             raise UsageError(
                 f"{args[0]!r} is no command.",
                 f"Did you mean {near[0]}?" if near else "See engram --help.",
             )
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """List what completes a word, without importing a command."""
+        found = [(name, text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        if incomplete.startswith("-"):
+            return list(super().shell_complete(ctx, incomplete))
+        return [completion_item(name, text) for name, text in found]
 
     def main(
         self,
@@ -74,11 +83,14 @@ class Commands(Group):
         **extra: Any,
     ) -> Any:
         """Run the command line and exit."""
+        instruction = os.environ.get(COMPLETE_VARIABLE)
+        if instruction:
+            sys.exit(complete(self, instruction))
         words = sys.argv[1:] if args is None else list(args)
         options = words[: words.index("--")] if "--" in words else words
 
         def action() -> None:
-            with self.make_context("engram", words, **extra) as context:
+            with self.make_context(PROGRAM, words, **extra) as context:
                 self.invoke(context)
 
         sys.exit(run(action, as_json="--json" in options))
@@ -97,8 +109,12 @@ def _show_version(value: bool) -> None:
 def engram_(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "-V", "--version", help="Show the version.", callback=_show_version, is_eager=True
+        ),
     ] = False,
+    install_completion: InstallCompletionOption = False,
+    show_completion: ShowCompletionOption = False,
 ) -> None:
     """Size, build, attach, check and report Engram memories for language models.
 

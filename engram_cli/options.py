@@ -56,6 +56,12 @@ TrustRemoteCodeOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write the result.")
 ]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Where to write the result; - prints it instead."
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is already at the output path.")
 ]

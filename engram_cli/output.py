@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engram.errors import DoesNotFitError
 from engram.files import Progress
 from engram_cli.errors import drop_closed_stdout
+from engram_cli.printable import Printable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,12 +60,12 @@ class Output:
     def note(self, text: str) -> None:
         """Tell the user something that is no part of the answer."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def note_from_signal(self, text: str) -> None:
         """Print a note from a handler of signals, which may have interrupted another one."""
         if not self.quiet:
-            _write_at_once(f"{text}\n")
+            _write_at_once(f"{printable(text)}\n")
 
     def leave(self) -> None:
         """Leave the terminal in order when the process is about to end in a handler of signals."""
@@ -79,11 +80,11 @@ class Output:
     def detail(self, text: str) -> None:
         """Tell the user something that only `-v` asks for."""
         if self.verbose:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def warn(self, text: str) -> None:
         """Warn the user; `-q` does not silence it."""
-        print(f"Warning: {text}", file=sys.stderr, flush=True)
+        _tell(f"Warning: {text}")
 
     @contextmanager
     def answering_no(self, payload: Mapping[str, Any]) -> Iterator[None]:
@@ -115,8 +116,12 @@ class Output:
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(title, unit) as step:
+        with progress_bar(printable(title), unit) as step:
             yield step
+
+
+def _tell(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _print(text: str) -> None:
@@ -138,7 +143,11 @@ def _ignore(done: int, total: int | None) -> None:
 
 
 def _draw(show: Callable[[Console], None]) -> str:
-    from rich.console import Console
+    from rich.console import Console, RenderHook
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[Any]) -> list[Any]:
+            return [Printable(renderable) for renderable in renderables]
 
     is_terminal = sys.stdout.isatty()
     console = Console(
@@ -148,6 +157,7 @@ def _draw(show: Callable[[Console], None]) -> str:
         highlight=False,
         emoji=False,
     )
+    console.push_render_hook(Hook())
     with console.capture() as capture:
         show(console)
     text = capture.get()

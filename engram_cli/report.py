@@ -229,6 +229,7 @@ def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
         "host_bytes": use.host_bytes,
         "fits_device": use.fits_device,
         "fits_host": use.fits_host,
+        "fits": use.fits,
     }
 
 

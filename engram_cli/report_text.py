@@ -11,6 +11,8 @@ from engram.units import format_bytes, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
+_JUDGED = ("fits_device", "fits_host")
+_FITS = {True: "yes", False: "no", None: "unknown"}
 _FOLDED = 5  # equal parts of so many layers are one line
 _KINDS = {
     "config": "a config",
@@ -108,7 +110,7 @@ def _show_reads(console: Console, reads: dict[str, Any]) -> None:
 def _show_homes(console: Console, payload: dict[str, Any]) -> None:
     from rich.table import Table
 
-    judged = payload["fits"] is not None
+    judged = any(home[key] is not None for home in payload["homes"] for key in _JUDGED)
     table = Table("tables on", box=None, pad_edge=False)
     whose = "a rank's " if payload["tp"] > 1 else ""
     for heading in (f"{whose}gpu", f"{whose}cpu", f"{whose}disk"):
@@ -117,8 +119,7 @@ def _show_homes(console: Console, payload: dict[str, Any]) -> None:
         table.add_column("fits")
     for home in payload["homes"]:
         sizes = [format_bytes(home[f"rank_{place}_bytes"]) for place in ("gpu", "cpu", "disk")]
-        fits = all(home[key] is not False for key in ("fits_device", "fits_host"))
-        table.add_row(home["tables"], *sizes, *(["yes" if fits else "no"] if judged else []))
+        table.add_row(home["tables"], *sizes, *([_FITS[home["fits"]]] if judged else []))
     console.print()
     console.print(table)
 
@@ -143,19 +144,19 @@ def _show_training(console: Console, payload: dict[str, Any]) -> None:
 
 
 def _show_fits(console: Console, payload: dict[str, Any]) -> None:
-    totals, answers = payload["totals"], {True: "yes", False: "no"}
+    totals = payload["totals"]
     console.print()
     if payload["fits_device"] is not None:
         console.print(
             f"Fits a device of {format_bytes(payload['device_memory_bytes'])}: "
-            f"{answers[payload['fits_device']]}, {format_bytes(totals['rank_gpu_bytes'])} "
+            f"{_FITS[payload['fits_device']]}, {format_bytes(totals['rank_gpu_bytes'])} "
             f"on the device{'' if totals['base_params'] else ', without the base model'}"
         )
     if payload["fits_host"] is not None:
         host_bytes = payload["tp"] * totals["rank_cpu_bytes"]
         console.print(
             f"Fits a host of {format_bytes(payload['host_memory_bytes'])}: "
-            f"{answers[payload['fits_host']]}, {format_bytes(host_bytes)} on the host"
+            f"{_FITS[payload['fits_host']]}, {format_bytes(host_bytes)} on the host"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -201,7 +202,13 @@ def size(
         write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
     out.result(answer, lambda console: show(console, sizing, answer, per))
-    attach = f"engram attach {model or 'MODEL'} -c {emit or 'engram.yaml'} -o FOLDER"
+    if backbone is not None and backbone.unsuited:
+        out.note(f"No memory can be attached to {backbone.name}: it is {backbone.unsuited}.")
+        return
+    # A catalogue name may be short; attach asks the hub.
+    is_listed = backbone is not None and backbone.source == "catalogue"
+    target = backbone.name if backbone is not None and is_listed else model or "MODEL"
+    attach = f"engram attach {shlex.quote(target)} -c {emit or 'engram.yaml'} -o FOLDER"
     out.next_step(attach if emit else f"the same with --emit engram.yaml, then {attach}")
 
 

@@ -278,6 +278,54 @@ def test_version():
     done = engram("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("engram 0.")
+    assert engram("-V").stdout == done.stdout
+
+
+def test_the_library_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "engram", "size", "--nothing"],
+        env=ENV, text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "See engram size --help." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("engram s", ["size"]),
+        ("engram co", ["config", "corpus", "convert"]),
+        ("engram corpus v", ["verify"]),
+        ("engram size --mo", ["--model"]),
+        ("engram --v", ["--version"]),
+        ("engram nothing a", ["allocate", "attach"]),
+    ],
+)
+def test_shells_complete_words_without_heavy_packages(words, completions):
+    code = (
+        "import atexit, sys\nfrom engram_cli.main import main\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\nmain()"
+    )
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**ENV, "_ENGRAM_COMPLETE": "complete_bash", **asked},
+        text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (0, completions), done.stderr
+    heavy = {"torch", "transformers", "numba", "numpy", "sympy", "tokenizers", "rich"}
+    assert not heavy & set(done.stderr.split())
+
+
+def test_completion_of_an_unknown_shell(monkeypatch, capsys):
+    def unknown(*_):
+        raise typer.Exit(1)
+
+    monkeypatch.setattr("typer.completion.show_callback", unknown)
+    with pytest.raises(SystemExit) as end:
+        cli.app(["--show-completion"])
+    assert end.value.code == 2
+    assert "Run it from bash" in capsys.readouterr().err
 
 
 # --- Real shells -------------------------------------------------------------------------------

@@ -89,8 +89,44 @@ def test_what_does_not_fit(engram):
     code, out, _ = engram(*words)
     assert code == 5
     assert "Fits a device of 80.00 GiB: no, 189.42 GiB on the device" in out
-    for more in (["--tp", 4], ["--tables", "cpu"], ["--tables", "disk"]):
-        assert answer(engram(*words, *more, "--json"))["fits"] is True
+    for more, fits in (
+        (["--tp", 4], True),
+        (["--tables", "cpu"], None),
+        (["--tables", "cpu", "--host-memory", "1TiB"], True),
+        (["--tables", "disk"], None),
+    ):
+        payload = answer(engram(*words, *more, "--json"))
+        assert payload["fits"] is fits, more
+        (home,) = [home for home in payload["homes"] if home["tables"] == payload["tables"]]
+        assert home["fits"] is fits
+    lines = engram(*words, "--tables", "disk")[1].splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith(("gpu ", "cpu ", "disk "))] == [
+        *("no", "unknown", "unknown")
+    ]
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "memory.yaml"])
+def test_a_gguf_file_is_told_as_such(engram, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"GGUF\3\0\0\0" + bytes(64))
+    text = tmp_path / "text.txt"
+    text.write_text("The river.")
+    for words in (
+        ["report", path],
+        ["verify", path],
+        ["lookup", path, "the river"],
+        ["attach", path, "-c", "gpt2", "-o", tmp_path / "out"],
+        ["size", "--model", path],
+        ["config", "check", path],
+        ["hash", text, "-c", path],
+        ["hash", text, "-t", path],
+        ["hash", path],
+        ["convert", path, "-o", tmp_path / "out"],
+    ):
+        code, out, err = engram(*words)
+        assert code == 3, (words, err)
+        assert "is a GGUF file, a format that is not read" in out + err, words
+        assert "Give the checkpoint that it was converted from" in out + err, words
 
 
 def test_ranks(engram):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import sparse_folder
 
 from engram.config_file import read_config
 from engram.sizing.budget import size_memory
@@ -204,7 +205,8 @@ def test_the_next_step_is_no_part_of_the_answer(engram):
     _, out, err = engram("size", "--model", "gpt2")
     assert "Next" not in out
     assert err == (
-        "Next: the same with --emit engram.yaml, then engram attach gpt2 -c engram.yaml -o FOLDER\n"
+        "Next: the same with --emit engram.yaml, then "
+        "engram attach openai-community/gpt2 -c engram.yaml -o FOLDER\n"
     )
     assert engram("size", "--model", "gpt2", "-q")[1:] == (out, "")
     assert engram("size", "--model", "gpt2", "--json")[2] == ""
@@ -275,3 +277,21 @@ def test_allocate_fits_a_terminal(engram):
     _, out, err = engram("allocate", "--total", "9.9B", "--active", "993M", "--row-width", 80)
     assert max(map(len, out.splitlines())) <= 80
     assert err == "Next: engram size --model MODEL --budget 2226750000\n"
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ({"model_type": "gpt2", "is_encoder_decoder": True}, "an encoder-decoder"),
+        ({"model_type": "mamba2"}, "a model without attention"),
+    ],
+)
+def test_no_next_step_leads_to_what_attach_refuses(engram, tmp_path, base, reason):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**base, **sizes, "num_attention_heads": 2}))
+    tensors = {f"model.layers.{layer}.mixer.weight": ("F32", (8, 64)) for layer in range(2)}
+    sparse_folder.write_file(tmp_path / "model.safetensors", tensors)
+    code, _, err = engram("size", "--model", tmp_path, "--rows", 100)
+    assert code == 0, err
+    assert reason in err
+    assert "attach " not in err.replace("No memory can be attached", "")

@@ -283,7 +283,7 @@ def test_check_doubts_tables_that_nobody_can_store(engram, answer, tmp_path):
     assert (code, payload["ok"]) == (0, True)
     assert [len(file["warnings"]) for file in payload["files"]] == [1, 0]
     code, out, err = engram("check", "huge.yaml")
-    assert (code, out) == (0, "huge.yaml: ok\n")
+    assert (code, out) == (0, "huge.yaml: ok, with 1 warning\n")
     assert err.startswith("Warning: huge.yaml: engram_table_size makes 20,000,000,000,000 rows")
     (tmp_path / "wide.yaml").write_text(
         text.replace("10000000000000", "300000000000").replace(
@@ -299,3 +299,42 @@ def test_what_is_not_there_is_named(engram):
     assert "none.yaml" in error["message"]
     code, error = failure(engram, "show", "gpt-2")
     assert (code, error["hint"]) == (4, "Did you mean gpt2?")
+
+
+def test_new_prints_to_stdout_for_a_dash(engram, tmp_path):
+    assert engram("new", "tiny", "-o", "-") == engram("new", "tiny")
+    assert list(tmp_path.iterdir()) == []
+    assert failure(engram, "new", "tiny", "-o", "-")[0] == 2
+
+
+def test_check_compares_with_a_model(engram, answer):
+    assert answer("check", "gpt2", "--model", "gpt2")[1]["ok"] is True
+    engram("new", "gpt2", "--set", "layer_ids=[1,12]", "--set", "hidden_size=512", "-o", "a.yaml")
+    code, payload = answer("check", "a.yaml", "--model", "gpt2")
+    assert (code, payload["ok"]) == (3, False)
+    problems = {it["key"]: it["message"] for it in payload["files"][0]["problems"]}
+    assert problems.keys() == {"layer_ids", "hidden_size"}
+    assert "layers 0 to 11" in problems["layer_ids"]
+    assert "512 is not openai-community/gpt2's, which is 768" in problems["hidden_size"]
+    problems = answer("check", "llama", "--model", "gpt2")[1]["files"][0]["problems"]
+    assert {"engram_vocab_size", "hidden_size"} <= {problem["key"] for problem in problems}
+
+
+def test_check_doubts_tables_that_any_text_fills(engram, answer):
+    for name in template_names():
+        assert answer("check", name)[1]["files"][0]["warnings"] == [], name
+    engram("new", "gpt2", "--set", "engram_table_size=[2048,256]", "-o", "small.yaml")
+    code, out, err = engram("check", "small.yaml")
+    assert (code, out) == (0, "small.yaml: ok, with 1 warning\n")
+    assert "32 rows per HEAD for 50,257 token ids: any text fills" in err
+
+
+def test_check_doubts_a_pad_that_texts_hold(engram, answer, local_bpe):
+    settings = [f"tokenizer={local_bpe}", "engram_vocab_size=544", "eos_id=1"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    for pad, doubts in (("2", 0), ("1", 0), ("300", 1), ("nothing", 1)):
+        engram("new", "tiny", *words, "--set", f"pad_id={pad}", "-o", "a.yaml", "--overwrite")
+        code, payload = answer("check", "a.yaml")
+        warnings = payload["files"][0]["warnings"]
+        assert (code, len(warnings)) == (0, doubts), warnings
+        assert all(f"pad_id {pad}" in text.replace("'", "") for text in warnings)

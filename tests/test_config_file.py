@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from engram.config import CONFIG_KEYS, EngramConfig
 from engram.config_file import dump_config, read_config, read_values, write_config
 from engram.errors import ConfigError, MissingFileError
 from engram.strict_yaml import parse_mapping, parse_value
+from engram.templates import load_template
 
 GOOD = """\
 layout: demo
@@ -258,3 +260,10 @@ def test_every_key_is_explained_and_rows_per_head_stand_beside_the_tables():
         assert value is not None or lines[at].endswith(": null")
     at = lines.index("engram_table_size: [800, 1600]")
     assert lines[at - 1] == "# Rows per HEAD: [100, 200], this // n_head_per_ngram."
+
+
+def test_names_of_every_kind_are_written_and_read(tmp_path):
+    name = "/tmp/\udcff\x1b\nseed: 3"
+    config = replace(load_template("tiny"), tokenizer=name)
+    write_config(tmp_path / "a.yaml", config, title=f"For {name}")
+    assert read_config(tmp_path / "a.yaml") == config

@@ -240,5 +240,5 @@ def test_what_cannot_be_read_is_refused(stored, tmp_path):
     with pytest.raises(CorruptFileError, match="is truncated"):
         HashedDataset(folder, CONFIG, window_tokens=T)
     (folder / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="lists token shards"):
+    with pytest.raises(InputError, match="shards is missing"):
         HashedDataset(folder, CONFIG, window_tokens=T)

@@ -95,8 +95,9 @@ def test_public_names_exist():
 def test_the_library_neither_imports_its_command_line_nor_prints():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert "import engram_cli" not in text, path
-        assert "from engram_cli" not in text, path
+        if path != PACKAGE / "__main__.py":
+            assert "import engram_cli" not in text, path
+            assert "from engram_cli" not in text, path
         for word in ("print(", "sys.exit(", "input("):
             lines = [line for line in text.splitlines() if line.strip().startswith(word)]
             assert lines == [], path
@@ -112,7 +113,9 @@ FLOORS = (
         "files",
         "folders",
         "full_disk",
+        "gguf",
         "hub",
+        "json_files",
         "machine_code",
         "staging",
         "strict_yaml",
@@ -158,7 +161,7 @@ def imported_names(path):
 
 def test_imports_point_downwards():
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    parts -= {"__init__", "__pycache__", "data", "_templates"}
+    parts -= {"__init__", "__main__", "__pycache__", "data", "_templates"}
     assert parts <= FLOOR_OF.keys(), "a new part of the library needs its floor"
     upwards = [
         f"{path.relative_to(PACKAGE)} imports {name}"

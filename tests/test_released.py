@@ -359,7 +359,7 @@ def test_an_index_that_lies(tmp_path):
     index.write_text(json.dumps({"weight_map": weight_map}))
     assert "outside of its folder" in failed(folder)["files"]
     index.write_text("[1, 2")
-    assert "not an index" in failed(folder)["files"]
+    assert "is not JSON" in failed(folder)["files"]
 
 
 def test_the_tokenizer_at_hand(tmp_path, local_bpe, local_word, engram):

@@ -488,7 +488,7 @@ def test_settings_that_make_no_sense(tmp_path):
     with pytest.raises(ConfigError, match="heads_per_ngram: '8' is no whole number"):
         inspect_checkpoint(folder)
     (folder / "config.json").write_text("[]")
-    with pytest.raises(CorruptFileError, match="not a JSON object"):
+    with pytest.raises(CorruptFileError, match="not an object"):
         inspect_checkpoint(folder)
 
 

@@ -191,7 +191,14 @@ def test_a_larger_budget_never_gives_less():
 
 
 @pytest.mark.parametrize(
-    ("share", "budget"), [("0.25", 41_479_936), (0.2, 31_109_952), ("0.5", GPT2_PARAMS)]
+    ("share", "budget"),
+    [
+        ("0.25", 41_479_936),
+        (0.2, 31_109_952),
+        ("20%", 31_109_952),
+        ("2e-1", 31_109_952),
+        ("0.5", GPT2_PARAMS),
+    ],
 )
 def test_share_is_of_the_whole_after_attaching(share, budget):
     assert share_budget(GPT2_PARAMS, share) == budget

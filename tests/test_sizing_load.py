@@ -142,7 +142,7 @@ def test_statistics_of_something_else_are_refused(engram, tmp_path):
     with pytest.raises(MissingFileError, match=r"no file .*nothing\.json"):
         read_statistics(tmp_path / "nothing.json")
     (tmp_path / "other.json").write_text('{"schema": "engram.size/1"}')
-    with pytest.raises(InputError, match="no result of engram hash"):
+    with pytest.raises(InputError, match="not a result of engram hash"):
         read_statistics(tmp_path / "other.json")
     raw = read_statistics(write_statistics(tmp_path / "raw.json", compressed=None))
     with pytest.raises(MismatchError, match="n-grams of raw ids"):
@@ -174,6 +174,6 @@ def test_a_text_in_the_place_of_its_statistics_is_not_to_be_overwritten(tmp_path
     ):
         text = tmp_path / name
         text.write_text("The quick brown fox.\n")
-        with pytest.raises(InputError, match="no result of engram hash") as refusal:
+        with pytest.raises(InputError, match="not a result of engram hash") as refusal:
             read_statistics(text)
         assert refusal.value.hint == wanted.format(text)

@@ -28,13 +28,16 @@ def test_counts(text, count):
         ("1.5 KiB", 1536),
         ("1048576B", 2**20),
         ("1tib", 2**40),
+        ("24G", 24 * 10**9),
+        ("1.5e9", 1_500_000_000),
+        ("2e3MiB", 2000 * 2**20),
     ],
 )
 def test_sizes(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "abc", "-5", "1e9", "nan", "inf", "4 apples", "1.2.3"])
+@pytest.mark.parametrize("text", ["", "abc", "-5", "1e", "1e-9", "nan", "inf", "4 apples", "1.2.3"])
 def test_what_is_no_number(text):
     for read in (parse_count, parse_bytes):
         with pytest.raises(InputError, match="is not a") as caught:

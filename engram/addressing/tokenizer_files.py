@@ -13,19 +13,59 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.cache import read_cached, write_cached
 from engram.addressing.tokenizer_hub import fetch_files
 from engram.errors import CorruptFileError, MissingFileError, UsageError
+from engram.gguf import refuse_gguf
+from engram.json_files import COUNT, OBJECT, Each, Kind, Maybe, read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
-# Read for special and added tokens alone.
-_EXTRAS = (SETTINGS, "config.json", "special_tokens_map.json", "added_tokens.json")
 _UNCONVERTED = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 _CACHE = "digests"
+
+
+def _is_token(value: Any) -> bool:
+    if isinstance(value, dict):
+        flags = [value[flag] for flag in _FLAGS if flag in value]
+        return isinstance(value.get("content"), str) and all(type(it) is bool for it in flags)
+    return isinstance(value, str)
+
+
+def _are_tokens(value: Any) -> bool:
+    tokens = value.values() if isinstance(value, dict) else value
+    return isinstance(value, (dict, list)) and all(map(_is_token, tokens))
+
+
+_TOKEN = Kind("a token: a text, or an object with its content and flags", _is_token)
+_TOKENS = Kind("a list of tokens, or an object of them", _are_tokens)
+_BY_ID = Kind(
+    "an object of tokens by id",
+    lambda value: (
+        isinstance(value, dict)
+        and _are_tokens(value)
+        and all(key.isascii() and key.isdigit() and len(key) < 20 for key in value)
+    ),
+)
+_SPECIAL = {
+    **{f"{role}_token": Maybe(_TOKEN) for role in _ROLES},
+    "additional_special_tokens": Maybe(_TOKENS),
+}
+# Read for special and added tokens alone.
+_EXTRAS: dict[str, Any] = {
+    SETTINGS: {
+        **_SPECIAL,
+        "extra_special_tokens": Maybe(_TOKENS),
+        "added_tokens_decoder": Maybe(_BY_ID),
+    },
+    "config.json": OBJECT,
+    "special_tokens_map.json": _SPECIAL,
+    "added_tokens.json": Each(COUNT),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +113,13 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
     if path.is_dir():
         return _read(name, path / TOKENIZER)
     if path.is_file():
+        refuse_gguf(path)
         return _read(name, path)
     if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(name) or name.endswith(".json"):
         raise MissingFileError(
             f"There is no tokenizer at {name}.", "Give a folder, a tokenizer.json or a hub id."
         )
-    return _read(name, fetch_files(name, revision, TOKENIZER, _EXTRAS))
+    return _read(name, fetch_files(name, revision, TOKENIZER, tuple(_EXTRAS)))
 
 
 def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
@@ -219,9 +260,8 @@ def _missing_tokens(
 def _added_token(token: Any) -> Any:
     from tokenizers import AddedToken
 
-    flags = ("lstrip", "rstrip", "normalized", "single_word", "special")
     given = token if isinstance(token, dict) else {"special": True}
-    return AddedToken(_text(token), **{flag: given[flag] for flag in flags if flag in given})
+    return AddedToken(_text(token), **{flag: given[flag] for flag in _FLAGS if flag in given})
 
 
 def _text(token: Any) -> str:
@@ -232,14 +272,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Read a file that may be missing."""
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptFileError(
-            f"{path} is not JSON: {error}.", "Fetch it again.", path=str(path)
-        ) from None
-    if not isinstance(values, dict):
-        raise CorruptFileError(f"{path} holds no JSON object.", "Fetch it again.", path=str(path))
+    values: dict[str, Any] = read_json(path, _EXTRAS[path.name], hint="Fetch it again.")
     return values
 
 

@@ -20,6 +20,8 @@ _COUNT = re.compile(r"(?:^|_)(?:layers?|experts?|blocks|depth)$")
 _UNUSED = 2**14
 # Layers after the last one that predict further tokens, and that no causal model loads.
 _EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
+# No layer of these keeps keys and values, beside which a memory's past is kept.
+_WITHOUT_ATTENTION = ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm")
 _WIDTHS = ("hidden_size", "vocab_size")
 _NARROWER = ("num_attention_heads", "num_key_value_heads", "num_experts_per_tok")
 _LAYER = re.compile(r"^(.*?)\.?(\d+)\.")
@@ -51,6 +53,24 @@ def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a config's text model: those of a ``text_config``, before its own."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else dict(config)
+
+
+def unsuited(config: Mapping[str, Any]) -> str:
+    """Return the reason why no memory can be attached to a model, as far as its config tells.
+
+    Attaching asks transformers, which knows more.
+
+    Args:
+        config: The raw config.json.
+
+    Returns:
+        A noun with its article; empty when there is no reason.
+    """
+    if config.get("is_encoder_decoder") is True:
+        return "an encoder-decoder, which is not a causal language model by itself"
+    if text_part(config).get("model_type") in _WITHOUT_ATTENTION:
+        return "a model without attention, whose past is in no cache that counts tokens"
+    return ""
 
 
 def stated_depth(config: Mapping[str, Any]) -> Any:

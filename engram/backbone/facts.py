@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part
+from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
 from engram.backbone.counting import Counts, count
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
 from engram.backbone.float_dtype import count_values, float_dtype
@@ -45,6 +45,8 @@ class Backbone:
         pad_token_id: As the config states it; None when it does not.
         bos_token_id: The same; the first of a list.
         eos_token_id: The same; the first of a list.
+        unsuited: Reason why no memory can be attached, as a noun with its article; empty when the
+            config gives none.
         dtype: dtype of most stored weights, a key of `engram.units.DTYPE_BITS`; None when the
             config does not say.
         float_dtype: Float dtype that a memory of this base has by default: that of most stored
@@ -69,6 +71,7 @@ class Backbone:
     eos_token_id: int | None = None
     dtype: str | None = None
     float_dtype: str | None = None
+    unsuited: str = ""
 
     @classmethod
     def from_config(
@@ -137,6 +140,7 @@ class Backbone:
             eos_token_id=_token_id(keys.get("eos_token_id")),
             dtype=_dtype(keys),
             float_dtype=float_dtype(config, None if headers is None else count_values(headers)),
+            unsuited=unsuited(config),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
 from engram.file_names import is_weight_file
+from engram.gguf import refuse_gguf
+from engram.json_files import TEXT, Each, parse_json, read_json
 
 DTYPE_BITS = {
     **{
@@ -31,6 +32,7 @@ _LFS, _LFS_BYTES = b"version https://git-lfs", 1024
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+INDEX_SHAPE = {"weight_map": Each(TEXT)}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                     "Get them: git lfs pull",
                     path=str(path),
                 )
+            refuse_gguf(path)
             if file_bytes < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
                 raise _corrupt(path, f"a header of {length} bytes in a file of {file_bytes}")
             text = file.read(length)
@@ -87,17 +90,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise MissingFileError(
             f"{path} cannot be read: {error.strerror}.", "Check the path.", path=str(path)
         ) from None
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _corrupt(path, f"its header is not JSON ({error})") from None
-    if not isinstance(header, dict):
-        raise _corrupt(path, "its header is not a JSON object")
+    header = parse_json(text, f"The header of {path}")
     header.pop("__metadata__", None)
     data_start = 8 + length
-    return {
+    tensors = {
         name: _tensor(path, name, entry, data_start, file_bytes) for name, entry in header.items()
     }
+    _check_places(path, tensors, data_start, file_bytes)
+    return tensors
 
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> TensorInfo:
@@ -114,6 +114,20 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int)
     if stop > file_bytes:
         raise _corrupt(path, f"tensor {name!r} ends at byte {stop} in a file of {file_bytes}")
     return TensorInfo(entry["dtype"], shape, start, stop, path)
+
+
+def _check_places(
+    path: Path, tensors: dict[str, TensorInfo], data_start: int, file_bytes: int
+) -> None:
+    """Check that the tensors follow one another from the header to the end, as the format asks."""
+    end = data_start
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start != end:
+            what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
+            raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
+        end = info.stop
+    if end != file_bytes:
+        raise _corrupt(path, f"its tensors end at byte {end} in a file of {file_bytes}")
 
 
 def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
@@ -158,16 +172,13 @@ def read_weight_map(index: Path) -> dict[str, str]:
     Raises:
         CorruptFileError: It is no such index, or names what is no safetensors file of its folder.
     """
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-        files = set(weight_map.values())
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise _corrupt(index, f"it is not an index of shards ({error!r})") from None
+    weight_map: dict[str, str] = read_json(index, INDEX_SHAPE)["weight_map"]
+    files = set(weight_map.values())
     foreign = sorted(repr(file) for file in files if not is_weight_file(file))
     if foreign:
         what = f"it names {foreign[0]}, which is outside of its folder or no .safetensors file"
         raise _corrupt(index, what)
-    return dict(weight_map)
+    return weight_map
 
 
 def _corrupt(path: Path, what: str) -> CorruptFileError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
-from engram.errors import CorruptFileError, MissingFileError
+from engram.errors import MissingFileError
+from engram.gguf import refuse_gguf
 from engram.hub import fetch, reason
+from engram.json_files import read_json
 
 
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
@@ -69,6 +70,7 @@ def _from_folder(path: Path) -> Backbone:
     folder = path.parent if path.name == "config.json" else path
     file = folder / "config.json"
     if not _exists(file):
+        refuse_gguf(path)
         what = "it has no config.json" if _exists(folder) else "there is no such folder"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",
@@ -81,21 +83,11 @@ def _from_folder(path: Path) -> Backbone:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_bytes())
+        config: dict[str, Any] = read_json(file)
     except OSError as error:
         raise MissingFileError(
             f"{file} cannot be read: {error.strerror}.", "Check its permissions.", path=str(file)
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(
-            f"{file} is not JSON: {error}.", "Download or copy it again.", path=str(file)
-        ) from None
-    if not isinstance(config, dict):
-        raise CorruptFileError(
-            f"{file} is not a model's config: it holds a {type(config).__name__}, not an object.",
-            "Give the folder of a Hugging Face model.",
-            path=str(file),
-        )
     return config
 
 

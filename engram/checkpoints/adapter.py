@@ -12,11 +12,14 @@ from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
 from engram.checkpoints.settings import damaged, read_settings, stated_settings
 from engram.errors import MismatchError, MissingFileError
+from engram.json_files import OBJECT, TEXT, Maybe, read_json
 
 if TYPE_CHECKING:
     from engram.checkpoints.memory import Attachment
 
 ADAPTER_FILE = "engram_adapter.json"
+_BASE = {"name": TEXT, "tensors_sha256": TEXT, "hub_id": Maybe(TEXT), "revision": Maybe(TEXT)}
+_SHAPE = {"base": _BASE, "model_config": OBJECT}
 
 
 def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, Any]:
@@ -111,20 +114,9 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_FILE
     demand_file(path)
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise damaged(str(path), f"it is not JSON ({error})") from None
-    base = values.get("base") if isinstance(values, dict) else None
-    if not isinstance(base, dict) or not isinstance(values.get("model_config"), dict):
-        raise damaged(str(path), "it has no base and model_config")
-    if not isinstance(base.get("name"), str) or not isinstance(base.get("tensors_sha256"), str):
-        raise damaged(str(path), f"base is {base!r:.80}, without name and tensors_sha256")
-    for key in ("hub_id", "revision"):
-        if not isinstance(base.get(key), str | None):
-            raise damaged(str(path), f"base.{key} is {base[key]!r:.80}, not a text")
-    whole: dict[str, Any] = values
-    return whole
+    hint = "Copy the folder again from where it was made, or attach again."
+    values: dict[str, Any] = read_json(path, _SHAPE, hint=hint)
+    return values
 
 
 def pinned_revision(model: str | Path, adapter: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +20,9 @@ from engram.backbone.headers import (
 from engram.backbone.quantisation import base_params
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
+from engram.gguf import refuse_gguf
 from engram.hub import probe
+from engram.json_files import read_json
 
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
 # and would drop the memory without a word.
@@ -107,6 +108,7 @@ def resolve_model(
     path = Path(model)
     if path.is_dir():
         return path
+    refuse_gguf(path)
     if path.exists() or isinstance(model, Path) or model.startswith((".", "/", "~")):
         raise MissingFileError(
             f"{model} is not a folder with a checkpoint.",
@@ -243,12 +245,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "Give the folder that holds config.json and the weights.",
             path=str(path),
         )
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}", path=str(path)) from None
-    if not isinstance(config, dict):
-        raise CorruptFileError(f"{path} is not a JSON object.", path=str(path))
+    config: dict[str, Any] = read_json(path)
     return config
 
 

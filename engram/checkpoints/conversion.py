@@ -35,6 +35,7 @@ from engram.checkpoints.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.shards import QUANTISED_TAGS, TensorStream, plan_shards
 from engram.checkpoints.stored_tensor import StoredTensor, read_bytes
 from engram.config import EngramConfig
+from engram.json_files import read_json
 from engram.layouts import get_layout
 from engram.table_dtype import table_dtype
 from engram.tokenizer_path import is_path
@@ -249,7 +250,7 @@ def rewritten(
 def _settings_file(memory: MemorySource, config: EngramConfig) -> dict[str, str]:
     """Write the settings of an attached folder or an adapter anew, with another dtype."""
     name = ADAPTER_FILE if memory.kind == "adapter" else CONFIG_FILE
-    values = json.loads((memory.path / name).read_bytes())
+    values = read_json(memory.path / name)
     model_config = values["model_config"] if memory.kind == "adapter" else values
     settings = {**model_config["engram"], "config": config.to_dict()}
     model_config["engram"] = without_weights(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from engram.config import EngramConfig
 from engram.errors import EngramError, UsageError
 from engram.files import Progress, write_json
 from engram.folders import check_folder, new_folder
+from engram.json_files import read_json
 from engram.table_dtype import table_dtype
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ def own_files(folder: Path) -> set[str] | None:
     if attached is not None:
         return attached
     try:
-        stated = json.loads((folder / MEMORY_FILE).read_bytes())
+        stated = read_json(folder / MEMORY_FILE)
         shards = read_weight_map(folder / INDEX_FILE).values()
         return {*shards, INDEX_FILE, CONFIG_FILE, MEMORY_FILE} if "config" in stated else None
-    except (EngramError, OSError, ValueError, TypeError, RecursionError):
+    except (EngramError, OSError):
         return None
 
 

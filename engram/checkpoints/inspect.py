@@ -20,12 +20,17 @@ from engram.checkpoints.released.stored import named
 from engram.checkpoints.settings import damaged, stated_settings
 from engram.config import EngramConfig
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
+from engram.json_files import COUNT, OBJECT, check_shape
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
 from engram.tokenizer_path import OWN, read_from
 from engram.units import DTYPE_BITS, dtype_name
 
+_SETTINGS = {
+    "config": OBJECT,
+    "addresses": {"layers": [{"layer_id": COUNT, "primes": [[COUNT]]}]},
+}
 _MEMORY_TENSOR = re.compile(r"(?:^|\.)(\d+)\.engram\.(.+)$")
 
 CheckpointKind = Literal["attached", "adapter", "released"]
@@ -228,14 +233,12 @@ def _base_weights(
 
 
 def _stated(name: str, settings: Any) -> tuple[EngramConfig, dict[int | None, int]]:
-    try:
-        config = EngramConfig.from_dict(settings["config"])
-        hash_rows: dict[int | None, int] = {
-            int(layer["layer_id"]): sum(sum(primes) for primes in layer["primes"])
-            for layer in settings["addresses"]["layers"]
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(f"{name}: the key engram of its config", repr(error)) from None
+    check_shape(settings, _SETTINGS, f"The key engram of {name}'s config")
+    config = EngramConfig.from_dict(settings["config"])
+    hash_rows: dict[int | None, int] = {
+        layer["layer_id"]: sum(map(sum, layer["primes"]))
+        for layer in settings["addresses"]["layers"]
+    }
     return config, hash_rows
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from engram.backbone.load import read_hub_config
 from engram.checkpoints.adapter import joined_folder, pinned_revision
 from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
+from engram.checkpoints.damage import find_damage
 from engram.checkpoints.settings import damaged, read_settings, stated_settings
-from engram.errors import LayoutError, MissingFileError, UsageError
+from engram.errors import EngramError, LayoutError, MissingFileError, UsageError
 from engram.hub import probe
 
 _MODEL_CODE = "AutoModelForCausalLM"
@@ -97,11 +98,21 @@ def load(
         from engram.hf.families import not_trusted
 
         raise not_trusted(model, code[_MODEL_CODE])
-    _, model_class = classes_of(model, config, code, revision)
+    config_class, model_class = classes_of(model, config, code, revision)
     kwargs.setdefault("dtype", "auto")
     if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
         kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
-    return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+    try:
+        return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+    except EngramError:
+        raise
+    except Exception as error:  # transformers raises whatever a damaged file leads to
+        if Path(model).is_dir():
+            try:
+                find_damage(Path(model), config_class, model_class)
+            except EngramError as damage:
+                raise damage from error
+        raise
 
 
 def classes_of(

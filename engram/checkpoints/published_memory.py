@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from engram.checkpoints.released import Released, no_memory, open_stored, recogn
 from engram.checkpoints.released.family import text_part
 from engram.checkpoints.stored_tensor import StoredTensor, stored_tensor
 from engram.config import EngramConfig
-from engram.errors import CorruptFileError, LayoutError, MismatchError, UsageError
+from engram.errors import LayoutError, MismatchError, UsageError
+from engram.json_files import OBJECT, read_json
 from engram.layouts import deepseek_v41, demo, qwen_ple
 
 # What a memory under published names is made of, written beside it.
@@ -130,12 +130,6 @@ def _stated(path: Path) -> dict[str, Any] | None:
     file = (path if path.is_dir() else path.parent) / MEMORY_FILE
     if not file.is_file():
         return None
-    try:
-        values: dict[str, Any] = json.loads(file.read_bytes())
-        return {"config": dict(values["config"]), "addresses": dict(values["addresses"])}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptFileError(
-            f"{file} is not what engram convert wrote ({error!r}).",
-            "Restore it, or remove it and give -c CONFIG.",
-            path=str(file),
-        ) from None
+    hint = "Restore it, or remove it and give -c CONFIG."
+    values = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
+    return {"config": values["config"], "addresses": values["addresses"]}

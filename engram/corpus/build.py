@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from engram.corpus.folder import (
     write_manifest,
 )
 from engram.corpus.local import run_local
+from engram.corpus.manifests import CORPUS_SHAPE
 from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError
 from engram.corpus.reading_errors import no_text
 from engram.corpus.sources import Source
@@ -45,8 +45,10 @@ from engram.corpus.work import (
     note_assembled,
     working,
 )
+from engram.errors import EngramError
 from engram.files import Progress
 from engram.folders import remove_torn
+from engram.json_files import read_json
 
 SCHEMA = "engram.corpus/1"
 
@@ -277,17 +279,17 @@ def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus
             counts as none.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST, CORPUS_SHAPE, file_names=True)
         if {key: manifest[key] for key in job} != without_times(job):
             return None
-        if not overwrite:
-            check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
-        elif damage(folder, manifest):
-            return None
-        size = listed_bytes(folder, manifest)
-        return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EngramError, KeyError):
         return None
+    if not overwrite:
+        check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
+    elif damage(folder, manifest):
+        return None
+    size = listed_bytes(folder, manifest)
+    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
 
 
 def _assemble(
@@ -327,7 +329,7 @@ def _assemble(
         }
         size = write_manifest(new, values)
         note_assembled(work, new / MANIFEST)
-        manifest = json.loads((new / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(new / MANIFEST, CORPUS_SHAPE, file_names=True)
     return BuiltCorpus(
         manifest,
         size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from engram import folders
+from engram.corpus.manifests import FILES_SHAPE
 from engram.corpus.work import discard_spent
-from engram.errors import CorruptFileError
+from engram.errors import CorruptFileError, EngramError
 from engram.files import write_json
+from engram.json_files import read_json
 from engram.units import plural
 
 MANIFEST = "manifest.json"
@@ -121,11 +122,11 @@ def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
 def _own_files(folder: Path, schema: str) -> set[str] | None:
     """Names of the files that a folder's manifest lists; None when it has no such manifest."""
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        values = read_json(folder / MANIFEST, FILES_SHAPE, file_names=True)
         if values["schema"] != schema:
             return None
-        return {MANIFEST, *(str(file["name"]) for file in values["files"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {MANIFEST, *(file["name"] for file in values["files"])}
+    except (OSError, EngramError):
         return None
 
 

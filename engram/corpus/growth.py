@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from typing import Any, Literal
 
@@ -107,8 +107,9 @@ class Growth:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Growth:
         """Read what `to_dict` returned."""
-        points = tuple(GrowthPoint(**point) for point in values["points"])
-        return cls(int(values["order"]), points)
+        names = [field.name for field in fields(GrowthPoint)]
+        points = [GrowthPoint(*map(point.get, names)) for point in values["points"]]
+        return cls(values["order"], tuple(points))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve for JSON."""
@@ -190,6 +191,8 @@ class _Fit:
         xx, xxx, xxxx = (sum(x**power for x, _ in pairs) for power in (2, 3, 4))
         xy, xxy = (sum(x**power * y for x, y in pairs) for power in (1, 2))
         determinant = xx * xxxx - xxx * xxx
+        if not determinant > 0:  # lengths so close that floating point cannot tell them apart
+            return None
         slope = (xy * xxxx - xxy * xxx) / determinant
         curvature = (xxy * xx - xy * xxx) / determinant
         if curvature >= 0 or not 0 < slope < 1:

@@ -23,6 +23,7 @@ from engram.corpus.folder import (
     sha256_of,
     write_manifest,
 )
+from engram.corpus.manifests import DIGESTS_SHAPE, FILES_SHAPE
 from engram.corpus.shards import (
     Format,
     Shard,
@@ -35,7 +36,9 @@ from engram.corpus.statistics import LayerStatistics
 from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
 from engram.corpus.tokenise import Tokens, token_dtype
 from engram.corpus.work import check_work, note_assembled
+from engram.errors import EngramError
 from engram.files import write_json
+from engram.json_files import read_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -77,9 +80,9 @@ class Target:
     def manifest(self) -> dict[str, Any] | None:
         """Return what the folder that is there says of itself; None when there is none."""
         try:
-            values: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text("utf-8"))
+            values: dict[str, Any] = read_json(self.folder / MANIFEST, FILES_SHAPE, file_names=True)
             return values if values["schema"] == MANIFEST_SCHEMA else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, EngramError):
             return None
 
     def is_whole(self, manifest: dict[str, Any]) -> bool:
@@ -151,12 +154,12 @@ class HashWriter(DocumentShards):
     def _digests(self, index: int) -> dict[str, str] | None:
         """Return the digests of a shard's files when they are there and whole."""
         try:
-            digests: dict[str, str] = json.loads(self._record(index).read_text("utf-8"))
+            digests: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
             whole = all(
                 sha256_of(self._folder / name, self._check_going) == digests[name]
                 for name in digests
             )
-        except (OSError, ValueError, AttributeError):
+        except (OSError, EngramError):
             return None
         return digests if whole else None
 
@@ -186,7 +189,7 @@ class HashWriter(DocumentShards):
         target, digests = self._target, dict[str, str]()
         with new_folder(target.folder, MANIFEST_SCHEMA, target.overwrite) as new:
             for index in range(len(self.shards)):
-                record: dict[str, str] = json.loads(self._record(index).read_text("utf-8"))
+                record: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
                 for name in record:
                     (self._folder / name).rename(new / name)
                 digests |= record

@@ -12,6 +12,7 @@ from typing import Literal
 
 from engram.corpus.documents import Split
 from engram.errors import InputError, MissingFileError, UsageError
+from engram.gguf import refuse_gguf
 
 STDIN = "-"
 Format = Literal["text", "jsonl", "json", "csv", "parquet"]
@@ -111,6 +112,7 @@ def find_sources(
                 f"The name {str(path)!a} is not UTF-8 and cannot stand in a manifest.",
                 "Rename the file.",
             )
+        refuse_gguf(path)
         return [_source(path)], []
     files, passed_over = _walk(path)
     if not files:

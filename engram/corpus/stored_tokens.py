@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -12,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.corpus.folder import MANIFEST, check_whole
+from engram.corpus.manifests import TOKENS_SHAPE
+from engram.corpus.npy_files import read_npy
 from engram.corpus.tokenise import TokenBatch, cut_batches
 from engram.errors import CorruptFileError, InputError
+from engram.json_files import OBJECT, check_shape, read_json
 
 
 class StoredTokens:
@@ -93,42 +95,21 @@ class StoredTokens:
 
 def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        shards, tokenizer = values["shards"], dict(values["tokenizer"])
-        if shards and "tokens_file" not in shards[0]:
-            raise InputError(
-                f"{folder} holds parquet files; only .npy shards are read in place.",
-                "Write it again with --format npy.",
-                folder=str(folder),
-            )
-        fields = ("tokens_file", "documents_file", "tokens", "documents")
-        listed = [
-            {"name": str(file["name"]), "bytes": int(file["bytes"]), "sha256": file["sha256"]}
-            for file in values["files"]
-        ]
-        return (
-            [{field: shard[field] for field in fields} for shard in shards],
-            tokenizer,
-            {"files": listed},
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    hint = "engram corpus build writes a folder of token shards, and so does engram hash -o."
+    values = read_json(path, {"shards": [OBJECT]}, hint=hint, file_names=True)
+    if any("file" in shard for shard in values["shards"]):
         raise InputError(
-            f"{folder} has no {MANIFEST} that lists token shards ({error!r}).",
-            "engram corpus build writes such a folder, and so does engram hash -o.",
+            f"{folder} holds parquet files; only .npy shards are read in place.",
+            "Write it again with --format npy.",
             folder=str(folder),
-        ) from error
+        )
+    check_shape(values, TOKENS_SHAPE, str(path), hint=hint)
+    return values["shards"], values["tokenizer"], {"files": values["files"]}
 
 
 def _load(folder: Path, name: str) -> NDArray[Any]:
-    # Only names: a manifest must not lead out of its folder.
-    path = folder / Path(name).name
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CorruptFileError(
-            f"{path} cannot be read: {error}", "Write the folder again.", file=str(path)
-        ) from error
+    path = folder / name
+    array = read_npy(path, hint="Write the folder again.")
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise CorruptFileError(
             f"{path} holds {array.dtype} {list(array.shape)}, not one row of whole numbers.",

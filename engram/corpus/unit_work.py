@@ -16,10 +16,12 @@ import numpy as np
 
 from engram.corpus.documents import Split
 from engram.corpus.fast_tokenise import FastEncoder
+from engram.corpus.manifests import UNIT_SHAPE
 from engram.corpus.readers import OnError, TextReader
 from engram.corpus.tokenise import TokenBatch, cut_batches, fast_encoder, token_dtype, tokenise
 from engram.corpus.units import Unit
-from engram.errors import MismatchError
+from engram.errors import EngramError, MismatchError
+from engram.json_files import read_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -188,7 +190,7 @@ def behind(report: Report, before: int) -> Report:
 def finished_unit(task: UnitTask) -> UnitResult | None:
     """Return what is known of a unit when its files are there and whole, else None."""
     try:
-        values: dict[str, Any] = json.loads(_file(task, "json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
         result = UnitResult(**{**values, "problems": tuple(values["problems"])})
         for kind, expected in (
             ("tokens", result.tokens_sha256),
@@ -200,7 +202,7 @@ def finished_unit(task: UnitTask) -> UnitResult | None:
                     digest.update(block)
             if digest.hexdigest() != expected:
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EngramError, TypeError):  # a TypeError: keys that no unit has
         return None
     return result
 

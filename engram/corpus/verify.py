@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,12 +17,14 @@ from engram.corpus.build import SCHEMA
 from engram.corpus.checks import Check, check_of
 from engram.corpus.folder import MANIFEST, damage
 from engram.corpus.hashes import MANIFEST_SCHEMA
+from engram.corpus.manifests import CORPUS_SHAPE, HASHES_SHAPE
+from engram.corpus.npy_files import read_npy
 from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.tokenise import token_dtype, tokenise
-from engram.corpus.verify_hashes import KEYS as HASH_KEYS
 from engram.corpus.verify_hashes import verify_hashes
 from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.json_files import TEXT, check_shape, read_json
 from engram.units import plural
 
 if TYPE_CHECKING:
@@ -31,17 +32,16 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _KINDS = ("tokens", "documents")
-_KEYS = ("tokenizer", "counts", "inputs", "units", "shards", "files", "dtype")
 
 
 def read_manifest(
-    folder: Path, keys: Mapping[str, tuple[str, ...]] = MappingProxyType({SCHEMA: _KEYS})
+    folder: Path, shapes: Mapping[str, Any] = MappingProxyType({SCHEMA: CORPUS_SHAPE})
 ) -> dict[str, Any]:
     """Read the manifest of a corpus.
 
     Args:
         folder: The corpus.
-        keys: Needed in the manifest, by the schemas that it may have.
+        shapes: Shapes of the manifest, by the schemas that it may have.
 
     Raises:
         MissingFileError: There is no such folder, or it has no manifest.
@@ -56,22 +56,16 @@ def read_manifest(
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
-        lacks = [key for key in keys.get(schema, ()) if key not in manifest]
-    except (ValueError, KeyError, TypeError) as error:
+    hint = "Build it again."
+    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
+    if manifest["schema"] not in shapes:
         raise CorruptFileError(
-            f"{path} is torn or not a manifest: {error!r}.", "Build it again.", file=str(path)
-        ) from error
-    if schema not in keys or lacks:
-        what = f"lacks {', '.join(lacks)}" if lacks else "is none of a corpus"
-        raise CorruptFileError(
-            f"{path} has the schema {schema!r}, and {what}.",
+            f"{path} has the schema {manifest['schema']!r}, not {' or '.join(shapes)}.",
             "Give a folder that engram corpus build wrote.",
             file=str(path),
-            found=schema,
+            found=manifest["schema"],
         )
+    check_shape(manifest, shapes[manifest["schema"]], str(path), hint=hint)
     return manifest
 
 
@@ -98,7 +92,7 @@ def verify_corpus(
         MissingFileError: It is no corpus.
         CorruptFileError: The manifest cannot be read.
     """
-    manifest = read_manifest(folder, {SCHEMA: _KEYS, MANIFEST_SCHEMA: HASH_KEYS})
+    manifest = read_manifest(folder, {SCHEMA: CORPUS_SHAPE, MANIFEST_SCHEMA: HASHES_SHAPE})
     if manifest["schema"] == MANIFEST_SCHEMA:
         return verify_hashes(folder, manifest)
     files = _check_files(folder, manifest)
@@ -132,13 +126,8 @@ def _names(folder: Path) -> set[str]:
 
 
 def _load(folder: Path, shard: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    paths = [folder / Path(shard[f"{kind}_file"]).name for kind in _KINDS]
-    try:
-        tokens, bounds = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-    except (ValueError, EOFError) as error:
-        raise CorruptFileError(
-            f"{paths[0]} or {paths[1].name} is no .npy file: {error}", "Build the corpus again."
-        ) from error
+    hint = "Build the corpus again."
+    tokens, bounds = (read_npy(folder / shard[f"{kind}_file"], hint=hint) for kind in _KINDS)
     return tokens, bounds
 
 

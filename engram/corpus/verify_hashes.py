@@ -12,10 +12,13 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.corpus.checks import Check, check_of
 from engram.corpus.folder import MANIFEST, damage
+from engram.corpus.manifests import ID_SHARDS_SHAPE
+from engram.corpus.npy_files import read_npy
 from engram.errors import CorruptFileError, EngramError
+from engram.json_files import check_shape
 from engram.units import plural
 
-KEYS = ("tokenizer", "counts", "shards", "files", "format", "ids", "addresses", "token_map_file")
+_HINT = "Hash the text again."
 _KINDS = ("tokens", "documents", "ids")
 _SAMPLED_TOKENS = 2**16
 _SAMPLED_SHARDS = 3
@@ -26,7 +29,7 @@ def verify_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
 
     Args:
         folder: The folder.
-        manifest: Its manifest, with `KEYS`.
+        manifest: Its manifest, of the shape of hash ids.
 
     Raises:
         CorruptFileError: A file that is as it was written cannot be read.
@@ -37,6 +40,7 @@ def verify_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
     if manifest["format"] != "npy":
         detail = f"not compared: the shards are {manifest['format']} files"
         return [files, Check("counts", None, detail), Check("hash ids", None, detail)]
+    check_shape(manifest, ID_SHARDS_SHAPE, str(folder / MANIFEST), hint=_HINT)
     shards = [[_load(folder / shard[f"{kind}_file"]) for kind in _KINDS] for shard in
               manifest["shards"]]  # fmt: skip
     counts = _check_counts(manifest, shards)
@@ -57,13 +61,9 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
 
 
 def _load(path: Path) -> NDArray[Any]:
-    path = path.parent / Path(path.name).name
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CorruptFileError(
-            f"{path} is no .npy file: {error}", "Hash the text again.", file=str(path)
-        ) from error
+    array = read_npy(path, hint=_HINT)
+    if not array.ndim:
+        raise CorruptFileError(f"{path} holds one number, not a row.", _HINT, file=str(path))
     return array
 
 

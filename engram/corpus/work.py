@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from engram import staging
-from engram.errors import InputError
+from engram.corpus.manifests import DIGESTS_SHAPE, JOB_SHAPE
+from engram.errors import EngramError, InputError
 from engram.files import write_json
+from engram.json_files import read_json
 
 _JOB = "job.json"
 # Digests of files of the results, noted before the results appear.
@@ -149,9 +150,9 @@ def discard_spent(folder: Path) -> None:
 def _has_appeared(work: Path, folder: Path) -> bool:
     """Whether the results that were noted as whole are there."""
     try:
-        noted: dict[str, str] = json.loads((work / _ASSEMBLED).read_text(encoding="utf-8"))
+        noted: dict[str, str] = read_json(work / _ASSEMBLED, DIGESTS_SHAPE)
         return all(_digest(folder / Path(name).name) == noted[name] for name in noted)
-    except (OSError, ValueError, TypeError):
+    except (OSError, EngramError):
         return False
 
 
@@ -218,8 +219,8 @@ def _value(value: Any) -> str:
 
 def _read_job(work: Path) -> dict[str, Any] | None:
     try:
-        job: dict[str, Any] = json.loads((work / _JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        job: dict[str, Any] = read_json(work / _JOB, JOB_SHAPE, file_names=True)
+    except (OSError, EngramError):
         return None
     return job
 

@@ -18,6 +18,7 @@ from engram.backbone.headers import (
     TensorInfo,
     read_folder_headers,
     read_header,
+    read_weight_map,
 )
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
 from engram.files import atomic_write, write_json
@@ -222,7 +223,7 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
     if single.is_file():
         weight_map = dict.fromkeys(read_header(single), _RENAMED_SINGLE_FILE)
     else:
-        weight_map = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"]
+        weight_map = read_weight_map(folder / INDEX_FILE)
     for number, (name, table) in enumerate(tables.items(), start=1):
         file = f"engram-{number:05d}-of-{len(tables):05d}.safetensors"
         prefix = name.removesuffix("weight")

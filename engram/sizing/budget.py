@@ -6,6 +6,7 @@ over the order's heads. (The reference demo states rows per HEAD instead.)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,6 +22,8 @@ from engram.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 SEED_SHARE = Fraction(1, 4)
+# Python would compute any exponent.
+_FRACTION = re.compile(r"[0-9./_+-]{1,40}(e[+-]?[0-9]{1,2})?%?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,8 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
 
     Args:
         model_params: Parameters of the base model.
-        share: Share s of the whole, between 0 and 1; the default 1/4 is a third of the model, the
-            rule of engram_torch_unofficial.
+        share: Share s of the whole, between 0 and 1, or as 20%; the default 1/4 is a third of the
+            model, the rule of engram_torch_unofficial.
 
     Returns:
         s / (1 - s) x model_params, rounded down, without floating-point error.
@@ -236,8 +239,11 @@ def _dense_params(config: EngramConfig) -> int:
 
 
 def _fraction(value: str | float | Fraction) -> Fraction | None:
+    text = str(value).strip()
+    if _FRACTION.fullmatch(text) is None:
+        return None
     try:
-        return Fraction(str(value))
+        return Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
     except (ValueError, ZeroDivisionError):
         return None
 

@@ -6,7 +6,6 @@ of an order sees all n-grams of the order.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -16,13 +15,28 @@ from typing import Any, Literal
 
 from engram.config import LAYOUT_KEYS, EngramConfig
 from engram.corpus.growth import Growth
-from engram.errors import InputError, MismatchError, MissingFileError
+from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
+from engram.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 
 SCHEMA = "engram.hash/1"
 DEFAULT_LOAD = 0.7
+_ORDER = Kind("an n-gram order from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16)
+_COUNTED = {
+    "distinct_ngrams": COUNT,
+    "kind": one_of("exact", "estimated"),
+}
+_LENGTH = Kind("a length below 2^50", lambda value: type(value) is int and 0 < value < 2**50)
+_SHAPE = {
+    "schema": one_of(SCHEMA),
+    "tokens": COUNT,
+    "tokenizer": {"vocab_size": COUNT},
+    "compressed_vocab_size": OrNull(COUNT),
+    "layers": [{"heads": [{"order": _ORDER, **_COUNTED, "relative_error": OrNull(NUMBER)}]}],
+    "growth": [{"order": _ORDER, "points": [{"tokens": _LENGTH, **_COUNTED}]}],
+}
 
 
 @dataclass(frozen=True)
@@ -123,36 +137,31 @@ def read_statistics(file: Path) -> CorpusStatistics:
         MissingFileError: There is no such file.
         InputError: It holds something else.
     """
+    # Another file is likely the text itself, which a hint must not overwrite.
+    text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))
+    other = "hash.json" if file.name == "stats.json" else "stats.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if values["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {values['schema']!r}")
-        curves = [Growth.from_dict(curve) for curve in values["growth"]]
-        heads = {head["order"]: head for head in values["layers"][0]["heads"]}
-        return CorpusStatistics(
-            file=file,
-            tokens=int(values["tokens"]),
-            vocab_size=int(values["tokenizer"]["vocab_size"]),
-            is_compressed=values["compressed_vocab_size"] is not None,
-            counts={order: _count(order, head) for order, head in heads.items()},
-            growth={curve.order: curve for curve in curves},
-        )
-    except FileNotFoundError:
-        raise MissingFileError(
-            f"There is no file {file}.",
-            f"engram hash TEXT --json > {file.name} writes it.",
-            file=str(file),
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        # What is no JSON is likely the text itself, which a hint must not overwrite.
-        is_text = isinstance(error, ValueError) and file.suffix != ".json"
-        text = shlex.quote(str(file)) if is_text else "TEXT"
-        other = "hash.json" if file.name == "stats.json" else "stats.json"
+        values = read_json(file, _SHAPE)
+        _check_curves(values, file)
+    except MissingFileError:
+        hint = f"engram hash TEXT --json > {file.name} writes it."
+        raise MissingFileError(f"There is no file {file}.", hint, file=str(file)) from None
+    except CorruptFileError as error:
         raise InputError(
-            f"{file} is no result of engram hash --json: {error!r}.",
+            f"{file} is not a result of engram hash --json: {error.message}",
             f"engram hash {text} --json > {other} writes one.",
             file=str(file),
-        ) from error
+        ) from None
+    curves = [Growth.from_dict(curve) for curve in values["growth"]]
+    heads = {head["order"]: head for head in values["layers"][0]["heads"]}
+    return CorpusStatistics(
+        file=file,
+        tokens=values["tokens"],
+        vocab_size=values["tokenizer"]["vocab_size"],
+        is_compressed=values["compressed_vocab_size"] is not None,
+        counts={order: _count(order, head) for order, head in heads.items()},
+        growth={curve.order: curve for curve in curves},
+    )
 
 
 def expected_rows_hit(distinct_ngrams: int, rows: int) -> float:
@@ -254,6 +263,12 @@ def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: flo
     if LAYOUT_KEYS[config.layout].equal_tables:
         rows = [max(rows)] * len(rows)
     return [size * config.n_head_per_ngram for size in rows]
+
+
+def _check_curves(values: dict[str, Any], file: Path) -> None:
+    lengths = [[point["tokens"] for point in curve["points"]] for curve in values["growth"]]
+    if not values["layers"] or any(each != sorted(set(each)) or not each for each in lengths):
+        raise CorruptFileError(f"{file} has no layers, or a curve whose lengths do not rise.")
 
 
 def _count(order: int, head: dict[str, Any]) -> NgramCount:

@@ -101,9 +101,12 @@ class MemoryUse:
 
     @property
     def fits(self) -> bool | None:
-        """Whether everything fits that was asked about; None when nothing was."""
-        asked = [fit for fit in (self.fits_device, self.fits_host) if fit is not None]
-        return all(asked) if asked else None
+        """Whether everything fits; None when a place that is used has a size that nobody gave."""
+        if False in (self.fits_device, self.fits_host):
+            return False
+        sizes = {"gpu": self.device_memory_bytes, "cpu": self.host_memory_bytes}
+        known = all(sizes.get(row.place) is not None for row in self.rows if row.rank_bytes)
+        return True if known else None
 
 
 def memory_use(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from engram.backbone import Backbone
 from engram.config import LAYOUT_KEYS, EngramConfig
-from engram.errors import LayoutError, UsageError
+from engram.errors import ConfigError, EngramError, LayoutError, Problem, UsageError
+from engram.json_files import ANY, TEXT, Maybe, read_json
 from engram.layouts import get_layout
 from engram.tokenizer_path import explicit
 
@@ -105,6 +105,36 @@ def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
         )
 
 
+def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> None:
+    """Check that a config is one for a base model.
+
+    Args:
+        config: The memory.
+        backbone: The base model.
+        source: The config's name in the error.
+
+    Raises:
+        ConfigError: Layers, width, streams or vocabulary are others; all of it at once.
+    """
+    problems = []
+    past = [layer_id for layer_id in config.layer_ids if layer_id >= backbone.num_layers]
+    if past:
+        has = f"{backbone.name} has the layers 0 to {backbone.num_layers - 1}"
+        problems.append(Problem("layer_ids", f"{past[0]} is not there: {has}"))
+    hashed = tokenizer_length(backbone)
+    sizes = {"hidden_size": backbone.hidden_size, "hc_mult": backbone.hc_mult}
+    if get_layout(config.layout).hashes == "compressed" and hashed is not None:
+        sizes["engram_vocab_size"] = hashed
+    problems += [
+        Problem(key, f"{getattr(config, key)} is not {backbone.name}'s, which is {value}")
+        for key, value in sizes.items()
+        if getattr(config, key) != value
+    ]
+    if problems:
+        hint = "engram config new TEMPLATE --model MODEL fits a template to a model."
+        raise ConfigError(problems, source, hint)
+
+
 def default_layers(num_layers: int) -> list[int]:
     """The layers that read the memory unless told otherwise: the second and the middle one."""
     return sorted({min(1, num_layers - 1), num_layers // 2})
@@ -120,11 +150,13 @@ def tokenizer_length(backbone: Backbone) -> int | None:
     if backbone.tokenizer_vocab_size is not None or not file.is_file():
         return backbone.tokenizer_vocab_size
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(
+            file, {"model": {"vocab": ANY}, "added_tokens": Maybe([{"content": TEXT}])}
+        )
         vocab = content["model"]["vocab"]
         tokens = {token if isinstance(token, str) else token[0] for token in vocab}
         return len(tokens | {added["content"] for added in content.get("added_tokens") or ()})
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (EngramError, KeyError, TypeError, IndexError):
         return None
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, TensorInfo, read_header
+from engram.backbone.headers import INDEX_FILE, INDEX_SHAPE, SINGLE_FILE, TensorInfo, read_header
 from engram.errors import CorruptFileError, EngramError, InputError, MissingFileError
 from engram.file_names import is_weight_file
+from engram.gguf import refuse_gguf
+from engram.json_files import parse_json, read_json
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")
@@ -123,13 +124,13 @@ class Gathering:
             each: Calls a function with every file, some at a time; one after the other when None.
         """
         try:
-            weight_map: dict[str, str] = dict(json.loads(content)["weight_map"])
-            files: dict[str, list[str]] = {}
-            for name, file in weight_map.items():
-                files.setdefault(file, []).append(name)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            self.problems.append(f"{where} is not an index of shards: {error!r}.")
+            weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
+        except CorruptFileError as error:
+            self.problems.append(error.message)
             return
+        files: dict[str, list[str]] = {}
+        for name, file in weight_map.items():
+            files.setdefault(file, []).append(name)
         for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
             what = "which is outside of its folder or no .safetensors file"
             self.problems.append(f"{where} names {file!r}, {what}.")
@@ -173,6 +174,7 @@ def read_stored(path: Path) -> Stored:
         CorruptFileError: Its config is not a JSON object.
     """
     found, config = Gathering(), {}
+    refuse_gguf(path)
     if path.exists() and not path.is_dir() and path.suffix != ".safetensors":
         raise InputError(
             f"{path} is no checkpoint: neither a folder nor a safetensors file.",
@@ -218,12 +220,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            config = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise CorruptFileError(f"{path} is not JSON: {error}", path=str(path)) from None
-        if not isinstance(config, dict):
-            raise CorruptFileError(f"{path} is not a JSON object.", path=str(path))
+        config: dict[str, Any] = read_json(path)
         return config
     return {}
 

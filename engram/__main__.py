@@ -1,0 +1,8 @@
+"""Lets `python -m engram` stand for `engram`."""
+
+from __future__ import annotations
+
+from engram_cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Recognises GGUF files, which are not read, and says what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engram.errors import InputError
+
+_MAGIC = b"GGUF"
+
+
+def refuse_gguf(path: Path) -> None:
+    """Refuse a GGUF file, whatever its name.
+
+    Raises:
+        InputError: It is one.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC)) if path.is_file() else b""
+    except OSError:  # told by whoever reads the file
+        return
+    if start == _MAGIC:
+        raise InputError(
+            f"{path} is a GGUF file, a format that is not read; folders of transformers and "
+            "safetensors files are.",
+            "Give the checkpoint that it was converted from, such as its hub id "
+            "(organisation/name).",
+            path=str(path),
+            format="gguf",
+        )
