@@ -33,7 +33,7 @@ model = engram.load({base!r}, {folder!r})
 """
 _HASHED = """
 from engram import HashedDataset
-for batch in HashedDataset({folder!r}, {config!r}, check_digests=True):
+for batch in HashedDataset({folder!r}, {config!r}, window_tokens=64, check_digests=True):
     pass
 """
 
@@ -100,7 +100,7 @@ ARTEFACTS = [
             "corpus info": "corpus info out",
             "corpus verify": "corpus verify out",
             "hash": "hash out -c {}/attached -j 1",
-            "HashedDataset": _HASHED.format(folder="out", config="{}/attached"),
+            "HashedDataset": _HASHED.format(folder="out", config="{}/memory.yaml"),
         },
         "corpus verify",
         ("manifest.json",),
