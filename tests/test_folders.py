@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from kills import killed_at
 
 import engram
 from engram import staging
@@ -111,12 +112,8 @@ def killed_stage(out: Path) -> Path:
 
 
 def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path):
-    write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[2 * 10**7] * 3))
     words = [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
-    with subprocess.Popen([*words, "-o", "out"], cwd=tmp_path) as process:
-        while not list(tmp_path.glob(".out.*.part/new/engram-*.safetensors")):
-            assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
+    assert killed_at(20, tmp_path, lambda: tiny.attached_model(base, tmp_path / "out"))
     (left,) = tmp_path.glob(".out.*.part")
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
     planned = subprocess.run(

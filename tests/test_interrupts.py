@@ -97,10 +97,3 @@ def check(folder, text, name, workers, seed, repetitions):
 @pytest.mark.parametrize(("name", "workers"), [("build", 2), ("hash", 1)])
 def test_interrupts_at_a_random_moment(text, tmp_path, name, workers):
     check(tmp_path, text[: len(text) // 4], name, workers, seed=1, repetitions=1)
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", ["build", "hash"])
-def test_interrupts_at_twenty_random_moments(text, tmp_path, name, workers):
-    check(tmp_path, text, name, workers, seed=workers, repetitions=20)

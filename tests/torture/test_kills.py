@@ -38,7 +38,7 @@ def kill_and_repeat(writer: Writer, forks: Forks, inputs: Path, folder: Path, ti
         assert seen(cwd) == trial.whole, f"other files than without {harm}"
 
 
-@pytest.mark.parametrize("writer", _BY_NAME)
+@pytest.mark.parametrize("writer", [it for it in _BY_NAME if "-j 2" not in it.id])
 def test_a_few_kills_leave_nothing_torn_and_nothing_over(writer, forks, inputs, tmp_path):
     kill_and_repeat(writer, forks, inputs, tmp_path, _FEW)
 
