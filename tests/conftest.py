@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -52,3 +53,12 @@ def local_bpe() -> Path:
 def local_word() -> Path:
     """Folder of a word tokenizer with 23 ids."""
     return GOLDEN / "tokenizers" / "local_word"
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process to fork from, in which a command takes a tenth of a second."""
+    from torture.writers import warm_up
+
+    with Forks(warm_up(tmp_path_factory.mktemp("warm-up"))) as made:
+        yield made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -111,18 +110,13 @@ def killed_stage(out: Path) -> Path:
     return place
 
 
-def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path):
-    words = [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
+def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path, forks):
     assert killed_at(20, tmp_path, lambda: tiny.attached_model(base, tmp_path / "out"))
     (left,) = tmp_path.glob(".out.*.part")
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
-    planned = subprocess.run(
-        [*words, "-o", "out", "--dry-run", "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    words = ["attach", base, "-c", "memory.yaml", "-o", "out", "--dry-run", "--json"]
+    planned = forks.run(words, tmp_path)
+    assert planned.code == 0, planned.stderr
     plan = json.loads(planned.stdout)["plan"]
     assert plan["removed"] == [str(left)]
     assert left.is_dir()
@@ -134,21 +128,12 @@ def test_a_killed_attach_leaves_nothing_for_the_next(base, tmp_path):
     assert engram.load(tmp_path / "out").config.engram["config"]["seed"] == 3
 
 
-def test_a_disk_that_fills_while_attach_writes(base, tmp_path):
+def test_a_disk_that_fills_while_attach_writes(base, tmp_path, forks):
     """A file may grow to a megabyte here; the table is larger."""
     write_config(tmp_path / "memory.yaml", tiny.memory_config(engram_table_size=[600_000] * 3))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"),
-            *("-o", "out", "--json"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
-    )
-    assert done.returncode == 5, done.stderr
+    words = ["attach", base, "-c", "memory.yaml", "-o", "out", "--json"]
+    done = forks.run(words, tmp_path, file_bytes=2**20)
+    assert done.code == 5, done.stderr
     error = json.loads(done.stderr.splitlines()[-1])
     assert error["code"] == "does_not_fit"
     assert error["message"].startswith(f"{tmp_path / 'out'}: File too large")

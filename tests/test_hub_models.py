@@ -11,6 +11,7 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 import tiny
+from forks import Forks
 from remote import remote_base
 from test_released_hub import Hub
 
@@ -51,32 +52,38 @@ class ModelHub(Hub):
         return self.wfile.write(body)
 
 
-@pytest.fixture
-def hub(tmp_path, tmp_path_factory):
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A stand-in, with a process that knows of no other hub to fork from."""
     base, attached = tiny.family_folders("llama", tmp_path_factory)
+    folder = tmp_path_factory.mktemp("hub")
     server = ThreadingHTTPServer(("127.0.0.1", 0), ModelHub)
-    server.root, server.sent, server.ignores_ranges = tmp_path / "hub", [], False
+    server.root, server.sent, server.ignores_ranges = folder / "hub", [], False
     (server.root / "someone").mkdir(parents=True)
     (server.root / "someone" / "base").symlink_to(base)
     (server.root / "someone" / "attached").symlink_to(attached)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield server
+    with Forks(environment=hub_environment(server, folder / "home")) as server.forks:
+        yield server
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-def run(hub, folder, *words, **environment):
-    env = {
-        **os.environ,
-        "HF_HOME": str(folder / "home"),
+def hub_environment(hub, home):
+    return {
+        "HF_HOME": str(home),
         "HF_TOKEN": "",
         "HF_HUB_OFFLINE": "0",
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
         "NO_PROXY": "127.0.0.1",
-        **environment,
     }
+
+
+def run(hub, folder, *words, **environment):
+    """Run a process that starts anew."""
+    env = {**os.environ, **hub_environment(hub, folder / "home"), **environment}
     command = [sys.executable, *map(str, words)]
     return subprocess.run(
         command, env=env, cwd=folder, capture_output=True, text=True, timeout=100, check=False
@@ -85,53 +92,53 @@ def run(hub, folder, *words, **environment):
 
 def test_attach_to_a_model_on_the_hub(hub, tmp_path):
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
-    words = ["-m", "engram_cli", "attach", "someone/base", "-c", "memory.yaml", "-o", "out"]
-    done = run(hub, tmp_path, *words, "--revision", "v1", "--link", "--verify", "--json")
-    assert done.returncode == 0, done.stderr
+    words = ["attach", "someone/base", "-c", "memory.yaml", "-o", "out"]
+    done = hub.forks.run([*words, "--revision", "v1", "--link", "--verify", "--json"], tmp_path)
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["max_logit_difference"] == 0
     assert (tmp_path / "out" / "model-00001-of-00001.safetensors").stat().st_nlink > 1
 
 
 def test_load_an_attached_model_from_the_hub(hub, tmp_path):
     code = "import engram; print(type(engram.load('someone/attached', revision='v1')).__name__)"
-    done = run(hub, tmp_path, "-c", code)
-    assert done.returncode == 0, done.stderr
+    done = hub.forks.run([code], tmp_path, is_program=True)
+    assert done.code == 0, done.stderr
     assert done.stdout.split()[-1] == "EngramLlamaForCausalLM"
 
 
 def test_verify_an_attached_model_on_the_hub(hub, tmp_path):
-    words = ["-m", "engram_cli", "verify", "someone/attached", "--json"]
-    done = run(hub, tmp_path, *words, "--revision", "v1")
-    assert done.returncode == 0, done.stderr
+    words = ["verify", "someone/attached", "--json"]
+    done = hub.forks.run([*words, "--revision", "v1"], tmp_path)
+    assert done.code == 0, done.stderr
     found = {check["name"]: check["ok"] for check in json.loads(done.stdout)["checks"]}
     assert found["tokenizer"]
     assert found["cached = full"]
     assert found["assisted"]
-    done = run(hub, tmp_path, *words, "--revision", "nowhere")
-    assert done.returncode == 4
+    done = hub.forks.run([*words, "--revision", "nowhere"], tmp_path)
+    assert done.code == 4
 
 
 def test_a_model_of_the_hub_that_is_code(hub, tmp_path):
     base = remote_base(hub.root / "someone" / "code")
     tiny.attached_model(base, hub.root / "someone" / "wired", trust_remote_code=True)
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
-    words = ["-m", "engram_cli", "attach", "someone/code", "-c", "memory.yaml", "-o", "out"]
-    refused = run(hub, tmp_path, *words)
-    assert refused.returncode == 3
+    words = ["attach", "someone/code", "-c", "memory.yaml", "-o", "out"]
+    refused = hub.forks.run(words, tmp_path)
+    assert refused.code == 3
     assert "--trust-remote-code" in refused.stderr
-    done = run(hub, tmp_path, *words, "--trust-remote-code", "--verify", "--json")
-    assert done.returncode == 0, done.stderr
+    done = hub.forks.run([*words, "--trust-remote-code", "--verify", "--json"], tmp_path)
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["max_logit_difference"] == 0
     code = "import engram; engram.load('someone/wired', trust_remote_code=True)"
-    done = run(hub, tmp_path, "-c", code)
-    assert done.returncode == 0, done.stderr
+    done = hub.forks.run([code], tmp_path, is_program=True)
+    assert done.code == 0, done.stderr
 
 
 def test_a_model_that_is_not_there(hub, tmp_path):
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
-    words = ["-m", "engram_cli", "attach", "someone/nothing", "-c", "memory.yaml", "-o", "out"]
-    done = run(hub, tmp_path, *words)
-    assert done.returncode == 4
+    words = ["attach", "someone/nothing", "-c", "memory.yaml", "-o", "out"]
+    done = hub.forks.run(words, tmp_path)
+    assert done.code == 4
     assert "someone/nothing is no folder here" in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -74,16 +74,14 @@ def test_code_is_not_run_unasked(tmp_path, capsys):
     assert not trace.exists()
 
 
-def test_the_flag_of_the_command(base, tmp_path):
+def test_the_flag_of_the_command(base, tmp_path, forks):
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
-    words = [sys.executable, "-m", "engram_cli", "attach", str(base), "-c", "memory.yaml"]
-    options = {"cwd": tmp_path, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
-    options["env"] = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    refused = subprocess.run([*words, "-o", "out"], **options, check=False)
-    assert refused.returncode == 3
+    words = ["attach", base, "-c", "memory.yaml", "-o", "out"]
+    refused = forks.run(words, tmp_path)
+    assert refused.code == 3
     assert "--trust-remote-code" in refused.stderr
-    words += ["-o", "out", "--trust-remote-code", "--verify", "--json"]
-    done = subprocess.run(words, **options, check=True)
+    done = forks.run([*words, "--trust-remote-code", "--verify", "--json"], tmp_path)
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["max_logit_difference"] == 0
 
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
-from torture.forks import Forks
-from torture.writers import make_inputs, warm_up
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    made = Forks(warm_up(tmp_path_factory.mktemp("warm-up")))
-    yield made
-    made.close()
+from torture.writers import make_inputs
 
 
 @pytest.fixture(scope="session")

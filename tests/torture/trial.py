@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torture.forks import Forks, Outcome
+from forks import Forks, Outcome
+
 from torture.writers import Writer, seen
 
 

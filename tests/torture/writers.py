@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tiny
-
-from torture.forks import Forks
+from forks import Forks
 
 BPE = str(tiny.TOKENIZER)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,26 +43,38 @@ class Forks:
 
     Args:
         warm_up: Words of commands that it runs itself first.
+        environment: More of its environment, which modules read when they are imported.
 
     Attributes:
         mounts: Whether `disk` works here.
     """
 
-    def __init__(self, warm_up: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(
+        self,
+        warm_up: Sequence[Sequence[str]] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="engram-forks-")
-        environment = {
+        whole = {
             **os.environ,
             **{"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "200"},
             "ENGRAM_CACHE": f"{self._folder.name}/cache",
+            **(environment or {}),
         }
         self._process = subprocess.Popen(
             [sys.executable, str(_SERVER), json.dumps(_IMPORTS), json.dumps(warm_up)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=whole,
         )
         self.mounts: bool = self._answer()["mounts"]
+
+    def __enter__(self) -> Forks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         assert self._process.stdin is not None
