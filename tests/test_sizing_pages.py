@@ -56,3 +56,13 @@ def test_a_memory_of_two_tables():
     assert (rate.rows_per_second, rate.iops) == (6000, 6000)
     assert rate.disk_bytes_per_second == 6000 * 4096
     assert reads_of([]).pages is None
+
+
+@pytest.mark.parametrize(("dtype", "reads"), [("bfloat16", 1), ("int8", 2), ("fp8", 2)])
+def test_a_row_that_is_to_be_quantised_is_two_reads(dtype, reads):
+    table = Weights(
+        part="layers.1.table", group="table", params=100 * 64, size_bytes=100 * 64 * 4,
+        dtype="float32", kind="exact", rows=100, layer_id=1, reads=4,
+    ).cast(dtype)  # fmt: skip
+    assert table.pages.reads == reads
+    assert reads_of([table]).pages.reads == 4 * reads

@@ -52,8 +52,12 @@ class Weights:
         name = dtype_name(dtype)
         if not self.rows:
             return replace(self, dtype=name, size_bytes=self.params * dtype_bytes(name))
-        row = row_bytes(self.params // self.rows, name)
-        return replace(self, dtype=name, size_bytes=self.rows * row, pages=row_pages(row))
+        columns = self.params // self.rows
+        row, values = row_bytes(columns, name), columns * dtype_bytes(name)
+        pages = row_pages(values)
+        if row > values:  # the scales are a tensor of their own
+            pages = pages + row_pages(row - values)
+        return replace(self, dtype=name, size_bytes=self.rows * row, pages=pages)
 
 
 def dtype_bytes(dtype: str) -> int:
