@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -149,10 +151,12 @@ def attach(
     }
     out.result(payload, lambda console: _show_difference(console, difference))
     if adapter and not dry_run:
-        load = f"engram.load({(plan.base.hub_id or str(plan.base.folder))!r}, {str(plan.output)!r})"
-        out.next_step(f'python -c "import engram; model = {load}"')
+        pair = (plan.base.hub_id or str(plan.base.folder), str(plan.output))
+        names = ", ".join(dumps(name, ensure_ascii=False) for name in pair)
+        code = f"import engram; model = engram.load({names})"
+        out.next_step(f"python -c {shlex.quote(code)}")
     elif not dry_run:
-        out.next_step(f"engram verify {plan.output}")
+        out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
     for note in (quantisation_note(plan.base.config), stored.note):
         if note is not None:
             out.note(note)

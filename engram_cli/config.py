@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,7 +150,7 @@ def new(
     }
     if is_written:
         out.result(payload, lambda console: console.print(f"Wrote {output}", soft_wrap=True))
-        out.next_step(f"engram report {output}")
+        out.next_step(f"engram report {shlex.quote(str(output))}")
     else:
         text = dump_config(made, title=title)
         out.result(payload, lambda console: console.print(text, end="", soft_wrap=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -133,7 +134,7 @@ def convert(
     }
     out.result(payload, lambda console: _show(console, plan, payload))
     if not dry_run:
-        out.next_step(f"engram verify {output}")
+        out.next_step(f"engram verify {shlex.quote(str(output))}")
 
 
 def _show(console: Console, plan: Conversion, payload: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -189,7 +190,7 @@ def build(
         "tokens_per_second": round(built.fresh_tokens / seconds) if built.fresh_tokens else None,
     }
     out.result(payload, lambda console: show_built(console, payload))
-    out.next_step(f"engram hash {output} -c CONFIG")
+    out.next_step(f"engram hash {shlex.quote(str(output))} -c CONFIG")
 
 
 @corpus.command(cls=Command)

@@ -266,7 +266,11 @@ def hash(
         words = ["engram", "hash", text, *(["-c", config] if config else [])]
         words += ["-t", tokenizer] if tokenizer else []
         words += ["--layers", ",".join(map(str, layers))] if layers else []
-        out.next_step(f"{shlex.join(words)} -o FOLDER writes the ids.")
+        words += ["--split", split] if split else []
+        words += ["--text-column", text_column] if text_column else []
+        words += ["--no-eos"] if eos is False else []
+        words += ["--on-error", on_error] if on_error != "stop" else []
+        out.next_step(f"{shlex.join(words)} -o FOLDER")
 
 
 def _memory_config(out: Output, name: str) -> EngramConfig:

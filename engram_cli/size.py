@@ -208,7 +208,8 @@ def size(
     # A catalogue name may be short; attach asks the hub.
     is_listed = backbone is not None and backbone.source == "catalogue"
     target = backbone.name if backbone is not None and is_listed else model or "MODEL"
-    attach = f"engram attach {shlex.quote(target)} -c {emit or 'engram.yaml'} -o FOLDER"
+    config = shlex.quote(str(emit or "engram.yaml"))
+    attach = f"engram attach {shlex.quote(target)} -c {config} -o FOLDER"
     out.next_step(attach if emit else f"the same with --emit engram.yaml, then {attach}")
 
 

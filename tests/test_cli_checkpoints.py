@@ -86,7 +86,7 @@ def test_the_next_step_goes_to_stderr(engram, tmp_path):
     assert (code, err) == (0, f"Next: engram verify {tmp_path}/a\n")
     assert "Next" not in out
     code, out, err = engram(f"attach model -c memory.yaml -o {tmp_path}/b --adapter")
-    assert f"engram.load('model', '{tmp_path}/b')" in err
+    assert f'python -c \'import engram; model = engram.load("model", "{tmp_path}/b")\'' in err
     assert "Next" not in out
     code, out, err = engram(f"convert attached -o {tmp_path}/c --dtype int8")
     assert (code, err) == (0, f"Next: engram verify {tmp_path}/c\n")

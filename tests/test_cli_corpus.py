@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,6 +78,13 @@ def test_build(engram, text, tmp_path):
     assert (again["was_finished"], again["tokens"]) == (True, payload["tokens"])
     bare = answer(engram(*words, "--no-eos", "--overwrite"))
     assert bare["tokens"] == payload["tokens"] - DOCUMENTS
+
+
+def test_the_next_step_quotes_the_folder(engram, text, tmp_path):
+    folder = tmp_path / "token shards"
+    step = engram("corpus", "build", text, "-t", BPE, "-o", folder)[2].splitlines()[-1]
+    words = shlex.split(step)
+    assert words == ["Next:", "engram", "hash", str(folder), "-c", "CONFIG"]
 
 
 def test_build_as_text(engram, text, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -96,10 +97,20 @@ def test_stdin_equals_the_file(engram, text, config, monkeypatch):
     assert from_stdin == from_file
 
 
+def test_the_next_step_hashes_the_same_documents(engram, text, config, tmp_path):
+    words = ["hash", text, "-c", config, "--split", "line", "--no-eos"]
+    step = engram(*words)[2].splitlines()[-1].removeprefix("Next: ")
+    counted = answer(engram(*words, "--json"))
+    line = step.replace("FOLDER", str(tmp_path / "ids"))
+    written = answer(engram(*shlex.split(line)[1:], "--json"))
+    assert written["tokens"] == counted["tokens"]
+    assert written["documents"] == counted["documents"]
+
+
 def test_text(engram, text, config):
     code, out, err = engram("hash", text, "-c", config)
     notes = ["Tokenised with tokenizers: the text is small."]
-    notes.append(f"Next: engram hash {text} -c {config} -o FOLDER writes the ids.")
+    notes.append(f"Next: engram hash {text} -c {config} -o FOLDER")
     assert (code, err.splitlines()) == (0, notes)
     lines = out.splitlines()
     ends = f" tokens in {DOCUMENTS} documents, each ended by <eos> (--no-eos leaves it out)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -210,6 +211,12 @@ def test_the_next_step_is_no_part_of_the_answer(engram):
     )
     assert engram("size", "--model", "gpt2", "-q")[1:] == (out, "")
     assert engram("size", "--model", "gpt2", "--json")[2] == ""
+
+
+def test_the_next_step_quotes_the_config(engram, tmp_path):
+    file = tmp_path / "my memory.yaml"
+    step = engram("size", "--model", "gpt2", "--emit", file)[2].splitlines()[-1]
+    assert shlex.split(step)[-4:] == ["-c", str(file), "-o", "FOLDER"]
 
 
 def test_no_model(engram):

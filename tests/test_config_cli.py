@@ -1,6 +1,7 @@
 """`engram config`: ls, new, show, check, for people and for programs."""
 
 import json
+import shlex
 
 import pytest
 
@@ -338,3 +339,9 @@ def test_check_doubts_a_pad_that_texts_hold(engram, answer, local_bpe):
         warnings = payload["files"][0]["warnings"]
         assert (code, len(warnings)) == (0, doubts), warnings
         assert all(f"pad_id {pad}" in text.replace("'", "") for text in warnings)
+
+
+def test_the_next_step_quotes_the_file(engram, tmp_path):
+    file = tmp_path / "my memory.yaml"
+    step = engram("new", "gpt2", "-o", file)[2].splitlines()[-1]
+    assert shlex.split(step) == ["Next:", "engram", "report", str(file)]
