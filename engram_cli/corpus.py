@@ -170,7 +170,7 @@ def build(
         out.note(f"{output} was finished already.")
     elif built.resumed_units:
         units = plural(built.resumed_units, "unit")
-        out.note(f"Went on behind {units} of work that an earlier run had finished.")
+        out.note(f"Went on after {units} of work that an earlier run had finished.")
     tell_engines(out, built.engines)
     for warning in built.warnings:
         out.warn(warning)
