@@ -97,3 +97,17 @@ def check(folder, text, name, workers, seed, repetitions):
 @pytest.mark.parametrize(("name", "workers"), [("build", 2), ("hash", 1)])
 def test_interrupts_at_a_random_moment(text, tmp_path, name, workers):
     check(tmp_path, text[: len(text) // 4], name, workers, seed=1, repetitions=1)
+
+
+def test_a_pipe_that_nobody_writes_to_keeps_no_one_waiting(tmp_path):
+    words = [sys.executable, "-c", SCRIPT, "hash", "-", "-t", str(BPE)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+    assert "No -c" in process.stderr.readline()
+    time.sleep(0.5)
+    began = interrupt(process)
+    process.wait(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 130
+    process.stdin.close()
+    process.stderr.close()
