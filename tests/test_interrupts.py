@@ -8,10 +8,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from engram.corpus.local import _interrupts_blocked
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 # Units and shards are small, so that there is something to go on from.
@@ -111,3 +114,28 @@ def test_a_pipe_that_nobody_writes_to_keeps_no_one_waiting(tmp_path):
     assert process.returncode == 130
     process.stdin.close()
     process.stderr.close()
+
+
+def test_processes_are_started_whole_whichever_thread_gets_the_signal():
+    ready = threading.Event()
+
+    def receive():
+        ready.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    is_started = False
+
+    def start_processes():
+        nonlocal is_started
+        with _interrupts_blocked():
+            ready.set()
+            thread.join()
+            is_started = True
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        start_processes()
+    assert is_started
+    assert signal.getsignal(signal.SIGINT) is handler
