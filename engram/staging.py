@@ -105,11 +105,7 @@ def claim(place: Path, *, sync: bool = True) -> int | None:
         try:
             descriptor = _open_mark(place, create=True)
             if descriptor is None and os.path.lexists(place):
-                raise InputError(
-                    f"{place} is in the way and was not written by this command.",
-                    "Move it away, or choose another folder.",
-                    work=str(place),
-                )
+                raise in_the_way(place)
             if descriptor is None:
                 continue  # another process has just removed it
             if not _lock(descriptor):
@@ -123,6 +119,17 @@ def claim(place: Path, *, sync: bool = True) -> int | None:
             with suppress(OSError):
                 place.rmdir()
             raise
+
+
+def in_the_way(place: Path) -> InputError:
+    """Say that something else is where a stage is to be."""
+    return InputError(
+        f"{place} is in the way: it does not bear the mark by which the toolkit knows folders of "
+        "its own.",
+        "Move it away, or choose another folder; what a version without marks left there may be "
+        "removed.",
+        work=str(place),
+    )
 
 
 def _write_mark(descriptor: int, place: Path, sync: bool) -> None:

@@ -96,6 +96,6 @@ def show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:
 
 def show_checks(console: Console, payload: dict[str, Any]) -> None:
     """Print what was checked."""
-    words = {True: "ok", False: "WRONG", None: "not checked"}
+    words = {True: "ok", False: "FAILED", None: "not checked"}
     for check in payload["checks"]:
         console.print(f"{words[check['ok']]:<12} {check['name']}: {check['detail']}")

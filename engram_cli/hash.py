@@ -152,6 +152,7 @@ def hash(
     from engram.corpus.readers import TextReader
     from engram.corpus.sources import STDIN
     from engram.corpus.stored_tokens import StoredTokens
+    from engram.corpus.token_shards import SHARD_TOKENS
     from engram.corpus.unit_work import check_digest
     from engram_cli.corpus_text import passed_over_text, passed_over_values, skipped_text
     from engram_cli.hash_answer import answer, default_note, write_plan
@@ -160,6 +161,11 @@ def hash(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if stats and output is not None:
         raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
+    if output is None and (overwrite or format != "npy" or shard_size != SHARD_TOKENS):
+        raise UsageError(
+            "--format, --shard-size and --overwrite are for what -o writes.",
+            "Leave them out, or give -o.",
+        )
     if dry_run and output is None:
         raise UsageError("Without -o nothing is written.", "Leave out --dry-run, or give -o.")
     if resume and (output is None or text == STDIN):
@@ -186,9 +192,10 @@ def hash(
 
     reader: TextReader | StoredTokens
     if (Path(text) / MANIFEST).is_file():
-        if not (eos is None and text_column is None and split is None):
+        if not (eos is None and text_column is None and split is None and on_error == "stop"):
             raise UsageError(
-                f"{text} holds tokens: --eos, --no-eos, --text-column and --split are for text.",
+                f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
+                "for text.",
                 "They were chosen when it was built.",
             )
         reader = StoredTokens(Path(text), check_digests=check)
@@ -246,7 +253,7 @@ def hash(
         out.note(f"{output} was finished already.")
     elif hashed.resumed_shards:
         shards = plural(hashed.resumed_shards, "shard")
-        out.note(f"Went on behind {shards} that an earlier run had finished.")
+        out.note(f"Went on after {shards} that an earlier run had finished.")
     tell_engines(out, hashed.notes.engines)
     for warning in hashed.notes.warnings:
         out.warn(warning)

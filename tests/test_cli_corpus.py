@@ -256,7 +256,7 @@ def test_verify(engram, folder, text):
     text.write_text(TEXT.replace("Milky", "Silky"))
     payload = answer(engram("corpus", "verify", folder, "--json"), 5)
     assert "document 0 is not what" in payload["checks"][-1]["detail"]
-    assert "WRONG        text: " in engram("corpus", "verify", folder)[1]
+    assert "FAILED       text: " in engram("corpus", "verify", folder)[1]
 
 
 def test_files_that_were_damaged_are_named(engram, folder, tmp_path):

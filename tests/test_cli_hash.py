@@ -305,3 +305,31 @@ def test_neither_torch_nor_transformers_is_imported(text, config):
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "options", [["--overwrite"], ["--format", "parquet"], ["--shard-size", "100"]]
+)
+def test_options_for_what_is_written_need_a_place(engram, text, options):
+    code, _, err = engram("hash", text, "-t", BPE, *options)
+    assert code == 2
+    assert "are for what -o writes" in err
+
+
+def test_options_for_text_are_refused_for_tokens(engram, text, tmp_path):
+    assert engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens")[0] == 0
+    for options in (["--on-error", "skip"], ["--split", "line"], ["--eos"]):
+        code, _, err = engram("hash", tmp_path / "tokens", "-t", BPE, *options)
+        assert code == 2
+        assert options[0] in err
+
+
+def test_an_unfinished_build_without_a_mark_is_left_to_the_user(engram, text, tmp_path):
+    work = tmp_path / ".tokens.building"
+    work.mkdir()
+    (work / "job.json").write_text("{}")
+    for more in ([], ["--resume"], ["--overwrite"]):
+        code, _, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens", *more)
+        assert code == 3
+        assert "a version without marks" in err
+        assert (work / "job.json").exists()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
@@ -20,7 +22,7 @@ from engram.corpus.readers import TextReader
 from engram.corpus.sources import find_sources
 from engram.corpus.stored_tokens import StoredTokens
 from engram.corpus.verify import verify_corpus
-from engram.errors import CorruptFileError
+from engram.errors import CorruptFileError, EngramError
 from engram_cli import main as cli
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
@@ -107,6 +109,15 @@ def change(file):
     file.write_bytes(bytes(data))
 
 
+def list_again(path):
+    """Give a manifest the sizes and digests of the files that are there, as a liar would."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    for file in manifest["files"]:
+        size_bytes = (path / file["name"]).stat().st_size
+        file |= {"bytes": size_bytes, "sha256": sha256_of(path / file["name"])}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_readers_check_digests_when_asked_to(folder, tmp_path, capsys):
     path = tmp_path / "copy"
     shutil.copytree(folder / "tokens", path)
@@ -148,10 +159,70 @@ def test_verify_hashes_a_sample_again(folder, tmp_path):
     path = tmp_path / "ids"
     shutil.copytree(folder / "ids", path)
     change(path / "ids-00001.npy")
-    manifest = json.loads((path / "manifest.json").read_text())
-    for file in manifest["files"]:  # as a writer that went wrong would list it
-        file["sha256"] = sha256_of(path / file["name"])
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    list_again(path)
     files, _, ids = verify_corpus(path, load_tokenizer)
     assert (files.ok, ids.ok) == (True, False)
     assert "ids-00001.npy holds other ids" in ids.detail
+
+
+def test_verify_hashes_a_sample_of_documents_longer_than_it_again(tmp_path):
+    (tmp_path / "text.txt").write_text("Milky Way " * 9000)
+    hash_ids(tmp_path)
+    *_, ids = verify_corpus(tmp_path / "ids", load_tokenizer)
+    assert ids.ok
+    assert int(ids.detail.split()[0].replace(",", "")) > 10_000
+    array = np.load(tmp_path / "ids" / "ids-00000.npy")
+    array[9999, 0, 0] ^= 1
+    np.save(tmp_path / "ids" / "ids-00000.npy", array)
+    list_again(tmp_path / "ids")
+    *_, ids = verify_corpus(tmp_path / "ids", load_tokenizer)
+    assert not ids.ok
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda array: np.array(3),
+        lambda array: array[:, None],
+        lambda array: array.astype(float),
+        lambda array: np.zeros(array.shape, [("a", "i4")]),
+        lambda array: array[:0],
+        lambda array: array[::-1],
+    ],
+    ids=["number", "axis", "floats", "fields", "nothing", "backwards"],
+)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("tokens", "tokens-00001.npy"),
+        ("tokens", "documents-00001.npy"),
+        ("ids", "documents-00001.npy"),
+        ("ids", "ids-00001.npy"),
+        ("ids", "token_map.npy"),
+    ],
+)
+def test_forged_arrays_are_damage_whatever_their_digests(folder, tmp_path, name, file, forge):
+    path = tmp_path / name
+    shutil.copytree(folder / name, path)
+    np.save(path / file, forge(np.load(path / file)))
+    list_again(path)
+    with suppress(EngramError):
+        assert not all(check.ok for check in verify_corpus(path, load_tokenizer))
+    if file.startswith("documents"):
+        with pytest.raises(CorruptFileError):
+            list(HashedDataset(path, CONFIG, window_tokens=8))
+
+
+@pytest.mark.parametrize("name", ["tokens", "ids"])
+def test_boundaries_that_fall_are_damage_to_readers(folder, tmp_path, name):
+    path = tmp_path / name
+    shutil.copytree(folder / name, path)
+    bounds = np.load(path / "documents-00001.npy")
+    bounds[3] += 10**6
+    np.save(path / "documents-00001.npy", bounds)
+    list_again(path)
+    with pytest.raises(CorruptFileError, match="boundaries"):
+        list(HashedDataset(path, CONFIG, window_tokens=8))
+    with pytest.raises(CorruptFileError, match="boundaries"):
+        list(StoredTokens(path).batches())
+    assert not all(check.ok for check in verify_corpus(path, load_tokenizer))

@@ -8,10 +8,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from engram.corpus.local import _interrupts_blocked
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 # Units and shards are small, so that there is something to go on from.
@@ -97,3 +100,42 @@ def check(folder, text, name, workers, seed, repetitions):
 @pytest.mark.parametrize(("name", "workers"), [("build", 2), ("hash", 1)])
 def test_interrupts_at_a_random_moment(text, tmp_path, name, workers):
     check(tmp_path, text[: len(text) // 4], name, workers, seed=1, repetitions=1)
+
+
+def test_a_pipe_that_nobody_writes_to_keeps_no_one_waiting(tmp_path):
+    words = [sys.executable, "-c", SCRIPT, "hash", "-", "-t", str(BPE)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+    assert "No -c" in process.stderr.readline()
+    time.sleep(0.5)
+    began = interrupt(process)
+    process.wait(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 130
+    process.stdin.close()
+    process.stderr.close()
+
+
+def test_processes_are_started_whole_whichever_thread_gets_the_signal():
+    ready = threading.Event()
+
+    def receive():
+        ready.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    is_started = False
+
+    def start_processes():
+        nonlocal is_started
+        with _interrupts_blocked():
+            ready.set()
+            thread.join()
+            is_started = True
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        start_processes()
+    assert is_started
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -179,9 +179,9 @@ class Addresses:
         """
         if map_digest(token_map) != self.map_sha256:
             raise MismatchError(
-                f"The token map ({len(token_map)} ids, {int(token_map.max()) + 1} compressed) is "
-                f"not the one of this memory ({self.raw_vocab_size} ids, {self.vocab_size} "
-                "compressed).",
+                f"The token map ({len(token_map)} ids, {int(token_map.max(initial=-1)) + 1} "
+                f"compressed) is not the one of this memory ({self.raw_vocab_size} ids, "
+                f"{self.vocab_size} compressed).",
                 "Use the tokenizer that the memory was made with.",
                 parts=["map_sha256"],
                 map_sha256=map_digest(token_map),

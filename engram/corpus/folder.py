@@ -11,13 +11,13 @@ from typing import Any
 
 from engram import folders
 from engram.corpus.manifests import FILES_SHAPE
+from engram.corpus.sources import MANIFEST as MANIFEST
 from engram.corpus.work import discard_spent
 from engram.errors import CorruptFileError, EngramError
 from engram.files import write_json
 from engram.json_files import read_json
 from engram.units import plural
 
-MANIFEST = "manifest.json"
 _BLOCK_BYTES = 2**20
 
 

@@ -128,13 +128,25 @@ class _Processes:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Have processes that are started in a block inherit that Ctrl-C is not for them."""
+    """Start processes in a block, which inherit that Ctrl-C is not for them; it waits till the end.
+
+    A process that is half started has nobody to kill it, and would tell that its parent is gone.
+    """
     resource_tracker.ensure_running()  # it unblocks them when it is started
+    handler, came = signal.getsignal(signal.SIGINT), list[int]()
+    # Only the main thread runs Python's handlers, also for what other threads received.
+    is_held = callable(handler) and threading.current_thread() is threading.main_thread()
+    if is_held:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_held:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Reads .npy files that anyone may have written: mapped, never unpickled."""
+"""Reads .npy files of whole numbers that anyone may have written: mapped, never unpickled."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError
+from engram.units import plural
 
 
-def read_npy(path: Path, *, hint: str) -> NDArray[Any]:
+def read_npy(path: Path, axes: int, *, hint: str) -> NDArray[Any]:
     """Map the array of an .npy file.
 
     Args:
         path: The file.
+        axes: Axes that the array must have.
         hint: Next step after an error.
 
     Raises:
-        CorruptFileError: It is not there, no .npy file, holds objects, or is shorter than its
-            header says.
+        CorruptFileError: It is not there, no .npy file, is shorter than its header says, or holds
+            something else than whole numbers in so many axes.
     """
     try:
         with warnings.catch_warnings():  # a header that numpy has to guess at
@@ -33,4 +35,11 @@ def read_npy(path: Path, *, hint: str) -> NDArray[Any]:
             hint,
             file=str(path),
         ) from None
+    if array.ndim != axes or array.dtype.kind not in "iu":
+        raise CorruptFileError(
+            f"{path} holds {array.dtype} {list(array.shape)}, not whole numbers in "
+            f"{plural(axes, 'axis', 'axes')}.",
+            hint,
+            file=str(path),
+        )
     return array

@@ -301,9 +301,12 @@ def _job(
 
 def _one_ahead(items: Generator[T]) -> Generator[T]:
     """Fetch the next item in a thread while the caller works on this one."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
+    end, pool = object(), ThreadPoolExecutor(1)
+    try:
         following: Any = pool.submit(next, items, end)
         while (item := following.result()) is not end:
             following = pool.submit(next, items, end)
             yield item
+    finally:
+        # A pipe that nobody writes to would keep a command that is interrupted from ending.
+        pool.shutdown(wait=False, cancel_futures=True)

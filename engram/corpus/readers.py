@@ -127,7 +127,7 @@ class TextReader:
                 yield from self._reader(source, stream)(source, stream)
             finally:
                 self._read_before += stream.stored_offset
-            if stream.offset == 0:
+            if stream.offset == stream.begin:
                 problem = f"{source.name} is empty: there is no text in it."
                 self.wrong(InputError(problem, file=source.name))
 

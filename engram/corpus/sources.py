@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from engram.corpus.documents import Split
-from engram.errors import InputError, MissingFileError, UsageError
+from engram.errors import EngramError, InputError, MissingFileError, UsageError
 from engram.gguf import refuse_gguf
+from engram.json_files import TEXT, read_json
 
 STDIN = "-"
+# Says what a folder of results holds.
+MANIFEST = "manifest.json"
 Format = Literal["text", "jsonl", "json", "csv", "parquet"]
 _FORMATS: dict[str, Format] = {
     ".txt": "text",
@@ -92,8 +95,8 @@ def find_sources(
         stdin_records: Whether standard input holds JSON lines instead of text.
 
     Returns:
-        The sources; and what a folder has besides: hidden files and folders, linked folders, names
-        that are not text.
+        The sources; and what a folder has besides: hidden files and folders, linked folders,
+        folders of tokens and of hash ids, names that are not text.
 
     Raises:
         MissingFileError: There is no such file or folder.
@@ -179,10 +182,21 @@ def _reason_not_to_read(path: Path) -> str:
     if not _is_utf8(path.name):
         return "its name is not UTF-8"
     if path.is_dir():
-        return "a linked folder" if path.is_symlink() else ""
+        if path.is_symlink():
+            return "a linked folder"
+        return "results of this toolkit" if _holds_results(path) else ""
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"
     return "" if _plain_suffix(path) in FOLDER_SUFFIXES else "not text by its name"
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder holds tokens or hash ids, whose manifest is no text."""
+    try:
+        manifest = read_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
+    except (OSError, EngramError):
+        return False
+    return str(manifest["schema"]).startswith("engram.")
 
 
 def _missing_hint(name: str) -> str:
@@ -201,10 +215,9 @@ def _missing_hint(name: str) -> str:
 
 
 def _plain_suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+    *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    # A .parquet is read from its end, so that it cannot be packed as a whole.
+    return before if last in _COMPRESSIONS and before != ".parquet" else last
 
 
 def _is_utf8(name: str) -> bool:

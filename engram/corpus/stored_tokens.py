@@ -17,6 +17,8 @@ from engram.corpus.tokenise import TokenBatch, cut_batches
 from engram.errors import CorruptFileError, InputError
 from engram.json_files import OBJECT, check_shape, read_json
 
+_HINT = "Write the folder again."
+
 
 class StoredTokens:
     """The tokens of a folder that holds token shards as .npy files, mapped, never loaded whole.
@@ -38,9 +40,12 @@ class StoredTokens:
     def __init__(self, folder: Path, *, check_digests: bool = False) -> None:
         self.folder = folder
         shards, self.tokenizer, files_listed = _manifest(folder)
-        check_whole(folder, files_listed, "Write the folder again.", digests=check_digests)
+        check_whole(folder, files_listed, _HINT, digests=check_digests)
         files = [
-            tuple(_load(folder, shard[f"{kind}_file"]) for kind in ("tokens", "documents"))
+            tuple(
+                read_npy(folder / shard[f"{kind}_file"], 1, hint=_HINT)
+                for kind in ("tokens", "documents")
+            )
             for shard in shards
         ]
         for shard, (tokens, bounds) in zip(shards, files, strict=True):
@@ -50,7 +55,7 @@ class StoredTokens:
                     f"{folder / shard['tokens_file']} holds {sizes[0]:,} tokens and its documents "
                     f"file {sizes[1]:,} documents with {sizes[2]:,}; the manifest says "
                     f"{shard['tokens']:,} tokens in {shard['documents']:,} documents.",
-                    "Write the folder again.",
+                    _HINT,
                     file=str(folder / shard["tokens_file"]),
                 )
         self._tokens = [tokens for tokens, _ in files]
@@ -64,9 +69,14 @@ class StoredTokens:
         return sum(int(tokens.nbytes) for tokens in self._tokens)
 
     def batches(self) -> Generator[TokenBatch]:
-        """Read the documents, as `tokenise` gives those of a text."""
+        """Read the documents, as `tokenise` gives those of a text.
+
+        Raises:
+            CorruptFileError: The boundaries of documents do not rise.
+        """
         read_bytes = 0
         for tokens, bounds in zip(self._tokens, self._bounds, strict=True):
+            self._check_rising(bounds, 0, len(tokens))
             for start, end in pairwise(cut_batches(bounds)):
                 part = tokens[bounds[start] : bounds[end]]
                 read_bytes += int(part.nbytes)
@@ -77,6 +87,9 @@ class StoredTokens:
 
         Returns:
             The token ids ``[n]`` and, True where a document starts, ``[n]``.
+
+        Raises:
+            CorruptFileError: The boundaries of documents do not rise.
         """
         parts, starts = [], np.zeros(end - begin, dtype=bool)
         shard = int(np.searchsorted(self._firsts, begin, side="right")) - 1
@@ -88,9 +101,21 @@ class StoredTokens:
             stop = min(end, first + len(tokens))
             parts.append(tokens[position - first : stop - first])
             low, high = np.searchsorted(bounds, [position - first, stop - first])
+            self._check_rising(bounds[low:high], position - first, stop - first)
             starts[bounds[low:high] + (first - begin)] = True
             position, shard = stop, shard + 1
         return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
+
+    def _check_rising(self, bounds: NDArray[Any], low: int, high: int) -> None:
+        """Check boundaries where they are read: those of a large corpus take long to read."""
+        if len(bounds) and not (
+            low <= bounds[0] and bounds[-1] <= high and (bounds[1:] >= bounds[:-1]).all()
+        ):
+            raise CorruptFileError(
+                f"{self.folder} is damaged: the boundaries of its documents do not rise.",
+                _HINT,
+                folder=str(self.folder),
+            )
 
 
 def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
@@ -105,15 +130,3 @@ def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[
         )
     check_shape(values, TOKENS_SHAPE, str(path), hint=hint)
     return values["shards"], values["tokenizer"], {"files": values["files"]}
-
-
-def _load(folder: Path, name: str) -> NDArray[Any]:
-    path = folder / name
-    array = read_npy(path, hint="Write the folder again.")
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise CorruptFileError(
-            f"{path} holds {array.dtype} {list(array.shape)}, not one row of whole numbers.",
-            "Write the folder again.",
-            file=str(path),
-        )
-    return array

@@ -14,6 +14,7 @@ from typing import IO, Any
 from engram.corpus.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
+_UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 _TRUNCATED = "Fetch or compress it again, or take what can be read with --on-error skip."
 # The first four bytes of UTF-32 may be those of UTF-16, too.
 _OTHER_ENCODINGS = {
@@ -29,10 +30,11 @@ class ByteStream:
 
     Attributes:
         offset: Unpacked bytes read so far.
+        begin: Offset of the text, after a byte-order mark.
     """
 
     def __init__(self, source: Source, file: IO[bytes], stored: IO[bytes]) -> None:
-        self.offset = 0
+        self.offset = self.begin = 0
         self._source, self._file, self._stored = source, file, stored
         self._left = None if source.end is None else source.end - source.begin
         self._ahead = b""
@@ -89,6 +91,7 @@ class ByteStream:
             if head.startswith(mark):
                 raise _wrong_encoding(self._source, mark, encoding)
         self.put_back(head.removeprefix(codecs.BOM_UTF8))
+        self.begin = self.offset
 
 
 @contextmanager
@@ -133,8 +136,12 @@ def open_source(source: Source) -> Iterator[ByteStream]:
 
 
 def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileError:
-    name = "corpus.txt" if source.path is None else source.name
-    hint = f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > utf8.txt"
+    name = shlex.quote("corpus.txt" if source.path is None else source.name)
+    suffix = "txt" if source.format == "text" else source.format
+    hint = f"iconv -f {encoding} -t UTF-8 {name} > utf8.{suffix}"
+    if source.compression is not None:
+        unpack = _UNPACK[source.compression]
+        hint = f"{unpack} {name} | iconv -f {encoding} -t UTF-8 > utf8.{suffix}"
     return CorruptFileError(
         f"{source.name} is text in {encoding}, as its first bytes ({mark.hex(' ')}) say; texts "
         "have to be in UTF-8.",

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.corpus.build import SCHEMA
-from engram.corpus.checks import Check, check_of
-from engram.corpus.folder import MANIFEST, damage
+from engram.corpus.checks import Check, check_files, check_of, wrong_boundaries
+from engram.corpus.folder import MANIFEST
 from engram.corpus.hashes import MANIFEST_SCHEMA
 from engram.corpus.manifests import CORPUS_SHAPE, HASHES_SHAPE
 from engram.corpus.npy_files import read_npy
@@ -95,7 +95,8 @@ def verify_corpus(
     manifest = read_manifest(folder, {SCHEMA: CORPUS_SHAPE, MANIFEST_SCHEMA: HASHES_SHAPE})
     if manifest["schema"] == MANIFEST_SCHEMA:
         return verify_hashes(folder, manifest)
-    files = _check_files(folder, manifest)
+    used = [shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS]
+    files = check_files(folder, manifest, used)
     if not files.ok:
         return [files]
     shards = [_load(folder, shard) for shard in manifest["shards"]]
@@ -109,25 +110,9 @@ def verify_corpus(
     return checks
 
 
-def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
-    expected = {str(file["name"]): file for file in manifest["files"]}
-    wrong = [f"{name} is foreign" for name in _names(folder) - {*expected, MANIFEST}]
-    wrong += damage(folder, manifest, digests=True)
-    listed = {shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS}
-    wrong += [f"{name} has no digest" for name in sorted(listed - expected.keys())]
-    size = sum(int(file["bytes"]) for file in manifest["files"])
-    return check_of(
-        "files", wrong, f"{plural(len(expected), 'file')}, {size:,} bytes, all digests equal"
-    )
-
-
-def _names(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()}
-
-
 def _load(folder: Path, shard: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     hint = "Build the corpus again."
-    tokens, bounds = (read_npy(folder / shard[f"{kind}_file"], hint=hint) for kind in _KINDS)
+    tokens, bounds = (read_npy(folder / shard[f"{kind}_file"], 1, hint=hint) for kind in _KINDS)
     return tokens, bounds
 
 
@@ -158,16 +143,12 @@ def _check_counts(
 def _check_documents(
     manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]
 ) -> Check:
-    wrong = []
-    for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
-        name = entry["documents_file"]
-        if bounds.dtype != np.int64 or bounds.ndim != 1 or not len(bounds):
-            wrong.append(f"{name} is {bounds.dtype} {list(bounds.shape)}")
-        elif bounds[0] != 0 or bounds[-1] != len(tokens):
-            wrong.append(f"{name} goes from {bounds[0]} to {bounds[-1]}, not 0 to {len(tokens)}")
-        elif (np.diff(bounds) < 0).any():
-            wrong.append(f"{name} falls at document {int(np.argmax(np.diff(bounds) < 0))}")
-    return check_of("documents", wrong, "boundaries rise from 0 to the end of every shard")
+    wrong = [
+        wrong_boundaries(entry["documents_file"], bounds, len(tokens))
+        for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True)
+    ]
+    right = "boundaries rise from 0 to the end of every shard"
+    return check_of("documents", list(filter(None, wrong)), right)
 
 
 def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]) -> Check:
@@ -175,7 +156,7 @@ def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArra
     size, end = tokenizer["vocab_size"], tokenizer["eos_id"]
     for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
         name = entry["tokens_file"]
-        if tokens.dtype != token_dtype(size) or tokens.ndim != 1:
+        if tokens.dtype != token_dtype(size):
             wrong.append(f"{name} is {tokens.dtype} {list(tokens.shape)}")
             continue
         parts = (tokens[at : at + _CHUNK] for at in range(0, len(tokens), _CHUNK))

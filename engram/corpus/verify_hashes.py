@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
-from engram.corpus.checks import Check, check_of
-from engram.corpus.folder import MANIFEST, damage
+from engram.corpus.checks import Check, check_files, check_of, wrong_boundaries
+from engram.corpus.folder import MANIFEST
 from engram.corpus.manifests import ID_SHARDS_SHAPE
 from engram.corpus.npy_files import read_npy
-from engram.errors import CorruptFileError, EngramError
+from engram.errors import EngramError
 from engram.json_files import check_shape
 from engram.units import plural
 
 _HINT = "Hash the text again."
-_KINDS = ("tokens", "documents", "ids")
+_AXES = {"tokens": 1, "documents": 1, "ids": 3}
 _SAMPLED_TOKENS = 2**16
 _SAMPLED_SHARDS = 3
 
@@ -34,37 +34,27 @@ def verify_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
     Raises:
         CorruptFileError: A file that is as it was written cannot be read.
     """
-    files = _check_files(folder, manifest)
+    used = [
+        str(name)
+        for shard in manifest["shards"]
+        for key, name in shard.items()
+        if key == "file" or key.endswith("_file")
+    ]
+    files = check_files(folder, manifest, used)
     if not files.ok:
         return [files]
     if manifest["format"] != "npy":
         detail = f"not compared: the shards are {manifest['format']} files"
         return [files, Check("counts", None, detail), Check("hash ids", None, detail)]
     check_shape(manifest, ID_SHARDS_SHAPE, str(folder / MANIFEST), hint=_HINT)
-    shards = [[_load(folder / shard[f"{kind}_file"]) for kind in _KINDS] for shard in
-              manifest["shards"]]  # fmt: skip
+    shards = [
+        [read_npy(folder / shard[f"{kind}_file"], axes, hint=_HINT) for kind, axes in _AXES.items()]
+        for shard in manifest["shards"]
+    ]
     counts = _check_counts(manifest, shards)
     if not counts.ok:
         return [files, counts]
     return [files, counts, _check_ids(folder, manifest, shards)]
-
-
-def _check_files(folder: Path, manifest: dict[str, Any]) -> Check:
-    names = {str(file["name"]) for file in manifest["files"]}
-    there = {entry.name for entry in folder.iterdir()}
-    wrong = [f"{name} is foreign" for name in sorted(there - {*names, MANIFEST})]
-    wrong += damage(folder, manifest, digests=True)
-    size = sum(int(file["bytes"]) for file in manifest["files"])
-    return check_of(
-        "files", wrong, f"{plural(len(names), 'file')}, {size:,} bytes, all digests equal"
-    )
-
-
-def _load(path: Path) -> NDArray[Any]:
-    array = read_npy(path, hint=_HINT)
-    if not array.ndim:
-        raise CorruptFileError(f"{path} holds one number, not a row.", _HINT, file=str(path))
-    return array
 
 
 def _check_counts(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) -> Check:
@@ -72,11 +62,13 @@ def _check_counts(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) ->
     for entry, (tokens, bounds, ids) in zip(manifest["shards"], shards, strict=True):
         found = (len(tokens), len(bounds) - 1, len(ids), int(np.prod(ids.shape[1:])))
         expected = (entry["tokens"], entry["documents"], entry["tokens"], columns)
-        if found != expected or bounds[0] != 0 or bounds[-1] != len(tokens):
+        if found != expected:
             wrong.append(
                 f"{entry['ids_file']} and its tokens hold {found}, not {expected} tokens, "
                 "documents, rows of ids and ids a token"
             )
+        elif fault := wrong_boundaries(entry["documents_file"], bounds, len(tokens)):
+            wrong.append(fault)
     for kind in ("tokens", "documents"):
         total = sum(int(entry[kind]) for entry in manifest["shards"])
         if total != manifest["counts"][kind]:
@@ -87,22 +79,23 @@ def _check_counts(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) ->
 
 
 def _check_ids(folder: Path, manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) -> Check:
-    """Hash the first documents of some shards again."""
+    """Hash the first tokens of some shards again; an id follows from the tokens before it."""
     wrong, compared = [], 0
     try:
         addresses = Addresses.from_dict(manifest["addresses"])
         if manifest["token_map_file"] is not None:
-            addresses = addresses.with_map(np.array(_load(folder / manifest["token_map_file"])))
+            addresses = addresses.with_map(
+                np.array(read_npy(folder / manifest["token_map_file"], 1, hint=_HINT))
+            )
         hasher = Hasher(addresses)
         for entry, (tokens, bounds, ids) in list(zip(manifest["shards"], shards, strict=True))[
             :_SAMPLED_SHARDS
         ]:
-            documents = int(np.searchsorted(bounds, _SAMPLED_TOKENS, side="right")) - 1
-            bounds = np.array(bounds[: documents + 1]) if documents else bounds[:0]
-            if not documents:
+            size = min(len(tokens), _SAMPLED_TOKENS)
+            if not size:
                 continue
-            size = int(bounds[-1])
-            found = hasher.hash_documents(np.array(tokens[:size]), bounds)
+            starts = bounds[: np.searchsorted(bounds, size)]
+            found = hasher.hash_documents(np.array(tokens[:size]), np.append(starts, size))
             if not np.array_equal(found, ids[:size]):
                 wrong.append(f"{entry['ids_file']} holds other ids than those of its tokens")
             compared += size

@@ -84,7 +84,7 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
     if not os.path.lexists(work):
         return
     if not staging.is_stage(work):
-        raise _in_the_way(work, folder)
+        raise staging.in_the_way(work)
     if staging.in_use(work):
         raise _at_work(folder)
     if not _is_begun(work):
@@ -229,7 +229,7 @@ def _read_job(work: Path) -> dict[str, Any] | None:
 def _claimed(work: Path, folder: Path) -> Iterator[None]:
     """Keep a second build away; the lock goes with the process, however it ends."""
     if os.path.lexists(work) and not staging.is_stage(work):
-        raise _in_the_way(work, folder)
+        raise staging.in_the_way(work)
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)
@@ -237,15 +237,6 @@ def _claimed(work: Path, folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _in_the_way(work: Path, folder: Path) -> InputError:
-    return InputError(
-        f"{work} is in the way and was not written by this command.",
-        "Move it away, or choose another folder.",
-        output=str(folder),
-        work=str(work),
-    )
 
 
 def _at_work(folder: Path) -> InputError:
