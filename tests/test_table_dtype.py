@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 import engram
 from engram.backbone.headers import read_folder_headers
 from engram.checkpoints import attach
+from engram.checkpoints.compare import max_logit_difference
+from engram.checkpoints.detach import detach
 from engram.checkpoints.initial import CHUNK_VALUES, normal_table, quantised_table
 from engram.checkpoints.names import SCALE, TABLE
 from engram.checkpoints.verify import verify
@@ -142,3 +145,17 @@ def test_an_unstated_dtype_is_written_as_null_and_read_back(tmp_path):
     write_config(file, tiny.memory_config())
     assert "table_dtype: null" in file.read_text()
     assert read_config(file) == tiny.memory_config()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
+def test_a_base_that_states_no_dtype_is_loaded_in_its_own_beside_other_tables(
+    bases, tmp_path, dtype
+):
+    base = shutil.copytree(bases["float32"], tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": None}))
+    attach.attach(base, tiny.memory_config(table_dtype=dtype), tmp_path / "attached")
+    assert engram.load(tmp_path / "attached").dtype == torch.float32
+    assert max_logit_difference(base, tmp_path / "attached") == 0
+    detach(tmp_path / "attached", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] is None

@@ -38,6 +38,25 @@ def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> 
     return _FLOATS[max(floats, key=lambda tag: floats[tag])] if floats else None
 
 
+def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Return the dtype that transformers finds for a model whose config states none.
+
+    That is the dtype of the first float tensor in the first file.
+
+    Args:
+        config: Its config.json.
+        tensors: Its tensors by name.
+
+    Returns:
+        Name of a float dtype; None where the config states one, or no tensor has one.
+    """
+    if config.get("dtype") or config.get("torch_dtype"):
+        return None
+    floats = [info for info in tensors.values() if info.dtype in _FLOATS]
+    first = min(floats, key=lambda info: (info.path.name, info.start), default=None)
+    return None if first is None else _FLOATS[first.dtype]
+
+
 def _stated(config: Mapping[str, Any]) -> str | None:
     text = config.get("text_config")
     for part in (text if isinstance(text, dict) else {}, config):
