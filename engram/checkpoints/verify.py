@@ -104,11 +104,8 @@ def verify(
         if settings is None:
             yield from verify_released(stored, tokenizer)
             return
-    if weights and not is_adapter:
-        from engram.hf import compat
-
-        compat.check()
     if stored is not None and weights:
+        _check_packages()  # before anything is downloaded
         path, stored = resolve_model(target, revision, trust_remote_code=trust_remote_code), None
     memory: _Memory | None = None
     try:
@@ -142,6 +139,7 @@ def verify(
     claims = run_check("base config", partial(_check_base_config, whole, tensors, where))
     yield claims
     if weights and claims.ok:
+        _check_packages()
         from engram.checkpoints.behaviour import behaviour_checks
 
         check = partial(_check_base_weights, path, whole, tensors, trust_remote_code)
@@ -149,6 +147,13 @@ def verify(
         yield loads
         if loads.ok is not False:  # beside random weights there is nothing to compare
             yield from behaviour_checks(path, trust_remote_code)
+
+
+def _check_packages() -> None:
+    """Check that models can be loaded; importing torch takes seconds, which headers do not need."""
+    from engram.hf import compat
+
+    compat.check()
 
 
 def _load_tokenizer(name: str | Path, revision: str | None) -> TokenizerFile:
