@@ -161,7 +161,7 @@ def test_a_base_that_states_no_dtype_is_loaded_in_its_own_beside_other_tables(
     assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] is None
 
 
-@pytest.mark.parametrize("load_as, stored", [("auto", "BF16"), (torch.float32, "F32")])
+@pytest.mark.parametrize(("load_as", "stored"), [("auto", "BF16"), (torch.float32, "F32")])
 def test_tables_that_loading_cast_are_saved_as_what_they_are(bases, tmp_path, load_as, stored):
     folder = tmp_path / "attached"
     attach.attach(bases["bfloat16"], tiny.memory_config(table_dtype="float32"), folder)
@@ -172,7 +172,9 @@ def test_tables_that_loading_cast_are_saved_as_what_they_are(bases, tmp_path, lo
     assert settings["config"]["table_dtype"] == {"BF16": "bfloat16", "F32": "float32"}[stored]
 
 
-@pytest.mark.parametrize("dtype, is_noted", [("float32", True), ("bf16", False), ("fp8", False)])
+@pytest.mark.parametrize(
+    ("dtype", "is_noted"), [("float32", True), ("bf16", False), ("fp8", False)]
+)
 def test_attach_says_when_tables_are_loaded_in_another_dtype(
     bases, tmp_path, capsys, monkeypatch, dtype, is_noted
 ):
