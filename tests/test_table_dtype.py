@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 import engram
 from engram.backbone.headers import read_folder_headers
@@ -147,15 +148,16 @@ def test_an_unstated_dtype_is_written_as_null_and_read_back(tmp_path):
     assert read_config(file) == tiny.memory_config()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
-def test_a_base_that_states_no_dtype_is_loaded_in_its_own_beside_other_tables(
-    bases, tmp_path, dtype
-):
-    base = shutil.copytree(bases["float32"], tmp_path / "base")
-    config = json.loads((base / "config.json").read_text())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "fp8"])
+@pytest.mark.parametrize("wide", ["", "embed", "norm", "lm_head"])
+def test_a_base_that_states_no_dtype_is_loaded_as_without_its_memory(bases, tmp_path, wide, dtype):
+    base = shutil.copytree(bases["bfloat16"], tmp_path / "base")
+    config, weights = json.loads((base / "config.json").read_text()), base / "model.safetensors"
     (base / "config.json").write_text(json.dumps({**config, "dtype": None}))
+    tensors = load_file(weights)
+    tensors = {it: value.float() if wide in it else value for it, value in tensors.items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
     attach.attach(base, tiny.memory_config(table_dtype=dtype), tmp_path / "attached")
-    assert engram.load(tmp_path / "attached").dtype == torch.float32
     assert max_logit_difference(base, tmp_path / "attached") == 0
     detach(tmp_path / "attached", tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] is None

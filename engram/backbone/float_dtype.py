@@ -41,7 +41,7 @@ def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> 
 def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
     """Return the dtype that transformers finds for a model whose config states none.
 
-    That is the dtype of the first float tensor in the first file.
+    That is the dtype of the first float tensor in the first file, both in alphabetical order.
 
     Args:
         config: Its config.json.
@@ -52,9 +52,8 @@ def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     """
     if config.get("dtype") or config.get("torch_dtype"):
         return None
-    floats = [info for info in tensors.values() if info.dtype in _FLOATS]
-    first = min(floats, key=lambda info: (info.path.name, info.start), default=None)
-    return None if first is None else _FLOATS[first.dtype]
+    floats = [(info.path.name, name) for name, info in tensors.items() if info.dtype in _FLOATS]
+    return _FLOATS[tensors[min(floats)[1]].dtype] if floats else None
 
 
 def _stated(config: Mapping[str, Any]) -> str | None:
