@@ -20,7 +20,7 @@ from engram.backbone.headers import (
 from engram.backbone.quantisation import base_params
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
-from engram.gguf import refuse_gguf
+from engram.gguf import refuse_gguf, refuse_gguf_folder
 from engram.hub import probe
 from engram.json_files import read_json
 
@@ -240,9 +240,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         MissingFileError: It is not there.
         CorruptFileError: It is not a JSON object.
+        InputError: The folder holds GGUF files instead.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
+        refuse_gguf_folder(folder)
         raise MissingFileError(
             f"{folder} has no {CONFIG_FILE}: it is not a Hugging Face checkpoint.",
             "Give the folder that holds config.json and the weights.",
