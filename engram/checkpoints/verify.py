@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,13 @@ from engram.checkpoints.released import Stored, open_stored
 from engram.checkpoints.released.verify import verify_released
 from engram.checkpoints.settings import read_settings
 from engram.config import EngramConfig
-from engram.errors import ConfigError, CorruptFileError, EngramError, MissingFileError
+from engram.errors import (
+    ConfigError,
+    CorruptFileError,
+    EngramError,
+    MissingFileError,
+    MissingPackageError,
+)
 from engram.units import plural
 
 if TYPE_CHECKING:
@@ -104,6 +111,8 @@ def verify(
         if settings is None:
             yield from verify_released(stored, tokenizer)
             return
+    if weights and not is_adapter:
+        _demand_packages()
     if stored is not None and weights:
         _check_packages()  # before anything is downloaded
         path, stored = resolve_model(target, revision, trust_remote_code=trust_remote_code), None
@@ -147,6 +156,13 @@ def verify(
         yield loads
         if loads.ok is not False:  # beside random weights there is nothing to compare
             yield from behaviour_checks(path, trust_remote_code)
+
+
+def _demand_packages() -> None:
+    """Refuse to begin without what loading a model needs; nothing is imported for it."""
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingPackageError(package, None, "Loading a model")
 
 
 def _check_packages() -> None:
