@@ -29,3 +29,17 @@ def refuse_gguf(path: Path) -> None:
             path=str(path),
             format="gguf",
         )
+
+
+def refuse_gguf_folder(folder: Path) -> None:
+    """Refuse a folder whose weights are GGUF files, where it has no config.json.
+
+    Raises:
+        InputError: There is a GGUF file in it.
+    """
+    try:
+        files = sorted(folder.glob("*.gguf"))
+    except OSError:  # told by whoever reads the folder
+        return
+    for file in files:
+        refuse_gguf(file)

@@ -12,6 +12,7 @@ from engram.errors import ConfigError, UsageError
 from engram.sizing.budget import size_memory
 from engram.sizing.shape import check_layers, memory_shape
 from engram.templates import template_path
+from engram.tokenizer_path import given
 
 
 def new_config(
@@ -42,10 +43,12 @@ def new_config(
     """
     settings = dict(settings or {})
     sizes = {"k": k, "budget": budget_params}
-    given = [name for name, value in sizes.items() if value is not None]
-    given += [f"set {key}" for key in ("k", "engram_table_size") if key in settings]
-    if len(given) > 1:
-        raise UsageError(f"The table size is given more than once: by {', '.join(given)}.")
+    by = [name for name, value in sizes.items() if value is not None]
+    by += [f"set {key}" for key in ("k", "engram_table_size") if key in settings]
+    if len(by) > 1:
+        raise UsageError(f"The table size is given more than once: by {', '.join(by)}.")
+    if isinstance(settings.get("tokenizer"), str):
+        settings["tokenizer"] = given(settings["tokenizer"])
     values = read_values(template_path(template))
     if backbone is not None:
         _fit(values, backbone)

@@ -52,6 +52,24 @@ class TableDtype:
         )
 
 
+def loading_note(name: str, base_dtype: str) -> str | None:
+    """Return a sentence about tables that are loaded in another dtype than they are stored in.
+
+    Args:
+        name: Dtype of the tables.
+        base_dtype: Float dtype of the base.
+
+    Returns:
+        The sentence; None where they are loaded as stored.
+    """
+    if name in INFERENCE_DTYPES or name == base_dtype:
+        return None
+    return (
+        f"Models are loaded in one dtype, the base's: tables in {name} become {base_dtype} unless "
+        f'engram.load is told dtype=torch.{name}; with tables="disk" they stay as they are.'
+    )
+
+
 def table_dtype(
     config: EngramConfig, base_dtype: str | None = None, asked: str | None = None
 ) -> TableDtype:

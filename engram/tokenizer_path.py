@@ -23,7 +23,12 @@ def read_from(name: str, folder: Path) -> str:
     """
     beside = folder / name
     is_beside = name == OWN or (not Path(name).is_absolute() and _exists(beside))
-    return os.path.normpath(beside) if is_beside else name
+    if not is_beside:
+        return name
+    # A folder behind a link has another parent than its path says.
+    short = Path(os.path.normpath(beside))
+    is_other = _exists(beside) and not (_exists(short) and beside.samefile(short))
+    return str(beside if is_other else short)
 
 
 def write_to(name: str, folder: Path) -> str:
@@ -35,8 +40,14 @@ def write_to(name: str, folder: Path) -> str:
     """
     if not name.startswith("."):
         return name
-    relative = Path(os.path.relpath(name, folder)).as_posix()
+    relative = Path(os.path.relpath(name, folder.resolve())).as_posix()
     return relative if relative.startswith(".") else f"./{relative}"
+
+
+def given(name: str) -> str:
+    """Return a tokenizer's name as it was given here; a file or folder here becomes a path."""
+    path = Path(name)
+    return explicit(path) if name and _exists(path) else name
 
 
 def explicit(folder: Path) -> str:

@@ -108,7 +108,7 @@ def attach(
     from engram.backbone.quantisation import check_packages, quantisation_note
     from engram.checkpoints import attach as attaching
     from engram.folders import torn
-    from engram.table_dtype import table_dtype
+    from engram.table_dtype import loading_note, table_dtype
 
     memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -157,7 +157,8 @@ def attach(
         out.next_step(f"python -c {shlex.quote(code)}")
     elif not dry_run:
         out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
-    for note in (quantisation_note(plan.base.config), stored.note):
+    loaded = loading_note(stored.name, plan.base.dtype)
+    for note in (quantisation_note(plan.base.config), stored.note, loaded):
         if note is not None:
             out.note(note)
     for folder in leftovers:

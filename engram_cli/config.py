@@ -230,7 +230,8 @@ def check(
     }
     out.result(payload, show_verdicts)
     if exit_code:
-        out.next_step("engram config show gpt2 prints a config that is right, each key explained")
+        for hint in dict.fromkeys(verdict.hint for verdict in verdicts if verdict.hint):
+            out.next_step(hint)
         raise typer.Exit(exit_code)
 
 

@@ -31,6 +31,7 @@ class Verdict:
         text: The verdict for people.
         problems: What is wrong: key, message and line.
         warnings: What is right, but hardly meant.
+        hint: What to do about the problems, where the text does not say so.
         exit_code: What a command ends with: 0, 3 for a problem, 4 for what is not there.
     """
 
@@ -38,6 +39,7 @@ class Verdict:
     text: str
     problems: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    hint: str = ""
     exit_code: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +71,13 @@ def check_config(source: str, backbone: Backbone | None = None) -> Verdict:
         warnings = [*config_doubts(config), *token_doubts(config, tokenizer)]
     except ConfigError as error:
         problems = tuple(error.details["problems"])
-        return Verdict(path=path, text=error.message, problems=problems, exit_code=error.exit_code)
+        return Verdict(
+            path=path,
+            text=error.message,
+            problems=problems,
+            hint=error.hint,
+            exit_code=error.exit_code,
+        )
     except (EngramError, OSError) as error:
         failure = failure_of(error)
         problem = {"key": "", "message": failure.message, "line": None}

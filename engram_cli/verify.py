@@ -83,13 +83,13 @@ def verify(
         trust_remote_code=trust_remote_code,
     )
     for check in found:
-        # The first check of a memory that was attached; what is downloaded before shows its bars.
-        if check.name == "fingerprint" and not headers_only and _has_weights_to_run(target):
-            silence_transformers()
         rows = [] if checks else [("check", "result", "detail")]
         rows.append((check.name, _verdict(check), check.detail))
         out.part(partial(_show_rows, rows))
         checks.append(check)
+        # The last check that needs no model; what is downloaded before shows its bars.
+        if check.name == "base config" and not headers_only:
+            silence_transformers()
     payload = {"schema": SCHEMA, "target": target, "ok": _ok(checks)}
     payload["checks"] = [vars(check) for check in checks]
     out.result(payload, lambda console: _show(console, target, checks))
@@ -106,12 +106,6 @@ def _refuse_template(target: str) -> None:
             f"engram report {target} tells what the template holds.",
             target=target,
         )
-
-
-def _has_weights_to_run(target: str) -> bool:
-    from engram.checkpoints.adapter import ADAPTER_FILE
-
-    return not (Path(target) / ADAPTER_FILE).is_file()
 
 
 def _ok(checks: list[Check]) -> bool:

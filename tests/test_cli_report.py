@@ -129,6 +129,21 @@ def test_a_gguf_file_is_told_as_such(engram, tmp_path, name):
         assert "Give the checkpoint that it was converted from" in out + err, words
 
 
+def test_a_folder_of_gguf_files_is_told_as_such(engram, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(64))
+    for words in (
+        ["report", folder],
+        ["attach", folder, "-c", "gpt2", "-o", tmp_path / "out"],
+        ["detach", folder, "-o", tmp_path / "out"],
+        ["size", "--model", folder],
+    ):
+        code, _, err = engram(*words)
+        assert code == 3, (words, err)
+        assert "model.gguf is a GGUF file" in err, words
+
+
 def test_ranks(engram):
     payload = answer(engram("report", "deepseek-v4.1-flash", "--tp", 4, "--json"))
     tables = [row for row in payload["rows"] if row["part"].endswith(".table")]

@@ -254,7 +254,7 @@ def test_check_tells_every_problem_and_keeps_the_verdict(engram, answer, tmp_pat
     assert (problem["key"], problem["line"]) == ("hiden_size", 2)
     code, out, err = engram("check", good, bad)
     assert code == 3
-    assert err.startswith("Next: engram config show gpt2")
+    assert err.startswith("Next: `engram config show gpt2`")
     assert f"{good}: ok\n" in out
     assert f"{bad}:2: hiden_size: unknown key; did you mean hidden_size?" in out
 
@@ -317,6 +317,8 @@ def test_check_compares_with_a_model(engram, answer):
     assert problems.keys() == {"layer_ids", "hidden_size"}
     assert "layers 0 to 11" in problems["layer_ids"]
     assert "512 is not openai-community/gpt2's, which is 768" in problems["hidden_size"]
+    next_step = engram("check", "a.yaml", "--model", "gpt2")[2]
+    assert "engram config new TEMPLATE --model MODEL fits a template to a model" in next_step
     problems = answer("check", "llama", "--model", "gpt2")[1]["files"][0]["problems"]
     assert {"engram_vocab_size", "hidden_size"} <= {problem["key"] for problem in problems}
 

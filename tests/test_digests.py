@@ -13,7 +13,7 @@ from engram.checkpoints import attach, convert
 from engram.checkpoints.detach import detach
 from engram.checkpoints.digests import file_digest, read_digests
 from engram.checkpoints.verify import verify
-from engram.errors import CorruptFileError
+from engram.errors import CorruptFileError, MissingError
 from engram_cli.main import main
 
 
@@ -143,3 +143,17 @@ def test_rows_appear_as_they_are_done(made, capsys, monkeypatch):
     for name, text in seen:
         assert text.splitlines()[-1].startswith(name)
     assert "wired right" in capsys.readouterr().out
+
+
+def test_what_headers_tell_is_shown_before_packages_are_imported(made, monkeypatch):
+    def fail():
+        raise MissingError("no torch")
+
+    monkeypatch.setattr("engram.hf.compat.check", fail)
+    checks = verify(made / "plain")
+    seen = [next(checks).name]
+    while seen[-1] != "base config":
+        seen.append(next(checks).name)
+    assert seen[0] == "fingerprint"
+    with pytest.raises(MissingError, match="no torch"):
+        next(checks)

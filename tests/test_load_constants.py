@@ -13,7 +13,7 @@ import engram
 import engram.hf
 from engram.backbone.headers import read_folder_headers
 from engram.checkpoints.names import OFFSETS, TOKEN_MAP
-from engram.errors import EngramError, MismatchError
+from engram.errors import CorruptFileError, EngramError, MismatchError
 
 WAYS = {
     "engram.load": engram.load,
@@ -120,3 +120,11 @@ def test_a_config_of_other_constants_is_refused(copy, way, key, value):
     file.write_text(json.dumps(config))
     with pytest.raises(MismatchError, match=r"layer \d: (primes|stored_rows|multipliers): entry"):
         WAYS[way](file.parent)
+
+
+def test_a_damaged_generation_config_is_named(copy):
+    folder = copy("attached")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token_id": "x"}))
+    with pytest.raises(CorruptFileError, match=r"generation_config\.json is damaged"):
+        engram.load(folder)

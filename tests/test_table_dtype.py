@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 import engram
 from engram.backbone.headers import read_folder_headers
 from engram.checkpoints import attach
+from engram.checkpoints.compare import max_logit_difference
+from engram.checkpoints.detach import detach
 from engram.checkpoints.initial import CHUNK_VALUES, normal_table, quantised_table
 from engram.checkpoints.names import SCALE, TABLE
 from engram.checkpoints.verify import verify
@@ -142,3 +146,43 @@ def test_an_unstated_dtype_is_written_as_null_and_read_back(tmp_path):
     write_config(file, tiny.memory_config())
     assert "table_dtype: null" in file.read_text()
     assert read_config(file) == tiny.memory_config()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "fp8"])
+@pytest.mark.parametrize("wide", ["", "embed", "norm", "lm_head"])
+def test_a_base_that_states_no_dtype_is_loaded_as_without_its_memory(bases, tmp_path, wide, dtype):
+    base = shutil.copytree(bases["bfloat16"], tmp_path / "base")
+    config, weights = json.loads((base / "config.json").read_text()), base / "model.safetensors"
+    (base / "config.json").write_text(json.dumps({**config, "dtype": None}))
+    tensors = load_file(weights)
+    tensors = {it: value.float() if wide in it else value for it, value in tensors.items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    attach.attach(base, tiny.memory_config(table_dtype=dtype), tmp_path / "attached")
+    assert max_logit_difference(base, tmp_path / "attached") == 0
+    detach(tmp_path / "attached", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] is None
+
+
+@pytest.mark.parametrize(("load_as", "stored"), [("auto", "BF16"), (torch.float32, "F32")])
+def test_tables_that_loading_cast_are_saved_as_what_they_are(bases, tmp_path, load_as, stored):
+    folder = tmp_path / "attached"
+    attach.attach(bases["bfloat16"], tiny.memory_config(table_dtype="float32"), folder)
+    engram.load(folder, dtype=load_as).save_pretrained(tmp_path / "saved")
+    headers = read_folder_headers(tmp_path / "saved")
+    assert {info.dtype for name, info in headers.items() if name.endswith(TABLE)} == {stored}
+    settings = json.loads((tmp_path / "saved" / "config.json").read_text())["engram"]
+    assert settings["config"]["table_dtype"] == {"BF16": "bfloat16", "F32": "float32"}[stored]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_noted"), [("float32", True), ("bf16", False), ("fp8", False)]
+)
+def test_attach_says_when_tables_are_loaded_in_another_dtype(
+    bases, tmp_path, capsys, monkeypatch, dtype, is_noted
+):
+    words = ["-c", tmp_path / "memory.yaml", "-o", tmp_path / "attached", "--dtype", dtype]
+    write_config(tmp_path / "memory.yaml", tiny.memory_config())
+    monkeypatch.setattr("sys.argv", ["engram", "attach", *map(str, [bases["bfloat16"], *words])])
+    with pytest.raises(SystemExit):
+        main()
+    assert ("tables in float32 become bfloat16" in capsys.readouterr().err) == is_noted

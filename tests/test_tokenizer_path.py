@@ -84,3 +84,23 @@ def test_a_model_from_its_config_finds_the_folders_own_tokenizer(base, tmp_path,
 
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(moved))
     model.check_token_map()
+
+
+def test_a_config_in_a_linked_folder_is_right_by_every_path(base, tmp_path, monkeypatch):
+    shutil.copytree(base, tmp_path / "model")
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to("real/inner")
+    monkeypatch.chdir(tmp_path)
+    write_config("linked/memory.yaml", memory_shape(load_backbone("./model")))
+    for folder in ("linked", "real/inner", str(tmp_path / "linked")):
+        found = load_config(f"{folder}/memory.yaml").tokenizer
+        assert (tmp_path / "model").samefile(found)
+
+
+def test_a_folder_that_is_set_as_tokenizer_is_a_path(base, tmp_path, monkeypatch):
+    shutil.copytree(base, tmp_path / "model")
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_config("configs/memory.yaml", new_config("tiny", settings={"tokenizer": "model"}))
+    assert read_config("configs/memory.yaml").tokenizer == "../model"
+    assert new_config("tiny", settings={"tokenizer": "org/model"}).tokenizer == "org/model"

@@ -38,6 +38,24 @@ def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> 
     return _FLOATS[max(floats, key=lambda tag: floats[tag])] if floats else None
 
 
+def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Return the dtype that transformers finds for a model whose config states none.
+
+    That is the dtype of the first float tensor in the first file, both in alphabetical order.
+
+    Args:
+        config: Its config.json.
+        tensors: Its tensors by name.
+
+    Returns:
+        Name of a float dtype; None where the config states one, or no tensor has one.
+    """
+    if config.get("dtype") or config.get("torch_dtype"):
+        return None
+    floats = [(info.path.name, name) for name, info in tensors.items() if info.dtype in _FLOATS]
+    return _FLOATS[tensors[min(floats)[1]].dtype] if floats else None
+
+
 def _stated(config: Mapping[str, Any]) -> str | None:
     text = config.get("text_config")
     for part in (text if isinstance(text, dict) else {}, config):

@@ -8,7 +8,7 @@ from typing import Any
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
-from engram.gguf import refuse_gguf
+from engram.gguf import refuse_gguf, refuse_gguf_folder
 from engram.hub import fetch, reason
 from engram.json_files import read_json
 
@@ -71,6 +71,7 @@ def _from_folder(path: Path) -> Backbone:
     file = folder / "config.json"
     if not _exists(file):
         refuse_gguf(path)
+        refuse_gguf_folder(folder)
         what = "it has no config.json" if _exists(folder) else "there is no such folder"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",

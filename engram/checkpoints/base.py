@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.float_dtype import count_values, float_dtype
+from engram.backbone.float_dtype import count_values, float_dtype, unstated_dtype
 from engram.backbone.headers import (
     DTYPE_BITS,
     INDEX_FILE,
@@ -20,7 +20,7 @@ from engram.backbone.headers import (
 from engram.backbone.quantisation import base_params
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.file_names import is_inside
-from engram.gguf import refuse_gguf
+from engram.gguf import refuse_gguf, refuse_gguf_folder
 from engram.hub import probe
 from engram.json_files import read_json
 
@@ -64,6 +64,7 @@ class BaseCheckpoint:
         params: Number of its values; of a quantised base before it was quantised, where known.
         sidecars: Its other files (tokenizer, generation config), by name.
         replaced: Files of which an attached folder has its own version.
+        unstated_dtype: Dtype that transformers finds for it, where its config states none.
         hub_id: Its id on the hub, where it lies in the hub's cache.
         commit: The commit there that it is of.
     """
@@ -78,6 +79,7 @@ class BaseCheckpoint:
     params: int
     sidecars: list[str]
     replaced: list[str]
+    unstated_dtype: str | None = None
     hub_id: str | None = None
     commit: str | None = None
 
@@ -195,6 +197,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         params=base_params(config) or sum(values.values()),
         sidecars=sidecars,
         replaced=replaced,
+        unstated_dtype=unstated_dtype(config, found),
         hub_id=hub_id,
         commit=commit,
     )
@@ -237,9 +240,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         MissingFileError: It is not there.
         CorruptFileError: It is not a JSON object.
+        InputError: The folder holds GGUF files instead.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
+        refuse_gguf_folder(folder)
         raise MissingFileError(
             f"{folder} has no {CONFIG_FILE}: it is not a Hugging Face checkpoint.",
             "Give the folder that holds config.json and the weights.",

@@ -10,9 +10,10 @@ from engram.errors import CorruptFileError, InputError
 from engram.json_files import OBJECT, TEXT, Each, Maybe, read_json
 
 _HINT = "Copy the folder again from where it was made, or attach again."
+GENERATION_FILE = "generation_config.json"
 # Files that transformers reads with the weights, and what it takes for granted of them.
 _SHAPES = {
-    "generation_config.json": OBJECT,
+    GENERATION_FILE: OBJECT,
     INDEX_FILE: {"metadata": Maybe(OBJECT), "weight_map": Each(TEXT)},
 }
 
@@ -43,6 +44,7 @@ def find_damage(folder: Path, config_class: Any, model_class: Any) -> None:
             read_json(folder / name, shape, hint=_HINT)
     for path in sorted({info.path for info in (read_folder_headers(folder) or {}).values()}):
         _check_weights(path)
+    _check_generation_config(folder)
     _check_config(folder, config_class, model_class)
 
 
@@ -58,6 +60,17 @@ def _check_weights(path: Path) -> None:
             pass
     except Exception as error:
         raise _damaged(path, error) from None
+
+
+def _check_generation_config(folder: Path) -> None:
+    from transformers import GenerationConfig
+
+    if not (folder / GENERATION_FILE).is_file():
+        return
+    try:
+        GenerationConfig.from_pretrained(folder)
+    except Exception as error:
+        raise _damaged(folder / GENERATION_FILE, error) from None
 
 
 def _check_config(folder: Path, config_class: Any, model_class: Any) -> None:

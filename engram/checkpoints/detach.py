@@ -37,7 +37,9 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
         raise MissingFileError(
-            f"{folder}: no such folder.", "Give one that `engram attach` wrote.", folder=str(folder)
+            f"{folder}: {'not a' if folder.exists() else 'no such'} folder.",
+            "Give one that `engram attach` wrote.",
+            folder=str(folder),
         )
     demand_apart(output, folder)
     if (folder / ADAPTER_FILE).is_file():

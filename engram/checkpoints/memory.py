@@ -194,8 +194,11 @@ def describe_attachment(
             **({} if code is None else {"auto_map": code}),
         },
     }
+    # transformers would look at the first tensor, which may be the memory's.
+    dtype = {} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}
     model_config = {
         **base.config,
+        **dtype,
         "architectures": [model_class.__name__],
         "auto_map": auto_map(config_class, model_class),
         "model_type": config_class.model_type,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,13 @@ from engram.checkpoints.released import Stored, open_stored
 from engram.checkpoints.released.verify import verify_released
 from engram.checkpoints.settings import read_settings
 from engram.config import EngramConfig
-from engram.errors import ConfigError, CorruptFileError, EngramError, MissingFileError
+from engram.errors import (
+    ConfigError,
+    CorruptFileError,
+    EngramError,
+    MissingFileError,
+    MissingPackageError,
+)
 from engram.units import plural
 
 if TYPE_CHECKING:
@@ -105,10 +112,9 @@ def verify(
             yield from verify_released(stored, tokenizer)
             return
     if weights and not is_adapter:
-        from engram.hf import compat
-
-        compat.check()
+        _demand_packages()
     if stored is not None and weights:
+        _check_packages()  # before anything is downloaded
         path, stored = resolve_model(target, revision, trust_remote_code=trust_remote_code), None
     memory: _Memory | None = None
     try:
@@ -142,6 +148,7 @@ def verify(
     claims = run_check("base config", partial(_check_base_config, whole, tensors, where))
     yield claims
     if weights and claims.ok:
+        _check_packages()
         from engram.checkpoints.behaviour import behaviour_checks
 
         check = partial(_check_base_weights, path, whole, tensors, trust_remote_code)
@@ -149,6 +156,20 @@ def verify(
         yield loads
         if loads.ok is not False:  # beside random weights there is nothing to compare
             yield from behaviour_checks(path, trust_remote_code)
+
+
+def _demand_packages() -> None:
+    """Refuse to begin without what loading a model needs; nothing is imported for it."""
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingPackageError(package, None, "Loading a model")
+
+
+def _check_packages() -> None:
+    """Check that models can be loaded; importing torch takes seconds, which headers do not need."""
+    from engram.hf import compat
+
+    compat.check()
 
 
 def _load_tokenizer(name: str | Path, revision: str | None) -> TokenizerFile:

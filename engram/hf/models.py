@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch.nn import Embedding
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TOKENIZER, describe_tokenizer, load_tokenizer
@@ -261,7 +262,9 @@ class EngramForCausalLM:
         whole = not compat.has_peft_adapter(self)
         path, saved = self._layers_paths()
         saved = saved if kwargs.get("save_original_format", True) else path
-        self.config.engram = {**self.config.engram, "base": base, "layers_path": saved}
+        memory = {**self.config.engram["config"], **self._dtype_of_tables()}
+        anew = {"base": base, "config": memory, "layers_path": saved}
+        self.config.engram = {**self.config.engram, **anew}
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if tables and whole and kwargs.get("is_main_process", True):
             renamed = {saved + name.removeprefix(path): it for name, it in tables.items()}
@@ -271,6 +274,13 @@ class EngramForCausalLM:
             # Not before the folder is whole. It saves once more, to a folder of its own.
             self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
+
+    def _dtype_of_tables(self) -> dict[str, str]:
+        """Say which dtype tables in memory have: loading cast them with the rest of the model."""
+        for module in self.modules():  # type: ignore[attr-defined]
+            if isinstance(module, MultiHeadEmbedding) and isinstance(module.embedding, Embedding):
+                return {"table_dtype": str(module.embedding.weight.dtype).removeprefix("torch.")}
+        return {}
 
     def _layers_paths(self) -> tuple[str, str]:
         """Name the list of layers as modules are named, and as in files that are saved."""
