@@ -63,8 +63,8 @@ def build(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Text files (.jsonl, .ndjson, .json, .csv, .parquet too; .gz, .zst), folders of "
-            "them, or - for stdin.",
+            help="Text files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet too; .gz, .zst), "
+            "folders of them, or - for stdin.",
         ),
     ],
     tokenizer: Annotated[

@@ -52,8 +52,8 @@ def hash(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .parquet; .gz, .zst), folder of texts "
-            "or of token shards, or - for stdin.",
+            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet; .gz, .zst), folder of "
+            "texts or of token shards, or - for stdin.",
         ),
     ],
     config: ConfigOption = None,

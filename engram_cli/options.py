@@ -124,8 +124,8 @@ TextColumnOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Key of the text in JSON records, or column of a .csv or .parquet. Default: text. "
-        "With it stdin is JSON lines.",
+        help="Key of the text in JSON records, or column of a .csv, .tsv or .parquet. Default: "
+        "text. With it stdin is JSON lines.",
     ),
 ]
 EosOption = Annotated[

@@ -124,7 +124,7 @@ def test_a_row_without_text_is_named(tmp_path):
 
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": ["one", None, "three"], "n": [1, 2, 3]}), path)
-    with pytest.raises(InputError, match=r"rows\.parquet:2: 'text' is a NoneType"):
+    with pytest.raises(InputError, match=r"rows\.parquet:2: 'text' is null"):
         build(path, tmp_path / "out")
     manifest = build(path, tmp_path / "out", on_error="skip").manifest
     assert manifest["counts"]["skipped"] == 1

@@ -144,9 +144,9 @@ def test_jsonl(tmp_path):
     ("line", "problem"),
     [
         ('{"text": ', "not JSON: Expecting value at column 10."),
-        ("[1]", "a JSON list, not an object"),
+        ("[1]", "a list, not an object"),
         ('{"body": "x"}', "no key 'text'; its keys are 'body'"),
-        ('{"text": 3}', "'text' is a int, not a text"),
+        ('{"text": 3}', "'text' is a number, not a string"),
         ('{"text": ""}', "'text' is an empty text"),
         ('{"text": "\\ud800"}', "half of a surrogate pair"),
         ("[" * 100_000, "not JSON"),
@@ -218,8 +218,8 @@ def test_a_binary_file_is_said_to_be_one(tmp_path, monkeypatch, block_bytes):
             list(TextReader(tmp_path / "a.bin"))
         assert caught.value.details["byte_offset"] == at
     monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 10**6)
-    (tmp_path / "a.bin").write_bytes(b"ELF\0\xff")
-    with pytest.raises(InputError, match=r"byte 4 .* UTF-8: .*looks like a binary file"):
+    (tmp_path / "a.bin").write_bytes(b"x" * 8000 + b"\0\xff")
+    with pytest.raises(InputError, match=r"byte 8,001 .* UTF-8: .*looks like a binary file"):
         list(TextReader(tmp_path / "a.bin"))
     monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 51)
     (tmp_path / "a.txt").write_bytes("é".encode() * 300)

@@ -90,8 +90,8 @@ def test_a_single_object_is_one_record(tmp_path):
         ("plain words\n", InputError, r"a\.json holds no JSON records: it starts with 'p'"),
         ('"a text"', InputError, "holds no JSON records"),
         ("3", InputError, "holds no JSON records"),
-        ('["one"]', InputError, r"a\.json:1: a JSON str, not an object"),
-        ('[{"text": "one"}, 12]', InputError, r"a\.json:2: a JSON int, not an object"),
+        ('["one"]', InputError, r"a\.json:1: a string, not an object"),
+        ('[{"text": "one"}, 12]', InputError, r"a\.json:2: a number, not an object"),
         ('[{"text": "one"} {"text": "two"}]', CorruptFileError, "record 1 is not JSON: ',' or ']'"),
         ('[{"text": "one"}, {"text": nope}]', CorruptFileError, "record 2 is not JSON: Expecting"),
         ('[{"text": "one"}, {"text": "tw', CorruptFileError, "record 2 is not JSON: Unterminated"),
@@ -122,7 +122,9 @@ def test_records_of_a_list_are_counted(tmp_path):
     blocks = list(reader)
     assert [text for block in blocks for text in block.texts] == TEXTS
     assert blocks[-1].position(0) == f"{path}:3"
-    assert [error.message for error in reader.errors] == [f"{path}:2: 'text' is a int, not a text."]
+    assert [error.message for error in reader.errors] == [
+        f"{path}:2: 'text' is a number, not a string."
+    ]
 
 
 def test_a_large_list_is_read_in_little_memory(tmp_path):
@@ -391,3 +393,48 @@ def test_rows_of_a_parquet_are_those_that_were_written(tmp_path, monkeypatch):
     pq.write_table(pa.table({"text": [[1, 2], [3]]}), path)
     with pytest.raises(InputError, match="the column 'text' holds list.*, not text"):
         documents(path)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_tab_separated_tables(tmp_path, packed):
+    data = 'id\ttext\n1\t"two\nlines"\n2\tcomma, and; more\n'
+    assert documents(write(tmp_path, f"a.tsv{packed}", data)) == ["two\nlines", "comma, and; more"]
+
+
+@pytest.mark.parametrize("mark", ["\t", ";", "|"])
+def test_other_separators_are_named(tmp_path, mark):
+    path = write(tmp_path, "a.csv", f"id{mark}text\n1{mark}one\n")
+    with pytest.raises(InputError) as raised:
+        documents(path, text_key="text")
+    assert repr(mark) in raised.value.hint
+
+
+def test_a_file_without_the_column_is_skipped_when_told_to(tmp_path):
+    write(tmp_path, "a.csv", "id;text\n1;one\n")
+    write(tmp_path, "b.csv", "id,text\n1,two\n")
+    reader = TextReader(tmp_path, on_error="skip")
+    assert [text for block in reader for text in block.texts] == ["two"]
+    assert reader.skipped == 1
+    with pytest.raises(InputError, match=r"no text in .*a.csv. Skipped was: .* no column 'text'"):
+        documents(tmp_path / "a.csv", on_error="skip")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.txt", "a.jsonl", "a.tar.gz"])
+def test_binary_files_are_no_text(tmp_path, name):
+    path = write(tmp_path, name, b"file.txt" + bytes(100) + b"some text\n\nmore text")
+    with pytest.raises(InputError, match=r"byte 8 \(0x00\) is not text"):
+        documents(path)
+
+
+def test_values_that_are_no_string_have_their_names_in_json(tmp_path):
+    for value, name in ((None, "null"), (1, "a number"), (True, "true or false"), ([], "a list")):
+        path = write(tmp_path, "a.jsonl", as_lines([{"text": value}]))
+        with pytest.raises(InputError, match=f"'text' is {name}, not a string"):
+            documents(path)
+
+
+def test_an_address_is_told_to_be_downloaded(tmp_path):
+    with pytest.raises(MissingFileError) as raised:
+        find_sources("https://example.com/a.txt")
+    assert "https://example.com/a.txt" in raised.value.message
+    assert "download it first" in raised.value.hint

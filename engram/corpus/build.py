@@ -45,7 +45,7 @@ from engram.corpus.work import (
     note_assembled,
     working,
 )
-from engram.errors import EngramError
+from engram.errors import EngramError, InputError
 from engram.files import Progress
 from engram.folders import remove_torn
 from engram.json_files import read_json
@@ -164,7 +164,8 @@ def build_corpus(
         ordered = [results[task.index] for task in tasks]
         if not sum(result.tokens for result in ordered):
             drop_done(work)
-            raise no_text(sources)
+            problems = [InputError(text) for result in ordered for text in result.problems[:1]]
+            raise no_text(sources, problems)
         return _assemble(folder, work, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
 
 

@@ -34,7 +34,7 @@ def read_csv(
             never be closed.
     """
     lines = _Lines(source, stream, block_bytes, limit_bytes)
-    rows = csv.reader(lines, strict=True)
+    rows = csv.reader(lines, strict=True, delimiter=source.delimiter)
     place: int | None = None
     while True:
         line = rows.line_num + 1

@@ -19,7 +19,7 @@ from engram.corpus.reading_errors import no_text, not_utf8, too_long, wrong_reco
 from engram.corpus.records import record_text, text_of, text_of_record
 from engram.corpus.sources import PassedOver, Source, check_options, find_sources
 from engram.corpus.streams import ByteStream, open_source
-from engram.errors import CorruptFileError, InputError
+from engram.errors import InputError
 
 OnError = Literal["stop", "skip"]
 
@@ -105,7 +105,7 @@ class TextReader:
             is_empty = False
             yield block
         if is_empty:
-            raise no_text(self.sources)
+            raise no_text(self.sources, self.errors)
 
     def blocks(self) -> Iterator[Block]:
         """Read the documents, as iterating does; but having none is no error."""
@@ -114,7 +114,7 @@ class TextReader:
             read = self._read_rows if source.format == "parquet" else self._read_stream
             try:
                 yield from read(source)
-            except CorruptFileError as error:
+            except InputError as error:  # of the whole file
                 self.wrong(error)
 
     def _read_bytes(self, stream: ByteStream) -> int:

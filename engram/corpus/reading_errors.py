@@ -16,10 +16,12 @@ _SPLITS: dict[Split, str] = {
 _SKIP = "or leave such documents out with --on-error skip."
 
 
-def no_text(sources: Sequence[Source]) -> InputError:
-    """Say that there is nothing to read."""
+def no_text(sources: Sequence[Source], skipped: Sequence[InputError]) -> InputError:
+    """Say that there is nothing to read, or nothing that was not skipped."""
     names = ", ".join(source.name for source in sources[:3])
-    return InputError(f"There is no text in {names}.", files=len(sources))
+    first = f" Skipped was: {skipped[0].message}" if skipped else ""
+    hint = skipped[0].hint if skipped else ""
+    return InputError(f"There is no text in {names}.{first}", hint, files=len(sources))
 
 
 def blank(source: Source) -> InputError:
@@ -36,14 +38,17 @@ def no_text_at(source: Source, data: bytes, offset: int) -> InputError | None:
         # The last character may go on behind the data.
         if error.start < len(data) - 3:
             at = error.start if at < 0 else min(at, error.start)
-    if at < 0:
-        return None
+    return None if at < 0 else binary_file(source, offset + at, data[at])
+
+
+def binary_file(source: Source, offset: int, byte: int) -> InputError:
+    """Say which byte of a file is not text."""
     return InputError(
-        f"{source.name}: byte {offset + at:,} (0x{data[at]:02x}) is no text: this looks like a "
-        "binary file.",
-        f"Give text in UTF-8, {_SKIP}",
+        f"{source.name}: byte {offset:,} (0x{byte:02x}) is not text: this looks like a binary "
+        "file.",
+        f"Give text in UTF-8 (unpack an archive first), {_SKIP}",
         file=source.name,
-        byte_offset=offset + at,
+        byte_offset=offset,
     )
 
 
@@ -119,10 +124,16 @@ def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
 
 def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError:
     """Say that a table has no such column."""
+    hint = "Name the column with --text-column, or leave such files out with --on-error skip."
+    if len(columns) == 1 and (other := [mark for mark in "\t;|" if mark in columns[0]]):
+        hint = (
+            f"Its columns are apart by {other[0]!r}: only .csv with commas and .tsv with tabs are "
+            "read. Rename or convert it."
+        )
     return InputError(
         f"{source.name} has no column {column!r}; its columns are "
         f"{', '.join(map(repr, columns[:8]))}.",
-        "Name the column with --text-column.",
+        hint,
         file=source.name,
         columns=list(columns),
     )

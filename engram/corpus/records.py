@@ -5,6 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+# Values by their names in JSON.
+_KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null"} | {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+}
+
 
 def record_text(line: str, key: str) -> tuple[str | None, str]:
     """Read the text of a JSON record, or say what is wrong with it."""
@@ -21,7 +28,7 @@ def record_text(line: str, key: str) -> tuple[str | None, str]:
 def text_of_record(record: Any, key: str) -> tuple[str | None, str]:
     """Return the text of a record that was read, or say what is wrong with it."""
     if not isinstance(record, dict):
-        return None, f"a JSON {type(record).__name__}, not an object."
+        return None, f"{_kind(record)}, not an object."
     if key not in record:
         keys = ", ".join(map(repr, list(record)[:8])) or "none"
         return None, f"the record has no key {key!r}; its keys are {keys}."
@@ -31,7 +38,7 @@ def text_of_record(record: Any, key: str) -> tuple[str | None, str]:
 def text_of(text: Any, key: str) -> tuple[str | None, str]:
     """Return the text of a record, or say what is wrong with it."""
     if not isinstance(text, str):
-        return None, f"{key!r} is a {type(text).__name__}, not a text."
+        return None, f"{key!r} is {_kind(text)}, not a string."
     if not text:
         return None, f"{key!r} is an empty text."
     try:
@@ -41,3 +48,7 @@ def text_of(text: Any, key: str) -> tuple[str | None, str]:
             return None, f"{key!r} is not valid UTF-8 at character {error.start}."
         return None, f"{key!r} holds half of a surrogate pair at character {error.start}."
     return text, ""
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), f"a {type(value).__name__}")

@@ -25,6 +25,7 @@ _FORMATS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
 }
 FOLDER_SUFFIXES = tuple(_FORMATS)
@@ -41,7 +42,7 @@ class Source:
         name: What messages call it.
         path: Where it is; None for standard input.
         format: Plain text; JSON records, one a line (jsonl) or however the content has them (json);
-            rows of a .csv or a .parquet.
+            rows of a .csv, a .tsv or a .parquet.
         compression: How its bytes are packed; None when they are not.
         size_bytes: Its size as stored, or that of the part; None for standard input and pipes.
         begin: First byte of the part, in .parquet its first row group.
@@ -55,6 +56,12 @@ class Source:
     size_bytes: int | None = None
     begin: int = 0
     end: int | None = None
+
+    @property
+    def delimiter(self) -> str:
+        """What stands between the columns of a .csv, or of a .tsv."""
+        is_tsv = self.path is not None and _plain_suffix(self.path) == ".tsv"
+        return "\t" if is_tsv else ","
 
     @property
     def has_keys(self) -> bool:
@@ -86,9 +93,9 @@ def find_sources(
 ) -> tuple[list[Source], list[PassedOver]]:
     """List the files of text that a path stands for.
 
-    A folder stands for its .txt, .jsonl, .ndjson, .json, .csv (also .gz and .zst of them) and
-    .parquet files at any depth, sorted by path. A file that is named itself is plain text whatever
-    its name, unless that ends with one of the others.
+    A folder stands for its .txt, .jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst of them)
+    and .parquet files at any depth, sorted by path. A file that is named itself is plain text
+    whatever its name, unless that ends with one of the others.
 
     Args:
         where: File, folder, or ``-`` for standard input.
@@ -107,7 +114,7 @@ def find_sources(
     path = Path(where)
     if not path.exists():
         raise MissingFileError(
-            f"There is no file or folder {path}.", _missing_hint(str(where)), file=str(path)
+            f"There is no file or folder {where}.", _missing_hint(str(where)), file=str(where)
         )
     if not path.is_dir():
         if not _is_utf8(str(path)):
@@ -143,8 +150,8 @@ def check_options(sources: Sequence[Source], split: Split | None, text_key: str 
     name = sources[0].name if len(sources) == 1 else f"{sources[0].name} and the other inputs"
     if text_key is not None and not any(source.has_keys for source in sources):
         raise UsageError(
-            f"--text-column {text_key} is for records (.jsonl, .ndjson, .json, .csv, .parquet): "
-            f"{name} is plain text.",
+            f"--text-column {text_key} is for records (.jsonl, .ndjson, .json, .csv, .tsv, "
+            f".parquet): {name} is plain text.",
             "Leave out --text-column, or rename the file after what it holds.",
             text_key=text_key,
         )
@@ -201,6 +208,8 @@ def _holds_results(folder: Path) -> bool:
 
 def _missing_hint(name: str) -> str:
     hint = "Give a text file, a folder or - for stdin."
+    if "://" in name:
+        return f"Addresses are not read: download it first. {hint}"
     if not _HUB_NAME.fullmatch(name) or _plain_suffix(Path(name)) in FOLDER_SUFFIXES:
         return hint
     file = f"{name.rpartition('/')[2]}.jsonl"

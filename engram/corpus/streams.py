@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+from engram.corpus.reading_errors import binary_file
 from engram.corpus.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
 _UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 _TRUNCATED = "Fetch or compress it again, or take what can be read with --on-error skip."
+# As much of a file as git looks at to tell a binary one from text.
+_HEAD_BYTES = 8000
 # The first four bytes of UTF-32 may be those of UTF-16, too.
 _OTHER_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -85,11 +88,14 @@ class ByteStream:
 
         Raises:
             CorruptFileError: The mark is that of another encoding.
+            InputError: The file is binary.
         """
-        head = self.read(4)
+        head = self.read(_HEAD_BYTES)
         for mark, encoding in _OTHER_ENCODINGS.items():
             if head.startswith(mark):
                 raise _wrong_encoding(self._source, mark, encoding)
+        if b"\0" in head:
+            raise binary_file(self._source, head.index(0), 0)
         self.put_back(head.removeprefix(codecs.BOM_UTF8))
         self.begin = self.offset
 
@@ -102,7 +108,7 @@ def open_source(source: Source) -> Iterator[ByteStream]:
         The stream, after the byte-order mark that a file may start with.
 
     Raises:
-        InputError: The file cannot be opened.
+        InputError: The file cannot be opened, or is binary.
         CorruptFileError: The file is not packed as its name says, or not UTF-8 by its first bytes.
         MissingPackageError: Reading .zst needs pyarrow.
     """

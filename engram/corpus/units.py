@@ -13,7 +13,7 @@ from engram.corpus.sources import Source
 from engram.corpus.streams import open_source
 from engram.errors import InputError
 
-UNIT_BYTES = 2**24
+UNIT_BYTES = 2**22
 _BLOCK_BYTES = 2**18
 
 

@@ -96,7 +96,15 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
             output=str(folder),
             work=str(work),
         )
-    before = _read_job(work) or {}
+    before = _read_job(work)
+    if before is None:
+        raise InputError(
+            f"{work / _JOB} is damaged: it cannot be told what the unfinished build of {folder} "
+            "began with.",
+            "Start over with --overwrite and without --resume.",
+            output=str(folder),
+            work=str(work),
+        )
     if job is not None and resume and (differs := _differences(before, job)):
         words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
         raise InputError(
