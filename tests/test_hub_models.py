@@ -148,8 +148,9 @@ def test_what_the_cache_holds_loads_without_the_hub(hub, tmp_path):
         "import engram, time; start = time.monotonic();"
         "print(type(engram.load('someone/attached')).__name__, time.monotonic() - start)"
     )
-    assert run(hub, tmp_path, "-c", code).returncode == 0
-    done = run(hub, tmp_path, "-c", code, HF_ENDPOINT="http://127.0.0.1:9")
+    assert hub.forks.run([code], tmp_path, is_program=True).code == 0
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(hub.root.parent / "home")}
+    done = run(hub, tmp_path, "-c", code, **offline)
     assert done.returncode == 0, done.stderr
     name, seconds = done.stdout.split()[-2:]
     assert name == "EngramLlamaForCausalLM"

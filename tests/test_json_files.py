@@ -70,7 +70,7 @@ def test_npy_files_of_every_wrong_kind(tmp_path):
 
     file = tmp_path / "a.npy"
     np.save(file, np.arange(5))
-    assert read_npy(file, hint="").tolist() == [0, 1, 2, 3, 4]
+    assert read_npy(file, 1, hint="").tolist() == [0, 1, 2, 3, 4]
     data = file.read_bytes()
 
     def header(text):
@@ -91,4 +91,4 @@ def test_npy_files_of_every_wrong_kind(tmp_path):
     ):
         file.write_bytes(content)
         with pytest.raises(CorruptFileError, match="cannot be read as an .npy file"):
-            read_npy(file, hint="")
+            read_npy(file, 1, hint="")

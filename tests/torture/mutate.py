@@ -50,6 +50,7 @@ _LIGHT = (
     *("engram.checkpoints.verify", "engram.corpus.kernels", "engram.corpus.pipeline"),
     *("engram.backbone", "engram.sizing.load", "engram.addressing.tokenizer", "numba", "sympy"),
     *("engram.addressing.same_tokenizer", "engram_cli.hash_text", "engram_cli.corpus_text"),
+    *("engram_cli.hash_answer", "engram.corpus.memory", "rich.console"),
 )
 _HEAVY = ("torch", "transformers", "engram.hf", "engram.corpus.dataset", "engram.checkpoints.load")
 MOST_BYTES = 10**9
