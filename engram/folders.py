@@ -42,7 +42,8 @@ def _check(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
     files = own_files(folder) if folder.is_dir() else None
     if files is None:
         raise InputError(
-            f"{folder} is there already and was not written by this command; it is not replaced.",
+            f"{folder} is there already, and nothing in it says that this command wrote it; it is "
+            "not replaced.",
             "Choose another folder.",
             output=str(folder),
         )

@@ -131,13 +131,15 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        # Ctrl-C may come before there is a command that catches it.
+        code: Any = run(app, as_json="--json" in sys.argv)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            # Python waits for threads that are still at work, and a second Ctrl-C would be told.
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        raise
+        code = end.code
+    if code == INTERRUPTED:
+        # Python waits for threads that are still at work, and a second Ctrl-C would be told.
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -338,6 +338,6 @@ def test_a_full_disk_is_told_before_anything_is_written(llama, tmp_path, monkeyp
     plan = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(DoesNotFitError, match="1000 free"):
+    with pytest.raises(DoesNotFitError, match="1000 B free"):
         attach.write(plan)
     assert list(tmp_path.iterdir()) == []

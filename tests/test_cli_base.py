@@ -420,3 +420,16 @@ def test_env_names_what_the_toolkit_stands_on():
     for name, version in found["packages"].items():
         assert name in shown
         assert version is None or version in shown
+
+
+def test_an_interrupt_before_the_command_begins_is_one_line_too(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    ended = []
+    monkeypatch.setattr("engram_cli.main.app", interrupted)
+    monkeypatch.setattr("os._exit", lambda code: ended.append(code))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert ended == [130]
+    assert capsys.readouterr().err == "Interrupted.\n"

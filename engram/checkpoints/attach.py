@@ -28,6 +28,7 @@ from engram.config import EngramConfig
 from engram.errors import DoesNotFitError, InputError
 from engram.files import Progress, write_json
 from engram.folders import check_folder, new_folder
+from engram.units import format_bytes
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -72,6 +73,11 @@ class AttachPlan:
     def written_bytes(self) -> int:
         """Bytes that are written to disk."""
         return self.added_bytes + (0 if self.link or self.adapter else self.base.size_bytes)
+
+    @property
+    def copied(self) -> Path | None:
+        """Folder whose weight files are copied; None when they are linked, or stay there."""
+        return None if self.link or self.adapter else self.base.folder
 
     def small_files(self) -> list[str]:
         """Name the other files of the folder: settings, model card, tokenizer."""
@@ -184,7 +190,7 @@ def attach(
 def check_output(plan: AttachPlan, *, overwrite: bool = False) -> None:
     """Refuse what `write` would refuse before it writes anything; see there."""
     check_folder(plan.output, own_files, overwrite)
-    check_room(plan.output, plan.written_bytes)
+    check_room(plan.output, plan.written_bytes, plan.copied)
 
 
 def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
@@ -209,7 +215,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
 
     weights: dict[str, str] | None = {} if plan.digests else None
     with new_folder(plan.output, own_files, overwrite) as folder:
-        check_room(plan.output, plan.written_bytes)
+        check_room(plan.output, plan.written_bytes, plan.copied)
         if not plan.adapter:
             _write_base(plan, folder, step, weights)
         for name, shard in plan.shards:
@@ -287,8 +293,13 @@ def place_file(source: Path, target: Path, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def check_room(output: Path, written_bytes: int) -> None:
+def check_room(output: Path, written_bytes: int, copied: Path | None = None) -> None:
     """Refuse to write more than the disk has room for.
+
+    Args:
+        output: What is to appear.
+        written_bytes: Bytes of it.
+        copied: Folder whose files are copied, and could be linked; None when there is none.
 
     Raises:
         DoesNotFitError: It has too little.
@@ -298,9 +309,13 @@ def check_room(output: Path, written_bytes: int) -> None:
         parent = parent.parent
     free = shutil.disk_usage(parent).free
     if written_bytes + _SPARE_BYTES > free:
+        hint = "Free some space, write to another disk, or make the tables smaller"
+        if copied is not None and copied.stat().st_dev == parent.stat().st_dev:
+            hint += ", or pass --link, which links the base's files instead of copying them"
         raise DoesNotFitError(
-            f"{written_bytes} bytes are to be written to {parent}, which has {free} free.",
-            "Free some room, pass --link to link the base's files, or make the tables smaller.",
+            f"{format_bytes(written_bytes)} are to be written to {parent}, which has "
+            f"{format_bytes(free)} free.",
+            f"{hint}.",
             needed_bytes=written_bytes,
             free_bytes=free,
         )

@@ -33,7 +33,8 @@ model = engram.load({base!r}, {folder!r})
 """
 _HASHED = """
 from engram import HashedDataset
-for batch in HashedDataset({folder!r}, {config!r}, window_tokens=64, check_digests=True):
+options = {{"tokenizer": {bpe!r}, "window_tokens": 64, "check_digests": True}}
+for batch in HashedDataset({folder!r}, {config!r}, **options):
     pass
 """
 
@@ -62,7 +63,7 @@ class Artefact:
 _ATTACHED = {
     "report": "report out",
     "verify --headers-only": "verify out --headers-only",
-    "verify": "verify out --headers-only --full",
+    "verify --full": "verify out --headers-only --full",
     "detach": "detach out -o base-again",
     "load": _LOAD.format(folder="out"),
 }
@@ -71,26 +72,26 @@ ARTEFACTS = [
         "attached folder",
         "attach {}/base -c {}/memory.yaml -o out --digests",
         _ATTACHED,
-        "verify",
+        "verify --full",
         # Tokens that were added to a tokenizer are told, and are no failure.
         ("config.json", "README.md", "tokenizer*.json"),
     ),
     Artefact(
         "fp8 folder",
-        "convert {}/attached -o out --dtype fp8",
-        {name: _ATTACHED[name] for name in ("verify --headers-only", "load")},
-        "verify --headers-only",
-        ("config.json", "*.safetensors", "*.json", "*"),
+        "attach {}/base -c {}/memory.yaml -o out --dtype fp8 --digests",
+        {name: _ATTACHED[name] for name in ("verify --full", "load")},
+        "verify --full",
+        ("config.json", "README.md", "tokenizer*.json"),
     ),
     Artefact(
         "adapter",
         "attach {}/base -c {}/memory.yaml -o out --adapter --digests",
         {
             "report": "report out",
-            "verify": "verify out --headers-only --full",
+            "verify --full": "verify out --headers-only --full",
             "load": _JOIN.format(folder="out", base="{}/base"),
         },
-        "verify",
+        "verify --full",
         ("engram_adapter.json", "README.md"),
     ),
     Artefact(
@@ -100,7 +101,7 @@ ARTEFACTS = [
             "corpus info": "corpus info out",
             "corpus verify": "corpus verify out",
             "hash": "hash out -c {}/attached -j 1",
-            "HashedDataset": _HASHED.format(folder="out", config="{}/memory.yaml"),
+            "HashedDataset": _HASHED.format(folder="out", config="{}/memory.yaml", bpe=BPE),
         },
         "corpus verify",
         ("manifest.json",),
