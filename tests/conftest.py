@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ GOLDEN = Path(__file__).parent / "golden"
 # processes of a test run must not share it.
 _modules = tempfile.TemporaryDirectory(prefix="engram-test-modules-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
+
+
+# A shell that starts the tests in the background has Ctrl-C ignored, by what they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

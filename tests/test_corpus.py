@@ -280,10 +280,10 @@ def test_what_is_there_is_replaced_only_when_asked_and_ours(tmp_path):
         foreign = tmp_path / f"foreign-{name}"
         foreign.mkdir()
         (foreign / name).write_text(data)
-        with pytest.raises(InputError, match="not written by this command"):
+        with pytest.raises(InputError, match="nothing in it says that this command wrote it"):
             hash_to(foreign, TextReader(path), overwrite=True)
         assert (foreign / name).read_text() == data
-    with pytest.raises(InputError, match="not written by this command"):
+    with pytest.raises(InputError, match="nothing in it says that this command wrote it"):
         hash_to(path, TextReader(path), overwrite=True)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "foreign-manifest.json", "foreign-other", "out", "text.txt",

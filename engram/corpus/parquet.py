@@ -15,7 +15,7 @@ from engram.errors import CorruptFileError, InputError, MissingPackageError
 _MOST_ROWS = 1024
 _FEW_ROWS = 4
 _BATCH_BYTES = 2**20
-_MOST_BYTES = 2**25
+_MOST_BYTES = 2**24
 _DICTIONARY_PAGE = 2
 # Values that are stored as what differs from the one before may be any length, unlike the file.
 _SHARED_PREFIXES = "DELTA_BYTE_ARRAY"
