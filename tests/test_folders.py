@@ -15,6 +15,7 @@ from kills import killed_at
 
 import engram
 from engram import staging
+from engram.checkpoints import attach
 from engram.config_file import write_config
 from engram.errors import InputError
 from engram.folders import new_folder, remove_torn, torn
@@ -138,3 +139,25 @@ def test_a_disk_that_fills_while_attach_writes(base, tmp_path, forks):
     assert error["code"] == "does_not_fit"
     assert error["message"].startswith(f"{tmp_path / 'out'}: File too large")
     assert [path.name for path in tmp_path.iterdir()] == ["memory.yaml"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_all_is_on_the_disk_before_it_appears(base, tmp_path, monkeypatch, link):
+    synced, appeared, move = set(), [], Path.rename
+
+    def sync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def rename(path, target):
+        if target == tmp_path / "out":
+            inside = [path, *path.rglob("*")]
+            written = [it for it in inside if it.is_dir() or it.stat().st_nlink == 1]
+            assert [it for it in written if it.stat().st_ino not in synced] == []
+            appeared.extend(it.name for it in written)
+        move(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    attach.attach(base, tiny.memory_config(), tmp_path / "out", link=link)
+    assert {"config.json", "engram_base", "README.md", "tokenizer.json"} <= set(appeared)
+    assert ("model-00001-of-00001.safetensors" in appeared) != link

@@ -55,7 +55,7 @@ def disk(tmp_path, table):
 def forget(path):
     """Drop a file from the page cache."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        os.fdatasync(file.fileno())
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
