@@ -16,16 +16,16 @@ demo: assets  ## The main job on a real 135M checkpoint and 100 MB of English.
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo-run
 
 test: $(VENV)/installed  ## The tests that need no download.
-	$(PYTEST) -m "not real and not torture"
+	$(PYTEST) -m "not real and not slow and not torture"
 
-real: assets  ## The tests on real tokenizers, a real checkpoint and real text.
-	$(BIN)/python -m pytest -m real
+real: assets  ## The tests on real tokenizers, a real checkpoint and real text, and slow ones.
+	$(BIN)/python -m pytest -m "real or slow"
 
 check: $(VENV)/installed  ## Lint, types and tests.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not real and not torture"
+	$(PYTEST) -m "not real and not slow and not torture"
 
 range: $(VENV)/installed  ## The tests with the oldest and newest dependencies, and the wheel without torch.
 	$(BIN)/python scripts/range.py

@@ -145,6 +145,7 @@ def test_generate_records_no_cuda_graph_by_itself(tmp_path_factory, monkeypatch)
             assert ("disable_compile" not in attached.generate(**given)) is compiles
 
 
+@pytest.mark.slow
 def test_static_cache_as_generate_compiles_it_on_gpus(tmp_path_factory):
     """There, `generate` compiles every model that is given a static cache."""
     attached = tiny.family_folders("llama", tmp_path_factory)[1]

@@ -219,6 +219,7 @@ def test_a_later_mask_that_shows_more_is_refused(llama, ids, mask):
         llama(ids[:, 12:], attention_mask=torch.ones_like(mask), past_key_values=past)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch, about caches whose class changes
 def test_a_compiled_second_turn(llama, ids):
     """What the caller masks later is masked in compiled models, too."""

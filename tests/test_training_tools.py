@@ -170,6 +170,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_give_the_gradients_of_one(kind, tmp_path_factory):
     import socket
