@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import threading
-from http.server import ThreadingHTTPServer
 
 import pytest
 import tiny
 from test_hub_models import COMMIT, ModelHub, run
+from test_released_hub import serving
 
 from engram.checkpoints import attach
 from engram.checkpoints.adapter import pinned_revision, read_adapter
@@ -57,16 +56,10 @@ class UploadHub(ModelHub):
 @pytest.fixture
 def hub(tmp_path, tmp_path_factory):
     base, _ = tiny.family_folders("llama", tmp_path_factory)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), UploadHub)
-    server.root, server.sent, server.ignores_ranges = tmp_path / "hub", [], False
-    (server.root / "someone").mkdir(parents=True)
-    (server.root / "someone" / "base").symlink_to(base)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    (tmp_path / "hub" / "someone").mkdir(parents=True)
+    (tmp_path / "hub" / "someone" / "base").symlink_to(base)
+    with serving(UploadHub, tmp_path / "hub") as server:
+        yield server
 
 
 SCRIPT = """

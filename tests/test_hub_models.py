@@ -6,14 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import ThreadingHTTPServer
 
 import pytest
 import tiny
 from forks import Forks
 from remote import remote_base
-from test_released_hub import Hub
+from test_released_hub import Hub, serving
 
 from engram.config_file import write_config
 
@@ -57,18 +55,14 @@ def hub(tmp_path_factory):
     """A stand-in, with a process that knows of no other hub to fork from."""
     base, attached = tiny.family_folders("llama", tmp_path_factory)
     folder = tmp_path_factory.mktemp("hub")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ModelHub)
-    server.root, server.sent, server.ignores_ranges = folder / "hub", [], False
-    (server.root / "someone").mkdir(parents=True)
-    (server.root / "someone" / "base").symlink_to(base)
-    (server.root / "someone" / "attached").symlink_to(attached)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    with Forks(environment=hub_environment(server, folder / "home")) as server.forks:
+    (folder / "hub" / "someone").mkdir(parents=True)
+    (folder / "hub" / "someone" / "base").symlink_to(base)
+    (folder / "hub" / "someone" / "attached").symlink_to(attached)
+    with (
+        serving(ModelHub, folder / "hub") as server,
+        Forks(environment=hub_environment(server, folder / "home")) as server.forks,
+    ):
         yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def hub_environment(hub, home):

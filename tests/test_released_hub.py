@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -71,16 +72,25 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.sent, server.ignores_ranges = tmp_path / "hub", [], False
+@contextmanager
+def serving(handler, root):
+    """Serve a folder of repositories on the loopback while the block runs."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.root, server.sent, server.ignores_ranges = root, [], False
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with serving(Hub, tmp_path / "hub") as server:
+        yield server
 
 
 ASK = """
