@@ -10,7 +10,8 @@ from engram.addressing.primes import head_primes, stored_rows
 from engram.config import EngramConfig
 from engram.errors import MismatchError
 
-_HINT = "Copy the folder again from where it was made, or attach again."
+# The next step where a folder with a memory is damaged.
+COPY_AGAIN = "Copy the folder again from where it was made, or attach again."
 
 
 def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
@@ -36,7 +37,7 @@ def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
             raise MismatchError(
                 f"{where}: the memory's addresses are for {key} {stored}, its config says "
                 f"{stated}.",
-                _HINT,
+                COPY_AGAIN,
                 path=where,
                 key=key,
                 stored=stored,
@@ -94,7 +95,7 @@ def check_constant(name: str, stored: Any, expected: Any) -> None:
     )
     raise MismatchError(
         f"{name}: {what}. Wrong rows would be read.",
-        _HINT,
+        COPY_AGAIN,
         constant=name,
         entry=first,
         stored=stored[:100],

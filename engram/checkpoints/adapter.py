@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from engram.addressing.same_config import COPY_AGAIN
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
 from engram.checkpoints.settings import damaged, read_settings, stated_settings
@@ -114,8 +115,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_FILE
     demand_file(path)
-    hint = "Copy the folder again from where it was made, or attach again."
-    values: dict[str, Any] = read_json(path, _SHAPE, hint=hint)
+    values: dict[str, Any] = read_json(path, _SHAPE, hint=COPY_AGAIN)
     return values
 
 

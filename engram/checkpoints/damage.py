@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engram.addressing.same_config import COPY_AGAIN
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_folder_headers
 from engram.errors import CorruptFileError, InputError
 from engram.json_files import OBJECT, TEXT, Each, Maybe, read_json
 
-_HINT = "Copy the folder again from where it was made, or attach again."
 GENERATION_FILE = "generation_config.json"
 # Files that transformers reads with the weights, and what it takes for granted of them.
 _SHAPES = {
@@ -41,7 +41,7 @@ def find_damage(folder: Path, config_class: Any, model_class: Any) -> None:
         ) from None
     for name, shape in _SHAPES.items():
         if (folder / name).exists() and not (name == INDEX_FILE and _is_single(folder)):
-            read_json(folder / name, shape, hint=_HINT)
+            read_json(folder / name, shape, hint=COPY_AGAIN)
     for path in sorted({info.path for info in (read_folder_headers(folder) or {}).values()}):
         _check_weights(path)
     _check_generation_config(folder)
@@ -87,4 +87,4 @@ def _check_config(folder: Path, config_class: Any, model_class: Any) -> None:
 
 def _damaged(path: Path, error: Exception) -> CorruptFileError:
     what = f"{type(error).__name__}: {error}".rstrip(".")
-    return CorruptFileError(f"{path} is damaged: {what}.", _HINT, path=str(path))
+    return CorruptFileError(f"{path} is damaged: {what}.", COPY_AGAIN, path=str(path))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engram.addressing.same_config import COPY_AGAIN
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE
 from engram.config import EngramConfig
@@ -121,7 +122,7 @@ def damaged(where: str, what: str) -> CorruptFileError:
     """The error for a file that is not what attaching writes."""
     return CorruptFileError(
         f"{where} is not what attaching writes: {what}.",
-        "Copy the folder again from where it was made, or attach again.",
+        COPY_AGAIN,
         path=where,
     )
 
@@ -130,7 +131,7 @@ def _config(settings: Any, where: str) -> EngramConfig:
     try:
         return EngramConfig.from_dict(_value(settings, "config", dict, where, "engram."))
     except ConfigError as error:
-        hint = "Copy the folder again from where it was made, or attach again."
+        hint = COPY_AGAIN
         raise ConfigError(error.problems, f"engram.config of {where}", hint) from None
 
 

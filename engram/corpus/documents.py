@@ -1,4 +1,4 @@
-"""Where the documents of a plain text end, in bytes that come in blocks."""
+"""Finds the ends of documents in a plain text whose bytes come in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files hold the text that is asked for: files, folders, parts, and what is passed over."""
+"""Files of a text: folders, parts of files, and what a folder holds besides."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Source:
 
     @property
     def delimiter(self) -> str:
-        """What stands between the columns of a .csv, or of a .tsv."""
+        """The character between the columns of a .csv, or of a .tsv."""
         is_tsv = self.path is not None and _plain_suffix(self.path) == ".tsv"
         return "\t" if is_tsv else ","
 
