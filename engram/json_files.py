@@ -20,6 +20,8 @@ MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JS
 MAX_DEPTH = 100
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _LIMIT = 2**63
+# The next step where a folder with a memory is damaged.
+COPY_AGAIN = "Copy the folder again from where it was made, or attach again."
 _HINT = "Download or copy it again."
 
 

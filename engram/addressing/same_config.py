@@ -9,9 +9,7 @@ from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes, stored_rows
 from engram.config import EngramConfig
 from engram.errors import MismatchError
-
-# The next step where a folder with a memory is damaged.
-COPY_AGAIN = "Copy the folder again from where it was made, or attach again."
+from engram.json_files import COPY_AGAIN
 
 
 def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:

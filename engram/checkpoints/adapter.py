@@ -8,12 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from engram.addressing.same_config import COPY_AGAIN
 from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
 from engram.checkpoints.settings import damaged, read_settings, stated_settings
 from engram.errors import MismatchError, MissingFileError
-from engram.json_files import OBJECT, TEXT, Maybe, read_json
+from engram.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, read_json
 
 if TYPE_CHECKING:
     from engram.checkpoints.memory import Attachment

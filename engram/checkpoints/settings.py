@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.addressing.same_config import COPY_AGAIN
 from engram.backbone.headers import INDEX_FILE
 from engram.checkpoints.base import CARD_FILE, CONFIG_FILE
 from engram.config import EngramConfig
 from engram.errors import ConfigError, CorruptFileError
 from engram.file_names import is_inside, is_weight_file
+from engram.json_files import COPY_AGAIN
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
