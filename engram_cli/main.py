@@ -127,19 +127,26 @@ def engram_(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
-            stream.reconfigure(errors="backslashreplace")
     try:
-        # Ctrl-C may come before there is a command that catches it.
-        code: Any = run(app, as_json="--json" in sys.argv)
-    except SystemExit as end:
-        code = end.code
+        code = _exit_code()
+    except KeyboardInterrupt:  # before the command has begun, or while the first one is told
+        code = INTERRUPTED
     if code == INTERRUPTED:
         # Python waits for threads that are still at work, and a second Ctrl-C would be told.
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     sys.exit(code)
+
+
+def _exit_code() -> Any:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        # Ctrl-C may come before there is a command that catches it.
+        return run(app, as_json="--json" in sys.argv)
+    except SystemExit as end:
+        return end.code
 
 
 if __name__ == "__main__":

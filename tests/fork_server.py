@@ -82,12 +82,12 @@ def _run(job: dict[str, Any], report: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"], resource.RLIM_INFINITY))
     events = Events(job["kill_at"], job["lies"])
     sys.argv = ["engram", *job["words"]]
+    from engram_cli.main import main
+
     code: Any = 70
     try:
         if job["is_program"]:
             _run_program(job["words"][0])
-        from engram_cli.main import main
-
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -118,11 +118,15 @@ def _run_program(text: str) -> None:
 
 def _serve(job: dict[str, Any]) -> dict[str, Any]:
     report = Path(job["report"])
+    for name in ("stdout", "stderr", "events"):
+        Path(f"{report}.{name}").write_bytes(b"")
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         try:
             _run(job, report)
+        except KeyboardInterrupt:  # before the command has begun, or after its end
+            os._exit(130)
         finally:
             os._exit(71)
     handle = os.pidfd_open(child)

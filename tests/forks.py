@@ -130,8 +130,7 @@ class Forks:
             for name in ("stdout", "stderr")
         )
         counted = Path(f"{report}.events")
-        count = counted.read_text() if answer["code"] >= 0 and counted.exists() else ""
-        counted.unlink(missing_ok=True)
+        count = counted.read_text() if answer["code"] >= 0 else ""
         return Outcome(stdout=stdout, stderr=stderr, events=int(count) if count else None, **answer)
 
     @contextmanager
