@@ -22,7 +22,7 @@ _HERE = Path(__file__).parent
 # Prose for people, and what no two runs or machines have in common.
 _LEFT_OUT = {"message", "hint", "detail", "assumptions", "notes", "next", "seconds"} | {
     "tokens_per_second",
-    "threads",
+    "free_bytes",
     "details",
 }
 # The cache, files of true headers and hundreds of gigabytes, and answers kept with ">".
