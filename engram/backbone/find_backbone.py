@@ -8,9 +8,9 @@ from typing import Any
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
-from engram.gguf import refuse_gguf, refuse_gguf_folder
-from engram.hub import fetch, reason
-from engram.json_files import read_json
+from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
+from engram.storage.hub import fetch, reason
+from engram.storage.json_files import read_json
 
 
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:

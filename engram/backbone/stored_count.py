@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.counting import Counts
-from engram.backbone.headers import read_folder_headers
 from engram.errors import LayoutError
+from engram.storage.safetensors_headers import read_folder_headers
 
 PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights to a value, or their codes
 

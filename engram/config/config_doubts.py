@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engram.config import EngramConfig
-from engram.table_dtype import table_dtype
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 # The largest published tables have 384M rows a layer and 189 GiB in all.

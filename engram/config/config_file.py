@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from engram.config import CONFIG_KEYS, EngramConfig
+from engram.config.engram_config import CONFIG_KEYS, EngramConfig
+from engram.config.strict_yaml import Mapping, parse_mapping
+from engram.config.tokenizer_path import write_to
 from engram.errors import ConfigError, MissingFileError, Problem
-from engram.files import atomic_write
-from engram.gguf import refuse_gguf
-from engram.strict_yaml import Mapping, parse_mapping
-from engram.tokenizer_path import write_to
+from engram.storage.files import atomic_write
+from engram.storage.gguf import refuse_gguf
 
 MAX_CONFIG_BYTES = 2**20
 

@@ -11,7 +11,7 @@ from engram.errors import InputError, Problem
 from engram.units import DTYPE_BITS, dtype_name, plural
 
 if TYPE_CHECKING:
-    from engram.config import EngramConfig
+    from engram.config.engram_config import EngramConfig
 
 MAX_ROW_ID = 2**62
 # Every head of every layer has a prime of its own, which takes a tenth of a millisecond to find.

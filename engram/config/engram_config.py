@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
-from engram.config_rules import LAYOUT_KEYS, LayoutKeys, resolve
+from engram.config.config_rules import LAYOUT_KEYS, LayoutKeys, resolve
 from engram.errors import ConfigError, Problem
 
 __all__ = ["CONFIG_KEYS", "LAYOUT_KEYS", "SCHEMA", "EngramConfig", "LayoutKeys"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from engram.units import dtype_name
 
 if TYPE_CHECKING:
-    from engram.config import EngramConfig
+    from engram.config.engram_config import EngramConfig
 
 Origin = Literal["asked", "config", "base", "assumed"]
 

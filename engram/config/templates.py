@@ -7,10 +7,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from engram.config import EngramConfig
-from engram.config_file import read_config
+from engram.config.config_file import read_config
+from engram.config.engram_config import EngramConfig
+from engram.config.tokenizer_path import read_from
 from engram.errors import InputError, MissingFileError
-from engram.tokenizer_path import read_from
 
 _SUFFIX = ".yaml"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -128,6 +128,6 @@ def _missing(name: str, what: str) -> MissingFileError:
 
 def _folder() -> Path:
     """The templates: inside the package in a wheel, beside it in an editable install."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     packaged = here / "_templates"
     return packaged if packaged.is_dir() else here.parent / "templates"

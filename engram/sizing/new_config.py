@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from engram.backbone import Backbone
-from engram.config import EngramConfig
-from engram.config_file import read_values
+from engram.config.config_file import read_values
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import template_path
+from engram.config.tokenizer_path import given
 from engram.errors import ConfigError, UsageError
 from engram.sizing.budget import size_memory
 from engram.sizing.shape import check_layers, memory_shape
-from engram.templates import template_path
-from engram.tokenizer_path import given
 
 
 def new_config(

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.errors import InputError, UsageError
 from engram.sizing.weights import Group, Kind, Weights
-from engram.table_dtype import INFERENCE_DTYPES
 from engram.units import plural
 
 Mode = Literal["inference", "training"]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.config import LAYOUT_KEYS, EngramConfig
-from engram.corpus.growth import Growth
+from engram.config.engram_config import LAYOUT_KEYS, EngramConfig
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
-from engram.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
+from engram.growth import Growth
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
+from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
 
 SCHEMA = "engram.hash/1"
 DEFAULT_LOAD = 0.7

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engram.errors import InputError, MissingFileError
-from engram.staging import NEW, clean, stage
+from engram.storage.staging import NEW, clean, stage
 
 _KINDS = {
     stat.S_IFREG: "a file",

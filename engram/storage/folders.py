@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engram import staging
 from engram.errors import InputError
-from engram.files import check_parents
+from engram.storage import staging
+from engram.storage.files import check_parents
 
 # Names of everything that this toolkit wrote into a folder; None when it is not one of its own.
 OwnFiles = Callable[[Path], "set[str] | None"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
-from engram.file_names import is_inside
+from engram.storage.file_names import is_inside
 
 MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
 MAX_DEPTH = 100

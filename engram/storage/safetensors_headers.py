@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
-from engram.file_names import is_weight_file
-from engram.gguf import refuse_gguf
-from engram.json_files import TEXT, Each, parse_json, read_json
+from engram.storage.file_names import is_weight_file
+from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import TEXT, Each, parse_json, read_json
 
 DTYPE_BITS = {
     **{

@@ -11,8 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
-from engram.backbone.headers import DTYPE_BITS
-from engram.files import Progress
+from engram.storage.files import Progress
+from engram.storage.safetensors_headers import DTYPE_BITS
 
 # Names of dtypes in safetensors headers, and bytes of one value.
 TAGS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engram.errors import InputError
-from engram.full_disk import full_disk
+from engram.storage.full_disk import full_disk
 
 MARK = "unfinished-engram-results.txt"
 _TEXT = (

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engram.backbone.headers import INDEX_FILE
-from engram.checkpoints.adapter import ADAPTER_FILE, adapter_settings
-from engram.checkpoints.apart import demand_apart
-from engram.checkpoints.base import (
+from engram.checkpoints.attach.apart import demand_apart
+from engram.checkpoints.attach.new_memory import Attachment, plan_attachment
+from engram.checkpoints.attach.own_files import own_files
+from engram.checkpoints.read.adapter import ADAPTER_FILE, adapter_settings
+from engram.checkpoints.read.base_checkpoint import (
     CARD_FILE,
     CONFIG_FILE,
     KEPT_FOLDER,
@@ -20,14 +21,13 @@ from engram.checkpoints.base import (
     read_base,
     resolve_model,
 )
-from engram.checkpoints.digests import DIGESTS, Digests, digests_of, file_digest
-from engram.checkpoints.memory import Attachment, plan_attachment
-from engram.checkpoints.own_files import own_files
-from engram.checkpoints.shards import TensorStream, plan_shards, write_shard
-from engram.config import EngramConfig
+from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of, file_digest
+from engram.config.engram_config import EngramConfig
 from engram.errors import DoesNotFitError, InputError
-from engram.files import Progress, write_json
-from engram.folders import check_folder, new_folder
+from engram.storage.files import Progress, write_json
+from engram.storage.folders import check_folder, new_folder
+from engram.storage.safetensors_headers import INDEX_FILE
+from engram.storage.safetensors_writer import TensorStream, plan_shards, write_shard
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def plan(
         output: The folder to appear.
         tokenizer: The model's tokenizer; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
-        dtype: Dtype of the tables, see `engram.table_dtype`: when None the config's, or the base's
-            own. What lies around quantised tables (fp8, int8) is bfloat16.
+        dtype: Dtype of the tables, see `engram.config.table_dtype`: when None the config's, or the
+            base's own. What lies around quantised tables (fp8, int8) is bfloat16.
         link: Hard-link the base's files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
         digests: Record the sha256 of every weight file, which `verify` compares when asked to; that

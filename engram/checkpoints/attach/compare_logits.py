@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engram.checkpoints.base import read_config
+from engram.checkpoints.read.base_checkpoint import read_config
 from engram.errors import LayoutError
 
 _TOKENS = 32
@@ -27,7 +27,7 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
     import torch
     import transformers
 
-    from engram.checkpoints.load import load
+    from engram.checkpoints.read.load_checkpoint import load
     from engram.hf.admission import of_the_base
     from engram.hf.multimodal import auto_class_of
 

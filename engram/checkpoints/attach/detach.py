@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
-from engram.checkpoints.apart import demand_apart
-from engram.checkpoints.attach import place_file
-from engram.checkpoints.base import CONFIG_FILE, KEPT_FOLDER, read_config
-from engram.checkpoints.digests import demand_unchanged, read_digests
-from engram.checkpoints.settings import base_files, stated_settings
+from engram.checkpoints.attach.apart import demand_apart
+from engram.checkpoints.attach.attach import place_file
+from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.read.digests import demand_unchanged, read_digests
+from engram.checkpoints.read.settings import base_files, stated_settings
 from engram.errors import LayoutError, MissingFileError
-from engram.folders import new_folder
+from engram.storage.folders import new_folder
 
 
 def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> list[str]:

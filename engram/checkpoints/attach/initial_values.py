@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.shards import Chunks
-from engram.machine_code import compiled
+from engram.storage.machine_code import compiled
+from engram.storage.safetensors_writer import Chunks
 
 # Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
 CHUNK_VALUES = 2**22

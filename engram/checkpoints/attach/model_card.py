@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engram.addressing.addresses import Addresses
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
 from engram.layouts import get_layout
-from engram.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 

@@ -12,17 +12,17 @@ from engram import __version__
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.checkpoints.base import CARD_FILE, BaseCheckpoint
-from engram.checkpoints.card import model_card
-from engram.checkpoints.initial import normal_table, quantised_table
-from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
-from engram.checkpoints.shards import QUANTISED_TAGS, TAGS, Chunks, TensorStream
-from engram.config import EngramConfig
+from engram.checkpoints.attach.initial_values import normal_table, quantised_table
+from engram.checkpoints.attach.model_card import model_card
+from engram.checkpoints.read.base_checkpoint import CARD_FILE, BaseCheckpoint
+from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
+from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
-from engram.table_dtype import table_dtype
-from engram.tokenizer_path import OWN, is_path
+from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, Chunks, TensorStream
 from engram.units import scales_per_row
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def plan_attachment(
 
 
 def _prove(base: BaseCheckpoint, made: Attachment, layers_path: str) -> None:
-    from engram.checkpoints.proof import check_loads
+    from engram.checkpoints.attach.proof import check_loads
 
     own_code = "auto_map" in made.model_config["engram"]["base"]
     tensors = {**base.tensors, **memory_tensors(made.config, made.addresses, layers_path)}

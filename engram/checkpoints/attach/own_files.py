@@ -9,11 +9,11 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from engram.backbone.headers import INDEX_FILE, read_weight_map
-from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
-from engram.checkpoints.base import CARD_FILE, CONFIG_FILE, KEPT_FOLDER, read_config
-from engram.checkpoints.settings import base_files, stated_settings
+from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.read.settings import base_files, stated_settings
 from engram.errors import EngramError
+from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 # The module that `engram.hf.folder_module.remote_module` makes.
 REMOTE_MODULE = "modeling_engram"

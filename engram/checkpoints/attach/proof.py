@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from engram.checkpoints.base import CONFIG_FILE
-from engram.checkpoints.checks import Verdict, first_of
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE
+from engram.checks import Verdict, first_of
 from engram.errors import LayoutError, MismatchError
-from engram.files import write_json
+from engram.storage.files import write_json
 
 if TYPE_CHECKING:
     from engram.hf.header_loading import Loading

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engram.backbone.headers import INDEX_FILE, read_weight_map
-from engram.checkpoints.adapter import ADAPTER_FILE, demand_file, read_adapter
-from engram.checkpoints.base import CARD_FILE
+from engram.checkpoints.read.adapter import ADAPTER_FILE, demand_file, read_adapter
+from engram.checkpoints.read.base_checkpoint import CARD_FILE
+from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 
 def push_to_hub(

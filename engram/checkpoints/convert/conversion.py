@@ -13,32 +13,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram.addressing.addresses import Addresses
-from engram.backbone.headers import INDEX_FILE, TensorInfo
-from engram.checkpoints.adapter import ADAPTER_FILE
-from engram.checkpoints.attach import (
+from engram.checkpoints.attach.attach import (
     MAX_SHARD_BYTES,
     AttachPlan,
 )
-from engram.checkpoints.base import CARD_FILE, CONFIG_FILE, read_base
-from engram.checkpoints.card import model_card
-from engram.checkpoints.digests import without_weights
-from engram.checkpoints.memory import describe_attachment
-from engram.checkpoints.memory_source import MemorySource, addresses_of
-from engram.checkpoints.names import OFFSETS, SCALE, TABLE, TOKEN_MAP
-from engram.checkpoints.published import (
+from engram.checkpoints.attach.model_card import model_card
+from engram.checkpoints.attach.new_memory import describe_attachment
+from engram.checkpoints.convert.publish import (
     published_config,
     published_tensors,
     scale_name,
 )
-from engram.checkpoints.published_memory import MEMORY_FILE
-from engram.checkpoints.recoded import PARTS, Loss, LossRecord, Part, recode
-from engram.checkpoints.shards import QUANTISED_TAGS, TensorStream, plan_shards
-from engram.checkpoints.stored_tensor import StoredTensor, read_bytes
-from engram.config import EngramConfig
-from engram.json_files import read_json
+from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
+from engram.checkpoints.read.adapter import ADAPTER_FILE
+from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE, read_base
+from engram.checkpoints.read.digests import without_weights
+from engram.checkpoints.read.memory_source import MemorySource, addresses_of
+from engram.checkpoints.read.published_memory import MEMORY_FILE
+from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
+from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
+from engram.config.tokenizer_path import is_path
 from engram.layouts import get_layout
-from engram.table_dtype import table_dtype
-from engram.tokenizer_path import is_path
+from engram.storage.json_files import read_json
+from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
+from engram.storage.safetensors_writer import QUANTISED_TAGS, TensorStream, plan_shards
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -112,7 +112,7 @@ class Conversion:
 def to_published(
     memory: MemorySource, output: Path, to: str, dtype: str, tokenizer: TokenizerFile | None
 ) -> Conversion:
-    """Describe a memory alone, under the names of its layout. See `engram.checkpoints.convert`."""
+    """Describe a memory alone, under the names of its layout. See `convert_memory`."""
     stated = memory.config.tokenizer
     own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
     config = replace(memory.config, table_dtype=dtype, tokenizer=own)

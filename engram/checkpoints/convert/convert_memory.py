@@ -6,28 +6,34 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.backbone.headers import INDEX_FILE, read_weight_map
-from engram.checkpoints.apart import demand_apart
-from engram.checkpoints.attach import (
+from engram.checkpoints.attach.apart import demand_apart
+from engram.checkpoints.attach.attach import (
     check_room,
     place_file,
 )
-from engram.checkpoints.attach import write as write_attached
-from engram.checkpoints.base import CONFIG_FILE, resolve_model
-from engram.checkpoints.conversion import ATTACHED, Conversion, rewritten, to_base, to_published
-from engram.checkpoints.open_memory import open_memory
-from engram.checkpoints.own_files import own_files as attached_files
-from engram.checkpoints.published import (
+from engram.checkpoints.attach.attach import write as write_attached
+from engram.checkpoints.attach.own_files import own_files as attached_files
+from engram.checkpoints.convert.conversion import (
+    ATTACHED,
+    Conversion,
+    rewritten,
+    to_base,
+    to_published,
+)
+from engram.checkpoints.convert.publish import (
     check_expressible,
 )
-from engram.checkpoints.published_memory import MEMORY_FILE
-from engram.checkpoints.shards import write_shard
-from engram.config import EngramConfig
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, resolve_model
+from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.published_memory import MEMORY_FILE
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
 from engram.errors import EngramError, UsageError
-from engram.files import Progress, write_json
-from engram.folders import check_folder, new_folder
-from engram.json_files import read_json
-from engram.table_dtype import table_dtype
+from engram.storage.files import Progress, write_json
+from engram.storage.folders import check_folder, new_folder
+from engram.storage.json_files import read_json
+from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
+from engram.storage.safetensors_writer import write_shard
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import LayerAddresses
-from engram.checkpoints.names import OFFSETS, TABLE
-from engram.checkpoints.shards import QUANTISED_TAGS
-from engram.checkpoints.stored_tensor import StoredTensor
-from engram.config import EngramConfig
+from engram.checkpoints.read.stored_tensor import StoredTensor
+from engram.checkpoints.read.tensor_names import OFFSETS, TABLE
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
+from engram.storage.safetensors_writer import QUANTISED_TAGS
 
 # Layouts that have published names, and the quantised dtypes that those have tensors for.
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"demo": (), "deepseek_v41": ("fp8",), "qwen_ple": ()}

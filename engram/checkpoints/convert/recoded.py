@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.shards import QUANTISED_TAGS, TAGS, TensorStream
-from engram.checkpoints.stored_tensor import StoredTensor
+from engram.checkpoints.read.stored_tensor import StoredTensor
 from engram.errors import InputError
+from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, TensorStream
 from engram.units import FP8_SCALE_BLOCK, scales_per_row
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engram.addressing.primes import head_primes
-from engram.checkpoints.checks import Verdict
-from engram.checkpoints.released.family import (
+from engram.checkpoints.published.family import (
     MOST_HEADS,
     MOST_ORDERS,
     Expected,
@@ -21,8 +20,9 @@ from engram.checkpoints.released.family import (
     text_part,
     without_scale,
 )
-from engram.checkpoints.released.stored import Stored
-from engram.config import EngramConfig
+from engram.checkpoints.published.stored import Stored
+from engram.checks import Verdict
+from engram.config.engram_config import EngramConfig
 from engram.errors import MissingFileError, Problem
 from engram.layouts import DEEPSEEK_V41
 

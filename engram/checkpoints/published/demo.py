@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from engram.addressing.prime_witness import first_composite
-from engram.backbone.headers import TensorInfo
-from engram.checkpoints.checks import Verdict, first_of
-from engram.checkpoints.released.family import Expected, Family, Key, Memory, Released, Slot
-from engram.checkpoints.released.stored import Stored
+from engram.checkpoints.published.family import Expected, Family, Key, Memory, Released, Slot
+from engram.checkpoints.published.stored import Stored
+from engram.checks import Verdict, first_of
 from engram.errors import CorruptFileError
 from engram.layouts import DEMO
+from engram.storage.safetensors_headers import TensorInfo
 
 _TABLE = "multi_head_embedding.embedding.weight"
 _OFFSETS = "multi_head_embedding.offsets"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from engram.backbone.headers import TensorInfo
-from engram.checkpoints.checks import Verdict
-from engram.checkpoints.released.stored import Stored
-from engram.config import EngramConfig
+from engram.checkpoints.published.stored import Stored
+from engram.checks import Verdict
+from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
+from engram.storage.safetensors_headers import TensorInfo
 
 Role = Literal["table", "dense", "constants"]
 # Layer (None for a memory that no layer has to itself), and published name inside of it.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from engram.checkpoints.released.family import (
+from engram.checkpoints.published.family import (
     MOST_LAYERS,
     Expected,
     Family,
@@ -16,7 +16,7 @@ from engram.checkpoints.released.family import (
     Slot,
     without_scale,
 )
-from engram.checkpoints.released.stored import Stored
+from engram.checkpoints.published.stored import Stored
 
 _TABLE = "embed_tokens_per_layer.weight"
 _SHARED = ("per_layer_model_projection.weight", "per_layer_projection_norm.weight")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from engram.checkpoints.released.family import (
+from engram.checkpoints.published.family import (
     MOST_HEADS,
     MOST_ORDERS,
     Expected,
@@ -17,7 +17,7 @@ from engram.checkpoints.released.family import (
     Slot,
     without_scale,
 )
-from engram.checkpoints.released.stored import Stored
+from engram.checkpoints.published.stored import Stored
 
 _NAME = re.compile(r"^(.*\.)?ngram_embeddings\.(embedders|post_projs)\.(\d+)\.weight$")
 _FLAT_NAME = re.compile(r"^(.*\.)?oe_embed_(tokens|proj)(\d+)\.weight$")

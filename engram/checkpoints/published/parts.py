@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from engram.backbone.headers import TensorInfo
-from engram.checkpoints.released.family import Key, Released, Role, Slot
-from engram.checkpoints.released.formats import format_of
+from engram.checkpoints.published.family import Key, Released, Role, Slot
+from engram.checkpoints.published.formats import format_of
 from engram.sizing.pages import RowPages, joined, row_pages
 from engram.sizing.weights import Kind, Weights
+from engram.storage.safetensors_headers import TensorInfo
 
 _ROLES: tuple[Role, ...] = ("table", "dense", "constants")
 _SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv|weight_scale_2)$")

@@ -9,8 +9,7 @@ from typing import Any
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import HeadPrimes, head_primes, stored_rows
-from engram.checkpoints.checks import Verdict, first_of
-from engram.checkpoints.released.family import (
+from engram.checkpoints.published.family import (
     MOST_HEADS,
     MOST_ORDERS,
     MOST_SHARDS,
@@ -24,8 +23,9 @@ from engram.checkpoints.released.family import (
     Slot,
     without_scale,
 )
-from engram.checkpoints.released.stored import Stored
-from engram.config import EngramConfig
+from engram.checkpoints.published.stored import Stored
+from engram.checks import Verdict, first_of
+from engram.config.engram_config import EngramConfig
 from engram.layouts import QWEN_PLE
 
 _TABLE = "ple_embedding.ngram_embedding.weight"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from engram.checkpoints.released import deepseek_v41, demo, gemma, longcat, qwen_ple
-from engram.checkpoints.released.family import Family, Released, text_part
-from engram.checkpoints.released.stored import Stored, read_stored
+from engram.checkpoints.published import deepseek_v41, demo, gemma, longcat, qwen_ple
+from engram.checkpoints.published.family import Family, Released, text_part
+from engram.checkpoints.published.stored import Stored, read_stored
 from engram.errors import InputError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -58,7 +58,7 @@ def open_stored(target: str | Path, revision: str | None = None) -> Stored:
     """
     if Path(target).exists() or isinstance(target, Path) or not is_hub_id(target):
         return read_stored(Path(target))
-    from engram.checkpoints.released.hub import read_hub
+    from engram.checkpoints.published.stored_on_hub import read_hub
 
     return read_hub(target, revision)
 

@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.headers import INDEX_FILE, INDEX_SHAPE, SINGLE_FILE, TensorInfo, read_header
 from engram.errors import CorruptFileError, EngramError, InputError, MissingFileError
-from engram.file_names import is_weight_file
-from engram.gguf import refuse_gguf
-from engram.json_files import parse_json, read_json
+from engram.storage.file_names import is_weight_file
+from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import parse_json, read_json
+from engram.storage.safetensors_headers import (
+    INDEX_FILE,
+    INDEX_SHAPE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_header,
+)
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")

@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from engram.backbone.headers import DTYPE_BITS, INDEX_FILE, SINGLE_FILE, TensorInfo
-from engram.backbone.load import read_hub_config
-from engram.checkpoints.released.stored import Gathering, Stored
+from engram.backbone.find_backbone import read_hub_config
+from engram.checkpoints.published.stored import Gathering, Stored
 from engram.errors import CorruptFileError, MissingFileError
+from engram.storage.safetensors_headers import DTYPE_BITS, INDEX_FILE, SINGLE_FILE, TensorInfo
 
 _AT_A_TIME = 8
 # As much of a file as is read to find a few bytes, where the server knows no ranges.

@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
 
-from engram.backbone.headers import TensorInfo
-from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
-from engram.checkpoints.released import no_memory, recognise
-from engram.checkpoints.released.family import SHARD, Expected, Key, Released
-from engram.checkpoints.released.formats import (
+from engram.checkpoints.published.family import SHARD, Expected, Key, Released
+from engram.checkpoints.published.formats import (
     MLX_PACKED,
     MLX_TAG,
     SCALE_TAGS,
@@ -18,8 +15,11 @@ from engram.checkpoints.released.formats import (
     scale_shapes,
     stored_shape,
 )
-from engram.checkpoints.released.stored import Stored
+from engram.checkpoints.published.recognise import no_memory, recognise
+from engram.checkpoints.published.stored import Stored
+from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import EngramError
+from engram.storage.safetensors_headers import TensorInfo
 
 
 def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Check]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from engram.backbone.headers import INDEX_FILE, SINGLE_FILE, read_weight_map
-from engram.checkpoints.base import CONFIG_FILE, BaseCheckpoint, read_base
-from engram.checkpoints.settings import damaged, read_settings, stated_settings
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, BaseCheckpoint, read_base
+from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
 from engram.errors import MismatchError, MissingFileError
-from engram.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, read_json
+from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, read_json
+from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 
 if TYPE_CHECKING:
-    from engram.checkpoints.memory import Attachment
+    from engram.checkpoints.attach.new_memory import Attachment
 
 ADAPTER_FILE = "engram_adapter.json"
 _BASE = {"name": TEXT, "tensors_sha256": TEXT, "hub_id": Maybe(TEXT), "revision": Maybe(TEXT)}

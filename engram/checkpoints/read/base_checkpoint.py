@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.float_dtype import count_values, float_dtype, unstated_dtype
-from engram.backbone.headers import (
+from engram.backbone.quantisation import base_params
+from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.storage.file_names import is_inside
+from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
+from engram.storage.hub import probe
+from engram.storage.json_files import read_json
+from engram.storage.safetensors_headers import (
     DTYPE_BITS,
     INDEX_FILE,
     SINGLE_FILE,
@@ -17,12 +23,6 @@ from engram.backbone.headers import (
     read_header,
     read_weight_map,
 )
-from engram.backbone.quantisation import base_params
-from engram.errors import CorruptFileError, LayoutError, MissingFileError
-from engram.file_names import is_inside
-from engram.gguf import refuse_gguf, refuse_gguf_folder
-from engram.hub import probe
-from engram.json_files import read_json
 
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
 # and would drop the memory without a word.

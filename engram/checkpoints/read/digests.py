@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.settings import base_files, damaged
+from engram.checkpoints.read.settings import base_files, damaged
 from engram.errors import CorruptFileError
-from engram.file_names import is_inside
+from engram.storage.file_names import is_inside
 
 # Key of the memory's settings, and its two parts.
 DIGESTS = "sha256"
@@ -45,7 +45,7 @@ def read_digests(settings: Mapping[str, Any], where: str) -> Digests:
     """Read the digests among the settings of a memory: none of a folder that was saved anew since.
 
     Args:
-        settings: What `engram.checkpoints.settings.stated_settings` returned.
+        settings: What `engram.checkpoints.read.settings.stated_settings` returned.
         where: The file that holds it.
 
     Raises:

@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.backbone.headers import TensorInfo, read_folder_headers
 from engram.backbone.quantisation import base_params, quantisation_method
-from engram.checkpoints.adapter import ADAPTER_FILE, read_adapter
-from engram.checkpoints.base import CONFIG_FILE, read_config
-from engram.checkpoints.names import SCALE, TABLE
-from engram.checkpoints.released import Released, no_memory, open_stored, recognise
-from engram.checkpoints.released.formats import MLX_PACKED, MLX_TAG
-from engram.checkpoints.released.parts import released_weights
-from engram.checkpoints.released.stored import named
-from engram.checkpoints.settings import damaged, stated_settings
-from engram.config import EngramConfig
+from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
+from engram.checkpoints.published.parts import released_weights
+from engram.checkpoints.published.recognise import Released, no_memory, open_stored, recognise
+from engram.checkpoints.published.stored import named
+from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config
+from engram.checkpoints.read.settings import damaged, stated_settings
+from engram.checkpoints.read.tensor_names import SCALE, TABLE
+from engram.config.engram_config import EngramConfig
+from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
-from engram.json_files import COUNT, OBJECT, check_shape
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
-from engram.tokenizer_path import OWN, read_from
+from engram.storage.json_files import COUNT, OBJECT, check_shape
+from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
 from engram.units import DTYPE_BITS, dtype_name
 
 _SETTINGS = {

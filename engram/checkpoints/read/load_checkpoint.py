@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.backbone.load import read_hub_config
-from engram.checkpoints.adapter import joined_folder, pinned_revision
-from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
-from engram.checkpoints.damage import find_damage
-from engram.checkpoints.settings import damaged, read_settings, stated_settings
+from engram.backbone.find_backbone import read_hub_config
+from engram.checkpoints.read.adapter import joined_folder, pinned_revision
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, resolve_model
+from engram.checkpoints.read.damage import find_damage
+from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
 from engram.errors import EngramError, LayoutError, MissingFileError, UsageError
-from engram.hub import probe
+from engram.storage.hub import probe
 
 _MODEL_CODE = "AutoModelForCausalLM"
 

@@ -14,11 +14,11 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.addressing.vocabulary import compressed_map
-from engram.checkpoints.memory_source import addresses_of
-from engram.checkpoints.names import TABLE
-from engram.checkpoints.open_memory import open_memory
-from engram.checkpoints.stored_rows import read_rows
-from engram.config import EngramConfig
+from engram.checkpoints.read.memory_source import addresses_of
+from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.stored_rows import read_rows
+from engram.checkpoints.read.tensor_names import TABLE
+from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.addressing.addresses import Addresses
-from engram.backbone.headers import read_folder_headers
-from engram.checkpoints.adapter import ADAPTER_FILE
-from engram.checkpoints.base import CONFIG_FILE
-from engram.checkpoints.inspect import memory_settings
-from engram.checkpoints.memory_source import MemorySource, as_stored, shapes_of
-from engram.checkpoints.names import SCALE, TABLE
-from engram.checkpoints.published_memory import published_memory
-from engram.checkpoints.settings import read_settings
-from engram.checkpoints.stored_tensor import stored_tensor
-from engram.config import EngramConfig
+from engram.checkpoints.read.adapter import ADAPTER_FILE
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE
+from engram.checkpoints.read.inspect import memory_settings
+from engram.checkpoints.read.memory_source import MemorySource, as_stored, shapes_of
+from engram.checkpoints.read.published_memory import published_memory
+from engram.checkpoints.read.settings import read_settings
+from engram.checkpoints.read.stored_tensor import stored_tensor
+from engram.checkpoints.read.tensor_names import SCALE, TABLE
+from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
+from engram.storage.safetensors_headers import read_folder_headers
 
 
 def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.primes import head_primes, stored_rows
-from engram.checkpoints.memory_source import MemorySource, as_stored, shapes_of
-from engram.checkpoints.released import Released, no_memory, open_stored, recognise
-from engram.checkpoints.released.family import text_part
-from engram.checkpoints.stored_tensor import StoredTensor, stored_tensor
-from engram.config import EngramConfig
+from engram.checkpoints.published.family import text_part
+from engram.checkpoints.published.recognise import Released, no_memory, open_stored, recognise
+from engram.checkpoints.read.memory_source import MemorySource, as_stored, shapes_of
+from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
-from engram.json_files import OBJECT, read_json
 from engram.layouts import deepseek_v41, demo, qwen_ple
+from engram.storage.json_files import OBJECT, read_json
 
 # What a memory under published names is made of, written beside it.
 MEMORY_FILE = "engram_memory.json"
@@ -28,7 +28,7 @@ _OUR_NAME: dict[str, Callable[[str], tuple[str, int | None]]] = {
 
 
 def published_memory(path: Path, config: EngramConfig | None) -> MemorySource:
-    """Open a folder or file with published names; see `engram.checkpoints.open_memory`."""
+    """Open a folder or file with published names; see `engram.checkpoints.read.open_memory`."""
     found = recognise(open_stored(path))
     if found is None:
         raise no_memory(open_stored(path))

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.backbone.headers import INDEX_FILE
-from engram.checkpoints.base import CARD_FILE, CONFIG_FILE
-from engram.config import EngramConfig
+from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE
+from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, CorruptFileError
-from engram.file_names import is_inside, is_weight_file
-from engram.json_files import COPY_AGAIN
+from engram.storage.file_names import is_inside, is_weight_file
+from engram.storage.json_files import COPY_AGAIN
+from engram.storage.safetensors_headers import INDEX_FILE
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.stored_tensor import StoredTensor
+from engram.checkpoints.read.stored_tensor import StoredTensor
 from engram.units import FP8_SCALE_BLOCK
 
 _E8M0_BIAS, _E8M0_NAN = 127, 255

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.backbone.headers import DTYPE_BITS, TensorInfo
 from engram.errors import CorruptFileError, LayoutError, MismatchError
+from engram.storage.safetensors_headers import DTYPE_BITS, TensorInfo
 from engram.units import FP8_SCALE_BLOCK
 
 if TYPE_CHECKING:

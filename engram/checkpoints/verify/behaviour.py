@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.backbone.quantisation import quantisation_method
-from engram.checkpoints.base import CONFIG_FILE, read_config, weight_bytes
-from engram.checkpoints.checks import Check, Verdict, is_about_files
-from engram.checkpoints.settings import read_settings
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, weight_bytes
+from engram.checkpoints.read.settings import read_settings
+from engram.checks import Check, Verdict, is_about_files
 from engram.errors import EngramError
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
-    from engram.checkpoints.ways import Way
+    from engram.checkpoints.verify.ways import Way
 
 # Largest difference of logits that counts as equal, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 6e-2, "float16": 1e-2}
@@ -58,8 +58,8 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     """
     import torch
 
-    from engram.checkpoints.image_ways import IMAGE_GENERATING, IMAGE_READING
-    from engram.checkpoints.ways import GENERATING, READING, plain
+    from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
+    from engram.checkpoints.verify.ways import GENERATING, READING, plain
     from engram.hf.multimodal import placeholder_ids
     from engram.hf.quantising import dequantise
     from engram.hf.unwired import base_of
@@ -162,7 +162,7 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
     """Return the model, in float32 if that fits; None and the reason when it is not loaded."""
     import torch
 
-    from engram.checkpoints.load import load
+    from engram.checkpoints.read.load_checkpoint import load
     from engram.hf.admission import of_the_base
     from engram.hf.quantising import reason_not_loaded
 
@@ -208,7 +208,7 @@ def randomise(model: Any, generator: Any) -> None:
 
 
 def _runs(ids: Any, model: Any) -> Verdict:
-    from engram.checkpoints.ways import plain
+    from engram.checkpoints.verify.ways import plain
 
     plain(model, ids)
     return True, "the model runs"
@@ -217,7 +217,7 @@ def _runs(ids: Any, model: Any) -> Verdict:
 def _is_finite(ids: Any, model: Any) -> Verdict:
     import torch
 
-    from engram.checkpoints.ways import plain
+    from engram.checkpoints.verify.ways import plain
 
     finite = bool(torch.isfinite(plain(model, ids).logits).all())
     return finite, "logits are finite" if finite else "logits are NaN or infinite"

@@ -11,8 +11,8 @@ from typing import Any
 import torch  # noqa: TID253 - this module is itself imported only when needed
 from torch import Tensor  # noqa: TID253
 
-from engram.checkpoints.images import ImagePrompt, image_prompt
-from engram.checkpoints.ways import Pair, Run, Way, continued, generated, plain, uncached
+from engram.checkpoints.verify.images import ImagePrompt, image_prompt
+from engram.checkpoints.verify.ways import Pair, Run, Way, continued, generated, plain, uncached
 
 _PADS = 3
 

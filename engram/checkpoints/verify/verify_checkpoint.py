@@ -14,31 +14,31 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, map_digest
 from engram.backbone.claims import check_claims
-from engram.backbone.headers import (
-    INDEX_FILE,
-    SINGLE_FILE,
-    TensorInfo,
-    read_folder_headers,
-    read_header,
-    read_weight_map,
-)
-from engram.checkpoints.adapter import ADAPTER_FILE
-from engram.checkpoints.base import CONFIG_FILE, read_config, resolve_model
-from engram.checkpoints.checks import Check, Verdict, first_of, run_check, what_happened
-from engram.checkpoints.digests import TOKENIZER_FILES, Digests, changed_files, read_digests
-from engram.checkpoints.inspect import memory_settings
-from engram.checkpoints.memory import memory_tensors
-from engram.checkpoints.names import OFFSETS, TOKEN_MAP
-from engram.checkpoints.released import Stored, open_stored
-from engram.checkpoints.released.verify import verify_released
-from engram.checkpoints.settings import read_settings
-from engram.config import EngramConfig
+from engram.checkpoints.attach.new_memory import memory_tensors
+from engram.checkpoints.published.recognise import Stored, open_stored
+from engram.checkpoints.published.verify_released import verify_released
+from engram.checkpoints.read.adapter import ADAPTER_FILE
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, resolve_model
+from engram.checkpoints.read.digests import TOKENIZER_FILES, Digests, changed_files, read_digests
+from engram.checkpoints.read.inspect import memory_settings
+from engram.checkpoints.read.settings import read_settings
+from engram.checkpoints.read.tensor_names import OFFSETS, TOKEN_MAP
+from engram.checks import Check, Verdict, first_of, run_check, what_happened
+from engram.config.engram_config import EngramConfig
 from engram.errors import (
     ConfigError,
     CorruptFileError,
     EngramError,
     MissingFileError,
     MissingPackageError,
+)
+from engram.storage.safetensors_headers import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    TensorInfo,
+    read_folder_headers,
+    read_header,
+    read_weight_map,
 )
 from engram.units import plural
 
@@ -149,7 +149,7 @@ def verify(
     yield claims
     if weights and claims.ok:
         _check_packages()
-        from engram.checkpoints.behaviour import behaviour_checks
+        from engram.checkpoints.verify.behaviour import behaviour_checks
 
         check = partial(_check_base_weights, path, whole, tensors, trust_remote_code)
         loads = run_check("base weights", check)
@@ -346,8 +346,8 @@ def _check_base_config(
 def _check_base_weights(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], trusted: bool
 ) -> Verdict:
-    from engram.checkpoints.load import classes_of
-    from engram.checkpoints.proof import judge_base_weights
+    from engram.checkpoints.attach.proof import judge_base_weights
+    from engram.checkpoints.read.load_checkpoint import classes_of
 
     code = read_settings(config["engram"], f"{folder}/{CONFIG_FILE}").base.code
     if code is not None and not trusted:

@@ -10,24 +10,8 @@ from typing import Any
 
 import engram
 from engram.addressing.tokenizer_files import TokenizerFile
-from engram.corpus.documents import Split
-from engram.corpus.folder import (
-    MANIFEST,
-    check_folder,
-    check_whole,
-    damage,
-    listed_bytes,
-    new_folder,
-    write_manifest,
-)
-from engram.corpus.local import run_local
-from engram.corpus.manifests import CORPUS_SHAPE
-from engram.corpus.readers import MAX_LISTED_PROBLEMS, OnError
-from engram.corpus.reading_errors import no_text
-from engram.corpus.sources import Source
-from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards
-from engram.corpus.tokenise import check_eos, token_dtype
-from engram.corpus.unit_work import (
+from engram.corpus.building.local_engine import run_local
+from engram.corpus.building.unit_work import (
     Report,
     UnitResult,
     UnitRules,
@@ -36,8 +20,18 @@ from engram.corpus.unit_work import (
     keep_unit,
     read_unit,
 )
-from engram.corpus.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.work import (
+from engram.corpus.building.units import UNIT_BYTES, Unit, plan_units
+from engram.corpus.results.manifests import CORPUS_SHAPE
+from engram.corpus.results.result_folder import (
+    MANIFEST,
+    check_folder,
+    check_whole,
+    damage,
+    listed_bytes,
+    new_folder,
+    write_manifest,
+)
+from engram.corpus.results.work_folder import (
     ATTEMPT,
     check_work,
     discard,
@@ -45,10 +39,16 @@ from engram.corpus.work import (
     note_assembled,
     working,
 )
+from engram.corpus.text.documents import Split
+from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, OnError
+from engram.corpus.text.reading_errors import no_text
+from engram.corpus.text.sources import Source
+from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards
+from engram.corpus.tokens.tokenise import check_eos, token_dtype
 from engram.errors import EngramError, InputError
-from engram.files import Progress
-from engram.folders import remove_torn
-from engram.json_files import read_json
+from engram.storage.files import Progress
+from engram.storage.folders import remove_torn
+from engram.storage.json_files import read_json
 
 SCHEMA = "engram.corpus/1"
 

@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from engram.corpus.unit_work import Report, UnitResult, UnitTask, behind, run_unit
+from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, run_unit
 from engram.errors import EngramError
 
 _SECONDS_BETWEEN_REPORTS = 0.2

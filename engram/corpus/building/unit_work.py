@@ -14,14 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engram.corpus.documents import Split
-from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.manifests import UNIT_SHAPE
-from engram.corpus.readers import OnError, TextReader
-from engram.corpus.tokenise import TokenBatch, cut_batches, fast_encoder, token_dtype, tokenise
-from engram.corpus.units import Unit
+from engram.corpus.building.units import Unit
+from engram.corpus.results.manifests import UNIT_SHAPE
+from engram.corpus.text.documents import Split
+from engram.corpus.text.readers import OnError, TextReader
+from engram.corpus.tokens.fast_tokenise import FastEncoder
+from engram.corpus.tokens.tokenise import (
+    TokenBatch,
+    cut_batches,
+    fast_encoder,
+    token_dtype,
+    tokenise,
+)
 from engram.errors import EngramError, MismatchError
-from engram.json_files import read_json
+from engram.storage.json_files import read_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

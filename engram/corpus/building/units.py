@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from engram.corpus.documents import DocumentEnds, Split
-from engram.corpus.json_values import holds_json_lines
-from engram.corpus.parquet import rows_of_groups
-from engram.corpus.sources import Source
-from engram.corpus.streams import open_source
+from engram.corpus.text.documents import DocumentEnds, Split
+from engram.corpus.text.json_values import holds_json_lines
+from engram.corpus.text.parquet_rows import rows_of_groups
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import open_source
 from engram.errors import InputError
 
 UNIT_BYTES = 2**22

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses, LayerAddresses
 from engram.addressing.hashing import Hasher
-from engram.corpus.tokenise import TokenBatch, Tokens
+from engram.corpus.tokens.tokenise import TokenBatch, Tokens
 from engram.errors import InputError
 
 DEFAULT_CACHE_TOKENS = 10**6
@@ -178,7 +178,7 @@ def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
 
 def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
     """Number the rows that are looked up from 0: ``[T * C]``, and how many there are."""
-    from engram.corpus import cache_kernels
+    from engram.corpus.counts import cache_kernels
 
     numbered = np.empty(ids.shape, np.int32)
     count = 0
@@ -191,7 +191,7 @@ def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray
 
 def _lru_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
     """Hits of LRU caches of 0, 1, 2 ... rows: of all look-ups, and of those of the second half."""
-    from engram.corpus import cache_kernels
+    from engram.corpus.counts import cache_kernels
 
     words = -(-len(rows) // 64)
     hits: NDArray[np.int64] = np.zeros((2, distinct + 1), np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engram.corpus.kernels import inner, kernel
+from engram.corpus.counts.count_kernels import inner, kernel
 
 _ONE = np.uint64(1)
 _ALL = np.uint64(2**64 - 1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engram.corpus.distinct import DistinctWindows
+from engram.corpus.counts.distinct import DistinctWindows
 
 # Mixes stay below it, so that heads whose primes multiply to more tell all mixes apart.
 _MIXES = 2**63
@@ -59,7 +59,7 @@ def order_collisions(
     distinct = windows.count()
     if not windows.is_exact or not distinct:
         return _estimate(order, distinct, primes)
-    from engram.corpus import kernels
+    from engram.corpus.counts import count_kernels
 
     factors = np.array(multipliers[:order], dtype=np.uint64)
     mixes: Any = np.empty(distinct, np.uint64)
@@ -67,12 +67,12 @@ def order_collisions(
     filled = 0
     for slots, occurrences in windows.windows():
         end = filled + len(occurrences)
-        kernels.mix_windows(slots, factors, mixes[filled:end])
+        count_kernels.mix_windows(slots, factors, mixes[filled:end])
         counts[filled:end] = occurrences
         filled = end
     shared: Any = np.zeros(distinct, np.uint8 if len(primes) < 2**8 else np.uint16)
     for prime in primes:
-        kernels.mark_shared_rows(mixes, np.uint64(prime), np.zeros(prime, np.uint8), shared)
+        count_kernels.mark_shared_rows(mixes, np.uint64(prime), np.zeros(prime, np.uint8), shared)
     occurred = int(counts.sum(dtype=np.uint64))
     any_head, every_head = shared > 0, shared == len(primes)
     product = math.prod(primes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit  # noqa: TID253 - this module is itself imported only when needed
 
-from engram.machine_code import compiled
+from engram.storage.machine_code import compiled
 
 _CHUNK = 2048
 _ONE = np.uint64(1)

@@ -54,14 +54,14 @@ class DistinctWindows:
 
     def add(self, slots: NDArray[np.uint32]) -> None:
         """Add windows, ``[order, n]``: slot k holds the id k places back."""
-        from engram.corpus import kernels
+        from engram.corpus.counts import count_kernels
 
         words = np.empty(slots.shape[1], np.uint64)
         part_of = np.zeros(slots.shape[1], np.uint8)
         if self._parts:
-            kernels.pack_windows(slots, self._vocab_size, self._parts, words, part_of)
+            count_kernels.pack_windows(slots, self._vocab_size, self._parts, words, part_of)
         else:
-            kernels.hash_windows(slots, words)
+            count_kernels.hash_windows(slots, words)
         for part, pending in enumerate(self._pending):
             mine = words if len(self._sets) == 1 else words[part_of == part]
             mine = self._sample(mine)
@@ -97,14 +97,14 @@ class DistinctWindows:
         Yields:
             Some windows at a time, ``[order, n]`` as they were added, and how often each occurred.
         """
-        from engram.corpus import kernels
+        from engram.corpus.counts import count_kernels
 
         self._settle()
         for part, (words, counts) in enumerate(zip(self._sets, self._counts, strict=True)):
             for begin in range(0, len(words), _CHUNK):
                 chunk = words[begin : begin + _CHUNK]
                 slots = np.empty((self._order, len(chunk)), np.uint32)
-                kernels.unpack_windows(chunk, part, self._vocab_size, self._parts, slots)
+                count_kernels.unpack_windows(chunk, part, self._vocab_size, self._parts, slots)
                 yield slots, counts[begin : begin + _CHUNK]
 
     @property
@@ -131,7 +131,7 @@ class DistinctWindows:
 
     def _settle(self) -> None:
         """Put what is pending into the sets."""
-        from engram.corpus import kernels
+        from engram.corpus.counts import count_kernels
 
         for part, pending in enumerate(self._pending):
             if not pending:
@@ -140,19 +140,19 @@ class DistinctWindows:
             pending.clear()
             fresh.sort()
             fresh_counts = np.empty(len(fresh), np.uint32)
-            size = kernels.drop_repeats(fresh, fresh_counts)
+            size = count_kernels.drop_repeats(fresh, fresh_counts)
             self._unite(part, fresh[:size], fresh_counts[:size])
         self._n_pending = 0
         self._thin()
 
     def _unite(self, part: int, words: Words, counts: NDArray[np.uint32]) -> None:
         """Merge a sorted set into that of a part."""
-        from engram.corpus import kernels
+        from engram.corpus.counts import count_kernels
 
         old, old_counts = self._sets[part], self._counts[part]
         merged = np.empty(len(old) + len(words), np.uint64)
         merged_counts = np.empty(len(merged), np.uint32)
-        size = kernels.merge(old, old_counts, words, counts, merged, merged_counts)
+        size = count_kernels.merge(old, old_counts, words, counts, merged, merged_counts)
         self._sets[part], self._counts[part] = merged[:size], merged_counts[:size]
 
     def _thin(self) -> None:

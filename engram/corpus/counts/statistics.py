@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.collisions import OrderCollisions, order_collisions
-from engram.corpus.distinct import DEFAULT_MOST, DistinctWindows, WindowSets
-from engram.corpus.growth import Growth, GrowthPoint, length_behind, pieces
-from engram.corpus.tokenise import TokenBatch
+from engram.corpus.counts.collisions import OrderCollisions, order_collisions
+from engram.corpus.counts.distinct import DEFAULT_MOST, DistinctWindows, WindowSets
+from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
+from engram.growth import Growth, GrowthPoint, length_behind, pieces
 
 _CHUNK = 2**18
 _COUNT_WORDS = 2**16
@@ -190,11 +190,11 @@ class Statistics:
     def _add(
         self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
     ) -> None:
-        from engram.corpus import kernels
+        from engram.corpus.counts import count_kernels
 
         addresses, size = self.addresses, end - begin
         slots = self._buffer[: addresses.max_ngram_size * size].reshape(-1, size)
-        kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, slots)
+        count_kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, slots)
         jobs = [self._pool.submit(self._distinct[n].add, slots[:n]) for n in addresses.orders]
         jobs += [self._pool.submit(rows.add, slots[:n]) for (_, n), rows in self._rows.items()]
         for job in jobs:
@@ -265,9 +265,9 @@ class _RowsHit:
         self.bits = np.zeros(int(self._ends[-1]), dtype=np.uint64)
 
     def add(self, slots: NDArray[np.uint32]) -> None:
-        from engram.corpus import kernels
+        from engram.corpus.counts import count_kernels
 
-        kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self.bits)
+        count_kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self.bits)
 
     def count(self, head: int) -> int:
         words: Any = self.bits[self._bases[head] : self._ends[head]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engram.addressing.addresses import Addresses
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
     That is layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
     as the tokenizer has ids.
     """
-    from engram.templates import load_template
+    from engram.config.templates import load_template
 
     template = load_template(_TEMPLATE)
     return replace(

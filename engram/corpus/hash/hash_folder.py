@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.corpus.folder import (
+from engram.corpus.counts.statistics import LayerStatistics
+from engram.corpus.hash.hash_shards import (
+    Format,
+    Shard,
+    check_format,
+    ids_dtype,
+    shard_names,
+    write_shard,
+)
+from engram.corpus.results.manifests import DIGESTS_SHAPE, FILES_SHAPE
+from engram.corpus.results.result_folder import (
     MANIFEST,
     check_folder,
     check_whole,
@@ -23,22 +33,12 @@ from engram.corpus.folder import (
     sha256_of,
     write_manifest,
 )
-from engram.corpus.manifests import DIGESTS_SHAPE, FILES_SHAPE
-from engram.corpus.shards import (
-    Format,
-    Shard,
-    check_format,
-    ids_dtype,
-    shard_names,
-    write_shard,
-)
-from engram.corpus.statistics import LayerStatistics
-from engram.corpus.token_shards import SHARD_TOKENS, DocumentShards, save_array
-from engram.corpus.tokenise import Tokens, token_dtype
-from engram.corpus.work import check_work, note_assembled
+from engram.corpus.results.work_folder import check_work, note_assembled
+from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards, save_array
+from engram.corpus.tokens.tokenise import Tokens, token_dtype
 from engram.errors import EngramError
-from engram.files import write_json
-from engram.json_files import read_json
+from engram.storage.files import write_json
+from engram.storage.json_files import read_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

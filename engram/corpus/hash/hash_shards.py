@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.corpus import token_shards
-from engram.corpus.token_shards import save_array
-from engram.corpus.tokenise import Tokens, token_dtype
+from engram.corpus.tokens import token_shards
+from engram.corpus.tokens.token_shards import save_array
+from engram.corpus.tokens.tokenise import Tokens, token_dtype
 from engram.errors import MissingPackageError
 
 Format = Literal["npy", "parquet"]

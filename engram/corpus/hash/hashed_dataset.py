@@ -17,15 +17,15 @@ from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
 
 from engram.addressing.hashing import Hasher
 from engram.addressing.tokenizer_files import TokenizerFile
-from engram.config import EngramConfig
-from engram.corpus.documents import Split
-from engram.corpus.folder import MANIFEST
-from engram.corpus.memory import find_memory
-from engram.corpus.readers import TextReader
-from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.windows import Document, DocumentPieces, Place, Window, cut_stored
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import load_config
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.windows import Document, DocumentPieces, Place, Window, cut_stored
+from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.text.documents import Split
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import InputError, MismatchError, UsageError
-from engram.templates import load_config
 
 
 class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):

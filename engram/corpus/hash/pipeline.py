@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.corpus.build import build_corpus, text_job
-from engram.corpus.cache_curve import CacheSample, LayerCache
-from engram.corpus.folder import MANIFEST, sha256_of
-from engram.corpus.growth import Growth
-from engram.corpus.hashes import HashWriter, Target, describe, is_described
-from engram.corpus.readers import TextReader
-from engram.corpus.shards import bytes_per_token
-from engram.corpus.statistics import LayerStatistics, Statistics
-from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.token_stream import Notes, TokenStream, text_rules
-from engram.corpus.tokenise import TokenBatch, tokenise
-from engram.corpus.units import UNIT_BYTES
-from engram.corpus.work import check_work, discard, working
+from engram.corpus.building.build_corpus import build_corpus, text_job
+from engram.corpus.building.units import UNIT_BYTES
+from engram.corpus.counts.cache_curve import CacheSample, LayerCache
+from engram.corpus.counts.statistics import LayerStatistics, Statistics
+from engram.corpus.hash.hash_folder import HashWriter, Target, describe, is_described
+from engram.corpus.hash.hash_shards import bytes_per_token
+from engram.corpus.hash.token_stream import Notes, TokenStream, text_rules
+from engram.corpus.results.result_folder import MANIFEST, sha256_of
+from engram.corpus.results.work_folder import check_work, discard, working
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError
-from engram.files import Progress
-from engram.folders import remove_torn
+from engram.growth import Growth
+from engram.storage.files import Progress
+from engram.storage.folders import remove_torn
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
-    from engram.corpus.ray_engine import RayEngine
+    from engram.corpus.ray.ray_engine import RayEngine
 
 T = TypeVar("T")
 

@@ -7,17 +7,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engram.corpus.build import BuildRules, BuiltCorpus, plan_tasks
-from engram.corpus.readers import MAX_LISTED_PROBLEMS, TextReader
-from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.token_shards import SHARD_TOKENS
-from engram.corpus.tokenise import TokenBatch, fast_encoder, tokenise
-from engram.corpus.unit_work import UnitResult
-from engram.corpus.units import UNIT_BYTES
+from engram.corpus.building.build_corpus import BuildRules, BuiltCorpus, plan_tasks
+from engram.corpus.building.unit_work import UnitResult
+from engram.corpus.building.units import UNIT_BYTES
+from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import SHARD_TOKENS
+from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, tokenise
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
-    from engram.corpus.ray_engine import RayEngine
+    from engram.corpus.ray.ray_engine import RayEngine
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.blocks import Block
-from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import Source
-from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.tokenise import (
+from engram.corpus.text.blocks import Block
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import Source
+from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.tokenise import (
     check_eos,
     fast_encoder,
     token_dtype,

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 import engram
-from engram.corpus import ray_tasks
-from engram.corpus.growth import pieces
-from engram.corpus.local import WorkerLostError
-from engram.corpus.statistics import Statistics
-from engram.corpus.tokenise import TokenBatch
-from engram.corpus.unit_work import Report, UnitResult, UnitTask, behind, write_unit
+from engram.corpus.building.local_engine import WorkerLostError
+from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, write_unit
+from engram.corpus.counts.statistics import Statistics
+from engram.corpus.ray import ray_tasks
+from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import MissingError, MissingPackageError, UsageError
+from engram.growth import pieces
 
 RETRIES = 3
 _REACH_SECONDS = 5
@@ -112,7 +112,7 @@ class RayEngine:
     def run_units(
         self, tasks: Sequence[UnitTask], report: Report
     ) -> Iterator[tuple[int, UnitResult]]:
-        """Do units of a corpus; their files are written here. See `engram.corpus.build`.
+        """Do units of a corpus; their files are written here. See `build_corpus`.
 
         Args:
             tasks: The units.

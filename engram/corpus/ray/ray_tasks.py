@@ -11,9 +11,9 @@ from typing import Any
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.corpus.statistics import PartialStatistics, Statistics
-from engram.corpus.tokenise import TokenBatch
-from engram.corpus.unit_work import UnitResult, UnitTask, encode_unit
+from engram.corpus.building.unit_work import UnitResult, UnitTask, encode_unit
+from engram.corpus.counts.statistics import PartialStatistics, Statistics
+from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import EngramError, MismatchError, MissingFileError
 
 _NO_LIMIT = 2**62

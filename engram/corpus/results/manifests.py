@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import get_args
 
-from engram.corpus.documents import Split
-from engram.corpus.readers import OnError
-from engram.json_files import COUNT, FILE_NAME, OBJECT, TEXT, Each, Kind, Maybe, OrNull, one_of
+from engram.corpus.text.documents import Split
+from engram.corpus.text.readers import OnError
+from engram.storage.json_files import (
+    COUNT,
+    FILE_NAME,
+    OBJECT,
+    TEXT,
+    Each,
+    Kind,
+    Maybe,
+    OrNull,
+    one_of,
+)
 
 _SHA256 = Kind(
     "a sha256 in hexadecimal",

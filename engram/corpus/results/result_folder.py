@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engram import folders
-from engram.corpus.manifests import FILES_SHAPE
-from engram.corpus.sources import MANIFEST as MANIFEST
-from engram.corpus.work import discard_spent
+from engram.corpus.results.manifests import FILES_SHAPE
+from engram.corpus.results.work_folder import discard_spent
+from engram.corpus.text.sources import MANIFEST as MANIFEST
 from engram.errors import CorruptFileError, EngramError
-from engram.files import write_json
-from engram.json_files import read_json
+from engram.storage import folders
+from engram.storage.files import write_json
+from engram.storage.json_files import read_json
 from engram.units import plural
 
 _BLOCK_BYTES = 2**20
 
 
 def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
-    """Check that a folder of results may appear at a path, see `engram.folders.check_folder`.
+    """Check that a folder of results may appear at a path, see `folders.check_folder`.
 
     What is left of a build that was killed after the folder had appeared is removed.
 
@@ -36,7 +36,7 @@ def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
 
 
 def new_folder(folder: Path, schema: str, overwrite: bool) -> AbstractContextManager[Path]:
-    """Give a temporary sibling that becomes `folder`, see `engram.folders.new_folder`."""
+    """Give a temporary sibling that becomes `folder`, see `folders.new_folder`."""
     return folders.new_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 

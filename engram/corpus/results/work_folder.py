@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engram import staging
-from engram.corpus.manifests import DIGESTS_SHAPE, JOB_SHAPE
+from engram.corpus.results.manifests import DIGESTS_SHAPE, JOB_SHAPE
 from engram.errors import EngramError, InputError
-from engram.files import write_json
-from engram.json_files import read_json
+from engram.storage import staging
+from engram.storage.files import write_json
+from engram.storage.json_files import read_json
 
 _JOB = "job.json"
 # Digests of files of the results, noted before the results appear.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from engram.corpus.sources import Source
+from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError
 
 

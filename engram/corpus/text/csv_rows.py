@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Iterator
 
-from engram.corpus.reading_errors import long_row, no_column, no_header
-from engram.corpus.records import text_of
-from engram.corpus.sources import Source
-from engram.corpus.streams import ByteStream
+from engram.corpus.text.reading_errors import long_row, no_column, no_header
+from engram.corpus.text.records import text_of
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import ByteStream
 
 
 def read_csv(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from engram.corpus.documents import BLANK, DocumentEnds, Split
-from engram.corpus.reading_errors import blank, no_text_at, too_long
-from engram.corpus.sources import Source
-from engram.corpus.streams import ByteStream
+from engram.corpus.text.documents import BLANK, DocumentEnds, Split
+from engram.corpus.text.reading_errors import blank, no_text_at, too_long
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import ByteStream
 from engram.errors import InputError
 
 

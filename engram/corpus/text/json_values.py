@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from engram.corpus.documents import BLANK, MAX_DOCUMENT_BYTES
-from engram.corpus.reading_errors import broken_json, not_records
-from engram.corpus.sources import Source
-from engram.corpus.streams import ByteStream
+from engram.corpus.text.documents import BLANK, MAX_DOCUMENT_BYTES
+from engram.corpus.text.reading_errors import broken_json, not_records
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import ByteStream
 from engram.units import format_bytes
 
 _BLOCK_BYTES = 2**18

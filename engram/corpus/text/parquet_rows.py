@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.reading_errors import no_column
-from engram.corpus.sources import Source
+from engram.corpus.text.reading_errors import no_column
+from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
 _MOST_ROWS = 1024

@@ -9,16 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.corpus.blocks import Block, Record, gather
-from engram.corpus.csv_rows import read_csv
-from engram.corpus.document_bytes import DocumentBytes, Stretch
-from engram.corpus.documents import MAX_DOCUMENT_BYTES, Split
-from engram.corpus.json_values import JsonValues, holds_json_lines
-from engram.corpus.parquet import TooLong, read_rows
-from engram.corpus.reading_errors import no_text, not_utf8, too_long, wrong_record, wrong_row
-from engram.corpus.records import record_text, text_of, text_of_record
-from engram.corpus.sources import PassedOver, Source, check_options, find_sources
-from engram.corpus.streams import ByteStream, open_source
+from engram.corpus.text.blocks import Block, Record, gather
+from engram.corpus.text.csv_rows import read_csv
+from engram.corpus.text.document_bytes import DocumentBytes, Stretch
+from engram.corpus.text.documents import MAX_DOCUMENT_BYTES, Split
+from engram.corpus.text.json_values import JsonValues, holds_json_lines
+from engram.corpus.text.parquet_rows import TooLong, read_rows
+from engram.corpus.text.reading_errors import no_text, not_utf8, too_long, wrong_record, wrong_row
+from engram.corpus.text.records import record_text, text_of, text_of_record
+from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
+from engram.corpus.text.streams import ByteStream, open_source
 from engram.errors import InputError
 
 OnError = Literal["stop", "skip"]

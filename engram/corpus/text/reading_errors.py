@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engram.corpus.documents import Split
-from engram.corpus.sources import Source
+from engram.corpus.text.documents import Split
+from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError
 from engram.units import format_bytes
 

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from engram.corpus.documents import Split
+from engram.corpus.text.documents import Split
 from engram.errors import EngramError, InputError, MissingFileError, UsageError
-from engram.gguf import refuse_gguf
-from engram.json_files import TEXT, read_json
+from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import TEXT, read_json
 
 STDIN = "-"
 # Says what a folder of results holds.

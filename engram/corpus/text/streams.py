@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from engram.corpus.reading_errors import binary_file
-from engram.corpus.sources import Source
+from engram.corpus.text.reading_errors import binary_file
+from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
 _UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.cutting import cut_long
+from engram.corpus.tokens.cutting import cut_long
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.folder import MANIFEST, check_whole
-from engram.corpus.manifests import TOKENS_SHAPE
-from engram.corpus.npy_files import read_npy
-from engram.corpus.tokenise import TokenBatch, cut_batches
+from engram.corpus.results.manifests import TOKENS_SHAPE
+from engram.corpus.results.result_folder import MANIFEST, check_whole
+from engram.corpus.tokens.tokenise import TokenBatch, cut_batches
 from engram.errors import CorruptFileError, InputError
-from engram.json_files import OBJECT, check_shape, read_json
+from engram.storage.json_files import OBJECT, check_shape, read_json
+from engram.storage.npy_files import read_npy
 
 _HINT = "Write the folder again."
 

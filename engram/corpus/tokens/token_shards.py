@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.tokenise import TokenBatch, Tokens, token_dtype
+from engram.corpus.tokens.tokenise import TokenBatch, Tokens, token_dtype
 
 SHARD_TOKENS = 2**22
 

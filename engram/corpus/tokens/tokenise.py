@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.blocks import Block
-from engram.corpus.cutting import MOST_CHARACTERS, uncut_characters
-from engram.corpus.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
+from engram.corpus.text.blocks import Block
+from engram.corpus.tokens.cutting import MOST_CHARACTERS, uncut_characters
+from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
 from engram.errors import InputError
 
 if TYPE_CHECKING:

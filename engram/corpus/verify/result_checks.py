@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.folder import MANIFEST, damage
+from engram.corpus.results.result_folder import MANIFEST, damage
 from engram.units import plural
 
 

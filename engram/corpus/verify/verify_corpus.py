@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.build import SCHEMA
-from engram.corpus.checks import Check, check_files, check_of, wrong_boundaries
-from engram.corpus.folder import MANIFEST
-from engram.corpus.hashes import MANIFEST_SCHEMA
-from engram.corpus.manifests import CORPUS_SHAPE, HASHES_SHAPE
-from engram.corpus.npy_files import read_npy
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import find_sources
-from engram.corpus.tokenise import token_dtype, tokenise
-from engram.corpus.verify_hashes import verify_hashes
+from engram.corpus.building.build_corpus import SCHEMA
+from engram.corpus.hash.hash_folder import MANIFEST_SCHEMA
+from engram.corpus.results.manifests import CORPUS_SHAPE, HASHES_SHAPE
+from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import find_sources
+from engram.corpus.tokens.tokenise import token_dtype, tokenise
+from engram.corpus.verify.result_checks import Check, check_files, check_of, wrong_boundaries
+from engram.corpus.verify.verify_hashes import verify_hashes
 from engram.errors import CorruptFileError, EngramError, MissingFileError
-from engram.json_files import TEXT, check_shape, read_json
+from engram.storage.json_files import TEXT, check_shape, read_json
+from engram.storage.npy_files import read_npy
 from engram.units import plural
 
 if TYPE_CHECKING:

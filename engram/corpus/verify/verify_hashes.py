@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
-from engram.corpus.checks import Check, check_files, check_of, wrong_boundaries
-from engram.corpus.folder import MANIFEST
-from engram.corpus.manifests import ID_SHARDS_SHAPE
-from engram.corpus.npy_files import read_npy
+from engram.corpus.results.manifests import ID_SHARDS_SHAPE
+from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.verify.result_checks import Check, check_files, check_of, wrong_boundaries
 from engram.errors import EngramError
-from engram.json_files import check_shape
+from engram.storage.json_files import check_shape
+from engram.storage.npy_files import read_npy
 from engram.units import plural
 
 _HINT = "Hash the text again."
@@ -25,7 +25,7 @@ _SAMPLED_SHARDS = 3
 
 
 def verify_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
-    """Check a folder of hash ids; see `engram.corpus.verify.verify_corpus`.
+    """Check a folder of hash ids; see `engram.corpus.verify.verify_corpus.verify_corpus`.
 
     Args:
         folder: The folder.
