@@ -228,7 +228,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         small = digests_of(folder, _digested(plan))
         attachment = _with_digests(plan.attachment, Digests(small, weights))
         if plan.adapter:
-            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, attachment))
+            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, attachment.model_config))
         else:
             write_json(folder / CONFIG_FILE, attachment.model_config)
         write_json(folder / INDEX_FILE, _index(plan))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, BaseCheckpoint, read_base
 from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
@@ -14,15 +14,12 @@ from engram.errors import MismatchError, MissingFileError
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, read_json
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 
-if TYPE_CHECKING:
-    from engram.checkpoints.attach.new_memory import Attachment
-
 ADAPTER_FILE = "engram_adapter.json"
 _BASE = {"name": TEXT, "tensors_sha256": TEXT, "hub_id": Maybe(TEXT), "revision": Maybe(TEXT)}
 _SHAPE = {"base": _BASE, "model_config": OBJECT}
 
 
-def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, Any]:
+def adapter_settings(base: BaseCheckpoint, model_config: dict[str, Any]) -> dict[str, Any]:
     """Describe an adapter: the config of the whole, and the base that it needs."""
     return {
         "schema": 1,
@@ -32,7 +29,7 @@ def adapter_settings(base: BaseCheckpoint, attachment: Attachment) -> dict[str, 
             "revision": base.commit,
             "tensors_sha256": tensors_digest(base),
         },
-        "model_config": attachment.model_config,
+        "model_config": model_config,
     }
 
 
