@@ -1,32 +1,17 @@
-"""`Check`, one thing that was checked of a folder of results; and checks of every such folder."""
+"""Checks of every folder of results: its files, and the boundaries of its documents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.checks import Check
 from engram.corpus.results.result_folder import MANIFEST, damage
 from engram.units import plural
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked.
-
-    Attributes:
-        name: What.
-        ok: Whether it is right; None when it could not be checked.
-        detail: What was seen, with the file and the value where something is wrong.
-    """
-
-    name: str
-    ok: bool | None
-    detail: str
 
 
 def check_of(name: str, wrong: list[str], right: str) -> Check:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.checks import Check
 from engram.corpus.building.build_corpus import SCHEMA
 from engram.corpus.hash.hash_folder import MANIFEST_SCHEMA
 from engram.corpus.results.manifests import CORPUS_SHAPE, HASHES_SHAPE
@@ -20,7 +21,7 @@ from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.tokenise import token_dtype, tokenise
-from engram.corpus.verify.result_checks import Check, check_files, check_of, wrong_boundaries
+from engram.corpus.verify.result_checks import check_files, check_of, wrong_boundaries
 from engram.corpus.verify.verify_hashes import verify_hashes
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.json_files import TEXT, check_shape, read_json

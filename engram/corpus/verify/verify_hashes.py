@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
+from engram.checks import Check
 from engram.corpus.results.manifests import ID_SHARDS_SHAPE
 from engram.corpus.results.result_folder import MANIFEST
-from engram.corpus.verify.result_checks import Check, check_files, check_of, wrong_boundaries
+from engram.corpus.verify.result_checks import check_files, check_of, wrong_boundaries
 from engram.errors import EngramError
 from engram.storage.json_files import check_shape
 from engram.storage.npy_files import read_npy
