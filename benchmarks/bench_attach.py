@@ -19,8 +19,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from engram.config_file import write_config
-from engram.templates import load_template
+from engram.config.config_file import write_config
+from engram.config.templates import load_template
 
 ENGRAM_27B_ROWS = 2262400 * 8
 ROW_BYTES = 80 * 2

@@ -33,8 +33,8 @@ def plain_pipeline(text: Path, tokenizer: str) -> None:
     from tokenizers import Tokenizer
 
     from engram.addressing.reference import hash_ids
-    from engram.corpus.memory import find_memory
-    from engram.corpus.readers import TextReader
+    from engram.corpus.hash.hash_config import find_memory
+    from engram.corpus.text.readers import TextReader
 
     _, _, addresses = find_memory(None, tokenizer, LAYERS)
     encoder = Tokenizer.from_file(str(Path(tokenizer) / "tokenizer.json"))

@@ -23,9 +23,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import engram
-from engram.checkpoints.behaviour import randomise
+from engram.checkpoints.verify.behaviour import randomise
+from engram.config.templates import load_template
 from engram.hf.compat import cache_name, cache_of
-from engram.templates import load_template
 
 TARGETS = {"decode": 0.93, "prefill": 0.90}
 PROMPT_TOKENS, DECODE_TOKENS, PREFILL_TOKENS = 64, 16, 512

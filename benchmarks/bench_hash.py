@@ -24,7 +24,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.addressing.vocabulary import build_map
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 
 V, COMPRESSED = 128_815, 98_627  # the sizes of DeepSeek-V3's tokenizer
 TOKENS, MANY_TOKENS = 65_536, 1_048_576

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from engram.addressing.primes import head_primes
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.nn import DemoModule
 from engram.nn.functional import causal_conv, rms_norm, signed_sqrt_gate
 

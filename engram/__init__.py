@@ -13,31 +13,31 @@ if TYPE_CHECKING:
     from engram.addressing.hashing import Hasher
     from engram.addressing.tokenizer import EngramTokenizer
     from engram.backbone import Backbone, load_backbone
-    from engram.checkpoints.attach import attach
-    from engram.checkpoints.load import load
-    from engram.config import EngramConfig
-    from engram.corpus.dataset import HashedDataset
+    from engram.checkpoints.attach.attach import attach
+    from engram.checkpoints.read.load_checkpoint import load
+    from engram.config.engram_config import EngramConfig
+    from engram.config.templates import load_config
+    from engram.corpus.hash.hashed_dataset import HashedDataset
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
-    from engram.templates import load_config
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Addresses": "engram.addressing.addresses",
     "Backbone": "engram.backbone",
-    "EngramConfig": "engram.config",
+    "EngramConfig": "engram.config.engram_config",
     "EngramError": "engram.errors",
     "EngramModule": "engram.nn",
     "EngramTokenizer": "engram.addressing.tokenizer",
-    "HashedDataset": "engram.corpus.dataset",
+    "HashedDataset": "engram.corpus.hash.hashed_dataset",
     "Hasher": "engram.addressing.hashing",
     "MultiHeadEmbedding": "engram.nn",
     "OffloadEmbedding": "engram.nn",
-    "attach": "engram.checkpoints.attach",
-    "load": "engram.checkpoints.load",
+    "attach": "engram.checkpoints.attach.attach",
+    "load": "engram.checkpoints.read.load_checkpoint",
     "load_backbone": "engram.backbone",
-    "load_config": "engram.templates",
+    "load_config": "engram.config.templates",
 }
 
 __all__ = [

@@ -31,8 +31,8 @@ from engram_cli.values import DTYPES, blaming, read_dtype
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.attach import AttachPlan
-    from engram.table_dtype import TableDtype
+    from engram.checkpoints.attach.attach import AttachPlan
+    from engram.config.table_dtype import TableDtype
 
 SCHEMA = "engram.attach/1"
 
@@ -106,9 +106,9 @@ def attach(
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.backbone.quantisation import check_packages, quantisation_note
-    from engram.checkpoints import attach as attaching
-    from engram.folders import torn
-    from engram.table_dtype import loading_note, table_dtype
+    from engram.checkpoints.attach import attach as attaching
+    from engram.config.table_dtype import loading_note, table_dtype
+    from engram.storage.folders import torn
 
     memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -139,7 +139,7 @@ def attach(
             attaching.write(plan, overwrite=overwrite, progress=step)
     out.part(lambda console: _show(console, plan, stored, dry_run))
     if verify and not dry_run:
-        from engram.checkpoints.compare import max_logit_difference
+        from engram.checkpoints.attach.compare_logits import max_logit_difference
 
         difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
     payload = {

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engram.config_doubts import config_doubts
-from engram.config_file import dump_config, read_config, write_config
+from engram.config.config_doubts import config_doubts
+from engram.config.config_file import dump_config, read_config, write_config
+from engram.config.templates import find_config, template_names, template_path, template_title
 from engram.errors import UsageError
-from engram.files import check_file
-from engram.templates import find_config, template_names, template_path, template_title
+from engram.storage.files import check_file
 from engram_cli.config_answer import check_config, derived, show_derived
 from engram_cli.config_name import note_folder
 from engram_cli.help import Command, new_app
@@ -116,7 +116,7 @@ def new(
         $ engram config new gpt2 --k 5 --set layer_ids=[1,5] -o engram.yaml
         $ engram config new llama --model llama-3.2-3b --budget 400M --json
     """
-    from engram.new_config import new_config
+    from engram.sizing.new_config import new_config
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
     is_printed = output is None or str(output) == "-"
@@ -242,7 +242,7 @@ def _backbone(model: str | None) -> Backbone | None:
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    from engram.strict_yaml import parse_value
+    from engram.config.strict_yaml import parse_value
 
     settings = {}
     for pair in pairs:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.addressing.token_doubts import token_doubts
-from engram.config import EngramConfig
-from engram.config_doubts import config_doubts
-from engram.config_file import read_config
+from engram.config.config_doubts import config_doubts
+from engram.config.config_file import read_config
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import find_config, load_config
 from engram.errors import ConfigError, EngramError
-from engram.templates import find_config, load_config
 from engram.units import plural
 from engram_cli.errors import failure_of
 
@@ -102,7 +102,7 @@ def _tokenizer(config: EngramConfig) -> TokenizerFile | None:
 def derived(config: EngramConfig) -> dict[str, Any]:
     """Return what follows from a config: exact rows, widths, and what one token reads."""
     from engram.addressing.primes import head_primes, stored_rows
-    from engram.table_dtype import table_dtype
+    from engram.config.table_dtype import table_dtype
     from engram.units import row_bytes
 
     rows_per_token, dtype = config.n_columns * len(config.layer_ids), table_dtype(config)
@@ -127,7 +127,7 @@ def show_derived(console: Console, numbers: dict[str, Any]) -> None:
     """Print what follows from a config, as comments of the YAML above it."""
     from rich.table import Table
 
-    from engram.table_dtype import TableDtype
+    from engram.config.table_dtype import TableDtype
 
     def each(values: list[Any]) -> str:
         return ", ".join(f"{value:,}" for value in values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engram.config import EngramConfig
-from engram.templates import is_template, load_config
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import is_template, load_config
 from engram_cli.output import Output
 
 

@@ -28,8 +28,8 @@ from engram_cli.values import DTYPES, blaming, read_dtype
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.conversion import Conversion
-    from engram.checkpoints.recoded import Loss
+    from engram.checkpoints.convert.conversion import Conversion
+    from engram.checkpoints.convert.recoded import Loss
 
 SCHEMA = "engram.convert/1"
 Format = Literal["attached", "demo", "deepseek_v41", "qwen_ple"]
@@ -90,7 +90,7 @@ def convert(
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints import convert as converting
+    from engram.checkpoints.convert import convert_memory as converting
 
     memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)

@@ -109,8 +109,8 @@ def build(
         $ engram corpus build corpus.txt -t gpt2 -o by-ray --engine ray -j 2
     """
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.build import BuildRules, build_corpus, check_build
-    from engram.corpus.sources import STDIN, check_options, find_sources
+    from engram.corpus.building.build_corpus import BuildRules, build_corpus, check_build
+    from engram.corpus.text.sources import STDIN, check_options, find_sources
     from engram_cli.corpus_text import (
         passed_over_text,
         passed_over_values,
@@ -207,8 +207,8 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
-    from engram.corpus.folder import listed_bytes
-    from engram.corpus.verify import read_manifest
+    from engram.corpus.results.result_folder import listed_bytes
+    from engram.corpus.verify.verify_corpus import read_manifest
     from engram_cli.corpus_text import show_info
 
     out = Output(json=json, quiet=quiet, verbose=verbose)
@@ -240,7 +240,7 @@ def verify(
         $ engram corpus verify tokens --json
     """
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.verify import verify_corpus
+    from engram.corpus.verify.verify_corpus import verify_corpus
     from engram_cli.corpus_text import show_checks
 
     out = Output(json=json, quiet=quiet, verbose=verbose)

@@ -11,7 +11,7 @@ from engram.units import format_bytes, format_count, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.corpus.sources import PassedOver
+    from engram.corpus.text.sources import PassedOver
 
 _LISTED_PROBLEMS = 10
 _LISTED_NAMES = 3

@@ -39,7 +39,7 @@ def detach(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:
         raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
-    from engram.checkpoints.detach import detach as write_base
+    from engram.checkpoints.attach.detach import detach as write_base
 
     files = write_base(folder, output, link=link)
     payload = {"schema": SCHEMA, "output": str(output), "files": files}

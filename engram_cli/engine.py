@@ -17,7 +17,7 @@ from engram_cli.errors import INTERRUPTED
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
-    from engram.corpus.ray_engine import RayEngine
+    from engram.corpus.ray.ray_engine import RayEngine
 
 
 def find_engine(
@@ -43,7 +43,7 @@ def find_engine(
             "Workers of Ray cannot read this command's standard input.",
             "Write it to a file first, or leave out --engine ray.",
         )
-    from engram.corpus.ray_engine import RayEngine
+    from engram.corpus.ray.ray_engine import RayEngine
 
     return RayEngine(address, workers)
 
@@ -98,7 +98,7 @@ def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_std
         folder: The folder that it was to write.
         reads_stdin: Whether the text came from standard input, which cannot be read again.
     """
-    from engram.corpus.work import is_resumable
+    from engram.corpus.results.work_folder import is_resumable
 
     if not reads_stdin and is_resumable(folder):
         out.note("What is finished is kept: go on with --resume, or start over with --overwrite.")

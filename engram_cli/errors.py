@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 import typer
 
 from engram.errors import EngramError, EngramWarning, MissingPackageError
-from engram.full_disk import full_disk
+from engram.storage.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 from engram_cli.printable import printable
 

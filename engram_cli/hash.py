@@ -42,7 +42,7 @@ from engram_cli.output import Output
 from engram_cli.values import read_count
 
 if TYPE_CHECKING:
-    from engram.config import EngramConfig
+    from engram.config.engram_config import EngramConfig
 
 _CACHE_TOKENS = 1_000_000
 
@@ -144,16 +144,16 @@ def hash(
         $ engram hash corpus.txt -c config.yaml -o ids -j 2 --resume
         $ engram hash tokens -c config.yaml --engine ray -j 2
     """
-    from engram.corpus.folder import MANIFEST
-    from engram.corpus.growth import FIRST_TOKENS
-    from engram.corpus.hashes import Target
-    from engram.corpus.memory import find_memory
-    from engram.corpus.pipeline import check_target, hash_text
-    from engram.corpus.readers import TextReader
-    from engram.corpus.sources import STDIN
-    from engram.corpus.stored_tokens import StoredTokens
-    from engram.corpus.token_shards import SHARD_TOKENS
-    from engram.corpus.unit_work import check_digest
+    from engram.corpus.building.unit_work import check_digest
+    from engram.corpus.hash.hash_config import find_memory
+    from engram.corpus.hash.hash_folder import Target
+    from engram.corpus.hash.pipeline import check_target, hash_text
+    from engram.corpus.results.result_folder import MANIFEST
+    from engram.corpus.text.readers import TextReader
+    from engram.corpus.text.sources import STDIN
+    from engram.corpus.tokens.stored_tokens import StoredTokens
+    from engram.corpus.tokens.token_shards import SHARD_TOKENS
+    from engram.growth import FIRST_TOKENS
     from engram_cli.corpus_text import passed_over_text, passed_over_values, skipped_text
     from engram_cli.hash_answer import answer, default_note, write_plan
     from engram_cli.hash_text import plan_text, show
@@ -215,7 +215,7 @@ def hash(
             target.check()
     stated = None if config is None else _memory_config(out, config)
     if config is not None and _is_checkpoint(config):
-        from engram.checkpoints.open_memory import check_stated
+        from engram.checkpoints.read.open_memory import check_stated
 
         check_stated(Path(config), find_memory(stated, tokenizer)[2])
     memory, file, addresses = find_memory(stated, tokenizer, layers)
@@ -286,7 +286,7 @@ def _memory_config(out: Output, name: str) -> EngramConfig:
 
     if not _is_checkpoint(name):
         return read_named(out, name)
-    from engram.checkpoints.inspect import inspect_checkpoint
+    from engram.checkpoints.read.inspect import inspect_checkpoint
 
     folder = Path(name)
     found = inspect_checkpoint(folder)
@@ -298,6 +298,6 @@ def _memory_config(out: Output, name: str) -> EngramConfig:
 
 def _is_checkpoint(name: str) -> bool:
     """Whether -c names the folder of a checkpoint, and not a config."""
-    from engram.templates import is_template
+    from engram.config.templates import is_template
 
     return not is_template(name) and Path(name).is_dir()

@@ -11,11 +11,11 @@ from engram.units import row_bytes
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
     from engram.addressing.tokenizer_files import TokenizerFile
-    from engram.config import EngramConfig
-    from engram.corpus.hashes import Target
-    from engram.corpus.pipeline import HashedText
-    from engram.corpus.readers import TextReader
-    from engram.corpus.stored_tokens import StoredTokens
+    from engram.config.engram_config import EngramConfig
+    from engram.corpus.hash.hash_folder import Target
+    from engram.corpus.hash.pipeline import HashedText
+    from engram.corpus.text.readers import TextReader
+    from engram.corpus.tokens.stored_tokens import StoredTokens
 
 SCHEMA = "engram.hash/1"
 _CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
@@ -40,8 +40,8 @@ def write_plan(
     add_eos: bool,
 ) -> dict[str, Any]:
     """Say what would be written; .parquet files are somewhat smaller."""
-    from engram.corpus.pipeline import estimate_bytes
-    from engram.corpus.shards import bytes_per_token
+    from engram.corpus.hash.hash_shards import bytes_per_token
+    from engram.corpus.hash.pipeline import estimate_bytes
 
     parent = target.folder.absolute().parent
     while not parent.exists():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from engram.checkpoints.lookup import LayerLookup, Ngram, TextLookup
+    from engram.checkpoints.read.lookup import LayerLookup, Ngram, TextLookup
 
 SCHEMA = "engram.lookup/1"
 
@@ -53,7 +53,7 @@ def lookup(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints.lookup import look_up
+    from engram.checkpoints.read.lookup import look_up
 
     found = look_up(
         target,

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import DoesNotFitError
-from engram.files import Progress
+from engram.storage.files import Progress
 from engram_cli.errors import drop_closed_stdout
 from engram_cli.printable import Printable, printable
 

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from engram import files
+from engram.storage import files
 from engram.units import format_bytes, format_count
 
 # A rate over less time says nothing.

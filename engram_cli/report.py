@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engram.sizing.memory import (
+from engram.sizing.placement import (
     OPTIMIZERS,
     PLACES,
     TOKENS_PER_STEP,

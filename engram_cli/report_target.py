@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
 from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
-from engram.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.units import dtype_name
 
 
@@ -38,7 +38,7 @@ def find_target(
     target: str, *, model: str | None, dtype: str | None, revision: str | None
 ) -> Target:
     """Find out what is meant, and what it consists of."""
-    from engram.checkpoints.released import is_hub_id
+    from engram.checkpoints.published.recognise import is_hub_id
 
     path = Path(target)
     is_state = path.is_file() and path.suffix == ".safetensors"
@@ -54,9 +54,9 @@ def find_target(
 
 def _config(target: str, model: str | None, dtype: str | None) -> Target:
     from engram.backbone import load_backbone
+    from engram.config.table_dtype import table_dtype
     from engram.layouts import get_layout
     from engram.sizing.counts import count_params
-    from engram.table_dtype import table_dtype
 
     try:
         config = load_config(target)
@@ -113,7 +113,7 @@ def _nothing(target: str) -> MissingFileError:
 
 
 def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Target:
-    from engram.checkpoints.inspect import inspect_checkpoint
+    from engram.checkpoints.read.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(target, revision)
     weights, notes = found.weights, ["bytes of weights as the safetensors headers say"]

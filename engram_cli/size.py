@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engram.errors import UsageError
-from engram.files import check_file
+from engram.storage.files import check_file
 from engram_cli.options import (
     BudgetOption,
     JsonOption,
@@ -28,9 +28,9 @@ from engram_cli.values import blaming, read_bytes, read_count
 
 if TYPE_CHECKING:
     from engram.backbone import Backbone
-    from engram.config import EngramConfig
+    from engram.config.engram_config import EngramConfig
     from engram.sizing.budget import Sizing
-    from engram.sizing.load import CorpusStatistics, NgramCount
+    from engram.sizing.table_load import CorpusStatistics, NgramCount
 
 # By config key, or name of a value: the options that decide it.
 _OPTIONS_OF = {
@@ -158,7 +158,7 @@ def size(
         raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
     if emit is not None and not is_printed:
         check_file(emit, overwrite)
-    from engram.config_doubts import config_doubts
+    from engram.config.config_doubts import config_doubts
     from engram.sizing.shape import memory_shape
 
     backbone = _backbone(model)
@@ -192,7 +192,7 @@ def size(
     for doubt in config_doubts(sizing.config):
         out.warn(doubt)
     if emit is not None:
-        from engram.config_file import dump_config, write_config
+        from engram.config.config_file import dump_config, write_config
 
         title = f"Sized by engram size{f' for {backbone.name}' if backbone else ''}"
         if is_printed:
@@ -236,7 +236,7 @@ def _check(
 
 
 def _statistics(corpus: Path) -> CorpusStatistics:
-    from engram.sizing.load import read_statistics
+    from engram.sizing.table_load import read_statistics
 
     return read_statistics(corpus)
 
@@ -289,7 +289,7 @@ def _size(
     from engram.sizing import budget
 
     if counts and not asked:
-        from engram.sizing.load import rows_per_order
+        from engram.sizing.table_load import rows_per_order
 
         return budget.memory_cost(shape, rows_per_order(shape, counts, load))
     if "k" in asked:

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from engram.backbone import Backbone
     from engram.sizing.budget import Sizing
-    from engram.sizing.load import CorpusStatistics, NgramCount
+    from engram.sizing.table_load import CorpusStatistics, NgramCount
 
 SCHEMA = "engram.size/1"
 
 
 def answer_of(sizing: Sizing, backbone: Backbone | None) -> dict[str, Any]:
     """Put a sized memory into the terms of `--json`."""
+    from engram.config.table_dtype import table_dtype
     from engram.sizing.weights import config_weights
-    from engram.table_dtype import table_dtype
 
     config, counts = sizing.config, sizing.counts
     model_params = None if backbone is None else backbone.params
@@ -65,7 +65,7 @@ def corpus_answer(
     """Say how full a text makes the tables, in the terms of `--json`."""
     from dataclasses import asdict
 
-    from engram.sizing.load import order_loads
+    from engram.sizing.table_load import order_loads
 
     return {
         "file": str(statistics.file),
@@ -97,7 +97,7 @@ def show(console: Console, sizing: Sizing, answer: dict[str, Any], per: str) -> 
 def _facts(sizing: Sizing, answer: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    from engram.table_dtype import TableDtype
+    from engram.config.table_dtype import TableDtype
 
     config, counts = sizing.config, sizing.counts
     facts = Table.grid(padding=(0, 2))

@@ -25,7 +25,7 @@ from engram_cli.silence import silence_transformers
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.checks import Check
+    from engram.checks import Check
 
 SCHEMA = "engram.verify/1"
 
@@ -67,7 +67,7 @@ def verify(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     _refuse_template(target)
-    from engram.checkpoints.verify import verify as run_checks
+    from engram.checkpoints.verify.verify_checkpoint import verify as run_checks
 
     if tokenizer is not None:
         from engram.addressing.tokenizer_files import load_tokenizer
@@ -98,7 +98,7 @@ def verify(
 
 
 def _refuse_template(target: str) -> None:
-    from engram.templates import template_names
+    from engram.config.templates import template_names
 
     if target in template_names() and not Path(target).exists():
         raise MissingFileError(

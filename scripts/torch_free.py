@@ -125,7 +125,7 @@ def make_inputs() -> dict[str, str]:
     folder.mkdir(parents=True)
     code = (
         "import sys, pathlib, tiny, sparse_folder\n"
-        "from engram.config_file import write_config\n"
+        "from engram.config.config_file import write_config\n"
         "out = pathlib.Path(sys.argv[1])\n"
         "write_config(out / 'memory.yaml', tiny.memory_config(tokenizer=str(tiny.TOKENIZER)))\n"
         "tiny.attached_model(tiny.base_model('llama', out / 'base'), out / 'attached')\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engram.checkpoints.verify import verify
+from engram.checkpoints.verify.verify_checkpoint import verify
 
 
 def verdicts(target, **options):

@@ -197,7 +197,7 @@ def _disk(job: dict[str, Any]) -> dict[str, Any]:
 
 def _make_units_small() -> None:
     """Let a text of 250 kB be many units of work, as one of gigabytes is."""
-    from engram.corpus import units
+    from engram.corpus.building import units
 
     units.UNIT_BYTES = 30_000  # before the modules that copy it are imported
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engram.corpus.growth import Growth, GrowthPoint, growth_lengths
+from engram.growth import Growth, GrowthPoint, growth_lengths
 
 
 def write_statistics(

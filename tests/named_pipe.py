@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from engram.corpus.sources import Source
+from engram.corpus.text.sources import Source
 
 
 class NamedPipe:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from engram.config.templates import load_template
 from engram.layouts import get_layout
 from engram.sizing.counts import count_params
-from engram.templates import load_template
 
 BASE = {"model.embed_tokens.weight": (50, 8), "lm_head.weight": (50, 8)}
 BASE_SHARD, MEMORY_SHARD = "model-00001-of-00001.safetensors", "engram-00001-of-00001.safetensors"

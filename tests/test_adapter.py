@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import engram
-from engram.checkpoints.detach import detach
+from engram.checkpoints.attach.detach import detach
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
 
 IDS = torch.tensor([[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31]])

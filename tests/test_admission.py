@@ -15,12 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from engram import EngramConfig
 from engram.backbone.claims import check_claims, stored_depths
-from engram.backbone.load import load_backbone
-from engram.checkpoints import attach
-from engram.checkpoints.compare import max_logit_difference
-from engram.checkpoints.proof import check_loads
-from engram.checkpoints.verify import verify
-from engram.config_file import write_config
+from engram.backbone.find_backbone import load_backbone
+from engram.checkpoints.attach import attach
+from engram.checkpoints.attach.compare_logits import max_logit_difference
+from engram.checkpoints.attach.proof import check_loads
+from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
 from engram.hf.layers import find_layers
 from engram_cli.main import main

@@ -8,10 +8,11 @@ import shutil
 import pytest
 import tiny
 
-from engram.backbone.headers import read_folder_headers
-from engram.checkpoints import attach, convert
-from engram.checkpoints.detach import detach
+from engram.checkpoints.attach import attach
+from engram.checkpoints.attach.detach import detach
+from engram.checkpoints.convert import convert_memory
 from engram.errors import InputError
+from engram.storage.safetensors_headers import read_folder_headers
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ WRITERS = {
     ),
     "convert": (
         "attached",
-        lambda source, out: convert.write(
-            convert.plan(source, out, dtype="bfloat16"), overwrite=True
+        lambda source, out: convert_memory.write(
+            convert_memory.plan(source, out, dtype="bfloat16"), overwrite=True
         ),
     ),
     "detach": ("attached", detach),
@@ -73,7 +74,7 @@ def test_folders_side_by_side_are_apart(place):
 @pytest.mark.parametrize("dtype", [None, "fp8"])
 def test_total_size_counts_the_bytes_of_tensors(place, dtype):
     attach.attach("base", tiny.memory_config(), place / "made", dtype=dtype)
-    convert.write(convert.plan("made", place / "again", dtype="float16"))
+    convert_memory.write(convert_memory.plan("made", place / "again", dtype="float16"))
     for folder in (place / "made", place / "again"):
         index = json.loads((folder / "model.safetensors.index.json").read_text())
         tensors = read_folder_headers(folder).values()

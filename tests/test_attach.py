@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import engram
 from engram import EngramTokenizer
-from engram.checkpoints import attach
+from engram.checkpoints.attach import attach
 from engram.errors import (
     CorruptFileError,
     DoesNotFitError,

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 import engram
 from engram.addressing.reference import hash_ids
-from engram.checkpoints.inspect import inspect_checkpoint
-from engram.checkpoints.verify import verify
+from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import MismatchError
 from engram.hf.calls import MemoryLayer
 from engram.layouts import get_layout

@@ -11,9 +11,9 @@ import pytest
 from test_corpus_statistics import addresses_of, batch_of, random_documents
 
 from engram.addressing.reference import hash_ids
-from engram.config import EngramConfig
-from engram.config_file import write_config
-from engram.corpus.cache_curve import TARGETS, CacheSample, cache_curve
+from engram.config.config_file import write_config
+from engram.config.engram_config import EngramConfig
+from engram.corpus.counts.cache_curve import TARGETS, CacheSample, cache_curve
 from engram.errors import InputError
 from engram_cli.main import app
 

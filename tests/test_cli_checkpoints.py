@@ -10,7 +10,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from engram.config_file import write_config
+from engram.config.config_file import write_config
 from engram_cli.main import app
 
 

@@ -107,7 +107,7 @@ def test_dry_run_writes_nothing(engram, text, tmp_path):
 @pytest.fixture
 def unfinished(engram, text, tmp_path, monkeypatch):
     """A build that broke off behind its first unit, of a text of several."""
-    from engram.corpus import build as module
+    from engram.corpus.building import build_corpus as module
 
     text.write_text(TEXT * 20)
     plan, done = module.plan_units, []
@@ -162,7 +162,7 @@ def test_the_rate_is_that_of_this_run(engram, text, unfinished):
 
 
 def test_why_the_fast_engine_is_not_used_is_a_detail(engram, text, tmp_path, monkeypatch):
-    from engram.corpus import unit_work
+    from engram.corpus.building import unit_work
 
     sentence = "Tokenised with tokenizers (gigatoken does not support this tokenizer)."
     monkeypatch.setattr(
@@ -176,12 +176,12 @@ def test_why_the_fast_engine_is_not_used_is_a_detail(engram, text, tmp_path, mon
 
 
 def test_what_breaks_off_before_anything_is_finished_says_so(engram, text, tmp_path, monkeypatch):
-    from engram.corpus import local
+    from engram.corpus.building import local_engine
 
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(local, "run_unit", interrupt)
+    monkeypatch.setattr(local_engine, "run_unit", interrupt)
     try:
         code, _, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
     finally:
@@ -213,7 +213,7 @@ def test_stdin_and_several_inputs(engram, text, tmp_path, monkeypatch):
 
 
 def test_what_is_wrong_is_said_and_what_is_done_is_kept(engram, tmp_path, monkeypatch):
-    monkeypatch.setattr("engram.corpus.build.UNIT_BYTES", 100)
+    monkeypatch.setattr("engram.corpus.building.build_corpus.UNIT_BYTES", 100)
     path = tmp_path / "bad.txt"
     path.write_bytes(TEXT.encode() + b"\n\nbad \xff\n\ngood")
     words = ("corpus", "build", path, "-t", BPE, "-o", tmp_path / "o", "-j", "1", "--json")
@@ -292,7 +292,7 @@ def test_files_that_were_damaged_are_named(engram, folder, tmp_path):
 
 
 def test_what_the_files_hold_is_checked_behind_their_digests(engram, folder):
-    from engram.corpus.folder import MANIFEST, sha256_of
+    from engram.corpus.results.result_folder import MANIFEST, sha256_of
 
     def verdict(name, array):
         saved = (folder / name).read_bytes(), (folder / MANIFEST).read_bytes()

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engram.config import EngramConfig
-from engram.config_file import write_config
+from engram.config.config_file import write_config
+from engram.config.engram_config import EngramConfig
 from engram_cli.main import app
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
@@ -168,7 +168,7 @@ def test_output(engram, text, config, tmp_path):
 
 
 def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch):
-    from engram.corpus import hashes
+    from engram.corpus.hash import hash_folder
 
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -176,7 +176,7 @@ def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch)
     words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-size", "300", "--json")
     whole = answer(engram(*words[:5], tmp_path / "whole", *words[6:]))
     with monkeypatch.context() as patch:
-        patch.setattr(hashes, "write_shard", no_room)
+        patch.setattr(hash_folder, "write_shard", no_room)
         code, out, err = engram(*words)
     assert (code, out) == (5, "")
     assert "go on with --resume" in err

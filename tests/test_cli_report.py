@@ -9,8 +9,8 @@ import sys
 import pytest
 import stored_folder
 
+from engram.config.templates import load_template
 from engram.sizing.counts import count_params
-from engram.templates import load_template
 from engram_cli.main import app
 
 KNOWN = {

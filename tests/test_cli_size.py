@@ -10,7 +10,7 @@ import sys
 import pytest
 import sparse_folder
 
-from engram.config_file import read_config
+from engram.config.config_file import read_config
 from engram.sizing.budget import size_memory
 from engram_cli.main import app
 

@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from engram.config import EngramConfig
-from engram.config_file import read_config
-from engram.templates import load_config, load_template, template_names
+from engram.config.config_file import read_config
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import load_config, load_template, template_names
 from engram_cli import main as cli
 
 

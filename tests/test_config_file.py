@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from engram.config import CONFIG_KEYS, EngramConfig
-from engram.config_file import dump_config, read_config, read_values, write_config
+from engram.config.config_file import dump_config, read_config, read_values, write_config
+from engram.config.engram_config import CONFIG_KEYS, EngramConfig
+from engram.config.strict_yaml import parse_mapping, parse_value
+from engram.config.templates import load_template
 from engram.errors import ConfigError, MissingFileError
-from engram.strict_yaml import parse_mapping, parse_value
-from engram.templates import load_template
 
 GOOD = """\
 layout: demo

@@ -15,12 +15,13 @@ import pytest
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config import EngramConfig
-from engram.corpus import pipeline, shards, token_shards, tokenise
-from engram.corpus.hashes import Target
-from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import estimate_bytes, hash_text
-from engram.corpus.readers import TextReader
+from engram.config.engram_config import EngramConfig
+from engram.corpus.hash import hash_shards, pipeline
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.hash_folder import Target
+from engram.corpus.hash.pipeline import estimate_bytes, hash_text
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
@@ -107,7 +108,7 @@ def test_a_document_that_cannot_be_encoded_is_named(tmp_path):
 def test_shards_are_read_by_numpy_and_equal_the_reference(
     tmp_path, monkeypatch, layout, shard_tokens
 ):
-    monkeypatch.setattr(shards, "_CHUNK_TOKENS", 300)
+    monkeypatch.setattr(hash_shards, "_CHUNK_TOKENS", 300)
     text = TEXT[:6000] if shard_tokens == 1 else TEXT
     reader = TextReader(text_file(tmp_path, text))
     hashed = hash_to(tmp_path / "out", reader, layout, add_eos=True, shard_tokens=shard_tokens)
@@ -166,7 +167,7 @@ def test_bytes_depend_on_the_text_alone(tmp_path, monkeypatch):
     hash_to(tmp_path / "one", TextReader(path), shard_tokens=2000)
     expected = digests(tmp_path / "one")
     monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 700)
-    monkeypatch.setattr("engram.corpus.readers._BLOCK_BYTES", 333)
+    monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 333)
     packed = tmp_path / "text.txt.gz"
     packed.write_bytes(gzip.compress(TEXT.encode()))
     with path.open() as stdin:
@@ -179,7 +180,7 @@ def test_bytes_depend_on_the_text_alone(tmp_path, monkeypatch):
 
 def test_parquet_holds_the_same(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(shards, "_CHUNK_TOKENS", 300)
+    monkeypatch.setattr(hash_shards, "_CHUNK_TOKENS", 300)
     path = text_file(tmp_path)
     hash_to(tmp_path / "npy", TextReader(path), shard_tokens=2000)
     hash_to(tmp_path / "parquet", TextReader(path), shard_tokens=2000, format="parquet")
@@ -331,7 +332,7 @@ def test_a_text_without_tokens(tmp_path):
 
 def test_progress_counts_bytes_up_to_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 2000)
-    monkeypatch.setattr("engram.corpus.readers._BLOCK_BYTES", 2000)
+    monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 2000)
     path = text_file(tmp_path)
     _, tokenizer, addresses = find_memory(config_of())
     steps = []

@@ -20,16 +20,16 @@ import pytest
 from named_pipe import NamedPipe
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus import build as build_module
-from engram.corpus import unit_work
-from engram.corpus.build import BuildRules, build_corpus
-from engram.corpus.local import WorkerLostError
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import find_sources
-from engram.corpus.units import plan_units
-from engram.corpus.work import work_folder
+from engram.corpus.building import build_corpus as build_module
+from engram.corpus.building import unit_work
+from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.local_engine import WorkerLostError
+from engram.corpus.building.units import plan_units
+from engram.corpus.results.work_folder import work_folder
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import find_sources
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
-from engram.staging import claim
+from engram.storage.staging import claim
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 EOS = 1

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus import cutting, fast_tokenise, tokenise
-from engram.corpus.readers import TextReader
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens import cutting, fast_tokenise, tokenise
 from engram.errors import InputError
 
 TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config import EngramConfig
-from engram.corpus.build import BuildRules, build_corpus
-from engram.corpus.dataset import HashedDataset
-from engram.corpus.folder import sha256_of
-from engram.corpus.hashes import Target
-from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import hash_text
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import find_sources
-from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.verify import verify_corpus
+from engram.config.engram_config import EngramConfig
+from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.hash_folder import Target
+from engram.corpus.hash.hashed_dataset import HashedDataset
+from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.results.result_folder import sha256_of
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import find_sources
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
 from engram_cli import main as cli
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from test_corpus_statistics import MEMORIES, addresses_of, batch_of, brute_force, random_documents
 
-from engram.corpus import distinct as distinct_module
-from engram.corpus import growth as growth_module
-from engram.corpus import statistics as statistics_module
-from engram.corpus.collisions import order_collisions
-from engram.corpus.distinct import DistinctWindows
-from engram.corpus.growth import Growth, GrowthPoint, growth_lengths
-from engram.corpus.statistics import Statistics
+from engram import growth as growth_module
+from engram.corpus.counts import distinct as distinct_module
+from engram.corpus.counts import statistics as statistics_module
+from engram.corpus.counts.collisions import order_collisions
+from engram.corpus.counts.distinct import DistinctWindows
+from engram.corpus.counts.statistics import Statistics
+from engram.growth import Growth, GrowthPoint, growth_lengths
 from engram_cli.main import app
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config import EngramConfig
-from engram.corpus import hashes
-from engram.corpus.build import BuildRules, build_corpus
-from engram.corpus.hashes import Target
-from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import hash_text
-from engram.corpus.readers import TextReader
-from engram.corpus.stored_tokens import StoredTokens
-from engram.corpus.work import work_folder
+from engram.config.engram_config import EngramConfig
+from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.hash import hash_folder
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.hash_folder import Target
+from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.results.work_folder import work_folder
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import DoesNotFitError, InputError
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
@@ -104,9 +104,9 @@ def interrupted(reader, folder: Path, monkeypatch, after: int) -> Path:
             raise KeyboardInterrupt
         done.append(real(*arguments))
 
-    real = hashes.write_shard
+    real = hash_folder.write_shard
     with monkeypatch.context() as patch:
-        patch.setattr(hashes, "write_shard", write_shard)
+        patch.setattr(hash_folder, "write_shard", write_shard)
         with pytest.raises(KeyboardInterrupt):
             write(reader, folder)
     return work_folder(folder)
@@ -116,7 +116,7 @@ def interrupted(reader, folder: Path, monkeypatch, after: int) -> Path:
 def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, format):
     reader = TextReader(text_file(tmp_path))
     write(reader, tmp_path / "whole", format=format)
-    real = hashes.write_shard
+    real = hash_folder.write_shard
     broken = []
 
     def write_shard(*arguments):
@@ -126,7 +126,7 @@ def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, form
         real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(hashes, "write_shard", write_shard)
+        patch.setattr(hash_folder, "write_shard", write_shard)
         with pytest.raises(DoesNotFitError, match="No space"):
             write(reader, tmp_path / "out", format=format)
     assert broken

@@ -18,20 +18,20 @@ import pytest
 from named_pipe import NamedPipe
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config import EngramConfig
-from engram.corpus import ray_engine
-from engram.corpus.build import BuildRules, build_corpus
-from engram.corpus.hashes import Target
-from engram.corpus.local import WorkerLostError
-from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import hash_text
-from engram.corpus.ray_engine import RayEngine
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import find_sources
-from engram.corpus.statistics import Statistics
-from engram.corpus.tokenise import TokenBatch, tokenise
-from engram.corpus.unit_work import UnitRules, UnitTask
-from engram.corpus.units import Unit
+from engram.config.engram_config import EngramConfig
+from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.local_engine import WorkerLostError
+from engram.corpus.building.unit_work import UnitRules, UnitTask
+from engram.corpus.building.units import Unit
+from engram.corpus.counts.statistics import Statistics
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.hash_folder import Target
+from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.ray import ray_engine
+from engram.corpus.ray.ray_engine import RayEngine
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import find_sources
+from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
 
 # Not imported here: what Ray prints is settled when it is.

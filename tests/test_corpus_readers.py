@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engram.corpus import readers
-from engram.corpus.readers import TextReader
+from engram.corpus.text import readers
+from engram.corpus.text.readers import TextReader
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
 from engram_cli.main import app
 

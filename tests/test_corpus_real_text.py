@@ -12,11 +12,11 @@ import pytest
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.cache_curve import CacheSample
-from engram.corpus.memory import find_memory, sized_for
-from engram.corpus.readers import TextReader
-from engram.corpus.statistics import Statistics
-from engram.corpus.tokenise import TokenBatch, tokenise
+from engram.corpus.counts.cache_curve import CacheSample
+from engram.corpus.counts.statistics import Statistics
+from engram.corpus.hash.hash_config import find_memory, sized_for
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 
 pytestmark = pytest.mark.real
 

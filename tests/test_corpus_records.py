@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from peak_memory import run_measured
 
-from engram.corpus import readers
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import find_sources
-from engram.corpus.units import plan_units
+from engram.corpus.building.units import plan_units
+from engram.corpus.text import readers
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import find_sources
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
 from engram_cli.main import app
 
@@ -135,7 +135,7 @@ def test_a_large_list_is_read_in_little_memory(tmp_path):
             file.write(("," if i else "") + json.dumps({"text": f"{i} " * 40_000}))
         file.write("]")
     assert path.stat().st_size > 50e6
-    script = "import sys\nfrom engram.corpus.readers import TextReader\n"
+    script = "import sys\nfrom engram.corpus.text.readers import TextReader\n"
     script += "print(sum(len(b.texts) for b in TextReader(sys.argv[1])))"
     done, peak_bytes = run_measured([sys.executable, "-c", script, str(path)], tmp_path)
     assert (done.returncode, done.stdout) == (0, b"400\n"), done.stderr
@@ -359,7 +359,7 @@ def test_a_small_parquet_of_large_rows_takes_little_memory(tmp_path, encoding):
         options["column_encoding"] = {"text": "DELTA_BYTE_ARRAY"}
     pq.write_table(pa.table({"text": ["ab " * 500_000] * 100}), path, **options)
     assert path.stat().st_size < 100_000
-    script = "import sys\nfrom engram.corpus.readers import TextReader\n"
+    script = "import sys\nfrom engram.corpus.text.readers import TextReader\n"
     script += "print(sum(len(b.texts) for b in TextReader(sys.argv[1])))"
     done, peak_bytes = run_measured([sys.executable, "-c", script, str(path)], tmp_path)
     assert (done.returncode, done.stdout) == (0, b"100\n"), done.stderr

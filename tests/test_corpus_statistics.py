@@ -10,11 +10,11 @@ import pytest
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
-from engram.config import EngramConfig
-from engram.corpus import statistics as statistics_module
-from engram.corpus.distinct import DistinctWindows
-from engram.corpus.statistics import Statistics
-from engram.corpus.tokenise import TokenBatch
+from engram.config.engram_config import EngramConfig
+from engram.corpus.counts import statistics as statistics_module
+from engram.corpus.counts.distinct import DistinctWindows
+from engram.corpus.counts.statistics import Statistics
+from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,14 +109,14 @@ def test_equal_to_python_sets(monkeypatch, name, threads):
 
 @pytest.mark.parametrize("prime", [2, 3, 5, 646_403, 2**31 - 1, 4_294_967_311])
 def test_remainders_by_primes_of_every_size(prime):
-    from engram.corpus import kernels
+    from engram.corpus.counts import count_kernels
 
     rng = np.random.default_rng(prime)
     slots = rng.integers(0, 2**17, (3, 5000)).astype(np.uint32)
     multipliers = rng.integers(1, 2**46, 3).astype(np.uint64) | np.uint64(1)
     bits = np.zeros(-(-prime // 64), dtype=np.uint64)
     bases = np.zeros(1, dtype=np.int64)
-    kernels.mark_rows(slots, multipliers, np.array([prime], np.uint64), bases, bits)
+    count_kernels.mark_rows(slots, multipliers, np.array([prime], np.uint64), bases, bits)
     mixes = np.bitwise_xor.reduce(slots.astype(np.uint64) * multipliers[:, None], axis=0)
     rows = np.unique(mixes % np.uint64(prime))
     words, places = np.divmod(rows, np.uint64(64))

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from engram import Addresses, HashedDataset
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config import EngramConfig
-from engram.corpus import windows
-from engram.corpus.build import BuildRules, build_corpus
-from engram.corpus.hashes import Target
-from engram.corpus.memory import find_memory
-from engram.corpus.pipeline import hash_text
-from engram.corpus.readers import TextReader
-from engram.corpus.sources import find_sources
+from engram.config.engram_config import EngramConfig
+from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.hash import windows
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.hash_folder import Target
+from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import find_sources
 from engram.errors import (
     CorruptFileError,
     InputError,
@@ -162,7 +162,7 @@ def test_an_iterable_is_shared_by_documents(monkeypatch, kind, workers):
 
 def test_a_text_is_cut_as_its_folder_of_tokens(stored, tmp_path, monkeypatch):
     _, tokens, ids = stored
-    monkeypatch.setattr("engram.corpus.readers._BLOCK_BYTES", 700)
+    monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 700)
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     found = list(HashedDataset(path, CONFIG, window_tokens=T, add_eos=True))
@@ -173,7 +173,7 @@ def test_a_text_is_cut_as_its_folder_of_tokens(stored, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["folder", "text", "documents"])
 def test_resumed_at_every_place(stored, tmp_path, monkeypatch, source):
-    monkeypatch.setattr("engram.corpus.readers._BLOCK_BYTES", 700)
+    monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 700)
     monkeypatch.setattr(windows, "_DOCUMENTS_AT_ONCE", 7)
     path = tmp_path / "text.txt"
     path.write_text(TEXT)

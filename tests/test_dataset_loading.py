@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from engram import HashedDataset
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus import fast_tokenise, windows
-from engram.corpus.build import BuildRules, build_corpus
-from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.sources import find_sources
+from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.hash import windows
+from engram.corpus.text.sources import find_sources
+from engram.corpus.tokens import fast_tokenise
+from engram.corpus.tokens.fast_tokenise import FastEncoder
 
 pytestmark = [
     # torchdata calls what torch 2.13 calls deprecated.
@@ -33,7 +34,7 @@ PLAIN = TEXT.replace("Alexander", "Philip")
 @pytest.fixture
 def source(request, tmp_path, monkeypatch):
     """A folder of tokens, a text, or documents."""
-    monkeypatch.setattr("engram.corpus.readers._BLOCK_BYTES", 700)
+    monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 700)
     path = tmp_path / "text.txt"
     path.write_text(PLAIN)
     if request.param == "folder":

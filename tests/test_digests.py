@@ -9,10 +9,11 @@ import pytest
 import tiny
 
 import engram
-from engram.checkpoints import attach, convert
-from engram.checkpoints.detach import detach
-from engram.checkpoints.digests import file_digest, read_digests
-from engram.checkpoints.verify import verify
+from engram.checkpoints.attach import attach
+from engram.checkpoints.attach.detach import detach
+from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.read.digests import file_digest, read_digests
+from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
 from engram_cli.main import main
 
@@ -109,7 +110,7 @@ def test_a_folder_that_was_saved_anew_is_no_false_alarm(made, tmp_path, tables):
 
 
 def test_a_converted_folder_keeps_what_is_still_right(made, base, tmp_path):
-    convert.write(convert.plan(made / "full", tmp_path / "int8", dtype="int8"))
+    convert_memory.write(convert_memory.plan(made / "full", tmp_path / "int8", dtype="int8"))
     assert verdicts(tmp_path / "int8", full=True) == {"small files": True, "weight files": None}
     detach(tmp_path / "int8", tmp_path / "again")
     assert (tmp_path / "again" / ".gitattributes").is_file()
@@ -134,7 +135,7 @@ def test_rows_appear_as_they_are_done(made, capsys, monkeypatch):
             yield check
             seen.append((check.name, capsys.readouterr().out))
 
-    monkeypatch.setattr("engram.checkpoints.verify.verify", check_and_look)
+    monkeypatch.setattr("engram.checkpoints.verify.verify_checkpoint.verify", check_and_look)
     monkeypatch.setattr("sys.argv", ["engram", "verify", str(made / "plain"), "--headers-only"])
     with pytest.raises(SystemExit) as stopped:
         main()

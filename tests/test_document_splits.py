@@ -10,9 +10,9 @@ import sys
 import pytest
 from peak_memory import run_measured
 
-from engram.corpus import readers
-from engram.corpus.documents import BLANK, DocumentEnds
-from engram.corpus.readers import TextReader
+from engram.corpus.text import readers
+from engram.corpus.text.documents import BLANK, DocumentEnds
+from engram.corpus.text.readers import TextReader
 from engram.errors import InputError
 
 PIECES = ("a", "é", "字", " ", "  ", "\t", "\r", "\n", "\n", "\n\n", "\r\n", "b c", "\x0b", "\xa0")
@@ -87,7 +87,7 @@ def test_lines_tell_their_first_and_last_end():
 
 _READ = """
 import sys, time
-from engram.corpus.readers import TextReader
+from engram.corpus.text.readers import TextReader
 
 for path in sys.argv[1:]:
     started = time.perf_counter()

@@ -22,11 +22,11 @@ from tokenizers import (
 )
 
 from engram.addressing.tokenizer_files import load_tokenizer, wrap_tokenizer
-from engram.corpus import cutting, fast_tokenise
-from engram.corpus.blocks import Block
-from engram.corpus.fast_tokenise import FastEncoder
-from engram.corpus.sources import Source
-from engram.corpus.tokenise import fast_encoder, tokenise
+from engram.corpus.text.blocks import Block
+from engram.corpus.text.sources import Source
+from engram.corpus.tokens import cutting, fast_tokenise
+from engram.corpus.tokens.fast_tokenise import FastEncoder
+from engram.corpus.tokens.tokenise import fast_encoder, tokenise
 
 pytest.importorskip("gigatoken")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from engram.errors import InputError, MissingFileError
-from engram.files import atomic_write, check_file
-from engram.folders import check_folder
+from engram.storage.files import atomic_write, check_file
+from engram.storage.folders import check_folder
 from engram_cli import main as cli
 
 

@@ -14,18 +14,18 @@ import tiny
 from kills import killed_at
 
 import engram
-from engram import staging
-from engram.checkpoints import attach
-from engram.config_file import write_config
+from engram.checkpoints.attach import attach
+from engram.config.config_file import write_config
 from engram.errors import InputError
-from engram.folders import new_folder, remove_torn, torn
-from engram.staging import stage
+from engram.storage import staging
+from engram.storage.folders import new_folder, remove_torn, torn
+from engram.storage.staging import stage
 
 # Writes a folder, says so, and waits to be killed.
 HANG = """
 import sys, time
 from pathlib import Path
-from engram.folders import new_folder
+from engram.storage.folders import new_folder
 with new_folder(Path(sys.argv[1]), lambda _: set(), False) as part:
     (part / "half.txt").write_text("half")
     print("writing", flush=True)

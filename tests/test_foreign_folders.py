@@ -11,8 +11,8 @@ from checked import failed
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.checkpoints import attach
-from engram.checkpoints.detach import detach
+from engram.checkpoints.attach import attach
+from engram.checkpoints.attach.detach import detach
 from engram.errors import (
     ConfigError,
     CorruptFileError,
@@ -22,7 +22,7 @@ from engram.errors import (
     MismatchError,
     MissingFileError,
 )
-from engram.file_names import is_inside, is_weight_file
+from engram.storage.file_names import is_inside, is_weight_file
 
 INDEX, ADAPTER = "model.safetensors.index.json", "engram_adapter.json"
 OUTSIDE = [

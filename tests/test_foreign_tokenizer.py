@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.checkpoints import convert
-from engram.checkpoints.lookup import look_up
+from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.read.lookup import look_up
 from engram.errors import MismatchError
 from engram_cli import main as cli
 
@@ -53,7 +53,7 @@ def test_convert_and_look_up(attached, other, tmp_path):
     tokenizer = load_tokenizer(str(other))
     for to in ("attached", "demo"):
         with pytest.raises(MismatchError, match="not the one that the memory was made with"):
-            convert.plan(attached, tmp_path / "out", to, tokenizer=tokenizer)
-        convert.plan(attached, tmp_path / "out", to, tokenizer=load_tokenizer(str(attached)))
+            convert_memory.plan(attached, tmp_path / "out", to, tokenizer=tokenizer)
+        convert_memory.plan(attached, tmp_path / "out", to, tokenizer=load_tokenizer(str(attached)))
     with pytest.raises(MismatchError):
         look_up(attached, "the river", tokenizer=tokenizer)

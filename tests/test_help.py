@@ -63,10 +63,10 @@ def texts(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.config import EngramConfig
-    from engram.config_file import write_config
-    from engram.corpus.build import BuildRules, build_corpus
-    from engram.corpus.sources import find_sources
+    from engram.config.config_file import write_config
+    from engram.config.engram_config import EngramConfig
+    from engram.corpus.building.build_corpus import BuildRules, build_corpus
+    from engram.corpus.text.sources import find_sources
 
     folder = tmp_path_factory.mktemp("texts")
     (folder / "corpus.txt").write_text(TEXT * 20)
@@ -102,7 +102,7 @@ def models(texts, tmp_path_factory):
     """The same, with a model, and that model with a memory."""
     import tiny
 
-    from engram.config_file import read_config
+    from engram.config.config_file import read_config
 
     folder = shutil.copytree(texts, tmp_path_factory.mktemp("models") / "models")
     tiny.base_model("llama", folder / "model")

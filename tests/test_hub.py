@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import constants, errors
 
 import engram
-from engram import hub
-from engram.checkpoints.base import resolve_model
+from engram.checkpoints.read.base_checkpoint import resolve_model
 from engram.errors import MissingFileError
+from engram.storage import hub
 
 
 @pytest.fixture

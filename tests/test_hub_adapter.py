@@ -11,10 +11,10 @@ import tiny
 from test_hub_models import COMMIT, ModelHub, run
 from test_released_hub import serving
 
-from engram.checkpoints import attach
-from engram.checkpoints.adapter import pinned_revision, read_adapter
-from engram.checkpoints.base import read_base, snapshot_of
-from engram.checkpoints.load import load
+from engram.checkpoints.attach import attach
+from engram.checkpoints.read.adapter import pinned_revision, read_adapter
+from engram.checkpoints.read.base_checkpoint import read_base, snapshot_of
+from engram.checkpoints.read.load_checkpoint import load
 from engram.errors import MismatchError, MissingFileError, UsageError
 
 
@@ -68,8 +68,8 @@ import torch
 import engram
 from pathlib import Path
 from engram.checkpoints import attach
-from engram.checkpoints.push import push_to_hub
-from engram.config import EngramConfig
+from engram.checkpoints.attach.push import push_to_hub
+from engram.config.engram_config import EngramConfig
 
 config = EngramConfig.from_dict(json.loads(sys.argv[1]))
 attach.attach("someone/base", config, "memory", adapter=True)
@@ -131,7 +131,7 @@ def test_another_commit_of_the_base_is_refused(cached):
 
 
 def test_what_is_no_adapter_is_not_pushed(cached, tmp_path):
-    from engram.checkpoints.push import push_to_hub
+    from engram.checkpoints.attach.push import push_to_hub
 
     with pytest.raises(MissingFileError, match="is not an adapter"):
         push_to_hub(tmp_path, "someone/memory")

@@ -13,7 +13,7 @@ from forks import Forks
 from remote import remote_base
 from test_released_hub import Hub, serving
 
-from engram.config_file import write_config
+from engram.config.config_file import write_config
 
 COMMIT = "c" * 40
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from engram.corpus.local import _interrupts_blocked
+from engram.corpus.building.local_engine import _interrupts_blocked
 
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 # Units and shards are small, so that there is something to go on from.

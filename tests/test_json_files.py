@@ -2,9 +2,18 @@ import json
 
 import pytest
 
-from engram.corpus.npy_files import read_npy
 from engram.errors import CorruptFileError, MissingFileError
-from engram.json_files import COUNT, FILE_NAME, NUMBER, TEXT, Each, Maybe, parse_json, read_json
+from engram.storage.json_files import (
+    COUNT,
+    FILE_NAME,
+    NUMBER,
+    TEXT,
+    Each,
+    Maybe,
+    parse_json,
+    read_json,
+)
+from engram.storage.npy_files import read_npy
 
 SHAPE = {
     "files": [{"name": FILE_NAME, "bytes": COUNT}],

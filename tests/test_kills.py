@@ -8,8 +8,8 @@ import pytest
 from kills import killed_at
 
 from engram.errors import InputError
-from engram.files import atomic_write
-from engram.folders import new_folder
+from engram.storage.files import atomic_write
+from engram.storage.folders import new_folder
 
 
 def write_file(out, overwrite):

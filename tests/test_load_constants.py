@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 import engram
 import engram.hf
-from engram.backbone.headers import read_folder_headers
-from engram.checkpoints.names import OFFSETS, TOKEN_MAP
+from engram.checkpoints.read.tensor_names import OFFSETS, TOKEN_MAP
 from engram.errors import CorruptFileError, EngramError, MismatchError
+from engram.storage.safetensors_headers import read_folder_headers
 
 WAYS = {
     "engram.load": engram.load,

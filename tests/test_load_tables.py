@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import engram
-from engram.checkpoints import attach
+from engram.checkpoints.attach import attach
 from engram.errors import (
     CorruptFileError,
     InputError,

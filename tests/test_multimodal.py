@@ -21,11 +21,12 @@ from transformers import (
 
 import engram.hf
 from engram import EngramTokenizer
-from engram.checkpoints import attach, detach, load
-from engram.checkpoints.image_ways import IMAGE_GENERATING, IMAGE_READING
-from engram.checkpoints.images import ImagePrompt, image_prompt
-from engram.checkpoints.verify import verify
-from engram.checkpoints.ways import READING
+from engram.checkpoints.attach import attach, detach
+from engram.checkpoints.read import load_checkpoint
+from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
+from engram.checkpoints.verify.images import ImagePrompt, image_prompt
+from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.ways import READING
 from engram.errors import InputError, LayoutError
 from engram.hf.compat import cache_name, cache_of
 from engram.hf.multimodal import MULTIMODAL, placeholder_ids
@@ -62,7 +63,7 @@ def _make(family: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
         folder = tmp_path_factory.mktemp(family)
         base = multimodal_base(family, folder / "base")
         attached = attached_model(base, folder / "attached")
-        _MADE[family] = Made(base, attached, randomise(load.load(attached)))
+        _MADE[family] = Made(base, attached, randomise(load_checkpoint.load(attached)))
     return _MADE[family]
 
 
@@ -101,7 +102,7 @@ def test_right_after_attaching_the_output_is_the_base_s(made: Made, name: str) -
 
 def test_every_type_starts_as_its_base(any_made: Made) -> None:
     base = AutoModelForImageTextToText.from_pretrained(any_made.base).eval()
-    model = load.load(any_made.attached)
+    model = load_checkpoint.load(any_made.attached)
     prompt = any_made.prompt()
     assert torch.equal(_logits(model, prompt), _logits(base, prompt))
 
@@ -125,7 +126,10 @@ def test_verify_runs_it_with_an_image(tmp_path_factory: pytest.TempPathFactory) 
 
 def test_the_memory_counts(made: Made) -> None:
     prompt = made.prompt()
-    own, at_first = _logits(made.model, prompt), _logits(load.load(made.attached), prompt)
+    own, at_first = (
+        _logits(made.model, prompt),
+        _logits(load_checkpoint.load(made.attached), prompt),
+    )
     assert float((own - at_first).abs().max()) > 0.01 * float(own.abs().max())
 
 
@@ -214,7 +218,7 @@ def test_it_saves_and_loads_again(made: Made, tmp_path: Path) -> None:
 def test_tables_on_disk_read_the_same(made: Made, tmp_path: Path) -> None:
     made.model.save_pretrained(tmp_path / "saved")
     prompt = made.prompt()
-    disk = load.load(tmp_path / "saved", tables="disk", cache_rows=16)
+    disk = load_checkpoint.load(tmp_path / "saved", tables="disk", cache_rows=16)
     assert torch.equal(_logits(disk, prompt), _logits(made.model, prompt))
 
 
@@ -278,15 +282,15 @@ def test_old_names_of_tensors_load_with_a_memory(
     }
     assert not any(name.startswith("model.") for name in renamed)
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    model = load.load(attached_model(folder, tmp_path / "attached"))
+    model = load_checkpoint.load(attached_model(folder, tmp_path / "attached"))
     prompt = _make("gemma3", tmp_path_factory).prompt()
     plain = AutoModelForImageTextToText.from_pretrained(base).eval()
     assert torch.equal(_logits(model, prompt), _logits(plain, prompt))
     randomise(model).save_pretrained(tmp_path / "saved")
-    disk = load.load(tmp_path / "saved", tables="disk")
+    disk = load_checkpoint.load(tmp_path / "saved", tables="disk")
     disk.save_pretrained(tmp_path / "again")
     for saved in ("saved", "again"):
-        again = load.load(tmp_path / saved)
+        again = load_checkpoint.load(tmp_path / saved)
         assert torch.equal(_logits(again, prompt), _logits(model, prompt))
         assert not [it for it in verify(tmp_path / saved, weights=False) if it.ok is False]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from engram.addressing.primes import head_primes
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import (
     CorruptFileError,
     InputError,

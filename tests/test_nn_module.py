@@ -16,7 +16,7 @@ from near import assert_near
 from safetensors.torch import load_file
 
 from engram.addressing.primes import head_primes
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import get_layout
 from engram.nn import DemoModule, EngramModule

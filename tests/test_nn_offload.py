@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engram.addressing.primes import head_primes
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.nn import EngramModule, OffloadEmbedding
 
 

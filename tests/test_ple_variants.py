@@ -8,13 +8,14 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from engram.checkpoints import attach, convert
-from engram.checkpoints.inspect import inspect_checkpoint
-from engram.checkpoints.lookup import look_up
-from engram.checkpoints.names import TABLE
-from engram.checkpoints.open_memory import open_memory
-from engram.checkpoints.stored_rows import read_rows
-from engram.checkpoints.verify import verify
+from engram.checkpoints.attach import attach
+from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.read.lookup import look_up
+from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.stored_rows import read_rows
+from engram.checkpoints.read.tensor_names import TABLE
+from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError
 from engram_cli.main import main
 
@@ -37,7 +38,7 @@ def published(tmp_path_factory):
         pad_id=None,
     )
     attach.attach(base, config, root / "attached")
-    convert.write(convert.plan(root / "attached", root / "published", "qwen_ple"))
+    convert_memory.write(convert_memory.plan(root / "attached", root / "published", "qwen_ple"))
     (file,) = (root / "published").glob("*.safetensors")
     others = {path.name: path.read_text() for path in (root / "published").glob("*.json")}
     return load_file(file), {k: v for k, v in others.items() if "index" not in k}, base
@@ -116,10 +117,12 @@ def test_fp8_tables_with_float_scales_are_read_and_converted(published, folder, 
     assert torch.allclose(table.read(32, 64), expected[32:96], rtol=1e-6)
     assert look_up(made, "the tables are read").layers[0].norms.max() > 0
     assert all(check.ok is not False for check in verdicts(made).values())
-    convert.write(convert.plan(made, tmp_path / "float", "attached", base=published[2]))
+    convert_memory.write(
+        convert_memory.plan(made, tmp_path / "float", "attached", base=published[2])
+    )
     for dtype, error in (("float32", 1e-6), ("fp8", 2**-4)):
         out = tmp_path / dtype
-        convert.write(convert.plan(made, out, base=published[2], dtype=dtype))
+        convert_memory.write(convert_memory.plan(made, out, base=published[2], dtype=dtype))
         (again,) = [layer[TABLE] for layer in open_memory(out).layers.values()]
         assert np.allclose(read_rows(again, rows), expected, rtol=error, atol=error * 0.02)
 

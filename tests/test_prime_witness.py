@@ -9,7 +9,7 @@ from sympy import nextprime
 
 from engram.addressing.prime_witness import doubt_of_primes, first_composite
 from engram.addressing.primes import head_primes
-from engram.templates import load_template
+from engram.config.templates import load_template
 
 ROWS = [[64, 64], [64, 72], [4000, 2400], [2**31, 2**31 + 40], [2**59, 2**45]]
 CASES = [*(("demo", rows) for rows in ROWS), *(("qwen_ple", rows[:1] * 2) for rows in ROWS[1:])]

@@ -9,8 +9,8 @@ import pytest
 from sympy import isprime, nextprime, prevprime
 
 from engram.addressing.primes import head_primes, is_prime
+from engram.config.templates import load_template
 from engram.errors import ConfigError, LayoutError
-from engram.templates import load_template
 
 # The smallest strong pseudoprimes to all of the first 1, 2, ... 12 prime bases (OEIS A014233).
 STRONG_PSEUDOPRIMES = (

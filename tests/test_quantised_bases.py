@@ -24,9 +24,9 @@ from engram.backbone.quantisation import (
     list_without_memory,
     quantisation_note,
 )
-from engram.checkpoints.behaviour import behaviour_checks
-from engram.checkpoints.inspect import inspect_checkpoint
-from engram.config_file import write_config
+from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.verify.behaviour import behaviour_checks
+from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
 from engram.hf import quantising
 from engram_cli.main import app

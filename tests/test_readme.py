@@ -10,8 +10,8 @@ import pytest
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from engram.checkpoints import attach
-from engram.config_file import read_config
+from engram.checkpoints.attach import attach
+from engram.config.config_file import read_config
 from engram_cli import main as cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

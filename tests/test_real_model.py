@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import engram
 from engram import EngramTokenizer
 from engram.addressing.reference import hash_ids
-from engram.templates import load_template
+from engram.config.templates import load_template
 
 pytestmark = pytest.mark.real
 

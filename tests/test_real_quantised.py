@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import engram
-from engram.checkpoints.verify import verify
-from engram.templates import load_template
+from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.config.templates import load_template
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*bitsandbytes")]
 

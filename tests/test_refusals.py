@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.verify import verify
+from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import DependencyError, InputError, LayoutError, MismatchError
 
 SHARD = "engram-00001-of-00001.safetensors"

@@ -14,9 +14,9 @@ from checked import failed, verdicts
 from sparse_folder import V41_CONFIG, V41_FLAT, V41_TEXT, v41_layer
 
 from engram.addressing.primes import head_primes
-from engram.checkpoints.inspect import inspect_checkpoint
+from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, MissingFileError
-from engram.templates import load_template
 from engram_cli.main import app
 
 ROWS = [384_006_168, 384_016_682]

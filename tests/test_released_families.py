@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextConfig
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.inspect import inspect_checkpoint
-from engram.checkpoints.released import FAMILIES, find_family, open_stored, recognise
-from engram.checkpoints.verify import verify
+from engram.checkpoints.published.recognise import FAMILIES, find_family, open_stored, recognise
+from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError
 from engram.layouts.longcat import table_rows
 from engram.sizing.weights import total_of
-from engram.templates import load_template
 from engram_cli.main import app
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -20,7 +20,7 @@ import engram
 import engram_cli.compat
 import engram_cli.main
 from engram import seams
-from engram.checkpoints.checks import run_check
+from engram.checks import run_check
 from engram.errors import (
     DependencyError,
     LayoutError,
@@ -148,7 +148,7 @@ def test_probes_are_quick():
 
 @pytest.mark.usefixtures("broken")
 def test_attach_refuses_before_anything_is_written(tmp_path):
-    from engram.checkpoints import attach
+    from engram.checkpoints.attach import attach
 
     base = tiny.base_model("llama", tmp_path / "base")
     with pytest.raises(DependencyError):

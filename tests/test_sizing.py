@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engram.backbone import load_backbone
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import load_template
 from engram.errors import ConfigError, DoesNotFitError, InputError, LayoutError, UsageError
 from engram.layouts import get_layout
 from engram.sizing.budget import (
@@ -25,7 +26,6 @@ from engram.sizing.budget import (
 from engram.sizing.counts import count_params
 from engram.sizing.shape import default_layers, memory_shape, tokenizer_length
 from engram.sizing.weights import config_weights
-from engram.templates import load_template
 
 GPT2_PARAMS = 124_439_808
 

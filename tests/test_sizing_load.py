@@ -12,11 +12,11 @@ import pytest
 from hashed_statistics import write_statistics
 from test_corpus_statistics import addresses_of, batch_of, random_documents
 
-from engram.config_file import read_config
-from engram.corpus.statistics import Statistics
+from engram.config.config_file import read_config
+from engram.config.templates import load_template
+from engram.corpus.counts.statistics import Statistics
 from engram.errors import InputError, MismatchError, MissingFileError
-from engram.sizing.load import expected_rows_hit, read_statistics, rows_for_load
-from engram.templates import load_template
+from engram.sizing.table_load import expected_rows_hit, read_statistics, rows_for_load
 from engram_cli.main import app
 
 
@@ -163,7 +163,7 @@ def test_starts_without_heavy_packages(tmp_path):
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
     )
     imported = set(done.stdout.split())
-    assert "engram.sizing.load" in imported
+    assert "engram.sizing.table_load" in imported
     assert not imported & {"torch", "transformers", "sympy", "numba", "tokenizers", "numpy", "rich"}
 
 

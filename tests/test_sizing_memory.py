@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from engram.backbone import load_backbone
+from engram.config.table_dtype import table_dtype
+from engram.config.templates import load_template
 from engram.errors import InputError, UsageError
 from engram.sizing.counts import count_params
-from engram.sizing.memory import memory_use
+from engram.sizing.placement import memory_use
 from engram.sizing.weights import base_weights, config_weights, dense_dtype, total_of
-from engram.table_dtype import table_dtype
-from engram.templates import load_template
 
 GIB = 2**30
 

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import engram
-from engram.backbone.headers import read_folder_headers
-from engram.checkpoints import attach
-from engram.checkpoints.compare import max_logit_difference
-from engram.checkpoints.detach import detach
-from engram.checkpoints.initial import CHUNK_VALUES, normal_table, quantised_table
-from engram.checkpoints.names import SCALE, TABLE
-from engram.checkpoints.verify import verify
-from engram.config_file import read_config, write_config
+from engram.checkpoints.attach import attach
+from engram.checkpoints.attach.compare_logits import max_logit_difference
+from engram.checkpoints.attach.detach import detach
+from engram.checkpoints.attach.initial_values import CHUNK_VALUES, normal_table, quantised_table
+from engram.checkpoints.read.tensor_names import SCALE, TABLE
+from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.config.config_file import read_config, write_config
+from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
-from engram.table_dtype import table_dtype
+from engram.storage.safetensors_headers import read_folder_headers
 from engram_cli.main import main
 
 BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -127,7 +127,7 @@ def test_quantised_tables_are_attached_and_start_as_the_identity(bases, tmp_path
 
 @pytest.mark.parametrize("dtype", ["fp8", "int8"])
 def test_quantised_first_values_are_those_of_a_float_table_across_chunks(dtype, monkeypatch):
-    monkeypatch.setattr("engram.checkpoints.initial.CHUNK_VALUES", 256)
+    monkeypatch.setattr("engram.checkpoints.attach.initial_values.CHUNK_VALUES", 256)
     assert CHUNK_VALUES > 256
     rows, width = 37, 40  # rows that cross the chunks' borders
     wide = [make() for make in normal_table(rows, width, "float32", std=1.0, key="k")]

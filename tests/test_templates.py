@@ -13,11 +13,8 @@ import pytest
 import engram
 from engram.addressing.primes import head_primes
 from engram.backbone import load_backbone
-from engram.config_file import read_values
-from engram.errors import InputError, MissingFileError
-from engram.sizing.budget import seed_rule_k, share_budget, size_memory
-from engram.sizing.counts import count_params
-from engram.templates import (
+from engram.config.config_file import read_values
+from engram.config.templates import (
     find_config,
     is_template,
     load_config,
@@ -26,6 +23,9 @@ from engram.templates import (
     template_path,
     template_title,
 )
+from engram.errors import InputError, MissingFileError
+from engram.sizing.budget import seed_rule_k, share_budget, size_memory
+from engram.sizing.counts import count_params
 from engram_cli import main as cli
 
 REPOSITORY = Path(__file__).parents[1]
@@ -182,7 +182,9 @@ def test_a_wheel_carries_the_templates(tmp_path):
         file.extractall(tmp_path / "site")
     names = {path.name for path in (tmp_path / "site" / "engram" / "_templates").iterdir()}
     assert names == {f"{name}.yaml" for name in template_names()}
-    code = "from engram.templates import *; print(template_path('gpt2')); load_template('gpt2')"
+    code = (
+        "from engram.config.templates import *; print(template_path('gpt2')); load_template('gpt2')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM
 
 import engram.hf  # noqa: F401  registers our types
 from engram.backbone import load_backbone
-from engram.checkpoints import attach
-from engram.checkpoints.inspect import inspect_checkpoint
-from engram.config_file import read_config, write_config
-from engram.new_config import new_config
+from engram.checkpoints.attach import attach
+from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.config.config_file import read_config, write_config
+from engram.config.templates import load_config
+from engram.config.tokenizer_path import explicit, read_from, write_to
+from engram.sizing.new_config import new_config
 from engram.sizing.shape import memory_shape
-from engram.templates import load_config
-from engram.tokenizer_path import explicit, read_from, write_to
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import engram
-from engram.checkpoints import behaviour
-from engram.checkpoints.behaviour import behaviour_checks
-from engram.checkpoints.compare import max_logit_difference
+from engram.checkpoints.attach.compare_logits import max_logit_difference
+from engram.checkpoints.verify import behaviour
+from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.errors import LayoutError
 from engram.hf.models import EngramForCausalLM
 from engram.hf.state import MemoryState
@@ -130,13 +130,13 @@ def test_what_only_the_memory_cannot_do_fails(llama, monkeypatch, error):
 
 
 def test_tokens_are_not_compared_in_half_precision(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr("engram.checkpoints.behaviour._available_bytes", lambda: 200_000)
+    monkeypatch.setattr("engram.checkpoints.verify.behaviour._available_bytes", lambda: 200_000)
     base = tiny.base_model("llama", tmp_path / "base", torch.bfloat16)
     found = checks_of(tiny.attached_model(base, tmp_path / "attached"))
     assert found["load"].detail == "EngramLlamaForCausalLM in bfloat16"
     assert found["greedy"].ok is None
     assert found["cached = full"].ok
-    monkeypatch.setattr("engram.checkpoints.behaviour._available_bytes", lambda: 1000)
+    monkeypatch.setattr("engram.checkpoints.verify.behaviour._available_bytes", lambda: 1000)
     assert checks_of(tmp_path / "attached")["load"].ok is None
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engram import EngramConfig
-from engram.checkpoints import attach
+from engram.checkpoints.attach import attach
 
 TOKENIZER = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 VOCAB = 544

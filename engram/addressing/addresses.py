@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import HeadPrimes, head_primes, stored_rows
 from engram.addressing.stored_form import check_form
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import Layout, get_layout
 

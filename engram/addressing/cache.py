@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from engram.errors import EngramError
-from engram.files import atomic_write
-from engram.staging import clean
+from engram.storage.files import atomic_write
+from engram.storage.staging import clean
 
 _DIGEST_BYTES = 32
 

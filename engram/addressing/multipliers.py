@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
 

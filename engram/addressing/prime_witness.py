@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.layouts import get_layout
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engram.config import EngramConfig
-from engram.config_rules import too_many_heads
+from engram.config.config_rules import too_many_heads
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
 

@@ -7,9 +7,9 @@ from typing import Any
 from engram.addressing.addresses import Addresses
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes, stored_rows
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
-from engram.json_files import COPY_AGAIN
+from engram.storage.json_files import COPY_AGAIN
 
 
 def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

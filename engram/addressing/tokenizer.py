@@ -17,7 +17,7 @@ from engram.addressing.primes import HeadPrimes
 from engram.addressing.reference import compress
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.layouts import Layout, get_layout
 

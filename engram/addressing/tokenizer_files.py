@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.cache import read_cached, write_cached
 from engram.addressing.tokenizer_hub import fetch_files
 from engram.errors import CorruptFileError, MissingFileError, UsageError
-from engram.gguf import refuse_gguf
-from engram.json_files import COUNT, OBJECT, Each, Kind, Maybe, read_json
+from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import COUNT, OBJECT, Each, Kind, Maybe, read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engram.errors import MissingFileError
-from engram.hub import download, fetch, reason
+from engram.storage.hub import download, fetch, reason
 
 
 def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[str]) -> Path:

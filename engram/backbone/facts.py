@@ -11,9 +11,9 @@ from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_
 from engram.backbone.counting import Counts, count
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
 from engram.backbone.float_dtype import count_values, float_dtype
-from engram.backbone.headers import TensorInfo, read_folder_headers
-from engram.backbone.stored import count_folder
+from engram.backbone.stored_count import count_folder
 from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
+from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
 from engram.units import DTYPE_ALIASES, DTYPE_BITS
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")

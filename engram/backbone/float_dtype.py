@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engram.backbone.headers import TensorInfo
 from engram.backbone.quantisation import stated_quantisation
+from engram.storage.safetensors_headers import TensorInfo
 
 # As safetensors names them, and as torch does.
 _FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}

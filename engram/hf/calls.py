@@ -25,8 +25,8 @@ from engram.hf.arguments import (
     takes_keywords,
     told_arguments,
 )
+from engram.hf.call_lookup import Lookup, Reader, look_up
 from engram.hf.ids import MemoryIds
-from engram.hf.lookup import Lookup, Reader, look_up
 from engram.hf.state import MemoryState, give_state, state_of
 from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph, records_a_lasting_graph

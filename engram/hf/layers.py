@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from engram.backbone.families import stated_layers
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 
 

@@ -10,7 +10,8 @@ from torch.nn import Embedding
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TOKENIZER, describe_tokenizer, load_tokenizer
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
+from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import EngramError, MismatchError, MissingFileError, UsageError
 from engram.hf import compat
 from engram.hf.arguments import forward_with_memory
@@ -31,7 +32,6 @@ from engram.hf.tables import (
 )
 from engram.hf.wiring import wire
 from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
-from engram.tokenizer_path import OWN, read_from
 
 Tables = Literal["ram", "disk"]
 

@@ -24,7 +24,7 @@ from engram.backbone.quantisation import (
     quantised_part,
     stated_quantisation,
 )
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import DependencyError
 from engram.hf import compat
 from engram.hf.tables import HUB_OPTIONS

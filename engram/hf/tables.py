@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 
-from engram.backbone.headers import (
+from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
+from engram.nn import DiskEmbedding
+from engram.nn.quantised_disk import QuantisedDiskEmbedding
+from engram.storage.files import atomic_write, write_json
+from engram.storage.safetensors_headers import (
     INDEX_FILE,
     SINGLE_FILE,
     TensorInfo,
@@ -20,10 +24,6 @@ from engram.backbone.headers import (
     read_header,
     read_weight_map,
 )
-from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
-from engram.files import atomic_write, write_json
-from engram.nn import DiskEmbedding
-from engram.nn.quantised_disk import QuantisedDiskEmbedding
 from engram.units import scales_per_row
 
 TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.(?:weight|scale)$"

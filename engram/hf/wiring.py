@@ -13,7 +13,7 @@ import torch
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.same_config import check_config
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.hf.admission import check_cache
 from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.layouts.base import Layout
 
 

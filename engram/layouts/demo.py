@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.layouts.base import Layout
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.addressing.primes import HeadPrimes, stored_rows
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import Layout, get_layout
 from engram.nn.disk import DiskEmbedding

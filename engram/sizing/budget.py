@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from engram.config import EngramConfig
-from engram.config_rules import MAX_ROW_ID
+from engram.config.config_rules import MAX_ROW_ID
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
 from engram.errors import DoesNotFitError, InputError
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
-from engram.table_dtype import table_dtype
 from engram.units import format_bytes, row_bytes
 
 SEED_SHARE = Fraction(1, 4)
@@ -85,8 +85,8 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
 def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | None = None) -> int:
     """Turn a budget in bytes into the parameters of the largest memory that fits it.
 
-    Rows count with their scales in the dtype that `engram.table_dtype` decides on, dense parts in
-    `dense_dtype` of it.
+    Rows count with their scales in the dtype that `engram.config.table_dtype` decides on, dense
+    parts in `dense_dtype` of it.
 
     Args:
         config: The memory's shape.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engram.addressing.primes import head_primes, stored_rows
-from engram.config import EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
 

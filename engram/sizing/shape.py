@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engram.backbone import Backbone
-from engram.config import LAYOUT_KEYS, EngramConfig
+from engram.config.engram_config import LAYOUT_KEYS, EngramConfig
+from engram.config.tokenizer_path import explicit
 from engram.errors import ConfigError, EngramError, LayoutError, Problem, UsageError
-from engram.json_files import ANY, TEXT, Maybe, read_json
 from engram.layouts import get_layout
-from engram.tokenizer_path import explicit
+from engram.storage.json_files import ANY, TEXT, Maybe, read_json
 
 MIN_ROWS_PER_HEAD = 2
 

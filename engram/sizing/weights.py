@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from engram.backbone import Backbone
+from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.sizing.counts import MemoryCount
 from engram.sizing.pages import RowPages, row_pages
-from engram.table_dtype import INFERENCE_DTYPES
 from engram.units import DTYPE_BITS, dtype_name, row_bytes
 
 Kind = Literal["exact", "nominal", "estimated"]

@@ -47,7 +47,7 @@ def write_artefacts(folder: Path) -> None:
     """Write them all into an empty folder; imports torch and transformers."""
     import tiny
 
-    from engram.config_file import write_config
+    from engram.config.config_file import write_config
 
     base = tiny.base_model("llama", folder / "base")
     tiny.base_model("gpt2", folder / "sharded", max_shard_size="40KB")
@@ -212,7 +212,7 @@ def load_beside(base: Path, path: Path) -> None:
 
 def windows(config: str, path: Path) -> None:
     """Read all windows of a folder of token shards."""
-    from engram.corpus.dataset import HashedDataset
+    from engram.corpus.hash.hashed_dataset import HashedDataset
 
     for _ in HashedDataset(path, config, window_tokens=8):
         pass

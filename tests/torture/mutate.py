@@ -45,14 +45,19 @@ SECONDS = 20.0
 # Modules that are imported once, before the forks.
 _LIGHT = (
     *(f"engram_cli.{name}" for name in COMMANDS),
-    *("numpy", "rich.table", "tokenizers", "engram.checkpoints.inspect", "engram.corpus.verify"),
-    *("engram.checkpoints.detach", "engram.checkpoints.convert", "engram.checkpoints.lookup"),
-    *("engram.checkpoints.verify", "engram.corpus.kernels", "engram.corpus.pipeline"),
-    *("engram.backbone", "engram.sizing.load", "engram.addressing.tokenizer", "numba", "sympy"),
-    *("engram.addressing.same_tokenizer", "engram_cli.hash_text", "engram_cli.corpus_text"),
-    *("engram_cli.hash_answer", "engram.corpus.memory", "rich.console"),
+    *("numpy", "rich.table", "rich.console", "tokenizers", "numba", "sympy"),
+    *("engram.checkpoints.read.inspect", "engram.checkpoints.read.lookup"),
+    *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert_memory"),
+    *("engram.checkpoints.verify.verify_checkpoint", "engram.corpus.verify.verify_corpus"),
+    *("engram.corpus.counts.count_kernels", "engram.corpus.hash.pipeline"),
+    *("engram.corpus.hash.hash_config", "engram.backbone", "engram.sizing.table_load"),
+    *("engram.addressing.tokenizer", "engram.addressing.same_tokenizer"),
+    *("engram_cli.hash_text", "engram_cli.corpus_text", "engram_cli.hash_answer"),
 )
-_HEAVY = ("torch", "transformers", "engram.hf", "engram.corpus.dataset", "engram.checkpoints.load")
+_HEAVY = (
+    *("torch", "transformers", "engram.hf"),
+    *("engram.corpus.hash.hashed_dataset", "engram.checkpoints.read.load_checkpoint"),
+)
 MOST_BYTES = 10**9
 _FINE = (0, 2, 3, 4, 5)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -1,0 +1,134 @@
+"""Finds the facts about a base model: in the catalogue, in a folder, or on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engram.backbone.catalogue import catalogue_names, find_in_catalogue
+from engram.backbone.facts import Backbone
+from engram.errors import MissingFileError
+from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
+from engram.storage.hub import fetch, reason
+from engram.storage.json_files import read_json
+
+
+def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
+    """Find the facts about a base model; nothing but its config.json is ever downloaded.
+
+    Asked in this order: a folder that is meant as one (a `Path`, or a text that starts with ``.``
+    or ``/``, or contains ``/`` and exists); the catalogue, by hub id with or without organisation,
+    unless a revision is named; a folder of that plain name; the hub, through huggingface_hub with
+    its cache and settings (``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN``). So ``gpt2`` is the
+    catalogue's even where a folder of that name exists, and ``./gpt2`` is the folder.
+
+    Args:
+        name_or_path: A catalogue name, a folder with a config.json (or that file), or a hub id.
+        revision: Branch, tag or commit on the hub; asks the hub even for a catalogue name.
+
+    Raises:
+        MissingFileError: There is no such folder or model, or the hub cannot be reached.
+        CorruptFileError: config.json is not a JSON object, or weights are damaged.
+        ConfigError: The config lacks a size or states an impossible one.
+        LayoutError: The family is unknown and there are no weights to count.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    is_path = isinstance(name_or_path, Path) or name.startswith((".", "/"))
+    if is_path or ("/" in name and _exists(path)):
+        return _from_folder(path)
+    known = find_in_catalogue(name) if revision is None else None
+    if known is not None:
+        return known
+    if _exists(path):
+        return _from_folder(path)
+    config = read_hub_config(name, revision)
+    return Backbone.from_config(config, name, f"{name}@{revision}" if revision else name)
+
+
+def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Read the config.json of a model on the hub, or in the hub's cache here.
+
+    Args:
+        name: Its hub id.
+        revision: Branch, tag or commit; the newest when None.
+
+    Raises:
+        MissingFileError: It is not there, may not be seen, or cannot be reached.
+        CorruptFileError: It is not a JSON object.
+    """
+    return _read_config(_hub_config(name, revision))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a file name
+        return False
+
+
+def _from_folder(path: Path) -> Backbone:
+    folder = path.parent if path.name == "config.json" else path
+    file = folder / "config.json"
+    if not _exists(file):
+        refuse_gguf(path)
+        refuse_gguf_folder(folder)
+        what = "it has no config.json" if _exists(folder) else "there is no such folder"
+        raise MissingFileError(
+            f"{folder} is not a model: {what}.",
+            "Give a folder with config.json, a hub id, or a catalogue name such as gpt2.",
+            path=str(folder),
+        )
+    name = folder.resolve().name
+    return Backbone.from_config(_read_config(file), name, str(folder), folder=folder)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = read_json(file)
+    except OSError as error:
+        raise MissingFileError(
+            f"{file} cannot be read: {error.strerror}.", "Check its permissions.", path=str(file)
+        ) from None
+    return config
+
+
+def _hub_config(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors as hub
+
+    try:
+        return fetch(name, "config.json", revision)[0]
+    except hub.GatedRepoError:
+        problem = "is gated"
+        hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
+    except (hub.RepositoryNotFoundError, hub.HFValidationError):
+        problem = "is not a folder here, and not on the hub (or private)"
+        hint = _did_you_mean(name)
+    except hub.RevisionNotFoundError:
+        problem = f"has no revision {revision!r} on the hub"
+        hint = "Leave the revision out for the newest one."
+    except hub.LocalEntryNotFoundError as error:
+        problem = (
+            "is not a folder here, and not in the hub's local cache; asking the hub failed "
+            f"({reason(error)})"
+        )
+        hint = f"Go online (HF_HUB_OFFLINE unset), or give a folder. {_did_you_mean(name)}"
+    except hub.EntryNotFoundError:
+        problem = "has no config.json on the hub"
+        hint = "Give a model in transformers' format; a repository of GGUF files alone has none."
+    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+        problem = f"could not be read from the hub ({type(error).__name__}: {error})"
+        hint = "Try again, or give the model's folder."
+    raise MissingFileError(f"{name} {problem}.", hint, model=name, revision=revision)
+
+
+def _did_you_mean(name: str) -> str:
+    import difflib
+
+    names = catalogue_names()
+    spellings = {full.rpartition("/")[2].lower(): full for full in names}
+    spellings.update({full.lower(): full for full in names})
+    close = difflib.get_close_matches(name.lower(), spellings, n=5, cutoff=0.6)
+    found = list(dict.fromkeys(spellings[spelling] for spelling in close))[:3]
+    if found:
+        return f"Did you mean {' or '.join(found)}?"
+    return f"The catalogue has {len(names)} models, such as gpt2."

@@ -1,0 +1,72 @@
+"""Counts the parameters of a family that has no closed form here, from what its folder stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engram.backbone.counting import Counts
+from engram.errors import LayoutError
+from engram.storage.safetensors_headers import read_folder_headers
+
+PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights to a value, or their codes
+
+
+def count_folder(folder: Path, config: Mapping[str, Any]) -> Counts | None:
+    """Count a folder's parameters as they are stored: floating-point tensors, as the headers say.
+
+    Left out: rotary frequencies, a tied head that is stored once more, and an attached memory.
+
+    Args:
+        folder: A Hugging Face folder.
+        config: Its config under canonical names.
+
+    Returns:
+        The counts; None when there are no safetensors weights.
+
+    Raises:
+        CorruptFileError: A file is torn or lies.
+        MissingFileError: A shard is not there.
+        LayoutError: The weights are packed into integers, or experts cannot be told apart.
+    """
+    headers = read_folder_headers(folder)
+    if headers is None:
+        return None
+    packed = any(tensor.dtype in PACKED_DTYPES for tensor in headers.values())
+    if packed and config.get("quantization_config"):
+        raise LayoutError(
+            f"{folder}: its weights are packed into integers; headers do not say how many.",
+            "Give the model that it was quantised from.",
+        )
+    sizes = {
+        name: tensor.size for name, tensor in headers.items() if _counts(name, tensor.dtype, config)
+    }
+    params, vocabulary = sum(sizes.values()), (config["vocab_size"], config["hidden_size"])
+    return Counts(
+        params=params,
+        embedding_params=sum(sizes[name] for name in sizes if headers[name].shape == vocabulary),
+        active_params=params - _idle_experts(folder, sizes, config),
+    )
+
+
+def _counts(name: str, dtype: str, config: Mapping[str, Any]) -> bool:
+    left_out = ".engram." in name or name.endswith("rotary_emb.inv_freq")
+    second_head = config.get("tie_word_embeddings") is True and name.endswith("lm_head.weight")
+    return dtype.startswith(("F", "BF")) and not left_out and not second_head
+
+
+def _idle_experts(folder: Path, sizes: Mapping[str, int], config: Mapping[str, Any]) -> int:
+    """Parameters of the routed experts that a token is not sent to."""
+    routed = sum(size for name, size in sizes.items() if ".experts." in name)
+    if not routed:
+        return 0
+    experts, used = config.get("num_experts"), config.get("num_experts_per_tok")
+    if not (isinstance(experts, int) and isinstance(used, int) and 0 < used <= experts):
+        raise LayoutError(
+            f"{folder}: it has routed experts, but its config does not say how many a token uses.",
+            "State num_experts and num_experts_per_tok in config.json.",
+            num_experts=experts,
+            num_experts_per_tok=used,
+        )
+    return routed // experts * (experts - used)

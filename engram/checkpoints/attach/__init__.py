@@ -1,0 +1,1 @@
+"""Attaches a memory to a base, and gives the base back."""

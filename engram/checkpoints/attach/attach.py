@@ -1,0 +1,321 @@
+"""Attaches a memory to a checkpoint: base files as they are, new shards beside them, index last."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engram.checkpoints.attach.apart import demand_apart
+from engram.checkpoints.attach.new_memory import Attachment, plan_attachment
+from engram.checkpoints.attach.own_files import own_files
+from engram.checkpoints.read.adapter import ADAPTER_FILE, adapter_settings
+from engram.checkpoints.read.base_checkpoint import (
+    CARD_FILE,
+    CONFIG_FILE,
+    KEPT_FOLDER,
+    BaseCheckpoint,
+    read_base,
+    resolve_model,
+)
+from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of, file_digest
+from engram.config.engram_config import EngramConfig
+from engram.errors import DoesNotFitError, InputError
+from engram.storage.files import Progress, write_json
+from engram.storage.folders import check_folder, new_folder
+from engram.storage.safetensors_headers import INDEX_FILE
+from engram.storage.safetensors_writer import TensorStream, plan_shards, write_shard
+from engram.units import format_bytes
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+MAX_SHARD_BYTES = 5 * 10**9
+_SPARE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class AttachPlan:
+    """What attaching writes.
+
+    Attributes:
+        base: The checkpoint that is attached to.
+        attachment: The memory: settings, tensors, where they go.
+        shards: New weight files with their tensors.
+        output: The folder to appear.
+        link: Whether base files are hard-linked instead of copied.
+        adapter: Whether the memory alone is written, without the base's files.
+        digests: Whether the sha256 of every weight file is recorded.
+    """
+
+    base: BaseCheckpoint
+    attachment: Attachment
+    shards: list[tuple[str, list[TensorStream]]]
+    output: Path
+    link: bool = False
+    adapter: bool = False
+    digests: bool = False
+
+    @property
+    def added_params(self) -> int:
+        """Parameters of the memory, tables and dense parts."""
+        return self.attachment.added_params
+
+    @property
+    def added_bytes(self) -> int:
+        """Bytes of the new shards."""
+        return sum(tensor.size_bytes for _, shard in self.shards for tensor in shard)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that are written to disk."""
+        return self.added_bytes + (0 if self.link or self.adapter else self.base.size_bytes)
+
+    @property
+    def copied(self) -> Path | None:
+        """Folder whose weight files are copied; None when they are linked, or stay there."""
+        return None if self.link or self.adapter else self.base.folder
+
+    def small_files(self) -> list[str]:
+        """Name the other files of the folder: settings, model card, tokenizer."""
+        own = [ADAPTER_FILE if self.adapter else CONFIG_FILE, INDEX_FILE, *self.attachment.texts]
+        kept = [f"{KEPT_FOLDER}/{name}" for name in self.base.replaced]
+        return sorted(own if self.adapter else [*own, *self.base.sidecars, *kept])
+
+    def files(self) -> list[dict[str, Any]]:
+        """List the weight files of the folder: name, bytes, and where each comes from."""
+        origin = "linked" if self.link else "copied"
+        kept = [
+            {"name": new, "bytes": (self.base.folder / old).stat().st_size, "origin": origin}
+            for old, new in self.base.shards.items()
+            if not self.adapter
+        ]
+        added = [
+            {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
+            for name, shard in self.shards
+        ]
+        return kept + added
+
+
+def plan(
+    model: str | Path,
+    config: EngramConfig,
+    output: Path,
+    *,
+    tokenizer: TokenizerFile | None = None,
+    init: Literal["identity", "paper"] = "identity",
+    dtype: str | None = None,
+    link: bool = False,
+    adapter: bool = False,
+    digests: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> AttachPlan:
+    """Work out what `attach` would write, from headers alone.
+
+    Args:
+        model: Hugging Face folder or hub id.
+        config: The memory.
+        output: The folder to appear.
+        tokenizer: The model's tokenizer; the one in its folder when None.
+        init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
+        dtype: Dtype of the tables, see `engram.config.table_dtype`: when None the config's, or the
+            base's own. What lies around quantised tables (fp8, int8) is bfloat16.
+        link: Hard-link the base's files instead of copying them.
+        adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
+        digests: Record the sha256 of every weight file, which `verify` compares when asked to; that
+            of small files is always recorded.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run the code in the base's folder, where its config says that the model
+            is defined there.
+
+    Raises:
+        EngramError: Whatever does not fit: the output, the files, the config, the tokenizer, the
+            depth.
+    """
+    from engram.hf import compat
+
+    compat.check()
+    folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+    demand_apart(output, folder)
+    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
+    attachment = plan_attachment(
+        base, config, tokenizer, init, dtype, trust_remote_code, adapter=adapter
+    )
+    shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
+    return AttachPlan(base, attachment, shards, output, link, adapter, digests)
+
+
+def attach(
+    model: str | Path,
+    config: EngramConfig,
+    output: str | Path,
+    *,
+    tokenizer: TokenizerFile | None = None,
+    init: Literal["identity", "paper"] = "identity",
+    dtype: str | None = None,
+    link: bool = False,
+    adapter: bool = False,
+    digests: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> AttachPlan:
+    """Attach a memory to a checkpoint: `plan`, then `write`. See them for arguments and errors.
+
+    Returns:
+        What was written.
+    """
+    made = plan(
+        model,
+        config,
+        Path(output),
+        tokenizer=tokenizer,
+        init=init,
+        dtype=dtype,
+        link=link,
+        adapter=adapter,
+        digests=digests,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    write(made, overwrite=overwrite, progress=progress)
+    return made
+
+
+def check_output(plan: AttachPlan, *, overwrite: bool = False) -> None:
+    """Refuse what `write` would refuse before it writes anything; see there."""
+    check_folder(plan.output, own_files, overwrite)
+    check_room(plan.output, plan.written_bytes, plan.copied)
+
+
+def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
+    """Write an attached folder, whole or not at all.
+
+    Args:
+        plan: What to write.
+        overwrite: Replace an attached folder that is there. Nothing else is ever replaced.
+        progress: Told the bytes written so far.
+
+    Raises:
+        InputError: Something is at the output that may not be replaced.
+        DoesNotFitError: The disk has too little room.
+    """
+    done, total = 0, plan.written_bytes
+
+    def step(size_bytes: int, _: int | None = None) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(done, total)
+
+    weights: dict[str, str] | None = {} if plan.digests else None
+    with new_folder(plan.output, own_files, overwrite) as folder:
+        check_room(plan.output, plan.written_bytes, plan.copied)
+        if not plan.adapter:
+            _write_base(plan, folder, step, weights)
+        for name, shard in plan.shards:
+            digest = hashlib.sha256()
+            write_shard(folder / name, shard, step, None if weights is None else digest)
+            if weights is not None:
+                weights[name] = digest.hexdigest()
+        for name, text in plan.attachment.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        small = digests_of(folder, _digested(plan))
+        attachment = _with_digests(plan.attachment, Digests(small, weights))
+        if plan.adapter:
+            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, attachment.model_config))
+        else:
+            write_json(folder / CONFIG_FILE, attachment.model_config)
+        write_json(folder / INDEX_FILE, _index(plan))
+
+
+def _digested(plan: AttachPlan) -> list[str]:
+    """Name the small files that are to stay as they are: all but the card, which people edit."""
+    own = [name for name in plan.attachment.texts if name != CARD_FILE]
+    kept = [f"{KEPT_FOLDER}/{name}" for name in plan.base.replaced]
+    return sorted(own if plan.adapter else [*own, *plan.base.sidecars, *kept])
+
+
+def _with_digests(attachment: Attachment, digests: Digests) -> Attachment:
+    """Add digests to the settings of a memory."""
+    config = attachment.model_config
+    settings = {**config["engram"], DIGESTS: digests.to_dict()}
+    return replace(attachment, model_config={**config, "engram": settings})
+
+
+def _write_base(
+    plan: AttachPlan, folder: Path, step: Progress, weights: dict[str, str] | None
+) -> None:
+    for old, new in plan.base.shards.items():
+        place_file(plan.base.folder / old, folder / new, plan.link)
+        if weights is not None:
+            weights[new] = file_digest(folder / new)
+        step(0 if plan.link else (folder / new).stat().st_size, None)
+    for name in plan.base.sidecars:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(plan.base.folder / name, folder / name)
+    (folder / KEPT_FOLDER).mkdir()
+    for name in plan.base.replaced:
+        shutil.copyfile(plan.base.folder / name, folder / KEPT_FOLDER / name)
+
+
+def _index(plan: AttachPlan) -> dict[str, Any]:
+    weight_map = {} if plan.adapter else dict(plan.base.weight_map)
+    for name, shard in plan.shards:
+        weight_map |= {tensor.name: name for tensor in shard}
+    # Bytes of tensors, as transformers counts them: without the files' headers.
+    total_bytes = plan.added_bytes + (0 if plan.adapter else plan.base.tensor_bytes)
+    return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+
+
+def place_file(source: Path, target: Path, link: bool) -> None:
+    """Copy a file, or hard-link it.
+
+    Raises:
+        InputError: The file cannot be linked there.
+    """
+    if link:
+        try:
+            # Resolved, because the hub's cache keeps links to its files.
+            os.link(source.resolve(), target)
+        except OSError as error:
+            raise InputError(
+                f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
+                "Attach without --link, or write to the same disk.",
+                path=str(source),
+            ) from None
+        return
+    shutil.copyfile(source, target)
+
+
+def check_room(output: Path, written_bytes: int, copied: Path | None = None) -> None:
+    """Refuse to write more than the disk has room for.
+
+    Args:
+        output: What is to appear.
+        written_bytes: Bytes of it.
+        copied: Folder whose files are copied, and could be linked; None when there is none.
+
+    Raises:
+        DoesNotFitError: It has too little.
+    """
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if written_bytes + _SPARE_BYTES > free:
+        hint = "Free some space, write to another disk, or make the tables smaller"
+        if copied is not None and copied.stat().st_dev == parent.stat().st_dev:
+            hint += ", or pass --link, which links the base's files instead of copying them"
+        raise DoesNotFitError(
+            f"{format_bytes(written_bytes)} are to be written to {parent}, which has "
+            f"{format_bytes(free)} free.",
+            f"{hint}.",
+            needed_bytes=written_bytes,
+            free_bytes=free,
+        )

@@ -1,0 +1,91 @@
+"""Gives the base of an attached checkpoint back, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from engram.checkpoints.attach.apart import demand_apart
+from engram.checkpoints.attach.attach import place_file
+from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.read.digests import demand_unchanged, read_digests
+from engram.checkpoints.read.settings import base_files, stated_settings
+from engram.errors import LayoutError, MissingFileError
+from engram.storage.folders import new_folder
+
+
+def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> list[str]:
+    """Write the base checkpoint that a memory was attached to.
+
+    Args:
+        folder: A folder that `attach` wrote.
+        output: The folder to appear.
+        link: Hard-link the weight files instead of copying them.
+
+    Returns:
+        Names of the files written.
+
+    Raises:
+        LayoutError: The folder has no memory, is an adapter, or was saved anew: its base may have
+            been trained.
+        CorruptFileError: What it says about its base is damaged, or leads out of it; or a file is
+            not what it was when attach wrote it.
+        MissingFileError: There is no such folder, or a file of the base is not in it.
+        InputError: The output is there already, or not apart from the folder.
+    """
+    folder, output = Path(folder), Path(output)
+    if not folder.is_dir():
+        raise MissingFileError(
+            f"{folder}: {'not a' if folder.exists() else 'no such'} folder.",
+            "Give one that `engram attach` wrote.",
+            folder=str(folder),
+        )
+    demand_apart(output, folder)
+    if (folder / ADAPTER_FILE).is_file():
+        base_name = read_adapter(folder)["base"]["name"]
+        raise LayoutError(
+            f"{folder} is an adapter: a memory alone, beside which {base_name} was left as it is.",
+            f"There is nothing to detach: use {base_name}, and the adapter where it is wanted.",
+            folder=str(folder),
+            base=base_name,
+        )
+    where = str(folder / CONFIG_FILE)
+    settings = stated_settings(read_config(folder), where)
+    if settings is None:
+        raise LayoutError(
+            f"{folder} has no memory that `engram attach` wrote.",
+            "Without one it is as it was: there is nothing to detach.",
+            folder=str(folder),
+        )
+    base, kept = base_files(settings, where), folder / KEPT_FOLDER
+    shards = base.shards
+    if (
+        shards is None
+        or not kept.is_dir()
+        or not all((folder / new).is_file() for new in shards.values())
+    ):
+        raise LayoutError(
+            f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
+            "weights may have been trained.",
+            "Detach the folder that `engram attach` wrote.",
+            folder=str(folder),
+        )
+    others = {name: folder / name for name in base.sidecars}
+    others |= {name: kept / name for name in base.replaced}
+    missing = [str(path) for path in others.values() if not path.is_file()]
+    if missing:
+        raise MissingFileError(
+            f"{missing[0]} is not there, and the base had it.",
+            "Copy the folder again from where it was made.",
+            missing=missing,
+        )
+    recorded = read_digests(settings, where)
+    demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
+    with new_folder(output, lambda _: None, overwrite=False) as part:
+        for old, new in shards.items():
+            place_file(folder / new, part / old, link)
+        for name, path in others.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, part / name)
+    return sorted([*shards, *others])

@@ -1,0 +1,95 @@
+"""The model card of a memory: what was added, to what, and how to load it."""
+
+from __future__ import annotations
+
+from engram.addressing.addresses import Addresses
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
+from engram.layouts import get_layout
+from engram.units import format_bytes, row_bytes
+
+
+def model_card(
+    base_name: str,
+    base_params: int,
+    config: EngramConfig,
+    addresses: Addresses,
+    auto_class: str | None,
+    base_id: str | None = None,
+) -> str:
+    """Write the card of an attached checkpoint, or of an adapter.
+
+    Args:
+        base_name: What the memory was attached to.
+        base_params: Parameters of that.
+        config: The memory.
+        addresses: Its constants.
+        auto_class: transformers' Auto class that loads the attached checkpoint; None for an
+            adapter.
+        base_id: Id of the base on the hub, if it is from there.
+
+    Returns:
+        Markdown with the metadata that the hub reads.
+    """
+    layout = get_layout(config.layout)
+    dense = sum(layout.dense_parts(config).values())
+    dtype = table_dtype(config).name
+    bytes_per_row = row_bytes(config.row_width, dtype)
+    rows = "\n".join(
+        f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
+        f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
+        for layer in addresses.layers
+    )
+    per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
+    return f"""---
+library_name: transformers
+{_base_model(base_id, auto_class)}tags: [engram]
+---
+
+# {base_name} with an Engram memory
+
+A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base_name}
+({base_params:,} parameters). The base's weights are unchanged.
+
+| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
+|---|---|---|---|---|
+{rows}
+
+N-gram orders {", ".join(map(str, config.orders))}, {config.n_head_per_ngram} heads an order,
+{config.row_width} values a row; nominal rows per head {per_head}.
+Addresses: `{addresses.fingerprint}`.
+
+## Use
+
+{_use(base_name, base_id, auto_class)}"""
+
+
+def _base_model(base_id: str | None, auto_class: str | None) -> str:
+    """The lines of metadata by which the hub shows a model beside its base."""
+    if base_id is None:
+        return ""
+    return f"base_model: {base_id}\n" + ("" if auto_class else "base_model_relation: adapter\n")
+
+
+def _use(base_name: str, base_id: str | None, auto_class: str | None) -> str:
+    """Say how to load a checkpoint; an adapter is loaded together with its base."""
+    if auto_class is None:
+        base = base_id or f"path/to/{base_name}"
+        return f"""```python
+import engram
+
+model = engram.load("{base}", "path/to/this/folder")
+```
+
+This is the memory alone, without its base; both may be hub ids. It needs the toolkit:
+`pip install engram-toolkit`.
+"""
+    return f"""```python
+import engram
+
+model = engram.load("path/to/this/folder")
+```
+
+`{auto_class}.from_pretrained` loads it too: after `import engram.hf`, or with
+`trust_remote_code=True`. Both need the toolkit: `pip install engram-toolkit`.
+"""

@@ -1,0 +1,57 @@
+"""Which files of a folder attaching wrote: all that `--overwrite` may ever delete.
+
+A config may have been written by anyone, and a user's files may lie beside it. So what it lists
+counts only under names that files of a checkpoint have.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
+from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.read.settings import base_files, stated_settings
+from engram.errors import EngramError
+from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
+
+# The module that `engram.hf.folder_module.remote_module` makes.
+REMOTE_MODULE = "modeling_engram"
+_SIDECARS = (
+    *("license*", "notice*", "use_policy*", "readme*", ".gitattributes"),
+    *("*config*.json", "*token*.json", "*vocab*.json", "*vocab*.txt", "merges.txt", "tekken.json"),
+    *("chat_template*", "*.jinja", "*.model"),
+    *("configuration_*.py", "modeling_*.py", "modular_*.py", "tokenization_*.py"),
+    "*processing_*.py",
+)
+
+
+def own_files(folder: Path) -> set[str] | None:
+    """Name what attaching wrote right into a folder; None when it is not an attached one.
+
+    A folder below is named when nothing else is in it.
+    """
+    try:
+        own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py"}
+        own |= set(read_weight_map(folder / INDEX_FILE).values())
+        if (folder / ADAPTER_FILE).is_file():
+            stated = stated_settings(read_adapter(folder)["model_config"], ADAPTER_FILE)
+            return None if stated is None else {*own, ADAPTER_FILE}
+        stated = stated_settings(read_config(folder), CONFIG_FILE)
+        if stated is None:
+            return None
+        base = base_files(stated, CONFIG_FILE)
+    except (EngramError, OSError):
+        return None
+    listed = {name for name in base.sidecars if _is_usual(name)}
+    listed |= {f"{KEPT_FOLDER}/{name}" for name in base.replaced}
+    for top in {name.partition("/")[0] for name in listed}:
+        inside = [path for path in (folder / top).rglob("*") if not path.is_dir()]
+        if all(path.relative_to(folder).as_posix() in listed for path in inside):
+            own.add(top)
+    return {*own, CONFIG_FILE}
+
+
+def _is_usual(name: str) -> bool:
+    file = name.rpartition("/")[2].lower()
+    return any(fnmatchcase(file, pattern) for pattern in _SIDECARS)

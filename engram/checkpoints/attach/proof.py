@@ -1,0 +1,122 @@
+"""Proves from headers that an attached checkpoint loads, before its weights are written or read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE
+from engram.checks import Verdict, first_of
+from engram.errors import LayoutError, MismatchError
+from engram.storage.files import write_json
+
+if TYPE_CHECKING:
+    from engram.hf.header_loading import Loading
+
+Classes = tuple[Any, Any]
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def check_loads(
+    folder: Path,
+    classes: Classes,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    *,
+    own_code: bool = False,
+) -> None:
+    """Refuse a base of which an attached checkpoint would not load whole.
+
+    Args:
+        folder: The base.
+        classes: Our config class and our model class.
+        config: The attached checkpoint's config.json.
+        tensors: Dtype tag and shape of every tensor, of the base and of the memory.
+        own_code: Whether the base is code in its own folder.
+
+    Raises:
+        LayoutError: A parameter of the base has no tensor, or one of another shape; or transformers
+            cannot build the model.
+    """
+    problems = _problems(_load(folder, classes, config, tensors, own_code))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise LayoutError(
+            f"{folder}: the weights do not match config.json: {problems[0]}{more}.",
+            "Restore the config.json that belongs to these weights, or download the whole model.",
+            path=str(folder),
+            tensors=problems[:100],
+        )
+
+
+def judge_base_weights(
+    folder: Path,
+    classes: Classes,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    *,
+    own_code: bool = False,
+) -> Verdict:
+    """Check that loading an attached checkpoint would start no weight of its base at random.
+
+    Args:
+        folder: The attached checkpoint.
+        classes: Its config class and its model class.
+        config: Its config.json.
+        tensors: Dtype tag and shape of every tensor.
+        own_code: Whether its base is code in the folder.
+    """
+    try:
+        loading = _load(folder, classes, config, tensors, own_code)
+    except MismatchError as error:
+        return None, error.message
+    problems = _problems(loading)
+    if problems:
+        return False, first_of(problems)
+    if loading is None:
+        reason = (
+            "only its own loading code knows which tensors it needs"
+            if own_code
+            else "quantised weights have other tensors than the model has parameters"
+        )
+        return None, reason
+    return True, "every parameter of the base has a tensor of its shape"
+
+
+def _load(
+    folder: Path, classes: Classes, config: Mapping[str, Any], tensors: Tensors, own_code: bool
+) -> Loading | None:
+    import torch
+
+    from engram.hf.admission import of_the_base
+    from engram.hf.header_loading import load_from_headers
+
+    config_class, model_class = classes
+    with of_the_base(folder, "load"), TemporaryDirectory(prefix="engram-") as made:
+        # Read from a file, since not every value is in a file what it is in memory.
+        write_json(Path(made) / CONFIG_FILE, dict(config))
+        hf_config = config_class.from_json_file(str(Path(made) / CONFIG_FILE))
+        # Quantisers pack tensors and want their packages; code in the folder loads as it likes.
+        # For these it is proved that the model can be built and wired.
+        if own_code or getattr(hf_config, "quantization_config", None) is not None:
+            with torch.device("meta"):
+                model_class(hf_config)
+            return None
+        return load_from_headers(model_class, hf_config, tensors)
+
+
+def _problems(loading: Loading | None) -> list[str]:
+    if loading is None:
+        return []
+    found = [
+        f"{name} is {list(stored)} in the files, and {list(expected)} by config.json"
+        for name, stored, expected in loading.mismatched
+        if ".engram." not in name
+    ]
+    return found + [
+        f"{name} is in no file, and would be random"
+        for name in loading.random
+        if ".engram." not in name
+    ]

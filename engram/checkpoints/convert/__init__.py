@@ -1,0 +1,1 @@
+"""Converts memories to other dtypes and names."""

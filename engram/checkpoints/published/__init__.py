@@ -1,0 +1,1 @@
+"""Published checkpoints with a memory: recognised, described and checked from headers."""

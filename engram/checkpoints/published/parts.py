@@ -1,0 +1,126 @@
+"""The weights of a released checkpoint in parts: what the headers say, counted in values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from engram.checkpoints.published.family import Key, Released, Role, Slot
+from engram.checkpoints.published.formats import format_of
+from engram.sizing.pages import RowPages, joined, row_pages
+from engram.sizing.weights import Kind, Weights
+from engram.storage.safetensors_headers import TensorInfo
+
+_ROLES: tuple[Role, ...] = ("table", "dense", "constants")
+_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv|weight_scale_2)$")
+_NO_VALUES = ("I64", "U64", "BOOL", "F8_E8M0")  # counters, masks, scales
+_PACKED = ("U8", "I8", "I32", "U32")
+
+
+def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
+    """Count what a released checkpoint holds.
+
+    Returns:
+        Its parts: of the memory by layer, tables first, and the base as one; and what should be
+        said with them.
+    """
+    groups: dict[tuple[int | None, Role, str], list[tuple[Slot, TensorInfo]]] = {}
+    base: dict[str, TensorInfo] = {}
+    for name, info in found.stored.tensors.items():
+        slot = found.slots.get(name)
+        if slot is None:
+            base[name] = info
+        else:
+            groups.setdefault((slot.layer_id, slot.role, slot.part), []).append((slot, info))
+    layers = [*found.memory.hash_rows, *(layer for layer, _, _ in groups)]
+    order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
+    keys = sorted(groups, key=lambda key: (order[key[0]], _ROLES.index(key[1]), _natural(key[2])))
+    weights = [_part(found, key, groups[key]) for key in keys]
+    if not base:
+        return weights, ["the files hold no base model"]
+    weights.append(_base(base))
+    packed = weights[-1].kind == "estimated"
+    note = "base: packed integers are counted as one parameter each (estimated)"
+    return weights, [note] if packed else []
+
+
+def _natural(part: str) -> tuple[str, int]:
+    name, _, number = part.rpartition(".")
+    return (name, int(number)) if number.isdigit() else (part, 0)
+
+
+def _part(
+    found: Released, key: tuple[int | None, Role, str], tensors: Sequence[tuple[Slot, TensorInfo]]
+) -> Weights:
+    layer, role, part = key
+    values = [(slot, info) for slot, info in tensors if not slot.is_scale]
+    counted = [_values(found, (slot.layer_id, slot.key), info) for slot, info in values]
+    names = {name for _, name in counted}
+    params = 0 if role == "constants" else sum(count for count, _ in counted)
+    is_table = role == "table" and params > 0 and all(len(i.shape) == 2 for _, i in values)
+    return Weights(
+        part=part if layer is None else f"layers.{layer}.{part}",
+        group=role,
+        params=params,
+        size_bytes=sum(info.stop - info.start for _, info in tensors),
+        dtype=names.pop() if len(names) == 1 and role != "constants" else None,
+        kind="exact",
+        rows=sum(info.shape[0] for _, info in values) if is_table else 0,
+        layer_id=layer,
+        reads=found.memory.reads if is_table else 0,
+        pages=_pages(found, tensors) if is_table else None,
+    )
+
+
+def _values(found: Released, key: Key, info: TensorInfo) -> tuple[int, str | None]:
+    """Parameters of a tensor, and the name of their format."""
+    expected = found.memory.expected.get(key)
+    columns = expected.shape[-1] if expected is not None and expected.shape else None
+    stored = format_of(info, columns)
+    return (info.size, None) if stored is None else (info.size * stored.packed, stored.name)
+
+
+def _pages(found: Released, tensors: Sequence[tuple[Slot, TensorInfo]]) -> RowPages | None:
+    """What reading a row costs: its values, and its scales where every row has some of its own."""
+    both = []
+    for scales in (False, True):
+        infos = [info for slot, info in tensors if slot.is_scale == scales]
+        shards = []
+        for info in infos:
+            # A scale for the whole, or one a row without a dimension of its own, stays in memory.
+            if len(info.shape) == 2 and info.size:
+                row = (info.stop - info.start) // info.shape[0]
+                start = info.start if found.stored.lengths_known else None
+                shards.append((info.shape[0], row_pages(row, info.shape[0], start)))
+        both.append(joined(shards))
+    values, scale = both
+    return values + scale if values is not None and scale is not None else values
+
+
+def _is_scale(name: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a tensor holds the scales of another, and no parameters."""
+    scaled = tensors.get(_SCALE.sub(".weight", name)) if _SCALE.search(name) else None
+    stored = format_of(scaled) if scaled is not None else None
+    return stored is not None and stored.scaled
+
+
+def _base(tensors: dict[str, TensorInfo]) -> Weights:
+    values = {
+        name: info
+        for name, info in tensors.items()
+        if info.dtype not in _NO_VALUES and not _is_scale(name, tensors)
+    }
+    sizes: dict[str, int] = {}
+    for info in values.values():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
+    most = max(sizes, key=lambda tag: sizes[tag]) if sizes else None
+    stored = next((format_of(info) for info in values.values() if info.dtype == most), None)
+    kind: Kind = "estimated" if any(sizes.get(tag) for tag in _PACKED) else "exact"
+    return Weights(
+        part="base",
+        group="base",
+        params=sum(sizes.values()),
+        size_bytes=sum(info.stop - info.start for info in tensors.values()),
+        dtype=stored.name if stored is not None else None,
+        kind=kind,
+    )

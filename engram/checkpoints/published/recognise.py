@@ -1,0 +1,95 @@
+"""Released checkpoints with a memory: recognised by config and tensor names, nothing loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from engram.checkpoints.published import deepseek_v41, demo, gemma, longcat, qwen_ple
+from engram.checkpoints.published.family import Family, Released, text_part
+from engram.checkpoints.published.stored import Stored, read_stored
+from engram.errors import InputError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+FAMILIES: tuple[Family, ...] = (
+    deepseek_v41.FAMILY,
+    qwen_ple.FAMILY,
+    longcat.FAMILY,
+    gemma.FAMILY,
+    demo.FAMILY,
+)
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Released",
+    "Stored",
+    "find_family",
+    "is_hub_id",
+    "no_memory",
+    "open_stored",
+    "recognise",
+]
+
+
+def find_family(stored: Stored) -> Family | None:
+    """Find the family of a checkpoint: by its config, else by the names of its tensors."""
+    settings = text_part(stored.config)
+    for family in FAMILIES:
+        if family.states(settings):
+            return family
+    for family in FAMILIES:
+        if any(map(family.mark.search, stored.tensors)):
+            return family
+    return None
+
+
+def open_stored(target: str | Path, revision: str | None = None) -> Stored:
+    """Read config and headers of a folder, of a lone safetensors file, or of a hub repository.
+
+    Args:
+        target: Path, or id on the Hugging Face hub.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        MissingFileError: It is not there, or cannot be reached.
+        CorruptFileError: Its config is not a JSON object.
+    """
+    if Path(target).exists() or isinstance(target, Path) or not is_hub_id(target):
+        return read_stored(Path(target))
+    from engram.checkpoints.published.stored_on_hub import read_hub
+
+    return read_hub(target, revision)
+
+
+def is_hub_id(target: str) -> bool:
+    """Whether a text reads as ``organisation/name`` on the hub."""
+    return _HUB_ID.fullmatch(target) is not None and not target.endswith((".json", ".yaml", ".yml"))
+
+
+def recognise(stored: Stored) -> Released | None:
+    """Say what a checkpoint is and what it should hold.
+
+    Returns:
+        The checkpoint; None when it is of no known family.
+
+    Raises:
+        ConfigError: Its config lacks what the memory follows from.
+        CorruptFileError: A state dict without a config lacks what would describe it.
+    """
+    family = find_family(stored)
+    if family is None:
+        return None
+    slots = {name: slot for name in stored.tensors if (slot := family.find(name)) is not None}
+    return Released(family, stored, family.describe(stored), slots)
+
+
+def no_memory(stored: Stored) -> InputError:
+    """The error for a checkpoint without a memory."""
+    return InputError(
+        f"{stored.name} has no memory: its config.json lacks the key engram, and its tensors are "
+        "of no known family.",
+        f"Attach one: engram attach {stored.name} -c CONFIG -o FOLDER",
+        folder=stored.name,
+    )

@@ -1,0 +1,1 @@
+"""Reads bases, attached checkpoints and memories: headers, settings, tensors, models."""

@@ -1,0 +1,115 @@
+"""sha256 of an attached folder's files: recorded by attach, compared by detach and verify."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.checkpoints.read.settings import base_files, damaged
+from engram.errors import CorruptFileError
+from engram.storage.file_names import is_inside
+
+# Key of the memory's settings, and its two parts.
+DIGESTS = "sha256"
+_SMALL, _WEIGHTS = "small_files", "weight_files"
+_HEX_DIGITS = 64
+# Files of a tokenizer that change when tokens are added to it.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+
+
+@dataclass(frozen=True)
+class Digests:
+    """sha256 of files by their names in the folder.
+
+    Attributes:
+        small: The base's small files, its replaced ones, and the module beside the weights; None
+            where attach recorded none, or the folder was saved anew since.
+        weights: Weight files; None where attach was not asked to record them.
+    """
+
+    small: Mapping[str, str] | None
+    weights: Mapping[str, str] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `read_digests` reads."""
+        parts = {_SMALL: self.small, _WEIGHTS: self.weights}
+        return {key: dict(part) for key, part in parts.items() if part is not None}
+
+
+def read_digests(settings: Mapping[str, Any], where: str) -> Digests:
+    """Read the digests among the settings of a memory: none of a folder that was saved anew since.
+
+    Args:
+        settings: What `engram.checkpoints.read.settings.stated_settings` returned.
+        where: The file that holds it.
+
+    Raises:
+        CorruptFileError: They are of another form.
+    """
+    if base_files(dict(settings), where).shards is None:
+        return Digests(None, None)
+    stated = settings.get(DIGESTS, {})
+    if not isinstance(stated, dict):
+        raise damaged(where, f"engram.{DIGESTS} is {stated!r:.80}, not an object")
+    parts = [stated.get(key) for key in (_SMALL, _WEIGHTS)]
+    for part in parts:
+        if part is not None and not _is_right(part):
+            raise damaged(where, f"engram.{DIGESTS} holds {part!r:.80}, no digests of files")
+    return Digests(*parts)
+
+
+def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings for a folder whose weight files are written anew."""
+    stated = settings.get(DIGESTS)
+    if not isinstance(stated, dict):
+        return settings
+    return {**settings, DIGESTS: {key: stated[key] for key in stated if key != _WEIGHTS}}
+
+
+def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Compute the sha256 of files of a folder, by name."""
+    return {name: file_digest(folder / name) for name in names}
+
+
+def file_digest(path: Path) -> str:
+    """Compute the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Name the files of a folder that are not what they were when their digests were taken.
+
+    Files that are not there are not among them.
+    """
+    there = {name: digest for name, digest in recorded.items() if (folder / name).is_file()}
+    return [name for name, digest in there.items() if file_digest(folder / name) != digest]
+
+
+def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
+    """Refuse files that are not what they were when their digests were taken.
+
+    Raises:
+        CorruptFileError: One of them differs.
+    """
+    changed = changed_files(folder, recorded)
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise CorruptFileError(
+            f"{folder / changed[0]} is not the file that attach wrote: its sha256 differs{more}.",
+            "It was damaged or edited since. Restore it, or copy the folder again from where it "
+            "was made.",
+            files=changed,
+        )
+
+
+def _is_right(part: Any) -> bool:
+    return isinstance(part, dict) and all(
+        is_inside(name) and isinstance(digest, str) and len(digest) == _HEX_DIGITS
+        for name, digest in part.items()
+    )

@@ -1,0 +1,161 @@
+"""Loads attached checkpoints, and bases together with an adapter."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from engram.backbone.find_backbone import read_hub_config
+from engram.checkpoints.read.adapter import joined_folder, pinned_revision
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, resolve_model
+from engram.checkpoints.read.damage import find_damage
+from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
+from engram.errors import EngramError, LayoutError, MissingFileError, UsageError
+from engram.storage.hub import probe
+
+_MODEL_CODE = "AutoModelForCausalLM"
+
+
+def load(
+    model: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    adapter_revision: str | None = None,
+    trust_remote_code: bool = False,
+    tables: Literal["ram", "disk"] = "ram",
+    cache_rows: int = 0,
+    **kwargs: Any,
+) -> Any:
+    """Load an attached checkpoint as a transformers model.
+
+    Args:
+        model: Folder or hub id of a checkpoint that `engram attach` or `save_pretrained` wrote;
+            with an adapter, of its base.
+        adapter: Folder or hub id of a memory that `engram attach --adapter` wrote.
+        revision: Branch, tag or commit of the model on the hub; with an adapter, the commit of its
+            base that it was made for when None.
+        adapter_revision: Branch, tag or commit of the adapter on the hub.
+        trust_remote_code: Run the code beside the weights, where the base is defined there.
+        tables: Place of the tables: ``ram``: in memory like other weights; ``disk``: in the
+            checkpoint's files, from which rows are read. Such tables cannot be trained, and may be
+            larger than memory.
+        cache_rows: Rows of each table on disk that are kept in memory; 0 leaves caching to the
+            system.
+        **kwargs: What `from_pretrained` takes, such as dtype (the checkpoint's own by default) or
+            device_map.
+
+    Returns:
+        A `PreTrainedModel` in evaluation mode.
+
+    Raises:
+        MissingFileError: There is no such folder or model.
+        DependencyError: The installed transformers or torch is not supported.
+        LayoutError: It has no memory.
+        CorruptFileError: What its files say about the memory is damaged.
+        InputError: Its base is code, and that is not trusted.
+        MismatchError: Its memory is incomplete, its addresses are not those of its fingerprint, or
+            the adapter was made for another base.
+        UsageError: `tables` is neither, or rows are to be cached of tables in memory; or there is a
+            revision of an adapter, and no adapter.
+    """
+    kwargs |= {"tables": tables, "cache_rows": cache_rows}
+    if adapter is not None:
+        memory = resolve_model(adapter, adapter_revision, trust_remote_code=trust_remote_code)
+        revision = pinned_revision(model, memory) if revision is None else revision
+        folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+        joined = joined_folder(folder, memory)
+        try:
+            loaded = load(joined.name, trust_remote_code=trust_remote_code, **kwargs)
+        except BaseException:
+            joined.cleanup()
+            raise
+        # Weights that are offloaded to disk are read from there as long as the model lives.
+        weakref.finalize(loaded, joined.cleanup)
+        loaded.config.name_or_path = loaded.name_or_path = str(model)
+        return loaded
+    if adapter_revision is not None:
+        raise UsageError(
+            f"adapter_revision is {adapter_revision!r}, and there is no adapter.",
+            "Give the adapter, or revision for the model's own.",
+        )
+    config = _read_config(model, revision)
+    where = f"{model}/{CONFIG_FILE}"
+    settings = stated_settings(config, where)
+    if settings is None:
+        raise LayoutError(
+            f"{model} has no memory.",
+            "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
+            model=str(model),
+        )
+    from engram.hf import compat
+
+    compat.check()
+    code = read_settings(settings, where).base.code
+    if code is not None and not trust_remote_code:
+        from engram.hf.families import not_trusted
+
+        raise not_trusted(model, code[_MODEL_CODE])
+    config_class, model_class = classes_of(model, config, code, revision)
+    kwargs.setdefault("dtype", "auto")
+    if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
+        kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
+    try:
+        return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+    except EngramError:
+        raise
+    except Exception as error:  # transformers raises whatever a damaged file leads to
+        if Path(model).is_dir():
+            try:
+                find_damage(Path(model), config_class, model_class)
+            except EngramError as damage:
+                raise damage from error
+        raise
+
+
+def classes_of(
+    model: str | Path,
+    config: Mapping[str, Any],
+    code: Mapping[str, str] | None,
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """Return config class and model class of an attached checkpoint.
+
+    Args:
+        model: Folder or hub id.
+        config: Its config.json.
+        code: Its base's own classes, if they are trusted code in its folder.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        CorruptFileError: The config does not name the classes.
+        LayoutError: transformers has no such model.
+    """
+    from engram.hf.families import load_code, model_classes
+
+    where = f"{model}/{CONFIG_FILE}"
+    if code is None:
+        return model_classes(_text(config, "model_type", where))
+    stated = config.get("auto_map")
+    reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, where)
+    model_class = load_code(model, reference, revision)
+    return model_class.config_class, model_class
+
+
+def _text(values: Mapping[str, Any], key: str, where: str) -> str:
+    value = values.get(key)
+    if not isinstance(value, str):
+        raise damaged(where, f"{key} is {value!r:.80}, not a text")
+    return value
+
+
+def _read_config(model: str | Path, revision: str | None) -> dict[str, Any]:
+    if Path(model).is_dir():
+        return read_config(Path(model))
+    if isinstance(model, Path) or model.startswith((".", "/", "~")):
+        raise MissingFileError(
+            f"{model} is not a folder with a checkpoint.", "Check the path.", model=str(model)
+        )
+    return read_hub_config(model, revision)

@@ -1,0 +1,217 @@
+"""Looks up what a text reads from a stored memory: ids, rows and their norms; only those rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.addressing.reference import hash_ids, look_back
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.vocabulary import compressed_map
+from engram.checkpoints.read.memory_source import addresses_of
+from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.stored_rows import read_rows
+from engram.checkpoints.read.tensor_names import TABLE
+from engram.config.engram_config import EngramConfig
+from engram.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+
+@dataclass(frozen=True)
+class TextToken:
+    """A token of the text.
+
+    Attributes:
+        token_id: Its id.
+        text: The piece of the text that it stands for.
+    """
+
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Ngram:
+    """An n-gram of the text as the memory sees it.
+
+    Attributes:
+        text: Its tokens' text, at the first of its positions; where looking back is blocked, less
+            than `order` tokens.
+        positions: Positions of its last token.
+    """
+
+    text: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SharedRow:
+    """A row that several n-grams of the text read.
+
+    Attributes:
+        order: Their order.
+        head: The hash head.
+        row: Row of the layer's table.
+        ngrams: The n-grams, two at least.
+    """
+
+    order: int
+    head: int
+    row: int
+    ngrams: tuple[Ngram, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerLookup:
+    """What a text reads in one layer.
+
+    Attributes:
+        layer_id: The layer.
+        table_rows: Rows of its table.
+        hash_ids: Rows of each head's part, ``[token, order, head]``.
+        rows: The same as rows of the table.
+        norms: Euclidean norms of the rows, of the same shape.
+        shared: Rows that different n-grams share.
+    """
+
+    layer_id: int
+    table_rows: int
+    hash_ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    norms: NDArray[np.float64]
+    shared: tuple[SharedRow, ...]
+
+    @property
+    def rows_read(self) -> int:
+        """Different rows that were read."""
+        return len(np.unique(self.rows))
+
+
+@dataclass(frozen=True)
+class TextLookup:
+    """What a text reads from a memory.
+
+    Attributes:
+        config: The memory, with the dtype of its tables.
+        orders: Its n-gram orders.
+        tokens: The text's tokens.
+        repeated: N-grams that occur more than once, by order: they read the same rows again.
+        layers: What each layer reads, in hash order.
+    """
+
+    config: EngramConfig
+    orders: tuple[int, ...]
+    tokens: tuple[TextToken, ...]
+    repeated: dict[int, tuple[Ngram, ...]]
+    layers: tuple[LayerLookup, ...]
+
+
+def look_up(
+    target: str | Path,
+    text: str,
+    *,
+    config: EngramConfig | None = None,
+    tokenizer: TokenizerFile | None = None,
+) -> TextLookup:
+    """Read the rows of a memory that a text touches. Nothing else of its tables is read.
+
+    Args:
+        target: An attached folder, an adapter, or a folder or file with published names.
+        text: Any text; no special tokens are added.
+        config: The memory, where the files do not state it.
+        tokenizer: The model's tokenizer; the one in the folder when None.
+
+    Raises:
+        InputError: The text has no tokens, or there is no memory.
+        MissingFileError: Files or the tokenizer are not there.
+        MismatchError: It is another tokenizer.
+    """
+    path = Path(target)
+    memory = open_memory(path, config)
+    tokenizer = tokenizer or _tokenizer_of(path)
+    addresses = addresses_of(memory, tokenizer)
+    if addresses.map_sha256 is not None:
+        addresses = addresses.with_map(compressed_map(tokenizer))
+    encoded = tokenizer.tokenizer.encode(text, add_special_tokens=False)
+    if not encoded.ids:
+        raise InputError("The text has no tokens.", "Give a text, in quotes.", text=text)
+    tokens = tuple(
+        TextToken(token_id, text[first:last])
+        for token_id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True)
+    )
+    ids = np.array([encoded.ids], dtype=np.int64)
+    slots = look_back(addresses, ids)[0][0]  # [T, N]
+    ngrams = {order: _ngrams(slots[:, :order], text, encoded.offsets) for order in addresses.orders}
+    hashed = hash_ids(addresses, ids)[0][0]  # [T, L, C]
+    layers = []
+    for slot, layer in enumerate(addresses.layers):
+        shape = (len(tokens), addresses.n_orders, addresses.n_heads)
+        own = hashed[:, slot].reshape(shape)
+        rows = (hashed[:, slot] + np.array(layer.offsets)).reshape(shape)
+        table = memory.layers[layer.layer_id][TABLE]
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        norms = np.linalg.norm(read_rows(table, distinct), axis=1)[inverse].reshape(shape)
+        shared = _shared(rows, ngrams, addresses)
+        layers.append(LayerLookup(layer.layer_id, table.rows, own, rows, norms, shared))
+    repeated = {
+        order: tuple(ngram for ngram in found if len(ngram.positions) > 1)
+        for order, found in ngrams.items()
+    }
+    return TextLookup(memory.config, addresses.orders, tokens, repeated, tuple(layers))
+
+
+def _tokenizer_of(path: Path) -> TokenizerFile:
+    folder = path if path.is_dir() else path.parent
+    try:
+        return load_tokenizer(folder)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{folder} has no tokenizer.json, and the text has to be cut into tokens.",
+            "Name the model's tokenizer: -t TOKENIZER",
+            path=str(folder),
+        ) from error
+
+
+def _ngrams(slots: NDArray[np.int64], text: str, offsets: Sequence[tuple[int, int]]) -> list[Ngram]:
+    """Find the different n-grams of one order, in the order of the text.
+
+    Args:
+        slots: What each position reads, the newest first ``[T, order]``.
+        text: The text.
+        offsets: Where each token begins and ends in it.
+    """
+    positions: dict[tuple[int, ...], list[int]] = {}
+    for position, key in enumerate(map(tuple, slots.tolist())):
+        positions.setdefault(key, []).append(position)
+    ngrams = []
+    for found in positions.values():
+        first, last = max(0, found[0] + 1 - slots.shape[1]), found[0]
+        ngrams.append(Ngram(text[offsets[first][0] : offsets[last][1]], tuple(found)))
+    return ngrams
+
+
+def _shared(
+    rows: NDArray[np.int64], ngrams: dict[int, list[Ngram]], addresses: Addresses
+) -> tuple[SharedRow, ...]:
+    """Find rows that different n-grams read; those of one head never meet those of another."""
+    shared = []
+    for i, order in enumerate(addresses.orders):
+        for head in range(addresses.n_heads):
+            readers: dict[int, list[Ngram]] = {}
+            for ngram in ngrams[order]:
+                row = int(rows[ngram.positions[0], i, head])
+                readers.setdefault(row, []).append(ngram)
+            shared += [
+                SharedRow(order, head, row, tuple(found))
+                for row, found in readers.items()
+                if len(found) > 1
+            ]
+    return tuple(shared)

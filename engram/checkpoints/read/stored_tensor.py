@@ -1,0 +1,264 @@
+"""`StoredTensor`: a tensor in files, quantised or in pieces, read a few rows at a time.
+
+Shapes: a tensor counts as a matrix: its first dimension by all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.errors import CorruptFileError, LayoutError, MismatchError
+from engram.storage.safetensors_headers import DTYPE_BITS, TensorInfo
+from engram.units import FP8_SCALE_BLOCK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"},
+    **{"F8_E4M3": "fp8", "I8": "int8"},
+}
+# Floats that fp8 values may be scaled by, as numpy reads them; bfloat16 by its bits.
+_SCALE_FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Floats in safetensors files.
+
+    Attributes:
+        name: What to call it in messages.
+        shape: Its shape.
+        pieces: Where its values are: one piece after the other along the first dimension.
+        scales: Where the scales of quantised values are, likewise.
+        rows_per_scale: Rows that share scales: 1, or 32 in fp8 projections.
+        float_scales: The scales are floats: one for the whole, one for a piece, or one for a row of
+            fp8 values. Else they are as this toolkit stores them.
+        first_value: Values of the pieces that come before this tensor: it may be part of another.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: tuple[TensorInfo, ...]
+    scales: tuple[TensorInfo, ...] = ()
+    rows_per_scale: int = 1
+    float_scales: bool = False
+    first_value: int = 0
+
+    @property
+    def dtype(self) -> str:
+        """Name of the stored dtype."""
+        return _DTYPES[self.pieces[0].dtype]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix."""
+        return self.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the matrix."""
+        return prod(self.shape[1:])
+
+    @property
+    def scale_shape(self) -> tuple[int, int]:
+        """Shape of the scales, as rows of scales."""
+        if self.dtype == "int8":
+            return self.rows, 1
+        return -(-self.rows // self.rows_per_scale), -(-self.width // FP8_SCALE_BLOCK)
+
+    def part(self, first_row: int, shape: tuple[int, ...]) -> StoredTensor:
+        """Return some of the rows as a tensor of another shape; of unscaled tensors only."""
+        return replace(self, shape=shape, first_value=self.first_value + first_row * self.width)
+
+    def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read rows as they are stored."""
+        bits = DTYPE_BITS[self.pieces[0].dtype]
+        first = self.first_value + first_row * self.width
+        return read_bytes(self.pieces, first * bits // 8, rows * self.width * bits // 8)
+
+    def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read the scales of rows as they are stored; `first_row` begins a block."""
+        row_bytes = self.scale_shape[1] * DTYPE_BITS[self.scales[0].dtype] // 8
+        first, count = first_row // self.rows_per_scale, -(-rows // self.rows_per_scale)
+        return read_bytes(self.scales, first * row_bytes, count * row_bytes)
+
+    def row_factors(self, first_row: int, rows: int) -> NDArray[np.float64]:
+        """Read what rows with float scales are multiplied by ``[rows]``."""
+        row_ids, count = np.arange(first_row, first_row + rows), _count(self.scales)
+        if count == 1:
+            index = np.zeros_like(row_ids)
+        elif count == self.rows:
+            index = row_ids
+        else:
+            ends = np.cumsum([info.size // self.width for info in self.pieces])
+            index = np.searchsorted(ends, row_ids, side="right")
+        first, last = int(index[0]), int(index[-1])
+        tag = self.scales[0].dtype
+        item = DTYPE_BITS[tag] // 8
+        raw = read_bytes(self.scales, first * item, (last + 1 - first) * item)
+        return _floats(raw, tag)[index - first]
+
+    def read(self, first_row: int, rows: int) -> Tensor:
+        """Read rows as floats.
+
+        Args:
+            first_row: The first; it begins a block where rows share scales.
+            rows: How many.
+
+        Returns:
+            Values ``[rows, width]``; quantised ones as float32.
+        """
+        import torch
+
+        from engram.nn.quantised import FORMATS, dequantise_fp8
+
+        values = torch.from_numpy(self.read_bytes(first_row, rows))
+        if self.dtype not in FORMATS:
+            stored: torch.dtype = getattr(torch, self.dtype)
+            return values.view(stored).view(rows, self.width)
+        form = FORMATS[self.dtype]
+        codes = values.view(form.codes).view(rows, self.width)
+        if self.float_scales:
+            factors = torch.from_numpy(self.row_factors(first_row, rows)).float()
+            return codes.float().mul_(factors.unsqueeze(1))
+        raw = torch.from_numpy(self.read_scale_bytes(first_row, rows))
+        scales = raw.view(form.scales).view(-1, self.scale_shape[1])
+        if self.dtype == "fp8":
+            return dequantise_fp8(
+                codes, scales, rows_per_scale=self.rows_per_scale, dtype=torch.float32
+            )
+        dequantised: Tensor = form.dequantise(codes, scales, dtype=torch.float32)
+        return dequantised
+
+
+def stored_tensor(
+    name: str,
+    shape: tuple[int, ...],
+    pieces: Sequence[TensorInfo],
+    scales: Sequence[TensorInfo] = (),
+) -> StoredTensor:
+    """Check that pieces and scales make up a tensor that can be read.
+
+    Args:
+        name: What to call it in messages.
+        shape: The shape that it must have.
+        pieces: Its pieces, in order.
+        scales: Their scales, in order.
+
+    Raises:
+        MismatchError: The pieces have another size, or scales are missing or too many.
+        LayoutError: A format that is not read here.
+    """
+    tags = {info.dtype for info in pieces}
+    if len(tags) != 1 or not tags <= set(_DTYPES):
+        raise LayoutError(
+            f"{name} is stored as {', '.join(sorted(tags)) or 'nothing'}; "
+            f"{', '.join(_DTYPES)} can be converted.",
+            tensor=name,
+            dtypes=sorted(tags),
+        )
+    sizes = [info.shape for info in pieces]
+    # Pieces are stretches of rows, or single rows.
+    fits = all(shape[1:] in (size[1:], size) for size in sizes)
+    if not fits or sum(info.size for info in pieces) != prod(shape):
+        raise MismatchError(
+            f"{name} is {' + '.join(str(list(size)) for size in sizes)}, not {list(shape)}.",
+            "Give the config that the memory was made with.",
+            tensor=name,
+            stored=[list(size) for size in sizes],
+            expected=list(shape),
+        )
+    made = StoredTensor(name, shape, tuple(pieces), tuple(scales))
+    if made.dtype not in ("fp8", "int8"):
+        if scales:
+            raise MismatchError(f"{name} is {made.dtype}, and has scales.", tensor=name)
+        return made
+    for rows_per_scale in (1, FP8_SCALE_BLOCK):
+        made = replace(made, rows_per_scale=rows_per_scale)
+        if _scales_fit(made):
+            return made
+    if _float_scales_fit(made):
+        return replace(made, rows_per_scale=1, float_scales=True)
+    found = [f"{info.dtype} {list(info.shape)}" for info in scales]
+    raise MismatchError(
+        f"{name} is {made.dtype}, and its scales are {', '.join(found) or 'missing'}.",
+        "Scales are one e8m0 for each 32 columns of a row, or one float for the whole, a piece or "
+        "a row (fp8); or one float32 a row (int8).",
+        tensor=name,
+        scales=found,
+    )
+
+
+def _scales_fit(tensor: StoredTensor) -> bool:
+    tags = {info.dtype for info in tensor.scales}
+    right = tags == {"F32"} if tensor.dtype == "int8" else bool(tags) and tags <= {"F8_E8M0", "U8"}
+    rows, columns = tensor.scale_shape
+    shaped = all(info.size % columns == 0 for info in tensor.scales)
+    return right and shaped and sum(info.size for info in tensor.scales) == rows * columns
+
+
+def _float_scales_fit(tensor: StoredTensor) -> bool:
+    """Whether the scales are floats for fp8 values: of the whole, of pieces or of rows."""
+    tags = {info.dtype for info in tensor.scales}
+    counts = (1, len(tensor.pieces), tensor.rows)
+    is_float = len(tags) == 1 and tags <= set(_SCALE_FLOATS)
+    return tensor.dtype == "fp8" and is_float and _count(tensor.scales) in counts
+
+
+def _count(tensors: Sequence[TensorInfo]) -> int:
+    return sum(info.size for info in tensors)
+
+
+def _floats(raw: NDArray[np.uint8], tag: str) -> NDArray[np.float64]:
+    if tag == "BF16":
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return raw.view(_SCALE_FLOATS[tag]).astype(np.float64)
+
+
+def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDArray[np.uint8]:
+    """Read bytes of tensors that count as lying one after the other.
+
+    Args:
+        pieces: The tensors.
+        first_byte: Where to begin, counted from the first one's start.
+        count: Bytes to read; the pieces have them.
+
+    Raises:
+        CorruptFileError: A file was cut short since its header was read.
+    """
+    out = np.empty(count, dtype=np.uint8)
+    target = out.data
+    done = 0
+    for info in pieces:
+        size = info.stop - info.start
+        if done < count and first_byte < size:
+            taken = min(size - first_byte, count - done)
+            _read_file(info, first_byte, target[done : done + taken])
+            done += taken
+            first_byte = 0
+        else:
+            first_byte = max(0, first_byte - size)
+    return out
+
+
+def _read_file(info: TensorInfo, first_byte: int, target: Any) -> None:
+    # Not mapped: pages of a map count as the process's memory.
+    with info.path.open("rb", buffering=0) as file:
+        file.seek(info.start + first_byte)
+        done = 0
+        while done < len(target):
+            read = file.readinto(target[done:])
+            if not read:
+                raise CorruptFileError(
+                    f"{info.path} ends inside of a tensor.",
+                    "Copy or download it again.",
+                    path=str(info.path),
+                )
+            done += read

@@ -1,0 +1,1 @@
+"""Checks attached checkpoints: from headers, and with their weights."""

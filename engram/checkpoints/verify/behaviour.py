@@ -1,0 +1,278 @@
+"""Checks that need the weights: is every way of running the same, and does the memory count?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engram.backbone.quantisation import quantisation_method
+from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, weight_bytes
+from engram.checkpoints.read.settings import read_settings
+from engram.checks import Check, Verdict, is_about_files
+from engram.errors import EngramError
+from engram.units import format_bytes
+
+if TYPE_CHECKING:
+    from engram.checkpoints.verify.ways import Way
+
+# Largest difference of logits that counts as equal, as a share of the largest logit.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 6e-2, "float16": 1e-2}
+_COARSE = TOLERANCE["bfloat16"]
+# Of models in float64 that compute some steps in float32, whatever their weights are.
+_IN_FLOAT64 = 1e-6
+_TOKENS = 24
+# What models raise where something does not work.
+_FAILURES = (
+    *(EngramError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(AssertionError, ImportError),
+)
+
+
+def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
+    """Load an attached checkpoint and compare its ways of running.
+
+    The checkpoint's own memory may be zero, which would hide every mistake; so the dense weights
+    of the memory are first replaced, in RAM only, by random values. Where RAM allows it the model
+    is loaded in float32, so that a difference is a mistake and not rounding.
+
+    A model whose base is quantised keeps its dtype. How its projections round depends on what else
+    is in the batch; so they are turned into floats before ways of running are compared. Where the
+    method cannot do that, a small difference says nothing, and a large one is not judged.
+
+    The memory is judged, not the base: what the base alone cannot do either is no failure.
+
+    Args:
+        folder: An attached checkpoint.
+        trust_remote_code: Whether code beside its weights may run.
+
+    Yields:
+        A check at a time.
+
+    Raises:
+        MissingError: A package that the base needs is not installed, or in a version that does not
+            work.
+    """
+    import torch
+
+    from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
+    from engram.checkpoints.verify.ways import GENERATING, READING, plain
+    from engram.hf.multimodal import placeholder_ids
+    from engram.hf.quantising import dequantise
+    from engram.hf.unwired import base_of
+
+    try:
+        model, why_not = _load(folder, trust_remote_code)
+    except (EngramError, OSError) as error:
+        if not is_about_files(error):
+            raise
+        yield Check("load", False, _first_line(error))
+        return
+    if model is None:
+        yield Check("load", None, why_not)
+        return
+    dtype = str(model.dtype).removeprefix("torch.")
+    yield Check("load", True, f"{type(model).__name__} in {dtype}{_as_stored(folder)}")
+    vocab = min(model.engram_addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
+    # Without an image there are no tokens of one: the first id is text in every vocabulary.
+    for token_id in placeholder_ids(model.config):
+        ids = ids.masked_fill(ids == token_id, 0)
+    base = cache(lambda: base_of(model))
+    with torch.no_grad():
+        runs, _ = _judge("forward", partial(_runs, ids), model, base)
+        if not runs.ok:
+            yield runs
+            return
+        own = plain(model, ids).logits
+        finite, _ = _judge("finite", partial(_is_finite, ids), model, base)
+        yield finite
+        if finite.ok is None:  # NaN equals nothing, itself included
+            return
+        randomise(model, generator)
+        difference = float((plain(model, ids).logits - own).abs().max())
+        detail = f"other memory weights change the logits by up to {difference:.3g}"
+        yield Check("memory responds", difference > 0, detail)
+        exact = _fits_dequantised(folder, model) and dequantise(model)
+        ways = {**READING, **GENERATING}
+        if model.engram_multimodal:
+            # After those of text alone: some models remember where their last image was.
+            ways |= {**IMAGE_READING, **IMAGE_GENERATING}
+        for name, way in ways.items():
+            generates = name in GENERATING or name in IMAGE_GENERATING
+            if generates and not (exact and dtype in ("float32", "float64")):
+                how = dtype if exact else "quantised weights"
+                yield Check(name, None, f"in {how} rounding alone changes tokens")
+            else:
+                agree = partial(_agree, way, ids, TOLERANCE[dtype] if exact else None)
+                found, raised = _judge(name, agree, model, base)
+                rounds = exact and dtype == "float32" and not (found.ok or raised)
+                if rounds and _fits_doubled(model):
+                    found = _judge_in_float64(found, partial(_agree, way, ids), model, base)
+                yield found
+
+
+def _as_stored(folder: Path) -> str:
+    method = quantisation_method(read_config(folder))
+    return "" if method is None else f", as stored: its base is quantised ({method})"
+
+
+def _fits_dequantised(folder: Path, model: Any) -> bool:
+    """Whether a model fits into RAM with 32 bits in place of the 4 that a weight may have."""
+    from engram.hf.quantising import has_quantised_weights
+
+    return not has_quantised_weights(model) or 8 * weight_bytes(folder) < _available_bytes()
+
+
+def _fits_doubled(model: Any) -> bool:
+    """Whether RAM has room for a model in float64; its base shares its weights."""
+    weights: int = sum(it.numel() * it.element_size() for it in model.parameters())
+    return 2 * weights < _available_bytes()
+
+
+def _judge_in_float64(
+    found: Check, agree: Callable[[float | None, Any], Verdict], model: Any, base: Callable[[], Any]
+) -> Check:
+    """Tell a mistake from rounding, where a way of running disagrees in float32.
+
+    Args:
+        found: The check in float32.
+        agree: Compares, given a tolerance and a model.
+        model: The model in float32, which it is again afterwards.
+        base: Its base.
+    """
+    models = (model, base())
+    try:
+        for it in models:
+            it.double()
+        again, _ = _judge(found.name, partial(agree, _IN_FLOAT64), model, base)
+    finally:
+        for it in models:
+            it.float()
+    if again.ok is None:
+        return found
+    return replace(again, detail=f"in float64: {again.detail}; in float32: {found.detail}")
+
+
+def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
+    """Return the model, in float32 if that fits; None and the reason when it is not loaded."""
+    import torch
+
+    from engram.checkpoints.read.load_checkpoint import load
+    from engram.hf.admission import of_the_base
+    from engram.hf.quantising import reason_not_loaded
+
+    config = read_config(folder)
+    settings = config.get("engram")
+    code = read_settings(settings, str(folder / CONFIG_FILE)).base.code
+    if code is not None and not trust_remote_code:
+        return None, "loading it would run code in its folder (--trust-remote-code)"
+    stored_bytes = weight_bytes(folder)
+    free_bytes = _available_bytes()
+    if stored_bytes > free_bytes:
+        free, needed = format_bytes(free_bytes), format_bytes(stored_bytes)
+        return None, f"the weights take {needed}, {free} of RAM are free"
+    reason = reason_not_loaded(config)
+    if reason is not None:
+        return None, reason
+    # Half-precision weights double; a quantiser may do other things in another dtype.
+    fits_wide = 2 * stored_bytes < free_bytes and quantisation_method(config) is None
+    dtype = torch.float32 if fits_wide else "auto"
+    with of_the_base(folder, "load"):
+        return load(folder, dtype=dtype, trust_remote_code=trust_remote_code), ""
+
+
+def _available_bytes() -> int:
+    """RAM that programs can have, the system's file cache included where it says so."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def randomise(model: Any, generator: Any) -> None:
+    """Give every dense weight of a model's memories random values, in place."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if ".engram." in name and "multi_head_embedding" not in name:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            scale = 0.5 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+            parameter.copy_(noise * scale)
+
+
+def _runs(ids: Any, model: Any) -> Verdict:
+    from engram.checkpoints.verify.ways import plain
+
+    plain(model, ids)
+    return True, "the model runs"
+
+
+def _is_finite(ids: Any, model: Any) -> Verdict:
+    import torch
+
+    from engram.checkpoints.verify.ways import plain
+
+    finite = bool(torch.isfinite(plain(model, ids).logits).all())
+    return finite, "logits are finite" if finite else "logits are NaN or infinite"
+
+
+def _agree(way: Way, ids: Any, tolerance: float | None, model: Any) -> Verdict:
+    """Compare a way of running with the plain one; without a tolerance, find gross mistakes."""
+    pairs = way(model, ids)
+    tokens = [[None if it.tokens is None else it.tokens.tolist() for it in pair] for pair in pairs]
+    if any(own != expected for own, expected in tokens):
+        return False, "other tokens than the plain run gives"
+    difference = _largest((run.logits - expected.logits).abs() for run, expected in pairs)
+    share = _COARSE if tolerance is None else tolerance
+    bound = share * _largest(expected.logits.abs() for _, expected in pairs)
+    detail = f"largest logit difference {difference:.3g}, allowed {bound:.3g}"
+    same = "" if tokens[0] == [None, None] else "the same tokens; "
+    if tolerance is None and difference > bound:
+        return None, f"not judged, as quantised weights round by themselves: {detail}"
+    return difference <= bound, same + detail
+
+
+def _largest(tensors: Iterable[Any]) -> float:
+    """The largest value; NaN if there is one."""
+    import torch
+
+    return float(torch.stack([tensor.max() for tensor in tensors]).max())
+
+
+def _judge(
+    name: str, agree: Callable[[Any], Verdict], model: Any, base: Callable[[], Any]
+) -> tuple[Check, bool]:
+    """Run a check; what goes wrong with the base alone, too, and in the same way, is not judged.
+
+    Returns:
+        The check, and whether something was raised.
+    """
+    found, raised = _attempt(name, agree, model)
+    if found.ok:
+        return found, raised
+    of_base, base_raised = _attempt(name, agree, base())
+    if of_base.ok or base_raised != raised:
+        return found, raised
+    detail = f"not with the base alone either: {of_base.detail}"
+    return replace(found, ok=None, detail=detail), raised
+
+
+def _attempt(name: str, agree: Callable[[Any], Verdict], model: Any) -> tuple[Check, bool]:
+    """Return the check, and whether something was raised."""
+    try:
+        return Check(name, *agree(model)), False
+    except _FAILURES as error:
+        if not is_about_files(error):
+            raise
+        return Check(name, False, f"it fails: {_first_line(error)}"), True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""The config of a memory: its checks, its file, its templates."""

@@ -1,0 +1,41 @@
+"""Values that a config may hold, but nobody is likely to mean: tables too large or too small."""
+
+from __future__ import annotations
+
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
+from engram.units import format_bytes, row_bytes
+
+# The largest published tables have 384M rows a layer and 189 GiB in all.
+MANY_ROWS = 10**12
+MANY_BYTES = 100 * 2**40
+# A text that holds every token once has as many distinct n-grams as tokens: with so many a row,
+# one row in ten million is left free.
+FEW_ROWS = 16
+
+
+def config_doubts(config: EngramConfig) -> list[str]:
+    """Say what a config that is right probably does not mean, one sentence each.
+
+    Args:
+        config: The memory.
+
+    Returns:
+        Sentences; none for tables of a size that can be stored.
+    """
+    rows = sum(config.engram_table_size)
+    bytes_per_row = row_bytes(config.row_width, table_dtype(config).name)
+    size_bytes = rows * bytes_per_row * len(config.layer_ids)
+    known = "the largest published ones have 384M rows a layer and 189 GiB in all"
+    if rows > MANY_ROWS:
+        return [f"engram_table_size makes {rows:,} rows a layer; {known}."]
+    if size_bytes > MANY_BYTES:
+        return [f"engram_table_size makes tables of {format_bytes(size_bytes)}; {known}."]
+    fewest, vocab_size = min(config.rows_per_head), config.engram_vocab_size
+    if fewest * FEW_ROWS < vocab_size:
+        return [
+            f"engram_table_size makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: any "
+            "text fills such a table, and unrelated n-grams share every row. The template gpt2 has "
+            "a quarter of the vocabulary."
+        ]
+    return []

@@ -1,0 +1,145 @@
+"""Config files: read with every problem and its line, written with every key explained."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engram.config.engram_config import CONFIG_KEYS, EngramConfig
+from engram.config.strict_yaml import Mapping, parse_mapping
+from engram.config.tokenizer_path import write_to
+from engram.errors import ConfigError, MissingFileError, Problem
+from engram.storage.files import atomic_write
+from engram.storage.gguf import refuse_gguf
+
+MAX_CONFIG_BYTES = 2**20
+
+_HINT = "`engram config show gpt2` prints a config that is right, each key explained."
+_MAX_MESSAGE = 400
+_BARE = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
+
+
+def read_config(path: Path | str) -> EngramConfig:
+    """Read a config from a YAML or JSON file.
+
+    Raises:
+        ConfigError: Everything that is wrong with it, each with its line and key.
+        InputError: It is a GGUF file.
+        MissingFileError: There is no such file.
+    """
+    found = _read_mapping(Path(path))
+    problems = list(found.problems)
+    config = None
+    if found.lines or not problems:
+        try:
+            config = EngramConfig.from_dict(found.values)
+        except ConfigError as error:
+            refused = found.lines.keys() - found.values.keys()
+            problems += [
+                replace(problem, line=found.lines.get(problem.key))
+                for problem in error.problems
+                if problem.key not in refused
+            ]
+    if config is None or problems:
+        raise _error(problems, path)
+    return config
+
+
+def read_values(path: Path | str) -> dict[str, Any]:
+    """Read the keys that a config file states, without the layout's defaults.
+
+    Raises:
+        ConfigError: The file is not a mapping of keys; wrong values are not looked for.
+        MissingFileError: There is no such file.
+    """
+    found = _read_mapping(Path(path))
+    if found.problems:
+        raise _error(found.problems, path)
+    return found.values
+
+
+def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "") -> str:
+    """Write a config as YAML that `read_config` reads back equal.
+
+    Args:
+        config: The config.
+        comments: Explain every key in the line above it.
+        title: What the config is, for the first line.
+    """
+    lines = [f"# {_one_line(title)}"] if title else []
+    for key, value in config.to_dict().items():
+        if comments and key in CONFIG_KEYS:
+            lines.append(f"\n# {CONFIG_KEYS[key]}")
+        if comments and key == "engram_table_size":
+            lines.append(f"# Rows per HEAD: {config.rows_per_head}, this // n_head_per_ngram.")
+        lines.append(f"{key}: {_scalar(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def write_config(
+    path: Path | str, config: EngramConfig, *, comments: bool = True, title: str = ""
+) -> None:
+    """Write a config file as `dump_config` does, whole or not at all; one there is replaced.
+
+    A tokenizer by a path that starts with ``.`` is written as a path from the file's folder.
+    """
+    if config.tokenizer is not None:
+        config = replace(config, tokenizer=write_to(config.tokenizer, Path(path).parent))
+    with atomic_write(Path(path), "w") as file:
+        file.write(dump_config(config, comments=comments, title=title))
+
+
+def _one_line(text: str) -> str:
+    """Escape what would end a comment or is not UTF-8: a title may name a file."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_scalar(item) for item in value)}]"
+    # PyYAML would write the text 1e5 bare, which is a number in YAML 1.2.
+    is_bare = not isinstance(value, str) or _BARE.fullmatch(value)
+    style = None if is_bare else '"'
+    text: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=2**31)
+    return text.removesuffix("...\n").strip()
+
+
+def _read_mapping(path: Path) -> Mapping:
+    refuse_gguf(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        raise MissingFileError(
+            f"{path}: no such config file.",
+            "`engram config ls` lists the templates; `engram config new` writes a file.",
+            path=str(path),
+        ) from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise _error([Problem("", f"larger than {MAX_CONFIG_BYTES} bytes: not a config")], path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise _error([Problem("", message, line)], path) from None
+    if path.suffix == ".json":
+        # JSON may indent with tabs, which are no blanks in YAML; in its texts they are escaped.
+        text = text.replace("\t", " ")
+    return parse_mapping(text)
+
+
+def _error(problems: list[Problem], path: Path | str) -> ConfigError:
+    shortened = [
+        replace(problem, message=f"{problem.message[:_MAX_MESSAGE]} ...")
+        if len(problem.message) > _MAX_MESSAGE
+        else problem
+        for problem in problems
+    ]
+    return ConfigError(sorted(shortened, key=lambda each: each.line or 0), str(path), _HINT)

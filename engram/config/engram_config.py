@@ -1,0 +1,148 @@
+"""`EngramConfig`: what a memory is made of, checked as a whole. YAML and JSON share its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass, field, fields
+from typing import Any
+
+from engram.config.config_rules import LAYOUT_KEYS, LayoutKeys, resolve
+from engram.errors import ConfigError, Problem
+
+__all__ = ["CONFIG_KEYS", "LAYOUT_KEYS", "SCHEMA", "EngramConfig", "LayoutKeys"]
+
+SCHEMA = 1
+
+
+def _doc(text: str, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
+    if factory is not None:
+        return field(default_factory=factory, metadata={"doc": text})
+    return field(default=default, metadata={"doc": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngramConfig:
+    """A memory: its addresses, its tables and the module that gates it into the backbone.
+
+    Every problem of a config is reported at once. Fields left at None take the layout's default.
+    Give the table size either as `engram_table_size` or as `k`.
+
+    Raises:
+        ConfigError: Keys are missing, of the wrong type, impossible, or contradict the layout.
+    """
+
+    layout: str = _doc(
+        "Published family whose rules apply: demo, deepseek_v41 or qwen_ple.", "demo"
+    )
+    tokenizer: str | None = _doc(
+        "Tokenizer: folder or tokenizer.json (relative to this file), hub id or package:NAME."
+    )
+    hidden_size: int = _doc("Width D of the backbone's hidden states.")
+    engram_vocab_size: int = _doc("Number of token ids that are hashed: the tokenizer's length.")
+    engram_table_size: list[int] = _doc("Rows per n-gram ORDER (2, 3, ...), summed over its heads.")
+    max_ngram_size: int = _doc("Highest n-gram order N; the orders are 2..N.")
+    n_embed_per_ngram: int = _doc(
+        "Memory width per order; a row's width is this / n_head_per_ngram.", 512
+    )
+    n_head_per_ngram: int = _doc("Hash heads H per order.", 8)
+    layer_ids: list[int] = _doc(
+        "Layers (0-based) that read the memory; the order is part of the hash.", factory=list
+    )
+    hc_mult: int = _doc("Residual streams M of the backbone: 1, or its hyper-connection count.", 1)
+    kernel_size: int = _doc(
+        "Taps K of the causal convolution, max_ngram_size apart; 0 for none (deepseek_v41)."
+    )
+    pad_id: int | str | None = _doc(
+        "Token read before the start of a text: id, token, or null for the tokenizer's."
+    )
+    eos_id: int | None = _doc(
+        "Token that ends a text (qwen_ple: look-back stops at it and reads it)."
+    )
+    ends_after_eos: bool = _doc(
+        "Documents end with eos_id: what follows it never looks back past it (qwen_ple: always)."
+    )
+    seed: int = _doc("Seed of the hash multipliers.")
+    eps: float | None = _doc("Epsilon of the norms in the gate; null for the machine epsilon.")
+    row_multiple: int = _doc("Stored rows of a layer's table are rounded up to a multiple of this.")
+    table_dtype: str | None = _doc(
+        "Stored table values: float32, bfloat16, float16, float64, fp8 or int8; null for the "
+        "base's own."
+    )
+    use_offload: bool = _doc(
+        "Keep the table in host memory while the rest of the module is on a GPU.", False
+    )
+    offload_cache_lines: int = _doc(
+        "Rows of an offloaded table that are cached beside the module; 0 for none.", 0
+    )
+    k: InitVar[float | None] = None
+
+    def __post_init__(self, k: float | None) -> None:
+        problems = resolve(self, k)
+        if problems:
+            raise ConfigError(problems)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EngramConfig:
+        """Build a config from plain keys, as JSON or YAML hold them.
+
+        Raises:
+            ConfigError: Unknown keys, a wrong schema, or whatever the constructor refuses.
+        """
+        values = dict(values)
+        schema = values.pop("schema", SCHEMA)
+        problems = [_unknown_key(key) for key in values if key not in CONFIG_KEYS]
+        if schema != SCHEMA:
+            problems.append(
+                Problem("schema", f"{schema!r} is not known to this version, which reads {SCHEMA}")
+            )
+        known = {key: value for key, value in values.items() if key in CONFIG_KEYS}
+        try:
+            config = cls(**known)
+        except ConfigError as error:
+            raise ConfigError(problems + error.problems) from None
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every key with its value, `schema` first, as `from_dict` reads it."""
+        return {"schema": SCHEMA, **{item.name: getattr(self, item.name) for item in fields(self)}}
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """The n-gram orders 2..N."""
+        return tuple(range(2, self.max_ngram_size + 1))
+
+    @property
+    def n_columns(self) -> int:
+        """Table rows C that one token reads in one layer: orders x heads."""
+        return len(self.orders) * self.n_head_per_ngram
+
+    @property
+    def rows_per_head(self) -> list[int]:
+        """Nominal rows of one head's table, per order: where the search for its prime starts."""
+        return [size // self.n_head_per_ngram for size in self.engram_table_size]
+
+    @property
+    def row_width(self) -> int:
+        """Width of one table row."""
+        return self.n_embed_per_ngram // self.n_head_per_ngram
+
+    @property
+    def memory_width(self) -> int:
+        """Width E of what a token reads in one layer: orders x n_embed_per_ngram."""
+        return len(self.orders) * self.n_embed_per_ngram
+
+
+CONFIG_KEYS: dict[str, str] = {
+    **{item.name: str(item.metadata["doc"]) for item in fields(EngramConfig)},
+    "k": "Instead of engram_table_size: rows per order as a multiple of engram_vocab_size.",
+}
+
+
+def _unknown_key(key: str) -> Problem:
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(key), CONFIG_KEYS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(CONFIG_KEYS)}"
+    return Problem(str(key), f"unknown key{hint}")

@@ -1,0 +1,92 @@
+"""The one rule for the dtype of tables: as asked for, else the config's, else the base's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from engram.units import dtype_name
+
+if TYPE_CHECKING:
+    from engram.config.engram_config import EngramConfig
+
+Origin = Literal["asked", "config", "base", "assumed"]
+
+# Where neither a config nor a base says another.
+ASSUMED = "float32"
+# Formats of stored rows that no optimiser updates in place.
+INFERENCE_DTYPES = ("fp8", "int8", "fp4", "int4")
+
+_SAID = {
+    "asked": "as asked for",
+    "config": "as the config says",
+    "base": "the base's own",
+    "assumed": "assumed: neither the config nor a base says",
+}
+
+
+@dataclass(frozen=True)
+class TableDtype:
+    """The dtype of a memory's tables.
+
+    Attributes:
+        name: float32, bfloat16, float16, float64, fp8 or int8.
+        origin: Who says so: the caller, the config, the base; or nobody.
+    """
+
+    name: str
+    origin: Origin
+
+    def __str__(self) -> str:
+        """Return the dtype, and who says so."""
+        return f"{self.name}, {_SAID[self.origin]}"
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about tables that cannot be trained; None for those that can."""
+        if self.name not in INFERENCE_DTYPES:
+            return None
+        return (
+            f"Tables in {self.name} cannot be trained: training refuses them. For a memory that is "
+            "to be trained, use bfloat16 or float32; engram convert quantises it afterwards."
+        )
+
+
+def loading_note(name: str, base_dtype: str) -> str | None:
+    """Return a sentence about tables that are loaded in another dtype than they are stored in.
+
+    Args:
+        name: Dtype of the tables.
+        base_dtype: Float dtype of the base.
+
+    Returns:
+        The sentence; None where they are loaded as stored.
+    """
+    if name in INFERENCE_DTYPES or name == base_dtype:
+        return None
+    return (
+        f"Models are loaded in one dtype, the base's: tables in {name} become {base_dtype} unless "
+        f'engram.load is told dtype=torch.{name}; with tables="disk" they stay as they are.'
+    )
+
+
+def table_dtype(
+    config: EngramConfig, base_dtype: str | None = None, asked: str | None = None
+) -> TableDtype:
+    """Decide which dtype the tables of a memory have.
+
+    Args:
+        config: The memory.
+        base_dtype: Float dtype of the base's values; None where no base is known.
+        asked: A dtype that overrides all others, such as the value of ``--dtype``.
+
+    Raises:
+        InputError: `asked` is not a dtype that tables can have.
+    """
+    if asked is not None:
+        return TableDtype(dtype_name(asked), "asked")
+    if config.table_dtype is not None:
+        return TableDtype(config.table_dtype, "config")
+    if base_dtype is not None:
+        return TableDtype(base_dtype, "base")
+    return TableDtype(ASSUMED, "assumed")

@@ -1,0 +1,133 @@
+"""Templates: the commented configs that ship with the toolkit, found by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from engram.config.config_file import read_config
+from engram.config.engram_config import EngramConfig
+from engram.config.tokenizer_path import read_from
+from engram.errors import InputError, MissingFileError
+
+_SUFFIX = ".yaml"
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+# Files that tell of a memory in a checkpoint's folder, and the keys that they do it with.
+_MEMORY_FILES = ("config.json", "engram_adapter.json")
+_MEMORY_KEY = re.compile(rb'"(?:engram\w*|ple_layer_ids)"\s*:')
+
+
+def template_names() -> list[str]:
+    """Return the names of the templates, sorted."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in _folder().glob(f"*{_SUFFIX}"))
+
+
+def template_path(name: str) -> Path:
+    """Return the file of a template.
+
+    Raises:
+        MissingFileError: There is no such template.
+    """
+    if name not in template_names():
+        raise _missing(name, "no template")
+    return _folder() / f"{name}{_SUFFIX}"
+
+
+def template_title(name: str) -> str:
+    """Return the first line of a template's comment: what it is."""
+    with template_path(name).open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()
+
+
+def load_template(name: str) -> EngramConfig:
+    """Read a template.
+
+    Raises:
+        MissingFileError: There is no such template.
+    """
+    return read_config(template_path(name))
+
+
+def is_template(name_or_path: str | Path) -> bool:
+    """Whether a name means a template, wherever a path could be given as well.
+
+    It does, unless a file of that very name is there, or a folder of a checkpoint with a memory.
+    A base model's or a tokenizer's folder hides no template: with a separator, as in ``./gpt2``,
+    the folder is meant.
+    """
+    path = Path(name_or_path)
+    return str(name_or_path) in template_names() and not path.is_file() and not _holds_memory(path)
+
+
+def find_config(name_or_path: str | Path) -> Path:
+    """Return the file that a user means by a template's name or a path.
+
+    Args:
+        name_or_path: A template's name, see `is_template`, or a path.
+
+    Raises:
+        InputError: The path is a folder.
+        MissingFileError: There is neither such a template nor such a file.
+    """
+    path, name = Path(name_or_path), str(name_or_path)
+    if is_template(name_or_path):
+        return template_path(name)
+    if path.is_dir():
+        raise InputError(
+            f"{name} is a folder; a config is a file.",
+            "Give its path, or the name of a template: engram config ls lists them.",
+            path=name,
+        )
+    if not (path.is_file() or path.suffix in CONFIG_SUFFIXES or path.name != name):
+        raise _missing(name, "neither a template nor a file here")
+    return path
+
+
+def load_config(name_or_path: str | Path) -> EngramConfig:
+    """Read a config by a template's name or a file's path.
+
+    A relative path of its tokenizer is looked for in the file's folder first, then here.
+
+    Args:
+        name_or_path: A template's name, such as ``gpt2``, or the path of a YAML or JSON file, such
+            as ``memory.yaml``; see `find_config`.
+
+    Returns:
+        The config, with every default filled in.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+        InputError: The path is a folder.
+        MissingFileError: There is neither such a template nor such a file.
+    """
+    path = find_config(name_or_path)
+    config = read_config(path)
+    if config.tokenizer is None:
+        return config
+    return replace(config, tokenizer=read_from(config.tokenizer, path.parent))
+
+
+def _holds_memory(folder: Path) -> bool:
+    """Whether a folder is a checkpoint with a memory, as its config says."""
+    files = [folder / name for name in _MEMORY_FILES]
+    return any(_MEMORY_KEY.search(file.read_bytes()) for file in files if file.is_file())
+
+
+def _missing(name: str, what: str) -> MissingFileError:
+    names = template_names()
+    near = get_close_matches(name, names, n=1)
+    return MissingFileError(
+        f"{name!r} is {what}.",
+        f"Did you mean {near[0]}?" if near else f"The templates are {', '.join(names)}.",
+        name=name,
+        templates=names,
+    )
+
+
+def _folder() -> Path:
+    """The templates: inside the package in a wheel, beside it in an editable install."""
+    here = Path(__file__).parents[1]
+    packaged = here / "_templates"
+    return packaged if packaged.is_dir() else here.parent / "templates"

@@ -1,0 +1,1 @@
+"""Builds a corpus: text to token shards, in units that are done once."""

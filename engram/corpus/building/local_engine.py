@@ -1,0 +1,190 @@
+"""Does units of a corpus in processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, run_unit
+from engram.errors import EngramError
+
+_SECONDS_BETWEEN_REPORTS = 0.2
+
+
+class WorkerLostError(EngramError):
+    """A worker ended before its work was done."""
+
+    code = "worker_lost"
+    exit_code = 3
+
+
+def run_local(
+    tasks: Sequence[UnitTask], workers: int, report: Report
+) -> Iterator[tuple[int, UnitResult]]:
+    """Do units, several at a time.
+
+    When one fails, the units under way are still finished, so that a build that is resumed does
+    not do them again. When the caller stops, its processes are killed.
+
+    Args:
+        tasks: The units.
+        workers: Processes; with one, the work is done in this process, which then encodes with as
+            many threads as RAYON_NUM_THREADS says.
+        report: Called with the bytes of all the units that were read so far.
+
+    Yields:
+        The index of each unit and its result, as they are done.
+
+    Raises:
+        InputError: A document cannot be read or encoded.
+        WorkerLostError: A worker was killed.
+    """
+    if min(workers, len(tasks)) <= 1 or any(s.path is None for t in tasks for s in t.unit.sources):
+        before = 0
+        for task in tasks:
+            yield task.index, run_unit(task, behind(report, before))
+            before += task.unit.size_bytes
+        return
+    processes = _Processes(min(workers, len(tasks)), max(1, workers // len(tasks)), len(tasks))
+    try:
+        processes.start()
+        yield from processes.run(tasks, report)
+    finally:
+        processes.kill()
+
+
+class _Processes:
+    """Processes that do units, each at the other end of a pipe.
+
+    Args:
+        count: How many there are.
+        threads: Threads that each encodes with.
+        tasks: Units that they are to do.
+    """
+
+    def __init__(self, count: int, threads: int, tasks: int) -> None:
+        # A forked process has the threads of neither tokenizer.
+        self._spawn = multiprocessing.get_context("spawn")
+        self._read_bytes: Any = self._spawn.RawArray("q", tasks)
+        self._count, self._threads = count, threads
+        self._processes: list[Any] = []
+        self._idle: list[Connection] = []
+
+    def start(self) -> None:
+        """Start them."""
+        with _interrupts_blocked():
+            for _ in range(self._count):
+                here, there = self._spawn.Pipe()
+                process = self._spawn.Process(
+                    target=_work, args=(there, self._threads, self._read_bytes), daemon=True
+                )
+                self._processes.append(process)
+                process.start()
+                there.close()
+                self._idle.append(here)
+
+    def run(self, tasks: Sequence[UnitTask], report: Report) -> Iterator[tuple[int, UnitResult]]:
+        """Do units; see `run_local`."""
+        waiting = deque(enumerate(tasks))
+        busy: dict[Any, tuple[int, UnitTask]] = {}
+        failed: dict[int, Exception] = {}
+        while busy or (waiting and not failed):
+            while waiting and self._idle and not failed:
+                pipe = self._idle.pop()
+                busy[pipe] = waiting.popleft()
+                with _lost_if_closed():
+                    pipe.send(busy[pipe])
+            ready: Any = wait(list(busy), _SECONDS_BETWEEN_REPORTS)
+            for pipe in ready:
+                place, task = busy.pop(pipe)
+                with _lost_if_closed():
+                    done = pipe.recv()
+                self._idle.append(pipe)
+                if isinstance(done, UnitResult):
+                    yield task.index, done
+                else:
+                    failed[place] = done
+            report(sum(self._read_bytes))
+        if failed:
+            raise failed[min(failed)]
+
+    def kill(self) -> None:
+        """End them at once; what they have not finished is in no one's way."""
+        for process in self._processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes in a block, which inherit that Ctrl-C is not for them; it waits till the end.
+
+    A process that is half started has nobody to kill it, and would tell that its parent is gone.
+    """
+    resource_tracker.ensure_running()  # it unblocks them when it is started
+    handler, came = signal.getsignal(signal.SIGINT), list[int]()
+    # Only the main thread runs Python's handlers, also for what other threads received.
+    is_held = callable(handler) and threading.current_thread() is threading.main_thread()
+    if is_held:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_held:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _lost_if_closed() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise WorkerLostError(
+            "A worker process was killed, perhaps because memory ran out.",
+            "Run the command again with --resume, and with a smaller -j if memory is short.",
+        ) from error
+
+
+def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
+    """Do units in a process of its own, until the pipe is closed; ends with its parent at once.
+
+    Args:
+        pipe: Where a place and a unit come in, and its result or its error goes out.
+        threads: Threads that it encodes with.
+        read_bytes: Memory shared with the parent, where each place has its unit's progress.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    parent: Any = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    while True:
+        try:
+            place, task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            done: UnitResult | Exception = run_unit(task, partial(read_bytes.__setitem__, place))
+        except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))
+            done = error
+        pipe.send(done)

@@ -1,0 +1,271 @@
+"""One unit of a corpus: its documents to token ids, in files of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engram.corpus.building.units import Unit
+from engram.corpus.results.manifests import UNIT_SHAPE
+from engram.corpus.text.documents import Split
+from engram.corpus.text.readers import OnError, TextReader
+from engram.corpus.tokens.fast_tokenise import FastEncoder
+from engram.corpus.tokens.tokenise import (
+    TokenBatch,
+    cut_batches,
+    fast_encoder,
+    token_dtype,
+    tokenise,
+)
+from engram.errors import EngramError, MismatchError
+from engram.storage.json_files import read_json
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+# Called with the bytes of text that were read so far.
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class UnitRules:
+    """What the tokens of a unit follow from, besides its documents.
+
+    Attributes:
+        tokenizer: Name or path of the tokenizer.
+        tokenizer_sha256: Its digest.
+        add_eos: Whether every document ends with the end-of-text token.
+        split: What ends a document of plain text.
+        text_key: Key or column of the text; ``text`` when None.
+        on_error: What happens when a document cannot be read.
+    """
+
+    tokenizer: str
+    tokenizer_sha256: str
+    add_eos: bool
+    split: Split
+    text_key: str | None
+    on_error: OnError
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """A unit to be done.
+
+    Attributes:
+        index: Its number, from 0.
+        unit: Its files and parts of files.
+        rules: How it is tokenised.
+        folder: Where its files appear.
+        text_bytes: Size of the whole text, which decides what tokenises it; None when not known.
+    """
+
+    index: int
+    unit: Unit
+    rules: UnitRules
+    folder: Path
+    text_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What is known of a unit that is done.
+
+    Attributes:
+        documents: Its documents.
+        tokens: Its tokens.
+        skipped: Documents that were left out.
+        problems: What was wrong with them, the first hundred.
+        tokens_sha256: Digest of its token ids.
+        lengths_sha256: Digest of its documents' lengths.
+        engine: What tokenised it, and why, as a sentence.
+        problem: Why the fast engine was given up; empty when it was not.
+    """
+
+    documents: int
+    tokens: int
+    skipped: int
+    problems: tuple[str, ...]
+    tokens_sha256: str
+    lengths_sha256: str
+    engine: str
+    problem: str
+
+
+def run_unit(task: UnitTask, report: Report) -> UnitResult:
+    """Tokenise a unit and write its files; raises what `encode_unit` does.
+
+    Args:
+        task: The unit.
+        report: Called with the bytes of it that were read so far.
+    """
+    with closing(encode_unit(task)) as parts:
+        return write_unit(task, parts, report)
+
+
+def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
+    """Tokenise a unit.
+
+    Yields:
+        Its documents and, last, what is known of it.
+
+    Raises:
+        InputError: A document cannot be read or encoded.
+        MismatchError: The tokenizer is no longer the one that the build began with.
+    """
+    tokenizer = _tokenizer(task.rules.tokenizer)
+    fast, engine = _fast_encoder(tokenizer, task.text_bytes)
+    check_digest(tokenizer, task.rules.tokenizer_sha256)
+    rules = task.rules
+    reader = TextReader(
+        task.unit.sources,
+        split=rules.split,
+        text_key=rules.text_key,
+        on_error=rules.on_error,
+    )
+    documents = tokens = 0
+    digests = hashlib.sha256(), hashlib.sha256()
+    blocks, add_eos = reader.blocks(), rules.add_eos
+    for batch in tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong):
+        for digest, data in zip(digests, _data(batch), strict=True):
+            digest.update(data)
+        documents += len(batch.boundaries) - 1
+        tokens += len(batch.tokens)
+        yield batch
+    yield UnitResult(
+        documents=documents,
+        tokens=tokens,
+        skipped=reader.skipped,
+        problems=tuple(error.message for error in reader.errors),
+        tokens_sha256=digests[0].hexdigest(),
+        lengths_sha256=digests[1].hexdigest(),
+        engine=engine,
+        problem="" if fast is None else fast.problem,
+    )
+
+
+def write_unit(
+    task: UnitTask, parts: Iterable[TokenBatch | UnitResult], report: Report
+) -> UnitResult:
+    """Write the files of a unit from what `encode_unit` yields, the one that says so last.
+
+    Args:
+        task: The unit.
+        parts: Its documents and what is known of it.
+        report: Called with the bytes of it that were read so far.
+    """
+    with _file(task, "tokens").open("wb") as tokens, _file(task, "lengths").open("wb") as lengths:
+        for part in parts:
+            if isinstance(part, UnitResult):
+                result = part
+                continue
+            for file, data in zip((tokens, lengths), _data(part), strict=True):
+                file.write(data)
+            report(part.read_bytes)
+    # Not seen onto the disk: a resumed build finds by their digests what a power cut tore.
+    _file(task, "json").write_text(json.dumps(asdict(result)), encoding="utf-8")
+    return result
+
+
+def keep_unit(task: UnitTask, folder: Path) -> None:
+    """Move the files of a unit to where they count as done.
+
+    Args:
+        task: The unit, in the folder of finished ones.
+        folder: Where `write_unit` wrote it.
+    """
+    for kind in ("tokens", "lengths", "json"):  # the last says that the others are whole
+        target = _file(task, kind)
+        (folder / target.name).replace(target)
+
+
+def behind(report: Report, before: int) -> Report:
+    """Return what reports the bytes of a unit that comes after `before` bytes of others."""
+    return lambda read_bytes: report(before + read_bytes)
+
+
+def finished_unit(task: UnitTask) -> UnitResult | None:
+    """Return what is known of a unit when its files are there and whole, else None."""
+    try:
+        values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
+        result = UnitResult(**{**values, "problems": tuple(values["problems"])})
+        for kind, expected in (
+            ("tokens", result.tokens_sha256),
+            ("lengths", result.lengths_sha256),
+        ):
+            with _file(task, kind).open("rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+            if digest.hexdigest() != expected:
+                return None
+    except (OSError, EngramError, TypeError):  # a TypeError: keys that no unit has
+        return None
+    return result
+
+
+def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
+    """Read the documents of a unit that is done, in place.
+
+    Yields:
+        About 1M tokens of whole documents at a time; `read_bytes` is 0.
+    """
+    lengths = np.fromfile(_file(task, "lengths"), np.int64)
+    if not len(lengths):
+        return
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    tokens: Any = np.empty(0, token_dtype(vocab_size))
+    if bounds[-1]:
+        tokens = np.memmap(_file(task, "tokens"), token_dtype(vocab_size), "r")
+    for start, end in pairwise(cut_batches(bounds)):
+        first = bounds[start]
+        yield TokenBatch(tokens[first : bounds[end]], bounds[start : end + 1] - first, 0)
+
+
+def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
+    """Check that a tokenizer is the one that tokens were made with.
+
+    Raises:
+        MismatchError: It is another.
+    """
+    if tokenizer.digest != sha256:
+        raise MismatchError(
+            f"The tokenizer {tokenizer.name} is not the one that the tokens were made with: its "
+            f"digest is {tokenizer.digest[:16]}..., theirs {sha256[:16]}....",
+            "Use that tokenizer, or build the corpus anew.",
+            tokenizer=tokenizer.name,
+            expected=sha256,
+            found=tokenizer.digest,
+        )
+
+
+def _data(batch: TokenBatch) -> tuple[bytes, bytes]:
+    """What the files of a unit hold of a batch: tokens, and lengths of documents."""
+    return batch.tokens.tobytes(), np.diff(batch.boundaries).tobytes()
+
+
+def _file(task: UnitTask, kind: str) -> Path:
+    return task.folder / f"unit-{task.index:06d}.{kind}"
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(name: str) -> TokenizerFile:
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    return load_tokenizer(name)
+
+
+@lru_cache(maxsize=1)
+def _fast_encoder(
+    tokenizer: TokenizerFile, text_bytes: int | None
+) -> tuple[FastEncoder | None, str]:
+    return fast_encoder(tokenizer, text_bytes)

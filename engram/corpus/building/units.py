@@ -1,0 +1,113 @@
+"""How the work on a text is cut into units: the same ones for any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from engram.corpus.text.documents import DocumentEnds, Split
+from engram.corpus.text.json_values import holds_json_lines
+from engram.corpus.text.parquet_rows import rows_of_groups
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import open_source
+from engram.errors import InputError
+
+UNIT_BYTES = 2**22
+_BLOCK_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the text that one worker does at a time.
+
+    Attributes:
+        sources: Files and parts of files; each part starts and ends between two documents.
+    """
+
+    sources: tuple[Source, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes as stored; 0 for standard input."""
+        return sum(source.size_bytes or 0 for source in self.sources)
+
+
+def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
+    """Cut a text into units.
+
+    A plain file is cut at the first end of a document behind every `unit_bytes`, a .parquet between
+    row groups; what is packed, and texts that are one document each, stay whole. Small files share
+    a unit.
+
+    Args:
+        sources: The files.
+        split: What ends a document of plain text.
+        unit_bytes: About as many bytes as a unit has.
+
+    Returns:
+        The units. Their documents, one unit after the other, are those of the sources.
+    """
+    units: list[Unit] = []
+    waiting: list[Source] = []
+    size = 0
+    for part in (part for source in sources for part in _parts(source, split, unit_bytes)):
+        waiting.append(part)
+        size += part.size_bytes or 0
+        if size >= unit_bytes:
+            units.append(Unit(tuple(waiting)))
+            waiting, size = [], 0
+    return [*units, Unit(tuple(waiting))] if waiting else units
+
+
+def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
+    size = source.size_bytes
+    if source.path is None or source.compression is not None or not size or source.format == "csv":
+        yield source
+        return
+    bounds = [0]
+    if source.format == "parquet":
+        groups = rows_of_groups(source)
+        done, total = 0, max(sum(groups), 1)
+        for group, rows in enumerate(groups[:-1], 1):
+            done += rows
+            if size * done // total >= len(bounds) * unit_bytes:
+                bounds.append(group)
+        bounds.append(len(groups))
+        shares = [sum(groups[a:b]) * size // total for a, b in pairwise(bounds)]
+        shares[-1] += size - sum(shares)
+    else:
+        bounds += _cuts(source, "line" if source.has_keys else split, size, unit_bytes)
+        bounds.append(size)
+        shares = [end - begin for begin, end in pairwise(bounds)]
+    for (begin, end), share in zip(pairwise(bounds), shares, strict=True):
+        yield replace(source, begin=begin, end=end, size_bytes=share)
+
+
+def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[int]:
+    """Find the places between documents where a plain file is cut."""
+    if split == "file" or source.path is None or size <= unit_bytes or not _is_cut(source):
+        return
+    with source.path.open("rb") as file:
+        cut = 0
+        while cut + unit_bytes < size:
+            ends = DocumentEnds(split, cut + unit_bytes)
+            file.seek(ends.seen)
+            found: list[int] = []
+            while not found:
+                block = file.read(_BLOCK_BYTES)
+                if not block:
+                    return
+                found = ends.feed(block)
+            cut = found[0]
+            if cut < size:
+                yield cut
+
+
+def _is_cut(source: Source) -> bool:
+    """Whether a file has its documents between its newlines: no list of JSON records, no UTF-16."""
+    try:
+        with open_source(source) as stream:
+            return source.format != "json" or holds_json_lines(stream)
+    except InputError:  # whoever reads the file says so
+        return False

@@ -1,0 +1,228 @@
+"""How often a cache in front of a layer's table would have the row that a text looks up, by size.
+
+Two caches of whole rows are measured: one that drops the row that was not read for longest (LRU),
+exactly, by stack distances, and a fixed set of the most frequent rows, the best that never changes.
+Each of them cold: empty at first, so that the first look-up of a row misses. And warm: the first
+half of the text has filled the cache, or chosen the fixed set, and only the second half is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses, LayerAddresses
+from engram.addressing.hashing import Hasher
+from engram.corpus.tokens.tokenise import TokenBatch, Tokens
+from engram.errors import InputError
+
+DEFAULT_CACHE_TOKENS = 10**6
+TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
+_MOST_LOOKUPS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class CachePoint:
+    """Hit rates of caches of one size: hits / look-ups.
+
+    Attributes:
+        rows: Rows that the cache holds.
+        lru_cold: LRU, empty at first.
+        lru_warm: LRU, over the second half, after the first.
+        static_cold: The most frequent rows of the text, each read from the table once.
+        static_warm: The most frequent rows of the first half, over the second.
+    """
+
+    rows: int
+    lru_cold: float
+    lru_warm: float
+    static_cold: float
+    static_warm: float
+
+
+@dataclass(frozen=True)
+class CacheTarget:
+    """How large a warm cache has to be.
+
+    Attributes:
+        hit_rate: Share of look-ups that it has.
+        lru_rows: Fewest rows of an LRU cache; None when no size does.
+        static_rows: Fewest rows of a fixed set; None when no set does.
+    """
+
+    hit_rate: float
+    lru_rows: int | None
+    static_rows: int | None
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """The cache curve of one layer.
+
+    Attributes:
+        layer_id: The layer (0-based) in the backbone.
+        table_rows: Rows of its table that ids can reach.
+        lookups: Rows that the text looks up, repeats included.
+        distinct_rows: Different ones; a larger cache is of no more use.
+        points: Hit rates at sizes 10, 20, 50, 100 and so on; the last is `distinct_rows`.
+        targets: Sizes for wanted hit rates.
+    """
+
+    layer_id: int
+    table_rows: int
+    lookups: int
+    distinct_rows: int
+    points: tuple[CachePoint, ...]
+    targets: tuple[CacheTarget, ...]
+
+
+class CacheSample:
+    """The beginning of a text, and the cache curves of its look-ups.
+
+    Memory: 4 bytes a token while it is collected; for the curves, one layer after the other, about
+    80 bytes a look-up at most.
+
+    Args:
+        addresses: The memory's constants.
+        most_tokens: Tokens that are looked at.
+
+    Attributes:
+        tokens: Tokens that were taken so far.
+
+    Raises:
+        InputError: There would be more than 2^31 look-ups in a layer, or none.
+    """
+
+    def __init__(self, addresses: Addresses, most_tokens: int = DEFAULT_CACHE_TOKENS) -> None:
+        most = _MOST_LOOKUPS // addresses.n_columns
+        if not 0 < most_tokens <= most:
+            raise InputError(
+                f"A cache curve of {most_tokens:,} tokens cannot be made.",
+                f"Take 1 to {most:,} tokens.",
+                tokens=most_tokens,
+            )
+        self.tokens = 0
+        self._addresses, self._most = addresses, most_tokens
+        self._parts: list[Tokens] = []
+        self._starts: list[NDArray[np.int64]] = []
+
+    def add(self, batch: TokenBatch) -> None:
+        """Add documents; what exceeds the sample is left out."""
+        taken = batch.tokens[: self._most - self.tokens]
+        if len(taken):
+            starts = batch.boundaries[:-1]
+            self._parts.append(taken.copy())
+            self._starts.append(starts[starts < len(taken)] + self.tokens)
+            self.tokens += len(taken)
+
+    def layers(self) -> tuple[LayerCache, ...]:
+        """Measure the curves of every layer."""
+        tokens: Any = np.concatenate(self._parts)
+        boundaries = np.concatenate([*self._starts, [self.tokens]])
+        return tuple(
+            cache_curve(layer, self._rows(layer, tokens, boundaries))
+            for layer in self._addresses.layers
+        )
+
+    def _rows(
+        self, layer: LayerAddresses, tokens: Tokens, boundaries: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        hasher = Hasher(replace(self._addresses, layers=(layer,)))
+        return hasher.hash_documents(tokens, boundaries)[:, 0]
+
+
+def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
+    """Measure the hit rates of caches in front of one layer's table.
+
+    Args:
+        layer: The layer's constants.
+        ids: Hash ids without offsets, int64 ``[T, C]``; a token's look-ups happen in the order of
+            its columns.
+    """
+    rows, distinct = _number_rows(layer, ids)
+    half = len(ids) // 2 * ids.shape[1]
+    sizes = np.array(list(_sizes(distinct)))
+    lookups, later = len(rows), len(rows) - half
+    lru = _lru_hits(rows, distinct, half)
+    rates, fewest = [], []
+    for hits, total in (
+        (lru[0], lookups),
+        (lru[1], later),
+        (_static_cold_hits(rows), lookups),
+        (_static_warm_hits(rows, distinct, half), later),
+    ):
+        rates.append((hits[sizes] / total).tolist())
+        # Hits are whole numbers: the fewest that make the rate.
+        wanted = np.ceil(np.array(TARGETS) * total - 1e-9)
+        found = np.searchsorted(hits, wanted)
+        fewest.append([int(size) if size <= distinct else None for size in found])
+    return LayerCache(
+        layer_id=layer.layer_id,
+        table_rows=layer.hash_rows,
+        lookups=lookups,
+        distinct_rows=distinct,
+        points=tuple(
+            CachePoint(int(size), *values)
+            for size, *values in zip(sizes.tolist(), *rates, strict=True)
+        ),
+        targets=tuple(
+            CacheTarget(rate, lru_rows, static_rows)
+            for rate, lru_rows, static_rows in zip(TARGETS, fewest[1], fewest[3], strict=True)
+        ),
+    )
+
+
+def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
+    """Number the rows that are looked up from 0: ``[T * C]``, and how many there are."""
+    from engram.corpus.counts import cache_kernels
+
+    numbered = np.empty(ids.shape, np.int32)
+    count = 0
+    for column, size in enumerate(layer.heads):
+        rows: Any = ids[:, column].copy()
+        count = cache_kernels.number_rows(rows, np.full(size, -1, np.int32), count)
+        numbered[:, column] = rows
+    return numbered.reshape(-1), count
+
+
+def _lru_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
+    """Hits of LRU caches of 0, 1, 2 ... rows: of all look-ups, and of those of the second half."""
+    from engram.corpus.counts import cache_kernels
+
+    words = -(-len(rows) // 64)
+    hits: NDArray[np.int64] = np.zeros((2, distinct + 1), np.int64)
+    cache_kernels.stack_distances(
+        rows,
+        half,
+        np.full(distinct, -1, np.int32),
+        np.zeros(words, np.uint64),
+        np.zeros(words + 1, np.int32),
+        hits,
+    )
+    return np.cumsum(hits, axis=1, out=hits)
+
+
+def _static_cold_hits(rows: NDArray[np.int32]) -> NDArray[np.int64]:
+    repeats = np.sort(np.bincount(rows))[::-1] - 1
+    return np.concatenate([[0], np.cumsum(repeats)])
+
+
+def _static_warm_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
+    before = np.bincount(rows[:half], minlength=distinct)
+    after = np.bincount(rows[half:], minlength=distinct)
+    # A row that the first half does not hold cannot be chosen.
+    chosen = np.argsort(-before, kind="stable")
+    hits = np.where(before[chosen] > 0, after[chosen], 0)
+    return np.concatenate([[0], np.cumsum(hits)])
+
+
+def _sizes(distinct: int) -> Iterator[int]:
+    decade = 10
+    while decade < distinct:
+        yield from (decade * step for step in (1, 2, 5) if decade * step < distinct)
+        decade *= 10
+    yield distinct

@@ -1,0 +1,101 @@
+"""Which n-grams share their rows with others, in one layer and order, and how much text that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from engram.corpus.counts.distinct import DistinctWindows
+
+# Mixes stay below it, so that heads whose primes multiply to more tell all mixes apart.
+_MIXES = 2**63
+
+
+@dataclass(frozen=True)
+class OrderCollisions:
+    """Collisions of the n-grams of one order in one layer.
+
+    An n-gram collides in a head where its row is also the row of another n-gram of the text.
+
+    Attributes:
+        order: n of the n-grams.
+        any_head: Share of the distinct n-grams that collide in at least one head.
+        every_head: Share that collide in every head, mostly with different ones.
+        same_rows: Share that have the very same rows as another in all heads; None when that is not
+            known.
+        occurrences_any_head: Share of the text's n-grams, each as often as it occurs, that collide
+            in at least one head.
+        occurrences_every_head: The same for every head.
+        kind: Exact; or estimated for n-grams that fall on rows evenly, heads independent, frequent
+            n-grams as likely to collide as rare ones.
+    """
+
+    order: int
+    any_head: float
+    every_head: float
+    same_rows: float | None
+    occurrences_any_head: float
+    occurrences_every_head: float
+    kind: Literal["exact", "estimated"]
+
+
+def order_collisions(
+    order: int, windows: DistinctWindows, multipliers: Sequence[int], primes: Sequence[int]
+) -> OrderCollisions:
+    """Count the collisions of one layer and order, or estimate them where the set is a sample.
+
+    Memory: 25 bytes for each distinct n-gram, and one for each row of one head.
+
+    Args:
+        order: n of the n-grams.
+        windows: Those of the text.
+        multipliers: The layer's, n of them or more.
+        primes: Rows of each head.
+    """
+    distinct = windows.count()
+    if not windows.is_exact or not distinct:
+        return _estimate(order, distinct, primes)
+    from engram.corpus.counts import count_kernels
+
+    factors = np.array(multipliers[:order], dtype=np.uint64)
+    mixes: Any = np.empty(distinct, np.uint64)
+    counts: Any = np.empty(distinct, np.uint32)
+    filled = 0
+    for slots, occurrences in windows.windows():
+        end = filled + len(occurrences)
+        count_kernels.mix_windows(slots, factors, mixes[filled:end])
+        counts[filled:end] = occurrences
+        filled = end
+    shared: Any = np.zeros(distinct, np.uint8 if len(primes) < 2**8 else np.uint16)
+    for prime in primes:
+        count_kernels.mark_shared_rows(mixes, np.uint64(prime), np.zeros(prime, np.uint8), shared)
+    occurred = int(counts.sum(dtype=np.uint64))
+    any_head, every_head = shared > 0, shared == len(primes)
+    product = math.prod(primes)
+    # Equal rows in all heads are equal remainders of the product of their primes.
+    keys = mixes if product >= _MIXES else mixes % np.uint64(product)
+    keys.sort()
+    equal = keys[1:] == keys[:-1]
+    same = np.concatenate([equal, [False]]) | np.concatenate([[False], equal])
+    return OrderCollisions(
+        order=order,
+        any_head=int(any_head.sum()) / distinct,
+        every_head=int(every_head.sum()) / distinct,
+        same_rows=int(same.sum()) / distinct,
+        occurrences_any_head=int(counts[any_head].sum(dtype=np.uint64)) / occurred,
+        occurrences_every_head=int(counts[every_head].sum(dtype=np.uint64)) / occurred,
+        kind="exact",
+    )
+
+
+def _estimate(order: int, distinct: int, primes: Sequence[int]) -> OrderCollisions:
+    others = max(distinct - 1, 0)
+    alone = [math.exp(others * math.log1p(-1 / prime)) for prime in primes]
+    any_head = 1 - math.prod(alone)
+    every_head = math.prod(1 - part for part in alone)
+    kind: Literal["estimated"] = "estimated"
+    return OrderCollisions(order, any_head, every_head, None, any_head, every_head, kind)

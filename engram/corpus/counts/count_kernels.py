@@ -1,0 +1,242 @@
+"""The compiled passes behind the statistics. Imported only where they are used.
+
+Shapes: N the highest n-gram order, n tokens of a batch, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit  # noqa: TID253 - this module is itself imported only when needed
+
+from engram.storage.machine_code import compiled
+
+_CHUNK = 2048
+_ONE = np.uint64(1)
+_HALF = np.uint64(32)
+_LOW = np.uint64(2**32 - 1)
+_WORD_BITS = np.uint64(6)
+_WORD_LOW = np.uint64(63)
+_SCATTER_SHIFT = np.uint64(33)
+_SCATTER_1 = np.uint64(0xFF51AFD7ED558CCD)
+_SCATTER_2 = np.uint64(0xC4CEB9FE1A85EC53)
+_GATHER_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 2**64))
+_GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
+
+
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+kernel = compiled(**_OPTIONS)
+# Called by kernels, and compiled with each.
+inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
+
+
+@kernel
+def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
+    """Lay out what positions begin..end-1 read, as `addressing.reference.look_back` does.
+
+    Args:
+        ids: Ids of the vocabulary that is hashed, of whole documents, uint32 ``[n]``.
+        boundaries: Starts of the documents, and the end of the last, ``[documents + 1]``.
+        begin: First position.
+        end: Behind the last position.
+        fill: The id that is read before a document.
+        slots: Filled, uint32 ``[N, end - begin]``: slot k holds the id k places back.
+    """
+    document = np.searchsorted(boundaries, begin, side="right") - 1
+    for t in range(begin, end):
+        while boundaries[document + 1] <= t:
+            document += 1
+        slots[0, t - begin] = ids[t]
+        is_blocked = False
+        for k in range(1, slots.shape[0]):
+            is_blocked |= t - k < boundaries[document]
+            slots[k, t - begin] = fill if is_blocked else ids[t - k]
+
+
+@kernel
+def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
+    """Hash the windows of one layer and order, and set the bits of the rows that are hit.
+
+    A head's bitmap is small enough to stay in cache, so that a chunk of mixes is taken head by
+    head. The remainder is that of `addressing.kernel`.
+
+    Args:
+        slots: Ids of the windows, uint32 ``[order, n]``.
+        multipliers: Of the layer, uint64 ``[order]``.
+        primes: Of the heads, uint64 ``[H]``.
+        bases: First word of each head's bitmap, int64 ``[H]``.
+        bits: The bitmaps, uint64; bit ``row % 64`` of word ``row // 64``.
+    """
+    mixes = np.empty(_CHUNK, dtype=np.uint64)
+    rows = np.empty(_CHUNK, dtype=np.uint64)
+    for begin in range(0, slots.shape[1], _CHUNK):
+        size = min(_CHUNK, slots.shape[1] - begin)
+        for i in range(size):
+            mixes[i] = np.uint64(slots[0, begin + i]) * multipliers[0]
+        for k in range(1, slots.shape[0]):
+            for i in range(size):
+                mixes[i] ^= np.uint64(slots[k, begin + i]) * multipliers[k]
+        for head in range(len(primes)):
+            prime = primes[head]
+            bar = np.uint64(_reciprocal(prime))
+            low_bar, high_bar = bar & _LOW, bar >> _HALF
+            for i in range(size):
+                low, high = mixes[i] & _LOW, mixes[i] >> _HALF
+                quotient = high * high_bar
+                quotient += (low * high_bar) >> _HALF
+                quotient += (high * low_bar) >> _HALF
+                rest = mixes[i] - quotient * prime
+                rest = min(rest, rest - prime - prime)
+                rows[i] = min(rest, rest - prime)
+            for i in range(size):
+                word = bases[head] + np.int64(rows[i] >> _WORD_BITS)
+                bits[word] |= _ONE << (rows[i] & _WORD_LOW)
+
+
+@inner
+def _reciprocal(prime: Any) -> Any:
+    """floor(2^64 / prime), for an odd prime or 2."""
+    bar = np.uint64(2**64 - 1) // prime
+    return bar + _ONE if prime == np.uint64(2) else bar
+
+
+@kernel
+def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
+    """Turn windows into numbers, without loss, scattered over all of 64 bits.
+
+    Args:
+        slots: Ids of the windows, uint32 ``[order, n]``.
+        radix: Size of the vocabulary.
+        parts: Windows are told apart by their word among those of the same part, of which there
+            are as many.
+        words: Filled, uint64 ``[n]``.
+        part_of: Filled, uint8 ``[n]``.
+    """
+    for t in range(slots.shape[1]):
+        first = slots[0, t]
+        word = np.uint64(first // parts)
+        for k in range(1, slots.shape[0]):
+            word = word * np.uint64(radix) + np.uint64(slots[k, t])
+        words[t] = _scatter(word)
+        part_of[t] = first % parts
+
+
+@kernel
+def hash_windows(slots: Any, words: Any) -> None:
+    """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
+    for t in range(slots.shape[1]):
+        word = np.uint64(0)
+        for k in range(slots.shape[0]):
+            word = _scatter(word ^ np.uint64(slots[k, t] + 1))
+        words[t] = word
+
+
+@kernel
+def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) -> None:
+    """Turn words of `pack_windows` back into windows.
+
+    Args:
+        words: Words of one part, uint64 ``[n]``.
+        part: Which part.
+        radix: Size of the vocabulary.
+        parts: How many parts there are.
+        slots: Filled, uint32 ``[order, n]``.
+    """
+    base = np.uint64(radix)
+    for t in range(len(words)):
+        word = _gather(words[t])
+        for k in range(slots.shape[0] - 1, 0, -1):
+            slots[k, t] = word % base
+            word //= base
+        slots[0, t] = word * np.uint64(parts) + np.uint64(part)
+
+
+@inner
+def _scatter(word: Any) -> Any:
+    """The finaliser of MurmurHash3: one to one."""
+    word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
+    word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_2
+    return word ^ word >> _SCATTER_SHIFT
+
+
+@inner
+def _gather(word: Any) -> Any:
+    """Undo `_scatter`: a shift of more than half undoes itself."""
+    word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
+    word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_1
+    return word ^ word >> _SCATTER_SHIFT
+
+
+@kernel
+def drop_repeats(words: Any, counts: Any) -> Any:
+    """Move the distinct values of a sorted array to its front, and return how many there are.
+
+    Args:
+        words: The array, uint64 ``[n]``.
+        counts: Filled with how often each distinct value occurs, uint32 ``[n]``.
+    """
+    count, first = 0, 0
+    for i in range(len(words)):
+        words[count] = words[i]
+        counts[count] = i + 1 - first
+        is_last = i + 1 == len(words) or words[i + 1] != words[i]
+        first = i + 1 if is_last else first
+        count += is_last
+    return count
+
+
+@kernel
+def merge(
+    one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
+) -> Any:
+    """Merge two sorted arrays of distinct values into a third, and return how many it holds.
+
+    Counts of equal values are added; what exceeds uint32 stays at its largest number.
+    """
+    i = j = count = 0
+    while i < len(one) and j < len(other):
+        left, right = one[i], other[j]
+        from_one, from_other = left <= right, right <= left
+        merged[count] = min(left, right)
+        total = np.uint64(one_counts[i]) * np.uint64(from_one)
+        total += np.uint64(other_counts[j]) * np.uint64(from_other)
+        counts[count] = min(total, _LOW)
+        # Equal values advance both; no branch that depends on the values.
+        i += from_one
+        j += from_other
+        count += 1
+    for rest, rest_counts, start in ((one, one_counts, i), (other, other_counts, j)):
+        size = len(rest) - start
+        merged[count : count + size] = rest[start:]
+        counts[count : count + size] = rest_counts[start:]
+        count += size
+    return count
+
+
+@kernel
+def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
+    """Fill `mixes` ``[n]`` with what the heads of a layer reduce for windows ``[order, n]``."""
+    for t in range(slots.shape[1]):
+        mix = np.uint64(slots[0, t]) * multipliers[0]
+        for k in range(1, slots.shape[0]):
+            mix ^= np.uint64(slots[k, t]) * multipliers[k]
+        mixes[t] = mix
+
+
+@kernel
+def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
+    """Count, for each n-gram, the heads in which another one has its row; for one head.
+
+    Args:
+        mixes: Mixes of distinct n-grams, uint64 ``[n]``.
+        prime: Rows of the head, uint64.
+        taken: Zeros, uint8 ``[prime]``; written to.
+        shared: Increased by one where the row is shared, uint8 ``[n]``.
+    """
+    for t in range(len(mixes)):
+        row = mixes[t] % prime
+        taken[row] += taken[row] < 2
+    for t in range(len(mixes)):
+        shared[t] += taken[mixes[t] % prime] == 2

@@ -1,0 +1,277 @@
+"""How a text fills the tables: rows hit, distinct n-grams and collisions, by layer, order and head.
+
+They are counted while the text goes by; n-grams are also counted at growing lengths of it.
+
+Distinct n-grams are those that the layout reads (compressed ids, the fill included), so they do
+not depend on the layer; rows do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.addressing.addresses import Addresses
+from engram.corpus.counts.collisions import OrderCollisions, order_collisions
+from engram.corpus.counts.distinct import DEFAULT_MOST, DistinctWindows, WindowSets
+from engram.corpus.tokens.tokenise import TokenBatch
+from engram.errors import InputError
+from engram.growth import Growth, GrowthPoint, length_behind, pieces
+
+_CHUNK = 2**18
+_COUNT_WORDS = 2**16
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """What a text does to the table of one head.
+
+    Attributes:
+        order: n of the n-grams.
+        head: Index among the heads of the order.
+        rows: Rows of the head's table: its prime.
+        rows_hit: Rows that the text reads at least once; always exact.
+        load: rows_hit / rows.
+        distinct_ngrams: Distinct n-grams of the text.
+        collisions: distinct_ngrams - rows_hit: n-grams that found their row taken.
+        kind: Whether distinct_ngrams, and with it collisions, is exact or estimated.
+        relative_error: Two standard errors of distinct_ngrams, as a fraction of it; 0 when exact.
+    """
+
+    order: int
+    head: int
+    rows: int
+    rows_hit: int
+    load: float
+    distinct_ngrams: int
+    collisions: int
+    kind: Literal["exact", "estimated"]
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What a text does to the tables of one layer.
+
+    Attributes:
+        layer_id: The layer (0-based) in the backbone.
+        heads: Its heads: orders one after the other.
+        orders: Collisions by order, all heads together.
+    """
+
+    layer_id: int
+    heads: tuple[HeadStatistics, ...]
+    orders: tuple[OrderCollisions, ...]
+
+
+@dataclass(frozen=True)
+class PartialStatistics:
+    """What was counted of a piece of a text, to be merged with the rest.
+
+    Attributes:
+        tokens: Tokens of the piece.
+        distinct: By order, its distinct n-grams, see `DistinctWindows.sets`.
+        rows: By layer and order, the bitmaps of the rows that it hits.
+    """
+
+    tokens: int
+    distinct: dict[int, WindowSets]
+    rows: dict[tuple[int, int], NDArray[np.uint64]]
+
+
+class Statistics:
+    """Collects the statistics of a text from its tokens, without storing a hash id.
+
+    Memory: one bit per row of every table, and the sets of `DistinctWindows`.
+
+    Args:
+        addresses: The memory's constants.
+        threads: Threads that work on a batch; the result does not depend on them.
+        most_distinct: Distinct n-grams per order up to which their number is exact.
+        levels: Sampling of the n-grams of each order to begin with, see `levels`.
+    """
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        *,
+        threads: int = 1,
+        most_distinct: int = DEFAULT_MOST,
+        levels: Mapping[int, int] | None = None,
+    ) -> None:
+        self.addresses = addresses
+        self._buffer = np.empty(addresses.max_ngram_size * _CHUNK, dtype=np.uint32)
+        self._distinct = {
+            order: DistinctWindows(
+                order, addresses.vocab_size, most_distinct, levels[order] if levels else 0
+            )
+            for order in addresses.orders
+        }
+        self._rows = {
+            (layer.layer_id, order): _RowsHit(layer.multipliers[:order], primes)
+            for layer in addresses.layers
+            for order, primes in zip(addresses.orders, layer.primes, strict=True)
+        }
+        self._pool = ThreadPoolExecutor(threads)
+        self._tokens = 0
+        self._next_length = length_behind(0)
+        self._points: dict[int, list[GrowthPoint]] = {order: [] for order in addresses.orders}
+
+    def add(self, batch: TokenBatch) -> None:
+        """Add documents.
+
+        Raises:
+            InputError: A token id is not below the tokenizer's length.
+        """
+        ids, boundaries = self._ids(batch)
+        for begin, end in pieces(self._tokens, len(ids), _CHUNK):
+            self._add(ids, boundaries, begin, end)
+            self._advance(end - begin)
+
+    @property
+    def levels(self) -> dict[int, int]:
+        """How often the n-grams of each order were halved to be few enough: a count of bits."""
+        return {order: windows.level for order, windows in self._distinct.items()}
+
+    def part(self, batch: TokenBatch, begin: int, end: int) -> PartialStatistics:
+        """Count what positions begin..end-1 of documents read, on top of what was counted."""
+        ids, boundaries = self._ids(batch)
+        for first in range(begin, end, _CHUNK):
+            self._add(ids, boundaries, first, min(first + _CHUNK, end))
+        distinct = {order: windows.sets() for order, windows in self._distinct.items()}
+        rows = {key: rows.bits for key, rows in self._rows.items()}
+        return PartialStatistics(end - begin, distinct, rows)
+
+    def merge(self, part: PartialStatistics) -> None:
+        """Add what was counted elsewhere of the next piece of the text, cut by `pieces`.
+
+        The result is the same as if the piece had been added.
+        """
+        jobs = [
+            self._pool.submit(self._distinct[n].merge, part.distinct[n]) for n in self._distinct
+        ]
+        for key, rows in self._rows.items():
+            rows.bits |= part.rows[key]
+        for job in jobs:
+            job.result()
+        self._advance(part.tokens)
+
+    def _ids(self, batch: TokenBatch) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Return the ids that are hashed, and where documents start and the last one ends."""
+        tokens, addresses = batch.tokens, self.addresses
+        if len(tokens) and int(tokens.max()) >= addresses.raw_vocab_size:
+            raise InputError(
+                f"Token id {int(tokens.max())} is not below {addresses.raw_vocab_size}, the length "
+                "of the tokenizer that the memory was made with.",
+                "Use that tokenizer.",
+                token_id=int(tokens.max()),
+                vocab_size=addresses.raw_vocab_size,
+            )
+        ids: Any = tokens if addresses.token_map is None else addresses.token_map[tokens]
+        ids = ids.astype(np.uint32, copy=False)
+        boundaries = batch.boundaries
+        if addresses.end_id is not None:
+            ends = np.flatnonzero(tokens == addresses.end_id) + 1
+            boundaries = np.union1d(boundaries, ends)
+        return ids, boundaries
+
+    def _advance(self, tokens: int) -> None:
+        self._tokens += tokens
+        if self._tokens == self._next_length:
+            self._next_length = length_behind(self._tokens)
+            for order, point in self._now().items():
+                self._points[order].append(point)
+
+    def _add(
+        self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
+    ) -> None:
+        from engram.corpus.counts import count_kernels
+
+        addresses, size = self.addresses, end - begin
+        slots = self._buffer[: addresses.max_ngram_size * size].reshape(-1, size)
+        count_kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, slots)
+        jobs = [self._pool.submit(self._distinct[n].add, slots[:n]) for n in addresses.orders]
+        jobs += [self._pool.submit(rows.add, slots[:n]) for (_, n), rows in self._rows.items()]
+        for job in jobs:
+            job.result()
+
+    def growth(self) -> tuple[Growth, ...]:
+        """Return, for each order, how its distinct n-grams grew with the text."""
+        curves = []
+        for order, last in self._now().items():
+            points = [point for point in self._points[order] if point.tokens < last.tokens]
+            curves.append(Growth(order, (*points, last)))
+        return tuple(curves)
+
+    def _now(self) -> dict[int, GrowthPoint]:
+        counts = self._pool.map(DistinctWindows.count, self._distinct.values())
+        return {
+            order: GrowthPoint(self._tokens, distinct, "exact" if windows.is_exact else "estimated")
+            for (order, windows), distinct in zip(self._distinct.items(), counts, strict=True)
+        }
+
+    def layers(self) -> tuple[LayerStatistics, ...]:
+        """Return the statistics of everything added so far."""
+        addresses, found = self.addresses, []
+        # Settles the sets, which are then read side by side.
+        self._now()
+        # One layer after the other: collisions take more memory than the sets.
+        for layer in addresses.layers:
+            factors = [layer.multipliers] * addresses.n_orders
+            windows = [self._distinct[order] for order in addresses.orders]
+            collisions = self._pool.map(
+                order_collisions, addresses.orders, windows, factors, layer.primes
+            )
+            heads = tuple(
+                self._head(layer.layer_id, order, head)
+                for order in addresses.orders
+                for head in range(addresses.n_heads)
+            )
+            found.append(LayerStatistics(layer.layer_id, heads, tuple(collisions)))
+        return tuple(found)
+
+    def _head(self, layer_id: int, order: int, head: int) -> HeadStatistics:
+        rows, windows = self._rows[layer_id, order], self._distinct[order]
+        size, hit = int(rows.primes[head]), rows.count(head)
+        # An estimate may fall below what is certain: as many n-grams as rows hit.
+        distinct = windows.count() if windows.is_exact else max(windows.count(), hit)
+        return HeadStatistics(
+            order=order,
+            head=head,
+            rows=size,
+            rows_hit=hit,
+            load=hit / size,
+            distinct_ngrams=distinct,
+            collisions=distinct - hit,
+            kind="exact" if windows.is_exact else "estimated",
+            relative_error=windows.relative_error,
+        )
+
+
+class _RowsHit:
+    """The bitmaps of the heads of one layer and order."""
+
+    def __init__(self, multipliers: tuple[int, ...], primes: tuple[int, ...]) -> None:
+        self.primes = np.array(primes, dtype=np.uint64)
+        self._multipliers = np.array(multipliers, dtype=np.uint64)
+        words = np.array([-(-prime // 64) for prime in primes], dtype=np.int64)
+        self._ends = np.cumsum(words)
+        self._bases = self._ends - words
+        self.bits = np.zeros(int(self._ends[-1]), dtype=np.uint64)
+
+    def add(self, slots: NDArray[np.uint32]) -> None:
+        from engram.corpus.counts import count_kernels
+
+        count_kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self.bits)
+
+    def count(self, head: int) -> int:
+        words: Any = self.bits[self._bases[head] : self._ends[head]]
+        return sum(
+            int.from_bytes(words[at : at + _COUNT_WORDS].tobytes(), "little").bit_count()
+            for at in range(0, len(words), _COUNT_WORDS)
+        )

@@ -1,0 +1,94 @@
+"""Which memory a text is hashed for: a config's, or one sized for the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from engram.addressing.addresses import Addresses
+from engram.config.engram_config import EngramConfig
+from engram.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+DEFAULT_TOKENIZER = "gpt2"
+_TEMPLATE = "gpt2"
+_K = 2
+
+
+def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
+    """Return the memory of the template gpt2 with tables for another tokenizer.
+
+    That is layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
+    as the tokenizer has ids.
+    """
+    from engram.config.templates import load_template
+
+    template = load_template(_TEMPLATE)
+    return replace(
+        template,
+        tokenizer=tokenizer.name,
+        engram_vocab_size=tokenizer.vocab_size,
+        engram_table_size=[_K * tokenizer.vocab_size] * len(template.orders),
+        pad_id=None,
+    )
+
+
+def find_memory(
+    config: EngramConfig | None,
+    tokenizer: str | None = None,
+    layer_ids: Sequence[int] | None = None,
+) -> tuple[EngramConfig, TokenizerFile, Addresses]:
+    """Put together what hashing a text needs.
+
+    Args:
+        config: The memory; one that is sized for the tokenizer when None.
+        tokenizer: Name or path of the tokenizer; the config's, or gpt2, when None.
+        layer_ids: Those of the config's layers that are hashed, all when None; without a config,
+            the layers to have.
+
+    Returns:
+        The config, the tokenizer and the constants.
+
+    Raises:
+        MissingFileError: The tokenizer cannot be reached.
+        InputError: Neither the config nor the call names a tokenizer, or the config has no such
+            layer.
+        MismatchError: The config was made for a tokenizer of another length.
+        LayoutError: There are no layers, or no token to read before a text.
+    """
+    from engram.addressing.tokenizer import EngramTokenizer
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    name = tokenizer or (config.tokenizer if config is not None else DEFAULT_TOKENIZER)
+    if name is None:
+        raise InputError("The config names no tokenizer.", "Give one with -t.")
+    try:
+        file = load_tokenizer(name)
+    except MissingFileError as error:
+        if tokenizer is not None:
+            raise
+        hint = f"Give a tokenizer with -t. {error.hint}"
+        raise MissingFileError(error.message, hint, **error.details) from error
+    if config is None:
+        config = sized_for(file)
+        return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses
+    addresses = EngramTokenizer(config, file).addresses
+    return config, file, addresses if layer_ids is None else _select(addresses, layer_ids)
+
+
+def _select(addresses: Addresses, layer_ids: Sequence[int]) -> Addresses:
+    """Leave the constants of some layers: those of a layer follow from which others there are."""
+    layers = {layer.layer_id: layer for layer in addresses.layers}
+    unknown = [layer_id for layer_id in layer_ids if layer_id not in layers]
+    if unknown:
+        raise InputError(
+            f"The memory has no layer {', '.join(map(str, unknown))}; its layers are "
+            f"{', '.join(map(str, layers))}.",
+            "Choose among them.",
+            layer_ids=unknown,
+            expected=list(layers),
+        )
+    return replace(addresses, layers=tuple(layers[layer_id] for layer_id in layer_ids))

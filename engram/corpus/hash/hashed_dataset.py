@@ -1,0 +1,236 @@
+"""`HashedDataset`: windows of tokens with their hash ids, hashed as they are read.
+
+Imported when it is first used, since it is a torch dataset. Shapes: T tokens of a window, L layers,
+C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch  # noqa: TID253 - this module is itself imported only when needed
+from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
+
+from engram.addressing.hashing import Hasher
+from engram.addressing.tokenizer_files import TokenizerFile
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import load_config
+from engram.corpus.hash.hash_config import find_memory
+from engram.corpus.hash.windows import Document, DocumentPieces, Place, Window, cut_stored
+from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.text.documents import Split
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.errors import InputError, MismatchError, UsageError
+
+
+class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
+    """Windows of a corpus with the hash ids of their tokens, for a DataLoader.
+
+    This is the way to feed a memory: hashing a window takes less time than reading its stored ids
+    from a disk, and nothing but tokens (2 or 4 bytes each, instead of 128 more) has to be kept.
+
+    Each window is a dict of int64 tensors: `input_ids` ``[T]``; `hash_ids` ``[T, L, C]``, without
+    offsets, those that `engram hash` stores for the same tokens, so that the first ones look back
+    across the cut of a document; `position_ids` ``[T]``, the place in the document, counted anew in
+    every window, from which an attached model knows where documents start.
+
+    Windows follow one another without overlap, and every token is in one, but for those that fill
+    no window at the end. Workers of a DataLoader, and the ranks of a distributed run, share them:
+
+    - a folder of token shards is cut as one text, and window i goes to share ``i % shares``: the
+      same windows for any number of workers, and resuming reads nothing again;
+    - of a text or an iterable, every share reads everything and takes each n-th piece (about 1 MiB
+      of text, or one document), tokenises it and cuts windows from its own pieces.
+
+    The order is that of the corpus, in every epoch. `state_dict` and `load_state_dict` save and
+    restore the place: called here without workers, and by torchdata's StatefulDataLoader in each
+    worker.
+
+    Example:
+        >>> windows = engram.HashedDataset("tokens", "config.yaml", window_tokens=512)
+        >>> loader = torch.utils.data.DataLoader(windows, batch_size=8, num_workers=2)
+
+    Args:
+        source: A folder of token shards, or a text (file or folder, see `TextReader`), or an
+            iterable of documents, each a text or the ids of its tokens.
+        config: The memory, or the path of its config, or a template's name.
+        window_tokens: Tokens T of a window.
+        tokenizer: Name or path of the tokenizer; the config's when None.
+        split: End of a document in a plain text; ``paragraph`` when None.
+        text_key: Key of the text in JSON records; ``text`` when None.
+        add_eos: Whether documents of a text or an iterable end with the end-of-text token.
+        rank: Which of the `world_size` equal parts of the corpus is read here.
+        world_size: Parts of the corpus. Leave it at 1 where the training loop itself deals batches
+            out, as accelerate does.
+        check_digests: Compare the sha256 of every file of a folder of token shards first; their
+            names and sizes always are.
+
+    Attributes:
+        addresses: The memory's constants.
+        n_windows: Windows of all shares; None when only reading tells.
+
+    Raises:
+        UsageError: `window_tokens` is below 1, or `rank` is not below `world_size`.
+        MismatchError: The folder's tokens are those of another tokenizer.
+        ConfigError: Something is wrong with the config.
+        InputError: The folder cannot be read, or is shorter than one window.
+        CorruptFileError: A file of the folder is missing or changed.
+        MissingFileError: There is no such corpus, config or tokenizer.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Iterable[Document],
+        config: EngramConfig | str | Path,
+        *,
+        window_tokens: int,
+        tokenizer: str | None = None,
+        split: Split | None = None,
+        text_key: str | None = None,
+        add_eos: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        check_digests: bool = False,
+    ) -> None:
+        if window_tokens < 1:
+            raise UsageError(
+                f"window_tokens must be >= 1, got {window_tokens}.",
+                "Give the number of tokens of a window.",
+                window_tokens=window_tokens,
+            )
+        if not 0 <= rank < world_size:
+            raise UsageError(
+                f"rank must be >= 0 and below world_size ({world_size}), got {rank}.",
+                "Ranks count from 0.",
+                rank=rank,
+                world_size=world_size,
+            )
+        memory = config if isinstance(config, EngramConfig) else load_config(config)
+        _, file, self.addresses = find_memory(memory, tokenizer)
+        self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
+        self.n_windows: int | None = None
+        if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
+            stored = StoredTokens(Path(source), check_digests=check_digests)
+            _check_tokenizer(stored, file)
+            self.n_windows = stored.n_tokens // window_tokens
+            if not self.n_windows:
+                raise InputError(
+                    f"{source} holds {stored.n_tokens} tokens, less than one window of "
+                    f"{window_tokens}.",
+                    "Take a smaller window.",
+                    tokens=stored.n_tokens,
+                )
+            self._cut: Callable[..., Iterator[Window]] = partial(cut_stored, stored)
+        else:
+            documents: TextReader | Iterable[Document]
+            if isinstance(source, (str, Path)):
+                documents = TextReader(source, split=split, text_key=text_key)
+            else:
+                documents = source
+            self._cut = DocumentPieces(documents, file, add_eos).cut
+        self._state: dict[str, int] = {}
+        self._resume: dict[str, int] = {}
+
+    def check(self, model: Any) -> None:
+        """Compare the memory that these hash ids are for with a model's.
+
+        Call it before training: hash ids of another memory are valid rows of its tables, too.
+
+        Args:
+            model: An attached model, wrapped (PEFT, DDP) or not.
+
+        Raises:
+            UsageError: The model has no memory.
+            MismatchError: Its memory reads other rows; the message names the parts that differ.
+        """
+        while not hasattr(model, "engram_addresses") and hasattr(model, "module"):
+            model = model.module  # as torch's own wrappers name what they wrap
+        addresses = getattr(model, "engram_addresses", None)
+        if addresses is None:
+            raise UsageError(
+                f"{type(model).__name__} has no memory to compare with.",
+                "Give the model that engram.load returned.",
+            )
+        self.addresses.check(addresses.to_dict())
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Read the windows of this worker's share, from the restored place or the first.
+
+        Raises:
+            MismatchError: The restored place is that of another share or another window.
+            InputError: A document cannot be read or tokenised.
+        """
+        worker = get_worker_info()
+        index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        work = {
+            "share": self._rank * workers + index,
+            "shares": self._world_size * workers,
+            "window_tokens": self._window_tokens,
+        }
+        self._state = self._resume or {**work, "piece": 0, "token": 0}
+        self._resume = {}
+        saved = {key: self._state[key] for key in work}
+        if saved != work:
+            raise MismatchError(
+                f"The saved place is of {_words(saved)}; this is {_words(work)}.",
+                "Resume with as many workers and ranks, and the same window.",
+                saved=saved,
+                expected=work,
+            )
+        # The place is taken now and not with the first window: a loader that was saved after the
+        # last one asks for none, and the epoch after it is a whole one.
+        return self._windows(work, Place(self._state["piece"], self._state["token"]))
+
+    def _windows(self, work: dict[str, int], place: Place) -> Iterator[dict[str, torch.Tensor]]:
+        past = self.addresses.max_ngram_size - 1
+        for window in self._cut(self._window_tokens, past, work["share"], work["shares"], place):
+            self._state = {**work, "piece": window.end.piece, "token": window.end.token}
+            yield self._hash(window)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place after the last window that was yielded here; {} before the first."""
+        return dict(self._resume or self._state)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Have the next iteration go on at a place that `state_dict` returned."""
+        self._resume = dict(state)
+
+    def _hash(self, window: Window) -> dict[str, torch.Tensor]:
+        ids, _ = self._hasher.hash(window.tokens[None], starts=window.starts[None])
+        tokens, starts = window.tokens[window.past :], window.starts[window.past :]
+        places = np.arange(len(tokens))
+        places -= np.maximum.accumulate(np.where(starts, places, 0))
+        return {
+            "input_ids": torch.from_numpy(tokens.astype(np.int64)),
+            "position_ids": torch.from_numpy(places),
+            "hash_ids": torch.from_numpy(ids[0, window.past :]),
+        }
+
+    @cached_property
+    def _hasher(self) -> Hasher:
+        # A corpus is long enough for the compiled form to pay.
+        return Hasher(self.addresses, form="numba")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the hasher: compiled code stays in its process."""
+        return {key: value for key, value in self.__dict__.items() if key != "_hasher"}
+
+
+def _words(work: Mapping[str, int]) -> str:
+    return f"share {work['share']} of {work['shares']} in windows of {work['window_tokens']} tokens"
+
+
+def _check_tokenizer(stored: StoredTokens, tokenizer: TokenizerFile) -> None:
+    if stored.tokenizer.get("sha256") != tokenizer.digest:
+        raise MismatchError(
+            f"The tokens of {stored.folder} are those of the tokenizer "
+            f"{stored.tokenizer.get('name')}, which is not {tokenizer.name}.",
+            "Use the config's tokenizer for both.",
+            sha256=stored.tokenizer.get("sha256"),
+            expected=tokenizer.digest,
+        )

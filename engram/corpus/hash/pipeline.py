@@ -1,0 +1,312 @@
+"""Text to tokens to statistics and hash ids, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import engram
+from engram.addressing.addresses import Addresses
+from engram.corpus.building.build_corpus import build_corpus, text_job
+from engram.corpus.building.units import UNIT_BYTES
+from engram.corpus.counts.cache_curve import CacheSample, LayerCache
+from engram.corpus.counts.statistics import LayerStatistics, Statistics
+from engram.corpus.hash.hash_folder import HashWriter, Target, describe, is_described
+from engram.corpus.hash.hash_shards import bytes_per_token
+from engram.corpus.hash.token_stream import Notes, TokenStream, text_rules
+from engram.corpus.results.result_folder import MANIFEST, sha256_of
+from engram.corpus.results.work_folder import check_work, discard, working
+from engram.corpus.text.readers import TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.tokenise import TokenBatch, tokenise
+from engram.errors import InputError
+from engram.growth import Growth
+from engram.storage.files import Progress
+from engram.storage.folders import remove_torn
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+    from engram.corpus.ray.ray_engine import RayEngine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HashedText:
+    """What came of hashing a text.
+
+    Attributes:
+        documents: Its documents.
+        tokens: Its tokens.
+        ids: Hash ids: tokens x layers x columns.
+        layers: Statistics by layer and head.
+        growth: Growth of the distinct n-grams, by order.
+        cache_tokens: Tokens that the cache curves were measured with; 0 without them.
+        caches: Cache curves by layer, when they were asked for.
+        notes: What was met while it was tokenised; nothing of stored tokens.
+        written_bytes: Bytes of the folder of hash ids; 0 without one.
+        resumed_shards: Shards of it that an earlier run had finished.
+        was_finished: Whether the whole folder was there already.
+        seconds: Time from the first byte to the last shard.
+    """
+
+    documents: int
+    tokens: int
+    ids: int
+    layers: tuple[LayerStatistics, ...]
+    growth: tuple[Growth, ...]
+    cache_tokens: int
+    caches: tuple[LayerCache, ...]
+    notes: Notes = Notes()
+    written_bytes: int = 0
+    resumed_shards: int = 0
+    was_finished: bool = False
+    seconds: float = 0.0
+
+
+def hash_text(
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    *,
+    add_eos: bool = True,
+    threads: int = 1,
+    engine: RayEngine | None = None,
+    target: Target | None = None,
+    cache_tokens: int | None = None,
+    progress: Progress | None = None,
+    unit_bytes: int = UNIT_BYTES,
+) -> HashedText:
+    """Tokenise and hash a text, collect its statistics, and write its ids when asked to.
+
+    Results depend neither on batches nor on threads, nor on who does the work. Statistics alone are
+    one pass over the text. To write ids, it is tokenised first, into a hidden folder beside the
+    target, where tokens and finished shards stay when the work breaks off. Ids are hashed here,
+    whatever the engine: to hash them is faster than to send them.
+
+    Args:
+        reader: The documents, as text or as tokens. Every one starts with the layout's fill.
+        tokenizer: The tokenizer that the addresses were made with.
+        addresses: The memory's constants.
+        add_eos: Whether every document ends with the end-of-text token; of tokens, whether it does.
+        threads: Threads that hash and processes that tokenise for ids; in one pass, `tokenizers`
+            takes its own threads from RAYON_NUM_THREADS.
+        engine: Tokenises and counts; this machine when None.
+        target: Where ids are written; None for statistics alone.
+        cache_tokens: Tokens, from the first on, to measure cache curves with; None for no curves.
+        progress: Called with the bytes read so far and their total; where ids are written first for
+            the text, then for its tokens.
+        unit_bytes: About as many bytes of text as one worker tokenises at a time.
+
+    Returns:
+        Counts and statistics.
+
+    Raises:
+        InputError: The text cannot be read or has no tokens, or the folder cannot appear.
+        WorkerLostError: A worker process was killed.
+    """
+    started = time.perf_counter()
+    work = _Work(tokenizer, addresses, add_eos, threads, engine, cache_tokens, unit_bytes)
+    if target is not None:
+        remove_torn(target.folder)
+    there = target.manifest() if target is not None and target.resume else None
+    if target is None or there is not None:
+        hashed = work.count(reader, progress)
+        if (
+            target is not None
+            and there is not None
+            and is_described(there, work.describe(target, hashed))
+            and target.is_whole(there)
+        ):
+            discard(target.folder)
+            hashed = replace(hashed, written_bytes=target.size_bytes(), was_finished=True)
+    if target is not None and (there is None or not hashed.was_finished):
+        target.check()
+        hashed = work.write(reader, target, progress)
+    return replace(hashed, seconds=time.perf_counter() - started)
+
+
+def check_target(
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool,
+    target: Target,
+) -> None:
+    """Check that `hash_text` may write to a target; nothing is written.
+
+    Whether a folder that is there is the one asked for, only `hash_text` can tell.
+
+    Raises:
+        InputError: Something is there that is not to be replaced, or a build to be resumed began
+            with something else.
+        MissingPackageError: parquet needs pyarrow.
+    """
+    if not target.resume or target.manifest() is None:
+        target.check()
+        job = _job(reader, tokenizer, addresses, add_eos, target, UNIT_BYTES)
+        check_work(target.folder, job, target.resume, target.overwrite)
+
+
+def estimate_bytes(
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool = True,
+) -> int | None:
+    """Estimate what .npy shards of a text take, from its first MiB; None for standard input."""
+    if isinstance(reader, StoredTokens):
+        return reader.n_tokens * bytes_per_token(addresses, tokenizer.vocab_size)
+    if reader.total_bytes is None:
+        return None
+    batches = tokenise(reader, tokenizer, add_eos=add_eos, wrong=reader.wrong)
+    with closing(batches):
+        first: TokenBatch | None = next(batches, None)
+    if first is None:
+        return None
+    tokens = len(first.tokens) * reader.total_bytes / max(first.read_bytes, 1)
+    return round(tokens * bytes_per_token(addresses, tokenizer.vocab_size))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done with a text, see `hash_text`."""
+
+    tokenizer: TokenizerFile
+    addresses: Addresses
+    add_eos: bool
+    threads: int
+    engine: RayEngine | None
+    cache_tokens: int | None
+    unit_bytes: int
+
+    def count(self, reader: TextReader | StoredTokens, progress: Progress | None) -> HashedText:
+        """Collect statistics in one pass."""
+        stream = TokenStream(reader, self.tokenizer, self.add_eos, self.engine, self.unit_bytes)
+        hashed = self._take(stream.batches(), reader.total_bytes, progress)
+        return replace(hashed, notes=stream.notes)
+
+    def write(
+        self, reader: TextReader | StoredTokens, target: Target, progress: Progress | None
+    ) -> HashedText:
+        """Write hash ids; statistics are collected on the way."""
+        job = _job(reader, self.tokenizer, self.addresses, self.add_eos, target, self.unit_bytes)
+        with ExitStack() as stack:
+            work = stack.enter_context(working(target.folder, job, target.resume, target.overwrite))
+            notes = Notes()
+            if isinstance(reader, TextReader):
+                built = build_corpus(
+                    reader.sources,
+                    self.tokenizer,
+                    work / "tokens",
+                    text_rules(reader, self.add_eos, target.shard_tokens),
+                    workers=self.threads,
+                    engine=None if self.engine is None else self.engine.run_units,
+                    # Whatever is there belongs to this job.
+                    resume=True,
+                    overwrite=True,
+                    unit_bytes=self.unit_bytes,
+                    progress=progress,
+                )
+                notes, reader = Notes.of_corpus(built), StoredTokens(work / "tokens")
+            vocab_size = self.tokenizer.vocab_size
+            writer = HashWriter(
+                work, target, self.addresses, vocab_size=vocab_size, threads=self.threads
+            )
+            stack.callback(writer.stop)
+            hashed = self._take(reader.batches(), reader.total_bytes, progress, writer)
+            writer.close()
+            written_bytes = writer.assemble(self.describe(target, hashed))
+        return replace(
+            hashed, notes=notes, written_bytes=written_bytes, resumed_shards=writer.resumed
+        )
+
+    def describe(self, target: Target, hashed: HashedText) -> dict[str, Any]:
+        """Return what the manifest says, but for the files."""
+        counts = {key: getattr(hashed, key) for key in ("documents", "tokens", "ids")}
+        return describe(target, self.tokenizer, self.addresses, self.add_eos, counts, hashed.layers)
+
+    def _take(
+        self,
+        batches: Generator[TokenBatch],
+        total_bytes: int | None,
+        progress: Progress | None,
+        writer: HashWriter | None = None,
+    ) -> HashedText:
+        """Take in the tokens of a text, and hand them on to a writer."""
+        addresses = self.addresses
+        statistics = Statistics(addresses, threads=self.threads)
+        sample = None
+        if self.cache_tokens is not None:
+            sample = CacheSample(addresses, self.cache_tokens)
+        documents = tokens = 0
+
+        def passing() -> Generator[TokenBatch]:
+            nonlocal documents, tokens
+            with closing(_one_ahead(batches)) as ahead:
+                for batch in ahead:
+                    documents += len(batch.boundaries) - 1
+                    tokens += len(batch.tokens)
+                    if sample is not None:
+                        sample.add(batch)
+                    if writer is not None:
+                        writer.add(batch)
+                    yield batch
+                    if progress is not None:
+                        progress(batch.read_bytes, total_bytes)
+
+        with closing(passing()) as passed:
+            if self.engine is not None:
+                self.engine.count(passed, statistics)
+            else:
+                for batch in passed:
+                    statistics.add(batch)
+        if not tokens:
+            raise InputError("The text has no tokens.", documents=documents)
+        return HashedText(
+            documents=documents,
+            tokens=tokens,
+            ids=tokens * len(addresses.layers) * addresses.n_columns,
+            layers=statistics.layers(),
+            growth=statistics.growth(),
+            cache_tokens=0 if sample is None else sample.tokens,
+            caches=() if sample is None else sample.layers(),
+        )
+
+
+def _job(
+    reader: TextReader | StoredTokens,
+    tokenizer: TokenizerFile,
+    addresses: Addresses,
+    add_eos: bool,
+    target: Target,
+    unit_bytes: int,
+) -> dict[str, Any]:
+    """Everything that the bytes of a target follow from."""
+    if isinstance(reader, StoredTokens):
+        text = {
+            "engram_version": engram.__version__,
+            "tokens_sha256": sha256_of(reader.folder / MANIFEST),
+            "shard_tokens": target.shard_tokens,
+        }
+    else:
+        rules = text_rules(reader, add_eos, target.shard_tokens)
+        text = text_job(reader.sources, tokenizer, rules, unit_bytes)
+    return {**text, "fingerprint": addresses.fingerprint, "format": target.format}
+
+
+def _one_ahead(items: Generator[T]) -> Generator[T]:
+    """Fetch the next item in a thread while the caller works on this one."""
+    end, pool = object(), ThreadPoolExecutor(1)
+    try:
+        following: Any = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield item
+    finally:
+        # A pipe that nobody writes to would keep a command that is interrupted from ending.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,132 @@
+"""The tokens of a text as one stream, whoever tokenises it, and what was met on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engram.corpus.building.build_corpus import BuildRules, BuiltCorpus, plan_tasks
+from engram.corpus.building.unit_work import UnitResult
+from engram.corpus.building.units import UNIT_BYTES
+from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import SHARD_TOKENS
+from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, tokenise
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+    from engram.corpus.ray.ray_engine import RayEngine
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What was met while a text was tokenised.
+
+    Attributes:
+        skipped: Documents that were left out.
+        problems: What was wrong with them, the first hundred.
+        engines: What tokenised it, as sentences; a line below says why, where it has to.
+        warnings: Why the fast engine was given up, where it was.
+    """
+
+    skipped: int = 0
+    problems: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_units(cls, results: Sequence[UnitResult]) -> Notes:
+        """Put together what was met in units."""
+        problems = [problem for result in results for problem in result.problems]
+        return cls(
+            skipped=sum(result.skipped for result in results),
+            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
+            engines=tuple(sorted({result.engine for result in results})),
+            warnings=tuple(sorted({result.problem for result in results} - {""})),
+        )
+
+    @classmethod
+    def of_corpus(cls, built: BuiltCorpus) -> Notes:
+        """Return what was met while a corpus was built."""
+        return cls(
+            skipped=built.manifest["counts"]["skipped"],
+            problems=tuple(built.manifest["problems"]),
+            engines=built.engines,
+            warnings=built.warnings,
+        )
+
+
+class TokenStream:
+    """The token batches of a text.
+
+    Args:
+        reader: The text, or its tokens.
+        tokenizer: The tokenizer.
+        add_eos: Whether every document ends with the end-of-text token.
+        engine: Tokenises units of the text; None to do it here, in one pass.
+        unit_bytes: About as many bytes as a unit has.
+
+    Attributes:
+        notes: What was met; complete when all was read.
+    """
+
+    def __init__(
+        self,
+        reader: TextReader | StoredTokens,
+        tokenizer: TokenizerFile,
+        add_eos: bool = True,
+        engine: RayEngine | None = None,
+        unit_bytes: int = UNIT_BYTES,
+    ) -> None:
+        self.notes = Notes()
+        self._reader, self._tokenizer = reader, tokenizer
+        self._add_eos, self._engine, self._unit_bytes = add_eos, engine, unit_bytes
+
+    def batches(self) -> Generator[TokenBatch]:
+        """Read the documents; yields and raises what `tokenise` does."""
+        if isinstance(self._reader, StoredTokens):
+            yield from self._reader.batches()
+        elif self._engine is None:
+            yield from self._here(self._reader)
+        else:
+            yield from self._elsewhere(self._reader, self._engine)
+
+    def _here(self, reader: TextReader) -> Generator[TokenBatch]:
+        fast, engine = fast_encoder(self._tokenizer, reader.total_bytes)
+        parts = tokenise(
+            reader, self._tokenizer, add_eos=self._add_eos, fast=fast, wrong=reader.wrong
+        )
+        with closing(parts):
+            yield from parts
+        self.notes = Notes(
+            skipped=reader.skipped,
+            problems=tuple(error.message for error in reader.errors),
+            engines=(engine,),
+            warnings=(fast.problem,) if fast is not None and fast.problem else (),
+        )
+
+    def _elsewhere(self, reader: TextReader, engine: RayEngine) -> Generator[TokenBatch]:
+        rules = text_rules(reader, self._add_eos)
+        tasks = plan_tasks(reader.sources, self._tokenizer, rules, unit_bytes=self._unit_bytes)
+        sizes = iter(task.unit.size_bytes for task in tasks)
+        results, read_before = [], 0
+        for part in engine.encode_units(tasks):
+            if isinstance(part, UnitResult):
+                results.append(part)
+                read_before += next(sizes)
+            else:
+                yield replace(part, read_bytes=read_before + part.read_bytes)
+        self.notes = Notes.of_units(results)
+
+
+def text_rules(reader: TextReader, add_eos: bool, shard_tokens: int = SHARD_TOKENS) -> BuildRules:
+    """Return the rules by which a reader's text becomes a corpus."""
+    return BuildRules(
+        add_eos=add_eos,
+        split=reader.split,
+        text_key=reader.text_key,
+        on_error=reader.on_error,
+        shard_tokens=shard_tokens,
+    )

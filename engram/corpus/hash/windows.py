@@ -1,0 +1,223 @@
+"""Cuts a corpus into windows of tokens, shared without overlap, from any place on.
+
+Shapes: T tokens of a window, N the highest n-gram order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.text.blocks import Block
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.sources import Source
+from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder
+from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.tokenise import (
+    check_eos,
+    fast_encoder,
+    token_dtype,
+    tokenise,
+    whole_documents,
+)
+from engram.errors import InputError
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+Document = str | Sequence[int]
+
+_DOCUMENTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the corpus, for one share.
+
+    Attributes:
+        piece: Pieces of the share that lie before it: windows of a folder, else blocks or
+            documents.
+        token: Tokens of the piece that lie before it.
+    """
+
+    piece: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens of a window, and those before it that its n-grams look back to.
+
+    Attributes:
+        tokens: Token ids ``[past + T]``.
+        starts: True where a document starts ``[past + T]``.
+        past: Tokens before the window, at most N - 1.
+        end: The place behind the window.
+    """
+
+    tokens: NDArray[Any]
+    starts: NDArray[np.bool_]
+    past: int
+    end: Place
+
+
+def cut_stored(
+    stored: StoredTokens, size: int, most_past: int, share: int, shares: int, place: Place
+) -> Iterator[Window]:
+    """Cut the tokens of a folder, as one text; window i belongs to share ``i % shares``.
+
+    Args:
+        stored: The folder's tokens.
+        size: Tokens T of a window.
+        most_past: Tokens that an n-gram looks back: N - 1.
+        share: Which share is read.
+        shares: How many there are.
+        place: Where to start.
+
+    Yields:
+        Windows. Tokens that fill none at the end are left out.
+    """
+    windows = range(share, stored.n_tokens // size, shares)
+    for piece in range(place.piece, len(windows)):
+        begin = windows[piece] * size
+        past = min(begin, most_past)
+        tokens, starts = stored.read(begin - past, begin + size)
+        yield Window(tokens, starts, past, Place(piece + 1, 0))
+
+
+class DocumentPieces:
+    """The documents of a text or an iterable, tokenised in pieces that shares take in turn.
+
+    Texts are tokenised by gigatoken where its ids are sure to be those of `tokenizers`.
+
+    Args:
+        source: The text, whose pieces are the reader's blocks; or documents, each a piece.
+        tokenizer: What turns texts into tokens.
+        add_eos: Whether every document ends with the end-of-text token.
+
+    Raises:
+        InputError: There is no end-of-text token to add.
+    """
+
+    def __init__(
+        self,
+        source: TextReader | Iterable[Document],
+        tokenizer: TokenizerFile,
+        add_eos: bool,
+    ) -> None:
+        check_eos(tokenizer, add_eos)
+        self._source, self._add_eos = source, add_eos
+        self._tokenizer = whole_documents(tokenizer)
+
+    def cut(
+        self, size: int, most_past: int, share: int, shares: int, place: Place
+    ) -> Iterator[Window]:
+        """Cut windows from the pieces of one share; arguments and result are those of `cut_stored`.
+
+        Raises:
+            InputError: A document cannot be read or tokenised.
+        """
+        skipped, past = place.token, 0
+        tokens: Any = np.empty(0, token_dtype(self._tokenizer.vocab_size))
+        starts: Any = np.empty(0, dtype=bool)
+        for piece, fresh, fresh_starts in self._pieces(share, shares, place.piece):
+            # What is left is shorter than a window, so that each window ends in the fresh piece.
+            before = len(tokens)
+            tokens = np.concatenate([tokens, fresh])
+            starts = np.concatenate([starts, fresh_starts])
+            begin = past + skipped
+            skipped = 0
+            while begin + size <= len(tokens):
+                end = begin + size
+                past = min(begin, most_past)
+                yield Window(
+                    tokens[begin - past : end],
+                    starts[begin - past : end],
+                    past,
+                    Place(piece, end - before),
+                )
+                begin = end
+            past = min(begin, most_past)
+            tokens, starts = tokens[begin - past :], starts[begin - past :]
+
+    def _pieces(
+        self, share: int, shares: int, first: int
+    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
+        """Yield the number of the first piece, and tokens and starts, of some pieces at a time."""
+        size_bytes = self._source.total_bytes if isinstance(self._source, TextReader) else None
+        texts = _Texts(self._tokenizer, self._add_eos, (size_bytes or 0) // shares)
+        mine: Any = islice(self._source, share + first * shares, None, shares)
+        if isinstance(self._source, TextReader):
+            for piece, block in enumerate(mine, first):
+                yield piece, *texts.tokens(block)
+            return
+        piece = first
+        while documents := list(islice(mine, _DOCUMENTS_AT_ONCE)):
+            if all(isinstance(document, str) for document in documents):
+                origin = Source(f"document {piece} of share {share}", None, "jsonl")
+                yield piece, *texts.tokens(Block(origin, 1, documents, True, 0))
+            else:
+                yield piece, *self._tokens_of_ids(documents)
+            piece += len(documents)
+
+    def _tokens_of_ids(self, documents: list[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        vocab_size = self._tokenizer.vocab_size
+        arrays: list[NDArray[Any]] = [np.asarray(document) for document in documents]
+        for array in arrays:
+            if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+                raise InputError(
+                    f"A document is {array.dtype} {list(array.shape)}.",
+                    "Give texts, or the ids of their tokens as flat lists; not both.",
+                )
+            if array.size and not 0 <= int(array.min()) <= int(array.max()) < vocab_size:
+                raise InputError(
+                    f"A document holds ids {array.min()} .. {array.max()}; those of "
+                    f"{self._tokenizer.name} are 0 .. {vocab_size - 1}.",
+                    "Give ids of that tokenizer.",
+                    vocab_size=vocab_size,
+                )
+        if self._add_eos:
+            end = np.array([self._tokenizer.eos_id])
+            arrays = [np.append(array, end) for array in arrays]
+        boundaries = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        dtype = token_dtype(vocab_size)
+        return np.concatenate([array.astype(dtype) for array in arrays]), _starts(boundaries)
+
+
+class _Texts:
+    """Tokenises texts; with gigatoken where it can, when there are enough to be worth loading it.
+
+    It lives in one process, for one pass: none of it is shared with a worker or pickled.
+    """
+
+    def __init__(self, tokenizer: TokenizerFile, add_eos: bool, expected_bytes: int) -> None:
+        self._tokenizer, self._add_eos = tokenizer, add_eos
+        # Nobody knows how much an iterable holds: there, what has come so far decides.
+        self._size = expected_bytes
+        self._fast: FastEncoder | None = None
+        self._is_chosen = self._is_reported = False
+
+    def tokens(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the token ids of some documents, and True where one starts."""
+        if self._size >= WORTH_BYTES and not self._is_chosen:
+            self._is_chosen = True
+            self._fast, _ = fast_encoder(self._tokenizer, None)
+        self._size += sum(map(len, block.texts))
+        batches = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=self._fast)
+        (batch,) = batches
+        if self._fast is not None and self._fast.problem and not self._is_reported:
+            self._is_reported = True
+            warnings.warn(self._fast.problem, stacklevel=2)
+        return batch.tokens, _starts(batch.boundaries)
+
+
+def _starts(boundaries: NDArray[np.int64]) -> NDArray[np.bool_]:
+    starts = np.zeros(int(boundaries[-1]) + 1, dtype=bool)
+    starts[boundaries] = True
+    return starts[:-1]

@@ -1,0 +1,1 @@
+"""Does the work on a text on Ray."""

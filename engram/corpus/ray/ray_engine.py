@@ -1,0 +1,261 @@
+"""Does the work on a text on Ray, on this machine or a cluster, and again where a worker was lost.
+
+Tasks read the text and the tokenizer, which every node has to see under the same path, and send
+tokens and counts back; they write nothing. What they do follows from their arguments alone, so that
+Ray may run them anywhere and more than once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import engram
+from engram.corpus.building.local_engine import WorkerLostError
+from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, write_unit
+from engram.corpus.counts.statistics import Statistics
+from engram.corpus.ray import ray_tasks
+from engram.corpus.tokens.tokenise import TokenBatch
+from engram.errors import MissingError, MissingPackageError, UsageError
+from engram.growth import pieces
+
+RETRIES = 3
+_REACH_SECONDS = 5
+_PIECE_TOKENS = 2**22
+# Ray prints what happens to its workers to stdout, which belongs to whoever calls this.
+_SETTINGS = {
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_MISSING_MODULE = re.compile("No module named '[^']*'")
+
+
+class RayEngine:
+    """A Ray that works while the block runs.
+
+    One that the process is connected to already is used and left as it is.
+
+    Args:
+        address: Of a cluster's head, such as ``10.0.0.1:6379``, or ``auto`` on one of its nodes;
+            None starts a Ray of its own on this machine.
+        workers: CPUs of that Ray; a cluster's are all used.
+        retries: How often a task is done again when its worker is lost.
+
+    Raises:
+        MissingPackageError: ray is not installed.
+        MissingError: There is no Ray at the address.
+        UsageError: The address is one of Ray Client.
+    """
+
+    def __init__(
+        self, address: str | None = None, workers: int = 1, *, retries: int = RETRIES
+    ) -> None:
+        if address is not None and address.startswith("ray://"):
+            raise UsageError(
+                f"{address} is an address of Ray Client, through which results cannot stream.",
+                "Run the command on a node of the cluster, with --address auto.",
+                address=address,
+            )
+        self._address, self._workers, self._retries = address, workers, retries
+        self._is_mine = False
+
+    def __enter__(self) -> RayEngine:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+        except ImportError:
+            raise MissingPackageError("ray", "ray", "--engine ray") from None
+        if not ray.is_initialized():
+            self._is_mine = True
+            self._connect()
+        self._ray = ray
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        # Another one for each that is at work, so that none has to wait.
+        self._most_in_flight = 2 * max(cpus, 1)
+        options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
+        self._serve = ray.remote(**options)(ray_tasks.serve)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_mine:
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        import ray
+
+        options: dict[str, Any] = {"address": self._address}
+        if self._address is None:
+            options = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
+        try:
+            # Ray itself asks for minutes, and then ends the process.
+            if self._address not in (None, "auto"):
+                _reach(self._address)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (OSError, ValueError) as error:
+            raise MissingError(
+                f"There is no Ray at {self._address}: {str(error).splitlines()[0]}",
+                "Start one with ray start --head, or leave out --address.",
+                address=self._address,
+            ) from error
+
+    def run_units(
+        self, tasks: Sequence[UnitTask], report: Report
+    ) -> Iterator[tuple[int, UnitResult]]:
+        """Do units of a corpus; their files are written here. See `build_corpus`.
+
+        Args:
+            tasks: The units.
+            report: Called with the bytes of all of them that were read so far.
+
+        Raises:
+            InputError: A document cannot be read or encoded.
+            MissingFileError: A worker does not see the text or the tokenizer.
+            WorkerLostError: A task lost its worker too often.
+        """
+        before = 0
+        for task, parts in zip(tasks, self._encode(tasks), strict=True):
+            yield task.index, write_unit(task, parts, behind(report, before))
+            before += task.unit.size_bytes
+
+    def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[TokenBatch | UnitResult]:
+        """Tokenise units one after the other; yields and raises what `encode_unit` does."""
+        for parts in self._encode(tasks):
+            yield from parts
+
+    def count(self, batches: Iterable[TokenBatch], statistics: Statistics) -> None:
+        """Add documents to statistics; workers count pieces of them, which are merged here.
+
+        Raises:
+            InputError: A token id is not below the tokenizer's length.
+            WorkerLostError: A task lost its worker too often.
+        """
+        calls = (
+            (statistics.addresses, statistics.levels, piece, begin, end)
+            for piece, begin, end in _pieces(batches)
+        )
+        for parts in self._streams(ray_tasks.count, calls):
+            for part in parts:
+                statistics.merge(part)
+
+    def _encode(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[Any]]:
+        if any(source.path is None for task in tasks for source in task.unit.sources):
+            raise UsageError(
+                "Standard input can only be read by the process that it was given to.",
+                "Write it to a file first, or leave out --engine ray.",
+            )
+        return self._streams(ray_tasks.encode, ((_absolute(task),) for task in tasks))
+
+    def _streams(
+        self, work: ray_tasks.Work, calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Iterator[Any]]:
+        """Do work for each of several arguments.
+
+        Yields:
+            For each call, in their order, what the work yields.
+        """
+        running: deque[Any] = deque()
+        for call in calls:
+            if len(running) == self._most_in_flight:
+                yield self._read(running.popleft())
+            running.append(self._serve.remote(engram.__version__, work, call))
+        while running:
+            yield self._read(running.popleft())
+
+    def _read(self, stream: Any) -> Iterator[Any]:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            for reference in stream:
+                value = self._ray.get(reference)
+                if isinstance(value, ray_tasks.Failure):
+                    raise value.error
+                yield value
+        except RayTaskError as error:
+            # Ray wraps what a task raises, and what keeps it from being unpacked, in several ways.
+            if missing := _MISSING_MODULE.search(str(error)):
+                raise MissingError(
+                    f"A Ray worker cannot import what it needs: {missing[0]}.",
+                    f"Install engram-toolkit {engram.__version__} on every node of the cluster.",
+                ) from error
+            raise
+        except RayError as error:
+            raise WorkerLostError(
+                f"A task was given up after {self._retries} retries, because its Ray worker was "
+                f"lost each time ({type(error).__name__}).",
+                "Look for memory that runs out (ray status, ray memory); give fewer workers with "
+                "-j.",
+                retries=self._retries,
+            ) from error
+
+
+def _reach(address: str) -> None:
+    """Check that something listens at an address.
+
+    Raises:
+        OSError: Nothing does.
+        ValueError: It is no HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+
+
+def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, int]]:
+    """Cut a text into pieces that workers count, see `growth.pieces`.
+
+    Yields:
+        The documents that a piece lies in, and its begin and end among their tokens.
+    """
+    first = 0
+    for batch in _gather(batches):
+        bounds = batch.boundaries
+        for begin, end in pieces(first, len(batch.tokens), _PIECE_TOKENS):
+            low = int(np.searchsorted(bounds, begin, side="right")) - 1
+            high = int(np.searchsorted(bounds, end))
+            start = int(bounds[low])
+            documents = TokenBatch(
+                batch.tokens[start : bounds[high]], bounds[low : high + 1] - start, 0
+            )
+            yield documents, begin - start, end - start
+        first += len(batch.tokens)
+
+
+def _gather(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
+    """Put batches together, about as many tokens as a piece has at a time."""
+    waiting: list[TokenBatch] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += len(batch.tokens)
+        if size >= _PIECE_TOKENS:
+            yield _join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
+    lengths = [np.zeros(1, np.int64), *(np.diff(batch.boundaries) for batch in batches)]
+    tokens = np.concatenate([batch.tokens for batch in batches])
+    return TokenBatch(tokens, np.cumsum(np.concatenate(lengths)), 0)
+
+
+def _absolute(task: UnitTask) -> UnitTask:
+    """Return the task with paths that mean the same in every folder."""
+    sources = tuple(
+        replace(source, path=source.path and source.path.absolute()) for source in task.unit.sources
+    )
+    rules, path = task.rules, Path(task.rules.tokenizer).expanduser()
+    if path.exists():
+        rules = replace(rules, tokenizer=str(path.absolute()))
+    return replace(task, unit=replace(task.unit, sources=sources), rules=rules)

@@ -1,0 +1,75 @@
+"""What workers of Ray do for `RayEngine`; it follows from the arguments alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import engram
+from engram.addressing.addresses import Addresses
+from engram.corpus.building.unit_work import UnitResult, UnitTask, encode_unit
+from engram.corpus.counts.statistics import PartialStatistics, Statistics
+from engram.corpus.tokens.tokenise import TokenBatch
+from engram.errors import EngramError, MismatchError, MissingFileError
+
+_NO_LIMIT = 2**62
+
+# A generator function of a module; Ray sends its name, not its code.
+Work = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a task ends with when it raised an error that is meant for people."""
+
+    error: Exception
+
+
+def serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
+    """Do work in a Ray worker, which has one CPU."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    try:
+        _check_version(version)
+        yield from work(*call)
+    except (EngramError, OSError) as error:
+        yield Failure(error)
+
+
+def _check_version(version: str) -> None:
+    if engram.__version__ != version:
+        raise MismatchError(
+            f"The Ray worker on {socket.gethostname()} has engram-toolkit {engram.__version__}, "
+            f"this command is {version}: their results may differ.",
+            "Install the same version on every node.",
+            expected=version,
+            found=engram.__version__,
+        )
+
+
+def encode(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
+    """Tokenise a unit, see `encode_unit`, when this node sees its files."""
+    files = [source.path for source in task.unit.sources if source.path is not None]
+    files += [path for path in [Path(task.rules.tokenizer)] if path.is_absolute()]
+    for path in files:
+        if not path.exists():
+            raise MissingFileError(
+                f"The Ray worker on {socket.gethostname()} does not see {path}.",
+                "Put the text and the tokenizer where every node sees them under the same path, or "
+                "leave out --engine ray.",
+                file=str(path),
+                node=socket.gethostname(),
+            )
+    yield from encode_unit(task)
+
+
+def count(
+    addresses: Addresses, levels: dict[int, int], documents: TokenBatch, begin: int, end: int
+) -> Iterator[PartialStatistics]:
+    """Count what positions begin..end-1 of documents read, see `Statistics.part`."""
+    # Copied: kernels would be compiled anew for arrays that cannot be written to.
+    own = TokenBatch(documents.tokens.copy(), documents.boundaries.copy(), 0)
+    yield Statistics(addresses, most_distinct=_NO_LIMIT, levels=levels).part(own, begin, end)

@@ -1,0 +1,146 @@
+"""A folder of results that appears whole or not at all, with a manifest of its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engram.corpus.results.manifests import FILES_SHAPE
+from engram.corpus.results.work_folder import discard_spent
+from engram.corpus.text.sources import MANIFEST as MANIFEST
+from engram.errors import CorruptFileError, EngramError
+from engram.storage import folders
+from engram.storage.files import write_json
+from engram.storage.json_files import read_json
+from engram.units import plural
+
+_BLOCK_BYTES = 2**20
+
+
+def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
+    """Check that a folder of results may appear at a path, see `folders.check_folder`.
+
+    What is left of a build that was killed after the folder had appeared is removed.
+
+    Args:
+        folder: Where it is to appear.
+        schema: `schema` in the manifest of a folder that may be replaced.
+        overwrite: Whether it may be replaced.
+    """
+    discard_spent(folder)
+    folders.check_folder(folder, partial(_own_files, schema=schema), overwrite)
+
+
+def new_folder(folder: Path, schema: str, overwrite: bool) -> AbstractContextManager[Path]:
+    """Give a temporary sibling that becomes `folder`, see `folders.new_folder`."""
+    return folders.new_folder(folder, partial(_own_files, schema=schema), overwrite)
+
+
+def write_manifest(
+    folder: Path, values: dict[str, Any], digests: Mapping[str, str] | None = None
+) -> int:
+    """Write the manifest: `values`, and the size and sha256 of every file of the folder.
+
+    Args:
+        folder: The folder.
+        values: What else it says.
+        digests: The sha256 of files by name, where it is known.
+
+    Returns:
+        Bytes of all the files, the manifest's own included.
+    """
+    known = digests or {}
+    files = [
+        {
+            "name": file.name,
+            "bytes": file.stat().st_size,
+            "sha256": known.get(file.name) or sha256_of(file),
+        }
+        for file in sorted(folder.iterdir())
+    ]
+    write_json(folder / MANIFEST, {**values, "files": files})
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def damage(folder: Path, manifest: Mapping[str, Any], *, digests: bool = False) -> list[str]:
+    """Compare the files of a folder with its manifest.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        digests: Compare their sha256 too, and not only their names and sizes.
+
+    Returns:
+        Each file that is not what the manifest says, with the reason.
+    """
+    wrong = []
+    for file in manifest["files"]:
+        path, size_bytes = folder / Path(file["name"]).name, int(file["bytes"])
+        found_bytes = path.stat().st_size if path.is_file() else None
+        if found_bytes is None:
+            wrong.append(f"{path.name} is missing")
+        elif found_bytes != size_bytes:
+            what = "truncated" if found_bytes < size_bytes else "too long"
+            wrong.append(f"{path.name} is {what}: {found_bytes:,} bytes of {size_bytes:,}")
+        elif digests and sha256_of(path) != file["sha256"]:
+            wrong.append(f"{path.name} was changed: its sha256 is not the manifest's")
+    return wrong
+
+
+def check_whole(
+    folder: Path, manifest: Mapping[str, Any], hint: str, *, digests: bool = False
+) -> None:
+    """Check that the files of a folder are those that its manifest lists.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        hint: The next step where they are not.
+        digests: See `damage`.
+
+    Raises:
+        CorruptFileError: One is missing or changed.
+    """
+    if wrong := damage(folder, manifest, digests=digests):
+        more = f", and {plural(len(wrong) - 1, 'more file')}" if len(wrong) > 1 else ""
+        raise CorruptFileError(
+            f"{folder} is damaged: {wrong[0]}{more}.", hint, folder=str(folder), files=wrong
+        )
+
+
+def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
+    """Return the bytes of a folder that is whole: its manifest's own and the files it lists."""
+    return (
+        sum(int(file["bytes"]) for file in manifest["files"]) + (folder / MANIFEST).stat().st_size
+    )
+
+
+def _own_files(folder: Path, schema: str) -> set[str] | None:
+    """Names of the files that a folder's manifest lists; None when it has no such manifest."""
+    try:
+        values = read_json(folder / MANIFEST, FILES_SHAPE, file_names=True)
+        if values["schema"] != schema:
+            return None
+        return {MANIFEST, *(file["name"] for file in values["files"])}
+    except (OSError, EngramError):
+        return None
+
+
+def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:
+    """Return the sha256 of a file, in hexadecimal.
+
+    Args:
+        file: The file.
+        step: Called for every MiB; what it raises ends the work.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+            if step is not None:
+                step()
+    return digest.hexdigest()

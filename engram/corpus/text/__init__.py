@@ -1,0 +1,1 @@
+"""Documents from text of any kind, streamed."""

@@ -1,0 +1,147 @@
+"""The documents of a plain text, or of records that are one a line, as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from engram.corpus.text.documents import BLANK, DocumentEnds, Split
+from engram.corpus.text.reading_errors import blank, no_text_at, too_long
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import ByteStream
+from engram.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Documents that follow one another.
+
+    Attributes:
+        offset: Where in the file they begin.
+        line: Line of the part that they begin in, from 1.
+        data: Their bytes, and perhaps more.
+        bounds: Where each starts in the data, and the end of the last; of lines, only the first and
+            some after it.
+    """
+
+    offset: int
+    line: int
+    data: bytes
+    bounds: list[int]
+
+
+class DocumentBytes:
+    """Cuts the bytes of a source into documents; what is too long is dropped as it comes.
+
+    Args:
+        source: The source.
+        stream: Its bytes.
+        split: What ends a document.
+        block_bytes: Bytes that are read at a time; fewer than the limit.
+        limit_bytes: The longest document.
+        wrong: Called with the error of a document that is left out; may raise it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stream: ByteStream,
+        split: Split,
+        block_bytes: int,
+        limit_bytes: int,
+        wrong: Callable[[InputError], None],
+    ) -> None:
+        self._source, self._stream, self._split = source, stream, split
+        self._block_bytes, self._limit_bytes = block_bytes, limit_bytes
+        self._wrong = wrong
+        self._kept = _Kept(source.begin + stream.offset)
+
+    def __iter__(self) -> Iterator[Stretch]:
+        """Read the documents, in stretches of about a block."""
+        stream, kept = self._stream, self._kept
+        start = kept.offset
+        documents = DocumentEnds(self._split, start)
+        at_end = False
+        while not at_end:
+            block = stream.read(self._block_bytes)
+            at_end = not block
+            kept.add(block)
+            ends = documents.finish() if at_end else documents.feed(block)
+            if at_end and self._split != "line" and not documents.has_text:
+                if ends and start >= kept.offset:
+                    self._wrong(blank(self._source))
+                return
+            # Blanks before the block may turn out to begin a document, which is then as long as
+            # they are and part of the block.
+            early = sum(end <= documents.seen - len(block) for end in ends[:1])
+            for some in (ends[:early], ends[early:]):
+                if some:
+                    yield from self._documents([start, *some])
+                    start = some[-1]
+            if not at_end:
+                self._check_length(start, documents)
+
+    def _documents(self, bounds: list[int]) -> Iterator[Stretch]:
+        """Hand on the documents between the bounds, of which only the first may be too long."""
+        kept = self._kept
+        # One that starts before what is kept was given up.
+        bounds = [bound for bound in bounds if bound >= kept.offset]
+        if len(bounds) > 1 and bounds[1] - bounds[0] > self._limit_bytes:
+            self._give_up()
+            kept.drop(bounds.pop(0))
+        if len(bounds) > 1:
+            kept.drop(bounds[0])
+            places = [bound - kept.offset for bound in bounds]
+            yield Stretch(kept.offset, kept.line, kept.data(), places)
+        if bounds:
+            kept.drop(bounds[-1])
+
+    def _check_length(self, start: int, documents: DocumentEnds) -> None:
+        """Give up the document under way when it is too long, and keep nothing of it."""
+        kept, end = self._kept, documents.possible_end
+        known_bytes = end - max(start, kept.offset)
+        open_bytes = documents.seen - max(end, kept.offset)
+        if max(known_bytes, open_bytes) > self._limit_bytes:
+            self._give_up()
+            # So many blanks are too long, whether they end this document or begin the next one.
+            kept.drop(documents.seen if open_bytes > self._limit_bytes else end)
+        elif start < kept.offset:
+            kept.drop(end)
+
+    def _give_up(self) -> None:
+        data, source = self._kept.data(), self._source
+        split = None if source.has_keys else self._split
+        has_lines = b"\n" in (data.lstrip(BLANK) or data)
+        binary = no_text_at(source, data, self._kept.offset)
+        long = too_long(source, self._kept.line, self._limit_bytes, split, has_lines)
+        self._wrong(binary or long)
+
+
+class _Kept:
+    """Bytes of a file that are still needed.
+
+    Attributes:
+        offset: Where in the file they begin.
+        line: Line of the part that they begin in, from 1.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self.offset, self.line = offset, 1
+        self._blocks: list[bytes] = []
+
+    def add(self, block: bytes) -> None:
+        """Add the bytes that follow."""
+        self._blocks.append(block)
+
+    def data(self) -> bytes:
+        """Return all of them."""
+        if len(self._blocks) != 1:
+            self._blocks = [b"".join(self._blocks)]
+        return self._blocks[0]
+
+    def drop(self, offset: int) -> None:
+        """Let go of those before a place."""
+        if offset > self.offset:
+            data, size = self.data(), offset - self.offset
+            self.line += data.count(b"\n", 0, size)
+            self._blocks, self.offset = [data[size:]], offset

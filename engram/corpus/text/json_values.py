@@ -1,0 +1,142 @@
+"""JSON values of a file, as one array or one after the other, in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from engram.corpus.text.documents import BLANK, MAX_DOCUMENT_BYTES
+from engram.corpus.text.reading_errors import broken_json, not_records
+from engram.corpus.text.sources import Source
+from engram.corpus.text.streams import ByteStream
+from engram.units import format_bytes
+
+_BLOCK_BYTES = 2**18
+_SPACES = re.compile(r"[ \t\r\n]*")
+# Of an error that more text could mend: the longest word of JSON, -Infinity, and a \u escape.
+_LONGEST_WORD = 16
+
+
+def holds_json_lines(stream: ByteStream) -> bool:
+    """Whether the first line with anything on it is a JSON object; the stream stays where it is."""
+    first: list[bytes] = []
+    start = b""
+    size_bytes, is_read = 0, False
+    while not is_read and size_bytes <= MAX_DOCUMENT_BYTES:
+        block = stream.read(_BLOCK_BYTES)
+        first.append(block)
+        size_bytes += len(block)
+        line = block if start else block.lstrip(BLANK)
+        start = start or line[:1]
+        is_read = not block or start not in (b"", b"{") or b"\n" in line
+    data = b"".join(first)
+    stream.put_back(data)
+    line = data.lstrip(BLANK).partition(b"\n")[0]
+    if not line.startswith(b"{"):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+class JsonValues:
+    """The values of a JSON file: those of one array, or of values that follow one another.
+
+    Args:
+        source: The file.
+        stream: Its bytes.
+        block_bytes: About as many bytes as are read at a time.
+        limit_bytes: The longest value that is read.
+    """
+
+    def __init__(
+        self, source: Source, stream: ByteStream, block_bytes: int, limit_bytes: int
+    ) -> None:
+        self._source, self._stream = source, stream
+        self._block_bytes, self._limit_bytes = block_bytes, limit_bytes
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._text, self._at, self._at_end = "", 0, False
+        self._number = 0
+        # Says why what comes after the text cannot be read.
+        self._problem = ""
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """Read the values.
+
+        Yields:
+            The 1-based number of a value, and the value.
+
+        Raises:
+            CorruptFileError: The file starts with neither an object nor an array, is not valid
+                JSON, or a value is too long; what comes after it cannot be read.
+        """
+        start = self._next_sign()
+        if start not in ("", "{", "["):
+            raise not_records(self._source, start)
+        is_array = start == "["
+        if is_array:
+            self._at += 1
+            if self._next_sign() == "]":
+                self._at += 1
+                start = ""
+        while start:
+            self._number += 1
+            yield self._number, self._value()
+            start = self._next_sign()
+            if is_array:
+                if start not in (",", "]"):
+                    raise broken_json(self._source, self._number, "',' or ']' expected after it")
+                self._at += 1
+                start = "" if start == "]" else start
+        if is_array and self._next_sign():
+            raise broken_json(self._source, self._number, "there is more after the end of the list")
+
+    def _value(self) -> Any:
+        self._next_sign()
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                is_near_end = error.pos > len(self._text) - _LONGEST_WORD
+                may_go_on = is_near_end or error.msg.startswith("Unterminated string")
+                if self._at_end or not may_go_on:
+                    raise broken_json(self._source, self._number, error.msg) from error
+            except (ValueError, RecursionError) as error:
+                raise broken_json(self._source, self._number, str(error)) from error
+            else:
+                # A number goes on until something else comes.
+                if end < len(self._text) or self._at_end:
+                    self._at = end
+                    return value
+            if len(self._text) - self._at > self._limit_bytes:
+                problem = f"it is longer than {format_bytes(self._limit_bytes)}"
+                raise broken_json(self._source, self._number, problem)
+            self._read_on()
+
+    def _next_sign(self) -> str:
+        """Skip spaces; return the next character, which is not taken, empty at the end."""
+        while True:
+            self._at = _SPACES.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or self._at_end:
+                return self._text[self._at : self._at + 1]
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Add text to what is left: twice as much each time, so that a long value stays linear."""
+        rest = self._text[self._at :]
+        most = self._limit_bytes + self._block_bytes - len(rest)
+        if self._problem:
+            raise broken_json(self._source, max(self._number, 1), self._problem)
+        before = self._stream.offset - len(self._utf8.getstate()[0])
+        fresh = self._stream.read(max(1, min(max(self._block_bytes, len(rest)), most)))
+        try:
+            self._text = rest + self._utf8.decode(fresh, final=not fresh)
+        except UnicodeDecodeError as error:
+            self._text = rest + error.object[: error.start].decode()
+            self._problem = f"byte {before + error.start:,} is not valid UTF-8: {error.reason}"
+        self._at, self._at_end = 0, not fresh

@@ -1,0 +1,177 @@
+"""What is said of documents that cannot be read: where they are, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engram.corpus.text.documents import Split
+from engram.corpus.text.sources import Source
+from engram.errors import CorruptFileError, InputError
+from engram.units import format_bytes
+
+_SPLITS: dict[Split, str] = {
+    "file": "Cut the text smaller with --split paragraph or --split line.",
+    "paragraph": "Cut the text smaller with --split line.",
+}
+_SKIP = "or leave such documents out with --on-error skip."
+
+
+def no_text(sources: Sequence[Source], skipped: Sequence[InputError]) -> InputError:
+    """Say that there is nothing to read, or nothing that was not skipped."""
+    names = ", ".join(source.name for source in sources[:3])
+    first = f" Skipped was: {skipped[0].message}" if skipped else ""
+    hint = skipped[0].hint if skipped else ""
+    return InputError(f"There is no text in {names}.{first}", hint, files=len(sources))
+
+
+def blank(source: Source) -> InputError:
+    """Say that a file has no text."""
+    return InputError(f"{source.name} holds nothing but blank lines.", file=source.name)
+
+
+def no_text_at(source: Source, data: bytes, offset: int) -> InputError | None:
+    """Say where data stops being text, which starts at the byte `offset`; None when it is text."""
+    try:
+        at = data.find(b"\0")
+        data.decode()
+    except UnicodeDecodeError as error:
+        # The last character may go on behind the data.
+        if error.start < len(data) - 3:
+            at = error.start if at < 0 else min(at, error.start)
+    return None if at < 0 else binary_file(source, offset + at, data[at])
+
+
+def binary_file(source: Source, offset: int, byte: int) -> InputError:
+    """Say which byte of a file is not text."""
+    return InputError(
+        f"{source.name}: byte {offset:,} (0x{byte:02x}) is not text: this looks like a binary "
+        "file.",
+        f"Give text in UTF-8 (unpack an archive first), {_SKIP}",
+        file=source.name,
+        byte_offset=offset,
+    )
+
+
+def not_utf8(
+    source: Source, line: int, data: bytes, offset: int, error: UnicodeDecodeError
+) -> InputError:
+    """Say that a document is not UTF-8; it starts at the line, and at the byte `offset`."""
+    line = source.file_line(line) + data.count(b"\n", 0, error.start)
+    at = offset + error.start
+    looks = " This looks like a binary file." if b"\0" in data else ""
+    return InputError(
+        f"{source.name}:{line}: byte {at:,} (0x{data[error.start]:02x}) is not valid UTF-8: "
+        f"{error.reason}.{looks}",
+        "Convert the file to UTF-8, or leave such documents out with --on-error skip.",
+        file=source.name,
+        line=line,
+        byte_offset=at,
+    )
+
+
+def wrong_record(source: Source, line: int, problem: str) -> InputError:
+    """Say what is wrong with a record, or a row, that starts at a line."""
+    line = source.file_line(line)
+    return InputError(
+        f"{source.name}:{line}: {problem}",
+        f"Mend it, name the key or the column with --text-column, {_SKIP}",
+        file=source.name,
+        line=line,
+    )
+
+
+def not_records(source: Source, start: str) -> CorruptFileError:
+    """Say that a .json holds something else than records, by its first character."""
+    return CorruptFileError(
+        f"{source.name} holds no JSON records: it starts with {start!r}, neither with an object "
+        "nor with a list of objects.",
+        "Give it a name that ends with .txt to have it read as plain text.",
+        file=source.name,
+    )
+
+
+def broken_json(source: Source, number: int, problem: str) -> CorruptFileError:
+    """Say where a .json stops being JSON: at a record, counted from 1."""
+    return CorruptFileError(
+        f"{source.name}: record {number:,} is not JSON: {problem}.",
+        "Mend the file, or take the records before it with --on-error skip.",
+        file=source.name,
+        record=number,
+    )
+
+
+def no_header(source: Source, line: int, problem: str) -> CorruptFileError:
+    """Say that the first row of a .csv cannot be read."""
+    return CorruptFileError(
+        f"{source.name}:{line}: the names of the columns cannot be read: {problem}.",
+        "The first row of a .csv names its columns, with commas between them.",
+        file=source.name,
+        line=line,
+    )
+
+
+def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
+    """Say that a row of a .csv is too long, at its last line that was read."""
+    return CorruptFileError(
+        f"{source.name}:{line}: the row that goes on here is longer than "
+        f"{format_bytes(limit_bytes)}; a quote may not be closed.",
+        "Mend the file, or take the rows before it with --on-error skip.",
+        file=source.name,
+        line=line,
+        limit_bytes=limit_bytes,
+    )
+
+
+def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError:
+    """Say that a table has no such column."""
+    hint = "Name the column with --text-column, or leave such files out with --on-error skip."
+    if len(columns) == 1 and (other := [mark for mark in "\t;|" if mark in columns[0]]):
+        hint = (
+            f"Its columns are apart by {other[0]!r}: only .csv with commas and .tsv with tabs are "
+            "read. Rename or convert it."
+        )
+    return InputError(
+        f"{source.name} has no column {column!r}; its columns are "
+        f"{', '.join(map(repr, columns[:8]))}.",
+        hint,
+        file=source.name,
+        columns=list(columns),
+    )
+
+
+def wrong_row(source: Source, row: int, problem: str) -> InputError:
+    """Say what is wrong with a row of a .parquet."""
+    return InputError(
+        f"{source.name}:{row}: {problem}",
+        "Leave such rows out with --on-error skip.",
+        file=source.name,
+        row=row,
+    )
+
+
+def too_long(
+    source: Source, line: int, limit_bytes: int, split: Split | None, has_lines: bool
+) -> InputError:
+    """Say that a document is too long.
+
+    Args:
+        source: Its file.
+        line: Where it starts.
+        limit_bytes: What is not too long.
+        split: What ended it; None for a record or a row.
+        has_lines: Whether it is more than one line, so that another split cuts it.
+    """
+    line = source.file_line(line)
+    hint = f"Cut the text into smaller files, {_SKIP}"
+    if split is not None:
+        hint = f"It is a single line: break it first, as fold -s -w 100000 does, {_SKIP}"
+        if has_lines and split in _SPLITS:
+            hint = _SPLITS[split]
+    return InputError(
+        f"{source.name}:{line}: the document that starts here is longer than "
+        f"{format_bytes(limit_bytes)}.",
+        hint,
+        file=source.name,
+        line=line,
+        limit_bytes=limit_bytes,
+    )

@@ -1,0 +1,257 @@
+"""Files of a text: folders, parts of files, and what a folder holds besides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from engram.corpus.text.documents import Split
+from engram.errors import EngramError, InputError, MissingFileError, UsageError
+from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import TEXT, read_json
+
+STDIN = "-"
+# Says what a folder of results holds.
+MANIFEST = "manifest.json"
+Format = Literal["text", "jsonl", "json", "csv", "parquet"]
+_FORMATS: dict[str, Format] = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+FOLDER_SUFFIXES = tuple(_FORMATS)
+_COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
+_BLOCK_BYTES = 2**20
+_HUB_NAME = re.compile(r"(?:[\w-]+/)?[\w-]+(?:\.[\w-]+)*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of text, or a part of one.
+
+    Attributes:
+        name: What messages call it.
+        path: Where it is; None for standard input.
+        format: Plain text; JSON records, one a line (jsonl) or however the content has them (json);
+            rows of a .csv, a .tsv or a .parquet.
+        compression: How its bytes are packed; None when they are not.
+        size_bytes: Its size as stored, or that of the part; None for standard input and pipes.
+        begin: First byte of the part, in .parquet its first row group.
+        end: End of the part, in the same unit; None for the rest of the file.
+    """
+
+    name: str
+    path: Path | None
+    format: Format = "text"
+    compression: Literal["gzip", "zstd"] | None = None
+    size_bytes: int | None = None
+    begin: int = 0
+    end: int | None = None
+
+    @property
+    def delimiter(self) -> str:
+        """The character between the columns of a .csv, or of a .tsv."""
+        is_tsv = self.path is not None and _plain_suffix(self.path) == ".tsv"
+        return "\t" if is_tsv else ","
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key or a column names the text in it."""
+        return self.format != "text"
+
+    def file_line(self, line: int) -> int:
+        """Turn a line of the part into one of the file; rows of a .parquet count from its start."""
+        if self.format == "parquet" or self.path is None:
+            return line
+        return line + _lines_before(self.path, self.begin)
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """Something in a folder that is not read.
+
+    Attributes:
+        name: Its path.
+        reason: Why it is not read.
+    """
+
+    name: str
+    reason: str
+
+
+def find_sources(
+    where: str | Path, stdin_records: bool = False
+) -> tuple[list[Source], list[PassedOver]]:
+    """List the files of text that a path stands for.
+
+    A folder stands for its .txt, .jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst of them)
+    and .parquet files at any depth, sorted by path. A file that is named itself is plain text
+    whatever its name, unless that ends with one of the others.
+
+    Args:
+        where: File, folder, or ``-`` for standard input.
+        stdin_records: Whether standard input holds JSON lines instead of text.
+
+    Returns:
+        The sources; and what a folder has besides: hidden files and folders, linked folders,
+        folders of tokens and of hash ids, names that are not text.
+
+    Raises:
+        MissingFileError: There is no such file or folder.
+        InputError: The folder holds no text, or the name cannot be written down.
+    """
+    if str(where) == STDIN:
+        return [Source("<stdin>", None, "jsonl" if stdin_records else "text")], []
+    path = Path(where)
+    if not path.exists():
+        raise MissingFileError(
+            f"There is no file or folder {where}.", _missing_hint(str(where)), file=str(where)
+        )
+    if not path.is_dir():
+        if not _is_utf8(str(path)):
+            raise InputError(
+                f"The name {str(path)!a} is not UTF-8 and cannot stand in a manifest.",
+                "Rename the file.",
+            )
+        refuse_gguf(path)
+        return [_source(path)], []
+    files, passed_over = _walk(path)
+    if not files:
+        raise InputError(
+            f"The folder {path} holds no text: {len(passed_over)} entries, none of them "
+            f"{', '.join(FOLDER_SUFFIXES)} (.gz and .zst of all but the last count too).",
+            "Name a single file to read it whatever its name.",
+            folder=str(path),
+            entries=len(passed_over),
+        )
+    return [_source(file) for file in files], passed_over
+
+
+def check_options(sources: Sequence[Source], split: Split | None, text_key: str | None) -> None:
+    """Check that what is said about a text has an effect on it.
+
+    Args:
+        sources: The files of the text.
+        split: What ends a document of plain text; None when nothing was said.
+        text_key: Key or column of the text in records; None when nothing was said.
+
+    Raises:
+        UsageError: A split for records alone, or a key for plain text alone.
+    """
+    name = sources[0].name if len(sources) == 1 else f"{sources[0].name} and the other inputs"
+    if text_key is not None and not any(source.has_keys for source in sources):
+        raise UsageError(
+            f"--text-column {text_key} is for records (.jsonl, .ndjson, .json, .csv, .tsv, "
+            f".parquet): {name} is plain text.",
+            "Leave out --text-column, or rename the file after what it holds.",
+            text_key=text_key,
+        )
+    if split is not None and all(source.has_keys for source in sources):
+        raise UsageError(
+            f"--split {split} is for plain text: {name} holds records, each of them a document.",
+            "Leave out --split.",
+            split=split,
+        )
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
+    """Find the files to read below a folder, and what is passed over; both sorted by path."""
+    found: list[Path] = []
+    passed_over: list[PassedOver] = []
+
+    def unreadable(error: OSError) -> None:
+        passed_over.append(PassedOver(str(error.filename), f"{error.strerror}"))
+
+    for base, folders, names in os.walk(folder, onerror=unreadable):
+        for path in (Path(base, name) for name in [*folders, *names]):
+            reason = _reason_not_to_read(path)
+            if reason:
+                passed_over.append(PassedOver(str(path), reason))
+            elif not path.is_dir():
+                found.append(path)
+        folders[:] = [name for name in folders if not _reason_not_to_read(Path(base, name))]
+    return sorted(found), sorted(passed_over, key=lambda entry: entry.name)
+
+
+def _reason_not_to_read(path: Path) -> str:
+    """Say why an entry of a folder is passed over; empty when it is not."""
+    if path.name.startswith("."):
+        return "hidden"
+    if not _is_utf8(path.name):
+        return "its name is not UTF-8"
+    if path.is_dir():
+        if path.is_symlink():
+            return "a linked folder"
+        return "results of this toolkit" if _holds_results(path) else ""
+    if not path.is_file():
+        return "a broken link" if path.is_symlink() else "not a regular file"
+    return "" if _plain_suffix(path) in FOLDER_SUFFIXES else "not text by its name"
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder holds tokens or hash ids, whose manifest is no text."""
+    try:
+        manifest = read_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
+    except (OSError, EngramError):
+        return False
+    return str(manifest["schema"]).startswith("engram.")
+
+
+def _missing_hint(name: str) -> str:
+    hint = "Give a text file, a folder or - for stdin."
+    if "://" in name:
+        return f"Addresses are not read: download it first. {hint}"
+    if not _HUB_NAME.fullmatch(name) or _plain_suffix(Path(name)) in FOLDER_SUFFIXES:
+        return hint
+    file = f"{name.rpartition('/')[2]}.jsonl"
+    export = (
+        f"import datasets as d; n = '{name}'; "
+        f"d.load_dataset(n, d.get_dataset_config_names(n)[0], split='train').to_json('{file}')"
+    )
+    return (
+        f"{hint} A data set of the hub is exported first, with its first config and its train "
+        f'split: python -c "{export}", then give {file}.'
+    )
+
+
+def _plain_suffix(path: Path) -> str:
+    *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    # A .parquet is read from its end, so that it cannot be packed as a whole.
+    return before if last in _COMPRESSIONS and before != ".parquet" else last
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _source(path: Path) -> Source:
+    return Source(
+        name=str(path),
+        path=path,
+        format=_FORMATS.get(_plain_suffix(path), "text"),
+        compression=_COMPRESSIONS.get(path.suffix.lower()),
+        size_bytes=path.stat().st_size if path.is_file() else None,
+    )
+
+
+@lru_cache(maxsize=8)
+def _lines_before(path: Path, begin: int) -> int:
+    lines = 0
+    with path.open("rb") as file:
+        while begin and (block := file.read(min(begin, _BLOCK_BYTES))):
+            lines += block.count(b"\n")
+            begin -= len(block)
+    return lines

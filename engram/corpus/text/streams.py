@@ -1,0 +1,157 @@
+"""The bytes of a source of text as a stream: stdin, gzip, zstd, byte-order marks, parts."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import shlex
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from engram.corpus.text.reading_errors import binary_file
+from engram.corpus.text.sources import Source
+from engram.errors import CorruptFileError, InputError, MissingPackageError
+
+_UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
+_TRUNCATED = "Fetch or compress it again, or take what can be read with --on-error skip."
+# As much of a file as git looks at to tell a binary one from text.
+_HEAD_BYTES = 8000
+# The first four bytes of UTF-32 may be those of UTF-16, too.
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+class ByteStream:
+    """The unpacked bytes of an open source.
+
+    Attributes:
+        offset: Unpacked bytes read so far.
+        begin: Offset of the text, after a byte-order mark.
+    """
+
+    def __init__(self, source: Source, file: IO[bytes], stored: IO[bytes]) -> None:
+        self.offset = self.begin = 0
+        self._source, self._file, self._stored = source, file, stored
+        self._left = None if source.end is None else source.end - source.begin
+        self._ahead = b""
+
+    @property
+    def stored_offset(self) -> int:
+        """Bytes read so far as stored, for progress; a pipe counts its unpacked ones."""
+        is_plain = self._source.compression is None or self._source.size_bytes is None
+        return self.offset if is_plain else self._stored.tell()
+
+    def read(self, size_bytes: int) -> bytes:
+        """Read the next bytes; fewer than asked for only at the end.
+
+        Raises:
+            CorruptFileError: The packed file is truncated or not what its name says.
+            InputError: The file cannot be read.
+        """
+        if self._left is not None:
+            size_bytes = min(size_bytes, self._left)
+        data, self._ahead = self._ahead[:size_bytes], self._ahead[size_bytes:]
+        try:
+            if len(data) < size_bytes:
+                data += self._file.read(size_bytes - len(data))
+        except (EOFError, OSError, zlib.error) as error:
+            name, packed = self._source.name, self._source.compression
+            kind = InputError if packed is None else CorruptFileError
+            what = "cannot be read" if packed is None else f"is truncated or not a {packed} file"
+            raise kind(
+                f"{name} {what}, after {self.offset:,} bytes of text: {error}",
+                "" if packed is None else _TRUNCATED,
+                file=name,
+                byte_offset=self.offset,
+            ) from error
+        self.offset += len(data)
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+    def put_back(self, data: bytes) -> None:
+        """Have bytes that were just read be read again."""
+        self._ahead = data + self._ahead
+        self.offset -= len(data)
+        if self._left is not None:
+            self._left += len(data)
+
+    def skip_mark(self) -> None:
+        """Skip the byte-order mark of UTF-8 at the start of a file.
+
+        Raises:
+            CorruptFileError: The mark is that of another encoding.
+            InputError: The file is binary.
+        """
+        head = self.read(_HEAD_BYTES)
+        for mark, encoding in _OTHER_ENCODINGS.items():
+            if head.startswith(mark):
+                raise _wrong_encoding(self._source, mark, encoding)
+        if b"\0" in head:
+            raise binary_file(self._source, head.index(0), 0)
+        self.put_back(head.removeprefix(codecs.BOM_UTF8))
+        self.begin = self.offset
+
+
+@contextmanager
+def open_source(source: Source) -> Iterator[ByteStream]:
+    """Open a source for reading its unpacked bytes.
+
+    Yields:
+        The stream, after the byte-order mark that a file may start with.
+
+    Raises:
+        InputError: The file cannot be opened, or is binary.
+        CorruptFileError: The file is not packed as its name says, or not UTF-8 by its first bytes.
+        MissingPackageError: Reading .zst needs pyarrow.
+    """
+    if source.path is None:
+        stream = ByteStream(source, sys.stdin.buffer, sys.stdin.buffer)
+        stream.skip_mark()
+        yield stream
+        return
+    try:
+        stored = source.path.open("rb")
+    except OSError as error:
+        raise InputError(
+            f"{source.name} cannot be opened: {error.strerror}.", file=source.name
+        ) from error
+    with stored:
+        if source.begin:
+            stored.seek(source.begin)
+        file: Any = stored
+        if source.compression == "gzip":
+            file = gzip.GzipFile(fileobj=stored)
+        elif source.compression == "zstd":
+            try:
+                import pyarrow
+            except ImportError:
+                raise MissingPackageError("pyarrow", "parquet", f"Reading {source.name}") from None
+            file = pyarrow.CompressedInputStream(pyarrow.PythonFile(stored), "zstd")
+        stream = ByteStream(source, file, stored)
+        if not source.begin:
+            stream.skip_mark()
+        yield stream
+
+
+def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileError:
+    name = shlex.quote("corpus.txt" if source.path is None else source.name)
+    suffix = "txt" if source.format == "text" else source.format
+    hint = f"iconv -f {encoding} -t UTF-8 {name} > utf8.{suffix}"
+    if source.compression is not None:
+        unpack = _UNPACK[source.compression]
+        hint = f"{unpack} {name} | iconv -f {encoding} -t UTF-8 > utf8.{suffix}"
+    return CorruptFileError(
+        f"{source.name} is text in {encoding}, as its first bytes ({mark.hex(' ')}) say; texts "
+        "have to be in UTF-8.",
+        f"Convert it first: {hint}",
+        file=source.name,
+        encoding=encoding,
+    )

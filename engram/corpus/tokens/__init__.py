@@ -1,0 +1,1 @@
+"""Documents to token ids, and the shards that keep them."""

@@ -1,0 +1,289 @@
+"""gigatoken where its ids are sure to be those of `tokenizers`, which encodes everything else.
+
+The two read Unicode by tables of different versions, treat the strings of added tokens differently,
+and may have bugs of their own. So a document goes to gigatoken only when it has no string that may
+be an added token, and nothing but characters that both were seen to encode alike here; and a few
+documents of every batch are encoded by both.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import unicodedata
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.tokens.cutting import cut_long
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+# Loading gigatoken takes as long as `tokenizers` takes for this much text.
+WORTH_BYTES = 2**23
+
+_GROUP_CHARACTERS = 2**20
+# What an encoding takes besides its tokens, as characters of text.
+_DOCUMENT_CHARACTERS = 16
+_SAMPLE_CHARACTERS = 2**11
+_LONGEST_COMPARED = 2**14
+_WORDS_CHARACTERS = 2**11
+# It keeps about 11 bytes for each byte of a word that it has not seen before.
+_MOST_FRESH_CHARACTERS = 2**26
+_UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
+# Every kind of neighbour that the patterns which find words tell apart.
+_SURROUNDINGS = "a{0}b1{0}2 {0} {0}{0}.{0}\n{0}'s  {0}\n\n {0}é{0}字{0}\t{0}"
+_UNASSIGNED = ("Cn", "Co", "Cs")
+# The process that imported this file; one that was forked from it has none of its threads.
+_PROCESS = os.getpid()
+
+
+class FastEncoder:
+    """Encodes documents with gigatoken or `tokenizers`; the ids are those of `tokenizers`.
+
+    Args:
+        tokenizer: The tokenizer.
+        reference: Its `tokenizers` object, without truncation or padding.
+
+    Attributes:
+        reference_documents: Documents that went to `tokenizers`.
+        problem: What was found to differ in the check of a batch, after which everything goes to
+            `tokenizers`; empty when nothing was.
+
+    Raises:
+        ImportError: gigatoken is not installed.
+        ValueError: gigatoken cannot be trusted with this tokenizer; with the reason.
+    """
+
+    def __init__(self, tokenizer: TokenizerFile, reference: Tokenizer) -> None:
+        _check_kind(reference)
+        # Tokens that were added to it since do not matter: their strings go to `tokenizers`.
+        self._source = (
+            tokenizer.path.read_bytes() if tokenizer.path else reference.to_str().encode()
+        )
+        self._reference = reference
+        self._fast = _load(self._source)
+        self._added = _starts_of_added(reference)
+        self._characters = np.zeros(0x110000, np.uint8)
+        self._fresh_characters = 0.0
+        self._words: set[int] = set()
+        self._random = random.Random()
+        self._parallel = _may_use_threads()
+        self.reference_documents = 0
+        self.problem = ""
+        self._try(range(128))
+        if (self._characters[:128] != _TRUSTED).any():
+            raise ValueError("gigatoken does not encode ASCII as tokenizers does")
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Encode documents.
+
+        Args:
+            texts: The documents.
+
+        Returns:
+            Ids of all documents, one after the other, and the length of each.
+        """
+        trusted = self._trusted(texts)
+        if trusted.all():
+            tokens, lengths = self._encode_fast(texts)
+            if self._is_equal(texts, tokens, lengths):
+                return tokens, lengths
+            trusted[:] = False
+        elif trusted.any():
+            mine = [text for text, is_mine in zip(texts, trusted, strict=True) if is_mine]
+            tokens, lengths = self._encode_fast(mine)
+            if self._is_equal(mine, tokens, lengths):
+                return self._merge(texts, trusted, tokens, lengths)
+            trusted[:] = False
+        return self._encode_reference(texts)
+
+    def _trusted(self, texts: list[str]) -> NDArray[np.bool_]:
+        if self.problem:
+            return np.zeros(len(texts), bool)
+        whole = "".join(texts)
+        if self._added.search(whole) is None and self._knows(whole):
+            return np.ones(len(texts), bool)
+        return np.array(
+            [self._added.search(text) is None and self._knows(text) for text in texts],
+            bool,
+        )
+
+    def _knows(self, text: str) -> bool:
+        """Whether both encode every character of a text alike; new ones are tried."""
+        if text.isascii():
+            return True
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        states = self._characters[points]
+        if (states == _UNTRIED).any():
+            self._try(np.unique(points[states == _UNTRIED]).tolist())
+            states = self._characters[points]
+        return bool((states == _TRUSTED).all())
+
+    def _try(self, points: Any) -> None:
+        assigned = [p for p in points if unicodedata.category(chr(p)) not in _UNASSIGNED]
+        self._characters[list(points)] = _REFUSED
+        texts = [_SURROUNDINGS.format(chr(point)) for point in assigned]
+        fast, lengths = self._encode_fast(texts)
+        ends = np.cumsum(lengths)
+        for point, text, end, length in zip(assigned, texts, ends, lengths, strict=True):
+            ids = self._reference.encode(text, add_special_tokens=False).ids
+            if fast[end - length : end].tolist() == ids:
+                self._characters[point] = _TRUSTED
+
+    def _encode_fast(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        if not texts:
+            return np.empty(0, np.uint32), np.empty(0, np.int64)
+        self._bound_memory(texts)
+        layout = self._fast.encode_batch(texts, parallel=self._parallel).layout
+        offsets = np.asarray(layout.offsets.data)
+        return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets)
+
+    def _bound_memory(self, texts: list[str]) -> None:
+        """Begin with a new encoder when many words were new to this one."""
+        text = texts[self._random.randrange(len(texts))]
+        words = {hash(word) for word in text[:_WORDS_CHARACTERS].split()}
+        if words:
+            size = sum(map(len, texts))
+            self._fresh_characters += size * len(words - self._words) / len(words)
+            self._words |= words
+        if self._fresh_characters > _MOST_FRESH_CHARACTERS:
+            self._fresh_characters = 0
+            self._words.clear()
+            self._fast = _load(self._source)
+
+    def _is_equal(self, texts: list[str], tokens: NDArray[Any], lengths: NDArray[np.int64]) -> bool:
+        """Compare a random document with `tokenizers`, or several that are short."""
+        bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        left = _SAMPLE_CHARACTERS
+        for index in self._random.sample(range(len(texts)), min(len(texts), 16)):
+            text, found = texts[index], tokens[bounds[index] : bounds[index + 1]]
+            if len(text) > _LONGEST_COMPARED:
+                text = text[:_LONGEST_COMPARED]
+                found, _ = self._encode_fast([text])
+            ids = self._reference.encode(text, add_special_tokens=False).ids
+            if ids != found.tolist():
+                self.problem = (
+                    "gigatoken gave other ids than tokenizers for the document that begins with "
+                    f"{text[:60]!r}; the rest was encoded by tokenizers. Documents before it were "
+                    "compared in samples only."
+                )
+                return False
+            left -= len(text)
+            if left <= 0:
+                break
+        return True
+
+    def _encode_reference(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        self.reference_documents += len(texts)
+        return encode_reference(self._reference, texts)
+
+    def _merge(
+        self,
+        texts: list[str],
+        trusted: NDArray[np.bool_],
+        tokens: NDArray[Any],
+        lengths: NDArray[np.int64],
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Add the ids of the documents that were left out."""
+        others = [text for text, is_mine in zip(texts, trusted, strict=True) if not is_mine]
+        more, more_lengths = self._encode_reference(others)
+        all_lengths = np.empty(len(texts), np.int64)
+        all_lengths[trusted], all_lengths[~trusted] = lengths, more_lengths
+        is_mine = np.repeat(trusted, all_lengths)
+        merged = np.empty(len(is_mine), np.uint32)
+        merged[is_mine], merged[~is_mine] = tokens, more
+        return merged, all_lengths
+
+
+def encode_reference(
+    reference: Tokenizer, texts: list[str]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Encode documents with `tokenizers`; returns what `FastEncoder.encode` does."""
+    pieces: list[str] = []
+    firsts: list[int] = []
+    for text in texts:
+        firsts.append(len(pieces))
+        pieces += cut_long(reference, text)
+    parts: list[NDArray[Any]] = []
+    lengths = np.empty(len(pieces), dtype=np.int64)
+    for start, stop in _groups(pieces):
+        encodings = reference.encode_batch_fast(pieces[start:stop], add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        lengths[start:stop] = np.fromiter(map(len, ids), np.int64, len(ids))
+        size = int(lengths[start:stop].sum())
+        parts.append(np.fromiter(chain.from_iterable(ids), np.uint32, size))
+    return np.concatenate(parts), np.add.reduceat(lengths, firsts)
+
+
+def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
+    """Cut a list into runs whose encodings fit into memory together."""
+    start = characters = 0
+    for index, text in enumerate(texts):
+        characters += len(text) + _DOCUMENT_CHARACTERS
+        if characters >= _GROUP_CHARACTERS:
+            yield start, index + 1
+            start, characters = index + 1, 0
+    if start < len(texts):
+        yield start, len(texts)
+
+
+def fast_name() -> str:
+    """Name and version of the fast engine; empty when it is not installed."""
+    try:
+        return f"gigatoken {version('gigatoken')}"
+    except PackageNotFoundError:
+        return ""
+
+
+def _may_use_threads() -> bool:
+    """Whether to encode with more than one thread: in a worker process only when told to."""
+    if os.getpid() != _PROCESS:
+        return False
+    threads = os.environ.get("RAYON_NUM_THREADS")
+    return multiprocessing.parent_process() is None if threads is None else threads != "1"
+
+
+def _check_kind(reference: Tokenizer) -> None:
+    """Check that a tokenizer is of the kind that was compared: byte-level BPE, plain or NFC."""
+    model, normalizer = reference.model, reference.normalizer
+    if type(model).__name__ != "BPE" or model.dropout or model.byte_fallback:
+        raise ValueError("gigatoken is used for byte-level BPE only")
+    steps = [json.loads(normalizer.__getstate__())] if normalizer is not None else []
+    while steps:
+        step = steps.pop()
+        if step["type"] == "Sequence":
+            steps += step["normalizers"]
+        elif step["type"] != "NFC":
+            raise ValueError("gigatoken is used where text is normalised to NFC or not at all")
+
+
+def _load(source: bytes) -> Any:
+    from gigatoken.gigatoken_rs import BPETokenizer, load_hf_json
+
+    try:
+        encoder = load_hf_json(source)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise ValueError(f"gigatoken cannot read it: {str(error).splitlines()[0]}") from error
+    if not isinstance(encoder, BPETokenizer):
+        raise ValueError("gigatoken is used for byte-level BPE only")
+    return encoder
+
+
+def _starts_of_added(reference: Tokenizer) -> re.Pattern[str]:
+    """A pattern that is found in every text with an added token: their first two characters."""
+    added = reference.get_added_tokens_decoder().values()
+    starts = sorted({token.content[:2] for token in added if token.content})
+    return re.compile("|".join(map(re.escape, starts)) if starts else r"(?!)")

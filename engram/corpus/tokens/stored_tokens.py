@@ -1,0 +1,132 @@
+"""The token shards of a folder read as one long text, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.results.manifests import TOKENS_SHAPE
+from engram.corpus.results.result_folder import MANIFEST, check_whole
+from engram.corpus.tokens.tokenise import TokenBatch, cut_batches
+from engram.errors import CorruptFileError, InputError
+from engram.storage.json_files import OBJECT, check_shape, read_json
+from engram.storage.npy_files import read_npy
+
+_HINT = "Write the folder again."
+
+
+class StoredTokens:
+    """The tokens of a folder that holds token shards as .npy files, mapped, never loaded whole.
+
+    Args:
+        folder: A folder with `manifest.json`, whose shards name a tokens and a documents file.
+        check_digests: Compare the sha256 of every file too, and not only its size.
+
+    Attributes:
+        folder: The folder.
+        n_tokens: Tokens of all shards.
+        tokenizer: What the manifest says of the tokenizer: `name`, `sha256`, `vocab_size`.
+
+    Raises:
+        InputError: It is no such folder, or its shards are parquet files.
+        CorruptFileError: A shard is missing, truncated, or not what the manifest says.
+    """
+
+    def __init__(self, folder: Path, *, check_digests: bool = False) -> None:
+        self.folder = folder
+        shards, self.tokenizer, files_listed = _manifest(folder)
+        check_whole(folder, files_listed, _HINT, digests=check_digests)
+        files = [
+            tuple(
+                read_npy(folder / shard[f"{kind}_file"], 1, hint=_HINT)
+                for kind in ("tokens", "documents")
+            )
+            for shard in shards
+        ]
+        for shard, (tokens, bounds) in zip(shards, files, strict=True):
+            sizes = (len(tokens), len(bounds) - 1, int(bounds[-1]) if len(bounds) else 0)
+            if sizes != (shard["tokens"], shard["documents"], shard["tokens"]):
+                raise CorruptFileError(
+                    f"{folder / shard['tokens_file']} holds {sizes[0]:,} tokens and its documents "
+                    f"file {sizes[1]:,} documents with {sizes[2]:,}; the manifest says "
+                    f"{shard['tokens']:,} tokens in {shard['documents']:,} documents.",
+                    _HINT,
+                    file=str(folder / shard["tokens_file"]),
+                )
+        self._tokens = [tokens for tokens, _ in files]
+        self._bounds = [bounds for _, bounds in files]
+        self._firsts = [0, *accumulate(map(len, self._tokens))]
+        self.n_tokens = self._firsts[-1]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the tokens."""
+        return sum(int(tokens.nbytes) for tokens in self._tokens)
+
+    def batches(self) -> Generator[TokenBatch]:
+        """Read the documents, as `tokenise` gives those of a text.
+
+        Raises:
+            CorruptFileError: The boundaries of documents do not rise.
+        """
+        read_bytes = 0
+        for tokens, bounds in zip(self._tokens, self._bounds, strict=True):
+            self._check_rising(bounds, 0, len(tokens))
+            for start, end in pairwise(cut_batches(bounds)):
+                part = tokens[bounds[start] : bounds[end]]
+                read_bytes += int(part.nbytes)
+                yield TokenBatch(part, bounds[start : end + 1] - bounds[start], read_bytes)
+
+    def read(self, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read tokens begin..end-1.
+
+        Returns:
+            The token ids ``[n]`` and, True where a document starts, ``[n]``.
+
+        Raises:
+            CorruptFileError: The boundaries of documents do not rise.
+        """
+        parts, starts = [], np.zeros(end - begin, dtype=bool)
+        shard = int(np.searchsorted(self._firsts, begin, side="right")) - 1
+        position = begin
+        while position < end:
+            first, tokens, bounds = (
+                self._firsts[shard], self._tokens[shard], self._bounds[shard],
+            )  # fmt: skip
+            stop = min(end, first + len(tokens))
+            parts.append(tokens[position - first : stop - first])
+            low, high = np.searchsorted(bounds, [position - first, stop - first])
+            self._check_rising(bounds[low:high], position - first, stop - first)
+            starts[bounds[low:high] + (first - begin)] = True
+            position, shard = stop, shard + 1
+        return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
+
+    def _check_rising(self, bounds: NDArray[Any], low: int, high: int) -> None:
+        """Check boundaries where they are read: those of a large corpus take long to read."""
+        if len(bounds) and not (
+            low <= bounds[0] and bounds[-1] <= high and (bounds[1:] >= bounds[:-1]).all()
+        ):
+            raise CorruptFileError(
+                f"{self.folder} is damaged: the boundaries of its documents do not rise.",
+                _HINT,
+                folder=str(self.folder),
+            )
+
+
+def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    path = folder / MANIFEST
+    hint = "engram corpus build writes a folder of token shards, and so does engram hash -o."
+    values = read_json(path, {"shards": [OBJECT]}, hint=hint, file_names=True)
+    if any("file" in shard for shard in values["shards"]):
+        raise InputError(
+            f"{folder} holds parquet files; only .npy shards are read in place.",
+            "Write it again with --format npy.",
+            folder=str(folder),
+        )
+    check_shape(values, TOKENS_SHAPE, str(path), hint=hint)
+    return values["shards"], values["tokenizer"], {"files": values["files"]}

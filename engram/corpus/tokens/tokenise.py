@@ -1,0 +1,225 @@
+"""Documents to token ids, those of the `tokenizers` library, in batches of whole documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.corpus.text.blocks import Block
+from engram.corpus.tokens.cutting import MOST_CHARACTERS, uncut_characters
+from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
+from engram.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+Tokens = NDArray[np.unsignedinteger[Any]]
+
+_BATCH_CHARACTERS = 2**19
+_BATCH_TOKENS = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Documents as token ids.
+
+    Attributes:
+        tokens: The ids of all documents, one after the other, ``[n]``.
+        boundaries: Where each document starts, and the end of the last, int64 ``[documents + 1]``.
+        read_bytes: Bytes read of all files up to here, as stored.
+    """
+
+    tokens: Tokens
+    boundaries: NDArray[np.int64]
+    read_bytes: int
+
+
+def _raise(error: InputError) -> None:
+    raise error
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the dtype that token shards use for ids below `vocab_size`: uint16 or uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def cut_batches(bounds: Any, batch_tokens: int = _BATCH_TOKENS) -> list[int]:
+    """Cut documents into batches of about `batch_tokens`; return their first documents, and all."""
+    steps = bounds[1:] // batch_tokens
+    cuts = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
+    return [0, *cuts.tolist()]
+
+
+def tokenise(
+    blocks: Iterable[Block],
+    tokenizer: TokenizerFile,
+    *,
+    add_eos: bool = False,
+    fast: FastEncoder | None = None,
+    wrong: Callable[[InputError], None] = _raise,
+) -> Generator[TokenBatch]:
+    """Encode documents, each with the ids that it has as a whole, without special tokens.
+
+    Args:
+        blocks: Documents, from a `TextReader`.
+        tokenizer: Its `tokenizers` object is used with as many threads as the environment variable
+            RAYON_NUM_THREADS says, all cores without it.
+        add_eos: Whether every document ends with the tokenizer's end-of-text token.
+        fast: Encodes with gigatoken what it is sure to encode alike, from `fast_encoder`.
+        wrong: Called with the error of a document that can be encoded only as one and is too long
+            for that, which is then left out; raises it by default.
+
+    Yields:
+        About 1 MiB of documents at a time.
+
+    Raises:
+        InputError: There is no end-of-text token to add, or a document that cannot be encoded, or
+            only as one that is too long.
+    """
+    check_eos(tokenizer, add_eos)
+    end = tokenizer.eos_id if add_eos else None
+    encoder = whole_documents(tokenizer).tokenizer
+    for batch in _batches(_encodable(blocks, encoder, wrong)):
+        try:
+            encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
+        except Exception as error:
+            # The library raises nothing more special.
+            if type(error) is not Exception:
+                raise
+            raise _encode_error(batch, tokenizer, error) from error
+        yield encoded
+
+
+def fast_encoder(
+    tokenizer: TokenizerFile, size_bytes: int | None
+) -> tuple[FastEncoder | None, str]:
+    """Choose what encodes a text.
+
+    Args:
+        tokenizer: The tokenizer.
+        size_bytes: Size of the text, None when it is not known.
+
+    Returns:
+        gigatoken's encoder, None where `tokenizers` encodes everything; and a sentence that says
+        so; why gigatoken does not support the tokenizer is on a line of its own below.
+    """
+    if size_bytes is not None and size_bytes < WORTH_BYTES:
+        return None, "Tokenised with tokenizers: the text is small."
+    try:
+        fast = FastEncoder(tokenizer, whole_documents(tokenizer).tokenizer)
+    except ImportError:
+        install = "pip install 'engram-toolkit[fast]'"
+        return None, f"Tokenised with tokenizers: gigatoken is not installed ({install})."
+    except ValueError as error:
+        sentence = "Tokenised with tokenizers (gigatoken does not support this tokenizer)."
+        return None, f"{sentence}\nThe reason: {error}."
+    return fast, f"Tokenised with {fast_name()}, compared with tokenizers in samples."
+
+
+def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
+    """Return the tokenizer without the truncation and padding that its file may ask for."""
+    encoder = tokenizer.tokenizer
+    if encoder.truncation is None and encoder.padding is None:
+        return tokenizer
+    copy = type(encoder).from_str(encoder.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return replace(tokenizer, tokenizer=copy)
+
+
+def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:
+    """Check that there is an end-of-text token where one is to be added.
+
+    Raises:
+        InputError: There is none.
+    """
+    if add_eos and tokenizer.eos_id is None:
+        raise InputError(
+            f"The tokenizer {tokenizer.name} has no end-of-text token that could end a document.",
+            "Leave documents without one: --no-eos, or add_eos=False.",
+            tokenizer=tokenizer.name,
+        )
+
+
+def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    """Put small blocks together, so that each batch feeds every core."""
+    batch: list[Block] = []
+    characters = 0
+    for block in blocks:
+        batch.append(block)
+        characters += sum(map(len, block.texts))
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _encodable(
+    blocks: Iterable[Block], encoder: Tokenizer, wrong: Callable[[InputError], None]
+) -> Iterator[Block]:
+    """Leave out documents that take too much memory to encode."""
+    for block in blocks:
+        start = 0
+        for index, text in enumerate(block.texts):
+            if characters := uncut_characters(encoder, text):
+                wrong(_too_long_to_encode(block.position(index), characters))
+                if start < index:
+                    yield block.part(start, index)
+                start = index + 1
+        if start == 0:
+            yield block
+        elif start < len(block.texts):
+            yield block.part(start, len(block.texts))
+
+
+def _too_long_to_encode(where: str, characters: int) -> InputError:
+    return InputError(
+        f"{where}: in the document that starts here the tokenizer has to encode {characters:,} "
+        f"characters as one; at most {MOST_CHARACTERS:,} fit into memory.",
+        "Cut the text smaller, with --split line, or leave such documents out with --on-error "
+        "skip.",
+        document=where,
+        characters=characters,
+    )
+
+
+def _encode(
+    blocks: list[Block],
+    encoder: Tokenizer,
+    fast: FastEncoder | None,
+    dtype: np.dtype[Any],
+    end: int | None,
+) -> TokenBatch:
+    texts = [text for block in blocks for text in block.texts]
+    tokens, lengths = encode_reference(encoder, texts) if fast is None else fast.encode(texts)
+    if end is not None:
+        tokens = np.insert(tokens, np.cumsum(lengths), end)
+        lengths = lengths + 1
+    boundaries = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=boundaries[1:])
+    return TokenBatch(tokens.astype(dtype, copy=False), boundaries, blocks[-1].read_bytes)
+
+
+def _encode_error(blocks: list[Block], tokenizer: TokenizerFile, error: Exception) -> InputError:
+    """Find the document that the tokenizer refused."""
+    for block in blocks:
+        for index, text in enumerate(block.texts):
+            try:
+                tokenizer.tokenizer.encode(text, add_special_tokens=False)
+            except Exception:
+                where = block.position(index)
+                return InputError(
+                    f"{where}: the tokenizer {tokenizer.name} cannot encode the document that "
+                    f"starts here: {error}",
+                    "Use another tokenizer, or leave the document out.",
+                    document=where,
+                    tokenizer=tokenizer.name,
+                )
+    return InputError(f"The tokenizer {tokenizer.name} failed: {error}", tokenizer=tokenizer.name)

@@ -1,0 +1,1 @@
+"""Checks folders of tokens and of hash ids."""

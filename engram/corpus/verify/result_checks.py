@@ -1,0 +1,56 @@
+"""Checks of every folder of results: its files, and the boundaries of its documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.checks import Check
+from engram.corpus.results.result_folder import MANIFEST, damage
+from engram.units import plural
+
+
+def check_of(name: str, wrong: list[str], right: str) -> Check:
+    """Return the check that lists what is wrong, the first five, or says what is right."""
+    more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    return Check(name, not wrong, "; ".join(wrong[:5]) + more if wrong else right)
+
+
+def check_files(folder: Path, manifest: dict[str, Any], used: Iterable[str]) -> Check:
+    """Check that a folder holds what its manifest lists, byte for byte, and nothing else.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        used: Names of files that its shards consist of.
+    """
+    listed = {str(file["name"]) for file in manifest["files"]}
+    there = {entry.name for entry in folder.iterdir()}
+    wrong = [f"{name} is foreign" for name in sorted(there - {*listed, MANIFEST})]
+    wrong += damage(folder, manifest, digests=True)
+    wrong += [f"{name} has no digest" for name in sorted(set(used) - listed)]
+    size = sum(int(file["bytes"]) for file in manifest["files"])
+    return check_of(
+        "files", wrong, f"{plural(len(listed), 'file')}, {size:,} bytes, all digests equal"
+    )
+
+
+def wrong_boundaries(name: str, bounds: NDArray[Any], n_tokens: int) -> str:
+    """Say what is wrong with the boundaries of a shard's documents; empty when nothing is.
+
+    Args:
+        name: Their file.
+        bounds: The boundaries ``[documents + 1]``.
+        n_tokens: Tokens of the shard.
+    """
+    if bounds.dtype != np.int64 or bounds.ndim != 1 or not len(bounds):
+        return f"{name} is {bounds.dtype} {list(bounds.shape)}"
+    if bounds[0] != 0 or bounds[-1] != n_tokens:
+        return f"{name} goes from {bounds[0]} to {bounds[-1]}, not 0 to {n_tokens}"
+    if (np.diff(bounds) < 0).any():
+        return f"{name} falls at document {int(np.argmax(np.diff(bounds) < 0))}"
+    return ""

@@ -1,0 +1,89 @@
+"""A new config from a template: fitted to a backbone, sized, and with single keys changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engram.backbone import Backbone
+from engram.config.config_file import read_values
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import template_path
+from engram.config.tokenizer_path import given
+from engram.errors import ConfigError, UsageError
+from engram.sizing.budget import size_memory
+from engram.sizing.shape import check_layers, memory_shape
+
+
+def new_config(
+    template: str,
+    *,
+    backbone: Backbone | None = None,
+    k: float | None = None,
+    budget_params: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> EngramConfig:
+    """Start from a template and change what is asked for.
+
+    Args:
+        template: Name of the template.
+        backbone: Base model to fit to: its hidden size, streams, vocabulary, tokenizer and token
+            ids, and its layers 1 and half the depth (the first of them alone where the template
+            has one layer). Without a size, the template's rows per order are kept as a multiple of
+            the vocabulary.
+        k: Rows per order as a multiple of the vocabulary.
+        budget_params: Instead, what the whole memory may have.
+        settings: Values by config key; they come last and win.
+
+    Raises:
+        ConfigError: The result is not a config, with everything that is wrong.
+        LayoutError: The backbone lacks a layer that is to read the memory.
+        DoesNotFitError: No whole k fits the budget.
+        UsageError: More than one size is given.
+    """
+    settings = dict(settings or {})
+    sizes = {"k": k, "budget": budget_params}
+    by = [name for name, value in sizes.items() if value is not None]
+    by += [f"set {key}" for key in ("k", "engram_table_size") if key in settings]
+    if len(by) > 1:
+        raise UsageError(f"The table size is given more than once: by {', '.join(by)}.")
+    if isinstance(settings.get("tokenizer"), str):
+        settings["tokenizer"] = given(settings["tokenizer"])
+    values = read_values(template_path(template))
+    if backbone is not None:
+        _fit(values, backbone)
+    if k is not None:
+        settings["k"] = k
+    if "k" in settings:
+        del values["engram_table_size"]
+    try:
+        config = EngramConfig.from_dict({**values, **settings})
+    except ConfigError as error:
+        source = f"template {template} with what was changed"
+        raise ConfigError(error.problems, source, error.hint) from None
+    if backbone is not None:
+        check_layers(backbone, config.layer_ids)
+    if budget_params is None:
+        return config
+    base_dtype = None if backbone is None else backbone.float_dtype
+    return size_memory(config, budget_params, base_dtype=base_dtype).config
+
+
+def _fit(values: dict[str, Any], backbone: Backbone) -> None:
+    """Put the backbone's own numbers in the place of the template's."""
+    shape = memory_shape(backbone, layout=values["layout"])
+    vocab_size = values["engram_vocab_size"]
+    pad_id = backbone.eos_token_id if shape.pad_id is None else shape.pad_id
+    values |= {
+        "tokenizer": shape.tokenizer,
+        "hidden_size": shape.hidden_size,
+        "engram_vocab_size": shape.engram_vocab_size,
+        "engram_table_size": [
+            round(rows / vocab_size * shape.engram_vocab_size)
+            for rows in values["engram_table_size"]
+        ],
+        "layer_ids": shape.layer_ids[: len(values["layer_ids"])],
+        "hc_mult": shape.hc_mult,
+        "pad_id": pad_id,
+        "eos_id": shape.eos_id,
+    }

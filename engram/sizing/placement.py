@@ -1,0 +1,275 @@
+"""Bytes of a memory at inference and in training: by part, place and optimiser, and do they fit.
+
+Every row is labelled: *exact* (parameters counted, dtype given), *nominal* (exact parameters times
+a convention, such as 16 bytes a parameter under Adam) or *estimated* (rests on what the assumptions
+state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from engram.config.table_dtype import INFERENCE_DTYPES
+from engram.errors import InputError, UsageError
+from engram.sizing.weights import Group, Kind, Weights
+from engram.units import plural
+
+Mode = Literal["inference", "training"]
+Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
+Place = Literal["gpu", "cpu", "disk"]
+PLACES: tuple[Place, ...] = get_args(Place)
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+
+# fp32 values a parameter that a dense optimiser keeps, beside the fp32 master of a 16-bit weight.
+_DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
+_INDEX_BYTES = 8
+TOKENS_PER_STEP = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRow:
+    """One line of a byte report.
+
+    Attributes:
+        part: What the bytes hold.
+        params: Parameters of weights; None for gradients and optimiser state.
+        size_bytes: Bytes over all ranks, each part counted once.
+        rank_bytes: Bytes that one rank holds.
+        place: Where they are.
+        kind: How they are known.
+        is_table: They belong to tables, as weights, gradients or optimiser state.
+    """
+
+    part: str
+    params: int | None
+    size_bytes: int
+    rank_bytes: int
+    place: Place
+    kind: Kind
+    is_table: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Where the bytes of a model with memory are.
+
+    Attributes:
+        weights: The parts, in the dtypes that they have in use.
+        rows: Weights part by part, then gradients and optimiser state by group.
+        assumptions: What the numbers rest on, one sentence each.
+        ranks: Devices that share the rows of each table.
+        device_memory_bytes: Memory of one device; None when it was not asked.
+        host_memory_bytes: Memory of the host that all ranks are on; None when it was not asked.
+    """
+
+    weights: tuple[Weights, ...]
+    rows: tuple[MemoryRow, ...]
+    assumptions: tuple[str, ...]
+    ranks: int
+    device_memory_bytes: int | None
+    host_memory_bytes: int | None
+
+    @property
+    def total_bytes(self) -> int:
+        """All bytes, each part counted once."""
+        return sum(row.size_bytes for row in self.rows)
+
+    def rank_bytes(self, place: Place) -> int:
+        """Bytes that one rank has in a place."""
+        return sum(row.rank_bytes for row in self.rows if row.place == place)
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes in the memory of the host, for all ranks."""
+        return self.ranks * self.rank_bytes("cpu")
+
+    @property
+    def fits_device(self) -> bool | None:
+        """Whether one rank's GPU part fits the device; None when no device was given."""
+        if self.device_memory_bytes is None:
+            return None
+        return self.rank_bytes("gpu") <= self.device_memory_bytes
+
+    @property
+    def fits_host(self) -> bool | None:
+        """Whether all ranks' parts fit the host; None when no host was given."""
+        if self.host_memory_bytes is None:
+            return None
+        return self.host_bytes <= self.host_memory_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether everything fits; None when a place that is used has a size that nobody gave."""
+        if False in (self.fits_device, self.fits_host):
+            return False
+        sizes = {"gpu": self.device_memory_bytes, "cpu": self.host_memory_bytes}
+        known = all(sizes.get(row.place) is not None for row in self.rows if row.rank_bytes)
+        return True if known else None
+
+
+def memory_use(
+    weights: Sequence[Weights],
+    *,
+    mode: Mode = "inference",
+    optimizer: Optimizer = "adam",
+    tables: Place = "gpu",
+    ranks: int = 1,
+    device_memory_bytes: int | None = None,
+    host_memory_bytes: int | None = None,
+    tokens_per_step: int = TOKENS_PER_STEP,
+    freeze_base: bool = False,
+) -> MemoryUse:
+    """Place the bytes of weights, gradients and optimiser state.
+
+    Args:
+        weights: Parts of the memory and, if it is known, of the base model.
+        mode: Weights alone, or with gradients and optimiser state.
+        optimizer: adam, momentum and sgd keep dense state for every parameter; rowwise-adagrad and
+            sparse-adam apply to tables, with adam for everything else.
+        tables: Where the tables and their state are.
+        ranks: Devices that share the rows of each table (tensor parallel).
+        device_memory_bytes: Memory of one device, to be judged.
+        host_memory_bytes: Memory of the host that all ranks are on, to be judged.
+        tokens_per_step: Tokens of a training step on one rank, which bound a sparse gradient.
+        freeze_base: The base model is not trained.
+
+    Raises:
+        UsageError: Training tables that are on disk.
+        InputError: `ranks` or `tokens_per_step` is below 1.
+    """
+    if ranks < 1 or tokens_per_step < 1:
+        raise InputError(
+            f"ranks {ranks} and tokens_per_step {tokens_per_step}: both must be at least 1.",
+            "1 rank is a device alone.",
+            ranks=ranks,
+            tokens_per_step=tokens_per_step,
+        )
+    if mode == "training" and tables == "disk":
+        raise UsageError(
+            "Tables on disk are read in place: they cannot be trained there.",
+            "Use --tables gpu or --tables cpu.",
+        )
+    assumptions = ["not counted: activations, KV cache, framework"]
+    if mode == "training":
+        weights, notes = _trainable(weights)
+        assumptions += notes
+    rows = [_weight_row(part, tables, ranks) for part in weights]
+    if mode == "training":
+        groups: list[Group] = ["table", "dense"] if freeze_base else ["table", "dense", "base"]
+        for group in groups:
+            parts = [part for part in weights if part.group == group and part.params]
+            rows += _training_rows(parts, group, optimizer, tables, ranks, tokens_per_step)
+        assumptions += _training_notes(optimizer, tokens_per_step)
+        if any(part.group == "base" for part in weights):
+            assumptions.append(f"the base model is {'frozen' if freeze_base else 'trained too'}")
+    if ranks > 1:
+        assumptions.append(
+            f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
+            "dense parts of the memory whole on every rank"
+        )
+        if host_memory_bytes is not None:
+            assumptions.append("all ranks are on one host")
+    return MemoryUse(
+        weights=tuple(weights),
+        rows=tuple(rows),
+        assumptions=tuple(assumptions),
+        ranks=ranks,
+        device_memory_bytes=device_memory_bytes,
+        host_memory_bytes=host_memory_bytes,
+    )
+
+
+def _trainable(weights: Sequence[Weights]) -> tuple[list[Weights], list[str]]:
+    quantised = [part for part in weights if part.dtype in INFERENCE_DTYPES]
+    if not quantised:
+        return list(weights), []
+    what = ", ".join(sorted({str(part.dtype) for part in quantised}))
+    kept = [part.cast("bfloat16") if part in quantised else part for part in weights]
+    return kept, [f"weights stored as {what} are trained in bfloat16"]
+
+
+def _training_notes(optimizer: Optimizer, tokens_per_step: int) -> list[str]:
+    dense = optimizer if optimizer in _DENSE_STATES else "adam"
+    values = _DENSE_STATES[dense]
+    notes = [
+        f"{dense}: gradients in the weights' dtype, {plural(values, 'fp32 value')} a parameter, an "
+        "fp32 master copy of 16-bit weights"
+    ]
+    if optimizer in _DENSE_STATES:
+        return notes
+    state = {
+        "rowwise-adagrad": "one fp32 a row",
+        "sparse-adam": "two values a parameter in the table's dtype",
+    }[optimizer]
+    return [
+        f"tables under {optimizer}: {state}, no master copy",
+        f"sparse table gradients: {plural(tokens_per_step, 'token')} a step, every look-up a row "
+        "of its own",
+        f"everything but the tables under {notes[0]}",
+    ]
+
+
+def _weight_row(part: Weights, tables: Place, ranks: int) -> MemoryRow:
+    return MemoryRow(
+        part=part.part,
+        params=part.params,
+        size_bytes=part.size_bytes,
+        rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
+        place=tables if part.group == "table" else "gpu",
+        kind=part.kind,
+        is_table=part.group == "table",
+    )
+
+
+def _rank_bytes(part: Weights, size_bytes: int, ranks: int) -> int:
+    """One rank's part: whole rows of a table, an even part of the base, all of the rest."""
+    if part.rows:
+        return -(-part.rows // ranks) * (size_bytes // part.rows)
+    return -(-size_bytes // ranks) if part.group == "base" else size_bytes
+
+
+def _training_rows(
+    parts: Sequence[Weights],
+    group: Group,
+    optimizer: Optimizer,
+    tables: Place,
+    ranks: int,
+    tokens_per_step: int,
+) -> list[MemoryRow]:
+    sparse = group == "table" and optimizer not in _DENSE_STATES
+    dense_states = _DENSE_STATES.get(optimizer, _DENSE_STATES["adam"])
+    gradients, states = [0, 0], [0, 0]  # over all ranks, of one rank
+    for part in parts:
+        itemsize = part.size_bytes // part.params
+        if sparse:
+            state = part.rows * 4 if optimizer == "rowwise-adagrad" else 2 * part.size_bytes
+            row = part.size_bytes // part.rows + _INDEX_BYTES
+            touched = tokens_per_step * part.reads
+            gradients[0] += min(touched, part.rows) * row
+            gradients[1] += min(touched, -(-part.rows // ranks)) * row
+        else:
+            master = 4 if itemsize < 4 else 0
+            state = part.params * (master + dense_states * max(4, itemsize))
+            gradients[0] += part.size_bytes
+            gradients[1] += _rank_bytes(part, part.size_bytes, ranks)
+        states[0] += state
+        states[1] += _rank_bytes(part, state, ranks)
+    place: Place = tables if group == "table" else "gpu"
+    kinds: tuple[Kind, Kind] = ("estimated" if sparse else "nominal", "nominal")
+    return [
+        MemoryRow(
+            part=f"{group} {what}",
+            params=None,
+            size_bytes=size[0],
+            rank_bytes=size[1],
+            place=place,
+            kind=kind,
+            is_table=group == "table",
+        )
+        for what, size, kind in zip(
+            ("gradients", "optimizer state"), (gradients, states), kinds, strict=True
+        )
+        if size[0]
+    ]

@@ -1,0 +1,275 @@
+"""Table sizes from a corpus: how many rows of a table its n-grams fill, and the rows for a load.
+
+n distinct n-grams that fall on p rows evenly hit p (1 - (1 - 1/p)^n) of them on average. Every head
+of an order sees all n-grams of the order.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engram.config.engram_config import LAYOUT_KEYS, EngramConfig
+from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
+from engram.growth import Growth
+from engram.layouts import get_layout
+from engram.sizing.counts import MemoryCount
+from engram.sizing.shape import MIN_ROWS_PER_HEAD
+from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
+
+SCHEMA = "engram.hash/1"
+DEFAULT_LOAD = 0.7
+_ORDER = Kind("an n-gram order from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16)
+_COUNTED = {
+    "distinct_ngrams": COUNT,
+    "kind": one_of("exact", "estimated"),
+}
+_LENGTH = Kind("a length below 2^50", lambda value: type(value) is int and 0 < value < 2**50)
+_SHAPE = {
+    "schema": one_of(SCHEMA),
+    "tokens": COUNT,
+    "tokenizer": {"vocab_size": COUNT},
+    "compressed_vocab_size": OrNull(COUNT),
+    "layers": [{"heads": [{"order": _ORDER, **_COUNTED, "relative_error": OrNull(NUMBER)}]}],
+    "growth": [{"order": _ORDER, "points": [{"tokens": _LENGTH, **_COUNTED}]}],
+}
+
+
+@dataclass(frozen=True)
+class NgramCount:
+    """Distinct n-grams of one order.
+
+    Attributes:
+        order: n of the n-grams.
+        distinct_ngrams: How many they are.
+        kind: Exact; or estimated: from a sample, or predicted for another length of the text.
+        relative_error: Of an estimate, as a fraction; None when it is not known.
+    """
+
+    order: int
+    distinct_ngrams: int
+    kind: Literal["exact", "estimated"]
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class CorpusStatistics:
+    """What `engram hash --json` said about a text.
+
+    Attributes:
+        file: Where it is saved.
+        tokens: Tokens of the text.
+        vocab_size: Length of its tokenizer.
+        is_compressed: Whether n-grams of compressed ids were counted.
+        counts: Distinct n-grams by order.
+        growth: Their growth by order.
+    """
+
+    file: Path
+    tokens: int
+    vocab_size: int
+    is_compressed: bool
+    counts: dict[int, NgramCount]
+    growth: dict[int, Growth]
+
+    def check(self, config: EngramConfig) -> None:
+        """Check that these are statistics of the n-grams that a memory reads.
+
+        Raises:
+            MismatchError: They are those of another vocabulary, or of other orders.
+        """
+        compresses = get_layout(config.layout).hashes == "compressed"
+        if compresses != self.is_compressed:
+            ours, theirs = ("compressed", "raw") if compresses else ("raw", "compressed")
+            raise MismatchError(
+                f"{self.file} counts n-grams of {theirs} ids; layout {config.layout} hashes {ours} "
+                "ones.",
+                "Hash the text with -c of a config with that layout.",
+                layout=config.layout,
+            )
+        if compresses and config.engram_vocab_size != self.vocab_size:
+            raise MismatchError(
+                f"{self.file} counts n-grams of a tokenizer of {self.vocab_size:,} ids; the memory "
+                f"has {config.engram_vocab_size:,}.",
+                "Hash the text with -t of the model's tokenizer.",
+                vocab_size=self.vocab_size,
+                expected=config.engram_vocab_size,
+            )
+        missing = [order for order in config.orders if order not in self.counts]
+        if missing:
+            raise MismatchError(
+                f"{self.file} counts n-grams of the orders {sorted(self.counts)}; the memory also "
+                f"reads {missing}.",
+                f"Hash the text with -c of a config with max_ngram_size {config.orders[-1]}.",
+                missing=missing,
+            )
+
+    def ngrams(self, order: int, tokens: int) -> NgramCount:
+        """Tell the distinct n-grams of one order.
+
+        Args:
+            order: n of the n-grams.
+            tokens: Length of a text of this kind: that of the one that was read, or another.
+
+        Raises:
+            InputError: The text is too short to predict from.
+        """
+        if tokens == self.tokens:
+            return self.counts[order]
+        prediction = self.growth[order].predict(tokens)
+        if prediction is None:
+            raise InputError(
+                f"{self.file} cannot tell the n-grams of {tokens:,} tokens from {self.tokens:,}.",
+                "Hash a longer text.",
+                tokens=self.tokens,
+            )
+        return NgramCount(order, prediction.distinct_ngrams, "estimated", prediction.relative_error)
+
+
+def read_statistics(file: Path) -> CorpusStatistics:
+    """Read what ``engram hash --json`` printed.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InputError: It holds something else.
+    """
+    # Another file is likely the text itself, which a hint must not overwrite.
+    text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))
+    other = "hash.json" if file.name == "stats.json" else "stats.json"
+    try:
+        values = read_json(file, _SHAPE)
+        _check_curves(values, file)
+    except MissingFileError:
+        hint = f"engram hash TEXT --json > {file.name} writes it."
+        raise MissingFileError(f"There is no file {file}.", hint, file=str(file)) from None
+    except CorruptFileError as error:
+        raise InputError(
+            f"{file} is not a result of engram hash --json: {error.message}",
+            f"engram hash {text} --json > {other} writes one.",
+            file=str(file),
+        ) from None
+    curves = [Growth.from_dict(curve) for curve in values["growth"]]
+    heads = {head["order"]: head for head in values["layers"][0]["heads"]}
+    return CorpusStatistics(
+        file=file,
+        tokens=values["tokens"],
+        vocab_size=values["tokenizer"]["vocab_size"],
+        is_compressed=values["compressed_vocab_size"] is not None,
+        counts={order: _count(order, head) for order, head in heads.items()},
+        growth={curve.order: curve for curve in curves},
+    )
+
+
+def expected_rows_hit(distinct_ngrams: int, rows: int) -> float:
+    """Rows that n-grams hit on average when they fall on all rows evenly.
+
+    Args:
+        distinct_ngrams: Different n-grams.
+        rows: Rows of one head, more than 1.
+    """
+    return -rows * math.expm1(distinct_ngrams * math.log1p(-1 / rows))
+
+
+def rows_for_load(distinct_ngrams: int, load: float) -> int:
+    """Rows of one head that n-grams fill to a load on average: the inverse of the above.
+
+    Args:
+        distinct_ngrams: Different n-grams.
+        load: Wanted rows hit / rows, above 0 and below 1.
+
+    Returns:
+        The fewest rows whose expected load is not higher, as far as floating point tells.
+
+    Raises:
+        InputError: The load is not between 0 and 1.
+    """
+    if not 0 < load < 1:
+        raise InputError(
+            f"A load of {load} is not between 0 and 1: it is the share of rows that are hit.",
+            "0.7 is a table with 3 of 10 rows free.",
+            load=str(load),
+        )
+    if not distinct_ngrams:
+        return MIN_ROWS_PER_HEAD
+    return max(MIN_ROWS_PER_HEAD, math.ceil(-1 / math.expm1(math.log1p(-load) / distinct_ngrams)))
+
+
+@dataclass(frozen=True)
+class OrderLoad:
+    """How full a corpus makes the tables of one order.
+
+    Attributes:
+        order: n of the n-grams.
+        distinct_ngrams: Different n-grams of the corpus.
+        kind: Whether they are counted or estimated.
+        relative_error: Of the estimate, as a fraction; None when it is not known.
+        rows_needed_per_head: Rows of one head that they fill to the wanted load.
+        rows: Rows of all heads of the order in the first layer: a sum of primes.
+        expected_rows_hit: How many of them the n-grams hit on average.
+        expected_load: expected_rows_hit / rows.
+    """
+
+    order: int
+    distinct_ngrams: int
+    kind: Literal["exact", "estimated"]
+    relative_error: float | None
+    rows_needed_per_head: int
+    rows: int
+    expected_rows_hit: float
+    expected_load: float
+
+
+def order_loads(
+    counts: Sequence[NgramCount], memory: MemoryCount, load: float
+) -> tuple[OrderLoad, ...]:
+    """Tell how full a corpus makes the tables of a memory.
+
+    Args:
+        counts: Distinct n-grams of each of its orders.
+        memory: What the memory consists of.
+        load: Wanted load.
+    """
+    loads = []
+    for count, primes in zip(counts, memory.layers[0].primes, strict=True):
+        hit = sum(expected_rows_hit(count.distinct_ngrams, prime) for prime in primes)
+        needed = rows_for_load(count.distinct_ngrams, load)
+        loads.append(
+            OrderLoad(
+                **vars(count),
+                rows_needed_per_head=needed,
+                rows=sum(primes),
+                expected_rows_hit=hit,
+                expected_load=hit / sum(primes),
+            )
+        )
+    return tuple(loads)
+
+
+def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: float) -> list[int]:
+    """Rows per order, summed over its heads, for a wanted load of every head.
+
+    Layouts whose orders have tables of one size get that of the order with most n-grams.
+
+    Args:
+        config: The memory's shape.
+        counts: Distinct n-grams of each of its orders.
+        load: Wanted load.
+    """
+    rows = [rows_for_load(count.distinct_ngrams, load) for count in counts]
+    if LAYOUT_KEYS[config.layout].equal_tables:
+        rows = [max(rows)] * len(rows)
+    return [size * config.n_head_per_ngram for size in rows]
+
+
+def _check_curves(values: dict[str, Any], file: Path) -> None:
+    lengths = [[point["tokens"] for point in curve["points"]] for curve in values["growth"]]
+    if not values["layers"] or any(each != sorted(set(each)) or not each for each in lengths):
+        raise CorruptFileError(f"{file} has no layers, or a curve whose lengths do not rise.")
+
+
+def _count(order: int, head: dict[str, Any]) -> NgramCount:
+    return NgramCount(order, head["distinct_ngrams"], head["kind"], head["relative_error"])

@@ -1,0 +1,138 @@
+"""Files that appear whole or not at all: written beside their place, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from engram.errors import InputError, MissingFileError
+from engram.storage.staging import NEW, clean, stage
+
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+# What these names lead to may be a regular file, which its writer would lose.
+_STREAM = re.compile(r"/dev/(?:std(?:in|out|err)$|fd/)|/proc/")
+
+# Called with the units done so far and the total, None when it is not known.
+Progress = Callable[[int, "int | None"], None]
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Check that a file of results may appear at a path.
+
+    Args:
+        path: Where it is to appear. Behind a link, that is where the link leads.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        InputError: Something else is there, such as a folder or a device; or a file and
+            `overwrite` is False; or what is to be its folder is a file.
+        MissingFileError: There is no folder to put it into.
+    """
+    target = _target(path)
+    if target.exists() and not overwrite:
+        clean(target)
+        raise InputError(
+            f"{path} is already there.", "Give --overwrite to replace it.", path=str(path)
+        )
+    check_parents(target)
+    if not target.parent.is_dir():
+        raise MissingFileError(
+            f"{target.parent}: no such folder.", "Make it first.", path=str(target.parent)
+        )
+
+
+def check_parents(path: Path) -> None:
+    """Check that what a path lies in are folders, as far as they are there.
+
+    Raises:
+        InputError: One of them is something else.
+    """
+    there = next((parent for parent in path.parents if parent.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(
+            f"{there} is {_kind(there)}, not a folder: nothing can be put into it.",
+            "Choose another place.",
+            path=str(path),
+            parent=str(there),
+        )
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Write a file in a hidden folder beside `path`, renamed to `path` when the block ends well.
+
+    A process that is killed leaves the hidden folder; the next that writes the same file removes
+    it.
+
+    Args:
+        path: The file to appear; one that is there is replaced. A link stays, and what it leads to
+            is replaced. Nothing appears when the block raises.
+        mode: "wb", or "w" for UTF-8 text.
+
+    Yields:
+        The open file.
+
+    Raises:
+        InputError: Something else than a file is there, such as a folder or a device.
+        DoesNotFitError: The disk is full.
+    """
+    target = _target(path)
+    with stage(target, path, sync=False) as place:
+        with (place / NEW).open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        (place / NEW).replace(target)
+
+
+def _target(path: Path) -> Path:
+    """Where a file at a path really is: behind the links, if there are some.
+
+    Raises:
+        InputError: It is there and no regular file, or the name of a stream of this process.
+    """
+    kind = "a stream of this process" if _STREAM.match(str(path.absolute())) else _kind(path)
+    if kind not in ("nothing", "a file"):
+        raise InputError(
+            f"{path} is {kind}; it is not replaced.", "Give the path of a file.", path=str(path)
+        )
+    return path.resolve() if path.is_symlink() else path
+
+
+def _kind(path: Path) -> str:
+    """Say what is at a path, in words."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return "a link that leads in a circle" if error.errno == errno.ELOOP else "nothing"
+    return _KINDS[stat.S_IFMT(mode)]
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, indented by two, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        file.write(json_text(values))
+
+
+def json_text(values: Any) -> str:
+    """Write JSON, indented by two; readable in all languages where UTF-8 can hold it."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file's name need not be UTF-8
+        return json.dumps(values, indent=2) + "\n"
+    return text

@@ -1,0 +1,117 @@
+"""Folders that appear whole or not at all, and never take anything of the user's with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engram.errors import InputError
+from engram.storage import staging
+from engram.storage.files import check_parents
+
+# Names of everything that this toolkit wrote into a folder; None when it is not one of its own.
+OwnFiles = Callable[[Path], "set[str] | None"]
+
+
+def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
+    """Check that a folder of results may appear at a path.
+
+    When it may not, what killed processes left beside it is removed here: no writer will.
+
+    Args:
+        folder: Where it is to appear.
+        own_files: Tells what in a folder may be replaced.
+        overwrite: Whether it may be.
+
+    Raises:
+        InputError: Something else is there, or a folder of results and `overwrite` is False; or
+            what is to hold the folder is a file.
+    """
+    try:
+        _check(folder, own_files, overwrite)
+    except InputError:
+        remove_torn(folder)
+        raise
+
+
+def _check(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
+    check_parents(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    files = own_files(folder) if folder.is_dir() else None
+    if files is None:
+        raise InputError(
+            f"{folder} is there already, and nothing in it says that this command wrote it; it is "
+            "not replaced.",
+            "Choose another folder.",
+            output=str(folder),
+        )
+    if not overwrite:
+        raise InputError(
+            f"{folder} is there already.",
+            "Choose another folder, or pass --overwrite to replace it.",
+            output=str(folder),
+        )
+    others = sorted({file.name for file in folder.iterdir()} - files)
+    if others:
+        raise InputError(
+            f"{folder} also holds {', '.join(others[:3])}, which this command does not know as its "
+            "own; the folder is not replaced.",
+            "Move them away, or choose another folder.",
+            output=str(folder),
+            files=others,
+        )
+
+
+@contextmanager
+def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[Path]:
+    """Give a hidden folder that becomes `folder` when the block ends well.
+
+    When it does not, the hidden folder is removed, and what was at `folder` is still there. A
+    process that is killed leaves it behind; the next one with the same `folder` removes it, and
+    puts back what was about to be replaced.
+
+    Args:
+        folder: See `check_folder`.
+        own_files: See `check_folder`.
+        overwrite: See `check_folder`.
+
+    Yields:
+        The hidden folder, empty.
+
+    Raises:
+        InputError: See `check_folder`.
+        DoesNotFitError: The disk is full.
+    """
+    folder = folder.resolve()
+    remove_torn(folder)
+    check_folder(folder, own_files, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with staging.stage(folder, folder) as place:
+        new = place / staging.NEW
+        new.mkdir()
+        yield new
+        staging.sync_all(new)
+        _check(folder, own_files, overwrite)
+        if folder.exists():
+            folder.rename(place / staging.OLD)
+        new.rename(folder)
+        staging.sync_folder(folder.parent)
+
+
+def torn(folder: Path) -> list[Path]:
+    """Find what processes that were killed while they wrote a folder left beside it.
+
+    Args:
+        folder: The folder that they were to write.
+
+    Returns:
+        Folders that `remove_torn` would remove; those of processes that live are not among them.
+    """
+    return staging.leftovers(folder.resolve())
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what `torn` finds; a folder that was about to be replaced is put back instead."""
+    staging.clean(folder.resolve())

@@ -1,0 +1,244 @@
+"""Reads JSON that anyone may have written: bounded in size and depth, and checked against a shape.
+
+A shape is written as the value it describes: a dict names the keys that an object must have (others
+may stand beside them), a list of one shape is a list of such values, and a `Kind` is one value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.errors import CorruptFileError, MissingFileError
+from engram.storage.file_names import is_inside
+
+MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
+MAX_DEPTH = 100
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
+_LIMIT = 2**63
+# The next step where a folder with a memory is damaged.
+COPY_AGAIN = "Copy the folder again from where it was made, or attach again."
+_HINT = "Download or copy it again."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of value.
+
+    Attributes:
+        words: Its name in messages.
+        holds: Whether a value is of this kind.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """A value that may be null or missing.
+
+    Attributes:
+        shape: Shape of the value that is there.
+    """
+
+    shape: Any
+
+
+@dataclass(frozen=True)
+class OrNull:
+    """A value that may be null, and must be there.
+
+    Attributes:
+        shape: Shape of the value that is not null.
+    """
+
+    shape: Any
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object with any keys.
+
+    Attributes:
+        shape: Shape of each of its values.
+    """
+
+    shape: Any
+
+
+ANY = Kind("a value", lambda value: True)
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+LIST = Kind("a list", lambda value: isinstance(value, list))
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+WHOLE = Kind("a whole number", lambda value: type(value) is int and abs(value) < _LIMIT)
+COUNT = Kind(
+    "a whole number from 0 to 2^63 - 1", lambda value: type(value) is int and 0 <= value < _LIMIT
+)
+NUMBER = Kind(
+    "a finite number",
+    lambda value: type(value) in (int, float) and abs(value) < _LIMIT and math.isfinite(value),
+)
+FILE_NAME = Kind(
+    "the name of a file of its folder", lambda value: is_inside(value) and "/" not in value
+)
+
+
+def one_of(*texts: str) -> Kind:
+    """Return the kind of value that is one of some texts."""
+    return Kind(" or ".join(map(repr, texts)), lambda value: value in texts)
+
+
+def read_json(
+    path: Path, shape: Any = OBJECT, *, hint: str = _HINT, file_names: bool = False
+) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        shape: Shape of its content; the rest of the file may hold anything.
+        hint: Next step after an error.
+        file_names: Texts may hold the half surrogates by which Python writes names of files that
+            are not UTF-8.
+
+    Returns:
+        The content, of that shape.
+
+    Raises:
+        MissingFileError: There is no such file.
+        CorruptFileError: It is no JSON in UTF-8, too large, nested too deep, holds half of a
+            surrogate pair, or is of another shape.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(
+            f"{path}: no such file.", "Check the path.", path=str(path)
+        ) from None
+    except IsADirectoryError:
+        raise CorruptFileError(f"{path} is a folder, not a file.", hint, path=str(path)) from None
+    return parse_json(content, str(path), shape, hint=hint, file_names=file_names)
+
+
+def parse_json(
+    content: bytes,
+    where: str,
+    shape: Any = OBJECT,
+    *,
+    hint: str = _HINT,
+    file_names: bool = False,
+) -> Any:
+    """Read JSON that is in memory.
+
+    Args:
+        content: The bytes.
+        where: Name of the file that they are from.
+        shape: See `read_json`.
+        hint: Next step after an error.
+        file_names: See `read_json`.
+
+    Returns:
+        The content, of that shape.
+
+    Raises:
+        CorruptFileError: See `read_json`.
+    """
+    if len(content) > MAX_JSON_BYTES:
+        raise _corrupt(where, f"is larger than {MAX_JSON_BYTES:,} bytes", hint)
+    try:
+        text = content.decode("utf-8-sig")
+        values = json.loads(text)
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
+        raise _corrupt(where, f"is not JSON: {what}", hint) from None
+    except ValueError as error:
+        raise _corrupt(where, f"is not JSON: {error}", hint) from None
+    except RecursionError:
+        raise _corrupt(where, _TOO_DEEP, hint) from None
+    if _depth(values) > MAX_DEPTH:
+        raise _corrupt(where, _TOO_DEEP, hint)
+    if "\\u" in text and not _is_unicode(values, "surrogateescape" if file_names else "strict"):
+        raise _corrupt(where, "holds half of a surrogate pair, which is no text", hint)
+    check_shape(values, shape, where, hint=hint)
+    return values
+
+
+def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> None:
+    """Check that a value is of a shape.
+
+    Args:
+        values: The value.
+        shape: See the module.
+        where: Name of the file that it is from.
+        hint: Next step after an error.
+
+    Raises:
+        CorruptFileError: It is of another shape; the message names the first value that is wrong.
+    """
+    for what in _faults(values, shape, ""):
+        raise _corrupt(where, f"is damaged: {what}", hint)
+
+
+def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
+    if isinstance(shape, (Maybe, OrNull)):
+        if value is not None:
+            yield from _faults(value, shape.shape, name)
+    elif isinstance(shape, Kind):
+        if not shape.holds(value):
+            yield f"{name or 'its content'} is {_brief(value)}, not {shape.words}"
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            yield from _faults(value, LIST, name)
+            return
+        for index, item in enumerate(value):
+            yield from _faults(item, shape[0], f"{name}[{index}]")
+    elif not isinstance(value, dict):
+        yield from _faults(value, OBJECT, name)
+    elif isinstance(shape, Each):
+        for key, item in value.items():
+            yield from _faults(item, shape.shape, f"{name}[{_brief(key)}]")
+    else:
+        for key, inner in shape.items():
+            inside = f"{name}.{key}" if name else key
+            if key not in value and not isinstance(inner, Maybe):
+                yield f"{inside} is missing"
+            yield from _faults(value.get(key), inner, inside)
+
+
+def _depth(values: Any) -> int:
+    """Levels of lists and objects, counted without recursion."""
+    level, depth = [values], 0
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [
+            item
+            for items in level
+            for item in (items.values() if isinstance(items, dict) else items)
+        ]
+    return depth
+
+
+def _is_unicode(values: Any, errors: str) -> bool:
+    try:
+        json.dumps(values, ensure_ascii=False).encode(errors=errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, (dict, list)) and len(value) > 8:
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value):,}"
+    if type(value) is int and abs(value) >= 10**30:
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.80}"
+
+
+def _corrupt(where: str, what: str, hint: str) -> CorruptFileError:
+    return CorruptFileError(f"{where} {what}.", hint, path=where)

@@ -1,0 +1,187 @@
+"""Reads what safetensors files hold from their headers alone; no weight is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram.errors import CorruptFileError, MissingFileError
+from engram.storage.file_names import is_weight_file
+from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import TEXT, Each, parse_json, read_json
+
+DTYPE_BITS = {
+    **{
+        "BOOL": 8,
+        "U8": 8,
+        "I8": 8,
+        "U16": 16,
+        "I16": 16,
+        "U32": 32,
+        "I32": 32,
+        "U64": 64,
+        "I64": 64,
+    },
+    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64},
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8},
+    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
+}
+_LFS, _LFS_BYTES = b"version https://git-lfs", 1024
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+INDEX_SHAPE = {"weight_map": Each(TEXT)}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as a safetensors header describes it.
+
+    Attributes:
+        dtype: Format's name of the dtype, such as "BF16".
+        shape: Sizes of the dimensions.
+        start: First byte, counted from the start of the file.
+        stop: Byte after the last one.
+        path: The file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read and check the header of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its tensors by name.
+
+    Raises:
+        MissingFileError: The file is not there or may not be read.
+        CorruptFileError: The file is no safetensors file, is cut short, or contradicts itself.
+    """
+    try:
+        file_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if file_bytes < _LFS_BYTES and path.read_bytes().startswith(_LFS):
+                raise CorruptFileError(
+                    f"{path} is a Git LFS pointer, not the weights that it stands for.",
+                    "Get them: git lfs pull",
+                    path=str(path),
+                )
+            refuse_gguf(path)
+            if file_bytes < 8 or length > min(MAX_HEADER_BYTES, file_bytes - 8):
+                raise _corrupt(path, f"a header of {length} bytes in a file of {file_bytes}")
+            text = file.read(length)
+    except OSError as error:
+        raise MissingFileError(
+            f"{path} cannot be read: {error.strerror}.", "Check the path.", path=str(path)
+        ) from None
+    header = parse_json(text, f"The header of {path}")
+    header.pop("__metadata__", None)
+    data_start = 8 + length
+    tensors = {
+        name: _tensor(path, name, entry, data_start, file_bytes) for name, entry in header.items()
+    }
+    _check_places(path, tensors, data_start, file_bytes)
+    return tensors
+
+
+def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> TensorInfo:
+    try:
+        bits, shape = DTYPE_BITS[entry["dtype"]], tuple(entry["shape"])
+        first, last = entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _corrupt(path, f"tensor {name!r} is badly described ({error!r})") from None
+    whole = all(type(number) is int and number >= 0 for number in (*shape, first, last))
+    if not whole or 8 * (last - first) != bits * math.prod(shape):
+        what = f"{entry['dtype']} {list(shape)} does not fill bytes {first} to {last}"
+        raise _corrupt(path, f"tensor {name!r}: {what}")
+    start, stop = data_start + first, data_start + last
+    if stop > file_bytes:
+        raise _corrupt(path, f"tensor {name!r} ends at byte {stop} in a file of {file_bytes}")
+    return TensorInfo(entry["dtype"], shape, start, stop, path)
+
+
+def _check_places(
+    path: Path, tensors: dict[str, TensorInfo], data_start: int, file_bytes: int
+) -> None:
+    """Check that the tensors follow one another from the header to the end, as the format asks."""
+    end = data_start
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start != end:
+            what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
+            raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
+        end = info.stop
+    if end != file_bytes:
+        raise _corrupt(path, f"its tensors end at byte {end} in a file of {file_bytes}")
+
+
+def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
+    """Read the headers of all weights of a Hugging Face folder.
+
+    Like transformers, prefers ``model.safetensors`` to the index of shards.
+
+    Returns:
+        The tensors that the model has by name; None when the folder holds no safetensors weights.
+
+    Raises:
+        CorruptFileError: A file or the index is torn, or the index names a file elsewhere.
+        MissingFileError: A shard that the index names is not there.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return read_header(folder / SINGLE_FILE)
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return None
+    weight_map = read_weight_map(index)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"{folder} lacks {', '.join(missing)}, which its index names.",
+            "Download the folder again; finished files are kept.",
+            missing=missing,
+        )
+    headers = {shard: read_header(folder / shard) for shard in shards}
+    absent = [name for name, shard in weight_map.items() if name not in headers[shard]]
+    if absent:
+        raise _corrupt(index, f"tensor {absent[0]!r} is not in the shard it names")
+    return {name: headers[shard][name] for name, shard in weight_map.items()}
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Read which file an index of shards names for each tensor.
+
+    Args:
+        index: The file.
+
+    Raises:
+        CorruptFileError: It is no such index, or names what is no safetensors file of its folder.
+    """
+    weight_map: dict[str, str] = read_json(index, INDEX_SHAPE)["weight_map"]
+    files = set(weight_map.values())
+    foreign = sorted(repr(file) for file in files if not is_weight_file(file))
+    if foreign:
+        what = f"it names {foreign[0]}, which is outside of its folder or no .safetensors file"
+        raise _corrupt(index, what)
+    return weight_map
+
+
+def _corrupt(path: Path, what: str) -> CorruptFileError:
+    return CorruptFileError(
+        f"{path} is damaged: {what}.", "Download or copy it again.", path=str(path)
+    )

@@ -1,0 +1,134 @@
+"""Writes safetensors files as a stream: header first, then each tensor chunk by chunk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+from engram.storage.files import Progress
+from engram.storage.safetensors_headers import DTYPE_BITS
+
+# Names of dtypes in safetensors headers, and bytes of one value.
+TAGS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {
+    "int64": "I64",
+    "int32": "I32",
+}
+# Quantised tables: the values, and their scales.
+QUANTISED_TAGS = {"fp8": ("F8_E4M3", "F8_E8M0"), "int8": ("I8", "F32")}
+
+Chunk = Any  # anything with the buffer protocol
+# Chunks of one tensor, each made when its function is called, on whatever thread.
+Chunks = Sequence[Callable[[], Chunk]]
+
+
+class Digest(Protocol):
+    """A sum over bytes, such as hashlib's."""
+
+    def update(self, data: Any, /) -> None:
+        """Take more bytes."""
+
+
+@dataclass(frozen=True)
+class TensorStream:
+    """One tensor that is to be written.
+
+    Attributes:
+        name: Name in the file.
+        tag: Dtype as safetensors names it, such as BF16.
+        shape: Sizes of the dimensions.
+        chunks: Makers of its bytes, in order.
+    """
+
+    name: str
+    tag: str
+    shape: tuple[int, ...]
+    chunks: Chunks
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return prod(self.shape) * DTYPE_BITS[self.tag] // 8
+
+
+def plan_shards(
+    tensors: Sequence[TensorStream], max_shard_bytes: int, prefix: str = "engram"
+) -> list[tuple[str, list[TensorStream]]]:
+    """Distribute tensors over files, in order; a tensor above the bound has a file of its own.
+
+    Args:
+        tensors: What is to be written.
+        max_shard_bytes: Bytes of a file, unless one tensor has more.
+        prefix: What file names start with.
+
+    Returns:
+        File name and tensors of every shard.
+    """
+    shards: list[list[TensorStream]] = []
+    for tensor in tensors:
+        used = sum(item.size_bytes for item in shards[-1]) if shards else 0
+        if not shards or used + tensor.size_bytes > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(tensor)
+    count = len(shards)
+    return [
+        (f"{prefix}-{index:05d}-of-{count:05d}.safetensors", shard)
+        for index, shard in enumerate(shards, start=1)
+    ]
+
+
+def write_shard(
+    path: Path,
+    tensors: Sequence[TensorStream],
+    progress: Progress | None,
+    digest: Digest | None = None,
+) -> None:
+    """Write one safetensors file; while a chunk is written the next ones are made.
+
+    Args:
+        path: The file, which must not be there.
+        tensors: What it holds.
+        progress: Told the bytes of every chunk written.
+        digest: Takes every byte of the file.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.size_bytes
+        header[tensor.name] = {
+            "dtype": tensor.tag,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        start_bytes = len(text).to_bytes(8, "little") + text
+        file.write(start_bytes)
+        if digest is not None:
+            digest.update(start_bytes)
+        for chunk in _made_ahead(maker for tensor in tensors for maker in tensor.chunks):
+            file.write(chunk)
+            if digest is not None:
+                digest.update(chunk)
+            if progress is not None:
+                progress(memoryview(chunk).nbytes, None)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _made_ahead(makers: Iterator[Callable[[], Chunk]]) -> Iterator[Chunk]:
+    """Yield what the makers make, in order, two chunks being made at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: list[Future[Chunk]] = []
+        for maker in makers:
+            waiting.append(pool.submit(maker))
+            if len(waiting) > 2:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
