@@ -20,25 +20,28 @@ if TYPE_CHECKING:
     from engram.corpus.hash.hashed_dataset import HashedDataset
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
+    from engram.sizing.size import size
+    from engram.sizing.size_options import SizeOptions
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Addresses": "engram.addressing.addresses",
-    "Backbone": "engram.backbone",
-    "EngramConfig": "engram.config.engram_config",
-    "EngramError": "engram.errors",
-    "EngramModule": "engram.nn",
-    "EngramTokenizer": "engram.addressing.tokenizer",
-    "HashedDataset": "engram.corpus.hash.hashed_dataset",
-    "Hasher": "engram.addressing.hashing",
-    "MultiHeadEmbedding": "engram.nn",
-    "OffloadEmbedding": "engram.nn",
-    "attach": "engram.checkpoints.attach.attach",
-    "load": "engram.checkpoints.read.load_checkpoint",
-    "load_backbone": "engram.backbone",
-    "load_config": "engram.config.templates",
+# By module: its public names.
+_NAMES = {
+    "engram.addressing.addresses": ("Addresses",),
+    "engram.addressing.hashing": ("Hasher",),
+    "engram.addressing.tokenizer": ("EngramTokenizer",),
+    "engram.backbone": ("Backbone", "load_backbone"),
+    "engram.checkpoints.attach.attach": ("attach",),
+    "engram.checkpoints.read.load_checkpoint": ("load",),
+    "engram.config.engram_config": ("EngramConfig",),
+    "engram.config.templates": ("load_config",),
+    "engram.corpus.hash.hashed_dataset": ("HashedDataset",),
+    "engram.errors": ("EngramError",),
+    "engram.nn": ("EngramModule", "MultiHeadEmbedding", "OffloadEmbedding"),
+    "engram.sizing.size": ("size",),
+    "engram.sizing.size_options": ("SizeOptions",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Addresses",
@@ -51,10 +54,12 @@ __all__ = [
     "Hasher",
     "MultiHeadEmbedding",
     "OffloadEmbedding",
+    "SizeOptions",
     "attach",
     "load",
     "load_backbone",
     "load_config",
+    "size",
 ]
 
 
@@ -67,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return [*__all__, "__version__"]

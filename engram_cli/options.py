@@ -14,6 +14,7 @@ from engram_cli.values import DTYPES, read_count, read_dtype, reader
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr.")]
+OUTPUT = {"json": JsonOption, "quiet": QuietOption, "verbose": VerboseOption}
 
 ConfigOption = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 from engram.config.config_rules import MAX_ROW_ID
@@ -16,46 +16,15 @@ from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.errors import DoesNotFitError, InputError
 from engram.layouts import get_layout
-from engram.sizing.counts import MemoryCount, count_params
+from engram.sizing.counts import count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
+from engram.sizing.sized_memory import Sizing
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
 from engram.units import format_bytes, row_bytes
 
 SEED_SHARE = Fraction(1, 4)
 # Python would compute any exponent.
 _FRACTION = re.compile(r"[0-9./_+-]{1,40}(e[+-]?[0-9]{1,2})?%?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizing:
-    """A memory with its tables sized.
-
-    Attributes:
-        config: The memory, its table size set.
-        counts: What it consists of, exactly.
-        k: Largest whole k that fits the budget (0: none); without a budget, the k of the tables,
-            None where orders differ.
-        budget_params: Parameters that the memory may have; None when its size was given.
-        fill_rows: Largest rows per order that fit the budget; None without a budget.
-        seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
-    """
-
-    config: EngramConfig
-    counts: MemoryCount
-    k: int | float | None
-    budget_params: int | None = None
-    fill_rows: int | None = None
-    seed_rule_k: int | None = None
-
-    @property
-    def k_fill(self) -> float | None:
-        """Largest k, in steps of 1/engram_vocab_size, that fits the budget."""
-        return None if self.fill_rows is None else self.fill_rows / self.config.engram_vocab_size
-
-    @property
-    def slack_params(self) -> int | None:
-        """Parameters of the budget that are left over."""
-        return None if self.budget_params is None else self.budget_params - self.counts.total_params
 
 
 def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) -> int:

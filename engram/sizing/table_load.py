@@ -22,7 +22,6 @@ from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
 
 SCHEMA = "engram.hash/1"
-DEFAULT_LOAD = 0.7
 _ORDER = Kind("an n-gram order from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16)
 _COUNTED = {
     "distinct_ngrams": COUNT,

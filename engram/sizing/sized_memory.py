@@ -1,0 +1,111 @@
+"""`Sizing`: a memory whose tables are sized, and how full a text makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engram.backbone import Backbone
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
+from engram.sizing.counts import MemoryCount
+from engram.sizing.table_load import OrderLoad
+from engram.sizing.weights import config_weights
+
+SCHEMA = "engram.size/1"
+
+
+@dataclass(frozen=True)
+class CorpusFill:
+    """How full a text makes the tables of a memory.
+
+    Attributes:
+        file: File of its statistics.
+        tokens: Tokens of the text that was counted.
+        sized_for_tokens: Tokens of the text that fills the tables.
+        wanted_load: Share of a table's rows that it may fill.
+        orders: Each n-gram order.
+    """
+
+    file: str
+    tokens: int
+    sized_for_tokens: int
+    wanted_load: float
+    orders: Sequence[OrderLoad]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Sizing:
+    """A memory with its tables sized.
+
+    Attributes:
+        config: The memory, its table size set.
+        counts: Its parts, counted exactly.
+        k: Largest whole k that fits the budget (0: none); without a budget, the k of the tables,
+            None where orders differ.
+        budget_params: Parameters that the memory may have; None when its size was given.
+        fill_rows: Largest rows per order that fit the budget; None without a budget.
+        seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
+        backbone: The base model, if one is known.
+        corpus: How full a text makes the tables, where one was given.
+        notes: Sentences about what was assumed.
+    """
+
+    config: EngramConfig
+    counts: MemoryCount
+    k: int | float | None
+    budget_params: int | None = None
+    fill_rows: int | None = None
+    seed_rule_k: int | None = None
+    backbone: Backbone | None = None
+    corpus: CorpusFill | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def k_fill(self) -> float | None:
+        """Largest k, in steps of 1/engram_vocab_size, that fits the budget."""
+        return None if self.fill_rows is None else self.fill_rows / self.config.engram_vocab_size
+
+    @property
+    def slack_params(self) -> int | None:
+        """Parameters of the budget that are left over."""
+        return None if self.budget_params is None else self.budget_params - self.counts.total_params
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{rows:,}" for rows in self.config.engram_table_size)
+        return f"<Sizing: {self.counts.total_params:,} parameters, rows per order {rows}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram size --json`` prints."""
+        config, counts, backbone = self.config, self.counts, self.backbone
+        model_params = None if backbone is None else backbone.params
+        whole = counts.total_params + (model_params or 0)
+        dtype = table_dtype(config, None if backbone is None else backbone.float_dtype)
+        parts = config_weights(counts, dtype.name)
+        return {
+            "schema": SCHEMA,
+            "model": None if backbone is None else backbone.name,
+            "layout": config.layout,
+            "model_params": model_params,
+            "budget_params": self.budget_params,
+            "fits": None if self.budget_params is None else True,
+            "k": self.k,
+            "k_fill": self.k_fill,
+            "seed_rule_k": self.seed_rule_k,
+            "engram_vocab_size": config.engram_vocab_size,
+            "engram_table_size": config.engram_table_size,
+            "rows_per_head": config.rows_per_head,
+            "row_width": config.row_width,
+            "layers": [layer.to_dict() for layer in counts.layers],
+            "table_params": counts.table_params,
+            "dense_params": counts.dense_params,
+            "total_params": counts.total_params,
+            "slack_params": self.slack_params,
+            "share_of_whole": None if model_params is None else counts.total_params / whole,
+            "table_dtype": dtype.name,
+            "table_dtype_from": dtype.origin,
+            "table_bytes": sum(part.size_bytes for part in parts if part.group == "table"),
+            "total_bytes": sum(part.size_bytes for part in parts),
+            "corpus": None if self.corpus is None else asdict(self.corpus),
+        }
