@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engram.errors import UsageError
-from engram_cli.options import JsonOption, QuietOption, VerboseOption
+from engram_cli.options import OUTPUT
 from engram_cli.output import Output
+from engram_cli.taking import taking
 from engram_cli.values import blaming, read_count
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _OPTIONS_OF = {
 }
 
 
+@taking(out=OUTPUT)
 def allocate(
     ctx: typer.Context,
     total: Annotated[
@@ -54,9 +56,8 @@ def allocate(
     row_width: Annotated[
         int | None, typer.Option(min=1, help="Also say how many table rows of this width.")
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Split a mixture of experts' sparse parameters between experts and memory.
 
@@ -94,7 +95,6 @@ def allocate(
         "points": points,
         "known": [vars(known) for known in KNOWN],
     }
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     out.result(payload, lambda console: _show(console, payload))
     if points:
         out.next_step(f"engram size --model MODEL --budget {points[0]['P_Engram']}")

@@ -12,20 +12,19 @@ from engram.errors import UsageError
 from engram.units import format_bytes, format_count
 from engram_cli.config_name import read_named
 from engram_cli.options import (
+    OUTPUT,
     ConfigOption,
     DryRunOption,
-    JsonOption,
     LinkOption,
     OutputOption,
     OverwriteOption,
-    QuietOption,
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
+from engram_cli.taking import taking
 from engram_cli.values import DTYPES, blaming, read_dtype
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 SCHEMA = "engram.attach/1"
 
 
+@taking(out=OUTPUT)
 def attach(
     ctx: typer.Context,
     model: Annotated[
@@ -77,9 +77,8 @@ def attach(
     ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Attach a memory to a checkpoint: a new folder that transformers loads.
 
@@ -91,7 +90,6 @@ def attach(
         $ engram attach ./model -c config.yaml -o bf16 --dtype bfloat16 --verify
         $ engram attach ./model -c config.yaml -o planned --link --dry-run --json
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     if verify and adapter:
         raise UsageError(
             "--verify compares whole folders; it does not go with --adapter.",

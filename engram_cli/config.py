@@ -17,17 +17,16 @@ from engram_cli.config_answer import check_config, derived, show_derived
 from engram_cli.config_name import note_folder
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
+    OUTPUT,
     BudgetOption,
     DryRunOption,
     FileOption,
-    JsonOption,
     KOption,
     ModelOption,
     OverwriteOption,
-    QuietOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.taking import taking
 from engram_cli.values import blaming
 
 if TYPE_CHECKING:
@@ -57,9 +56,8 @@ ConfigArgument = Annotated[
 
 
 @config.command("ls", cls=Command)
-def ls(
-    json: JsonOption = False, quiet: QuietOption = False, verbose: VerboseOption = False
-) -> None:
+@taking(out=OUTPUT)
+def ls(*, out: Output) -> None:
     """List the templates, one line each.
 
     Examples:
@@ -79,12 +77,12 @@ def ls(
             table.add_row(template["name"], template["title"])
         console.print(table)
 
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     out.result({"schema": SCHEMA, "templates": templates}, show)
     out.next_step("engram config show NAME, or engram config new NAME -o FILE")
 
 
 @config.command("new", cls=Command)
+@taking(out=OUTPUT)
 def new(
     ctx: typer.Context,
     template: Annotated[str, typer.Argument(help="Name of the template to start from.")],
@@ -100,9 +98,8 @@ def new(
     output: FileOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Write a config, each key explained: a template, fitted to a model, sized, or changed.
 
@@ -118,11 +115,10 @@ def new(
     """
     from engram.sizing.new_config import new_config
 
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     is_printed = output is None or str(output) == "-"
     if output is not None and not is_printed:
         check_file(output, overwrite)
-    elif output is not None and json:
+    elif output is not None and out.json:
         raise UsageError("-o - and --json both want stdout.", "Give -o a file.")
     backbone = _backbone(model)
     answer = {"schema": SCHEMA, "template": template}
@@ -159,11 +155,11 @@ def new(
 
 
 @config.command("show", cls=Command)
+@taking(out=OUTPUT)
 def show(
     source: ConfigArgument,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Show a config with every default filled in, and the numbers that follow from it.
 
@@ -171,7 +167,6 @@ def show(
         $ engram config show gpt2
         $ engram config show config.yaml --json
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     note_folder(out, source)
     path = find_config(source)
     found = read_config(path)
@@ -188,14 +183,14 @@ def show(
 
 
 @config.command("check", cls=Command)
+@taking(out=OUTPUT)
 def check(
     sources: Annotated[
         list[str], typer.Argument(metavar="FILE|TEMPLATE...", help="Config files, or templates.")
     ],
     model: ModelOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Check configs: every problem with its file, line, key and what would be right.
 
@@ -209,7 +204,6 @@ def check(
         $ engram config check gpt2 --model gpt2
         $ engram config check gpt2 demo --json
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     backbone = _backbone(model)
     verdicts = [check_config(source, backbone) for source in sources]
     exit_code = max(verdict.exit_code for verdict in verdicts)

@@ -11,18 +11,17 @@ from engram.errors import UsageError
 from engram.units import format_bytes
 from engram_cli.config_name import read_named
 from engram_cli.options import (
+    OUTPUT,
     ConfigOption,
     DryRunOption,
-    JsonOption,
     LinkOption,
     OutputOption,
     OverwriteOption,
-    QuietOption,
     TokenizerOption,
     TrustRemoteCodeOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.taking import taking
 from engram_cli.values import DTYPES, blaming, read_dtype
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ SCHEMA = "engram.convert/1"
 Format = Literal["attached", "demo", "deepseek_v41", "qwen_ple"]
 
 
+@taking(out=OUTPUT)
 def convert(
     ctx: typer.Context,
     source: Annotated[
@@ -71,9 +71,8 @@ def convert(
     trust_remote_code: TrustRemoteCodeOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Convert a memory: to another dtype, to the names of a published layout, or back.
 
@@ -86,7 +85,6 @@ def convert(
         $ engram convert ./attached-model -o published --to demo --json
         $ engram convert ./attached-model -o planned --dtype int8 --link --dry-run
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer

@@ -22,23 +22,22 @@ from engram_cli.engine import (
 )
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
+    OUTPUT,
     AddressOption,
     DryRunOption,
     EngineOption,
     EosOption,
-    JsonOption,
     NumProcOption,
     OnErrorOption,
     OutputOption,
     OverwriteOption,
-    QuietOption,
     ResumeOption,
     ShardSizeOption,
     SplitOption,
     TextColumnOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.taking import taking
 
 SCHEMA = "engram.corpus/1"
 
@@ -58,6 +57,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a
 
 
 @corpus.command(cls=Command)
+@taking(out=OUTPUT)
 def build(
     inputs: Annotated[
         list[str],
@@ -85,9 +85,8 @@ def build(
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Turn text into token shards.
 
@@ -120,7 +119,6 @@ def build(
     )
     from engram_cli.hash_answer import eos_token
 
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:
         raise UsageError("There is no folder to write to.", "Say where with -o.")
     if STDIN in inputs and (len(inputs) > 1 or resume):
@@ -195,11 +193,11 @@ def build(
 
 
 @corpus.command(cls=Command)
+@taking(out=OUTPUT)
 def info(
     folder: FolderArgument,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Show what a corpus holds, from its manifest alone.
 
@@ -211,7 +209,6 @@ def info(
     from engram.corpus.verify.verify_corpus import read_manifest
     from engram_cli.corpus_text import show_info
 
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     manifest = read_manifest(folder)
     payload = {
         **_summary(folder, manifest),
@@ -219,15 +216,15 @@ def info(
         "problems": manifest["problems"],
         "inputs": manifest["inputs"],
     }
-    out.result(payload, lambda console: show_info(console, payload, verbose))
+    out.result(payload, lambda console: show_info(console, payload, out.verbose))
 
 
 @corpus.command(cls=Command)
+@taking(out=OUTPUT)
 def verify(
     folder: FolderArgument,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Check a corpus: files, counts, boundaries, token ids, and a sample against its text.
 
@@ -243,7 +240,6 @@ def verify(
     from engram.corpus.verify.verify_corpus import verify_corpus
     from engram_cli.corpus_text import show_checks
 
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     checks = [asdict(check) for check in verify_corpus(folder, load_tokenizer)]
     payload = {
         "schema": SCHEMA,

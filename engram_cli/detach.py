@@ -10,33 +10,31 @@ import typer
 from engram.errors import UsageError
 from engram.units import plural
 from engram_cli.options import (
-    JsonOption,
+    OUTPUT,
     LinkOption,
     OutputOption,
-    QuietOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.taking import taking
 
 SCHEMA = "engram.detach/1"
 
 
+@taking(out=OUTPUT)
 def detach(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A folder that `engram attach` wrote.")
     ],
     output: OutputOption = None,
     link: LinkOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Write the checkpoint that a memory was attached to, byte for byte as it was.
 
     Examples:
         $ engram detach ./attached-model -o base-again
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     if output is None:
         raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
     from engram.checkpoints.attach.detach import detach as write_base

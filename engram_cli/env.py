@@ -13,8 +13,9 @@ import engram
 from engram.errors import DependencyError
 from engram.seams import installed_version, tested_range
 from engram.units import format_bytes
-from engram_cli.options import JsonOption, QuietOption, VerboseOption
+from engram_cli.options import OUTPUT
 from engram_cli.output import Output
+from engram_cli.taking import taking
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,7 @@ PACKAGES = (
 )
 
 
+@taking(out=OUTPUT)
 def env(
     probe: Annotated[
         bool,
@@ -36,9 +38,8 @@ def env(
             "--probe", help="Try every undocumented name of torch, transformers and typer in use."
         ),
     ] = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Show the versions and the machine, for a bug report.
 
@@ -63,7 +64,6 @@ def env(
             }
             for it in probed
         ]
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     out.result({"schema": "engram.env/1", **found}, lambda console: _show(console, found))
     broken = sorted({it.package for it in probed if it.problem is not None})
     if broken:

@@ -20,25 +20,24 @@ from engram_cli.engine import (
     tell_what_is_kept,
 )
 from engram_cli.options import (
+    OUTPUT,
     AddressOption,
     ConfigOption,
     DryRunOption,
     EngineOption,
     EosOption,
-    JsonOption,
     LayersOption,
     NumProcOption,
     OnErrorOption,
     OutputOption,
     OverwriteOption,
-    QuietOption,
     ResumeOption,
     ShardSizeOption,
     SplitOption,
     TextColumnOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.taking import taking
 from engram_cli.values import read_count
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 _CACHE_TOKENS = 1_000_000
 
 
+@taking(out=OUTPUT)
 def hash(
     text: Annotated[
         str,
@@ -115,9 +115,8 @@ def hash(
     ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Turn a text into hash ids, and say how it fills the tables.
 
@@ -158,7 +157,6 @@ def hash(
     from engram_cli.hash_answer import answer, default_note, write_plan
     from engram_cli.hash_text import plan_text, show
 
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     if stats and output is not None:
         raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
     if output is None and (overwrite or format != "npy" or shard_size != SHARD_TOKENS):
@@ -268,7 +266,7 @@ def hash(
         "resumed_shards": hashed.resumed_shards,
         "engine": engine,
     }
-    out.result(payload, lambda console: show(console, payload, verbose))
+    out.result(payload, lambda console: show(console, payload, out.verbose))
     if output is None and text != STDIN:
         words = ["engram", "hash", text, *(["-c", config] if config else [])]
         words += ["-t", tokenizer] if tokenizer else []

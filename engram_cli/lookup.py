@@ -9,13 +9,12 @@ import typer
 from engram.units import plural
 from engram_cli.config_name import read_named
 from engram_cli.options import (
+    OUTPUT,
     ConfigOption,
-    JsonOption,
-    QuietOption,
     TokenizerOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
+from engram_cli.taking import taking
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = "engram.lookup/1"
 
 
+@taking(out=OUTPUT)
 def lookup(
     target: Annotated[
         str,
@@ -38,9 +38,8 @@ def lookup(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, in quotes.")],
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Show which rows of its tables a text reads: ids, norms, and n-grams that share rows.
 
@@ -51,7 +50,6 @@ def lookup(
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
         $ engram lookup ./attached-model "the Milky Way" --json
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.checkpoints.read.lookup import look_up
 

@@ -22,18 +22,18 @@ from engram.sizing.reads import rate_of, reads_of
 from engram.sizing.weights import total_of
 from engram_cli.config_name import note_folder
 from engram_cli.options import (
-    JsonOption,
+    OUTPUT,
     ModelOption,
-    QuietOption,
     RevisionOption,
     TableDtypeOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
 from engram_cli.report_target import Target, find_target
+from engram_cli.taking import taking
 from engram_cli.values import read_bytes
 
 
+@taking(out=OUTPUT)
 def report(
     target: Annotated[
         str,
@@ -81,9 +81,8 @@ def report(
         bool, typer.Option("--freeze-base", help="In training: only the memory is trained.")
     ] = False,
     revision: RevisionOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Count parameters and bytes by layer and part, reads per token, and say whether they fit.
 
@@ -98,7 +97,6 @@ def report(
         $ engram report deepseek-v4.1-flash --tables disk --tokens-per-second 10000
         $ engram report gpt2 --model gpt2 --mode training --optimizer rowwise-adagrad --json
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     note_folder(out, target)
     found = find_target(target, model=model, dtype=dtype, revision=revision)
     use_of = partial(

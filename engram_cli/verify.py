@@ -12,15 +12,14 @@ import typer
 from engram.errors import MissingFileError
 from engram.units import plural
 from engram_cli.options import (
-    JsonOption,
-    QuietOption,
+    OUTPUT,
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
-    VerboseOption,
 )
 from engram_cli.output import Output
 from engram_cli.silence import silence_transformers
+from engram_cli.taking import taking
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = "engram.verify/1"
 
 
+@taking(out=OUTPUT)
 def verify(
     target: Annotated[
         str,
@@ -49,9 +49,8 @@ def verify(
         typer.Option("--full", help="Read every weight file and compare its recorded sha256, too."),
     ] = False,
     trust_remote_code: TrustRemoteCodeOption = False,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    *,
+    out: Output,
 ) -> None:
     """Check a checkpoint's memory: files, constants, tensors, and how the model runs with it.
 
@@ -65,7 +64,6 @@ def verify(
         $ engram verify ./attached-model
         $ engram verify ./attached-model --headers-only --json
     """
-    out = Output(json=json, quiet=quiet, verbose=verbose)
     _refuse_template(target)
     from engram.checkpoints.verify.verify_checkpoint import verify as run_checks
 
