@@ -444,14 +444,15 @@ def test_memory_use_is_bounded_by_chunks(base, tmp_path):
     code = f"""
 import torch
 from pathlib import Path
-from engram.checkpoints import convert
+from engram.checkpoints.convert import convert_memory
 from engram.nn.quantised import quantise_fp8, dequantise_fp8
 from engram.checkpoints.verify.verify_checkpoint import verify
 dequantise_fp8(*quantise_fp8(torch.randn(9, 64)))
 def used(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = used()
-made = convert.plan(Path({str(tmp_path / "big")!r}), Path({str(tmp_path / "out")!r}), dtype="fp8")
-convert.write(made)
+big, out = Path({str(tmp_path / "big")!r}), Path({str(tmp_path / "out")!r})
+made = convert_memory.plan(big, out, dtype="fp8")
+convert_memory.write(made)
 assert sum(f["bytes"] for f in made.files()) > 50e6
 print(used() - before)
 """

@@ -67,7 +67,7 @@ import json, sys
 import torch
 import engram
 from pathlib import Path
-from engram.checkpoints import attach
+from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.push import push_to_hub
 from engram.config.engram_config import EngramConfig
 

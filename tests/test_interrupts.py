@@ -19,7 +19,7 @@ from engram.corpus.building.local_engine import _interrupts_blocked
 BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 # Units and shards are small, so that there is something to go on from.
 SCRIPT = """
-from engram.corpus import units
+from engram.corpus.building import units
 units.UNIT_BYTES = 200_000
 from engram_cli.main import main
 main()
