@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import Forks
 
-GOLDEN = Path(__file__).parent / "golden"
+from support.forks import Forks
+from support.paths import GOLDEN
 
 # Code of models is copied to where the environment says when transformers is imported; two
 # processes of a test run must not share it.

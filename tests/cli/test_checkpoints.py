@@ -7,11 +7,11 @@ import json
 import re
 
 import pytest
-import tiny
 from rich.console import Console
 
 from engram.config.config_file import write_config
 from engram_cli.main import app
+from support import tiny
 
 
 @pytest.fixture(scope="module")

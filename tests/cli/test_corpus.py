@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from engram_cli.main import app
+from support.paths import BPE
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 WORD = BPE.with_name("local_word")
 TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
 DOCUMENTS = 41

@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-import stored_folder
 
 from engram.config.templates import load_template
 from engram.sizing.counts import count_params
 from engram_cli.main import app
+from support import stored_folder
 
 KNOWN = {
     "demo": ([10_344_164, 10_348_242], 1_324_313_984, 5_297_255_936, "float32"),

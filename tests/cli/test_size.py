@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-import sparse_folder
 
 from engram.config.config_file import read_config
 from engram.sizing.budget import size_memory
 from engram_cli.main import app
+from support import sparse_folder
 
 FORBIDDEN = ("torch", "transformers", "sympy", "numba", "tokenizers", "numpy")
 

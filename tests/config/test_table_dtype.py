@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +23,7 @@ from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
 from engram.storage.safetensors_headers import read_folder_headers
 from engram_cli.main import main
+from support import tiny
 
 BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -27,8 +27,7 @@ from engram.errors import InputError, MissingFileError
 from engram.sizing.budget import seed_rule_k, share_budget, size_memory
 from engram.sizing.counts import count_params
 from engram_cli import main as cli
-
-REPOSITORY = Path(__file__).parents[1]
+from support.paths import REPOSITORY
 
 # Rows of every layer, parameters in tables, first and last prime.
 PUBLISHED = {

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import tiny
 from transformers import AutoModelForCausalLM
 
 import engram.hf  # noqa: F401  registers our types
@@ -19,6 +18,7 @@ from engram.config.templates import load_config
 from engram.config.tokenizer_path import explicit, read_from, write_to
 from engram.sizing.new_config import new_config
 from engram.sizing.shape import memory_shape
+from support import tiny
 
 
 @pytest.fixture(scope="module")

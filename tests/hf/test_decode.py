@@ -7,15 +7,15 @@ import pickle
 from itertools import pairwise
 
 import pytest
-import tiny
 import torch
-from near import assert_near
 from transformers import DynamicCache, StaticCache
 
 import engram
 from engram.errors import InputError, MismatchError
 from engram.hf.calls import _read
 from engram.hf.state import MemoryState
+from support import tiny
+from support.near import assert_near
 
 LENGTH = 23
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from near import assert_near
 from transformers import DynamicCache
 
 import engram
@@ -17,6 +15,8 @@ from engram.addressing.reference import hash_ids
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import ConfigError, LayoutError
+from support import tiny
+from support.near import assert_near
 
 EOS = 1
 LENGTH = 23

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, GenerationMixin
 
 import engram
+from support import tiny
 
 OPTIONS = {"max_new_tokens": 10, "pad_token_id": 2, "eos_token_id": None, "do_sample": False}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
-from near import assert_near
 from torch import nn
 
 import engram
 from engram.errors import InputError, MismatchError
+from support import tiny
+from support.near import assert_near
 
 GENERATOR = torch.Generator().manual_seed(5)
 IDS, OTHER = (torch.randint(3, tiny.VOCAB, (2, 17), generator=GENERATOR) for _ in range(2))

@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -27,6 +26,7 @@ from engram.errors import (
     UsageError,
 )
 from engram.nn import DiskEmbedding
+from support import tiny
 
 FAMILIES = ["gpt2", "llama", "qwen3_moe"]
 IDS = torch.randint(3, tiny.VOCAB, (2, 19), generator=torch.Generator().manual_seed(5))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
-from near import assert_near
 from transformers import DynamicCache
 
 import engram
@@ -14,6 +12,8 @@ from engram.errors import InputError
 from engram.hf.calls import _read
 from engram.hf.state import MemoryState
 from engram.nn import EngramModule
+from support import tiny
+from support.near import assert_near
 
 LENGTH = 24
 EOS = 1

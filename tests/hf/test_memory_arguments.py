@@ -7,9 +7,7 @@ import inspect
 import shutil
 
 import pytest
-import tiny
 import torch
-from near import assert_near
 from safetensors.torch import load_file, save_file
 from test_attach_layouts import layout_config
 from transformers import (
@@ -25,6 +23,8 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.errors import InputError, MismatchError, MissingFileError, UsageError
 from engram.hf.arguments import MEMORY_ARGUMENTS
 from engram.hf.compat import self_attention_cache
+from support import tiny
+from support.near import assert_near
 
 LENGTH = 17
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
 import engram
 from engram.hf.ids import MemoryIds
+from support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny import HIDDEN, TOKENIZER, VOCAB, attached_model, memory_config, randomise
-from tiny_multimodal import PARTS, PROCESSOR_FILES, multimodal_base
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +28,8 @@ from engram.checkpoints.verify.ways import READING
 from engram.errors import InputError, LayoutError
 from engram.hf.compat import cache_name, cache_of
 from engram.hf.multimodal import MULTIMODAL, placeholder_ids
+from support.tiny import HIDDEN, TOKENIZER, VOCAB, attached_model, memory_config, randomise
+from support.tiny_multimodal import PARTS, PROCESSOR_FILES, multimodal_base
 
 # Those with a memory that the toolkit names first.
 MAIN = ("qwen3_5", "gemma3", "gemma4")

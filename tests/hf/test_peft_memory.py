@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM
 import engram
 from engram.errors import LayoutError, MismatchError
 from engram.hf.unwired import base_of
+from support import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

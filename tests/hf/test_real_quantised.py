@@ -6,13 +6,13 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import engram
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.templates import load_template
+from support import tiny
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*bitsandbytes")]
 

@@ -10,10 +10,7 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
-from near import assert_near
-from remote import AUTO_MAP, CODE, remote_base
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationMixin
 
@@ -26,6 +23,9 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import write_config
 from engram.errors import InputError
 from engram.hf.compat import cache_name
+from support import tiny
+from support.near import assert_near
+from support.remote import AUTO_MAP, CODE, remote_base
 
 IDS = torch.tensor(
     [[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31], [4, 400, 543, 0, 1, 2, 3, 3, 3, 77, 8]]

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from near import assert_near
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import engram
+from support import tiny
+from support.near import assert_near
+from support.paths import TESTS
 
 IDS = torch.randint(3, tiny.VOCAB, (2, 17), generator=torch.Generator().manual_seed(5))
 
@@ -185,7 +186,7 @@ def test_two_processes_give_the_gradients_of_one(kind, tmp_path_factory):
                 sys.executable,
                 "-c",
                 WORKER,
-                str(Path(__file__).parent),
+                str(TESTS),
                 kind,
                 folder,
                 str(rank),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from near import assert_near
 from safetensors.torch import load_file
 
 from engram import EngramConfig
@@ -18,8 +16,9 @@ from engram.errors import MismatchError
 from engram.layouts import get_layout
 from engram.nn import DeepseekV41Module, EngramModule
 from engram.nn.quantised import dequantise_fp8
+from support.near import assert_near
+from support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 TENSORS = load_file(GOLDEN / "v41_forward_f32.safetensors")
 STATE = {name[6:]: value for name, value in TENSORS.items() if name.startswith("state.")}
 

@@ -8,11 +8,9 @@ import json
 import math
 import pickle
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
-from near import assert_near
 from safetensors.torch import load_file
 
 from engram.addressing.primes import head_primes
@@ -21,8 +19,8 @@ from engram.errors import LayoutError, MismatchError
 from engram.layouts import get_layout
 from engram.nn import DemoModule, EngramModule
 from engram.nn.module import GatedTokens
-
-GOLDEN = Path(__file__).parent / "golden"
+from support.near import assert_near
+from support.paths import GOLDEN
 
 
 def make_config(**changes) -> EngramConfig:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from near import assert_near
 from safetensors.torch import load_file
 
 from engram.addressing.primes import head_primes
@@ -22,8 +20,9 @@ from engram.nn.quantised import (
     quantise_fp8,
     quantise_int8,
 )
+from support.near import assert_near
+from support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 DTYPES = pytest.mark.parametrize("table_dtype", ["fp8", "int8"])
 
 

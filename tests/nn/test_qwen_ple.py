@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from near import assert_near
 from safetensors.torch import load_file
 from transformers import DynamicCache, Qwen4ExpTextConfig
 from transformers.models.qwen4_exp.modeling_qwen4_exp import (
@@ -24,8 +22,9 @@ from engram.errors import MismatchError
 from engram.hf.compat import cache_name
 from engram.layouts import get_layout
 from engram.nn import EngramModule, QwenPleModule
+from support.near import assert_near
+from support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 TENSORS = load_file(GOLDEN / "qwen4_exp_ple_forward_f32.safetensors")
 STATE = {name[6:]: value for name, value in TENSORS.items() if name.startswith("state.")}
 EOS = 4

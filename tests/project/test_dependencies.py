@@ -8,16 +8,16 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
-import tiny
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+from support import tiny
+from support.paths import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 BASE = [Requirement(line) for line in PROJECT["dependencies"]]
 # Extras of packages that no environment of the project's own has.
 UNTESTED_EXTRAS = {"pictures"}
@@ -28,7 +28,9 @@ EXTRAS = [
     for line in lines
 ]
 LOCK = [
-    line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"
+    line
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    if line and line[0] != "#"
 ]
 PINS = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in LOCK}
 
@@ -68,13 +70,13 @@ def imported(path):
 def test_every_package_that_the_library_imports_is_a_base_dependency_or_optional():
     stated = {canonicalize_name(each.name) for each in [*BASE, *EXTRAS]}
     modules = {"yaml": "pyyaml", "llvmlite": "numba"}  # numba comes with its llvmlite
-    for path in [*(ROOT / "engram").rglob("*.py"), *(ROOT / "engram_cli").glob("*.py")]:
+    for path in [*(REPOSITORY / "engram").rglob("*.py"), *(REPOSITORY / "engram_cli").glob("*.py")]:
         for module in imported(path) - sys.stdlib_module_names - {"engram", "engram_cli"}:
             assert canonicalize_name(modules.get(module, module)) in stated, f"{path}: {module}"
 
 
 def test_the_lock_is_what_make_and_the_readme_install():
-    makefile, readme = (ROOT / "Makefile").read_text(), (ROOT / "README.md").read_text()
+    makefile, readme = (REPOSITORY / "Makefile").read_text(), (REPOSITORY / "README.md").read_text()
     recipe = makefile.partition("$(VENV)/installed: pyproject")[2].partition("\n\n")[0]
     installs = [line for line in recipe.splitlines() if "pip install" in line]
     assert installs
@@ -84,25 +86,25 @@ def test_the_lock_is_what_make_and_the_readme_install():
 
 
 def test_the_range_runs_families_and_tests_that_there_are():
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
     try:
         import range as version_range
         import version_sets
     finally:
-        sys.path.remove(str(ROOT / "scripts"))
+        sys.path.remove(str(REPOSITORY / "scripts"))
     assert set(version_range.FAMILIES.split(",")) < set(tiny.SIZES)
     for name in version_range.TESTS:
-        assert (ROOT / "tests" / f"test_{name}.py").is_file(), name
+        assert (REPOSITORY / "tests" / f"test_{name}.py").is_file(), name
     assert version_sets.floor_pin(Requirement("typer>=0.26,<3")) == "typer==0.26"
     with pytest.raises(version_sets.SetError, match="one lowest version"):
         version_sets.floor_pin(Requirement("typer<3"))
 
 
 def test_the_families_can_be_chosen():
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", "import tiny; print(tiny.FAMILIES)"],
-        cwd=ROOT / "tests",
+        cwd=REPOSITORY / "tests",
         env={**os.environ, "PYTHONPATH": path, "ENGRAM_TEST_FAMILIES": "qwen3,gpt2"},
         text=True,
         capture_output=True,

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from hashed_statistics import write_statistics
 
 from engram_cli import main as cli
 from engram_cli.help import split_examples
+from support.hashed_statistics import write_statistics
+from support.paths import BPE, TESTS
 
-FLAGS = Path(__file__).with_name("flags.txt")
+FLAGS = TESTS / "flags.txt"
 TEXT = "The tables are read once per token.\n\nAlexander the Great saw the Milky Way.\n\n"
 
 
@@ -80,7 +81,7 @@ def texts(tmp_path_factory):
     tokenizer.save(str(folder / "gpt2" / "tokenizer.json"))
     (folder / "gpt2" / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
     config = EngramConfig(
-        tokenizer=str(Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"),
+        tokenizer=str(BPE),
         hidden_size=32,
         engram_vocab_size=544,
         k=2,
@@ -100,9 +101,8 @@ def texts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(texts, tmp_path_factory):
     """The same, with a model, and that model with a memory."""
-    import tiny
-
     from engram.config.config_file import read_config
+    from support import tiny
 
     folder = shutil.copytree(texts, tmp_path_factory.mktemp("models") / "models")
     tiny.base_model("llama", folder / "model")

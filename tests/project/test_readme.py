@@ -7,14 +7,15 @@ import shlex
 from pathlib import Path
 
 import pytest
-import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engram.checkpoints.attach import attach
 from engram.config.config_file import read_config
 from engram_cli import main as cli
+from support import tiny
+from support.paths import REPOSITORY
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 COMMANDS = [
     line.removeprefix("$ engram ")
     for block in re.findall(r"```console\n(.*?)```", README, flags=re.S)
@@ -63,6 +64,6 @@ def test_python_runs(folder, monkeypatch):
 
 
 def test_make_targets_exist():
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)`?", README):
         assert re.search(rf"^{target}:", makefile, flags=re.M), target

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from peak_memory import run_measured
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import engram
 from engram import EngramTokenizer
 from engram.addressing.reference import hash_ids
 from engram.config.templates import load_template
+from support import tiny
+from support.peak_memory import run_measured
 
 pytestmark = pytest.mark.real
 

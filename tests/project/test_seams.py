@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from transformers import Cache, GenerationMixin, PreTrainedModel
 
@@ -30,6 +29,7 @@ from engram.errors import (
 )
 from engram.hf import compat
 from engram.hf.admission import of_the_base
+from support import tiny
 
 PACKAGE = Path(engram_cli.compat.__file__).parents[1]
 SEAM_FILES = {"engram/hf/compat.py", "engram/nn/compat.py", "engram_cli/compat.py"}

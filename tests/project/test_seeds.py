@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-README = Path(__file__).parent / "golden" / "seeds" / "engram_torch_unofficial-README.md"
+from support import tiny
+from support.paths import GOLDEN
+
+README = GOLDEN / "seeds" / "engram_torch_unofficial-README.md"
 SETUP, DATA_FLOW, BEST_K = re.findall(r"```py\n(.*?)```", README.read_text(), flags=re.S)
 
 # What block 2 leaves out, by the fragment that stands for it.

@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -26,6 +25,7 @@ from engram.sizing.budget import (
 from engram.sizing.counts import count_params
 from engram.sizing.shape import default_layers, memory_shape, tokenizer_length
 from engram.sizing.weights import config_weights
+from support.paths import TOKENIZERS
 
 GPT2_PARAMS = 124_439_808
 
@@ -304,7 +304,7 @@ def test_default_layers(depth, layers):
 def test_tokenizer_length_of_a_folder(tmp_path):
     from tokenizers import Tokenizer
 
-    source = Path(__file__).parent / "golden" / "tokenizers"
+    source = TOKENIZERS
     sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2, "vocab_size": 999}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
     backbone = load_backbone(tmp_path)

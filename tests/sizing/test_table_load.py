@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from hashed_statistics import write_statistics
 from test_corpus_statistics import addresses_of, batch_of, random_documents
 
 from engram.config.config_file import read_config
@@ -18,6 +17,7 @@ from engram.corpus.counts.statistics import Statistics
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.sizing.table_load import expected_rows_hit, read_statistics, rows_for_load
 from engram_cli.main import app
+from support.hashed_statistics import write_statistics
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-from kills import killed_at
 
 import engram
 from engram.checkpoints.attach import attach
@@ -20,6 +18,8 @@ from engram.errors import InputError
 from engram.storage import staging
 from engram.storage.folders import new_folder, remove_torn, torn
 from engram.storage.staging import stage
+from support import tiny
+from support.kills import killed_at
 
 # Writes a folder, says so, and waits to be killed.
 HANG = """

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import pytest
-from kills import killed_at
 
 from engram.errors import InputError
 from engram.storage.files import atomic_write
 from engram.storage.folders import new_folder
+from support.kills import killed_at
 
 
 def write_file(out, overwrite):

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-import tiny
+from support import tiny
 
 CONFIGURATION = """
 from transformers import PretrainedConfig

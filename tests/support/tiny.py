@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from engram import EngramConfig
 from engram.checkpoints.attach import attach
+from support.paths import BPE
 
-TOKENIZER = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+TOKENIZER = BPE
 VOCAB = 544
 HIDDEN = 32
 

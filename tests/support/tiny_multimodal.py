@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from tiny import HIDDEN, TOKENIZER, VOCAB
 from transformers import AutoConfig, AutoModelForImageTextToText
+
+from support.tiny import HIDDEN, TOKENIZER, VOCAB
 
 _TEXT = {
     "vocab_size": VOCAB,

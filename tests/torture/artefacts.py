@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hashed_statistics
 import pytest
-import sparse_folder
 
 from engram_cli.main import app
+from support import hashed_statistics, sparse_folder
+from support.paths import BPE, REPOSITORY
 
 TEXT = "The river ran past the old mill.\n\nA valley below the hill: 3 < 4.\n\nEnd.\n"
 # Stand in a call for the changed artefact, for a folder to be written, and for valid companions.
 PATH, OUT = "PATH", "OUT"
-TOKENIZER = Path(__file__).parents[1] / "golden" / "tokenizers" / "local_bpe"
+TOKENIZER = BPE
 Calls = Sequence[list[str] | Callable[[Path], object]]
 
 
@@ -45,9 +45,8 @@ class Artefact:
 
 def write_artefacts(folder: Path) -> None:
     """Write them all into an empty folder; imports torch and transformers."""
-    import tiny
-
     from engram.config.config_file import write_config
+    from support import tiny
 
     base = tiny.base_model("llama", folder / "base")
     tiny.base_model("gpt2", folder / "sharded", max_shard_size="40KB")
@@ -56,7 +55,7 @@ def write_artefacts(folder: Path) -> None:
     memory = tiny.memory_config(tokenizer=str(TOKENIZER))
     write_config(folder / "memory.yaml", memory)
     (folder / "memory.json").write_text(json.dumps(memory.to_dict()))
-    shutil.copyfile(Path(__file__).parents[2] / "templates" / "gpt2.yaml", folder / "gpt2.yaml")
+    shutil.copyfile(REPOSITORY / "templates" / "gpt2.yaml", folder / "gpt2.yaml")
     hashed_statistics.write_statistics(folder / "stats.json")
     shutil.copyfile(base / "model.safetensors", folder / "model.safetensors")
     (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(range(1, 60)) * 4)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from forks import Forks
 
+from support.forks import Forks
 from torture.writers import BPE
 
 pytestmark = pytest.mark.torture

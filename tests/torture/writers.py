@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tiny
-from forks import Forks
+from support import tiny
+from support.forks import Forks
 
 BPE = str(tiny.TOKENIZER)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM
 import engram
 from engram.checkpoints.attach.detach import detach
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
+from support import tiny
 
 IDS = torch.tensor([[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31]])
 

@@ -6,9 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-import more_families
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -24,6 +22,7 @@ from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
 from engram.hf.layers import find_layers
 from engram_cli.main import main
+from support import more_families, tiny
 
 _SHAPE = tiny.SIZES["llama"]
 _STATES = {"state_size": 8, "num_hidden_layers": 3, "hidden_size": 32}

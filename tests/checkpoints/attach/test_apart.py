@@ -6,13 +6,13 @@ import json
 import shutil
 
 import pytest
-import tiny
 
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
 from engram.errors import InputError
 from engram.storage.safetensors_headers import read_folder_headers
+from support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from near import assert_near
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -27,6 +25,8 @@ from engram.errors import (
     MissingFileError,
 )
 from engram.hf.calls import MemoryLayer
+from support import tiny
+from support.near import assert_near
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)

@@ -6,9 +6,7 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from near import assert_near
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +17,8 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import MismatchError
 from engram.hf.calls import MemoryLayer
 from engram.layouts import get_layout
+from support import tiny
+from support.near import assert_near
 
 LENGTH = 23
 EOS = 1

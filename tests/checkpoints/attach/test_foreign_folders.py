@@ -6,8 +6,6 @@ import json
 import shutil
 
 import pytest
-import tiny
-from checked import failed
 
 import engram
 from engram.addressing.addresses import Addresses
@@ -23,6 +21,8 @@ from engram.errors import (
     MissingFileError,
 )
 from engram.storage.file_names import is_inside, is_weight_file
+from support import tiny
+from support.checked import failed
 
 INDEX, ADAPTER = "model.safetensors.index.json", "engram_adapter.json"
 OUTSIDE = [

@@ -7,7 +7,6 @@ import json
 import shutil
 
 import pytest
-import tiny
 from test_hub_models import COMMIT, ModelHub, run
 from test_released_hub import serving
 
@@ -16,6 +15,7 @@ from engram.checkpoints.read.adapter import pinned_revision, read_adapter
 from engram.checkpoints.read.base_checkpoint import read_base, snapshot_of
 from engram.checkpoints.read.load_checkpoint import load
 from engram.errors import MismatchError, MissingFileError, UsageError
+from support import tiny
 
 
 class UploadHub(ModelHub):

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-import tiny
-from forks import Forks
-from remote import remote_base
 from test_released_hub import Hub, serving
 
 from engram.config.config_file import write_config
+from support import tiny
+from support.forks import Forks
+from support.remote import remote_base
 
 COMMIT = "c" * 40
 

@@ -9,7 +9,6 @@ import re
 import shutil
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -30,6 +29,7 @@ from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
 from engram.hf import quantising
 from engram_cli.main import app
+from support import tiny
 
 IDS = torch.tensor([[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31]])
 MEMORIES = [f"model.layers.{layer}.engram" for layer in (1, 2)]

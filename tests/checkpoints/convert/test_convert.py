@@ -6,12 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from near import assert_near
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -25,8 +22,10 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.nn import EngramModule
 from engram.nn.quantised import FORMATS, dequantise_fp8
+from support import tiny
+from support.near import assert_near
+from support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 LAYOUTS = {
     "demo": {},
     "deepseek_v41": {"seed": 0, "kernel_size": 0, "engram_table_size": [302, 302, 302]},
@@ -450,8 +449,7 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 dequantise_fp8(*quantise_fp8(torch.randn(9, 64)))
 def used(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = used()
-big, out = Path({str(tmp_path / "big")!r}), Path({str(tmp_path / "out")!r})
-made = convert_memory.plan(big, out, dtype="fp8")
+made = convert_memory.plan(Path({str(tmp_path / "big")!r}), Path({str(tmp_path / "out")!r}), dtype="fp8")
 convert_memory.write(made)
 assert sum(f["bytes"] for f in made.files()) > 50e6
 print(used() - before)

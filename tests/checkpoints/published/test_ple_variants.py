@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +17,7 @@ from engram.checkpoints.read.tensor_names import TABLE
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError
 from engram_cli.main import main
+from support import tiny
 
 EMBEDDING = ".ple.ple_embedding.ngram_embedding."
 

@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import sparse_folder
-from checked import failed, verdicts
-from sparse_folder import V41_CONFIG, V41_FLAT, V41_TEXT, v41_layer
 
 from engram.addressing.primes import head_primes
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, MissingFileError
 from engram_cli.main import app
+from support import sparse_folder
+from support.checked import failed, verdicts
+from support.paths import BPE
+from support.sparse_folder import V41_CONFIG, V41_FLAT, V41_TEXT, v41_layer
 
 ROWS = [384_006_168, 384_016_682]
 SHARDS = ("model-00047-of-00048.safetensors", "model-00048-of-00048.safetensors")
@@ -396,7 +397,7 @@ def test_hashing_with_a_released_checkpoints_own_config(tmp_path, capsys):
     from engram_cli import main as cli
 
     folder = sparse_folder.v41(tmp_path / "v41")
-    tokenizer = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+    tokenizer = BPE
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
     (tmp_path / "text.txt").write_text("Alexander the Great\n")
     with pytest.raises(SystemExit) as end:

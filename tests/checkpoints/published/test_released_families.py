@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import sparse_folder
-import tiny
 import torch
-from checked import failed, verdicts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextConfig
 
@@ -24,8 +20,10 @@ from engram.errors import ConfigError, CorruptFileError, InputError, MissingFile
 from engram.layouts.longcat import table_rows
 from engram.sizing.weights import total_of
 from engram_cli.main import app
+from support import sparse_folder, tiny
+from support.checked import failed, verdicts
+from support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 PLE = "model.layers.{}.ple.ple_embedding."
 
 

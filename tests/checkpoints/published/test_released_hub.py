@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import sparse_folder
-import tiny
 from test_released_families import qwen_release
+
+from support import sparse_folder, tiny
 
 LIMIT = 2**20  # of bytes that any one answer may have
 

@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-import tiny
 
 import engram
 from engram.checkpoints.attach import attach
@@ -16,6 +15,7 @@ from engram.checkpoints.read.digests import file_digest, read_digests
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
 from engram_cli.main import main
+from support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.lookup import look_up
 from engram.errors import MismatchError
 from engram_cli import main as cli
+from support import tiny
 
 
 @pytest.fixture(scope="module")

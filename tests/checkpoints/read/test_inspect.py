@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-import stored_folder
 
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError
 from engram.sizing.counts import count_params
 from engram.sizing.weights import total_of
+from support import stored_folder
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-import tiny
 from transformers import AutoModelForCausalLM
 
 import engram
@@ -14,6 +13,7 @@ import engram.hf
 from engram.checkpoints.read.tensor_names import OFFSETS, TOKEN_MAP
 from engram.errors import CorruptFileError, EngramError, MismatchError
 from engram.storage.safetensors_headers import read_folder_headers
+from support import tiny
 
 WAYS = {
     "engram.load": engram.load,

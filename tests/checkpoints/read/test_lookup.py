@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from test_convert import LAYOUTS, random_memory
 from test_nn_qwen_ple import oracle  # noqa: F401
@@ -26,6 +25,7 @@ from engram.checkpoints.read.stored_rows import read_rows
 from engram.checkpoints.read.tensor_names import TABLE
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
+from support import tiny
 
 TEXT = "The tables are read once per token. The tables are read twice."
 

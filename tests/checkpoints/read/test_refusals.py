@@ -9,9 +9,7 @@ import sys
 from functools import partial
 
 import pytest
-import tiny
 import torch
-from checked import failed, verdicts
 from safetensors.torch import load_file, save_file
 from sympy import nextprime
 from tokenizers import Tokenizer
@@ -21,6 +19,8 @@ import engram
 from engram.addressing.addresses import Addresses
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import DependencyError, InputError, LayoutError, MismatchError
+from support import tiny
+from support.checked import failed, verdicts
 
 SHARD = "engram-00001-of-00001.safetensors"
 TABLE = "model.layers.1.engram.multi_head_embedding.embedding.weight"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import more_families
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -17,6 +15,7 @@ from engram.errors import LayoutError
 from engram.hf.models import EngramForCausalLM
 from engram.hf.state import MemoryState
 from engram.hf.unwired import base_of
+from support import more_families, tiny
 
 # Every release of transformers has these; the range goes through its own few families.
 MORE = sorted(more_families.SIZES) if len(tiny.FAMILIES) == len(tiny.SIZES) else []

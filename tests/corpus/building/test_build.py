@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from named_pipe import NamedPipe
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.building import build_corpus as build_module
@@ -30,8 +29,9 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 from engram.storage.staging import claim
+from support.named_pipe import NamedPipe
+from support.paths import BPE, TESTS
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 EOS = 1
 TEXT = "".join(
     f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
@@ -245,7 +245,7 @@ def test_killed_and_resumed_is_the_same(tmp_path, workers):
     path = text_file(tmp_path, text=TEXT * 4)  # workers run ahead of what is said
     build(path, tmp_path / "whole")
     script = tmp_path / "run.py"
-    script.write_text(RUN.format(tests=str(Path(__file__).parent)))
+    script.write_text(RUN.format(tests=str(TESTS)))
     words = [sys.executable, str(script), str(path), str(tmp_path / "out"), str(workers)]
     rng = random.Random(workers)
     kills = 0

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+from support.paths import BPE
+
 COMMANDS = {
     "build": ["corpus", "build"],
     "build in two processes": ["corpus", "build", "-j", "2"],

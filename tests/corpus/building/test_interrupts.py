@@ -10,13 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from engram.corpus.building.local_engine import _interrupts_blocked
+from support.paths import BPE
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 # Units and shards are small, so that there is something to go on from.
 SCRIPT = """
 from engram.corpus.building import units

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,10 @@ from engram.config.engram_config import EngramConfig
 from engram.corpus.counts.cache_curve import TARGETS, CacheSample, cache_curve
 from engram.errors import InputError
 from engram_cli.main import app
+from support.paths import BPE
 
 SMALL = EngramConfig(
-    tokenizer=str(Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"),
+    tokenizer=str(BPE),
     hidden_size=8, engram_vocab_size=544, k=3, n_embed_per_ngram=128, n_head_per_ngram=2,
     layer_ids=[4, 1], pad_id=2,
 )  # fmt: skip

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,7 @@ from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
 from engram_cli.main import app
-
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
+from support.paths import BPE
 
 
 @pytest.mark.parametrize("name", MEMORIES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
+from support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 BPE_MAP = np.array(
     json.loads((GOLDEN / "token_map_local_bpe.json").read_text())["token_map"], np.int32
 )

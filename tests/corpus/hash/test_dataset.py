@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +30,8 @@ from engram.errors import (
     MissingFileError,
     UsageError,
 )
+from support.paths import TOKENIZERS
 
-TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 BPE = str(TOKENIZERS / "local_bpe")
 TEXT = "".join(
     f"Paragraph {i} on Alexander the Great{' and the Milky Way' * (i % 7)}.\n\n" for i in range(150)

@@ -23,8 +23,8 @@ from engram.corpus.hash.pipeline import estimate_bytes, hash_text
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
+from support.paths import TOKENIZERS
 
-TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 BPE = TOKENIZERS / "local_bpe"
 TEXT = "".join(
     f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字 <eos>.\n\n" for i in range(300)

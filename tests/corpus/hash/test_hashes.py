@@ -23,8 +23,8 @@ from engram.corpus.results.work_folder import work_folder
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import DoesNotFitError, InputError
+from support.paths import BPE, TESTS
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 TEXT = "".join(
     f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
     for i in range(900)
@@ -82,7 +82,7 @@ def test_killed_and_resumed_is_the_same(tmp_path, workers):
     path = text_file(tmp_path)
     write(TextReader(path), tmp_path / "whole")
     script = tmp_path / "run.py"
-    script.write_text(RUN.format(tests=str(Path(__file__).parent)))
+    script.write_text(RUN.format(tests=str(TESTS)))
     words = [sys.executable, str(script), str(path), str(tmp_path / "out"), str(workers)]
     rng = random.Random(workers)
     for _ in range(3):

@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from named_pipe import NamedPipe
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
@@ -33,11 +32,12 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
+from support.named_pipe import NamedPipe
+from support.paths import BPE
 
 # Not imported here: what Ray prints is settled when it is.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 TEXT = "".join(
     f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
     for i in range(900)

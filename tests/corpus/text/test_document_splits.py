@@ -8,12 +8,12 @@ import re
 import sys
 
 import pytest
-from peak_memory import run_measured
 
 from engram.corpus.text import readers
 from engram.corpus.text.documents import BLANK, DocumentEnds
 from engram.corpus.text.readers import TextReader
 from engram.errors import InputError
+from support.peak_memory import run_measured
 
 PIECES = ("a", "é", "字", " ", "  ", "\t", "\r", "\n", "\n", "\n\n", "\r\n", "b c", "\x0b", "\xa0")
 

@@ -15,8 +15,8 @@ from engram.corpus.text import readers
 from engram.corpus.text.readers import TextReader
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
 from engram_cli.main import app
+from support.paths import BPE
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 SPLITS = ("paragraph", "line", "file")
 
 

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from peak_memory import run_measured
 
 from engram.corpus.building.units import plan_units
 from engram.corpus.text import readers
@@ -22,8 +21,9 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
 from engram_cli.main import app
+from support.paths import BPE
+from support.peak_memory import run_measured
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 TEXTS = ["one", "two\nlines", 'a "quoted" ü 字 🙂', "comma, and \\ slash", "x" * 300]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import cutting, fast_tokenise, tokenise
 from engram.errors import InputError
+from support.paths import TOKENIZERS
 
-TOKENIZERS = Path(__file__).parent / "golden" / "tokenizers"
 WORDS = [
     "Milky",
     "Way",

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peak_memory import run_measured
 from tokenizers import Tokenizer
+
+from support.peak_memory import run_measured
 
 pytest.importorskip("gigatoken")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +23,8 @@ from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
 from engram_cli import main as cli
+from support.paths import BPE
 
-BPE = Path(__file__).parent / "golden" / "tokenizers" / "local_bpe"
 CONFIG = EngramConfig(
     layout="demo", tokenizer=str(BPE), engram_vocab_size=544, k=3, pad_id=2, hidden_size=8,
     n_embed_per_ngram=8, n_head_per_ngram=4, layer_ids=[3, 1],
