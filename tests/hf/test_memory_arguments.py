@@ -9,7 +9,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_attach_layouts import layout_config
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +23,7 @@ from engram.errors import InputError, MismatchError, MissingFileError, UsageErro
 from engram.hf.arguments import MEMORY_ARGUMENTS
 from engram.hf.compat import self_attention_cache
 from support import tiny
+from support.layouts import layout_config
 from support.near import assert_near
 
 LENGTH = 17

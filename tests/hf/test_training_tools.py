@@ -138,7 +138,9 @@ def test_remote_code_is_saved_right(attached, tmp_path):
 WORKER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import tiny, torch, engram
+import torch
+import engram
+from support import tiny
 import torch.distributed as dist
 
 kind, folder, rank, port = sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]

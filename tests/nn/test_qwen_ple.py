@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DynamicCache, Qwen4ExpTextConfig
+from transformers import DynamicCache
 from transformers.models.qwen4_exp.modeling_qwen4_exp import (
-    Qwen4ExpForCausalLM,
     Qwen4ExpTextPLELayer,
 )
 
@@ -24,11 +23,10 @@ from engram.layouts import get_layout
 from engram.nn import EngramModule, QwenPleModule
 from support.near import assert_near
 from support.paths import GOLDEN
+from support.qwen import EOS, LENGTH, random_qwen
 
 TENSORS = load_file(GOLDEN / "qwen4_exp_ple_forward_f32.safetensors")
 STATE = {name[6:]: value for name, value in TENSORS.items() if name.startswith("state.")}
-EOS = 4
-LENGTH = 29
 SPLITS = [[1] * LENGTH, [2, 9, 1, 17], [20, 1, 1, 7], [LENGTH]]
 
 
@@ -106,47 +104,7 @@ def test_golden_forward():
 
 @pytest.fixture(scope="module")
 def oracle():
-    """A tiny qwen4_exp with two PLE layers, every weight random, and what it was asked."""
-    config = Qwen4ExpTextConfig(
-        vocab_size=96,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        linear_key_head_dim=4,
-        linear_value_head_dim=4,
-        linear_num_key_heads=2,
-        linear_num_value_heads=2,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        hc_count=2,
-        hc_lowrank=4,
-        ple_layer_ids=[2, 3],
-        ple_embed_dim=24,
-        heads_per_ngram=3,
-        ngram_vocab_size_base=50,
-        make_ngram_vocab_size_divisible_by=16,
-        split_ngram_parts=4,
-        rms_norm_eps=1e-5,
-        eos_token_id=EOS,
-        indexer_n_heads=2,
-        indexer_kv_heads=1,
-        indexer_head_dim=8,
-        indexer_budget=64,
-        indexer_compress_ratio=4,
-    )
-    torch.manual_seed(0)
-    model = Qwen4ExpForCausalLM(config).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if ".ple." in name:
-            parameter.normal_(0, 0.7)
-    ids = torch.randint(0, 96, (3, LENGTH))
-    ids[torch.rand(3, LENGTH) < 0.15] = EOS
-    assert (ids == EOS).any(dim=1).all()
-    return model, ids
+    return random_qwen()
 
 
 def oracle_config(**changes):

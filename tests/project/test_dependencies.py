@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from support import tiny
-from support.paths import REPOSITORY
+from support.paths import REPOSITORY, TESTS
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 BASE = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -94,7 +94,7 @@ def test_the_range_runs_families_and_tests_that_there_are():
         sys.path.remove(str(REPOSITORY / "scripts"))
     assert set(version_range.FAMILIES.split(",")) < set(tiny.SIZES)
     for name in version_range.TESTS:
-        assert (REPOSITORY / "tests" / f"test_{name}.py").is_file(), name
+        assert (TESTS / name).exists(), name
     assert version_sets.floor_pin(Requirement("typer>=0.26,<3")) == "typer==0.26"
     with pytest.raises(version_sets.SetError, match="one lowest version"):
         version_sets.floor_pin(Requirement("typer<3"))
@@ -103,8 +103,8 @@ def test_the_range_runs_families_and_tests_that_there_are():
 def test_the_families_can_be_chosen():
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-c", "import tiny; print(tiny.FAMILIES)"],
-        cwd=REPOSITORY / "tests",
+        [sys.executable, "-c", "from support import tiny; print(tiny.FAMILIES)"],
+        cwd=TESTS,
         env={**os.environ, "PYTHONPATH": path, "ENGRAM_TEST_FAMILIES": "qwen3,gpt2"},
         text=True,
         capture_output=True,

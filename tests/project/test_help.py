@@ -1,6 +1,7 @@
 """Help pages: every one ends with examples, every example runs, every flag is written down.
 
-``python tests/test_help.py > tests/flags.txt`` writes the flags down anew.
+The flags are written down anew by
+``PYTHONPATH=tests python tests/project/test_help.py > tests/flags.txt``.
 """
 
 import json
@@ -187,7 +188,8 @@ def test_examples_stand_apart_from_the_text():
 
 def test_no_flag_appears_or_goes_unnoticed():
     known, now = set(FLAGS.read_text().splitlines()), set(flags().splitlines())
-    hint = "python tests/test_help.py > tests/flags.txt, and tell it in CHANGELOG.md"
+    command = "PYTHONPATH=tests python tests/project/test_help.py > tests/flags.txt"
+    hint = f"{command}, and tell it in CHANGELOG.md"
     assert {"new": now - known, "gone": known - now} == {"new": set(), "gone": set()}, hint
 
 

@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from test_corpus_statistics import addresses_of, batch_of, random_documents
 
 from engram.config.config_file import read_config
 from engram.config.templates import load_template
@@ -17,6 +16,7 @@ from engram.corpus.counts.statistics import Statistics
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.sizing.table_load import expected_rows_hit, read_statistics, rows_for_load
 from engram_cli.main import app
+from support.counted import addresses_of, batch_of, random_documents
 from support.hashed_statistics import write_statistics
 
 

@@ -18,19 +18,11 @@ from engram.errors import MismatchError
 from engram.hf.calls import MemoryLayer
 from engram.layouts import get_layout
 from support import tiny
+from support.layouts import layout_config
 from support.near import assert_near
 
 LENGTH = 23
 EOS = 1
-CONFIGS = {
-    "deepseek_v41": {"seed": 0, "kernel_size": 0, "engram_table_size": [302, 302, 302]},
-    "qwen_ple": {"seed": 1234, "eos_id": EOS, "engram_table_size": [302, 302, 302]},
-}
-LAYOUTS = sorted(CONFIGS)
-
-
-def layout_config(layout, **changes):
-    return tiny.memory_config(layout=layout, **{**CONFIGS[layout], **changes})
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def base(tmp_path_factory):
     return tiny.family_folders("llama", tmp_path_factory)[0]
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(scope="module", params=["deepseek_v41", "qwen_ple"])
 def attached(request, base, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "attached"
     return tiny.attached_model(base, folder, layout_config(request.param))

@@ -7,8 +7,6 @@ import json
 import shutil
 
 import pytest
-from test_hub_models import COMMIT, ModelHub, run
-from test_released_hub import serving
 
 from engram.checkpoints.attach import attach
 from engram.checkpoints.read.adapter import pinned_revision, read_adapter
@@ -16,6 +14,7 @@ from engram.checkpoints.read.base_checkpoint import read_base, snapshot_of
 from engram.checkpoints.read.load_checkpoint import load
 from engram.errors import MismatchError, MissingFileError, UsageError
 from support import tiny
+from support.hub import COMMIT, ModelHub, run_python, serving
 
 
 class UploadHub(ModelHub):
@@ -88,7 +87,7 @@ print(json.dumps([commit, type(whole).__name__]))
 
 def test_an_adapter_is_pushed_and_loaded_from_there(hub, tmp_path):
     config = json.dumps(tiny.memory_config().to_dict())
-    done = run(hub, tmp_path, "-c", SCRIPT, config, HF_TOKEN="none")
+    done = run_python(hub, tmp_path, "-c", SCRIPT, config, HF_TOKEN="none")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [COMMIT, "EngramLlamaForCausalLM"]
     pushed = {path.name for path in (hub.root / "someone" / "memory").iterdir()}

@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from test_released_hub import Hub, serving
 
 from engram.config.config_file import write_config
 from support import tiny
 from support.forks import Forks
+from support.hub import ModelHub, hub_environment, run_python, serving
 from support.remote import remote_base
-
-COMMIT = "c" * 40
-
-
-class ModelHub(Hub):
-    """Lists a repository's files as well."""
-
-    def do_GET(self):
-        if not self.path.startswith("/api/models/"):
-            return super().do_GET()
-        path = self.path.removeprefix("/api/models/").partition("?")[0]
-        repo, _, rest = path.partition("/revision/")
-        if "/tree/" in path:
-            repo, _, rest = path.partition("/tree/")
-        folder = self.server.root / repo
-        if not folder.is_dir() or rest.partition("/")[0] not in ("", "main", "v1", COMMIT):
-            return self.fail(404, {"X-Error-Code": "RepoNotFound"})
-        files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-        answer: object = {
-            "id": repo,
-            "sha": COMMIT,
-            "siblings": [{"rfilename": path.name} for path in files],
-        }
-        if "/tree/" in self.path:
-            answer = [
-                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0"}
-                for path in files
-            ]
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        return self.wfile.write(body)
 
 
 @pytest.fixture(scope="module")
@@ -63,25 +26,6 @@ def hub(tmp_path_factory):
         Forks(environment=hub_environment(server, folder / "home")) as server.forks,
     ):
         yield server
-
-
-def hub_environment(hub, home):
-    return {
-        "HF_HOME": str(home),
-        "HF_TOKEN": "",
-        "HF_HUB_OFFLINE": "0",
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
-        "NO_PROXY": "127.0.0.1",
-    }
-
-
-def run(hub, folder, *words, **environment):
-    """Run a process that starts anew."""
-    env = {**os.environ, **hub_environment(hub, folder / "home"), **environment}
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(
-        command, env=env, cwd=folder, capture_output=True, text=True, timeout=100, check=False
-    )
 
 
 def test_attach_to_a_model_on_the_hub(hub, tmp_path):
@@ -144,7 +88,7 @@ def test_what_the_cache_holds_loads_without_the_hub(hub, tmp_path):
     )
     assert hub.forks.run([code], tmp_path, is_program=True).code == 0
     offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(hub.root.parent / "home")}
-    done = run(hub, tmp_path, "-c", code, **offline)
+    done = run_python(hub, tmp_path, "-c", code, **offline)
     assert done.returncode == 0, done.stderr
     name, seconds = done.stdout.split()[-2:]
     assert name == "EngramLlamaForCausalLM"

@@ -23,14 +23,10 @@ from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.nn import EngramModule
 from engram.nn.quantised import FORMATS, dequantise_fp8
 from support import tiny
+from support.layouts import LAYOUTS, layout_config, random_memory
 from support.near import assert_near
 from support.paths import GOLDEN
 
-LAYOUTS = {
-    "demo": {},
-    "deepseek_v41": {"seed": 0, "kernel_size": 0, "engram_table_size": [302, 302, 302]},
-    "qwen_ple": {"seed": 1234, "eos_id": 1, "engram_table_size": [302, 302, 302]},
-}
 EACH_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 IDS = torch.randint(3, tiny.VOCAB, (2, 19), generator=torch.Generator().manual_seed(5))
 
@@ -47,16 +43,6 @@ def folders(base, tmp_path_factory):
         layout: random_memory(base, tmp_path_factory.mktemp(layout) / "attached", layout)
         for layout in LAYOUTS
     }
-
-
-def random_memory(base, folder, layout, **changes):
-    config = tiny.memory_config(layout=layout, **{**LAYOUTS[layout], **changes})
-    tiny.attached_model(base, folder, config)
-    values = tiny.randomise(engram.load(folder)).state_dict()
-    for file in folder.glob("engram-*.safetensors"):
-        names = load_file(file)
-        save_file({name: values[name].contiguous() for name in names}, file, {"format": "pt"})
-    return folder
 
 
 def tensors(folder):
@@ -110,7 +96,7 @@ def test_published_names_load_into_a_module_as_they_are(folders, layout, tmp_pat
     run(folders[layout], tmp_path / "published", layout)
     found = tensors(tmp_path / "published")
     values = memory_of(folders[layout])
-    config = tiny.memory_config(layout=layout, table_dtype="float32", **LAYOUTS[layout])
+    config = layout_config(layout, table_dtype="float32")
     distributions = EngramTokenizer(config, tiny.TOKENIZER).vocab_distributions
     for layer_id in (2, 1):
         mark = f"layers.{layer_id}." + ("ple." if layout == "qwen_ple" else "engram.")
@@ -449,7 +435,8 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 dequantise_fp8(*quantise_fp8(torch.randn(9, 64)))
 def used(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = used()
-made = convert_memory.plan(Path({str(tmp_path / "big")!r}), Path({str(tmp_path / "out")!r}), dtype="fp8")
+big, out = Path({str(tmp_path / "big")!r}), Path({str(tmp_path / "out")!r})
+made = convert_memory.plan(big, out, dtype="fp8")
 convert_memory.write(made)
 assert sum(f["bytes"] for f in made.files()) > 50e6
 print(used() - before)

@@ -23,6 +23,7 @@ from engram_cli.main import app
 from support import sparse_folder, tiny
 from support.checked import failed, verdicts
 from support.paths import GOLDEN
+from support.qwen import qwen_release
 
 PLE = "model.layers.{}.ple.ple_embedding."
 
@@ -191,40 +192,6 @@ def test_a_qwen_that_is_broken_in_one_way(qwen, tmp_path, engram, case):
     folder = changed(qwen[0], tmp_path / "broken", change, settings)
     assert words in failed(folder)[name]
     assert json.loads(engram("verify", folder, "--json", code=5))["ok"] is False
-
-
-def qwen_release(folder, dtype="BF16", scale=None, **changes):
-    """Qwen3.8-Flash-Next's memory over sparse files: 128 shards, buffers with their values."""
-    constants = json.loads((GOLDEN / "qwen3_8_flash_next_constants.json").read_text())
-    config = load_template("qwen3.8-flash-next")
-    ple = "model.language_model.layers.1.ple."
-    table = ple + "ple_embedding.ngram_embedding.shard_{}.weight"
-    tensors = {table.format(i): (dtype, (2500012, 160)) for i in range(128)}
-    if scale is not None:
-        tensors |= {table.format(i) + "_scale": ("F32", scale) for i in range(128)}
-    values = {
-        ple + "ple_embedding.layer_multipliers": constants["multipliers"],
-        ple + "ple_embedding.ngram_heads_vocab_sizes": constants["head_vocab_sizes"],
-        ple + "ple_embedding.ngram_heads_offsets": constants["offsets"],
-    }
-    dense = {
-        **{"key_proj.weight": (4 * 2560, 2560), "value_proj.weight": (2560, 2560)},
-        **{f"norm_{name}.weight": (4 * 2560,) for name in ("key", "query", "conv")},
-        "conv1d.weight": (4 * 2560, 1, 4),
-    }
-    tensors |= {name: ("I64", (len(numbers),)) for name, numbers in values.items()}
-    tensors |= {ple + name: ("BF16", shape) for name, shape in dense.items()}
-    text = {
-        **{"model_type": "qwen4_exp_text", "vocab_size": config.engram_vocab_size},
-        **{"hidden_size": 2560, "num_hidden_layers": 48, "ple_layer_ids": [2]},
-        **{"ple_embed_dim": 2560, "ple_conv_kernel_size": 4, "ngram_size": 3},
-        **{"heads_per_ngram": 8, "ngram_vocab_size_base": 20_000_000, "seed": 1234},
-        **{"make_ngram_vocab_size_divisible_by": 128, "split_ngram_parts": 128},
-        **{"hc_count": 4, "eos_token_id": [248044], "rms_norm_eps": 1e-6},
-    }
-    files = {"model-00001-of-00001.safetensors": tensors}
-    config = {"model_type": "qwen4_exp", "text_config": {**text, **changes}}
-    return sparse_folder.write(folder, config, files, values)
 
 
 def test_qwen_as_released(tmp_path, engram):

@@ -2,89 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from test_released_families import qwen_release
 
 from support import sparse_folder, tiny
-
-LIMIT = 2**20  # of bytes that any one answer may have
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Serves the folders of `root` as repositories, and notes what it sent."""
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def answer(self, with_body):
-        repo, _, rest = self.path.removeprefix("/").partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        folder, path = self.server.root / repo, self.server.root / repo / file
-        if not folder.is_dir():
-            return self.fail(404, {"X-Error-Code": "RepoNotFound"})
-        if revision not in ("main", "v1", "c" * 40):
-            return self.fail(404, {"X-Error-Code": "RevisionNotFound"})
-        if not path.is_file():
-            return self.fail(404, {"X-Error-Code": "EntryNotFound"})
-        size = path.stat().st_size
-        first, last, status = 0, size - 1, 200
-        if "Range" in self.headers and not self.server.ignores_ranges:
-            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-            last, status = min(last, size - 1), 206
-        length = last - first + 1
-        self.send_response(status)
-        for name, value in {
-            "ETag": f'"{repo}{file}"', "X-Repo-Commit": "c" * 40, "Content-Length": str(length),
-            "Content-Range": f"bytes {first}-{last}/{size}",
-        }.items():  # fmt: skip
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            whole = self.server.ignores_ranges
-            assert whole or length < LIMIT, f"{file} was asked for whole"
-            with path.open("rb") as stream:
-                stream.seek(first)
-                with contextlib.suppress(BrokenPipeError):  # the client has seen enough
-                    self.wfile.write(stream.read(min(length, LIMIT)))
-            self.server.sent.append((file, length))
-        return None
-
-    def fail(self, status, headers):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": "0"}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@contextmanager
-def serving(handler, root):
-    """Serve a folder of repositories on the loopback while the block runs."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.root, server.sent, server.ignores_ranges = root, [], False
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+from support.hub import LIMIT, Hub, hub_environment, serving
+from support.qwen import qwen_release
 
 
 @pytest.fixture
@@ -114,8 +42,7 @@ def engram(hub, *lines):
     home.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", ASK, json.dumps([line.split() for line in lines])],
-        env={**os.environ, "HF_HOME": str(home), "HF_TOKEN": "", "HF_HUB_OFFLINE": "0",
-             "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "NO_PROXY": "127.0.0.1"},
+        env={**os.environ, **hub_environment(hub, home)},
         capture_output=True, text=True, timeout=60, check=True, cwd=home,
     )  # fmt: skip
     assert done.stderr == ""

@@ -11,8 +11,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_convert import LAYOUTS, random_memory
-from test_nn_qwen_ple import oracle  # noqa: F401
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import engram
@@ -26,6 +24,8 @@ from engram.checkpoints.read.tensor_names import TABLE
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
 from support import tiny
+from support.layouts import LAYOUTS, random_memory
+from support.qwen import random_qwen
 
 TEXT = "The tables are read once per token. The tables are read twice."
 
@@ -93,8 +93,8 @@ def test_adapters(tmp_path_factory, tmp_path):
     assert np.array_equal(found.layers[0].norms, look_up(tmp_path / "whole", TEXT).layers[0].norms)
 
 
-def test_a_checkpoint_of_transformers_own_qwen(oracle, tmp_path):  # noqa: F811
-    model, ids = oracle
+def test_a_checkpoint_of_transformers_own_qwen(tmp_path):
+    model, ids = random_qwen()
     model.save_pretrained(tmp_path)
     vocab = {f"t{i}": i for i in range(96)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="t0"))

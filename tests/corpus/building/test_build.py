@@ -29,32 +29,11 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 from engram.storage.staging import claim
+from support.corpora import TEXT, build_small, digests, text_file
 from support.named_pipe import NamedPipe
 from support.paths import BPE, TESTS
 
 EOS = 1
-TEXT = "".join(
-    f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
-    for i in range(900)
-)
-
-
-def text_file(folder: Path, name: str = "text.txt", text: str = TEXT) -> Path:
-    path = folder / name
-    path.write_bytes(text.encode())
-    return path
-
-
-def build(where, folder: Path, *, unit_bytes=5000, workers=1, resume=False, **values):
-    names = where if isinstance(where, list) else [where]
-    sources = [source for name in names for source in find_sources(name)[0]]
-    options = {"unit_bytes": unit_bytes, "workers": workers, "resume": resume}
-    options |= {key: values.pop(key) for key in ("overwrite", "progress") if key in values}
-    return build_corpus(sources, load_tokenizer(str(BPE)), folder, BuildRules(**values), **options)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
 
 
 def documents(folder: Path) -> list[list[int]]:
@@ -114,7 +93,7 @@ def test_units_of_parquet_are_row_groups(tmp_path):
     assert [text for block in blocks for text in block.texts] == texts
     assert blocks[-1].position(0).startswith(f"{path}:")
     assert int(blocks[-1].position(0).rpartition(":")[2]) == 1001 - len(blocks[-1].texts)
-    build(path, tmp_path / "out")
+    build_small(path, tmp_path / "out")
     assert documents(tmp_path / "out") == expected_documents(path)
 
 
@@ -125,22 +104,22 @@ def test_a_row_without_text_is_named(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": ["one", None, "three"], "n": [1, 2, 3]}), path)
     with pytest.raises(InputError, match=r"rows\.parquet:2: 'text' is null"):
-        build(path, tmp_path / "out")
-    manifest = build(path, tmp_path / "out", on_error="skip").manifest
+        build_small(path, tmp_path / "out")
+    manifest = build_small(path, tmp_path / "out", on_error="skip").manifest
     assert manifest["counts"]["skipped"] == 1
     assert len(documents(tmp_path / "out")) == 2
     with pytest.raises(InputError, match="no column 'body'; its columns are 'text', 'n'"):
-        build(path, tmp_path / "other", text_key="body")
+        build_small(path, tmp_path / "other", text_key="body")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="truncated or not a parquet"):
-        build(path, tmp_path / "other")
+        build_small(path, tmp_path / "other")
 
 
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     path = text_file(tmp_path, "rows.parquet")
     with pytest.raises(MissingPackageError, match="pyarrow"):
-        build(path, tmp_path / "out")
+        build_small(path, tmp_path / "out")
 
 
 # --- what is built ----------------------------------------------------------------------------
@@ -150,7 +129,7 @@ def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
 @pytest.mark.parametrize("split", ["paragraph", "line", "file"])
 def test_documents_are_those_of_the_text(tmp_path, eos, split):
     path = text_file(tmp_path)
-    built = build(path, tmp_path / "out", split=split, add_eos=eos, shard_tokens=3000)
+    built = build_small(path, tmp_path / "out", split=split, add_eos=eos, shard_tokens=3000)
     assert documents(tmp_path / "out") == expected_documents(path, split=split, eos=eos)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == built.manifest
@@ -169,7 +148,7 @@ def test_documents_are_those_of_the_text(tmp_path, eos, split):
 def test_bytes_do_not_depend_on_workers(tmp_path):
     paths = [text_file(tmp_path, "a.txt"), text_file(tmp_path, "b.txt", TEXT[:9000])]
     for workers in (1, 2, 3):
-        build(paths, tmp_path / f"{workers}", workers=workers, unit_bytes=9000)
+        build_small(paths, tmp_path / f"{workers}", workers=workers, unit_bytes=9000)
     assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")
 
 
@@ -184,7 +163,7 @@ def test_progress_moves_within_units_and_begins_where_an_earlier_run_ended(tmp_p
         assert total == size
 
     options = {"unit_bytes": size * 2 // 3, "workers": workers, "progress": step}
-    assert len(build(path, tmp_path / "out", **options).manifest["units"]) == 2
+    assert len(build_small(path, tmp_path / "out", **options).manifest["units"]) == 2
     assert seen[0] == 0
     assert seen[-1] == size
     assert seen == sorted(set(seen))
@@ -197,8 +176,8 @@ def test_progress_moves_within_units_and_begins_where_an_earlier_run_ended(tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(path, tmp_path / "two", **{**options, "workers": 1, "progress": stop})
-    assert build(path, tmp_path / "two", resume=True, **options).resumed_units == 1
+        build_small(path, tmp_path / "two", **{**options, "workers": 1, "progress": stop})
+    assert build_small(path, tmp_path / "two", resume=True, **options).resumed_units == 1
     assert seen[0] > size // 2
     assert seen[-1] == size
 
@@ -209,10 +188,10 @@ def test_skipped_documents_are_named_by_line_in_every_unit(tmp_path):
     path.write_bytes(text + b"\n\nbad \xff\n\n" + text)
     line = text.count(b"\n") + 3
     with pytest.raises(InputError, match=rf"text\.txt:{line}: byte "):
-        build(path, tmp_path / "out", workers=2)
+        build_small(path, tmp_path / "out", workers=2)
     work = work_folder(tmp_path / "out")
     assert work.exists()
-    manifest = build(path, tmp_path / "out", resume=True, on_error="skip").manifest
+    manifest = build_small(path, tmp_path / "out", resume=True, on_error="skip").manifest
     assert manifest["counts"]["skipped"] == 1
     assert f":{line}: " in manifest["problems"][0]
     assert not work.exists()
@@ -220,9 +199,9 @@ def test_skipped_documents_are_named_by_line_in_every_unit(tmp_path):
 
 def test_no_text(tmp_path):
     with pytest.raises(InputError, match="no text in"):
-        build(text_file(tmp_path, "empty.txt", ""), tmp_path / "out")
+        build_small(text_file(tmp_path, "empty.txt", ""), tmp_path / "out")
     with pytest.raises(InputError, match=r"no text in .*blank\.jsonl"):
-        build(text_file(tmp_path, "blank.jsonl", "\n\n"), tmp_path / "out")
+        build_small(text_file(tmp_path, "blank.jsonl", "\n\n"), tmp_path / "out")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["blank.jsonl", "empty.txt"]
 
 
@@ -232,10 +211,10 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_corpus_build import build
+from support.corpora import build_small
 if __name__ == "__main__":
     step = lambda done, total: print(done, flush=True)
-    build(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]), resume=True,
+    build_small(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]), resume=True,
           progress=step)
 """
 
@@ -243,7 +222,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed_is_the_same(tmp_path, workers):
     path = text_file(tmp_path, text=TEXT * 4)  # workers run ahead of what is said
-    build(path, tmp_path / "whole")
+    build_small(path, tmp_path / "whole")
     script = tmp_path / "run.py"
     script.write_text(RUN.format(tests=str(TESTS)))
     words = [sys.executable, str(script), str(path), str(tmp_path / "out"), str(workers)]
@@ -260,7 +239,7 @@ def test_killed_and_resumed_is_the_same(tmp_path, workers):
             process.send_signal(signal.SIGKILL)
         assert not (tmp_path / "out").exists()
     assert kills == 3
-    built = build(path, tmp_path / "out", resume=True)
+    built = build_small(path, tmp_path / "out", resume=True)
     assert 3 <= built.resumed_units < len(built.manifest["units"])
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "run.py", "text.txt", "whole"]
@@ -293,7 +272,7 @@ def test_a_lost_worker_is_said_and_its_work_resumed(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_interrupted_while_shards_are_written(tmp_path, monkeypatch, error):
     path = text_file(tmp_path)
-    build(path, tmp_path / "whole")
+    build_small(path, tmp_path / "whole")
 
     def break_off(*_):
         raise error
@@ -301,10 +280,10 @@ def test_interrupted_while_shards_are_written(tmp_path, monkeypatch, error):
     with monkeypatch.context() as patch:
         patch.setattr(build_module, "write_manifest", break_off)
         with pytest.raises(DoesNotFitError if isinstance(error, OSError) else error):
-            build(path, tmp_path / "out")
+            build_small(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     os.close(claim(tmp_path / ".out.0123abcd.part"))  # as a kill at this moment leaves it
-    built = build(path, tmp_path / "out", resume=True)
+    built = build_small(path, tmp_path / "out", resume=True)
     assert built.resumed_units == len(built.manifest["units"])
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "text.txt", "whole"]
@@ -317,18 +296,18 @@ def interrupted(path: Path, folder: Path, after: int = 3) -> Path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(path, folder, progress=stop)
+        build_small(path, folder, progress=stop)
     return work_folder(folder)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "lengths", "json"])
 def test_torn_units_are_done_again(tmp_path, kind):
     path = text_file(tmp_path)
-    build(path, tmp_path / "whole")
+    build_small(path, tmp_path / "whole")
     work = interrupted(path, tmp_path / "out")
     torn = work / f"unit-000001.{kind}"
     torn.write_bytes(torn.read_bytes()[:-2])
-    assert build(path, tmp_path / "out", resume=True).resumed_units == 2
+    assert build_small(path, tmp_path / "out", resume=True).resumed_units == 2
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
@@ -336,15 +315,15 @@ def test_an_unfinished_build_is_neither_lost_nor_mixed_up(tmp_path):
     path = text_file(tmp_path)
     work = interrupted(path, tmp_path / "out")
     with pytest.raises(InputError, match="unfinished build") as caught:
-        build(path, tmp_path / "out")
+        build_small(path, tmp_path / "out")
     assert "--resume" in caught.value.hint
     with pytest.raises(InputError, match="began with split paragraph, not line"):
-        build(path, tmp_path / "out", resume=True, split="line")
+        build_small(path, tmp_path / "out", resume=True, split="line")
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match=r"other inputs \(.*text.txt has changed since\)"):
-        build(path, tmp_path / "out", resume=True)
+        build_small(path, tmp_path / "out", resume=True)
     assert work.exists()
-    built = build(path, tmp_path / "out", overwrite=True)
+    built = build_small(path, tmp_path / "out", overwrite=True)
     assert (built.resumed_units, work.exists()) == (0, False)
 
 
@@ -353,24 +332,24 @@ def test_two_builds_at_once_are_refused(tmp_path):
 
     def second(_done, _total):
         with pytest.raises(InputError, match="Another process is building"):
-            build(path, tmp_path / "out", resume=True)
+            build_small(path, tmp_path / "out", resume=True)
 
-    build(path, tmp_path / "out", progress=second)
+    build_small(path, tmp_path / "out", progress=second)
 
 
 def test_a_finished_corpus_is_recognised(tmp_path):
     path = text_file(tmp_path)
     work = interrupted(path, tmp_path / "out")
     shutil.copytree(work, left := tmp_path / "left")
-    build(path, tmp_path / "out", resume=True)
+    build_small(path, tmp_path / "out", resume=True)
     before = digests(tmp_path / "out")
     left.rename(work)  # as a kill at the very end leaves it
-    assert build(path, tmp_path / "out", resume=True).was_finished
+    assert build_small(path, tmp_path / "out", resume=True).was_finished
     assert not work.exists()
     with pytest.raises(InputError, match="is there already"):
-        build(path, tmp_path / "out", resume=True, split="line")
+        build_small(path, tmp_path / "out", resume=True, split="line")
     assert digests(tmp_path / "out") == before
-    assert not build(path, tmp_path / "out", overwrite=True, split="line").was_finished
+    assert not build_small(path, tmp_path / "out", overwrite=True, split="line").was_finished
     assert digests(tmp_path / "out") != before
 
 
@@ -380,7 +359,7 @@ def test_what_is_in_the_way_is_left_alone(tmp_path):
     work.mkdir()
     (work / "mine").write_text("mine")
     with pytest.raises(InputError, match="is in the way"):
-        build(path, tmp_path / "out", overwrite=True)
+        build_small(path, tmp_path / "out", overwrite=True)
     assert (work / "mine").read_text() == "mine"
 
 
@@ -392,18 +371,18 @@ def test_a_link_in_the_way_is_refused_and_its_folder_stays(tmp_path, overwrite):
     work_folder(tmp_path / "out").symlink_to(other)
     for resume in (False, True):
         with pytest.raises(InputError, match="is in the way"):
-            build(path, tmp_path / "out", resume=resume, overwrite=overwrite)
+            build_small(path, tmp_path / "out", resume=resume, overwrite=overwrite)
     assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
 
 
 def test_what_a_kill_before_the_first_unit_leaves_blocks_nothing(tmp_path):
     path = text_file(tmp_path)
-    build(path, tmp_path / "whole")
+    build_small(path, tmp_path / "whole")
     work = work_folder(tmp_path / "out")
     for resume in (False, True):
         for leave in (work.mkdir, lambda: os.close(claim(work))):
             leave()
-            build(path, tmp_path / "out", resume=resume)
+            build_small(path, tmp_path / "out", resume=resume)
             assert digests(tmp_path / "out") == digests(tmp_path / "whole")
             assert not work.exists()
             shutil.rmtree(tmp_path / "out")
@@ -414,4 +393,4 @@ def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):
     word = load_tokenizer(str(BPE.with_name("local_word")))
     monkeypatch.setattr(unit_work, "_tokenizer", lambda _name: word)
     with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
-        build(text_file(tmp_path), tmp_path / "out")
+        build_small(text_file(tmp_path), tmp_path / "out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ import time
 import pytest
 
 from engram.corpus.building.local_engine import _interrupts_blocked
+from support.corpora import digests
 from support.paths import BPE
 
 # Units and shards are small, so that there is something to go on from.
@@ -50,10 +50,6 @@ def finish(process):
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     return errors
-
-
-def digests(folder):
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
 
 
 def interrupt(process):

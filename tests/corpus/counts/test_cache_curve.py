@@ -7,7 +7,6 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
-from test_corpus_statistics import addresses_of, batch_of, random_documents
 
 from engram.addressing.reference import hash_ids
 from engram.config.config_file import write_config
@@ -15,6 +14,7 @@ from engram.config.engram_config import EngramConfig
 from engram.corpus.counts.cache_curve import TARGETS, CacheSample, cache_curve
 from engram.errors import InputError
 from engram_cli.main import app
+from support.counted import addresses_of, batch_of, random_documents
 from support.paths import BPE
 
 SMALL = EngramConfig(

@@ -9,7 +9,6 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from test_corpus_statistics import MEMORIES, addresses_of, batch_of, brute_force, random_documents
 
 from engram import growth as growth_module
 from engram.corpus.counts import distinct as distinct_module
@@ -19,6 +18,7 @@ from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
 from engram_cli.main import app
+from support.counted import MEMORIES, addresses_of, batch_of, brute_force, random_documents
 from support.paths import BPE
 
 

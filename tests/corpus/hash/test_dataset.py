@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from engram import Addresses, HashedDataset
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_corpus import BuildRules, build_corpus
 from engram.corpus.hash import windows
 from engram.corpus.hash.hash_config import find_memory
@@ -30,17 +29,8 @@ from engram.errors import (
     MissingFileError,
     UsageError,
 )
+from support.hashed import BPE, CONFIG, TEXT, T, documents_of
 from support.paths import TOKENIZERS
-
-BPE = str(TOKENIZERS / "local_bpe")
-TEXT = "".join(
-    f"Paragraph {i} on Alexander the Great{' and the Milky Way' * (i % 7)}.\n\n" for i in range(150)
-)
-CONFIG = EngramConfig(
-    layout="demo", tokenizer=BPE, hidden_size=8, engram_vocab_size=544, k=2, n_embed_per_ngram=8,
-    n_head_per_ngram=2, max_ngram_size=4, layer_ids=[3, 1], pad_id=2,
-)  # fmt: skip
-T = 50
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +116,6 @@ def test_workers_and_ranks_share_a_folder(stored, workers, world_size):
         for at in range(0, len(tokens) - T + 1, T)
     ]
     assert sorted(found) == sorted(expected)
-
-
-def documents_of(kind):
-    tokenizer = load_tokenizer(BPE).tokenizer
-    encoded = [
-        [*tokenizer.encode(text, add_special_tokens=False).ids, 1]
-        for text in TEXT.removesuffix("\n\n").split("\n\n")
-    ]
-    texts = TEXT.removesuffix("\n\n").split("\n\n")
-    return (texts if kind == "texts" else [ids[:-1] for ids in encoded]), encoded
 
 
 @pytest.mark.parametrize("kind", ["texts", "ids"])

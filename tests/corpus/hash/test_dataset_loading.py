@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from test_dataset import BPE, CONFIG, TEXT, T, documents_of
 from torch.utils.data import DataLoader
 
 from engram import HashedDataset
@@ -18,6 +17,7 @@ from engram.corpus.hash import windows
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens import fast_tokenise
 from engram.corpus.tokens.fast_tokenise import FastEncoder
+from support.hashed import BPE, CONFIG, TEXT, T, documents_of
 
 pytestmark = [
     # torchdata calls what torch 2.13 calls deprecated.

@@ -23,6 +23,7 @@ from engram.corpus.hash.pipeline import estimate_bytes, hash_text
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
+from support.corpora import digests
 from support.paths import TOKENIZERS
 
 BPE = TOKENIZERS / "local_bpe"
@@ -49,10 +50,6 @@ def hash_to(folder: Path, reader: TextReader, layout="demo", *, add_eos=False, t
     _, tokenizer, addresses = find_memory(config_of(layout))
     options = {"add_eos": add_eos, "threads": threads, "target": Target(folder, **target)}
     return hash_text(reader, tokenizer, addresses, **options)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
 
 
 # --- tokens -----------------------------------------------------------------------------------

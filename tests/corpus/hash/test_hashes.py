@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import signal
@@ -13,66 +12,24 @@ from pathlib import Path
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_corpus import BuildRules, build_corpus
 from engram.corpus.hash import hash_folder
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_text
 from engram.corpus.results.work_folder import work_folder
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import DoesNotFitError, InputError
+from support.corpora import digests, hash_small, text_file
 from support.paths import BPE, TESTS
-
-TEXT = "".join(
-    f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
-    for i in range(900)
-)
-
-
-def text_file(folder: Path) -> Path:
-    path = folder / "text.txt"
-    path.write_bytes(TEXT.encode())
-    return path
-
-
-def write(reader, folder: Path, *, threads=1, progress=None, add_eos=False, **target):
-    config = EngramConfig(
-        tokenizer=str(BPE),
-        engram_vocab_size=544,
-        k=3,
-        pad_id=2,
-        hidden_size=8,
-        n_embed_per_ngram=8,
-        n_head_per_ngram=4,
-        layer_ids=[3, 1],
-    )
-    _, tokenizer, addresses = find_memory(config)
-    return hash_text(
-        reader,
-        tokenizer,
-        addresses,
-        add_eos=add_eos,
-        threads=threads,
-        target=Target(folder, **{"shard_tokens": 3000, **target}),
-        progress=progress,
-        unit_bytes=5000,
-    )
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
-
 
 RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_corpus_hashes import TextReader, write
+from engram.corpus.text.readers import TextReader
+from support.corpora import hash_small
 if __name__ == "__main__":
     step = lambda done, total: print(done, flush=True)
-    write(TextReader(sys.argv[1]), Path(sys.argv[2]), threads=int(sys.argv[3]), resume=True,
+    hash_small(TextReader(sys.argv[1]), Path(sys.argv[2]), threads=int(sys.argv[3]), resume=True,
           progress=step)
 """
 
@@ -80,7 +37,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed_is_the_same(tmp_path, workers):
     path = text_file(tmp_path)
-    write(TextReader(path), tmp_path / "whole")
+    hash_small(TextReader(path), tmp_path / "whole")
     script = tmp_path / "run.py"
     script.write_text(RUN.format(tests=str(TESTS)))
     words = [sys.executable, str(script), str(path), str(tmp_path / "out"), str(workers)]
@@ -90,7 +47,7 @@ def test_killed_and_resumed_is_the_same(tmp_path, workers):
             for _ in range(rng.randrange(1, 9)):
                 process.stdout.readline()
             process.send_signal(signal.SIGKILL)
-    write(TextReader(path), tmp_path / "out", threads=workers, resume=True)
+    hash_small(TextReader(path), tmp_path / "out", threads=workers, resume=True)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "run.py", "text.txt", "whole"]
 
@@ -108,14 +65,14 @@ def interrupted(reader, folder: Path, monkeypatch, after: int) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(hash_folder, "write_shard", write_shard)
         with pytest.raises(KeyboardInterrupt):
-            write(reader, folder)
+            hash_small(reader, folder)
     return work_folder(folder)
 
 
 @pytest.mark.parametrize("format", ["npy", "parquet"])
 def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, format):
     reader = TextReader(text_file(tmp_path))
-    write(reader, tmp_path / "whole", format=format)
+    hash_small(reader, tmp_path / "whole", format=format)
     real = hash_folder.write_shard
     broken = []
 
@@ -128,13 +85,13 @@ def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, form
     with monkeypatch.context() as patch:
         patch.setattr(hash_folder, "write_shard", write_shard)
         with pytest.raises(DoesNotFitError, match="No space"):
-            write(reader, tmp_path / "out", format=format)
+            hash_small(reader, tmp_path / "out", format=format)
     assert broken
     assert not (tmp_path / "out").exists()
     work = work_folder(tmp_path / "out")
     torn = next(file for file in work.iterdir() if "00001" in file.name and file.suffix != ".json")
     torn.write_bytes(torn.read_bytes()[:-2])
-    hashed = write(reader, tmp_path / "out", format=format, resume=True, threads=2)
+    hashed = hash_small(reader, tmp_path / "out", format=format, resume=True, threads=2)
     assert hashed.resumed_shards == 3
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert not work.exists()
@@ -145,12 +102,12 @@ def test_a_corpus_is_resumed_too(tmp_path, monkeypatch):
     reader = TextReader(path)
     build_corpus(reader.sources, load_tokenizer(str(BPE)), tmp_path / "tokens", BuildRules())
     stored = StoredTokens(tmp_path / "tokens")
-    write(stored, tmp_path / "whole", add_eos=True)
+    hash_small(stored, tmp_path / "whole", add_eos=True)
     interrupted(stored, tmp_path / "out", monkeypatch, after=2)
-    hashed = write(stored, tmp_path / "out", add_eos=True, resume=True)
+    hashed = hash_small(stored, tmp_path / "out", add_eos=True, resume=True)
     assert hashed.resumed_shards == 2
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-    of_text = write(reader, tmp_path / "text", add_eos=True)
+    of_text = hash_small(reader, tmp_path / "text", add_eos=True)
     assert digests(tmp_path / "text") == digests(tmp_path / "whole")
     assert (of_text.layers, of_text.growth) == (hashed.layers, hashed.growth)
 
@@ -159,27 +116,27 @@ def test_what_is_unfinished_is_neither_lost_nor_mixed_up(tmp_path, monkeypatch):
     path = text_file(tmp_path)
     work = interrupted(TextReader(path), tmp_path / "out", monkeypatch, after=2)
     with pytest.raises(InputError, match="unfinished build") as caught:
-        write(TextReader(path), tmp_path / "out")
+        hash_small(TextReader(path), tmp_path / "out")
     assert "--resume" in caught.value.hint
     with pytest.raises(InputError, match="began with format npy, not parquet"):
-        write(TextReader(path), tmp_path / "out", resume=True, format="parquet")
+        hash_small(TextReader(path), tmp_path / "out", resume=True, format="parquet")
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match="began with other inputs"):
-        write(TextReader(path), tmp_path / "out", resume=True)
+        hash_small(TextReader(path), tmp_path / "out", resume=True)
     assert work.exists()
-    assert write(TextReader(path), tmp_path / "out", overwrite=True).resumed_shards == 0
+    assert hash_small(TextReader(path), tmp_path / "out", overwrite=True).resumed_shards == 0
     assert not work.exists()
 
 
 def test_what_is_finished_is_recognised(tmp_path):
     path = text_file(tmp_path)
-    first = write(TextReader(path), tmp_path / "out")
+    first = hash_small(TextReader(path), tmp_path / "out")
     before = digests(tmp_path / "out")
-    again = write(TextReader(path), tmp_path / "out", resume=True)
+    again = hash_small(TextReader(path), tmp_path / "out", resume=True)
     assert again.was_finished
     assert again.written_bytes == first.written_bytes
     assert (again.layers, again.growth) == (first.layers, first.growth)
     for differs in ({"format": "parquet"}, {"shard_tokens": 500}, {"add_eos": True}):
         with pytest.raises(InputError, match="is there already"):
-            write(TextReader(path), tmp_path / "out", resume=True, **differs)
+            hash_small(TextReader(path), tmp_path / "out", resume=True, **differs)
     assert digests(tmp_path / "out") == before

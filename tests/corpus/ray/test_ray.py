@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -32,16 +31,12 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
+from support.corpora import TEXT, digests, text_file
 from support.named_pipe import NamedPipe
 from support.paths import BPE
 
 # Not imported here: what Ray prints is settled when it is.
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
-
-TEXT = "".join(
-    f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字.{' ' * (i % 3)}\n\n"
-    for i in range(900)
-)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +52,6 @@ def build(sources, folder, engine=None, **options):
     rules = options.pop("rules", BuildRules())
     options = {"unit_bytes": 5000, "engine": run, **options}
     return build_corpus(sources, tokenizer, folder, rules, **options)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
-
-
-def text_file(folder: Path, name: str = "text.txt") -> Path:
-    path = folder / name
-    path.write_bytes(TEXT.encode())
-    return path
 
 
 def test_bytes_are_those_of_the_local_engine(ray, tmp_path, monkeypatch, capfd):
