@@ -25,22 +25,17 @@ from engram.errors import (
     Problem,
 )
 from engram_cli import main as cli
-from engram_cli.errors import failure_of, run
+from engram_cli.errors import failure_of
+from engram_cli.errors import run as run_action
 from engram_cli.output import Output
+from support.cli import TERMINAL, command, imported_by, run, run_apart
 
-ENV = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
-ENGRAM = [sys.executable, "-m", "engram_cli"]
-
-
-def engram(*words, **kwargs):
-    return subprocess.run(
-        [*ENGRAM, *words], env=ENV, text=True, capture_output=True, timeout=60, **kwargs
-    )
+ENV = {**os.environ, **TERMINAL}
 
 
 def shell(line):
     return subprocess.run(
-        ["bash", "-c", line.replace("engram ", f"{sys.executable} -m engram_cli ")],
+        ["bash", "-c", line.replace("engram ", f"{' '.join(command())} ")],
         env=ENV,
         text=True,
         capture_output=True,
@@ -183,13 +178,13 @@ def test_every_kind_of_error_has_its_exit_code(error, code, exit_code, words, ca
     def action():
         raise error
 
-    assert run(action, as_json=False) == exit_code
+    assert run_action(action, as_json=False) == exit_code
     seen = capsys.readouterr()
     assert seen.out == ""
     assert words in seen.err
     assert "Traceback" not in seen.err
 
-    assert run(action, as_json=True) == exit_code
+    assert run_action(action, as_json=True) == exit_code
     seen = capsys.readouterr()
     line = json.loads(seen.err)
     assert list(line) == ["schema", "code", "message", "hint", "details"]
@@ -207,12 +202,12 @@ def test_a_bug_says_how_to_report_it_and_debug_shows_where(monkeypatch, capsys):
     def action():
         raise RuntimeError("oops")
 
-    assert run(action, as_json=False) == 1
+    assert run_action(action, as_json=False) == 1
     err = capsys.readouterr().err
     assert "bug of ours" in err
     assert "engram env" in err
     monkeypatch.setenv("ENGRAM_DEBUG", "1")
-    assert run(action, as_json=False) == 1
+    assert run_action(action, as_json=False) == 1
     assert "in action" in capsys.readouterr().err
 
 
@@ -220,7 +215,7 @@ def test_a_verdict_keeps_its_exit_code():
     def action():
         raise typer.Exit(5)
 
-    assert run(action, as_json=True) == 5
+    assert run_action(action, as_json=True) == 5
 
 
 @pytest.mark.parametrize(
@@ -237,48 +232,36 @@ def test_a_verdict_keeps_its_exit_code():
         (["size", "--heads", "1.5"], "'1.5' is not ", "See engram size --help."),
     ],
 )
-def test_usage_errors_end_with_2_in_both_forms(words, message, hint, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.app(words)
-    seen = capsys.readouterr()
-    assert end.value.code == 2
-    assert seen.out == ""
-    assert message in seen.err
-    assert hint in seen.err
-
-    with pytest.raises(SystemExit) as end:
-        cli.app([*words, "--json"])
-    line = json.loads(capsys.readouterr().err)
-    assert end.value.code == 2
-    assert line["code"] == "usage"
+def test_usage_errors_end_with_2_in_both_forms(words, message, hint):
+    done = run(*words).ended(2)
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert hint in done.stderr
+    assert run(*words, "--json").error(2)["code"] == "usage"
 
 
-def test_an_option_without_its_value_names_the_help(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.app(["size", "--model"])
-    assert end.value.code == 2
-    assert capsys.readouterr().err.endswith("'--model' requires an argument.\nSee engram --help.\n")
+def test_an_option_without_its_value_names_the_help():
+    done = run("size", "--model").ended(2)
+    assert done.stderr.endswith("'--model' requires an argument.\nSee engram --help.\n")
 
 
-def test_json_after_two_dashes_is_no_option(capsys):
-    with pytest.raises(SystemExit):
-        cli.app(["config", "show", "--", "--json"])
-    assert capsys.readouterr().err.startswith("Error: '--json' is neither a template nor")
+def test_json_after_two_dashes_is_no_option():
+    done = run("config", "show", "--", "--json")
+    assert done.stderr.startswith("Error: '--json' is neither a template nor")
 
 
 def test_no_arguments_show_the_help_as_a_usage_error():
     for words in ([], ["config"]):
-        done = engram(*words)
-        assert done.returncode == 2
+        done = run_apart(*words).ended(2)
         assert done.stdout == ""
         assert done.stderr.startswith("Usage: engram")
 
 
 def test_version():
-    done = engram("--version")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_apart("--version")
+    assert (done.code, done.stderr) == (0, "")
     assert done.stdout.startswith("engram 0.")
-    assert engram("-V").stdout == done.stdout
+    assert run_apart("-V").stdout == done.stdout
 
 
 def test_the_library_runs_as_the_command():
@@ -302,30 +285,20 @@ def test_the_library_runs_as_the_command():
     ],
 )
 def test_shells_complete_words_without_heavy_packages(words, completions):
-    code = (
-        "import atexit, sys\nfrom engram_cli.main import main\n"
-        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\nmain()"
-    )
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**ENV, "_ENGRAM_COMPLETE": "complete_bash", **asked},
-        text=True, capture_output=True, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.split()) == (0, completions), done.stderr
+    environment = {"_ENGRAM_COMPLETE": "complete_bash", **asked}
+    done, modules = imported_by(environment=environment)
+    assert (done.code, done.stdout.split()) == (0, completions), done.stderr
     heavy = {"torch", "transformers", "numba", "numpy", "sympy", "tokenizers", "rich"}
-    assert not heavy & set(done.stderr.split())
+    assert not heavy & modules
 
 
-def test_completion_of_an_unknown_shell(monkeypatch, capsys):
+def test_completion_of_an_unknown_shell(monkeypatch):
     def unknown(*_):
         raise typer.Exit(1)
 
     monkeypatch.setattr("typer.completion.show_callback", unknown)
-    with pytest.raises(SystemExit) as end:
-        cli.app(["--show-completion"])
-    assert end.value.code == 2
-    assert "Run it from bash" in capsys.readouterr().err
+    assert "Run it from bash" in run("--show-completion").ended(2).stderr
 
 
 # --- Real shells -------------------------------------------------------------------------------
@@ -335,7 +308,7 @@ def test_interrupt_ends_with_130_and_one_line(tmp_path):
     pipe = tmp_path / "config.yaml"
     os.mkfifo(pipe)
     process = subprocess.Popen(
-        [*ENGRAM, "config", "show", str(pipe)],
+        command("config", "show", pipe),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENV,
@@ -379,20 +352,14 @@ def test_a_full_disk_under_stdout(command):
 def test_text_that_the_terminal_cannot_show_is_no_crash(tmp_path):
     odd = tmp_path / "é.yaml"
     odd.write_text("layout: none\n")
-    done = subprocess.run(
-        [*ENGRAM, "config", "check", str(odd)],
-        env={**ENV, "PYTHONIOENCODING": "ascii"},
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 3
+    done = run_apart("config", "check", odd, environment={"PYTHONIOENCODING": "ascii"}).ended(3)
     assert "\\xe9.yaml" in done.stdout
 
 
 def test_no_color_and_no_control_codes_in_a_pipe_or_when_refused():
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [*ENGRAM, "config", "ls"],
+        command("config", "ls"),
         stdout=terminal,
         stderr=subprocess.DEVNULL,
         env={**ENV, "TERM": "xterm-256color", "NO_COLOR": "1"},
@@ -401,22 +368,20 @@ def test_no_color_and_no_control_codes_in_a_pipe_or_when_refused():
     os.close(terminal)
     assert b"\x1b[3" not in os.read(controller, 2**16)
     os.close(controller)
-    assert "\x1b" not in engram("config", "ls").stdout
+    assert "\x1b" not in run_apart("config", "ls").stdout
 
 
 # --- engram env ----------------------------------------------------------------------------------
 
 
 def test_env_names_what_the_toolkit_stands_on():
-    done = engram("env", "--json")
-    found = json.loads(done.stdout)
-    assert next(iter(found)) == "schema"
+    found = run_apart("env", "--json").json()
     assert found["schema"] == "engram.env/1"
     assert found["cores"] >= 1
     assert found["memory_bytes"] > 2**28
     assert found["packages"]["torch"]
     assert found["packages"]["typer"] == typer.__version__
-    shown = engram("env").stdout
+    shown = run_apart("env").stdout
     for name, version in found["packages"].items():
         assert name in shown
         assert version is None or version in shown

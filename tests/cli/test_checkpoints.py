@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from engram.config.config_file import write_config
-from engram_cli.main import app
 from support import tiny
+from support.cli import run
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +27,9 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def engram(folders, capsys, monkeypatch):
+def here(folders, monkeypatch):
     monkeypatch.chdir(folders)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-
-    def call(line):
-        with pytest.raises(SystemExit) as end:
-            app(line.split())
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -72,26 +64,29 @@ def engram(folders, capsys, monkeypatch):
         ("report model", 3, "engram attach model -c CONFIG"),
     ],
 )
-def test_wrong_calls(engram, folders, line, code, says):
-    found, out, err = engram(line)
+@pytest.mark.usefixtures("here")
+def test_wrong_calls(folders, line, code, says):
+    found, out, err = run(*line.split())
     assert (found, out) == (code, ""), err
     assert says in err
     assert err.count("\n") >= 2, "every dead end names the next step"
     assert not (folders / "new").exists()
-    assert json.loads(engram(f"{line} --json")[2])["hint"]
+    assert json.loads(run(*f"{line} --json".split())[2])["hint"]
 
 
-def test_the_next_step_goes_to_stderr(engram, tmp_path):
-    code, out, err = engram(f"attach model -c memory.yaml -o {tmp_path}/a")
+@pytest.mark.usefixtures("here")
+def test_the_next_step_goes_to_stderr(tmp_path):
+    code, out, err = run(*f"attach model -c memory.yaml -o {tmp_path}/a".split())
     assert (code, err) == (0, f"Next: engram verify {tmp_path}/a\n")
     assert "Next" not in out
-    code, out, err = engram(f"attach model -c memory.yaml -o {tmp_path}/b --adapter")
+    code, out, err = run(*f"attach model -c memory.yaml -o {tmp_path}/b --adapter".split())
     assert f'python -c \'import engram; model = engram.load("model", "{tmp_path}/b")\'' in err
     assert "Next" not in out
-    code, out, err = engram(f"convert attached -o {tmp_path}/c --dtype int8")
+    code, out, err = run(*f"convert attached -o {tmp_path}/c --dtype int8".split())
     assert (code, err) == (0, f"Next: engram verify {tmp_path}/c\n")
     for flags in ("-q", "--json"):
-        assert engram(f"convert attached -o {tmp_path}/c --dtype int8 --overwrite {flags}")[2] == ""
+        line = f"convert attached -o {tmp_path}/c --dtype int8 --overwrite {flags}"
+        assert run(*line.split()).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -112,9 +107,10 @@ def test_the_next_step_goes_to_stderr(engram, tmp_path):
         "env",
     ],
 )
-def test_numbers_stand_whole_in_80_columns(engram, line, monkeypatch):
+@pytest.mark.usefixtures("here")
+def test_numbers_stand_whole_in_80_columns(line, monkeypatch):
     """A terminal folds texts between words; it neither cuts nor breaks a number."""
-    _, wide, _ = engram(line)
+    _, wide, _ = run(*line.split())
     screens = []
 
     def narrow(**settings):
@@ -122,7 +118,7 @@ def test_numbers_stand_whole_in_80_columns(engram, line, monkeypatch):
         return screens[0]
 
     monkeypatch.setattr("rich.console.Console", narrow)
-    code, shown, err = engram(line)
+    code, shown, err = run(*line.split())
     assert code == 0, err
     assert screens
     assert "…" not in shown
@@ -133,34 +129,29 @@ def test_numbers_stand_whole_in_80_columns(engram, line, monkeypatch):
     assert numbers <= set(shown.split())
 
 
-def test_a_place_that_takes_no_folder_is_named_as_the_user_does(engram, tmp_path):
+@pytest.mark.usefixtures("here")
+def test_a_place_that_takes_no_folder_is_named_as_the_user_does(tmp_path):
     place = tmp_path / ("n" * 250)  # the hidden name beside it is too long
     for line in ("attach model -c memory.yaml", "convert attached", "detach attached"):
-        code, out, err = engram(f"{line} -o {place}")
+        code, out, err = run(*f"{line} -o {place}".split())
         assert (code, out) == (3, "")
         assert err.startswith(f"Error: {place}: File name too long.")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_names_a_template(capsys, tmp_path, monkeypatch):
+def test_verify_names_a_template(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        app(["verify", "deepseek-v4.1-flash"])
-    said = capsys.readouterr().err
-    assert end.value.code == 4
+    said = run("verify", "deepseek-v4.1-flash").ended(4).stderr
     assert "deepseek-v4.1-flash is a template" in said
     assert "engram report deepseek-v4.1-flash" in said
 
 
 @pytest.mark.parametrize("command", ["attach", "convert", "report", "size"])
-def test_the_help_of_dtype_lists_what_its_refusal_lists(command, capsys):
+def test_the_help_of_dtype_lists_what_its_refusal_lists(command):
     listed = []
     for words in (["--help"], ["x", "--dtype", "bf17"][command == "size" :]):
-        with pytest.raises(SystemExit) as end:
-            app([command, *words])
-        assert end.value.code == (0 if words == ["--help"] else 2)
-        seen = capsys.readouterr()
-        text = " ".join((seen.out + seen.err).split())
+        done = run(command, *words).ended(0 if words == ["--help"] else 2)
+        text = " ".join((done.stdout + done.stderr).split())
         (names,) = re.findall(r"(?:tables:|One of) (float64(?:, \w+)+)", text)
         listed.append(names)
     assert listed[0] == listed[1]

@@ -8,50 +8,37 @@ import pytest
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_config, load_template, template_names
-from engram_cli import main as cli
+from support.cli import run
 
 
-@pytest.fixture
-def engram(capsys, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            cli.app(["config", *map(str, words)])
-        seen = capsys.readouterr()
-        return end.value.code, seen.out, seen.err
 
-    return call
-
-
-@pytest.fixture
-def answer(engram):
-    def call(*words):
-        code, out, _ = engram(*words, "--json")
-        payload = json.loads(out)
-        assert next(iter(payload.items())) == ("schema", "engram.config/1")
-        return code, payload
-
-    return call
+def answer(*words):
+    done = run("config", *words, "--json")
+    payload = done.json(done.code)
+    assert payload["schema"] == "engram.config/1"
+    return done.code, payload
 
 
-def failure(engram, *words):
-    code, out, err = engram(*words, "--json")
-    assert out == ""
-    return code, json.loads(err)
+def failure(*words):
+    done = run("config", *words, "--json")
+    return done.code, done.error(done.code)
 
 
-def test_ls(engram, answer):
+def test_ls():
     code, payload = answer("ls")
     assert code == 0
     assert [template["name"] for template in payload["templates"]] == template_names()
     assert all(template["title"] for template in payload["templates"])
-    code, out, _ = engram("ls")
+    code, out, _ = run("config", "ls")
     assert code == 0
     assert len(out.splitlines()) == len(template_names())
 
 
-def test_show_prints_rows_per_head_beside_the_table_sizes(engram, answer):
+def test_show_prints_rows_per_head_beside_the_table_sizes():
     _, payload = answer("show", "demo")
     assert payload["config"] == load_template("demo").to_dict()
     assert payload["derived"] == {
@@ -66,12 +53,12 @@ def test_show_prints_rows_per_head_beside_the_table_sizes(engram, answer):
         "table_dtype": "float32",
         "table_dtype_from": "config",
     }
-    _, out, _ = engram("show", "demo")
+    _, out, _ = run("config", "show", "demo")
     assert "# Rows per HEAD: [646400, 646400], this // n_head_per_ngram." in out
     assert "646,400, 646,400" in out
 
 
-def test_released_models_read_what_their_sources_say(answer):
+def test_released_models_read_what_their_sources_say():
     _, payload = answer("show", "deepseek-v4.1-flash")
     assert (payload["derived"]["rows_per_token"], payload["derived"]["bytes_per_token"]) == (
         48,
@@ -81,16 +68,16 @@ def test_released_models_read_what_their_sources_say(answer):
     assert payload["derived"]["bytes_per_token"] == 2 * 2560
 
 
-def test_what_is_shown_and_made_reads_back_equal(engram, tmp_path):
+def test_what_is_shown_and_made_reads_back_equal(tmp_path):
     for name in template_names():
         for words in (("show", name), ("new", name)):
-            _, out, _ = engram(*words)
+            _, out, _ = run("config", *words)
             file = tmp_path / "shown.yaml"
             file.write_text(out)
             assert read_config(file) == load_template(name)
 
 
-def test_new_writes_a_file_once(engram, answer, tmp_path):
+def test_new_writes_a_file_once(tmp_path):
     file = tmp_path / "a.yaml"
     assert answer("new", "gpt2", "-o", file, "--dry-run")[1]["written"] is False
     assert not file.exists()
@@ -98,23 +85,23 @@ def test_new_writes_a_file_once(engram, answer, tmp_path):
     assert (code, payload["written"], payload["output"]) == (0, True, str(file))
     assert read_config(file) == load_template("gpt2")
     for words in ((), ("--dry-run",)):
-        code, error = failure(engram, "new", "tiny", "-o", file, *words)
+        code, error = failure("new", "tiny", "-o", file, *words)
         assert (code, error["code"]) == (3, "bad_input")
         assert "--overwrite" in error["hint"]
     assert read_config(file) == load_template("gpt2")
-    assert engram("new", "tiny", "-o", file, "--overwrite")[0] == 0
+    assert run("config", "new", "tiny", "-o", file, "--overwrite")[0] == 0
     assert read_config(file) == load_template("tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
 
 
-def test_new_into_places_that_are_none(engram, tmp_path):
-    code, error = failure(engram, "new", "gpt2", "-o", tmp_path)
+def test_new_into_places_that_are_none(tmp_path):
+    code, error = failure("new", "gpt2", "-o", tmp_path)
     assert (code, error["code"]) == (3, "bad_input")
-    code, error = failure(engram, "new", "gpt2", "-o", tmp_path / "none" / "a.yaml")
+    code, error = failure("new", "gpt2", "-o", tmp_path / "none" / "a.yaml")
     assert (code, error["code"]) == (4, "missing_file")
 
 
-def test_set_values_are_yaml(answer):
+def test_set_values_are_yaml():
     _, payload = answer(
         *("new", "gpt2", "--set", "layer_ids=[5, 1]", "--set", "eps=1e-6"),
         *("--set", "tokenizer=a=b", "--set", "eos_id="),
@@ -125,7 +112,7 @@ def test_set_values_are_yaml(answer):
     }
 
 
-def test_k_replaces_the_table_size(answer):
+def test_k_replaces_the_table_size():
     for words in (("--k", "5"), ("--set", "k=5")):
         _, payload = answer("new", "gpt2", *words)
         assert payload["config"]["engram_table_size"] == [5 * 50257] * 2
@@ -153,23 +140,23 @@ def test_k_replaces_the_table_size(answer):
         (["--budget", "lots"], 2, "'--budget': 'lots' is not a count"),
     ],
 )
-def test_new_refuses(engram, words, code, message):
-    found, error = failure(engram, "new", "gpt2", *words)
+def test_new_refuses(words, code, message):
+    found, error = failure("new", "gpt2", *words)
     assert (found, message in error["message"]) == (code, True), error
 
 
-def test_a_budget_that_nothing_fits_is_answered_in_both_forms(engram):
-    code, out, err = engram("new", "gpt2", "--budget", "1M", "--json")
+def test_a_budget_that_nothing_fits_is_answered_in_both_forms():
+    code, out, err = run("config", "new", "gpt2", "--budget", "1M", "--json")
     answer, error = json.loads(out), json.loads(err)
     assert (code, answer["schema"], answer["fits"]) == (5, "engram.config/1", False)
     assert answer["smallest_budget_params"] > 1_000_000
     assert error["code"] == "does_not_fit"
-    code, out, err = engram("new", "gpt2", "--budget", "1M")
+    code, out, err = run("config", "new", "gpt2", "--budget", "1M")
     assert (code, out) == (5, "")
     assert "Nothing fits" in err
 
 
-def test_new_for_a_model_of_the_catalogue(answer):
+def test_new_for_a_model_of_the_catalogue():
     _, payload = answer("new", "gpt2", "--model", "qwen3-0.6b")
     made = EngramConfig.from_dict(payload["config"])
     assert (made.hidden_size, made.engram_vocab_size, made.layer_ids) == (1024, 151669, [1, 14])
@@ -178,12 +165,12 @@ def test_new_for_a_model_of_the_catalogue(answer):
     assert made.seed == 42
 
 
-def test_a_model_without_pad_gets_its_end_of_text(answer):
+def test_a_model_without_pad_gets_its_end_of_text():
     _, payload = answer("new", "smollm2", "--model", "gpt2")
     assert payload["config"]["pad_id"] == 50256
 
 
-def test_new_for_a_folder_and_a_budget(answer, tmp_path):
+def test_new_for_a_folder_and_a_budget(tmp_path):
     config = {
         **{"model_type": "llama", "hidden_size": 48, "num_hidden_layers": 9, "vocab_size": 1000},
         **{"intermediate_size": 96, "num_attention_heads": 4, "pad_token_id": 7, "eos_token_id": 2},
@@ -206,9 +193,9 @@ def test_new_for_a_folder_and_a_budget(answer, tmp_path):
     assert total <= 1_000_000 < count_params(wider).total_params
 
 
-def test_layers_that_the_model_lacks_are_refused(engram, answer):
+def test_layers_that_the_model_lacks_are_refused():
     words = ("new", "smollm2", "--model", "smollm2-135m", "--set")
-    code, error = failure(engram, *words, "layer_ids=[1,40]")
+    code, error = failure(*words, "layer_ids=[1,40]")
     assert (code, error["details"]) == (2, {"options": ["--set"]})
     assert "'--set': layer_ids: " in error["message"]
     assert "SmolLM2-135M has no layer 40, only 0 to 29." in error["message"]
@@ -216,12 +203,12 @@ def test_layers_that_the_model_lacks_are_refused(engram, answer):
     assert answer("new", "smollm2", "--set", "layer_ids=[1,40]")[0] == 0  # for any model
 
 
-def test_a_question_ends_with_its_mark(engram):
-    error = failure(engram, "new", "gpt2", "--set", "layer_id=[1]")[1]
+def test_a_question_ends_with_its_mark():
+    error = failure("new", "gpt2", "--set", "layer_id=[1]")[1]
     assert error["message"].endswith("did you mean layer_ids?")
 
 
-def test_the_tokenizer_of_a_folder_is_found_from_anywhere(answer, tmp_path, monkeypatch):
+def test_the_tokenizer_of_a_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     folder = tmp_path / "mo@del"
     folder.mkdir()
     values = {"model_type": "llama", "hidden_size": 48, "num_hidden_layers": 9, "vocab_size": 1000}
@@ -233,16 +220,16 @@ def test_the_tokenizer_of_a_folder_is_found_from_anywhere(answer, tmp_path, monk
     assert load_config(tmp_path / "far" / "memory.yaml").tokenizer == str(folder)
 
 
-def test_a_template_of_one_layer_stays_one(answer):
+def test_a_template_of_one_layer_stays_one():
     _, payload = answer("new", "qwen3.8-flash-next", "--model", "qwen3-0.6b")
     assert payload["config"]["layer_ids"] == [1]
     assert payload["config"]["engram_vocab_size"] == 151936  # raw ids: the model's vocabulary
     assert payload["config"]["eos_id"] == 151645
 
 
-def test_check_tells_every_problem_and_keeps_the_verdict(engram, answer, tmp_path):
+def test_check_tells_every_problem_and_keeps_the_verdict(tmp_path):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
-    engram("new", "gpt2", "-o", good)
+    run("config", "new", "gpt2", "-o", good)
     bad.write_text("layout: demo\nhiden_size: 3\n")
     assert answer("check", good, "demo")[1] | {"files": None} == {
         **{"schema": "engram.config/1", "ok": True, "files": None},
@@ -252,14 +239,14 @@ def test_check_tells_every_problem_and_keeps_the_verdict(engram, answer, tmp_pat
     assert [file["ok"] for file in payload["files"]] == [True, False]
     problem = payload["files"][1]["problems"][-1]
     assert (problem["key"], problem["line"]) == ("hiden_size", 2)
-    code, out, err = engram("check", good, bad)
+    code, out, err = run("config", "check", good, bad)
     assert code == 3
     assert err.startswith("Next: `engram config show gpt2`")
     assert f"{good}: ok\n" in out
     assert f"{bad}:2: hiden_size: unknown key; did you mean hidden_size?" in out
 
 
-def test_check_goes_on_behind_a_file_that_is_not_there(engram, answer, tmp_path):
+def test_check_goes_on_behind_a_file_that_is_not_there(tmp_path):
     (tmp_path / "bad.yaml").write_text("layout: none\n")
     sources = ("gpt2", "none.yaml", "bad.yaml", tmp_path, "gpt-2")
     code, payload = answer("check", *sources)
@@ -268,22 +255,22 @@ def test_check_goes_on_behind_a_file_that_is_not_there(engram, answer, tmp_path)
     assert [file["path"] for file in payload["files"]][1:] == [
         *("none.yaml", "bad.yaml", str(tmp_path), "gpt-2")
     ]
-    code, out, _ = engram("check", *sources)
+    code, out, _ = run("config", "check", *sources)
     assert code == 4
     assert "none.yaml: no such config file. " in out
     assert "bad.yaml:1: layout: 'none' is no layout" in out
     assert f"{tmp_path} is a folder; a config is a file." in out
     assert "'gpt-2' is neither a template nor a file here. Did you mean gpt2?" in out
-    assert engram("check", "gpt2", "bad.yaml")[0] == 3
+    assert run("config", "check", "gpt2", "bad.yaml")[0] == 3
 
 
-def test_check_doubts_tables_that_nobody_can_store(engram, answer, tmp_path):
-    text = "\n".join(engram("new", "gpt2")[1].splitlines()).replace("100514", "10000000000000")
+def test_check_doubts_tables_that_nobody_can_store(tmp_path):
+    text = run("config", "new", "gpt2").stdout.replace("100514", "10000000000000")
     (tmp_path / "huge.yaml").write_text(text)
     code, payload = answer("check", "huge.yaml", "engram-40b")
     assert (code, payload["ok"]) == (0, True)
     assert [len(file["warnings"]) for file in payload["files"]] == [1, 0]
-    code, out, err = engram("check", "huge.yaml")
+    code, out, err = run("config", "check", "huge.yaml")
     assert (code, out) == (0, "huge.yaml: ok, with 1 warning\n")
     assert err.startswith("Warning: huge.yaml: engram_table_size makes 20,000,000,000,000 rows")
     (tmp_path / "wide.yaml").write_text(
@@ -291,59 +278,61 @@ def test_check_doubts_tables_that_nobody_can_store(engram, answer, tmp_path):
             "n_embed_per_ngram: 512", "n_embed_per_ngram: 4096"
         )
     )
-    assert "makes tables of 2235.17 TiB" in engram("check", "wide.yaml")[2]
+    assert "makes tables of 2235.17 TiB" in run("config", "check", "wide.yaml")[2]
 
 
-def test_what_is_not_there_is_named(engram):
-    code, error = failure(engram, "show", "none.yaml")
+def test_what_is_not_there_is_named():
+    code, error = failure("show", "none.yaml")
     assert (code, error["code"]) == (4, "missing_file")
     assert "none.yaml" in error["message"]
-    code, error = failure(engram, "show", "gpt-2")
+    code, error = failure("show", "gpt-2")
     assert (code, error["hint"]) == (4, "Did you mean gpt2?")
 
 
-def test_new_prints_to_stdout_for_a_dash(engram, tmp_path):
-    assert engram("new", "tiny", "-o", "-") == engram("new", "tiny")
+def test_new_prints_to_stdout_for_a_dash(tmp_path):
+    assert run("config", "new", "tiny", "-o", "-") == run("config", "new", "tiny")
     assert list(tmp_path.iterdir()) == []
-    assert failure(engram, "new", "tiny", "-o", "-")[0] == 2
+    assert failure("new", "tiny", "-o", "-")[0] == 2
 
 
-def test_check_compares_with_a_model(engram, answer):
+def test_check_compares_with_a_model():
     assert answer("check", "gpt2", "--model", "gpt2")[1]["ok"] is True
-    engram("new", "gpt2", "--set", "layer_ids=[1,12]", "--set", "hidden_size=512", "-o", "a.yaml")
+    words = ("--set", "layer_ids=[1,12]", "--set", "hidden_size=512", "-o", "a.yaml")
+    run("config", "new", "gpt2", *words)
     code, payload = answer("check", "a.yaml", "--model", "gpt2")
     assert (code, payload["ok"]) == (3, False)
     problems = {it["key"]: it["message"] for it in payload["files"][0]["problems"]}
     assert problems.keys() == {"layer_ids", "hidden_size"}
     assert "layers 0 to 11" in problems["layer_ids"]
     assert "512 is not openai-community/gpt2's, which is 768" in problems["hidden_size"]
-    next_step = engram("check", "a.yaml", "--model", "gpt2")[2]
+    next_step = run("config", "check", "a.yaml", "--model", "gpt2")[2]
     assert "engram config new TEMPLATE --model MODEL fits a template to a model" in next_step
     problems = answer("check", "llama", "--model", "gpt2")[1]["files"][0]["problems"]
     assert {"engram_vocab_size", "hidden_size"} <= {problem["key"] for problem in problems}
 
 
-def test_check_doubts_tables_that_any_text_fills(engram, answer):
+def test_check_doubts_tables_that_any_text_fills():
     for name in template_names():
         assert answer("check", name)[1]["files"][0]["warnings"] == [], name
-    engram("new", "gpt2", "--set", "engram_table_size=[2048,256]", "-o", "small.yaml")
-    code, out, err = engram("check", "small.yaml")
+    run("config", "new", "gpt2", "--set", "engram_table_size=[2048,256]", "-o", "small.yaml")
+    code, out, err = run("config", "check", "small.yaml")
     assert (code, out) == (0, "small.yaml: ok, with 1 warning\n")
     assert "32 rows per HEAD for 50,257 token ids: any text fills" in err
 
 
-def test_check_doubts_a_pad_that_texts_hold(engram, answer, local_bpe):
+def test_check_doubts_a_pad_that_texts_hold(local_bpe):
     settings = [f"tokenizer={local_bpe}", "engram_vocab_size=544", "eos_id=1"]
     words = [word for setting in settings for word in ("--set", setting)]
     for pad, doubts in (("2", 0), ("1", 0), ("300", 1), ("nothing", 1)):
-        engram("new", "tiny", *words, "--set", f"pad_id={pad}", "-o", "a.yaml", "--overwrite")
+        more = ("--set", f"pad_id={pad}", "-o", "a.yaml", "--overwrite")
+        run("config", "new", "tiny", *words, *more)
         code, payload = answer("check", "a.yaml")
         warnings = payload["files"][0]["warnings"]
         assert (code, len(warnings)) == (0, doubts), warnings
         assert all(f"pad_id {pad}" in text.replace("'", "") for text in warnings)
 
 
-def test_the_next_step_quotes_the_file(engram, tmp_path):
+def test_the_next_step_quotes_the_file(tmp_path):
     file = tmp_path / "my memory.yaml"
-    step = engram("new", "gpt2", "-o", file)[2].splitlines()[-1]
+    step = run("config", "new", "gpt2", "-o", file)[2].splitlines()[-1]
     assert shlex.split(step) == ["Next:", "engram", "report", str(file)]

@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import shlex
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,23 +15,12 @@ import pytest
 
 from engram.config.config_file import write_config
 from engram.config.engram_config import EngramConfig
-from engram_cli.main import app
+from support.cli import imported_by, run
 from support.paths import BPE
 
 WORD = BPE.with_name("local_word")
 TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
 DOCUMENTS = 41
-
-
-@pytest.fixture
-def engram(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -51,23 +39,8 @@ def config(tmp_path):
     return path
 
 
-def answer(result):
-    code, out, err = result
-    assert code == 0, err
-    assert out.count("\n") == 1
-    return json.loads(out)
-
-
-def failure(result, code):
-    assert result[0] == code, result
-    assert result[1] == ""
-    error = json.loads(result[2].splitlines()[-1])
-    assert error["schema"] == "engram.error/1"
-    return error
-
-
-def test_json(engram, text, config):
-    payload = answer(engram("hash", text, "-c", config, "--json"))
+def test_json(text, config):
+    payload = run("hash", text, "-c", config, "--json").json()
     assert next(iter(payload)) == "schema"
     assert payload["schema"] == "engram.hash/1"
     assert payload["documents"] == DOCUMENTS
@@ -88,27 +61,27 @@ def test_json(engram, text, config):
             assert head["kind"] == "exact"
 
 
-def test_stdin_equals_the_file(engram, text, config, monkeypatch):
-    from_file = answer(engram("hash", text, "-c", config, "--stats", "--json"))
+def test_stdin_equals_the_file(text, config, monkeypatch):
+    from_file = run("hash", text, "-c", config, "--stats", "--json").json()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
-    from_stdin = answer(engram("hash", "-", "-c", config, "--stats", "--json"))
+    from_stdin = run("hash", "-", "-c", config, "--stats", "--json").json()
     for payload in (from_file, from_stdin):
         del payload["seconds"], payload["tokens_per_second"]
     assert from_stdin == from_file
 
 
-def test_the_next_step_hashes_the_same_documents(engram, text, config, tmp_path):
+def test_the_next_step_hashes_the_same_documents(text, config, tmp_path):
     words = ["hash", text, "-c", config, "--split", "line", "--no-eos"]
-    step = engram(*words)[2].splitlines()[-1].removeprefix("Next: ")
-    counted = answer(engram(*words, "--json"))
+    step = run(*words)[2].splitlines()[-1].removeprefix("Next: ")
+    counted = run(*words, "--json").json()
     line = step.replace("FOLDER", str(tmp_path / "ids"))
-    written = answer(engram(*shlex.split(line)[1:], "--json"))
+    written = run(*shlex.split(line)[1:], "--json").json()
     assert written["tokens"] == counted["tokens"]
     assert written["documents"] == counted["documents"]
 
 
-def test_text(engram, text, config):
-    code, out, err = engram("hash", text, "-c", config)
+def test_text(text, config):
+    code, out, err = run("hash", text, "-c", config)
     notes = ["Tokenised with tokenizers: the text is small."]
     notes.append(f"Next: engram hash {text} -c {config} -o FOLDER")
     assert (code, err.splitlines()) == (0, notes)
@@ -117,15 +90,15 @@ def test_text(engram, text, config):
     assert lines[0].endswith(ends)
     assert "544 ids, 447 after compression" in lines[2]
     assert [line for line in lines if line.startswith("Layer")] == ["Layer 4", "Layer 1"]
-    assert len(out.splitlines()) < len(engram("hash", text, "-c", config, "-v")[1].splitlines())
+    assert len(out.splitlines()) < len(run("hash", text, "-c", config, "-v")[1].splitlines())
 
 
-def test_tables_fit_a_terminal(engram, text, config):
+def test_tables_fit_a_terminal(text, config):
     from rich.console import Console
 
     from engram_cli.hash_text import show
 
-    payload = answer(engram("hash", text, "-c", config, "--cache-curve", "--json"))
+    payload = run("hash", text, "-c", config, "--cache-curve", "--json").json()
     for layer in payload["cache"]["layers"]:
         for point in layer["points"]:
             point |= {"rows": 1_234_567, "bytes": dict.fromkeys(point["bytes"], 2**30 - 2**20)}
@@ -139,19 +112,19 @@ def test_tables_fit_a_terminal(engram, text, config):
         assert any("1,234,567 1023 MiB 1023 MiB 1023 MiB 1023 MiB" in line for line in lines)
 
 
-def test_without_a_config_the_tables_are_sized_for_the_tokenizer(engram, text):
-    code, out, err = engram("hash", text, "-t", BPE, "--json")
+def test_without_a_config_the_tables_are_sized_for_the_tokenizer(text):
+    code, out, err = run("hash", text, "-t", BPE, "--json")
     assert code == 0
     assert "1,088 rows per order (twice its 544 ids)" in err
     assert [layer["layer_id"] for layer in json.loads(out)["layers"]] == [1, 6]
-    assert engram("hash", text, "-t", BPE, "--json", "-q")[2] == ""
-    layers = json.loads(engram("hash", text, "-t", BPE, "--layers", "3", "--json")[1])["layers"]
+    assert run("hash", text, "-t", BPE, "--json", "-q")[2] == ""
+    layers = json.loads(run("hash", text, "-t", BPE, "--layers", "3", "--json")[1])["layers"]
     assert [layer["layer_id"] for layer in layers] == [3]
 
 
-def test_output(engram, text, config, tmp_path):
+def test_output(text, config, tmp_path):
     folder = tmp_path / "out"
-    payload = answer(engram("hash", text, "-c", config, "-o", folder, "--json"))
+    payload = run("hash", text, "-c", config, "-o", folder, "--json").json()
     assert payload["output"] == str(folder)
     assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     ids = np.load(folder / "ids-00000.npy")
@@ -159,25 +132,25 @@ def test_output(engram, text, config, tmp_path):
     for layer, heads in zip(np.moveaxis(ids, 1, 0), payload["layers"], strict=True):
         for column, head in zip(layer.T, heads["heads"], strict=True):
             assert len(np.unique(column)) == head["rows_hit"]
-    error = failure(engram("hash", text, "-c", config, "-o", folder, "--json"), 3)
+    error = run("hash", text, "-c", config, "-o", folder, "--json").error(3)
     assert "--overwrite" in error["hint"]
-    code, out, err = engram("hash", text, "-c", config, "-o", folder, "--overwrite")
+    code, out, err = run("hash", text, "-c", config, "-o", folder, "--overwrite")
     assert code == 0
     assert "34 bytes a token, about " in err
     assert f"Wrote {folder}: " in out
 
 
-def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch):
+def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
     from engram.corpus.hash import hash_folder
 
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-size", "300", "--json")
-    whole = answer(engram(*words[:5], tmp_path / "whole", *words[6:]))
+    whole = run(*words[:5], tmp_path / "whole", *words[6:]).json()
     with monkeypatch.context() as patch:
         patch.setattr(hash_folder, "write_shard", no_room)
-        code, out, err = engram(*words)
+        code, out, err = run(*words)
     assert (code, out) == (5, "")
     assert "go on with --resume" in err
     for more, message in (
@@ -185,17 +158,17 @@ def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch)
         ((), "There is an unfinished build"),
     ):
         for dry in ((), ("--dry-run",)):
-            code, _, err = engram(*words[:-1], *more, *dry)
+            code, _, err = run(*words[:-1], *more, *dry)
             assert code == 3
             assert message in err
             assert "What is finished is kept" not in err
-    payload = answer(engram(*words, "--resume", "-j", "2"))
+    payload = run(*words, "--resume", "-j", "2").json()
     assert (payload["was_finished"], payload["resumed_shards"]) == (False, 0)
     for file in (tmp_path / "whole").iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
-    result = engram(*words, "--resume")
+    result = run(*words, "--resume")
     assert "was finished already" in result[2]
-    again = answer(result)
+    again = result.json()
     assert again["was_finished"] is True
     for one in (whole, again):
         for key in ("seconds", "tokens_per_second", "output", "was_finished"):
@@ -204,39 +177,39 @@ def test_what_breaks_off_is_resumed(engram, text, config, tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
-def test_ray_gives_the_same_answer(engram, text, config):
+def test_ray_gives_the_same_answer(text, config):
     found = []
     for engine in (["local"], ["ray", "-j", "1"]):
         words = ("hash", text, "-c", config, "--json", "--cache-curve", "--engine", *engine)
-        found.append(answer(engram(*words)))
+        found.append(run(*words).json())
         assert found[-1].pop("engine") == engine[0]
         del found[-1]["seconds"], found[-1]["tokens_per_second"]
     assert found[0] == found[1]
 
 
-def test_ray_that_is_not_there(engram, text, config, monkeypatch):
+def test_ray_that_is_not_there(text, config, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    error = failure(engram("hash", text, "-c", config, "--engine", "ray", "--json"), 4)
+    error = run("hash", text, "-c", config, "--engine", "ray", "--json").error(4)
     assert error["hint"] == "pip install 'engram-toolkit[ray]'"
 
 
-def test_dry_run_writes_nothing(engram, text, config, tmp_path):
+def test_dry_run_writes_nothing(text, config, tmp_path):
     folder = tmp_path / "out"
-    payload = answer(engram("hash", text, "-c", config, "-o", folder, "--dry-run", "--json"))
+    payload = run("hash", text, "-c", config, "-o", folder, "--dry-run", "--json").json()
     assert payload["dry_run"] is True
     assert payload["bytes_per_token"] == 2 + 4 * 2 * 4
     assert payload["estimated_bytes"] > len(TEXT)
     assert not folder.exists()
-    assert "34 bytes a token" in engram("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
+    assert "34 bytes a token" in run("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
 
 
-def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
+def test_skipped_documents_are_counted_and_listed(tmp_path, config):
     path = tmp_path / "bad.txt"
     path.write_bytes(TEXT.encode() + b"\n\nbad \xff\n\ngood")
-    error = failure(engram("hash", path, "-c", config, "--json"), 3)
+    error = run("hash", path, "-c", config, "--json").error(3)
     assert f"{path}:123: byte " in error["message"]
     assert "--on-error skip" in error["hint"]
-    code, out, err = engram("hash", path, "-c", config, "--on-error", "skip", "--json")
+    code, out, err = run("hash", path, "-c", config, "--on-error", "skip", "--json")
     assert code == 0
     assert "1 document was skipped:" in err
     assert f"{path}:123" in err
@@ -273,63 +246,55 @@ def test_skipped_documents_are_counted_and_listed(engram, tmp_path, config):
         (("text.txt", "-t", BPE, "-o", "folder/sub/out", "--format", "csv"), 2),
     ],
 )
-def test_wrong_calls(engram, text, config, tmp_path, monkeypatch, words, code):
+def test_wrong_calls(text, config, tmp_path, monkeypatch, words, code):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    error = failure(engram("hash", *words, "--json"), code)
+    error = run("hash", *words, "--json").error(code)
     assert error["message"]
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_read_only_folder(engram, text, config, tmp_path, monkeypatch):
+def test_read_only_folder(text, config, tmp_path, monkeypatch):
     def refuse(path, *_args, **_kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    error = failure(engram("hash", text, "-c", config, "-o", tmp_path / "out", "--json"), 3)
+    error = run("hash", text, "-c", config, "-o", tmp_path / "out", "--json").error(3)
     assert str(tmp_path) in error["message"]
 
 
 def test_neither_torch_nor_transformers_is_imported(text, config):
-    code = (
-        "import sys\nfrom engram_cli.main import app\n"
-        "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
-        "      & {'torch', 'transformers', 'sympy', 'matplotlib', 'ray'}), file=sys.stderr)"
-    )
-    words = ["hash", str(text), "-c", str(config), "--json", "-q"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-    )
-    assert done.stderr.strip() == "[]"
+    done, modules = imported_by("hash", text, "-c", config, "--json", "-q")
+    assert done.ended().stderr == ""
+    assert not modules & {"torch", "transformers", "sympy", "matplotlib", "ray"}
 
 
 @pytest.mark.parametrize(
     "options", [["--overwrite"], ["--format", "parquet"], ["--shard-size", "100"]]
 )
-def test_options_for_what_is_written_need_a_place(engram, text, options):
-    code, _, err = engram("hash", text, "-t", BPE, *options)
+def test_options_for_what_is_written_need_a_place(text, options):
+    code, _, err = run("hash", text, "-t", BPE, *options)
     assert code == 2
     assert "are for what -o writes" in err
 
 
-def test_options_for_text_are_refused_for_tokens(engram, text, tmp_path):
-    assert engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens")[0] == 0
+def test_options_for_text_are_refused_for_tokens(text, tmp_path):
+    assert run("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens")[0] == 0
     for options in (["--on-error", "skip"], ["--split", "line"], ["--eos"]):
-        code, _, err = engram("hash", tmp_path / "tokens", "-t", BPE, *options)
+        code, _, err = run("hash", tmp_path / "tokens", "-t", BPE, *options)
         assert code == 2
         assert options[0] in err
 
 
-def test_an_unfinished_build_without_a_mark_is_left_to_the_user(engram, text, tmp_path):
+def test_an_unfinished_build_without_a_mark_is_left_to_the_user(text, tmp_path):
     work = tmp_path / ".tokens.building"
     work.mkdir()
     (work / "job.json").write_text("{}")
     for more in ([], ["--resume"], ["--overwrite"]):
-        code, _, err = engram("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens", *more)
+        code, _, err = run("corpus", "build", text, "-t", BPE, "-o", tmp_path / "tokens", *more)
         assert code == 3
         assert "a version without marks" in err
         assert (work / "job.json").exists()

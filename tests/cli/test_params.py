@@ -1,7 +1,5 @@
 """Option values are read by plain Python: right values, clear refusals, no pydantic."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +8,7 @@ import typer
 
 from engram_cli.help import Command, new_app
 from engram_cli.values import read_bytes
+from support.cli import imported_by
 
 NAMES = ("text", "rest", "count", "part", "kind", "ids", "flag")
 
@@ -99,7 +98,6 @@ def test_a_path_with_checks_is_left_to_typer(tmp_path):
 
 
 def test_no_command_needs_pydantic():
-    code = "import sys; sys.argv = ['engram', 'env']\n"
-    code += "from engram_cli.main import main\n"
-    code += "try: main()\nexcept SystemExit: sys.exit('pydantic' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    done, modules = imported_by("env")
+    done.ended()
+    assert "pydantic" not in modules

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from engram.config.templates import load_template
 from engram.sizing.counts import count_params
-from engram_cli.main import app
 from support import stored_folder
+from support.cli import imported_by, run
 
 KNOWN = {
     "demo": ([10_344_164, 10_348_242], 1_324_313_984, 5_297_255_936, "float32"),
@@ -22,26 +18,10 @@ KNOWN = {
 }
 
 
-@pytest.fixture
-def engram(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
-
-
-def answer(result, code=0):
-    assert result[0] == code, result[2]
-    return json.loads(result[1])
-
-
 @pytest.mark.parametrize("name", KNOWN)
-def test_published_models(engram, name):
+def test_published_models(name):
     rows, table_params, table_bytes, dtype = KNOWN[name]
-    payload = answer(engram("report", name, "--dtype", dtype, "--json"))
+    payload = run("report", name, "--dtype", dtype, "--json").json()
     assert next(iter(payload)) == "schema"
     assert payload["schema"] == "engram.report/1"
     assert [layer["rows"] for layer in payload["layers"]] == rows
@@ -53,14 +33,14 @@ def test_published_models(engram, name):
     assert any("without the base model" in text for text in payload["assumptions"])
 
 
-def test_padding_is_told_apart(engram):
-    (layer,) = answer(engram("report", "qwen3.8-flash-next", "--json"))["layers"]
+def test_padding_is_told_apart():
+    (layer,) = run("report", "qwen3.8-flash-next", "--json").json()["layers"]
     assert (layer["rows"], layer["hash_rows"]) == (320_001_536, 320_001_446)
     assert layer["table_params"] == 320_001_536 * 160
 
 
-def test_rows_add_up_to_the_totals(engram):
-    payload = answer(engram("report", "gpt2", "--model", "gpt2", "--mode", "training", "--json"))
+def test_rows_add_up_to_the_totals():
+    payload = run("report", "gpt2", "--model", "gpt2", "--mode", "training", "--json").json()
     totals, rows = payload["totals"], payload["rows"]
     assert sum(row["bytes"] for row in rows) == totals["total_bytes"]
     params = sum(row["params"] or 0 for row in rows)
@@ -72,21 +52,21 @@ def test_rows_add_up_to_the_totals(engram):
     assert totals["total_bytes"] == 16 * params
 
 
-def test_reads_per_token(engram):
-    paper = answer(engram("report", "engram-27b", "--dtype", "bf16", "--json"))["reads"]
+def test_reads_per_token():
+    paper = run("report", "engram-27b", "--dtype", "bf16", "--json").json()["reads"]
     assert paper["rows_per_token_and_layer"] == 16
     assert paper["bytes_per_token_and_layer"] == [2560, 2560]
-    v41 = answer(engram("report", "deepseek-v4.1-flash", "--json"))["reads"]
+    v41 = run("report", "deepseek-v4.1-flash", "--json").json()["reads"]
     assert (v41["rows_per_token"], v41["bytes_per_token"]) == (48, 12_672)
-    assert "48 in all = 12,672 bytes" in engram("report", "deepseek-v4.1-flash")[1]
+    assert "48 in all = 12,672 bytes" in run("report", "deepseek-v4.1-flash")[1]
 
 
-def test_what_does_not_fit(engram):
+def test_what_does_not_fit():
     words = ["report", "deepseek-v4.1-flash", "--device-memory", "80GiB"]
-    payload = answer(engram(*words, "--json"), code=5)
+    payload = run(*words, "--json").json(5)
     assert payload["fits"] is False
     assert payload["totals"]["rank_gpu_bytes"] > payload["device_memory_bytes"] == 80 * 2**30
-    code, out, _ = engram(*words)
+    code, out, _ = run(*words)
     assert code == 5
     assert "Fits a device of 80.00 GiB: no, 189.42 GiB on the device" in out
     for more, fits in (
@@ -95,18 +75,18 @@ def test_what_does_not_fit(engram):
         (["--tables", "cpu", "--host-memory", "1TiB"], True),
         (["--tables", "disk"], None),
     ):
-        payload = answer(engram(*words, *more, "--json"))
+        payload = run(*words, *more, "--json").json()
         assert payload["fits"] is fits, more
         (home,) = [home for home in payload["homes"] if home["tables"] == payload["tables"]]
         assert home["fits"] is fits
-    lines = engram(*words, "--tables", "disk")[1].splitlines()
+    lines = run(*words, "--tables", "disk")[1].splitlines()
     assert [line.split()[-1] for line in lines if line.startswith(("gpu ", "cpu ", "disk "))] == [
         *("no", "unknown", "unknown")
     ]
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "memory.yaml"])
-def test_a_gguf_file_is_told_as_such(engram, tmp_path, name):
+def test_a_gguf_file_is_told_as_such(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"GGUF\3\0\0\0" + bytes(64))
     text = tmp_path / "text.txt"
@@ -123,13 +103,13 @@ def test_a_gguf_file_is_told_as_such(engram, tmp_path, name):
         ["hash", path],
         ["convert", path, "-o", tmp_path / "out"],
     ):
-        code, out, err = engram(*words)
+        code, out, err = run(*words)
         assert code == 3, (words, err)
         assert "is a GGUF file, a format that is not read" in out + err, words
         assert "Give the checkpoint that it was converted from" in out + err, words
 
 
-def test_a_folder_of_gguf_files_is_told_as_such(engram, tmp_path):
+def test_a_folder_of_gguf_files_is_told_as_such(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(64))
@@ -139,22 +119,22 @@ def test_a_folder_of_gguf_files_is_told_as_such(engram, tmp_path):
         ["detach", folder, "-o", tmp_path / "out"],
         ["size", "--model", folder],
     ):
-        code, _, err = engram(*words)
+        code, _, err = run(*words)
         assert code == 3, (words, err)
         assert "model.gguf is a GGUF file" in err, words
 
 
-def test_ranks(engram):
-    payload = answer(engram("report", "deepseek-v4.1-flash", "--tp", 4, "--json"))
+def test_ranks():
+    payload = run("report", "deepseek-v4.1-flash", "--tp", 4, "--json").json()
     tables = [row for row in payload["rows"] if row["part"].endswith(".table")]
     assert sum(row["rank_bytes"] for row in tables) == 264 * (96_001_542 + 96_004_171)
     assert payload["totals"]["table_bytes"] == 202_758_032_400
-    assert "a rank's bytes" in engram("report", "deepseek-v4.1-flash", "--tp", 4)[1]
+    assert "a rank's bytes" in run("report", "deepseek-v4.1-flash", "--tp", 4)[1]
 
 
-def test_every_line_is_labelled_for_people(engram):
+def test_every_line_is_labelled_for_people():
     words = ["--mode", "training", "--optimizer", "rowwise-adagrad", "--tokens-per-step", 512]
-    code, out, _ = engram("report", "engram-27b", *words)
+    code, out, _ = run("report", "engram-27b", *words)
     assert code == 0
     lines = [line for line in out.splitlines() if line.startswith(("layers.", "table ", "dense "))]
     assert len(lines) == 2 * 7 + 4
@@ -163,26 +143,26 @@ def test_every_line_is_labelled_for_people(engram):
     assert "without the base model" in out
 
 
-def test_config_file(engram, tmp_path):
+def test_config_file(tmp_path):
     file = tmp_path / "mine.yaml"
-    assert engram("size", "--model", "gpt2", "--emit", file)[0] == 0
-    payload = answer(engram("report", file, "--json"))
+    assert run("size", "--model", "gpt2", "--emit", file)[0] == 0
+    payload = run("report", file, "--json").json()
     assert payload["totals"]["engram_params"] == 29_178_240
 
 
-def test_attached_folder(engram, tmp_path):
+def test_attached_folder(tmp_path):
     folder = stored_folder.write(tmp_path)
-    payload = answer(engram("report", folder, "--json"))
+    payload = run("report", folder, "--json").json()
     totals = payload["totals"]
     assert [layer["layer_id"] for layer in payload["layers"]] == [3, 1]
     assert (totals["base_params"], totals["base_bytes"]) == (800, 3200)
     assert totals["table_bytes"] == 2 * totals["table_params"]
     assert payload["table_dtype"] == "float16"
     assert {row["kind"] for row in payload["rows"]} == {"exact"}
-    cast = answer(engram("report", folder, "--dtype", "float32", "--json"))["totals"]
+    cast = run("report", folder, "--dtype", "float32", "--json").json()["totals"]
     assert cast["table_bytes"] == 2 * totals["table_bytes"]
     assert cast["base_bytes"] == 3200
-    assert engram("report", folder, "--model", "gpt2")[0] == 2
+    assert run("report", folder, "--model", "gpt2")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -208,43 +188,39 @@ def test_attached_folder(engram, tmp_path):
         ([], 2, "TARGET"),
     ],
 )
-def test_wrong_input(engram, words, code, says):
-    found, out, err = engram("report", *words)
+def test_wrong_input(words, code, says):
+    found, out, err = run("report", *words)
     assert (found, out) == (code, "")
     assert says in err
     assert "Traceback" not in err
 
 
-def test_folder_without_memory(engram, tmp_path):
-    assert engram("report", tmp_path)[0] == 4
+def test_folder_without_memory(tmp_path):
+    assert run("report", tmp_path)[0] == 4
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    code, _, err = engram("report", tmp_path)
+    code, _, err = run("report", tmp_path)
     assert code == 3
     assert "engram attach" in err
 
 
 @pytest.mark.parametrize("target", ["gpt2", "folder"])
 def test_starts_without_heavy_packages(tmp_path, target):
-    target = str(stored_folder.write(tmp_path)) if target == "folder" else target
-    code = (
-        "import sys\nfrom engram_cli.main import app\n"
-        f"try: app(['report', {target!r}, '--json'])\n"
-        "except SystemExit: print([m for m in ('torch', 'transformers', 'sympy', 'numba', 'numpy',"
-        " 'tokenizers', 'safetensors') if m in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
-    assert json.loads(done.stdout)["totals"]["table_params"] > 0
+    target = stored_folder.write(tmp_path) if target == "folder" else target
+    done, modules = imported_by("report", target, "--json")
+    heavy = {"torch", "transformers", "sympy", "numba", "numpy", "tokenizers", "safetensors"}
+    assert done.stderr == ""
+    assert not modules & heavy
+    assert done.json()["totals"]["table_params"] > 0
 
 
-def test_it_begins_with_what_is_reported_on(engram, tmp_path):
+def test_it_begins_with_what_is_reported_on(tmp_path):
     folder = stored_folder.write(tmp_path)
-    _, out, _ = engram("report", folder)
+    _, out, _ = run("report", folder)
     assert out.splitlines()[:2] == [
         f"{folder} is a model with its memory.",
         "Layout demo: reference demo; Engram-27B and Engram-40B of the paper.",
     ]
     words = ["--mode", "training", "--optimizer", "sgd", "--tables", "cpu"]
-    lines = engram("report", "engram-27b", *words)[1].splitlines()
+    lines = run("report", "engram-27b", *words)[1].splitlines()
     assert lines[0] == "engram-27b is a config."
     assert lines[2] == "Counted for training with sgd, tables in bfloat16 on the cpu."

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 
 import pytest
 
 from engram.config.config_file import read_config
 from engram.sizing.budget import size_memory
-from engram_cli.main import app
 from support import sparse_folder
-
-FORBIDDEN = ("torch", "transformers", "sympy", "numba", "tokenizers", "numpy")
-
-
-@pytest.fixture
-def engram(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
+from support.cli import imported_by, run
 
 
-def answer(result, code=0):
-    assert result[0] == code, result[2]
-    payload = json.loads(result[1])
-    assert next(iter(payload)) == "schema"
-    return payload
-
-
-def test_gpt2(engram):
-    payload = answer(engram("size", "--model", "gpt2", "--json"))
+def test_gpt2():
+    payload = run("size", "--model", "gpt2", "--json").json()
     assert payload["schema"] == "engram.size/1"
     assert payload["model_params"] == 124_439_808
     assert payload["budget_params"] == 41_479_936
@@ -54,32 +32,30 @@ def test_gpt2(engram):
     assert payload["share_of_whole"] == total / (total + 124_439_808)
 
 
-def test_the_seeds_hidden_size(engram):
-    result = engram("size", "--model", "gpt2", "--hidden-size", 1024, "--json")
-    payload = answer(result)
+def test_the_seeds_hidden_size():
+    result = run("size", "--model", "gpt2", "--hidden-size", 1024, "--json")
+    payload = result.json()
     assert (payload["k"], payload["seed_rule_k"]) == (2, 2)
     assert "cannot be attached" in result[2]
 
 
-def test_budgets(engram):
-    share = answer(engram("size", "--model", "gpt2", "--share", "0.5", "--json"))
+def test_budgets():
+    share = run("size", "--model", "gpt2", "--share", "0.5", "--json").json()
     assert share["budget_params"] == share["model_params"]
-    counted = answer(engram("size", "--model", "gpt2", "--budget", "124439808", "--json"))
+    counted = run("size", "--model", "gpt2", "--budget", "124439808", "--json").json()
     assert counted["total_params"] == share["total_params"]
-    memory = answer(
-        engram(
-            "size", "--model", "gpt2", "--memory", "64MiB", "--dtype", "bf16", "--fill", 1, "--json"
-        )
-    )
+    memory = run(
+        "size", "--model", "gpt2", "--memory", "64MiB", "--dtype", "bf16", "--fill", 1, "--json"
+    ).json()
     assert memory["table_dtype"] == "bfloat16"
     assert memory["budget_params"] == 2**26 // 2
     assert 2**26 - 2**16 < memory["total_bytes"] <= 2**26
 
 
-def test_without_a_model(engram):
+def test_without_a_model():
     words = ["--hidden-size", 2560, "--vocab", 128_815, "--layers", "1,14", "--hc-mult", 4]
     words += ["--dim", 640, "--rows", 2_262_400, "--per", "head", "--json"]
-    payload = answer(engram("size", *words))
+    payload = run("size", *words).json()
     assert payload["table_params"] == 5_792_338_560
     assert payload["rows_per_head"] == [2_262_400] * 2
     assert payload["engram_table_size"] == [8 * 2_262_400] * 2
@@ -87,48 +63,48 @@ def test_without_a_model(engram):
         assert payload[key] is None
 
 
-def test_k_is_per_order_or_per_head(engram):
-    order = answer(engram("size", "--model", "gpt2", "--k", 2, "--json"))
-    head = answer(engram("size", "--model", "gpt2", "--k", 2, "--per", "head", "--json"))
+def test_k_is_per_order_or_per_head():
+    order = run("size", "--model", "gpt2", "--k", 2, "--json").json()
+    head = run("size", "--model", "gpt2", "--k", 2, "--per", "head", "--json").json()
     assert (order["k"], order["engram_table_size"][0]) == (2, 100_514)
     assert (head["k"], head["rows_per_head"][0]) == (16, 100_514)
 
 
-def test_people_read_both_sizes(engram):
-    code, out, _ = engram("size", "--model", "gpt2")
+def test_people_read_both_sizes():
+    code, out, _ = run("size", "--model", "gpt2")
     assert code == 0
     assert "rows per ORDER  100,514" in out
     assert "rows per HEAD   12,564" in out
     assert "12,569 to 12,853" in out
     assert "18.99% of the whole" in out
-    _, out, _ = engram("size", "--model", "gpt2", "--per", "head")
+    _, out, _ = run("size", "--model", "gpt2", "--per", "head")
     assert "12569 12577" in out
 
 
-def test_emitted_config_is_the_one_that_was_sized(engram, tmp_path):
+def test_emitted_config_is_the_one_that_was_sized(tmp_path):
     file = tmp_path / "engram.yaml"
-    payload = answer(engram("size", "--model", "gpt2", "--emit", file, "--json"))
+    payload = run("size", "--model", "gpt2", "--emit", file, "--json").json()
     config = read_config(file)
     assert config.engram_table_size == payload["engram_table_size"]
     assert size_memory(config, 41_479_936).counts.total_params == payload["total_params"]
     before = file.read_text()
-    assert engram("size", "--model", "gpt2", "--k", 3, "--emit", file)[0] == 3
+    assert run("size", "--model", "gpt2", "--k", 3, "--emit", file)[0] == 3
     assert file.read_text() == before
-    assert engram("size", "--model", "gpt2", "--k", 3, "--emit", file, "--overwrite")[0] == 0
-    code, out, _ = engram("size", "--model", "gpt2", "--emit", "-")
+    assert run("size", "--model", "gpt2", "--k", 3, "--emit", file, "--overwrite")[0] == 0
+    code, out, _ = run("size", "--model", "gpt2", "--emit", "-")
     assert (code, out) == (0, before)
 
 
-def test_no_k_fits(engram):
-    code, out, err = engram("size", "--model", "gpt2", "--budget", "10M", "--json")
+def test_no_k_fits():
+    code, out, err = run("size", "--model", "gpt2", "--budget", "10M", "--json")
     payload, error = json.loads(out), json.loads(err)
     assert code == 5
     assert (payload["schema"], payload["fits"], payload["k"]) == ("engram.size/1", False, 0)
     assert error["code"] == "does_not_fit"
     needed = payload["smallest_budget_params"]
     assert error["details"]["smallest_budget_params"] == needed
-    assert answer(engram("size", "--model", "gpt2", "--budget", needed, "--json"))["k"] == 1
-    code, out, err = engram("size", "--model", "gpt2", "--budget", "10M")
+    assert run("size", "--model", "gpt2", "--budget", needed, "--json").json()["k"] == 1
+    code, out, err = run("size", "--model", "gpt2", "--budget", "10M")
     assert (code, out) == (5, "")
     assert "k = 1 takes 16,300,032" in err
     assert "--fill 1" in err
@@ -172,92 +148,88 @@ def test_no_k_fits(engram):
         (["--emit", "none/a.yaml"], 4, "none: no such folder"),
     ],
 )
-def test_wrong_input(engram, words, code, says):
-    found, out, err = engram("size", "--model", "gpt2", *words)
+def test_wrong_input(words, code, says):
+    found, out, err = run("size", "--model", "gpt2", *words)
     assert (found, out) == (code, "")
     assert says in err
     assert "Traceback" not in err
 
 
-def test_programs_learn_which_option_is_wrong(engram):
+def test_programs_learn_which_option_is_wrong():
     for words in (["--budget", "x"], ["--heads", "7"]):
-        code, out, err = engram("size", "--model", "gpt2", *words, "--json")
+        code, out, err = run("size", "--model", "gpt2", *words, "--json")
         assert (code, out) == (2, "")
         assert json.loads(err)["details"]["options"] == words[:1]
 
 
-def test_what_the_model_says_is_no_wrong_option(engram, tmp_path):
+def test_what_the_model_says_is_no_wrong_option(tmp_path):
     config = {"model_type": "llama", "hidden_size": 2**25, "num_hidden_layers": 4}
     config |= {"vocab_size": 1000, "intermediate_size": 96, "num_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    code, _, err = engram("size", "--model", tmp_path, "--budget", "1M", "--heads", 4)
+    code, _, err = run("size", "--model", tmp_path, "--budget", "1M", "--heads", 4)
     assert (code, "hidden_size" in err, "--" in err) == (3, True, False)
 
 
-def test_tables_that_nobody_can_store_are_doubted(engram):
-    code, out, err = engram("size", "--model", "gpt2", "--k", "1e9")
+def test_tables_that_nobody_can_store_are_doubted():
+    code, out, err = run("size", "--model", "gpt2", "--k", "1e9")
     assert code == 0
     assert "1e+09" in out
     assert err.startswith("Warning: engram_table_size makes 100,514,000,000,000 rows a layer")
-    assert engram("size", "--model", "gpt2", "--k", "1e4")[2].startswith("Next: ")
+    assert run("size", "--model", "gpt2", "--k", "1e4")[2].startswith("Next: ")
 
 
-def test_the_next_step_is_no_part_of_the_answer(engram):
-    _, out, err = engram("size", "--model", "gpt2")
+def test_the_next_step_is_no_part_of_the_answer():
+    _, out, err = run("size", "--model", "gpt2")
     assert "Next" not in out
     assert err == (
         "Next: the same with --emit engram.yaml, then "
         "engram attach openai-community/gpt2 -c engram.yaml -o FOLDER\n"
     )
-    assert engram("size", "--model", "gpt2", "-q")[1:] == (out, "")
-    assert engram("size", "--model", "gpt2", "--json")[2] == ""
+    assert run("size", "--model", "gpt2", "-q")[1:] == (out, "")
+    assert run("size", "--model", "gpt2", "--json")[2] == ""
 
 
-def test_the_next_step_quotes_the_config(engram, tmp_path):
+def test_the_next_step_quotes_the_config(tmp_path):
     file = tmp_path / "my memory.yaml"
-    step = engram("size", "--model", "gpt2", "--emit", file)[2].splitlines()[-1]
+    step = run("size", "--model", "gpt2", "--emit", file)[2].splitlines()[-1]
     assert shlex.split(step)[-4:] == ["-c", str(file), "-o", "FOLDER"]
 
 
-def test_no_model(engram):
-    assert engram("size")[0] == 2
-    assert engram("size", "--share", "0.2")[0] == 2
-    assert engram("size", "--budget", "1M")[0] == 2
-    assert engram("size", "--model", "./no-such-folder")[0] == 4
+def test_no_model():
+    assert run("size")[0] == 2
+    assert run("size", "--share", "0.2")[0] == 2
+    assert run("size", "--budget", "1M")[0] == 2
+    assert run("size", "--model", "./no-such-folder")[0] == 4
 
 
 def test_starts_without_heavy_packages():
-    code = (
-        "import sys\nfrom engram_cli.main import app\n"
-        "try: app(['size', '--model', 'gpt2', '--json'])\n"
-        f"except SystemExit: print([m for m in {FORBIDDEN} if m in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
-    assert json.loads(done.stdout)["k"] == 2
+    done, modules = imported_by("size", "--model", "gpt2", "--json")
+    assert done.stderr == ""
+    assert not modules & {"torch", "transformers", "sympy", "numba", "tokenizers", "numpy"}
+    assert done.json()["k"] == 2
 
 
-def test_allocate(engram):
-    payload = answer(engram("allocate", "--total", "9.9B", "--active", "993M", "--json"))
+def test_allocate():
+    payload = run("allocate", "--total", "9.9B", "--active", "993M", "--json").json()
     assert payload["schema"] == "engram.allocate/1"
     assert payload["P_sparse"] == payload["P_MoE"] + payload["P_Engram"] == 8_907_000_000
     assert [point["rho"] for point in payload["points"]] == [0.75, 0.8]
     assert payload["rho"] == 0.75
     assert {known["kind"] for known in payload["known"]} == {"printed", "exact", "plot"}
     words = ["--total", "100", "--active", "20", "--rho", "0.5", "--row-width", 8, "--json"]
-    assert answer(engram("allocate", *words))["table_rows"] == 5
+    assert run("allocate", *words).json()["table_rows"] == 5
 
 
-def test_allocate_by_experts(engram):
+def test_allocate_by_experts():
     words = ["--experts-kept", 55, "--experts-baseline", 72, "--experts-active", 6]
-    payload = answer(engram("allocate", *words, "--json"))
+    payload = run("allocate", *words, "--json").json()
     assert (payload["rho"], payload["P_Engram"]) == (49 / 66, None)
-    code, out, _ = engram("allocate", *words, "--total", "26.7B", "--active", "3.8B")
+    code, out, _ = run("allocate", *words, "--total", "26.7B", "--active", "3.8B")
     assert code == 0
     assert "0.7424" in out
-    assert engram("allocate", *words[:4])[0] == 2
-    assert engram("allocate", *words, "--rho", "0.5")[0] == 2
-    assert engram("allocate", "--total", "5B")[0] == 2
+    assert run("allocate", *words[:4])[0] == 2
+    assert run("allocate", *words, "--rho", "0.5")[0] == 2
+    assert run("allocate", "--total", "5B")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -274,14 +246,14 @@ def test_allocate_by_experts(engram):
         ),
     ],
 )
-def test_allocate_refuses(engram, words, says):
-    code, out, err = engram("allocate", *words)
+def test_allocate_refuses(words, says):
+    code, out, err = run("allocate", *words)
     assert (code, out) == (2, "")
     assert says in err
 
 
-def test_allocate_fits_a_terminal(engram):
-    _, out, err = engram("allocate", "--total", "9.9B", "--active", "993M", "--row-width", 80)
+def test_allocate_fits_a_terminal():
+    _, out, err = run("allocate", "--total", "9.9B", "--active", "993M", "--row-width", 80)
     assert max(map(len, out.splitlines())) <= 80
     assert err == "Next: engram size --model MODEL --budget 2226750000\n"
 
@@ -293,12 +265,12 @@ def test_allocate_fits_a_terminal(engram):
         ({"model_type": "mamba2"}, "a model without attention"),
     ],
 )
-def test_no_next_step_leads_to_what_attach_refuses(engram, tmp_path, base, reason):
+def test_no_next_step_leads_to_what_attach_refuses(tmp_path, base, reason):
     sizes = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 64}
     (tmp_path / "config.json").write_text(json.dumps({**base, **sizes, "num_attention_heads": 2}))
     tensors = {f"model.layers.{layer}.mixer.weight": ("F32", (8, 64)) for layer in range(2)}
     sparse_folder.write_file(tmp_path / "model.safetensors", tensors)
-    code, _, err = engram("size", "--model", tmp_path, "--rows", 100)
+    code, _, err = run("size", "--model", tmp_path, "--rows", 100)
     assert code == 0, err
     assert reason in err
     assert "attach " not in err.replace("No memory can be attached", "")

@@ -22,8 +22,8 @@ from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
 from engram.storage.safetensors_headers import read_folder_headers
-from engram_cli.main import main
 from support import tiny
+from support.cli import run
 
 BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -32,19 +32,6 @@ BASES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
     return {name: tiny.base_model("llama", root / name, dtype) for name, dtype in BASES.items()}
-
-
-@pytest.fixture
-def answer(capsys, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["engram", *map(str, words), "--json"])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        assert not stopped.value.code, err
-        return json.loads(out)
-
-    return run
 
 
 def stored_bytes(folder):
@@ -58,15 +45,15 @@ def stored_bytes(folder):
 
 @pytest.mark.parametrize("base_dtype", BASES)
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "fp8", "int8"])
-def test_plan_bytes_on_disk_and_reports_agree(bases, answer, tmp_path, base_dtype, dtype):
+def test_plan_bytes_on_disk_and_reports_agree(bases, tmp_path, base_dtype, dtype):
     base, config, folder = bases[base_dtype], tmp_path / "memory.yaml", tmp_path / "attached"
     asked = [] if dtype is None else ["--dtype", dtype]
     shape = ["--layers", "1,2", "--heads", 2, "--dim", 80, "--rows", 900]
-    plan = answer("size", "--model", base, *shape, *asked, "--emit", config)
+    plan = run("size", "--model", base, *shape, *asked, "--emit", config, "--json").json()
     assert read_config(config).table_dtype == dtype  # unstated stays unstated
-    written = answer("attach", base, "-c", config, "-o", folder)["plan"]
-    planned = answer("report", config, "--model", base)
-    found = answer("report", folder)
+    written = run("attach", base, "-c", config, "-o", folder, "--json").json()["plan"]
+    planned = run("report", config, "--model", base, "--json").json()
+    found = run("report", folder, "--json").json()
 
     wanted = dtype or base_dtype
     assert plan["table_dtype_from"] == written["dtype_from"] == ("config" if dtype else "base")
@@ -97,13 +84,10 @@ def test_what_is_asked_for_wins_then_the_config_then_the_base():
     ]
 
 
-def test_without_a_base_the_dtype_is_assumed_and_said_to_be(answer, capsys, monkeypatch):
+def test_without_a_base_the_dtype_is_assumed_and_said_to_be():
     numbers = ["--hidden-size", 64, "--vocab", 512, "--layers", 1, "--rows", 900]
-    assert answer("size", *numbers)["table_dtype_from"] == "assumed"
-    monkeypatch.setattr("sys.argv", ["engram", "size", *map(str, numbers)])
-    with pytest.raises(SystemExit):
-        main()
-    assert "in float32, assumed" in capsys.readouterr().out
+    assert run("size", *numbers, "--json").json()["table_dtype_from"] == "assumed"
+    assert "in float32, assumed" in run("size", *numbers).stdout
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "int8"])
@@ -177,12 +161,8 @@ def test_tables_that_loading_cast_are_saved_as_what_they_are(bases, tmp_path, lo
 @pytest.mark.parametrize(
     ("dtype", "is_noted"), [("float32", True), ("bf16", False), ("fp8", False)]
 )
-def test_attach_says_when_tables_are_loaded_in_another_dtype(
-    bases, tmp_path, capsys, monkeypatch, dtype, is_noted
-):
+def test_attach_says_when_tables_are_loaded_in_another_dtype(bases, tmp_path, dtype, is_noted):
     words = ["-c", tmp_path / "memory.yaml", "-o", tmp_path / "attached", "--dtype", dtype]
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
-    monkeypatch.setattr("sys.argv", ["engram", "attach", *map(str, [bases["bfloat16"], *words])])
-    with pytest.raises(SystemExit):
-        main()
-    assert ("tables in float32 become bfloat16" in capsys.readouterr().err) == is_noted
+    done = run("attach", bases["bfloat16"], *words).ended()
+    assert ("tables in float32 become bfloat16" in done.stderr) == is_noted

@@ -26,7 +26,7 @@ from engram.config.templates import (
 from engram.errors import InputError, MissingFileError
 from engram.sizing.budget import seed_rule_k, share_budget, size_memory
 from engram.sizing.counts import count_params
-from engram_cli import main as cli
+from support.cli import run
 from support.paths import REPOSITORY
 
 # Rows of every layer, parameters in tables, first and last prime.
@@ -141,7 +141,7 @@ def test_a_file_of_a_templates_name_wins(tmp_path, monkeypatch):
         ({"engram_adapter.json": {"model_config": {"engram": {}}}}, False),
     ],
 )
-def test_a_folder_of_a_templates_name(files, is_name, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_a_templates_name(files, is_name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gpt2").mkdir()
     for name, values in files.items():
@@ -151,11 +151,9 @@ def test_a_folder_of_a_templates_name(files, is_name, tmp_path, monkeypatch, cap
     with pytest.raises(InputError, match="gpt2 is a folder; a config is a file"):
         find_config("./gpt2")
     for words in (["report"], ["config", "show"], ["config", "check"]):
-        with pytest.raises(SystemExit) as end:
-            cli.app([*words, "gpt2"])
-        seen = capsys.readouterr()
-        assert (end.value.code == 0) is is_name
-        assert ("gpt2 means the template" in seen.err) is is_name
+        done = run(*words, "gpt2")
+        assert (done.code == 0) is is_name
+        assert ("gpt2 means the template" in done.stderr) is is_name
     if not is_name:
         with pytest.raises(InputError, match="gpt2 is a folder; a config is a file"):
             load_config("gpt2")

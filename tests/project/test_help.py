@@ -15,6 +15,7 @@ import typer
 
 from engram_cli import main as cli
 from engram_cli.help import split_examples
+from support.cli import run
 from support.hashed_statistics import write_statistics
 from support.paths import BPE, TESTS
 
@@ -46,13 +47,6 @@ def flags():
         if flag.startswith("-")
     ]
     return "\n".join(sorted(lines)) + "\n"
-
-
-def call(words, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.app(list(words))
-    seen = capsys.readouterr()
-    return end.value.code, seen.out, seen.err
 
 
 def examples(command):
@@ -113,11 +107,11 @@ def models(texts, tmp_path_factory):
 
 
 @EACH_PAGE
-def test_a_page_explains_its_command_and_ends_with_examples(words, capsys):
-    code, out, err = call([*words, "-h"], capsys)
+def test_a_page_explains_its_command_and_ends_with_examples(words):
+    code, out, err = run(*words, "-h")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: {' '.join(('engram', *words))} ")
-    assert call([*words, "--help"], capsys) == (code, out, err)
+    assert run(*words, "--help") == (code, out, err)
     _, _, end = out.rpartition("\nExamples:\n")
     assert end.splitlines()
     assert all(line.startswith("  $ engram ") for line in end.splitlines())
@@ -127,9 +121,8 @@ def test_a_page_explains_its_command_and_ends_with_examples(words, capsys):
 
 
 @EACH_PAGE
-def test_a_page_fits_a_terminal_and_names_no_python(words, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    _, out, _ = call([*words, "-h"], capsys)
+def test_a_page_fits_a_terminal_and_names_no_python(words):
+    _, out, _ = run(*words, "-h", columns=80)
     text, _, _ = out.rpartition("\nExamples:\n")
     assert max(map(len, text.splitlines())) <= 80
     assert "..." not in text.replace("ARGS]...", "").replace("TEMPLATE...", "").replace(
@@ -140,7 +133,7 @@ def test_a_page_fits_a_terminal_and_names_no_python(words, capsys, monkeypatch):
 
 
 @EACH_PAGE
-def test_every_example_runs(words, request, tmp_path, monkeypatch, capsys):
+def test_every_example_runs(words, request, tmp_path, monkeypatch):
     lines = examples(PAGES[words])
     needs_model = any("./model" in line or "attached-model" in line for line in lines)
     prepared = request.getfixturevalue("models" if needs_model else "texts")
@@ -150,12 +143,12 @@ def test_every_example_runs(words, request, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with Path("corpus.txt").open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        run_all(lines, capsys)
+        run_all(lines)
 
 
-def run_all(lines, capsys):
+def run_all(lines):
     for example in lines:
-        code, out, err = call(shlex.split(example), capsys)
+        code, out, err = run(*shlex.split(example))
         # "It does not fit" is an answer, too.
         assert code == 0 or (code == 5 and out), f"{example}: {err}"
         if "--json" in example:
@@ -193,17 +186,17 @@ def test_no_flag_appears_or_goes_unnoticed():
     assert {"new": now - known, "gone": known - now} == {"new": set(), "gone": set()}, hint
 
 
-def test_options_go_by_the_names_that_they_had_before(texts, tmp_path, capsys, monkeypatch):
+def test_options_go_by_the_names_that_they_had_before(texts, tmp_path, monkeypatch):
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     words = f"hash {texts / 'corpus.jsonl'} -c {texts / 'config.yaml'} -o {tmp_path / 'o'} --json"
     more = "--threads 1 --text-key=text --shard-tokens 100"
-    code, _, err = call([*words.split(), *more.split()], capsys)
+    code, _, err = run(*words.split(), *more.split())
     assert code == 0, err
     assert len(list((tmp_path / "o").glob("ids-*.npy"))) > 1
-    code, _, err = call([*words.split(), "--overwrite", "--workers", "0"], capsys)
+    code, _, err = run(*words.split(), "--overwrite", "--workers", "0")
     assert code == 2
     assert "'--num-proc'" in err
-    assert "--threads" not in call(["hash", "-h"], capsys)[1]
+    assert "--threads" not in run("hash", "-h").stdout
 
 
 def test_shared_flags_mean_the_same_everywhere():

@@ -9,25 +9,10 @@ import pytest
 
 import engram
 from engram_cli import main as cli
+from support.cli import imported_by
 
 SLOW = ("torch", "transformers", "numba", "sympy", "tokenizers", "matplotlib", "ray", "pyarrow")
 PACKAGE = Path(engram.__file__).parent
-
-
-def modules_after(*words, cwd):
-    """Names of the modules that a command has imported when it ends."""
-    code = (
-        "import sys\n"
-        "from engram_cli.main import main\n"
-        "try:\n    main()\n"
-        "except SystemExit as end:\n"
-        "    print('\\n=== ', *sys.modules, sep='\\n')\n"
-        "    sys.exit(end.code)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=cwd, text=True, capture_output=True, check=True
-    )
-    return set(done.stdout.partition("=== ")[2].split())
 
 
 @pytest.mark.parametrize(
@@ -48,7 +33,8 @@ def modules_after(*words, cwd):
     ],
 )
 def test_commands_that_need_nothing_slow_import_nothing_slow(line, tmp_path):
-    imported = modules_after(*line.split(), cwd=tmp_path)
+    done, imported = imported_by(*line.split(), cwd=tmp_path)
+    done.ended()
     assert imported & {*SLOW, "pydantic"} == set()
     assert "numpy" not in imported
     if line in (
@@ -71,7 +57,8 @@ def test_modules_that_stand_for_the_command(module):
 
 
 def test_help_imports_no_command(tmp_path):
-    imported = modules_after("--help", cwd=tmp_path)
+    done, imported = imported_by("--help", cwd=tmp_path)
+    done.ended()
     assert {f"engram_cli.{command}" for command in cli.COMMANDS} & imported == set()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from engram import EngramTokenizer
 from engram.addressing.reference import hash_ids
 from engram.config.templates import load_template
 from support import tiny
+from support.cli import command
 from support.peak_memory import run_measured
 
 pytestmark = pytest.mark.real
@@ -68,9 +68,9 @@ def test_cached_greedy_generation_equals_uncached(attached, ids):
 
 
 def test_hashing_100_mb_stays_below_2_gb(real_assets, tmp_path):
-    command = [sys.executable, "-m", "engram_cli", "hash", str(real_assets / "english.txt")]
-    command += ["-t", str(real_assets / "tokenizers" / "deepseek-v3"), "--stats", "--json"]
-    done, peak_bytes = run_measured([*command, "--on-error", "skip"], tmp_path)
+    words = ("hash", real_assets / "english.txt", "--stats", "--json", "--on-error", "skip")
+    tokenizer = real_assets / "tokenizers" / "deepseek-v3"
+    done, peak_bytes = run_measured(command(*words, "-t", tokenizer), tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     answer = json.loads(done.stdout)
     assert answer["compressed_vocab_size"] == 98627

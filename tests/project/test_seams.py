@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from transformers import Cache, GenerationMixin, PreTrainedModel
 
 import engram
 import engram_cli.compat
-import engram_cli.main
 from engram import seams
 from engram.checks import run_check
 from engram.errors import (
@@ -30,6 +28,7 @@ from engram.errors import (
 from engram.hf import compat
 from engram.hf.admission import of_the_base
 from support import tiny
+from support.cli import run, run_apart
 
 PACKAGE = Path(engram_cli.compat.__file__).parents[1]
 SEAM_FILES = {"engram/hf/compat.py", "engram/nn/compat.py", "engram_cli/compat.py"}
@@ -164,15 +163,9 @@ def attached(tmp_path_factory):
 
 
 @pytest.mark.parametrize("breaking", ["broken", "another_way_of_loading"])
-def test_verify_and_load_refuse_before_they_judge(attached, breaking, request, monkeypatch, capsys):
+def test_verify_and_load_refuse_before_they_judge(attached, breaking, request):
     request.getfixturevalue(breaking)
-    monkeypatch.setattr("sys.argv", ["engram", "verify", str(attached), "--json"])
-    with pytest.raises(SystemExit) as ended:
-        engram_cli.main.main()
-    assert ended.value.code == 4
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert json.loads(told.err)["code"] == "dependency"
+    assert run("verify", attached, "--json").error(4)["code"] == "dependency"
     with pytest.raises(DependencyError):
         engram.load(attached)
 
@@ -193,16 +186,8 @@ def test_a_check_lets_errors_of_this_machine_through():
     [("torch", "env --probe"), ("transformers", "env --probe"), ("torch", "verify FOLDER")],
 )
 def test_a_missing_package_is_one_line(attached, package, line):
-    code = (
-        f"import sys\nsys.modules[{package!r}] = None\n"
-        "from engram_cli.main import main\n"
-        "sys.argv = ['engram', *sys.argv[1:]]\n"
-        "main()\n"
-    )
     words = line.replace("FOLDER", str(attached)).split()
-    run = [sys.executable, "-c", code, *words]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert done.returncode == 4, done.stderr
+    done = run_apart(*words, before=f"import sys\nsys.modules[{package!r}] = None").ended(4)
     assert done.stdout == ""
     said = done.stderr.splitlines()
     assert f"needs the package {package}, which is not installed." in said[0]
@@ -210,27 +195,18 @@ def test_a_missing_package_is_one_line(attached, package, line):
 
 
 def test_importing_refuses_and_the_probe_lists(tmp_path):
-    code = (
-        "import transformers.generation as g, sys\n"
+    breaking = (
+        "import transformers.generation as g\n"
         "def broken(self, input_ids): ...\n"
         "g.GenerationMixin.prepare_inputs_for_generation = broken\n"
-        "from engram_cli.main import main\n"
-        "sys.argv = ['engram', *sys.argv[1:]]\n"
-        "main()\n"
     )
-    run = [sys.executable, "-c", code, "env", "--probe", "--json"]
-    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 5, done.stderr
-    probes = json.loads(done.stdout)["probes"]
+    done = run_apart("env", "--probe", "--json", before=breaking, cwd=tmp_path)
+    probes = done.json(5)["probes"]
     wrong = [it for it in probes if not it["ok"]]
     assert [it["package"] for it in wrong] == ["transformers"]
     assert "prepare_inputs_for_generation" in wrong[0]["name"]
     assert {it["package"] for it in probes} == {"torch", "transformers", "typer"}
-    refused = [
-        sys.executable,
-        "-c",
-        code.replace("from engram_cli.main", "import engram.hf\nfrom x"),
-    ]
+    refused = [sys.executable, "-c", breaking + "import engram.hf"]
     done = subprocess.run(refused, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "DependencyError" in done.stderr
 

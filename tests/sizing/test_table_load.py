@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,20 +13,9 @@ from engram.config.templates import load_template
 from engram.corpus.counts.statistics import Statistics
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.sizing.table_load import expected_rows_hit, read_statistics, rows_for_load
-from engram_cli.main import app
+from support.cli import imported_by, run
 from support.counted import addresses_of, batch_of, random_documents
 from support.hashed_statistics import write_statistics
-
-
-@pytest.fixture
-def engram(capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            app(["size", *map(str, words)])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
 
 
 @pytest.mark.parametrize("distinct", [1, 10, 4000, 20_000])
@@ -64,11 +51,11 @@ def test_loads_that_cannot_be(load):
         rows_for_load(10, load)
 
 
-def test_tables_for_a_load(engram, tmp_path):
+def test_tables_for_a_load(tmp_path):
     stats = write_statistics(tmp_path / "stats.json")
     emitted = tmp_path / "out.yaml"
     words = ("--model", "gpt2", "--corpus", stats, "--load", "0.5", "--emit", emitted, "--json")
-    code, out, _ = engram(*words)
+    code, out, _ = run("size", *words)
     assert code == 0
     payload = json.loads(out)
     corpus = payload["corpus"]
@@ -87,10 +74,10 @@ def test_tables_for_a_load(engram, tmp_path):
         assert order["expected_load"] <= 0.5
 
 
-def test_tables_for_a_longer_text(engram, tmp_path):
+def test_tables_for_a_longer_text(tmp_path):
     stats = write_statistics(tmp_path / "stats.json")
     payload = json.loads(
-        engram("--model", "gpt2", "--corpus", stats, "--tokens", "1B", "--json")[1]
+        run("size", "--model", "gpt2", "--corpus", stats, "--tokens", "1B", "--json")[1]
     )
     assert payload["corpus"]["sized_for_tokens"] == 10**9
     for order in payload["corpus"]["orders"]:
@@ -100,26 +87,26 @@ def test_tables_for_a_longer_text(engram, tmp_path):
         assert order["expected_load"] == pytest.approx(0.7, abs=1e-3)
 
 
-def test_how_full_the_tables_of_a_budget_get(engram, tmp_path):
+def test_how_full_the_tables_of_a_budget_get(tmp_path):
     stats = write_statistics(tmp_path / "stats.json")
-    plain = json.loads(engram("--model", "gpt2", "--budget", "40M", "--json")[1])
+    plain = json.loads(run("size", "--model", "gpt2", "--budget", "40M", "--json")[1])
     payload = json.loads(
-        engram("--model", "gpt2", "--budget", "40M", "--corpus", stats, "--json")[1]
+        run("size", "--model", "gpt2", "--budget", "40M", "--corpus", stats, "--json")[1]
     )
     corpus = payload.pop("corpus")
     assert plain.pop("corpus") is None
     assert payload == plain
     assert 0 < corpus["orders"][0]["expected_load"] < corpus["orders"][1]["expected_load"] < 1
     assert corpus["orders"][0]["rows"] == sum(payload["layers"][0]["primes"][0])
-    shown = engram("--model", "gpt2", "--budget", "40M", "--corpus", stats)[1]
+    shown = run("size", "--model", "gpt2", "--budget", "40M", "--corpus", stats)[1]
     assert "Filled by 1,000,000 tokens" in shown
     assert f"~{corpus['orders'][1]['expected_load']:.2%}" in shown
 
 
-def test_equal_tables_are_those_of_the_fullest_order(engram, tmp_path):
+def test_equal_tables_are_those_of_the_fullest_order(tmp_path):
     stats = write_statistics(tmp_path / "stats.json", orders=(2, 3, 4))
     words = ("--corpus", stats, "--layout", "deepseek_v41", "--hidden-size", 64, "--layers", "1,2")
-    payload = json.loads(engram(*words, "--json")[1])
+    payload = json.loads(run("size", *words, "--json")[1])
     assert payload["engram_vocab_size"] == 50_257
     assert len(set(payload["engram_table_size"])) == 1
     loads = [order["expected_load"] for order in payload["corpus"]["orders"]]
@@ -127,7 +114,7 @@ def test_equal_tables_are_those_of_the_fullest_order(engram, tmp_path):
     assert loads[0] < loads[1] < loads[2]
 
 
-def test_statistics_of_something_else_are_refused(engram, tmp_path):
+def test_statistics_of_something_else_are_refused(tmp_path):
     stats = write_statistics(tmp_path / "stats.json")
     for words, code, says in (
         (("--model", "qwen3-0.6b"), 5, "50,257 ids; the memory has 151,669"),
@@ -135,10 +122,10 @@ def test_statistics_of_something_else_are_refused(engram, tmp_path):
         (("--model", "gpt2", "--load", 2), 2, "'--load': A load of 2.0 is not between 0 and 1"),
         (("--model", "gpt2", "--fill", 1), 2, "--fill is a part of a budget"),
     ):
-        found = engram(*words, "--corpus", stats)
+        found = run("size", *words, "--corpus", stats)
         assert (found[0], found[1]) == (code, "")
         assert says in found[2]
-    assert engram("--model", "gpt2", "--tokens", "1B")[0] == 2
+    assert run("size", "--model", "gpt2", "--tokens", "1B")[0] == 2
     with pytest.raises(MissingFileError, match=r"no file .*nothing\.json"):
         read_statistics(tmp_path / "nothing.json")
     (tmp_path / "other.json").write_text('{"schema": "engram.size/1"}')
@@ -154,15 +141,9 @@ def test_statistics_of_something_else_are_refused(engram, tmp_path):
 
 def test_starts_without_heavy_packages(tmp_path):
     stats = write_statistics(tmp_path / "stats.json")
-    words = ["size", "--model", "gpt2", "--corpus", str(stats), "--tokens", "1B", "--json"]
-    code = (
-        "import sys\nfrom engram_cli.main import app\ntry:\n    app(sys.argv[1:])\n"
-        "except SystemExit:\n    print(*sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-    )
-    imported = set(done.stdout.split())
+    words = ["size", "--model", "gpt2", "--corpus", stats, "--tokens", "1B", "--json"]
+    done, imported = imported_by(*words)
+    done.ended()
     assert "engram.sizing.table_load" in imported
     assert not imported & {"torch", "transformers", "sympy", "numba", "tokenizers", "numpy", "rich"}
 

@@ -12,7 +12,7 @@ import pytest
 from engram.errors import InputError, MissingFileError
 from engram.storage.files import atomic_write, check_file
 from engram.storage.folders import check_folder
-from engram_cli import main as cli
+from support.cli import run
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -93,11 +93,9 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
         "size --budget 40M --hidden-size 64 --vocab 999 --layers 1 --emit {}",
     ],
 )
-def test_commands_leave_a_pipe_alone(line, tmp_path, capsys):
+def test_commands_leave_a_pipe_alone(line, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(SystemExit) as end:
-        cli.app([*line.format(pipe).split(), "--overwrite"])
-    assert end.value.code == 3
-    assert f"{pipe} is a named pipe; it is not replaced." in capsys.readouterr().err
+    done = run(*line.format(pipe).split(), "--overwrite").ended(3)
+    assert f"{pipe} is a named pipe; it is not replaced." in done.stderr
     assert stat.S_ISFIFO(pipe.stat().st_mode)

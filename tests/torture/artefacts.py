@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from engram_cli.main import app
 from support import hashed_statistics, sparse_folder
+from support.cli import run
 from support.paths import BPE, REPOSITORY
 
 TEXT = "The river ran past the old mill.\n\nA valley below the hill: 3 < 4.\n\nEnd.\n"
@@ -66,10 +62,10 @@ def write_artefacts(folder: Path) -> None:
     (folder / "tokenizer" / "added_tokens.json").write_text('{"<more>": 544}')
     special = '{"pad_token": {"content": "<pad>"}}'
     (folder / "tokenizer" / "special_tokens_map.json").write_text(special)
-    run("convert", attached, "-o", folder / "published", "--to", "demo")
+    run("convert", attached, "-o", folder / "published", "--to", "demo").ended()
     text, corpus = folder / "text.txt", folder / "corpus"
-    run("corpus", "build", text, "-t", TOKENIZER, "-o", corpus, "-j", 1)
-    run("hash", text, *_hashing(folder), "-o", folder / "hash-ids")
+    run("corpus", "build", text, "-t", TOKENIZER, "-o", corpus, "-j", 1).ended()
+    run("hash", text, *_hashing(folder), "-o", folder / "hash-ids").ended()
 
 
 def _write_texts(folder: Path) -> None:
@@ -178,14 +174,6 @@ def list_artefacts(folder: Path) -> list[Artefact]:
 
 def _hashing(folder: Path) -> list[str]:
     return ["-t", str(TOKENIZER), "-c", str(folder / "memory.yaml"), "-j", "1"]
-
-
-def run(*words: object) -> None:
-    """Run a command that must go well."""
-    told = io.StringIO()
-    with redirect_stdout(told), redirect_stderr(told), pytest.raises(SystemExit) as end:
-        app([str(word) for word in words])
-    assert not end.value.code, told.getvalue()
 
 
 def load(*paths: Path, **options: Any) -> None:

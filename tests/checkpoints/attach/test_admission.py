@@ -21,8 +21,8 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
 from engram.hf.layers import find_layers
-from engram_cli.main import main
 from support import more_families, tiny
+from support.cli import run
 
 _SHAPE = tiny.SIZES["llama"]
 _STATES = {"state_size": 8, "num_hidden_layers": 3, "hidden_size": 32}
@@ -328,17 +328,11 @@ def test_verify_judges_the_depth_from_headers(attached):
 
 
 @pytest.mark.parametrize("dry", [True, False])
-def test_the_command_says_it_to_programs(llama, tmp_path, monkeypatch, capsys, dry):
+def test_the_command_says_it_to_programs(llama, tmp_path, dry):
     write_config(tmp_path / "memory.yaml", tiny.memory_config())
     change_config(llama, num_key_value_heads=4)
-    words = ["attach", str(llama), "-c", str(tmp_path / "memory.yaml"), "-o", str(tmp_path / "out")]
-    words += ["--json", "--dry-run" if dry else "--verify"]
-    monkeypatch.setattr("sys.argv", ["engram", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 3
-    told = json.loads(capsys.readouterr().err)
-    assert told["schema"] == "engram.error/1"
+    words = ["attach", llama, "-c", tmp_path / "memory.yaml", "-o", tmp_path / "out", "--json"]
+    told = run(*words, "--dry-run" if dry else "--verify").error(3)
     assert "bug of ours" not in told["message"]
     assert "self_attn.k_proj.weight" in told["details"]["tensors"][0]
     assert not (tmp_path / "out").exists()

@@ -28,8 +28,8 @@ from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
 from engram.hf import quantising
-from engram_cli.main import app
 from support import tiny
+from support.cli import run
 
 IDS = torch.tensor([[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31]])
 MEMORIES = [f"model.layers.{layer}.engram" for layer in (1, 2)]
@@ -306,25 +306,17 @@ def test_a_machine_that_the_method_does_not_run_on(plain, tmp_path, monkeypatch)
     assert "GPU is required to run SpQR" in found.detail
 
 
-def test_commands(plain, tmp_path, capsys):
-    def run(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        return end.value.code, capsys.readouterr().err
-
+def test_commands(plain, tmp_path):
     base = declared(plain[0], tmp_path / "base", quant_method="gptq", bits=4, group_size=128)
     write_config(tmp_path / "memory.yaml", tiny.memory_config(hidden_size=64))
     attach = ["attach", base, "-c", tmp_path / "memory.yaml", "-o", tmp_path / "out"]
-    code, said = run(*attach, "--verify")
-    assert (code, (tmp_path / "out").exists()) == (4, False)
-    assert "pip install optimum" in said
-    code, said = run(*attach)
-    assert code == 0
-    assert "quantised with gptq; the memory is not. Loading needs optimum" in said
-    assert run("verify", tmp_path / "out", "--headers-only")[0] == 0
-    code, said = run("verify", tmp_path / "out")
-    assert code == 4
-    assert "optimum" in said
+    done = run(*attach, "--verify").ended(4)
+    assert not (tmp_path / "out").exists()
+    assert "pip install optimum" in done.stderr
+    done = run(*attach).ended()
+    assert "quantised with gptq; the memory is not. Loading needs optimum" in done.stderr
+    run("verify", tmp_path / "out", "--headers-only").ended()
+    assert "optimum" in run("verify", tmp_path / "out").ended(4).stderr
 
 
 def test_what_a_report_says_of_a_quantised_base(plain, quantised):

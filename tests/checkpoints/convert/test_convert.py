@@ -22,7 +22,7 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.nn import EngramModule
 from engram.nn.quantised import FORMATS, dequantise_fp8
-from support import tiny
+from support import cli, tiny
 from support.layouts import LAYOUTS, layout_config, random_memory
 from support.near import assert_near
 from support.paths import GOLDEN
@@ -447,17 +447,10 @@ print(used() - before)
     assert int(done.stdout) < 100_000  # kB
 
 
-def test_the_command_prints_what_was_lost(folders, tmp_path, capsys):
-    from engram_cli import main
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main.app(["convert", str(folders["demo"]), *words])
-        return end.value.code, *capsys.readouterr()
-
-    code, out, _ = call("-o", str(tmp_path / "small"), "--dtype", "fp8", "--json")
-    answer = json.loads(out)
-    assert (code, answer["schema"], answer["dtype"]) == (0, "engram.convert/1", "fp8")
+def test_the_command_prints_what_was_lost(folders, tmp_path):
+    words = ("convert", folders["demo"], "-o")
+    answer = cli.run(*words, tmp_path / "small", "--dtype", "fp8", "--json").json()
+    assert (answer["schema"], answer["dtype"]) == ("engram.convert/1", "fp8")
     assert [layer["layer_id"] for layer in answer["layers"]] == [2, 1]
     for layer in answer["layers"]:
         assert 0 < layer["table"]["rms_error"] < layer["table"]["max_error"] < 1
@@ -465,17 +458,14 @@ def test_the_command_prints_what_was_lost(folders, tmp_path, capsys):
     files = {path.name: path.stat().st_size for path in (tmp_path / "small").glob("*.safetensors")}
     for file in answer["files"]:
         assert 0 <= files[file["name"]] - file["bytes"] < 8192  # the header
-    code, out, _ = call("-o", str(tmp_path / "other"), "--dtype", "int8")
-    assert code == 0
-    assert "from float32 to int8" in out
-    assert "rms error" in out
-    code, out, _ = call("-o", str(tmp_path / "planned"), "--to", "demo", "--dry-run", "--json")
-    assert code == 0
-    assert not json.loads(out)["written"]
+    shown = cli.run(*words, tmp_path / "other", "--dtype", "int8").ended().stdout
+    assert "from float32 to int8" in shown
+    assert "rms error" in shown
+    planned = cli.run(*words, tmp_path / "planned", "--to", "demo", "--dry-run", "--json")
+    assert not planned.json()["written"]
     assert not (tmp_path / "planned").exists()
-    code, out, err = call("-o", str(tmp_path / "x"), "--to", "deepseek_v41", "--json")
-    assert (code, out) == (2, "")
-    assert "no convolution" in json.loads(err)["message"]
+    refused = cli.run(*words, tmp_path / "x", "--to", "deepseek_v41", "--json").error(2)
+    assert "no convolution" in refused["message"]
 
 
 @pytest.mark.parametrize("cache_rows", [0, 7])

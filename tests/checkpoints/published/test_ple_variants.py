@@ -16,8 +16,8 @@ from engram.checkpoints.read.stored_rows import read_rows
 from engram.checkpoints.read.tensor_names import TABLE
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError
-from engram_cli.main import main
 from support import tiny
+from support.cli import run
 
 EMBEDDING = ".ple.ple_embedding.ngram_embedding."
 
@@ -68,7 +68,7 @@ def verdicts(made):
 
 
 @pytest.mark.parametrize("lost", ["shard_44.", "shard_"])
-def test_missing_pieces_of_a_table_are_named(published, folder, lost, monkeypatch, capsys):
+def test_missing_pieces_of_a_table_are_named(published, folder, lost):
     gone = {name for name in published[0] if lost in name}
     made = folder({name: it for name, it in published[0].items() if name not in gone})
     if len(gone) == 1:
@@ -76,11 +76,9 @@ def test_missing_pieces_of_a_table_are_named(published, folder, lost, monkeypatc
             inspect_checkpoint(made)
         assert refused.value.details["missing"] == sorted(gone)
         assert verdicts(made)["tensors"].ok is False
-    monkeypatch.setattr("sys.argv", ["engram", "report", str(made), "--json"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code in (3, 4, 5)
-    assert capsys.readouterr().out == ""
+    done = run("report", made, "--json")
+    assert done.code in (3, 4, 5)
+    assert done.stdout == ""
 
 
 SCALES = {

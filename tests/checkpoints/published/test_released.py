@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,9 @@ from engram.addressing.primes import head_primes
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, MissingFileError
-from engram_cli.main import app
 from support import sparse_folder
 from support.checked import failed, verdicts
+from support.cli import run, run_apart
 from support.paths import BPE
 from support.sparse_folder import V41_CONFIG, V41_FLAT, V41_TEXT, v41_layer
 
@@ -28,18 +26,6 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
     return sparse_folder.v41(tmp_path_factory.mktemp("released") / "v41")
-
-
-@pytest.fixture
-def engram(capsys):
-    def run(*words, code=0):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert end.value.code == code, err
-        return out
-
-    return run
 
 
 def v41_config(**changes):
@@ -71,8 +57,8 @@ def small(folder, config=None, layers=None, **changes):
     return sparse_folder.write(folder, config, shards)
 
 
-def test_report_is_exact_to_the_byte(release, engram):
-    report = json.loads(engram("report", release, "--tp", 4, "--json"))
+def test_report_is_exact_to_the_byte(release):
+    report = run("report", release, "--tp", 4, "--json").json()
     assert report["schema"] == "engram.report/1"
     assert (report["target_kind"], report["layout"]) == ("released", "deepseek_v41")
     assert [layer["rows"] for layer in report["layers"]] == ROWS
@@ -90,9 +76,9 @@ def test_report_is_exact_to_the_byte(release, engram):
     assert report["table_dtype"] == "fp8"
 
 
-def test_it_is_what_the_template_says(release, engram):
-    template = json.loads(engram("report", "deepseek-v4.1-flash", "--json"))
-    report = json.loads(engram("report", release, "--json"))
+def test_it_is_what_the_template_says(release):
+    template = run("report", "deepseek-v4.1-flash", "--json").json()
+    report = run("report", release, "--json").json()
     for key in ("rows", "hash_rows", "table_params", "dense_params", "table_bytes", "layer_id"):
         assert [layer[key] for layer in report["layers"]] == [
             layer[key] for layer in template["layers"]
@@ -102,9 +88,9 @@ def test_it_is_what_the_template_says(release, engram):
     assert {**config.to_dict(), "tokenizer": expected["tokenizer"]} == expected
 
 
-def test_reads_and_what_a_speed_asks(release, engram):
+def test_reads_and_what_a_speed_asks(release):
     words = ("report", release, "--tokens-per-second", 10_000)
-    reads = json.loads(engram(*words, "--json"))["reads"]
+    reads = run(*words, "--json").json()["reads"]
     assert (reads["rows_per_token"], reads["rows_per_token_and_layer"]) == (48, 24)
     assert reads["bytes_per_token"] == 12_672
     assert reads["disk_reads_per_token"] == 96
@@ -116,34 +102,34 @@ def test_reads_and_what_a_speed_asks(release, engram):
     assert (rate["rows_per_second"], rate["iops"]) == (480_000, 960_000)
     assert rate["bytes_per_second"] == 126_720_000
     assert rate["disk_bytes_per_second"] == 99 * 4096 * 10_000
-    assert "960,000 IOPS" in engram(*words)
+    assert "960,000 IOPS" in run(*words).ended().stdout
 
 
-def test_pages_of_a_template_may_lie_anywhere(engram):
-    reads = json.loads(engram("report", "engram-27b", "--dtype", "bf16", "--json"))["reads"]
+def test_pages_of_a_template_may_lie_anywhere():
+    reads = run("report", "engram-27b", "--dtype", "bf16", "--json").json()["reads"]
     pages = reads["disk_pages_per_token"]
     assert (pages["least"], pages["most"], pages["kind"]) == (32, 64, "estimated")
     assert pages["mean"] == 32 * (1 + 159 / 4096)
     assert reads["rate"] is None
 
 
-def test_what_fits_where(release, engram):
+def test_what_fits_where(release):
     words = ("report", release, "--device-memory", "80GiB", "--host-memory", "256GiB")
-    report = json.loads(engram(*words, "--json", code=5))
+    report = run(*words, "--json").json(5)
     assert (report["fits_device"], report["fits_host"], report["fits"]) == (False, True, False)
     fits = {home["tables"]: (home["fits_device"], home["fits_host"]) for home in report["homes"]}
     assert fits == {"gpu": (False, True), "cpu": (True, True), "disk": (True, True)}
-    on_host = json.loads(engram(*words, "--tables", "cpu", "--tp", 4, "--json"))
+    on_host = run(*words, "--tables", "cpu", "--tp", 4, "--json").json()
     assert on_host["fits"] is True
     host_bytes = {home["tables"]: home["host_bytes"] for home in on_host["homes"]}
     assert host_bytes["cpu"] == 4 * 264 * (96_001_542 + 96_004_171)
     small_host = ("report", release, "--tables", "cpu", "--host-memory", "128GiB")
-    assert json.loads(engram(*small_host, "--json", code=5))["fits"] is False
-    assert "Fits a host of 128.00 GiB: no, 188.83 GiB" in engram(*small_host, code=5)
+    assert run(*small_host, "--json").json(5)["fits"] is False
+    assert "Fits a host of 128.00 GiB: no, 188.83 GiB" in run(*small_host).ended(5).stdout
 
 
-def test_training_by_optimiser(release, engram):
-    report = json.loads(engram("report", release, "--tp", 8, "--json"))
+def test_training_by_optimiser(release):
+    report = run("report", release, "--tp", 8, "--json").json()
     rows = {row["optimizer"]: row for row in report["training"]}
     assert list(rows) == ["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
     params = 196_613_849_600
@@ -152,38 +138,32 @@ def test_training_by_optimiser(release, engram):
     assert rows["rowwise-adagrad"]["table_state_bytes"] == 4 * sum(ROWS)
     assert rows["sparse-adam"]["table_state_bytes"] == 2 * 2 * params
     assert all(row["rank_bytes"] < row["total_bytes"] / 4 for row in rows.values())
-    text = engram("report", release, "--tp", 8, "--mode", "training", "--freeze-base")
+    text = run("report", release, "--tp", 8, "--mode", "training", "--freeze-base").ended().stdout
     assert "each rank" in text
     assert "trained in bfloat16" in text
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_in_little_time_and_memory(release):
-    code = (
-        "import re, sys, time\nfrom pathlib import Path\n"
-        "from engram_cli.main import app\n"
-        "try: app([sys.argv[1], sys.argv[2], '--json'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "seconds = time.process_time()\n"  # of this process: others may keep the machine busy
-        "status = Path('/proc/self/status').read_text()\n"
-        "kilobytes = re.search(r'VmHWM:\\s*(\\d+) kB', status)[1]\n"
-        "slow = {'torch', 'transformers', 'numba', 'tokenizers'} & set(sys.modules)\n"
-        "print(seconds, kilobytes, *slow, file=sys.stderr)"
-    )
+    tell = """
+import atexit, sys, time
+from pathlib import Path
+def tell():
+    seconds = time.process_time()  # of this process: others may keep the machine busy
+    kilobytes = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+    slow = {"torch", "transformers", "numba", "tokenizers"} & set(sys.modules)
+    print(seconds, kilobytes, *slow, file=sys.stderr)
+atexit.register(tell)
+"""
     for command in ("report", "verify"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, command, release],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = run_apart(command, release, "--json", before=tell).ended()
         seconds, kilobytes, *slow = done.stderr.split()
         assert float(seconds) < 2
         assert int(kilobytes) < 300 * 1024
         assert slow == []
 
 
-def test_verified(release, engram):
+def test_verified(release):
     checks = verdicts(release)
     right = ("family", "files", "tensors", "scales", "sizes", "rows")
     assert {name: check.ok for name, check in checks.items()} == {
@@ -192,9 +172,9 @@ def test_verified(release, engram):
     }
     assert "76632096046245" in checks["constants"].detail
     assert "67716810739261" in checks["constants"].detail
-    answer = json.loads(engram("verify", release, "--json"))
+    answer = run("verify", release, "--json").json()
     assert answer["ok"] is True
-    assert "wired right; 3 things could not be checked" in engram("verify", release)
+    assert "wired right; 3 things could not be checked" in run("verify", release).ended().stdout
 
 
 @pytest.mark.parametrize(
@@ -243,12 +223,12 @@ def test_the_config_of_the_inference_code(tmp_path):
     assert inspect_checkpoint(folder).config.hidden_size == 5120
 
 
-def test_tables_packed_to_four_bits(tmp_path, engram):
+def test_tables_packed_to_four_bits(tmp_path):
     shards = dict(zip(SHARDS, map(v41_layer, (1, 14), ROWS), strict=True))
     for layer, (file, rows) in zip((1, 14), zip(SHARDS, ROWS, strict=True), strict=True):
         shards[file][f"layers.{layer}.engram.embed.weight"] = ("U8", (rows, 128))
     folder = sparse_folder.write(tmp_path, V41_CONFIG, shards)
-    report = json.loads(engram("report", folder, "--json"))
+    report = run("report", folder, "--json").json()
     assert report["table_dtype"] == "fp4"
     assert report["totals"]["table_params"] == 196_613_849_600
     assert report["totals"]["table_bytes"] == 136 * sum(ROWS)
@@ -288,7 +268,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_in_one_way(tmp_path, engram, case):
+def test_broken_in_one_way(tmp_path, case):
     first, second = v41_layer(1, ROWS[0]), v41_layer(14, ROWS[1])
     changes = {
         "other layer": {"engram_layer_ids": [1, 15]},
@@ -321,12 +301,12 @@ def test_broken_in_one_way(tmp_path, engram, case):
     folder = sparse_folder.write(tmp_path, v41_config(**changes.get(case, {})), shards)
     name, words = BROKEN[case]
     assert words in failed(folder)[name]
-    answer = json.loads(engram("verify", folder, "--json", code=5))
+    answer = run("verify", folder, "--json").json(5)
     assert answer["ok"] is False
     assert any(words in check["detail"] for check in answer["checks"] if check["ok"] is False)
 
 
-def test_files_that_are_torn_or_gone(tmp_path, engram):
+def test_files_that_are_torn_or_gone(tmp_path):
     folder = sparse_folder.v41(tmp_path / "v41")
     shard = folder / SHARDS[1]
     size = shard.stat().st_size
@@ -343,8 +323,8 @@ def test_files_that_are_torn_or_gone(tmp_path, engram):
     assert failed(folder) == {"files": f"{SHARDS[1]} is not there, and the index names it."}
     with pytest.raises(MissingFileError, match="lacks model-00048"):
         inspect_checkpoint(folder)
-    engram("verify", folder, code=5)
-    engram("report", folder, code=4)
+    run("verify", folder).ended(5)
+    run("report", folder).ended(4)
     shutil.copy(folder / "config.json", shard)
     assert "model-00048" in failed(folder)["files"]
 
@@ -363,7 +343,7 @@ def test_an_index_that_lies(tmp_path):
     assert "is not JSON" in failed(folder)["files"]
 
 
-def test_the_tokenizer_at_hand(tmp_path, local_bpe, local_word, engram):
+def test_the_tokenizer_at_hand(tmp_path, local_bpe, local_word):
     folder = small(tmp_path / "small")
     assert failed(folder) == {}
     assert verdicts(folder)["tokenizer"].ok is None
@@ -374,7 +354,7 @@ def test_the_tokenizer_at_hand(tmp_path, local_bpe, local_word, engram):
         shutil.copy(file, folder)
     detail = verdicts(folder)["tokenizer"].detail
     assert detail.startswith("544 ids compress to 447")
-    json.loads(engram("verify", folder, "-t", local_word, "--json", code=5))
+    run("verify", folder, "-t", local_word, "--json").json(5)
     wrong = small(tmp_path / "wrong", engram_compressed_vocab_size=448)
     assert "448" in failed(wrong, tokenizer=str(local_bpe))["tokenizer"]
 
@@ -390,18 +370,11 @@ def test_rows_follow_the_order_of_layers(tmp_path):
     }
 
 
-def test_hashing_with_a_released_checkpoints_own_config(tmp_path, capsys):
+def test_hashing_with_a_released_checkpoints_own_config(tmp_path):
     """Ids as the released model uses them: its folder is the config."""
-    import shutil
-
-    from engram_cli import main as cli
-
     folder = sparse_folder.v41(tmp_path / "v41")
-    tokenizer = BPE
-    shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(BPE / "tokenizer.json", folder / "tokenizer.json")
     (tmp_path / "text.txt").write_text("Alexander the Great\n")
-    with pytest.raises(SystemExit) as end:
-        cli.app(["hash", str(tmp_path / "text.txt"), "-c", str(folder), "--json"])
     # Another tokenizer than DeepSeek's: its length alone tells.
-    assert end.value.code == 5
-    assert "129280" in capsys.readouterr().err.replace(",", "")
+    done = run("hash", tmp_path / "text.txt", "-c", folder, "--json").ended(5)
+    assert "129280" in done.stderr.replace(",", "")

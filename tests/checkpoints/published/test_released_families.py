@@ -19,25 +19,13 @@ from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError
 from engram.layouts.longcat import table_rows
 from engram.sizing.weights import total_of
-from engram_cli.main import app
 from support import sparse_folder, tiny
 from support.checked import failed, verdicts
+from support.cli import run
 from support.paths import GOLDEN
 from support.qwen import qwen_release
 
 PLE = "model.layers.{}.ple.ple_embedding."
-
-
-@pytest.fixture
-def engram(capsys):
-    def run(*words, code=0):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert end.value.code == code, err
-        return out
-
-    return run
 
 
 def params_of(model, *words):
@@ -94,7 +82,7 @@ def changed(folder, to, change=None, settings=None):
     return to
 
 
-def test_a_tiny_qwen_that_transformers_saved(qwen, engram):
+def test_a_tiny_qwen_that_transformers_saved(qwen):
     folder, model = qwen
     checks = verdicts(folder)
     open_checks = {name for name, check in checks.items() if check.ok is None}
@@ -108,7 +96,7 @@ def test_a_tiny_qwen_that_transformers_saved(qwen, engram):
     dense = params_of(model, ".ple.") - params_of(model, "ngram_embedding")
     assert total_of(found.weights, "dense")[0] == dense
     assert total_of(found.weights, "base")[0] == params_of(model, "") - params_of(model, ".ple.")
-    report = json.loads(engram("report", folder, "--json"))
+    report = run("report", folder, "--json").json()
     tables = {i: model.model.layers[i].ple.ple_embedding for i in (1, 3)}
     assert [layer["rows"] for layer in report["layers"]] == [
         table.ngram_embedding.weight.shape[0] for table in tables.values()
@@ -117,7 +105,7 @@ def test_a_tiny_qwen_that_transformers_saved(qwen, engram):
         sum(table.head_vocab_sizes) for table in tables.values()
     ]
     assert report["reads"]["rows_per_token"] == 12
-    assert json.loads(engram("verify", folder, "--json"))["ok"] is True
+    assert run("verify", folder, "--json").json()["ok"] is True
 
 
 def test_the_config_of_a_tiny_qwen_gives_its_constants(qwen):
@@ -132,7 +120,7 @@ def test_the_config_of_a_tiny_qwen_gives_its_constants(qwen):
 @pytest.mark.parametrize(
     "buffer", ["layer_multipliers", "ngram_heads_vocab_sizes", "ngram_heads_offsets"]
 )
-def test_a_buffer_that_is_off_by_one(qwen, tmp_path, engram, buffer):
+def test_a_buffer_that_is_off_by_one(qwen, tmp_path, buffer):
     name = PLE.format(3) + buffer
 
     def change(tensors):
@@ -145,7 +133,7 @@ def test_a_buffer_that_is_off_by_one(qwen, tmp_path, engram, buffer):
     assert list(problems) == (["sizes"] if buffer == "ngram_heads_vocab_sizes" else [])
     assert all("layer 3, order 2, head 1: " in detail for detail in problems.values())
     assert all("is not prime" in detail for detail in problems.values())
-    engram("verify", folder, code=5)
+    run("verify", folder).ended(5)
 
 
 def swap(tensors, part):
@@ -187,16 +175,16 @@ QWEN_BROKEN = {
 
 
 @pytest.mark.parametrize("case", QWEN_BROKEN)
-def test_a_qwen_that_is_broken_in_one_way(qwen, tmp_path, engram, case):
+def test_a_qwen_that_is_broken_in_one_way(qwen, tmp_path, case):
     change, settings, name, words = QWEN_BROKEN[case]
     folder = changed(qwen[0], tmp_path / "broken", change, settings)
     assert words in failed(folder)[name]
-    assert json.loads(engram("verify", folder, "--json", code=5))["ok"] is False
+    assert run("verify", folder, "--json").json(5)["ok"] is False
 
 
-def test_qwen_as_released(tmp_path, engram):
+def test_qwen_as_released(tmp_path):
     folder = qwen_release(tmp_path / "release")
-    report = json.loads(engram("report", folder, "--json"))
+    report = run("report", folder, "--json").json()
     (layer,) = report["layers"]
     assert (layer["layer_id"], layer["rows"], layer["hash_rows"]) == (1, 320_001_536, 320_001_446)
     assert report["totals"]["table_params"] == 51_200_245_760
@@ -249,10 +237,10 @@ def longcat(folder, flat=False, **changes):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_longcat(tmp_path, engram, flat):
+def test_longcat(tmp_path, flat):
     folder = longcat(tmp_path / "longcat", flat)
     assert failed(folder) == {}
-    report = json.loads(engram("report", folder, "--json"))
+    report = run("report", folder, "--json").json()
     (layer,) = report["layers"]
     assert (layer["layer_id"], layer["rows"]) == (None, 122_683_536)
     assert report["totals"]["table_params"] == 31_406_985_216
@@ -260,7 +248,8 @@ def test_longcat(tmp_path, engram, flat):
     assert report["totals"]["dense_params"] == 12 * 3072 * 256
     assert report["reads"]["rows_per_token"] == 12
     assert report["reads"]["bytes_per_token"] == 12 * 512
-    assert "12 tables" in engram("report", folder) or "table.11" in engram("report", folder)
+    shown = run("report", folder).ended().stdout
+    assert "12 tables" in shown or "table.11" in shown
 
 
 def test_longcat_with_a_vocabulary_of_more_than_text(tmp_path):
@@ -284,7 +273,7 @@ def test_longcat_and_its_config_disagree(tmp_path, changes, words):
     assert words in full or "more)" in full
 
 
-def test_gemma_as_transformers_saves_it(tmp_path, engram):
+def test_gemma_as_transformers_saves_it(tmp_path):
     config = Gemma3nTextConfig(
         vocab_size=64,
         vocab_size_per_layer_input=48,
@@ -310,17 +299,17 @@ def test_gemma_as_transformers_saves_it(tmp_path, engram):
     total = sum(total_of(found.weights, group)[0] for group in ("table", "dense", "base"))
     stored = load_file(tmp_path / "model.safetensors").values()
     assert total == sum(value.numel() for value in stored)
-    report = json.loads(engram("report", tmp_path, "--json"))
+    report = run("report", tmp_path, "--json").json()
     assert report["reads"]["rows_per_token"] == 1
     assert report["layers"][0]["rows"] == 48
-    assert "per_layer_input_gate (6 layers)" in engram("report", tmp_path)
+    assert "per_layer_input_gate (6 layers)" in run("report", tmp_path).ended().stdout
     settings = json.loads((tmp_path / "config.json").read_text())
     settings["hidden_size_per_layer_input"] = 8
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert "embed_tokens_per_layer.weight: [48 x 24]" in failed(tmp_path)["tensors"]
 
 
-def test_gemma_of_true_size(tmp_path, engram):
+def test_gemma_of_true_size(tmp_path):
     tensors = {
         "model.language_model.embed_tokens_per_layer.weight": ("BF16", (262144, 8960)),
         "model.language_model.per_layer_model_projection.weight": ("BF16", (8960, 2048)),
@@ -340,7 +329,7 @@ def test_gemma_of_true_size(tmp_path, engram):
     }
     folder = sparse_folder.write(tmp_path, config, {"model-00001-of-00001.safetensors": tensors})
     assert failed(folder) == {}
-    report = json.loads(engram("report", folder, "--json"))
+    report = run("report", folder, "--json").json()
     assert report["totals"]["table_params"] == 2_348_810_240
     assert report["reads"]["bytes_per_token"] == 17_920
     assert report["reads"]["disk_pages_per_token"]["least"] == 5
@@ -366,7 +355,7 @@ def demo(tmp_path):
     return write
 
 
-def test_a_state_dict_of_the_demo(demo, engram):
+def test_a_state_dict_of_the_demo(demo):
     for target in (demo(), demo(name="folder/any.safetensors").parent):
         checks = verdicts(target)
         assert failed(target) == {}
@@ -375,14 +364,14 @@ def test_a_state_dict_of_the_demo(demo, engram):
         assert (found.layout, found.kind) == ("demo", "released")
         assert total_of(found.weights, "table") == (498 * 4, 498 * 16)
         assert total_of(found.weights, "base") == (0, 0)
-    report = json.loads(engram("report", demo(), "--json"))
+    report = run("report", demo(), "--json").json()
     assert report["layers"] == [
         {
             **{"layer_id": None, "rows": 498, "hash_rows": 498, "table_params": 1992},
             **{"dense_params": 5 * (16 * 16 + 16) + 2 * 4 * 16 + 64 * 4 + 64, "table_bytes": 7968},
         }
     ]
-    assert json.loads(engram("verify", demo(), "--json"))["ok"] is True
+    assert run("verify", demo(), "--json").json()["ok"] is True
 
 
 def test_a_state_dict_of_several_layers(demo):
@@ -411,14 +400,14 @@ def test_a_broken_state_dict(demo, key, value, name, words):
     assert words in failed(path)[name]
 
 
-def test_a_torn_state_dict(demo, engram):
+def test_a_torn_state_dict(demo):
     path = demo()
     path.write_bytes(path.read_bytes()[:-1])
     assert "is damaged" in failed(path)["files"]
-    engram("report", path, code=3)
+    run("report", path).ended(3)
 
 
-def test_adapters(tmp_path, tmp_path_factory, engram):
+def test_adapters(tmp_path, tmp_path_factory):
     base, attached = tiny.family_folders("llama", tmp_path_factory)
     adapter = tiny.attached_model(base, tmp_path / "adapter", adapter=True)
     found, whole = inspect_checkpoint(adapter), inspect_checkpoint(attached)
@@ -428,20 +417,20 @@ def test_adapters(tmp_path, tmp_path_factory, engram):
     checks = verdicts(adapter, tokenizer=str(tiny.TOKENIZER))
     assert checks["tokenizer"].ok is True
     assert checks["logits"].ok is None
-    report = json.loads(engram("report", adapter, "--json"))
+    report = run("report", adapter, "--json").json()
     assert report["target_kind"] == "adapter"
     assert report["totals"]["base_params"] is None
-    assert json.loads(engram("verify", adapter, "--json"))["ok"] is True
+    assert run("verify", adapter, "--json").json()["ok"] is True
     (adapter / "engram-00001-of-00001.safetensors").unlink()
     assert "engram-00001-of-00001.safetensors" in failed(adapter)["settings"]
-    engram("verify", adapter, code=5)
+    run("verify", adapter).ended(5)
 
 
-def test_what_has_no_memory(tmp_path, engram):
+def test_what_has_no_memory(tmp_path):
     base = tiny.base_model("gpt2", tmp_path / "gpt2")
     for command in ("report", "verify"):
-        engram(command, base, code=3)
-        engram(command, tmp_path / "nothing", code=4)
+        run(command, base).ended(3)
+        run(command, tmp_path / "nothing").ended(4)
     with pytest.raises(InputError, match="has no memory"):
         list(verify(base))
     with pytest.raises(MissingFileError, match="no such file or folder"):
@@ -488,7 +477,7 @@ def test_a_quantisation_that_makes_no_sense(tmp_path, quantization):
 
 
 @pytest.mark.parametrize("shape", [(), (10,), (10, 0), (0, 256), (2, 3, 4)])
-def test_a_table_that_is_no_matrix_of_rows(tmp_path, engram, shape):
+def test_a_table_that_is_no_matrix_of_rows(tmp_path, shape):
     shards = {"model-00001-of-00002.safetensors": sparse_folder.v41_layer(1, 384006168)}
     shards["model-00001-of-00002.safetensors"]["layers.1.engram.embed.weight"] = ("BF16", shape)
     shards["model-00002-of-00002.safetensors"] = sparse_folder.v41_layer(14, 384016682)
@@ -496,4 +485,4 @@ def test_a_table_that_is_no_matrix_of_rows(tmp_path, engram, shape):
     with pytest.raises(CorruptFileError, match=r"layers\.1\.table is no table of rows"):
         inspect_checkpoint(folder)
     assert "layers.1.engram.embed.weight" in failed(folder)["tensors"]
-    engram("verify", folder, code=5)
+    run("verify", folder).ended(5)

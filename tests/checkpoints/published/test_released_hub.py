@@ -11,7 +11,9 @@ import sys
 import pytest
 
 from support import sparse_folder, tiny
+from support.cli import Result
 from support.hub import LIMIT, Hub, hub_environment, serving
+from support.paths import TESTS
 from support.qwen import qwen_release
 
 
@@ -22,17 +24,10 @@ def hub(tmp_path):
 
 
 ASK = """
-import contextlib, io, json, sys
-from engram_cli.main import app
-answers = []
-for words in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            app(words)
-        except SystemExit as end:
-            answers.append([end.code, out.getvalue(), err.getvalue()])
-print(json.dumps(answers))
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from support.cli import run
+print(json.dumps([run(*words) for words in json.loads(sys.argv[2])]))
 """
 
 
@@ -41,12 +36,12 @@ def engram(hub, *lines):
     home = hub.root.parent / "home"
     home.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps([line.split() for line in lines])],
+        [sys.executable, "-c", ASK, TESTS, json.dumps([line.split() for line in lines])],
         env={**os.environ, **hub_environment(hub, home)},
         capture_output=True, text=True, timeout=60, check=True, cwd=home,
     )  # fmt: skip
     assert done.stderr == ""
-    answers = json.loads(done.stdout)
+    answers = [Result(*answer) for answer in json.loads(done.stdout)]
     assert "Traceback" not in "".join(err for _, _, err in answers)
     return answers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -14,8 +15,8 @@ from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.digests import file_digest, read_digests
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
-from engram_cli.main import main
 from support import tiny
+from support.cli import run
 
 
 @pytest.fixture(scope="module")
@@ -127,23 +128,20 @@ def test_digests_of_another_form_are_damage(made, tmp_path):
             detach(file.parent, tmp_path / "again")
 
 
-def test_rows_appear_as_they_are_done(made, capsys, monkeypatch):
+def test_rows_appear_as_they_are_done(made, monkeypatch):
     seen = []
 
     def check_and_look(*args, **options):
         for check in verify(*args, **options):
             yield check
-            seen.append((check.name, capsys.readouterr().out))
+            seen.append((check.name, sys.stdout.buffer.getvalue().decode()))
 
     monkeypatch.setattr("engram.checkpoints.verify.verify_checkpoint.verify", check_and_look)
-    monkeypatch.setattr("sys.argv", ["engram", "verify", str(made / "plain"), "--headers-only"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert not stopped.value.code
+    done = run("verify", made / "plain", "--headers-only").ended()
     assert len(seen) > 5
     for name, text in seen:
         assert text.splitlines()[-1].startswith(name)
-    assert "wired right" in capsys.readouterr().out
+    assert "wired right" in done.stdout
 
 
 def test_what_headers_tell_is_shown_before_packages_are_imported(made, monkeypatch):

@@ -11,8 +11,8 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.lookup import look_up
 from engram.errors import MismatchError
-from engram_cli import main as cli
 from support import tiny
+from support.cli import run
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +36,12 @@ def other(tmp_path_factory):
 
 
 @pytest.mark.parametrize("more", [[], ["-o", "ids"], ["--layers", "1"]])
-def test_hash(attached, other, tmp_path, capsys, monkeypatch, more):
+def test_hash(attached, other, tmp_path, monkeypatch, more):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("the river ran past the old mill\n")
-    words = ["hash", "text.txt", "-c", str(attached), *more]
-    with pytest.raises(SystemExit) as end:
-        cli.app([*words, "-t", str(other)])
-    assert end.value.code == 5
-    assert "map_sha256" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        cli.app(words)
-    assert end.value.code == 0
+    words = ["hash", "text.txt", "-c", attached, *more]
+    assert "map_sha256" in run(*words, "-t", other).ended(5).stderr
+    run(*words).ended()
 
 
 def test_convert_and_look_up(attached, other, tmp_path):

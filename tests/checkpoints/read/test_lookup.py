@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from engram.checkpoints.read.tensor_names import TABLE
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
 from support import tiny
+from support.cli import run, run_apart
 from support.layouts import LAYOUTS, random_memory
 from support.qwen import random_qwen
 
@@ -169,41 +168,29 @@ def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(plan.attachment.model_config))
     shutil.copyfile(tiny.TOKENIZER / "tokenizer.json", folder / "tokenizer.json")
-    code = f"""
-import sys
+    tell = """
+import atexit, sys
 from pathlib import Path
-from engram_cli.main import app
-try:
-    app(["lookup", {str(folder)!r}, {TEXT!r}, "--json"])
-except SystemExit as end:
-    assert end.code == 0
-assert not {{"torch", "transformers", "numba"}} & set(sys.modules)
-print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+def tell():
+    peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+    print(peak, *{"torch", "transformers", "numba"} & set(sys.modules), file=sys.stderr)
+atexit.register(tell)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
-    )
-    answer, peak = done.stdout.splitlines()
-    assert json.loads(answer)["layers"][0]["table_rows"] > 4e9
+    done = run_apart("lookup", folder, TEXT, "--json", before=tell)
+    assert done.json()["layers"][0]["table_rows"] > 4e9
+    (peak,) = done.stderr.splitlines()[-1].split()
     assert int(peak) < 300_000  # kB
 
 
-def test_the_command(folders, capsys):
-    from engram_cli import main
-
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            main.app(["lookup", str(folders["demo"]), TEXT, *words])
-        assert end.value.code == 0
-        return capsys.readouterr().out
-
-    answer = json.loads(call("--json"))
+def test_the_command(folders):
+    words = ("lookup", folders["demo"], TEXT)
+    answer = run(*words, "--json").json()
     assert answer["schema"] == "engram.lookup/1"
     tokens = len(answer["tokens"])
     for layer in answer["layers"]:
         for key in ("rows", "hash_ids", "norms"):
             assert np.shape(layer[key]) == (tokens, 3, 2)
-    shown = call()
+    shown = run(*words).ended().stdout
     assert f"Layer 2: {answer['layers'][0]['rows_read']} of" in shown
     assert "Shared: row" in shown
     assert "Repeated: " in shown

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support.cli import run_apart
 from support.paths import BPE
 
 COMMANDS = {
@@ -29,14 +26,10 @@ def text(tmp_path_factory):
     return path
 
 
-def run(text, folder, name, most_bytes, *more):
-    words = [sys.executable, "-m", "engram_cli", *COMMANDS[name], str(text), "-t", str(BPE)]
-    return subprocess.run(
-        [*words, "-o", "out", "--json", *more],
+def run_limited(text, folder, name, most_bytes, *more):
+    return run_apart(
+        *(*COMMANDS[name], text, "-t", BPE, "-o", "out", "--json", *more),
         cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, -1)),
     )
 
@@ -54,10 +47,7 @@ def run(text, folder, name, most_bytes, *more):
     ],
 )
 def test_the_folder_is_named_and_does_not_appear(text, tmp_path, name, most_bytes):
-    done = run(text, tmp_path, name, most_bytes)
-    assert done.returncode == 5, done.stderr
-    assert done.stdout == ""
-    error = json.loads(done.stderr.splitlines()[-1])
+    error = run_limited(text, tmp_path, name, most_bytes).error(5)
     assert error["code"] == "does_not_fit"
     assert error["details"]["errno"] == "EFBIG"
     assert Path(tmp_path, error["details"]["path"]) == tmp_path / "out"
@@ -68,23 +58,17 @@ def test_the_folder_is_named_and_does_not_appear(text, tmp_path, name, most_byte
         return
     # The tokens are finished and kept.
     assert left == [".out.building"]
-    done = run(text, tmp_path, name, 10**9, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["documents"] == 9000
+    assert run_limited(text, tmp_path, name, 10**9, "--resume").json()["documents"] == 9000
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_no_room_for_what_is_only_kept_for_the_next_run(text, tmp_path):
     """Statistics write nothing but caches: of compressed ids, primes and machine code."""
     cache = {name: str(tmp_path / name) for name in ("NUMBA_CACHE_DIR", "ENGRAM_CACHE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "engram_cli", "hash", str(text), "-t", str(BPE), "--json"],
-        env={**os.environ, **cache},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_apart(
+        *("hash", text, "-t", BPE, "--json"),
+        environment=cache,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, -1)),
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["documents"] == 9000
+    assert done.json()["documents"] == 9000
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []

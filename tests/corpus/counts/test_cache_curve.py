@@ -13,7 +13,7 @@ from engram.config.config_file import write_config
 from engram.config.engram_config import EngramConfig
 from engram.corpus.counts.cache_curve import TARGETS, CacheSample, cache_curve
 from engram.errors import InputError
-from engram_cli.main import app
+from support.cli import run
 from support.counted import addresses_of, batch_of, random_documents
 from support.paths import BPE
 
@@ -130,19 +130,16 @@ def test_sizes_that_cannot_be(tokens):
 
 
 @pytest.fixture
-def hashed(tmp_path, capsys):
+def hashed(tmp_path):
     """Run `engram hash` on a small text with more options; its output and its text."""
 
-    def run(*words):
+    def run_hash(*words):
         text, config = tmp_path / "text.txt", tmp_path / "config.yaml"
         text.write_text("Alexander the Great saw the Milky Way.\n\nBy the way, he did.\n\n" * 30)
         write_config(config, SMALL)
-        with pytest.raises(SystemExit) as end:
-            app(["hash", str(text), "-c", str(config), *words])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
+        return run("hash", text, "-c", config, *words)
 
-    return run
+    return run_hash
 
 
 def test_the_command_prints_the_curve_with_its_bytes(hashed):

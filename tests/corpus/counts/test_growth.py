@@ -17,7 +17,7 @@ from engram.corpus.counts.collisions import order_collisions
 from engram.corpus.counts.distinct import DistinctWindows
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
-from engram_cli.main import app
+from support.cli import run
 from support.counted import MEMORIES, addresses_of, batch_of, brute_force, random_documents
 from support.paths import BPE
 
@@ -214,20 +214,17 @@ def test_collisions_of_a_sample_are_estimated():
     assert 0.1 < exact.every_head < exact.any_head < 0.99
 
 
-def test_the_command_predicts_and_shows(tmp_path, capsys):
+def test_the_command_predicts_and_shows(tmp_path):
     words = np.random.default_rng(3).zipf(1.2, 30_000) % 400
     text = tmp_path / "text.txt"
     text.write_text(
         "\n\n".join(" ".join(map(str, words[i : i + 40])) for i in range(0, 30_000, 40))
     )
 
-    def run(*more):
-        with pytest.raises(SystemExit) as end:
-            app(["hash", str(text), "-t", str(BPE), *more])
-        assert end.value.code == 0
-        return capsys.readouterr().out
+    def shown_with(*more):
+        return run("hash", text, "-t", BPE, *more).ended().stdout
 
-    payload = json.loads(run("--json"))
+    payload = json.loads(shown_with("--json"))
     assert [curve["order"] for curve in payload["growth"]] == [2, 3]
     for curve in payload["growth"]:
         assert curve["points"][-1]["tokens"] == payload["tokens"]
@@ -237,24 +234,24 @@ def test_the_command_predicts_and_shows(tmp_path, capsys):
         assert curve["prediction"]["distinct_ngrams"] > heads[0]["distinct_ngrams"]
     for layer in payload["layers"]:
         assert [order["order"] for order in layer["orders"]] == [2, 3]
-    other = json.loads(run("--predict", "2M", "--json"))["growth"][0]["prediction"]
+    other = json.loads(shown_with("--predict", "2M", "--json"))["growth"][0]["prediction"]
     assert other["tokens"] == 2_000_000
-    shown = run("--predict", "2M")
+    shown = shown_with("--predict", "2M")
     assert f"~{other['distinct_ngrams']:,}" in shown
     assert "Another kind of text grows otherwise." in shown
     assert "of the text:" in shown
     # Shorter than the text: read off its curve, with no error that nothing was checked for.
-    curve = json.loads(run("--predict", "2k", "--json"))["growth"][0]
+    curve = json.loads(shown_with("--predict", "2k", "--json"))["growth"][0]
     point = next(point for point in curve["points"] if point["tokens"] == 2000)
     assert curve["prediction"]["distinct_ngrams"] == point["distinct_ngrams"]
     assert curve["prediction"]["relative_error"] is None
-    shown = run("--predict", "2k")
+    shown = shown_with("--predict", "2k")
     assert f"Distinct n-grams in the first 2,000 of {payload['tokens']:,} tokens" in shown
     assert f"~{point['distinct_ngrams']:,}" in shown
     assert "checks" not in shown
-    shown = run("--predict", "10B")
+    shown = shown_with("--predict", "10B")
     assert "not checked: the text is too short" in shown
     assert "0.0% in" not in shown
     text.write_text("Too short.")
-    assert "too short to tell" in run()
-    assert json.loads(run("--json"))["growth"][0]["prediction"] is None
+    assert "too short to tell" in shown_with()
+    assert json.loads(shown_with("--json"))["growth"][0]["prediction"] is None

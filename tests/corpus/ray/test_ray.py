@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from importlib.util import find_spec
@@ -31,6 +28,7 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
+from support.cli import run_apart
 from support.corpora import TEXT, digests, text_file
 from support.named_pipe import NamedPipe
 from support.paths import BPE
@@ -91,12 +89,10 @@ def test_a_cluster_at_an_address(ray, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     path = text_file(tmp_path)
-    words = [sys.executable, "-m", "engram_cli", "corpus", "build", path.name, "-t", str(BPE)]
+    words = ("corpus", "build", path.name, "-t", BPE)
     address = ["--engine", "ray", "--address", get_runtime_context().gcs_address]
     for name, engine in (("local", []), ("ray", address)):
-        done = subprocess.run([*words, "-o", name, "--json", *engine], capture_output=True)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["engine"] == name
+        assert run_apart(*words, "-o", name, "--json", *engine).json()["engine"] == name
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 

@@ -14,7 +14,7 @@ import pytest
 from engram.corpus.text import readers
 from engram.corpus.text.readers import TextReader
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
-from engram_cli.main import app
+from support.cli import run
 from support.paths import BPE
 
 SPLITS = ("paragraph", "line", "file")
@@ -305,28 +305,18 @@ def faults(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["corpus build", "hash"])
-def test_the_command_names_faults_and_skips_them_when_told_to(faults, tmp_path, capsys, command):
+def test_the_command_names_faults_and_skips_them_when_told_to(faults, tmp_path, command):
     folder, said = faults
-    words = [*command.split(), str(folder), "-t", str(BPE), "-o", str(tmp_path / "out"), "--json"]
-
-    def run(*more):
-        with pytest.raises(SystemExit) as end:
-            app([*words, *more])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    code, out, err = run()
-    assert (code, out) == (3, "")
-    error = json.loads(err.splitlines()[-1])
+    words = [*command.split(), folder, "-t", BPE, "-o", tmp_path / "out", "--json"]
+    error = run(*words).error(3)
     assert error["message"] == f"{folder}/{said[0]}"
     assert (error["details"]["file"], error["details"]["line"]) == (f"{folder}/a.jsonl", 2)
     assert not (tmp_path / "out").exists()
-    code, out, err = run("--on-error", "skip")
-    assert code == 0, err
-    assert json.loads(out)["skipped"] == len(said)
-    assert "6 documents were skipped:" in err
+    done = run(*words, "--on-error", "skip")
+    assert done.json()["skipped"] == len(said)
+    assert "6 documents were skipped:" in done.stderr
     for line in said:
-        assert f"  {folder}/{line}" in err
+        assert f"  {folder}/{line}" in done.stderr
     if command == "corpus build":
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert len(manifest["problems"]) == manifest["counts"]["skipped"] == len(said)

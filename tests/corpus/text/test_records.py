@@ -20,7 +20,7 @@ from engram.corpus.text import readers
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
-from engram_cli.main import app
+from support.cli import run
 from support.paths import BPE
 from support.peak_memory import run_measured
 
@@ -327,18 +327,14 @@ def test_names_of_the_hub_get_a_way_to_their_data(tmp_path, monkeypatch):
         assert "datasets" not in caught.value.hint
 
 
-def test_hash_and_build_count_the_same_tokens(tmp_path, monkeypatch, capsys):
+def test_hash_and_build_count_the_same_tokens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "a.json", json.dumps(RECORDS))
     words = f"a.json -t {BPE} --json --text-key=text --threads 1".split()
     counts = []
     for command in ("corpus build -o out --overwrite", "hash"):
         for more in ((), ("--no-eos",)):
-            with pytest.raises(SystemExit) as end:
-                app([*command.split(), *words, *more])
-            out, err = capsys.readouterr()
-            assert end.value.code == 0, err
-            payload = json.loads(out)
+            payload = run(*command.split(), *words, *more).json()
             counts.append((payload["documents"], payload["tokens"], payload["eos_token"]))
     assert counts[:2] == counts[2:]
     assert counts[0] == (len(TEXTS), counts[1][1] + len(TEXTS), "<eos>")

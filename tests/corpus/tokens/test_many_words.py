@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from support import cli
 from support.peak_memory import run_measured
 
 pytest.importorskip("gigatoken")
@@ -47,10 +47,9 @@ def test_distinct_words(real_assets, tmp_path, command):
     text, folder = tmp_path / "words.txt", tmp_path / "corpus"
     write_words(text, WORDS)
     tokenizer = real_assets / "tokenizers" / "gpt2"
-    words = [sys.executable, "-m", "engram_cli", *command.split(), str(text), "--split", "line"]
-    words += ["-t", str(tokenizer), "--json"]
-    words += ["-o", str(folder), "-j", "1"] if command == "corpus build" else ["--stats"]
-    done, peak_bytes = run_measured(words, tmp_path)
+    words = [*command.split(), text, "--split", "line", "-t", tokenizer, "--json"]
+    words += ["-o", folder, "-j", "1"] if command == "corpus build" else ["--stats"]
+    done, peak_bytes = run_measured(cli.command(*words), tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     assert b"Tokenised with gigatoken" in done.stderr
     print(f"\n{command}: {WORDS:,} words, peak {peak_bytes:,} bytes")

@@ -22,7 +22,7 @@ from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
-from engram_cli import main as cli
+from support.cli import run
 from support.paths import BPE
 
 CONFIG = EngramConfig(
@@ -117,7 +117,7 @@ def list_again(path):
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_readers_check_digests_when_asked_to(folder, tmp_path, capsys):
+def test_readers_check_digests_when_asked_to(folder, tmp_path):
     path = tmp_path / "copy"
     shutil.copytree(folder / "tokens", path)
     HashedDataset(path, CONFIG, window_tokens=8, check_digests=True)
@@ -126,16 +126,12 @@ def test_readers_check_digests_when_asked_to(folder, tmp_path, capsys):
     with pytest.raises(CorruptFileError, match=r"tokens-00001\.npy was changed"):
         HashedDataset(path, CONFIG, window_tokens=8, check_digests=True)
     for more, code in (([], 0), (["--check"], 3)):
-        with pytest.raises(SystemExit) as end:
-            cli.app(["hash", str(path), "-t", str(BPE), *more])
-        assert end.value.code == code
-    with pytest.raises(SystemExit) as end:
-        cli.app(["hash", str(folder / "text.txt"), "-t", str(BPE), "--check"])
-    assert end.value.code == 2
-    assert "Leave out --check" in capsys.readouterr().err
+        run("hash", path, "-t", BPE, *more).ended(code)
+    done = run("hash", folder / "text.txt", "-t", BPE, "--check").ended(2)
+    assert "Leave out --check" in done.stderr
 
 
-def test_verify_takes_hash_ids(folder, tmp_path, capsys):
+def test_verify_takes_hash_ids(folder, tmp_path):
     checks = verify_corpus(folder / "ids", load_tokenizer)
     assert [(check.name, check.ok) for check in checks] == [
         ("files", True), ("counts", True), ("hash ids", True),
@@ -148,10 +144,7 @@ def test_verify_takes_hash_ids(folder, tmp_path, capsys):
         change(shard)
         (files,) = verify_corpus(path, load_tokenizer)
         assert (files.ok, files.detail.split()[0]) == (False, shard.name)
-        with pytest.raises(SystemExit) as end:
-            cli.app(["corpus", "verify", str(path), "--json"])
-        assert end.value.code == 5
-        assert not json.loads(capsys.readouterr().out)["ok"]
+        assert not run("corpus", "verify", path, "--json").json(5)["ok"]
 
 
 def test_verify_hashes_a_sample_again(folder, tmp_path):
