@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.forks import Forks
-from support.paths import GOLDEN
+from support.paths import BPE, GOLDEN, WORD
 
 # Code of models is copied to where the environment says when transformers is imported; two
 # processes of a test run must not share it.
@@ -59,13 +59,13 @@ def golden() -> Callable[[str], dict[str, Any]]:
 @pytest.fixture(scope="session")
 def local_bpe() -> Path:
     """Folder of a byte-level BPE tokenizer with 544 ids."""
-    return GOLDEN / "tokenizers" / "local_bpe"
+    return BPE
 
 
 @pytest.fixture(scope="session")
 def local_word() -> Path:
     """Folder of a word tokenizer with 23 ids."""
-    return GOLDEN / "tokenizers" / "local_word"
+    return WORD
 
 
 @pytest.fixture(scope="session")

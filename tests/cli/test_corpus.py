@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from support.cli import imported_by, run
-from support.paths import BPE
+from support.paths import BPE, WORD
 
-WORD = BPE.with_name("local_word")
 TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
 DOCUMENTS = 41
 

@@ -16,9 +16,8 @@ import pytest
 from engram.config.config_file import write_config
 from engram.config.engram_config import EngramConfig
 from support.cli import imported_by, run
-from support.paths import BPE
+from support.paths import BPE, WORD
 
-WORD = BPE.with_name("local_word")
 TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
 DOCUMENTS = 41
 

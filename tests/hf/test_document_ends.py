@@ -17,6 +17,7 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import ConfigError, LayoutError
 from support import tiny
 from support.near import assert_near
+from support.paths import BPE
 
 EOS = 1
 LENGTH = 23
@@ -137,12 +138,12 @@ def test_verify_passes_and_the_published_format_is_refused(attached, tmp_path):
 
 
 def test_the_tokenizer_starts_documents_behind_ends(ids):
-    tokenizer = EngramTokenizer(config(), str(tiny.TOKENIZER))
+    tokenizer = EngramTokenizer(config(), str(BPE))
     rows = ids.numpy()
     hashed = tokenizer.compress_and_hash(rows)
     starts = np.zeros(rows.shape, dtype=bool)
     starts[:, 1:] = rows[:, :-1] == EOS
-    plain = EngramTokenizer(tiny.memory_config(), str(tiny.TOKENIZER))
+    plain = EngramTokenizer(tiny.memory_config(), str(BPE))
     np.testing.assert_array_equal(hashed, plain.compress_and_hash(rows, starts=starts))
     assert (hashed != plain.compress_and_hash(rows)).any()
     flat = Hasher(tokenizer.addresses).hash_documents(rows.reshape(-1), [0, LENGTH, 2 * LENGTH])

@@ -25,6 +25,7 @@ from engram.hf.compat import self_attention_cache
 from support import tiny
 from support.layouts import layout_config
 from support.near import assert_near
+from support.paths import BPE, WORD
 
 LENGTH = 17
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2, "eos_token_id": None}
@@ -300,7 +301,7 @@ def test_from_config_without_a_tokenizer_says_what_is_missing(folders, ids, lone
     model.fill_token_map(str(folders[0]))
     assert torch.isfinite(full(model, ids)).all()
     with pytest.raises(MismatchError, match="not the one"):
-        model.fill_token_map(str(tiny.TOKENIZER.parent / "local_word"))
+        model.fill_token_map(str(WORD))
 
 
 def refused(model, ids):
@@ -311,9 +312,9 @@ def refused(model, ids):
 
 def test_from_config_tells_of_a_tokenizer_that_cannot_be_used(ids, lone_config):
     tokenizer = lone_config / "tokenizer.json"
-    tokenizer.write_bytes((tiny.TOKENIZER.parent / "local_word" / "tokenizer.json").read_bytes())
+    tokenizer.write_bytes((WORD / "tokenizer.json").read_bytes())
     assert "the tokenizer is not the one" in refused(made_from_config(lone_config), ids)
-    tokenizer.write_bytes((tiny.TOKENIZER / "tokenizer.json").read_bytes()[:999])
+    tokenizer.write_bytes((BPE / "tokenizer.json").read_bytes()[:999])
     assert "cannot be read as a tokenizer" in refused(made_from_config(lone_config), ids)
 
 
@@ -325,7 +326,7 @@ def test_from_config_looks_only_where_its_config_lies(ids, lone_config, monkeypa
     message = refused(AutoModelForCausalLM.from_config(config), ids)
     assert "no tokenizer at lone." in message
     assert "no tokenizer at someone/model." in message
-    config.engram["config"]["tokenizer"] = str(tiny.TOKENIZER)
+    config.engram["config"]["tokenizer"] = str(BPE)
     model = AutoModelForCausalLM.from_config(config).eval()
     assert torch.isfinite(full(model, ids)).all()
     config.engram["config"]["tokenizer"] = "package:no_such_package"
@@ -355,10 +356,10 @@ def test_an_empty_map_that_was_loaded_is_not_one_of_from_config(folders, tmp_pat
 
 def test_a_token_map_is_filled_from_any_form_of_a_tokenizer(folders, ids, lone_config):
     expected = engram.load(folders[1]).engram_decoder.engram_token_map
-    fast = AutoTokenizer.from_pretrained(tiny.TOKENIZER)
+    fast = AutoTokenizer.from_pretrained(BPE)
     model = made_from_config(lone_config)
     token_map = model.engram_decoder.engram_token_map
-    for form in (fast, fast.backend_tokenizer, load_tokenizer(tiny.TOKENIZER), tiny.TOKENIZER):
+    for form in (fast, fast.backend_tokenizer, load_tokenizer(BPE), BPE):
         token_map.zero_()
         model.fill_token_map(form)
         assert torch.equal(token_map, expected)
@@ -372,6 +373,6 @@ def test_raw_ids_need_no_token_map_but_a_tokenizer_that_exists(tmp_path):
     attached = tiny.attached_model(base, tmp_path / "attached", layout_config("qwen_ple"))
     model = made_from_config(attached)
     assert model.engram_decoder.engram_token_map is None
-    model.fill_token_map(tiny.TOKENIZER)
+    model.fill_token_map(BPE)
     with pytest.raises(MissingFileError, match="no tokenizer at"):
         model.fill_token_map(tmp_path / "nowhere")

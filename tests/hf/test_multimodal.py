@@ -28,7 +28,8 @@ from engram.checkpoints.verify.ways import READING
 from engram.errors import InputError, LayoutError
 from engram.hf.compat import cache_name, cache_of
 from engram.hf.multimodal import MULTIMODAL, placeholder_ids
-from support.tiny import HIDDEN, TOKENIZER, VOCAB, attached_model, memory_config, randomise
+from support.paths import BPE
+from support.tiny import HIDDEN, VOCAB, attached_model, memory_config, randomise
 from support.tiny_multimodal import PARTS, PROCESSOR_FILES, multimodal_base
 
 # Those with a memory that the toolkit names first.
@@ -198,9 +199,7 @@ def test_an_image_gets_nothing_and_is_in_no_n_gram(made: Made) -> None:
     text = prompt.text[0]
     assert not bool(seen["added"][0, ~text].any())
     assert bool((seen["added"][0, text].abs().amax(dim=-1) > 0).all())
-    hashed = EngramTokenizer(memory_config(), TOKENIZER).compress_and_hash(
-        prompt.ids[:, text].tolist()
-    )
+    hashed = EngramTokenizer(memory_config(), BPE).compress_and_hash(prompt.ids[:, text].tolist())
     expected = torch.as_tensor(hashed).reshape(1, int(text.sum()), *seen["ids"].shape[2:])
     assert torch.equal(seen["ids"][:, text], expected)
 

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from support import tiny
-from support.paths import GOLDEN
+from support.paths import BPE, GOLDEN
 
 README = GOLDEN / "seeds" / "engram_torch_unofficial-README.md"
 SETUP, DATA_FLOW, BEST_K = re.findall(r"```py\n(.*?)```", README.read_text(), flags=re.S)
@@ -37,7 +37,7 @@ COMPLETIONS = {
 @pytest.fixture
 def gpt2_folder(tmp_path, monkeypatch):
     """A folder called gpt2, where from_pretrained("gpt2") finds it before the hub."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tiny.TOKENIZER / "tokenizer.json"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(BPE / "tokenizer.json"))
     assert tokenizer.pad_token is None  # as GPT-2's
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(1)
     tokenizer.save_pretrained(tmp_path / "gpt2")

@@ -10,3 +10,5 @@ GOLDEN = TESTS / "golden"
 TOKENIZERS = GOLDEN / "tokenizers"
 # A byte-level BPE tokenizer with 544 ids.
 BPE = TOKENIZERS / "local_bpe"
+# A word tokenizer with 23 ids.
+WORD = TOKENIZERS / "local_word"

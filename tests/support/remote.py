@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from support import tiny
+from support.paths import BPE
 
 CONFIGURATION = """
 from transformers import PretrainedConfig
@@ -161,6 +161,6 @@ def remote_base(folder: Path, trace: Path | None = None) -> Path:
     if trace is not None:
         mark = f"Path({str(trace)!r}).touch()"
         (folder / CODE[1]).write_text(MODELING.format(mark=mark))
-    for file in tiny.TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, folder / file.name)
     return folder

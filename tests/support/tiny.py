@@ -14,7 +14,6 @@ from engram import EngramConfig
 from engram.checkpoints.attach import attach
 from support.paths import BPE
 
-TOKENIZER = BPE
 VOCAB = 544
 HIDDEN = 32
 
@@ -121,7 +120,7 @@ def base_model(
     for parameter in model.parameters():  # biases and norms too: zeros and ones hide mistakes
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder, **save)
-    for file in TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, folder / file.name)
     return folder
 

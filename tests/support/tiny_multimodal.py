@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from support.tiny import HIDDEN, TOKENIZER, VOCAB
+from support.paths import BPE
+from support.tiny import HIDDEN, VOCAB
 
 _TEXT = {
     "vocab_size": VOCAB,
@@ -163,7 +164,7 @@ def multimodal_base(model_type: str, folder: Path) -> Path:
     for parameter in model.parameters():  # biases and norms too: zeros and ones hide mistakes
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder)
-    for file in TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, folder / file.name)
     for name, text in PROCESSOR_FILES.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -18,7 +18,6 @@ from support.paths import BPE, REPOSITORY
 TEXT = "The river ran past the old mill.\n\nA valley below the hill: 3 < 4.\n\nEnd.\n"
 # Stand in a call for the changed artefact, for a folder to be written, and for valid companions.
 PATH, OUT = "PATH", "OUT"
-TOKENIZER = BPE
 Calls = Sequence[list[str] | Callable[[Path], object]]
 
 
@@ -48,7 +47,7 @@ def write_artefacts(folder: Path) -> None:
     tiny.base_model("gpt2", folder / "sharded", max_shard_size="40KB")
     attached = tiny.attached_model(base, folder / "attached")
     tiny.attached_model(base, folder / "adapter", adapter=True)
-    memory = tiny.memory_config(tokenizer=str(TOKENIZER))
+    memory = tiny.memory_config(tokenizer=str(BPE))
     write_config(folder / "memory.yaml", memory)
     (folder / "memory.json").write_text(json.dumps(memory.to_dict()))
     shutil.copyfile(REPOSITORY / "templates" / "gpt2.yaml", folder / "gpt2.yaml")
@@ -58,13 +57,13 @@ def write_artefacts(folder: Path) -> None:
     shard = {"model-00001-of-00001.safetensors": sparse_folder.v41_layer(1, 96)}
     sparse_folder.write(folder / "released", sparse_folder.V41_CONFIG, shard)
     _write_texts(folder)
-    shutil.copytree(TOKENIZER, folder / "tokenizer")
+    shutil.copytree(BPE, folder / "tokenizer")
     (folder / "tokenizer" / "added_tokens.json").write_text('{"<more>": 544}')
     special = '{"pad_token": {"content": "<pad>"}}'
     (folder / "tokenizer" / "special_tokens_map.json").write_text(special)
     run("convert", attached, "-o", folder / "published", "--to", "demo").ended()
     text, corpus = folder / "text.txt", folder / "corpus"
-    run("corpus", "build", text, "-t", TOKENIZER, "-o", corpus, "-j", 1).ended()
+    run("corpus", "build", text, "-t", BPE, "-o", corpus, "-j", 1).ended()
     run("hash", text, *_hashing(folder), "-o", folder / "hash-ids").ended()
 
 
@@ -88,7 +87,7 @@ def _write_texts(folder: Path) -> None:
 def list_artefacts(folder: Path) -> list[Artefact]:
     """List what `write_artefacts` wrote."""
     base, config, text = folder / "base", str(folder / "memory.yaml"), str(folder / "text.txt")
-    tokenizer, words = ["-t", str(TOKENIZER)], _hashing(folder)
+    tokenizer, words = ["-t", str(BPE)], _hashing(folder)
     headers, out = ["verify", PATH, "--headers-only"], ["-o", OUT]
     reads = [
         ["config", "check", PATH],
@@ -173,7 +172,7 @@ def list_artefacts(folder: Path) -> list[Artefact]:
 
 
 def _hashing(folder: Path) -> list[str]:
-    return ["-t", str(TOKENIZER), "-c", str(folder / "memory.yaml"), "-j", "1"]
+    return ["-t", str(BPE), "-c", str(folder / "memory.yaml"), "-j", "1"]
 
 
 def load(*paths: Path, **options: Any) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.forks import Forks
-from torture.writers import BPE
+from support.paths import BPE
 
 pytestmark = pytest.mark.torture
 

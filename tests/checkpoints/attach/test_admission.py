@@ -23,6 +23,7 @@ from engram.errors import ConfigError, EngramError, LayoutError
 from engram.hf.layers import find_layers
 from support import more_families, tiny
 from support.cli import run
+from support.paths import BPE
 
 _SHAPE = tiny.SIZES["llama"]
 _STATES = {"state_size": 8, "num_hidden_layers": 3, "hidden_size": 32}
@@ -43,7 +44,7 @@ def small_base(model_type: str, folder: Path, sizes: dict[str, object], auto: ty
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder)
-    for file in tiny.TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, folder / file.name)
     return folder
 

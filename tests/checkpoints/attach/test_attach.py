@@ -27,6 +27,7 @@ from engram.errors import (
 from engram.hf.calls import MemoryLayer
 from support import tiny
 from support.near import assert_near
+from support.paths import BPE
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)
@@ -88,7 +89,7 @@ def test_base_files_are_unchanged_and_every_tensor_is_indexed(folders):
 def test_every_constant_is_right_after_from_pretrained(folders):
     _, attached = folders
     config = tiny.memory_config()
-    tokenizer = EngramTokenizer(config, str(tiny.TOKENIZER))
+    tokenizer = EngramTokenizer(config, str(BPE))
     model = engram.load(attached)
     settings = model.config.engram
     assert settings["addresses"] == tokenizer.addresses.to_dict()
@@ -111,7 +112,7 @@ def test_the_memory_is_the_same_module_as_standing_alone(folders):
     """Wired, a layer sees its input + EngramModule(input, compress_and_hash ids)."""
     _, attached = folders
     model = tiny.randomise(engram.load(attached))
-    tokenizer = EngramTokenizer(tiny.memory_config(), str(tiny.TOKENIZER))
+    tokenizer = EngramTokenizer(tiny.memory_config(), str(BPE))
     hash_ids = tokenizer.compress_and_hash(IDS, return_tensors="pt")
     for layer_id in (1, 2):
         layer = model.get_decoder().engram_layers[layer_id]

@@ -30,6 +30,7 @@ from engram.errors import LayoutError, MissingError, MissingPackageError
 from engram.hf import quantising
 from support import tiny
 from support.cli import run
+from support.paths import BPE
 
 IDS = torch.tensor([[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31]])
 MEMORIES = [f"model.layers.{layer}.engram" for layer in (1, 2)]
@@ -64,7 +65,7 @@ def quantised(request, plain, tmp_path_factory):
     AutoModelForCausalLM.from_pretrained(plain[0], quantization_config=options).save_pretrained(
         base
     )
-    for file in tiny.TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, base / file.name)
     config = tiny.memory_config(hidden_size=64)
     return base, tiny.attached_model(base, folder / "attached", config)
@@ -120,7 +121,7 @@ def test_verify_in_float32_compares_tokens_of_dequantised_weights(plain, tmp_pat
         plain[0], dtype=torch.float32, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
     )
     model.save_pretrained(tmp_path / "base")
-    for file in tiny.TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, tmp_path / "base" / file.name)
     config = tiny.memory_config(hidden_size=64)
     attached = tiny.attached_model(tmp_path / "base", tmp_path / "attached", config)

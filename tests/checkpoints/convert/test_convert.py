@@ -25,7 +25,7 @@ from engram.nn.quantised import FORMATS, dequantise_fp8
 from support import cli, tiny
 from support.layouts import LAYOUTS, layout_config, random_memory
 from support.near import assert_near
-from support.paths import GOLDEN
+from support.paths import BPE, GOLDEN
 
 EACH_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 IDS = torch.randint(3, tiny.VOCAB, (2, 19), generator=torch.Generator().manual_seed(5))
@@ -97,7 +97,7 @@ def test_published_names_load_into_a_module_as_they_are(folders, layout, tmp_pat
     found = tensors(tmp_path / "published")
     values = memory_of(folders[layout])
     config = layout_config(layout, table_dtype="float32")
-    distributions = EngramTokenizer(config, tiny.TOKENIZER).vocab_distributions
+    distributions = EngramTokenizer(config, BPE).vocab_distributions
     for layer_id in (2, 1):
         mark = f"layers.{layer_id}." + ("ple." if layout == "qwen_ple" else "engram.")
         state = {name.partition(mark)[2]: value for name, value in found.items() if mark in name}
@@ -128,7 +128,7 @@ def test_a_state_dict_of_the_demo_gives_the_golden_forward(tmp_path, monkeypatch
         for name, value in golden.items()
         if name.startswith("state.")
     }
-    other = EngramModule(config, EngramTokenizer(config, tiny.TOKENIZER).vocab_distributions[1])
+    other = EngramModule(config, EngramTokenizer(config, BPE).vocab_distributions[1])
     with torch.no_grad():
         keys = other.state_dict()
         for name in [name for name in state if "table" not in name]:
@@ -154,7 +154,7 @@ def test_a_state_dict_of_the_demo_gives_the_golden_forward(tmp_path, monkeypatch
         )
     )
     base.save_pretrained(tmp_path / "base")
-    for file in tiny.TOKENIZER.iterdir():
+    for file in BPE.iterdir():
         shutil.copyfile(file, tmp_path / "base" / file.name)
     options = {"base": tmp_path / "base", "config": config}
     # The golden memory has four streams, as no family of transformers that can be attached to.
@@ -165,7 +165,7 @@ def test_a_state_dict_of_the_demo_gives_the_golden_forward(tmp_path, monkeypatch
     made = convert_memory.plan(tmp_path / "demo.safetensors", tmp_path / "out", **options)
     convert_memory.write(made)
     values = memory_of(tmp_path / "out")
-    module = EngramModule(config, EngramTokenizer(config, tiny.TOKENIZER).vocab_distributions[3])
+    module = EngramModule(config, EngramTokenizer(config, BPE).vocab_distributions[3])
     mark = "model.layers.3.engram."
     module.load_state_dict(
         {name.removeprefix(mark): value for name, value in values.items() if mark in name}

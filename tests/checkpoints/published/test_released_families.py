@@ -22,7 +22,7 @@ from engram.sizing.weights import total_of
 from support import sparse_folder, tiny
 from support.checked import failed, verdicts
 from support.cli import run
-from support.paths import GOLDEN
+from support.paths import BPE, GOLDEN
 from support.qwen import qwen_release
 
 PLE = "model.layers.{}.ple.ple_embedding."
@@ -414,7 +414,7 @@ def test_adapters(tmp_path, tmp_path_factory):
     assert (found.kind, whole.kind) == ("adapter", "attached")
     assert found.weights == tuple(part for part in whole.weights if part.group != "base")
     assert failed(adapter) == {}
-    checks = verdicts(adapter, tokenizer=str(tiny.TOKENIZER))
+    checks = verdicts(adapter, tokenizer=str(BPE))
     assert checks["tokenizer"].ok is True
     assert checks["logits"].ok is None
     report = run("report", adapter, "--json").json()

@@ -13,6 +13,7 @@ from engram.checkpoints.read.lookup import look_up
 from engram.errors import MismatchError
 from support import tiny
 from support.cli import run
+from support.paths import BPE
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def attached(tmp_path_factory):
 def other(tmp_path_factory):
     """The tokenizer with two of its tokens exchanged."""
     folder = tmp_path_factory.mktemp("other")
-    values = json.loads((tiny.TOKENIZER / "tokenizer.json").read_text())
+    values = json.loads((BPE / "tokenizer.json").read_text())
     vocab = values["model"]["vocab"]
     named = {index: token for token, index in vocab.items()}
     vocab[named[40]], vocab[named[41]] = 41, 40

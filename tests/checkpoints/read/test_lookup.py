@@ -24,6 +24,7 @@ from engram.storage.safetensors_writer import write_shard
 from support import tiny
 from support.cli import run, run_apart
 from support.layouts import LAYOUTS, random_memory
+from support.paths import BPE
 from support.qwen import random_qwen
 
 TEXT = "The tables are read once per token. The tables are read twice."
@@ -74,7 +75,7 @@ def test_ids_and_norms_are_those_of_the_model(folders, layout, dtype, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_published_names_and_adapters(folders, layout, tmp_path):
     convert_memory.write(convert_memory.plan(folders[layout], tmp_path / "published", layout))
-    tokenizer = load_tokenizer(tiny.TOKENIZER)
+    tokenizer = load_tokenizer(BPE)
     found = look_up(tmp_path / "published", TEXT, tokenizer=tokenizer)
     expected = look_up(folders[layout], TEXT)
     for one, other in zip(found.layers, expected.layers, strict=True):
@@ -88,7 +89,7 @@ def test_adapters(tmp_path_factory, tmp_path):
     base = tiny.family_folders("llama", tmp_path_factory)[0]
     attach.attach(base, tiny.memory_config(), tmp_path / "adapter", init="paper", adapter=True)
     attach.attach(base, tiny.memory_config(), tmp_path / "whole", init="paper")
-    found = look_up(tmp_path / "adapter", TEXT, tokenizer=load_tokenizer(tiny.TOKENIZER))
+    found = look_up(tmp_path / "adapter", TEXT, tokenizer=load_tokenizer(BPE))
     assert np.array_equal(found.layers[0].norms, look_up(tmp_path / "whole", TEXT).layers[0].norms)
 
 
@@ -167,7 +168,7 @@ def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path):
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(plan.attachment.model_config))
-    shutil.copyfile(tiny.TOKENIZER / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(BPE / "tokenizer.json", folder / "tokenizer.json")
     tell = """
 import atexit, sys
 from pathlib import Path

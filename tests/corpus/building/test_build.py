@@ -31,7 +31,7 @@ from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPac
 from engram.storage.staging import claim
 from support.corpora import TEXT, build_small, digests, text_file
 from support.named_pipe import NamedPipe
-from support.paths import BPE, TESTS
+from support.paths import BPE, TESTS, WORD
 
 EOS = 1
 
@@ -390,7 +390,7 @@ def test_what_a_kill_before_the_first_unit_leaves_blocks_nothing(tmp_path):
 
 def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):
     unit_work._tokenizer.cache_clear()
-    word = load_tokenizer(str(BPE.with_name("local_word")))
+    word = load_tokenizer(str(WORD))
     monkeypatch.setattr(unit_work, "_tokenizer", lambda _name: word)
     with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
         build_small(text_file(tmp_path), tmp_path / "out")

@@ -29,8 +29,8 @@ from engram.errors import (
     MissingFileError,
     UsageError,
 )
-from support.hashed import BPE, CONFIG, TEXT, T, documents_of
-from support.paths import TOKENIZERS
+from support.hashed import CONFIG, TEXT, T, documents_of
+from support.paths import BPE, WORD
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,9 @@ def test_a_built_corpus_is_read_like_stored_ids(stored, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
     sources, _ = find_sources(path)
-    build_corpus(sources, load_tokenizer(BPE), tmp_path / "corpus", BuildRules(shard_tokens=500))
+    build_corpus(
+        sources, load_tokenizer(str(BPE)), tmp_path / "corpus", BuildRules(shard_tokens=500)
+    )
     found = list(HashedDataset(tmp_path / "corpus", CONFIG, window_tokens=T))
     assert len(found) == len(tokens) // T
     np.testing.assert_array_equal(flat(found, "input_ids"), tokens[: len(found) * T])
@@ -199,7 +201,7 @@ def test_what_cannot_be_read_is_refused(stored, tmp_path):
         HashedDataset(stored[0], CONFIG, window_tokens=10**6)
     with pytest.raises(InputError, match="holds ids 5 .. 544"):
         list(HashedDataset([[5, 544]], CONFIG, window_tokens=1))
-    word = replace(CONFIG, tokenizer=str(TOKENIZERS / "local_word"), engram_vocab_size=23)
+    word = replace(CONFIG, tokenizer=str(WORD), engram_vocab_size=23)
     with pytest.raises(InputError, match="no end-of-text token"):
         HashedDataset([[5]], word, window_tokens=1, add_eos=True)
     with pytest.raises(InputError, match="A document is"):

@@ -17,7 +17,8 @@ from engram.corpus.hash import windows
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens import fast_tokenise
 from engram.corpus.tokens.fast_tokenise import FastEncoder
-from support.hashed import BPE, CONFIG, TEXT, T, documents_of
+from support.hashed import CONFIG, TEXT, T, documents_of
+from support.paths import BPE
 
 pytestmark = [
     # torchdata calls what torch 2.13 calls deprecated.
@@ -39,7 +40,7 @@ def source(request, tmp_path, monkeypatch):
     path.write_text(PLAIN)
     if request.param == "folder":
         folder, (sources, _) = tmp_path / "corpus", find_sources(path)
-        build_corpus(sources, load_tokenizer(BPE), folder, BuildRules(shard_tokens=900))
+        build_corpus(sources, load_tokenizer(str(BPE)), folder, BuildRules(shard_tokens=900))
         return folder
     return path if request.param == "text" else PLAIN.split("\n\n")
 

@@ -24,9 +24,8 @@ from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 from support.corpora import digests
-from support.paths import TOKENIZERS
+from support.paths import BPE, WORD
 
-BPE = TOKENIZERS / "local_bpe"
 TEXT = "".join(
     f"Alexander the Great {i} saw the Milky Way.\nÜber {i * 7919} 字 <eos>.\n\n" for i in range(300)
 )
@@ -77,7 +76,7 @@ def test_tokens_are_those_of_whole_documents(tmp_path, monkeypatch, add_eos):
 
 
 def test_no_end_of_text_token_to_add(tmp_path):
-    tokenizer = load_tokenizer(str(TOKENIZERS / "local_word"))
+    tokenizer = load_tokenizer(str(WORD))
     assert tokenizer.eos_id is None
     with pytest.raises(InputError, match="no end-of-text token"):
         next(tokenise.tokenise(TextReader(text_file(tmp_path)), tokenizer, add_eos=True))
@@ -302,7 +301,7 @@ def test_sized_for_the_tokenizer_without_a_config():
 
 def test_a_tokenizer_of_another_length_is_refused():
     with pytest.raises(MismatchError, match=r"made for a tokenizer of 544 ids .* has 23"):
-        find_memory(config_of(), str(TOKENIZERS / "local_word"))
+        find_memory(config_of(), str(WORD))
 
 
 def test_the_layers_asked_for_are_those_of_the_config():
@@ -322,7 +321,7 @@ def test_the_layers_asked_for_are_those_of_the_config():
 
 def test_a_text_without_tokens(tmp_path):
     path = text_file(tmp_path, "\u00a0\n\n \n")
-    _, tokenizer, addresses = find_memory(None, str(TOKENIZERS / "local_word"))
+    _, tokenizer, addresses = find_memory(None, str(WORD))
     with pytest.raises(InputError, match="has no tokens"):
         hash_text(TextReader(path), tokenizer, addresses, add_eos=False)
 

@@ -14,7 +14,7 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import cutting, fast_tokenise, tokenise
 from engram.errors import InputError
-from support.paths import TOKENIZERS
+from support.paths import BPE, WORD
 
 WORDS = [
     "Milky",
@@ -76,8 +76,8 @@ def metaspace() -> Tokenizer:
 ENCODERS = {
     "gpt2": lambda: byte_level(None),
     "cl100k": lambda: byte_level(pre_tokenizers.Split(Regex(CL100K), "isolated")),
-    "local_bpe": lambda: load_tokenizer(str(TOKENIZERS / "local_bpe")).tokenizer,
-    "local_word": lambda: load_tokenizer(str(TOKENIZERS / "local_word")).tokenizer,
+    "local_bpe": lambda: load_tokenizer(str(BPE)).tokenizer,
+    "local_word": lambda: load_tokenizer(str(WORD)).tokenizer,
     "metaspace": metaspace,
 }
 
@@ -141,7 +141,7 @@ def test_a_long_document_stays_one_document(tmp_path, monkeypatch, add_eos):
     texts = ["short\n\n", random_text(5, 3000).replace("\n\n", "\n") + "\n\n", "also short"]
     path = tmp_path / "text.txt"
     path.write_text("".join(texts))
-    tokenizer = load_tokenizer(str(TOKENIZERS / "local_bpe"))
+    tokenizer = load_tokenizer(str(BPE))
     (batch,) = tokenise.tokenise(TextReader(path, split="line"), tokenizer, add_eos=add_eos)
     lines = "".join(texts).splitlines(keepends=True)
     assert len(batch.boundaries) == len(lines) + 1
@@ -153,7 +153,7 @@ def test_a_long_document_stays_one_document(tmp_path, monkeypatch, add_eos):
 
 def test_a_document_that_takes_too_much_memory_to_encode_is_named_or_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(cutting, "MOST_CHARACTERS", 4000)
-    tokenizer = load_tokenizer(str(TOKENIZERS / "local_bpe"))
+    tokenizer = load_tokenizer(str(BPE))
     long = "a valley " * 1000
     text = ["one\n\n", "x" + "\n" * 5000, "two\n\n", long + "\n\n", "y" * 4001 + "\n\n", "three"]
     path = tmp_path / "a.txt"
