@@ -1,13 +1,10 @@
-"""Facts about base models: every count against the real model, and what wrong input gets."""
+"""Facts about base models: every count against the real model."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ import pytest
 from engram.backbone import Backbone, catalogue_names, load_backbone
 from engram.backbone.catalogue import read_catalogue
 from engram.backbone.families import FAMILIES
-from engram.errors import ConfigError, CorruptFileError, LayoutError, MissingFileError
+from support.backbones import TINY, counted, write_config
 
 # As published: the totals that the hub shows for these checkpoints, tied weights once.
 PUBLISHED = {
@@ -53,14 +50,6 @@ PUBLISHED = {
     "EleutherAI/pythia-12b": 11_846_072_320,
     # The published 671,026,419,200 less the 58 x 256 routing biases, which are buffers.
     "deepseek-ai/DeepSeek-V3": 671_026_404_352,
-}
-TINY = {
-    "vocab_size": 97,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
 }
 LATENT = {"kv_lora_rank": 10, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 8}
 ODD_CONFIGS = {
@@ -120,10 +109,6 @@ def sizes(model) -> tuple[int, int, int]:
     return total, sum(weight.numel() for weight in vocabulary), total - (idle if routed else 0)
 
 
-def counted(backbone: Backbone) -> tuple[int, int, int]:
-    return backbone.params, backbone.embedding_params, backbone.active_params
-
-
 def distinct_entries() -> list:
     """Catalogue entries whose sizes differ from those before them."""
     seen, entries = set(), []
@@ -133,12 +118,6 @@ def distinct_entries() -> list:
             entries.append(pytest.param(name, config, id=name))
         seen.add(key)
     return entries
-
-
-def write_config(folder: Path, config: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize(("name", "config"), distinct_entries())
@@ -252,268 +231,6 @@ def test_streams_token_ids_and_attached_types():
     assert (backbone.model_type, backbone.hc_mult, backbone.dtype) == ("llama", 4, "float16")
     assert (backbone.pad_token_id, backbone.bos_token_id, backbone.eos_token_id) == (None, 1, None)
     assert load_backbone("DeepSeek-V3").dtype == "fp8"
-
-
-# Families without a closed form: counted from safetensors headers.
-
-UNKNOWN = {"model_type": "novel", "d_model": 8, "n_layers": 2, "vocab_size": 10}
-
-
-def tensors(**more):
-    import torch
-
-    base = {"embed.weight": torch.ones(10, 8), "lm_head.weight": torch.ones(10, 8),
-            "layers.0.w": torch.ones(3, 5), "layers.1.w": torch.ones(7),
-            "layers.0.rotary_emb.inv_freq": torch.ones(4), "step": torch.ones(2, dtype=torch.int64),
-            "layers.1.engram.table": torch.ones(100)}  # fmt: skip
-    return {**base, **more}
-
-
-def save(folder: Path, config: dict, **more) -> Path:
-    from safetensors.torch import save_file
-
-    write_config(folder, config)
-    save_file(tensors(**more), folder / "model.safetensors")
-    return folder
-
-
-def test_unknown_family_is_counted_from_its_headers(tmp_path):
-    backbone = load_backbone(save(tmp_path / "a", UNKNOWN))
-    assert counted(backbone) == (80 + 80 + 15 + 7, 160, 182)
-    assert (backbone.hidden_size, backbone.num_layers, backbone.params_kind) == (8, 2, "exact")
-    tied = load_backbone(save(tmp_path / "b", {**UNKNOWN, "tie_word_embeddings": True}))
-    assert counted(tied) == (102, 80, 102)
-
-
-def test_unknown_family_with_experts_and_with_scales(tmp_path):
-    import torch
-
-    experts = {f"layers.0.mlp.experts.{i}.w": torch.ones(6) for i in range(4)}
-    config = {**UNKNOWN, "num_local_experts": 4, "num_experts_per_tok": 1}
-    assert counted(load_backbone(save(tmp_path / "a", config, **experts))) == (206, 160, 188)
-    with pytest.raises(LayoutError, match="how many a token uses"):
-        load_backbone(save(tmp_path / "b", UNKNOWN, **experts))
-    fp8 = {"w": torch.ones(64).to(torch.float8_e4m3fn)}
-    quantized = {**UNKNOWN, "quantization_config": {"quant_method": "fp8"}}
-    scaled = load_backbone(save(tmp_path / "c", quantized, **fp8))
-    assert (scaled.params, scaled.params_kind, scaled.dtype) == (246, "estimated", "fp8")
-    packed = {"w": torch.ones(64, dtype=torch.int32)}
-    with pytest.raises(LayoutError, match="packed into integers"):
-        load_backbone(save(tmp_path / "d", quantized, **packed))
-
-
-def test_shards_are_read_through_their_index(tmp_path):
-    from safetensors.torch import save_file
-
-    folder = write_config(tmp_path / "sharded", UNKNOWN)
-    shards = {"one.safetensors": ["embed.weight", "layers.0.w"], "two.safetensors": ["layers.1.w"]}
-    for shard, names in shards.items():
-        save_file({name: tensors()[name] for name in names}, folder / shard)
-    weight_map = {name: shard for shard, names in shards.items() for name in names}
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    assert load_backbone(folder).params == 80 + 15 + 7
-
-    index.write_text(json.dumps({"weight_map": {**weight_map, "more": "two.safetensors"}}))
-    with pytest.raises(CorruptFileError, match="'more'"):
-        load_backbone(folder)
-    for bad in ({"w": "../one.safetensors"}, {"w": 3}, [], None):
-        index.write_text(json.dumps({"weight_map": bad}))
-        with pytest.raises(CorruptFileError):
-            load_backbone(folder)
-    index.write_text(json.dumps({"weight_map": {**weight_map, "w": "three.safetensors"}}))
-    with pytest.raises(MissingFileError, match=r"three\.safetensors"):
-        load_backbone(folder)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        "[]",
-        "{",
-        '{"w": 3}',
-        '{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0]}}',
-        '{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
-        '{"w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
-        '{"w": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}',
-        '{"w": {"dtype": "F32", "shape": [999999999999, "x"], "data_offsets": [0, 4]}}',
-        '{"w": {"dtype": "F32", "shape": [100], "data_offsets": [0, 400]}}',
-        "[" * 100_000,
-    ],
-)
-def test_lying_headers_are_refused(tmp_path, header):
-    folder = write_config(tmp_path / "lies", UNKNOWN)
-    data = len(header).to_bytes(8, "little") + header.encode() + bytes(8)
-    (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(CorruptFileError) as caught:
-        load_backbone(folder)
-    assert "model.safetensors" in caught.value.message
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize("length", [0, 5, 8, 40])
-def test_truncated_safetensors_are_refused(tmp_path, length):
-    file = save(tmp_path / "torn", UNKNOWN) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(CorruptFileError, match="damaged"):
-        load_backbone(file.parent)
-
-
-# Wrong input.
-
-
-@pytest.mark.parametrize(
-    ("config", "error", "words"),
-    [
-        ("{hidden_size: 3", CorruptFileError, "not JSON"),
-        ("[1, 2]", CorruptFileError, "[1, 2], not an object"),
-        ("[" * 100_000, CorruptFileError, "nested more than"),
-        ({"model_type": "llama"}, ConfigError, "2 problems"),
-        ({"model_type": "novel", "d_model": 8}, ConfigError, "num_hidden_layers"),
-        ({"model_type": "novel", **TINY}, LayoutError, "'novel'"),
-        (TINY, LayoutError, "cannot be counted"),
-        ({**TINY, "model_type": "llama", "hidden_size": "48"}, ConfigError, "'48'"),
-        ({**TINY, "model_type": "llama", "hidden_size": -48}, ConfigError, "-48"),
-        ({**TINY, "model_type": "llama", "hidden_size": True}, ConfigError, "True"),
-        ({**TINY, "model_type": "llama", "vocab_size": None}, ConfigError, "vocab_size"),
-        ({**TINY, "model_type": "llama", "num_attention_heads": 0}, ConfigError, "heads"),
-        ({**TINY, "model_type": "llama", "num_attention_heads": 5}, ConfigError, "divide"),
-        ({**TINY, "model_type": "llama", "num_attention_heads": None}, ConfigError, "null"),
-        ({**TINY, "model_type": "llama", "mlp_bias": "yes"}, ConfigError, "true or false"),
-        ({**TINY, "model_type": "llama", "num_hidden_layers": 10**12}, ConfigError, "no model"),
-        ({**TINY, "model_type": "mixtral", "num_experts_per_tok": 9}, ConfigError, "8 experts"),
-        ({**TINY, "model_type": "qwen3_moe", "mlp_only_layers": 3}, ConfigError, "layer numbers"),
-        ({**TINY, "model_type": ["llama"]}, LayoutError, "cannot be counted"),
-    ],
-)  # fmt: skip
-def test_bad_configs_name_what_is_wrong(tmp_path, config, error, words):
-    folder = write_config(tmp_path / "bad", config)
-    with pytest.raises(error) as caught:
-        load_backbone(folder)
-    assert words in caught.value.message
-    assert "bad" in caught.value.message
-    assert caught.value.hint
-
-
-def test_missing_folder_and_missing_config(tmp_path):
-    for path, words in ((tmp_path / "none", "no such folder"), (tmp_path, "no config.json")):
-        with pytest.raises(MissingFileError, match=words) as caught:
-            load_backbone(str(path))
-        assert caught.value.hint
-    for path in ("./gpt2x", "/" + "n" * 5000):
-        with pytest.raises(MissingFileError, match="no such folder"):
-            load_backbone(path)
-
-
-# The hub, stood in for by a server on the loopback interface.
-
-GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model is restricted."}
-
-
-class Hub(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def answer(self, with_body):
-        repo, _, rest = self.path.removeprefix("/").partition("/resolve/")
-        body, status = json.dumps({"model_type": "llama", **TINY}).encode(), 200
-        headers = {"ETag": '"etag"', "X-Repo-Commit": "c" * 40}
-        if repo == "some/gated":
-            body, status, headers = b"", 403, GATED
-        elif repo == "some/files" and rest.endswith("config.json"):
-            body, status, headers = b"", 404, {"X-Error-Code": "EntryNotFound"}
-        elif repo == "some/broken":
-            body, status, headers = b"", 500, {}
-        elif repo != "some/model" and repo != "some/files":
-            body, status, headers = b"", 404, {"X-Error-Code": "RepoNotFound"}
-        elif not rest.startswith(("main/", "v1/")):
-            body, status, headers = b"", 404, {"X-Error-Code": "RevisionNotFound"}
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-ASK = """
-import json, sys
-from engram.backbone import load_backbone
-from engram.errors import EngramError
-answers = []
-for name, revision in json.loads(sys.argv[1]):
-    try:
-        found = load_backbone(name, revision)
-        answers.append([found.source, found.params])
-    except EngramError as error:
-        answers.append([error.code, error.message, error.hint])
-print(json.dumps(answers))
-"""
-
-
-def ask(questions, home: Path, endpoint: str, **environment):
-    """In a process of its own, because huggingface_hub reads its settings at import."""
-    result = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(questions)],
-        env={**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1",
-             "HF_TOKEN": "", "HF_HUB_OFFLINE": "0", **environment},
-        capture_output=True, text=True, timeout=60, check=False, cwd=home,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout), result.stderr
-
-
-@pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_hub(hub, tmp_path):
-    params = Backbone.from_config({"model_type": "llama", **TINY}, "tiny", "test").params
-    questions = [
-        ("some/model", None),
-        ("some/model", "v1"),
-        ("some/model", "v9"),
-        ("some/gated", None),
-        ("some/files", None),
-        ("some/broken", None),
-        ("qwen/qwen3-0.6", None),
-        ("gtp2", None),
-        ("not a name!", None),
-        ("n" * 5000, None),
-    ]
-    answers, stderr = ask(questions, tmp_path, hub)
-    assert answers[0] == ["some/model", params]
-    assert answers[1] == ["some/model@v1", params]
-    for question, (code, message, hint) in zip(questions[2:], answers[2:], strict=True):
-        assert code == "missing_file"
-        assert question[0] in message
-        assert hint
-    texts = [" ".join(answer[1:]) for answer in answers[2:]]
-    expected = ["'v9'", "hf auth login", "no config.json", "hub", "Qwen/Qwen3-0.6B",
-                "openai-community/gpt2", "catalogue", "catalogue"]  # fmt: skip
-    for words, text in zip(expected, texts, strict=True):
-        assert words in text
-    assert "Traceback" not in stderr
-
-    # Offline, the local cache answers, and what it does not hold is missing.
-    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        again, _ = ask([("some/model", None), ("gtp2", None)], tmp_path, hub, **environment)
-        assert again[0] == ["some/model", params]
-        assert again[1][0] == "missing_file"
-        assert "Did you mean openai-community/gpt2" in again[1][2]
 
 
 def test_the_catalogue_needs_no_heavy_package():

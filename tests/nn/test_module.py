@@ -1,60 +1,18 @@
-"""The module: golden vectors, a plain loop as second opinion, masks, windows, dtypes, states."""
+"""The module: a plain loop as second opinion, masks, dtypes, gradients, starts."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-import json
 import math
-import pickle
-from collections import OrderedDict
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from engram.addressing.primes import head_primes
-from engram.config.engram_config import EngramConfig
-from engram.errors import LayoutError, MismatchError
+from engram.errors import LayoutError
 from engram.layouts import get_layout
 from engram.nn import DemoModule, EngramModule
-from engram.nn.module import GatedTokens
-from support.near import assert_near
-from support.paths import GOLDEN
-
-
-def make_config(**changes) -> EngramConfig:
-    values = {
-        "hidden_size": 12,
-        "engram_vocab_size": 300,
-        "n_embed_per_ngram": 8,
-        "n_head_per_ngram": 2,
-        "layer_ids": [3, 1],
-        "pad_id": 0,
-        **changes,
-    }
-    orders = values.get("max_ngram_size", 3) - 1
-    values.setdefault("engram_table_size", [90 + 20 * i for i in range(orders)])
-    return EngramConfig(**values)
-
-
-def make_module(config: EngramConfig, layer_id: int = 1, seed: int = 0, **kwargs) -> EngramModule:
-    """Build a module with every weight random and not zero."""
-    module = EngramModule(config, head_primes(config)[layer_id], **kwargs)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            scale = 1.0 if "embedding" in name else 0.3
-            parameter.copy_(torch.randn_like(parameter) * scale + ("norm" in name))
-    return module
-
-
-def make_inputs(module: EngramModule, batch: int = 2, length: int = 21, dtype=torch.float32):
-    config = module.config
-    sizes = torch.tensor(module.multi_head_embedding.head_sizes)
-    ids = (torch.rand(batch, length, config.n_columns) * sizes).long()
-    hidden = torch.randn(batch, length, config.hc_mult, config.hidden_size, dtype=dtype)
-    return hidden, ids
+from support.demo_modules import make_config, make_inputs, make_module
 
 
 def plain_loop(module: EngramModule, hidden, ids, keep=None):
@@ -98,65 +56,6 @@ def plain_loop(module: EngramModule, hidden, ids, keep=None):
                         y = y + weight * normed[before * streams + m]
                 out[b, t, m] = gated[place * streams + m] + y * torch.sigmoid(y)
     return out
-
-
-@pytest.fixture(scope="module")
-def golden():
-    meta = json.loads((GOLDEN / "demo_v1_forward_f32.json").read_text())["config"]
-    tensors = load_file(GOLDEN / "demo_v1_forward_f32.safetensors")
-    config = EngramConfig(
-        hidden_size=meta["hidden_size"],
-        engram_vocab_size=544,
-        engram_table_size=[s * meta["n_head_per_ngram"] for s in meta["engram_vocab_size"]],
-        n_embed_per_ngram=meta["n_embed_per_ngram"],
-        n_head_per_ngram=meta["n_head_per_ngram"],
-        layer_ids=meta["layer_ids"],
-        hc_mult=meta["hc_mult"],
-        kernel_size=meta["kernel_size"],
-        pad_id=meta["pad_id"],
-        seed=meta["seed"],
-    )
-    state = {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
-    return config, meta["layer_id"], state, tensors
-
-
-def test_golden_state_dict_loads_as_is_and_forward_is_equal(golden):
-    config, layer_id, state, tensors = golden
-    module = EngramModule(config, head_primes(config)[layer_id])
-    before = dict(state)
-    result = module.load_state_dict(state)
-    assert not result.missing_keys
-    assert not result.unexpected_keys
-    assert state.keys() == before.keys()
-    out = module(tensors["in.hidden_states"], tensors["mid.hash_ids"])
-    assert_near(out, tensors["out"])
-    again = EngramModule(config, head_primes(config)[layer_id])
-    again.load_state_dict(module.state_dict())
-    assert torch.equal(again(tensors["in.hidden_states"], tensors["mid.hash_ids"]), out)
-
-
-def test_golden_state_dict_loads_inside_a_larger_model(golden):
-    config, layer_id, state, tensors = golden
-    parent = torch.nn.ModuleDict({"engram": EngramModule(config, head_primes(config)[layer_id])})
-    parent.load_state_dict({f"engram.{name}": tensor for name, tensor in state.items()})
-    out = parent["engram"](tensors["in.hidden_states"], tensors["mid.hash_ids"])
-    assert_near(out, tensors["out"])
-
-
-def test_a_missing_stream_is_not_papered_over(golden):
-    config, layer_id, state, _ = golden
-    module = EngramModule(config, head_primes(config)[layer_id])
-    state = {k: v for k, v in state.items() if k != "norm1.2.weight"}
-    with pytest.raises(RuntimeError, match="norm_key"):
-        module.load_state_dict(state)
-
-
-def test_a_table_for_other_heads_is_refused(golden):
-    config, layer_id, state, _ = golden
-    module = EngramModule(config, head_primes(config)[layer_id])
-    offsets = state["multi_head_embedding.offsets"] + torch.tensor([0, 0, 0, 2])
-    with pytest.raises(MismatchError, match="entry 3 is"):
-        module.load_state_dict({**state, "multi_head_embedding.offsets": offsets})
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])
@@ -337,61 +236,6 @@ def test_masked_positions_get_nothing_and_give_nothing():
     torch.testing.assert_close(module(hidden[:1], ids[:1]), out[:1])
 
 
-@pytest.mark.parametrize("kernel", [1, 3, 4])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_chunks_with_a_window_equal_the_whole(kernel, dtype):
-    module = make_module(make_config(hc_mult=2, kernel_size=kernel)).to(dtype)
-    assert module.window_tokens == (kernel - 1) * 3
-    hidden, ids = make_inputs(module, length=40, dtype=dtype)
-    keep = torch.ones(2, 40, dtype=torch.bool)
-    keep[0, :7] = False
-    whole, all_past = module(hidden, ids, keep=keep, return_past=True)
-    assert all_past.window.shape == (2, module.window_tokens, 2 * 12)
-    exact = {"rtol": 0, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 0.02, "atol": 0.02}
-    generator = torch.Generator().manual_seed(kernel)
-    for _ in range(6):
-        cuts = [0, *sorted(torch.randint(0, 41, (5,), generator=generator).tolist()), 40]
-        outs, gates, window = [], [], None
-        for start, end in itertools.pairwise(cuts):
-            part = slice(start, end)
-            if gates and start % 2:
-                # What was forgotten is computed again from ids and gates.
-                seen = slice(max(0, start - module.window_tokens), start)
-                window = GatedTokens(ids[:, seen], torch.cat(gates, dim=1)[:, seen])
-                # Hooks that move arguments to a device may hand on a tuple without a name.
-                window = tuple(window) if start % 4 == 1 else window
-            out, past = module(
-                hidden[:, part], ids[:, part], keep=keep[:, part], window=window, return_past=True
-            )
-            outs.append(out)
-            gates.append(past.gates)
-            window = past.window
-        torch.testing.assert_close(torch.cat(outs, dim=1), whole, **exact)
-        torch.testing.assert_close(torch.cat(gates, dim=1), all_past.gates, **exact)
-        torch.testing.assert_close(window, all_past.window, **exact)
-
-
-def test_windows_may_be_shorter_than_the_taps_reach_or_longer():
-    module = make_module(make_config()).double()
-    hidden, ids = make_inputs(module, dtype=torch.float64)
-    whole = module(hidden, ids)
-    _, past = module(hidden[:, :4], ids[:, :4], return_past=True)
-    for window in (past.window[:, -4:], torch.nn.functional.pad(past.window, (0, 0, 3, 0))):
-        torch.testing.assert_close(module(hidden[:, 4:], ids[:, 4:], window=window), whole[:, 4:])
-
-
-def test_gradients_flow_through_the_window():
-    module = make_module(make_config()).double()
-    hidden, ids = make_inputs(module, dtype=torch.float64)
-    hidden.requires_grad_()
-    weight = torch.randn(2, 21, 1, 12, dtype=torch.float64)
-    whole = torch.autograd.grad((module(hidden, ids) * weight).sum(), hidden)[0]
-    first, past = module(hidden[:, :10], ids[:, :10], return_past=True)
-    second = module(hidden[:, 10:], ids[:, 10:], window=past.window)
-    parts = torch.autograd.grad((torch.cat([first, second], 1) * weight).sum(), hidden)[0]
-    torch.testing.assert_close(parts, whole)
-
-
 def test_four_dimensional_ids():
     config = make_config(layer_ids=[3, 1])
     primes = head_primes(config)
@@ -443,38 +287,6 @@ def test_layouts_without_a_module(monkeypatch):
     with pytest.raises(LayoutError, match="layout demo is not built yet") as error:
         EngramModule(config, head_primes(config)[1])
     assert "other" in error.value.hint
-
-
-def test_copies_and_pickles():
-    module = make_module(make_config())
-    hidden, ids = make_inputs(module)
-    assert type(module) is DemoModule
-    assert isinstance(module, EngramModule)
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert type(twin) is DemoModule
-        assert twin.slot == module.slot
-        assert torch.equal(twin(hidden, ids), module(hidden, ids))
-        twin.load_state_dict(module.state_dict())
-
-
-def test_built_on_the_meta_device_every_constant_comes_back():
-    config = make_config(row_multiple=64, hc_mult=2)
-    module = make_module(config)
-    hidden, ids = make_inputs(module)
-    state = OrderedDict((k, v.clone()) for k, v in module.state_dict().items())
-    with torch.device("meta"):
-        by_context = EngramModule(config, head_primes(config)[1])
-    by_argument = EngramModule(config, head_primes(config)[1], device="meta")
-    for built in (by_context, by_argument):
-        tensors = [*built.parameters(), *built.buffers()]
-        assert len(tensors) == len(state)
-        assert all(tensor.is_meta for tensor in tensors)
-        built.load_state_dict(state, assign=True)
-        assert torch.equal(built(hidden, ids), module(hidden, ids))
-    empty = EngramModule(config, head_primes(config)[1], device="meta").to_empty(device="cpu")
-    empty.multi_head_embedding.offsets.fill_(-7)
-    empty.reset_parameters()
-    assert torch.equal(empty.multi_head_embedding.offsets, state["multi_head_embedding.offsets"])
 
 
 @pytest.mark.parametrize("streams", [1, 3])

@@ -20,14 +20,14 @@ TERMINAL = {"TERM": "dumb", "COLUMNS": "200"}
 
 
 class Result(NamedTuple):
-    """What a command ended with and what it printed."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
     stderr: str
 
     def ended(self, code: int = 0) -> Result:
-        """The same, after a look at the exit code."""
+        """Compare the exit code; return the same."""
         assert self.code == code, self.stderr
         return self
 
@@ -70,7 +70,7 @@ def run(*words: object, columns: int = 200) -> Result:
 
 
 def command(*words: object) -> list[str]:
-    """What starts a command in a process of its own."""
+    """Words that start a command in a process of its own."""
     return [sys.executable, "-m", "engram_cli", *map(str, words)]
 
 
