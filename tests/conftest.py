@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from forks import Forks
+from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,6 +21,10 @@ GOLDEN = Path(__file__).parent / "golden"
 _modules = tempfile.TemporaryDirectory(prefix="engram-test-modules-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
 
+
+# The same examples every time: a run that fails can be repeated.
+settings.register_profile("engram", derandomize=True, database=None)
+settings.load_profile("engram")
 
 # A shell that starts the tests in the background has Ctrl-C ignored, by what they start, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
