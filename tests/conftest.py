@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from support.forks import Forks
 from support.paths import BPE, GOLDEN, WORD
@@ -20,6 +21,10 @@ from support.paths import BPE, GOLDEN, WORD
 _modules = tempfile.TemporaryDirectory(prefix="engram-test-modules-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
 
+
+# The same examples every time: a run that fails can be repeated.
+settings.register_profile("engram", derandomize=True, database=None)
+settings.load_profile("engram")
 
 # A shell that starts the tests in the background has Ctrl-C ignored, by what they start, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
