@@ -1,7 +1,8 @@
 """Fill in the parts of the documentation that are made from the toolkit itself (a hook of mkdocs).
 
 A line such as ``<!-- made: commands -->`` in a page under docs/ is replaced by what the function of
-that name in `MADE` returns, so that the page cannot say anything else than the toolkit does.
+that name in `MADE` returns, so that the page says what the toolkit does. Two pages are the files
+of the project's root.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,10 +20,30 @@ import engram
 from engram.templates import load_template, template_names, template_title
 from engram_cli import main as cli
 
+ROOT = Path(__file__).resolve().parent.parent
+# Pages of the site that are files of the project's root.
+ROOT_PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 _MARKER = re.compile(r"^<!-- made: ([a-z ]+) -->$", re.MULTILINE)
 # Characters that Markdown would take for its own.
 _SPECIAL = re.compile(r"([\\*_\[\]|])")
 _CODE = re.compile(r"(`[^`]*`)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are files of the project's root; mkdocs calls this once."""
+    from mkdocs.structure.files import File
+
+    for page, name in ROOT_PAGES.items():
+        files.append(File.generated(config, page, content=root_page(name)))
+    return files
+
+
+def root_page(name: str) -> str:
+    """Return a file of the project's root with its links as those of a page of the site."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+    for page, file in ROOT_PAGES.items():
+        text = text.replace(f"]({file})", f"]({page})")
+    return text
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -52,7 +74,8 @@ def library() -> str:
 def config_keys() -> str:
     """Return the table of config keys, with the sentence that each has in every config file."""
     rows = [
-        f"| `{item.name}` | {_prose(item.metadata['doc'])} |" for item in fields(engram.EngramConfig)
+        f"| `{item.name}` | {_prose(item.metadata['doc'])} |"
+        for item in fields(engram.EngramConfig)
     ]
     return "\n".join(["| key | is |", "|---|---|", *rows])
 
