@@ -110,7 +110,7 @@ def _command(words: tuple[str, ...], command: Any) -> Iterator[str]:
             yield f"| {title} | |\n|---|---|"
             yield "\n".join(f"| `{name}` | {_prose(text)} |" for name, text in records) + "\n"
     if command.epilog:
-        yield f"```console\n{command.epilog}\n```\n"
+        yield f"Examples:\n\n```console\n{command.epilog}\n```\n"
 
 
 def _prose(text: str) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -182,5 +183,6 @@ def test_the_reference_holds_every_command_option_and_name(made):
 
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == engram.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"] == engram.__version__
     assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:2601.07372"
