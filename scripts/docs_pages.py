@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 import engram
-from engram.templates import load_template, template_names, template_title
+from engram.config.templates import load_template, template_names, template_title
 from engram_cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent

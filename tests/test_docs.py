@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pkgutil
 import re
 import shlex
 import shutil
@@ -29,9 +30,6 @@ _BLOCK = re.compile(
     r"(?P<parsed><!-- parsed only: [^\n]+ -->\n)?```(?P<kind>console|python)\n(?P<text>.*?)```",
     re.DOTALL,
 )
-EACH_PAGE = pytest.mark.parametrize(
-    "page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs"))
-)
 
 
 def blocks(page):
@@ -41,6 +39,10 @@ def blocks(page):
         if block["kind"] == "console":
             lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         yield block["kind"], lines, block["parsed"] is None
+
+
+def each(pages):
+    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def commands(page):
@@ -77,10 +79,8 @@ def run(line):
     return end.value.code
 
 
-@EACH_PAGE
+@each([page for page in PAGES if any(blocks(page))])
 def test_commands_and_python_run(page, prepared, tmp_path, monkeypatch, capsys):
-    if not any(True for _ in blocks(page)):
-        pytest.skip("nothing to run")
     folder = Path(shutil.copytree(prepared, tmp_path / "page"))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -136,12 +136,20 @@ def test_the_parser_refuses_what_no_command_takes():
         parse(shlex.split("report org/name --no-such-option"))
 
 
-@EACH_PAGE
+@each(PAGES)
 def test_links_lead_somewhere(page, made):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("https://", "#")):
             name = target.partition("#")[0]
             assert name in made.ROOT_PAGES or (page.parent / name).is_file(), target
+
+
+@each(PAGES)
+def test_names_of_the_library_exist(page):
+    # Names of JSON schemas, such as engram.size/1, are none of the library's.
+    names = re.findall(r"`(engram(?:\.[a-zA-Z_]\w*)+)(?![\w/])", page.read_text(encoding="utf-8"))
+    for name in names:
+        assert pkgutil.resolve_name(name)
 
 
 def test_make_targets_that_pages_name_exist():
