@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engram.checkpoints.attach import attach
 from engram.config.config_file import read_config
@@ -32,12 +31,6 @@ def folder(tmp_path_factory):
     # Wide enough for a quarter of it to hold two layers' tables.
     tiny.base_model("llama", folder / "smollm2-135m", sizes={"intermediate_size": 4096})
     (folder / "english.txt").write_text("Alexander the Great saw the Milky Way.\n\n" * 30)
-    words = {f"w{index}": index for index in range(50257)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    (folder / "gpt2").mkdir()
-    tokenizer.save(str(folder / "gpt2" / "tokenizer.json"))
-    (folder / "gpt2" / "tokenizer_config.json").write_text('{"eos_token": "w5"}')
     return folder
 
 
@@ -59,7 +52,7 @@ def test_python_runs(folder, monkeypatch):
     attach.attach("smollm2-135m", config, "adapter", adapter=True)
     for code in PYTHON:
         exec(code, {})
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 1
 
 
 def test_make_targets_exist():
