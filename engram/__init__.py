@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from engram.backbone import Backbone, load_backbone
     from engram.checkpoints.attach.attach import attach
     from engram.checkpoints.read.load_checkpoint import load
+    from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
-    from engram.config.templates import load_config
+    from engram.config.templates import load_config, template_names
     from engram.corpus.hash.hashed_dataset import HashedDataset
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
+    from engram.sizing.allocation import allocate
+    from engram.sizing.check_config import check_config
+    from engram.sizing.describe_config import describe_config
+    from engram.sizing.new_config import new_config
     from engram.sizing.size import size
     from engram.sizing.size_options import SizeOptions
 
@@ -34,10 +39,15 @@ _NAMES = {
     "engram.checkpoints.attach.attach": ("attach",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.config.engram_config": ("EngramConfig",),
-    "engram.config.templates": ("load_config",),
+    "engram.config.config_file": ("write_config",),
+    "engram.config.templates": ("load_config", "template_names"),
     "engram.corpus.hash.hashed_dataset": ("HashedDataset",),
     "engram.errors": ("EngramError",),
     "engram.nn": ("EngramModule", "MultiHeadEmbedding", "OffloadEmbedding"),
+    "engram.sizing.allocation": ("allocate",),
+    "engram.sizing.check_config": ("check_config",),
+    "engram.sizing.describe_config": ("describe_config",),
+    "engram.sizing.new_config": ("new_config",),
     "engram.sizing.size": ("size",),
     "engram.sizing.size_options": ("SizeOptions",),
 }
@@ -55,11 +65,17 @@ __all__ = [
     "MultiHeadEmbedding",
     "OffloadEmbedding",
     "SizeOptions",
+    "allocate",
     "attach",
+    "check_config",
+    "describe_config",
     "load",
     "load_backbone",
     "load_config",
+    "new_config",
     "size",
+    "template_names",
+    "write_config",
 ]
 
 

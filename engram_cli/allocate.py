@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engram.errors import UsageError
+import engram
 from engram_cli.options import OUTPUT
 from engram_cli.output import Output
 from engram_cli.taking import taking
 from engram_cli.values import blaming, read_count
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from rich.console import Console
-
-    from engram.sizing.allocation import Allocation
 
 
 # By name of a value that the library refuses: the options that decide it.
@@ -69,61 +65,20 @@ def allocate(
         $ engram allocate --total 9.9B --active 993M --rho 0.8 --row-width 80
         $ engram allocate --experts-kept 55 --experts-baseline 72 --experts-active 6 --json
     """
-    from engram.sizing.allocation import BEST_RHO, KNOWN
-    from engram.sizing.allocation import allocate as split
-
     with blaming(ctx, _OPTIONS_OF):
-        by_experts = _rho_from_experts(experts_kept, experts_baseline, experts_active)
-    if by_experts is not None and rho is not None:
-        raise UsageError("--rho and expert counts exclude each other.", "Give one of them.")
-    if (total is None) != (active is None) or (total is None and by_experts is None):
-        raise UsageError("Give both --total and --active.", "Expert counts alone give rho.")
-    given = by_experts if rho is None else rho
-    rhos = list(BEST_RHO) if given is None else [given]
-    splits: list[Allocation] = []
-    if total is not None and active is not None:
-        with blaming(ctx, _OPTIONS_OF):
-            splits = [split(total, active, value) for value in rhos]
-    points = [_point(item, row_width) for item in splits]
-    payload = {
-        "schema": "engram.allocate/1",
-        "P_tot": total,
-        "P_act": active,
-        "P_sparse": None if total is None or active is None else total - active,
-        **(points[0] if points else {"rho": float(rhos[0]), "P_MoE": None, "P_Engram": None}),
-        "rho_from": "given" if rho is not None else "paper" if by_experts is None else "experts",
-        "points": points,
-        "known": [vars(known) for known in KNOWN],
-    }
-    out.result(payload, lambda console: _show(console, payload))
-    if points:
-        out.next_step(f"engram size --model MODEL --budget {points[0]['P_Engram']}")
-
-
-def _rho_from_experts(
-    kept: int | None, baseline: int | None, active: int | None
-) -> Fraction | None:
-    from engram.sizing.allocation import rho_from_experts
-
-    if kept is None and baseline is None and active is None:
-        return None
-    if kept is None or baseline is None or active is None:
-        raise UsageError(
-            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active.",
-            "Or give --rho itself.",
+        found = engram.allocate(
+            total,
+            active,
+            rho=rho,
+            experts_kept=experts_kept,
+            experts_baseline=experts_baseline,
+            experts_active=experts_active,
+            row_width=row_width,
         )
-    return rho_from_experts(kept, baseline, active)
-
-
-def _point(split: Allocation, row_width: int | None) -> dict[str, Any]:
-    point: dict[str, Any] = {
-        "rho": float(split.rho),
-        "P_MoE": split.moe_params,
-        "P_Engram": split.engram_params,
-    }
-    if row_width is not None:
-        point["table_rows"] = split.engram_params // row_width
-    return point
+    answer = found.to_dict()
+    out.result(answer, lambda console: _show(console, answer))
+    if found.splits:
+        out.next_step(f"engram size --model MODEL --budget {found.splits[0].engram_params}")
 
 
 def _show(console: Console, payload: dict[str, Any]) -> None:

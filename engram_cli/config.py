@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import engram
+from engram.backbone import Backbone, given_backbone
 from engram.config.config_doubts import config_doubts
-from engram.config.config_file import dump_config, read_config, write_config
-from engram.config.templates import find_config, template_names, template_path, template_title
+from engram.config.config_file import dump_config, write_config
+from engram.config.templates import template_names, template_path, template_title
 from engram.errors import UsageError
+from engram.sizing.check_config import ConfigVerdict
 from engram.storage.files import check_file
-from engram_cli.config_answer import check_config, derived, show_derived
 from engram_cli.config_name import note_folder
+from engram_cli.config_text import show_derived
+from engram_cli.errors import failure_of
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
     OUTPUT,
@@ -31,8 +35,6 @@ from engram_cli.values import blaming
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from engram.backbone import Backbone
 
 SCHEMA = "engram.config/1"
 # By config key: the options that decide it; --set decides any.
@@ -113,22 +115,16 @@ def new(
         $ engram config new gpt2 --k 5 --set layer_ids=[1,5] -o engram.yaml
         $ engram config new llama --model llama-3.2-3b --budget 400M --json
     """
-    from engram.sizing.new_config import new_config
-
     is_printed = output is None or str(output) == "-"
     if output is not None and not is_printed:
         check_file(output, overwrite)
     elif output is not None and out.json:
         raise UsageError("-o - and --json both want stdout.", "Give -o a file.")
-    backbone = _backbone(model)
+    backbone = given_backbone(model)
     answer = {"schema": SCHEMA, "template": template}
     with out.answering_no(answer), blaming(ctx, _OPTIONS_OF, general="settings"):
-        made = new_config(
-            template,
-            backbone=backbone,
-            k=k,
-            budget_params=budget,
-            settings=_settings(settings or []),
+        made = engram.new_config(
+            template, model=backbone, k=k, budget=budget, settings=_settings(settings or [])
         )
     for doubt in config_doubts(made):
         out.warn(doubt)
@@ -140,7 +136,7 @@ def new(
     payload = {
         **answer,
         "config": made.to_dict(),
-        "derived": derived(made),
+        "derived": engram.describe_config(made).derived,
         "output": None if output is None else str(output),
         "written": is_written,
     }
@@ -168,18 +164,13 @@ def show(
         $ engram config show config.yaml --json
     """
     note_folder(out, source)
-    path = find_config(source)
-    found = read_config(path)
-    numbers = derived(found)
+    found = engram.describe_config(source)
 
     def show_config(console: Console) -> None:
-        console.print(dump_config(found, title=str(source)), soft_wrap=True)
-        show_derived(console, numbers)
+        console.print(dump_config(found.config, title=source), soft_wrap=True)
+        show_derived(console, found.derived)
 
-    out.result(
-        {"schema": SCHEMA, "path": str(path), "config": found.to_dict(), "derived": numbers},
-        show_config,
-    )
+    out.result(found.to_dict(), show_config)
 
 
 @config.command("check", cls=Command)
@@ -204,8 +195,8 @@ def check(
         $ engram config check gpt2 --model gpt2
         $ engram config check gpt2 demo --json
     """
-    backbone = _backbone(model)
-    verdicts = [check_config(source, backbone) for source in sources]
+    backbone = given_backbone(model)
+    verdicts = [_check(source, backbone) for source in sources]
     exit_code = max(verdict.exit_code for verdict in verdicts)
     for source in sources:
         note_folder(out, source)
@@ -229,10 +220,17 @@ def check(
         raise typer.Exit(exit_code)
 
 
-def _backbone(model: str | None) -> Backbone | None:
-    from engram.backbone import load_backbone
-
-    return None if model is None else load_backbone(model)
+def _check(source: str, backbone: Backbone | None) -> ConfigVerdict:
+    """Check a config; that its file cannot be read is a verdict, too."""
+    try:
+        return engram.check_config(source, backbone)
+    except OSError as error:
+        failure = failure_of(error)
+        problem = {"key": "", "message": failure.message, "line": None}
+        text = f"{failure.message} {failure.hint}"
+        return ConfigVerdict(
+            path=source, text=text, problems=(problem,), exit_code=failure.exit_code
+        )
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:

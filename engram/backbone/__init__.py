@@ -2,6 +2,6 @@
 
 from engram.backbone.catalogue import catalogue_names
 from engram.backbone.facts import Backbone
-from engram.backbone.find_backbone import load_backbone
+from engram.backbone.find_backbone import given_backbone, load_backbone
 
-__all__ = ["Backbone", "catalogue_names", "load_backbone"]
+__all__ = ["Backbone", "catalogue_names", "given_backbone", "load_backbone"]

@@ -31,6 +31,11 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
         CorruptFileError: config.json is not a JSON object, or weights are damaged.
         ConfigError: The config lacks a size or states an impossible one.
         LayoutError: The family is unknown and there are no weights to count.
+
+    Example:
+        >>> import engram
+        >>> engram.load_backbone("gpt2").hidden_size
+        768
     """
     name, path = str(name_or_path), Path(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith((".", "/"))
@@ -43,6 +48,11 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
         return _from_folder(path)
     config = read_hub_config(name, revision)
     return Backbone.from_config(config, name, f"{name}@{revision}" if revision else name)
+
+
+def given_backbone(model: str | Path | Backbone | None) -> Backbone | None:
+    """Return the facts about a model as they are, or find what `load_backbone` takes."""
+    return load_backbone(model) if isinstance(model, (str, Path)) else model
 
 
 def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:

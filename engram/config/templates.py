@@ -101,12 +101,22 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
         ConfigError: Everything that is wrong with it.
         InputError: The path is a folder.
         MissingFileError: There is neither such a template nor such a file.
+
+    Example:
+        >>> import engram
+        >>> engram.load_config("gpt2").layer_ids
+        [1, 6]
     """
     path = find_config(name_or_path)
     config = read_config(path)
     if config.tokenizer is None:
         return config
     return replace(config, tokenizer=read_from(config.tokenizer, path.parent))
+
+
+def given_config(config: EngramConfig | str | Path) -> EngramConfig:
+    """Return a config as it is, or read what `load_config` takes."""
+    return config if isinstance(config, EngramConfig) else load_config(config)
 
 
 def _holds_memory(folder: Path) -> bool:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
-from engram.errors import InputError
+from engram.errors import InputError, UsageError
 
 # The paper's optimum; `engram size` takes the lower end, which gives the memory more.
 BEST_RHO = (Fraction(3, 4), Fraction(4, 5))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allocation:
+class Split:
     """A split of the sparse parameters.
 
     Attributes:
@@ -106,7 +106,122 @@ def rho_from_experts(kept: int, baseline: int, active: int) -> Fraction:
     return Fraction(kept - active, baseline - active)
 
 
-def allocate(total_params: int, active_params: int, rho: Fraction | float | str) -> Allocation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Allocation:
+    """Result of `allocate`.
+
+    Attributes:
+        total_params: P_tot, None where expert counts alone gave rho.
+        active_params: P_act, None where expert counts alone gave rho.
+        rho: Part of the sparse parameters that experts keep, that of the first split.
+        rho_from: Origin of rho: given, computed from expert counts, or the paper's optimum.
+        splits: A split for each rho; none without parameters.
+        row_width: Columns of a table row, to say how many rows the memory's parameters are.
+    """
+
+    total_params: int | None
+    active_params: int | None
+    rho: Fraction | float | str
+    rho_from: Literal["given", "experts", "paper"]
+    splits: tuple[Split, ...]
+    row_width: int | None
+
+    def __repr__(self) -> str:
+        points = [f"rho {float(it.rho):g}: {it.engram_params:,}" for it in self.splits]
+        return f"<Allocation: {', '.join(points) or f'rho {float(self.rho):g}'}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram allocate --json`` prints."""
+        points = [self._point(split) for split in self.splits]
+        total, active = self.total_params, self.active_params
+        return {
+            "schema": "engram.allocate/1",
+            "P_tot": total,
+            "P_act": active,
+            "P_sparse": None if total is None or active is None else total - active,
+            **(points[0] if points else {"rho": float(self.rho), "P_MoE": None, "P_Engram": None}),
+            "rho_from": self.rho_from,
+            "points": points,
+            "known": [vars(known) for known in KNOWN],
+        }
+
+    def _point(self, split: Split) -> dict[str, Any]:
+        rows = (
+            {} if self.row_width is None else {"table_rows": split.engram_params // self.row_width}
+        )
+        return {
+            "rho": float(split.rho),
+            "P_MoE": split.moe_params,
+            "P_Engram": split.engram_params,
+            **rows,
+        }
+
+
+def allocate(
+    total: int | None = None,
+    active: int | None = None,
+    *,
+    rho: Fraction | float | str | None = None,
+    experts_kept: int | None = None,
+    experts_baseline: int | None = None,
+    experts_active: int | None = None,
+    row_width: int | None = None,
+) -> Allocation:
+    """Split a mixture of experts' sparse parameters between experts and memory.
+
+    Args:
+        total: P_tot: trainable parameters without vocabulary embedding and head.
+        active: P_act: those that one token uses.
+        rho: Part of the sparse parameters that experts keep, 0 to 1; both ends of the paper's
+            optimum, 0.75 and 0.80, when neither it nor expert counts are given.
+        experts_kept: Routed experts that are kept; the three counts give rho, too.
+        experts_baseline: Routed experts of the pure mixture.
+        experts_active: Routed experts that a token uses in both.
+        row_width: Columns of a table row, to count the rows as well.
+
+    Returns:
+        The splits; `to_dict()` is what ``engram allocate --json`` prints.
+
+    Raises:
+        UsageError: rho is given twice, or not enough is given.
+        InputError: Counts contradict each other, or rho is outside of 0 to 1.
+
+    Example:
+        >>> import engram
+        >>> engram.allocate(9_900_000_000, 993_000_000, rho=0.8).splits[0].engram_params
+        1781400000
+    """
+    by_experts = _rho_from_counts(experts_kept, experts_baseline, experts_active)
+    if by_experts is not None and rho is not None:
+        raise UsageError("--rho and expert counts exclude each other.", "Give one of them.")
+    if (total is None) != (active is None) or (total is None and by_experts is None):
+        raise UsageError("Give both --total and --active.", "Expert counts alone give rho.")
+    given = by_experts if rho is None else rho
+    rhos = BEST_RHO if given is None else (given,)
+    return Allocation(
+        total_params=total,
+        active_params=active,
+        rho=rhos[0],
+        rho_from="given" if rho is not None else "paper" if by_experts is None else "experts",
+        splits=()
+        if total is None or active is None
+        else tuple(split_params(total, active, value) for value in rhos),
+        row_width=row_width,
+    )
+
+
+def _rho_from_counts(kept: int | None, baseline: int | None, active: int | None) -> Fraction | None:
+    if kept is None and baseline is None and active is None:
+        return None
+    if kept is None or baseline is None or active is None:
+        raise UsageError(
+            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active.",
+            "Or give --rho itself.",
+        )
+    return rho_from_experts(kept, baseline, active)
+
+
+def split_params(total_params: int, active_params: int, rho: Fraction | float | str) -> Split:
     """Split the sparse parameters.
 
     Args:
@@ -138,4 +253,4 @@ def allocate(total_params: int, active_params: int, rho: Fraction | float | str)
         )
     sparse = total_params - active_params
     moe_params = round(part * sparse)
-    return Allocation(rho=part, moe_params=moe_params, engram_params=sparse - moe_params)
+    return Split(rho=part, moe_params=moe_params, engram_params=sparse - moe_params)

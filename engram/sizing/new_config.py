@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from engram.backbone import Backbone
+from engram.backbone import Backbone, given_backbone
 from engram.config.config_file import read_values
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import template_path
@@ -18,31 +19,40 @@ from engram.sizing.shape import check_layers, memory_shape
 def new_config(
     template: str,
     *,
-    backbone: Backbone | None = None,
+    model: str | Path | Backbone | None = None,
     k: float | None = None,
-    budget_params: int | None = None,
+    budget: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> EngramConfig:
     """Start from a template and change what is asked for.
 
     Args:
         template: Name of the template.
-        backbone: Base model to fit to: its hidden size, streams, vocabulary, tokenizer and token
-            ids, and its layers 1 and half the depth (the first of them alone where the template
-            has one layer). Without a size, the template's rows per order are kept as a multiple of
-            the vocabulary.
+        model: Base model to fit to, see `engram.load_backbone`: its hidden size, streams,
+            vocabulary, tokenizer and token ids, and its layers 1 and half the depth (the first of
+            them alone where the template has one layer). Without a size, the template's rows per
+            order are kept as a multiple of the vocabulary.
         k: Rows per order as a multiple of the vocabulary.
-        budget_params: Instead, what the whole memory may have.
+        budget: Instead, what the whole memory may have.
         settings: Values by config key; they come last and win.
+
+    Returns:
+        The config; `engram.write_config` writes it as a file with comments.
 
     Raises:
         ConfigError: The result is not a config, with everything that is wrong.
         LayoutError: The backbone lacks a layer that is to read the memory.
         DoesNotFitError: No whole k fits the budget.
         UsageError: More than one size is given.
+
+    Example:
+        >>> import engram
+        >>> engram.new_config("gpt2", k=5, settings={"layer_ids": [1, 5]}).engram_table_size
+        [251285, 251285]
     """
+    backbone = given_backbone(model)
     settings = dict(settings or {})
-    sizes = {"k": k, "budget": budget_params}
+    sizes = {"k": k, "budget": budget}
     by = [name for name, value in sizes.items() if value is not None]
     by += [f"set {key}" for key in ("k", "engram_table_size") if key in settings]
     if len(by) > 1:
@@ -63,10 +73,10 @@ def new_config(
         raise ConfigError(error.problems, source, error.hint) from None
     if backbone is not None:
         check_layers(backbone, config.layer_ids)
-    if budget_params is None:
+    if budget is None:
         return config
     base_dtype = None if backbone is None else backbone.float_dtype
-    return size_memory(config, budget_params, base_dtype=base_dtype).config
+    return size_memory(config, budget, base_dtype=base_dtype).config
 
 
 def _fit(values: dict[str, Any], backbone: Backbone) -> None:

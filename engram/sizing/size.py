@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from engram.backbone import Backbone, load_backbone
+from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
 from engram.errors import UsageError
 from engram.sizing import budget
@@ -46,7 +46,9 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
             "A share of the whole needs the model's size.",
             "Give --model, or --budget, --memory, --k, --rows or --corpus.",
         )
-    backbone = None if model is None else _backbone(model)
+    backbone = given_backbone(model)
+    if backbone is not None:
+        backbone = replace(backbone, tokenizer_vocab_size=tokenizer_length(backbone))
     statistics = None if options.corpus is None else read_statistics(Path(options.corpus))
     is_known = backbone is not None and backbone.tokenizer_vocab_size is not None
     vocab = options.vocab
@@ -80,11 +82,6 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         order_loads(counts, sizing.counts, options.load),
     )
     return replace(sizing, backbone=backbone, corpus=fill, notes=notes)
-
-
-def _backbone(model: str | Path | Backbone) -> Backbone:
-    found = model if isinstance(model, Backbone) else load_backbone(model)
-    return replace(found, tokenizer_vocab_size=tokenizer_length(found))
 
 
 def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:

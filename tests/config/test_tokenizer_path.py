@@ -44,9 +44,9 @@ def test_a_config_moves_with_its_model(base, tmp_path, monkeypatch):
 
 def test_config_new_states_what_the_user_wrote(base, tmp_path, monkeypatch):
     monkeypatch.chdir(base.parent)
-    assert new_config("tiny", backbone=load_backbone(f"./{base.name}")).tokenizer == "./base"
-    assert new_config("tiny", backbone=load_backbone(base)).tokenizer == str(base)
-    assert new_config("tiny", backbone=load_backbone("gpt2")).tokenizer == "openai-community/gpt2"
+    assert new_config("tiny", model=load_backbone(f"./{base.name}")).tokenizer == "./base"
+    assert new_config("tiny", model=load_backbone(base)).tokenizer == str(base)
+    assert new_config("tiny", model=load_backbone("gpt2")).tokenizer == "openai-community/gpt2"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "org/model", "package:thing", "/data/model"])

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from engram.errors import InputError
-from engram.sizing.allocation import allocate, rho_from_experts
+from engram.sizing.allocation import rho_from_experts, split_params
 
 
 @pytest.mark.parametrize(
@@ -21,24 +21,24 @@ def test_rho_by_experts_as_published(kept, baseline, active, rho):
 
 
 def test_split_adds_up():
-    split = allocate(9_900_000_001, 993_000_000, "0.75")
+    split = split_params(9_900_000_001, 993_000_000, "0.75")
     assert split.rho == Fraction(3, 4)
     assert split.moe_params + split.engram_params == 9_900_000_001 - 993_000_000
     assert split.engram_params == 2_226_750_000
-    assert allocate(100, 10, 1).engram_params == 0
-    assert allocate(100, 10, 0).moe_params == 0
+    assert split_params(100, 10, 1).engram_params == 0
+    assert split_params(100, 10, 0).moe_params == 0
 
 
 @pytest.mark.parametrize(("total", "active"), [(10, 10), (10, 11), (10, 0), (-5, -6)])
 def test_models_without_sparse_parameters(total, active):
     with pytest.raises(InputError):
-        allocate(total, active, 0.75)
+        split_params(total, active, 0.75)
 
 
 @pytest.mark.parametrize("rho", ["1.1", "-0.1", "nan", "x", "1/0"])
 def test_rho_out_of_range(rho):
     with pytest.raises(InputError, match="rho"):
-        allocate(10, 1, rho)
+        split_params(10, 1, rho)
 
 
 @pytest.mark.parametrize("counts", [(5, 72, 6), (73, 72, 6), (6, 6, 6), (1, 2, -1)])

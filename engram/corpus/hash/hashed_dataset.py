@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
 from engram.addressing.hashing import Hasher
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.config.engram_config import EngramConfig
-from engram.config.templates import load_config
+from engram.config.templates import given_config
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.windows import Document, DocumentPieces, Place, Window, cut_stored
 from engram.corpus.results.result_folder import MANIFEST
@@ -110,7 +110,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 rank=rank,
                 world_size=world_size,
             )
-        memory = config if isinstance(config, EngramConfig) else load_config(config)
+        memory = given_config(config)
         _, file, self.addresses = find_memory(memory, tokenizer)
         self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
         self.n_windows: int | None = None

@@ -1,0 +1,110 @@
+"""`check_config`: whether a config is right, with every problem and what is hardly meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engram.addressing.token_doubts import token_doubts
+from engram.backbone import Backbone, given_backbone
+from engram.config.config_doubts import config_doubts
+from engram.config.config_file import read_config
+from engram.config.engram_config import EngramConfig
+from engram.config.templates import find_config, load_config
+from engram.errors import ConfigError, EngramError
+from engram.sizing.shape import check_backbone
+from engram.units import plural
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ConfigVerdict:
+    """Whether a config is right.
+
+    Attributes:
+        path: The file, or what was given instead of one.
+        text: The verdict for people.
+        problems: What is wrong: key, message and line.
+        warnings: What is right, but hardly meant.
+        hint: What to do about the problems, where the text does not say so.
+        exit_code: What a command ends with: 0, 3 for a problem, 4 for what is not there.
+    """
+
+    path: str
+    text: str
+    problems: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    hint: str = ""
+    exit_code: int = 0
+
+    def __repr__(self) -> str:
+        return f"<ConfigVerdict: {self.text}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict in the terms of `--json`."""
+        return {
+            "path": self.path,
+            "ok": not self.exit_code,
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+        }
+
+
+def check_config(source: str | Path, model: str | Path | Backbone | None = None) -> ConfigVerdict:
+    """Check the config of a file or template; whatever is wrong with it is the answer.
+
+    Args:
+        source: The file, or the name of a template.
+        model: The base model that it is meant for: layers, widths and vocabulary are compared.
+
+    Returns:
+        The verdict; `to_dict()` is one of the files that ``engram config check --json`` prints.
+
+    Raises:
+        MissingFileError: There is no such model.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> import engram
+        >>> engram.check_config("gpt2", model="gpt2").problems
+        ()
+    """
+    backbone = given_backbone(model)
+    path = str(source)
+    try:
+        path = str(find_config(source))
+        config = read_config(path)
+        if backbone is not None:
+            check_backbone(config, backbone, path)
+        tokenizer = _tokenizer(load_config(source))
+        warnings = [*config_doubts(config), *token_doubts(config, tokenizer)]
+    except ConfigError as error:
+        problems = tuple(error.details["problems"])
+        return ConfigVerdict(
+            path=path,
+            text=error.message,
+            problems=problems,
+            hint=error.hint,
+            exit_code=error.exit_code,
+        )
+    except EngramError as error:
+        problem = {"key": "", "message": error.message, "line": None}
+        text = f"{error.message} {error.hint}"
+        return ConfigVerdict(path=path, text=text, problems=(problem,), exit_code=error.exit_code)
+    doubts = f", with {plural(len(warnings), 'warning')}" if warnings else ""
+    return ConfigVerdict(path=path, text=f"{path}: ok{doubts}", warnings=tuple(warnings))
+
+
+def _tokenizer(config: EngramConfig) -> TokenizerFile | None:
+    """Read a config's tokenizer if it is a file or folder here; the hub is not asked."""
+    if config.tokenizer is None or not Path(config.tokenizer).expanduser().exists():
+        return None
+    from engram.addressing.tokenizer_files import load_tokenizer
+
+    try:
+        return load_tokenizer(config.tokenizer)
+    except EngramError:
+        return None
