@@ -8,26 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
+from engram.storage.dtypes import DTYPES
 from engram.storage.file_names import is_weight_file
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import TEXT, Each, parse_json, read_json
 
-DTYPE_BITS = {
-    **{
-        "BOOL": 8,
-        "U8": 8,
-        "I8": 8,
-        "U16": 16,
-        "I16": 16,
-        "U32": 32,
-        "I32": 32,
-        "U64": 64,
-        "I64": 64,
-    },
-    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64},
-    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8},
-    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
-}
 _LFS, _LFS_BYTES = b"version https://git-lfs", 1024
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SINGLE_FILE = "model.safetensors"
@@ -102,7 +87,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> TensorInfo:
     try:
-        bits, shape = DTYPE_BITS[entry["dtype"]], tuple(entry["shape"])
+        bits, shape = DTYPES[entry["dtype"]].bits, tuple(entry["shape"])
         first, last = entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise _corrupt(path, f"tensor {name!r} is badly described ({error!r})") from None

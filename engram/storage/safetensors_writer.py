@@ -11,16 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
+from engram.storage.dtypes import DTYPES
 from engram.storage.files import Progress
-from engram.storage.safetensors_headers import DTYPE_BITS
-
-# Names of dtypes in safetensors headers, and bytes of one value.
-TAGS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {
-    "int64": "I64",
-    "int32": "I32",
-}
-# Quantised tables: the values, and their scales.
-QUANTISED_TAGS = {"fp8": ("F8_E4M3", "F8_E8M0"), "int8": ("I8", "F32")}
 
 Chunk = Any  # anything with the buffer protocol
 # Chunks of one tensor, each made when its function is called, on whatever thread.
@@ -53,7 +45,7 @@ class TensorStream:
     @property
     def size_bytes(self) -> int:
         """Bytes of the tensor."""
-        return prod(self.shape) * DTYPE_BITS[self.tag] // 8
+        return prod(self.shape) * DTYPES[self.tag].bits // 8
 
 
 def plan_shards(

@@ -13,7 +13,8 @@ from typing import Any
 from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.published.stored import Gathering, Stored
 from engram.errors import CorruptFileError, MissingFileError
-from engram.storage.safetensors_headers import DTYPE_BITS, INDEX_FILE, SINGLE_FILE, TensorInfo
+from engram.storage.dtypes import DTYPES
+from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, TensorInfo
 
 _AT_A_TIME = 8
 # As much of a file as is read to find a few bytes, where the server knows no ranges.
@@ -91,8 +92,8 @@ def _header(api: Any, name: str, file: str, revision: str | None) -> dict[str, T
     tensors = {}
     for tensor, info in metadata.tensors.items():
         (start, stop), shape = info.data_offsets, tuple(info.shape)
-        bits = DTYPE_BITS.get(info.dtype)
-        if bits is None or 8 * (stop - start) != bits * prod(shape):
+        dtype = DTYPES.get(info.dtype)
+        if dtype is None or 8 * (stop - start) != dtype.bits * prod(shape):
             raise CorruptFileError(
                 f"{file} is damaged: tensor {tensor!r}: {info.dtype} {list(shape)} does not fill "
                 f"bytes {start} to {stop}.",
