@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
@@ -25,6 +26,7 @@ from engram.storage.safetensors_headers import (
     read_header,
     read_weight_map,
 )
+from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
 
 TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.(?:weight|scale)$"
 # Dtypes by their name in safetensors headers.
@@ -228,19 +230,16 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
 
 def _write_table(path: Path, prefix: str, table: DiskEmbedding) -> None:
     tags = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for part, (rows, dtype) in table.stored.items():
-        start, end = end, end + rows.rows * rows.row_bytes
-        header[prefix + part] = {
-            "dtype": tags[dtype],
-            "shape": [rows.rows, rows.row_bytes // dtype.itemsize],
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    tensors = [
+        TensorStream(
+            prefix + part,
+            tags[dtype],
+            (rows.rows, rows.row_bytes // dtype.itemsize),
+            (partial(np.asarray, block) for block in rows.blocks()),
+        )
+        for part, (rows, dtype) in table.stored.items()
+    ]
     with atomic_write(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for rows, _ in table.stored.values():
-            for block in rows.blocks():
-                file.write(block)
+        file.write(header_bytes(tensors, (", ", ": ")))
+        for block in chunks_of(tensors):
+            file.write(block)
