@@ -207,8 +207,8 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
+    from engram.corpus.results.manifests import read_manifest
     from engram.corpus.results.result_folder import listed_bytes
-    from engram.corpus.verify.verify_corpus import read_manifest
     from engram_cli.corpus_text import show_info
 
     out = Output(json=json, quiet=quiet, verbose=verbose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from engram.checkpoints.read.settings import base_files, check_settings
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
+from engram.storage.files import sha256_of
 from engram.storage.json_files import SHA256, Each, Kind, Maybe
 
 # Key of the memory's settings, and its two parts.
@@ -70,13 +70,7 @@ def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Compute the sha256 of files of a folder, by name."""
-    return {name: file_digest(folder / name) for name in names}
-
-
-def file_digest(path: Path) -> str:
-    """Compute the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256_of(folder / name) for name in names}
 
 
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
@@ -85,7 +79,7 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     Files that are not there are not among them.
     """
     there = {name: digest for name, digest in recorded.items() if (folder / name).is_file()}
-    return [name for name, digest in there.items() if file_digest(folder / name) != digest]
+    return [name for name, digest in there.items() if sha256_of(folder / name) != digest]
 
 
 def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
