@@ -75,17 +75,42 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise MissingFileError(
             f"{path} cannot be read: {error.strerror}.", "Check the path.", path=str(path)
         ) from None
+    return describe_tensors(text, path, file_bytes)
+
+
+def describe_tensors(text: bytes, path: Path, file_bytes: int | None) -> dict[str, TensorInfo]:
+    """Describe the tensors of a safetensors file.
+
+    Args:
+        text: Its header.
+        path: The file.
+        file_bytes: Its size; None where that is not known, and is not compared.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CorruptFileError: The header contradicts itself, or the size.
+    """
     header = parse_json(text, f"The header of {path}")
     header.pop("__metadata__", None)
-    data_start = 8 + length
-    tensors = {
-        name: _tensor(path, name, entry, data_start, file_bytes) for name, entry in header.items()
-    }
-    _check_places(path, tensors, data_start, file_bytes)
+    data_start = end = 8 + len(text)
+    tensors = {name: _tensor(path, name, entry, data_start) for name, entry in header.items()}
+    # The format asks tensors to follow one another from the header to the end.
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if file_bytes is not None and info.stop > file_bytes:
+            what = f"ends at byte {info.stop} in a file of {file_bytes}"
+            raise _corrupt(path, f"tensor {name!r} {what}")
+        if info.start != end:
+            what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
+            raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
+        end = info.stop
+    if end != (file_bytes or end):
+        raise _corrupt(path, f"its tensors end at byte {end} in a file of {file_bytes}")
     return tensors
 
 
-def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> TensorInfo:
+def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         bits, shape = DTYPES[entry["dtype"]].bits, tuple(entry["shape"])
         first, last = entry["data_offsets"]
@@ -95,24 +120,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int)
     if not whole or 8 * (last - first) != bits * math.prod(shape):
         what = f"{entry['dtype']} {list(shape)} does not fill bytes {first} to {last}"
         raise _corrupt(path, f"tensor {name!r}: {what}")
-    start, stop = data_start + first, data_start + last
-    if stop > file_bytes:
-        raise _corrupt(path, f"tensor {name!r} ends at byte {stop} in a file of {file_bytes}")
-    return TensorInfo(entry["dtype"], shape, start, stop, path)
-
-
-def _check_places(
-    path: Path, tensors: dict[str, TensorInfo], data_start: int, file_bytes: int
-) -> None:
-    """Check that the tensors follow one another from the header to the end, as the format asks."""
-    end = data_start
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if info.start != end:
-            what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
-            raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
-        end = info.stop
-    if end != file_bytes:
-        raise _corrupt(path, f"its tensors end at byte {end} in a file of {file_bytes}")
+    return TensorInfo(entry["dtype"], shape, data_start + first, data_start + last, path)
 
 
 def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
