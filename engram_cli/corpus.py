@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from engram.errors import UsageError
+from engram.threads import usable_cores
 from engram.units import plural
 from engram_cli.engine import (
-    cores,
     find_engine,
     stopping_at_once,
     tell_engines,
@@ -124,7 +124,7 @@ def build(
     if STDIN in inputs and (len(inputs) > 1 or resume):
         what = "read together with other inputs" if len(inputs) > 1 else "read again to resume"
         raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
-    workers = num_proc or cores()
+    workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, STDIN in inputs)
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
@@ -205,8 +205,8 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
+    from engram.corpus.results.manifests import read_manifest
     from engram.corpus.results.result_folder import listed_bytes
-    from engram.corpus.verify.verify_corpus import read_manifest
     from engram_cli.corpus_text import show_info
 
     manifest = read_manifest(folder)

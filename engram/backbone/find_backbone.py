@@ -9,7 +9,7 @@ from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
 from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
-from engram.storage.hub import fetch, reason
+from engram.storage.hub import fetch, not_had
 from engram.storage.json_files import read_json
 
 
@@ -103,32 +103,20 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _hub_config(name: str, revision: str | None) -> Path:
-    from huggingface_hub import errors as hub
-
     try:
         return fetch(name, "config.json", revision)[0]
-    except hub.GatedRepoError:
-        problem = "is gated"
-        hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
-    except (hub.RepositoryNotFoundError, hub.HFValidationError):
-        problem = "is not a folder here, and not on the hub (or private)"
-        hint = _did_you_mean(name)
-    except hub.RevisionNotFoundError:
-        problem = f"has no revision {revision!r} on the hub"
-        hint = "Leave the revision out for the newest one."
-    except hub.LocalEntryNotFoundError as error:
-        problem = (
-            "is not a folder here, and not in the hub's local cache; asking the hub failed "
-            f"({reason(error)})"
-        )
-        hint = f"Go online (HF_HUB_OFFLINE unset), or give a folder. {_did_you_mean(name)}"
-    except hub.EntryNotFoundError:
-        problem = "has no config.json on the hub"
-        hint = "Give a model in transformers' format; a repository of GGUF files alone has none."
     except Exception as error:  # the client's versions differ in transport, and so in exceptions
-        problem = f"could not be read from the hub ({type(error).__name__}: {error})"
-        hint = "Try again, or give the model's folder."
-    raise MissingFileError(f"{name} {problem}.", hint, model=name, revision=revision)
+        raise not_had(
+            error,
+            name,
+            "config.json",
+            revision,
+            folder="the model's folder",
+            unknown=_did_you_mean(name),
+            absent="Give a model in transformers' format; a repository of GGUF files alone has "
+            "none.",
+            model=name,
+        ) from None
 
 
 def _did_you_mean(name: str) -> str:

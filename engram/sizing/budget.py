@@ -20,7 +20,8 @@ from engram.sizing.counts import count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.sized_memory import Sizing
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
-from engram.units import format_bytes, row_bytes
+from engram.storage.dtypes import row_bytes
+from engram.units import format_bytes
 
 SEED_SHARE = Fraction(1, 4)
 # Python would compute any exponent.

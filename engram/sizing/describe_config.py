@@ -11,7 +11,7 @@ from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.templates import find_config
-from engram.units import row_bytes
+from engram.storage.dtypes import row_bytes
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,7 +21,12 @@ from engram.corpus.building.unit_work import (
     read_unit,
 )
 from engram.corpus.building.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.results.manifests import CORPUS_SHAPE
+from engram.corpus.results.manifests import (
+    CORPUS_SCHEMA,
+    CORPUS_SHAPE,
+    find_manifest,
+    read_manifest,
+)
 from engram.corpus.results.result_folder import (
     MANIFEST,
     check_folder,
@@ -45,12 +50,9 @@ from engram.corpus.text.reading_errors import no_text
 from engram.corpus.text.sources import Source
 from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards
 from engram.corpus.tokens.tokenise import check_eos, token_dtype
-from engram.errors import EngramError, InputError
+from engram.errors import InputError
 from engram.storage.files import Progress
 from engram.storage.folders import remove_torn
-from engram.storage.json_files import read_json
-
-SCHEMA = "engram.corpus/1"
 
 # Does units and gives each one's index and result, in their order; reports the bytes it has read.
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
@@ -143,7 +145,7 @@ def build_corpus(
     if resume and (finished := _finished(folder, job, overwrite)) is not None:
         discard(folder)
         return finished
-    check_folder(folder, SCHEMA, overwrite)
+    check_folder(folder, CORPUS_SCHEMA, overwrite)
     with working(folder, job, resume, overwrite) as work:
         tasks = plan_tasks(sources, tokenizer, rules, work, unit_bytes)
         results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
@@ -217,7 +219,7 @@ def check_build(
     check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
     if not resume or _finished(folder, job, overwrite) is None:
-        check_folder(folder, SCHEMA, overwrite)
+        check_folder(folder, CORPUS_SCHEMA, overwrite)
         check_work(folder, job, resume, overwrite)
 
 
@@ -279,11 +281,8 @@ def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus
         CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
             counts as none.
     """
-    try:
-        manifest = read_json(folder / MANIFEST, CORPUS_SHAPE, file_names=True)
-        if {key: manifest[key] for key in job} != without_times(job):
-            return None
-    except (OSError, EngramError, KeyError):
+    manifest = find_manifest(folder, CORPUS_SCHEMA, CORPUS_SHAPE)
+    if manifest is None or not without_times(job).items() <= manifest.items():
         return None
     if not overwrite:
         check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
@@ -306,7 +305,7 @@ def _assemble(
 ) -> BuiltCorpus:
     """Put the units together as shards, in a folder that appears whole."""
     problems = [problem for result in results for problem in result.problems]
-    with new_folder(folder, SCHEMA, overwrite) as new:
+    with new_folder(folder, CORPUS_SCHEMA, overwrite) as new:
         shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)
         for task in tasks:
             for batch in read_unit(task, tokenizer.vocab_size):
@@ -318,7 +317,7 @@ def _assemble(
             "skipped": sum(result.skipped for result in results),
         }
         values = {
-            "schema": SCHEMA,
+            "schema": CORPUS_SCHEMA,
             **without_times(job),
             "dtype": token_dtype(tokenizer.vocab_size).name,
             "counts": counts,
@@ -330,7 +329,7 @@ def _assemble(
         }
         size = write_manifest(new, values)
         note_assembled(work, new / MANIFEST)
-        manifest = read_json(new / MANIFEST, CORPUS_SHAPE, file_names=True)
+        manifest = read_manifest(new)
     return BuiltCorpus(
         manifest,
         size,

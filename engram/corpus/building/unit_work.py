@@ -26,8 +26,9 @@ from engram.corpus.tokens.tokenise import (
     token_dtype,
     tokenise,
 )
-from engram.errors import EngramError, MismatchError
-from engram.storage.json_files import read_json
+from engram.errors import MismatchError
+from engram.storage.files import are_as_digested
+from engram.storage.json_files import find_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -195,22 +196,13 @@ def behind(report: Report, before: int) -> Report:
 
 def finished_unit(task: UnitTask) -> UnitResult | None:
     """Return what is known of a unit when its files are there and whole, else None."""
-    try:
-        values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
-        result = UnitResult(**{**values, "problems": tuple(values["problems"])})
-        for kind, expected in (
-            ("tokens", result.tokens_sha256),
-            ("lengths", result.lengths_sha256),
-        ):
-            with _file(task, kind).open("rb") as file:
-                digest = hashlib.sha256()
-                while block := file.read(2**20):
-                    digest.update(block)
-            if digest.hexdigest() != expected:
-                return None
-    except (OSError, EngramError, TypeError):  # a TypeError: keys that no unit has
+    values = find_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
+    if values is None or values.keys() != UNIT_SHAPE.keys():
         return None
-    return result
+    digests = {_file(task, kind).name: values[f"{kind}_sha256"] for kind in ("tokens", "lengths")}
+    if not are_as_digested(task.folder, digests):
+        return None
+    return UnitResult(**{**values, "problems": tuple(values["problems"])})
 
 
 def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:

@@ -18,14 +18,14 @@ from engram.corpus.counts.statistics import LayerStatistics, Statistics
 from engram.corpus.hash.hash_folder import HashWriter, Target, describe, is_described
 from engram.corpus.hash.hash_shards import bytes_per_token
 from engram.corpus.hash.token_stream import Notes, TokenStream, text_rules
-from engram.corpus.results.result_folder import MANIFEST, sha256_of
+from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.results.work_folder import check_work, discard, working
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError
 from engram.growth import Growth
-from engram.storage.files import Progress
+from engram.storage.files import Progress, sha256_of
 from engram.storage.folders import remove_torn
 
 if TYPE_CHECKING:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.checks import Check
-from engram.corpus.building.build_corpus import SCHEMA
-from engram.corpus.hash.hash_folder import MANIFEST_SCHEMA
-from engram.corpus.results.manifests import CORPUS_SHAPE, HASHES_SHAPE
-from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA, read_manifest
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.tokenise import token_dtype, tokenise
 from engram.corpus.verify.result_checks import check_files, check_of, wrong_boundaries
 from engram.corpus.verify.verify_hashes import verify_hashes
-from engram.errors import CorruptFileError, EngramError, MissingFileError
-from engram.storage.json_files import TEXT, check_shape, read_json
+from engram.errors import EngramError, MissingFileError
 from engram.storage.npy_files import read_npy
 from engram.units import plural
 
@@ -33,41 +28,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _KINDS = ("tokens", "documents")
-
-
-def read_manifest(
-    folder: Path, shapes: Mapping[str, Any] = MappingProxyType({SCHEMA: CORPUS_SHAPE})
-) -> dict[str, Any]:
-    """Read the manifest of a corpus.
-
-    Args:
-        folder: The corpus.
-        shapes: Shapes of the manifest, by the schemas that it may have.
-
-    Raises:
-        MissingFileError: There is no such folder, or it has no manifest.
-        CorruptFileError: The manifest is torn, or that of something else.
-    """
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder.", "Check the path.", folder=str(folder))
-    if not path.is_file():
-        raise MissingFileError(
-            f"{folder} is no corpus: it has no {MANIFEST}.",
-            "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
-            folder=str(folder),
-        )
-    hint = "Build it again."
-    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
-    if manifest["schema"] not in shapes:
-        raise CorruptFileError(
-            f"{path} has the schema {manifest['schema']!r}, not {' or '.join(shapes)}.",
-            "Give a folder that engram corpus build wrote.",
-            file=str(path),
-            found=manifest["schema"],
-        )
-    check_shape(manifest, shapes[manifest["schema"]], str(path), hint=hint)
-    return manifest
 
 
 def verify_corpus(
@@ -93,8 +53,8 @@ def verify_corpus(
         MissingFileError: It is no corpus.
         CorruptFileError: The manifest cannot be read.
     """
-    manifest = read_manifest(folder, {SCHEMA: CORPUS_SHAPE, MANIFEST_SCHEMA: HASHES_SHAPE})
-    if manifest["schema"] == MANIFEST_SCHEMA:
+    manifest = read_manifest(folder, CORPUS_SCHEMA, HASHES_SCHEMA)
+    if manifest["schema"] == HASHES_SCHEMA:
         return verify_hashes(folder, manifest)
     used = [shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS]
     files = check_files(folder, manifest, used)
