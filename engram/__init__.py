@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
     from engram.config.templates import load_config, template_names
+    from engram.corpus.building.build_corpus import build_corpus
+    from engram.corpus.hash.hash_options import HashOptions
+    from engram.corpus.hash.hash_text import hash_text
     from engram.corpus.hash.hashed_dataset import HashedDataset
+    from engram.corpus.results.stored_corpus import describe_corpus
+    from engram.corpus.text.text_options import TextOptions
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
     from engram.sizing.allocation import allocate
@@ -38,10 +43,15 @@ _NAMES = {
     "engram.backbone": ("Backbone", "load_backbone"),
     "engram.checkpoints.attach.attach": ("attach",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
-    "engram.config.engram_config": ("EngramConfig",),
     "engram.config.config_file": ("write_config",),
+    "engram.config.engram_config": ("EngramConfig",),
     "engram.config.templates": ("load_config", "template_names"),
+    "engram.corpus.building.build_corpus": ("build_corpus",),
+    "engram.corpus.hash.hash_options": ("HashOptions",),
+    "engram.corpus.hash.hash_text": ("hash_text",),
     "engram.corpus.hash.hashed_dataset": ("HashedDataset",),
+    "engram.corpus.results.stored_corpus": ("describe_corpus",),
+    "engram.corpus.text.text_options": ("TextOptions",),
     "engram.errors": ("EngramError",),
     "engram.nn": ("EngramModule", "MultiHeadEmbedding", "OffloadEmbedding"),
     "engram.sizing.allocation": ("allocate",),
@@ -60,15 +70,20 @@ __all__ = [
     "EngramError",
     "EngramModule",
     "EngramTokenizer",
+    "HashOptions",
     "HashedDataset",
     "Hasher",
     "MultiHeadEmbedding",
     "OffloadEmbedding",
     "SizeOptions",
+    "TextOptions",
     "allocate",
     "attach",
+    "build_corpus",
     "check_config",
     "describe_config",
+    "describe_corpus",
+    "hash_text",
     "load",
     "load_backbone",
     "load_config",

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+import engram
+from engram.corpus.text.sources import STDIN
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import UsageError
 from engram.threads import usable_cores
 from engram.units import plural
 from engram_cli.engine import (
     find_engine,
-    stopping_at_once,
-    tell_engines,
-    tell_what_is_kept,
+    tell_work,
+    working_on,
 )
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
     OUTPUT,
+    TEXT,
     AddressOption,
     DryRunOption,
     EngineOption,
-    EosOption,
     NumProcOption,
-    OnErrorOption,
     OutputOption,
     OverwriteOption,
     ResumeOption,
-    ShardSizeOption,
-    SplitOption,
-    TextColumnOption,
 )
 from engram_cli.output import Output
 from engram_cli.taking import taking
@@ -57,7 +54,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a
 
 
 @corpus.command(cls=Command)
-@taking(out=OUTPUT)
+@taking(options=TEXT, out=OUTPUT)
 def build(
     inputs: Annotated[
         list[str],
@@ -74,18 +71,14 @@ def build(
         ),
     ],
     output: OutputOption = None,
-    split: SplitOption = None,
-    text_column: TextColumnOption = None,
-    eos: EosOption = None,
-    shard_size: ShardSizeOption = 2**22,
-    on_error: OnErrorOption = "stop",
+    *,
+    options: TextOptions,
     num_proc: NumProcOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    *,
     out: Output,
 ) -> None:
     """Turn text into token shards.
@@ -107,88 +100,35 @@ def build(
         $ engram corpus build - -t gpt2 -o lines --split line --no-eos --json
         $ engram corpus build corpus.txt -t gpt2 -o by-ray --engine ray -j 2
     """
-    from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.building.build_corpus import BuildRules, build_corpus, check_build
-    from engram.corpus.text.sources import STDIN, check_options, find_sources
-    from engram_cli.corpus_text import (
-        passed_over_text,
-        passed_over_values,
-        plan_text,
-        show_built,
-        skipped_text,
-    )
-    from engram_cli.hash_answer import eos_token
-
     if output is None:
         raise UsageError("There is no folder to write to.", "Say where with -o.")
-    if STDIN in inputs and (len(inputs) > 1 or resume):
-        what = "read together with other inputs" if len(inputs) > 1 else "read again to resume"
-        raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
     workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, STDIN in inputs)
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
-    found = [find_sources(name, text_column is not None) for name in inputs]
-    sources = [source for files, _ in found for source in files]
-    passed_over = [entry for _, entries in found for entry in entries]
-    check_options(sources, split, text_column)
-    file = load_tokenizer(tokenizer)
-    if passed_over:
-        out.note(passed_over_text(passed_over))
-    rules = BuildRules(
-        add_eos=eos is not False,
-        split=split or "paragraph",
-        text_key=text_column,
-        on_error=on_error,
-        shard_tokens=shard_size,
-    )
-    check_build(sources, file, output, rules, resume=resume, overwrite=overwrite)
+    from engram.corpus.building.build_corpus import plan_build
+    from engram_cli.corpus_text import passed_over_text, plan_text, show_built
+
+    plan = plan_build(inputs, tokenizer, output, options, resume=resume, overwrite=overwrite)
+    if plan.passed_over:
+        out.note(passed_over_text(plan.passed_over))
+    plan.check()
     if dry_run:
-        plan = _plan(output, [source.size_bytes for source in sources])
-        plan["passed_over"] = passed_over_values(passed_over)
-        out.result(plan, lambda console: console.print(plan_text(plan)))
+        planned = plan.to_dict()
+        out.result(planned, lambda console: console.print(plan_text(planned)))
         return
-    try:
-        with stopping_at_once(out), out.progress("Tokenising", unit="B") as step, doing as ray:
-            started = time.perf_counter()
-            built = build_corpus(
-                sources,
-                file,
-                output,
-                rules,
-                workers=workers,
-                engine=None if ray is None else ray.run_units,
-                resume=resume,
-                overwrite=overwrite,
-                progress=step,
-            )
-    except BaseException as error:
-        tell_what_is_kept(out, error, output, STDIN in inputs)
-        raise
-    seconds = time.perf_counter() - started
-    if built.was_finished:
-        out.note(f"{output} was finished already.")
-    elif built.resumed_units:
-        units = plural(built.resumed_units, "unit")
-        out.note(f"Went on after {units} of work that an earlier run had finished.")
-    tell_engines(out, built.engines)
-    for warning in built.warnings:
-        out.warn(warning)
-    manifest = built.manifest
-    if manifest["counts"]["skipped"]:
-        out.warn(skipped_text(manifest["counts"]["skipped"], manifest["problems"]))
-    payload = {
-        **_summary(output, manifest),
-        "eos_token": eos_token(file, rules.add_eos),
-        "passed_over": passed_over_values(passed_over),
-        "output_bytes": built.written_bytes,
-        "was_finished": built.was_finished,
-        "resumed_units": built.resumed_units,
-        "engine": engine,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(built.fresh_tokens / seconds) if built.fresh_tokens else None,
-    }
-    out.result(payload, lambda console: show_built(console, payload))
+    with (
+        working_on(out, output, STDIN in inputs),
+        out.progress("Tokenising", unit="B") as step,
+        doing as ray,
+    ):
+        built = plan.run(
+            workers=workers, engine=None if ray is None else ray.run_units, progress=step
+        )
+    resumed = f"{plural(built.resumed_units, 'unit')} of work" if built.resumed_units else ""
+    tell_work(out, output, built.was_finished, resumed, built)
+    answer = built.to_dict()
+    out.result(answer, lambda console: show_built(console, answer))
     out.next_step(f"engram hash {shlex.quote(str(output))} -c CONFIG")
 
 
@@ -205,18 +145,10 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
-    from engram.corpus.results.manifests import read_manifest
-    from engram.corpus.results.result_folder import listed_bytes
     from engram_cli.corpus_text import show_info
 
-    manifest = read_manifest(folder)
-    payload = {
-        **_summary(folder, manifest),
-        "output_bytes": listed_bytes(folder, manifest),
-        "problems": manifest["problems"],
-        "inputs": manifest["inputs"],
-    }
-    out.result(payload, lambda console: show_info(console, payload, out.verbose))
+    answer = engram.describe_corpus(folder).to_dict()
+    out.result(answer, lambda console: show_info(console, answer, out.verbose))
 
 
 @corpus.command(cls=Command)
@@ -250,26 +182,3 @@ def verify(
     out.result(payload, lambda console: show_checks(console, payload))
     if not payload["ok"]:
         raise typer.Exit(5)
-
-
-def _plan(folder: Path, sizes: list[int | None]) -> dict[str, Any]:
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    return {
-        "schema": SCHEMA,
-        "dry_run": True,
-        "output": str(folder),
-        "files": len(sizes),
-        "input_bytes": total,
-    }
-
-
-def _summary(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "output": str(folder),
-        **manifest["counts"],
-        "shards": len(manifest["shards"]),
-        "dtype": manifest["dtype"],
-        "tokenizer": manifest["tokenizer"],
-        "split": manifest["split"],
-    }

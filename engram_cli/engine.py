@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import active_children
 from pathlib import Path
@@ -13,10 +13,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from engram.errors import UsageError
+from engram_cli.corpus_text import skipped_text
 from engram_cli.errors import INTERRUPTED
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
+    from engram.corpus.building.built_corpus import BuiltCorpus
+    from engram.corpus.hash.token_stream import Notes
     from engram.corpus.ray.ray_engine import RayEngine
 
 
@@ -80,24 +83,52 @@ def stopping_at_once(out: Output) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def tell_engines(out: Output, sentences: Sequence[str]) -> None:
-    """Tell the user what tokenised a text, and with ``-v`` why."""
-    for sentence in sentences:
+@contextmanager
+def working_on(out: Output, folder: Path | None, reads_stdin: bool) -> Iterator[None]:
+    """Answer Ctrl-C while a block runs, see `stopping_at_once`, and say what is kept if it fails.
+
+    Args:
+        out: Where to.
+        folder: The folder that the block writes; None when it writes none.
+        reads_stdin: Whether the text comes from standard input, which cannot be read again.
+    """
+    try:
+        with stopping_at_once(out):
+            yield
+    except BaseException as error:
+        if folder is not None:
+            _tell_what_is_kept(out, error, folder, reads_stdin)
+        raise
+
+
+def tell_work(
+    out: Output, folder: Path | None, was_finished: bool, resumed: str, met: BuiltCorpus | Notes
+) -> None:
+    """Tell the user what was met in work on a text: earlier runs, engines, skipped documents.
+
+    Args:
+        out: Where to.
+        folder: The folder that was written.
+        was_finished: Whether it was there already.
+        resumed: Parts that an earlier run had finished, as "3 shards"; empty when none.
+        met: Engines as sentences, with a reason in a second line for ``-v``; warnings; problems.
+    """
+    if was_finished:
+        out.note(f"{folder} was finished already.")
+    elif resumed:
+        out.note(f"Went on after {resumed} that an earlier run had finished.")
+    for sentence in met.engines:
         what, _, why = sentence.partition("\n")
         out.note(what)
         if why:
             out.detail(why)
+    for warning in met.warnings:
+        out.warn(warning)
+    if met.skipped:
+        out.warn(skipped_text(met.skipped, met.problems))
 
 
-def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_stdin: bool) -> None:
-    """Tell the user whether a command that broke off can be resumed.
-
-    Args:
-        out: Where to.
-        error: Why it broke off.
-        folder: The folder that it was to write.
-        reads_stdin: Whether the text came from standard input, which cannot be read again.
-    """
+def _tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_stdin: bool) -> None:
     from engram.corpus.results.work_folder import is_resumable
 
     if not reads_stdin and is_resumable(folder):

@@ -10,31 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.text.sources import STDIN
 from engram.errors import InputError, UsageError
 from engram.threads import usable_cores
 from engram.units import plural
-from engram_cli.engine import (
-    find_engine,
-    stopping_at_once,
-    tell_engines,
-    tell_what_is_kept,
-)
+from engram_cli.engine import find_engine, tell_work, working_on
 from engram_cli.options import (
     OUTPUT,
+    TEXT,
     AddressOption,
     ConfigOption,
     DryRunOption,
     EngineOption,
-    EosOption,
     LayersOption,
     NumProcOption,
-    OnErrorOption,
     OutputOption,
     OverwriteOption,
     ResumeOption,
-    ShardSizeOption,
-    SplitOption,
-    TextColumnOption,
 )
 from engram_cli.output import Output
 from engram_cli.taking import taking
@@ -43,79 +36,78 @@ from engram_cli.values import read_count
 if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
 
-_CACHE_TOKENS = 1_000_000
-
-
-@taking(out=OUTPUT)
-def hash(
-    text: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet; .gz, .zst), folder of "
-            "texts or of token shards, or - for stdin.",
+_HASH = {
+    **TEXT,
+    "layers": LayersOption,
+    "check": Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the digests of all files of token shards before they are read."
         ),
     ],
-    config: ConfigOption = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "-t",
-            "--tokenizer",
-            metavar="NAME|PATH",
-            help="Folder, tokenizer.json or hub id. Default: the config's, or gpt2.",
-        ),
-    ] = None,
-    output: OutputOption = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Statistics only, no ids; the same as no -o.")
-    ] = False,
-    layers: LayersOption = None,
-    split: SplitOption = None,
-    text_column: TextColumnOption = None,
-    eos: EosOption = None,
-    on_error: OnErrorOption = "stop",
-    num_proc: NumProcOption = None,
-    engine: EngineOption = "local",
-    address: AddressOption = None,
-    resume: ResumeOption = False,
-    format: Annotated[
-        Literal["npy", "parquet"], typer.Option(help="Files that -o writes.")
-    ] = "npy",
-    shard_size: ShardSizeOption = 2**22,
-    predict: Annotated[
+    "predict": Annotated[
         int | None,
         typer.Option(
             metavar="TOKENS",
             parser=read_count,
             help="Expect distinct n-grams of a text of this length, as 10B. Default: 10 times it.",
         ),
-    ] = None,
-    cache_curve: Annotated[
+    ],
+    "cache_curve": Annotated[
         bool,
         typer.Option(
             "--cache-curve",
             help="How often a cache of rows would hit, by its size: how much RAM or VRAM to put in "
             "front of the table.",
         ),
-    ] = False,
-    cache_tokens: Annotated[
+    ],
+    "cache_tokens": Annotated[
         int | None,
         typer.Option(
             metavar="TOKENS",
             parser=read_count,
             help="Beginning of the text that --cache-curve measures. Default: 1M.",
         ),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="Compare the digests of all files of token shards before they are read."
-        ),
-    ] = False,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
+    ],
+    "format": Annotated[Literal["npy", "parquet"], typer.Option(help="Files that -o writes.")],
+    "overwrite": OverwriteOption,
+    "resume": ResumeOption,
+}
+_TextArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet; .gz, .zst), folder of "
+        "texts or of token shards, or - for stdin.",
+    ),
+]
+_TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "-t",
+        "--tokenizer",
+        metavar="NAME|PATH",
+        help="Folder, tokenizer.json or hub id. Default: the config's, or gpt2.",
+    ),
+]
+_StatsOption = Annotated[
+    bool, typer.Option("--stats", help="Statistics only, no ids; the same as no -o.")
+]
+
+
+@taking(options=_HASH, out=OUTPUT)
+def hash(
+    text: _TextArgument,
+    config: ConfigOption = None,
+    tokenizer: _TokenizerOption = None,
+    output: OutputOption = None,
     *,
+    stats: _StatsOption = False,
+    options: HashOptions,
+    num_proc: NumProcOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    dry_run: DryRunOption = False,
     out: Output,
 ) -> None:
     """Turn a text into hash ids, and say how it fills the tables.
@@ -143,159 +135,76 @@ def hash(
         $ engram hash corpus.txt -c config.yaml -o ids -j 2 --resume
         $ engram hash tokens -c config.yaml --engine ray -j 2
     """
-    from engram.corpus.building.unit_work import check_digest
-    from engram.corpus.hash.hash_config import find_memory
-    from engram.corpus.hash.hash_folder import Target
-    from engram.corpus.hash.pipeline import check_target, hash_text
-    from engram.corpus.results.result_folder import MANIFEST
-    from engram.corpus.text.readers import TextReader
-    from engram.corpus.text.sources import STDIN
-    from engram.corpus.tokens.stored_tokens import StoredTokens
-    from engram.corpus.tokens.token_shards import SHARD_TOKENS
-    from engram.growth import FIRST_TOKENS
-    from engram_cli.corpus_text import passed_over_text, passed_over_values, skipped_text
-    from engram_cli.hash_answer import answer, default_note, write_plan
-    from engram_cli.hash_text import plan_text, show
-
     if stats and output is not None:
         raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
-    if output is None and (overwrite or format != "npy" or shard_size != SHARD_TOKENS):
-        raise UsageError(
-            "--format, --shard-size and --overwrite are for what -o writes.",
-            "Leave them out, or give -o.",
-        )
     if dry_run and output is None:
         raise UsageError("Without -o nothing is written.", "Leave out --dry-run, or give -o.")
-    if resume and (output is None or text == STDIN):
-        raise UsageError(
-            "Only what -o writes can be resumed, from a text that can be read again.",
-            "Leave out --resume.",
-        )
-    if predict is not None and predict < FIRST_TOKENS:
-        raise UsageError(
-            f"--predict {predict}: growth is counted from {FIRST_TOKENS:,} tokens on.",
-            "Give a longer length, such as 10B.",
-        )
-    measured = _CACHE_TOKENS if cache_tokens is None else cache_tokens
-    if not cache_curve and cache_tokens is not None:
-        raise UsageError(
-            f"--cache-tokens {cache_tokens} says what --cache-curve measures, which is not there.",
-            "Add --cache-curve, or leave out --cache-tokens.",
-        )
+    options.check_writing(output is not None, text == STDIN)
     workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, text == STDIN)
     if num_proc is not None:
         # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
         os.environ["RAYON_NUM_THREADS"] = str(num_proc)
+    from engram.corpus.hash.hash_text import plan_hash
+    from engram_cli.corpus_text import passed_over_text
+    from engram_cli.hash_text import default_note, plan_text, show
 
-    reader: TextReader | StoredTokens
-    if (Path(text) / MANIFEST).is_file():
-        if not (eos is None and text_column is None and split is None and on_error == "stop"):
-            raise UsageError(
-                f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
-                "for text.",
-                "They were chosen when it was built.",
-            )
-        reader = StoredTokens(Path(text), check_digests=check)
-        stored = reader.tokenizer
-        add_eos = stored.get("eos_id") is not None
-        tokenizer = tokenizer or (stored["name"] if config is None else None)
-    elif check:
-        raise UsageError(f"{text} is no folder of tokens: it has no digests.", "Leave out --check.")
-    else:
-        reader = TextReader(text, split=split, text_key=text_column, on_error=on_error)
-        add_eos = eos is not False
-    passed_over = [] if isinstance(reader, StoredTokens) else reader.passed_over
-    target = None
-    if output is not None:
-        target = Target(output, format, shard_size, overwrite, resume)
-        if not resume:
-            target.check()
-    stated = None if config is None else _memory_config(out, config)
-    if config is not None and _is_checkpoint(config):
-        from engram.checkpoints.read.open_memory import check_stated
-
-        check_stated(Path(config), find_memory(stated, tokenizer)[2])
-    memory, file, addresses = find_memory(stated, tokenizer, layers)
+    memory = None if config is None else _memory_config(out, config, tokenizer)
+    plan = plan_hash(text, memory, tokenizer, output=output, options=options)
     if config is None:
-        out.note(default_note(memory, addresses))
-    if isinstance(reader, StoredTokens):
-        check_digest(file, reader.tokenizer["sha256"])
-    if passed_over:
-        out.note(passed_over_text(passed_over))
-    if target is not None:
-        check_target(reader, file, addresses, add_eos, target)
-        plan = write_plan(target, reader, file, addresses, add_eos)
+        out.note(default_note(plan.config, plan.addresses))
+    if plan.passed_over:
+        out.note(passed_over_text(plan.passed_over))
+    plan.check()
+    if output is not None:
+        planned = plan.to_dict()
         if dry_run:
-            out.result(plan, lambda console: console.print(plan_text(plan)))
+            out.result(planned, lambda console: console.print(plan_text(planned)))
             return
-        out.note(plan_text(plan))
-    try:
-        with stopping_at_once(out), out.progress("Hashing", unit="B") as step, doing as ray:
-            hashed = hash_text(
-                reader,
-                file,
-                addresses,
-                add_eos=add_eos,
-                threads=workers,
-                engine=ray,
-                target=target,
-                cache_tokens=measured if cache_curve else None,
-                progress=step,
-            )
-    except BaseException as error:
-        if output is not None:
-            tell_what_is_kept(out, error, output, text == STDIN)
-        raise
-    if hashed.was_finished:
-        out.note(f"{output} was finished already.")
-    elif hashed.resumed_shards:
-        shards = plural(hashed.resumed_shards, "shard")
-        out.note(f"Went on after {shards} that an earlier run had finished.")
-    tell_engines(out, hashed.notes.engines)
-    for warning in hashed.notes.warnings:
-        out.warn(warning)
-    if hashed.notes.skipped:
-        out.warn(skipped_text(hashed.notes.skipped, hashed.notes.problems))
-    payload = {
-        **answer(hashed, file, addresses, add_eos, memory.row_width, predict),
-        "passed_over": passed_over_values(passed_over),
-        "output": str(output) if output is not None else None,
-        "output_bytes": hashed.written_bytes,
-        "was_finished": hashed.was_finished,
-        "resumed_shards": hashed.resumed_shards,
-        "engine": engine,
-    }
-    out.result(payload, lambda console: show(console, payload, out.verbose))
+        out.note(plan_text(planned))
+    with (
+        working_on(out, output, text == STDIN),
+        out.progress("Hashing", unit="B") as step,
+        doing as ray,
+    ):
+        hashed = plan.run(workers=workers, engine=ray, progress=step)
+    counts, answer = hashed.counts, hashed.to_dict()
+    resumed = plural(counts.resumed_shards, "shard") if counts.resumed_shards else ""
+    tell_work(out, output, counts.was_finished, resumed, counts.notes)
+    out.result(answer, lambda console: show(console, answer, out.verbose))
     if output is None and text != STDIN:
-        words = ["engram", "hash", text, *(["-c", config] if config else [])]
-        words += ["-t", tokenizer] if tokenizer else []
-        words += ["--layers", ",".join(map(str, layers))] if layers else []
-        words += ["--split", split] if split else []
-        words += ["--text-column", text_column] if text_column else []
-        words += ["--no-eos"] if eos is False else []
-        words += ["--on-error", on_error] if on_error != "stop" else []
-        out.next_step(f"{shlex.join(words)} -o FOLDER")
+        named = tokenizer or (plan.tokenizer.name if config is None else None)
+        out.next_step(f"{_again(text, config, named, options)} -o FOLDER")
 
 
-def _memory_config(out: Output, name: str) -> EngramConfig:
+def _again(text: str, config: str | None, tokenizer: str | None, options: HashOptions) -> str:
+    """The same call once more, but for what is counted."""
+    words = ["engram", "hash", text, *(["-c", config] if config else [])]
+    words += ["-t", tokenizer] if tokenizer else []
+    words += ["--layers", ",".join(map(str, options.layers))] if options.layers else []
+    words += ["--split", options.split] if options.split else []
+    words += ["--text-column", options.text_key] if options.text_key else []
+    words += ["--no-eos"] if options.add_eos is False else []
+    words += ["--on-error", options.on_error] if options.on_error != "stop" else []
+    return shlex.join(words)
+
+
+def _memory_config(out: Output, name: str, tokenizer: str | None) -> EngramConfig:
     """Read a config file or template, or what a checkpoint with a memory says of itself."""
+    from engram.config.templates import is_template
     from engram_cli.config_name import read_named
 
-    if not _is_checkpoint(name):
+    folder = Path(name)
+    if is_template(name) or not folder.is_dir():
         return read_named(out, name)
     from engram.checkpoints.read.inspect import inspect_checkpoint
+    from engram.checkpoints.read.open_memory import check_stated
+    from engram.corpus.hash.hash_config import find_memory
 
-    folder = Path(name)
     found = inspect_checkpoint(folder)
     if found.config is None:
         raise InputError(f"The memory of {name} ({found.title}) is not hashed by these layouts.")
     own = (folder / "tokenizer.json").is_file()
-    return replace(found.config, tokenizer=name) if own else found.config
-
-
-def _is_checkpoint(name: str) -> bool:
-    """Whether -c names the folder of a checkpoint, and not a config."""
-    from engram.config.templates import is_template
-
-    return not is_template(name) and Path(name).is_dir()
+    config = replace(found.config, tokenizer=name) if own else found.config
+    check_stated(folder, find_memory(config, tokenizer)[2])
+    return config

@@ -12,6 +12,9 @@ from engram_cli.corpus_text import counts_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engram.addressing.addresses import Addresses
+    from engram.config.engram_config import EngramConfig
+
 _MEASURES = ("rows", "rows hit", "load", "distinct n-grams", "collisions")
 _SHARES = {
     "any_head": "in a head",
@@ -20,6 +23,17 @@ _SHARES = {
     "occurrences_any_head": "of the text:\nin a head",
     "occurrences_every_head": "of the text:\nin every head",
 }
+
+
+def default_note(config: EngramConfig, addresses: Addresses) -> str:
+    """Say which memory a text is hashed for without a config."""
+    layers = ", ".join(map(str, addresses.layer_ids))
+    return (
+        f"No -c: sized for the tokenizer, with {config.engram_table_size[0]:,} rows per order "
+        f"(twice its {config.engram_vocab_size:,} ids) in {config.n_head_per_ngram} heads, orders "
+        f"2 to {config.max_ngram_size}, layers [{layers}], layout {config.layout}, "
+        f"seed {config.seed}."
+    )
 
 
 def plan_text(plan: dict[str, Any]) -> str:

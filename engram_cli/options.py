@@ -124,6 +124,7 @@ SplitOption = Annotated[
 TextColumnOption = Annotated[
     str | None,
     typer.Option(
+        "--text-column",
         metavar="NAME",
         help="Key of the text in JSON records, or column of a .csv, .tsv or .parquet. Default: "
         "text. With it stdin is JSON lines.",
@@ -147,12 +148,20 @@ NumProcOption = Annotated[
     ),
 ]
 ShardSizeOption = Annotated[
-    int, typer.Option(metavar="TOKENS", min=1, help="Tokens that fill a shard.")
+    int, typer.Option("--shard-size", metavar="TOKENS", min=1, help="Tokens that fill a shard.")
 ]
 OnErrorOption = Annotated[
     Literal["stop", "skip"],
     typer.Option(help="Stop at a document that cannot be read, or skip and list it."),
 ]
+# The fields of `TextOptions`.
+TEXT = {
+    "split": SplitOption,
+    "text_key": TextColumnOption,
+    "add_eos": EosOption,
+    "shard_tokens": ShardSizeOption,
+    "on_error": OnErrorOption,
+}
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with what was interrupted; the result is the same.")
 ]

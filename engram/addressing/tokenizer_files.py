@@ -93,6 +93,27 @@ class TokenizerFile:
     eos_id: int | None
     bos_id: int | None
 
+    @property
+    def eos_token(self) -> str | None:
+        """The end-of-text token; None when it has none."""
+        name: str | None = None
+        if self.eos_id is not None:
+            name = self.tokenizer.id_to_token(self.eos_id)
+        return name
+
+    def stated(self, add_eos: bool) -> dict[str, Any]:
+        """Describe it as manifests and answers do.
+
+        Args:
+            add_eos: Whether its end-of-text token ends the documents.
+        """
+        return {
+            "name": self.name,
+            "sha256": self.digest,
+            "vocab_size": self.vocab_size,
+            "eos_id": self.eos_id if add_eos else None,
+        }
+
 
 def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> TokenizerFile:
     """Read a tokenizer.

@@ -83,11 +83,12 @@ def test_dry_run_writes_nothing(text, tmp_path):
 @pytest.fixture
 def unfinished(text, tmp_path, monkeypatch):
     """A build that broke off behind its first unit, of a text of several."""
-    from engram.corpus.building import build_corpus as module
+    from engram.corpus.building import build_job
+    from engram.corpus.building import build_plan as module
 
     text.write_text(TEXT * 20)
-    plan, done = module.plan_units, []
-    monkeypatch.setattr(module, "plan_units", lambda files, split, _: plan(files, split, 9000))
+    plan, done = build_job.plan_units, []
+    monkeypatch.setattr(build_job, "plan_units", lambda files, split, _: plan(files, split, 9000))
     run_local = module.run_local
 
     def break_off(*call):

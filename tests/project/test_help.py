@@ -61,8 +61,9 @@ def texts(tmp_path_factory):
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
-    from engram.corpus.building.build_corpus import BuildRules, build_corpus
+    from engram.corpus.building.build_corpus import build_corpus
     from engram.corpus.text.sources import find_sources
+    from engram.corpus.text.text_options import TextOptions
 
     folder = tmp_path_factory.mktemp("texts")
     (folder / "corpus.txt").write_text(TEXT * 20)
@@ -88,7 +89,7 @@ def texts(tmp_path_factory):
     )
     write_config(folder / "config.yaml", config)
     (sources, _), small = find_sources(folder / "corpus.txt"), load_tokenizer(config.tokenizer)
-    build_corpus(sources, small, folder / "tokens", BuildRules())
+    build_corpus(sources, small, folder / "tokens", TextOptions())
     write_statistics(folder / "stats.json")
     return folder
 

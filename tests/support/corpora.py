@@ -7,11 +7,12 @@ from pathlib import Path
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.hash.pipeline import hash_documents
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from support.paths import BPE
 
 TEXT = "".join(
@@ -31,7 +32,7 @@ def build_small(where, folder: Path, *, unit_bytes=5000, workers=1, resume=False
     sources = [source for name in names for source in find_sources(name)[0]]
     options = {"unit_bytes": unit_bytes, "workers": workers, "resume": resume}
     options |= {key: values.pop(key) for key in ("overwrite", "progress") if key in values}
-    return build_corpus(sources, load_tokenizer(str(BPE)), folder, BuildRules(**values), **options)
+    return build_corpus(sources, load_tokenizer(str(BPE)), folder, TextOptions(**values), **options)
 
 
 def hash_small(reader, folder: Path, *, threads=1, progress=None, add_eos=False, **target):
@@ -46,7 +47,7 @@ def hash_small(reader, folder: Path, *, threads=1, progress=None, add_eos=False,
         layer_ids=[3, 1],
     )
     _, tokenizer, addresses = find_memory(config)
-    return hash_text(
+    return hash_documents(
         reader,
         tokenizer,
         addresses,

@@ -49,10 +49,10 @@ _LIGHT = (
     *("engram.checkpoints.read.inspect", "engram.checkpoints.read.lookup"),
     *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert_memory"),
     *("engram.checkpoints.verify.verify_checkpoint", "engram.corpus.verify.verify_corpus"),
-    *("engram.corpus.counts.count_kernels", "engram.corpus.hash.pipeline"),
+    *("engram.corpus.counts.count_kernels", "engram.corpus.hash.hash_text"),
     *("engram.corpus.hash.hash_config", "engram.backbone", "engram.sizing.table_load"),
     *("engram.addressing.tokenizer", "engram.addressing.same_tokenizer"),
-    *("engram_cli.hash_text", "engram_cli.corpus_text", "engram_cli.hash_answer"),
+    *("engram_cli.hash_text", "engram_cli.corpus_text"),
 )
 _HEAVY = (
     *("torch", "transformers", "engram.hf"),

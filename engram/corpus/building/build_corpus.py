@@ -1,110 +1,29 @@
-"""Builds a corpus: text to token shards, in units that are done once, whatever interrupts."""
+"""`build_corpus`: text to token shards, in a folder that appears whole or not at all."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import engram
-from engram.addressing.tokenizer_files import TokenizerFile
-from engram.corpus.building.local_engine import run_local
-from engram.corpus.building.unit_work import (
-    Report,
-    UnitResult,
-    UnitRules,
-    UnitTask,
-    finished_unit,
-    keep_unit,
-    read_unit,
-)
-from engram.corpus.building.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.results.manifests import (
-    CORPUS_SCHEMA,
-    CORPUS_SHAPE,
-    find_manifest,
-    read_manifest,
-)
-from engram.corpus.results.result_folder import (
-    MANIFEST,
-    check_folder,
-    check_whole,
-    damage,
-    listed_bytes,
-    new_folder,
-    write_manifest,
-)
-from engram.corpus.results.work_folder import (
-    ATTEMPT,
-    check_work,
-    discard,
-    drop_done,
-    note_assembled,
-    working,
-)
-from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, OnError
-from engram.corpus.text.reading_errors import no_text
-from engram.corpus.text.sources import Source
-from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards
-from engram.corpus.tokens.tokenise import check_eos, token_dtype
-from engram.errors import InputError
+from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.corpus.building.build_plan import BuildPlan, Engine
+from engram.corpus.building.built_corpus import BuiltCorpus
+from engram.corpus.building.units import UNIT_BYTES
+from engram.corpus.text.sources import STDIN, PassedOver, Source, check_options, find_sources
+from engram.corpus.text.text_options import TextOptions
+from engram.errors import UsageError
 from engram.storage.files import Progress
-from engram.storage.folders import remove_torn
 
-# Does units and gives each one's index and result, in their order; reports the bytes it has read.
-Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
-
-
-@dataclass(frozen=True)
-class BuildRules:
-    """How a text becomes a corpus; the bytes of the corpus follow from it and the text alone.
-
-    Attributes:
-        add_eos: Whether every document ends with the end-of-text token.
-        split: What ends a document of plain text.
-        text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
-        on_error: What happens when a document cannot be read.
-        shard_tokens: Tokens that fill a shard.
-    """
-
-    add_eos: bool = True
-    split: Split = "paragraph"
-    text_key: str | None = None
-    on_error: OnError = "stop"
-    shard_tokens: int = SHARD_TOKENS
-
-
-@dataclass(frozen=True)
-class BuiltCorpus:
-    """What came of building a corpus.
-
-    Attributes:
-        manifest: The corpus's manifest.
-        written_bytes: Bytes of the folder.
-        fresh_tokens: Tokens of the units that were done now.
-        resumed_units: Units that an earlier run had finished.
-        was_finished: Whether the whole corpus was there already.
-        engines: What tokenised it, as sentences; a line below says why, where it has to.
-        warnings: Why the fast engine was given up, where it was.
-    """
-
-    manifest: dict[str, Any]
-    written_bytes: int
-    fresh_tokens: int
-    resumed_units: int
-    was_finished: bool
-    engines: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 def build_corpus(
-    sources: Sequence[Source],
-    tokenizer: TokenizerFile,
-    folder: Path,
-    rules: BuildRules,
+    text: str | Path | Sequence[str | Path | Source],
+    tokenizer: str | Path | TokenizerFile,
+    folder: str | Path,
+    options: TextOptions | None = None,
     *,
     workers: int = 1,
     engine: Engine | None = None,
@@ -119,230 +38,79 @@ def build_corpus(
     the corpus. When the build breaks off, finished units stay there, and `resume` goes on.
 
     Args:
-        sources: The files of the text, from `find_sources`.
-        tokenizer: The tokenizer, read from a file.
+        text: Files, folders of them, ``-`` for standard input, or sources from `find_sources`.
+        tokenizer: Folder, tokenizer.json or hub id, or the tokenizer itself.
         folder: The folder to appear.
-        rules: How the text becomes a corpus.
+        options: Rules by which the text becomes a corpus.
         workers: Processes on this machine.
-        engine: Does the units in another way than in processes of this machine.
+        engine: Does the units in another way than in processes of this machine: `run_units` of a
+            `RayEngine`.
         resume: Whether to go on with an unfinished build; a finished one is recognised.
         overwrite: Whether a corpus or an unfinished build that is there may be replaced.
         unit_bytes: About as many bytes of text as a unit has.
         progress: Called with the bytes of text done so far and their total.
 
     Returns:
-        The manifest, and what was done.
+        The corpus; `to_dict()` is what ``engram corpus build --json`` prints.
 
     Raises:
         InputError: The text cannot be read or has no tokens, has changed since the build began, or
             something is in the way.
+        MissingFileError: The text or the tokenizer is not there.
         CorruptFileError: The finished corpus that `resume` finds is damaged.
         WorkerLostError: A worker process was killed.
+
+    Example:
+        >>> import engram
+        >>> built = engram.build_corpus("corpus.txt", "gpt2", "shards")
+        >>> built.manifest["counts"]["documents"]
+        2
     """
-    check_eos(tokenizer, rules.add_eos)
-    job = text_job(sources, tokenizer, rules, unit_bytes)
-    remove_torn(folder)
-    if resume and (finished := _finished(folder, job, overwrite)) is not None:
-        discard(folder)
-        return finished
-    check_folder(folder, CORPUS_SCHEMA, overwrite)
-    with working(folder, job, resume, overwrite) as work:
-        tasks = plan_tasks(sources, tokenizer, rules, work, unit_bytes)
-        results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
-        resumed = frozenset(results)
-        todo = [task for task in tasks if task.index not in results]
-        report = _report(tasks, resumed, progress)
-        report(0)
-        done_bytes = 0
-        do = engine or (lambda tasks, report: run_local(tasks, workers, report))
-        attempt = work / f"{ATTEMPT}{uuid.uuid4().hex[:8]}"
-        attempt.mkdir()
-        # A worker that outlives this process does not write where another one works.
-        for index, result in do([replace(task, folder=attempt) for task in todo], report):
-            keep_unit(tasks[index], attempt)
-            results[index] = result
-            done_bytes += tasks[index].unit.size_bytes
-            report(done_bytes)
-        ordered = [results[task.index] for task in tasks]
-        if not sum(result.tokens for result in ordered):
-            drop_done(work)
-            problems = [InputError(text) for result in ordered for text in result.problems[:1]]
-            raise no_text(sources, problems)
-        return _assemble(folder, work, job, tasks, ordered, tokenizer, rules, overwrite, resumed)
-
-
-def plan_tasks(
-    sources: Sequence[Source],
-    tokenizer: TokenizerFile,
-    rules: BuildRules,
-    folder: Path = Path(),
-    unit_bytes: int = UNIT_BYTES,
-) -> list[UnitTask]:
-    """Cut the work on a text into units; see `build_corpus` and `plan_units`.
-
-    Args:
-        sources: The files of the text.
-        tokenizer: The tokenizer, read from a file.
-        rules: How the text becomes tokens.
-        folder: Where units are written, if they are.
-        unit_bytes: About as many bytes of text as a unit has.
-    """
-    unit_rules = UnitRules(
-        tokenizer=str(tokenizer.path or tokenizer.name),
-        tokenizer_sha256=tokenizer.digest,
-        add_eos=rules.add_eos,
-        split=rules.split,
-        text_key=rules.text_key,
-        on_error=rules.on_error,
+    plan = plan_build(
+        text, tokenizer, folder, options, resume=resume, overwrite=overwrite, unit_bytes=unit_bytes
     )
-    units = plan_units(sources, rules.split, unit_bytes)
-    sizes = [source.size_bytes for source in sources]
-    text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-    return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
+    return plan.run(workers=workers, engine=engine, progress=progress)
 
 
-def check_build(
-    sources: Sequence[Source],
-    tokenizer: TokenizerFile,
-    folder: Path,
-    rules: BuildRules,
+def plan_build(
+    text: str | Path | Sequence[str | Path | Source],
+    tokenizer: str | Path | TokenizerFile,
+    folder: str | Path,
+    options: TextOptions | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
     unit_bytes: int = UNIT_BYTES,
-) -> None:
-    """Check that `build_corpus` may begin with the same arguments; nothing is written.
+) -> BuildPlan:
+    """Find out what `build_corpus` would read; its arguments and errors are the same.
 
     Raises:
-        InputError: What `build_corpus` would raise before it begins.
+        UsageError: Standard input is read together with other inputs, or is to be resumed; or an
+            option has no effect on the text.
     """
-    check_eos(tokenizer, rules.add_eos)
-    job = text_job(sources, tokenizer, rules, unit_bytes)
-    if not resume or _finished(folder, job, overwrite) is None:
-        check_folder(folder, CORPUS_SCHEMA, overwrite)
-        check_work(folder, job, resume, overwrite)
-
-
-def _report(
-    tasks: Sequence[UnitTask], resumed: frozenset[int], progress: Progress | None
-) -> Report:
-    """Return what reports progress from the bytes of the units that are done now."""
-    total = sum(task.unit.size_bytes for task in tasks)
-    before = sum(tasks[index].unit.size_bytes for index in resumed)
-    highest = -1
-
-    def report(read_bytes: int) -> None:
-        nonlocal highest
-        # Workers are ahead of the units that are counted, and a file's share is only about its own.
-        done = min(before + read_bytes, total) if total else read_bytes
-        if progress is not None and done > highest:
-            highest = done
-            progress(done, total or None)
-
-    return report
-
-
-def text_job(
-    sources: Sequence[Source], tokenizer: TokenizerFile, rules: BuildRules, unit_bytes: int
-) -> dict[str, Any]:
-    """Everything that the bytes of the corpus follow from, and when the files were changed."""
-    inputs = [
-        {
-            "name": source.name,
-            "bytes": source.size_bytes,
-            "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
-        }
-        for source in sources
-    ]
-    return {
-        "engram_version": engram.__version__,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "sha256": tokenizer.digest,
-            "vocab_size": tokenizer.vocab_size,
-            "eos_id": tokenizer.eos_id if rules.add_eos else None,
-        },
-        **asdict(rules),
-        "unit_bytes": unit_bytes,
-        "inputs": inputs,
-    }
-
-
-def without_times(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job with the names and sizes of its inputs alone, as manifests tell it."""
-    inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
-    return {**job, "inputs": inputs}
-
-
-def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus | None:
-    """Return the corpus that is there when it is the one asked for.
-
-    Raises:
-        CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
-            counts as none.
-    """
-    manifest = find_manifest(folder, CORPUS_SCHEMA, CORPUS_SHAPE)
-    if manifest is None or not without_times(job).items() <= manifest.items():
-        return None
-    if not overwrite:
-        check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
-    elif damage(folder, manifest):
-        return None
-    size = listed_bytes(folder, manifest)
-    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
-
-
-def _assemble(
-    folder: Path,
-    work: Path,
-    job: dict[str, Any],
-    tasks: Sequence[UnitTask],
-    results: Sequence[UnitResult],
-    tokenizer: TokenizerFile,
-    rules: BuildRules,
-    overwrite: bool,
-    resumed: frozenset[int],
-) -> BuiltCorpus:
-    """Put the units together as shards, in a folder that appears whole."""
-    problems = [problem for result in results for problem in result.problems]
-    with new_folder(folder, CORPUS_SCHEMA, overwrite) as new:
-        shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)
-        for task in tasks:
-            for batch in read_unit(task, tokenizer.vocab_size):
-                shards.add(batch)
-        shards.close()
-        counts = {
-            "documents": sum(result.documents for result in results),
-            "tokens": sum(result.tokens for result in results),
-            "skipped": sum(result.skipped for result in results),
-        }
-        values = {
-            "schema": CORPUS_SCHEMA,
-            **without_times(job),
-            "dtype": token_dtype(tokenizer.vocab_size).name,
-            "counts": counts,
-            "problems": problems[:MAX_LISTED_PROBLEMS],
-            "units": [
-                _unit_entry(task.unit, result) for task, result in zip(tasks, results, strict=True)
-            ],
-            "shards": shards.shards,
-        }
-        size = write_manifest(new, values)
-        note_assembled(work, new / MANIFEST)
-        manifest = read_manifest(new)
-    return BuiltCorpus(
-        manifest,
-        size,
-        sum(result.tokens for i, result in enumerate(results) if i not in resumed),
-        len(resumed),
-        was_finished=False,
-        engines=tuple(sorted({result.engine for result in results})),
-        warnings=tuple(sorted({result.problem for result in results} - {""})),
+    options = TextOptions() if options is None else options
+    names = [text] if isinstance(text, (str, Path)) else text
+    if STDIN in names and (len(names) > 1 or resume):
+        what = "read together with other inputs" if len(names) > 1 else "read again to resume"
+        raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
+    sources: list[Source] = []
+    passed_over: list[PassedOver] = []
+    for name in names:
+        if isinstance(name, Source):
+            sources.append(name)
+            continue
+        found, entries = find_sources(name, options.text_key is not None)
+        sources += found
+        passed_over += entries
+    if not all(isinstance(name, Source) for name in names):
+        check_options(sources, options.split, options.text_key)
+    return BuildPlan(
+        sources=sources,
+        tokenizer=describe_tokenizer(tokenizer),
+        folder=Path(folder),
+        options=options,
+        passed_over=tuple(passed_over),
+        resume=resume,
+        overwrite=overwrite,
+        unit_bytes=unit_bytes,
     )
-
-
-def _unit_entry(unit: Unit, result: UnitResult) -> dict[str, Any]:
-    sources = [
-        {"name": source.name, "begin": source.begin, "end": source.end} for source in unit.sources
-    ]
-    return {"documents": result.documents, "tokens": result.tokens, "sources": sources}

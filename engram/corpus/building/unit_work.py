@@ -17,7 +17,8 @@ import numpy as np
 from engram.corpus.building.units import Unit
 from engram.corpus.results.manifests import UNIT_SHAPE
 from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import OnError, TextReader
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import OnError
 from engram.corpus.tokens.fast_tokenise import FastEncoder
 from engram.corpus.tokens.tokenise import (
     TokenBatch,

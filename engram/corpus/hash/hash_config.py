@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engram.addressing.addresses import Addresses
@@ -38,7 +39,7 @@ def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
 
 def find_memory(
     config: EngramConfig | None,
-    tokenizer: str | None = None,
+    tokenizer: str | Path | None = None,
     layer_ids: Sequence[int] | None = None,
 ) -> tuple[EngramConfig, TokenizerFile, Addresses]:
     """Put together what hashing a text needs.

@@ -33,7 +33,8 @@ from engram.corpus.results.result_folder import (
     write_manifest,
 )
 from engram.corpus.results.work_folder import check_work, note_assembled
-from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards, save_array
+from engram.corpus.text.text_options import SHARD_TOKENS
+from engram.corpus.tokens.token_shards import DocumentShards, save_array
 from engram.corpus.tokens.tokenise import Tokens, token_dtype
 from engram.storage.files import are_as_digested, sha256_of, write_json
 from engram.storage.json_files import find_json, read_json
@@ -198,12 +199,7 @@ def describe(
         "format": target.format,
         "shard_tokens": target.shard_tokens,
         "counts": counts,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "sha256": tokenizer.digest,
-            "vocab_size": tokenizer.vocab_size,
-            "eos_id": tokenizer.eos_id if add_eos else None,
-        },
+        "tokenizer": tokenizer.stated(add_eos),
         "tokens": {"dtype": token_dtype(tokenizer.vocab_size).name},
         "ids": {
             "dtype": ids_dtype(addresses).name,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.corpus.building.build_corpus import build_corpus, text_job
+from engram.corpus.building.build_corpus import build_corpus
+from engram.corpus.building.build_job import text_job
 from engram.corpus.building.units import UNIT_BYTES
 from engram.corpus.counts.cache_curve import CacheSample, LayerCache
 from engram.corpus.counts.statistics import LayerStatistics, Statistics
@@ -36,8 +37,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class HashedText:
-    """What came of hashing a text.
+class HashCounts:
+    """Counts and statistics of a text that was hashed.
 
     Attributes:
         documents: Its documents.
@@ -68,7 +69,7 @@ class HashedText:
     seconds: float = 0.0
 
 
-def hash_text(
+def hash_documents(
     reader: TextReader | StoredTokens,
     tokenizer: TokenizerFile,
     addresses: Addresses,
@@ -80,7 +81,7 @@ def hash_text(
     cache_tokens: int | None = None,
     progress: Progress | None = None,
     unit_bytes: int = UNIT_BYTES,
-) -> HashedText:
+) -> HashCounts:
     """Tokenise and hash a text, collect its statistics, and write its ids when asked to.
 
     Results depend neither on batches nor on threads, nor on who does the work. Statistics alone are
@@ -137,9 +138,9 @@ def check_target(
     add_eos: bool,
     target: Target,
 ) -> None:
-    """Check that `hash_text` may write to a target; nothing is written.
+    """Check that `hash_documents` may write to a target; nothing is written.
 
-    Whether a folder that is there is the one asked for, only `hash_text` can tell.
+    Whether a folder that is there is the one asked for, only `hash_documents` can tell.
 
     Raises:
         InputError: Something is there that is not to be replaced, or a build to be resumed began
@@ -174,7 +175,7 @@ def estimate_bytes(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be done with a text, see `hash_text`."""
+    """What is to be done with a text, see `hash_documents`."""
 
     tokenizer: TokenizerFile
     addresses: Addresses
@@ -184,7 +185,7 @@ class _Work:
     cache_tokens: int | None
     unit_bytes: int
 
-    def count(self, reader: TextReader | StoredTokens, progress: Progress | None) -> HashedText:
+    def count(self, reader: TextReader | StoredTokens, progress: Progress | None) -> HashCounts:
         """Collect statistics in one pass."""
         stream = TokenStream(reader, self.tokenizer, self.add_eos, self.engine, self.unit_bytes)
         hashed = self._take(stream.batches(), reader.total_bytes, progress)
@@ -192,7 +193,7 @@ class _Work:
 
     def write(
         self, reader: TextReader | StoredTokens, target: Target, progress: Progress | None
-    ) -> HashedText:
+    ) -> HashCounts:
         """Write hash ids; statistics are collected on the way."""
         job = _job(reader, self.tokenizer, self.addresses, self.add_eos, target, self.unit_bytes)
         with ExitStack() as stack:
@@ -225,7 +226,7 @@ class _Work:
             hashed, notes=notes, written_bytes=written_bytes, resumed_shards=writer.resumed
         )
 
-    def describe(self, target: Target, hashed: HashedText) -> dict[str, Any]:
+    def describe(self, target: Target, hashed: HashCounts) -> dict[str, Any]:
         """Return what the manifest says, but for the files."""
         counts = {key: getattr(hashed, key) for key in ("documents", "tokens", "ids")}
         return describe(target, self.tokenizer, self.addresses, self.add_eos, counts, hashed.layers)
@@ -236,7 +237,7 @@ class _Work:
         total_bytes: int | None,
         progress: Progress | None,
         writer: HashWriter | None = None,
-    ) -> HashedText:
+    ) -> HashCounts:
         """Take in the tokens of a text, and hand them on to a writer."""
         addresses = self.addresses
         statistics = Statistics(addresses, threads=self.threads)
@@ -267,7 +268,7 @@ class _Work:
                     statistics.add(batch)
         if not tokens:
             raise InputError("The text has no tokens.", documents=documents)
-        return HashedText(
+        return HashCounts(
             documents=documents,
             tokens=tokens,
             ids=tokens * len(addresses.layers) * addresses.n_columns,

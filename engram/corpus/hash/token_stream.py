@@ -7,12 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engram.corpus.building.build_corpus import BuildRules, BuiltCorpus, plan_tasks
+from engram.corpus.building.build_job import plan_tasks
+from engram.corpus.building.built_corpus import BuiltCorpus
 from engram.corpus.building.unit_work import UnitResult
 from engram.corpus.building.units import UNIT_BYTES
 from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.text.text_options import SHARD_TOKENS, TextOptions
 from engram.corpus.tokens.stored_tokens import StoredTokens
-from engram.corpus.tokens.token_shards import SHARD_TOKENS
 from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, tokenise
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Notes:
     def of_corpus(cls, built: BuiltCorpus) -> Notes:
         """Return what was met while a corpus was built."""
         return cls(
-            skipped=built.manifest["counts"]["skipped"],
-            problems=tuple(built.manifest["problems"]),
+            skipped=built.skipped,
+            problems=built.problems,
             engines=built.engines,
             warnings=built.warnings,
         )
@@ -121,9 +122,9 @@ class TokenStream:
         self.notes = Notes.of_units(results)
 
 
-def text_rules(reader: TextReader, add_eos: bool, shard_tokens: int = SHARD_TOKENS) -> BuildRules:
+def text_rules(reader: TextReader, add_eos: bool, shard_tokens: int = SHARD_TOKENS) -> TextOptions:
     """Return the rules by which a reader's text becomes a corpus."""
-    return BuildRules(
+    return TextOptions(
         add_eos=add_eos,
         split=reader.split,
         text_key=reader.text_key,

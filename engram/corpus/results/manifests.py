@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import OnError
 from engram.corpus.text.sources import MANIFEST
+from engram.corpus.text.text_options import OnError
 from engram.errors import CorruptFileError, InputError, MissingFileError
 from engram.storage.json_files import (
     COUNT,

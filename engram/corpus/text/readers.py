@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engram.corpus.text.blocks import Block, Record, gather
 from engram.corpus.text.csv_rows import read_csv
@@ -19,9 +19,8 @@ from engram.corpus.text.reading_errors import no_text, not_utf8, too_long, wrong
 from engram.corpus.text.records import record_text, text_of, text_of_record
 from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
 from engram.corpus.text.streams import ByteStream, open_source
+from engram.corpus.text.text_options import OnError
 from engram.errors import InputError
-
-OnError = Literal["stop", "skip"]
 
 MAX_LISTED_PROBLEMS = 100
 _BLOCK_BYTES = 2**20

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from engram.corpus.text.documents import Split
 from engram.errors import InputError, MissingFileError, UsageError
@@ -31,6 +31,7 @@ _FORMATS: dict[str, Format] = {
 FOLDER_SUFFIXES = tuple(_FORMATS)
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
+_NAMED = 100
 _HUB_NAME = re.compile(r"(?:[\w-]+/)?[\w-]+(?:\.[\w-]+)*")
 
 
@@ -86,6 +87,11 @@ class PassedOver:
 
     name: str
     reason: str
+
+
+def passed_over_dict(entries: Sequence[PassedOver]) -> dict[str, Any]:
+    """Return what of the folders was not read, for ``--json``: the first hundred by name."""
+    return {"count": len(entries), "entries": [asdict(entry) for entry in entries[:_NAMED]]}
 
 
 def find_sources(

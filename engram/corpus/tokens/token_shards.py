@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from engram.corpus.tokens.tokenise import TokenBatch, Tokens, token_dtype
 
-SHARD_TOKENS = 2**22
-
 
 class DocumentShards:
     """Cuts documents into shards.

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.building import build_corpus as build_module
+from engram.corpus.building import build_plan as build_module
 from engram.corpus.building import unit_work
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.units import plan_units
 from engram.corpus.results.work_folder import work_folder
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
 from engram.storage.staging import claim
 from support.corpora import TEXT, build_small, digests, text_file
@@ -256,7 +257,7 @@ def test_a_lost_worker_is_said_and_its_work_resumed(tmp_path):
         tokenizer, folder = load_tokenizer(str(BPE)), tmp_path / name
         options = {"unit_bytes": 5000, **options}
         try:
-            return build_corpus(sources, tokenizer, folder, BuildRules(), **options)
+            return build_corpus(sources, tokenizer, folder, TextOptions(), **options)
         finally:
             thread.join()
 

@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from engram import Addresses, HashedDataset
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.hash import windows
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.hash.pipeline import hash_documents
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import (
     CorruptFileError,
     InputError,
@@ -40,7 +41,9 @@ def stored(tmp_path_factory):
     text = folder.with_name("text.txt")
     text.write_text(TEXT)
     _, file, addresses = find_memory(CONFIG)
-    hash_text(TextReader(text), file, addresses, add_eos=True, target=Target(folder, "npy", 777))
+    hash_documents(
+        TextReader(text), file, addresses, add_eos=True, target=Target(folder, "npy", 777)
+    )
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     assert len(shards) > 3
     tokens, ids = (
@@ -96,7 +99,7 @@ def test_a_built_corpus_is_read_like_stored_ids(stored, tmp_path):
     path.write_text(TEXT)
     sources, _ = find_sources(path)
     build_corpus(
-        sources, load_tokenizer(str(BPE)), tmp_path / "corpus", BuildRules(shard_tokens=500)
+        sources, load_tokenizer(str(BPE)), tmp_path / "corpus", TextOptions(shard_tokens=500)
     )
     found = list(HashedDataset(tmp_path / "corpus", CONFIG, window_tokens=T))
     assert len(found) == len(tokens) // T

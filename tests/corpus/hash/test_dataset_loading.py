@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from engram import HashedDataset
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.hash import windows
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens import fast_tokenise
 from engram.corpus.tokens.fast_tokenise import FastEncoder
 from support.hashed import CONFIG, TEXT, T, documents_of
@@ -40,7 +41,7 @@ def source(request, tmp_path, monkeypatch):
     path.write_text(PLAIN)
     if request.param == "folder":
         folder, (sources, _) = tmp_path / "corpus", find_sources(path)
-        build_corpus(sources, load_tokenizer(str(BPE)), folder, BuildRules(shard_tokens=900))
+        build_corpus(sources, load_tokenizer(str(BPE)), folder, TextOptions(shard_tokens=900))
         return folder
     return path if request.param == "text" else PLAIN.split("\n\n")
 

@@ -19,7 +19,7 @@ from engram.config.engram_config import EngramConfig
 from engram.corpus.hash import hash_shards, pipeline
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import estimate_bytes, hash_text
+from engram.corpus.hash.pipeline import estimate_bytes, hash_documents
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
@@ -48,7 +48,7 @@ def text_file(folder: Path, text: str = TEXT) -> Path:
 def hash_to(folder: Path, reader: TextReader, layout="demo", *, add_eos=False, threads=1, **target):
     _, tokenizer, addresses = find_memory(config_of(layout))
     options = {"add_eos": add_eos, "threads": threads, "target": Target(folder, **target)}
-    return hash_text(reader, tokenizer, addresses, **options)
+    return hash_documents(reader, tokenizer, addresses, **options)
 
 
 # --- tokens -----------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_a_text_without_tokens(tmp_path):
     path = text_file(tmp_path, "\u00a0\n\n \n")
     _, tokenizer, addresses = find_memory(None, str(WORD))
     with pytest.raises(InputError, match="has no tokens"):
-        hash_text(TextReader(path), tokenizer, addresses, add_eos=False)
+        hash_documents(TextReader(path), tokenizer, addresses, add_eos=False)
 
 
 def test_progress_counts_bytes_up_to_the_whole(tmp_path, monkeypatch):
@@ -332,7 +332,7 @@ def test_progress_counts_bytes_up_to_the_whole(tmp_path, monkeypatch):
     path = text_file(tmp_path)
     _, tokenizer, addresses = find_memory(config_of())
     steps = []
-    hash_text(
+    hash_documents(
         TextReader(path),
         tokenizer,
         addresses,

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.hash import hash_folder
 from engram.corpus.results.work_folder import work_folder
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import DoesNotFitError, InputError
 from support.corpora import digests, hash_small, text_file
@@ -100,7 +101,7 @@ def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, form
 def test_a_corpus_is_resumed_too(tmp_path, monkeypatch):
     path = text_file(tmp_path)
     reader = TextReader(path)
-    build_corpus(reader.sources, load_tokenizer(str(BPE)), tmp_path / "tokens", BuildRules())
+    build_corpus(reader.sources, load_tokenizer(str(BPE)), tmp_path / "tokens", TextOptions())
     stored = StoredTokens(tmp_path / "tokens")
     hash_small(stored, tmp_path / "whole", add_eos=True)
     interrupted(stored, tmp_path / "out", monkeypatch, after=2)

@@ -14,18 +14,19 @@ import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.unit_work import UnitRules, UnitTask
 from engram.corpus.building.units import Unit
 from engram.corpus.counts.statistics import Statistics
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.hash.pipeline import hash_documents
 from engram.corpus.ray import ray_engine
 from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError, MismatchError, MissingError, MissingFileError, UsageError
 from support.cli import run_apart
@@ -47,7 +48,7 @@ def ray():
 def build(sources, folder, engine=None, **options):
     run = engine and engine.run_units
     tokenizer = load_tokenizer(str(BPE))
-    rules = options.pop("rules", BuildRules())
+    rules = options.pop("rules", TextOptions())
     options = {"unit_bytes": 5000, "engine": run, **options}
     return build_corpus(sources, tokenizer, folder, rules, **options)
 
@@ -135,7 +136,7 @@ def test_errors_of_a_worker_arrive_whole(ray, tmp_path):
     with pytest.raises(InputError, match=rf"text\.txt:{line}: byte ") as caught:
         build(sources, tmp_path / "out", ray)
     assert caught.value.details["line"] == line
-    built = build(sources, tmp_path / "out", resume=True, rules=BuildRules(on_error="skip"))
+    built = build(sources, tmp_path / "out", resume=True, rules=TextOptions(on_error="skip"))
     assert built.resumed_units > 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt"]
 
@@ -197,7 +198,7 @@ def test_hashing_gives_the_numbers_and_bytes_of_the_local_engine(
     for name, engine in (("local", None), ("ray", ray)):
         for target in (None, Target(tmp_path / name, shard_tokens=4000)):
             reader = TextReader(path, on_error="skip")
-            hashed = hash_text(
+            hashed = hash_documents(
                 reader, *memory, engine=engine, target=target, cache_tokens=500, unit_bytes=5000
             )
             found.append(replace(hashed, seconds=0.0, written_bytes=0))

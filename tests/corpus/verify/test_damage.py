@@ -11,13 +11,14 @@ import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
-from engram.corpus.building.build_corpus import BuildRules, build_corpus
+from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_folder import Target
 from engram.corpus.hash.hashed_dataset import HashedDataset
-from engram.corpus.hash.pipeline import hash_text
+from engram.corpus.hash.pipeline import hash_documents
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 
 def build(path, **options):
     sources = find_sources(str(path / "text.txt"))[0]
-    rules = BuildRules(shard_tokens=500)
+    rules = TextOptions(shard_tokens=500)
     return build_corpus(sources, load_tokenizer(str(BPE)), path / "tokens", rules, **options)
 
 
@@ -53,7 +54,7 @@ def hash_ids(path, **options):
     _, tokenizer, addresses = find_memory(CONFIG)
     name = "parquet" if options.get("format") == "parquet" else "ids"
     target = Target(path / name, shard_tokens=500, **options)
-    return hash_text(TextReader(path / "text.txt"), tokenizer, addresses, target=target)
+    return hash_documents(TextReader(path / "text.txt"), tokenizer, addresses, target=target)
 
 
 def contents(path):

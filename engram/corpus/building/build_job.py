@@ -1,0 +1,75 @@
+"""What the bytes of a corpus follow from, and the units of work on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import engram
+from engram.corpus.building.unit_work import UnitRules, UnitTask
+from engram.corpus.building.units import UNIT_BYTES, plan_units
+from engram.corpus.text.sources import Source
+from engram.corpus.text.text_options import TextOptions
+
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
+
+
+def plan_tasks(
+    sources: Sequence[Source],
+    tokenizer: TokenizerFile,
+    options: TextOptions,
+    folder: Path = Path(),
+    unit_bytes: int = UNIT_BYTES,
+) -> list[UnitTask]:
+    """Cut the work on a text into units; see `plan_units`.
+
+    Args:
+        sources: The files of the text.
+        tokenizer: The tokenizer, read from a file.
+        options: Rules by which the text becomes tokens.
+        folder: Where units are written, if they are.
+        unit_bytes: About as many bytes of text as a unit has.
+    """
+    unit_rules = UnitRules(
+        tokenizer=str(tokenizer.path or tokenizer.name),
+        tokenizer_sha256=tokenizer.digest,
+        add_eos=options.adds_eos,
+        split=options.splits_by,
+        text_key=options.text_key,
+        on_error=options.on_error,
+    )
+    units = plan_units(sources, options.splits_by, unit_bytes)
+    sizes = [source.size_bytes for source in sources]
+    text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
+    return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
+
+
+def text_job(
+    sources: Sequence[Source], tokenizer: TokenizerFile, options: TextOptions, unit_bytes: int
+) -> dict[str, Any]:
+    """Everything that the bytes of the corpus follow from, and when the files were changed."""
+    inputs = [
+        {
+            "name": source.name,
+            "bytes": source.size_bytes,
+            "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
+        }
+        for source in sources
+    ]
+    return {
+        "engram_version": engram.__version__,
+        "tokenizer": tokenizer.stated(options.adds_eos),
+        **asdict(options),
+        **{"add_eos": options.adds_eos, "split": options.splits_by},
+        "unit_bytes": unit_bytes,
+        "inputs": inputs,
+    }
+
+
+def without_times(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job with the names and sizes of its inputs alone, as manifests tell it."""
+    inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
+    return {**job, "inputs": inputs}

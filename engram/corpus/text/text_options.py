@@ -1,0 +1,40 @@
+"""`TextOptions`: the rules by which a text becomes tokens, and tokens become shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engram.corpus.text.documents import Split
+
+OnError = Literal["stop", "skip"]
+SHARD_TOKENS = 2**22
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Rules by which a text becomes a corpus; its bytes follow from them and the text alone.
+
+    Attributes:
+        add_eos: Whether every document ends with the end-of-text token; it does when None.
+        split: What ends a document of plain text: ``paragraph`` (blank lines) when None.
+        text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
+        on_error: Whether a document that cannot be read is an error, or skipped and listed.
+        shard_tokens: Tokens that fill a shard.
+    """
+
+    add_eos: bool | None = None
+    split: Split | None = None
+    text_key: str | None = None
+    on_error: OnError = "stop"
+    shard_tokens: int = SHARD_TOKENS
+
+    @property
+    def adds_eos(self) -> bool:
+        """Whether every document ends with the end-of-text token."""
+        return self.add_eos is not False
+
+    @property
+    def splits_by(self) -> Split:
+        """What ends a document of plain text."""
+        return self.split or "paragraph"
