@@ -8,6 +8,7 @@ from typing import Any
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
+from engram.storage.file_names import exists
 from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
 from engram.storage.hub import fetch, not_had
 from engram.storage.json_files import read_json
@@ -39,12 +40,12 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
     """
     name, path = str(name_or_path), Path(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith((".", "/"))
-    if is_path or ("/" in name and _exists(path)):
+    if is_path or ("/" in name and exists(path)):
         return _from_folder(path)
     known = find_in_catalogue(name) if revision is None else None
     if known is not None:
         return known
-    if _exists(path):
+    if exists(path):
         return _from_folder(path)
     config = read_hub_config(name, revision)
     return Backbone.from_config(config, name, f"{name}@{revision}" if revision else name)
@@ -69,20 +70,13 @@ def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
     return _read_config(_hub_config(name, revision))
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long for a file name
-        return False
-
-
 def _from_folder(path: Path) -> Backbone:
     folder = path.parent if path.name == "config.json" else path
     file = folder / "config.json"
-    if not _exists(file):
+    if not exists(file):
         refuse_gguf(path)
         refuse_gguf_folder(folder)
-        what = "it has no config.json" if _exists(folder) else "there is no such folder"
+        what = "it has no config.json" if exists(folder) else "there is no such folder"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",
             "Give a folder with config.json, a hub id, or a catalogue name such as gpt2.",

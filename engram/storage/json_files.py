@@ -43,17 +43,6 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Maybe:
-    """A value that may be null or missing.
-
-    Attributes:
-        shape: Shape of the value that is there.
-    """
-
-    shape: Any
-
-
-@dataclass(frozen=True)
 class OrNull:
     """A value that may be null, and must be there.
 
@@ -62,6 +51,10 @@ class OrNull:
     """
 
     shape: Any
+
+
+class Maybe(OrNull):
+    """A value that may be null or missing."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +70,9 @@ class Each:
     key: Kind | None = None
 
 
-ANY = Kind("a value", lambda value: True)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-WHOLE = Kind("a whole number", lambda value: type(value) is int and abs(value) < _LIMIT)
 COUNT = Kind(
     "a whole number from 0 to 2^63 - 1", lambda value: type(value) is int and 0 <= value < _LIMIT
 )
@@ -218,7 +208,7 @@ def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> No
 
 def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
     """Yield everything in which a value differs from a shape, by its path."""
-    if isinstance(shape, (Maybe, OrNull)):
+    if isinstance(shape, OrNull):
         if value is not None:
             yield from _faults(value, shape.shape, name)
     elif isinstance(shape, Kind):

@@ -20,11 +20,12 @@ def decode(raw: NDArray[np.uint8], tag: str) -> NDArray[np.float64]:
         tag: Their dtype as safetensors names it: F64, F32, F16, BF16, F8_E4M3, F8_E8M0, or one of
             whole numbers.
     """
-    if tag == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if tag.startswith("F8"):
         return _bytes_as_floats(tag)[raw]
-    return raw.view(str(DTYPES[tag].numpy)).astype(np.float64)
+    if tag == "BF16":
+        raw, tag = (raw.view("<u2").astype("<u4") << 16).view(np.uint8), "F32"
+    with np.errstate(invalid="ignore"):  # not a number in any of its spellings
+        return raw.view(str(DTYPES[tag].numpy)).astype(np.float64)
 
 
 @cache

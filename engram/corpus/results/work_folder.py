@@ -219,8 +219,6 @@ def _value(value: Any) -> str:
 @contextmanager
 def _claimed(work: Path, folder: Path) -> Iterator[None]:
     """Keep a second build away; the lock goes with the process, however it ends."""
-    if os.path.lexists(work) and not staging.is_stage(work):
-        raise staging.in_the_way(work)
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)
