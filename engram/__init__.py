@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from engram.addressing.tokenizer import EngramTokenizer
     from engram.backbone import Backbone, load_backbone
     from engram.checkpoints.attach.attach import attach
+    from engram.checkpoints.attach.detach import detach
+    from engram.checkpoints.convert.convert import convert
     from engram.checkpoints.read.load_checkpoint import load
+    from engram.checkpoints.read.lookup import look_up
+    from engram.checkpoints.report.report import report
+    from engram.checkpoints.report.report_options import ReportOptions
+    from engram.checkpoints.verify.verify import verify
     from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
     from engram.config.templates import load_config, template_names
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from engram.corpus.hash.hashed_dataset import HashedDataset
     from engram.corpus.results.stored_corpus import describe_corpus
     from engram.corpus.text.text_options import TextOptions
+    from engram.corpus.verify.verify_corpus import verify_corpus
     from engram.errors import EngramError
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
     from engram.sizing.allocation import allocate
@@ -42,7 +49,13 @@ _NAMES = {
     "engram.addressing.tokenizer": ("EngramTokenizer",),
     "engram.backbone": ("Backbone", "load_backbone"),
     "engram.checkpoints.attach.attach": ("attach",),
+    "engram.checkpoints.attach.detach": ("detach",),
+    "engram.checkpoints.convert.convert": ("convert",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
+    "engram.checkpoints.read.lookup": ("look_up",),
+    "engram.checkpoints.report.report": ("report",),
+    "engram.checkpoints.report.report_options": ("ReportOptions",),
+    "engram.checkpoints.verify.verify": ("verify",),
     "engram.config.config_file": ("write_config",),
     "engram.config.engram_config": ("EngramConfig",),
     "engram.config.templates": ("load_config", "template_names"),
@@ -52,6 +65,7 @@ _NAMES = {
     "engram.corpus.hash.hashed_dataset": ("HashedDataset",),
     "engram.corpus.results.stored_corpus": ("describe_corpus",),
     "engram.corpus.text.text_options": ("TextOptions",),
+    "engram.corpus.verify.verify_corpus": ("verify_corpus",),
     "engram.errors": ("EngramError",),
     "engram.nn": ("EngramModule", "MultiHeadEmbedding", "OffloadEmbedding"),
     "engram.sizing.allocation": ("allocate",),
@@ -75,21 +89,28 @@ __all__ = [
     "Hasher",
     "MultiHeadEmbedding",
     "OffloadEmbedding",
+    "ReportOptions",
     "SizeOptions",
     "TextOptions",
     "allocate",
     "attach",
     "build_corpus",
     "check_config",
+    "convert",
     "describe_config",
     "describe_corpus",
+    "detach",
     "hash_text",
     "load",
     "load_backbone",
     "load_config",
+    "look_up",
     "new_config",
+    "report",
     "size",
     "template_names",
+    "verify",
+    "verify_corpus",
     "write_config",
 ]
 

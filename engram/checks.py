@@ -1,9 +1,10 @@
-"""`Check`: one thing that was checked, and its verdict."""
+"""`Check`: one thing that was checked, and its verdict; `Checks`: all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from engram.errors import EngramError, MissingError, MissingFileError
 
@@ -24,6 +25,35 @@ class Check:
     name: str
     ok: bool | None
     detail: str
+
+
+@dataclass(frozen=True, repr=False)
+class Checks:
+    """Checks of one thing, in order.
+
+    Attributes:
+        about: The thing, in the terms of ``--json``: schema, and target or folder.
+        checks: What was checked.
+    """
+
+    about: dict[str, str]
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether none of them failed; what could not be checked is no failure."""
+        return all(check.ok is not False for check in self.checks)
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self.checks)
+
+    def __repr__(self) -> str:
+        failed = ", ".join(check.name for check in self.checks if check.ok is False)
+        return f"<Checks: {f'{failed} FAILED' if failed else f'{len(self.checks)}, none failed'}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a command that verifies prints with ``--json``."""
+        return {**self.about, "ok": self.ok, "checks": [vars(check) for check in self.checks]}
 
 
 def run_check(name: str, check: Callable[[], Verdict]) -> Check:

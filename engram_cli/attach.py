@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import engram
 from engram.errors import UsageError
 from engram.units import format_bytes, format_count
 from engram_cli.config_name import read_named
@@ -30,10 +32,7 @@ from engram_cli.values import DTYPES, blaming, read_dtype
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.attach.attach import AttachPlan
-    from engram.config.table_dtype import TableDtype
-
-SCHEMA = "engram.attach/1"
+    from engram.checkpoints.attach.attached import Attached
 
 
 @taking(out=OUTPUT)
@@ -90,11 +89,6 @@ def attach(
         $ engram attach ./model -c config.yaml -o bf16 --dtype bfloat16 --verify
         $ engram attach ./model -c config.yaml -o planned --link --dry-run --json
     """
-    if verify and adapter:
-        raise UsageError(
-            "--verify compares whole folders; it does not go with --adapter.",
-            "Leave one of them out; engram verify FOLDER checks an adapter's files.",
-        )
     if config is None:
         raise UsageError(
             "attach needs the memory's config.",
@@ -103,16 +97,19 @@ def attach(
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.backbone.quantisation import check_packages, quantisation_note
-    from engram.checkpoints.attach import attach as attaching
-    from engram.config.table_dtype import loading_note, table_dtype
-    from engram.storage.folders import torn
+    from engram.backbone.quantisation import quantisation_note
+    from engram.config.table_dtype import loading_note
 
     memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     silence_transformers()
-    with blaming(ctx, {"dtype": ("dtype",)}):
-        plan = attaching.plan(
+    with blaming(ctx, {"dtype": ("dtype",)}), ExitStack() as bar:
+
+        def tell(written: Attached) -> None:
+            bar.close()
+            out.part(lambda console: _show(console, written))
+
+        attached = engram.attach(
             model,
             memory,
             output,
@@ -124,30 +121,14 @@ def attach(
             digests=digests,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            verify=verify,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=bar.enter_context(out.progress("Writing", unit="B")),
+            on_written=tell,
         )
-    if verify and not dry_run:
-        check_packages(plan.base.config)  # at once, not after the whole was written
-    leftovers = torn(plan.output)
-    difference = None
-    stored = table_dtype(memory, plan.base.dtype, dtype)
-    if dry_run:
-        attaching.check_output(plan, overwrite=overwrite)
-    else:
-        with out.progress("Writing", unit="B") as step:
-            attaching.write(plan, overwrite=overwrite, progress=step)
-    out.part(lambda console: _show(console, plan, stored, dry_run))
-    if verify and not dry_run:
-        from engram.checkpoints.attach.compare_logits import max_logit_difference
-
-        difference = max_logit_difference(plan.base.folder, output, trust_remote_code)
-    payload = {
-        "schema": SCHEMA,
-        "plan": {**_plan(plan, stored, dry_run), "removed": [str(folder) for folder in leftovers]},
-        "files": plan.files(),
-        "added_params": plan.added_params,
-        "max_logit_difference": difference,
-    }
-    out.result(payload, lambda console: _show_difference(console, difference))
+    plan, difference = attached.plan, attached.max_logit_difference
+    out.result(attached.to_dict(), lambda console: _show_difference(console, difference))
     if adapter and not dry_run:
         pair = (plan.base.hub_id or str(plan.base.folder), str(plan.output))
         names = ", ".join(dumps(name, ensure_ascii=False) for name in pair)
@@ -155,11 +136,11 @@ def attach(
         out.next_step(f"python -c {shlex.quote(code)}")
     elif not dry_run:
         out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
-    loaded = loading_note(stored.name, plan.base.dtype)
-    for note in (quantisation_note(plan.base.config), stored.note, loaded):
+    loaded = loading_note(attached.dtype.name, plan.base.dtype)
+    for note in (quantisation_note(plan.base.config), attached.dtype.note, loaded):
         if note is not None:
             out.note(note)
-    for folder in leftovers:
+    for folder in attached.removed:
         verb = "would be removed" if dry_run else "was removed"
         out.note(f"{folder} {verb}: a process that was killed left it.")
     if difference and init == "identity":
@@ -167,32 +148,10 @@ def attach(
         raise typer.Exit(5)
 
 
-def _plan(plan: AttachPlan, dtype: TableDtype, dry_run: bool) -> dict[str, Any]:
-    attachment = plan.attachment
-    return {
-        "base": str(plan.base.folder),
-        "base_params": plan.base.params,
-        "output": str(plan.output),
-        "written": not dry_run,
-        "small_files": plan.small_files(),
-        "written_bytes": plan.written_bytes,
-        "added_bytes": plan.added_bytes,
-        "dtype": dtype.name,
-        "dtype_from": dtype.origin,
-        "layers_path": attachment.model_config["engram"]["layers_path"],
-        "layer_ids": attachment.addresses.layer_ids,
-        "layer_rows": [layer.stored_rows for layer in attachment.addresses.layers],
-        "fingerprint": attachment.addresses.fingerprint,
-    }
-
-
-def _show(
-    console: Console,
-    plan: AttachPlan,
-    dtype: TableDtype,
-    dry_run: bool,
-) -> None:
+def _show(console: Console, attached: Attached) -> None:
     from rich.table import Table
+
+    plan = attached.plan
 
     table = Table(box=None, pad_edge=False)
     for column in ("file", "size", "what"):
@@ -204,10 +163,10 @@ def _show(
     layers = ", ".join(map(str, plan.attachment.addresses.layer_ids))
     base, added = plan.base.params, plan.added_params
     share = added / (base + added)
-    verb = "Would attach" if dry_run else "Attached"
+    verb = "Attached" if attached.written else "Would attach"
     console.print(
         f"\n{verb} {format_count(added)} parameters ({added:,}; {share:.1%} of the whole) to "
-        f"layers {layers} in {dtype}."
+        f"layers {layers} in {attached.dtype}."
     )
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from engram.checkpoints.convert.conversion import Conversion
     from engram.checkpoints.convert.recoded import Loss
 
-SCHEMA = "engram.convert/1"
 Format = Literal["attached", "demo", "deepseek_v41", "qwen_ple"]
 
 
@@ -88,12 +87,12 @@ def convert(
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints.convert import convert_memory as converting
+    from engram.checkpoints.convert.convert import plan_convert, run_convert
 
     memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     with blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}):
-        plan = converting.plan(
+        made = plan_convert(
             source,
             output,
             to,
@@ -104,33 +103,10 @@ def convert(
             link=link,
             trust_remote_code=trust_remote_code,
         )
-    if dry_run:
-        converting.check_output(plan, overwrite=overwrite)
-    else:
-        with out.progress("Converting", unit="B") as step:
-            converting.write(plan, overwrite=overwrite, progress=step)
-    payload = {
-        "schema": SCHEMA,
-        "source": source,
-        "output": str(output),
-        "to": to,
-        "layout": plan.config.layout,
-        "from_dtype": plan.source.config.table_dtype,
-        "dtype": plan.config.table_dtype,
-        "written": not dry_run,
-        "written_bytes": plan.written_bytes,
-        "files": plan.files(),
-        "layers": [
-            {
-                "layer_id": layer_id,
-                "table": None if dry_run else vars(parts["table"]),
-                "dense": None if dry_run else vars(parts["dense"]),
-            }
-            for layer_id, parts in plan.losses().items()
-        ],
-        "fingerprint": plan.addresses.fingerprint,
-    }
-    out.result(payload, lambda console: _show(console, plan, payload))
+    with out.progress("Converting", unit="B") as step:
+        converted = run_convert(made, source, overwrite=overwrite, dry_run=dry_run, progress=step)
+    answer = converted.to_dict()
+    out.result(answer, lambda console: _show(console, converted.plan, answer))
     if not dry_run:
         out.next_step(f"engram verify {shlex.quote(str(output))}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +34,6 @@ from engram_cli.options import (
 )
 from engram_cli.output import Output
 from engram_cli.taking import taking
-
-SCHEMA = "engram.corpus/1"
 
 corpus = new_app(
     help="""Build token shards from text, show what they hold, check them.
@@ -168,17 +165,10 @@ def verify(
         $ engram corpus verify tokens
         $ engram corpus verify tokens --json
     """
-    from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.verify.verify_corpus import verify_corpus
     from engram_cli.corpus_text import show_checks
 
-    checks = [asdict(check) for check in verify_corpus(folder, load_tokenizer)]
-    payload = {
-        "schema": SCHEMA,
-        "folder": str(folder),
-        "ok": all(check["ok"] is not False for check in checks),
-        "checks": checks,
-    }
-    out.result(payload, lambda console: show_checks(console, payload))
-    if not payload["ok"]:
+    checks = engram.verify_corpus(folder)
+    answer = checks.to_dict()
+    out.result(answer, lambda console: show_checks(console, answer))
+    if not checks.ok:
         raise typer.Exit(5)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import engram
 from engram.errors import UsageError
 from engram.units import plural
 from engram_cli.options import (
@@ -16,8 +17,6 @@ from engram_cli.options import (
 )
 from engram_cli.output import Output
 from engram_cli.taking import taking
-
-SCHEMA = "engram.detach/1"
 
 
 @taking(out=OUTPUT)
@@ -37,9 +36,6 @@ def detach(
     """
     if output is None:
         raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
-    from engram.checkpoints.attach.detach import detach as write_base
-
-    files = write_base(folder, output, link=link)
-    payload = {"schema": SCHEMA, "output": str(output), "files": files}
-    text = f"{output}: {plural(len(files), 'file')} of the base."
-    out.result(payload, lambda console: console.print(text, soft_wrap=True))
+    detached = engram.detach(folder, output, link=link)
+    text = f"{output}: {plural(len(detached.files), 'file')} of the base."
+    out.result(detached.to_dict(), lambda console: console.print(text, soft_wrap=True))

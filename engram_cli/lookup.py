@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import engram
 from engram.units import plural
 from engram_cli.config_name import read_named
 from engram_cli.options import (
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from engram.checkpoints.read.lookup import LayerLookup, Ngram, TextLookup
-
-SCHEMA = "engram.lookup/1"
 
 
 @taking(out=OUTPUT)
@@ -50,59 +49,13 @@ def lookup(
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
         $ engram lookup ./attached-model "the Milky Way" --json
     """
-    from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints.read.lookup import look_up
-
-    found = look_up(
+    found = engram.look_up(
         target,
         text,
         config=None if config is None else read_named(out, config),
-        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+        tokenizer=tokenizer,
     )
-    payload = {
-        "schema": SCHEMA,
-        "target": target,
-        "layout": found.config.layout,
-        "table_dtype": found.config.table_dtype,
-        "text": text,
-        "orders": list(found.orders),
-        "heads": found.config.n_head_per_ngram,
-        "tokens": [
-            {"position": i, "token_id": token.token_id, "text": token.text}
-            for i, token in enumerate(found.tokens)
-        ],
-        "repeated": [
-            {"order": order, **_ngram(ngram)}
-            for order, ngrams in found.repeated.items()
-            for ngram in ngrams
-        ],
-        "layers": [_layer(layer) for layer in found.layers],
-    }
-    out.result(payload, lambda console: _show(console, found))
-
-
-def _ngram(ngram: Ngram) -> dict[str, Any]:
-    return {"text": ngram.text, "positions": list(ngram.positions)}
-
-
-def _layer(layer: LayerLookup) -> dict[str, Any]:
-    return {
-        "layer_id": layer.layer_id,
-        "table_rows": layer.table_rows,
-        "rows_read": layer.rows_read,
-        "hash_ids": layer.hash_ids.tolist(),
-        "rows": layer.rows.tolist(),
-        "norms": layer.norms.tolist(),
-        "shared": [
-            {
-                "order": shared.order,
-                "head": shared.head,
-                "row": shared.row,
-                "ngrams": [_ngram(ngram) for ngram in shared.ngrams],
-            }
-            for shared in layer.shared
-        ],
-    }
+    out.result(found.to_dict(), lambda console: _show(console, found))
 
 
 def _show(console: Console, found: TextLookup) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engram.errors import MissingFileError
+import engram
 from engram.units import plural
 from engram_cli.options import (
     OUTPUT,
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engram.checks import Check
-
-SCHEMA = "engram.verify/1"
 
 
 @taking(out=OUTPUT)
@@ -64,50 +61,29 @@ def verify(
         $ engram verify ./attached-model
         $ engram verify ./attached-model --headers-only --json
     """
-    _refuse_template(target)
-    from engram.checkpoints.verify.verify_checkpoint import verify as run_checks
+    told: list[Check] = []
 
-    if tokenizer is not None:
-        from engram.addressing.tokenizer_files import load_tokenizer
-
-        load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
-    checks: list[Check] = []
-    found = run_checks(
-        target,
-        weights=not headers_only,
-        full=full,
-        tokenizer=tokenizer,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
-    for check in found:
-        rows = [] if checks else [("check", "result", "detail")]
+    def tell(check: Check) -> None:
+        rows = [] if told else [("check", "result", "detail")]
         rows.append((check.name, _verdict(check), check.detail))
         out.part(partial(_show_rows, rows))
-        checks.append(check)
+        told.append(check)
         # The last check that needs no model; what is downloaded before shows its bars.
         if check.name == "base config" and not headers_only:
             silence_transformers()
-    payload = {"schema": SCHEMA, "target": target, "ok": _ok(checks)}
-    payload["checks"] = [vars(check) for check in checks]
-    out.result(payload, lambda console: _show(console, target, checks))
-    if not _ok(checks):
+
+    checks = engram.verify(
+        target,
+        tokenizer=tokenizer,
+        revision=revision,
+        headers_only=headers_only,
+        full=full,
+        trust_remote_code=trust_remote_code,
+        on_check=tell,
+    )
+    out.result(checks.to_dict(), lambda console: _show(console, target, told))
+    if not checks.ok:
         raise typer.Exit(5)
-
-
-def _refuse_template(target: str) -> None:
-    from engram.config.templates import template_names
-
-    if target in template_names() and not Path(target).exists():
-        raise MissingFileError(
-            f"{target} is a template, and no folder here: verify takes a checkpoint.",
-            f"engram report {target} tells what the template holds.",
-            target=target,
-        )
-
-
-def _ok(checks: list[Check]) -> bool:
-    return all(check.ok is not False for check in checks)
 
 
 def _verdict(check: Check) -> str:

@@ -115,7 +115,7 @@ FLOORS = {
         ("hash",),
         ("verify",),
     ),
-    "engram.checkpoints": (("published",), ("read",), ("attach",), ("verify", "convert")),
+    "engram.checkpoints": (("published",), ("read",), ("attach", "report"), ("verify", "convert")),
 }
 
 

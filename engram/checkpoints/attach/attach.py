@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.backbone.quantisation import check_packages
 from engram.checkpoints.attach.apart import demand_apart
+from engram.checkpoints.attach.attached import Attached
 from engram.checkpoints.attach.new_memory import Attachment, plan_attachment
 from engram.checkpoints.attach.own_files import own_files
 from engram.checkpoints.read.adapter import ADAPTER_FILE, adapter_settings
@@ -23,9 +27,11 @@ from engram.checkpoints.read.base_checkpoint import (
 )
 from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of
 from engram.config.engram_config import EngramConfig
-from engram.errors import DoesNotFitError, InputError
+from engram.config.table_dtype import table_dtype
+from engram.config.templates import given_config
+from engram.errors import DoesNotFitError, InputError, UsageError
 from engram.storage.files import Progress, sha256_of, write_json
-from engram.storage.folders import check_folder, new_folder
+from engram.storage.folders import check_folder, new_folder, torn
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream, plan_shards, write_shard
 from engram.units import format_bytes
@@ -151,10 +157,10 @@ def plan(
 
 def attach(
     model: str | Path,
-    config: EngramConfig,
+    config: str | Path | EngramConfig,
     output: str | Path,
     *,
-    tokenizer: TokenizerFile | None = None,
+    tokenizer: str | Path | TokenizerFile | None = None,
     init: Literal["identity", "paper"] = "identity",
     dtype: str | None = None,
     link: bool = False,
@@ -162,19 +168,60 @@ def attach(
     digests: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    verify: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-) -> AttachPlan:
-    """Attach a memory to a checkpoint: `plan`, then `write`. See them for arguments and errors.
+    on_written: Callable[[Attached], None] | None = None,
+) -> Attached:
+    """Attach a memory to a checkpoint: a new folder that transformers loads.
+
+    The base's weight files are copied or linked, never decoded; the memory is written beside them
+    as a stream. See `plan` and `write` for more arguments and errors.
+
+    Args:
+        model: Hugging Face folder or hub id of the base.
+        config: The memory: a config, its file, or the name of a template.
+        output: The folder to appear.
+        tokenizer: The model's tokenizer, or its name or path; the one in its folder when None.
+        init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
+        dtype: dtype of the tables; the config's, or the base's own, when None.
+        link: Hard-link the base's files instead of copying them.
+        adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
+        digests: Record the sha256 of every weight file.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run the code in the base's folder, where its model is defined there.
+        verify: Load both models afterwards and compare their logits.
+        overwrite: Replace an attached folder that is there.
+        dry_run: Write nothing.
+        progress: Told the bytes written so far and their total.
+        on_written: Called when the folder is there, before models are compared.
 
     Returns:
-        What was written.
+        The folder; `to_dict()` is what ``engram attach --json`` prints.
+
+    Raises:
+        EngramError: Whatever does not fit: the output, the files, the config, the tokenizer, the
+            depth.
+        UsageError: An adapter cannot be compared with its base.
+
+    Example:
+        >>> import engram
+        >>> engram.attach("model", "memory.yaml", "attached").plan.added_params > 0
+        True
     """
+    if verify and adapter:
+        raise UsageError(
+            "--verify compares whole folders; it does not go with --adapter.",
+            "Leave one of them out; engram verify FOLDER checks an adapter's files.",
+        )
+    memory, output = given_config(config), Path(output)
+    own = None if tokenizer is None else describe_tokenizer(tokenizer)
     made = plan(
         model,
-        config,
-        Path(output),
-        tokenizer=tokenizer,
+        memory,
+        output,
+        tokenizer=own,
         init=init,
         dtype=dtype,
         link=link,
@@ -183,8 +230,22 @@ def attach(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    write(made, overwrite=overwrite, progress=progress)
-    return made
+    if verify and not dry_run:
+        check_packages(made.base.config)  # at once, not after the whole was written
+    stored = table_dtype(memory, made.base.dtype, dtype)
+    attached = Attached(made, stored, not dry_run, tuple(torn(made.output)))
+    if dry_run:
+        check_output(made, overwrite=overwrite)
+    else:
+        write(made, overwrite=overwrite, progress=progress)
+    if on_written is not None:
+        on_written(attached)
+    if not verify or dry_run:
+        return attached
+    from engram.checkpoints.attach.compare_logits import max_logit_difference
+
+    difference = max_logit_difference(made.base.folder, output, trust_remote_code)
+    return replace(attached, max_logit_difference=difference)
 
 
 def check_output(plan: AttachPlan, *, overwrite: bool = False) -> None:

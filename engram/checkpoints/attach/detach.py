@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import place_file
@@ -15,7 +17,24 @@ from engram.errors import LayoutError, MissingFileError
 from engram.storage.folders import new_folder
 
 
-def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class Detached:
+    """Result of `detach`.
+
+    Attributes:
+        output: The base's folder.
+        files: Names of the files written.
+    """
+
+    output: str
+    files: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram detach --json`` prints."""
+        return {"schema": "engram.detach/1", **vars(self)}
+
+
+def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Detached:
     """Write the base checkpoint that a memory was attached to.
 
     Args:
@@ -24,7 +43,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
         link: Hard-link the weight files instead of copying them.
 
     Returns:
-        Names of the files written.
+        The folder and its files; `to_dict()` is what ``engram detach --json`` prints.
 
     Raises:
         LayoutError: The folder has no memory, is an adapter, or was saved anew: its base may have
@@ -33,6 +52,11 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             not what it was when attach wrote it.
         MissingFileError: There is no such folder, or a file of the base is not in it.
         InputError: The output is there already, or not apart from the folder.
+
+    Example:
+        >>> import engram
+        >>> "config.json" in engram.detach("attached", "base-again").files
+        True
     """
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
@@ -88,4 +112,4 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
         for name, path in others.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part / name)
-    return sorted([*shards, *others])
+    return Detached(str(output), sorted([*shards, *others]))

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
-from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.tokenizer_files import describe_tokenizer, load_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.read.memory_source import addresses_of
 from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
 from engram.checkpoints.read.tensor_names import TABLE
 from engram.config.engram_config import EngramConfig
+from engram.config.templates import given_config
 from engram.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Ngram:
 
     text: str
     positions: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in the terms of ``--json``."""
+        return {"text": self.text, "positions": list(self.positions)}
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,29 @@ class LayerLookup:
         """Different rows that were read."""
         return len(np.unique(self.rows))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in the terms of ``--json``."""
+        return {
+            "layer_id": self.layer_id,
+            "table_rows": self.table_rows,
+            "rows_read": self.rows_read,
+            "hash_ids": self.hash_ids.tolist(),
+            "rows": self.rows.tolist(),
+            "norms": self.norms.tolist(),
+            "shared": [
+                {**vars(shared), "ngrams": [ngram.to_dict() for ngram in shared.ngrams]}
+                for shared in self.shared
+            ],
+        }
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TextLookup:
-    """What a text reads from a memory.
+    """The rows that a text reads from a memory.
 
     Attributes:
+        target: The memory's name.
+        text: The text.
         config: The memory, with the dtype of its tables.
         orders: Its n-gram orders.
         tokens: The text's tokens.
@@ -107,36 +129,71 @@ class TextLookup:
         layers: What each layer reads, in hash order.
     """
 
+    target: str
+    text: str
     config: EngramConfig
     orders: tuple[int, ...]
     tokens: tuple[TextToken, ...]
     repeated: dict[int, tuple[Ngram, ...]]
     layers: tuple[LayerLookup, ...]
 
+    def __repr__(self) -> str:
+        rows = sum(layer.rows_read for layer in self.layers)
+        return f"<TextLookup in {self.target}: {len(self.tokens)} tokens, {rows:,} rows>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram lookup --json`` prints."""
+        return {
+            "schema": "engram.lookup/1",
+            "target": self.target,
+            "layout": self.config.layout,
+            "table_dtype": self.config.table_dtype,
+            "text": self.text,
+            "orders": list(self.orders),
+            "heads": self.config.n_head_per_ngram,
+            "tokens": [{"position": i, **vars(token)} for i, token in enumerate(self.tokens)],
+            "repeated": [
+                {"order": order, **ngram.to_dict()}
+                for order, ngrams in self.repeated.items()
+                for ngram in ngrams
+            ],
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
 
 def look_up(
     target: str | Path,
     text: str,
     *,
-    config: EngramConfig | None = None,
-    tokenizer: TokenizerFile | None = None,
+    config: str | Path | EngramConfig | None = None,
+    tokenizer: str | Path | TokenizerFile | None = None,
 ) -> TextLookup:
     """Read the rows of a memory that a text touches. Nothing else of its tables is read.
 
     Args:
         target: An attached folder, an adapter, or a folder or file with published names.
         text: Any text; no special tokens are added.
-        config: The memory, where the files do not state it.
-        tokenizer: The model's tokenizer; the one in the folder when None.
+        config: The memory, or its config file, where the checkpoint does not state it.
+        tokenizer: The model's tokenizer, or its name or path; the one in the folder when None.
+
+    Returns:
+        Tokens, rows and norms; `to_dict()` is what ``engram lookup --json`` prints.
 
     Raises:
         InputError: The text has no tokens, or there is no memory.
         MissingFileError: Files or the tokenizer are not there.
         MismatchError: It is another tokenizer.
+
+    Example:
+        >>> import engram
+        >>> found = engram.look_up("attached", "the Milky Way")
+        >>> found.layers[0].rows.shape[-1]
+        4
     """
     path = Path(target)
+    config = None if config is None else given_config(config)
     memory = open_memory(path, config)
-    tokenizer = tokenizer or _tokenizer_of(path)
+    tokenizer = _tokenizer_of(path) if tokenizer is None else describe_tokenizer(tokenizer)
     addresses = addresses_of(memory, tokenizer)
     if addresses.map_sha256 is not None:
         addresses = addresses.with_map(compressed_map(tokenizer))
@@ -165,7 +222,9 @@ def look_up(
         order: tuple(ngram for ngram in found if len(ngram.positions) > 1)
         for order, found in ngrams.items()
     }
-    return TextLookup(memory.config, addresses.orders, tokens, repeated, tuple(layers))
+    return TextLookup(
+        str(target), text, memory.config, addresses.orders, tokens, repeated, tuple(layers)
+    )
 
 
 def _tokenizer_of(path: Path) -> TokenizerFile:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checks import Check
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.checks import Check, Checks
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA, read_manifest
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
@@ -31,28 +32,45 @@ _KINDS = ("tokens", "documents")
 
 
 def verify_corpus(
-    folder: Path,
-    find_tokenizer: Callable[[str], TokenizerFile],
+    folder: str | Path,
+    find_tokenizer: Callable[[str], TokenizerFile] = load_tokenizer,
     *,
     sample_units: int = 3,
     sample_documents: int = 1000,
-) -> list[Check]:
+) -> Checks:
     """Check a corpus, or a folder of hash ids.
 
     Args:
-        folder: The corpus.
+        folder: Folder that `engram.build_corpus` or `engram.hash_text` wrote.
         find_tokenizer: Reads the tokenizer that the manifest names; may raise MissingFileError.
         sample_units: Units whose first documents are tokenised again, where the text is still
             there; always the same ones for the same corpus.
         sample_documents: Documents of each.
 
     Returns:
-        What was checked. Later checks are left out when the files are not what they were.
+        The checks; `to_dict()` is what ``engram corpus verify --json`` prints. Later checks are
+        left out when the files are not what they were.
 
     Raises:
         MissingFileError: It is no corpus.
         CorruptFileError: The manifest cannot be read.
+
+    Example:
+        >>> import engram
+        >>> engram.verify_corpus("shards").ok
+        True
     """
+    about = {"schema": CORPUS_SCHEMA, "folder": str(folder)}
+    found = _checks(Path(folder), find_tokenizer, sample_units, sample_documents)
+    return Checks(about, tuple(found))
+
+
+def _checks(
+    folder: Path,
+    find_tokenizer: Callable[[str], TokenizerFile],
+    sample_units: int,
+    sample_documents: int,
+) -> list[Check]:
     manifest = read_manifest(folder, CORPUS_SCHEMA, HASHES_SCHEMA)
     if manifest["schema"] == HASHES_SCHEMA:
         return verify_hashes(folder, manifest)

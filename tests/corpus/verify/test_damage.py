@@ -137,7 +137,7 @@ def test_verify_takes_hash_ids(folder, tmp_path):
     assert [(check.name, check.ok) for check in checks] == [
         ("files", True), ("counts", True), ("hash ids", True),
     ]  # fmt: skip
-    assert verify_corpus(folder / "parquet", load_tokenizer)[0].ok
+    assert verify_corpus(folder / "parquet", load_tokenizer).checks[0].ok
     for name in ("ids", "parquet"):
         path = tmp_path / name
         shutil.copytree(folder / name, path)

@@ -1,4 +1,4 @@
-"""What `engram report` reports on: a config or template, or a checkpoint here or on the hub."""
+"""The subject of a report: a config or template, or a checkpoint here or on the hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from engram.backbone import Backbone, given_backbone
+from engram.config.engram_config import EngramConfig
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
 from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
@@ -14,7 +16,7 @@ from engram.storage.dtypes import dtype_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class ReportTarget:
     """What is reported on.
 
     Attributes:
@@ -35,34 +37,42 @@ class Target:
 
 
 def find_target(
-    target: str, *, model: str | None, dtype: str | None, revision: str | None
-) -> Target:
-    """Find out what is meant, and what it consists of."""
+    target: str | Path | EngramConfig,
+    *,
+    model: str | Path | Backbone | None,
+    dtype: str | None,
+    revision: str | None,
+) -> ReportTarget:
+    """Find out what is meant, and what it consists of; see `report`."""
+    if isinstance(target, EngramConfig):
+        return _config(target, model, dtype)
+    name = str(target)
     from engram.checkpoints.published.recognise import is_hub_id
 
     path = Path(target)
     is_state = path.is_file() and path.suffix == ".safetensors"
-    is_checkpoint = path.is_dir() or is_state or (is_hub_id(target) and not path.exists())
+    is_checkpoint = path.is_dir() or is_state or (is_hub_id(name) and not path.exists())
     if is_checkpoint and not is_template(target):
         if model is not None:
             raise UsageError(f"{target} has its base model: leave --model out.")
-        return _checkpoint(target, dtype, revision)
+        return _checkpoint(name, dtype, revision)
     if revision is not None:
         raise UsageError(f"{target} is no checkpoint on the hub: leave --revision out.")
-    return _config(target, model, dtype)
+    try:
+        config = load_config(target)
+    except MissingFileError:
+        raise _nothing(name) from None
+    return _config(config, model, dtype)
 
 
-def _config(target: str, model: str | None, dtype: str | None) -> Target:
-    from engram.backbone import load_backbone
+def _config(
+    config: EngramConfig, model: str | Path | Backbone | None, dtype: str | None
+) -> ReportTarget:
     from engram.config.table_dtype import table_dtype
     from engram.layouts import get_layout
     from engram.sizing.counts import count_params
 
-    try:
-        config = load_config(target)
-    except MissingFileError:
-        raise _nothing(target) from None
-    backbone = None if model is None else load_backbone(model)
+    backbone = given_backbone(model)
     stored = table_dtype(config, None if backbone is None else backbone.float_dtype, dtype)
     counts = count_params(config)
     weights, notes = config_weights(counts, stored.name), [f"tables in {stored}"]
@@ -76,7 +86,7 @@ def _config(target: str, model: str | None, dtype: str | None) -> Target:
         notes.append(
             f"{backbone.name} in {weights[-1].dtype}, {stated}, without quantisation scales"
         )
-    return Target(
+    return ReportTarget(
         kind="config",
         layout=config.layout,
         title=get_layout(config.layout).title,
@@ -112,7 +122,7 @@ def _nothing(target: str) -> MissingFileError:
     )
 
 
-def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Target:
+def _checkpoint(target: str, dtype: str | None, revision: str | None) -> ReportTarget:
     from engram.checkpoints.read.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(target, revision)
@@ -124,7 +134,7 @@ def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Target:
             for part in found.weights
         )
         notes = [f"the memory as if it were stored in {dtype_name(dtype)}"]
-    return Target(
+    return ReportTarget(
         kind=found.kind,
         layout=found.layout,
         title=found.title,

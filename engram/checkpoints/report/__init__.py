@@ -1,0 +1,1 @@
+"""A report on a config or a checkpoint: parameters, bytes, reads, and whether they fit."""

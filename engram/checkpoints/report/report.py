@@ -1,0 +1,235 @@
+"""`report`: parameters and bytes of a config or a checkpoint, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engram.backbone import Backbone
+from engram.checkpoints.report.report_options import ReportOptions
+from engram.checkpoints.report.report_target import ReportTarget, find_target
+from engram.config.engram_config import EngramConfig
+from engram.sizing.placement import OPTIMIZERS, PLACES, MemoryUse, Place, memory_use
+from engram.sizing.reads import rate_of, reads_of
+from engram.sizing.weights import total_of
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """Result of `report`.
+
+    Attributes:
+        name: The target, as it was named.
+        target: What it consists of.
+        options: What was asked for.
+        use_of: Places the bytes for other options: those of `memory_use`, by name.
+        use: The bytes, placed as asked for.
+    """
+
+    name: str
+    target: ReportTarget
+    options: ReportOptions
+    use_of: Callable[..., MemoryUse]
+    use: MemoryUse
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether all of it fits; None when a place that is used has a size that nobody gave."""
+        return self.use.fits
+
+    def __repr__(self) -> str:
+        return f"<Report on {self.name}: {self.use.total_bytes:,} bytes, fits {self.fits}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram report --json`` prints."""
+        found, options, use = self.target, self.options, self.use
+        mode, tables = options.mode, options.tables
+        asked = {"mode": mode, "optimizer": options.optimizer, "ranks": options.tp}
+        places = [place for place in PLACES if not (mode == "training" and place == "disk")]
+        return {
+            "schema": "engram.report/1",
+            "target": self.name,
+            "target_kind": found.kind,
+            "layout": found.layout,
+            "title": found.title,
+            "mode": mode,
+            "optimizer": options.optimizer if mode == "training" else None,
+            "tables": tables,
+            "tp": options.tp,
+            **_numbers(found, use),
+            "reads": _reads(found, options.tokens_per_second),
+            "homes": [_home(self.use_of(tables=place, **asked), place) for place in places],
+            "training": _training(self.use_of, "cpu" if tables == "cpu" else "gpu", options.tp),
+            "assumptions": [*found.notes, *use.assumptions],
+            "device_memory_bytes": use.device_memory_bytes,
+            "host_memory_bytes": use.host_memory_bytes,
+            "fits_device": use.fits_device,
+            "fits_host": use.fits_host,
+            "fits": use.fits,
+        }
+
+
+def report(
+    target: str | Path | EngramConfig,
+    model: str | Path | Backbone | None = None,
+    options: ReportOptions | None = None,
+    *,
+    revision: str | None = None,
+) -> Report:
+    """Count parameters and bytes by layer and part; of a checkpoint only headers are read.
+
+    Args:
+        target: A config, its file, or the name of a template; or a folder or safetensors file of a
+            checkpoint with a memory, or the hub id of one.
+        model: Base model of a config, see `engram.load_backbone`; a checkpoint has its own.
+        options: Place of the tables, training, and the memory that there is.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        The report; `to_dict()` is what ``engram report --json`` prints.
+
+    Raises:
+        UsageError: Options that exclude each other, or do not go with the target.
+        MissingFileError: There is no such target or model.
+        InputError: The target has no memory, or is damaged.
+
+    Example:
+        >>> import engram
+        >>> fits = engram.ReportOptions(device_memory=80 * 2**30, tp=4)
+        >>> engram.report("engram-27b", options=fits).fits
+        True
+    """
+    options = ReportOptions() if options is None else options
+    found = find_target(target, model=model, dtype=options.dtype, revision=revision)
+    use_of = partial(
+        memory_use,
+        found.weights,
+        device_memory_bytes=options.device_memory,
+        host_memory_bytes=options.host_memory,
+        tokens_per_step=options.tokens_per_step,
+        freeze_base=options.freeze_base,
+    )
+    use = use_of(
+        mode=options.mode, optimizer=options.optimizer, tables=options.tables, ranks=options.tp
+    )
+    name = "config" if isinstance(target, EngramConfig) else str(target)
+    return Report(name, found, options, use_of, use)
+
+
+def _numbers(found: ReportTarget, use: MemoryUse) -> dict[str, Any]:
+    (table_params, table_bytes), (dense_params, dense_bytes), (base_params, base_bytes) = (
+        total_of(use.weights, group) for group in ("table", "dense", "base")
+    )
+    has_base = any(part.group == "base" for part in use.weights)
+    ids = [part.layer_id for part in use.weights if part.group != "base"]
+    layers = dict.fromkeys([*found.hash_rows, *ids])
+    dtypes = {part.dtype for part in use.weights if part.group == "table"}
+    return {
+        "table_dtype": dtypes.pop() if len(dtypes) == 1 else None,
+        "layers": [_layer(use, layer_id, found.hash_rows.get(layer_id, 0)) for layer_id in layers],
+        "rows": [
+            {
+                "part": row.part,
+                "params": row.params,
+                "bytes": row.size_bytes,
+                "kind": row.kind,
+                "place": row.place,
+                "rank_bytes": row.rank_bytes,
+            }
+            for row in use.rows
+        ],
+        "totals": {
+            "table_params": table_params,
+            "dense_params": dense_params,
+            "engram_params": table_params + dense_params,
+            "base_params": base_params if has_base else None,
+            "table_bytes": table_bytes,
+            "dense_bytes": dense_bytes,
+            "base_bytes": base_bytes if has_base else None,
+            "total_bytes": use.total_bytes,
+            "rank_table_bytes": sum(row.rank_bytes for row in use.rows if row.is_table),
+            "rank_gpu_bytes": use.rank_bytes("gpu"),
+            "rank_cpu_bytes": use.rank_bytes("cpu"),
+            "rank_disk_bytes": use.rank_bytes("disk"),
+        },
+    }
+
+
+def _layer(use: MemoryUse, layer_id: int | None, hash_rows: int) -> dict[str, Any]:
+    parts = [part for part in use.weights if part.layer_id == layer_id and part.group != "base"]
+    table_params, table_bytes = total_of(parts, "table")
+    return {
+        "layer_id": layer_id,
+        "rows": sum(part.rows for part in parts),
+        "hash_rows": hash_rows,
+        "table_params": table_params,
+        "dense_params": total_of(parts, "dense")[0],
+        "table_bytes": table_bytes,
+    }
+
+
+def _reads(found: ReportTarget, tokens_per_second: int | None) -> dict[str, Any]:
+    reads = reads_of(found.weights)
+    by_layer = [
+        reads_of([part for part in found.weights if part.layer_id == layer_id])
+        for layer_id in found.hash_rows
+    ]
+    pages = reads.pages
+    return {
+        "rows_per_token": reads.rows,
+        "rows_per_token_and_layer": max((layer.rows for layer in by_layer), default=0),
+        "bytes_per_token": reads.size_bytes,
+        "bytes_per_token_and_layer": [layer.size_bytes for layer in by_layer],
+        "disk_reads_per_token": pages.reads if pages else reads.rows,
+        "disk_pages_per_token": {
+            "least": pages.least,
+            "mean": pages.mean,
+            "most": pages.most,
+            "kind": "exact" if pages.exact else "estimated",
+        }
+        if pages
+        else None,
+        "rate": vars(rate_of(reads, tokens_per_second)) if tokens_per_second else None,
+    }
+
+
+def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
+    """What each home of the tables needs, on one rank and on the host of all."""
+    return {
+        "tables": place,
+        "rank_gpu_bytes": use.rank_bytes("gpu"),
+        "rank_cpu_bytes": use.rank_bytes("cpu"),
+        "rank_disk_bytes": use.rank_bytes("disk"),
+        "host_bytes": use.host_bytes,
+        "fits_device": use.fits_device,
+        "fits_host": use.fits_host,
+        "fits": use.fits,
+    }
+
+
+def _training(use_of: Callable[..., MemoryUse], tables: Place, ranks: int) -> list[dict[str, Any]]:
+    """Bytes of training under every optimiser, on one device and on each of the ranks."""
+    found = []
+    for optimizer in OPTIMIZERS:
+        whole, shared = (
+            use_of(mode="training", optimizer=optimizer, tables=tables, ranks=count)
+            for count in (1, ranks)
+        )
+        table_rows = [row for row in whole.rows if row.is_table]
+        kinds = {row.kind for row in whole.rows}
+        found.append(
+            {
+                "optimizer": optimizer,
+                "table_bytes": sum(row.size_bytes for row in table_rows),
+                "table_state_bytes": sum(
+                    row.size_bytes for row in table_rows if row.part == "table optimizer state"
+                ),
+                "total_bytes": whole.total_bytes,
+                "rank_bytes": sum(map(shared.rank_bytes, PLACES)),
+                "kind": "estimated" if "estimated" in kinds else "nominal",
+            }
+        )
+    return found
