@@ -34,6 +34,32 @@ if TYPE_CHECKING:
 
     from engram.checkpoints.attach.attached import Attached
 
+_InitOption = Annotated[
+    Literal["identity", "paper"],
+    typer.Option(help="identity: the model's output stays as it was until trained further."),
+]
+_DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        parser=read_dtype,
+        help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
+        "base's own.",
+    ),
+]
+_AdapterOption = Annotated[
+    bool,
+    typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
+]
+_DigestsOption = Annotated[
+    bool,
+    typer.Option("--digests", help="Record the sha256 of every weight file, for verify --full."),
+]
+_VerifyOption = Annotated[
+    bool,
+    typer.Option("--verify", help="Load both models afterwards and compare their logits."),
+]
+
 
 @taking(out=OUTPUT)
 def attach(
@@ -44,36 +70,14 @@ def attach(
     config: ConfigOption = None,
     output: OutputOption = None,
     tokenizer: TokenizerOption = None,
-    init: Annotated[
-        Literal["identity", "paper"],
-        typer.Option(help="identity: the model's output stays as it was until trained further."),
-    ] = "identity",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            parser=read_dtype,
-            help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
-            "base's own.",
-        ),
-    ] = None,
+    init: _InitOption = "identity",
+    dtype: _DtypeOption = None,
     link: LinkOption = False,
-    adapter: Annotated[
-        bool,
-        typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
-    ] = False,
-    digests: Annotated[
-        bool,
-        typer.Option(
-            "--digests", help="Record the sha256 of every weight file, for verify --full."
-        ),
-    ] = False,
+    adapter: _AdapterOption = False,
+    digests: _DigestsOption = False,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Load both models afterwards and compare their logits."),
-    ] = False,
+    verify: _VerifyOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     *,
@@ -97,8 +101,6 @@ def attach(
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.backbone.quantisation import quantisation_note
-    from engram.config.table_dtype import loading_note
 
     memory = read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -127,25 +129,34 @@ def attach(
             progress=bar.enter_context(out.progress("Writing", unit="B")),
             on_written=tell,
         )
-    plan, difference = attached.plan, attached.max_logit_difference
+    difference = attached.max_logit_difference
     out.result(attached.to_dict(), lambda console: _show_difference(console, difference))
-    if adapter and not dry_run:
-        pair = (plan.base.hub_id or str(plan.base.folder), str(plan.output))
-        names = ", ".join(dumps(name, ensure_ascii=False) for name in pair)
-        code = f"import engram; model = engram.load({names})"
-        out.next_step(f"python -c {shlex.quote(code)}")
-    elif not dry_run:
-        out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
-    loaded = loading_note(attached.dtype.name, plan.base.dtype)
-    for note in (quantisation_note(plan.base.config), attached.dtype.note, loaded):
-        if note is not None:
-            out.note(note)
-    for folder in attached.removed:
-        verb = "would be removed" if dry_run else "was removed"
-        out.note(f"{folder} {verb}: a process that was killed left it.")
+    _tell(out, attached)
     if difference and init == "identity":
         out.warn("the logits changed, although the memory should start as the identity")
         raise typer.Exit(5)
+
+
+def _tell(out: Output, attached: Attached) -> None:
+    """Tell the next step, and what is worth knowing of the dtypes and of what was there before."""
+    from engram.backbone.quantisation import quantisation_note
+    from engram.config.table_dtype import loading_note
+
+    plan, dtype, base = attached.plan, attached.dtype, attached.plan.base
+    if plan.adapter and attached.written:
+        pair = (base.hub_id or str(base.folder), str(plan.output))
+        names = ", ".join(dumps(name, ensure_ascii=False) for name in pair)
+        code = f"import engram; model = engram.load({names})"
+        out.next_step(f"python -c {shlex.quote(code)}")
+    elif attached.written:
+        out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
+    loaded = loading_note(dtype.name, base.dtype)
+    for note in (quantisation_note(base.config), dtype.note, loaded):
+        if note is not None:
+            out.note(note)
+    for folder in attached.removed:
+        verb = "was removed" if attached.written else "would be removed"
+        out.note(f"{folder} {verb}: a process that was killed left it.")
 
 
 def _show(console: Console, attached: Attached) -> None:

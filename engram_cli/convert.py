@@ -87,12 +87,13 @@ def convert(
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints.convert.convert import plan_convert, run_convert
+    from engram.checkpoints.convert import convert_memory
+    from engram.checkpoints.convert.convert import run_convert
 
     memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     with blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}):
-        made = plan_convert(
+        made = convert_memory.plan(
             source,
             output,
             to,
