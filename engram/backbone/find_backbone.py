@@ -27,6 +27,9 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
         name_or_path: A catalogue name, a folder with a config.json (or that file), or a hub id.
         revision: Branch, tag or commit on the hub; asks the hub even for a catalogue name.
 
+    Returns:
+        Sizes, parameters, layers and token ids.
+
     Raises:
         MissingFileError: There is no such folder or model, or the hub cannot be reached.
         CorruptFileError: config.json is not a JSON object, or weights are damaged.

@@ -86,6 +86,16 @@ def write_config(
     """Write a config file as `dump_config` does, whole or not at all; one there is replaced.
 
     A tokenizer by a path that starts with ``.`` is written as a path from the file's folder.
+
+    Args:
+        path: The file, YAML.
+        config: The config.
+        comments: Explain every key in the line above it.
+        title: What the config is, for the first line.
+
+    Example:
+        >>> import engram
+        >>> engram.write_config("written.yaml", engram.load_config("gpt2"), title="As the template")
     """
     if config.tokenizer is not None:
         config = replace(config, tokenizer=write_to(config.tokenizer, Path(path).parent))

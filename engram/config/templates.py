@@ -20,7 +20,16 @@ _MEMORY_KEY = re.compile(rb'"(?:engram\w*|ple_layer_ids)"\s*:')
 
 
 def template_names() -> list[str]:
-    """Return the names of the templates, sorted."""
+    """Return the names of the templates.
+
+    Returns:
+        Names that `load_config` and ``-c`` take, sorted.
+
+    Example:
+        >>> import engram
+        >>> "gpt2" in engram.template_names()
+        True
+    """
     return sorted(path.name.removesuffix(_SUFFIX) for path in _folder().glob(f"*{_SUFFIX}"))
 
 

@@ -38,7 +38,7 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         >>> import engram
         >>> sized = engram.size("gpt2", engram.SizeOptions(budget=40_000_000, layers=[1, 6]))
         >>> sized.k, sized.config.engram_table_size
-        (0, [50257, 50257])
+        (2, [100514, 100514])
     """
     options = SizeOptions() if options is None else options
     if model is None and ("share" in options.sizes or not (options.sizes or options.corpus)):

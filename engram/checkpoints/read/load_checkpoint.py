@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.read.adapter import joined_folder, pinned_revision
@@ -14,6 +14,9 @@ from engram.checkpoints.read.damage import find_damage
 from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
 from engram.errors import EngramError, LayoutError, MissingFileError, UsageError
 from engram.storage.hub import probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _MODEL_CODE = "AutoModelForCausalLM"
 
@@ -28,7 +31,7 @@ def load(
     tables: Literal["ram", "disk"] = "ram",
     cache_rows: int = 0,
     **kwargs: Any,
-) -> Any:
+) -> PreTrainedModel:
     """Load an attached checkpoint as a transformers model.
 
     Args:
@@ -60,6 +63,11 @@ def load(
             the adapter was made for another base.
         UsageError: `tables` is neither, or rows are to be cached of tables in memory; or there is a
             revision of an adapter, and no adapter.
+
+    Example:
+        >>> import engram
+        >>> engram.load("attached").training
+        False
     """
     kwargs |= {"tables": tables, "cache_rows": cache_rows}
     if adapter is not None:
@@ -103,7 +111,10 @@ def load(
     if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
         kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
     try:
-        return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+        return cast(
+            "PreTrainedModel",
+            model_class.from_pretrained(model, revision=revision or "main", **kwargs),
+        )
     except EngramError:
         raise
     except Exception as error:  # transformers raises whatever a damaged file leads to

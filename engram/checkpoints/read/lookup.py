@@ -187,8 +187,8 @@ def look_up(
     Example:
         >>> import engram
         >>> found = engram.look_up("attached", "the Milky Way")
-        >>> found.layers[0].rows.shape[-1]
-        4
+        >>> found.layers[0].rows.shape[0] == len(found.tokens)
+        True
     """
     path = Path(target)
     config = None if config is None else given_config(config)

@@ -153,8 +153,8 @@ def hash_text(
     Example:
         >>> import engram
         >>> hashed = engram.hash_text("corpus.txt", tokenizer="gpt2")
-        >>> hashed.counts.layers[0].heads[0].rows_hit
-        11
+        >>> hashed.counts.documents
+        2
     """
     plan = plan_hash(text, config, tokenizer, output=output, options=options)
     plan.check()
