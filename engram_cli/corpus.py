@@ -109,7 +109,8 @@ def build(
         $ engram corpus build corpus.txt -t gpt2 -o by-ray --engine ray -j 2
     """
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.building.build_corpus import BuildRules, build_corpus, check_build
+    from engram.corpus.building.build_corpus import build_corpus, check_build
+    from engram.corpus.building.unit_work import BuildRules
     from engram.corpus.text.sources import STDIN, check_options, find_sources
     from engram_cli.corpus_text import (
         passed_over_text,
@@ -173,8 +174,8 @@ def build(
     elif built.resumed_units:
         units = plural(built.resumed_units, "unit")
         out.note(f"Went on after {units} of work that an earlier run had finished.")
-    tell_engines(out, built.engines)
-    for warning in built.warnings:
+    tell_engines(out, built.notes.engines)
+    for warning in built.notes.warnings:
         out.warn(warning)
     manifest = built.manifest
     if manifest["counts"]["skipped"]:

@@ -12,9 +12,10 @@ import engram
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
+    BuildRules,
+    Notes,
     Report,
     UnitResult,
-    UnitRules,
     UnitTask,
     finished_unit,
     keep_unit,
@@ -44,11 +45,9 @@ from engram.corpus.results.work_folder import (
     note_assembled,
     working,
 )
-from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, OnError
 from engram.corpus.text.reading_errors import no_text
 from engram.corpus.text.sources import Source
-from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards
+from engram.corpus.tokens.token_shards import DocumentShards
 from engram.corpus.tokens.tokenise import check_eos, token_dtype
 from engram.errors import InputError
 from engram.storage.files import Progress
@@ -56,25 +55,6 @@ from engram.storage.folders import remove_torn
 
 # Does units and gives each one's index and result, in their order; reports the bytes it has read.
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
-
-
-@dataclass(frozen=True)
-class BuildRules:
-    """How a text becomes a corpus; the bytes of the corpus follow from it and the text alone.
-
-    Attributes:
-        add_eos: Whether every document ends with the end-of-text token.
-        split: What ends a document of plain text.
-        text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
-        on_error: What happens when a document cannot be read.
-        shard_tokens: Tokens that fill a shard.
-    """
-
-    add_eos: bool = True
-    split: Split = "paragraph"
-    text_key: str | None = None
-    on_error: OnError = "stop"
-    shard_tokens: int = SHARD_TOKENS
 
 
 @dataclass(frozen=True)
@@ -87,8 +67,7 @@ class BuiltCorpus:
         fresh_tokens: Tokens of the units that were done now.
         resumed_units: Units that an earlier run had finished.
         was_finished: Whether the whole corpus was there already.
-        engines: What tokenised it, as sentences; a line below says why, where it has to.
-        warnings: Why the fast engine was given up, where it was.
+        notes: What was met while its text was tokenised.
     """
 
     manifest: dict[str, Any]
@@ -96,8 +75,7 @@ class BuiltCorpus:
     fresh_tokens: int
     resumed_units: int
     was_finished: bool
-    engines: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    notes: Notes
 
 
 def build_corpus(
@@ -187,18 +165,13 @@ def plan_tasks(
         folder: Where units are written, if they are.
         unit_bytes: About as many bytes of text as a unit has.
     """
-    unit_rules = UnitRules(
-        tokenizer=str(tokenizer.path or tokenizer.name),
-        tokenizer_sha256=tokenizer.digest,
-        add_eos=rules.add_eos,
-        split=rules.split,
-        text_key=rules.text_key,
-        on_error=rules.on_error,
-    )
     units = plan_units(sources, rules.split, unit_bytes)
     sizes = [source.size_bytes for source in sources]
     text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-    return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
+    made_with = str(tokenizer.path or tokenizer.name), tokenizer.digest
+    return [
+        UnitTask(i, unit, rules, *made_with, folder, text_bytes) for i, unit in enumerate(units)
+    ]
 
 
 def check_build(
@@ -289,7 +262,8 @@ def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus
     elif damage(folder, manifest):
         return None
     size = listed_bytes(folder, manifest)
-    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
+    notes = Notes(manifest["counts"]["skipped"], tuple(manifest["problems"]))
+    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True, notes=notes)
 
 
 def _assemble(
@@ -304,7 +278,7 @@ def _assemble(
     resumed: frozenset[int],
 ) -> BuiltCorpus:
     """Put the units together as shards, in a folder that appears whole."""
-    problems = [problem for result in results for problem in result.problems]
+    notes = Notes.of_units(results)
     with new_folder(folder, CORPUS_SCHEMA, overwrite) as new:
         shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)
         for task in tasks:
@@ -314,14 +288,14 @@ def _assemble(
         counts = {
             "documents": sum(result.documents for result in results),
             "tokens": sum(result.tokens for result in results),
-            "skipped": sum(result.skipped for result in results),
+            "skipped": notes.skipped,
         }
         values = {
             "schema": CORPUS_SCHEMA,
             **without_times(job),
             "dtype": token_dtype(tokenizer.vocab_size).name,
             "counts": counts,
-            "problems": problems[:MAX_LISTED_PROBLEMS],
+            "problems": list(notes.problems),
             "units": [
                 _unit_entry(task.unit, result) for task, result in zip(tasks, results, strict=True)
             ],
@@ -336,8 +310,7 @@ def _assemble(
         sum(result.tokens for i, result in enumerate(results) if i not in resumed),
         len(resumed),
         was_finished=False,
-        engines=tuple(sorted({result.engine for result in results})),
-        warnings=tuple(sorted({result.problem for result in results} - {""})),
+        notes=notes,
     )
 
 
