@@ -123,7 +123,7 @@ def build(
             workers=workers, engine=None if ray is None else ray.run_units, progress=step
         )
     resumed = f"{plural(built.resumed_units, 'unit')} of work" if built.resumed_units else ""
-    tell_work(out, output, built.was_finished, resumed, built)
+    tell_work(out, output, built.was_finished, resumed, built.notes)
     answer = built.to_dict()
     out.result(answer, lambda console: show_built(console, answer))
     out.next_step(f"engram hash {shlex.quote(str(output))} -c CONFIG")

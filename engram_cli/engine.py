@@ -18,8 +18,7 @@ from engram_cli.errors import INTERRUPTED
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
-    from engram.corpus.building.built_corpus import BuiltCorpus
-    from engram.corpus.hash.token_stream import Notes
+    from engram.corpus.building.unit_work import Notes
     from engram.corpus.ray.ray_engine import RayEngine
 
 
@@ -102,7 +101,7 @@ def working_on(out: Output, folder: Path | None, reads_stdin: bool) -> Iterator[
 
 
 def tell_work(
-    out: Output, folder: Path | None, was_finished: bool, resumed: str, met: BuiltCorpus | Notes
+    out: Output, folder: Path | None, was_finished: bool, resumed: str, met: Notes
 ) -> None:
     """Tell the user what was met in work on a text: earlier runs, engines, skipped documents.
 

@@ -154,7 +154,7 @@ def test_paths_and_what_they_hold_are_taken_alike(here):
     ]
     assert len(set(hashed)) == 1
     for each in ("memory.yaml", here / "memory.yaml", config):
-        planned = engram.attach(here / "model", each, "new", tokenizer=tokenizer, dry_run=True)
+        planned = engram.attach("model", each, "planned", tokenizer=tokenizer, dry_run=True)
         assert planned.to_dict()["plan"]["fingerprint"] == hashed[0]
         assert engram.report(each).to_dict()["totals"] == engram.report(config).to_dict()["totals"]
     one, other = (engram.size(it, OPTIONS_OF_TINY) for it in (here / "model", backbone))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import engram
-from engram.corpus.building.unit_work import UnitRules, UnitTask
+from engram.corpus.building.unit_work import UnitTask
 from engram.corpus.building.units import UNIT_BYTES, plan_units
 from engram.corpus.text.sources import Source
 from engram.corpus.text.text_options import TextOptions
@@ -33,18 +33,13 @@ def plan_tasks(
         folder: Where units are written, if they are.
         unit_bytes: About as many bytes of text as a unit has.
     """
-    unit_rules = UnitRules(
-        tokenizer=str(tokenizer.path or tokenizer.name),
-        tokenizer_sha256=tokenizer.digest,
-        add_eos=options.adds_eos,
-        split=options.splits_by,
-        text_key=options.text_key,
-        on_error=options.on_error,
-    )
     units = plan_units(sources, options.splits_by, unit_bytes)
     sizes = [source.size_bytes for source in sources]
     text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-    return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
+    made_with = str(tokenizer.path or tokenizer.name), tokenizer.digest
+    return [
+        UnitTask(i, unit, options, *made_with, folder, text_bytes) for i, unit in enumerate(units)
+    ]
 
 
 def text_job(

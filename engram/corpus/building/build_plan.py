@@ -13,6 +13,7 @@ from engram.corpus.building.build_job import plan_tasks, text_job, without_times
 from engram.corpus.building.built_corpus import BuiltCorpus
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
+    Notes,
     Report,
     UnitResult,
     UnitTask,
@@ -44,7 +45,6 @@ from engram.corpus.results.work_folder import (
     note_assembled,
     working,
 )
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS
 from engram.corpus.text.reading_errors import no_text
 from engram.corpus.text.sources import PassedOver, Source, passed_over_dict
 from engram.corpus.text.text_options import TextOptions
@@ -176,6 +176,7 @@ class BuildPlan:
             fresh_tokens=0,
             resumed_units=len(manifest["units"]),
             was_finished=True,
+            notes=Notes(manifest["counts"]["skipped"], tuple(manifest["problems"])),
         )
 
     def _assemble(
@@ -187,7 +188,7 @@ class BuildPlan:
         resumed: frozenset[int],
     ) -> BuiltCorpus:
         """Put the units together as shards, in a folder that appears whole."""
-        problems = [problem for result in results for problem in result.problems]
+        notes = Notes.of_units(results)
         with new_folder(self.folder, CORPUS_SCHEMA, self.overwrite) as new:
             shards = DocumentShards(new, self.tokenizer.vocab_size, self.options.shard_tokens)
             for task in tasks:
@@ -197,14 +198,14 @@ class BuildPlan:
             counts = {
                 "documents": sum(result.documents for result in results),
                 "tokens": sum(result.tokens for result in results),
-                "skipped": sum(result.skipped for result in results),
+                "skipped": notes.skipped,
             }
             values = {
                 "schema": CORPUS_SCHEMA,
                 **without_times(job),
                 "dtype": token_dtype(self.tokenizer.vocab_size).name,
                 "counts": counts,
-                "problems": problems[:MAX_LISTED_PROBLEMS],
+                "problems": list(notes.problems),
                 "units": [
                     _unit_entry(task.unit, result)
                     for task, result in zip(tasks, results, strict=True)
@@ -220,8 +221,7 @@ class BuildPlan:
             fresh_tokens=sum(it.tokens for i, it in enumerate(results) if i not in resumed),
             resumed_units=len(resumed),
             was_finished=False,
-            engines=tuple(sorted({result.engine for result in results})),
-            warnings=tuple(sorted({result.problem for result in results} - {""})),
+            notes=notes,
         )
 
     def _built(self, **found: Any) -> BuiltCorpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,9 +16,8 @@ import numpy as np
 
 from engram.corpus.building.units import Unit
 from engram.corpus.results.manifests import UNIT_SHAPE
-from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import TextReader
-from engram.corpus.text.text_options import OnError
+from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.fast_tokenise import FastEncoder
 from engram.corpus.tokens.tokenise import (
     TokenBatch,
@@ -39,27 +38,6 @@ Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class UnitRules:
-    """What the tokens of a unit follow from, besides its documents.
-
-    Attributes:
-        tokenizer: Name or path of the tokenizer.
-        tokenizer_sha256: Its digest.
-        add_eos: Whether every document ends with the end-of-text token.
-        split: What ends a document of plain text.
-        text_key: Key or column of the text; ``text`` when None.
-        on_error: What happens when a document cannot be read.
-    """
-
-    tokenizer: str
-    tokenizer_sha256: str
-    add_eos: bool
-    split: Split
-    text_key: str | None
-    on_error: OnError
-
-
-@dataclass(frozen=True)
 class UnitTask:
     """A unit to be done.
 
@@ -67,13 +45,17 @@ class UnitTask:
         index: Its number, from 0.
         unit: Its files and parts of files.
         rules: How it is tokenised.
+        tokenizer: Name or path of the tokenizer.
+        tokenizer_sha256: Its digest.
         folder: Where its files appear.
         text_bytes: Size of the whole text, which decides what tokenises it; None when not known.
     """
 
     index: int
     unit: Unit
-    rules: UnitRules
+    rules: TextOptions
+    tokenizer: str
+    tokenizer_sha256: str
     folder: Path
     text_bytes: int | None = None
 
@@ -103,6 +85,34 @@ class UnitResult:
     problem: str
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What was met while a text was tokenised.
+
+    Attributes:
+        skipped: Documents that were left out.
+        problems: What was wrong with them, the first hundred.
+        engines: What tokenised it, as sentences; a line below says why, where it has to.
+        warnings: Why the fast engine was given up, where it was.
+    """
+
+    skipped: int = 0
+    problems: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_units(cls, results: Sequence[UnitResult]) -> Notes:
+        """Put together what was met in units."""
+        problems = [problem for result in results for problem in result.problems]
+        return cls(
+            skipped=sum(result.skipped for result in results),
+            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
+            engines=tuple(sorted({result.engine for result in results})),
+            warnings=tuple(sorted({result.problem for result in results} - {""})),
+        )
+
+
 def run_unit(task: UnitTask, report: Report) -> UnitResult:
     """Tokenise a unit and write its files; raises what `encode_unit` does.
 
@@ -124,19 +134,19 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
         InputError: A document cannot be read or encoded.
         MismatchError: The tokenizer is no longer the one that the build began with.
     """
-    tokenizer = _tokenizer(task.rules.tokenizer)
+    tokenizer = _tokenizer(task.tokenizer)
     fast, engine = _fast_encoder(tokenizer, task.text_bytes)
-    check_digest(tokenizer, task.rules.tokenizer_sha256)
+    check_digest(tokenizer, task.tokenizer_sha256)
     rules = task.rules
     reader = TextReader(
         task.unit.sources,
-        split=rules.split,
+        split=rules.splits_by,
         text_key=rules.text_key,
         on_error=rules.on_error,
     )
     documents = tokens = 0
     digests = hashlib.sha256(), hashlib.sha256()
-    blocks, add_eos = reader.blocks(), rules.add_eos
+    blocks, add_eos = reader.blocks(), rules.adds_eos
     for batch in tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong):
         for digest, data in zip(digests, _data(batch), strict=True):
             digest.update(data)

@@ -13,12 +13,13 @@ import engram
 from engram.addressing.addresses import Addresses
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.build_job import text_job
+from engram.corpus.building.unit_work import Notes
 from engram.corpus.building.units import UNIT_BYTES
 from engram.corpus.counts.cache_curve import CacheSample, LayerCache
 from engram.corpus.counts.statistics import LayerStatistics, Statistics
 from engram.corpus.hash.hash_folder import HashWriter, Target, describe, is_described
 from engram.corpus.hash.hash_shards import bytes_per_token
-from engram.corpus.hash.token_stream import Notes, TokenStream, text_rules
+from engram.corpus.hash.token_stream import TokenStream, text_rules
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.results.work_folder import check_work, discard, working
 from engram.corpus.text.readers import TextReader
@@ -213,7 +214,7 @@ class _Work:
                     unit_bytes=self.unit_bytes,
                     progress=progress,
                 )
-                notes, reader = Notes.of_corpus(built), StoredTokens(work / "tokens")
+                notes, reader = built.notes, StoredTokens(work / "tokens")
             vocab_size = self.tokenizer.vocab_size
             writer = HashWriter(
                 work, target, self.addresses, vocab_size=vocab_size, threads=self.threads
