@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import engram
-from engram.backbone import Backbone, given_backbone
 from engram.config.config_doubts import config_doubts
 from engram.config.config_file import dump_config, write_config
 from engram.config.templates import template_names, template_path, template_title
 from engram.errors import UsageError
-from engram.sizing.check_config import ConfigVerdict
 from engram.storage.files import check_file
 from engram_cli.config_name import note_folder
 from engram_cli.config_text import show_derived
@@ -35,6 +33,9 @@ from engram_cli.values import blaming
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from engram.backbone import Backbone
+    from engram.sizing.check_config import ConfigVerdict
 
 SCHEMA = "engram.config/1"
 # By config key: the options that decide it; --set decides any.
@@ -120,7 +121,7 @@ def new(
         check_file(output, overwrite)
     elif output is not None and out.json:
         raise UsageError("-o - and --json both want stdout.", "Give -o a file.")
-    backbone = given_backbone(model)
+    backbone = None if model is None else engram.load_backbone(model)
     answer = {"schema": SCHEMA, "template": template}
     with out.answering_no(answer), blaming(ctx, _OPTIONS_OF, general="settings"):
         made = engram.new_config(
@@ -195,7 +196,7 @@ def check(
         $ engram config check gpt2 --model gpt2
         $ engram config check gpt2 demo --json
     """
-    backbone = given_backbone(model)
+    backbone = None if model is None else engram.load_backbone(model)
     verdicts = [_check(source, backbone) for source in sources]
     exit_code = max(verdict.exit_code for verdict in verdicts)
     for source in sources:
@@ -225,6 +226,8 @@ def _check(source: str, backbone: Backbone | None) -> ConfigVerdict:
     try:
         return engram.check_config(source, backbone)
     except OSError as error:
+        from engram.sizing.check_config import ConfigVerdict
+
         failure = failure_of(error)
         problem = {"key": "", "message": failure.message, "line": None}
         text = f"{failure.message} {failure.hint}"

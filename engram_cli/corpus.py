@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 import engram
-from engram.corpus.text.sources import STDIN
-from engram.corpus.text.text_options import TextOptions
+from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.errors import UsageError
 from engram.threads import usable_cores
 from engram.units import plural

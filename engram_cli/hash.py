@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from engram.corpus.hash.hash_options import HashOptions
-from engram.corpus.text.sources import STDIN
+from engram.corpus.text.text_options import STDIN
 from engram.errors import InputError, UsageError
 from engram.threads import usable_cores
 from engram.units import plural

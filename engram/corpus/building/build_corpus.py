@@ -10,8 +10,8 @@ from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.corpus.building.build_plan import BuildPlan, Engine
 from engram.corpus.building.built_corpus import BuiltCorpus
 from engram.corpus.building.units import UNIT_BYTES
-from engram.corpus.text.sources import STDIN, PassedOver, Source, check_options, find_sources
-from engram.corpus.text.text_options import TextOptions
+from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
+from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.errors import UsageError
 from engram.storage.files import Progress
 

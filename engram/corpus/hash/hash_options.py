@@ -8,7 +8,6 @@ from typing import Literal
 
 from engram.corpus.text.text_options import SHARD_TOKENS, TextOptions
 from engram.errors import UsageError
-from engram.growth import FIRST_TOKENS
 
 _CACHE_TOKENS = 1_000_000
 
@@ -41,6 +40,8 @@ class HashOptions(TextOptions):
     resume: bool = False
 
     def __post_init__(self) -> None:
+        from engram.growth import FIRST_TOKENS
+
         if self.predict is not None and self.predict < FIRST_TOKENS:
             raise UsageError(
                 f"--predict {self.predict}: growth is counted from {FIRST_TOKENS:,} tokens on.",

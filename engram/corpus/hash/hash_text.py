@@ -19,7 +19,8 @@ from engram.corpus.hash.hashed_text import SCHEMA, HashedText
 from engram.corpus.hash.pipeline import check_target, estimate_bytes, hash_documents
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.readers import TextReader
-from engram.corpus.text.sources import STDIN, PassedOver
+from engram.corpus.text.sources import PassedOver
+from engram.corpus.text.text_options import STDIN
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import UsageError
 from engram.storage.files import Progress

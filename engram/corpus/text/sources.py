@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.corpus.text.documents import Split
+from engram.corpus.text.text_options import STDIN
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import TEXT, find_json
 
-STDIN = "-"
 # Says what a folder of results holds.
 MANIFEST = "manifest.json"
 Format = Literal["text", "jsonl", "json", "csv", "parquet"]

@@ -9,6 +9,8 @@ from engram.corpus.text.documents import Split
 
 OnError = Literal["stop", "skip"]
 SHARD_TOKENS = 2**22
+# The name of standard input.
+STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
