@@ -50,6 +50,11 @@ class LayerAddresses:
         return (0, *accumulate(self.heads[:-1]))
 
     @property
+    def constants(self) -> dict[str, tuple[int, ...]]:
+        """What published files may hold of these numbers, by our names for it."""
+        return {"offsets": self.offsets, "sizes": self.heads, "factors": self.multipliers}
+
+    @property
     def hash_rows(self) -> int:
         """Rows that ids can reach: the sum of primes."""
         return sum(self.heads)

@@ -1,13 +1,13 @@
-"""What a config may hold: defaults by layout, and every check of every key."""
+"""Fills in a config: the defaults of its layout, and every check of every key."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import InputError, Problem
+from engram.layouts import DEMO, LAYOUTS, Layout
 from engram.units import DTYPE_BITS, dtype_name, plural
 
 if TYPE_CHECKING:
@@ -17,54 +17,6 @@ MAX_ROW_ID = 2**62
 # Every head of every layer has a prime of its own, which takes a tenth of a millisecond to find.
 MAX_LAYERS = 1024
 MAX_HEADS = 2**16
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutKeys:
-    """What a layout means for the config: its defaults and what it leaves no choice about.
-
-    Attributes:
-        seed: Default seed of the hash multipliers.
-        eps: Default epsilon of the gate's norms; None means the machine epsilon of the
-            computation's dtype.
-        row_multiple: Default of `EngramConfig.row_multiple`.
-        kernel_size: Default taps of the convolution; 0 means that the layout has none.
-        seed_is_fixed: The layout has no seed of its own: only the default is right.
-        equal_tables: Every order must have the same table size.
-        ends_after_eos: Look-back always stops at, and reads, the end-of-text token.
-        max_ngram_size: Default of the highest n-gram order.
-    """
-
-    seed: int
-    eps: float | None
-    row_multiple: int
-    kernel_size: int
-    seed_is_fixed: bool = False
-    equal_tables: bool = False
-    ends_after_eos: bool = False
-    max_ngram_size: int = 3
-
-
-LAYOUT_KEYS: dict[str, LayoutKeys] = {
-    "demo": LayoutKeys(seed=42, eps=None, row_multiple=1, kernel_size=4),
-    "deepseek_v41": LayoutKeys(
-        seed=0,
-        eps=1e-20,
-        row_multiple=1,
-        kernel_size=0,
-        seed_is_fixed=True,
-        equal_tables=True,
-        max_ngram_size=4,
-    ),
-    "qwen_ple": LayoutKeys(
-        seed=1234,
-        eps=1e-6,
-        row_multiple=128,
-        kernel_size=4,
-        equal_tables=True,
-        ends_after_eos=True,
-    ),
-}
 
 
 # Keys that a layout has a default for.
@@ -92,13 +44,13 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     def wrong(key: str, message: str) -> None:
         problems.append(Problem(key, message))
 
-    keys = LAYOUT_KEYS.get(config.layout) if isinstance(config.layout, str) else None
-    if keys is None:
-        wrong("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUT_KEYS)}")
-        keys = LAYOUT_KEYS["demo"]
+    layout = LAYOUTS.get(config.layout) if isinstance(config.layout, str) else None
+    if layout is None:
+        wrong("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUTS)}")
+        layout = DEMO
     for key in _DEFAULTS:
         if getattr(config, key) is None:
-            put(key, getattr(keys, key))
+            put(key, getattr(layout, key))
 
     def whole(key: str, low: int, high: int, needed: bool = True) -> bool:
         value = getattr(config, key)
@@ -142,16 +94,16 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
         below = width // heads * heads
         near = f"{below} and {below + heads} are" if below else f"{heads} is"
         wrong("n_embed_per_ngram", f"{width} is not a multiple of n_head_per_ngram {heads}; {near}")
-    if whole("seed", 0, 2**62) and keys.seed_is_fixed and config.seed != keys.seed:
+    if whole("seed", 0, 2**62) and layout.seed_is_fixed and config.seed != layout.seed:
         wrong(
             "seed",
-            f"{config.seed}: layout {config.layout} has no seed of its own, only {keys.seed} is "
+            f"{config.seed}: layout {config.layout} has no seed of its own, only {layout.seed} is "
             "right",
         )
-    if whole("kernel_size", 0, 64) and (config.kernel_size == 0) != (keys.kernel_size == 0):
+    if whole("kernel_size", 0, 64) and (config.kernel_size == 0) != (layout.kernel_size == 0):
         has = (
             "has no convolution: kernel_size must be 0"
-            if keys.kernel_size == 0
+            if layout.kernel_size == 0
             else "has a convolution: at least 1"
         )
         wrong("kernel_size", f"{config.kernel_size}: layout {config.layout} {has}")
@@ -168,14 +120,14 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     except (InputError, AttributeError):
         known = ", ".join(DTYPE_BITS)
         wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
-    _check_tokens(config, keys, vocab_ok, wrong)
+    _check_tokens(config, layout, vocab_ok, wrong)
     _check_layer_ids(config, orders_ok and heads_ok, put, wrong)
-    _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
+    _check_table_size(config, k, layout, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
     return problems
 
 
 def _check_tokens(
-    config: EngramConfig, keys: LayoutKeys, vocab_ok: bool, wrong: Callable[[str, str], None]
+    config: EngramConfig, layout: Layout, vocab_ok: bool, wrong: Callable[[str, str], None]
 ) -> None:
     ids: dict[str, Any] = {"pad_id": config.pad_id, "eos_id": config.eos_id}
     if isinstance(config.pad_id, str):
@@ -187,14 +139,14 @@ def _check_tokens(
             wrong(key, f"{value!r} is not a token id")
         elif vocab_ok and value >= config.engram_vocab_size:
             wrong(key, f"{value} is not below engram_vocab_size {config.engram_vocab_size}")
-    if keys.ends_after_eos and config.eos_id is None:
+    if layout.ends_after_eos and config.eos_id is None:
         wrong(
             "eos_id",
             f"missing: layout {config.layout} stops its look-back at the end-of-text token",
         )
     elif config.ends_after_eos and config.eos_id is None:
         wrong("ends_after_eos", "true without eos_id: give the token that documents end with")
-    if keys.ends_after_eos and not config.ends_after_eos:
+    if layout.ends_after_eos and not config.ends_after_eos:
         wrong("ends_after_eos", f"false: layout {config.layout} always ends documents with eos_id")
 
 
@@ -234,7 +186,7 @@ def _check_layer_ids(
 def _check_table_size(
     config: EngramConfig,
     k: float | None,
-    keys: LayoutKeys,
+    layout: Layout,
     can_scale: bool,
     can_check: bool,
     put: Callable[[str, Any], None],
@@ -287,7 +239,7 @@ def _check_table_size(
         )
     elif sum(sizes) >= MAX_ROW_ID:
         wrong("engram_table_size", f"{_brief(sizes)} rows do not fit 62-bit row ids")
-    elif keys.equal_tables and len(set(sizes)) > 1:
+    elif layout.equal_tables and len(set(sizes)) > 1:
         wrong(
             "engram_table_size",
             f"{list(sizes)}: layout {config.layout} has one size for every order",

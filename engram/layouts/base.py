@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
-from engram.config.engram_config import EngramConfig
+from engram.layouts.dialect import Dialect, Slot
+from engram.layouts.tensors import TABLE, Sizes, Tensor, letters, shape_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Rules of a published family.
+    """A published family: its rules, its defaults, its tensors and their published names.
 
     All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of prime sizes.
 
     Attributes:
         name: Name in configs.
         title: One line for people.
+        files_title: The same of its published files; the title when empty.
         source: The file or paper that the rules come from.
+        module: Layout whose module in `engram.nn` does the arithmetic; its own when empty.
         hashes: Whether ids are first mapped to the compressed vocabulary.
         multiplier_draw: Generator of the hash multipliers.
         multiplier_key: What is added (times 10007) to the seed: the layer's id, or its index among
@@ -32,12 +35,31 @@ class Layout:
             and by the convolution; ``dead``: look-back stops at them, and they hold their place.
         residual_included: The module returns the hidden state plus the memory, instead of the
             memory alone.
-        dense_shapes: Tensors of one layer's module without its table: name and shape.
+        seed: Default seed of the hash multipliers.
+        seed_is_fixed: The layout has no seed of its own: only the default is right.
+        eps: Default epsilon of the gate's norms; None means the machine epsilon of the
+            computation's dtype.
+        row_multiple: Default of what the stored rows of a layer are rounded up to a multiple of.
+        kernel_size: Default taps of the convolution; 0 means that the layout has none.
+        max_ngram_size: Default of the highest n-gram order.
+        equal_tables: Every order must have the same table size.
+        tensors: Parameters of one layer's module without its table, in the order of files.
+        table_block: Rows and columns of the table that share a scale where the layout is published
+            quantised; None where it is not, or in any way.
+        dialects: Names in files. The first are those of the release, and are written.
+        mark: Our name of a tensor whose published name tells the family, where no config does.
+        model_types: Starts of the ``model_type`` of configs that state such a memory, besides those
+            that list its layers.
+        known_maps: Digests of token maps, by the vocabulary that they compress and the size that
+            they give: equal sizes of two compressed vocabularies do not make them equal.
+        apart: Why a memory of another layout cannot be written as this one.
     """
 
     name: str
     title: str
+    files_title: str = ""
     source: str
+    module: str = ""
     hashes: Literal["compressed", "raw"]
     multiplier_draw: Literal["pcg64", "splitmix64"]
     multiplier_key: Literal["layer_id", "index"]
@@ -46,17 +68,78 @@ class Layout:
     ends_after_eos: bool
     masked: Literal["absent", "dead"]
     residual_included: bool
-    dense_shapes: Callable[[EngramConfig], dict[str, tuple[int, ...]]]
+    seed: int
+    seed_is_fixed: bool = False
+    eps: float | None = None
+    row_multiple: int = 1
+    kernel_size: int
+    max_ngram_size: int = 3
+    equal_tables: bool = False
+    tensors: tuple[Tensor, ...]
+    table_block: tuple[int, int] | None = None
+    dialects: tuple[Dialect, ...]
+    mark: str = TABLE
+    model_types: tuple[str, ...] = ()
+    known_maps: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    apart: str
 
     @property
     def closes_gaps(self) -> bool:
         """Whether masked tokens inside a row are passed over."""
         return self.masked == "absent"
 
-    def dense_parts(self, config: EngramConfig) -> dict[str, int]:
+    @property
+    def released(self) -> Dialect:
+        """The names of the release."""
+        return self.dialects[0]
+
+    @property
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Parameters of one layer by our name, its table last."""
+        table = Tensor(TABLE, "R, W", self.table_block)
+        return {tensor.name: tensor for tensor in (*self.tensors, table)}
+
+    def dense_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's parameters without its table, by our name."""
+        values = letters(sizes)
+        return {tensor.name: shape_of(tensor.shape, values) for tensor in self.tensors}
+
+    def dense_parts(self, sizes: Sizes) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
         parts: dict[str, int] = {}
-        for name, shape in self.dense_shapes(config).items():
+        for name, shape in self.dense_shapes(sizes).items():
             part = name.split(".")[0]
             parts[part] = parts.get(part, 0) + prod(shape)
         return parts
+
+    def states(self, config: Mapping[str, Any]) -> bool:
+        """Whether a published config, or the text model's part of it, is of this family."""
+        layers = (dialect.setting("layer_ids") for dialect in self.dialects)
+        if any(setting.stated(config) for setting in layers if setting):
+            return True
+        return str(config.get("model_type", "")).startswith(self.model_types or ("\0",))
+
+    def read(self, name: str) -> Slot | None:
+        """Tell what a model's tensor is by its name, in any dialect; None for the model's own."""
+        return _best(dialect.read(name) for dialect in self.dialects)
+
+    def read_inside(self, name: str) -> Slot | None:
+        """Tell what a module's tensor is by its name, in any dialect."""
+        return _best(dialect.read_inside(name) for dialect in self.dialects)
+
+    def spoken(self, names: Iterable[str]) -> Dialect:
+        """Find the dialect that tensors are named in: the release's, unless a name is another's."""
+        for name in names:
+            for dialect in self.dialects:
+                slot = dialect.read(name)
+                if slot is not None and slot.known:
+                    if dialect is not self.released:
+                        return dialect
+                    break
+        return self.released
+
+
+def _best(slots: Iterable[Slot | None]) -> Slot | None:
+    """Return the first slot of a tensor that is known, else the first of any."""
+    found = [slot for slot in slots if slot is not None]
+    return next((slot for slot in found if slot.known), found[0] if found else None)

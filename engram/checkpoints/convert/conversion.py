@@ -22,7 +22,6 @@ from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.publish import (
     published_config,
     published_tensors,
-    scale_name,
 )
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.read.adapter import ADAPTER_FILE
@@ -119,9 +118,10 @@ def to_published(
     addresses = addresses_of(memory, tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        for name, values in published_tensors(config, layer, memory.layers[layer.layer_id]):
+        stored = memory.layers[layer.layer_id]
+        for name, scale, values in published_tensors(config, layer, stored):
             if isinstance(values, StoredTensor):
-                streams += _recoded(values, name, config, record, layer.layer_id, scale_name(name))
+                streams += _recoded(values, name, config, record, layer.layer_id, scale)
             else:
                 streams.append(TensorStream(name, "I64", values.shape, [partial(np.copy, values)]))
     texts = {

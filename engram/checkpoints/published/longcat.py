@@ -1,4 +1,7 @@
-"""LongCat's n-gram embeddings: several tables that are averaged into the input embedding."""
+"""LongCat's n-gram embeddings: several tables that are averaged into the input embedding.
+
+Names as in meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from engram.checkpoints.published.family import (
-    MOST_HEADS,
-    MOST_ORDERS,
     Expected,
     Family,
-    Key,
     Memory,
-    Settings,
-    Slot,
-    without_scale,
+    demand_settings,
+    text_part,
 )
 from engram.checkpoints.published.stored import Stored
+from engram.layouts.dialect import Key, Slot, without_scale
+from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, Setting
 
+_SETTINGS = (
+    Setting("orders", ("emb_neighbor_num", "oe_neighbor_num"), low=2, high=MOST_ORDERS),
+    Setting("splits", ("emb_split_num", "oe_split_num"), high=MOST_HEADS),
+    Setting("hidden", ("hidden_size",)),
+    Setting("vocab_size", ("vocab_size",)),
+    Setting("ratio", ("ngram_vocab_size_ratio", "oe_vocab_size_ratio"), kind="number", high=2**31),
+)
 _NAME = re.compile(r"^(.*\.)?ngram_embeddings\.(embedders|post_projs)\.(\d+)\.weight$")
 _FLAT_NAME = re.compile(r"^(.*\.)?oe_embed_(tokens|proj)(\d+)\.weight$")
 _FLAT = {"tokens": "embedders", "proj": "post_projs"}
@@ -37,12 +45,12 @@ def _find(name: str) -> Slot | None:
     kind, number = _FLAT.get(match[2], match[2]), match[3]
     table = kind == "embedders"
     part = f"table.{number}" if table else "post_projs"
-    return Slot(None, f"{kind}.{number}.weight", part, "table" if table else "dense", is_scale)
+    return Slot(Key(None, f"{kind}.{number}.weight"), part, "table" if table else "dense", is_scale)
 
 
-def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> str:
+def _name_of(key: Key, shard: int | None, scale: bool, names: Mapping[str, Slot]) -> str:
     example, _ = without_scale(next(iter(names), "model.ngram_embeddings.embedders.0.weight"))
-    kind, number, _ = key[1].split(".")
+    kind, number, _ = key.name.split(".")
     tensor = "weight_scale" if scale else "weight"
     flat = _FLAT_NAME.match(example)
     if flat:
@@ -53,24 +61,18 @@ def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> st
 
 
 def _describe(stored: Stored) -> Memory:
-    settings = Settings(stored)
-    orders = settings.whole("emb_neighbor_num", "oe_neighbor_num", low=2, high=MOST_ORDERS)
-    splits = settings.whole("emb_split_num", "oe_split_num", high=MOST_HEADS)
-    hidden, vocab_size = settings.whole("hidden_size"), settings.whole("vocab_size")
-    ratio = settings.get("ngram_vocab_size_ratio", "oe_vocab_size_ratio")
-    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 < ratio < 2**31:
-        settings.whole("ngram_vocab_size_ratio")
-    settings.done()
+    stated = demand_settings(_SETTINGS, stored)
+    orders, splits, hidden, vocab_size, ratio = (stated[setting.ours] for setting in _SETTINGS)
     tables = (orders - 1) * splits
-    base = _base(stored, settings, float(ratio), vocab_size)
+    base = _base(stored, float(ratio), vocab_size)
     expected: dict[Key, Expected] = {}
     for i in range(tables):
         # layouts.longcat.table_rows, without its numpy
-        expected[None, f"embedders.{i}.weight"] = Expected(
+        expected[Key(None, f"embedders.{i}.weight")] = Expected(
             shape=(int(base + 2 * i + 1), hidden // tables)
         )
-        expected[None, f"post_projs.{i}.weight"] = Expected(shape=(hidden, hidden // tables))
-    rows = sum(item.shape[0] for (_, name), item in expected.items() if name.startswith("emb"))
+        expected[Key(None, f"post_projs.{i}.weight")] = Expected(shape=(hidden, hidden // tables))
+    rows = sum(item.shape[0] for key, item in expected.items() if key.name.startswith("emb"))
     return Memory(
         config=None,
         reads=1,
@@ -80,13 +82,13 @@ def _describe(stored: Stored) -> Memory:
     )
 
 
-def _base(stored: Stored, settings: Settings, ratio: float, vocab_size: int) -> float:
+def _base(stored: Stored, ratio: float, vocab_size: int) -> float:
     """Rows that the tables count up from.
 
     A model that hears and sees hashes with the text's vocabulary, under whatever name its config
     has it, so that the first table decides between the sizes that the config states.
     """
-    sizes = [v for k, v in settings.values.items() if "vocab" in k and type(v) is int]
+    sizes = [v for k, v in text_part(stored.config).items() if "vocab" in k and type(v) is int]
     first = next(
         (info.shape[0] for name, info in stored.tensors.items() if _is_first_table(name)), None
     )
@@ -102,11 +104,9 @@ def _is_first_table(name: str) -> bool:
 FAMILY = Family(
     layout="longcat_ngram",
     title="LongCat n-gram embeddings",
-    source="meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py",
     states=_states,
-    mark=re.compile(r"(^|\.)(ngram_embeddings\.embedders\.0|oe_embed_tokens0)\.weight$"),
+    marks=re.compile(r"(^|\.)(ngram_embeddings\.embedders\.0|oe_embed_tokens0)\.weight$").search,
     find=_find,
     name_of=_name_of,
     describe=_describe,
-    checks={},
 )

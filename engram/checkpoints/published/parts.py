@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from engram.checkpoints.published.family import Key, Released, Role, Slot
+from engram.checkpoints.published.family import Released
 from engram.checkpoints.published.formats import format_of
+from engram.layouts.dialect import Key, Role, Slot
 from engram.sizing.pages import RowPages, joined, row_pages
 from engram.sizing.weights import Kind, Weights
 from engram.storage.safetensors_headers import TensorInfo
@@ -54,7 +55,7 @@ def _part(
 ) -> Weights:
     layer, role, part = key
     values = [(slot, info) for slot, info in tensors if not slot.is_scale]
-    counted = [_values(found, (slot.layer_id, slot.key), info) for slot, info in values]
+    counted = [_values(found, slot.key, info) for slot, info in values]
     names = {name for _, name in counted}
     params = 0 if role == "constants" else sum(count for count, _ in counted)
     is_table = role == "table" and params > 0 and all(len(i.shape) == 2 for _, i in values)

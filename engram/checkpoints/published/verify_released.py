@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
 
-from engram.checkpoints.published.family import SHARD, Expected, Key, Released
+from engram.checkpoints.published.family import Expected, Released
 from engram.checkpoints.published.formats import (
     MLX_PACKED,
     MLX_TAG,
@@ -19,6 +19,7 @@ from engram.checkpoints.published.recognise import no_memory, recognise
 from engram.checkpoints.published.stored import Stored
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import EngramError
+from engram.layouts.dialect import Key
 from engram.storage.safetensors_headers import TensorInfo
 
 
@@ -81,7 +82,7 @@ def _check_tensors(found: Released) -> Verdict:
         rest += [
             f"{name} is not wired: the config calls for {tensor.shards} shards"
             for name in names
-            if found.slots[name].shard >= tensor.shards
+            if (found.slots[name].shard or 0) >= tensor.shards
         ]
         if infos and not missing:
             constant = found.slots[names[0]].role == "constants"
@@ -89,7 +90,7 @@ def _check_tensors(found: Released) -> Verdict:
     rest += [
         f"{name} is not wired: the config does not call for it"
         for name, slot in found.slots.items()
-        if (slot.layer_id, slot.key) not in expected
+        if slot.key not in expected
     ]
     problems += rest
     if problems:
@@ -117,9 +118,7 @@ def _shape_problems(
     rows = sum(info.shape[0] if info.shape else 1 for info in infos)
     if columns == {shape[1:]} and rows == shape[0]:
         return []
-    last = SHARD.search(names[-1])
-    where = f"{names[0]} to {names[-1][last.start() + 1 :] if last else names[-1]}"
-    where = names[0] if len(names) == 1 else where
+    where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     got = [f"{rows:,}", *map(str, infos[0].shape[1:])]
     right = [f"{shape[0]:,}", *map(str, shape[1:])]
     return [f"{where}: [{' x '.join(got)}], and the config calls for [{' x '.join(right)}]"]
@@ -157,7 +156,8 @@ def _check_scales(found: Released) -> Verdict:
             problems += [f"{name} scales values that need none" for name in scales.values()]
             continue
         for shard, info in shards.items():
-            name = scales.get(shard) or (scales.get(0) if len(scales) == 1 else None)
+            one = scales.get(None, scales.get(0)) if len(scales) == 1 else None
+            name = scales.get(shard, one)
             if name is None:
                 missing = found.family.name_of(key, shard, True, found.slots)
                 if missing in found.stored.unread:

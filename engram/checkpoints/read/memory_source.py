@@ -67,7 +67,7 @@ class MemorySource:
                 expected=addresses.vocab_size,
             )
         for layer in addresses.layers:
-            right = {"offsets": layer.offsets, "sizes": layer.heads, "factors": layer.multipliers}
+            right = layer.constants
             for layer_id, what, stored in self.constants:
                 if layer_id == layer.layer_id and tuple(stored) != right[what]:
                     raise MismatchError(

@@ -1,0 +1,162 @@
+"""Checks of a released memory of our layouts: rows, constants and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+from engram.addressing.prime_witness import first_composite
+from engram.checkpoints.published.family import Released, text_part
+from engram.checks import Verdict, first_of
+from engram.errors import MissingFileError
+from engram.layouts import Layout
+from engram.layouts.dialect import Key
+from engram.layouts.settings import Setting
+from engram.layouts.tensors import CONSTANTS, TABLE
+
+
+def checks_of(layout: Layout) -> dict[str, Callable[[Released, str | None], Verdict]]:
+    """List the checks that a layout's published names and settings allow."""
+    names, settings = layout.released.names, layout.released.settings
+    rows = layout.released.setting("stored_rows")
+    size = layout.released.setting("compressed_vocab_size")
+    checks: dict[str, Callable[[Released, str | None], Verdict]] = {}
+    if rows is not None:
+        checks["rows"] = partial(_check_stated_rows, rows)
+    elif not settings and "offsets" in names:
+        checks["rows"] = _check_offsets
+    if not settings:
+        checks["constants"] = _no_constants
+    elif any(name in names for name in CONSTANTS):
+        checks["constants"] = partial(_check_constants, layout)
+    if size is not None:
+        checks["constants"] = checks.get("constants", partial(_show_multipliers, size))
+        checks["tokenizer"] = partial(_check_tokenizer, layout, size)
+    return checks
+
+
+def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
+    """The rows of tables as the config states them against those that follow from it."""
+    name, stated = setting.theirs[0], setting.stated(text_part(found.stored.config))
+    expected = found.memory.expected
+    sums = [expected[Key(layer_id, TABLE)].shape[0] for layer_id in found.memory.hash_rows]
+    layers = ", ".join(map(str, found.memory.hash_rows))
+    if stated is None:
+        return None, f"config.json states no {name}; sums of primes: {sums}"
+    if stated == sums:
+        shown = " and ".join(f"{rows:,}" for rows in sums)
+        return True, f"sums of primes are the rows that the config states: {shown}"
+    if isinstance(stated, list) and sorted(map(str, stated)) == sorted(map(str, sums)):
+        return False, f"{name} {stated} is in another order than layers {layers}"
+    return False, f"{name} is {stated}; primes of layers {layers} sum to {sums}"
+
+
+def _check_offsets(found: Released, tokenizer: str | None) -> Verdict:
+    """Offsets, where nothing else is stored, against what heads can be."""
+    problems, sizes = [], []
+    for layer_id, rows in found.memory.hash_rows.items():
+        names = found.names(Key(layer_id, "offsets"))
+        if not names:
+            return None, "the offsets are not in the files"
+        offsets = found.stored.integers(names[0])
+        heads = [after - before for before, after in pairwise([*offsets, rows])]
+        sizes += heads
+        if offsets[0] != 0:
+            problems.append(f"{names[0]} begins with {offsets[0]}, not 0")
+        wrong = first_composite(heads)
+        if wrong is not None:
+            column = f"column {wrong} has {heads[wrong]} rows"
+            problems.append(f"{names[0]}: {column}, which is not prime")
+    if not problems and len(set(sizes)) != len(sizes):
+        problems.append("two heads have the same prime; every head has its own")
+    if problems:
+        return False, first_of(problems)
+    return True, f"{len(sizes)} heads of different primes fill the tables to the last row"
+
+
+def _no_constants(found: Released, tokenizer: str | None) -> Verdict:
+    return None, "a state dict stores no multipliers, seed or token map, and no config says them"
+
+
+def _show_multipliers(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
+    size = setting.stated(text_part(found.stored.config))
+    if type(size) is not int or size < 1 or found.memory.config is None:
+        return False, f"{setting.theirs[0]} is {size!r}: multipliers follow from it"
+    from engram.addressing.multipliers import multipliers
+
+    drawn = multipliers(found.memory.config, size)
+    shown = "; ".join(f"layer {layer} {list(values)}" for layer, values in drawn.items())
+    return None, f"the files store no multipliers; those of the config are: {shown}"
+
+
+def _check_constants(layout: Layout, found: Released, tokenizer: str | None) -> Verdict:
+    """Stored constants of raw ids against those of the config."""
+    if found.memory.config is None:
+        return None, "there is no config to compute them from"
+    from engram.addressing.addresses import Addresses
+
+    layers = Addresses.from_config(found.memory.config, None).layers
+    right = {layer.layer_id: layer.constants for layer in layers}
+    kept = [name for name in layout.released.names if name in CONSTANTS]
+    problems, unread = [], 0
+    for layer_id, constants in right.items():
+        for kind in kept:
+            names = found.names(Key(layer_id, kind))
+            if not names:
+                unread += 1
+                continue
+            stored = found.stored.integers(names[0])
+            if stored != list(constants[kind]):
+                theirs = {other: right[other][kind] for other in right if other != layer_id}
+                problems.append(_difference(kind, names[0], stored, constants[kind], theirs))
+    if problems:
+        return False, first_of(problems)
+    if unread:
+        return None, f"{unread} of {len(kept) * len(right)} buffers are not in the files"
+    return True, "the stored multipliers, head sizes and offsets are those of the config"
+
+
+def _difference(
+    kind: str,
+    name: str,
+    stored: list[int],
+    values: Sequence[int],
+    others: Mapping[int, Sequence[int]],
+) -> str:
+    for other, theirs in others.items():
+        if stored == list(theirs):
+            return f"{name} holds the values of layer {other}: layers are swapped"
+    if len(stored) != len(values):
+        return f"{name} has {len(stored)} values, not {len(values)}"
+    i = next(i for i, value in enumerate(values) if stored[i] != value)
+    hint = ""
+    if kind == "factors":
+        hint = "; they follow from seed and vocab_size: of another tokenizer or config?"
+    return f"{name}[{i}] is {stored[i]}, not {values[i]}{hint}"
+
+
+def _check_tokenizer(
+    layout: Layout, setting: Setting, found: Released, tokenizer: str | None
+) -> Verdict:
+    from engram.addressing.addresses import map_digest
+    from engram.addressing.tokenizer_files import load_tokenizer
+    from engram.addressing.vocabulary import compressed_map
+
+    settings = text_part(found.stored.config)
+    stated = setting.stated(settings)
+    try:
+        known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)
+    except MissingFileError as error:
+        return None, error.message
+    token_map = compressed_map(known)
+    size, digest = int(token_map.max()) + 1, map_digest(token_map)
+    if size != stated:
+        what = f"{len(token_map):,} ids compress to {size:,}, the config states {stated!r}"
+        return False, f"another tokenizer: its {what}"
+    right = layout.known_maps.get(
+        (found.memory.config.engram_vocab_size if found.memory.config else 0, size), digest
+    )
+    if digest != right:
+        return False, f"another tokenizer: its map is {digest[:16]}..., not {right[:16]}..."
+    return True, f"{len(token_map):,} ids compress to {size:,}, map {digest[:16]}..."
