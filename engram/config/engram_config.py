@@ -126,6 +126,15 @@ class EngramConfig:
         return self.n_embed_per_ngram // self.n_head_per_ngram
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What the shapes of tensors follow from, by letter; see `engram.layouts.tensors`."""
+        return {
+            **{"D": self.hidden_size, "M": self.hc_mult, "K": self.kernel_size},
+            **{"E": self.memory_width, "W": self.row_width},
+            **{"C": self.n_columns, "N": self.max_ngram_size},
+        }
+
+    @property
     def memory_width(self) -> int:
         """Width E of what a token reads in one layer: orders x n_embed_per_ngram."""
         return len(self.orders) * self.n_embed_per_ngram

@@ -1,4 +1,4 @@
-"""`Layout`: what tells one published family from another, as data."""
+"""`Layout`: a published family as data. `Naming`: the part of it that files need."""
 
 from __future__ import annotations
 
@@ -8,19 +8,82 @@ from math import prod
 from typing import Any, Literal
 
 from engram.layouts.dialect import Dialect, Slot
-from engram.layouts.tensors import TABLE, Sizes, Tensor, letters, shape_of
+from engram.layouts.tensors import TABLE, HasSizes, Tensor, shape_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """A published family: its rules, its defaults, its tensors and their published names.
-
-    All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of prime sizes.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Naming:
+    """How the files of a family name its memory.
 
     Attributes:
         name: Name in configs.
         title: One line for people.
         files_title: The same of its published files; the title when empty.
+        dialects: Names in files. The first are those of the release, and are written.
+        mark: Our name of a tensor whose published name tells the family, where no config does.
+        stated_by: Our name of a setting that configs with such a memory state.
+        model_types: Starts of the ``model_type`` of configs with such a memory, whatever they
+            state.
+    """
+
+    name: str
+    title: str
+    files_title: str = ""
+    dialects: tuple[Dialect, ...]
+    mark: str = TABLE
+    stated_by: str = "layer_ids"
+    model_types: tuple[str, ...] = ()
+
+    @property
+    def released(self) -> Dialect:
+        """The names of the release."""
+        return self.dialects[0]
+
+    def states(self, config: Mapping[str, Any]) -> bool:
+        """Whether a published config, or the text model's part of it, is of this family."""
+        setting = self.released.setting(self.stated_by)
+        is_stated = setting is not None and bool(setting.stated(config))
+        return is_stated or str(config.get("model_type", "")).startswith(self.model_types)
+
+    def marks(self, name: str) -> bool:
+        """Whether a tensor's name tells that its model is of this family."""
+        slot = self.read(name)
+        return slot is not None and slot.key.name == self.mark and not slot.is_scale
+
+    def part(self, slot: Slot) -> str:
+        """Name the part of the memory that a tensor is counted under, such as ``wkv``."""
+        if slot.role != "dense":
+            return slot.role if slot.key.number is None else f"{slot.role}.{slot.key.number}"
+        name = self.released.names.get(slot.key.name, slot.key.name)
+        return name.rpartition("{layer}.")[2].split(".")[0]
+
+    def read(self, name: str) -> Slot | None:
+        """Tell what a model's tensor is by its name, in any dialect; None for the model's own."""
+        return _best(dialect.read(name) for dialect in self.dialects)
+
+    def read_inside(self, name: str) -> Slot | None:
+        """Tell what a module's tensor is by its name, in any dialect."""
+        return _best(dialect.read_inside(name) for dialect in self.dialects)
+
+    def spoken(self, names: Iterable[str]) -> Dialect:
+        """Find the dialect that tensors are named in: the release's, unless a name is another's."""
+        for name in names:
+            for dialect in self.dialects:
+                slot = dialect.read(name)
+                if slot is not None and slot.known:
+                    if dialect is not self.released:
+                        return dialect
+                    break
+        return self.released
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layout(Naming):
+    """A published family: its rules, its defaults, its tensors and their published names.
+
+    All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of prime sizes.
+
+    Attributes:
         source: The file or paper that the rules come from.
         module: Layout whose module in `engram.nn` does the arithmetic; its own when empty.
         hashes: Whether ids are first mapped to the compressed vocabulary.
@@ -46,18 +109,11 @@ class Layout:
         tensors: Parameters of one layer's module without its table, in the order of files.
         table_block: Rows and columns of the table that share a scale where the layout is published
             quantised; None where it is not, or in any way.
-        dialects: Names in files. The first are those of the release, and are written.
-        mark: Our name of a tensor whose published name tells the family, where no config does.
-        model_types: Starts of the ``model_type`` of configs that state such a memory, besides those
-            that list its layers.
         known_maps: Digests of token maps, by the vocabulary that they compress and the size that
             they give: equal sizes of two compressed vocabularies do not make them equal.
         apart: Why a memory of another layout cannot be written as this one.
     """
 
-    name: str
-    title: str
-    files_title: str = ""
     source: str
     module: str = ""
     hashes: Literal["compressed", "raw"]
@@ -77,9 +133,6 @@ class Layout:
     equal_tables: bool = False
     tensors: tuple[Tensor, ...]
     table_block: tuple[int, int] | None = None
-    dialects: tuple[Dialect, ...]
-    mark: str = TABLE
-    model_types: tuple[str, ...] = ()
     known_maps: Mapping[tuple[int, int], str] = field(default_factory=dict)
     apart: str
 
@@ -89,54 +142,22 @@ class Layout:
         return self.masked == "absent"
 
     @property
-    def released(self) -> Dialect:
-        """The names of the release."""
-        return self.dialects[0]
-
-    @property
     def all_tensors(self) -> dict[str, Tensor]:
         """Parameters of one layer by our name, its table last."""
         table = Tensor(TABLE, "R, W", self.table_block)
         return {tensor.name: tensor for tensor in (*self.tensors, table)}
 
-    def dense_shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    def dense_shapes(self, config: HasSizes) -> dict[str, tuple[int, ...]]:
         """Shapes of one layer's parameters without its table, by our name."""
-        values = letters(sizes)
-        return {tensor.name: shape_of(tensor.shape, values) for tensor in self.tensors}
+        return {tensor.name: shape_of(tensor.shape, config.sizes) for tensor in self.tensors}
 
-    def dense_parts(self, sizes: Sizes) -> dict[str, int]:
+    def dense_parts(self, config: HasSizes) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
         parts: dict[str, int] = {}
-        for name, shape in self.dense_shapes(sizes).items():
+        for name, shape in self.dense_shapes(config).items():
             part = name.split(".")[0]
             parts[part] = parts.get(part, 0) + prod(shape)
         return parts
-
-    def states(self, config: Mapping[str, Any]) -> bool:
-        """Whether a published config, or the text model's part of it, is of this family."""
-        layers = (dialect.setting("layer_ids") for dialect in self.dialects)
-        if any(setting.stated(config) for setting in layers if setting):
-            return True
-        return str(config.get("model_type", "")).startswith(self.model_types or ("\0",))
-
-    def read(self, name: str) -> Slot | None:
-        """Tell what a model's tensor is by its name, in any dialect; None for the model's own."""
-        return _best(dialect.read(name) for dialect in self.dialects)
-
-    def read_inside(self, name: str) -> Slot | None:
-        """Tell what a module's tensor is by its name, in any dialect."""
-        return _best(dialect.read_inside(name) for dialect in self.dialects)
-
-    def spoken(self, names: Iterable[str]) -> Dialect:
-        """Find the dialect that tensors are named in: the release's, unless a name is another's."""
-        for name in names:
-            for dialect in self.dialects:
-                slot = dialect.read(name)
-                if slot is not None and slot.known:
-                    if dialect is not self.released:
-                        return dialect
-                    break
-        return self.released
 
 
 def _best(slots: Iterable[Slot | None]) -> Slot | None:

@@ -15,7 +15,8 @@ Role = Literal["table", "dense", "constants"]
 
 _NUMBER = re.compile(r"\d+(?!.*\d)")
 _SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
-_PIECES = {"{stream}": r"(?P<stream>\d+)", "{shard}": r"(?P<shard>\d+)"}
+# Numbers in names, by the word that stands for them in a table.
+_NUMBERS = {"layer": "layer", "stream": "number", "table": "number", "shard": "shard"}
 
 
 class Key(NamedTuple):
@@ -24,12 +25,13 @@ class Key(NamedTuple):
     Attributes:
         layer_id: Its layer; None when it belongs to no layer alone.
         name: Our name, or the published one of tensors that we have no name for.
-        stream: The residual stream that it is for, where files hold every stream apart.
+        number: The residual stream that it is for, where files hold every stream apart; or the
+            table, where there are several.
     """
 
     layer_id: int | None
     name: str
-    stream: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,22 @@ class Slot:
 
     Attributes:
         key: What it is.
-        part: Part of the memory that it is counted under, such as ``table`` or ``wkv``.
-        role: What kind of part that is.
         is_scale: It holds the scales of the tensor of that key.
         shard: Which piece of the tensor it is; None when it is whole.
         known: Whether the layout has such a tensor.
     """
 
     key: Key
-    part: str
-    role: Role
-    is_scale: bool = False
+    is_scale: bool
     shard: int | None = None
     known: bool = True
+
+    @property
+    def role(self) -> Role:
+        """Part of the memory that it belongs to."""
+        if self.key.name in CONSTANTS:
+            return "constants"
+        return "table" if self.key.name == TABLE else "dense"
 
     @property
     def layer_id(self) -> int | None:
@@ -70,11 +75,12 @@ class Dialect:
     Attributes:
         name: Who names them so.
         root: Start of written names, before `place`; any is read.
-        place: A layer's module in the model, such as ``layers.{layer}.engram.``.
-        anywhere: Tensors are also read alone, and after any ``engram.`` or number: files of this
-            dialect may hold a module instead of a model. Other names there are the model's own.
-        names: Their name by ours, in the order of files; ``{stream}`` and ``{shard}`` stand for the
-            number of a piece. Constants go by the names of `CONSTANTS`.
+        place: Module in the model that holds the memory, such as ``layers.{layer}.engram.``. In one
+            that is a layer's, every tensor is the memory's, known or not.
+        anywhere: Tensors are read alone, and after any ``engram.`` or number: files of this dialect
+            may hold a module instead of a model. Other names there are the model's own.
+        names: Their name by ours, in the order of files; ``{stream}``, ``{table}``, ``{shard}`` and
+            ``{layer}`` stand for numbers. Constants go by the names of `CONSTANTS`.
         scale: What names of scales have instead of ``weight``.
         model_type: Of a config that is written; None when none is written.
         settings: Keys of the config, in the order of files.
@@ -83,7 +89,7 @@ class Dialect:
 
     name: str
     root: str = ""
-    place: str
+    place: str = ""
     anywhere: bool = False
     names: Mapping[str, str]
     scale: str = "scale"
@@ -93,28 +99,25 @@ class Dialect:
 
     def read(self, name: str) -> Slot | None:
         """Tell what a model's tensor is by its name; None for one that is not the memory's."""
-        match = self._place.match(name)
+        plain, is_scale = without_scale(name)
+        match = self._place.match(plain)
         if match is None:
             return None
-        number = _NUMBER.search(match["place"])
-        return self.read_inside(match["name"], int(number[0]) if number else None)
+        number = _NUMBER.search(match["place"]) if self._numbered else None
+        return self._inside(match["name"], is_scale, int(number[0]) if number else None)
 
-    def read_inside(self, name: str, layer_id: int | None = None) -> Slot:
+    def read_inside(self, name: str) -> Slot:
         """Tell what a module's tensor is by its name, without its place in the model."""
-        plain, is_scale = without_scale(name)
+        return self._inside(*without_scale(name), None)
+
+    def _inside(self, name: str, is_scale: bool, layer_id: int | None) -> Slot:
         for ours, pattern in self._patterns.items():
-            match = pattern.fullmatch(plain)
-            if match is None:
-                continue
-            pieces = {kind: int(number) for kind, number in match.groupdict().items()}
-            key = Key(layer_id, ours, pieces.get("stream"))
-            if ours in CONSTANTS:
-                return Slot(key, "constants", "constants")
-            if ours == TABLE:
-                return Slot(key, "table", "table", is_scale, pieces.get("shard"))
-            part = self.names[ours].split(".")[0]
-            return Slot(key, part, "dense", is_scale, pieces.get("shard"))
-        return Slot(Key(layer_id, plain), plain.split(".")[0], "dense", is_scale, known=False)
+            match = pattern.fullmatch(name)
+            if match is not None:
+                found = {kind: int(number) for kind, number in match.groupdict().items()}
+                key = Key(found.get("layer", layer_id), ours, found.get("number"))
+                return Slot(key, is_scale, found.get("shard"))
+        return Slot(Key(layer_id, name), is_scale, known=False)
 
     def write(
         self, key: Key, shard: int | None = None, *, scale: bool = False, like: str | None = None
@@ -127,12 +130,14 @@ class Dialect:
             scale: Name its scales instead.
             like: Name of another tensor of the memory, to take the place in the model from.
         """
-        name = self.names.get(key.name, key.name).format(stream=key.stream, shard=shard)
-        match = None if like is None else self._place.match(like)
+        values = {"layer": key.layer_id, "stream": key.number, "table": key.number, "shard": shard}
+        name = self.names.get(key.name, key.name).format(**values)
+        match = None if like is None else self._place.match(without_scale(like)[0])
         if match is None:
-            place = self.root + self.place.format(layer=key.layer_id)
+            place = self.root + self.place.format(**values)
         else:
-            place = _NUMBER.sub(str(key.layer_id), match["place"])
+            place = match["place"]
+            place = _NUMBER.sub(str(key.layer_id), place) if self._numbered else place
         return place + (name.removesuffix("weight") + self.scale if scale else name)
 
     def keys(self, layer_id: int | None, streams: int) -> Iterator[Key]:
@@ -145,23 +150,29 @@ class Dialect:
         """Find a setting by our name; None where configs do not state it."""
         return next((setting for setting in self.settings if setting.ours == ours), None)
 
+    @property
+    def _numbered(self) -> bool:
+        """Whether the place has the layer's number."""
+        return self.anywhere or "{layer}" in self.place
+
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
         return {ours: re.compile(_pattern(theirs)) for ours, theirs in self.names.items()}
 
     @cached_property
     def _place(self) -> re.Pattern[str]:
+        names = "|".join(_pattern(theirs, named=False) for theirs in self.names.values())
+        root = r"(?:.*\.)?" + _pattern(self.place, named=False)
         if self.anywhere:
-            names = (re.sub(r"\?P<\w+>", "?:", _pattern(theirs)) for theirs in self.names.values())
-            return re.compile(
-                rf"(?P<place>(?:(?:.*\.)?(?:engram|\d+)\.)?)(?P<name>{'|'.join(names)})$"
-            )
-        place = re.escape(self.place).replace(r"\{layer\}", r"\d+")
-        return re.compile(rf"(?P<place>(?:.*\.)?{place})(?P<name>.+)$")
+            root = r"(?:(?:.*\.)?(?:engram|\d+)\.)?"
+        elif self._numbered:
+            names = ".+"
+        return re.compile(rf"(?P<place>{root})(?P<name>{names})$")
 
 
-def _pattern(name: str) -> str:
+def _pattern(name: str, *, named: bool = True) -> str:
     pattern = re.escape(name)
-    for piece, number in _PIECES.items():
-        pattern = pattern.replace(re.escape(piece), number)
+    for word, group in _NUMBERS.items():
+        number = rf"(?P<{group}>\d+)" if named else r"\d+"
+        pattern = pattern.replace(rf"\{{{word}\}}", number)
     return pattern

@@ -58,8 +58,8 @@ class Setting:
             right = wholes and all(type(item) is int and item >= 0 for item in value)
             return None if right else f"{value!r} is no list of whole numbers"
         if self.kind == "number":
-            right = type(value) in (int, float) and 0 < value < self.high
-            return None if right else f"{value!r} is not a number in 0..{self.high}"
+            right = type(value) in (int, float) and 0 < value < 2**31
+            return None if right else f"{value!r} is not a number above 0"
         if type(value) is int and self.low <= value <= self.high:
             return None
         return f"{value!r} is no whole number in {self.low}..{self.high}"

@@ -21,23 +21,12 @@ TOKEN_MAP = "token_map"
 CONSTANTS = {"offsets": "C", "sizes": "C", "factors": "N"}
 
 
-class Sizes(Protocol):
-    """The sizes that shapes follow from; a config has them."""
+class HasSizes(Protocol):
+    """A config: what shapes follow from."""
 
     @property
-    def hidden_size(self) -> int: ...  # noqa: D102
-    @property
-    def hc_mult(self) -> int: ...  # noqa: D102
-    @property
-    def kernel_size(self) -> int: ...  # noqa: D102
-    @property
-    def memory_width(self) -> int: ...  # noqa: D102
-    @property
-    def row_width(self) -> int: ...  # noqa: D102
-    @property
-    def n_columns(self) -> int: ...  # noqa: D102
-    @property
-    def max_ngram_size(self) -> int: ...  # noqa: D102
+    def sizes(self) -> dict[str, int]:
+        """The values of the legend's letters, but for R."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +49,6 @@ class Tensor:
         """Shape of one stream's part, where files hold every stream apart."""
         first, _, rest = self.shape.partition(", ")
         return rest if first == "M" else self.shape.removeprefix("M*")
-
-
-def letters(sizes: Sizes, rows: int = 0) -> dict[str, int]:
-    """Give every letter of the legend its value; `rows` are those of a layer's table."""
-    return {
-        **{"D": sizes.hidden_size, "M": sizes.hc_mult, "K": sizes.kernel_size, "R": rows},
-        **{"E": sizes.memory_width, "W": sizes.row_width},
-        **{"C": sizes.n_columns, "N": sizes.max_ngram_size},
-    }
 
 
 def shape_of(shape: str, values: Mapping[str, int]) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
             _check(module, ours, name, state.pop(name))
             continue
         target = prefix + (ours.removesuffix("weight") + "scale" if slot.is_scale else ours)
-        piece = slot.shard if slot.key.stream is None else slot.key.stream
+        piece = slot.shard if slot.key.number is None else slot.key.number
         if piece is not None:
             pieces.setdefault(target, {})[piece] = name
         elif target != name:

@@ -14,7 +14,7 @@ from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
 from engram.layouts.settings import write_settings
-from engram.layouts.tensors import CONSTANTS, letters, shape_of
+from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.safetensors_writer import QUANTISED_TAGS
 
 # A published name, that of its scales, and its values: stored ones, or constants.
@@ -70,7 +70,7 @@ def published_tensors(
     Yields:
         Names, names of scales, and values.
     """
-    layout, values = get_layout(config.layout), letters(config)
+    layout = get_layout(config.layout)
     names = layout.released.names
     for key in layout.released.keys(layer.layer_id, config.hc_mult):
         if key.name in CONSTANTS:
@@ -79,9 +79,9 @@ def published_tensors(
             continue
         tensor, pieces = tensors[key.name], 1
         shape = tensor.shape
-        if key.stream is not None:
-            shape = shape_of(layout.all_tensors[key.name].stream_shape, values)
-            tensor = tensor.part(key.stream * tensor.rows // config.hc_mult, shape)
+        if key.number is not None:
+            shape = shape_of(layout.all_tensors[key.name].stream_shape, config.sizes)
+            tensor = tensor.part(key.number * tensor.rows // config.hc_mult, shape)
         elif "{shard}" in names[key.name]:
             pieces = config.row_multiple
             shape = (tensor.rows // pieces, *shape[1:])

@@ -11,6 +11,7 @@ from engram.checkpoints.published.stored import Stored
 from engram.checks import Verdict
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
+from engram.layouts.base import Naming
 from engram.layouts.dialect import Key, Slot
 from engram.layouts.settings import Setting, read_settings
 from engram.storage.safetensors_headers import TensorInfo
@@ -88,8 +89,13 @@ class Released:
         if None in there:
             return []
         shards = range(self.memory.expected[key].shards)
-        missing = (shard for shard in shards if shard not in there)
-        return [self.family.name_of(key, shard, False, self.slots) for shard in missing]
+        return [self.name_of(key, shard) for shard in shards if shard not in there]
+
+    def name_of(self, key: Key, shard: int | None, *, scale: bool = False) -> str:
+        """Name a tensor as these files would, whether they hold it or not."""
+        of_layer = (name for name, slot in self.slots.items() if slot.layer_id == key.layer_id)
+        like = next(of_layer, next(iter(self.slots), None))
+        return self.family.naming.spoken(self.slots).write(key, shard, scale=scale, like=like)
 
     def missing_tables(self) -> list[str]:
         """Names of pieces of tables that are not in the files."""
@@ -98,18 +104,12 @@ class Released:
         return [name for key in keys for name in self.missing(key)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
     """Checkpoints that name and lay out their memory alike.
 
     Attributes:
-        layout: Name of the layout.
-        title: One line for people.
-        states: Whether a config (the text model's part of it) is one of the family's.
-        marks: Whether only the family has a name, for checkpoints whose config is silent.
-        find: Where a tensor belongs by its name; None for tensors of the base model.
-        name_of: The name that a tensor would have: its key, its shard, whether its scales are
-            meant, and what the files hold of the memory, to take the spelling from.
+        naming: Their names.
         describe: What the files should hold.
         checks: What can be checked besides names and shapes, by name; they are given the
             checkpoint, and a tokenizer to use instead of its own.
@@ -117,15 +117,20 @@ class Family:
             calls for them where the files do not say. None where no config gives the primes.
     """
 
-    layout: str
-    title: str
-    states: Callable[[Mapping[str, Any]], bool]
-    marks: Callable[[str], object]
-    find: Callable[[str], Slot | None]
-    name_of: Callable[[Key, int | None, bool, Mapping[str, Slot]], str]
+    naming: Naming
     describe: Callable[[Stored], Memory]
     checks: Mapping[str, Callable[[Released, str | None], Verdict]] = field(default_factory=dict)
     heads: Callable[[Released], Mapping[int, Sequence[int]]] | None = None
+
+    @property
+    def layout(self) -> str:
+        """Name of the layout."""
+        return self.naming.name
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        return self.naming.files_title or self.naming.title
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

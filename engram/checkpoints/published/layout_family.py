@@ -20,9 +20,9 @@ from engram.checkpoints.published.stored import Stored
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, Problem
 from engram.layouts import Layout
-from engram.layouts.dialect import Key, Slot
+from engram.layouts.dialect import Key
 from engram.layouts.settings import config_keys
-from engram.layouts.tensors import CONSTANTS, TABLE, letters, shape_of
+from engram.layouts.tensors import CONSTANTS, TABLE, shape_of
 from engram.storage.safetensors_headers import TensorInfo
 
 Block = tuple[int, int]
@@ -30,30 +30,13 @@ Block = tuple[int, int]
 
 def layout_family(layout: Layout) -> Family:
     """Make the family of a layout."""
+    has_config = bool(layout.released.settings)
     return Family(
-        layout=layout.name,
-        title=layout.files_title or layout.title,
-        states=layout.states,
-        marks=partial(_marks, layout),
-        find=layout.read,
-        name_of=partial(_name_of, layout),
-        describe=partial(_describe if layout.released.settings else _describe_alone, layout),
+        naming=layout,
+        describe=partial(_describe if has_config else _describe_alone, layout),
         checks=checks_of(layout),
-        heads=_heads if layout.released.settings else None,
+        heads=_heads if has_config else None,
     )
-
-
-def _marks(layout: Layout, name: str) -> bool:
-    slot = layout.read(name)
-    return slot is not None and slot.key.name == layout.mark and not slot.is_scale
-
-
-def _name_of(
-    layout: Layout, key: Key, shard: int | None, scale: bool, names: Mapping[str, Slot]
-) -> str:
-    of_layer = (name for name, slot in names.items() if slot.layer_id == key.layer_id)
-    like = next(of_layer, next(iter(names), None))
-    return layout.spoken(names).write(key, shard, scale=scale, like=like)
 
 
 def _describe(layout: Layout, stored: Stored) -> Memory:
@@ -68,7 +51,7 @@ def _describe(layout: Layout, stored: Stored) -> Memory:
     hash_rows: dict[int | None, int] = {}
     for layer_id, primes in head_primes(config).items():
         hash_rows[layer_id] = sum(map(sum, primes))
-        values = letters(config, stored_rows(primes, config.row_multiple))
+        values = {**config.sizes, "R": stored_rows(primes, config.row_multiple)}
         expected.update(_expected(layout, layer_id, values, blocks, shards))
     note = f"orders 2 to {config.max_ngram_size}, {config.n_head_per_ngram} heads each"
     if config.row_multiple > 1:
@@ -100,7 +83,7 @@ def _shape(layout: Layout, key: Key) -> str:
     if key.name in CONSTANTS:
         return CONSTANTS[key.name]
     tensor = layout.all_tensors[key.name]
-    return tensor.shape if key.stream is None else tensor.stream_shape
+    return tensor.shape if key.number is None else tensor.stream_shape
 
 
 def _blocks(layout: Layout, stored: Stored) -> tuple[dict[str, Block], list[Problem]]:
@@ -156,7 +139,7 @@ def _sizes_in(
         raise CorruptFileError(f"{stored.name}: it lacks {lacking}.")
     values = {"C": offsets.shape[0], "R": table.shape[0], "W": table.shape[1]}
     values |= {"E": values["C"] * values["W"]}
-    values |= {"M": max(1, len({key.stream for key in infos} - {None}))}
+    values |= {"M": max(1, len({key.number for key in infos} - {None}))}
     for key in layout.released.keys(layer_id, values["M"]):
         if key in infos:
             for letter, size in zip(

@@ -32,7 +32,8 @@ def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
         if slot is None:
             base[name] = info
         else:
-            groups.setdefault((slot.layer_id, slot.role, slot.part), []).append((slot, info))
+            part = found.family.naming.part(slot)
+            groups.setdefault((slot.layer_id, slot.role, part), []).append((slot, info))
     layers = [*found.memory.hash_rows, *(layer for layer, _, _ in groups)]
     order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
     keys = sorted(groups, key=lambda key: (order[key[0]], _ROLES.index(key[1]), _natural(key[2])))

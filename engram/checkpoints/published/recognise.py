@@ -35,8 +35,8 @@ def families() -> tuple[Family, ...]:
 def find_family(stored: Stored) -> Family | None:
     """Find the family of a checkpoint: by its config, else by the names of its tensors."""
     settings, known = text_part(stored.config), families()
-    stating = (family for family in known if family.states(settings))
-    marked = (family for family in known if any(map(family.marks, stored.tensors)))
+    stating = (family for family in known if family.naming.states(settings))
+    marked = (family for family in known if any(map(family.naming.marks, stored.tensors)))
     return next(stating, None) or next(marked, None)
 
 
@@ -76,7 +76,9 @@ def recognise(stored: Stored) -> Released | None:
     family = find_family(stored)
     if family is None:
         return None
-    slots = {name: slot for name in stored.tensors if (slot := family.find(name)) is not None}
+    slots = {
+        name: slot for name in stored.tensors if (slot := family.naming.read(name)) is not None
+    }
     return Released(family, stored, family.describe(stored), slots)
 
 

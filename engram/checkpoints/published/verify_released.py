@@ -159,7 +159,7 @@ def _check_scales(found: Released) -> Verdict:
             one = scales.get(None, scales.get(0)) if len(scales) == 1 else None
             name = scales.get(shard, one)
             if name is None:
-                missing = found.family.name_of(key, shard, True, found.slots)
+                missing = found.name_of(key, shard, scale=True)
                 if missing in found.stored.unread:
                     blind += 1
                 else:

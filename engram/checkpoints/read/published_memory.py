@@ -82,7 +82,7 @@ def _published_layer(
         if slot.layer_id == layer_id and slot.role != "constants"
     }
     parts: dict[str, list[Key]] = {}
-    for key in sorted(keys, key=lambda key: key.stream or 0):
+    for key in sorted(keys, key=lambda key: key.number or 0):
         parts.setdefault(key.name, []).append(key)
     unknown = sorted(set(parts) - set(shapes))
     missing = sorted(set(shapes) - set(parts))
