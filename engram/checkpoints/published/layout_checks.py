@@ -91,13 +91,15 @@ def _show_multipliers(setting: Setting, found: Released, tokenizer: str | None) 
 
 
 def _check_constants(layout: Layout, found: Released, tokenizer: str | None) -> Verdict:
-    """Stored constants of raw ids against those of the config."""
-    if found.memory.config is None:
-        return None, "there is no config to compute them from"
-    from engram.addressing.addresses import Addresses
+    """Stored constants against those of the config."""
+    from engram.addressing.addresses import layer_addresses
 
-    layers = Addresses.from_config(found.memory.config, None).layers
-    right = {layer.layer_id: layer.constants for layer in layers}
+    config = found.memory.config
+    if config is None:
+        return None, "there is no config to compute them from"
+    setting = layout.released.setting("compressed_vocab_size")
+    size = setting.stated(text_part(found.stored.config)) if setting else config.engram_vocab_size
+    right = {layer.layer_id: layer.constants for layer in layer_addresses(config, size)}
     kept = [name for name in layout.released.names if name in CONSTANTS]
     problems, unread = [], 0
     for layer_id, constants in right.items():
