@@ -15,12 +15,12 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach.initial_values import normal_table, quantised_table
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.read.base_checkpoint import CARD_FILE, BaseCheckpoint
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
+from engram.layouts.tensors import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.sizing.weights import dense_dtype
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, Chunks, TensorStream
 from engram.units import scales_per_row

@@ -30,11 +30,11 @@ from engram.checkpoints.read.digests import without_weights
 from engram.checkpoints.read.memory_source import MemorySource, addresses_of
 from engram.checkpoints.read.published_memory import MEMORY_FILE
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
 from engram.layouts import get_layout
+from engram.layouts.tensors import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TensorStream, plan_shards

@@ -47,44 +47,53 @@ _NAMING = Naming(
 )
 
 
+def table_rows(vocab_size: int, ratio: float, max_ngram_size: int, splits: int) -> list[int]:
+    """Rows of each table; they are odd steps apart, and not prime.
+
+    Args:
+        vocab_size: Token ids V of the model.
+        ratio: ngram_vocab_size_ratio: rows per token id.
+        max_ngram_size: emb_neighbor_num N: the highest n-gram order.
+        splits: emb_split_num: tables per order.
+
+    Returns:
+        Rows of table ``(order - 2) * splits + split``, N-1 times `splits` of them.
+    """
+    base = ratio * vocab_size
+    return [int(base + 2 * i + 1) for i in range((max_ngram_size - 1) * splits)]
+
+
 def _describe(stored: Stored) -> Memory:
     stated = demand_settings(_RELEASED.settings, stored)
     orders, splits, hidden, vocab_size, ratio = stated.values()
-    tables = (orders - 1) * splits
-    base = _base(stored, ratio, vocab_size)
+    rows = table_rows(_vocab_size(stored, ratio, vocab_size), ratio, orders, splits)
+    width = hidden // len(rows)
     expected: dict[Key, Expected] = {}
-    hash_rows = 0
-    for i in range(tables):
-        rows = int(base + 2 * i + 1)  # layouts.longcat.table_rows, without its numpy
-        expected[Key(None, TABLE, i)] = Expected(shape=(rows, hidden // tables))
-        expected[Key(None, "post_projs", i)] = Expected(shape=(hidden, hidden // tables))
-        hash_rows += rows
+    for i, count in enumerate(rows):
+        expected[Key(None, TABLE, i)] = Expected(shape=(count, width))
+        expected[Key(None, "post_projs", i)] = Expected(shape=(hidden, width))
     return Memory(
         config=None,
         reads=1,
-        hash_rows={None: hash_rows},
+        hash_rows={None: sum(rows)},
         expected=expected,
         notes=(f"orders 2 to {orders}, {splits} tables each, averaged into the input embedding",),
     )
 
 
-def _base(stored: Stored, ratio: float, vocab_size: int) -> float:
-    """Rows that the tables count up from.
+def _vocab_size(stored: Stored, ratio: float, stated: int) -> int:
+    """Token ids that the tables count from.
 
     A model that hears and sees hashes with the text's vocabulary, under whatever name its config
     has it, so that the first table decides between the sizes that the config states.
     """
-    config = text_part(stored.config)
-    sizes = [v for k, v in config.items() if "vocab" in k and type(v) is int]
-    slots = ((_NAMING.read(name), info) for name, info in stored.tensors.items())
-    tables = (i.shape[0] for slot, i in slots if slot and _is_first_table(slot))
-    first = next(tables, None)
-    found = (size for size in sizes if first is not None and int(ratio * size + 1) == first)
-    return ratio * next(found, vocab_size)
-
-
-def _is_first_table(slot: Slot) -> bool:
-    return slot.key == Key(None, TABLE, 0) and not slot.is_scale
+    sizes = [v for k, v in text_part(stored.config).items() if "vocab" in k and type(v) is int]
+    first = {
+        info.shape[0]
+        for name, info in stored.tensors.items()
+        if _NAMING.read(name) == Slot(Key(None, TABLE, 0), is_scale=False)
+    }
+    return next((size for size in sizes if table_rows(size, ratio, 2, 1)[0] in first), stated)
 
 
 FAMILY = Family(naming=_NAMING, describe=_describe)

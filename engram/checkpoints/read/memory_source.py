@@ -12,10 +12,10 @@ from engram.addressing.same_tokenizer import check_tokenizer
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.read.stored_tensor import StoredTensor
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.layouts import get_layout
+from engram.layouts.tensors import TABLE
 from engram.storage.safetensors_headers import TensorInfo
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextConfig
 
 from engram.addressing.addresses import Addresses
+from engram.checkpoints.published.longcat import table_rows
 from engram.checkpoints.published.recognise import families, find_family, open_stored, recognise
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError
-from engram.layouts.longcat import table_rows
 from engram.sizing.weights import total_of
 from support import sparse_folder, tiny
 from support.checked import failed, verdicts
