@@ -16,6 +16,7 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.addressing.torch_ops import TorchHasher
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.published.longcat import table_rows
+from support.longcat import ngram_ids
 
 
 def demo_config(values, vocab_size):
