@@ -67,14 +67,8 @@ class Naming:
 
     def spoken(self, names: Iterable[str]) -> Dialect:
         """Find the dialect that tensors are named in: the release's, unless a name is another's."""
-        for name in names:
-            for dialect in self.dialects:
-                slot = dialect.read(name)
-                if slot is not None and slot.known:
-                    if dialect is not self.released:
-                        return dialect
-                    break
-        return self.released
+        odd = (name for name in names if not self.released.knows(name))
+        return next((d for name in odd for d in self.dialects if d.knows(name)), self.released)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -106,6 +106,11 @@ class Dialect:
         number = _NUMBER.search(match["place"]) if self._numbered else None
         return self._inside(match["name"], is_scale, int(number[0]) if number else None)
 
+    def knows(self, name: str) -> bool:
+        """Whether it has that name for one of the layout's tensors."""
+        slot = self.read(name)
+        return slot is not None and slot.known
+
     def read_inside(self, name: str) -> Slot:
         """Tell what a module's tensor is by its name, without its place in the model."""
         return self._inside(*without_scale(name), None)

@@ -49,20 +49,22 @@ class Setting:
 
     def problem(self, value: Any) -> str | None:
         """Say what is wrong with a value; None when nothing is."""
-        if self.kind in ("first", "any") or (value is None and not self.needed):
-            return None
         if value is None:
-            return "missing"
-        if self.kind == "wholes":
-            wholes = isinstance(value, list) and value
-            right = wholes and all(type(item) is int and item >= 0 for item in value)
-            return None if right else f"{value!r} is no list of whole numbers"
-        if self.kind == "number":
-            right = type(value) in (int, float) and 0 < value < 2**31
-            return None if right else f"{value!r} is not a number above 0"
-        if type(value) is int and self.low <= value <= self.high:
-            return None
-        return f"{value!r} is no whole number in {self.low}..{self.high}"
+            return "missing" if self.needed and self.kind not in ("first", "any") else None
+        items = value if isinstance(value, list) else []
+        checks = {
+            "whole": (
+                type(value) is int and self.low <= value <= self.high,
+                f"whole number in {self.low}..{self.high}",
+            ),
+            "wholes": (
+                bool(items) and all(type(item) is int and item >= 0 for item in items),
+                "list of whole numbers",
+            ),
+            "number": (type(value) in (int, float) and 0 < value < 2**31, "number above 0"),
+        }
+        right, what = checks.get(self.kind, (True, ""))
+        return None if right else f"{value!r} is no {what}"
 
 
 def read_settings(
@@ -82,8 +84,8 @@ def read_settings(
         value = setting.stated(config)
         if value is None and setting.default is not None:
             default = setting.default
-            value = values.get(default, 0) if isinstance(default, str) else default
-        elif problem := setting.problem(value):
+            value = values.get(default, setting.low) if isinstance(default, str) else default
+        if problem := setting.problem(value):
             problems.append(Problem(setting.theirs[0], problem))
             continue
         if setting.kind == "first" and isinstance(value, list):

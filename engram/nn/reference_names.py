@@ -8,6 +8,7 @@ import torch
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
+from engram.addressing.same_config import check_constant
 from engram.errors import MismatchError
 from engram.layouts.tensors import CONSTANTS, OFFSETS, TABLE
 from engram.nn.quantised import dequantise_fp8
@@ -93,13 +94,7 @@ def _check(module: EngramModule, constant: str, name: str, stored: Any) -> None:
     if stored.is_meta or not (is_sizes or module.layout.hashes == "raw"):
         return
     expected = module.multi_head_embedding.head_sizes if is_sizes else _multipliers(module)
-    if tuple(stored.tolist()) != expected:
-        raise MismatchError(
-            f"{name} is {stored.tolist()}; the config gives {list(expected)}.",
-            "Build the module from the config that the weights were trained with.",
-            stored=stored.tolist(),
-            expected=list(expected),
-        )
+    check_constant(name, stored.tolist(), expected)
 
 
 def _multipliers(module: EngramModule) -> tuple[int, ...]:

@@ -33,7 +33,6 @@ from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
-from engram.layouts import get_layout
 from engram.layouts.tensors import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
@@ -288,16 +287,12 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype, part = table_dtype(config).name, _part(tensor, config)
+    dtype = table_dtype(config).name
+    part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED_TAGS:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
         dtype = "bfloat16" if tensor.dtype in QUANTISED_TAGS else tensor.dtype
     return recode(tensor, name, dtype, partial(record.add, layer_id, part), scale)
-
-
-def _part(tensor: StoredTensor, config: EngramConfig) -> Part:
-    names = get_layout(config.layout).dense_shapes(config)
-    return "dense" if tensor.name.endswith(tuple(names)) else "table"
 
 
 def _copied(name: str, info: TensorInfo) -> TensorStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -104,7 +104,7 @@ class Released:
         return [name for key in keys for name in self.missing(key)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Family:
     """Checkpoints that name and lay out their memory alike.
 
@@ -113,14 +113,11 @@ class Family:
         describe: What the files should hold.
         checks: What can be checked besides names and shapes, by name; they are given the
             checkpoint, and a tokenizer to use instead of its own.
-        heads: By layer, the rows of each head's part of the table: as stored, or as the config
-            calls for them where the files do not say. None where no config gives the primes.
     """
 
     naming: Naming
     describe: Callable[[Stored], Memory]
     checks: Mapping[str, Callable[[Released, str | None], Verdict]] = field(default_factory=dict)
-    heads: Callable[[Released], Mapping[int, Sequence[int]]] | None = None
 
     @property
     def layout(self) -> str:

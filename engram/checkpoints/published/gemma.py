@@ -57,4 +57,4 @@ def _describe(stored: Stored) -> Memory:
     )
 
 
-FAMILY = Family(naming=_NAMING, describe=_describe)
+FAMILY = Family(_NAMING, _describe)

@@ -5,35 +5,51 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 from engram.addressing.prime_witness import first_composite
+from engram.addressing.primes import head_primes
 from engram.checkpoints.published.family import Released, text_part
 from engram.checks import Verdict, first_of
+from engram.config.engram_config import EngramConfig
 from engram.errors import MissingFileError
 from engram.layouts import Layout
 from engram.layouts.dialect import Key
 from engram.layouts.settings import Setting
 from engram.layouts.tensors import CONSTANTS, TABLE
 
+Check = Callable[[Released, str | None], Verdict]
 
-def checks_of(layout: Layout) -> dict[str, Callable[[Released, str | None], Verdict]]:
+
+def checks_of(layout: Layout) -> dict[str, Check]:
     """List the checks that a layout's published names and settings allow."""
-    names, settings = layout.released.names, layout.released.settings
-    rows = layout.released.setting("stored_rows")
-    size = layout.released.setting("compressed_vocab_size")
-    checks: dict[str, Callable[[Released, str | None], Verdict]] = {}
+    released = layout.released
+    if not released.settings:
+        return {"rows": _check_offsets, "constants": _no_constants}
+    checks: dict[str, Check] = {"sizes": _check_sizes}
+    rows, size = released.setting("stored_rows"), released.setting("compressed_vocab_size")
     if rows is not None:
         checks["rows"] = partial(_check_stated_rows, rows)
-    elif not settings and "offsets" in names:
-        checks["rows"] = _check_offsets
-    if not settings:
-        checks["constants"] = _no_constants
-    elif any(name in names for name in CONSTANTS):
-        checks["constants"] = partial(_check_constants, layout)
+    checks["constants"] = partial(_check_constants, layout)
     if size is not None:
-        checks["constants"] = checks.get("constants", partial(_show_multipliers, size))
         checks["tokenizer"] = partial(_check_tokenizer, layout, size)
     return checks
+
+
+def _check_sizes(found: Released, tokenizer: str | None) -> Verdict:
+    """Rows of the heads, stored or of the config, against the primes that sympy finds."""
+    from engram.addressing.prime_witness import doubt_of_primes
+
+    config = cast(EngramConfig, found.memory.config)
+    heads: dict[int, list[int]] = {}
+    for layer_id, primes in head_primes(config).items():
+        names = found.names(Key(layer_id, "sizes"))
+        from_config = [rows for order in primes for rows in order]
+        heads[layer_id] = found.stored.integers(names[0]) if names else from_config
+    doubt = doubt_of_primes(config, heads)
+    count = sum(map(len, heads.values()))
+    right = f"{count} heads have the next primes that are free, by sympy's account too"
+    return doubt is None, doubt or right
 
 
 def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
@@ -79,28 +95,21 @@ def _no_constants(found: Released, tokenizer: str | None) -> Verdict:
     return None, "a state dict stores no multipliers, seed or token map, and no config says them"
 
 
-def _show_multipliers(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
-    size = setting.stated(text_part(found.stored.config))
-    if type(size) is not int or size < 1 or found.memory.config is None:
-        return False, f"{setting.theirs[0]} is {size!r}: multipliers follow from it"
-    from engram.addressing.multipliers import multipliers
-
-    drawn = multipliers(found.memory.config, size)
-    shown = "; ".join(f"layer {layer} {list(values)}" for layer, values in drawn.items())
-    return None, f"the files store no multipliers; those of the config are: {shown}"
-
-
 def _check_constants(layout: Layout, found: Released, tokenizer: str | None) -> Verdict:
     """Stored constants against those of the config."""
     from engram.addressing.addresses import layer_addresses
 
-    config = found.memory.config
-    if config is None:
-        return None, "there is no config to compute them from"
+    config = cast(EngramConfig, found.memory.config)
     setting = layout.released.setting("compressed_vocab_size")
     size = setting.stated(text_part(found.stored.config)) if setting else config.engram_vocab_size
-    right = {layer.layer_id: layer.constants for layer in layer_addresses(config, size)}
+    if setting and (type(size) is not int or size < 1):
+        return False, f"{setting.theirs[0]} is {size!r}: multipliers follow from it"
+    layers = layer_addresses(config, size)
     kept = [name for name in layout.released.names if name in CONSTANTS]
+    if not kept:
+        drawn = "; ".join(f"layer {one.layer_id} {list(one.multipliers)}" for one in layers)
+        return None, f"the files store no multipliers; those of the config are: {drawn}"
+    right = {layer.layer_id: layer.constants for layer in layers}
     problems, unread = [], 0
     for layer_id, constants in right.items():
         for kind in kept:
@@ -145,8 +154,7 @@ def _check_tokenizer(
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.addressing.vocabulary import compressed_map
 
-    settings = text_part(found.stored.config)
-    stated = setting.stated(settings)
+    stated = setting.stated(text_part(found.stored.config))
     try:
         known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)
     except MissingFileError as error:
@@ -156,9 +164,8 @@ def _check_tokenizer(
     if size != stated:
         what = f"{len(token_map):,} ids compress to {size:,}, the config states {stated!r}"
         return False, f"another tokenizer: its {what}"
-    right = layout.known_maps.get(
-        (found.memory.config.engram_vocab_size if found.memory.config else 0, size), digest
-    )
+    config = cast(EngramConfig, found.memory.config)
+    right = layout.known_maps.get((config.engram_vocab_size, size), digest)
     if digest != right:
         return False, f"another tokenizer: its map is {digest[:16]}..., not {right[:16]}..."
     return True, f"{len(token_map):,} ids compress to {size:,}, map {digest[:16]}..."

@@ -11,7 +11,6 @@ from engram.checkpoints.published.family import (
     Expected,
     Family,
     Memory,
-    Released,
     demand_settings,
     text_part,
 )
@@ -30,13 +29,8 @@ Block = tuple[int, int]
 
 def layout_family(layout: Layout) -> Family:
     """Make the family of a layout."""
-    has_config = bool(layout.released.settings)
-    return Family(
-        naming=layout,
-        describe=partial(_describe if has_config else _describe_alone, layout),
-        checks=checks_of(layout),
-        heads=_heads if has_config else None,
-    )
+    describe = _describe if layout.released.settings else _describe_alone
+    return Family(layout, partial(describe, layout), checks_of(layout))
 
 
 def _describe(layout: Layout, stored: Stored) -> Memory:
@@ -147,15 +141,3 @@ def _sizes_in(
             ):
                 values.setdefault(letter, size)
     return {"D": 0, "K": 0, **values}
-
-
-def _heads(found: Released) -> dict[int, list[int]]:
-    """The stored head sizes; those of the config where the files do not hold them."""
-    if found.memory.config is None:
-        return {}
-    heads: dict[int, list[int]] = {}
-    for layer_id, primes in head_primes(found.memory.config).items():
-        names = found.names(Key(layer_id, "sizes"))
-        from_config = [rows for order in primes for rows in order]
-        heads[layer_id] = found.stored.integers(names[0]) if names else from_config
-    return heads

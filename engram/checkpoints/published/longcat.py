@@ -96,4 +96,4 @@ def _vocab_size(stored: Stored, ratio: float, stated: int) -> int:
     return next((size for size in sizes if table_rows(size, ratio, 2, 1)[0] in first), stated)
 
 
-FAMILY = Family(naming=_NAMING, describe=_describe)
+FAMILY = Family(_NAMING, _describe)

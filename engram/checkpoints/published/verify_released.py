@@ -51,8 +51,6 @@ def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Ch
     yield run_check("files", partial(_check_files, stored))
     yield run_check("tensors", partial(_check_tensors, found))
     yield run_check("scales", partial(_check_scales, found))
-    if found.family.heads is not None:
-        yield run_check("sizes", partial(_check_sizes, found))
     for name, check in found.family.checks.items():
         yield run_check(name, partial(check, found, tokenizer))
     yield Check("values", None, "headers alone were read: no row and no weight was looked at")
@@ -177,21 +175,6 @@ def _check_scales(found: Released) -> Verdict:
     if not scaled:
         return True, "nothing is quantised"
     return True, f"{scaled} quantised tensors have scales of the right shape and dtype"
-
-
-def _check_sizes(found: Released) -> Verdict:
-    """Rows of the heads against the primes that sympy finds."""
-    from engram.addressing.prime_witness import doubt_of_primes
-
-    config = found.memory.config
-    if config is None or found.family.heads is None:
-        return None, "there is no config to find the primes with"
-    heads = found.family.heads(found)
-    doubt = doubt_of_primes(config, heads)
-    if doubt is not None:
-        return False, doubt
-    count = sum(map(len, heads.values()))
-    return True, f"{count} heads have the next primes that are free, by sympy's account too"
 
 
 def _scale_problems(name: str, info: TensorInfo, shapes: list[tuple[int, ...]]) -> list[str]:
