@@ -8,7 +8,8 @@ from math import prod
 from typing import Any, Literal
 
 from engram.layouts.dialect import Dialect, Slot
-from engram.layouts.tensors import TABLE, HasSizes, Tensor, shape_of
+from engram.layouts.tensors import HasSizes, Tensor, shape_of
+from engram.tensor_names import TABLE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from engram.layouts.base import Layout
 from engram.layouts.dialect import Dialect
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, Setting
-from engram.layouts.tensors import TABLE, Tensor
+from engram.layouts.tensors import Tensor
+from engram.tensor_names import TABLE
 
 # DeepSeek's config.json, with the names of inference/config.json and of transformers' pull request.
 RELEASED = Dialect(

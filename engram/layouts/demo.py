@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from engram.layouts.base import Layout
 from engram.layouts.dialect import Dialect
-from engram.layouts.tensors import TABLE, Tensor
+from engram.layouts.tensors import Tensor
+from engram.tensor_names import TABLE
 
 # A state dict without a config. The demo keeps one module per stream; ours stacks them.
 RELEASED = Dialect(
     name="the demo",
     place="layers.{layer}.engram.",
     anywhere=True,
+    own=False,
     names={
         "offsets": "multi_head_embedding.offsets",
         TABLE: "multi_head_embedding.embedding.weight",

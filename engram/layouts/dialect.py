@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from engram.layouts.settings import Setting
-from engram.layouts.tensors import CONSTANTS, TABLE
+from engram.layouts.tensors import CONSTANTS
+from engram.tensor_names import TABLE
 
 Role = Literal["table", "dense", "constants"]
 
@@ -75,10 +76,10 @@ class Dialect:
     Attributes:
         name: Who names them so.
         root: Start of written names, before `place`; any is read.
-        place: Module in the model that holds the memory, such as ``layers.{layer}.engram.``. In one
-            that is a layer's, every tensor is the memory's, known or not.
+        place: Where in the model the memory is, such as ``layers.{layer}.engram.``.
+        own: Every tensor in that place is the memory's, known or not; else those of `names` alone.
         anywhere: Tensors are read alone, and after any ``engram.`` or number: files of this dialect
-            may hold a module instead of a model. Other names there are the model's own.
+            may hold a module instead of a model.
         names: Their name by ours, in the order of files; ``{stream}``, ``{table}``, ``{shard}`` and
             ``{layer}`` stand for numbers. Constants go by the names of `CONSTANTS`.
         scale: What names of scales have instead of ``weight``.
@@ -90,6 +91,7 @@ class Dialect:
     name: str
     root: str = ""
     place: str = ""
+    own: bool = True
     anywhere: bool = False
     names: Mapping[str, str]
     scale: str = "scale"
@@ -136,7 +138,7 @@ class Dialect:
             like: Name of another tensor of the memory, to take the place in the model from.
         """
         values = {"layer": key.layer_id, "stream": key.number, "table": key.number, "shard": shard}
-        name = self.names.get(key.name, key.name).format(**values)
+        name = self.names[key.name].format(**values)
         match = None if like is None else self._place.match(without_scale(like)[0])
         if match is None:
             place = self.root + self.place.format(**values)
@@ -170,9 +172,7 @@ class Dialect:
         root = r"(?:.*\.)?" + _pattern(self.place, named=False)
         if self.anywhere:
             root = r"(?:(?:.*\.)?(?:engram|\d+)\.)?"
-        elif self._numbered:
-            names = ".+"
-        return re.compile(rf"(?P<place>{root})(?P<name>{names})$")
+        return re.compile(rf"(?P<place>{root})(?P<name>{'.+' if self.own else names})$")
 
 
 def _pattern(name: str, *, named: bool = True) -> str:

@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
-TABLE = "multi_head_embedding.embedding.weight"
-SCALE = "multi_head_embedding.embedding.scale"
-OFFSETS = "multi_head_embedding.offsets"
-TOKEN_MAP = "token_map"
-
 # Constants of a layer's hash that files may hold as 64-bit integers: where each head's rows start,
 # how many it has, and the multipliers.
 CONSTANTS = {"offsets": "C", "sizes": "C", "factors": "N"}

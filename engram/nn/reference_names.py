@@ -10,9 +10,10 @@ from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
 from engram.addressing.same_config import check_constant
 from engram.errors import MismatchError
-from engram.layouts.tensors import CONSTANTS, OFFSETS, TABLE
+from engram.layouts.tensors import CONSTANTS
 from engram.nn.quantised import dequantise_fp8
 from engram.nn.quantised_embedding import QuantisedEmbedding
+from engram.tensor_names import OFFSETS, TABLE
 
 if TYPE_CHECKING:
     from engram.nn.module import EngramModule

@@ -19,9 +19,9 @@ from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import read_config, write_config
 from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
-from engram.layouts.tensors import SCALE, TABLE
 from engram.nn.quantised import FORMATS
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import SCALE, TABLE
 from support import tiny
 from support.cli import run
 

@@ -15,8 +15,8 @@ from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import LAYOUTS
-from engram.layouts.tensors import TABLE
 from engram.nn import EngramModule
+from engram.tensor_names import TABLE
 from support import tiny
 from support.checked import failed, verdicts
 from support.layouts import save_random_memory

@@ -11,7 +11,8 @@ from dataclasses import replace
 from engram.layouts.base import Layout
 from engram.layouts.dialect import Dialect
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, MOST_SHARDS, Setting
-from engram.layouts.tensors import TABLE, Tensor
+from engram.layouts.tensors import Tensor
+from engram.tensor_names import TABLE
 
 RELEASED = Dialect(
     name="its authors",

@@ -20,9 +20,9 @@ from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
-from engram.layouts.tensors import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.sizing.weights import dense_dtype
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, Chunks, TensorStream
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.units import scales_per_row
 
 if TYPE_CHECKING:

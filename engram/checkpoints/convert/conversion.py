@@ -33,10 +33,10 @@ from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
-from engram.layouts.tensors import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TensorStream, plan_shards
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

@@ -7,13 +7,14 @@ from engram.checkpoints.published.stored import Stored
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key
 from engram.layouts.settings import MOST_LAYERS, Setting
-from engram.layouts.tensors import TABLE
+from engram.tensor_names import TABLE
 
 _LAYER = "layers.{layer}."
 # Names of transformers' models/gemma3n and models/gemma4.
 _RELEASED = Dialect(
     name="transformers",
     root="model.language_model.",
+    own=False,
     names={
         TABLE: "embed_tokens_per_layer.weight",
         "projection": "per_layer_model_projection.weight",

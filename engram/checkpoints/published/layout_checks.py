@@ -16,7 +16,8 @@ from engram.errors import MissingFileError
 from engram.layouts import Layout
 from engram.layouts.dialect import Key
 from engram.layouts.settings import Setting
-from engram.layouts.tensors import CONSTANTS, TABLE
+from engram.layouts.tensors import CONSTANTS
+from engram.tensor_names import TABLE
 
 Check = Callable[[Released, str | None], Verdict]
 

@@ -21,8 +21,9 @@ from engram.errors import CorruptFileError, Problem
 from engram.layouts import Layout
 from engram.layouts.dialect import Key
 from engram.layouts.settings import config_keys
-from engram.layouts.tensors import CONSTANTS, TABLE, shape_of
+from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.safetensors_headers import TensorInfo
+from engram.tensor_names import TABLE
 
 Block = tuple[int, int]
 

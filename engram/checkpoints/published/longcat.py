@@ -15,13 +15,14 @@ from engram.checkpoints.published.stored import Stored
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key, Slot
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, Setting
-from engram.layouts.tensors import TABLE
+from engram.tensor_names import TABLE
 
 # Names of meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py.
 _RELEASED = Dialect(
     name="LongCat",
     root="model.",
     place="ngram_embeddings.",
+    own=False,
     names={TABLE: "embedders.{table}.weight", "post_projs": "post_projs.{table}.weight"},
     scale="weight_scale",
     settings=(

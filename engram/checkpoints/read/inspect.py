@@ -20,11 +20,11 @@ from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
 from engram.layouts import get_layout
-from engram.layouts.tensors import SCALE, TABLE
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.tensor_names import SCALE, TABLE
 from engram.units import DTYPE_BITS, dtype_name
 
 _SETTINGS = {

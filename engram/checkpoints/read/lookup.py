@@ -19,7 +19,7 @@ from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError
-from engram.layouts.tensors import TABLE
+from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

@@ -15,8 +15,8 @@ from engram.checkpoints.read.stored_tensor import StoredTensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.layouts import get_layout
-from engram.layouts.tensors import TABLE
 from engram.storage.safetensors_headers import TensorInfo
+from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

@@ -15,8 +15,8 @@ from engram.checkpoints.read.settings import read_settings
 from engram.checkpoints.read.stored_tensor import stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
-from engram.layouts.tensors import SCALE, TABLE
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import SCALE, TABLE
 
 
 def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:

@@ -31,7 +31,6 @@ from engram.errors import (
     MissingFileError,
     MissingPackageError,
 )
-from engram.layouts.tensors import OFFSETS, TOKEN_MAP
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -40,6 +39,7 @@ from engram.storage.safetensors_headers import (
     read_header,
     read_weight_map,
 )
+from engram.tensor_names import OFFSETS, TOKEN_MAP
 from engram.units import plural
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError
-from engram.layouts.tensors import TABLE
+from engram.tensor_names import TABLE
 from support import tiny
 from support.cli import run
 

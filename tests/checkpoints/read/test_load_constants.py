@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 import engram
 import engram.hf
 from engram.errors import CorruptFileError, EngramError, MismatchError
-from engram.layouts.tensors import OFFSETS, TOKEN_MAP
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import OFFSETS, TOKEN_MAP
 from support import tiny
 
 WAYS = {
