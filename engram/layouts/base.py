@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -148,11 +149,10 @@ class Layout(Naming):
 
     def dense_parts(self, config: HasSizes) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
-        parts: dict[str, int] = {}
+        parts: dict[str, int] = defaultdict(int)
         for name, shape in self.dense_shapes(config).items():
-            part = name.split(".")[0]
-            parts[part] = parts.get(part, 0) + prod(shape)
-        return parts
+            parts[name.split(".")[0]] += prod(shape)
+        return dict(parts)
 
 
 def _best(slots: Iterable[Slot | None]) -> Slot | None:

@@ -47,6 +47,11 @@ class Setting:
         """The value of the first of its names that a config states; None without one."""
         return next((config[name] for name in self.theirs if config.get(name) is not None), None)
 
+    def shown(self, value: Any) -> Any:
+        """A value of ours as a config states it."""
+        first = self.counted_from
+        return [item + first for item in value] if first else value
+
     def problem(self, value: Any) -> str | None:
         """Say what is wrong with a value; None when nothing is."""
         if value is None:
@@ -78,9 +83,7 @@ def read_settings(
     """
     values: dict[str, Any] = {}
     problems = []
-    for setting in settings:
-        if not setting.read:
-            continue
+    for setting in (setting for setting in settings if setting.read):
         value = setting.stated(config)
         if value is None and setting.default is not None:
             default = setting.default
@@ -99,14 +102,7 @@ def read_settings(
 
 def write_settings(settings: Iterable[Setting], values: Mapping[str, Any]) -> dict[str, Any]:
     """Write values by our names as a published config states them."""
-    written = {}
-    for setting in settings:
-        if setting.written:
-            value = values[setting.ours]
-            if setting.counted_from:
-                value = [item + setting.counted_from for item in value]
-            written[setting.theirs[0]] = value
-    return written
+    return {one.theirs[0]: one.shown(values[one.ours]) for one in settings if one.written}
 
 
 def config_keys(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,31 +71,30 @@ def _check_tensors(found: Released) -> Verdict:
     """Names, shapes and dtypes against the config."""
     if not found.slots and found.stored.problems:
         return None, "they are in files that cannot be read"
-    expected, problems = found.memory.expected, _swapped(found)
-    rest: list[str] = []
-    for key, tensor in expected.items():
-        names, infos = found.names(key), found.infos(key)
-        missing = found.missing(key)
-        rest += [f"{name} is missing" for name in missing if name not in found.stored.unread]
-        rest += [
-            f"{name} is not wired: the config calls for {tensor.shards} shards"
-            for name in names
-            if (found.slots[name].shard or 0) >= tensor.shards
-        ]
-        if infos and not missing:
-            constant = found.slots[names[0]].role == "constants"
-            rest += _shape_problems(tensor, constant, names, infos)
-    rest += [
-        f"{name} is not wired: the config does not call for it"
-        for name, slot in found.slots.items()
-        if slot.key not in expected
-    ]
-    problems += rest
+    expected = found.memory.expected
+    problems = [*_swapped(found), *_tensor_problems(found)]
     if problems:
         return False, first_of(problems)
     if any(map(found.missing, expected)):
         return None, "some are in files that cannot be read; the others are right"
     return True, f"{len(found.slots)} tensors of the memory with the right names and shapes"
+
+
+def _tensor_problems(found: Released) -> Iterator[str]:
+    """Tensors that are missing, of another shape, or not called for."""
+    expected = found.memory.expected
+    for key, tensor in expected.items():
+        names, infos, missing = found.names(key), found.infos(key), found.missing(key)
+        yield from (f"{name} is missing" for name in missing if name not in found.stored.unread)
+        for name in names:
+            if (found.slots[name].shard or 0) >= tensor.shards:
+                yield f"{name} is not wired: the config calls for {tensor.shards} shards"
+        if infos and not missing:
+            constant = found.slots[names[0]].role == "constants"
+            yield from _shape_problems(tensor, constant, names, infos)
+    for name, slot in found.slots.items():
+        if slot.key not in expected:
+            yield f"{name} is not wired: the config does not call for it"
 
 
 def _shape_problems(
