@@ -43,8 +43,8 @@ class Naming:
 
     def states(self, config: Mapping[str, Any]) -> bool:
         """Whether a published config, or the text model's part of it, is of this family."""
-        setting = self.released.setting(self.stated_by)
-        is_stated = setting is not None and bool(setting.stated(config))
+        settings = (dialect.setting(self.stated_by) for dialect in self.dialects)
+        is_stated = any(setting.stated(config) for setting in settings if setting)
         return is_stated or str(config.get("model_type", "")).startswith(self.model_types)
 
     def marks(self, name: str) -> bool:

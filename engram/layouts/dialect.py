@@ -101,6 +101,8 @@ class Dialect:
 
     def read(self, name: str) -> Slot | None:
         """Tell what a model's tensor is by its name; None for one that is not the memory's."""
+        if not any(stem in name for stem in self._stems):
+            return None
         plain, is_scale = without_scale(name)
         match = self._place.match(plain)
         if match is None:
@@ -161,6 +163,14 @@ class Dialect:
     def _numbered(self) -> bool:
         """Whether the place has the layer's number."""
         return self.anywhere or "{layer}" in self.place
+
+    @cached_property
+    def _stems(self) -> set[str]:
+        """Texts that tell most of a model's own names from the memory's, faster than patterns."""
+        if self.own:
+            return {self.place.rpartition("}")[2]}
+        names = (name.removesuffix("weight") for name in self.names.values())
+        return {max(re.split(r"\{\w+\}", name), key=len) for name in names}
 
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:

@@ -93,7 +93,7 @@ def read_settings(
             continue
         if setting.kind == "first" and isinstance(value, list):
             value = value[0] if value else None
-        if setting.kind == "wholes":
+        if setting.kind == "wholes" and value:
             value = [item - setting.counted_from for item in value]
         if value is not None:
             values[setting.ours] = value

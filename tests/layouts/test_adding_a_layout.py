@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,8 +191,6 @@ def test_a_module_loads_published_names(attached, published, dialect):
 
 
 def test_a_layout_may_borrow_another_ones_module(monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.setitem(LAYOUTS, "twin", replace(TOY, name="twin", module="toy"))
     config = tiny.memory_config(**{**SETTINGS, "layout": "twin"})
     module = EngramModule(config, EngramTokenizer(config, BPE).vocab_distributions[1])
@@ -205,3 +204,22 @@ def test_other_layouts_are_not_written_as_it(published, base, tmp_path):
         convert_memory.plan(folder, tmp_path / "x", "toy")
     with pytest.raises(LayoutError, match="no tensors for fp8"):
         convert_memory.plan(published, tmp_path / "x", "toy", dtype="fp8")
+
+
+def test_a_dialect_may_share_its_place_with_the_model():
+    """Engines of other formats put a memory's tensors among those of the layer."""
+    dialect = replace(
+        RELEASED,
+        name="an engine",
+        root="",
+        place="blk.{layer}.",
+        own=False,
+        names={TABLE: "memory_embd.weight", "gate": "memory_gate.{stream}.weight"},
+    )
+    assert dialect.read("blk.14.memory_embd.weight").key == (14, TABLE, None)
+    assert dialect.read("blk.14.memory_gate.3.weight").key == (14, "gate", 3)
+    assert dialect.read("blk.14.attn_q.weight") is None
+    assert dialect.write(dialect.read("blk.2.memory_gate.0.weight").key) == (
+        "blk.2.memory_gate.0.weight"
+    )
+    assert RELEASED.read("net.blocks.3.recall.unknown").known is False

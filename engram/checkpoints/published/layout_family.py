@@ -19,7 +19,7 @@ from engram.checkpoints.published.stored import Stored
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, Problem
 from engram.layouts import Layout
-from engram.layouts.dialect import Key
+from engram.layouts.dialect import Dialect, Key
 from engram.layouts.settings import config_keys
 from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.safetensors_headers import TensorInfo
@@ -35,8 +35,9 @@ def layout_family(layout: Layout) -> Family:
 
 
 def _describe(layout: Layout, stored: Stored) -> Memory:
-    blocks, problems = _blocks(layout, stored)
-    stated = demand_settings(layout.released.settings, stored, problems)
+    dialect = layout.spoken(stored.tensors)
+    blocks, problems = _blocks(layout, dialect, stored)
+    stated = demand_settings(dialect.settings, stored, problems)
     shards = stated.get("shards", 1)
     if layout.prime_order == "sorted":
         stated["layer_ids"] = sorted(stated["layer_ids"])
@@ -81,7 +82,9 @@ def _shape(layout: Layout, key: Key) -> str:
     return tensor.shape if key.number is None else tensor.stream_shape
 
 
-def _blocks(layout: Layout, stored: Stored) -> tuple[dict[str, Block], list[Problem]]:
+def _blocks(
+    layout: Layout, dialect: Dialect, stored: Stored
+) -> tuple[dict[str, Block], list[Problem]]:
     """Rows and columns that share a scale, as the config states them or the layout has them."""
     blocks = {tensor.name: tensor.block for tensor in layout.all_tensors.values() if tensor.block}
     config = stored.config
@@ -89,7 +92,7 @@ def _blocks(layout: Layout, stored: Stored) -> tuple[dict[str, Block], list[Prob
     if not isinstance(stated, dict):
         return blocks, [Problem("quantization_config", f"{stated!r} is no object")]
     problems = []
-    for name, key in (layout.released.block_keys or {}).items():
+    for name, key in (dialect.block_keys or {}).items():
         rows, columns = blocks[name]
         value: Any = stated.get(key, columns if rows == 1 else [rows, columns])
         sizes: Any = [1, value] if rows == 1 else value
