@@ -50,7 +50,9 @@ class Naming:
     def marks(self, name: str) -> bool:
         """Whether a tensor's name tells that its model is of this family."""
         slot = self.read(name)
-        return slot is not None and slot.key.name == self.mark and not slot.is_scale
+        if slot is None or slot.is_scale:
+            return False
+        return slot.key.known and slot.key.name == self.mark
 
     def part(self, slot: Slot) -> str:
         """Name the part of the memory that a tensor is counted under, such as ``wkv``."""
@@ -158,4 +160,4 @@ class Layout(Naming):
 def _best(slots: Iterable[Slot | None]) -> Slot | None:
     """Return the first slot of a tensor that is known, else the first of any."""
     found = [slot for slot in slots if slot is not None]
-    return next((slot for slot in found if slot.known), found[0] if found else None)
+    return next((slot for slot in found if slot.key.known), found[0] if found else None)

@@ -28,11 +28,13 @@ class Key(NamedTuple):
         name: Our name, or the published one of tensors that we have no name for.
         number: The residual stream that it is for, where files hold every stream apart; or the
             table, where there are several.
+        known: Whether the layout has such a tensor.
     """
 
     layer_id: int | None
     name: str
     number: int | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,18 @@ class Slot:
         key: What it is.
         is_scale: It holds the scales of the tensor of that key.
         shard: Which piece of the tensor it is; None when it is whole.
-        known: Whether the layout has such a tensor.
     """
 
     key: Key
     is_scale: bool
     shard: int | None = None
-    known: bool = True
 
     @property
     def role(self) -> Role:
         """Part of the memory that it belongs to."""
-        if self.key.name in CONSTANTS:
+        if self.key.known and self.key.name in CONSTANTS:
             return "constants"
-        return "table" if self.key.name == TABLE else "dense"
+        return "table" if self.key.known and self.key.name == TABLE else "dense"
 
     @property
     def layer_id(self) -> int | None:
@@ -113,7 +113,7 @@ class Dialect:
     def knows(self, name: str) -> bool:
         """Whether it has that name for one of the layout's tensors."""
         slot = self.read(name)
-        return slot is not None and slot.known
+        return slot is not None and slot.key.known
 
     def read_inside(self, name: str) -> Slot:
         """Tell what a module's tensor is by its name, without its place in the model."""
@@ -126,7 +126,7 @@ class Dialect:
                 found = {kind: int(number) for kind, number in match.groupdict().items()}
                 key = Key(found.get("layer", layer_id), ours, found.get("number"))
                 return Slot(key, is_scale, found.get("shard"))
-        return Slot(Key(layer_id, name), is_scale, known=False)
+        return Slot(Key(layer_id, name, known=False), is_scale)
 
     def write(
         self, key: Key, shard: int | None = None, *, scale: bool = False, like: str | None = None

@@ -34,7 +34,7 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
     pieces: dict[str, dict[int, str]] = {}
     for name in [name for name in state if name.startswith(prefix)]:
         slot = layout.read_inside(name.removeprefix(prefix))
-        if slot is None or not slot.known:
+        if slot is None or not slot.key.known:
             continue
         ours = OFFSETS if slot.key.name == "offsets" else slot.key.name
         if ours in CONSTANTS:

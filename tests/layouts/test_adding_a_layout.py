@@ -16,6 +16,7 @@ from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import LAYOUTS
+from engram.layouts.dialect import Key
 from engram.nn import EngramModule
 from engram.tensor_names import TABLE
 from support import tiny
@@ -216,10 +217,16 @@ def test_a_dialect_may_share_its_place_with_the_model():
         own=False,
         names={TABLE: "memory_embd.weight", "gate": "memory_gate.{stream}.weight"},
     )
-    assert dialect.read("blk.14.memory_embd.weight").key == (14, TABLE, None)
-    assert dialect.read("blk.14.memory_gate.3.weight").key == (14, "gate", 3)
+    assert dialect.read("blk.14.memory_embd.weight").key == Key(14, TABLE)
+    assert dialect.read("blk.14.memory_gate.3.weight").key == Key(14, "gate", 3)
     assert dialect.read("blk.14.attn_q.weight") is None
     assert dialect.write(dialect.read("blk.2.memory_gate.0.weight").key) == (
         "blk.2.memory_gate.0.weight"
     )
-    assert RELEASED.read("net.blocks.3.recall.unknown").known is False
+
+
+def test_our_own_names_are_unknown_to_families_that_have_others():
+    key = RELEASED.read(f"net.blocks.3.recall.{TABLE}").key
+    assert (key.known, key.name) == (False, TABLE)
+    assert key != RELEASED.read("net.blocks.3.recall.rows.0.weight").key
+    assert not TOY.marks(f"net.blocks.3.recall.{TABLE}")

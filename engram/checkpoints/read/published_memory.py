@@ -84,7 +84,7 @@ def _published_layer(
     parts: dict[str, list[Key]] = {}
     for key in sorted(keys, key=lambda key: key.number or 0):
         parts.setdefault(key.name, []).append(key)
-    unknown = sorted(set(parts) - set(shapes))
+    unknown = sorted(key.name for key in keys if not (key.known and key.name in shapes))
     missing = sorted(set(shapes) - set(parts))
     if unknown or missing:
         what = f"holds {unknown[0]}, which is not" if unknown else f"lacks {missing[0]}, which is"
