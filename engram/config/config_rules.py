@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from engram.errors import InputError, Problem
 from engram.layouts import DEMO, LAYOUTS, Layout
-from engram.units import DTYPE_BITS, dtype_name, plural
+from engram.storage.dtypes import TABLE_DTYPES, dtype_name
+from engram.units import plural
 
 if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
@@ -141,7 +142,7 @@ def _check_others(config: EngramConfig) -> Iterator[Found]:
         if config.table_dtype is not None:
             _put(config, "table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
-        known = ", ".join(DTYPE_BITS)
+        known = ", ".join(TABLE_DTYPES)
         yield "table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}"
 
 

@@ -33,9 +33,10 @@ from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
+from engram.storage.dtypes import QUANTISED
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
-from engram.storage.safetensors_writer import QUANTISED_TAGS, TensorStream, plan_shards
+from engram.storage.safetensors_writer import TensorStream, plan_shards
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 
 if TYPE_CHECKING:
@@ -289,9 +290,9 @@ def _recoded(
     """Describe how one tensor of the memory is written."""
     dtype = table_dtype(config).name
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
-    if part == "dense" and dtype in QUANTISED_TAGS:
+    if part == "dense" and dtype in QUANTISED:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
-        dtype = "bfloat16" if tensor.dtype in QUANTISED_TAGS else tensor.dtype
+        dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
     return recode(tensor, name, dtype, partial(record.add, layer_id, part), scale)
 
 

@@ -15,7 +15,7 @@ from engram.errors import LayoutError
 from engram.layouts import get_layout
 from engram.layouts.settings import write_settings
 from engram.layouts.tensors import CONSTANTS, shape_of
-from engram.storage.safetensors_writer import QUANTISED_TAGS
+from engram.storage.dtypes import QUANTISED
 
 # A published name, that of its scales, and its values: stored ones, or constants.
 Named = tuple[str, str, "StoredTensor | NDArray[np.int64]"]
@@ -48,7 +48,7 @@ def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
             to=to,
             eos_id=config.eos_id,
         )
-    if dtype in QUANTISED_TAGS and not (dtype == "fp8" and layout.table_block):
+    if dtype in QUANTISED and not (dtype == "fp8" and layout.table_block):
         raise LayoutError(
             f"The published format of {to} has no tensors for {dtype} tables.",
             "Use --dtype bfloat16 or float32, or --to attached.",
