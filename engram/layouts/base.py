@@ -50,9 +50,9 @@ class Naming:
     def marks(self, name: str) -> bool:
         """Whether a tensor's name tells that its model is of this family."""
         slot = self.read(name)
-        if slot is None or slot.is_scale:
+        if slot is None or slot.is_scale or not slot.key.known:
             return False
-        return slot.key.known and slot.key.name == self.mark
+        return slot.key.name == self.mark
 
     def part(self, slot: Slot) -> str:
         """Name the part of the memory that a tensor is counted under, such as ``wkv``."""

@@ -85,9 +85,9 @@ def read_settings(
     problems = []
     for setting in (setting for setting in settings if setting.read):
         value = setting.stated(config)
-        if value is None and setting.default is not None:
-            default = setting.default
-            value = values.get(default, setting.low) if isinstance(default, str) else default
+        if value is None and isinstance(setting.default, str):
+            value = values.get(setting.default, setting.low)
+        value = setting.default if value is None else value
         if problem := setting.problem(value):
             problems.append(Problem(setting.theirs[0], problem))
             continue

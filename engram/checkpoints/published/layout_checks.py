@@ -142,10 +142,8 @@ def _difference(
     if len(stored) != len(values):
         return f"{name} has {len(stored)} values, not {len(values)}"
     i = next(i for i, value in enumerate(values) if stored[i] != value)
-    hint = ""
-    if kind == "factors":
-        hint = "; they follow from seed and vocab_size: of another tokenizer or config?"
-    return f"{name}[{i}] is {stored[i]}, not {values[i]}{hint}"
+    hint = "; they follow from seed and vocab_size: of another tokenizer or config?"
+    return f"{name}[{i}] is {stored[i]}, not {values[i]}{hint if kind == 'factors' else ''}"
 
 
 def _check_tokenizer(

@@ -38,9 +38,9 @@ def _describe(layout: Layout, stored: Stored) -> Memory:
     dialect = layout.spoken(stored.tensors)
     blocks, problems = _blocks(layout, dialect, stored)
     stated = demand_settings(dialect.settings, stored, problems)
-    shards = stated.get("shards", 1)
     if layout.prime_order == "sorted":
-        stated["layer_ids"] = sorted(stated["layer_ids"])
+        stated["layer_ids"].sort()
+    shards = stated.get("shards", 1)
     folder = None if stored.folder is None else str(stored.folder)
     config = EngramConfig(layout=layout.name, tokenizer=folder, **config_keys(stated))
     expected: dict[Key, Expected] = {}
@@ -49,15 +49,14 @@ def _describe(layout: Layout, stored: Stored) -> Memory:
         hash_rows[layer_id] = sum(map(sum, primes))
         values = {**config.sizes, "R": stored_rows(primes, config.row_multiple)}
         expected.update(_expected(layout, layer_id, values, blocks, shards))
-    note = f"orders 2 to {config.max_ngram_size}, {config.n_head_per_ngram} heads each"
-    if config.row_multiple > 1:
-        note = f"rows rounded up to a multiple of {config.row_multiple}"
+    orders = f"orders 2 to {config.max_ngram_size}, {config.n_head_per_ngram} heads each"
+    rounded = f"rows rounded up to a multiple of {config.row_multiple}"
     return Memory(
         config=config,
         reads=config.n_columns,
         hash_rows=hash_rows,
         expected=expected,
-        notes=(note,),
+        notes=(rounded if config.row_multiple > 1 else orders,),
     )
 
 
