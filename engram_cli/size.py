@@ -10,6 +10,7 @@ import typer
 
 import engram
 from engram.errors import UsageError
+from engram.layouts import LAYOUT_NAMES
 from engram.sizing.size_options import SizeOptions
 from engram.storage.files import check_file
 from engram_cli.options import (
@@ -113,7 +114,7 @@ _SIZE = {
     "kernel_size": Annotated[
         int | None, typer.Option(help="Taps of the convolution. Default: the layout's (demo 4).")
     ],
-    "layout": Annotated[str, typer.Option(metavar="NAME", help="demo, deepseek_v41 or qwen_ple.")],
+    "layout": Annotated[str, typer.Option(metavar="NAME", help=f"{LAYOUT_NAMES}.")],
     "dtype": TableDtypeOption,
 }
 

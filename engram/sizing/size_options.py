@@ -37,7 +37,7 @@ class SizeOptions:
         vocab: Token ids; the length of the model's tokenizer when None.
         hc_mult: Residual streams; the model's when None.
         kernel_size: Taps of the convolution; the layout's when None.
-        layout: demo, deepseek_v41 or qwen_ple.
+        layout: Name of a layout, see `engram.layouts`.
         dtype: dtype of the tables; the model's own when None.
 
     Raises:

@@ -15,7 +15,6 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach.initial_values import normal_table, quantised_table
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.read.base_checkpoint import CARD_FILE, BaseCheckpoint
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import OWN, is_path
@@ -24,6 +23,7 @@ from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import QUANTISED, TABLE_DTYPES, scales_per_row
 from engram.storage.safetensors_writer import Chunks, TensorStream
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

@@ -22,7 +22,6 @@ from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.publish import (
     published_config,
     published_tensors,
-    scale_name,
 )
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.read.adapter import ADAPTER_FILE
@@ -31,15 +30,14 @@ from engram.checkpoints.read.digests import without_weights
 from engram.checkpoints.read.memory_source import MemorySource, addresses_of
 from engram.checkpoints.read.published_memory import MEMORY_FILE
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
-from engram.layouts import get_layout
 from engram.storage.dtypes import QUANTISED
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import TensorStream, plan_shards
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -120,9 +118,10 @@ def to_published(
     addresses = addresses_of(memory, tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        for name, values in published_tensors(config, layer, memory.layers[layer.layer_id]):
+        stored = memory.layers[layer.layer_id]
+        for name, scale, values in published_tensors(config, layer, stored):
             if isinstance(values, StoredTensor):
-                streams += _recoded(values, name, config, record, layer.layer_id, scale_name(name))
+                streams += _recoded(values, name, config, record, layer.layer_id, scale)
             else:
                 streams.append(TensorStream(name, "I64", values.shape, [partial(np.copy, values)]))
     texts = {
@@ -289,16 +288,12 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype, part = table_dtype(config).name, _part(tensor, config)
+    dtype = table_dtype(config).name
+    part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
     return recode(tensor, name, dtype, partial(record.add, layer_id, part), scale)
-
-
-def _part(tensor: StoredTensor, config: EngramConfig) -> Part:
-    names = get_layout(config.layout).dense_shapes(config)
-    return "dense" if tensor.name.endswith(tuple(names)) else "table"
 
 
 def _copied(name: str, info: TensorInfo) -> TensorStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,12 @@ from engram.checkpoints.read.memory_source import MemorySource, as_stored, shape
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
-from engram.layouts import deepseek_v41, demo, qwen_ple
+from engram.layouts import LAYOUTS
+from engram.layouts.dialect import Key
 from engram.storage.json_files import OBJECT, read_json
 
 # What a memory under published names is made of, written beside it.
 MEMORY_FILE = "engram_memory.json"
-
-_OUR_NAME: dict[str, Callable[[str], tuple[str, int | None]]] = {
-    "demo": demo.from_reference_name,
-    "deepseek_v41": deepseek_v41.from_reference_name,
-    "qwen_ple": qwen_ple.from_reference_name,
-}
 
 
 def published_memory(path: Path, config: EngramConfig | None) -> MemorySource:
@@ -38,7 +33,7 @@ def published_memory(path: Path, config: EngramConfig | None) -> MemorySource:
         config = EngramConfig.from_dict(stated["config"])
     config = config or found.memory.config
     layout = found.family.layout
-    if layout not in _OUR_NAME:
+    if layout not in LAYOUTS:
         raise LayoutError(
             f"{path} holds {found.family.title}: there is no module of that kind to convert to.",
             layout=layout,
@@ -64,6 +59,7 @@ def published_memory(path: Path, config: EngramConfig | None) -> MemorySource:
             "Give the config that the memory was made with.",
             layer_ids=config.layer_ids,
         )
+    size = LAYOUTS[layout].released.setting("compressed_vocab_size")
     return MemorySource(
         path,
         "published",
@@ -72,7 +68,7 @@ def published_memory(path: Path, config: EngramConfig | None) -> MemorySource:
         found.stored.tensors,
         constants=tuple(_constants(found)),
         stated=None if stated is None else stated["addresses"],
-        vocab_size=text_part(found.stored.config).get("engram_compressed_vocab_size"),
+        vocab_size=None if size is None else size.stated(text_part(found.stored.config)),
     )
 
 
@@ -85,11 +81,10 @@ def _published_layer(
         for slot in found.slots.values()
         if slot.layer_id == layer_id and slot.role != "constants"
     }
-    parts: dict[str, dict[int, str]] = {}
-    for key in keys:
-        ours, part = _OUR_NAME[found.family.layout](key)
-        parts.setdefault(ours, {})[part or 0] = key
-    unknown = sorted(set(parts) - set(shapes))
+    parts: dict[str, list[Key]] = {}
+    for key in sorted(keys, key=lambda key: key.number or 0):
+        parts.setdefault(key.name, []).append(key)
+    unknown = sorted(key.name for key in keys if not (key.known and key.name in shapes))
     missing = sorted(set(shapes) - set(parts))
     if unknown or missing:
         what = f"holds {unknown[0]}, which is not" if unknown else f"lacks {missing[0]}, which is"
@@ -101,20 +96,17 @@ def _published_layer(
         )
     made = {}
     for ours, shape in shapes.items():
-        ordered = [(layer_id, key) for _, key in sorted(parts[ours].items())]
-        pieces = [info for key in ordered for info in found.infos(key)]
-        scales = [info for key in ordered for info in found.infos(key, scale=True)]
+        pieces = [info for key in parts[ours] for info in found.infos(key)]
+        scales = [info for key in parts[ours] for info in found.infos(key, scale=True)]
         made[ours] = stored_tensor(f"layers.{layer_id} {ours}", shape, pieces, scales)
     return made
 
 
 def _constants(found: Released) -> list[tuple[int, str, list[int]]]:
-    kinds = {"offsets": "offsets", "vocab_sizes": "sizes", "layer_multipliers": "factors"}
     return [
-        (slot.layer_id, what, found.stored.integers(name))
+        (slot.layer_id, slot.key.name, found.stored.integers(name))
         for name, slot in found.slots.items()
-        for ending, what in kinds.items()
-        if slot.role == "constants" and slot.layer_id is not None and slot.key.endswith(ending)
+        if slot.role == "constants" and slot.layer_id is not None
     ]
 
 

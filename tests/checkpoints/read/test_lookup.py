@@ -18,9 +18,9 @@ from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
+from engram.tensor_names import TABLE
 from support import tiny
 from support.cli import run, run_apart
 from support.layouts import LAYOUTS, random_memory
