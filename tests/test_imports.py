@@ -107,7 +107,7 @@ def test_the_library_neither_imports_its_command_line_nor_prints():
 FLOORS = {
     "engram": (
         ("errors",),
-        ("checks", "growth", "seams", "threads", "units"),
+        ("checks", "growth", "seams", "tensor_names", "threads", "units"),
         ("storage",),
         ("config", "backbone"),
         ("layouts",),

@@ -23,9 +23,9 @@ from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
+from engram.tensor_names import TABLE
 
 TEXT = "The tables are read once per token. The tables are read twice."
 

@@ -14,9 +14,9 @@ from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError
+from engram.tensor_names import TABLE
 from engram_cli.main import main
 
 EMBEDDING = ".ple.ple_embedding.ngram_embedding."

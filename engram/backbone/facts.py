@@ -14,6 +14,7 @@ from engram.backbone.float_dtype import count_values, float_dtype
 from engram.backbone.stored_count import count_folder
 from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
 from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.tensor_names import is_memory
 from engram.units import DTYPE_ALIASES, DTYPE_BITS
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -193,7 +194,7 @@ def _base_headers(folder: Path | None) -> dict[str, TensorInfo] | None:
         return None
     if headers is None:
         return None
-    return {name: info for name, info in headers.items() if ".engram." not in name}
+    return {name: info for name, info in headers.items() if not is_memory(name)}
 
 
 def _from_headers(

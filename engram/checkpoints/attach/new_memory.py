@@ -15,7 +15,6 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach.initial_values import normal_table, quantised_table
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.read.base_checkpoint import CARD_FILE, BaseCheckpoint
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import OWN, is_path
@@ -23,6 +22,7 @@ from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, Chunks, TensorStream
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 from engram.units import scales_per_row
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def memory_tensors(
     shapes = get_layout(config.layout).dense_shapes(config)
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
-        prefix = f"{layers_path}.{layer.layer_id}.engram."
+        prefix = tensor_name(layers_path, layer.layer_id, "")
         if layer is addresses.layers[0] and addresses.map_sha256 is not None:
             found[prefix + TOKEN_MAP] = ("I32", (addresses.raw_vocab_size,))
         found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
@@ -274,7 +274,7 @@ def _streams(
     shapes = memory_tensors(config, addresses, layers_path)
     streams = []
     for layer in addresses.layers:
-        prefix = f"{layers_path}.{layer.layer_id}.engram."
+        prefix = tensor_name(layers_path, layer.layer_id, "")
         values = _dense_values(config, layer.layer_id, init)
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
         if prefix + TOKEN_MAP in shapes and addresses.token_map is not None:

@@ -11,6 +11,7 @@ from engram.checkpoints.read.base_checkpoint import CONFIG_FILE
 from engram.checks import Verdict, first_of
 from engram.errors import LayoutError, MismatchError
 from engram.storage.files import write_json
+from engram.tensor_names import is_memory
 
 if TYPE_CHECKING:
     from engram.hf.header_loading import Loading
@@ -113,10 +114,10 @@ def _problems(loading: Loading | None) -> list[str]:
     found = [
         f"{name} is {list(stored)} in the files, and {list(expected)} by config.json"
         for name, stored, expected in loading.mismatched
-        if ".engram." not in name
+        if not is_memory(name)
     ]
     return found + [
         f"{name} is in no file, and would be random"
         for name in loading.random
-        if ".engram." not in name
+        if not is_memory(name)
     ]

@@ -31,7 +31,6 @@ from engram.checkpoints.read.digests import without_weights
 from engram.checkpoints.read.memory_source import MemorySource, addresses_of
 from engram.checkpoints.read.published_memory import MEMORY_FILE
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
@@ -39,6 +38,7 @@ from engram.layouts import get_layout
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TensorStream, plan_shards
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, is_memory, tensor_name
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -165,7 +165,7 @@ def to_base(
     layers_path = attachment.model_config["engram"]["layers_path"]
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        prefix = f"{layers_path}.{layer.layer_id}.engram."
+        prefix = tensor_name(layers_path, layer.layer_id, "")
         if layer is addresses.layers[0] and addresses.token_map is not None:
             values = addresses.token_map.astype("<i4")
             make = partial(np.copy, values)
@@ -207,7 +207,7 @@ def rewritten(
         for layer_id, tensors in memory.layers.items()
         for tensor in tensors.values()
     }
-    ours = {name for name in memory.tensors if ".engram." in name}
+    ours = {name for name in memory.tensors if is_memory(name)}
     changed = {memory.tensors[name].path for name in ours}
     streams, moved = [], []
     for name, info in memory.tensors.items():

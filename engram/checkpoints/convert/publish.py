@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import LayerAddresses
 from engram.checkpoints.read.stored_tensor import StoredTensor
-from engram.checkpoints.read.tensor_names import OFFSETS, TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
 from engram.storage.safetensors_writer import QUANTISED_TAGS
+from engram.tensor_names import OFFSETS, TABLE
 
 # Layouts that have published names, and the quantised dtypes that those have tensors for.
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"demo": (), "deepseek_v41": ("fp8",), "qwen_ple": ()}

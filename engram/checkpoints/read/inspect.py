@@ -16,7 +16,6 @@ from engram.checkpoints.published.stored import named
 from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
 from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config
 from engram.checkpoints.read.settings import damaged, stated_settings
-from engram.checkpoints.read.tensor_names import SCALE, TABLE
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
@@ -25,6 +24,7 @@ from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.tensor_names import SCALE, TABLE
 from engram.units import DTYPE_BITS, dtype_name
 
 _SETTINGS = {

@@ -17,9 +17,9 @@ from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.read.memory_source import addresses_of
 from engram.checkpoints.read.open_memory import open_memory
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError
+from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

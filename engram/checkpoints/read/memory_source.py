@@ -12,11 +12,11 @@ from engram.addressing.same_tokenizer import check_tokenizer
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.read.stored_tensor import StoredTensor
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.layouts import get_layout
 from engram.storage.safetensors_headers import TensorInfo
+from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

@@ -13,10 +13,10 @@ from engram.checkpoints.read.memory_source import MemorySource, as_stored, shape
 from engram.checkpoints.read.published_memory import published_memory
 from engram.checkpoints.read.settings import read_settings
 from engram.checkpoints.read.stored_tensor import stored_tensor
-from engram.checkpoints.read.tensor_names import SCALE, TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import SCALE, TABLE
 
 
 def open_memory(path: Path, config: EngramConfig | None = None) -> MemorySource:

@@ -14,6 +14,7 @@ from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, we
 from engram.checkpoints.read.settings import read_settings
 from engram.checks import Check, Verdict, is_about_files
 from engram.errors import EngramError
+from engram.tensor_names import SCALE, TABLE, layer_and_part
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ def randomise(model: Any, generator: Any) -> None:
     import torch
 
     for name, parameter in model.named_parameters():
-        if ".engram." in name and "multi_head_embedding" not in name:
+        found = layer_and_part(name)
+        if found is not None and found[1] not in (TABLE, SCALE):
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             scale = 0.5 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
             parameter.copy_(noise * scale)

@@ -22,7 +22,6 @@ from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, re
 from engram.checkpoints.read.digests import TOKENIZER_FILES, Digests, changed_files, read_digests
 from engram.checkpoints.read.inspect import memory_settings
 from engram.checkpoints.read.settings import read_settings
-from engram.checkpoints.read.tensor_names import OFFSETS, TOKEN_MAP
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.config.engram_config import EngramConfig
 from engram.errors import (
@@ -40,6 +39,7 @@ from engram.storage.safetensors_headers import (
     read_header,
     read_weight_map,
 )
+from engram.tensor_names import OFFSETS, TOKEN_MAP
 from engram.units import plural
 
 if TYPE_CHECKING:
