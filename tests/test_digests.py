@@ -12,6 +12,7 @@ import engram
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.digests import file_digest, read_digests
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
@@ -39,8 +40,7 @@ def made(base, tmp_path_factory):
 
 
 def recorded(folder):
-    config = json.loads((folder / "config.json").read_text())
-    return read_digests(config["engram"], "config.json")
+    return read_digests(open_checkpoint(folder))
 
 
 def verdicts(folder, **options):

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextConfig
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.published.recognise import FAMILIES, find_family, open_stored, recognise
+from engram.checkpoints.published.recognise import FAMILIES, find_family, recognise
+from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.templates import load_template
@@ -503,9 +504,9 @@ def test_families_do_not_take_each_other_for_their_own(qwen, tmp_path, demo):
     for family, folder in zip(FAMILIES, folders, strict=True):
         if folder is None:
             continue
-        assert recognise(open_stored(folder)).family is family
+        assert recognise(open_checkpoint(folder).files).family is family
         if folder.is_dir():  # the names alone say it, too
-            assert find_family(replace(open_stored(folder), config={})) is family
+            assert find_family(replace(open_checkpoint(folder).files, config={})) is family
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.new_memory import Attachment, plan_attachment
 from engram.checkpoints.attach.own_files import own_files
-from engram.checkpoints.read.adapter import ADAPTER_FILE, adapter_settings
-from engram.checkpoints.read.base_checkpoint import (
+from engram.checkpoints.read.attached_files import (
+    ADAPTER_FILE,
     CARD_FILE,
     CONFIG_FILE,
     KEPT_FOLDER,
-    BaseCheckpoint,
-    read_base,
-    resolve_model,
 )
+from engram.checkpoints.read.base_checkpoint import BaseCheckpoint, read_base
 from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of, file_digest
+from engram.checkpoints.read.joined_adapter import adapter_settings
+from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
 from engram.errors import DoesNotFitError, InputError
 from engram.storage.files import Progress, write_json

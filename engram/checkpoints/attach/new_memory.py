@@ -14,16 +14,17 @@ from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach.initial_values import normal_table, quantised_table
 from engram.checkpoints.attach.model_card import model_card
-from engram.checkpoints.read.base_checkpoint import CARD_FILE, BaseCheckpoint
+from engram.checkpoints.read.attached_files import CARD_FILE
+from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
+from engram.checkpoints.read.memory_shapes import memory_tensors
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
-from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, Chunks, TensorStream
+from engram.storage.safetensors_writer import QUANTISED_TAGS, Chunks, TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
-from engram.units import scales_per_row
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -58,41 +59,6 @@ class Attachment:
         dense = sum(get_layout(self.config.layout).dense_parts(self.config).values())
         rows = sum(layer.stored_rows for layer in self.addresses.layers)
         return rows * self.config.row_width + dense * len(self.addresses.layers)
-
-
-def memory_tensors(
-    config: EngramConfig, addresses: Addresses, layers_path: str
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name every tensor that a memory has in a checkpoint.
-
-    Args:
-        config: The memory.
-        addresses: Its constants.
-        layers_path: Dotted name of the base's list of layers, such as ``model.layers``.
-
-    Returns:
-        Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
-        config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
-    """
-    dtype = table_dtype(config).name
-    tag = TAGS[dense_dtype(dtype)]
-    shapes = get_layout(config.layout).dense_shapes(config)
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for layer in addresses.layers:
-        prefix = tensor_name(layers_path, layer.layer_id, "")
-        if layer is addresses.layers[0] and addresses.map_sha256 is not None:
-            found[prefix + TOKEN_MAP] = ("I32", (addresses.raw_vocab_size,))
-        found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
-        found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
-        shape = (layer.stored_rows, config.row_width)
-        if dtype in QUANTISED_TAGS:
-            codes, scales = QUANTISED_TAGS[dtype]
-            found[prefix + TABLE] = (codes, shape)
-            scale_shape = (shape[0], scales_per_row(config.row_width, dtype))
-            found[prefix + SCALE] = (scales, scale_shape)
-        else:
-            found[prefix + TABLE] = (tag, shape)
-    return found
 
 
 def plan_attachment(

@@ -23,8 +23,9 @@ from engram.checkpoints.convert.conversion import (
 from engram.checkpoints.convert.publish import (
     check_expressible,
 )
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, resolve_model
-from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.attached_files import CONFIG_FILE
+from engram.checkpoints.read.checkpoint import open_checkpoint
+from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.published_memory import MEMORY_FILE
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
@@ -70,13 +71,14 @@ def plan(
         EngramError: Whatever does not fit, with the reason.
     """
     demand_apart(output, Path(source))
-    memory = open_memory(Path(source), config)
-    dtype = table_dtype(memory.config, asked=dtype).name
+    memory = open_checkpoint(Path(source), config=config)
+    stored = memory.stored_config
+    dtype = table_dtype(stored, asked=dtype).name
     if to != ATTACHED:
-        check_expressible(memory.config, to, dtype)
+        check_expressible(stored, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")
         return to_published(memory, output, to, dtype, tokenizer)
-    if memory.kind == "published":
+    if memory.stated is None:
         if base is None:
             raise UsageError(
                 f"{source} holds a memory alone: attaching it needs the model that it is for.",

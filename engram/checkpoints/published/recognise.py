@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from engram.checkpoints.published import deepseek_v41, demo, gemma, longcat, qwen_ple
 from engram.checkpoints.published.family import Family, Released, text_part
-from engram.checkpoints.published.stored import Stored, read_stored
+from engram.checkpoints.published.stored import Stored
 from engram.errors import InputError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -28,7 +27,6 @@ __all__ = [
     "find_family",
     "is_hub_id",
     "no_memory",
-    "open_stored",
     "recognise",
 ]
 
@@ -43,24 +41,6 @@ def find_family(stored: Stored) -> Family | None:
         if any(map(family.mark.search, stored.tensors)):
             return family
     return None
-
-
-def open_stored(target: str | Path, revision: str | None = None) -> Stored:
-    """Read config and headers of a folder, of a lone safetensors file, or of a hub repository.
-
-    Args:
-        target: Path, or id on the Hugging Face hub.
-        revision: Branch, tag or commit on the hub.
-
-    Raises:
-        MissingFileError: It is not there, or cannot be reached.
-        CorruptFileError: Its config is not a JSON object.
-    """
-    if Path(target).exists() or isinstance(target, Path) or not is_hub_id(target):
-        return read_stored(Path(target))
-    from engram.checkpoints.published.stored_on_hub import read_hub
-
-    return read_hub(target, revision)
 
 
 def is_hub_id(target: str) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.published.stored import Gathering, Stored
 from engram.errors import CorruptFileError, MissingFileError
 from engram.storage.safetensors_headers import DTYPE_BITS, INDEX_FILE, SINGLE_FILE, TensorInfo
@@ -20,12 +19,13 @@ _AT_A_TIME = 8
 _MOST_BYTES = 2**24
 
 
-def read_hub(name: str, revision: str | None) -> Stored:
-    """Read config and headers of a repository on the hub.
+def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
+    """Read the headers of a repository on the hub.
 
     Args:
         name: Its id, such as ``deepseek-ai/DeepSeek-V4.1-Flash``.
         revision: Branch, tag or commit; the newest when None.
+        config: Its config.json.
 
     Raises:
         MissingFileError: It is not there, may not be seen, or cannot be reached.
@@ -33,7 +33,6 @@ def read_hub(name: str, revision: str | None) -> Stored:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError
 
-    config = read_hub_config(name, revision)
     # Read here, since huggingface_hub reads it only once, at import.
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     found, ranges_work = Gathering(), Event()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.read.settings import base_files, damaged
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.settings import damaged
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
 
@@ -41,19 +42,19 @@ class Digests:
         return {key: dict(part) for key, part in parts.items() if part is not None}
 
 
-def read_digests(settings: Mapping[str, Any], where: str) -> Digests:
-    """Read the digests among the settings of a memory: none of a folder that was saved anew since.
+def read_digests(memory: Checkpoint) -> Digests:
+    """Read the digests that attaching recorded: none of a folder that was saved anew since.
 
     Args:
-        settings: What `engram.checkpoints.read.settings.stated_settings` returned.
-        where: The file that holds it.
+        memory: A checkpoint or an adapter that attaching wrote.
 
     Raises:
         CorruptFileError: They are of another form.
     """
-    if base_files(dict(settings), where).shards is None:
+    where = memory.where
+    if memory.base.shards is None:
         return Digests(None, None)
-    stated = settings.get(DIGESTS, {})
+    stated = (memory.stated or {}).get(DIGESTS, {})
     if not isinstance(stated, dict):
         raise damaged(where, f"engram.{DIGESTS} is {stated!r:.80}, not an object")
     parts = [stated.get(key) for key in (_SMALL, _WEIGHTS)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, CorruptFileError
 from engram.storage.file_names import is_inside, is_weight_file
@@ -38,23 +38,6 @@ class BaseFiles:
     code: dict[str, str] | None
 
 
-@dataclass(frozen=True)
-class MemorySettings:
-    """What attaching wrote about a memory.
-
-    Attributes:
-        config: The memory.
-        addresses: Its constants, without their token map.
-        layers_path: Dotted name of the list of layers in the model.
-        base: The base's own files.
-    """
-
-    config: EngramConfig
-    addresses: Addresses
-    layers_path: str
-    base: BaseFiles
-
-
 def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
     """Return the key ``engram`` of a model's config; None where there is none.
 
@@ -71,27 +54,65 @@ def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
     return settings
 
 
-def read_settings(settings: Any, where: str) -> MemorySettings:
-    """Read and check what attaching wrote about a memory.
+def stated_config(settings: Mapping[str, Any], where: str) -> EngramConfig:
+    """Read the config of a memory.
 
     Args:
-        settings: The key ``engram`` of a model's config.
+        settings: What `stated_settings` returned.
         where: The file that holds it.
 
     Raises:
-        CorruptFileError: Something is missing, of another type, or names a file outside.
-        ConfigError: The memory's config is wrong.
-        LayoutError: Its layout is unknown.
-        MismatchError: Its addresses are not those of their fingerprint, or of the config.
+        CorruptFileError: It is missing, or of another type.
+        ConfigError: It is wrong.
     """
-    memory = _config(settings, where)
-    layers_path = _value(settings, "layers_path", str, where, "engram.")
-    return MemorySettings(
-        memory, _addresses(settings, memory, where), layers_path, base_files(settings, where)
-    )
+    try:
+        return EngramConfig.from_dict(_value(settings, "config", dict, where, "engram."))
+    except ConfigError as error:
+        hint = COPY_AGAIN
+        raise ConfigError(error.problems, f"engram.config of {where}", hint) from None
 
 
-def base_files(settings: dict[str, Any], where: str) -> BaseFiles:
+def stated_addresses(settings: Mapping[str, Any], config: EngramConfig, where: str) -> Addresses:
+    """Read the constants of a memory, without their token map.
+
+    Args:
+        settings: What `stated_settings` returned.
+        config: The memory.
+        where: The file that holds it.
+
+    Raises:
+        CorruptFileError: Something is missing, or of another type.
+        LayoutError: Its layout is unknown.
+        MismatchError: They are not those of their fingerprint, or of the config.
+    """
+    # These import numpy, which reports do without.
+    from engram.addressing.addresses import Addresses
+    from engram.addressing.same_config import check_shape
+
+    stored = _value(settings, "addresses", dict, where, "engram.")
+    try:
+        addresses = Addresses.from_dict(stored)
+    except CorruptFileError as error:
+        raise damaged(where, error.message.rstrip(".")) from None
+    check_shape(addresses, config, where)
+    return addresses
+
+
+def stated_layers_path(settings: Mapping[str, Any], where: str) -> str:
+    """Read the dotted name of the list of layers in the model.
+
+    Args:
+        settings: What `stated_settings` returned.
+        where: The file that holds it.
+
+    Raises:
+        CorruptFileError: It is missing, or not a text.
+    """
+    path: str = _value(settings, "layers_path", str, where, "engram.")
+    return path
+
+
+def base_files(settings: Mapping[str, Any], where: str) -> BaseFiles:
     """Read which files of an attached folder are the base's own.
 
     Args:
@@ -125,28 +146,6 @@ def damaged(where: str, what: str) -> CorruptFileError:
         COPY_AGAIN,
         path=where,
     )
-
-
-def _config(settings: Any, where: str) -> EngramConfig:
-    try:
-        return EngramConfig.from_dict(_value(settings, "config", dict, where, "engram."))
-    except ConfigError as error:
-        hint = COPY_AGAIN
-        raise ConfigError(error.problems, f"engram.config of {where}", hint) from None
-
-
-def _addresses(settings: Any, config: EngramConfig, where: str) -> Addresses:
-    # These import numpy, which reports do without.
-    from engram.addressing.addresses import Addresses
-    from engram.addressing.same_config import check_shape
-
-    stored = _value(settings, "addresses", dict, where, "engram.")
-    try:
-        addresses = Addresses.from_dict(stored)
-    except CorruptFileError as error:
-        raise damaged(where, error.message.rstrip(".")) from None
-    check_shape(addresses, config, where)
-    return addresses
 
 
 def _value(values: Any, key: str, kind: type[Any], where: str, inside: str = "engram.base.") -> Any:

@@ -1,0 +1,53 @@
+"""Tensors that a memory consists of: their shapes by part, and in a checkpoint by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
+from engram.layouts import get_layout
+from engram.sizing.weights import dense_dtype
+from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
+from engram.units import scales_per_row
+
+if TYPE_CHECKING:
+    from engram.addressing.addresses import Addresses
+
+
+def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of one layer's parameters under our names, its table of so many rows last."""
+    return {**get_layout(config.layout).dense_shapes(config), TABLE: (rows, config.row_width)}
+
+
+def memory_tensors(
+    config: EngramConfig, addresses: Addresses, layers_path: str
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name every tensor that a memory has in a checkpoint.
+
+    Args:
+        config: The memory.
+        addresses: Its constants.
+        layers_path: Dotted name of the base's list of layers, such as ``model.layers``.
+
+    Returns:
+        Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
+        config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
+    """
+    dtype = table_dtype(config).name
+    tag = TAGS[dense_dtype(dtype)]
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for layer in addresses.layers:
+        prefix = tensor_name(layers_path, layer.layer_id, "")
+        if layer is addresses.layers[0] and addresses.map_sha256 is not None:
+            found[prefix + TOKEN_MAP] = ("I32", (addresses.raw_vocab_size,))
+        found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
+        shapes = parameter_shapes(config, layer.stored_rows)
+        found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
+        if dtype in QUANTISED_TAGS:
+            codes, scales = QUANTISED_TAGS[dtype]
+            found[prefix + TABLE] = (codes, shapes[TABLE])
+            scale_shape = (layer.stored_rows, scales_per_row(config.row_width, dtype))
+            found[prefix + SCALE] = (scales, scale_shape)
+    return found
