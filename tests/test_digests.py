@@ -12,8 +12,8 @@ import engram
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.digests import file_digest, read_digests
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
 from engram_cli.main import main

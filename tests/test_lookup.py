@@ -20,8 +20,8 @@ import engram
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach import attach
 from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.lookup import look_up
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard

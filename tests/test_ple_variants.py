@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from engram.checkpoints.attach import attach
 from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError

@@ -24,8 +24,8 @@ from engram.backbone.quantisation import (
     list_without_memory,
     quantisation_note,
 )
-from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextCo
 
 from engram.addressing.addresses import Addresses
 from engram.checkpoints.published.recognise import FAMILIES, find_family, recognise
-from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError

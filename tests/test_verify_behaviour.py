@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import engram
 from engram.checkpoints.attach.compare_logits import max_logit_difference
-from engram.checkpoints.read.checkpoint import open_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify import behaviour
 from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.errors import LayoutError

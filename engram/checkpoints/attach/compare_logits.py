@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engram.checkpoints.read.checkpoint import open_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError
 
 _TOKENS = 32
@@ -32,7 +32,7 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
     from engram.hf.multimodal import auto_class_of
 
     opened = open_checkpoint(attached)
-    known = opened.wired.raw_vocab_size
+    known = opened.addresses.raw_vocab_size
     auto_class = getattr(transformers, auto_class_of((opened.stated or {})["base"]))
     with torch.no_grad():
         with of_the_base(base, "run"):

@@ -8,8 +8,8 @@ from pathlib import Path
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
-from engram.checkpoints.read.checkpoint import open_checkpoint
 from engram.checkpoints.read.digests import demand_unchanged, read_digests
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
 from engram.storage.folders import new_folder
 

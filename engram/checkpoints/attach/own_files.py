@@ -15,7 +15,7 @@ from engram.checkpoints.read.attached_files import (
     CONFIG_FILE,
     KEPT_FOLDER,
 )
-from engram.checkpoints.read.checkpoint import open_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 

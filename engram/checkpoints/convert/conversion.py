@@ -25,11 +25,10 @@ from engram.checkpoints.convert.publish import (
     scale_name,
 )
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import without_weights
-from engram.checkpoints.read.published_memory import MEMORY_FILE
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype

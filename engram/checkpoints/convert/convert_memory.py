@@ -23,10 +23,9 @@ from engram.checkpoints.convert.conversion import (
 from engram.checkpoints.convert.publish import (
     check_expressible,
 )
-from engram.checkpoints.read.attached_files import CONFIG_FILE
-from engram.checkpoints.read.checkpoint import open_checkpoint
+from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
-from engram.checkpoints.read.published_memory import MEMORY_FILE
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.errors import EngramError, UsageError

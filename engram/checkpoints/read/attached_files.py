@@ -1,9 +1,11 @@
-"""Names of the files that attaching writes, and that it finds beside a base's weights."""
+"""Names of the files that attaching and converting write, or find beside a base's weights."""
 
 from __future__ import annotations
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "engram_adapter.json"
+# What a memory under published names is made of, written beside it.
+MEMORY_FILE = "engram_memory.json"
 CARD_FILE = "README.md"
 # The base's own versions of files of which an attached folder has another.
 KEPT_FOLDER = "engram_base"

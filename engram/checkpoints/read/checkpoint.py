@@ -1,4 +1,4 @@
-"""`open_checkpoint`: the one way to open what may hold a memory; headers are read on demand."""
+"""`Checkpoint`: what may hold a memory, opened by its config; the rest is read when it is asked."""
 
 from __future__ import annotations
 
@@ -8,48 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from engram.backbone.find_backbone import read_hub_config
-from engram.checkpoints.published.recognise import (
-    Released,
-    find_family,
-    is_hub_id,
-    no_memory,
-    recognise,
-)
-from engram.checkpoints.published.stored import Stored, read_stored, stored_model_config
-from engram.checkpoints.read.adapter import read_adapter
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
-from engram.checkpoints.read.memory_shapes import parameter_shapes
+from engram.checkpoints.published.recognise import Released, find_family, no_memory, recognise
+from engram.checkpoints.published.stored import Stored, read_stored
+from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
-from engram.checkpoints.read.published_memory import (
-    check_constants,
-    config_of_release,
-    layers_of_release,
-    stated_beside,
-)
-from engram.checkpoints.read.settings import (
-    BaseFiles,
-    base_files,
-    damaged,
-    stated_addresses,
-    stated_config,
-    stated_layers_path,
-    stated_settings,
-)
-from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
+from engram.checkpoints.read.settings import BaseFiles, base_files, damaged, demand
 from engram.config.engram_config import EngramConfig
-from engram.errors import InputError, MismatchError, MissingFileError, UsageError
+from engram.errors import ConfigError, CorruptFileError, MismatchError, MissingFileError
 from engram.layouts import get_layout
-from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
+from engram.storage.gguf import refuse_gguf_folder
+from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.safetensors_headers import TensorInfo
-from engram.tensor_names import SCALE, TABLE, is_memory, tensor_name
+from engram.tensor_names import TABLE, is_memory, tensor_name
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from engram.addressing.addresses import Addresses
     from engram.addressing.tokenizer_files import TokenizerFile
+    from engram.checkpoints.read.stored_tensor import StoredTensor
 
 # With a memory that was attached, such a memory alone, a release with a memory, or without any.
 Kind = Literal["attached", "adapter", "released", "base"]
@@ -63,6 +40,7 @@ class Checkpoint:
 
     Attributes:
         name: Its path, or its id on the hub.
+        where: The file that says what it is, for messages.
         path: The folder or lone file; None on the hub.
         revision: Branch, tag or commit on the hub.
         model_config: Its config.json, of an adapter that of the whole; empty where there is none.
@@ -72,6 +50,7 @@ class Checkpoint:
     """
 
     name: str
+    where: str
     path: Path | None
     revision: str | None
     model_config: dict[str, Any]
@@ -90,11 +69,6 @@ class Checkpoint:
     def folder(self) -> Path | None:
         """The folder that its files are in; None on the hub."""
         return self.path if self.path is None or self.path.is_dir() else self.path.parent
-
-    @property
-    def where(self) -> str:
-        """Name of the file that says what the memory is."""
-        return f"{self.name}/{ADAPTER_FILE if self.adapter else CONFIG_FILE}"
 
     def demand_config(self) -> None:
         """Refuse a folder that has no config.json.
@@ -177,10 +151,17 @@ class Checkpoint:
             ConfigError: It is wrong.
         """
         if self.stated is not None:
-            return stated_config(self.stated, self.where)
+            values = demand(self.stated, "config", dict, self.where)
+            try:
+                return EngramConfig.from_dict(values)
+            except ConfigError as error:
+                what = f"engram.config of {self.where}"
+                raise ConfigError(error.problems, what, COPY_AGAIN) from None
         given = self.given
         if given is None and self._beside is not None:
             given = EngramConfig.from_dict(self._beside["config"])
+        from engram.checkpoints.read.published_memory import config_of_release
+
         return config_of_release(self.released, given)
 
     @cached_property
@@ -201,32 +182,44 @@ class Checkpoint:
     @cached_property
     def _beside(self) -> dict[str, Any] | None:
         """Config and addresses that `engram convert` wrote beside published names."""
-        return None if self.folder is None else stated_beside(self.folder)
-
-    @cached_property
-    def addresses(self) -> Addresses | None:
-        """The constants that are stored, without their token map; None where none are."""
-        from engram.addressing.addresses import Addresses
-
-        if self.stated is not None:
-            return stated_addresses(self.stated, self.config, self.where)
-        return None if self._beside is None else Addresses.from_dict(self._beside["addresses"])
+        file = None if self.folder is None else self.folder / MEMORY_FILE
+        if file is None or not file.is_file():
+            return None
+        hint = "Restore it, or remove it and give -c CONFIG."
+        values: dict[str, Any] = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
+        return values
 
     @property
-    def wired(self) -> Addresses:
-        """The constants of a memory that was attached.
+    def stores_addresses(self) -> bool:
+        """Whether the memory's constants are stored, and not only what they follow from."""
+        return self.stated is not None or self._beside is not None
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """The constants that are stored, without their token map; see `stores_addresses`.
 
         Raises:
-            CorruptFileError: They are missing.
+            CorruptFileError: Something is missing, or of another type.
+            LayoutError: The memory's layout is unknown.
+            MismatchError: They are not those of their fingerprint, or of the config.
         """
-        if self.addresses is None:
-            raise damaged(self.where, "engram.addresses is missing")
-        return self.addresses
+        from engram.addressing.addresses import Addresses
+        from engram.addressing.same_config import check_shape
+
+        if self.stated is None:
+            return Addresses.from_dict((self._beside or {})["addresses"])
+        try:
+            addresses = Addresses.from_dict(demand(self.stated, "addresses", dict, self.where))
+        except CorruptFileError as error:
+            raise damaged(self.where, error.message.rstrip(".")) from None
+        check_shape(addresses, self.config, self.where)
+        return addresses
 
     @cached_property
     def layers_path(self) -> str:
         """Dotted name of the list of layers of the model that a memory was attached to."""
-        return stated_layers_path(self.stated or {}, self.where)
+        path: str = demand(self.stated, "layers_path", str, self.where)
+        return path
 
     def demand_settings(self) -> None:
         """Refuse a memory that attaching did not describe as it does.
@@ -237,7 +230,7 @@ class Checkpoint:
             LayoutError: Its layout is unknown.
             MismatchError: Its addresses are not those of their fingerprint, or of the config.
         """
-        _ = self.config, self.layers_path, self.wired, self.base
+        _ = self.config, self.layers_path, self.addresses, self.base
 
     def name_of(self, layer_id: int, part: str) -> str:
         """Name a tensor of a memory that was attached."""
@@ -249,6 +242,8 @@ class Checkpoint:
         Raises:
             KeyError: It is not in the files.
         """
+        import numpy as np
+
         info = self.tensors[self.name_of(layer_id, part)]
         return np.frombuffer(self.files.read(info), dtype=dtype).reshape(info.shape)
 
@@ -262,35 +257,12 @@ class Checkpoint:
             MismatchError: They do not fit the config.
             LayoutError: They hold a kind of memory that is not converted.
         """
+        from engram.checkpoints.read.memory_layers import attached_layers
+        from engram.checkpoints.read.published_memory import layers_of_release
+
         if self.stated is None:
             return layers_of_release(self.released, self.config)
-        self.demand_settings()
-        self.files.demand_whole()
-        return {
-            layer.layer_id: self._layer(
-                layer.layer_id, parameter_shapes(self.config, layer.stored_rows)
-            )
-            for layer in self.wired.layers
-        }
-
-    def _layer(
-        self, layer_id: int, shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, StoredTensor]:
-        names = {part: self.name_of(layer_id, part) for part in (*shapes, SCALE)}
-        missing = [names[part] for part in shapes if names[part] not in self.tensors]
-        if missing:
-            raise MissingFileError(
-                f"{self.name} lacks {missing[0]}.",
-                f"Check it: engram verify {self.name}",
-                tensors=missing,
-            )
-        scale = [self.tensors[names[SCALE]]] if names[SCALE] in self.tensors else []
-        return {
-            part: stored_tensor(
-                names[part], shape, [self.tensors[names[part]]], scale if part == TABLE else []
-            )
-            for part, shape in shapes.items()
-        }
+        return attached_layers(self)
 
     def load_tokenizer(self) -> TokenizerFile:
         """Read the tokenizer beside its files, here or on the hub.
@@ -308,7 +280,9 @@ class Checkpoint:
         Raises:
             MismatchError: They differ: it is another tokenizer, or another config.
         """
-        if self.addresses is not None:
+        from engram.checkpoints.read.published_memory import check_constants
+
+        if self.stores_addresses:
             addresses.check(self.addresses.to_dict())
         if self.stated is None:
             check_constants(self.released, addresses)
@@ -330,7 +304,7 @@ class Checkpoint:
         from engram.addressing.same_tokenizer import check_tokenizer
         from engram.addressing.tokenizer import EngramTokenizer
 
-        if self.addresses is not None:
+        if self.stores_addresses:
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)
             return self.addresses
@@ -340,59 +314,3 @@ class Checkpoint:
             made = EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses
         self.check(made)
         return made
-
-
-def open_checkpoint(
-    target: str | Path,
-    revision: str | None = None,
-    *,
-    config: EngramConfig | None = None,
-    short_names: bool = False,
-) -> Checkpoint:
-    """Open what may hold a memory: by its config alone, which is read here and nowhere else.
-
-    Args:
-        target: A folder, a lone safetensors file, or ``organisation/name`` on the hub.
-        revision: Branch, tag or commit on the hub.
-        config: The memory, where the files do not state it: the reference demo's.
-        short_names: Names without an organisation may be on the hub, as transformers takes them.
-
-    Raises:
-        MissingFileError: It is not there, or cannot be reached.
-        InputError: It is a file of another kind.
-        CorruptFileError: Its config is not JSON, or what it says about a memory is damaged.
-        UsageError: A config was given, and the files state their own.
-    """
-    name, path = str(target), Path(target)
-    is_name = is_hub_id(name) or (short_names and not name.startswith((".", "/", "~")))
-    if is_name and isinstance(target, str) and not path.exists():
-        opened = Checkpoint(name, None, revision, read_hub_config(name, revision))
-    else:
-        opened = _open_here(path)
-    model_config, where = opened.model_config, opened.where
-    stated = stated_settings(model_config, where)
-    if stated is None and opened.adapter:
-        raise damaged(where, "model_config.engram is missing")
-    if stated is not None and config is not None:
-        raise UsageError(f"{opened.name} states its config: leave -c out.")
-    return replace(opened, stated=stated, given=config)
-
-
-def _open_here(path: Path) -> Checkpoint:
-    refuse_gguf(path)
-    if not path.exists():
-        raise MissingFileError(
-            f"{path}: no such file or folder.",
-            "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
-            path=str(path),
-        )
-    if not path.is_dir() and path.suffix != ".safetensors":
-        raise InputError(
-            f"{path} is no checkpoint: neither a folder nor a safetensors file.",
-            "Give the checkpoint's folder. What a config means, engram report shows.",
-            path=str(path),
-        )
-    if (path / ADAPTER_FILE).is_file():
-        adapter = read_adapter(path)
-        return Checkpoint(str(path), path, None, adapter["model_config"], adapter)
-    return Checkpoint(str(path), path, None, stored_model_config(path))

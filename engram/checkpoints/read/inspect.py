@@ -12,7 +12,8 @@ from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
 from engram.checkpoints.published.recognise import Released
 from engram.checkpoints.published.stored import named
-from engram.checkpoints.read.checkpoint import Checkpoint, Kind, open_checkpoint
+from engram.checkpoints.read.checkpoint import Checkpoint, Kind
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError

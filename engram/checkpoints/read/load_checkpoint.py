@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.checkpoints.read.attached_files import CONFIG_FILE
-from engram.checkpoints.read.checkpoint import Checkpoint, open_checkpoint
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.damage import find_damage
 from engram.checkpoints.read.joined_adapter import joined_folder, open_adapter, pinned_revision
 from engram.checkpoints.read.model_folder import resolve_model
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.settings import damaged
 from engram.errors import EngramError, LayoutError, UsageError
 from engram.storage.hub import probe

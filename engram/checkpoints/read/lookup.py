@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.vocabulary import compressed_map
-from engram.checkpoints.read.checkpoint import Checkpoint, open_checkpoint
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engram.addressing.primes import head_primes, stored_rows
 from engram.checkpoints.published.family import text_part
@@ -15,13 +14,9 @@ from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
 from engram.layouts import deepseek_v41, demo, qwen_ple
-from engram.storage.json_files import OBJECT, read_json
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
-
-# What a memory under published names is made of, written beside it.
-MEMORY_FILE = "engram_memory.json"
 
 _OUR_NAME: dict[str, Callable[[str], tuple[str, int | None]]] = {
     "demo": demo.from_reference_name,
@@ -163,13 +158,3 @@ def _rows(config: EngramConfig) -> dict[int, int]:
         layer_id: stored_rows(primes, config.row_multiple)
         for layer_id, primes in head_primes(config).items()
     }
-
-
-def stated_beside(folder: Path) -> dict[str, Any] | None:
-    """Read what `engram convert` wrote beside published names; None where it wrote nothing."""
-    file = folder / MEMORY_FILE
-    if not file.is_file():
-        return None
-    hint = "Restore it, or remove it and give -c CONFIG."
-    values: dict[str, Any] = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
-    return values

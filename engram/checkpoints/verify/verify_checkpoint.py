@@ -13,9 +13,10 @@ import numpy as np
 from engram.addressing.addresses import map_digest
 from engram.backbone.claims import check_claims
 from engram.checkpoints.published.verify_released import verify_released
-from engram.checkpoints.read.checkpoint import Checkpoint, open_checkpoint
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests
 from engram.checkpoints.read.memory_shapes import memory_tensors
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import (
     ConfigError,
@@ -83,7 +84,7 @@ def verify(
     except EngramError as error:
         yield Check("settings", False, what_happened(error))
         return
-    yield Check("fingerprint", True, f"constants hash to {memory.wired.fingerprint[:16]}...")
+    yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
     load = partial(_load_tokenizer, memory, tokenizer)
     for name, check in _HEADER_CHECKS.items():
         yield run_check(name, partial(check, memory))
@@ -133,31 +134,31 @@ def _check_sizes(memory: Checkpoint) -> Verdict:
     from engram.addressing.prime_witness import doubt_of_primes
     from engram.addressing.primes import head_primes, stored_rows
 
-    heads = {layer.layer_id: layer.heads for layer in memory.wired.layers}
+    heads = {layer.layer_id: layer.heads for layer in memory.addresses.layers}
     doubt = doubt_of_primes(memory.config, heads)
     if doubt is not None:
         return False, doubt
-    expected = head_primes(memory.config, memory.wired.layer_ids)
-    for layer in memory.wired.layers:
+    expected = head_primes(memory.config, memory.addresses.layer_ids)
+    for layer in memory.addresses.layers:
         primes = tuple(map(tuple, expected[layer.layer_id]))
         if primes != layer.primes:
             return False, f"layer {layer.layer_id}: the primes are not those of the config"
         rows = stored_rows(expected[layer.layer_id], memory.config.row_multiple)
         if rows != layer.stored_rows:
             return False, f"layer {layer.layer_id}: {layer.stored_rows} stored rows, not {rows}"
-    by_layer = [layer.hash_rows for layer in memory.wired.layers]
+    by_layer = [layer.hash_rows for layer in memory.addresses.layers]
     return True, f"primes follow from the config, by sympy's account too; rows by layer {by_layer}"
 
 
 def _check_constants(memory: Checkpoint) -> Verdict:
     from engram.addressing.multipliers import multipliers
 
-    ids = memory.wired.layer_ids
-    expected = multipliers(memory.config, memory.wired.vocab_size, ids)
-    wrong = [i for i in memory.wired.layers if expected[i.layer_id] != i.multipliers]
+    ids = memory.addresses.layer_ids
+    expected = multipliers(memory.config, memory.addresses.vocab_size, ids)
+    wrong = [i for i in memory.addresses.layers if expected[i.layer_id] != i.multipliers]
     if wrong:
         return False, f"layer {wrong[0].layer_id}: the multipliers are not those of the config"
-    for layer in memory.wired.layers:
+    for layer in memory.addresses.layers:
         stored = memory.constant(layer.layer_id, OFFSETS, "<i8")
         if tuple(stored.tolist()) != layer.offsets:
             return False, f"layer {layer.layer_id}: the offsets are not those of its primes"
@@ -165,7 +166,7 @@ def _check_constants(memory: Checkpoint) -> Verdict:
 
 
 def _check_tensors(memory: Checkpoint) -> Verdict:
-    expected = memory_tensors(memory.config, memory.wired, memory.layers_path)
+    expected = memory_tensors(memory.config, memory.addresses, memory.layers_path)
     stored = memory.memory_tensors
     problems = [f"{name} is missing" for name in expected if name not in stored]
     problems += [f"{name} is not wired" for name in stored if name not in expected]
@@ -187,7 +188,7 @@ def _same_kind(expected: str, stored: str) -> bool:
 
 
 def _check_token_map(memory: Checkpoint) -> Verdict:
-    addresses = memory.wired
+    addresses = memory.addresses
     if addresses.map_sha256 is None:
         return True, "this layout hashes raw ids"
     stored = memory.constant(addresses.layer_ids[0], TOKEN_MAP, "<i4")
@@ -199,13 +200,13 @@ def _check_token_map(memory: Checkpoint) -> Verdict:
 def _check_tokenizer(memory: Checkpoint, load: Callable[[], TokenizerFile]) -> Verdict:
     from engram.addressing.same_tokenizer import check_tokenizer
 
-    if memory.wired.map_sha256 is None:
+    if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
     try:
         tokenizer = load()
     except MissingFileError as error:
         return None, error.message
-    added = check_tokenizer(memory.wired, tokenizer)
+    added = check_tokenizer(memory.addresses, tokenizer)
     more = f", and {added} tokens that were added since" if added else ""
     return True, f"the tokenizer gives the same token map{more}"
 
@@ -232,10 +233,10 @@ def _has_new_tokens(memory: Checkpoint, load: Callable[[], TokenizerFile]) -> bo
     """Whether the tokenizer is the memory's own with tokens added, as people do."""
     from engram.addressing.same_tokenizer import check_tokenizer
 
-    if memory.wired.map_sha256 is None:
+    if memory.addresses.map_sha256 is None:
         return False
     try:
-        return check_tokenizer(memory.wired, load()) > 0
+        return check_tokenizer(memory.addresses, load()) > 0
     except EngramError:
         return False
 
