@@ -167,7 +167,7 @@ def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path):
     weight_map = {tensor.name: "a.safetensors" for tensor in others} | {table.name: "b.safetensors"}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(plan.attachment.model_config))
+    (folder / "config.json").write_text(json.dumps(plan.model_config))
     shutil.copyfile(tiny.TOKENIZER / "tokenizer.json", folder / "tokenizer.json")
     code = f"""
 import sys

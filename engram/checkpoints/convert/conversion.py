@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.attach.attach import (
-    MAX_SHARD_BYTES,
-    AttachPlan,
-)
+from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
+from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.publish import (
@@ -157,13 +155,12 @@ def to_base(
     """Describe a memory from published names, attached to a base."""
     base = read_base(base_folder)
     config = replace(memory.stored_config, table_dtype=dtype)
-    attachment = describe_attachment(base, config, tokenizer, trust_remote_code)
-    addresses = attachment.addresses
+    attached = describe_attachment(base, config, output, tokenizer, trust_remote_code)
+    addresses = attached.addresses
     memory.check(addresses)
-    layers_path = attachment.model_config["engram"]["layers_path"]
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        prefix = tensor_name(layers_path, layer.layer_id, "")
+        prefix = tensor_name(attached.layers_path, layer.layer_id, "")
         if layer is addresses.layers[0] and addresses.token_map is not None:
             values = addresses.token_map.astype("<i4")
             make = partial(np.copy, values)
@@ -177,7 +174,6 @@ def to_base(
                 tensor, prefix + name, config, record, layer.layer_id, prefix + SCALE
             )
     shards = plan_shards(streams, MAX_SHARD_BYTES)
-    attachment = replace(attachment, tensors=streams)
     return Conversion(
         source=memory,
         to=ATTACHED,
@@ -190,7 +186,7 @@ def to_base(
         texts={},
         link=link,
         record=record,
-        attach_plan=AttachPlan(base, attachment, shards, output, link),
+        attach_plan=replace(attached, shards=shards, link=link),
     )
 
 

@@ -21,7 +21,7 @@ def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ..
     return {**get_layout(config.layout).dense_shapes(config), TABLE: (rows, config.row_width)}
 
 
-def memory_tensors(
+def expected_tensors(
     config: EngramConfig, addresses: Addresses, layers_path: str
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name every tensor that a memory has in a checkpoint.

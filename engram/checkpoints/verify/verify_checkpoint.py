@@ -15,7 +15,7 @@ from engram.backbone.claims import check_claims
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests
-from engram.checkpoints.read.memory_shapes import memory_tensors
+from engram.checkpoints.read.memory_shapes import expected_tensors
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import (
@@ -166,7 +166,7 @@ def _check_constants(memory: Checkpoint) -> Verdict:
 
 
 def _check_tensors(memory: Checkpoint) -> Verdict:
-    expected = memory_tensors(memory.config, memory.addresses, memory.layers_path)
+    expected = expected_tensors(memory.config, memory.addresses, memory.layers_path)
     stored = memory.memory_tensors
     problems = [f"{name} is missing" for name in expected if name not in stored]
     problems += [f"{name} is not wired" for name in stored if name not in expected]
