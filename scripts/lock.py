@@ -1,6 +1,6 @@
 """Write constraints.txt: the version of every package that the toolkit's environment needs.
 
-Run it in an environment into which `pip install -e '.[dev,assets]'` went without constraints
+Run it in an environment into which `pip install -e '.[dev,assets,docs]'` went without constraints
 (`make lock` does). A package that nothing needs any more is left out.
 """
 
@@ -16,10 +16,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("dev", "assets")
+EXTRAS = ("dev", "assets", "docs")
 HEADER = """\
-# The whole tested set: what `pip install -e '.[dev,assets]'` installs, and pip itself. The make
-# targets and the README's install line use it; `make lock` renews it.
+# The whole tested set: what `pip install -e '.[dev,assets,docs]'` installs, and pip itself. The
+# make targets and the README's install line use it; `make lock` renews it.
 # torch 2.13.0 installs as the CPU build where the index offers one; a plain "torch" may pull
 # several GB of CUDA packages.
 """

@@ -21,9 +21,12 @@ from version_sets import ROOT, SetError, VersionSet, lay
 SETS = ("floor", "lock", "newest")
 FAMILIES = "gpt2,llama,gemma3_text,qwen3_moe"
 TESTS = (
-    *("attach", "attach_layouts", "adapter", "decode", "generate", "verify_behaviour"),
-    *("masked_gaps", "memory_arguments", "seams"),
-    *("load_tables", "convert", "addressing_forms", "corpus", "config_cli", "help"),
+    *("checkpoints/attach/test_attach.py", "checkpoints/attach/test_attach_layouts.py"),
+    *("checkpoints/attach/test_adapter.py", "checkpoints/convert/test_convert.py"),
+    *("checkpoints/verify/test_behaviour.py", "hf/test_decode.py", "hf/test_generate.py"),
+    *("hf/test_load_tables.py", "hf/test_masked_gaps.py", "hf/test_memory_arguments.py"),
+    *("addressing/test_forms.py", "corpus/hash/test_hash_text.py"),
+    *("project/test_help.py", "project/test_seams.py", "cli"),
 )
 
 
@@ -59,8 +62,7 @@ def main(parts: list[str]) -> int:
 
 def run_tests(laid: VersionSet) -> bool:
     """Run the tests with a set of versions; return whether all passed."""
-    files = [f"tests/test_{name}.py" for name in TESTS]
-    files += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_cli_*.py"))
+    files = [f"tests/{name}" for name in TESTS]
     environment = {**laid.environment, "ENGRAM_TEST_FAMILIES": FAMILIES, "OMP_NUM_THREADS": "1"}
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
     command = [sys.executable, *words, "-m", "not real and not torture", *files]

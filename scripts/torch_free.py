@@ -124,10 +124,12 @@ def make_inputs() -> dict[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     code = (
-        "import sys, pathlib, tiny, sparse_folder\n"
+        "import sys, pathlib\n"
+        "from support import sparse_folder, tiny\n"
+        "from support.paths import BPE\n"
         "from engram.config.config_file import write_config\n"
         "out = pathlib.Path(sys.argv[1])\n"
-        "write_config(out / 'memory.yaml', tiny.memory_config(tokenizer=str(tiny.TOKENIZER)))\n"
+        "write_config(out / 'memory.yaml', tiny.memory_config(tokenizer=str(BPE)))\n"
         "tiny.attached_model(tiny.base_model('llama', out / 'base'), out / 'attached')\n"
         "sparse_folder.v41(out / 'released')\n"
     )

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import Forks
+from hypothesis import settings
 
-GOLDEN = Path(__file__).parent / "golden"
+from support.forks import Forks
+from support.paths import BPE, GOLDEN, WORD
 
 # Code of models is copied to where the environment says when transformers is imported; two
 # processes of a test run must not share it.
 _modules = tempfile.TemporaryDirectory(prefix="engram-test-modules-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
 
+
+# The same examples every time: a run that fails can be repeated.
+settings.register_profile("engram", derandomize=True, database=None)
+settings.load_profile("engram")
 
 # A shell that starts the tests in the background has Ctrl-C ignored, by what they start, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,13 +64,13 @@ def golden() -> Callable[[str], dict[str, Any]]:
 @pytest.fixture(scope="session")
 def local_bpe() -> Path:
     """Folder of a byte-level BPE tokenizer with 544 ids."""
-    return GOLDEN / "tokenizers" / "local_bpe"
+    return BPE
 
 
 @pytest.fixture(scope="session")
 def local_word() -> Path:
     """Folder of a word tokenizer with 23 ids."""
-    return GOLDEN / "tokenizers" / "local_word"
+    return WORD
 
 
 @pytest.fixture(scope="session")

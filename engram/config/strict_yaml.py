@@ -60,6 +60,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """Read a text; JSON escapes a character beyond U+FFFF as two halves, and YAML keeps both."""
+    return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
+
 # The first characters by which PyYAML finds the pattern; "" stands for a value that is not there.
 for _kind, _first, _pattern in (
     ("bool", [*"tTfF"], r"true|True|TRUE|false|False|FALSE"),

@@ -7,9 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
-import sparse_folder
+from support import sparse_folder
+from support.paths import BPE
 
-TOKENIZER = Path(__file__).parents[1] / "golden" / "tokenizers" / "local_bpe"
 _VOCAB, _HIDDEN, _INNER = 544, 16, 24
 _LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -57,7 +57,7 @@ _PARTS = ["The river ran past", "an old mill,", "over stones", "and on to the se
 
 def write_inputs(folder: Path) -> None:
     """Write a tokenizer, a base, configs, texts and released checkpoints."""
-    shutil.copytree(TOKENIZER, folder / "tok")
+    shutil.copytree(BPE, folder / "tok")
     _write_base(folder / "base")
     for name, values in _CONFIGS.items():
         (folder / f"{name}.yaml").write_text(json.dumps(values, indent=1))
@@ -73,7 +73,7 @@ def _write_base(folder: Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    shutil.copytree(TOKENIZER, folder)
+    shutil.copytree(BPE, folder)
     (folder / "config.json").write_text(json.dumps(_LLAMA, indent=2))
     shapes = {"model.embed_tokens": (_VOCAB, _HIDDEN), "lm_head": (_VOCAB, _HIDDEN)}
     shapes["model.norm"] = (_HIDDEN,)

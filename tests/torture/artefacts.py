@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hashed_statistics
-import pytest
-import sparse_folder
-
-from engram_cli.main import app
+from support import hashed_statistics, sparse_folder
+from support.cli import run
+from support.paths import BPE, REPOSITORY
 
 TEXT = "The river ran past the old mill.\n\nA valley below the hill: 3 < 4.\n\nEnd.\n"
 # Stand in a call for the changed artefact, for a folder to be written, and for valid companions.
 PATH, OUT = "PATH", "OUT"
-TOKENIZER = Path(__file__).parents[1] / "golden" / "tokenizers" / "local_bpe"
 Calls = Sequence[list[str] | Callable[[Path], object]]
 
 
@@ -45,32 +40,31 @@ class Artefact:
 
 def write_artefacts(folder: Path) -> None:
     """Write them all into an empty folder; imports torch and transformers."""
-    import tiny
-
     from engram.config.config_file import write_config
+    from support import tiny
 
     base = tiny.base_model("llama", folder / "base")
     tiny.base_model("gpt2", folder / "sharded", max_shard_size="40KB")
     attached = tiny.attached_model(base, folder / "attached")
     tiny.attached_model(base, folder / "adapter", adapter=True)
-    memory = tiny.memory_config(tokenizer=str(TOKENIZER))
+    memory = tiny.memory_config(tokenizer=str(BPE))
     write_config(folder / "memory.yaml", memory)
     (folder / "memory.json").write_text(json.dumps(memory.to_dict()))
-    shutil.copyfile(Path(__file__).parents[2] / "templates" / "gpt2.yaml", folder / "gpt2.yaml")
+    shutil.copyfile(REPOSITORY / "templates" / "gpt2.yaml", folder / "gpt2.yaml")
     hashed_statistics.write_statistics(folder / "stats.json")
     shutil.copyfile(base / "model.safetensors", folder / "model.safetensors")
     (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(range(1, 60)) * 4)
     shard = {"model-00001-of-00001.safetensors": sparse_folder.v41_layer(1, 96)}
     sparse_folder.write(folder / "released", sparse_folder.V41_CONFIG, shard)
     _write_texts(folder)
-    shutil.copytree(TOKENIZER, folder / "tokenizer")
+    shutil.copytree(BPE, folder / "tokenizer")
     (folder / "tokenizer" / "added_tokens.json").write_text('{"<more>": 544}')
     special = '{"pad_token": {"content": "<pad>"}}'
     (folder / "tokenizer" / "special_tokens_map.json").write_text(special)
-    run("convert", attached, "-o", folder / "published", "--to", "demo")
+    run("convert", attached, "-o", folder / "published", "--to", "demo").ended()
     text, corpus = folder / "text.txt", folder / "corpus"
-    run("corpus", "build", text, "-t", TOKENIZER, "-o", corpus, "-j", 1)
-    run("hash", text, *_hashing(folder), "-o", folder / "hash-ids")
+    run("corpus", "build", text, "-t", BPE, "-o", corpus, "-j", 1).ended()
+    run("hash", text, *_hashing(folder), "-o", folder / "hash-ids").ended()
 
 
 def _write_texts(folder: Path) -> None:
@@ -93,7 +87,7 @@ def _write_texts(folder: Path) -> None:
 def list_artefacts(folder: Path) -> list[Artefact]:
     """List what `write_artefacts` wrote."""
     base, config, text = folder / "base", str(folder / "memory.yaml"), str(folder / "text.txt")
-    tokenizer, words = ["-t", str(TOKENIZER)], _hashing(folder)
+    tokenizer, words = ["-t", str(BPE)], _hashing(folder)
     headers, out = ["verify", PATH, "--headers-only"], ["-o", OUT]
     reads = [
         ["config", "check", PATH],
@@ -178,15 +172,7 @@ def list_artefacts(folder: Path) -> list[Artefact]:
 
 
 def _hashing(folder: Path) -> list[str]:
-    return ["-t", str(TOKENIZER), "-c", str(folder / "memory.yaml"), "-j", "1"]
-
-
-def run(*words: object) -> None:
-    """Run a command that must go well."""
-    told = io.StringIO()
-    with redirect_stdout(told), redirect_stderr(told), pytest.raises(SystemExit) as end:
-        app([str(word) for word in words])
-    assert not end.value.code, told.getvalue()
+    return ["-t", str(BPE), "-c", str(folder / "memory.yaml"), "-j", "1"]
 
 
 def load(*paths: Path, **options: Any) -> None:

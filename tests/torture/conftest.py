@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from forks import Forks
 
+from support.forks import Forks
 from torture.writers import make_inputs
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from forks import Forks
 
-from torture.writers import BPE
+from support.forks import Forks
+from support.paths import BPE
 
 pytestmark = pytest.mark.torture
 

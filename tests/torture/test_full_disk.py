@@ -8,8 +8,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from forks import Forks
 
+from support.forks import Forks
 from torture.trial import Trial, output
 from torture.writers import WRITERS, Writer, seen
 

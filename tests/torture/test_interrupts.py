@@ -7,8 +7,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from forks import INTERRUPT, Forks
 
+from support.forks import INTERRUPT, Forks
 from torture.trial import Trial, output
 from torture.writers import WRITERS, Writer, seen
 

@@ -7,8 +7,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from forks import KILL, Forks
 
+from support.forks import KILL, Forks
 from torture.trial import Trial, output
 from torture.writers import WRITERS, Writer, seen
 

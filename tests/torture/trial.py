@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forks import Forks, Outcome
-
+from support.forks import Forks, Outcome
 from torture.writers import Writer, seen
 
 

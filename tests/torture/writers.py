@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tiny
-from forks import Forks
-
-BPE = str(tiny.TOKENIZER)
+from support import tiny
+from support.forks import Forks
+from support.paths import BPE
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Writer:
         return [word.replace("{}", str(inputs)) for word in self.older]
 
 
-_BUILD = ("corpus", "build", "{}/text.jsonl", "-t", BPE, "-o", "out", "--shard-size", "20000")
+_BUILD = ("corpus", "build", "{}/text.jsonl", "-t", str(BPE), "-o", "out", "--shard-size", "20000")
 _HASH = ("hash", "{}/text.jsonl", "-c", "{}/attached", "-o", "out", "--shard-size", "5000")
 
 WRITERS = [

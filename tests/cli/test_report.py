@@ -1,0 +1,226 @@
+"""`engram report`: known sizes, what fits, and what wrong input gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from engram.config.templates import load_template
+from engram.sizing.counts import count_params
+from support import stored_folder
+from support.cli import imported_by, run
+
+KNOWN = {
+    "demo": ([10_344_164, 10_348_242], 1_324_313_984, 5_297_255_936, "float32"),
+    "engram-27b": ([36_199_972, 36_204_260], 5_792_338_560, 11_584_677_120, "bf16"),
+    "engram-40b": ([115_837_464, 115_841_428], 18_534_311_360, 37_068_622_720, "bf16"),
+    "deepseek-v4.1-flash": ([384_006_168, 384_016_682], 196_613_849_600, 202_758_032_400, "fp8"),
+    "qwen3.8-flash-next": ([320_001_536], 51_200_245_760, 102_400_491_520, "bf16"),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_published_models(name):
+    rows, table_params, table_bytes, dtype = KNOWN[name]
+    payload = run("report", name, "--dtype", dtype, "--json").json()
+    assert next(iter(payload)) == "schema"
+    assert payload["schema"] == "engram.report/1"
+    assert [layer["rows"] for layer in payload["layers"]] == rows
+    totals = payload["totals"]
+    assert (totals["table_params"], totals["table_bytes"]) == (table_params, table_bytes)
+    assert sum(layer["table_bytes"] for layer in payload["layers"]) == table_bytes
+    assert totals["base_params"] is None
+    assert payload["fits"] is None
+    assert any("without the base model" in text for text in payload["assumptions"])
+
+
+def test_padding_is_told_apart():
+    (layer,) = run("report", "qwen3.8-flash-next", "--json").json()["layers"]
+    assert (layer["rows"], layer["hash_rows"]) == (320_001_536, 320_001_446)
+    assert layer["table_params"] == 320_001_536 * 160
+
+
+def test_rows_add_up_to_the_totals():
+    payload = run("report", "gpt2", "--model", "gpt2", "--mode", "training", "--json").json()
+    totals, rows = payload["totals"], payload["rows"]
+    assert sum(row["bytes"] for row in rows) == totals["total_bytes"]
+    params = sum(row["params"] or 0 for row in rows)
+    assert params == totals["engram_params"] + totals["base_params"]
+    assert totals["engram_params"] == totals["table_params"] + totals["dense_params"]
+    assert totals["engram_params"] == count_params(load_template("gpt2")).total_params
+    assert totals["base_params"] == 124_439_808
+    assert {row["kind"] for row in rows} == {"exact", "nominal"}
+    assert totals["total_bytes"] == 16 * params
+
+
+def test_reads_per_token():
+    paper = run("report", "engram-27b", "--dtype", "bf16", "--json").json()["reads"]
+    assert paper["rows_per_token_and_layer"] == 16
+    assert paper["bytes_per_token_and_layer"] == [2560, 2560]
+    v41 = run("report", "deepseek-v4.1-flash", "--json").json()["reads"]
+    assert (v41["rows_per_token"], v41["bytes_per_token"]) == (48, 12_672)
+    assert "48 in all = 12,672 bytes" in run("report", "deepseek-v4.1-flash")[1]
+
+
+def test_what_does_not_fit():
+    words = ["report", "deepseek-v4.1-flash", "--device-memory", "80GiB"]
+    payload = run(*words, "--json").json(5)
+    assert payload["fits"] is False
+    assert payload["totals"]["rank_gpu_bytes"] > payload["device_memory_bytes"] == 80 * 2**30
+    code, out, _ = run(*words)
+    assert code == 5
+    assert "Fits a device of 80.00 GiB: no, 189.42 GiB on the device" in out
+    for more, fits in (
+        (["--tp", 4], True),
+        (["--tables", "cpu"], None),
+        (["--tables", "cpu", "--host-memory", "1TiB"], True),
+        (["--tables", "disk"], None),
+    ):
+        payload = run(*words, *more, "--json").json()
+        assert payload["fits"] is fits, more
+        (home,) = [home for home in payload["homes"] if home["tables"] == payload["tables"]]
+        assert home["fits"] is fits
+    lines = run(*words, "--tables", "disk")[1].splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith(("gpu ", "cpu ", "disk "))] == [
+        *("no", "unknown", "unknown")
+    ]
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "memory.yaml"])
+def test_a_gguf_file_is_told_as_such(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"GGUF\3\0\0\0" + bytes(64))
+    text = tmp_path / "text.txt"
+    text.write_text("The river.")
+    for words in (
+        ["report", path],
+        ["verify", path],
+        ["lookup", path, "the river"],
+        ["attach", path, "-c", "gpt2", "-o", tmp_path / "out"],
+        ["size", "--model", path],
+        ["config", "check", path],
+        ["hash", text, "-c", path],
+        ["hash", text, "-t", path],
+        ["hash", path],
+        ["convert", path, "-o", tmp_path / "out"],
+    ):
+        code, out, err = run(*words)
+        assert code == 3, (words, err)
+        assert "is a GGUF file, a format that is not read" in out + err, words
+        assert "Give the checkpoint that it was converted from" in out + err, words
+
+
+def test_a_folder_of_gguf_files_is_told_as_such(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(64))
+    for words in (
+        ["report", folder],
+        ["attach", folder, "-c", "gpt2", "-o", tmp_path / "out"],
+        ["detach", folder, "-o", tmp_path / "out"],
+        ["size", "--model", folder],
+    ):
+        code, _, err = run(*words)
+        assert code == 3, (words, err)
+        assert "model.gguf is a GGUF file" in err, words
+
+
+def test_ranks():
+    payload = run("report", "deepseek-v4.1-flash", "--tp", 4, "--json").json()
+    tables = [row for row in payload["rows"] if row["part"].endswith(".table")]
+    assert sum(row["rank_bytes"] for row in tables) == 264 * (96_001_542 + 96_004_171)
+    assert payload["totals"]["table_bytes"] == 202_758_032_400
+    assert "a rank's bytes" in run("report", "deepseek-v4.1-flash", "--tp", 4)[1]
+
+
+def test_every_line_is_labelled_for_people():
+    words = ["--mode", "training", "--optimizer", "rowwise-adagrad", "--tokens-per-step", 512]
+    code, out, _ = run("report", "engram-27b", *words)
+    assert code == 0
+    lines = [line for line in out.splitlines() if line.startswith(("layers.", "table ", "dense "))]
+    assert len(lines) == 2 * 7 + 4
+    assert all(any(kind in line for kind in ("exact", "nominal", "estimated")) for line in lines)
+    assert "512 tokens a step" in out
+    assert "without the base model" in out
+
+
+def test_config_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    assert run("size", "--model", "gpt2", "--emit", file)[0] == 0
+    payload = run("report", file, "--json").json()
+    assert payload["totals"]["engram_params"] == 29_178_240
+
+
+def test_attached_folder(tmp_path):
+    folder = stored_folder.write(tmp_path)
+    payload = run("report", folder, "--json").json()
+    totals = payload["totals"]
+    assert [layer["layer_id"] for layer in payload["layers"]] == [3, 1]
+    assert (totals["base_params"], totals["base_bytes"]) == (800, 3200)
+    assert totals["table_bytes"] == 2 * totals["table_params"]
+    assert payload["table_dtype"] == "float16"
+    assert {row["kind"] for row in payload["rows"]} == {"exact"}
+    cast = run("report", folder, "--dtype", "float32", "--json").json()["totals"]
+    assert cast["table_bytes"] == 2 * totals["table_bytes"]
+    assert cast["base_bytes"] == 3200
+    assert run("report", folder, "--model", "gpt2")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nope"], 4, "nope is neither a template, nor a file or folder here, nor the id of a"),
+        (["nope"], 4, "engram config ls lists the templates."),
+        (["gpt3"], 4, "Did you mean gpt2?"),
+        (["qwen3.8-flash"], 4, "Did you mean qwen3.8-flash-next"),
+        (["llama-3.2-1b"], 4, "engram size --model llama-3.2-1b sizes one for it."),
+        (["./nothing"], 4, "./nothing: no such file or folder."),
+        (["nothing.yaml"], 4, "nothing.yaml: no such file or folder."),
+        (["gpt2", "--model", "./nothing"], 4, "nothing"),
+        (["gpt2", "--mode", "rest"], 2, "rest"),
+        (["gpt2", "--optimizer", "lion"], 2, "lion"),
+        (["gpt2", "--mode", "training", "--tables", "disk"], 2, "read in place"),
+        (["gpt2", "--tp", "0"], 2, "'--tp': 0 is not "),
+        (["gpt2", "--tokens-per-step", "0"], 2, "'--tokens-per-step': 0 is not "),
+        (["gpt2", "--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
+        (["gpt2", "--device-memory", "much"], 2, "'--device-memory': 'much' is not a size"),
+        (["gpt2", "--device-memory", "80"], 2, "it has no unit. Write it as 8GiB, 80GB or"),
+        (["gpt2", "--host-memory", "-1GiB"], 2, "'--host-memory': '-1GiB' is not a size"),
+        ([], 2, "TARGET"),
+    ],
+)
+def test_wrong_input(words, code, says):
+    found, out, err = run("report", *words)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_folder_without_memory(tmp_path):
+    assert run("report", tmp_path)[0] == 4
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    code, _, err = run("report", tmp_path)
+    assert code == 3
+    assert "engram attach" in err
+
+
+@pytest.mark.parametrize("target", ["gpt2", "folder"])
+def test_starts_without_heavy_packages(tmp_path, target):
+    target = stored_folder.write(tmp_path) if target == "folder" else target
+    done, modules = imported_by("report", target, "--json")
+    heavy = {"torch", "transformers", "sympy", "numba", "numpy", "tokenizers", "safetensors"}
+    assert done.stderr == ""
+    assert not modules & heavy
+    assert done.json()["totals"]["table_params"] > 0
+
+
+def test_it_begins_with_what_is_reported_on(tmp_path):
+    folder = stored_folder.write(tmp_path)
+    _, out, _ = run("report", folder)
+    assert out.splitlines()[:2] == [
+        f"{folder} is a model with its memory.",
+        "Layout demo: reference demo; Engram-27B and Engram-40B of the paper.",
+    ]
+    words = ["--mode", "training", "--optimizer", "sgd", "--tables", "cpu"]
+    lines = run("report", "engram-27b", *words)[1].splitlines()
+    assert lines[0] == "engram-27b is a config."
+    assert lines[2] == "Counted for training with sgd, tables in bfloat16 on the cpu."

@@ -1,0 +1,276 @@
+"""`engram size` and `engram allocate`: the answer, the exit code, and what wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from engram.config.config_file import read_config
+from engram.sizing.budget import size_memory
+from support import sparse_folder
+from support.cli import imported_by, run
+
+
+def test_gpt2():
+    payload = run("size", "--model", "gpt2", "--json").json()
+    assert payload["schema"] == "engram.size/1"
+    assert payload["model_params"] == 124_439_808
+    assert payload["budget_params"] == 41_479_936
+    assert (payload["k"], payload["seed_rule_k"]) == (2, 2)
+    assert payload["engram_table_size"] == [100_514, 100_514]
+    assert payload["rows_per_head"] == [12_564, 12_564]
+    primes = [p for layer in payload["layers"] for heads in layer["primes"] for p in heads]
+    assert len(primes) == len(set(primes)) == 32
+    assert [layer["layer_id"] for layer in payload["layers"]] == [1, 6]
+    assert sum(layer["rows"] for layer in payload["layers"]) * 64 == payload["table_params"]
+    total = payload["table_params"] + payload["dense_params"]
+    assert payload["total_params"] == total <= payload["budget_params"]
+    assert payload["slack_params"] == payload["budget_params"] - total
+    assert 2 < payload["k_fill"] < 3
+    assert payload["share_of_whole"] == total / (total + 124_439_808)
+
+
+def test_the_seeds_hidden_size():
+    result = run("size", "--model", "gpt2", "--hidden-size", 1024, "--json")
+    payload = result.json()
+    assert (payload["k"], payload["seed_rule_k"]) == (2, 2)
+    assert "cannot be attached" in result[2]
+
+
+def test_budgets():
+    share = run("size", "--model", "gpt2", "--share", "0.5", "--json").json()
+    assert share["budget_params"] == share["model_params"]
+    counted = run("size", "--model", "gpt2", "--budget", "124439808", "--json").json()
+    assert counted["total_params"] == share["total_params"]
+    memory = run(
+        "size", "--model", "gpt2", "--memory", "64MiB", "--dtype", "bf16", "--fill", 1, "--json"
+    ).json()
+    assert memory["table_dtype"] == "bfloat16"
+    assert memory["budget_params"] == 2**26 // 2
+    assert 2**26 - 2**16 < memory["total_bytes"] <= 2**26
+
+
+def test_without_a_model():
+    words = ["--hidden-size", 2560, "--vocab", 128_815, "--layers", "1,14", "--hc-mult", 4]
+    words += ["--dim", 640, "--rows", 2_262_400, "--per", "head", "--json"]
+    payload = run("size", *words).json()
+    assert payload["table_params"] == 5_792_338_560
+    assert payload["rows_per_head"] == [2_262_400] * 2
+    assert payload["engram_table_size"] == [8 * 2_262_400] * 2
+    for key in ("model_params", "budget_params", "seed_rule_k", "k_fill", "slack_params"):
+        assert payload[key] is None
+
+
+def test_k_is_per_order_or_per_head():
+    order = run("size", "--model", "gpt2", "--k", 2, "--json").json()
+    head = run("size", "--model", "gpt2", "--k", 2, "--per", "head", "--json").json()
+    assert (order["k"], order["engram_table_size"][0]) == (2, 100_514)
+    assert (head["k"], head["rows_per_head"][0]) == (16, 100_514)
+
+
+def test_people_read_both_sizes():
+    code, out, _ = run("size", "--model", "gpt2")
+    assert code == 0
+    assert "rows per ORDER  100,514" in out
+    assert "rows per HEAD   12,564" in out
+    assert "12,569 to 12,853" in out
+    assert "18.99% of the whole" in out
+    _, out, _ = run("size", "--model", "gpt2", "--per", "head")
+    assert "12569 12577" in out
+
+
+def test_emitted_config_is_the_one_that_was_sized(tmp_path):
+    file = tmp_path / "engram.yaml"
+    payload = run("size", "--model", "gpt2", "--emit", file, "--json").json()
+    config = read_config(file)
+    assert config.engram_table_size == payload["engram_table_size"]
+    assert size_memory(config, 41_479_936).counts.total_params == payload["total_params"]
+    before = file.read_text()
+    assert run("size", "--model", "gpt2", "--k", 3, "--emit", file)[0] == 3
+    assert file.read_text() == before
+    assert run("size", "--model", "gpt2", "--k", 3, "--emit", file, "--overwrite")[0] == 0
+    code, out, _ = run("size", "--model", "gpt2", "--emit", "-")
+    assert (code, out) == (0, before)
+
+
+def test_no_k_fits():
+    code, out, err = run("size", "--model", "gpt2", "--budget", "10M", "--json")
+    payload, error = json.loads(out), json.loads(err)
+    assert code == 5
+    assert (payload["schema"], payload["fits"], payload["k"]) == ("engram.size/1", False, 0)
+    assert error["code"] == "does_not_fit"
+    needed = payload["smallest_budget_params"]
+    assert error["details"]["smallest_budget_params"] == needed
+    assert run("size", "--model", "gpt2", "--budget", needed, "--json").json()["k"] == 1
+    code, out, err = run("size", "--model", "gpt2", "--budget", "10M")
+    assert (code, out) == (5, "")
+    assert "k = 1 takes 16,300,032" in err
+    assert "--fill 1" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--budget", "1M", "--k", "2"], 2, "exclude each other"),
+        (["--k", "2", "--fill", "1"], 2, "--fill"),
+        (["--emit", "-", "--json"], 2, "stdout"),
+        (["--per", "row"], 2, "row"),
+        (["--heads", "x"], 2, "'--heads': 'x' is not "),
+        (["--budget", "-5"], 2, "'--budget': '-5' is not a count. Write it as 40M"),
+        (["--budget", "many"], 2, "'--budget': 'many' is not a count"),
+        (["--budget", "9" * 5000], 2, "999...' is not a count that anything here can have"),
+        (["--budget", "9000000000B", "--dim", "100"], 2, "'--dim': 100 is not a multiple of"),
+        (["--memory", "8 apples"], 2, "'--memory': '8 apples' is not a size"),
+        (["--memory", "8"], 2, "'--memory': '8' is not a size: it has no unit. Write it as 8GiB"),
+        (["--share", "1"], 2, "'--share': A share of 1 is not between 0 and 1"),
+        (["--share", "x"], 2, "'--share': A share of x is not between 0 and 1"),
+        (["--share", "nan"], 2, "'--share': A share of nan is not between 0 and 1"),
+        (["--fill", "2"], 2, "'--fill': A fraction of 2 is not above 0"),
+        (["--fill", "all"], 2, "'--fill': A fraction of all is not above 0"),
+        (["--k", "-1"], 2, "'--k': k = -1.0 is not a positive number"),
+        (["--k", "nan"], 2, "'--k': k = nan is not a positive number"),
+        (["--k", "1e300"], 2, "'--k': k = 1e+300 makes 5.03e+304 rows"),
+        (["--k", "1e308"], 2, "'--k': k = 1e+308 makes inf rows"),
+        (["--k", "1e-9"], 2, "'--k': engram_table_size: [0, 0]: each order needs"),
+        (["--layers", "1,12"], 2, "'--layers': openai-community/gpt2 has no layer 12"),
+        (["--layers", "1;6"], 2, "'--layers': '1;6' is not a list of layers. Write it as 1,6."),
+        (["--layers", "1,1"], 2, "'--layers': [1, 1] names a layer twice"),
+        (["--heads", "7"], 2, "'--heads': n_embed_per_ngram: 512 is not a multiple of"),
+        (["--heads", "7"], 2, "n_head_per_ngram 7; 511 and 518 are"),
+        (["--heads", "0"], 2, "'--heads': 0 is out of range; it must be in 1..256"),
+        (["--heads", "0", "--hc-mult", "0"], 2, "\nInvalid value for '--hc-mult': 0 is out of"),
+        (["--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
+        (["--layout", "paper"], 2, "'--layout': 'paper' is no layout.\nOne of demo"),
+        (["--rows", "3"], 2, "'--rows': [3, 3]: each order needs at least 2 rows"),
+        (["--emit", "."], 3, "is a folder"),
+        (["--emit", "none/a.yaml"], 4, "none: no such folder"),
+    ],
+)
+def test_wrong_input(words, code, says):
+    found, out, err = run("size", "--model", "gpt2", *words)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_programs_learn_which_option_is_wrong():
+    for words in (["--budget", "x"], ["--heads", "7"]):
+        code, out, err = run("size", "--model", "gpt2", *words, "--json")
+        assert (code, out) == (2, "")
+        assert json.loads(err)["details"]["options"] == words[:1]
+
+
+def test_what_the_model_says_is_no_wrong_option(tmp_path):
+    config = {"model_type": "llama", "hidden_size": 2**25, "num_hidden_layers": 4}
+    config |= {"vocab_size": 1000, "intermediate_size": 96, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = run("size", "--model", tmp_path, "--budget", "1M", "--heads", 4)
+    assert (code, "hidden_size" in err, "--" in err) == (3, True, False)
+
+
+def test_tables_that_nobody_can_store_are_doubted():
+    code, out, err = run("size", "--model", "gpt2", "--k", "1e9")
+    assert code == 0
+    assert "1e+09" in out
+    assert err.startswith("Warning: engram_table_size makes 100,514,000,000,000 rows a layer")
+    assert run("size", "--model", "gpt2", "--k", "1e4")[2].startswith("Next: ")
+
+
+def test_the_next_step_is_no_part_of_the_answer():
+    _, out, err = run("size", "--model", "gpt2")
+    assert "Next" not in out
+    assert err == (
+        "Next: the same with --emit engram.yaml, then "
+        "engram attach openai-community/gpt2 -c engram.yaml -o FOLDER\n"
+    )
+    assert run("size", "--model", "gpt2", "-q")[1:] == (out, "")
+    assert run("size", "--model", "gpt2", "--json")[2] == ""
+
+
+def test_the_next_step_quotes_the_config(tmp_path):
+    file = tmp_path / "my memory.yaml"
+    step = run("size", "--model", "gpt2", "--emit", file)[2].splitlines()[-1]
+    assert shlex.split(step)[-4:] == ["-c", str(file), "-o", "FOLDER"]
+
+
+def test_no_model():
+    assert run("size")[0] == 2
+    assert run("size", "--share", "0.2")[0] == 2
+    assert run("size", "--budget", "1M")[0] == 2
+    assert run("size", "--model", "./no-such-folder")[0] == 4
+
+
+def test_starts_without_heavy_packages():
+    done, modules = imported_by("size", "--model", "gpt2", "--json")
+    assert done.stderr == ""
+    assert not modules & {"torch", "transformers", "sympy", "numba", "tokenizers", "numpy"}
+    assert done.json()["k"] == 2
+
+
+def test_allocate():
+    payload = run("allocate", "--total", "9.9B", "--active", "993M", "--json").json()
+    assert payload["schema"] == "engram.allocate/1"
+    assert payload["P_sparse"] == payload["P_MoE"] + payload["P_Engram"] == 8_907_000_000
+    assert [point["rho"] for point in payload["points"]] == [0.75, 0.8]
+    assert payload["rho"] == 0.75
+    assert {known["kind"] for known in payload["known"]} == {"printed", "exact", "plot"}
+    words = ["--total", "100", "--active", "20", "--rho", "0.5", "--row-width", 8, "--json"]
+    assert run("allocate", *words).json()["table_rows"] == 5
+
+
+def test_allocate_by_experts():
+    words = ["--experts-kept", 55, "--experts-baseline", 72, "--experts-active", 6]
+    payload = run("allocate", *words, "--json").json()
+    assert (payload["rho"], payload["P_Engram"]) == (49 / 66, None)
+    code, out, _ = run("allocate", *words, "--total", "26.7B", "--active", "3.8B")
+    assert code == 0
+    assert "0.7424" in out
+    assert run("allocate", *words[:4])[0] == 2
+    assert run("allocate", *words, "--rho", "0.5")[0] == 2
+    assert run("allocate", "--total", "5B")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--total", "5B", "--active", "6B"], "'--active': 6,000,000,000 active of 5,000,000,000"),
+        (["--total", "x", "--active", "6B"], "'--total': 'x' is not a count"),
+        (["--total", "5B", "--active", "3B", "--rho", "2"], "'--rho': rho 2 is not between 0"),
+        (["--total", "5B", "--active", "3B", "--rho", "x"], "'--rho': rho x is not between 0"),
+        (["--total", "5B", "--active", "3B", "--row-width", "0"], "'--row-width': 0 is not "),
+        (
+            ["--experts-kept", "80", "--experts-baseline", "72", "--experts-active", "6"],
+            "'--experts-kept': 80 experts kept of 72",
+        ),
+    ],
+)
+def test_allocate_refuses(words, says):
+    code, out, err = run("allocate", *words)
+    assert (code, out) == (2, "")
+    assert says in err
+
+
+def test_allocate_fits_a_terminal():
+    _, out, err = run("allocate", "--total", "9.9B", "--active", "993M", "--row-width", 80)
+    assert max(map(len, out.splitlines())) <= 80
+    assert err == "Next: engram size --model MODEL --budget 2226750000\n"
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ({"model_type": "gpt2", "is_encoder_decoder": True}, "an encoder-decoder"),
+        ({"model_type": "mamba2"}, "a model without attention"),
+    ],
+)
+def test_no_next_step_leads_to_what_attach_refuses(tmp_path, base, reason):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**base, **sizes, "num_attention_heads": 2}))
+    tensors = {f"model.layers.{layer}.mixer.weight": ("F32", (8, 64)) for layer in range(2)}
+    sparse_folder.write_file(tmp_path / "model.safetensors", tensors)
+    code, _, err = run("size", "--model", tmp_path, "--rows", 100)
+    assert code == 0, err
+    assert reason in err
+    assert "attach " not in err.replace("No memory can be attached", "")

@@ -1,0 +1,1 @@
+"""Helpers of the tests: tiny models, folders, processes, comparisons. No test lies here."""

@@ -1,0 +1,122 @@
+"""The command line as tests run it: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import pytest
+
+# No colours, and no text that is folded where an assertion looks for it.
+TERMINAL = {"TERM": "dumb", "COLUMNS": "200"}
+
+
+class Result(NamedTuple):
+    """Exit code and output of a command."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def ended(self, code: int = 0) -> Result:
+        """Compare the exit code; return the same."""
+        assert self.code == code, self.stderr
+        return self
+
+    def json(self, code: int = 0) -> Any:
+        """The one line of JSON that it printed."""
+        assert self.ended(code).stdout.count("\n") == 1
+        answer = json.loads(self.stdout)
+        assert next(iter(answer)) == "schema"
+        return answer
+
+    def error(self, code: int) -> Any:
+        """The JSON line on stderr of a command that failed and printed nothing."""
+        assert self.ended(code).stdout == ""
+        failure = json.loads(self.stderr.splitlines()[-1])
+        assert failure["schema"] == "engram.error/1"
+        return failure
+
+
+def run(*words: object, columns: int = 200) -> Result:
+    """Run a command in this process.
+
+    Args:
+        words: Of the command, without `engram`.
+        columns: Width of the terminal.
+    """
+    from engram_cli.main import app
+
+    streams = [
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="", write_through=True)
+        for _ in range(2)
+    ]
+    with (
+        patch.dict(os.environ, {**TERMINAL, "COLUMNS": str(columns)}),
+        redirect_stdout(streams[0]),
+        redirect_stderr(streams[1]),
+        pytest.raises(SystemExit) as end,
+    ):
+        app([str(word) for word in words])
+    return Result(end.value.code, *(stream.buffer.getvalue().decode() for stream in streams))
+
+
+def command(*words: object) -> list[str]:
+    """Words that start a command in a process of its own."""
+    return [sys.executable, "-m", "engram_cli", *map(str, words)]
+
+
+def run_apart(
+    *words: object,
+    before: str = "",
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 120,
+    preexec_fn: Callable[[], object] | None = None,
+) -> Result:
+    """Run a command in a process of its own.
+
+    Args:
+        words: Of the command, without `engram`.
+        before: Python that the process runs first.
+        cwd: The folder that it runs in.
+        environment: More of its environment.
+        timeout: Seconds that it may take.
+        preexec_fn: Called in the process before it runs anything.
+    """
+    start = command(*words)
+    if before:
+        code = f"{before}\nfrom engram_cli.main import main\nmain()\n"
+        start = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(
+        start,
+        cwd=cwd,
+        env={**os.environ, **TERMINAL, **(environment or {})},
+        timeout=timeout,
+        preexec_fn=preexec_fn,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+_TELL = """
+import atexit, sys
+atexit.register(lambda: print("\\n===", *sys.modules, file=sys.stderr))
+"""
+
+
+def imported_by(*words: object, **options: Any) -> tuple[Result, set[str]]:
+    """Run a command in a process of its own; also return the modules that it has imported."""
+    done = run_apart(*words, before=_TELL, **options)
+    said, _, modules = done.stderr.rpartition("\n===")
+    return done._replace(stderr=said), set(modules.split())
