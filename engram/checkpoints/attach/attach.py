@@ -149,14 +149,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    done, total = 0, plan.written_bytes
-
-    def step(size_bytes: int, _: int | None = None) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total)
-
+    step = counted(progress, plan.written_bytes)
     weights: dict[str, str] | None = {} if plan.digests else None
     with new_folder(plan.output, own_files, overwrite) as folder:
         check_room(plan.output, plan.written_bytes, plan.copied)
@@ -177,6 +170,19 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         else:
             write_json(folder / CONFIG_FILE, config)
         write_json(folder / INDEX_FILE, _index(plan))
+
+
+def counted(progress: Progress | None, total: int) -> Progress:
+    """Return what tells of bytes as they are written, given only those that are new."""
+    done = 0
+
+    def step(size_bytes: int, _: int | None = None) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(done, total)
+
+    return step
 
 
 def _digested(plan: AttachPlan) -> list[str]:

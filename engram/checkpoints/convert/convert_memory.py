@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import (
     check_room,
+    counted,
     place_file,
 )
 from engram.checkpoints.attach.attach import write as write_attached
@@ -112,19 +113,12 @@ def write(made: Conversion, *, overwrite: bool = False, progress: Progress | Non
     if made.attach_plan is not None:
         write_attached(made.attach_plan, overwrite=overwrite, progress=progress)
         return
-    done, total = 0, made.written_bytes
-
-    def step(size_bytes: int, _: int | None = None) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total)
-
+    step = counted(progress, made.written_bytes)
     with new_folder(made.output, own_files, overwrite) as folder:
         check_room(made.output, made.written_bytes)
         for path in made.kept:
             place_file(path, folder / path.name, made.link)
-            step(0 if made.link else path.stat().st_size)
+            step(0 if made.link else path.stat().st_size, None)
         for path in made.others:
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, folder / path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,6 @@ class BaseCheckpoint:
         tensors: Dtype tag and shape of each tensor.
         dtype: Dtype of most of its values, as torch names it; the one that a quantised base
             computes in.
-        params: Number of its values; of a quantised base before it was quantised, where known.
         sidecars: Its other files (tokenizer, generation config), by name.
         replaced: Files of which an attached folder has its own version.
         unstated_dtype: Dtype that transformers finds for it, where its config states none.
@@ -59,12 +59,16 @@ class BaseCheckpoint:
     weight_map: dict[str, str]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     dtype: str
-    params: int
     sidecars: list[str]
     replaced: list[str]
     unstated_dtype: str | None = None
     hub_id: str | None = None
     commit: str | None = None
+
+    @cached_property
+    def params(self) -> int:
+        """Number of its values; of a quantised base before it was quantised, where known."""
+        return base_params(self.config) or sum(prod(shape) for _, shape in self.tensors.values())
 
     @property
     def tensor_bytes(self) -> int:
@@ -109,7 +113,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         name: RENAMED_SINGLE_FILE if name == SINGLE_FILE else name
         for name in sorted(set(weight_files.values()))
     }
-    values, (hub_id, commit) = count_values(files.tensors), snapshot_of(folder)
+    hub_id, commit = snapshot_of(folder)
     ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
     sidecars = [file for file in _small_files(folder) if file not in ours]
     return BaseCheckpoint(
@@ -119,8 +123,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         shards=shards,
         weight_map={tensor: shards[file] for tensor, file in weight_files.items()},
         tensors={tensor: (info.dtype, info.shape) for tensor, info in files.tensors.items()},
-        dtype=float_dtype(config, values) or "bfloat16",
-        params=base_params(config) or sum(values.values()),
+        dtype=float_dtype(config, count_values(files.tensors)) or "bfloat16",
         sidecars=sidecars,
         replaced=[file for file in ours if (folder / file).is_file()],
         unstated_dtype=unstated_dtype(config, files.tensors),

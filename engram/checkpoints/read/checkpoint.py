@@ -232,10 +232,6 @@ class Checkpoint:
         """
         _ = self.config, self.layers_path, self.addresses, self.base
 
-    def name_of(self, layer_id: int, part: str) -> str:
-        """Name a tensor of a memory that was attached."""
-        return tensor_name(self.layers_path, layer_id, part)
-
     def constant(self, layer_id: int, part: str, dtype: str) -> NDArray[Any]:
         """Read a small tensor of a memory that was attached.
 
@@ -244,7 +240,7 @@ class Checkpoint:
         """
         import numpy as np
 
-        info = self.tensors[self.name_of(layer_id, part)]
+        info = self.tensors[tensor_name(self.layers_path, layer_id, part)]
         return np.frombuffer(self.files.read(info), dtype=dtype).reshape(info.shape)
 
     @cached_property
@@ -262,7 +258,9 @@ class Checkpoint:
 
         if self.stated is None:
             return layers_of_release(self.released, self.config)
-        return attached_layers(self)
+        self.demand_settings()
+        self.files.demand_whole()
+        return attached_layers(self.files, self.config, self.addresses, self.layers_path)
 
     def load_tokenizer(self) -> TokenizerFile:
         """Read the tokenizer beside its files, here or on the hub.
