@@ -36,6 +36,7 @@ class Stored:
         problems: What is wrong with the files.
         unread: Tensors that the index places in files that cannot be read.
         missing: Files that the index names and that are not there.
+        hint: What to do about the first problem; empty where nothing but to look at all of them.
         lengths_known: Whether files were compared with the lengths that their headers call for.
         read: Returns the bytes of a tensor.
     """
@@ -47,6 +48,7 @@ class Stored:
     problems: list[str]
     unread: set[str]
     missing: list[str]
+    hint: str
     lengths_known: bool
     read: Callable[[TensorInfo], bytes]
 
@@ -81,8 +83,11 @@ class Stored:
                 missing=self.missing,
             )
         if self.problems:
+            hint = self.hint if len(self.problems) == 1 else ""
             raise CorruptFileError(
-                self.problems[0], f"See all of it: engram verify {self.name}", path=self.name
+                self.problems[0],
+                hint or f"See all of it: engram verify {self.name}",
+                path=self.name,
             )
         if not self.tensors:
             raise MissingFileError(
@@ -105,13 +110,18 @@ class Gathering:
     problems: list[str] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
+    hint: str = ""
+
+    def _failed(self, error: EngramError) -> None:
+        self.hint = self.hint or error.hint
+        self.problems.append(error.message)
 
     def all_of(self, file: str, header: Callable[[], dict[str, TensorInfo]]) -> None:
         """Take every tensor of a file that no index speaks of."""
         try:
             found = header()
         except EngramError as error:
-            self.problems.append(error.message)
+            self._failed(error)
             return
         twice = next((name for name in found if name in self.tensors), None)
         if twice is not None:
@@ -136,7 +146,7 @@ class Gathering:
         try:
             weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
         except CorruptFileError as error:
-            self.problems.append(error.message)
+            self._failed(error)
             return
         files: dict[str, list[str]] = {}
         for name, file in weight_map.items():
@@ -167,7 +177,7 @@ class Gathering:
         if isinstance(found, EngramError):
             self.unread.update(names)
             self.missing += [file] if isinstance(found, MissingFileError) else []
-            self.problems.append(found.message)
+            self._failed(found)
             return
         wanted = set(names)
         absent = [name for name in names if name not in found]
