@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engram.addressing.addresses import map_digest
+from engram.addressing.tokenizer_files import load_tokenizer
 from engram.backbone.claims import check_claims
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -78,14 +79,15 @@ def verify(
             _check_packages()  # before anything is downloaded
     if weights:
         memory = memory.downloaded(trust_remote_code)
+    files = memory.files  # a hub that does not answer is no failed check
     try:
         memory.demand_settings()
-        memory.files.demand_whole()
+        files.demand_whole()
     except EngramError as error:
         yield Check("settings", False, what_happened(error))
         return
     yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
-    load = partial(_load_tokenizer, memory, tokenizer)
+    load = memory.load_tokenizer if tokenizer is None else partial(load_tokenizer, tokenizer)
     for name, check in _HEADER_CHECKS.items():
         yield run_check(name, partial(check, memory))
     yield run_check("tokenizer", partial(_check_tokenizer, memory, load))
@@ -121,13 +123,6 @@ def _check_packages() -> None:
     from engram.hf import compat
 
     compat.check()
-
-
-def _load_tokenizer(memory: Checkpoint, name: str | None) -> TokenizerFile:
-    """Read a tokenizer by name; the checkpoint's own without one."""
-    from engram.addressing.tokenizer_files import load_tokenizer
-
-    return memory.load_tokenizer() if name is None else load_tokenizer(name)
 
 
 def _check_sizes(memory: Checkpoint) -> Verdict:
