@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach_plan import AttachPlan
-from engram.checkpoints.attach.first_values import first_values
+from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.attach.own_files import own_files
 from engram.checkpoints.attach.proof import check_loads
@@ -24,7 +24,7 @@ from engram.checkpoints.read.attached_files import (
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of, file_digest
 from engram.checkpoints.read.joined_adapter import adapter_settings
-from engram.checkpoints.read.memory_shapes import expected_tensors
+from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype

@@ -253,7 +253,7 @@ class Checkpoint:
             MismatchError: They do not fit the config.
             LayoutError: They hold a kind of memory that is not converted.
         """
-        from engram.checkpoints.read.memory_layers import attached_layers
+        from engram.checkpoints.read.memory_tensors import attached_layers
         from engram.checkpoints.read.published_memory import layers_of_release
 
         if self.stated is None:

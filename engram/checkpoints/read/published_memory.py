@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engram.addressing.primes import head_primes, stored_rows
 from engram.checkpoints.published.family import text_part
 from engram.checkpoints.published.recognise import Released
-from engram.checkpoints.read.memory_shapes import parameter_shapes
+from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError

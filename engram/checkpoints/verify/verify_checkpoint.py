@@ -16,7 +16,7 @@ from engram.backbone.claims import check_claims
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests
-from engram.checkpoints.read.memory_shapes import expected_tensors
+from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import (

@@ -1,11 +1,14 @@
-"""Tensors that a memory consists of: their shapes by part, and in a checkpoint by name."""
+"""Tensors that a memory consists of: shapes by part, names in a checkpoint, places in its files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engram.checkpoints.published.stored import Stored
+from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
+from engram.errors import MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS
@@ -51,3 +54,42 @@ def expected_tensors(
             scale_shape = (layer.stored_rows, scales_per_row(config.row_width, dtype))
             found[prefix + SCALE] = (scales, scale_shape)
     return found
+
+
+def attached_layers(
+    files: Stored, config: EngramConfig, addresses: Addresses, layers_path: str
+) -> dict[int, dict[str, StoredTensor]]:
+    """Find the parameters of a memory that was attached, by layer and part.
+
+    Args:
+        files: The weight files.
+        config: The memory.
+        addresses: Its constants.
+        layers_path: Dotted name of the model's list of layers.
+
+    Raises:
+        MissingFileError: One is not in the files.
+        MismatchError: One has another shape than the config gives, or scales that do not fit.
+        LayoutError: One is stored in a format that is not read.
+    """
+    layers = {}
+    for layer in addresses.layers:
+        shapes = parameter_shapes(config, layer.stored_rows)
+        names = {part: tensor_name(layers_path, layer.layer_id, part) for part in (*shapes, SCALE)}
+        found = {
+            part: [files.tensors[name]] for part, name in names.items() if name in files.tensors
+        }
+        missing = [names[part] for part in shapes if part not in found]
+        if missing:
+            raise MissingFileError(
+                f"{files.name} lacks {missing[0]}.",
+                f"Check it: engram verify {files.name}",
+                tensors=missing,
+            )
+        layers[layer.layer_id] = {
+            part: stored_tensor(
+                names[part], shape, found[part], found.get(SCALE, []) if part == TABLE else []
+            )
+            for part, shape in shapes.items()
+        }
+    return layers
