@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from engram.units import dtype_name
+from engram.storage.dtypes import QUANTISED, dtype_name
 
 if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
@@ -15,7 +15,7 @@ Origin = Literal["asked", "config", "base", "assumed"]
 # Where neither a config nor a base says another.
 ASSUMED = "float32"
 # Formats of stored rows that no optimiser updates in place.
-INFERENCE_DTYPES = ("fp8", "int8", "fp4", "int4")
+INFERENCE_DTYPES = (*QUANTISED, "fp4", "int4")
 
 _SAID = {
     "asked": "as asked for",

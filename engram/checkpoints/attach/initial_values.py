@@ -16,8 +16,9 @@ from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.sizing.weights import dense_dtype
+from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
-from engram.storage.safetensors_writer import QUANTISED_TAGS, Chunks, TensorStream
+from engram.storage.safetensors_writer import Chunks, TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 
 _TABLE_STD = 1.0  # as the reference demo's table starts
@@ -58,7 +59,7 @@ def first_values(
 def _table_values(config: EngramConfig, layer_id: int, rows: int) -> dict[str, Chunks]:
     """Describe the table of one layer, and its scales where it has some."""
     dtype, key = table_dtype(config).name, f"{config.seed}/{layer_id}"
-    if dtype in QUANTISED_TAGS:
+    if dtype in QUANTISED:
         codes, scales = quantised_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)
         return {TABLE: codes, SCALE: scales}
     return {TABLE: normal_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)}

@@ -14,8 +14,9 @@ from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE, RENAM
 from engram.checkpoints.read.model_folder import snapshot_of
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
+from engram.storage.dtypes import DTYPES
 from engram.storage.file_names import is_inside
-from engram.storage.safetensors_headers import DTYPE_BITS, INDEX_FILE, SINGLE_FILE
+from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
 
 _LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
@@ -73,7 +74,7 @@ class BaseCheckpoint:
     @property
     def tensor_bytes(self) -> int:
         """Bytes of the tensors, without the headers of their files."""
-        return sum(prod(shape) * DTYPE_BITS[tag] // 8 for tag, shape in self.tensors.values())
+        return sum(prod(shape) * DTYPES[tag].bits // 8 for tag, shape in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:

@@ -12,9 +12,9 @@ from engram.checkpoints.published.recognise import Released, find_family, no_mem
 from engram.checkpoints.published.stored import Stored, read_stored
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
-from engram.checkpoints.read.settings import BaseFiles, base_files, damaged, demand
+from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
 from engram.config.engram_config import EngramConfig
-from engram.errors import ConfigError, CorruptFileError, MismatchError, MissingFileError
+from engram.errors import ConfigError, MismatchError, MissingFileError
 from engram.layouts import get_layout
 from engram.storage.gguf import refuse_gguf_folder
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
@@ -143,6 +143,16 @@ class Checkpoint:
         return base_files(self.stated or {}, self.where)
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What attaching wrote about the memory.
+
+        Raises:
+            CorruptFileError: It is not what attaching writes; every problem is named.
+        """
+        check_settings(self.stated, MEMORY_SHAPE, self.where)
+        return self.stated or {}
+
+    @cached_property
     def config(self) -> EngramConfig:
         """The memory, as it is stated.
 
@@ -151,9 +161,8 @@ class Checkpoint:
             ConfigError: It is wrong.
         """
         if self.stated is not None:
-            values = demand(self.stated, "config", dict, self.where)
             try:
-                return EngramConfig.from_dict(values)
+                return EngramConfig.from_dict(self.settings["config"])
             except ConfigError as error:
                 what = f"engram.config of {self.where}"
                 raise ConfigError(error.problems, what, COPY_AGAIN) from None
@@ -208,17 +217,14 @@ class Checkpoint:
 
         if self.stated is None:
             return Addresses.from_dict((self._beside or {})["addresses"])
-        try:
-            addresses = Addresses.from_dict(demand(self.stated, "addresses", dict, self.where))
-        except CorruptFileError as error:
-            raise damaged(self.where, error.message.rstrip(".")) from None
+        addresses = Addresses.from_dict(self.settings["addresses"])
         check_shape(addresses, self.config, self.where)
         return addresses
 
-    @cached_property
+    @property
     def layers_path(self) -> str:
         """Dotted name of the list of layers of the model that a memory was attached to."""
-        path: str = demand(self.stated, "layers_path", str, self.where)
+        path: str = self.settings["layers_path"]
         return path
 
     def demand_settings(self) -> None:
@@ -230,7 +236,7 @@ class Checkpoint:
             LayoutError: Its layout is unknown.
             MismatchError: Its addresses are not those of their fingerprint, or of the config.
         """
-        _ = self.config, self.layers_path, self.addresses, self.base
+        _ = self.settings, self.base, self.config, self.addresses
 
     def constant(self, layer_id: int, part: str, dtype: str) -> NDArray[Any]:
         """Read a small tensor of a memory that was attached.

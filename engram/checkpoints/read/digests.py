@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.settings import damaged
+from engram.checkpoints.read.settings import check_settings
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
+from engram.storage.files import sha256_of
+from engram.storage.json_files import SHA256, Each, Kind, Maybe
 
 # Key of the memory's settings, and its two parts.
 DIGESTS = "sha256"
 _SMALL, _WEIGHTS = "small_files", "weight_files"
-_HEX_DIGITS = 64
+_FILES = Maybe(Each(SHA256, Kind("the name of a file of the folder", is_inside)))
+_SHAPE = {_SMALL: _FILES, _WEIGHTS: _FILES}
 # Files of a tokenizer that change when tokens are added to it.
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -51,16 +53,11 @@ def read_digests(memory: Checkpoint) -> Digests:
     Raises:
         CorruptFileError: They are of another form.
     """
-    where = memory.where
     if memory.base.shards is None:
         return Digests(None, None)
-    stated = (memory.stated or {}).get(DIGESTS, {})
-    if not isinstance(stated, dict):
-        raise damaged(where, f"engram.{DIGESTS} is {stated!r:.80}, not an object")
-    parts = [stated.get(key) for key in (_SMALL, _WEIGHTS)]
-    for part in parts:
-        if part is not None and not _is_right(part):
-            raise damaged(where, f"engram.{DIGESTS} holds {part!r:.80}, no digests of files")
+    stated = memory.stated or {}
+    check_settings(stated, {DIGESTS: Maybe(_SHAPE)}, memory.where)
+    parts = [(stated.get(DIGESTS) or {}).get(key) for key in (_SMALL, _WEIGHTS)]
     return Digests(*parts)
 
 
@@ -74,13 +71,7 @@ def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Compute the sha256 of files of a folder, by name."""
-    return {name: file_digest(folder / name) for name in names}
-
-
-def file_digest(path: Path) -> str:
-    """Compute the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256_of(folder / name) for name in names}
 
 
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
@@ -89,7 +80,7 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     Files that are not there are not among them.
     """
     there = {name: digest for name, digest in recorded.items() if (folder / name).is_file()}
-    return [name for name, digest in there.items() if file_digest(folder / name) != digest]
+    return [name for name, digest in there.items() if sha256_of(folder / name) != digest]
 
 
 def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
@@ -107,10 +98,3 @@ def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
             "was made.",
             files=changed,
         )
-
-
-def _is_right(part: Any) -> bool:
-    return isinstance(part, dict) and all(
-        is_inside(name) and isinstance(digest, str) and len(digest) == _HEX_DIGITS
-        for name, digest in part.items()
-    )

@@ -11,9 +11,8 @@ from engram.config.table_dtype import table_dtype
 from engram.errors import MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
-from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS
+from engram.storage.dtypes import TABLE_DTYPES, scales_per_row
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
-from engram.units import scales_per_row
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
@@ -39,20 +38,18 @@ def expected_tensors(
         config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
     """
     dtype = table_dtype(config).name
-    tag = TAGS[dense_dtype(dtype)]
+    form, tag = TABLE_DTYPES[dtype], TABLE_DTYPES[dense_dtype(dtype)].tag
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
         prefix = tensor_name(layers_path, layer.layer_id, "")
         if layer is addresses.layers[0] and addresses.map_sha256 is not None:
             found[prefix + TOKEN_MAP] = ("I32", (addresses.raw_vocab_size,))
         found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
-        shapes = parameter_shapes(config, layer.stored_rows)
-        found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
-        if dtype in QUANTISED_TAGS:
-            codes, scales = QUANTISED_TAGS[dtype]
-            found[prefix + TABLE] = (codes, shapes[TABLE])
+        for part, shape in parameter_shapes(config, layer.stored_rows).items():
+            found[prefix + part] = (form.tag if part == TABLE else tag, shape)
+        if form.scale_tag:
             scale_shape = (layer.stored_rows, scales_per_row(config.row_width, dtype))
-            found[prefix + SCALE] = (scales, scale_shape)
+            found[prefix + SCALE] = (form.scale_tag, scale_shape)
     return found
 
 

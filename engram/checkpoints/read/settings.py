@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engram.addressing.stored_form import ADDRESSES_SHAPE
 from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside, is_weight_file
-from engram.storage.json_files import COPY_AGAIN
+from engram.storage.json_files import (
+    COPY_AGAIN,
+    OBJECT,
+    TEXT,
+    Each,
+    Kind,
+    Maybe,
+    OrNull,
+    check_shape,
+    one_of,
+)
 from engram.storage.safetensors_headers import INDEX_FILE
 
-_KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "a text"}
 _REPLACED = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
+_WEIGHTS = Kind("the name of a safetensors file of its folder", is_weight_file)
+_SIDECAR = Kind(
+    "the name of another file of the base",
+    lambda name: is_inside(name) and not is_weight_file(name) and name not in _REPLACED,
+)
+_BASE = {
+    "files": OrNull(Each(_WEIGHTS, _WEIGHTS)),
+    "sidecars": [_SIDECAR],
+    "replaced": [one_of(*_REPLACED)],
+    "auto_map": Maybe({"AutoModelForCausalLM": TEXT}),
+}
+# What attaching writes beside them.
+MEMORY_SHAPE = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SHAPE}
 
 
 @dataclass(frozen=True)
@@ -44,9 +67,10 @@ def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
     Raises:
         CorruptFileError: It is there, and no object.
     """
-    settings = model_config.get("engram") if isinstance(model_config, Mapping) else None
-    if settings is not None and not isinstance(settings, dict):
-        raise damaged(where, f"engram is {settings!r:.80}, not an object")
+    settings: dict[str, Any] | None = (
+        model_config.get("engram") if isinstance(model_config, Mapping) else None
+    )
+    check_settings(settings, OrNull(OBJECT), where)
     return settings
 
 
@@ -60,21 +84,14 @@ def base_files(settings: Mapping[str, Any], where: str) -> BaseFiles:
     Raises:
         CorruptFileError: Something is missing, of another type, or names a file outside.
     """
-    base = demand(settings, "base", dict, where)
-    files, code = base.get("files"), base.get("auto_map")
-    if files is not None:
-        files = demand(base, "files", dict, where, "engram.base.")
-        _check_names([*files, *files.values()], is_weight_file, "files", where)
-    elif "files" not in base:
-        raise damaged(where, "engram.base.files is missing")
-    sidecars = demand(base, "sidecars", list, where, "engram.base.")
-    _check_names(sidecars, _is_sidecar, "sidecars", where)
-    replaced = demand(base, "replaced", list, where, "engram.base.")
-    _check_names(replaced, lambda name: name in _REPLACED, "replaced", where)
-    if code is not None:
-        code = demand(base, "auto_map", dict, where, "engram.base.")
-        demand(code, "AutoModelForCausalLM", str, where, "engram.base.auto_map.")
-    return BaseFiles(files, sidecars, replaced, code)
+    check_settings(settings, {"base": _BASE}, where)
+    base = settings["base"]
+    return BaseFiles(base["files"], base["sidecars"], base["replaced"], base.get("auto_map"))
+
+
+def check_settings(settings: Any, shape: Any, where: str) -> None:
+    """Check the shape of the key ``engram`` of a model's config, see `json_files.check_shape`."""
+    check_shape({"engram": settings}, {"engram": shape}, where, hint=COPY_AGAIN)
 
 
 def damaged(where: str, what: str) -> CorruptFileError:
@@ -84,35 +101,3 @@ def damaged(where: str, what: str) -> CorruptFileError:
         COPY_AGAIN,
         path=where,
     )
-
-
-def demand(values: Any, key: str, kind: type[Any], where: str, inside: str = "engram.") -> Any:
-    """Take a value out of what attaching wrote.
-
-    Args:
-        values: The object that should hold it.
-        key: Its key there.
-        kind: What it should be: a dict, list or str.
-        where: The file, for messages.
-        inside: What comes before the key in messages.
-
-    Raises:
-        CorruptFileError: It is missing, or of another type.
-    """
-    if not isinstance(values, Mapping) or key not in values:
-        raise damaged(where, f"{inside}{key} is missing")
-    value = values[key]
-    if not isinstance(value, kind):
-        raise damaged(where, f"{inside}{key} is {value!r:.80}, not {_KINDS[kind]}")
-    return value
-
-
-def _is_sidecar(name: object) -> bool:
-    return is_inside(name) and not is_weight_file(name) and name not in _REPLACED
-
-
-def _check_names(names: list[Any], right: Callable[[object], bool], key: str, where: str) -> None:
-    for name in names:
-        if not right(name):
-            what = f"engram.base.{key} names {name!r:.200}, which attaching never writes there"
-            raise damaged(where, what)

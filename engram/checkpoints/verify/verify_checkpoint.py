@@ -26,6 +26,7 @@ from engram.errors import (
     MissingFileError,
     MissingPackageError,
 )
+from engram.storage.dtypes import FLOATS
 from engram.tensor_names import OFFSETS, TOKEN_MAP
 from engram.units import plural
 
@@ -178,8 +179,7 @@ def _check_tensors(memory: Checkpoint) -> Verdict:
 
 def _same_kind(expected: str, stored: str) -> bool:
     """Whether a tensor may be stored so: floats may have any width, quantised values but one."""
-    widths = ("F64", "F32", "BF16", "F16")
-    return stored == expected or (stored in widths and expected in widths)
+    return stored == expected or (stored in FLOATS and expected in FLOATS)
 
 
 def _check_token_map(memory: Checkpoint) -> Verdict:
