@@ -118,7 +118,7 @@ def convert(
         "output": str(output),
         "to": to,
         "layout": plan.config.layout,
-        "from_dtype": plan.source.config.table_dtype,
+        "from_dtype": plan.source.stored_config.table_dtype,
         "dtype": plan.config.table_dtype,
         "written": not dry_run,
         "written_bytes": plan.written_bytes,
