@@ -171,7 +171,7 @@ def _show(console: Console, attached: Attached) -> None:
     for file in plan.files():
         table.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
     console.print(table)
-    layers = ", ".join(map(str, plan.attachment.addresses.layer_ids))
+    layers = ", ".join(map(str, plan.addresses.layer_ids))
     base, added = plan.base.params, plan.added_params
     share = added / (base + added)
     verb = "Attached" if attached.written else "Would attach"

@@ -198,7 +198,7 @@ def _memory_config(out: Output, name: str, tokenizer: str | None) -> EngramConfi
     if is_template(name) or not folder.is_dir():
         return read_named(out, name)
     from engram.checkpoints.read.inspect import inspect_checkpoint
-    from engram.checkpoints.read.open_memory import check_stated
+    from engram.checkpoints.read.open_checkpoint import open_checkpoint
     from engram.corpus.hash.hash_config import find_memory
 
     found = inspect_checkpoint(folder)
@@ -206,5 +206,5 @@ def _memory_config(out: Output, name: str, tokenizer: str | None) -> EngramConfi
         raise InputError(f"The memory of {name} ({found.title}) is not hashed by these layouts.")
     own = (folder / "tokenizer.json").is_file()
     config = replace(found.config, tokenizer=name) if own else found.config
-    check_stated(folder, find_memory(config, tokenizer)[2])
+    open_checkpoint(folder).check(find_memory(config, tokenizer)[2])
     return config

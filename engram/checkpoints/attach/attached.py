@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engram.config.table_dtype import TableDtype
 
 if TYPE_CHECKING:
-    from engram.checkpoints.attach.attach import AttachPlan
+    from engram.checkpoints.attach.attach_plan import AttachPlan
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +35,7 @@ class Attached:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram attach --json`` prints."""
-        plan, attachment = self.plan, self.plan.attachment
+        plan = self.plan
         return {
             "schema": "engram.attach/1",
             "plan": {
@@ -48,10 +48,10 @@ class Attached:
                 "added_bytes": plan.added_bytes,
                 "dtype": self.dtype.name,
                 "dtype_from": self.dtype.origin,
-                "layers_path": attachment.model_config["engram"]["layers_path"],
-                "layer_ids": attachment.addresses.layer_ids,
-                "layer_rows": [layer.stored_rows for layer in attachment.addresses.layers],
-                "fingerprint": attachment.addresses.fingerprint,
+                "layers_path": plan.layers_path,
+                "layer_ids": plan.addresses.layer_ids,
+                "layer_rows": [layer.stored_rows for layer in plan.addresses.layers],
+                "fingerprint": plan.addresses.fingerprint,
                 "removed": [str(folder) for folder in self.removed],
             },
             "files": plan.files(),

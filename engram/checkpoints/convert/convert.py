@@ -44,7 +44,7 @@ class Converted:
             "output": str(plan.output),
             "to": plan.to,
             "layout": plan.config.layout,
-            "from_dtype": plan.source.config.table_dtype,
+            "from_dtype": plan.source.stored_config.table_dtype,
             "dtype": plan.config.table_dtype,
             "written": self.written,
             "written_bytes": plan.written_bytes,

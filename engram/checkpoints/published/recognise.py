@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from engram.checkpoints.published import gemma, longcat
 from engram.checkpoints.published.family import Family, Released, text_part
 from engram.checkpoints.published.layout_family import layout_family
-from engram.checkpoints.published.stored import Stored, read_stored
+from engram.checkpoints.published.stored import Stored
 from engram.errors import InputError
 from engram.layouts import LAYOUTS
 
@@ -22,7 +21,6 @@ __all__ = [
     "find_family",
     "is_hub_id",
     "no_memory",
-    "open_stored",
     "recognise",
 ]
 
@@ -38,24 +36,6 @@ def find_family(stored: Stored) -> Family | None:
     stating = (family for family in known if family.naming.states(settings))
     marked = (family for family in known if any(map(family.naming.marks, stored.tensors)))
     return next(stating, None) or next(marked, None)
-
-
-def open_stored(target: str | Path, revision: str | None = None) -> Stored:
-    """Read config and headers of a folder, of a lone safetensors file, or of a hub repository.
-
-    Args:
-        target: Path, or id on the Hugging Face hub.
-        revision: Branch, tag or commit on the hub.
-
-    Raises:
-        MissingFileError: It is not there, or cannot be reached.
-        CorruptFileError: Its config is not a JSON object.
-    """
-    if Path(target).exists() or isinstance(target, Path) or not is_hub_id(target):
-        return read_stored(Path(target))
-    from engram.checkpoints.published.stored_on_hub import read_hub
-
-    return read_hub(target, revision)
 
 
 def is_hub_id(target: str) -> bool:

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Qwen4ExpTextCo
 
 from engram.addressing.addresses import Addresses
 from engram.checkpoints.published.longcat import table_rows
-from engram.checkpoints.published.recognise import families, find_family, open_stored, recognise
+from engram.checkpoints.published.recognise import families, find_family, recognise
 from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError
@@ -455,9 +456,9 @@ def test_families_do_not_take_each_other_for_their_own(qwen, tmp_path, demo):
     }
     assert [family.layout for family in families()] == [*folders, "gemma_ple"]
     for layout, folder in folders.items():
-        assert recognise(open_stored(folder)).family.layout == layout
+        assert recognise(open_checkpoint(folder).files).family.layout == layout
         if folder.is_dir():  # the names alone say it, too
-            assert find_family(replace(open_stored(folder), config={})).layout == layout
+            assert find_family(replace(open_checkpoint(folder).files, config={})).layout == layout
 
 
 @pytest.mark.parametrize(
