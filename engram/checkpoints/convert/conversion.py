@@ -20,7 +20,6 @@ from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.publish import (
     published_config,
     published_tensors,
-    scale_name,
 )
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
@@ -31,7 +30,6 @@ from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
-from engram.layouts import get_layout
 from engram.storage.dtypes import QUANTISED
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import TensorStream, plan_shards
@@ -116,9 +114,10 @@ def to_published(
     addresses = memory.addresses_with(tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        for name, values in published_tensors(config, layer, memory.layers[layer.layer_id]):
+        stored = memory.layers[layer.layer_id]
+        for name, scale, values in published_tensors(config, layer, stored):
             if isinstance(values, StoredTensor):
-                streams += _recoded(values, name, config, record, layer.layer_id, scale_name(name))
+                streams += _recoded(values, name, config, record, layer.layer_id, scale)
             else:
                 streams.append(TensorStream(name, "I64", values.shape, [partial(np.copy, values)]))
     texts = {
@@ -282,16 +281,12 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype, part = table_dtype(config).name, _part(tensor, config)
+    dtype = table_dtype(config).name
+    part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
     return recode(tensor, name, dtype, partial(record.add, layer_id, part), scale)
-
-
-def _part(tensor: StoredTensor, config: EngramConfig) -> Part:
-    names = get_layout(config.layout).dense_shapes(config)
-    return "dense" if tensor.name.endswith(tuple(names)) else "table"
 
 
 def _copied(name: str, info: TensorInfo) -> TensorStream:

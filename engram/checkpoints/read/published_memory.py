@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,11 @@ from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
-from engram.layouts import deepseek_v41, demo, qwen_ple
+from engram.layouts import LAYOUTS
+from engram.layouts.dialect import Key
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
-
-_OUR_NAME: dict[str, Callable[[str], tuple[str, int | None]]] = {
-    "demo": demo.from_reference_name,
-    "deepseek_v41": deepseek_v41.from_reference_name,
-    "qwen_ple": qwen_ple.from_reference_name,
-}
 
 
 def config_of_release(found: Released, given: EngramConfig | None) -> EngramConfig:
@@ -38,7 +33,7 @@ def config_of_release(found: Released, given: EngramConfig | None) -> EngramConf
         MismatchError: The config is of another layout.
     """
     config, layout, name = given or found.memory.config, found.family.layout, found.stored.name
-    if layout not in _OUR_NAME:
+    if layout not in LAYOUTS:
         raise LayoutError(
             f"{name} holds {found.family.title}: there is no module of that kind to convert to.",
             layout=layout,
@@ -86,7 +81,8 @@ def check_constants(found: Released, addresses: Addresses) -> None:
     Raises:
         MismatchError: They differ: it is another tokenizer, or another config.
     """
-    vocab_size = text_part(found.stored.config).get("engram_compressed_vocab_size")
+    size = LAYOUTS[found.family.layout].released.setting("compressed_vocab_size")
+    vocab_size = None if size is None else size.stated(text_part(found.stored.config))
     if vocab_size not in (None, addresses.vocab_size):
         raise MismatchError(
             f"{found.stored.name} was made for {vocab_size} compressed ids, the tokenizer gives "
@@ -100,14 +96,13 @@ def check_constants(found: Released, addresses: Addresses) -> None:
         layer = by_layer.get(layer_id)
         if layer is None:
             continue
-        right = {"offsets": layer.offsets, "sizes": layer.heads, "factors": layer.multipliers}
-        if tuple(stored) != right[what]:
+        if tuple(stored) != layer.constants[what]:
             raise MismatchError(
                 f"{found.stored.name}: layer {layer_id} stores other {what} than the config gives: "
-                f"{stored}, not {list(right[what])}.",
+                f"{stored}, not {list(layer.constants[what])}.",
                 "Give the config, and the tokenizer, that the memory was made with.",
                 stored=stored,
-                expected=list(right[what]),
+                expected=list(layer.constants[what]),
             )
 
 
@@ -120,11 +115,10 @@ def _published_layer(
         for slot in found.slots.values()
         if slot.layer_id == layer_id and slot.role != "constants"
     }
-    parts: dict[str, dict[int, str]] = {}
-    for key in keys:
-        ours, part = _OUR_NAME[found.family.layout](key)
-        parts.setdefault(ours, {})[part or 0] = key
-    unknown = sorted(set(parts) - set(shapes))
+    parts: dict[str, list[Key]] = {}
+    for key in sorted(keys, key=lambda key: key.number or 0):
+        parts.setdefault(key.name, []).append(key)
+    unknown = sorted(key.name for key in keys if not (key.known and key.name in shapes))
     missing = sorted(set(shapes) - set(parts))
     if unknown or missing:
         what = f"holds {unknown[0]}, which is not" if unknown else f"lacks {missing[0]}, which is"
@@ -136,20 +130,17 @@ def _published_layer(
         )
     made = {}
     for ours, shape in shapes.items():
-        ordered = [(layer_id, key) for _, key in sorted(parts[ours].items())]
-        pieces = [info for key in ordered for info in found.infos(key)]
-        scales = [info for key in ordered for info in found.infos(key, scale=True)]
+        pieces = [info for key in parts[ours] for info in found.infos(key)]
+        scales = [info for key in parts[ours] for info in found.infos(key, scale=True)]
         made[ours] = stored_tensor(f"layers.{layer_id} {ours}", shape, pieces, scales)
     return made
 
 
 def _constants(found: Released) -> list[tuple[int, str, list[int]]]:
-    kinds = {"offsets": "offsets", "vocab_sizes": "sizes", "layer_multipliers": "factors"}
     return [
-        (slot.layer_id, what, found.stored.integers(name))
+        (slot.layer_id, slot.key.name, found.stored.integers(name))
         for name, slot in found.slots.items()
-        for ending, what in kinds.items()
-        if slot.role == "constants" and slot.layer_id is not None and slot.key.endswith(ending)
+        if slot.role == "constants" and slot.layer_id is not None
     ]
 
 
