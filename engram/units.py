@@ -36,7 +36,7 @@ def parse_count(text: str | int) -> int:
         The count.
 
     Raises:
-        InputError: The text is not a count, not a whole one, or above 2^63.
+        InputError: The string is not a count, not a whole number, or above 2^63.
     """
     return _parse(str(text), _COUNT_UNITS, "a count", "40M, 1.5B or 124439808")
 
@@ -46,14 +46,14 @@ def parse_bytes(text: str) -> int:
 
     Args:
         text: A number with B, KB, MB, GB, TB (decimal; K, M, G, T are the same) or KiB, MiB, GiB,
-            TiB (binary). A number with an exponent is bytes; of others the unit is never left out:
-            who writes 8 mostly means gigabytes.
+            TiB (binary). A number with an exponent is bytes; others need a unit, since a bare 8
+            usually means gigabytes.
 
     Returns:
         The size in bytes.
 
     Raises:
-        InputError: The text is not a size, or above 2^63.
+        InputError: The string is not a size, or above 2^63.
     """
     return _parse(text, _BYTE_UNITS, "a size", "8GiB, 80GB or 1048576B")
 
@@ -83,9 +83,9 @@ def plural(count: int, noun: str, many: str = "") -> str:
     """Write a count with what is counted: ``1 document``, ``1,234 documents``.
 
     Args:
-        count: How many.
-        noun: One of them.
-        many: Several of them, where that is not the noun and an s.
+        count: The number.
+        noun: The singular.
+        many: The plural, if it is not the noun plus an s.
     """
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
@@ -112,7 +112,7 @@ def dtype_name(text: str) -> str:
     """Return the canonical name of a table dtype: float32, bfloat16, float16, float64, fp8 or int8.
 
     Raises:
-        InputError: The name is not a dtype that tables can have.
+        InputError: The name is not a dtype of tables.
     """
     name = text.strip().lower().removeprefix("torch.")
     name = DTYPE_ALIASES.get(name, name)
@@ -139,5 +139,5 @@ def row_bytes(width: int, dtype: str) -> int:
 
 
 def scales_per_row(width: int, dtype: str) -> int:
-    """Scales that one stored row of a quantised table carries, by its columns and dtype name."""
+    """Return the number of scales that one stored row of a quantised table carries."""
     return -(-width // FP8_SCALE_BLOCK) if dtype == "fp8" else 1

@@ -1,4 +1,4 @@
-"""What a config may hold: defaults by layout, and every check of every key."""
+"""Rules for config values: the defaults of each layout, and the checks of every key."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
 
 MAX_ROW_ID = 2**62
-# Every head of every layer has a prime of its own, which takes a tenth of a millisecond to find.
+# Each head of each layer needs its own prime, and finding one takes a tenth of a millisecond.
 MAX_LAYERS = 1024
 MAX_HEADS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutKeys:
-    """What a layout means for the config: its defaults and what it leaves no choice about.
+    """The defaults and fixed values that a layout gives to the config.
 
     Attributes:
         seed: Default seed of the hash multipliers.
-        eps: Default epsilon of the gate's norms; None means the machine epsilon of the
+        eps: Default epsilon of the gate's norms; None for the machine epsilon of the
             computation's dtype.
         row_multiple: Default of `EngramConfig.row_multiple`.
-        kernel_size: Default taps of the convolution; 0 means that the layout has none.
-        seed_is_fixed: The layout has no seed of its own: only the default is right.
+        kernel_size: Default taps of the convolution; 0 if the layout has no convolution.
+        seed_is_fixed: The layout has a fixed seed: only the default is valid.
         equal_tables: Every order must have the same table size.
-        ends_after_eos: Look-back always stops at, and reads, the end-of-text token.
+        ends_after_eos: Look-back always stops at the end-of-text token, and reads it.
         max_ngram_size: Default of the highest n-gram order.
     """
 
@@ -67,7 +67,7 @@ LAYOUT_KEYS: dict[str, LayoutKeys] = {
 }
 
 
-# Keys that a layout has a default for.
+# Keys with a default that depends on the layout.
 _DEFAULTS = (
     *("seed", "row_multiple", "kernel_size", "max_ngram_size", "eps"),
     "ends_after_eos",
@@ -83,7 +83,7 @@ def _is_number(value: Any) -> bool:
 
 
 def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
-    """Fill in the layout's defaults and return everything that is wrong."""
+    """Fill in the layout's defaults and return all problems."""
     problems: list[Problem] = []
 
     def put(key: str, value: Any) -> None:
@@ -94,7 +94,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
 
     keys = LAYOUT_KEYS.get(config.layout) if isinstance(config.layout, str) else None
     if keys is None:
-        wrong("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUT_KEYS)}")
+        wrong("layout", f"unknown layout {config.layout!r}; use one of {', '.join(LAYOUT_KEYS)}")
         keys = LAYOUT_KEYS["demo"]
     for key in _DEFAULTS:
         if getattr(config, key) is None:
@@ -114,7 +114,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
             )
             return False
         if not low <= value <= high:
-            wrong(key, f"{value} is out of range; it must be in {low}..{high}")
+            wrong(key, f"must be in {low}..{high}, got {value}")
             return False
         return True
 
@@ -124,8 +124,8 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
         vocab_ok = False
         wrong(
             "engram_vocab_size",
-            f"a list {list(config.engram_vocab_size)!r}: here this is the tokenizer's length, one "
-            "number. DeepSeek's configs use the name for rows per HEAD; write engram_table_size = "
+            f"must be one number, the tokenizer's length, got {list(config.engram_vocab_size)!r}. "
+            "DeepSeek's configs use this name for rows per HEAD; set engram_table_size = "
             "those x n_head_per_ngram instead",
         )
     else:
@@ -145,8 +145,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     if whole("seed", 0, 2**62) and keys.seed_is_fixed and config.seed != keys.seed:
         wrong(
             "seed",
-            f"{config.seed}: layout {config.layout} has no seed of its own, only {keys.seed} is "
-            "right",
+            f"{config.seed}: layout {config.layout} has a fixed seed, only {keys.seed} is right",
         )
     if whole("kernel_size", 0, 64) and (config.kernel_size == 0) != (keys.kernel_size == 0):
         has = (
@@ -161,13 +160,13 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
         if not isinstance(getattr(config, key), bool):
             wrong(key, f"{getattr(config, key)!r} is not true or false")
     if config.tokenizer is not None and not isinstance(config.tokenizer, str):
-        wrong("tokenizer", f"{config.tokenizer!r} is not a text")
+        wrong("tokenizer", f"{config.tokenizer!r} is not a string")
     try:
         if config.table_dtype is not None:
             put("table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
         known = ", ".join(DTYPE_BITS)
-        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
+        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; use one of {known}")
     _check_tokens(config, keys, vocab_ok, wrong)
     _check_layer_ids(config, orders_ok and heads_ok, put, wrong)
     _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)
@@ -186,20 +185,20 @@ def _check_tokens(
         if not _is_int(value) or value < 0:
             wrong(key, f"{value!r} is not a token id")
         elif vocab_ok and value >= config.engram_vocab_size:
-            wrong(key, f"{value} is not below engram_vocab_size {config.engram_vocab_size}")
+            wrong(key, f"must be below engram_vocab_size {config.engram_vocab_size}, got {value}")
     if keys.ends_after_eos and config.eos_id is None:
         wrong(
             "eos_id",
             f"missing: layout {config.layout} stops its look-back at the end-of-text token",
         )
     elif config.ends_after_eos and config.eos_id is None:
-        wrong("ends_after_eos", "true without eos_id: give the token that documents end with")
+        wrong("ends_after_eos", "true without eos_id: set eos_id to the token that ends documents")
     if keys.ends_after_eos and not config.ends_after_eos:
         wrong("ends_after_eos", f"false: layout {config.layout} always ends documents with eos_id")
 
 
 def too_many_heads(n_layers: int, n_columns: int) -> str:
-    """Say that a memory has too many layers, or heads in all of them; empty when it has not."""
+    """Return the problem of a memory with too many layers or heads in all; else ""."""
     if n_layers > MAX_LAYERS:
         return f"{n_layers:,} layers; at most {MAX_LAYERS:,} can have a memory"
     if n_layers * n_columns > MAX_HEADS:
@@ -224,7 +223,7 @@ def _check_layer_ids(
     elif too_many := too_many_heads(len(ids), config.n_columns if columns_ok else 1):
         wrong("layer_ids", too_many)
     elif any(item < 0 for item in ids):
-        wrong("layer_ids", f"{list(ids)} has negative layers; they are counted from 0")
+        wrong("layer_ids", f"{list(ids)} has negative layers; layers are counted from 0")
     elif len(set(ids)) != len(ids):
         wrong("layer_ids", f"{list(ids)} names a layer twice")
     else:
@@ -247,9 +246,7 @@ def _check_table_size(
         elif not _is_number(k) or k <= 0:
             wrong("k", f"{k!r} is not a positive number")
         elif can_scale and k * config.engram_vocab_size >= MAX_ROW_ID:
-            wrong(
-                "k", "that many times the vocabulary are more rows than 62-bit row ids tell apart"
-            )
+            wrong("k", "that many times the vocabulary are too many rows for 62-bit row ids")
             return
         elif can_scale:
             sizes = [round(k * config.engram_vocab_size)] * (config.max_ngram_size - 1)
@@ -295,6 +292,6 @@ def _check_table_size(
 
 
 def _brief(sizes: Sequence[int]) -> str:
-    """Numbers for a message; of one that nobody could mean, how large it is."""
+    """Format sizes for a message; absurdly large ones as a power of two."""
     words = (str(size) if size < 10**30 else f"2^{size.bit_length() - 1}.." for size in sizes)
     return f"[{', '.join(words)}]"

@@ -52,7 +52,7 @@ def here(folders, monkeypatch):
         ("lookup attached hi -c none", 4, "'none' is neither a template nor a file here"),
         ("attach model -c memory.yaml -o new --dtype floaty", 2, "'--dtype': 'floaty' is not a"),
         ("attach model -c memory.yaml -o new --init zero", 2, "'--init': 'zero' is not one of"),
-        ("attach model -c none.yaml -o new", 4, "none.yaml: no such config file"),
+        ("attach model -c none.yaml -o new", 4, "none.yaml does not exist"),
         ("attach model -c memory.yaml", 2, "Pass -o FOLDER."),
         ("attach model -o new", 2, "-c config.yaml"),
         ("convert attached -o new --dtype int4", 2, "'--dtype': 'int4' is not a table dtype"),

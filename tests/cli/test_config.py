@@ -257,9 +257,9 @@ def test_check_goes_on_behind_a_file_that_is_not_there(tmp_path):
     ]
     code, out, _ = run("config", "check", *sources)
     assert code == 4
-    assert "none.yaml: no such config file. " in out
-    assert "bad.yaml:1: layout: 'none' is no layout" in out
-    assert f"{tmp_path} is a folder; a config is a file." in out
+    assert "none.yaml does not exist. " in out
+    assert "bad.yaml:1: layout: unknown layout 'none'" in out
+    assert f"{tmp_path} is a folder; a config must be a file." in out
     assert "'gpt-2' is neither a template nor a file here. Did you mean gpt2?" in out
     assert run("config", "check", "gpt2", "bad.yaml")[0] == 3
 

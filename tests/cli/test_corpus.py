@@ -101,7 +101,7 @@ def unfinished(text, tmp_path, monkeypatch):
         patch.setattr(module, "run_local", break_off)
         code, out, err = run("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
     assert (code, out) == (130, ""), err
-    assert err.count("What is finished is kept: go on with --resume") == 1
+    assert err.count("Finished work is kept: continue with --resume") == 1
     return tmp_path / "kd"
 
 

@@ -135,7 +135,7 @@ def test_output(text, config, tmp_path):
     assert "--overwrite" in error["hint"]
     code, out, err = run("hash", text, "-c", config, "-o", folder, "--overwrite")
     assert code == 0
-    assert "34 bytes a token, about " in err
+    assert "34 bytes per token, about " in err
     assert f"Wrote {folder}: " in out
 
 
@@ -199,7 +199,7 @@ def test_dry_run_writes_nothing(text, config, tmp_path):
     assert payload["bytes_per_token"] == 2 + 4 * 2 * 4
     assert payload["estimated_bytes"] > len(TEXT)
     assert not folder.exists()
-    assert "34 bytes a token" in run("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
+    assert "34 bytes per token" in run("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
 
 
 def test_skipped_documents_are_counted_and_listed(tmp_path, config):

@@ -139,7 +139,7 @@ def test_no_k_fits():
         (["--layers", "1,1"], 2, "'--layers': [1, 1] names a layer twice"),
         (["--heads", "7"], 2, "'--heads': n_embed_per_ngram: 512 is not a multiple of"),
         (["--heads", "7"], 2, "n_head_per_ngram 7; 511 and 518 are"),
-        (["--heads", "0"], 2, "'--heads': 0 is out of range; it must be in 1..256"),
+        (["--heads", "0"], 2, "'--heads': must be in 1..256, got 0"),
         (["--heads", "0", "--hc-mult", "0"], 2, "\nInvalid value for '--hc-mult': 0 is out of"),
         (["--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
         (["--layout", "paper"], 2, "'--layout': 'paper' is no layout.\nOne of demo"),

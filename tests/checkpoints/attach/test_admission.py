@@ -334,7 +334,7 @@ def test_the_command_says_it_to_programs(llama, tmp_path, dry):
     change_config(llama, num_key_value_heads=4)
     words = ["attach", llama, "-c", tmp_path / "memory.yaml", "-o", tmp_path / "out", "--json"]
     told = run(*words, "--dry-run" if dry else "--verify").error(3)
-    assert "bug of ours" not in told["message"]
+    assert "bug in engram" not in told["message"]
     assert "self_attn.k_proj.weight" in told["details"]["tensors"][0]
     assert not (tmp_path / "out").exists()
 
