@@ -151,7 +151,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
         patch.setattr(hash_folder, "write_shard", no_room)
         code, out, err = run(*words)
     assert (code, out) == (5, "")
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
     for more, message in (
         (("--resume", "--format", "parquet"), "began with format npy, not parquet."),
         ((), "There is an unfinished build"),

@@ -180,7 +180,7 @@ def test_parse_value():
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(MissingFileError, match="no such config file"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         read_config(tmp_path / "none.yaml")
     with pytest.raises(IsADirectoryError):
         read_config(tmp_path)

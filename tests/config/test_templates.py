@@ -126,7 +126,7 @@ def test_a_file_of_a_templates_name_wins(tmp_path, monkeypatch):
     assert find_config("qwen3.8-flash-next") == template_path("qwen3.8-flash-next")
     with pytest.raises(MissingFileError, match=r"none\.yaml does not exist"):
         load_config("none.yaml")
-    with pytest.raises(MissingFileError, match="no such config file"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         load_config("folder/gpt2")
 
 
