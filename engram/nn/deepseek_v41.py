@@ -22,9 +22,9 @@ from engram.nn.reference_names import rename
 class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
     """The module of DeepSeek-V4.1-Flash (released inference/engram.py).
 
-    One projection gives the keys of all streams and the value that they share; each stream takes
-    the value by how its key agrees with its hidden state. The gate is computed in float32 or
-    better. State dicts with the released names load as they are, fp8 with its scales included.
+    One projection gives the keys of all streams and the value that they share; each stream gates
+    the value by the agreement of its key with its hidden state. The gate is computed in float32 or
+    better. State dicts with the released names load directly, fp8 with its scales included.
     """
 
     def _build(self, factory: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         weights = self.q_weight.to(wide) * self.k_weight.to(wide)
         rstd = _rstd(hidden, eps) * _rstd(keys, eps)
         agreement = (hidden * weights * keys).sum(dim=-1) * rstd * hidden_size**-0.5
-        # Unlike the demo's, this gate follows the sign of a zero: it is never exactly 0.5.
+        # Unlike the demo's gate, this one depends on the sign of zero: it is never exactly 0.5.
         root = agreement.abs().clamp_min(1e-6).sqrt()
         gates = torch.sigmoid(torch.copysign(root, agreement))  # [B, T, M]
         if keep is not None:
@@ -78,7 +78,7 @@ def _rstd(x: Tensor, eps: float) -> Tensor:
 def _translate_released(
     module: DeepseekV41Module, state: dict[str, Any], prefix: str, *_: Any
 ) -> None:
-    """Rename the released tensors before loading, and dequantise what is not to stay quantised."""
+    """Rename the released tensors before loading, and dequantise all but a quantised table."""
     released = f"{prefix}embed.weight" in state
     rename(state, prefix, from_reference_name)
     table = f"{prefix}multi_head_embedding.embedding"
@@ -91,11 +91,11 @@ def _translate_released(
             continue
         if scales is None:
             raise MismatchError(
-                f"{name}.weight is fp8, and its scales are missing.",
-                "Load the tensor that ends with .scale with it.",
+                f"{name}.weight is fp8, but its scales are missing.",
+                f"Load {name}.scale together with it.",
                 tensor=f"{name}.weight",
             )
         state[f"{name}.weight"] = dequantise_fp8(codes, scales, rows_per_scale=rows_per_scale)
     if released:
-        # The release derives them from the config, as this module did.
+        # The release has stored constants that this module derives from the config.
         state[f"{prefix}multi_head_embedding.offsets"] = module.multi_head_embedding.offsets

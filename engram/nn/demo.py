@@ -29,11 +29,11 @@ CONV_NORM_EPS = 1e-5
 class DemoModule(EngramModule, layout="demo"):
     """The reference demo's module (engram_demo_v1.py; arXiv 2601.07372, section 2.3).
 
-    One value of the memory for all streams, gated for each by how its key agrees with the stream's
-    hidden state; then a dilated causal convolution with SiLU beside it. State dicts with the
-    demo's own names load as they are.
+    All streams share one value of the memory; each gates it by the agreement of its key with its
+    hidden state. A dilated causal convolution with SiLU is added. State dicts with the demo's own
+    names load directly.
 
-    What lies between the projections and the result is computed in float32 or better.
+    Everything between the projections and the result is computed in float32 or better.
     """
 
     def _build(self, factory: dict[str, Any]) -> None:
@@ -89,9 +89,9 @@ class DemoModule(EngramModule, layout="demo"):
 def _stack_reference_streams(
     module: DemoModule, state: dict[str, Any], prefix: str, *_: Any
 ) -> None:
-    """Rename the demo's tensors before loading, and join its one tensor per stream."""
+    """Rename the demo's tensors before loading, and stack its separate tensors per stream."""
     for ours, names in rename(state, prefix, from_reference_name).items():
-        # Too few or too many are left alone: torch then names them as unexpected.
+        # A wrong number is left unchanged: torch then reports the names as unexpected.
         if sorted(names) == list(range(module.config.hc_mult)):
             parts = [state.pop(names[i]) for i in range(module.config.hc_mult)]
             join = torch.cat if ours.startswith("key_proj.") else torch.stack

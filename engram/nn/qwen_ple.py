@@ -34,7 +34,7 @@ class GroupedNorm(nn.Module):
     Args:
         streams: Streams M.
         hidden_size: Channels D of a stream.
-        eps: Added to the mean square.
+        eps: Epsilon added to the mean square.
         factory: `device` and `dtype` of the weight.
     """
 
@@ -54,11 +54,11 @@ class GroupedNorm(nn.Module):
 class QwenPleModule(EngramModule, layout="qwen_ple"):
     """The per-layer n-gram embedding of Qwen3.8-Flash-Next (transformers' `Qwen4ExpTextPLELayer`).
 
-    As the demo's module, without biases and with norms that start at 1 + 0. State dicts with
-    transformers' names load as they are, the table in shards or whole; the constants in them are
-    compared with this module's.
+    Like the demo's module, without biases and with norms that start at 1 + 0. State dicts with
+    transformers' names load directly, the table in shards or whole; the constants in them are
+    compared with those of this module.
 
-    What lies between the projections and the result is computed in float32 or better.
+    Everything between the projections and the result is computed in float32 or better.
     """
 
     def _build(self, factory: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
 def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename the released tensors before loading, join the table's shards, check the constants."""
     for ours, names in rename(state, prefix, from_reference_name).items():
-        # A gap is left alone: torch then names the shards as unexpected and the table as missing.
+        # With a missing shard, torch reports the shards as unexpected and the table as missing.
         if sorted(names) == list(range(len(names))):
             state[prefix + ours] = torch.cat([state.pop(names[i]) for i in range(len(names))])
     heads = module.multi_head_embedding.head_sizes
@@ -117,14 +117,14 @@ def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: st
 
 
 def _check(state: dict[str, Any], name: str, expect: Callable[[], tuple[int, ...]]) -> None:
-    """Take a constant out of a state dict, and compare it with what is expected."""
+    """Remove a constant from a state dict, and compare it with the expected one."""
     stored = state.pop(name, None)
     if stored is None or stored.is_meta:
         return
     expected = expect()
     if tuple(stored.tolist()) != expected:
         raise MismatchError(
-            f"{name} is {stored.tolist()}; the config gives {list(expected)}.",
+            f"{name} must be {list(expected)} by the config, got {stored.tolist()}.",
             "Build the module from the config that the weights were trained with.",
             stored=stored.tolist(),
             expected=list(expected),
@@ -132,7 +132,7 @@ def _check(state: dict[str, Any], name: str, expect: Callable[[], tuple[int, ...
 
 
 def _multipliers(module: QwenPleModule) -> tuple[int, ...]:
-    """Derive the layer's hash multipliers; its primes tell its place among the layers."""
+    """Derive the layer's hash multipliers; its primes know its index among the layers."""
     config, first = module.config, module.multi_head_embedding.head_sizes[0]
     places = [0]
     while head_primes(config, places)[places[-1]][0][0] < first:

@@ -1,4 +1,4 @@
-"""Renames the tensors of a published module in a state dict that is about to be loaded."""
+"""Renames the tensors of a published module in a state dict before it is loaded."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 def rename(
     state: dict[str, Any], prefix: str, translate: Callable[[str], tuple[str, int | None]]
 ) -> dict[str, dict[int, str]]:
-    """Give tensors our names, in place; parts of tensors are left for the caller to join.
+    """Rename tensors to the toolkit's names, in place; the caller joins tensors that come in parts.
 
     Args:
         state: The state dict of a module or of the model around it.
-        prefix: What names of this module start with.
+        prefix: Prefix of this module's names.
         translate: A layout's `from_reference_name`.
 
     Returns:
-        Names in `state` of the tensors that are in parts: part number to name, by our name without
-        the prefix.
+        The names in `state` of tensors in parts: by the toolkit's name without the prefix, from
+        part number to name.
     """
     parts: dict[str, dict[int, str]] = {}
     for name in [name for name in state if name.startswith(prefix)]:

@@ -140,7 +140,11 @@ def test_no_k_fits():
         (["--heads", "7"], 2, "'--heads': n_embed_per_ngram: 512 is not a multiple of"),
         (["--heads", "7"], 2, "n_head_per_ngram 7; 511 and 518 are"),
         (["--heads", "0"], 2, "'--heads': must be in 1..256, got 0"),
-        (["--heads", "0", "--hc-mult", "0"], 2, "\nInvalid value for '--hc-mult': must be in 1..64, got 0"),
+        (
+            ["--heads", "0", "--hc-mult", "0"],
+            2,
+            "\nInvalid value for '--hc-mult': must be in 1..64, got 0",
+        ),
         (["--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
         (["--layout", "paper"], 2, "'--layout': 'paper' is no layout.\nOne of demo"),
         (["--rows", "3"], 2, "'--rows': [3, 3]: each order needs at least 2 rows"),
@@ -239,7 +243,10 @@ def test_allocate_by_experts():
         (["--total", "x", "--active", "6B"], "'--total': 'x' is not a count"),
         (["--total", "5B", "--active", "3B", "--rho", "2"], "'--rho': rho 2 is not between 0"),
         (["--total", "5B", "--active", "3B", "--rho", "x"], "'--rho': rho x is not between 0"),
-        (["--total", "5B", "--active", "3B", "--row-width", "0"], "'--row-width': must be at least 1, got 0"),
+        (
+            ["--total", "5B", "--active", "3B", "--row-width", "0"],
+            "'--row-width': must be at least 1, got 0",
+        ),
         (
             ["--experts-kept", "80", "--experts-baseline", "72", "--experts-active", "6"],
             "'--experts-kept': 80 experts kept of 72",

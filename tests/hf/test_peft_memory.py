@@ -202,7 +202,7 @@ def test_a_table_on_disk_does_not_learn(fresh):
     model = get_peft_model(fresh(tables="disk"), settings())
     assert torch.equal(logits(model), logits(fresh()))
     with pytest.raises(
-        LayoutError, match='read from disk and cannot learn.\nLoad with tables="ram"'
+        LayoutError, match='read from disk and cannot be trained.\nLoad with tables="ram"'
     ):
         loss(model)
 
