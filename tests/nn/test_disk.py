@@ -215,7 +215,7 @@ def test_files_that_are_no_table(tmp_path, table):
         DiskEmbedding(path, 0, 1, 1, torch.int8)
     with pytest.raises(InputError, match="^cache_rows must be >= 0, got -1"):
         DiskEmbedding(path, 0, 1, 1, cache_rows=-1)
-    with pytest.raises(InputError, match="0 rows"):
+    with pytest.raises(InputError, match="got 0, 4 and 0"):
         DiskEmbedding(path, 0, 0, 1)
 
 
