@@ -159,10 +159,10 @@ def check_cache(decoder: Any) -> None:
     """Raise an error for a decoder whose cache does not count tokens, as the memory's past needs.
 
     Args:
-            decoder: The module that takes token ids.
+        decoder: The module that takes token ids.
 
-        Raises:
-            LayoutError: It takes no cache of transformers, or one without keys and values.
+    Raises:
+        LayoutError: It takes no cache of transformers, or one without keys and values.
     """
     from transformers import DynamicCache
 

@@ -116,7 +116,7 @@ def test_an_unfinished_build_is_refused_by_a_dry_run_too(text, unfinished):
         code, out, err = run(*words, *more, "--shard-size", "1000")
         assert code == 3
         assert "began with shard size 4,194,304, not 1,000." in err
-        assert "What is finished is kept" not in err
+        assert "Finished work is kept" not in err
     code, out, err = run(*words, "--resume", "--no-eos")
     assert "began with end-of-text tokens yes, not no." in err
     assert run(*words, "--dry-run", "--resume")[0] == 0

@@ -160,7 +160,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
             code, _, err = run(*words[:-1], *more, *dry)
             assert code == 3
             assert message in err
-            assert "What is finished is kept" not in err
+            assert "Finished work is kept" not in err
     payload = run(*words, "--resume", "-j", "2").json()
     assert (payload["was_finished"], payload["resumed_shards"]) == (False, 0)
     for file in (tmp_path / "whole").iterdir():

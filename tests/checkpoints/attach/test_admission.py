@@ -154,7 +154,7 @@ def test_a_multimodal_type_is_not_told_to_upgrade(llama):
     assert "multimodal" in error.message
     assert "upgrade" not in str(error)
     assert "pip install" not in str(error)
-    assert "reads text alone" in error.hint
+    assert "a model for text only" in error.hint
 
 
 def test_a_type_without_a_causal_head(llama):
