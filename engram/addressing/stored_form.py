@@ -1,4 +1,4 @@
-"""Checks the form of constants that an artefact stores, before anything is computed with them."""
+"""Checks the form of stored constants before they are used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _LIMIT = 2**63
 
 
 def check_form(values: Any) -> None:
-    """Refuse what has another form than `Addresses.to_dict` writes.
+    """Raise an error for values that do not have the form that `Addresses.to_dict` writes.
 
     Args:
-        values: What is stored.
+        values: The stored values.
 
     Raises:
-        CorruptFileError: Something is missing, of another type, or out of range.
+        CorruptFileError: A value is missing, has the wrong type, or is out of range.
     """
     _demand(isinstance(values, Mapping), "they are", values, "an object")
     _text(values, "layout")
@@ -49,7 +49,7 @@ def _shape_of(layer: Mapping[str, Any]) -> tuple[int, int]:
     factors = _list(layer, "multipliers")
     for factor in factors:
         digits = type(factor) is str and factor.isascii() and factor.isdigit() and len(factor) < 20
-        _demand(digits and int(factor) < _LIMIT, "multipliers has", factor, "digits as text")
+        _demand(digits and int(factor) < _LIMIT, "multipliers has", factor, "a string of digits")
     count = len(rows) + 1
     _demand(len(factors) == count, "multipliers has", factors, f"{count} factors")
     _whole(layer, "stored_rows", least=sum(sum(row) for row in rows))
@@ -70,13 +70,13 @@ def _text(values: Mapping[str, Any], key: str) -> None:
 def _whole(values: Mapping[str, Any], key: str, least: int = 0) -> None:
     value = _value(values, key)
     right = type(value) is int and least <= value < _LIMIT
-    _demand(right, f"{key} is", value, f"a whole number from {least}")
+    _demand(right, f"{key} is", value, f"a whole number, at least {least}")
 
 
 def _list(values: Mapping[str, Any], key: str) -> list[Any]:
     value = _value(values, key)
     if type(value) is not list or not value:
-        raise _damaged(f"{key} is {value!r:.80}, not a list with something in it")
+        raise _damaged(f"{key} is {value!r:.80}, not a non-empty list")
     return value
 
 
@@ -88,5 +88,5 @@ def _demand(right: bool, what: str, value: Any, expected: str) -> None:
 def _damaged(what: str) -> CorruptFileError:
     return CorruptFileError(
         f"The memory's stored addresses are damaged: {what}.",
-        "Copy the files again from where the memory was made, or make it again.",
+        "Copy the files again from their source, or make the memory again.",
     )

@@ -110,7 +110,7 @@ def test_pad_id(local_bpe, local_word):
     auto = AutoTokenizer.from_pretrained(local_bpe)
     auto.pad_token = None
     assert EngramTokenizer(memory(pad_id=None), auto).config.pad_id == ended.eos_id == 1
-    with pytest.raises(LayoutError, match="'<nothing>' is no token"):
+    with pytest.raises(LayoutError, match="'<nothing>' is not a token"):
         EngramTokenizer(memory(pad_id="<nothing>"), local_bpe)
     with pytest.raises(LayoutError, match="neither a padding") as caught:
         EngramTokenizer(memory(pad_id=None), ended.tokenizer)
@@ -131,7 +131,7 @@ def test_raw_ids_of_a_model_with_spare_ones(local_bpe):
 
 
 def test_wrong_calls(tokenizer):
-    with pytest.raises(MismatchError, match=r"Layer 2 has no memory; the layers are \[3, 1\]"):
+    with pytest.raises(MismatchError, match=r"layer_id must be one of \[3, 1\], got 2"):
         tokenizer.compress_and_hash(IDS, layer_id=2)
     with pytest.raises(UsageError, match="'tf'"):
         tokenizer.compress_and_hash(IDS, return_tensors="tf")
