@@ -76,7 +76,7 @@ def _whole(values: Mapping[str, Any], key: str, least: int = 0) -> None:
 def _list(values: Mapping[str, Any], key: str) -> list[Any]:
     value = _value(values, key)
     if type(value) is not list or not value:
-        raise _damaged(f"{key} is {value!r:.80}, not a non-empty list")
+        raise _damaged(f"{key} is {value!r:.80}, not a list with at least one item")
     return value
 
 

@@ -1,4 +1,4 @@
-"""A new config from a template: fitted to a backbone, sized, and with single keys changed."""
+"""Makes a config from a template: fitted to a backbone, sized, and with single keys changed."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def new_config(
     budget_params: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> EngramConfig:
-    """Start from a template and change what is asked for.
+    """Make a config from a template with the given changes.
 
     Args:
         template: Name of the template.
         backbone: Base model to fit to: its hidden size, streams, vocabulary, tokenizer and token
-            ids, and its layers 1 and half the depth (the first of them alone where the template
-            has one layer). Without a size, the template's rows per order are kept as a multiple of
-            the vocabulary.
+            ids, and its layers 1 and half the depth (only the first if the template has one
+            layer). Without a size, the template's rows per order are kept as a multiple of the
+            vocabulary.
         k: Rows per order as a multiple of the vocabulary.
-        budget_params: Instead, what the whole memory may have.
-        settings: Values by config key; they come last and win.
+        budget_params: Alternatively, the parameters of the whole memory.
+        settings: Values by config key; they override everything else.
 
     Raises:
-        ConfigError: The result is not a config, with everything that is wrong.
-        LayoutError: The backbone lacks a layer that is to read the memory.
+        ConfigError: The result is not a valid config; it has all problems.
+        LayoutError: The backbone does not have a layer that reads the memory.
         DoesNotFitError: No whole k fits the budget.
         UsageError: More than one size is given.
     """
@@ -70,7 +70,7 @@ def new_config(
 
 
 def _fit(values: dict[str, Any], backbone: Backbone) -> None:
-    """Put the backbone's own numbers in the place of the template's."""
+    """Replace the template's numbers by those of the backbone."""
     shape = memory_shape(backbone, layout=values["layout"])
     vocab_size = values["engram_vocab_size"]
     pad_id = backbone.eos_token_id if shape.pad_id is None else shape.pad_id

@@ -225,9 +225,9 @@ def test_ids_out_of_range(form, threads, monkeypatch):
         hasher = Hasher(addresses_of(layout, n_head_per_ngram=2), form=form, threads=threads)
         ids = np.zeros((3, 10), dtype=np.int64)
         ids[1, 4], ids[2, 9] = V, V + 7
-        with pytest.raises(InputError, match=rf"id {V} at position \[1, 4\] is not below {V}"):
+        with pytest.raises(InputError, match=rf"below {V}, .* got {V} at position \[1, 4\]"):
             hasher.hash(ids)
-        with pytest.raises(InputError, match=rf"id {V} at position \[4\]"):
+        with pytest.raises(InputError, match=rf"got {V} at position \[4\]"):
             hasher.hash_documents(ids[1], np.array([0, 2, 10]))
         with pytest.raises(InputError, match=f"{2**64 - 1} at position"):
             hasher.hash(np.array([[2**64 - 1]], dtype=np.uint64))

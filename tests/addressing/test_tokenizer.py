@@ -136,7 +136,7 @@ def test_wrong_calls(tokenizer):
     with pytest.raises(UsageError, match="'tf'"):
         tokenizer.compress_and_hash(IDS, return_tensors="tf")
     for ids, message in (
-        ([[544]], r"id 544 at position \[0, 0\]"),
+        ([[544]], r"got 544 at position \[0, 0\]"),
         ([[1, 2], [3]], "different lengths"),
         ([[0.5]], "float64"),
         ([[True]], "bool"),

@@ -153,7 +153,7 @@ def test_a_budget_that_nothing_fits_is_answered_in_both_forms():
     assert error["code"] == "does_not_fit"
     code, out, err = run("config", "new", "gpt2", "--budget", "1M")
     assert (code, out) == (5, "")
-    assert "Nothing fits" in err
+    assert "too small" in err
 
 
 def test_new_for_a_model_of_the_catalogue():
