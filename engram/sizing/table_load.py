@@ -123,7 +123,7 @@ class CorpusStatistics:
         prediction = self.growth[order].predict(tokens)
         if prediction is None:
             raise InputError(
-                f"{self.file} has too few tokens ({self.tokens:,}) to predict n-grams of {tokens:,}.",
+                f"{self.file} has too few tokens, {self.tokens:,}, to predict those of {tokens:,}.",
                 "Hash a longer text.",
                 tokens=self.tokens,
             )

@@ -240,7 +240,7 @@ def test_wrong_calls():
     for call, message in (
         (lambda: hasher.hash([1, 2]), r"must be \[B, T\], got \[2\]"),
         (lambda: hasher.hash([[1, 2], [3]]), "different lengths"),
-        (lambda: hasher.hash([[1.5]]), "float64; they must be whole numbers"),
+        (lambda: hasher.hash([[1.5]]), "must be whole numbers, got float64"),
         (lambda: hasher.hash(ids, keep=np.ones((2, 4), bool)), r"keep is \[2, 4\]"),
         (lambda: hasher.hash(ids, starts=np.ones(5, bool)), r"starts is \[5\]"),
         (lambda: hasher.hash(ids, history=np.zeros((2, 3))), r"history is \[2, 3\]"),

@@ -146,7 +146,7 @@ def test_wrong_calls(tokenizer):
     ):
         with pytest.raises(InputError, match=message):
             tokenizer.compress_and_hash(ids)
-    with pytest.raises(InputError, match=r"attention_mask is \[2, 3\]"):
+    with pytest.raises(InputError, match=r"attention_mask must be \[2, 5\]"):
         tokenizer.compress_and_hash(IDS, attention_mask=[[1, 1, 1]] * 2)
     with pytest.raises(UsageError, match="cannot be read as a tokenizer"):
         EngramTokenizer(memory(), object())

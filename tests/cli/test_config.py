@@ -198,7 +198,7 @@ def test_layers_that_the_model_lacks_are_refused():
     code, error = failure(*words, "layer_ids=[1,40]")
     assert (code, error["details"]) == (2, {"options": ["--set"]})
     assert "'--set': layer_ids: " in error["message"]
-    assert "SmolLM2-135M has no layer 40, only 0 to 29." in error["message"]
+    assert "SmolLM2-135M must be in 0..29, got 40." in error["message"]
     assert answer(*words, "layer_ids=[1,29]")[1]["config"]["layer_ids"] == [1, 29]
     assert answer("new", "smollm2", "--set", "layer_ids=[1,40]")[0] == 0  # for any model
 
@@ -304,7 +304,7 @@ def test_check_compares_with_a_model():
     problems = {it["key"]: it["message"] for it in payload["files"][0]["problems"]}
     assert problems.keys() == {"layer_ids", "hidden_size"}
     assert "layers 0 to 11" in problems["layer_ids"]
-    assert "512 is not openai-community/gpt2's, which is 768" in problems["hidden_size"]
+    assert "must be 768, that of openai-community/gpt2, got 512" in problems["hidden_size"]
     next_step = run("config", "check", "a.yaml", "--model", "gpt2")[2]
     assert "engram config new TEMPLATE --model MODEL fits a template to a model" in next_step
     problems = answer("check", "llama", "--model", "gpt2")[1]["files"][0]["problems"]

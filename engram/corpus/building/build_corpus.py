@@ -1,4 +1,4 @@
-"""Builds a corpus: text to token shards, in units that are done once, whatever interrupts."""
+"""Builds a corpus: text to token shards, in units of work that survive interruptions."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ from engram.storage.json_files import read_json
 
 SCHEMA = "engram.corpus/1"
 
-# Does units and gives each one's index and result, in their order; reports the bytes it has read.
+# Does units and yields the index and result of each, in order; reports the bytes it has read.
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
 
 
 @dataclass(frozen=True)
 class BuildRules:
-    """How a text becomes a corpus; the bytes of the corpus follow from it and the text alone.
+    """The rules for turning a text into a corpus; with the text, they determine its bytes.
 
     Attributes:
         add_eos: Whether every document ends with the end-of-text token.
-        split: What ends a document of plain text.
+        split: The end of a document in plain text.
         text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
-        on_error: What happens when a document cannot be read.
+        on_error: The action when a document cannot be read.
         shard_tokens: Tokens that fill a shard.
     """
 
@@ -77,16 +77,16 @@ class BuildRules:
 
 @dataclass(frozen=True)
 class BuiltCorpus:
-    """What came of building a corpus.
+    """Result of `build_corpus`.
 
     Attributes:
         manifest: The corpus's manifest.
         written_bytes: Bytes of the folder.
-        fresh_tokens: Tokens of the units that were done now.
+        fresh_tokens: Tokens of the units done in this run.
         resumed_units: Units that an earlier run had finished.
-        was_finished: Whether the whole corpus was there already.
-        engines: What tokenised it, as sentences; a line below says why, where it has to.
-        warnings: Why the fast engine was given up, where it was.
+        was_finished: Whether the whole corpus existed already.
+        engines: The tokenising libraries, as sentences; a second line may give the reason.
+        warnings: Reasons for giving up the fast engine, if any.
     """
 
     manifest: dict[str, Any]
@@ -113,27 +113,27 @@ def build_corpus(
 ) -> BuiltCorpus:
     """Tokenise a text into token shards.
 
-    The work is kept in a hidden folder beside `folder` until all is done; it takes as much room as
-    the corpus. When the build breaks off, finished units stay there, and `resume` goes on.
+    The work is kept in a hidden folder beside `folder` until all is done; it takes as much space as
+    the corpus. If the build is interrupted, finished units stay there, and `resume` continues.
 
     Args:
         sources: The files of the text, from `find_sources`.
         tokenizer: The tokenizer, read from a file.
-        folder: The folder to appear.
-        rules: How the text becomes a corpus.
+        folder: The output folder.
+        rules: The rules for turning the text into a corpus.
         workers: Processes on this machine.
-        engine: Does the units in another way than in processes of this machine.
-        resume: Whether to go on with an unfinished build; a finished one is recognised.
-        overwrite: Whether a corpus or an unfinished build that is there may be replaced.
-        unit_bytes: About as many bytes of text as a unit has.
+        engine: Does the units elsewhere than in processes of this machine.
+        resume: Whether to continue an unfinished build; a finished one is recognised.
+        overwrite: Whether an existing corpus or unfinished build may be replaced.
+        unit_bytes: Approximate bytes of text per unit.
         progress: Called with the bytes of text done so far and their total.
 
     Returns:
-        The manifest, and what was done.
+        The manifest, and statistics of the run.
 
     Raises:
-        InputError: The text cannot be read or has no tokens, has changed since the build began, or
-            something is in the way.
+        InputError: The text cannot be read, has no tokens, or has changed since the build began;
+            or the folder exists.
         CorruptFileError: The finished corpus that `resume` finds is damaged.
         WorkerLostError: A worker process was killed.
     """
@@ -155,7 +155,7 @@ def build_corpus(
         do = engine or (lambda tasks, report: run_local(tasks, workers, report))
         attempt = work / f"{ATTEMPT}{uuid.uuid4().hex[:8]}"
         attempt.mkdir()
-        # A worker that outlives this process does not write where another one works.
+        # A worker that outlives this process must not write where another one works.
         for index, result in do([replace(task, folder=attempt) for task in todo], report):
             keep_unit(tasks[index], attempt)
             results[index] = result
@@ -181,9 +181,9 @@ def plan_tasks(
     Args:
         sources: The files of the text.
         tokenizer: The tokenizer, read from a file.
-        rules: How the text becomes tokens.
-        folder: Where units are written, if they are.
-        unit_bytes: About as many bytes of text as a unit has.
+        rules: The rules for turning the text into tokens.
+        folder: Folder for the units, if they are written.
+        unit_bytes: Approximate bytes of text per unit.
     """
     unit_rules = UnitRules(
         tokenizer=str(tokenizer.path or tokenizer.name),
@@ -209,10 +209,10 @@ def check_build(
     overwrite: bool = False,
     unit_bytes: int = UNIT_BYTES,
 ) -> None:
-    """Check that `build_corpus` may begin with the same arguments; nothing is written.
+    """Check that `build_corpus` can start with the same arguments; nothing is written.
 
     Raises:
-        InputError: What `build_corpus` would raise before it begins.
+        InputError: An error that `build_corpus` would raise before it starts.
     """
     check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
@@ -224,14 +224,14 @@ def check_build(
 def _report(
     tasks: Sequence[UnitTask], resumed: frozenset[int], progress: Progress | None
 ) -> Report:
-    """Return what reports progress from the bytes of the units that are done now."""
+    """Return a callback that reports progress from the bytes of the units done in this run."""
     total = sum(task.unit.size_bytes for task in tasks)
     before = sum(tasks[index].unit.size_bytes for index in resumed)
     highest = -1
 
     def report(read_bytes: int) -> None:
         nonlocal highest
-        # Workers are ahead of the units that are counted, and a file's share is only about its own.
+        # Workers are ahead of the counted units, and a unit's share of a file is approximate.
         done = min(before + read_bytes, total) if total else read_bytes
         if progress is not None and done > highest:
             highest = done
@@ -243,7 +243,7 @@ def _report(
 def text_job(
     sources: Sequence[Source], tokenizer: TokenizerFile, rules: BuildRules, unit_bytes: int
 ) -> dict[str, Any]:
-    """Everything that the bytes of the corpus follow from, and when the files were changed."""
+    """Return everything that determines the bytes of the corpus, and when the files changed."""
     inputs = [
         {
             "name": source.name,
@@ -267,17 +267,17 @@ def text_job(
 
 
 def without_times(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job with the names and sizes of its inputs alone, as manifests tell it."""
+    """Return a job with only the names and sizes of its inputs, for manifests."""
     inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
     return {**job, "inputs": inputs}
 
 
 def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus | None:
-    """Return the corpus that is there when it is the one asked for.
+    """Return the existing corpus if it is the requested one.
 
     Raises:
         CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
-            counts as none.
+            is ignored.
     """
     try:
         manifest = read_json(folder / MANIFEST, CORPUS_SHAPE, file_names=True)
@@ -304,7 +304,7 @@ def _assemble(
     overwrite: bool,
     resumed: frozenset[int],
 ) -> BuiltCorpus:
-    """Put the units together as shards, in a folder that appears whole."""
+    """Write the units as shards, in a folder that appears whole."""
     problems = [problem for result in results for problem in result.problems]
     with new_folder(folder, SCHEMA, overwrite) as new:
         shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)

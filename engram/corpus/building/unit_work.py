@@ -1,4 +1,4 @@
-"""One unit of a corpus: its documents to token ids, in files of its own."""
+"""One unit of work of a corpus: its documents to token ids, in separate files."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from engram.storage.json_files import read_json
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-# Called with the bytes of text that were read so far.
+# Called with the bytes of text read so far.
 Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class UnitRules:
-    """What the tokens of a unit follow from, besides its documents.
+    """The rules that determine the tokens of a unit from its documents.
 
     Attributes:
         tokenizer: Name or path of the tokenizer.
         tokenizer_sha256: Its digest.
         add_eos: Whether every document ends with the end-of-text token.
-        split: What ends a document of plain text.
+        split: The end of a document in plain text.
         text_key: Key or column of the text; ``text`` when None.
-        on_error: What happens when a document cannot be read.
+        on_error: The action when a document cannot be read.
     """
 
     tokenizer: str
@@ -64,9 +64,9 @@ class UnitTask:
     Attributes:
         index: Its number, from 0.
         unit: Its files and parts of files.
-        rules: How it is tokenised.
-        folder: Where its files appear.
-        text_bytes: Size of the whole text, which decides what tokenises it; None when not known.
+        rules: Its tokenisation rules.
+        folder: The folder for its files.
+        text_bytes: Size of the whole text, which selects the tokenising library; None if unknown.
     """
 
     index: int
@@ -78,17 +78,17 @@ class UnitTask:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What is known of a unit that is done.
+    """Result of a unit.
 
     Attributes:
         documents: Its documents.
         tokens: Its tokens.
         skipped: Documents that were left out.
-        problems: What was wrong with them, the first hundred.
+        problems: Their problems, the first hundred.
         tokens_sha256: Digest of its token ids.
         lengths_sha256: Digest of its documents' lengths.
-        engine: What tokenised it, and why, as a sentence.
-        problem: Why the fast engine was given up; empty when it was not.
+        engine: The tokenising library and the reason for it, as a sentence.
+        problem: Reason for giving up the fast engine; empty if it was not given up.
     """
 
     documents: int
@@ -102,11 +102,11 @@ class UnitResult:
 
 
 def run_unit(task: UnitTask, report: Report) -> UnitResult:
-    """Tokenise a unit and write its files; raises what `encode_unit` does.
+    """Tokenise a unit and write its files; raise the errors of `encode_unit`.
 
     Args:
         task: The unit.
-        report: Called with the bytes of it that were read so far.
+        report: Called with the bytes of the unit read so far.
     """
     with closing(encode_unit(task)) as parts:
         return write_unit(task, parts, report)
@@ -116,11 +116,11 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
     """Tokenise a unit.
 
     Yields:
-        Its documents and, last, what is known of it.
+        Its documents and, last, its result.
 
     Raises:
         InputError: A document cannot be read or encoded.
-        MismatchError: The tokenizer is no longer the one that the build began with.
+        MismatchError: The tokenizer is no longer the one that the build started with.
     """
     tokenizer = _tokenizer(task.rules.tokenizer)
     fast, engine = _fast_encoder(tokenizer, task.text_bytes)
@@ -156,12 +156,12 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
 def write_unit(
     task: UnitTask, parts: Iterable[TokenBatch | UnitResult], report: Report
 ) -> UnitResult:
-    """Write the files of a unit from what `encode_unit` yields, the one that says so last.
+    """Write the files of a unit from the output of `encode_unit`, the one with the result last.
 
     Args:
         task: The unit.
-        parts: Its documents and what is known of it.
-        report: Called with the bytes of it that were read so far.
+        parts: Its documents and its result.
+        report: Called with the bytes of the unit read so far.
     """
     with _file(task, "tokens").open("wb") as tokens, _file(task, "lengths").open("wb") as lengths:
         for part in parts:
@@ -171,30 +171,30 @@ def write_unit(
             for file, data in zip((tokens, lengths), _data(part), strict=True):
                 file.write(data)
             report(part.read_bytes)
-    # Not seen onto the disk: a resumed build finds by their digests what a power cut tore.
+    # Not flushed to disk: a resumed build detects files torn by a power cut by their digests.
     _file(task, "json").write_text(json.dumps(asdict(result)), encoding="utf-8")
     return result
 
 
 def keep_unit(task: UnitTask, folder: Path) -> None:
-    """Move the files of a unit to where they count as done.
+    """Move the files of a unit to the folder of finished units.
 
     Args:
         task: The unit, in the folder of finished ones.
-        folder: Where `write_unit` wrote it.
+        folder: The folder that `write_unit` wrote to.
     """
-    for kind in ("tokens", "lengths", "json"):  # the last says that the others are whole
+    for kind in ("tokens", "lengths", "json"):  # the last one marks the others as complete
         target = _file(task, kind)
         (folder / target.name).replace(target)
 
 
 def behind(report: Report, before: int) -> Report:
-    """Return what reports the bytes of a unit that comes after `before` bytes of others."""
+    """Return a callback that adds `before` bytes of earlier units to the bytes of a unit."""
     return lambda read_bytes: report(before + read_bytes)
 
 
 def finished_unit(task: UnitTask) -> UnitResult | None:
-    """Return what is known of a unit when its files are there and whole, else None."""
+    """Return the result of a unit if its files are complete, else None."""
     try:
         values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
         result = UnitResult(**{**values, "problems": tuple(values["problems"])})
@@ -208,13 +208,13 @@ def finished_unit(task: UnitTask) -> UnitResult | None:
                     digest.update(block)
             if digest.hexdigest() != expected:
                 return None
-    except (OSError, EngramError, TypeError):  # a TypeError: keys that no unit has
+    except (OSError, EngramError, TypeError):  # a TypeError: unknown keys
         return None
     return result
 
 
 def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
-    """Read the documents of a unit that is done, in place.
+    """Read the documents of a finished unit, in place.
 
     Yields:
         About 1M tokens of whole documents at a time; `read_bytes` is 0.
@@ -235,13 +235,13 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
     """Check that a tokenizer is the one that tokens were made with.
 
     Raises:
-        MismatchError: It is another.
+        MismatchError: It is another one.
     """
     if tokenizer.digest != sha256:
         raise MismatchError(
             f"The tokenizer {tokenizer.name} is not the one that the tokens were made with: its "
-            f"digest is {tokenizer.digest[:16]}..., theirs {sha256[:16]}....",
-            "Use that tokenizer, or build the corpus anew.",
+            f"digest must be {sha256[:16]}..., got {tokenizer.digest[:16]}....",
+            "Use that tokenizer, or build the corpus again.",
             tokenizer=tokenizer.name,
             expected=sha256,
             found=tokenizer.digest,
@@ -249,7 +249,7 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
 
 
 def _data(batch: TokenBatch) -> tuple[bytes, bytes]:
-    """What the files of a unit hold of a batch: tokens, and lengths of documents."""
+    """Return the contents of a unit's files for a batch: tokens, and lengths of documents."""
     return batch.tokens.tobytes(), np.diff(batch.boundaries).tobytes()
 
 

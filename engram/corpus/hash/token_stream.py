@@ -1,4 +1,4 @@
-"""The tokens of a text as one stream, whoever tokenises it, and what was met on the way."""
+"""The tokens of a text as one stream, from any engine, with notes about the tokenising."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Notes:
-    """What was met while a text was tokenised.
+    """Notes from tokenising a text.
 
     Attributes:
         skipped: Documents that were left out.
-        problems: What was wrong with them, the first hundred.
-        engines: What tokenised it, as sentences; a line below says why, where it has to.
-        warnings: Why the fast engine was given up, where it was.
+        problems: Their problems, the first hundred.
+        engines: The tokenising libraries, as sentences; a second line may give the reason.
+        warnings: Reasons for giving up the fast engine, if any.
     """
 
     skipped: int = 0
@@ -38,7 +38,7 @@ class Notes:
 
     @classmethod
     def of_units(cls, results: Sequence[UnitResult]) -> Notes:
-        """Put together what was met in units."""
+        """Combine the notes of units."""
         problems = [problem for result in results for problem in result.problems]
         return cls(
             skipped=sum(result.skipped for result in results),
@@ -49,7 +49,7 @@ class Notes:
 
     @classmethod
     def of_corpus(cls, built: BuiltCorpus) -> Notes:
-        """Return what was met while a corpus was built."""
+        """Return the notes from building a corpus."""
         return cls(
             skipped=built.manifest["counts"]["skipped"],
             problems=tuple(built.manifest["problems"]),
@@ -65,11 +65,11 @@ class TokenStream:
         reader: The text, or its tokens.
         tokenizer: The tokenizer.
         add_eos: Whether every document ends with the end-of-text token.
-        engine: Tokenises units of the text; None to do it here, in one pass.
-        unit_bytes: About as many bytes as a unit has.
+        engine: Tokenises units of the text; None to do it in this process, in one pass.
+        unit_bytes: Approximate bytes per unit.
 
     Attributes:
-        notes: What was met; complete when all was read.
+        notes: Notes from tokenising; complete when everything is read.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TokenStream:
         self._add_eos, self._engine, self._unit_bytes = add_eos, engine, unit_bytes
 
     def batches(self) -> Generator[TokenBatch]:
-        """Read the documents; yields and raises what `tokenise` does."""
+        """Yield the documents like `tokenise`, with the same errors."""
         if isinstance(self._reader, StoredTokens):
             yield from self._reader.batches()
         elif self._engine is None:
@@ -122,7 +122,7 @@ class TokenStream:
 
 
 def text_rules(reader: TextReader, add_eos: bool, shard_tokens: int = SHARD_TOKENS) -> BuildRules:
-    """Return the rules by which a reader's text becomes a corpus."""
+    """Return the rules for turning a reader's text into a corpus."""
     return BuildRules(
         add_eos=add_eos,
         split=reader.split,

@@ -1,4 +1,4 @@
-"""Shapes of the manifests of token shards: what is read of them must be there and make sense."""
+"""Shapes of manifests: the keys that are read, and the values that they must have."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIZES = {"documents": COUNT, "tokens": COUNT}
 _FILE = {"name": FILE_NAME, "bytes": COUNT, "sha256": _SHA256}
 _SPAN = {"name": TEXT, "begin": COUNT, "end": OrNull(COUNT)}
 
-# Folders of token shards and of hash ids: enough to read the tokens.
+# Folders of token shards and of hash ids: the keys for reading tokens.
 TOKENS_SHAPE = {
     "tokenizer": {"name": TEXT, "sha256": _SHA256, "vocab_size": _VOCABULARY},
     "shards": [{**_SIZES, "tokens_file": FILE_NAME, "documents_file": FILE_NAME}],
@@ -51,7 +51,7 @@ CORPUS_SHAPE = {
     "units": [{**_SIZES, "sources": [_SPAN]}],
     "files": [_FILE],
 }
-# Folders of hash ids; those of parquet files hold one file a shard.
+# Folders of hash ids; those of parquet files have one file per shard.
 HASHES_SHAPE = {
     "format": one_of("npy", "parquet"),
     "counts": {**_SIZES, "ids": COUNT},
@@ -63,7 +63,7 @@ HASHES_SHAPE = {
 ID_SHARDS_SHAPE = {
     "shards": [{"tokens_file": FILE_NAME, "documents_file": FILE_NAME, "ids_file": FILE_NAME}]
 }
-# A folder's own list of its files, whatever the folder holds.
+# The list of files in any folder of results.
 FILES_SHAPE = {"schema": TEXT, "files": [_FILE]}
 DIGESTS_SHAPE = Each(_SHA256)
 # State of a folder that is being written.

@@ -1,4 +1,4 @@
-"""Checks a corpus: its files, counts and token ids, and a sample against the text it came from."""
+"""Verifies a corpus: its files, counts and token ids, and a sample against the original text."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def read_manifest(
 
     Args:
         folder: The corpus.
-        shapes: Shapes of the manifest, by the schemas that it may have.
+        shapes: Allowed shapes of the manifest, by schema.
 
     Raises:
-        MissingFileError: There is no such folder, or it has no manifest.
-        CorruptFileError: The manifest is torn, or that of something else.
+        MissingFileError: The folder does not exist, or it has no manifest.
+        CorruptFileError: The manifest is torn, or has another schema.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder.", "Check the path.", folder=str(folder))
+        raise MissingFileError(f"{folder} does not exist.", "Check the path.", folder=str(folder))
     if not path.is_file():
         raise MissingFileError(
-            f"{folder} is no corpus: it has no {MANIFEST}.",
+            f"{folder} is not a corpus: it has no {MANIFEST}.",
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )
@@ -61,7 +61,7 @@ def read_manifest(
     manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
     if manifest["schema"] not in shapes:
         raise CorruptFileError(
-            f"{path} has the schema {manifest['schema']!r}, not {' or '.join(shapes)}.",
+            f"The schema of {path} must be {' or '.join(shapes)}, got {manifest['schema']!r}.",
             "Give a folder that engram corpus build wrote.",
             file=str(path),
             found=manifest["schema"],
@@ -81,16 +81,16 @@ def verify_corpus(
 
     Args:
         folder: The corpus.
-        find_tokenizer: Reads the tokenizer that the manifest names; may raise MissingFileError.
-        sample_units: Units whose first documents are tokenised again, where the text is still
-            there; always the same ones for the same corpus.
+        find_tokenizer: Reads the tokenizer named in the manifest; may raise MissingFileError.
+        sample_units: Units whose first documents are tokenised again if the text still exists;
+            always the same units for the same corpus.
         sample_documents: Documents of each.
 
     Returns:
-        What was checked. Later checks are left out when the files are not what they were.
+        The checks. Later checks are left out if the files have changed.
 
     Raises:
-        MissingFileError: It is no corpus.
+        MissingFileError: It is not a corpus.
         CorruptFileError: The manifest cannot be read.
     """
     manifest = read_manifest(folder, {SCHEMA: CORPUS_SHAPE, MANIFEST_SCHEMA: HASHES_SHAPE})
@@ -239,7 +239,7 @@ def _documents(
                 left -= 1
                 yield batch.tokens[start:end]
     except EngramError:
-        yield np.empty(0)  # equal to no document: the text is not what it was
+        yield np.empty(0)  # equal to no document, since the text has changed
     if left:
         yield np.empty(0)
 

@@ -147,7 +147,7 @@ def test_jsonl(tmp_path):
         ("[1]", "a list, not an object"),
         ('{"body": "x"}', "no key 'text'; its keys are 'body'"),
         ('{"text": 3}', "'text' is a number, not a string"),
-        ('{"text": ""}', "'text' is an empty text"),
+        ('{"text": ""}', "'text' is an empty string"),
         ('{"text": "\\ud800"}', "half of a surrogate pair"),
         ("[" * 100_000, "not JSON"),
     ],
@@ -246,7 +246,7 @@ def test_documents_of_exactly_the_limit_are_read(tmp_path, monkeypatch):
 
 
 def test_missing_and_empty(tmp_path):
-    with pytest.raises(MissingFileError, match="no file or folder"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         documents(tmp_path / "none.txt")
     with pytest.raises(InputError, match="holds no text"):
         documents(tmp_path)
