@@ -82,7 +82,7 @@ class Prediction:
             for as many times their length, as a fraction of the true number; None without checks:
             the text is too short for them, or the length lies within it. Of 236 predictions from
             parts of an English text, a dictionary and Python code, five in six were within it.
-            checks: Number of prefixes that it was checked on.
+        checks: Number of prefixes that it was checked on.
     """
 
     tokens: int

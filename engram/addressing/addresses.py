@@ -99,7 +99,7 @@ class Addresses:
 
         Raises:
             LayoutError: There are no layers, the map or pad is missing, or the pad is outside the
-            vocabulary.
+                vocabulary.
         """
         layout = get_layout(config.layout)
         ids = list(config.layer_ids if layer_ids is None else layer_ids)

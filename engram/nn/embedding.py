@@ -106,7 +106,7 @@ class MultiHeadEmbedding(nn.Module):
 
         Raises:
             LayoutError: The number of columns is wrong, or (checked on a CPU) ids are outside their
-            head.
+                head.
         """
         if hash_ids.shape[-1:] != self.offsets.shape:
             raise LayoutError(

@@ -32,7 +32,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
         x: Any float tensor ``[..., M, D]``.
         weight: One factor per stream and channel ``[M, D]``.
         eps: Epsilon added to the mean square; None for the machine epsilon of the computation's
-        dtype.
+            dtype.
 
     Returns:
         Normalised ``[..., M, D]``; float32 where `x` is of half precision.

@@ -31,7 +31,7 @@ class Weights:
         kind: How exactly the bytes are known.
         rows: Rows of a table, padding included; 0 for other parts.
         layer_id: The layer of the part; None for the base, and for parts without a layer.
-            reads: Rows of a table that one token reads.
+        reads: Rows of a table that one token reads.
         pages: Pages touched by reading a row of a table from disk; None for other parts.
     """
 

@@ -134,7 +134,11 @@ def test_no_k_fits():
         (["--k", "1e300"], 2, "'--k': k = 1e+300 makes 5.03e+304 rows"),
         (["--k", "1e308"], 2, "'--k': k = 1e+308 makes inf rows"),
         (["--k", "1e-9"], 2, "'--k': engram_table_size: [0, 0]: each order needs"),
-        (["--layers", "1,12"], 2, "'--layers': Layers of openai-community/gpt2 must be in 0..11, got 12"),
+        (
+            ["--layers", "1,12"],
+            2,
+            "'--layers': Layers of openai-community/gpt2 must be in 0..11, got 12",
+        ),
         (["--layers", "1;6"], 2, "'--layers': '1;6' is not a list of layers. Write it as 1,6."),
         (["--layers", "1,1"], 2, "'--layers': [1, 1] names a layer twice"),
         (["--heads", "7"], 2, "'--heads': n_embed_per_ngram: 512 is not a multiple of"),
@@ -241,8 +245,14 @@ def test_allocate_by_experts():
     [
         (["--total", "5B", "--active", "6B"], "'--active': 6,000,000,000 active of 5,000,000,000"),
         (["--total", "x", "--active", "6B"], "'--total': 'x' is not a count"),
-        (["--total", "5B", "--active", "3B", "--rho", "2"], "'--rho': rho must be between 0 and 1, got 2"),
-        (["--total", "5B", "--active", "3B", "--rho", "x"], "'--rho': rho must be between 0 and 1, got x"),
+        (
+            ["--total", "5B", "--active", "3B", "--rho", "2"],
+            "'--rho': rho must be between 0 and 1, got 2",
+        ),
+        (
+            ["--total", "5B", "--active", "3B", "--rho", "x"],
+            "'--rho': rho must be between 0 and 1, got x",
+        ),
         (
             ["--total", "5B", "--active", "3B", "--row-width", "0"],
             "'--row-width': must be at least 1, got 0",

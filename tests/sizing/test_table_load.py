@@ -119,7 +119,7 @@ def test_statistics_of_something_else_are_refused(tmp_path):
     for words, code, says in (
         (("--model", "qwen3-0.6b"), 5, "50,257 ids; the memory has 151,669"),
         (("--model", "gpt2", "--max-ngram-size", 4), 5, "also reads [4]"),
-        (("--model", "gpt2", "--load", 2), 2, "'--load': A load of 2.0 is must be between 0 and 1"),
+        (("--model", "gpt2", "--load", 2), 2, "'--load': The load must be between 0 and 1"),
         (("--model", "gpt2", "--fill", 1), 2, "--fill is a part of a budget"),
     ):
         found = run("size", *words, "--corpus", stats)

@@ -110,7 +110,7 @@ def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -
         slots: Ids of the windows, uint32 ``[order, n]``.
         radix: Size of the vocabulary.
         parts: Number of parts; words are unique among the windows of a part.
-            words: Output, uint64 ``[n]``.
+        words: Output, uint64 ``[n]``.
         part_of: Output, uint8 ``[n]``.
     """
     for t in range(slots.shape[1]):

@@ -56,7 +56,7 @@ class Target:
         format: npy or parquet.
         shard_tokens: Tokens that fill a shard.
         overwrite: Whether an existing or unfinished folder of hash ids may be replaced.
-            resume: Whether to continue an unfinished folder; a finished one is recognised.
+        resume: Whether to continue an unfinished folder; a finished one is recognised.
     """
 
     folder: Path

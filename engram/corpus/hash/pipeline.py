@@ -93,16 +93,16 @@ def hash_text(
         tokenizer: The tokenizer that the addresses were made with.
         addresses: The memory's constants.
         add_eos: Whether every document ends with the end-of-text token; for stored tokens, whether
-        it does already.
-            threads: Threads that hash, and processes that tokenise for ids; in one pass,
-                `tokenizers`
-        takes its number of threads from RAYON_NUM_THREADS.
+            it does already.
+        threads: Threads that hash, and processes that tokenise for ids; in one pass,
+            `tokenizers`
+            takes its number of threads from RAYON_NUM_THREADS.
         engine: Tokenises and counts; this machine when None.
         target: Output for ids; None for statistics alone.
         cache_tokens: Tokens at the start of the text to measure cache curves on; None for no
             curves.
         progress: Called with the bytes read so far and their total; when ids are written, first
-        for the text, then for its tokens.
+            for the text, then for its tokens.
         unit_bytes: Approximate bytes of text that one worker tokenises at a time.
 
     Returns:

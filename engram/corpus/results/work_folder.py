@@ -74,7 +74,7 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
     Args:
         folder: The folder to build.
         job: Everything that determines the results; None skips the comparison with an unfinished
-        build.
+            build.
         resume: Whether to continue an unfinished build.
         overwrite: Whether an unfinished build may be discarded.
 

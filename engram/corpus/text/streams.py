@@ -110,7 +110,7 @@ def open_source(source: Source) -> Iterator[ByteStream]:
     Raises:
         InputError: The file cannot be opened, or is binary.
         CorruptFileError: The file does not have the compression of its name, or is not UTF-8 by
-        its first bytes.
+            its first bytes.
         MissingPackageError: Reading .zst needs pyarrow.
     """
     if source.path is None:
