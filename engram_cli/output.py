@@ -44,7 +44,7 @@ class Output:
         Args:
             payload: The answer for programs; its first key is `schema`.
             show: Prints the answer for people on the console that it is given. Text is printed as
-                it is: square brackets are no markup.
+                it is: square brackets are not markup.
         """
         _print(json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show))
 

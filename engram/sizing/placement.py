@@ -57,7 +57,7 @@ class MemoryUse:
     Attributes:
         weights: The parts, in the dtypes that they have in use.
         rows: Weights part by part, then gradients and optimiser state by group.
-        assumptions: The assumptions behind the numbers, one sentence each.
+        assumptions: The assumptions of the numbers, one sentence each.
         ranks: Devices that share the rows of each table.
         device_memory_bytes: Memory of one device; None if not given.
         host_memory_bytes: Memory of the host with all ranks; None if not given.

@@ -57,7 +57,7 @@ def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, 
         bits: Zeros, uint64 ``[ceil(n / 64)]``.
         tree: Zeros, int32 ``[words + 1]``.
         hits: Zeros, int64 ``[2, rows + 1]``: by size, of all look-ups and of those from
-            `warm_from` on; the first look-up of a row is no hit and not counted.
+            `warm_from` on; the first look-up of a row is not a hit, and is not counted.
     """
     n_bits = 0
     for t in range(len(rows)):
