@@ -16,15 +16,6 @@ _BYTE_UNITS = {
 _NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)(e\+?[0-9]{1,3})?\s*([A-Za-z]*)\s*")
 _MOST = 2**63 - 1
 
-# Bits of one stored table value; the e8m0 scales of fp8 rows are counted by `row_bytes`.
-DTYPE_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16, "fp8": 8, "int8": 8}
-DTYPE_ALIASES = {
-    **{"fp32": "float32", "f32": "float32", "fp64": "float64", "f64": "float64"},
-    **{"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16"},
-    **{"float8_e4m3fn": "fp8", "f8_e4m3": "fp8", "i8": "int8"},
-}
-FP8_SCALE_BLOCK = 32
-
 
 def parse_count(text: str | int) -> int:
     """Read a count such as ``40M``, ``1.5B``, ``1.5e9`` or ``124,439,808``.
@@ -106,38 +97,3 @@ def format_bytes(size_bytes: int) -> str:
         if size >= factor:
             return f"{sign}{size / factor:.2f} {unit}"
     return f"{sign}{size} B"
-
-
-def dtype_name(text: str) -> str:
-    """Return the canonical name of a table dtype: float32, bfloat16, float16, float64, fp8 or int8.
-
-    Raises:
-        InputError: The name is not a dtype of tables.
-    """
-    name = text.strip().lower().removeprefix("torch.")
-    name = DTYPE_ALIASES.get(name, name)
-    if name not in DTYPE_BITS:
-        raise InputError(
-            f"{text!r} is not a table dtype.", f"One of {', '.join(DTYPE_BITS)}.", value=text
-        )
-    return name
-
-
-def row_bytes(width: int, dtype: str) -> int:
-    """Bytes of one stored table row.
-
-    fp8 rows carry one e8m0 scale byte per 32 columns (LAYOUTS of DeepSeek-V4.1: 256 + 8 = 264);
-    int8 rows carry one float32 scale.
-
-    Args:
-        width: Columns of a row.
-        dtype: A dtype name or alias, see `dtype_name`.
-    """
-    name = dtype_name(dtype)
-    scale_bytes = {"fp8": 1, "int8": 4}.get(name, 0)
-    return width * DTYPE_BITS[name] // 8 + scale_bytes * scales_per_row(width, name)
-
-
-def scales_per_row(width: int, dtype: str) -> int:
-    """Return the number of scales that one stored row of a quantised table carries."""
-    return -(-width // FP8_SCALE_BLOCK) if dtype == "fp8" else 1

@@ -103,7 +103,7 @@ def derived(config: EngramConfig) -> dict[str, Any]:
     """Return what follows from a config: exact rows, widths, and what one token reads."""
     from engram.addressing.primes import head_primes, stored_rows
     from engram.config.table_dtype import table_dtype
-    from engram.units import row_bytes
+    from engram.storage.dtypes import row_bytes
 
     rows_per_token, dtype = config.n_columns * len(config.layer_ids), table_dtype(config)
     return {

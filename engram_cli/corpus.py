@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from engram.errors import UsageError
+from engram.threads import usable_cores
 from engram.units import plural
 from engram_cli.engine import (
-    cores,
     find_engine,
     stopping_at_once,
     tell_engines,
@@ -109,7 +109,8 @@ def build(
         $ engram corpus build corpus.txt -t gpt2 -o by-ray --engine ray -j 2
     """
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.corpus.building.build_corpus import BuildRules, build_corpus, check_build
+    from engram.corpus.building.build_corpus import build_corpus, check_build
+    from engram.corpus.building.unit_work import BuildRules
     from engram.corpus.text.sources import STDIN, check_options, find_sources
     from engram_cli.corpus_text import (
         passed_over_text,
@@ -126,7 +127,7 @@ def build(
     if STDIN in inputs and (len(inputs) > 1 or resume):
         what = "read together with other inputs" if len(inputs) > 1 else "read again to resume"
         raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
-    workers = num_proc or cores()
+    workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, STDIN in inputs)
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
@@ -173,8 +174,8 @@ def build(
     elif built.resumed_units:
         units = plural(built.resumed_units, "unit")
         out.note(f"Went on after {units} of work that an earlier run had finished.")
-    tell_engines(out, built.engines)
-    for warning in built.warnings:
+    tell_engines(out, built.notes.engines)
+    for warning in built.notes.warnings:
         out.warn(warning)
     manifest = built.manifest
     if manifest["counts"]["skipped"]:
@@ -207,8 +208,8 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
+    from engram.corpus.results.manifests import read_manifest
     from engram.corpus.results.result_folder import listed_bytes
-    from engram.corpus.verify.verify_corpus import read_manifest
     from engram_cli.corpus_text import show_info
 
     out = Output(json=json, quiet=quiet, verbose=verbose)

@@ -12,6 +12,7 @@ import typer
 import engram
 from engram.errors import DependencyError
 from engram.seams import installed_version, tested_range
+from engram.threads import usable_cores
 from engram.units import format_bytes
 from engram_cli.options import JsonOption, QuietOption, VerboseOption
 from engram_cli.output import Output
@@ -91,17 +92,10 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "python_path": sys.executable,
         "platform": platform.platform(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "memory_bytes": _memory_bytes(),
         "packages": {name: installed_version(name) for name in PACKAGES},
     }
-
-
-def _cores() -> int | None:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _memory_bytes() -> int | None:

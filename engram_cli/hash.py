@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from engram.errors import InputError, UsageError
+from engram.threads import usable_cores
 from engram.units import plural
 from engram_cli.engine import (
-    cores,
     find_engine,
     stopping_at_once,
     tell_engines,
@@ -184,7 +184,7 @@ def hash(
             f"--cache-tokens {cache_tokens} says what --cache-curve measures, which is not there.",
             "Add --cache-curve, or leave out --cache-tokens.",
         )
-    workers = num_proc or cores()
+    workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, text == STDIN)
     if num_proc is not None:
         # Read by tokenizers when it first encodes a batch; it takes all cores by itself.

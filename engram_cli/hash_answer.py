@@ -6,7 +6,7 @@ import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from engram.units import row_bytes
+from engram.storage.dtypes import row_bytes
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses

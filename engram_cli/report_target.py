@@ -10,7 +10,7 @@ from pathlib import Path
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
 from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
-from engram.units import dtype_name
+from engram.storage.dtypes import dtype_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from typing import TypeVar
 import typer
 
 from engram.errors import ConfigError, InputError, UsageError
-from engram.units import DTYPE_BITS, dtype_name, parse_bytes, parse_count
+from engram.storage.dtypes import TABLE_DTYPES, dtype_name
+from engram.units import parse_bytes, parse_count
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ read_count = reader(parse_count)
 read_bytes = reader(parse_bytes)
 read_dtype = reader(dtype_name)
 
-DTYPES = ", ".join(DTYPE_BITS)
+DTYPES = ", ".join(TABLE_DTYPES)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.addressing.cache import read_cached, write_cached
 from engram.addressing.tokenizer_hub import fetch_files
 from engram.errors import CorruptFileError, MissingFileError, UsageError
+from engram.storage.disk_cache import read_cached, write_cached
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import COUNT, OBJECT, Each, Kind, Maybe, read_json
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram.addressing.addresses import TokenMap
-from engram.addressing.cache import read_cached, write_cached
+from engram.storage.disk_cache import read_cached, write_cached
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

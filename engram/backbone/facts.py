@@ -13,8 +13,8 @@ from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonica
 from engram.backbone.float_dtype import count_values, float_dtype
 from engram.backbone.stored_count import count_folder
 from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
+from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
 from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
-from engram.units import DTYPE_ALIASES, DTYPE_BITS
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -43,15 +43,16 @@ class Backbone:
         active_params: Of these, those that one token uses: all except routed experts it is not sent
             to.
         params_kind: "exact", or "estimated" where quantisation scales are counted as weights.
-        pad_token_id: Padding token in the config, if any.
-        bos_token_id: Start-of-text token in the config, if any; the first of a list.
-        eos_token_id: End-of-text token in the config, if any; the first of a list.
-        unsuited: Reason why a memory cannot be attached, as a noun with its article; empty if the
-            config shows none.
-        dtype: dtype of most stored weights, a key of `engram.units.DTYPE_BITS`; None if the config
-            does not state it.
-        float_dtype: Default float dtype of a memory of this base: that of most stored values, or
-            the one that a quantised base computes in; None if neither config nor weights state it.
+        pad_token_id: As the config states it; None when it does not.
+        bos_token_id: The same; the first of a list.
+        eos_token_id: The same; the first of a list.
+        unsuited: Reason why no memory can be attached, as a noun with its article; empty when the
+            config gives none.
+        dtype: dtype of most stored weights, a key of `storage.dtypes.TABLE_DTYPES`; None when the
+            config does not say.
+        float_dtype: Float dtype that a memory of this base has by default: that of most stored
+            values, the one that a quantised base computes in; None when neither config nor
+            weights tell.
     """
 
     name: str
@@ -227,4 +228,4 @@ def _dtype(keys: Mapping[str, Any]) -> str | None:
         stated = keys.get("dtype")
     name = str(stated).removeprefix("torch.")
     name = DTYPE_ALIASES.get(name, name)
-    return name if name in DTYPE_BITS else None
+    return name if name in TABLE_DTYPES else None

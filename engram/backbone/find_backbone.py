@@ -8,8 +8,9 @@ from typing import Any
 from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
+from engram.storage.file_names import exists
 from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
-from engram.storage.hub import fetch, reason
+from engram.storage.hub import fetch, not_had
 from engram.storage.json_files import read_json
 
 
@@ -34,12 +35,12 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
     """
     name, path = str(name_or_path), Path(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith((".", "/"))
-    if is_path or ("/" in name and _exists(path)):
+    if is_path or ("/" in name and exists(path)):
         return _from_folder(path)
     known = find_in_catalogue(name) if revision is None else None
     if known is not None:
         return known
-    if _exists(path):
+    if exists(path):
         return _from_folder(path)
     config = read_hub_config(name, revision)
     return Backbone.from_config(config, name, f"{name}@{revision}" if revision else name)
@@ -59,20 +60,13 @@ def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
     return _read_config(_hub_config(name, revision))
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long for a file name
-        return False
-
-
 def _from_folder(path: Path) -> Backbone:
     folder = path.parent if path.name == "config.json" else path
     file = folder / "config.json"
-    if not _exists(file):
+    if not exists(file):
         refuse_gguf(path)
         refuse_gguf_folder(folder)
-        what = "it has no config.json" if _exists(folder) else "there is no such folder"
+        what = "it has no config.json" if exists(folder) else "there is no such folder"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",
             "Give a folder with config.json, a hub id, or a name in the catalogue, such as gpt2.",
@@ -93,32 +87,20 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _hub_config(name: str, revision: str | None) -> Path:
-    from huggingface_hub import errors as hub
-
     try:
         return fetch(name, "config.json", revision)[0]
-    except hub.GatedRepoError:
-        problem = "is gated"
-        hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
-    except (hub.RepositoryNotFoundError, hub.HFValidationError):
-        problem = "is not a folder here, and not on the hub (or private)"
-        hint = _did_you_mean(name)
-    except hub.RevisionNotFoundError:
-        problem = f"has no revision {revision!r} on the hub"
-        hint = "Leave the revision out for the newest one."
-    except hub.LocalEntryNotFoundError as error:
-        problem = (
-            "is not a folder here, and not in the hub's local cache; asking the hub failed "
-            f"({reason(error)})"
-        )
-        hint = f"Go online (HF_HUB_OFFLINE unset), or give a folder. {_did_you_mean(name)}"
-    except hub.EntryNotFoundError:
-        problem = "has no config.json on the hub"
-        hint = "Give a model in transformers' format; a repository of GGUF files alone has none."
-    except Exception as error:  # versions of the client differ in their exceptions
-        problem = f"could not be read from the hub ({type(error).__name__}: {error})"
-        hint = "Try again, or give the model's folder."
-    raise MissingFileError(f"{name} {problem}.", hint, model=name, revision=revision)
+    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+        raise not_had(
+            error,
+            name,
+            "config.json",
+            revision,
+            folder="the model's folder",
+            unknown=_did_you_mean(name),
+            absent="Give a model in transformers' format; a repository of GGUF files alone has "
+            "none.",
+            model=name,
+        ) from None
 
 
 def _did_you_mean(name: str) -> str:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engram.backbone.quantisation import stated_quantisation
+from engram.storage.dtypes import FLOATS
 from engram.storage.safetensors_headers import TensorInfo
-
-# Names in safetensors, and in torch.
-_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
 def count_values(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
@@ -34,8 +32,8 @@ def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> 
     stated = _stated(config)
     if stated is not None and (not values or stated_quantisation(config) is not None):
         return stated
-    floats = {tag: size for tag, size in (values or {}).items() if tag in _FLOATS}
-    return _FLOATS[max(floats, key=lambda tag: floats[tag])] if floats else None
+    floats = {tag: size for tag, size in (values or {}).items() if tag in FLOATS}
+    return FLOATS[max(floats, key=lambda tag: floats[tag])] if floats else None
 
 
 def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
@@ -52,14 +50,14 @@ def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     """
     if config.get("dtype") or config.get("torch_dtype"):
         return None
-    floats = [(info.path.name, name) for name, info in tensors.items() if info.dtype in _FLOATS]
-    return _FLOATS[tensors[min(floats)[1]].dtype] if floats else None
+    floats = [(info.path.name, name) for name, info in tensors.items() if info.dtype in FLOATS]
+    return FLOATS[tensors[min(floats)[1]].dtype] if floats else None
 
 
 def _stated(config: Mapping[str, Any]) -> str | None:
     text = config.get("text_config")
     for part in (text if isinstance(text, dict) else {}, config):
         name = str(part.get("dtype") or part.get("torch_dtype")).removeprefix("torch.")
-        if name in _FLOATS.values():
+        if name in FLOATS.values():
             return name
     return None

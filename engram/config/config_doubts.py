@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
-from engram.units import format_bytes, row_bytes
+from engram.storage.dtypes import row_bytes
+from engram.units import format_bytes
 
 # The largest published tables have 384M rows a layer and 189 GiB in all.
 MANY_ROWS = 10**12

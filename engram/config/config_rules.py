@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import InputError, Problem
-from engram.units import DTYPE_BITS, dtype_name, plural
+from engram.storage.dtypes import TABLE_DTYPES, dtype_name
+from engram.units import plural
 
 if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
@@ -165,8 +166,8 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
         if config.table_dtype is not None:
             put("table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
-        known = ", ".join(DTYPE_BITS)
-        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; use one of {known}")
+        known = ", ".join(TABLE_DTYPES)
+        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
     _check_tokens(config, keys, vocab_ok, wrong)
     _check_layer_ids(config, orders_ok and heads_ok, put, wrong)
     _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from engram.units import dtype_name
+from engram.storage.dtypes import QUANTISED, dtype_name
 
 if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
@@ -15,7 +15,7 @@ Origin = Literal["asked", "config", "base", "assumed"]
 # The dtype if neither the config nor a base states one.
 ASSUMED = "float32"
 # Formats of stored rows that no optimiser updates in place.
-INFERENCE_DTYPES = ("fp8", "int8", "fp4", "int4")
+INFERENCE_DTYPES = (*QUANTISED, "fp4", "int4")
 
 _SAID = {
     "asked": "as requested",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Tokenizer of a memory whose folder holds the tokenizer beside the weights.
+from engram.storage.file_names import exists
+
+# What a folder with a memory says of the tokenizer beside its weights.
 OWN = "."
 
 
@@ -22,12 +24,12 @@ def read_from(name: str, folder: Path) -> str:
         folder: The folder of the file.
     """
     beside = folder / name
-    is_beside = name == OWN or (not Path(name).is_absolute() and _exists(beside))
+    is_beside = name == OWN or (not Path(name).is_absolute() and exists(beside))
     if not is_beside:
         return name
     # A linked folder has another parent than its path shows.
     short = Path(os.path.normpath(beside))
-    is_other = _exists(beside) and not (_exists(short) and beside.samefile(short))
+    is_other = exists(beside) and not (exists(short) and beside.samefile(short))
     return str(beside if is_other else short)
 
 
@@ -47,17 +49,10 @@ def write_to(name: str, folder: Path) -> str:
 def given(name: str) -> str:
     """Return a tokenizer's name as given; the name of an existing file or folder becomes a path."""
     path = Path(name)
-    return explicit(path) if name and _exists(path) else name
+    return explicit(path) if name and exists(path) else name
 
 
 def explicit(folder: Path) -> str:
     """Write a folder as a path that cannot be taken for a hub id; a relative one stays relative."""
     text = folder.as_posix()
     return text if folder.is_absolute() or text.startswith(".") else f"./{text}"
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long for a file name
-        return False

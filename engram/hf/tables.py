@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
 from engram.nn import DiskEmbedding
 from engram.nn.quantised_disk import QuantisedDiskEmbedding
+from engram.storage.dtypes import DTYPES, scales_per_row
 from engram.storage.files import atomic_write, write_json
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
@@ -24,23 +26,11 @@ from engram.storage.safetensors_headers import (
     read_header,
     read_weight_map,
 )
-from engram.units import scales_per_row
+from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
 
 TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.(?:weight|scale)$"
 # Dtypes by their name in safetensors headers.
-TORCH_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
-_QUANTISED = {"F8_E4M3": "fp8", "I8": "int8"}
+TORCH_DTYPES = {tag: getattr(torch, it.torch) for tag, it in DTYPES.items() if it.torch}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # transformers prefers model.safetensors to an index, and would miss the tables.
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
@@ -111,15 +101,15 @@ def tables_on_disk(
 
 
 def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int) -> DiskEmbedding:
-    """Open one table, and its scales if it has any."""
-    quantised = _QUANTISED.get(info.dtype)
-    if len(info.shape) == 2 and quantised and scale is not None:
+    """Open one table, and its scales where it has some."""
+    form = DTYPES[info.dtype]
+    if len(info.shape) == 2 and form.name and form.scale_tag and scale is not None:
         rows, width = info.shape
-        if scale.shape == (rows, scales_per_row(width, quantised)):
+        if scale.shape == (rows, scales_per_row(width, form.name)):
             return QuantisedDiskEmbedding(
                 info.path,
                 info.start,
-                *(rows, width, quantised, scale.path, scale.start),
+                *(rows, width, form.name, scale.path, scale.start),
                 cache_rows=cache_rows,
             )
     dtype = TORCH_DTYPES.get(info.dtype)
@@ -240,19 +230,16 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
 
 def _write_table(path: Path, prefix: str, table: DiskEmbedding) -> None:
     tags = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for part, (rows, dtype) in table.stored.items():
-        start, end = end, end + rows.rows * rows.row_bytes
-        header[prefix + part] = {
-            "dtype": tags[dtype],
-            "shape": [rows.rows, rows.row_bytes // dtype.itemsize],
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    tensors = [
+        TensorStream(
+            prefix + part,
+            tags[dtype],
+            (rows.rows, rows.row_bytes // dtype.itemsize),
+            (partial(np.asarray, block) for block in rows.blocks()),
+        )
+        for part, (rows, dtype) in table.stored.items()
+    ]
     with atomic_write(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for rows, _ in table.stored.values():
-            for block in rows.blocks():
-                file.write(block)
+        file.write(header_bytes(tensors, (", ", ": ")))
+        for block in chunks_of(tensors):
+            file.write(block)

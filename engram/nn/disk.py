@@ -21,7 +21,7 @@ from engram.errors import InputError
 from engram.nn.compat import records_a_graph
 from engram.nn.frozen import FrozenTable
 from engram.nn.row_cache import RowCache
-from engram.nn.row_file import RowFile
+from engram.storage.row_file import RowFile
 
 # Fewer rows than this are prefetched directly: starting a thread would take longer.
 _ROWS_FOR_A_THREAD = 512

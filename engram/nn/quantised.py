@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engram.errors import MismatchError
-from engram.units import FP8_SCALE_BLOCK
+from engram.storage.dtypes import FP8_SCALE_BLOCK
 
 # Largest e4m3 value, 1.75 * 2^8, and the floor of a block's largest value (DeepSeek-V4.1's tables).
 _FP8_MANTISSA, _FP8_EXPONENT = 0.875, 9

@@ -14,8 +14,8 @@ from engram.errors import LayoutError
 from engram.nn.disk import DiskEmbedding, row_source
 from engram.nn.quantised import FORMATS
 from engram.nn.row_cache import RowCache
-from engram.nn.row_file import RowFile
-from engram.units import scales_per_row
+from engram.storage.dtypes import scales_per_row
+from engram.storage.row_file import RowFile
 
 
 class QuantisedDiskEmbedding(DiskEmbedding):

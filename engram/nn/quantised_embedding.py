@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engram.errors import LayoutError, MismatchError
 from engram.nn.frozen import FrozenTable
 from engram.nn.quantised import FORMATS, Format
-from engram.units import scales_per_row
+from engram.storage.dtypes import scales_per_row
 
 
 class QuantisedEmbedding(FrozenTable):

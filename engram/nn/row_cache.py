@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engram.nn.row_file import Ids, RowFile, Rows
+from engram.storage.row_file import Ids, RowFile, Rows
 
 _WAYS = 8
 # A new row enters as if it had last been read this many cache fills ago, so that rows that are read

@@ -19,7 +19,8 @@ from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
-from engram.units import format_bytes, row_bytes
+from engram.storage.dtypes import row_bytes
+from engram.units import format_bytes
 
 SEED_SHARE = Fraction(1, 4)
 # Limits exponents, which Python would compute at any size.

@@ -8,11 +8,20 @@ from pathlib import Path
 from engram.backbone import Backbone
 from engram.config.engram_config import LAYOUT_KEYS, EngramConfig
 from engram.config.tokenizer_path import explicit
-from engram.errors import ConfigError, EngramError, LayoutError, Problem, UsageError
+from engram.errors import ConfigError, LayoutError, Problem, UsageError
 from engram.layouts import get_layout
-from engram.storage.json_files import ANY, TEXT, Maybe, read_json
+from engram.storage.json_files import TEXT, Kind, Maybe, find_json
 
 MIN_ROWS_PER_HEAD = 2
+# A tokenizer.json: its tokens are the keys of an object, or come first in the items of a list.
+_TOKENS = Kind(
+    "tokens",
+    lambda vocab: (
+        isinstance(vocab, (dict, list))
+        and all(isinstance(it, str) or (it and isinstance(it, list)) for it in vocab)
+    ),
+)
+_TOKENIZER = {"model": {"vocab": _TOKENS}, "added_tokens": Maybe([{"content": TEXT}])}
 
 
 def memory_shape(
@@ -149,15 +158,12 @@ def tokenizer_length(backbone: Backbone) -> int | None:
     file = Path(backbone.source) / "tokenizer.json"
     if backbone.tokenizer_vocab_size is not None or not file.is_file():
         return backbone.tokenizer_vocab_size
-    try:
-        content = read_json(
-            file, {"model": {"vocab": ANY}, "added_tokens": Maybe([{"content": TEXT}])}
-        )
-        vocab = content["model"]["vocab"]
-        tokens = {token if isinstance(token, str) else token[0] for token in vocab}
-        return len(tokens | {added["content"] for added in content.get("added_tokens") or ()})
-    except (EngramError, KeyError, TypeError, IndexError):
+    content = find_json(file, _TOKENIZER)
+    if content is None:
         return None
+    vocab = content["model"]["vocab"]
+    tokens = {token if isinstance(token, str) else str(token[0]) for token in vocab}
+    return len(tokens | {added["content"] for added in content.get("added_tokens") or ()})
 
 
 def _tokenizer(backbone: Backbone) -> str:

@@ -10,6 +10,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +30,25 @@ _COUNTED = {
     "kind": one_of("exact", "estimated"),
 }
 _LENGTH = Kind("a length below 2^50", lambda value: type(value) is int and 0 < value < 2**50)
+_CURVE = Kind(
+    "points whose tokens rise",
+    lambda points: (
+        0 < len(points) == len({point["tokens"] for point in points})
+        and points == sorted(points, key=itemgetter("tokens"))
+    ),
+    [{"tokens": _LENGTH, **_COUNTED}],
+)
 _SHAPE = {
     "schema": one_of(SCHEMA),
     "tokens": COUNT,
     "tokenizer": {"vocab_size": COUNT},
     "compressed_vocab_size": OrNull(COUNT),
-    "layers": [{"heads": [{"order": _ORDER, **_COUNTED, "relative_error": OrNull(NUMBER)}]}],
-    "growth": [{"order": _ORDER, "points": [{"tokens": _LENGTH, **_COUNTED}]}],
+    "layers": Kind(
+        "a list with something in it",
+        bool,
+        [{"heads": [{"order": _ORDER, **_COUNTED, "relative_error": OrNull(NUMBER)}]}],
+    ),
+    "growth": [{"order": _ORDER, "points": _CURVE}],
 }
 
 
@@ -142,7 +155,6 @@ def read_statistics(file: Path) -> CorpusStatistics:
     other = "hash.json" if file.name == "stats.json" else "stats.json"
     try:
         values = read_json(file, _SHAPE)
-        _check_curves(values, file)
     except MissingFileError:
         hint = f"engram hash TEXT --json > {file.name} writes it."
         raise MissingFileError(f"{file} does not exist.", hint, file=str(file)) from None
@@ -263,12 +275,6 @@ def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: flo
     if LAYOUT_KEYS[config.layout].equal_tables:
         rows = [max(rows)] * len(rows)
     return [size * config.n_head_per_ngram for size in rows]
-
-
-def _check_curves(values: dict[str, Any], file: Path) -> None:
-    lengths = [[point["tokens"] for point in curve["points"]] for curve in values["growth"]]
-    if not values["layers"] or any(each != sorted(set(each)) or not each for each in lengths):
-        raise CorruptFileError(f"{file} has no layers, or a curve whose lengths do not increase.")
 
 
 def _count(order: int, head: dict[str, Any]) -> NgramCount:

@@ -10,7 +10,7 @@ from engram.backbone import Backbone
 from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.sizing.counts import MemoryCount
 from engram.sizing.pages import RowPages, row_pages
-from engram.units import DTYPE_BITS, dtype_name, row_bytes
+from engram.storage.dtypes import TABLE_DTYPES, dtype_name, row_bytes
 
 Kind = Literal["exact", "nominal", "estimated"]
 Group = Literal["table", "dense", "constants", "base"]
@@ -60,8 +60,8 @@ class Weights:
 
 
 def dtype_bytes(dtype: str) -> int:
-    """Return the bytes of one value of a dtype, without scales."""
-    return DTYPE_BITS[dtype_name(dtype)] // 8
+    """Bytes of one value of a dtype, without scales."""
+    return TABLE_DTYPES[dtype_name(dtype)].bits // 8
 
 
 def dense_dtype(table_dtype: str) -> str:

@@ -1,9 +1,9 @@
-"""Names of files that a config or an index states: do they stay in its folder, on any system?"""
+"""Names of files that anyone may have given: are they there, do they stay in their folder?"""
 
 from __future__ import annotations
 
 import os
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import TypeGuard
 
 _MAX_PART_BYTES, _MAX_NAME_BYTES = 255, 1024
@@ -28,3 +28,11 @@ def is_inside(name: object) -> TypeGuard[str]:
 def is_weight_file(name: object) -> TypeGuard[str]:
     """Whether something names a safetensors file right in a folder."""
     return is_inside(name) and "/" not in name and name.endswith(".safetensors")
+
+
+def exists(path: Path) -> bool:
+    """Whether something is at a path; not where the path is too long for a file's."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,8 @@ _KINDS = {
 }
 # What these names lead to may be a regular file, which its writer would lose.
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)$|fd/)|/proc/")
+
+_BLOCK_BYTES = 2**20
 
 # Called with the units done so far and the total, None when it is not known.
 Progress = Callable[[int, "int | None"], None]
@@ -136,3 +139,35 @@ def json_text(values: Any) -> str:
     except UnicodeEncodeError:  # a file's name need not be UTF-8
         return json.dumps(values, indent=2) + "\n"
     return text
+
+
+def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:
+    """Return the sha256 of a file, in hexadecimal.
+
+    Args:
+        file: The file.
+        step: Called for every MiB; what it raises ends the work.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+            if step is not None:
+                step()
+    return digest.hexdigest()
+
+
+def are_as_digested(
+    folder: Path, digests: Mapping[str, str], step: Callable[[], None] | None = None
+) -> bool:
+    """Whether files of a folder can be read and have the sha256 that is known of them.
+
+    Args:
+        folder: The folder.
+        digests: The sha256 of the files, by name.
+        step: See `sha256_of`.
+    """
+    try:
+        return all(sha256_of(folder / name, step) == digests[name] for name in digests)
+    except OSError:
+        return False

@@ -1,13 +1,18 @@
-"""Single files of repositories on the Hugging Face hub, or of the hub's cache here; quickly or not.
+"""Asks the Hugging Face hub for files: whole ones, or those of its cache here, and ranges of bytes.
 
 Asked for a file, huggingface_hub retries for half a minute before it looks at its cache. So the hub
-is asked once whether it answers at all.
+is asked once whether it answers at all. Asked for a range, its file system takes whatever comes for
+the bytes that it wanted, a whole file from a server that knows no ranges. So ranges are asked for
+and checked here.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from engram.errors import CorruptFileError, MissingFileError
 
 PROBE_SECONDS = 5.0
 
@@ -83,6 +88,101 @@ def download(name: str, file: str, revision: str | None, *, offline: bool) -> Pa
             name, file, revision=revision, endpoint=_endpoint(), local_files_only=offline
         )
     )
+
+
+def has_file(name: str, file: str, revision: str | None) -> bool:
+    """Whether a repository on the hub has a file.
+
+    Raises:
+        Exception: Whatever huggingface_hub raises where the hub does not say.
+    """
+    from huggingface_hub import HfApi
+
+    return bool(HfApi(endpoint=_endpoint()).file_exists(name, file, revision=revision))
+
+
+def read_range(name: str, file: str, revision: str | None, first: int, stop: int) -> bytes:
+    """Read some bytes of a file on the hub.
+
+    Args:
+        name: See `probe`.
+        file: See `probe`.
+        revision: See `probe`.
+        first: The first of them.
+        stop: The byte after the last of them; there are fewer where the file ends before.
+
+    Raises:
+        CorruptFileError: The server sends other bytes than were asked for.
+        ConnectionError: It sends whole files only.
+        Exception: Whatever huggingface_hub raises for what the hub does not have or show.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(name, file, revision=revision, endpoint=_endpoint())
+    wanted = {"range": f"bytes={first}-{stop - 1}", "accept-encoding": "identity"}
+    headers, content = {**build_hf_headers(), **wanted}, bytearray()
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:
+            raise ConnectionError(f"{url}: the server sends whole files only, no ranges of them")
+        stated = response.headers.get("content-range", "")
+        if not stated.startswith(f"bytes {first}-"):
+            raise CorruptFileError(
+                f"{url}: bytes {first} to {stop - 1} were asked for, and the answer holds "
+                f"{stated or 'some that it does not name'}.",
+                "Ask the hub itself (unset HF_ENDPOINT).",
+            )
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) >= stop - first:
+                break
+    return bytes(content[: stop - first])
+
+
+def not_had(
+    error: Exception,
+    subject: str,
+    file: str,
+    revision: str | None,
+    *,
+    folder: str,
+    unknown: str,
+    absent: str,
+    **details: Any,
+) -> MissingFileError:
+    """Say why `fetch` did not bring a file, and what to do.
+
+    Args:
+        error: What it raised.
+        subject: The repository, as the subject of a sentence.
+        file: The file.
+        revision: Branch, tag or commit.
+        folder: A folder that would do instead, with its article.
+        unknown: Next step where there is no such repository.
+        absent: Next step where it does not have the file.
+        **details: Details of the error, beside the revision.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        problem = "is gated"
+        hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
+    elif isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        problem, hint = "is not a folder here, and not on the hub (or private)", unknown
+    elif isinstance(error, errors.RevisionNotFoundError):
+        problem = f"has no revision {revision!r} on the hub"
+        hint = "Leave the revision out for the newest one."
+    elif isinstance(error, errors.LocalEntryNotFoundError):
+        why = f"asking the hub failed ({reason(error)})"
+        problem = f"is not a folder here, and not in the hub's local cache; {why}"
+        hint = f"Go online (HF_HUB_OFFLINE unset), or give {folder}. {unknown}"
+    elif isinstance(error, errors.EntryNotFoundError):
+        problem, hint = f"has no {file} on the hub", absent
+    else:  # the client's versions differ in transport, and so in exceptions
+        problem = f"could not be read from the hub ({type(error).__name__}: {error})"
+        hint = f"Try again, or give {folder}."
+    return MissingFileError(f"{subject} {problem}.", hint, **details, revision=revision)
 
 
 def reason(error: Exception) -> str:

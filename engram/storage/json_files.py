@@ -1,7 +1,8 @@
 """Reads JSON that anyone may have written: bounded in size and depth, and checked against a shape.
 
 A shape is written as the value it describes: a dict names the keys that an object must have (others
-may stand beside them), a list of one shape is a list of such values, and a `Kind` is one value.
+may stand beside them), a list of one shape is a list of such values, and a `Kind` is one value, or
+adds a rule to a shape.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.errors import CorruptFileError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.file_names import is_inside
 
 MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
 MAX_DEPTH = 100
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _LIMIT = 2**63
+_NAMED = 10  # problems that a message names
 # The next step where a folder with a memory is damaged.
 COPY_AGAIN = "Copy the folder again from where it was made, or attach again."
 _HINT = "Download or copy it again."
@@ -31,22 +33,13 @@ class Kind:
 
     Attributes:
         words: Its name in messages.
-        holds: Whether a value is of this kind.
+        holds: Whether a value is of this kind; asked of values of the shape alone.
+        shape: A shape that its values have.
     """
 
     words: str
     holds: Callable[[Any], bool]
-
-
-@dataclass(frozen=True)
-class Maybe:
-    """A value that may be null or missing.
-
-    Attributes:
-        shape: Shape of the value that is there.
-    """
-
-    shape: Any
+    shape: Any = None
 
 
 @dataclass(frozen=True)
@@ -60,23 +53,26 @@ class OrNull:
     shape: Any
 
 
+class Maybe(OrNull):
+    """A value that may be null or missing."""
+
+
 @dataclass(frozen=True)
 class Each:
     """An object with any keys.
 
     Attributes:
         shape: Shape of each of its values.
+        key: Kind of its keys; None for any.
     """
 
     shape: Any
+    key: Kind | None = None
 
 
-ANY = Kind("a value", lambda value: True)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-WHOLE = Kind("a whole number", lambda value: type(value) is int and abs(value) < _LIMIT)
 COUNT = Kind(
     "a whole number from 0 to 2^63 - 1", lambda value: type(value) is int and 0 <= value < _LIMIT
 )
@@ -86,6 +82,11 @@ NUMBER = Kind(
 )
 FILE_NAME = Kind(
     "the name of a file of its folder", lambda value: is_inside(value) and "/" not in value
+)
+SHA256 = Kind(
+    "a sha256 in hexadecimal",
+    lambda value: len(value) == 64 and not set(value) - set("0123456789abcdef"),
+    TEXT,
 )
 
 
@@ -124,6 +125,23 @@ def read_json(
     except IsADirectoryError:
         raise CorruptFileError(f"{path} is a folder, not a file.", hint, path=str(path)) from None
     return parse_json(content, str(path), shape, hint=hint, file_names=file_names)
+
+
+def find_json(
+    path: Path, shape: Any = OBJECT, *, file_names: bool = False
+) -> dict[str, Any] | None:
+    """Read a JSON file; None when it is not there, cannot be read, or is of another shape.
+
+    Args:
+        path: The file.
+        shape: See `read_json`.
+        file_names: See `read_json`.
+    """
+    try:
+        values: dict[str, Any] = read_json(path, shape, file_names=file_names)
+    except (OSError, EngramError):
+        return None
+    return values
 
 
 def parse_json(
@@ -179,18 +197,24 @@ def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> No
         hint: Next step after an error.
 
     Raises:
-        CorruptFileError: It is of another shape; the message names the first value that is wrong.
+        CorruptFileError: It is of another shape; `problems` in the error's details names every
+            value that is wrong, the message the first ones.
     """
-    for what in _faults(values, shape, ""):
-        raise _corrupt(where, f"is damaged: {what}", hint)
+    if faults := list(_faults(values, shape, "")):
+        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        what = f"is damaged: {'; '.join(faults[:_NAMED])}{more}"
+        raise _corrupt(where, what, hint, problems=faults)
 
 
 def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
-    if isinstance(shape, (Maybe, OrNull)):
+    """Yield everything in which a value differs from a shape, by its path."""
+    if isinstance(shape, OrNull):
         if value is not None:
             yield from _faults(value, shape.shape, name)
     elif isinstance(shape, Kind):
-        if not shape.holds(value):
+        faults = [] if shape.shape is None else list(_faults(value, shape.shape, name))
+        yield from faults
+        if not faults and not shape.holds(value):
             yield f"{name or 'its content'} is {_brief(value)}, not {shape.words}"
     elif isinstance(shape, list):
         if not isinstance(value, list):
@@ -202,13 +226,16 @@ def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
         yield from _faults(value, OBJECT, name)
     elif isinstance(shape, Each):
         for key, item in value.items():
+            if shape.key is not None and not shape.key.holds(key):
+                yield f"{name or 'it'} has the key {_brief(key)}, not {shape.key.words}"
             yield from _faults(item, shape.shape, f"{name}[{_brief(key)}]")
     else:
         for key, inner in shape.items():
             inside = f"{name}.{key}" if name else key
             if key not in value and not isinstance(inner, Maybe):
                 yield f"{inside} is missing"
-            yield from _faults(value.get(key), inner, inside)
+            else:
+                yield from _faults(value.get(key), inner, inside)
 
 
 def _depth(values: Any) -> int:
@@ -240,5 +267,5 @@ def _brief(value: Any) -> str:
     return f"{value!r:.80}"
 
 
-def _corrupt(where: str, what: str, hint: str) -> CorruptFileError:
-    return CorruptFileError(f"{where} {what}.", hint, path=where)
+def _corrupt(where: str, what: str, hint: str, **details: Any) -> CorruptFileError:
+    return CorruptFileError(f"{where} {what}.", hint, path=where, **details)

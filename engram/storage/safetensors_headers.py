@@ -8,26 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import CorruptFileError, MissingFileError
+from engram.storage.dtypes import DTYPES
 from engram.storage.file_names import is_weight_file
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import TEXT, Each, parse_json, read_json
 
-DTYPE_BITS = {
-    **{
-        "BOOL": 8,
-        "U8": 8,
-        "I8": 8,
-        "U16": 16,
-        "I16": 16,
-        "U32": 32,
-        "I32": 32,
-        "U64": 64,
-        "I64": 64,
-    },
-    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64},
-    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8},
-    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
-}
 _LFS, _LFS_BYTES = b"version https://git-lfs", 1024
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SINGLE_FILE = "model.safetensors"
@@ -90,19 +75,44 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise MissingFileError(
             f"{path} cannot be read: {error.strerror}.", "Check the path.", path=str(path)
         ) from None
+    return describe_tensors(text, path, file_bytes)
+
+
+def describe_tensors(text: bytes, path: Path, file_bytes: int | None) -> dict[str, TensorInfo]:
+    """Describe the tensors of a safetensors file.
+
+    Args:
+        text: Its header.
+        path: The file.
+        file_bytes: Its size; None where that is not known, and is not compared.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CorruptFileError: The header contradicts itself, or the size.
+    """
     header = parse_json(text, f"The header of {path}")
     header.pop("__metadata__", None)
-    data_start = 8 + length
-    tensors = {
-        name: _tensor(path, name, entry, data_start, file_bytes) for name, entry in header.items()
-    }
-    _check_places(path, tensors, data_start, file_bytes)
+    data_start = end = 8 + len(text)
+    tensors = {name: _tensor(path, name, entry, data_start) for name, entry in header.items()}
+    # The format asks tensors to follow one another from the header to the end.
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if file_bytes is not None and info.stop > file_bytes:
+            what = f"ends at byte {info.stop} in a file of {file_bytes}"
+            raise _corrupt(path, f"tensor {name!r} {what}")
+        if info.start != end:
+            what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
+            raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
+        end = info.stop
+    if end != (file_bytes or end):
+        raise _corrupt(path, f"its tensors end at byte {end} in a file of {file_bytes}")
     return tensors
 
 
-def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> TensorInfo:
+def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
-        bits, shape = DTYPE_BITS[entry["dtype"]], tuple(entry["shape"])
+        bits, shape = DTYPES[entry["dtype"]].bits, tuple(entry["shape"])
         first, last = entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise _corrupt(path, f"tensor {name!r} is badly described ({error!r})") from None
@@ -110,24 +120,7 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int)
     if not whole or 8 * (last - first) != bits * math.prod(shape):
         what = f"{entry['dtype']} {list(shape)} does not fill bytes {first} to {last}"
         raise _corrupt(path, f"tensor {name!r}: {what}")
-    start, stop = data_start + first, data_start + last
-    if stop > file_bytes:
-        raise _corrupt(path, f"tensor {name!r} ends at byte {stop} in a file of {file_bytes}")
-    return TensorInfo(entry["dtype"], shape, start, stop, path)
-
-
-def _check_places(
-    path: Path, tensors: dict[str, TensorInfo], data_start: int, file_bytes: int
-) -> None:
-    """Check that the tensors follow one another from the header to the end, as the format asks."""
-    end = data_start
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if info.start != end:
-            what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
-            raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
-        end = info.stop
-    if end != file_bytes:
-        raise _corrupt(path, f"its tensors end at byte {end} in a file of {file_bytes}")
+    return TensorInfo(entry["dtype"], shape, data_start + first, data_start + last, path)
 
 
 def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:

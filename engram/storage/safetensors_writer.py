@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
+from engram.storage.dtypes import DTYPES
 from engram.storage.files import Progress
-from engram.storage.safetensors_headers import DTYPE_BITS
-
-# Names of dtypes in safetensors headers, and bytes of one value.
-TAGS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {
-    "int64": "I64",
-    "int32": "I32",
-}
-# Quantised tables: the values, and their scales.
-QUANTISED_TAGS = {"fp8": ("F8_E4M3", "F8_E8M0"), "int8": ("I8", "F32")}
 
 Chunk = Any  # anything with the buffer protocol
 # Chunks of one tensor, each made when its function is called, on whatever thread.
-Chunks = Sequence[Callable[[], Chunk]]
+Chunks = Iterable[Callable[[], Chunk]]
 
 
 class Digest(Protocol):
@@ -53,7 +45,7 @@ class TensorStream:
     @property
     def size_bytes(self) -> int:
         """Bytes of the tensor."""
-        return prod(self.shape) * DTYPE_BITS[self.tag] // 8
+        return prod(self.shape) * DTYPES[self.tag].bits // 8
 
 
 def plan_shards(
@@ -96,23 +88,12 @@ def write_shard(
         progress: Told the bytes of every chunk written.
         digest: Takes every byte of the file.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor in tensors:
-        start, end = end, end + tensor.size_bytes
-        header[tensor.name] = {
-            "dtype": tensor.tag,
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("xb") as file:
-        start_bytes = len(text).to_bytes(8, "little") + text
-        file.write(start_bytes)
+        start = header_bytes(tensors)
+        file.write(start)
         if digest is not None:
-            digest.update(start_bytes)
-        for chunk in _made_ahead(maker for tensor in tensors for maker in tensor.chunks):
+            digest.update(start)
+        for chunk in chunks_of(tensors):
             file.write(chunk)
             if digest is not None:
                 digest.update(chunk)
@@ -122,11 +103,34 @@ def write_shard(
         os.fsync(file.fileno())
 
 
-def _made_ahead(makers: Iterator[Callable[[], Chunk]]) -> Iterator[Chunk]:
-    """Yield what the makers make, in order, two chunks being made at a time."""
+def header_bytes(
+    tensors: Sequence[TensorStream], separators: tuple[str, str] = (",", ":")
+) -> bytes:
+    """Return the beginning of a safetensors file: the header, and its length before it.
+
+    Args:
+        tensors: What the file holds, in order.
+        separators: Texts between the items of the header's JSON, and after its keys.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.size_bytes
+        header[tensor.name] = {
+            "dtype": tensor.tag,
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=separators).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def chunks_of(tensors: Iterable[TensorStream]) -> Iterator[Chunk]:
+    """Yield the bytes of tensors in order; two chunks are being made at a time."""
     with ThreadPoolExecutor(2) as pool:
         waiting: list[Future[Chunk]] = []
-        for maker in makers:
+        for maker in (maker for tensor in tensors for maker in tensor.chunks):
             waiting.append(pool.submit(maker))
             if len(waiting) > 2:
                 yield waiting.pop(0).result()

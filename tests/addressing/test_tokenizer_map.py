@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
 from engram.addressing import vocabulary
-from engram.addressing.cache import cache_folder, read_cached, write_cached
 from engram.addressing.tokenizer_files import load_tokenizer, wrap_tokenizer
 from engram.addressing.vocabulary import build_map, compressed_map
+from engram.storage.disk_cache import cache_folder, read_cached, write_cached
 
 # Texts around every rule: case, accents, widths, blanks of all kinds, bytes, private characters.
 TRICKY = [

@@ -266,7 +266,8 @@ def test_files_that_were_damaged_are_named(folder, tmp_path):
 
 
 def test_what_the_files_hold_is_checked_behind_their_digests(folder):
-    from engram.corpus.results.result_folder import MANIFEST, sha256_of
+    from engram.corpus.results.result_folder import MANIFEST
+    from engram.storage.files import sha256_of
 
     def verdict(name, array):
         saved = (folder / name).read_bytes(), (folder / MANIFEST).read_bytes()

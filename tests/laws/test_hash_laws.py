@@ -18,7 +18,7 @@ from engram.config.engram_config import EngramConfig
 from engram.corpus.counts.cache_curve import cache_curve
 from engram.corpus.counts.distinct import DistinctWindows
 from engram.nn.row_cache import RowCache
-from engram.nn.row_file import RowFile
+from engram.storage.row_file import RowFile
 
 VOCAB = 24
 law = settings(deadline=None, max_examples=60)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from engram.config.config_file import dump_config, read_config
 from engram.config.strict_yaml import parse_mapping
 from engram.config.templates import load_template
+from engram.storage.dtypes import DTYPE_ALIASES, dtype_name
 from engram.units import (
-    DTYPE_ALIASES,
-    dtype_name,
     format_bytes,
     format_count,
     parse_bytes,

@@ -22,9 +22,10 @@ from engram.errors import (
     MismatchError,
     MissingFileError,
 )
-from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding, row_file
+from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
 from engram.nn.disk import prefetch
-from engram.nn.row_file import RowFile
+from engram.storage import row_file
+from engram.storage.row_file import RowFile
 
 START, ROWS, WIDTH = 13, 1009, 6  # nothing is aligned to anything
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from replay.inputs import write_inputs
+from support.paths import REPOSITORY
 
 _HERE = Path(__file__).parent
 # Prose for people, and what no two runs or machines have in common.
@@ -52,7 +53,9 @@ def plain(value: Any, folder: Path) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, str):
-        return value.replace(f"{folder}/", "").replace(str(folder), ".")
+        for place in (folder, REPOSITORY):
+            value = value.replace(f"{place}/", "").replace(str(place), ".")
+        return value
     return value
 
 

@@ -6,14 +6,16 @@ import socket
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from huggingface_hub import constants, errors
 
 import engram
 from engram.checkpoints.read.base_checkpoint import resolve_model
-from engram.errors import MissingFileError
+from engram.errors import CorruptFileError, MissingFileError
 from engram.storage import hub
+from support.hub import Hub, serving
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_a_model_that_is_nowhere_fails_at_once(no_hub, name, read):
 def test_loading_what_is_not_there_imports_no_transformers(tmp_path):
     code = (
         "import sys, engram\n"
-        "from engram.errors import MissingFileError\n"
+        "from engram.errors import CorruptFileError, MissingFileError\n"
         "try: engram.load('./nope')\n"
         "except MissingFileError: print('transformers' in sys.modules, 'torch' in sys.modules)"
     )
@@ -64,3 +66,41 @@ def test_loading_what_is_not_there_imports_no_transformers(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.fixture
+def some_hub(tmp_path, monkeypatch):
+    """A hub with one repository, whose file holds every byte once."""
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    (tmp_path / "some" / "model" / "file").write_bytes(bytes(range(256)))
+    with serving(Hub, tmp_path) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+
+
+def test_ranges_are_exact(some_hub):
+    for first, stop in ((0, 8), (100, 101), (250, 256)):
+        content = hub.read_range("some/model", "file", None, first, stop)
+        assert content == bytes(range(first, stop))
+        assert some_hub.sent[-1] == ("file", stop - first)
+    assert hub.read_range("some/model", "file", None, 250, 300) == bytes(range(250, 256))
+    assert hub.has_file("some/model", "file", None)
+    assert not hub.has_file("some/model", "other", None)
+    with pytest.raises(errors.EntryNotFoundError):
+        hub.read_range("some/model", "other", None, 0, 1)
+
+
+def test_other_bytes_than_those_asked_for_are_refused(some_hub, monkeypatch):
+    monkeypatch.setattr(
+        Hub,
+        "send_header",
+        lambda self, name, value: BaseHTTPRequestHandler.send_header(
+            self, name, value.replace("bytes 5-", "bytes 4-")
+        ),
+    )
+    with pytest.raises(CorruptFileError, match="bytes 5 to 8 were asked for, and .* bytes 4-8/256"):
+        hub.read_range("some/model", "file", None, 5, 9)
+    some_hub.ignores_ranges = True
+    with pytest.raises(ConnectionError, match="whole files only"):
+        hub.read_range("some/model", "file", None, 5, 9)

@@ -9,7 +9,9 @@ from engram.storage.json_files import (
     NUMBER,
     TEXT,
     Each,
+    Kind,
     Maybe,
+    find_json,
     parse_json,
     read_json,
 )
@@ -62,6 +64,35 @@ def test_what_is_right_is_read(tmp_path):
 )
 def test_the_first_wrong_value_is_named(change, says):
     assert says in told({**RIGHT, **change})
+
+
+def test_every_wrong_value_is_named_by_its_path():
+    with pytest.raises(CorruptFileError) as caught:
+        parse_json(b'{"files": [{"name": 3}, {"bytes": 1}], "share": "half"}', "F", SHAPE)
+    problems = caught.value.details["problems"]
+    assert [problem.split()[0] for problem in problems] == [
+        *("files[0].name", "files[0].bytes", "files[1].name", "share"),
+    ]
+    assert caught.value.message == f"F is damaged: {'; '.join(problems)}."
+    assert told({"files": [{}] * 20}).endswith("; and 30 more.")
+
+
+def test_a_rule_that_is_added_to_a_shape():
+    rising = Kind("rising", lambda items: items == sorted(items), [COUNT])
+    assert parse_json(b'{"a": [1, 2]}', "F", {"a": rising}) == {"a": [1, 2]}
+    assert "a is [2, 1], not rising" in told({"a": [2, 1]}, {"a": rising})
+    assert told({"a": [2, "1"]}, {"a": rising}).count("not ") == 1
+    assert "it has the key '', not a name" in told({"": 1}, Each(COUNT, Kind("a name", bool)))
+
+
+def test_json_that_may_be_missing(tmp_path):
+    file = tmp_path / "a.json"
+    assert find_json(file) is None
+    for content in (b"", b"[]", b'{"files": 1}'):
+        file.write_bytes(content)
+        assert find_json(file, SHAPE) is None
+    file.write_text(json.dumps(RIGHT))
+    assert find_json(file, SHAPE) == RIGHT
 
 
 def test_what_is_no_json_or_hostile():

@@ -21,10 +21,10 @@ from engram.checkpoints.read.base_checkpoint import (
     read_base,
     resolve_model,
 )
-from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of, file_digest
+from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of
 from engram.config.engram_config import EngramConfig
 from engram.errors import DoesNotFitError, InputError
-from engram.storage.files import Progress, write_json
+from engram.storage.files import Progress, sha256_of, write_json
 from engram.storage.folders import check_folder, new_folder
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream, plan_shards, write_shard
@@ -254,7 +254,7 @@ def _write_base(
     for old, new in plan.base.shards.items():
         place_file(plan.base.folder / old, folder / new, plan.link)
         if weights is not None:
-            weights[new] = file_digest(folder / new)
+            weights[new] = sha256_of(folder / new)
         step(0 if plan.link else (folder / new).stat().st_size, None)
     for name in plan.base.sidecars:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

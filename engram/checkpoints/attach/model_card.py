@@ -6,7 +6,8 @@ from engram.addressing.addresses import Addresses
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.layouts import get_layout
-from engram.units import format_bytes, row_bytes
+from engram.storage.dtypes import row_bytes
+from engram.units import format_bytes
 
 
 def model_card(

@@ -22,8 +22,8 @@ from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
-from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, Chunks, TensorStream
-from engram.units import scales_per_row
+from engram.storage.dtypes import QUANTISED, TABLE_DTYPES, scales_per_row
+from engram.storage.safetensors_writer import Chunks, TensorStream
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -75,7 +75,7 @@ def memory_tensors(
         config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
     """
     dtype = table_dtype(config).name
-    tag = TAGS[dense_dtype(dtype)]
+    form, tag = TABLE_DTYPES[dtype], TABLE_DTYPES[dense_dtype(dtype)].tag
     shapes = get_layout(config.layout).dense_shapes(config)
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
@@ -85,13 +85,10 @@ def memory_tensors(
         found[prefix + OFFSETS] = ("I64", (addresses.n_columns,))
         found |= {prefix + name: (tag, shape) for name, shape in shapes.items()}
         shape = (layer.stored_rows, config.row_width)
-        if dtype in QUANTISED_TAGS:
-            codes, scales = QUANTISED_TAGS[dtype]
-            found[prefix + TABLE] = (codes, shape)
+        found[prefix + TABLE] = (form.tag, shape)
+        if form.scale_tag:
             scale_shape = (shape[0], scales_per_row(config.row_width, dtype))
-            found[prefix + SCALE] = (scales, scale_shape)
-        else:
-            found[prefix + TABLE] = (tag, shape)
+            found[prefix + SCALE] = (form.scale_tag, scale_shape)
     return found
 
 
@@ -292,7 +289,7 @@ def _streams(
 def _table_values(config: EngramConfig, layer_id: int, rows: int) -> dict[str, Chunks]:
     """Describe the table of one layer, and its scales where it has some."""
     dtype, key = table_dtype(config).name, f"{config.seed}/{layer_id}"
-    if dtype in QUANTISED_TAGS:
+    if dtype in QUANTISED:
         codes, scales = quantised_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)
         return {TABLE: codes, SCALE: scales}
     return {TABLE: normal_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)}

@@ -36,9 +36,10 @@ from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
 from engram.layouts import get_layout
+from engram.storage.dtypes import QUANTISED
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
-from engram.storage.safetensors_writer import QUANTISED_TAGS, TensorStream, plan_shards
+from engram.storage.safetensors_writer import TensorStream, plan_shards
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -289,9 +290,9 @@ def _recoded(
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
     dtype, part = table_dtype(config).name, _part(tensor, config)
-    if part == "dense" and dtype in QUANTISED_TAGS:
+    if part == "dense" and dtype in QUANTISED:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
-        dtype = "bfloat16" if tensor.dtype in QUANTISED_TAGS else tensor.dtype
+        dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
     return recode(tensor, name, dtype, partial(record.add, layer_id, part), scale)
 
 

@@ -14,7 +14,7 @@ from engram.checkpoints.read.tensor_names import OFFSETS, TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import get_layout
-from engram.storage.safetensors_writer import QUANTISED_TAGS
+from engram.storage.dtypes import QUANTISED
 
 # Layouts that have published names, and the quantised dtypes that those have tensors for.
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"demo": (), "deepseek_v41": ("fp8",), "qwen_ple": ()}
@@ -59,7 +59,7 @@ def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
             to=to,
             eos_id=config.eos_id,
         )
-    if dtype in QUANTISED_TAGS and dtype not in PUBLISHED[to]:
+    if dtype in QUANTISED and dtype not in PUBLISHED[to]:
         raise LayoutError(
             f"The published format of {to} has no tensors for {dtype} tables.",
             "Use --dtype bfloat16 or float32, or --to attached.",

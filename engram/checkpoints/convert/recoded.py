@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from engram.checkpoints.read.stored_tensor import StoredTensor
 from engram.errors import InputError
-from engram.storage.safetensors_writer import QUANTISED_TAGS, TAGS, TensorStream
-from engram.units import FP8_SCALE_BLOCK, scales_per_row
+from engram.storage.dtypes import FP8_SCALE_BLOCK, TABLE_DTYPES, scales_per_row
+from engram.storage.safetensors_writer import TensorStream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,21 +90,20 @@ def recode(
         The tensor, and its scales where it has some.
     """
     chunks = _chunks(tensor)
-    quantised = dtype in QUANTISED_TAGS
-    tag = QUANTISED_TAGS[dtype][0] if quantised else TAGS[dtype]
+    form = TABLE_DTYPES[dtype]
     if tensor.dtype == dtype and not tensor.float_scales:
         values = [partial(tensor.read_bytes, *chunk) for chunk in chunks]
         scales = [partial(tensor.read_scale_bytes, *chunk) for chunk in chunks]
         scale_shape: tuple[int, ...] = tensor.scale_shape
-    elif quantised:
+    elif form.scale_tag:
         values = [partial(_quantised, tensor, dtype, record, *chunk) for chunk in chunks]
         scales = [partial(_scales, tensor, dtype, *chunk) for chunk in chunks]
         scale_shape = (tensor.rows, scales_per_row(tensor.width, dtype))
     else:
         values = [partial(_cast, tensor, dtype, record, *chunk) for chunk in chunks]
-    streams = [TensorStream(name, tag, tensor.shape, values)]
-    if quantised:
-        streams.append(TensorStream(scale_name, QUANTISED_TAGS[dtype][1], scale_shape, scales))
+    streams = [TensorStream(name, form.tag, tensor.shape, values)]
+    if form.scale_tag:
+        streams.append(TensorStream(scale_name, form.scale_tag, scale_shape, scales))
     return streams
 
 

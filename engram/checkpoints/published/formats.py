@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engram.storage.dtypes import FLOATS
 from engram.storage.safetensors_headers import TensorInfo
 
-_PLAIN = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _FP8 = ("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ")
 # Quantised by MLX: several values to an integer, their scales and biases beside them.
 MLX_TAG, MLX_PACKED = "U32", "is packed by MLX, which is not read here"
@@ -39,8 +39,8 @@ def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
     Returns:
         The format; None for integers that are no quantised values.
     """
-    if info.dtype in _PLAIN:
-        return Format(_PLAIN[info.dtype], 1, False)
+    if info.dtype in FLOATS:
+        return Format(FLOATS[info.dtype], 1, False)
     if info.dtype in _FP8:
         return Format("fp8", 1, True)
     if info.dtype == "F4":

@@ -11,12 +11,12 @@ from typing import Any
 from engram.backbone.float_dtype import count_values, float_dtype, unstated_dtype
 from engram.backbone.quantisation import base_params
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.storage.dtypes import DTYPES
 from engram.storage.file_names import is_inside
 from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
 from engram.storage.hub import probe
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import (
-    DTYPE_BITS,
     INDEX_FILE,
     SINGLE_FILE,
     TensorInfo,
@@ -86,7 +86,7 @@ class BaseCheckpoint:
     @property
     def tensor_bytes(self) -> int:
         """Bytes of the tensors, without the headers of their files."""
-        return sum(prod(shape) * DTYPE_BITS[tag] // 8 for tag, shape in self.tensors.values())
+        return sum(prod(shape) * DTYPES[tag].bits // 8 for tag, shape in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:

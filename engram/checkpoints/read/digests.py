@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.read.settings import base_files, damaged
+from engram.checkpoints.read.settings import base_files, check_settings
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
+from engram.storage.files import sha256_of
+from engram.storage.json_files import SHA256, Each, Kind, Maybe
 
 # Key of the memory's settings, and its two parts.
 DIGESTS = "sha256"
 _SMALL, _WEIGHTS = "small_files", "weight_files"
-_HEX_DIGITS = 64
+_FILES = Maybe(Each(SHA256, Kind("the name of a file of the folder", is_inside)))
+_SHAPE = {_SMALL: _FILES, _WEIGHTS: _FILES}
 # Files of a tokenizer that change when tokens are added to it.
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -53,13 +55,8 @@ def read_digests(settings: Mapping[str, Any], where: str) -> Digests:
     """
     if base_files(dict(settings), where).shards is None:
         return Digests(None, None)
-    stated = settings.get(DIGESTS, {})
-    if not isinstance(stated, dict):
-        raise damaged(where, f"engram.{DIGESTS} is {stated!r:.80}, not an object")
-    parts = [stated.get(key) for key in (_SMALL, _WEIGHTS)]
-    for part in parts:
-        if part is not None and not _is_right(part):
-            raise damaged(where, f"engram.{DIGESTS} holds {part!r:.80}, no digests of files")
+    check_settings(settings, {DIGESTS: Maybe(_SHAPE)}, where)
+    parts = [(settings.get(DIGESTS) or {}).get(key) for key in (_SMALL, _WEIGHTS)]
     return Digests(*parts)
 
 
@@ -73,13 +70,7 @@ def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Compute the sha256 of files of a folder, by name."""
-    return {name: file_digest(folder / name) for name in names}
-
-
-def file_digest(path: Path) -> str:
-    """Compute the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256_of(folder / name) for name in names}
 
 
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
@@ -88,7 +79,7 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     Files that are not there are not among them.
     """
     there = {name: digest for name, digest in recorded.items() if (folder / name).is_file()}
-    return [name for name, digest in there.items() if file_digest(folder / name) != digest]
+    return [name for name, digest in there.items() if sha256_of(folder / name) != digest]
 
 
 def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
@@ -106,10 +97,3 @@ def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
             "was made.",
             files=changed,
         )
-
-
-def _is_right(part: Any) -> bool:
-    return isinstance(part, dict) and all(
-        is_inside(name) and isinstance(digest, str) and len(digest) == _HEX_DIGITS
-        for name, digest in part.items()
-    )

@@ -23,9 +23,9 @@ from engram.errors import CorruptFileError, InputError, LayoutError, MissingFile
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
+from engram.storage.dtypes import TABLE_DTYPES, dtype_name
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
-from engram.units import DTYPE_BITS, dtype_name
 
 _SETTINGS = {
     "config": OBJECT,
@@ -124,7 +124,7 @@ def _as_stored(config: EngramConfig | None, tables: list[Weights]) -> EngramConf
     """Return a config with the dtype of the stored tables, where they have one and it is known."""
     dtypes = {part.dtype for part in tables}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
-    return replace(config, table_dtype=dtype) if config and dtype in DTYPE_BITS else config
+    return replace(config, table_dtype=dtype) if config and dtype in TABLE_DTYPES else config
 
 
 def _demand_tables(found: Released) -> None:

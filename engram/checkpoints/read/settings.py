@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engram.addressing.stored_form import ADDRESSES_SHAPE
 from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, CorruptFileError
 from engram.storage.file_names import is_inside, is_weight_file
-from engram.storage.json_files import COPY_AGAIN
+from engram.storage.json_files import (
+    COPY_AGAIN,
+    OBJECT,
+    TEXT,
+    Each,
+    Kind,
+    Maybe,
+    OrNull,
+    check_shape,
+    one_of,
+)
 from engram.storage.safetensors_headers import INDEX_FILE
 
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
 
-_KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "a text"}
 _REPLACED = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
+_WEIGHTS = Kind("the name of a safetensors file of its folder", is_weight_file)
+_SIDECAR = Kind(
+    "the name of another file of the base",
+    lambda name: is_inside(name) and not is_weight_file(name) and name not in _REPLACED,
+)
+_BASE = {
+    "files": OrNull(Each(_WEIGHTS, _WEIGHTS)),
+    "sidecars": [_SIDECAR],
+    "replaced": [one_of(*_REPLACED)],
+    "auto_map": Maybe({"AutoModelForCausalLM": TEXT}),
+}
+_MEMORY = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SHAPE}
 
 
 @dataclass(frozen=True)
@@ -65,9 +87,10 @@ def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
     Raises:
         CorruptFileError: It is there, and no object.
     """
-    settings = model_config.get("engram") if isinstance(model_config, Mapping) else None
-    if settings is not None and not isinstance(settings, dict):
-        raise damaged(where, f"engram is {settings!r:.80}, not an object")
+    settings: dict[str, Any] | None = (
+        model_config.get("engram") if isinstance(model_config, Mapping) else None
+    )
+    check_settings(settings, OrNull(OBJECT), where)
     return settings
 
 
@@ -84,11 +107,11 @@ def read_settings(settings: Any, where: str) -> MemorySettings:
         LayoutError: Its layout is unknown.
         MismatchError: Its addresses are not those of their fingerprint, or of the config.
     """
-    memory = _config(settings, where)
-    layers_path = _value(settings, "layers_path", str, where, "engram.")
-    return MemorySettings(
-        memory, _addresses(settings, memory, where), layers_path, base_files(settings, where)
-    )
+    check_settings(settings, _MEMORY, where)
+    base = base_files(settings, where)
+    memory = _config(settings["config"], where)
+    addresses = _addresses(settings["addresses"], memory, where)
+    return MemorySettings(memory, addresses, settings["layers_path"], base)
 
 
 def base_files(settings: dict[str, Any], where: str) -> BaseFiles:
@@ -101,21 +124,14 @@ def base_files(settings: dict[str, Any], where: str) -> BaseFiles:
     Raises:
         CorruptFileError: Something is missing, of another type, or names a file outside.
     """
-    base = _value(settings, "base", dict, where, "engram.")
-    files, code = base.get("files"), base.get("auto_map")
-    if files is not None:
-        files = _value(base, "files", dict, where)
-        _check_names([*files, *files.values()], is_weight_file, "files", where)
-    elif "files" not in base:
-        raise damaged(where, "engram.base.files is missing")
-    sidecars = _value(base, "sidecars", list, where)
-    _check_names(sidecars, _is_sidecar, "sidecars", where)
-    replaced = _value(base, "replaced", list, where)
-    _check_names(replaced, lambda name: name in _REPLACED, "replaced", where)
-    if code is not None:
-        code = _value(base, "auto_map", dict, where)
-        _value(code, "AutoModelForCausalLM", str, where, "engram.base.auto_map.")
-    return BaseFiles(files, sidecars, replaced, code)
+    check_settings(settings, {"base": _BASE}, where)
+    base = settings["base"]
+    return BaseFiles(base["files"], base["sidecars"], base["replaced"], base.get("auto_map"))
+
+
+def check_settings(settings: Any, shape: Any, where: str) -> None:
+    """Check the shape of the key ``engram`` of a model's config, see `json_files.check_shape`."""
+    check_shape({"engram": settings}, {"engram": shape}, where, hint=COPY_AGAIN)
 
 
 def damaged(where: str, what: str) -> CorruptFileError:
@@ -127,43 +143,18 @@ def damaged(where: str, what: str) -> CorruptFileError:
     )
 
 
-def _config(settings: Any, where: str) -> EngramConfig:
+def _config(stored: dict[str, Any], where: str) -> EngramConfig:
     try:
-        return EngramConfig.from_dict(_value(settings, "config", dict, where, "engram."))
+        return EngramConfig.from_dict(stored)
     except ConfigError as error:
-        hint = COPY_AGAIN
-        raise ConfigError(error.problems, f"engram.config of {where}", hint) from None
+        raise ConfigError(error.problems, f"engram.config of {where}", COPY_AGAIN) from None
 
 
-def _addresses(settings: Any, config: EngramConfig, where: str) -> Addresses:
+def _addresses(stored: dict[str, Any], config: EngramConfig, where: str) -> Addresses:
     # These import numpy, which reports do without.
     from engram.addressing.addresses import Addresses
     from engram.addressing.same_config import check_shape
 
-    stored = _value(settings, "addresses", dict, where, "engram.")
-    try:
-        addresses = Addresses.from_dict(stored)
-    except CorruptFileError as error:
-        raise damaged(where, error.message.rstrip(".")) from None
+    addresses = Addresses.from_dict(stored)
     check_shape(addresses, config, where)
     return addresses
-
-
-def _value(values: Any, key: str, kind: type[Any], where: str, inside: str = "engram.base.") -> Any:
-    if not isinstance(values, Mapping) or key not in values:
-        raise damaged(where, f"{inside}{key} is missing")
-    value = values[key]
-    if not isinstance(value, kind):
-        raise damaged(where, f"{inside}{key} is {value!r:.80}, not {_KINDS[kind]}")
-    return value
-
-
-def _is_sidecar(name: object) -> bool:
-    return is_inside(name) and not is_weight_file(name) and name not in _REPLACED
-
-
-def _check_names(names: list[Any], right: Callable[[object], bool], key: str, where: str) -> None:
-    for name in names:
-        if not right(name):
-            what = f"engram.base.{key} names {name!r:.200}, which attaching never writes there"
-            raise damaged(where, what)

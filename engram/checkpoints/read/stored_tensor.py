@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError, LayoutError, MismatchError
-from engram.storage.safetensors_headers import DTYPE_BITS, TensorInfo
-from engram.units import FP8_SCALE_BLOCK
+from engram.storage.dtypes import DTYPES, FP8_SCALE_BLOCK, TABLE_DTYPES
+from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored_values import decode
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DTYPES = {
-    **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"},
-    **{"F8_E4M3": "fp8", "I8": "int8"},
-}
-# Floats that fp8 values may be scaled by, as numpy reads them; bfloat16 by its bits.
-_SCALE_FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_NAMES = {dtype.tag: name for name, dtype in TABLE_DTYPES.items()}
+# Floats that fp8 values may be scaled by.
+_SCALE_FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class StoredTensor:
     @property
     def dtype(self) -> str:
         """Name of the stored dtype."""
-        return _DTYPES[self.pieces[0].dtype]
+        return _NAMES[self.pieces[0].dtype]
 
     @property
     def rows(self) -> int:
@@ -79,13 +77,13 @@ class StoredTensor:
 
     def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
         """Read rows as they are stored."""
-        bits = DTYPE_BITS[self.pieces[0].dtype]
+        bits = DTYPES[self.pieces[0].dtype].bits
         first = self.first_value + first_row * self.width
         return read_bytes(self.pieces, first * bits // 8, rows * self.width * bits // 8)
 
     def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
         """Read the scales of rows as they are stored; `first_row` begins a block."""
-        row_bytes = self.scale_shape[1] * DTYPE_BITS[self.scales[0].dtype] // 8
+        row_bytes = self.scale_shape[1] * DTYPES[self.scales[0].dtype].bits // 8
         first, count = first_row // self.rows_per_scale, -(-rows // self.rows_per_scale)
         return read_bytes(self.scales, first * row_bytes, count * row_bytes)
 
@@ -101,9 +99,9 @@ class StoredTensor:
             index = np.searchsorted(ends, row_ids, side="right")
         first, last = int(index[0]), int(index[-1])
         tag = self.scales[0].dtype
-        item = DTYPE_BITS[tag] // 8
+        item = DTYPES[tag].bits // 8
         raw = read_bytes(self.scales, first * item, (last + 1 - first) * item)
-        return _floats(raw, tag)[index - first]
+        return decode(raw, tag)[index - first]
 
     def read(self, first_row: int, rows: int) -> Tensor:
         """Read rows as floats.
@@ -157,10 +155,10 @@ def stored_tensor(
         LayoutError: A format that is not read here.
     """
     tags = {info.dtype for info in pieces}
-    if len(tags) != 1 or not tags <= set(_DTYPES):
+    if len(tags) != 1 or not tags <= set(_NAMES):
         raise LayoutError(
             f"{name} is stored as {', '.join(sorted(tags)) or 'nothing'}; "
-            f"{', '.join(_DTYPES)} can be converted.",
+            f"{', '.join(_NAMES)} can be converted.",
             tensor=name,
             dtypes=sorted(tags),
         )
@@ -214,12 +212,6 @@ def _float_scales_fit(tensor: StoredTensor) -> bool:
 
 def _count(tensors: Sequence[TensorInfo]) -> int:
     return sum(info.size for info in tensors)
-
-
-def _floats(raw: NDArray[np.uint8], tag: str) -> NDArray[np.float64]:
-    if tag == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return raw.view(_SCALE_FLOATS[tag]).astype(np.float64)
 
 
 def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDArray[np.uint8]:

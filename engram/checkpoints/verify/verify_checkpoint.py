@@ -32,6 +32,7 @@ from engram.errors import (
     MissingFileError,
     MissingPackageError,
 )
+from engram.storage.dtypes import FLOATS
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -258,8 +259,7 @@ def _check_tensors(memory: _Memory) -> Verdict:
 
 def _same_kind(expected: str, stored: str) -> bool:
     """Whether a tensor may be stored so: floats may have any width, quantised values but one."""
-    widths = ("F64", "F32", "BF16", "F16")
-    return stored == expected or (stored in widths and expected in widths)
+    return stored == expected or (stored in FLOATS and expected in FLOATS)
 
 
 def _check_token_map(memory: _Memory) -> Verdict:

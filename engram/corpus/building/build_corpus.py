@@ -12,16 +12,22 @@ import engram
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
+    BuildRules,
+    Notes,
     Report,
     UnitResult,
-    UnitRules,
     UnitTask,
     finished_unit,
     keep_unit,
     read_unit,
 )
 from engram.corpus.building.units import UNIT_BYTES, Unit, plan_units
-from engram.corpus.results.manifests import CORPUS_SHAPE
+from engram.corpus.results.manifests import (
+    CORPUS_SCHEMA,
+    CORPUS_SHAPE,
+    find_manifest,
+    read_manifest,
+)
 from engram.corpus.results.result_folder import (
     MANIFEST,
     check_folder,
@@ -39,40 +45,16 @@ from engram.corpus.results.work_folder import (
     note_assembled,
     working,
 )
-from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, OnError
 from engram.corpus.text.reading_errors import no_text
 from engram.corpus.text.sources import Source
-from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards
+from engram.corpus.tokens.token_shards import DocumentShards
 from engram.corpus.tokens.tokenise import check_eos, token_dtype
-from engram.errors import EngramError, InputError
+from engram.errors import InputError
 from engram.storage.files import Progress
 from engram.storage.folders import remove_torn
-from engram.storage.json_files import read_json
-
-SCHEMA = "engram.corpus/1"
 
 # Does units and yields the index and result of each, in order; reports the bytes it has read.
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
-
-
-@dataclass(frozen=True)
-class BuildRules:
-    """The rules for turning a text into a corpus; with the text, they determine its bytes.
-
-    Attributes:
-        add_eos: Whether every document ends with the end-of-text token.
-        split: The end of a document in plain text.
-        text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
-        on_error: The action when a document cannot be read.
-        shard_tokens: Tokens that fill a shard.
-    """
-
-    add_eos: bool = True
-    split: Split = "paragraph"
-    text_key: str | None = None
-    on_error: OnError = "stop"
-    shard_tokens: int = SHARD_TOKENS
 
 
 @dataclass(frozen=True)
@@ -84,9 +66,8 @@ class BuiltCorpus:
         written_bytes: Bytes of the folder.
         fresh_tokens: Tokens of the units done in this run.
         resumed_units: Units that an earlier run had finished.
-        was_finished: Whether the whole corpus existed already.
-        engines: The tokenising libraries, as sentences; a second line may give the reason.
-        warnings: Reasons for giving up the fast engine, if any.
+        was_finished: Whether the whole corpus was there already.
+        notes: What was met while its text was tokenised.
     """
 
     manifest: dict[str, Any]
@@ -94,8 +75,7 @@ class BuiltCorpus:
     fresh_tokens: int
     resumed_units: int
     was_finished: bool
-    engines: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    notes: Notes
 
 
 def build_corpus(
@@ -143,7 +123,7 @@ def build_corpus(
     if resume and (finished := _finished(folder, job, overwrite)) is not None:
         discard(folder)
         return finished
-    check_folder(folder, SCHEMA, overwrite)
+    check_folder(folder, CORPUS_SCHEMA, overwrite)
     with working(folder, job, resume, overwrite) as work:
         tasks = plan_tasks(sources, tokenizer, rules, work, unit_bytes)
         results = {task.index: done for task in tasks if (done := finished_unit(task)) is not None}
@@ -185,18 +165,13 @@ def plan_tasks(
         folder: Folder for the units, if they are written.
         unit_bytes: Approximate bytes of text per unit.
     """
-    unit_rules = UnitRules(
-        tokenizer=str(tokenizer.path or tokenizer.name),
-        tokenizer_sha256=tokenizer.digest,
-        add_eos=rules.add_eos,
-        split=rules.split,
-        text_key=rules.text_key,
-        on_error=rules.on_error,
-    )
     units = plan_units(sources, rules.split, unit_bytes)
     sizes = [source.size_bytes for source in sources]
     text_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-    return [UnitTask(i, unit, unit_rules, folder, text_bytes) for i, unit in enumerate(units)]
+    made_with = str(tokenizer.path or tokenizer.name), tokenizer.digest
+    return [
+        UnitTask(i, unit, rules, *made_with, folder, text_bytes) for i, unit in enumerate(units)
+    ]
 
 
 def check_build(
@@ -217,7 +192,7 @@ def check_build(
     check_eos(tokenizer, rules.add_eos)
     job = text_job(sources, tokenizer, rules, unit_bytes)
     if not resume or _finished(folder, job, overwrite) is None:
-        check_folder(folder, SCHEMA, overwrite)
+        check_folder(folder, CORPUS_SCHEMA, overwrite)
         check_work(folder, job, resume, overwrite)
 
 
@@ -279,18 +254,16 @@ def _finished(folder: Path, job: dict[str, Any], overwrite: bool) -> BuiltCorpus
         CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
             is ignored.
     """
-    try:
-        manifest = read_json(folder / MANIFEST, CORPUS_SHAPE, file_names=True)
-        if {key: manifest[key] for key in job} != without_times(job):
-            return None
-    except (OSError, EngramError, KeyError):
+    manifest = find_manifest(folder, CORPUS_SCHEMA, CORPUS_SHAPE)
+    if manifest is None or not without_times(job).items() <= manifest.items():
         return None
     if not overwrite:
         check_whole(folder, manifest, "Build it again: --overwrite instead of --resume.")
     elif damage(folder, manifest):
         return None
     size = listed_bytes(folder, manifest)
-    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True)
+    notes = Notes(manifest["counts"]["skipped"], tuple(manifest["problems"]))
+    return BuiltCorpus(manifest, size, 0, len(manifest["units"]), was_finished=True, notes=notes)
 
 
 def _assemble(
@@ -304,9 +277,9 @@ def _assemble(
     overwrite: bool,
     resumed: frozenset[int],
 ) -> BuiltCorpus:
-    """Write the units as shards, in a folder that appears whole."""
-    problems = [problem for result in results for problem in result.problems]
-    with new_folder(folder, SCHEMA, overwrite) as new:
+    """Put the units together as shards, in a folder that appears whole."""
+    notes = Notes.of_units(results)
+    with new_folder(folder, CORPUS_SCHEMA, overwrite) as new:
         shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)
         for task in tasks:
             for batch in read_unit(task, tokenizer.vocab_size):
@@ -315,14 +288,14 @@ def _assemble(
         counts = {
             "documents": sum(result.documents for result in results),
             "tokens": sum(result.tokens for result in results),
-            "skipped": sum(result.skipped for result in results),
+            "skipped": notes.skipped,
         }
         values = {
-            "schema": SCHEMA,
+            "schema": CORPUS_SCHEMA,
             **without_times(job),
             "dtype": token_dtype(tokenizer.vocab_size).name,
             "counts": counts,
-            "problems": problems[:MAX_LISTED_PROBLEMS],
+            "problems": list(notes.problems),
             "units": [
                 _unit_entry(task.unit, result) for task, result in zip(tasks, results, strict=True)
             ],
@@ -330,15 +303,14 @@ def _assemble(
         }
         size = write_manifest(new, values)
         note_assembled(work, new / MANIFEST)
-        manifest = read_json(new / MANIFEST, CORPUS_SHAPE, file_names=True)
+        manifest = read_manifest(new)
     return BuiltCorpus(
         manifest,
         size,
         sum(result.tokens for i, result in enumerate(results) if i not in resumed),
         len(resumed),
         was_finished=False,
-        engines=tuple(sorted({result.engine for result in results})),
-        warnings=tuple(sorted({result.problem for result in results} - {""})),
+        notes=notes,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -17,8 +17,9 @@ import numpy as np
 from engram.corpus.building.units import Unit
 from engram.corpus.results.manifests import UNIT_SHAPE
 from engram.corpus.text.documents import Split
-from engram.corpus.text.readers import OnError, TextReader
+from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, OnError, TextReader
 from engram.corpus.tokens.fast_tokenise import FastEncoder
+from engram.corpus.tokens.token_shards import SHARD_TOKENS
 from engram.corpus.tokens.tokenise import (
     TokenBatch,
     cut_batches,
@@ -26,8 +27,9 @@ from engram.corpus.tokens.tokenise import (
     token_dtype,
     tokenise,
 )
-from engram.errors import EngramError, MismatchError
-from engram.storage.json_files import read_json
+from engram.errors import MismatchError
+from engram.storage.files import are_as_digested
+from engram.storage.json_files import find_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -37,24 +39,22 @@ Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class UnitRules:
-    """The rules that determine the tokens of a unit from its documents.
+class BuildRules:
+    """How a text becomes a corpus; the bytes of the corpus follow from it and the text alone.
 
     Attributes:
-        tokenizer: Name or path of the tokenizer.
-        tokenizer_sha256: Its digest.
         add_eos: Whether every document ends with the end-of-text token.
-        split: The end of a document in plain text.
-        text_key: Key or column of the text; ``text`` when None.
-        on_error: The action when a document cannot be read.
+        split: What ends a document of plain text.
+        text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
+        on_error: What happens when a document cannot be read.
+        shard_tokens: Tokens that fill a shard.
     """
 
-    tokenizer: str
-    tokenizer_sha256: str
-    add_eos: bool
-    split: Split
-    text_key: str | None
-    on_error: OnError
+    add_eos: bool = True
+    split: Split = "paragraph"
+    text_key: str | None = None
+    on_error: OnError = "stop"
+    shard_tokens: int = SHARD_TOKENS
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,18 @@ class UnitTask:
     Attributes:
         index: Its number, from 0.
         unit: Its files and parts of files.
-        rules: Its tokenisation rules.
-        folder: The folder for its files.
-        text_bytes: Size of the whole text, which selects the tokenising library; None if unknown.
+        rules: How it is tokenised.
+        tokenizer: Name or path of the tokenizer.
+        tokenizer_sha256: Its digest.
+        folder: Where its files appear.
+        text_bytes: Size of the whole text, which decides what tokenises it; None when not known.
     """
 
     index: int
     unit: Unit
-    rules: UnitRules
+    rules: BuildRules
+    tokenizer: str
+    tokenizer_sha256: str
     folder: Path
     text_bytes: int | None = None
 
@@ -101,6 +105,34 @@ class UnitResult:
     problem: str
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What was met while a text was tokenised.
+
+    Attributes:
+        skipped: Documents that were left out.
+        problems: What was wrong with them, the first hundred.
+        engines: What tokenised it, as sentences; a line below says why, where it has to.
+        warnings: Why the fast engine was given up, where it was.
+    """
+
+    skipped: int = 0
+    problems: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_units(cls, results: Sequence[UnitResult]) -> Notes:
+        """Put together what was met in units."""
+        problems = [problem for result in results for problem in result.problems]
+        return cls(
+            skipped=sum(result.skipped for result in results),
+            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
+            engines=tuple(sorted({result.engine for result in results})),
+            warnings=tuple(sorted({result.problem for result in results} - {""})),
+        )
+
+
 def run_unit(task: UnitTask, report: Report) -> UnitResult:
     """Tokenise a unit and write its files; raise the errors of `encode_unit`.
 
@@ -122,9 +154,9 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
         InputError: A document cannot be read or encoded.
         MismatchError: The tokenizer is no longer the one that the build started with.
     """
-    tokenizer = _tokenizer(task.rules.tokenizer)
+    tokenizer = _tokenizer(task.tokenizer)
     fast, engine = _fast_encoder(tokenizer, task.text_bytes)
-    check_digest(tokenizer, task.rules.tokenizer_sha256)
+    check_digest(tokenizer, task.tokenizer_sha256)
     rules = task.rules
     reader = TextReader(
         task.unit.sources,
@@ -194,23 +226,14 @@ def behind(report: Report, before: int) -> Report:
 
 
 def finished_unit(task: UnitTask) -> UnitResult | None:
-    """Return the result of a unit if its files are complete, else None."""
-    try:
-        values: dict[str, Any] = read_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
-        result = UnitResult(**{**values, "problems": tuple(values["problems"])})
-        for kind, expected in (
-            ("tokens", result.tokens_sha256),
-            ("lengths", result.lengths_sha256),
-        ):
-            with _file(task, kind).open("rb") as file:
-                digest = hashlib.sha256()
-                while block := file.read(2**20):
-                    digest.update(block)
-            if digest.hexdigest() != expected:
-                return None
-    except (OSError, EngramError, TypeError):  # a TypeError: unknown keys
+    """Return what is known of a unit when its files are there and whole, else None."""
+    values = find_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
+    if values is None or values.keys() != UNIT_SHAPE.keys():
         return None
-    return result
+    digests = {_file(task, kind).name: values[f"{kind}_sha256"] for kind in ("tokens", "lengths")}
+    if not are_as_digested(task.folder, digests):
+        return None
+    return UnitResult(**{**values, "problems": tuple(values["problems"])})
 
 
 def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:

@@ -23,27 +23,24 @@ from engram.corpus.hash.hash_shards import (
     shard_names,
     write_shard,
 )
-from engram.corpus.results.manifests import DIGESTS_SHAPE, FILES_SHAPE
+from engram.corpus.results.manifests import DIGESTS_SHAPE, HASHES_SCHEMA, find_manifest
 from engram.corpus.results.result_folder import (
     MANIFEST,
     check_folder,
     check_whole,
     damage,
     new_folder,
-    sha256_of,
     write_manifest,
 )
 from engram.corpus.results.work_folder import check_work, note_assembled
 from engram.corpus.tokens.token_shards import SHARD_TOKENS, DocumentShards, save_array
 from engram.corpus.tokens.tokenise import Tokens, token_dtype
-from engram.errors import EngramError
-from engram.storage.files import write_json
-from engram.storage.json_files import read_json
+from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.json_files import find_json, read_json
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-MANIFEST_SCHEMA = "engram.hashes/1"
 TOKEN_MAP = "token_map.npy"
 
 
@@ -73,16 +70,12 @@ class Target:
             MissingPackageError: parquet needs pyarrow.
         """
         check_format(self.format)
-        check_folder(self.folder, MANIFEST_SCHEMA, self.overwrite)
+        check_folder(self.folder, HASHES_SCHEMA, self.overwrite)
         check_work(self.folder, None, self.resume, self.overwrite)
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return the manifest of the existing folder; None if there is none."""
-        try:
-            values: dict[str, Any] = read_json(self.folder / MANIFEST, FILES_SHAPE, file_names=True)
-            return values if values["schema"] == MANIFEST_SCHEMA else None
-        except (OSError, EngramError):
-            return None
+        """Return what the folder that is there says of itself; None when there is none."""
+        return find_manifest(self.folder, HASHES_SCHEMA)
 
     def is_whole(self, manifest: dict[str, Any]) -> bool:
         """Whether the files of the existing folder match its manifest.
@@ -137,7 +130,8 @@ class HashWriter(DocumentShards):
     def _do(self, shard: Shard) -> bool:
         """Write a shard; return whether it existed already."""
         self._check_going()
-        if self._digests(shard.index) is not None:
+        digests = find_json(self._record(shard.index), DIGESTS_SHAPE)
+        if digests is not None and are_as_digested(self._folder, digests, self._check_going):
             return True
         write_shard(self._folder, self._addresses, shard, self._target.format, self._check_going)
         names = shard_names(shard.index, self._target.format).values()
@@ -148,18 +142,6 @@ class HashWriter(DocumentShards):
     def _check_going(self) -> None:
         if self._is_stopped:
             raise CancelledError
-
-    def _digests(self, index: int) -> dict[str, str] | None:
-        """Return the digests of a shard's files if they are complete."""
-        try:
-            digests: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
-            whole = all(
-                sha256_of(self._folder / name, self._check_going) == digests[name]
-                for name in digests
-            )
-        except (OSError, EngramError):
-            return None
-        return digests if whole else None
 
     def _record(self, index: int) -> Path:
         return self._folder / f"shard-{index:05d}.json"
@@ -185,7 +167,7 @@ class HashWriter(DocumentShards):
             Bytes of the folder.
         """
         target, digests = self._target, dict[str, str]()
-        with new_folder(target.folder, MANIFEST_SCHEMA, target.overwrite) as new:
+        with new_folder(target.folder, HASHES_SCHEMA, target.overwrite) as new:
             for index in range(len(self.shards)):
                 record: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
                 for name in record:
@@ -208,7 +190,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the manifest of a folder of hash ids, without its files."""
     return {
-        "schema": MANIFEST_SCHEMA,
+        "schema": HASHES_SCHEMA,
         "engram_version": engram.__version__,
         "fingerprint": addresses.fingerprint,
         "format": target.format,

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import engram
 from engram.addressing.addresses import Addresses
 from engram.corpus.building.build_corpus import build_corpus, text_job
+from engram.corpus.building.unit_work import Notes
 from engram.corpus.building.units import UNIT_BYTES
 from engram.corpus.counts.cache_curve import CacheSample, LayerCache
 from engram.corpus.counts.statistics import LayerStatistics, Statistics
 from engram.corpus.hash.hash_folder import HashWriter, Target, describe, is_described
 from engram.corpus.hash.hash_shards import bytes_per_token
-from engram.corpus.hash.token_stream import Notes, TokenStream, text_rules
-from engram.corpus.results.result_folder import MANIFEST, sha256_of
+from engram.corpus.hash.token_stream import TokenStream, text_rules
+from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.results.work_folder import check_work, discard, working
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 from engram.errors import InputError
 from engram.growth import Growth
-from engram.storage.files import Progress
+from engram.storage.files import Progress, sha256_of
 from engram.storage.folders import remove_torn
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class _Work:
                     unit_bytes=self.unit_bytes,
                     progress=progress,
                 )
-                notes, reader = Notes.of_corpus(built), StoredTokens(work / "tokens")
+                notes, reader = built.notes, StoredTokens(work / "tokens")
             vocab_size = self.tokenizer.vocab_size
             writer = HashWriter(
                 work, target, self.addresses, vocab_size=vocab_size, threads=self.threads

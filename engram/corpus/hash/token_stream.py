@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engram.corpus.building.build_corpus import BuildRules, BuiltCorpus, plan_tasks
-from engram.corpus.building.unit_work import UnitResult
+from engram.corpus.building.build_corpus import plan_tasks
+from engram.corpus.building.unit_work import BuildRules, Notes, UnitResult
 from engram.corpus.building.units import UNIT_BYTES
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.tokens.token_shards import SHARD_TOKENS
 from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, tokenise
@@ -18,44 +18,6 @@ from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, tokenise
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
     from engram.corpus.ray.ray_engine import RayEngine
-
-
-@dataclass(frozen=True)
-class Notes:
-    """Notes from tokenising a text.
-
-    Attributes:
-        skipped: Documents that were left out.
-        problems: Their problems, the first hundred.
-        engines: The tokenising libraries, as sentences; a second line may give the reason.
-        warnings: Reasons for giving up the fast engine, if any.
-    """
-
-    skipped: int = 0
-    problems: tuple[str, ...] = ()
-    engines: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @classmethod
-    def of_units(cls, results: Sequence[UnitResult]) -> Notes:
-        """Combine the notes of units."""
-        problems = [problem for result in results for problem in result.problems]
-        return cls(
-            skipped=sum(result.skipped for result in results),
-            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
-            engines=tuple(sorted({result.engine for result in results})),
-            warnings=tuple(sorted({result.problem for result in results} - {""})),
-        )
-
-    @classmethod
-    def of_corpus(cls, built: BuiltCorpus) -> Notes:
-        """Return the notes from building a corpus."""
-        return cls(
-            skipped=built.manifest["counts"]["skipped"],
-            problems=tuple(built.manifest["problems"]),
-            engines=built.engines,
-            warnings=built.warnings,
-        )
 
 
 class TokenStream:

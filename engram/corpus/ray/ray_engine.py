@@ -255,7 +255,6 @@ def _absolute(task: UnitTask) -> UnitTask:
     sources = tuple(
         replace(source, path=source.path and source.path.absolute()) for source in task.unit.sources
     )
-    rules, path = task.rules, Path(task.rules.tokenizer).expanduser()
-    if path.exists():
-        rules = replace(rules, tokenizer=str(path.absolute()))
-    return replace(task, unit=replace(task.unit, sources=sources), rules=rules)
+    path = Path(task.tokenizer).expanduser()
+    tokenizer = str(path.absolute()) if path.exists() else task.tokenizer
+    return replace(task, unit=replace(task.unit, sources=sources), tokenizer=tokenizer)

@@ -53,7 +53,7 @@ def _check_version(version: str) -> None:
 def encode(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
     """Tokenise a unit, see `encode_unit`; check first that this node sees its files."""
     files = [source.path for source in task.unit.sources if source.path is not None]
-    files += [path for path in [Path(task.rules.tokenizer)] if path.is_absolute()]
+    files += [path for path in [Path(task.tokenizer)] if path.is_absolute()]
     for path in files:
         if not path.exists():
             raise MissingFileError(

@@ -1,44 +1,47 @@
-"""Shapes of manifests: the keys that are read, and the values that they must have."""
+"""Manifests of folders of results: their shapes, and the one way to read them."""
 
 from __future__ import annotations
 
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from engram.corpus.text.documents import Split
 from engram.corpus.text.readers import OnError
+from engram.corpus.text.sources import MANIFEST
+from engram.errors import CorruptFileError, InputError, MissingFileError
 from engram.storage.json_files import (
     COUNT,
     FILE_NAME,
     OBJECT,
+    SHA256,
     TEXT,
     Each,
     Kind,
     Maybe,
     OrNull,
+    check_shape,
+    find_json,
     one_of,
+    read_json,
 )
 
-_SHA256 = Kind(
-    "a sha256 in hexadecimal",
-    lambda value: (
-        isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
-    ),
-)
+CORPUS_SCHEMA, HASHES_SCHEMA = "engram.corpus/1", "engram.hashes/1"
 # Ids of tokens are stored in 32 bits at most.
 _VOCABULARY = Kind(
     "a whole number from 1 to 2^32", lambda value: type(value) is int and 0 < value <= 2**32
 )
 _SIZES = {"documents": COUNT, "tokens": COUNT}
-_FILE = {"name": FILE_NAME, "bytes": COUNT, "sha256": _SHA256}
+_FILE = {"name": FILE_NAME, "bytes": COUNT, "sha256": SHA256}
 _SPAN = {"name": TEXT, "begin": COUNT, "end": OrNull(COUNT)}
 
 # Folders of token shards and of hash ids: the keys for reading tokens.
 TOKENS_SHAPE = {
-    "tokenizer": {"name": TEXT, "sha256": _SHA256, "vocab_size": _VOCABULARY},
+    "tokenizer": {"name": TEXT, "sha256": SHA256, "vocab_size": _VOCABULARY},
     "shards": [{**_SIZES, "tokens_file": FILE_NAME, "documents_file": FILE_NAME}],
     "files": [_FILE],
 }
 CORPUS_SHAPE = {
+    "schema": TEXT,
     **TOKENS_SHAPE,
     "tokenizer": {**TOKENS_SHAPE["tokenizer"], "eos_id": OrNull(COUNT)},  # type: ignore[dict-item]
     "split": one_of(*get_args(Split)),
@@ -65,15 +68,80 @@ ID_SHARDS_SHAPE = {
 }
 # The list of files in any folder of results.
 FILES_SHAPE = {"schema": TEXT, "files": [_FILE]}
-DIGESTS_SHAPE = Each(_SHA256)
+DIGESTS_SHAPE = Each(SHA256, FILE_NAME)
 # State of a folder that is being written.
 JOB_SHAPE = {"inputs": Maybe([{"name": TEXT}]), "tokenizer": Maybe(OBJECT)}
 UNIT_SHAPE = {
     **_SIZES,
     "skipped": COUNT,
     "problems": [TEXT],
-    "tokens_sha256": _SHA256,
-    "lengths_sha256": _SHA256,
+    "tokens_sha256": SHA256,
+    "lengths_sha256": SHA256,
     "engine": TEXT,
     "problem": TEXT,
 }
+
+
+def find_manifest(folder: Path, schema: str, shape: Any = FILES_SHAPE) -> dict[str, Any] | None:
+    """Read the manifest of a folder of results; None when it has no such manifest.
+
+    Args:
+        folder: The folder.
+        schema: `schema` in the manifest.
+        shape: Its shape.
+    """
+    manifest = find_json(folder / MANIFEST, shape, file_names=True)
+    return manifest if manifest and manifest["schema"] == schema else None
+
+
+def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
+    """Read the manifest of a corpus, or of a folder of hash ids.
+
+    Args:
+        folder: The folder.
+        *schemas: Schemas that the manifest may have; a corpus's when none are named.
+
+    Raises:
+        MissingFileError: There is no such folder, or it has no manifest.
+        CorruptFileError: The manifest is torn, or that of something else.
+    """
+    path, hint = folder / MANIFEST, "Build it again."
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: no such folder.", "Check the path.", folder=str(folder))
+    if not path.is_file():
+        raise MissingFileError(
+            f"{folder} is no corpus: it has no {MANIFEST}.",
+            "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
+            folder=str(folder),
+        )
+    known = {CORPUS_SCHEMA: CORPUS_SHAPE, HASHES_SCHEMA: HASHES_SHAPE}
+    schemas = schemas or (CORPUS_SCHEMA,)
+    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
+    if manifest["schema"] not in schemas:
+        raise CorruptFileError(
+            f"{path} has the schema {manifest['schema']!r}, not {' or '.join(schemas)}.",
+            "Give a folder that engram corpus build wrote.",
+            file=str(path),
+            found=manifest["schema"],
+        )
+    check_shape(manifest, known[manifest["schema"]], str(path), hint=hint)
+    return manifest
+
+
+def read_token_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a folder that holds token shards as .npy files.
+
+    Raises:
+        InputError: It is no such folder, or its shards are parquet files.
+    """
+    path = folder / MANIFEST
+    hint = "engram corpus build writes a folder of token shards, and so does engram hash -o."
+    manifest: dict[str, Any] = read_json(path, {"shards": [OBJECT]}, hint=hint, file_names=True)
+    if any("file" in shard for shard in manifest["shards"]):
+        raise InputError(
+            f"{folder} holds parquet files; only .npy shards are read in place.",
+            "Write it again with --format npy.",
+            folder=str(folder),
+        )
+    check_shape(manifest, TOKENS_SHAPE, str(path), hint=hint)
+    return manifest

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.results.manifests import FILES_SHAPE
+from engram.corpus.results.manifests import find_manifest
 from engram.corpus.results.work_folder import discard_spent
 from engram.corpus.text.sources import MANIFEST as MANIFEST
-from engram.errors import CorruptFileError, EngramError
+from engram.errors import CorruptFileError
 from engram.storage import folders
-from engram.storage.files import write_json
-from engram.storage.json_files import read_json
+from engram.storage.files import sha256_of, write_json
 from engram.units import plural
-
-_BLOCK_BYTES = 2**20
 
 
 def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
@@ -120,27 +116,7 @@ def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
 
 
 def _own_files(folder: Path, schema: str) -> set[str] | None:
-    """Return the names of the files in a folder's manifest; None without a valid manifest."""
-    try:
-        values = read_json(folder / MANIFEST, FILES_SHAPE, file_names=True)
-        if values["schema"] != schema:
-            return None
-        return {MANIFEST, *(file["name"] for file in values["files"])}
-    except (OSError, EngramError):
+    """Names of the files that a folder's manifest lists; None when it has no such manifest."""
+    if (manifest := find_manifest(folder, schema)) is None:
         return None
-
-
-def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:
-    """Return the sha256 of a file, in hexadecimal.
-
-    Args:
-        file: The file.
-        step: Called for every MiB; an exception in it ends the work.
-    """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-            if step is not None:
-                step()
-    return digest.hexdigest()
+    return {MANIFEST, *(file["name"] for file in manifest["files"])}

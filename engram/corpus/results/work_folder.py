@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engram.corpus.results.manifests import DIGESTS_SHAPE, JOB_SHAPE
-from engram.errors import EngramError, InputError
+from engram.errors import InputError
 from engram.storage import staging
-from engram.storage.files import write_json
-from engram.storage.json_files import read_json
+from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.json_files import find_json
 
 _JOB = "job.json"
 # Digests of the results' files, written before the results appear.
@@ -97,7 +96,7 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
             output=str(folder),
             work=str(work),
         )
-    before = _read_job(work)
+    before = find_json(work / _JOB, JOB_SHAPE, file_names=True)
     if before is None:
         raise InputError(
             f"{work / _JOB} is damaged: it does not show how the unfinished build of {folder} "
@@ -142,7 +141,7 @@ def note_assembled(work: Path, file: Path) -> None:
         work: The hidden folder of their build.
         file: A file that identifies them, such as their manifest.
     """
-    write_json(work / _ASSEMBLED, {file.name: _digest(file)})
+    write_json(work / _ASSEMBLED, {file.name: sha256_of(file)})
 
 
 def discard_spent(folder: Path) -> None:
@@ -157,17 +156,9 @@ def discard_spent(folder: Path) -> None:
 
 
 def _has_appeared(work: Path, folder: Path) -> bool:
-    """Whether the results that were recorded as complete exist."""
-    try:
-        noted: dict[str, str] = read_json(work / _ASSEMBLED, DIGESTS_SHAPE)
-        return all(_digest(folder / Path(name).name) == noted[name] for name in noted)
-    except (OSError, EngramError):
-        return False
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Whether the results that were noted as whole are there."""
+    noted = find_json(work / _ASSEMBLED, DIGESTS_SHAPE)
+    return noted is not None and are_as_digested(folder, noted)
 
 
 def _remove(work: Path) -> None:
@@ -226,19 +217,9 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _read_job(work: Path) -> dict[str, Any] | None:
-    try:
-        job: dict[str, Any] = read_json(work / _JOB, JOB_SHAPE, file_names=True)
-    except (OSError, EngramError):
-        return None
-    return job
-
-
 @contextmanager
 def _claimed(work: Path, folder: Path) -> Iterator[None]:
-    """Lock out a second build; the lock is released when the process ends in any way."""
-    if os.path.lexists(work) and not staging.is_stage(work):
-        raise staging.in_the_way(work)
+    """Keep a second build away; the lock goes with the process, however it ends."""
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)

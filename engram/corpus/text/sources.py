@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from engram.corpus.text.documents import Split
-from engram.errors import EngramError, InputError, MissingFileError, UsageError
+from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf import refuse_gguf
-from engram.storage.json_files import TEXT, read_json
+from engram.storage.json_files import TEXT, find_json
 
 STDIN = "-"
 # Marks a folder of results.
@@ -198,12 +198,9 @@ def _reason_not_to_read(path: Path) -> str:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether a folder has tokens or hash ids, whose manifest is not a text."""
-    try:
-        manifest = read_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
-    except (OSError, EngramError):
-        return False
-    return str(manifest["schema"]).startswith("engram.")
+    """Whether a folder holds tokens or hash ids, whose manifest is no text."""
+    manifest = find_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
+    return manifest is not None and manifest["schema"].startswith("engram.")
 
 
 def _missing_hint(name: str) -> str:

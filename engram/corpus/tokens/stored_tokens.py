@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.results.manifests import TOKENS_SHAPE
-from engram.corpus.results.result_folder import MANIFEST, check_whole
+from engram.corpus.results.manifests import read_token_manifest
+from engram.corpus.results.result_folder import check_whole
 from engram.corpus.tokens.tokenise import TokenBatch, cut_batches
-from engram.errors import CorruptFileError, InputError
-from engram.storage.json_files import OBJECT, check_shape, read_json
+from engram.errors import CorruptFileError
 from engram.storage.npy_files import read_npy
 
 _HINT = "Write the folder again."
@@ -39,8 +38,9 @@ class StoredTokens:
 
     def __init__(self, folder: Path, *, check_digests: bool = False) -> None:
         self.folder = folder
-        shards, self.tokenizer, files_listed = _manifest(folder)
-        check_whole(folder, files_listed, _HINT, digests=check_digests)
+        manifest = read_token_manifest(folder)
+        shards, self.tokenizer = manifest["shards"], manifest["tokenizer"]
+        check_whole(folder, manifest, _HINT, digests=check_digests)
         files = [
             tuple(
                 read_npy(folder / shard[f"{kind}_file"], 1, hint=_HINT)
@@ -116,17 +116,3 @@ class StoredTokens:
                 _HINT,
                 folder=str(self.folder),
             )
-
-
-def _manifest(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    path = folder / MANIFEST
-    hint = "engram corpus build writes a folder of token shards, and so does engram hash -o."
-    values = read_json(path, {"shards": [OBJECT]}, hint=hint, file_names=True)
-    if any("file" in shard for shard in values["shards"]):
-        raise InputError(
-            f"{folder} holds parquet files; only .npy shards are read in place.",
-            "Write it again with --format npy.",
-            folder=str(folder),
-        )
-    check_shape(values, TOKENS_SHAPE, str(path), hint=hint)
-    return values["shards"], values["tokenizer"], {"files": values["files"]}

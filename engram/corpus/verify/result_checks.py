@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engram.checks import Check
 from engram.corpus.results.result_folder import MANIFEST, damage
+from engram.storage.npy_files import read_npy
 from engram.units import plural
 
 
@@ -37,6 +38,41 @@ def check_files(folder: Path, manifest: dict[str, Any], used: Iterable[str]) -> 
     return check_of(
         "files", wrong, f"{plural(len(listed), 'file')}, {size:,} bytes, all digests equal"
     )
+
+
+def read_shards(
+    folder: Path, manifest: dict[str, Any], axes: Mapping[str, int], hint: str
+) -> list[list[NDArray[Any]]]:
+    """Map the arrays of every shard, see `read_npy`.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+        axes: Axes of the arrays, by what they hold.
+        hint: Next step after an error.
+    """
+    return [
+        [read_npy(folder / shard[f"{kind}_file"], n, hint=hint) for kind, n in axes.items()]
+        for shard in manifest["shards"]
+    ]
+
+
+def check_counts(manifest: dict[str, Any], wrong: list[str], more: str = "") -> Check:
+    """Check that the parts of a folder add up to the counts of its manifest.
+
+    Args:
+        manifest: The manifest.
+        wrong: What else is wrong with the counts.
+        more: What else is right with them.
+    """
+    counts = manifest["counts"]
+    for name in ("shards", "units"):
+        for kind in ("tokens", "documents"):
+            total = sum(int(entry[kind]) for entry in manifest.get(name, ()))
+            if name in manifest and total != counts[kind]:
+                wrong.append(f"the {name} have {total:,} {kind}, not {counts[kind]:,}")
+    right = f"{plural(counts['documents'], 'document')}, {plural(counts['tokens'], 'token')}"
+    return check_of("counts", wrong, right + more)
 
 
 def wrong_boundaries(name: str, bounds: NDArray[Any], n_tokens: int) -> str:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.checks import Check
-from engram.corpus.building.build_corpus import SCHEMA
-from engram.corpus.hash.hash_folder import MANIFEST_SCHEMA
-from engram.corpus.results.manifests import CORPUS_SHAPE, HASHES_SHAPE
-from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA, read_manifest
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.tokenise import token_dtype, tokenise
-from engram.corpus.verify.result_checks import check_files, check_of, wrong_boundaries
+from engram.corpus.verify.result_checks import (
+    check_counts,
+    check_files,
+    check_of,
+    read_shards,
+    wrong_boundaries,
+)
 from engram.corpus.verify.verify_hashes import verify_hashes
-from engram.errors import CorruptFileError, EngramError, MissingFileError
-from engram.storage.json_files import TEXT, check_shape, read_json
-from engram.storage.npy_files import read_npy
+from engram.errors import EngramError, MissingFileError
 from engram.units import plural
 
 if TYPE_CHECKING:
@@ -33,41 +33,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _KINDS = ("tokens", "documents")
-
-
-def read_manifest(
-    folder: Path, shapes: Mapping[str, Any] = MappingProxyType({SCHEMA: CORPUS_SHAPE})
-) -> dict[str, Any]:
-    """Read the manifest of a corpus.
-
-    Args:
-        folder: The corpus.
-        shapes: Allowed shapes of the manifest, by schema.
-
-    Raises:
-        MissingFileError: The folder does not exist, or it has no manifest.
-        CorruptFileError: The manifest is torn, or has another schema.
-    """
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder} does not exist.", "Check the path.", folder=str(folder))
-    if not path.is_file():
-        raise MissingFileError(
-            f"{folder} is not a corpus: it has no {MANIFEST}.",
-            "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
-            folder=str(folder),
-        )
-    hint = "Build it again."
-    manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
-    if manifest["schema"] not in shapes:
-        raise CorruptFileError(
-            f"The schema of {path} must be {' or '.join(shapes)}, got {manifest['schema']!r}.",
-            "Give a folder that engram corpus build wrote.",
-            file=str(path),
-            found=manifest["schema"],
-        )
-    check_shape(manifest, shapes[manifest["schema"]], str(path), hint=hint)
-    return manifest
 
 
 def verify_corpus(
@@ -93,14 +58,14 @@ def verify_corpus(
         MissingFileError: It is not a corpus.
         CorruptFileError: The manifest cannot be read.
     """
-    manifest = read_manifest(folder, {SCHEMA: CORPUS_SHAPE, MANIFEST_SCHEMA: HASHES_SHAPE})
-    if manifest["schema"] == MANIFEST_SCHEMA:
+    manifest = read_manifest(folder, CORPUS_SCHEMA, HASHES_SCHEMA)
+    if manifest["schema"] == HASHES_SCHEMA:
         return verify_hashes(folder, manifest)
     used = [shard[f"{kind}_file"] for shard in manifest["shards"] for kind in _KINDS]
     files = check_files(folder, manifest, used)
     if not files.ok:
         return [files]
-    shards = [_load(folder, shard) for shard in manifest["shards"]]
+    shards = read_shards(folder, manifest, dict.fromkeys(_KINDS, 1), "Build the corpus again.")
     checks = [files, _check_counts(manifest, shards), _check_documents(manifest, shards)]
     if all(check.ok for check in checks):
         checks.append(_check_ids(manifest, shards))
@@ -111,15 +76,7 @@ def verify_corpus(
     return checks
 
 
-def _load(folder: Path, shard: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    hint = "Build the corpus again."
-    tokens, bounds = (read_npy(folder / shard[f"{kind}_file"], 1, hint=hint) for kind in _KINDS)
-    return tokens, bounds
-
-
-def _check_counts(
-    manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]
-) -> Check:
+def _check_counts(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) -> Check:
     wrong = []
     for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
         if (len(tokens), len(bounds) - 1) != (entry["tokens"], entry["documents"]):
@@ -128,22 +85,10 @@ def _check_counts(
                 f"{plural(len(bounds) - 1, 'document')},"
                 f" not {entry['tokens']:,} and {entry['documents']:,}"
             )
-    counts = manifest["counts"]
-    for name, part in (("shards", manifest["shards"]), ("units", manifest["units"])):
-        for kind in ("tokens", "documents"):
-            total = sum(int(entry[kind]) for entry in part)
-            if total != counts[kind]:
-                wrong.append(f"the {name} have {total:,} {kind}, not {counts[kind]:,}")
-    return check_of(
-        "counts",
-        wrong,
-        f"{plural(counts['documents'], 'document')}, {plural(counts['tokens'], 'token')}",
-    )
+    return check_counts(manifest, wrong)
 
 
-def _check_documents(
-    manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]
-) -> Check:
+def _check_documents(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) -> Check:
     wrong = [
         wrong_boundaries(entry["documents_file"], bounds, len(tokens))
         for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True)
@@ -152,7 +97,7 @@ def _check_documents(
     return check_of("documents", list(filter(None, wrong)), right)
 
 
-def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArray[Any]]]) -> Check:
+def _check_ids(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) -> Check:
     tokenizer, wrong = manifest["tokenizer"], []
     size, end = tokenizer["vocab_size"], tokenizer["eos_id"]
     for entry, (tokens, bounds) in zip(manifest["shards"], shards, strict=True):
@@ -173,7 +118,7 @@ def _check_ids(manifest: dict[str, Any], shards: list[tuple[NDArray[Any], NDArra
 
 def _check_sample(
     manifest: dict[str, Any],
-    shards: list[tuple[NDArray[Any], NDArray[Any]]],
+    shards: list[list[NDArray[Any]]],
     find_tokenizer: Callable[[str], TokenizerFile],
     sample_units: int,
     sample_documents: int,
@@ -244,7 +189,7 @@ def _documents(
         yield np.empty(0)
 
 
-def _document(shards: list[tuple[NDArray[Any], NDArray[Any]]], index: int) -> Any:
+def _document(shards: list[list[NDArray[Any]]], index: int) -> Any:
     for tokens, bounds in shards:
         if index < len(bounds) - 1:
             return tokens[bounds[index] : bounds[index + 1]]

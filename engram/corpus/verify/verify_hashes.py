@@ -13,7 +13,13 @@ from engram.addressing.hashing import Hasher
 from engram.checks import Check
 from engram.corpus.results.manifests import ID_SHARDS_SHAPE
 from engram.corpus.results.result_folder import MANIFEST
-from engram.corpus.verify.result_checks import check_files, check_of, wrong_boundaries
+from engram.corpus.verify.result_checks import (
+    check_counts,
+    check_files,
+    check_of,
+    read_shards,
+    wrong_boundaries,
+)
 from engram.errors import EngramError
 from engram.storage.json_files import check_shape
 from engram.storage.npy_files import read_npy
@@ -48,10 +54,7 @@ def verify_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
         detail = f"not compared: the shards are {manifest['format']} files"
         return [files, Check("counts", None, detail), Check("hash ids", None, detail)]
     check_shape(manifest, ID_SHARDS_SHAPE, str(folder / MANIFEST), hint=_HINT)
-    shards = [
-        [read_npy(folder / shard[f"{kind}_file"], axes, hint=_HINT) for kind, axes in _AXES.items()]
-        for shard in manifest["shards"]
-    ]
+    shards = read_shards(folder, manifest, _AXES, _HINT)
     counts = _check_counts(manifest, shards)
     if not counts.ok:
         return [files, counts]
@@ -70,13 +73,7 @@ def _check_counts(manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) ->
             )
         elif fault := wrong_boundaries(entry["documents_file"], bounds, len(tokens)):
             wrong.append(fault)
-    for kind in ("tokens", "documents"):
-        total = sum(int(entry[kind]) for entry in manifest["shards"])
-        if total != manifest["counts"][kind]:
-            wrong.append(f"the shards have {total:,} {kind}, not {manifest['counts'][kind]:,}")
-    counts = manifest["counts"]
-    right = f"{plural(counts['documents'], 'document')}, {plural(counts['tokens'], 'token')}"
-    return check_of("counts", wrong, f"{right}, {counts['ids']:,} ids")
+    return check_counts(manifest, wrong, f", {manifest['counts']['ids']:,} ids")
 
 
 def _check_ids(folder: Path, manifest: dict[str, Any], shards: list[list[NDArray[Any]]]) -> Check:

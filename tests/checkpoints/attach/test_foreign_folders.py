@@ -164,14 +164,14 @@ BASES = {
     ),
     "engram.base.sidecars is missing": ("base sidecars", None),
     "engram.base.sidecars is 'tokenizer.json', not a list": ("base sidecars", ("tokenizer.json",)),
-    "engram.base.replaced names 'tokenizer.json'": ("base replaced", (["tokenizer.json"],)),
+    "engram.base.replaced[0] is 'tokenizer.json', not": ("base replaced", (["tokenizer.json"],)),
     "engram.base.auto_map is [1], not an object": ("base auto_map", ([1],)),
     "engram.base.auto_map.AutoModelForCausalLM is missing": ("base auto_map", ({},)),
 }
 MEMORIES = {
     "engram.addresses is missing": ("addresses", None),
     "engram.addresses is [], not an object": ("addresses", ([],)),
-    "addresses are damaged: layers is missing": ("addresses layers", None),
+    "engram.addresses.layers is missing": ("addresses layers", None),
     "layers is 'two', not a list": ("addresses layers", ("two",)),
     "engram.config is missing": ("config", None),
     "engram.config is [1], not an object": ("config", ([1],)),

@@ -12,9 +12,10 @@ import engram
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.read.digests import file_digest, read_digests
+from engram.checkpoints.read.digests import read_digests
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
+from engram.storage.files import sha256_of
 from support import tiny
 from support.cli import run
 
@@ -62,7 +63,7 @@ def test_what_is_recorded_is_what_the_files_hold(made, base):
     assert found.weights == recorded(made / "linked").weights
     assert recorded(made / "plain").weights is None
     for name, digest in {**found.small, **found.weights}.items():
-        assert file_digest(made / "full" / name) == digest
+        assert sha256_of(made / "full" / name) == digest
     names = {"modeling_engram.py", "tokenizer.json", ".gitattributes", "engram_base/config.json"}
     assert names < set(found.small)
 

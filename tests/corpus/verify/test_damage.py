@@ -16,12 +16,12 @@ from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_folder import Target
 from engram.corpus.hash.hashed_dataset import HashedDataset
 from engram.corpus.hash.pipeline import hash_text
-from engram.corpus.results.result_folder import sha256_of
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
+from engram.storage.files import sha256_of
 from support.cli import run
 from support.paths import BPE
 
