@@ -103,4 +103,4 @@ def tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_std
     if not reads_stdin and is_resumable(folder):
         out.note("Finished work is kept: continue with --resume, or start over with --overwrite.")
     elif isinstance(error, KeyboardInterrupt):
-        out.note("Nothing is kept, since nothing that can be resumed was finished: start over.")
+        out.note("Nothing is kept, since nothing resumable was finished: start over.")

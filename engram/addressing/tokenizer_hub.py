@@ -28,7 +28,7 @@ def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[s
 
     try:
         path, online = fetch(name, needed, revision)
-    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+    except Exception as error:  # versions of the client differ in their exceptions
         raise not_had(
             error,
             f"The tokenizer {name}",

@@ -89,7 +89,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 def _hub_config(name: str, revision: str | None) -> Path:
     try:
         return fetch(name, "config.json", revision)[0]
-    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+    except Exception as error:  # versions of the client differ in their exceptions
         raise not_had(
             error,
             name,

@@ -167,7 +167,7 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
             put("table_dtype", dtype_name(config.table_dtype))
     except (InputError, AttributeError):
         known = ", ".join(TABLE_DTYPES)
-        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}")
+        wrong("table_dtype", f"{config.table_dtype!r} is not a table dtype; use one of {known}")
     _check_tokens(config, keys, vocab_ok, wrong)
     _check_layer_ids(config, orders_ok and heads_ok, put, wrong)
     _check_table_size(config, k, keys, vocab_ok and orders_ok, orders_ok and heads_ok, put, wrong)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engram.storage.file_names import exists
 
-# What a folder with a memory says of the tokenizer beside its weights.
+# Tokenizer of a memory whose folder holds the tokenizer beside the weights.
 OWN = "."
 
 

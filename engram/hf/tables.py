@@ -101,7 +101,7 @@ def tables_on_disk(
 
 
 def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int) -> DiskEmbedding:
-    """Open one table, and its scales where it has some."""
+    """Open one table, and its scales if it has any."""
     form = DTYPES[info.dtype]
     if len(info.shape) == 2 and form.name and form.scale_tag and scale is not None:
         rows, width = info.shape

@@ -60,7 +60,7 @@ class Weights:
 
 
 def dtype_bytes(dtype: str) -> int:
-    """Bytes of one value of a dtype, without scales."""
+    """Return the bytes of one value of a dtype, without scales."""
     return TABLE_DTYPES[dtype_name(dtype)].bits // 8
 
 

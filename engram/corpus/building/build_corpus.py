@@ -277,7 +277,7 @@ def _assemble(
     overwrite: bool,
     resumed: frozenset[int],
 ) -> BuiltCorpus:
-    """Put the units together as shards, in a folder that appears whole."""
+    """Write the units as shards, in a folder that appears whole."""
     notes = Notes.of_units(results)
     with new_folder(folder, CORPUS_SCHEMA, overwrite) as new:
         shards = DocumentShards(new, tokenizer.vocab_size, rules.shard_tokens)

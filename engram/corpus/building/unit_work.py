@@ -40,13 +40,13 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class BuildRules:
-    """How a text becomes a corpus; the bytes of the corpus follow from it and the text alone.
+    """The rules for turning a text into a corpus; with the text, they determine its bytes.
 
     Attributes:
         add_eos: Whether every document ends with the end-of-text token.
-        split: What ends a document of plain text.
+        split: The end of a document in plain text.
         text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
-        on_error: What happens when a document cannot be read.
+        on_error: The action when a document cannot be read.
         shard_tokens: Tokens that fill a shard.
     """
 
@@ -107,11 +107,11 @@ class UnitResult:
 
 @dataclass(frozen=True)
 class Notes:
-    """What was met while a text was tokenised.
+    """Notes from tokenising a text.
 
     Attributes:
         skipped: Documents that were left out.
-        problems: What was wrong with them, the first hundred.
+        problems: Their problems, the first hundred.
         engines: What tokenised it, as sentences; a line below says why, where it has to.
         warnings: Why the fast engine was given up, where it was.
     """
@@ -123,7 +123,7 @@ class Notes:
 
     @classmethod
     def of_units(cls, results: Sequence[UnitResult]) -> Notes:
-        """Put together what was met in units."""
+        """Combine the notes of units."""
         problems = [problem for result in results for problem in result.problems]
         return cls(
             skipped=sum(result.skipped for result in results),
@@ -226,7 +226,7 @@ def behind(report: Report, before: int) -> Report:
 
 
 def finished_unit(task: UnitTask) -> UnitResult | None:
-    """Return what is known of a unit when its files are there and whole, else None."""
+    """Return the result of a unit if its files are complete, else None."""
     values = find_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
     if values is None or values.keys() != UNIT_SHAPE.keys():
         return None

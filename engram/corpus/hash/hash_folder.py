@@ -74,7 +74,7 @@ class Target:
         check_work(self.folder, None, self.resume, self.overwrite)
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return what the folder that is there says of itself; None when there is none."""
+        """Return the manifest of the existing folder; None if there is none."""
         return find_manifest(self.folder, HASHES_SCHEMA)
 
     def is_whole(self, manifest: dict[str, Any]) -> bool:

@@ -102,15 +102,15 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
         *schemas: Schemas that the manifest may have; a corpus's when none are named.
 
     Raises:
-        MissingFileError: There is no such folder, or it has no manifest.
-        CorruptFileError: The manifest is torn, or that of something else.
+        MissingFileError: The folder does not exist, or it has no manifest.
+        CorruptFileError: The manifest is torn, or has another schema.
     """
     path, hint = folder / MANIFEST, "Build it again."
     if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder.", "Check the path.", folder=str(folder))
+        raise MissingFileError(f"{folder} does not exist.", "Check the path.", folder=str(folder))
     if not path.is_file():
         raise MissingFileError(
-            f"{folder} is no corpus: it has no {MANIFEST}.",
+            f"{folder} is not a corpus: it has no {MANIFEST}.",
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )

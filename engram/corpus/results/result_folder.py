@@ -116,7 +116,7 @@ def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
 
 
 def _own_files(folder: Path, schema: str) -> set[str] | None:
-    """Names of the files that a folder's manifest lists; None when it has no such manifest."""
+    """Return the names of the files in a folder's manifest; None without a valid manifest."""
     if (manifest := find_manifest(folder, schema)) is None:
         return None
     return {MANIFEST, *(file["name"] for file in manifest["files"])}

@@ -156,7 +156,7 @@ def discard_spent(folder: Path) -> None:
 
 
 def _has_appeared(work: Path, folder: Path) -> bool:
-    """Whether the results that were noted as whole are there."""
+    """Whether the results that were recorded as complete exist."""
     noted = find_json(work / _ASSEMBLED, DIGESTS_SHAPE)
     return noted is not None and are_as_digested(folder, noted)
 
@@ -219,7 +219,7 @@ def _value(value: Any) -> str:
 
 @contextmanager
 def _claimed(work: Path, folder: Path) -> Iterator[None]:
-    """Keep a second build away; the lock goes with the process, however it ends."""
+    """Lock out a second build; the lock is released when the process ends in any way."""
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)

@@ -198,7 +198,7 @@ def _reason_not_to_read(path: Path) -> str:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether a folder holds tokens or hash ids, whose manifest is no text."""
+    """Whether a folder has tokens or hash ids, whose manifest is not a text."""
     manifest = find_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
     return manifest is not None and manifest["schema"].startswith("engram.")
 
