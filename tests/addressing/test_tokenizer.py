@@ -150,5 +150,5 @@ def test_wrong_calls(tokenizer):
         tokenizer.compress_and_hash(IDS, attention_mask=[[1, 1, 1]] * 2)
     with pytest.raises(UsageError, match="cannot be read as a tokenizer"):
         EngramTokenizer(memory(), object())
-    with pytest.raises(InputError, match="config names none"):
+    with pytest.raises(InputError, match="config has none"):
         EngramTokenizer(memory())
