@@ -87,7 +87,11 @@ def test_a_single_object_is_one_record(tmp_path):
 @pytest.mark.parametrize(
     ("data", "error", "said"),
     [
-        ("plain words\n", InputError, r"a\.json must start with a JSON object: it starts with 'p'"),
+        (
+            "plain words\n",
+            InputError,
+            r"a\.json must start with a JSON object or a list of objects, got 'p'",
+        ),
         ('"a text"', InputError, "must start with a JSON object"),
         ("3", InputError, "must start with a JSON object"),
         ('["one"]', InputError, r"a\.json:1: a string, not an object"),
@@ -411,7 +415,7 @@ def test_a_file_without_the_column_is_skipped_when_told_to(tmp_path):
     reader = TextReader(tmp_path, on_error="skip")
     assert [text for block in reader for text in block.texts] == ["two"]
     assert reader.skipped == 1
-    with pytest.raises(InputError, match=r"no text in .*a.csv. Skipped was: .* no column 'text'"):
+    with pytest.raises(InputError, match=r"no text in .*a.csv. Skipped: .* no column 'text'"):
         documents(tmp_path / "a.csv", on_error="skip")
 
 
