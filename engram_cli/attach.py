@@ -31,7 +31,7 @@ from engram_cli.values import DTYPES, blaming, read_dtype
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.attach.attach import AttachPlan
+    from engram.checkpoints.attach.attach_plan import AttachPlan
     from engram.config.table_dtype import TableDtype
 
 SCHEMA = "engram.attach/1"
@@ -170,7 +170,6 @@ def attach(
 
 
 def _plan(plan: AttachPlan, dtype: TableDtype, dry_run: bool) -> dict[str, Any]:
-    attachment = plan.attachment
     return {
         "base": str(plan.base.folder),
         "base_params": plan.base.params,
@@ -181,10 +180,10 @@ def _plan(plan: AttachPlan, dtype: TableDtype, dry_run: bool) -> dict[str, Any]:
         "added_bytes": plan.added_bytes,
         "dtype": dtype.name,
         "dtype_from": dtype.origin,
-        "layers_path": attachment.model_config["engram"]["layers_path"],
-        "layer_ids": attachment.addresses.layer_ids,
-        "layer_rows": [layer.stored_rows for layer in attachment.addresses.layers],
-        "fingerprint": attachment.addresses.fingerprint,
+        "layers_path": plan.layers_path,
+        "layer_ids": plan.addresses.layer_ids,
+        "layer_rows": [layer.stored_rows for layer in plan.addresses.layers],
+        "fingerprint": plan.addresses.fingerprint,
     }
 
 
@@ -203,7 +202,7 @@ def _show(
     for file in plan.files():
         table.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
     console.print(table)
-    layers = ", ".join(map(str, plan.attachment.addresses.layer_ids))
+    layers = ", ".join(map(str, plan.addresses.layer_ids))
     base, added = plan.base.params, plan.added_params
     share = added / (base + added)
     verb = "Would attach" if dry_run else "Attached"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from engram.errors import UsageError
+from engram.layouts import LAYOUTS
 from engram.units import format_bytes
 from engram_cli.config_name import read_named
 from engram_cli.options import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from engram.checkpoints.convert.recoded import Loss
 
 SCHEMA = "engram.convert/1"
-Format = Literal["attached", "demo", "deepseek_v41", "qwen_ple"]
+Format: TypeAlias = Literal["attached", *LAYOUTS]  # type: ignore[valid-type]
 
 
 def convert(
@@ -117,7 +118,7 @@ def convert(
         "output": str(output),
         "to": to,
         "layout": plan.config.layout,
-        "from_dtype": plan.source.config.table_dtype,
+        "from_dtype": plan.source.stored_config.table_dtype,
         "dtype": plan.config.table_dtype,
         "written": not dry_run,
         "written_bytes": plan.written_bytes,

@@ -215,9 +215,9 @@ def hash(
             target.check()
     stated = None if config is None else _memory_config(out, config)
     if config is not None and _is_checkpoint(config):
-        from engram.checkpoints.read.open_memory import check_stated
+        from engram.checkpoints.read.open_checkpoint import open_checkpoint
 
-        check_stated(Path(config), find_memory(stated, tokenizer)[2])
+        open_checkpoint(Path(config)).check(find_memory(stated, tokenizer)[2])
     memory, file, addresses = find_memory(stated, tokenizer, layers)
     if config is None:
         out.note(default_note(memory, addresses))

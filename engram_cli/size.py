@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engram.errors import UsageError
+from engram.layouts import LAYOUT_NAMES
 from engram.storage.files import check_file
 from engram_cli.options import (
     BudgetOption,
@@ -123,9 +124,7 @@ def size(
     kernel_size: Annotated[
         int | None, typer.Option(help="Taps of the convolution. Default: the layout's (demo 4).")
     ] = None,
-    layout: Annotated[
-        str, typer.Option(metavar="NAME", help="demo, deepseek_v41 or qwen_ple.")
-    ] = "demo",
+    layout: Annotated[str, typer.Option(metavar="NAME", help=f"{LAYOUT_NAMES}.")] = "demo",
     dtype: TableDtypeOption = None,
     emit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the config; - prints it instead.")

@@ -50,9 +50,36 @@ class LayerAddresses:
         return (0, *accumulate(self.heads[:-1]))
 
     @property
+    def constants(self) -> dict[str, tuple[int, ...]]:
+        """What published files may hold of these numbers, by our names for it."""
+        return {"offsets": self.offsets, "sizes": self.heads, "factors": self.multipliers}
+
+    @property
     def hash_rows(self) -> int:
         """The number of rows that ids can reach: the sum of the primes."""
         return sum(self.heads)
+
+
+def layer_addresses(
+    config: EngramConfig, vocab_size: int, layer_ids: Sequence[int] | None = None
+) -> tuple[LayerAddresses, ...]:
+    """Compute the constants of layers.
+
+    Args:
+        config: The memory.
+        vocab_size: Size of the vocabulary that is hashed.
+        layer_ids: Layers in hash order; those of the config when None.
+    """
+    factors = multipliers(config, vocab_size, layer_ids)
+    return tuple(
+        LayerAddresses(
+            layer_id,
+            factors[layer_id],
+            tuple(map(tuple, primes)),
+            stored_rows(primes, config.row_multiple),
+        )
+        for layer_id, primes in head_primes(config, layer_ids).items()
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,16 +152,7 @@ class Addresses:
             )
         if token_map is not None:
             fill = int(token_map[fill])
-        factors, primes = multipliers(config, vocab_size, ids), head_primes(config, ids)
-        layers = tuple(
-            LayerAddresses(
-                layer_id,
-                factors[layer_id],
-                tuple(map(tuple, primes[layer_id])),
-                stored_rows(primes[layer_id], config.row_multiple),
-            )
-            for layer_id in ids
-        )
+        layers = layer_addresses(config, vocab_size, ids)
         digest = None if token_map is None else map_digest(token_map)
         end_id = config.eos_id if config.ends_after_eos else None
         return cls(layout, layers, digest, raw_vocab_size, vocab_size, fill, token_map, end_id)

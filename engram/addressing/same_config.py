@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engram.addressing.addresses import Addresses
-from engram.addressing.multipliers import multipliers
-from engram.addressing.primes import head_primes, stored_rows
+from engram.addressing.addresses import Addresses, layer_addresses
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.storage.json_files import COPY_AGAIN
@@ -55,19 +53,12 @@ def check_config(addresses: Addresses, config: EngramConfig, where: str) -> None
         MismatchError: They differ; the message names the layer and the first differing entry.
     """
     check_shape(addresses, config, where)
-    ids = addresses.layer_ids
-    primes = head_primes(config, ids)
-    factors = multipliers(config, addresses.vocab_size, ids)
-    for layer in addresses.layers:
-        heads = [prime for order in primes[layer.layer_id] for prime in order]
-        rows = stored_rows(primes[layer.layer_id], config.row_multiple)
-        check_constant(f"{where}: layer {layer.layer_id}: primes", layer.heads, heads)
-        check_constant(f"{where}: layer {layer.layer_id}: stored_rows", [layer.stored_rows], [rows])
-        check_constant(
-            f"{where}: layer {layer.layer_id}: multipliers",
-            layer.multipliers,
-            factors[layer.layer_id],
-        )
+    right = layer_addresses(config, addresses.vocab_size, addresses.layer_ids)
+    for layer, expected in zip(addresses.layers, right, strict=True):
+        name = f"{where}: layer {layer.layer_id}: "
+        check_constant(f"{name}primes", layer.heads, expected.heads)
+        check_constant(f"{name}stored_rows", [layer.stored_rows], [expected.stored_rows])
+        check_constant(f"{name}multipliers", layer.multipliers, expected.multipliers)
 
 
 def check_constant(name: str, stored: Any, expected: Any) -> None:

@@ -15,6 +15,7 @@ from engram.backbone.stored_count import count_folder
 from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
 from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
 from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.tensor_names import is_memory
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -196,7 +197,7 @@ def _base_headers(folder: Path | None) -> dict[str, TensorInfo] | None:
         return None
     if headers is None:
         return None
-    return {name: info for name, info in headers.items() if ".engram." not in name}
+    return {name: info for name, info in headers.items() if not is_memory(name)}
 
 
 def _from_headers(

@@ -9,6 +9,7 @@ from typing import Any
 from engram.backbone.counting import Counts
 from engram.errors import LayoutError
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import is_memory
 
 PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights per value, or their codes
 
@@ -51,7 +52,7 @@ def count_folder(folder: Path, config: Mapping[str, Any]) -> Counts | None:
 
 
 def _counts(name: str, dtype: str, config: Mapping[str, Any]) -> bool:
-    left_out = ".engram." in name or name.endswith("rotary_emb.inv_freq")
+    left_out = is_memory(name) or name.endswith("rotary_emb.inv_freq")
     second_head = config.get("tie_word_embeddings") is True and name.endswith("lm_head.weight")
     return dtype.startswith(("F", "BF")) and not left_out and not second_head
 

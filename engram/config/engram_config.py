@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
-from engram.config.config_rules import LAYOUT_KEYS, LayoutKeys, resolve
+from engram.config.config_rules import resolve
 from engram.errors import ConfigError, Problem
-
-__all__ = ["CONFIG_KEYS", "LAYOUT_KEYS", "SCHEMA", "EngramConfig", "LayoutKeys"]
+from engram.layouts import LAYOUT_NAMES
 
 SCHEMA = 1
 
@@ -31,9 +30,7 @@ class EngramConfig:
         ConfigError: Keys are missing, of the wrong type, impossible, or contradict the layout.
     """
 
-    layout: str = _doc(
-        "Published family whose rules apply: demo, deepseek_v41 or qwen_ple.", "demo"
-    )
+    layout: str = _doc(f"Published family whose rules apply: {LAYOUT_NAMES}.", "demo")
     tokenizer: str | None = _doc(
         "Tokenizer: folder or tokenizer.json (relative to this file), hub id or package:NAME."
     )
@@ -127,6 +124,15 @@ class EngramConfig:
     def row_width(self) -> int:
         """Width of one table row."""
         return self.n_embed_per_ngram // self.n_head_per_ngram
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the shapes of tensors follow from, by letter; see `engram.layouts.tensors`."""
+        return {
+            **{"D": self.hidden_size, "M": self.hc_mult, "K": self.kernel_size},
+            **{"E": self.memory_width, "W": self.row_width},
+            **{"C": self.n_columns, "N": self.max_ngram_size},
+        }
 
     @property
     def memory_width(self) -> int:

@@ -11,12 +11,15 @@ from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import read_from
 from engram.errors import InputError, MissingFileError
+from engram.layouts import LAYOUTS
 
 _SUFFIX = ".yaml"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 # Files that show a memory in a checkpoint's folder, each with the key that shows it.
 _MEMORY_FILES = ("config.json", "engram_adapter.json")
-_MEMORY_KEY = re.compile(rb'"(?:engram\w*|ple_layer_ids)"\s*:')
+_STATING = (layout.released.setting(layout.stated_by) for layout in LAYOUTS.values())
+_KEYS = "|".join([r"engram\w*", *(setting.theirs[0] for setting in _STATING if setting)])
+_MEMORY_KEY = re.compile(rf'"(?:{_KEYS})"\s*:'.encode())
 
 
 def template_names() -> list[str]:

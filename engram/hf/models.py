@@ -32,6 +32,7 @@ from engram.hf.tables import (
 )
 from engram.hf.wiring import wire
 from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.tensor_names import is_memory, tensor_name
 
 Tables = Literal["ram", "disk"]
 
@@ -121,11 +122,11 @@ class EngramForCausalLM:
             model, info = super().from_pretrained(  # type: ignore[misc]
                 pretrained_model_name_or_path, *args, **kwargs
             )
-        wrong = [f"{name} is missing" for name in info["missing_keys"] if ".engram." in name]
+        wrong = [f"{name} is missing" for name in info["missing_keys"] if is_memory(name)]
         wrong += [
             f"{name} is {list(stored)}, not {list(expected)}"
             for name, stored, expected in info["mismatched_keys"]
-            if ".engram." in name or not may_differ
+            if is_memory(name) or not may_differ
         ]
         if wrong:
             raise MismatchError(
@@ -288,7 +289,7 @@ class EngramForCausalLM:
         _, layers, path = find_layers(self)
         layer_id = self.engram_addresses.layer_ids[0]
         part, tensor = next(layers[layer_id].engram.named_parameters())
-        place = f".{layer_id}.engram.{part}"
+        place = tensor_name("", layer_id, part)
         return path, compat.saved_name(self, path + place, tensor).removesuffix(place)
 
     def _write_code(self, folder: Path) -> None:

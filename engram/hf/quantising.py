@@ -29,6 +29,7 @@ from engram.errors import DependencyError
 from engram.hf import compat
 from engram.hf.tables import HUB_OPTIONS
 from engram.layouts import get_layout
+from engram.tensor_names import module_name
 
 _CONFIG_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code")
 
@@ -89,7 +90,7 @@ def memories_of(settings: Mapping[str, Any]) -> Memories:
     layers, path = settings["addresses"]["layers"], settings["layers_path"]
     weights = (name for name in get_layout(config.layout).dense_shapes(config))
     parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
-    paths = (f"{path}.{layer['layer_id']}.engram" for layer in layers)
+    paths = (module_name(path, layer["layer_id"]) for layer in layers)
     return Memories(tuple(sorted(paths)), tuple(parts))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -27,8 +26,8 @@ from engram.storage.safetensors_headers import (
     read_weight_map,
 )
 from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
+from engram.tensor_names import SCALE, TABLE, layer_and_part
 
-TABLE_NAME = r"\.(\d+)\.engram\.multi_head_embedding\.embedding\.(?:weight|scale)$"
 # Dtypes by their name in safetensors headers.
 TORCH_DTYPES = {tag: getattr(torch, it.torch) for tag, it in DTYPES.items() if it.torch}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -91,13 +90,17 @@ def tables_on_disk(
         )
     tables = {}
     for name, info in headers.items():
-        match = re.search(TABLE_NAME, name)
-        if match is None:
-            continue
-        if name.endswith(".weight"):
-            scale = headers.get(name.removesuffix("weight") + "scale")
-            tables[int(match[1])] = _open(name, info, scale, cache_rows)
+        layer_id, part = layer_and_part(name) or (0, "")
+        if part == TABLE:
+            scale = headers.get(name.removesuffix(TABLE) + SCALE)
+            tables[layer_id] = _open(name, info, scale, cache_rows)
     return tables
+
+
+def _is_table(name: str) -> bool:
+    """Whether a tensor is a table, or the scales of one."""
+    found = layer_and_part(name)
+    return found is not None and found[1] in (TABLE, SCALE)
 
 
 def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int) -> DiskEmbedding:
@@ -135,7 +138,7 @@ def refuse_other_tables(names: Iterable[str], source: str) -> None:
     Raises:
         MismatchError: One of them is a table.
     """
-    found = sorted(name for name in names if re.search(TABLE_NAME, name))
+    found = sorted(filter(_is_table, names))
     if found:
         raise MismatchError(
             f"{source} contains a table ({found[0]}), but this model reads its tables from its own "
@@ -183,7 +186,7 @@ def weights_beside_tables(
             name: file.get_slice(name)
             for file in opened
             for name in file.keys()  # noqa: SIM118 (no dictionary)
-            if not re.search(TABLE_NAME, name)
+            if not _is_table(name)
         }
 
 

@@ -1,4 +1,4 @@
-"""The published families of Engram memories: one file each for its constants, rules and names."""
+"""The published families of Engram memories: one file each for its rules, defaults and names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from engram.layouts.demo import DEMO
 from engram.layouts.qwen_ple import QWEN_PLE
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (DEMO, DEEPSEEK_V41, QWEN_PLE)}
+*_first, _last = LAYOUTS
+LAYOUT_NAMES = f"{', '.join(_first)} or {_last}"
 
-__all__ = ["DEEPSEEK_V41", "DEMO", "LAYOUTS", "QWEN_PLE", "Layout", "get_layout"]
+__all__ = ["DEEPSEEK_V41", "DEMO", "LAYOUTS", "LAYOUT_NAMES", "QWEN_PLE", "Layout", "get_layout"]
 
 
 def get_layout(name: str) -> Layout:

@@ -1,25 +1,89 @@
-"""`Layout`: what tells one published family from another, as data."""
+"""`Layout`: a published family as data. `Naming`: the part of it that files need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
-from engram.config.engram_config import EngramConfig
+from engram.layouts.dialect import Dialect, Slot
+from engram.layouts.tensors import HasSizes, Tensor, shape_of
+from engram.tensor_names import TABLE
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Rules of a published family.
-
-    All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of prime sizes.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Naming:
+    """How the files of a family name its memory.
 
     Attributes:
         name: Name in configs.
         title: One line for people.
+        files_title: The same of its published files; the title when empty.
+        dialects: Names in files. The first are those of the release, and are written.
+        mark: Our name of a tensor whose published name tells the family, where no config does.
+        stated_by: Our name of a setting that configs with such a memory state.
+        model_types: Starts of the ``model_type`` of configs with such a memory, whatever they
+            state.
+    """
+
+    name: str
+    title: str
+    files_title: str = ""
+    dialects: tuple[Dialect, ...]
+    mark: str = TABLE
+    stated_by: str = "layer_ids"
+    model_types: tuple[str, ...] = ()
+
+    @property
+    def released(self) -> Dialect:
+        """The names of the release."""
+        return self.dialects[0]
+
+    def states(self, config: Mapping[str, Any]) -> bool:
+        """Whether a published config, or the text model's part of it, is of this family."""
+        settings = (dialect.setting(self.stated_by) for dialect in self.dialects)
+        is_stated = any(setting.stated(config) for setting in settings if setting)
+        return is_stated or str(config.get("model_type", "")).startswith(self.model_types)
+
+    def marks(self, name: str) -> bool:
+        """Whether a tensor's name tells that its model is of this family."""
+        slot = self.read(name)
+        if slot is None or slot.is_scale or not slot.key.known:
+            return False
+        return slot.key.name == self.mark
+
+    def part(self, slot: Slot) -> str:
+        """Name the part of the memory that a tensor is counted under, such as ``wkv``."""
+        if slot.role != "dense":
+            return slot.role if slot.key.number is None else f"{slot.role}.{slot.key.number}"
+        name = self.released.names.get(slot.key.name, slot.key.name)
+        return name.rpartition("{layer}.")[2].split(".")[0]
+
+    def read(self, name: str) -> Slot | None:
+        """Tell what a model's tensor is by its name, in any dialect; None for the model's own."""
+        return _best(dialect.read(name) for dialect in self.dialects)
+
+    def read_inside(self, name: str) -> Slot | None:
+        """Tell what a module's tensor is by its name, in any dialect."""
+        return _best(dialect.read_inside(name) for dialect in self.dialects)
+
+    def spoken(self, names: Iterable[str]) -> Dialect:
+        """Find the dialect that tensors are named in: the release's, unless a name is another's."""
+        odd = (name for name in names if not self.released.knows(name))
+        return next((d for name in odd for d in self.dialects if d.knows(name)), self.released)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layout(Naming):
+    """A published family: its rules, its defaults, its tensors and their published names.
+
+    All share the mix ``x_t*m0 ^ x_{t-1}*m1 ^ ...`` and tables of prime sizes.
+
+    Attributes:
         source: The file or paper that the rules come from.
+        module: Layout whose module in `engram.nn` does the arithmetic; its own when empty.
         hashes: Whether ids are first mapped to the compressed vocabulary.
         multiplier_draw: Generator of the hash multipliers.
         multiplier_key: What is added (times 10007) to the seed: the layer's id, or its index among
@@ -32,12 +96,24 @@ class Layout:
             and by the convolution; ``dead``: look-back stops at them, and they hold their place.
         residual_included: The module returns the hidden state plus the memory, instead of the
             memory alone.
-        dense_shapes: Tensors of one layer's module without its table: name and shape.
+        seed: Default seed of the hash multipliers.
+        seed_is_fixed: The layout has no seed of its own: only the default is right.
+        eps: Default epsilon of the gate's norms; None means the machine epsilon of the
+            computation's dtype.
+        row_multiple: Default of what the stored rows of a layer are rounded up to a multiple of.
+        kernel_size: Default taps of the convolution; 0 means that the layout has none.
+        max_ngram_size: Default of the highest n-gram order.
+        equal_tables: Every order must have the same table size.
+        tensors: Parameters of one layer's module without its table, in the order of files.
+        table_block: Rows and columns of the table that share a scale where the layout is published
+            quantised; None where it is not, or in any way.
+        known_maps: Digests of token maps, by the vocabulary that they compress and the size that
+            they give: equal sizes of two compressed vocabularies do not make them equal.
+        apart: Why a memory of another layout cannot be written as this one.
     """
 
-    name: str
-    title: str
     source: str
+    module: str = ""
     hashes: Literal["compressed", "raw"]
     multiplier_draw: Literal["pcg64", "splitmix64"]
     multiplier_key: Literal["layer_id", "index"]
@@ -46,17 +122,42 @@ class Layout:
     ends_after_eos: bool
     masked: Literal["absent", "dead"]
     residual_included: bool
-    dense_shapes: Callable[[EngramConfig], dict[str, tuple[int, ...]]]
+    seed: int
+    seed_is_fixed: bool = False
+    eps: float | None = None
+    row_multiple: int = 1
+    kernel_size: int
+    max_ngram_size: int = 3
+    equal_tables: bool = False
+    tensors: tuple[Tensor, ...]
+    table_block: tuple[int, int] | None = None
+    known_maps: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    apart: str
 
     @property
     def closes_gaps(self) -> bool:
         """Whether masked tokens inside a row are passed over."""
         return self.masked == "absent"
 
-    def dense_parts(self, config: EngramConfig) -> dict[str, int]:
+    @property
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Parameters of one layer by our name, its table last."""
+        table = Tensor(TABLE, "R, W", self.table_block)
+        return {tensor.name: tensor for tensor in (*self.tensors, table)}
+
+    def dense_shapes(self, config: HasSizes) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's parameters without its table, by our name."""
+        return {tensor.name: shape_of(tensor.shape, config.sizes) for tensor in self.tensors}
+
+    def dense_parts(self, config: HasSizes) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
-        parts: dict[str, int] = {}
+        parts: dict[str, int] = defaultdict(int)
         for name, shape in self.dense_shapes(config).items():
-            part = name.split(".")[0]
-            parts[part] = parts.get(part, 0) + prod(shape)
-        return parts
+            parts[name.split(".")[0]] += prod(shape)
+        return dict(parts)
+
+
+def _best(slots: Iterable[Slot | None]) -> Slot | None:
+    """Return the first slot of a tensor that is known, else the first of any."""
+    found = [slot for slot in slots if slot is not None]
+    return next((slot for slot in found if slot.key.known), found[0] if found else None)

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import re
-
-from engram.config.engram_config import EngramConfig
 from engram.layouts.base import Layout
+from engram.layouts.dialect import Dialect
+from engram.layouts.tensors import Tensor
+from engram.tensor_names import TABLE
 
+# A state dict without a config. The demo keeps one module per stream; ours stacks them.
+RELEASED = Dialect(
+    name="the demo",
+    place="layers.{layer}.engram.",
+    anywhere=True,
+    own=False,
+    names={
+        "offsets": "multi_head_embedding.offsets",
+        TABLE: "multi_head_embedding.embedding.weight",
+        "value_proj.weight": "value_proj.weight",
+        "value_proj.bias": "value_proj.bias",
+        "conv.weight": "short_conv.conv.weight",
+        "key_proj.weight": "key_projs.{stream}.weight",
+        "key_proj.bias": "key_projs.{stream}.bias",
+        "norm_key": "norm1.{stream}.weight",
+        "norm_query": "norm2.{stream}.weight",
+        "conv_norm": "short_conv.norms.{stream}.weight",
+    },
+)
 
-def dense_shapes(config: EngramConfig) -> dict[str, tuple[int, ...]]:
-    """Name the tensors of one layer's module without its table (arXiv 2601.07372, section 2.3).
-
-    Returns:
-        Shapes with memory width E, hidden size D, M streams, K taps: the shared value projection,
-        one key projection per stream (stacked), the norms of keys and queries, the norm before the
-        convolution and its taps.
-    """
-    memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
-    return {
-        "value_proj.weight": (hidden, memory),
-        "value_proj.bias": (hidden,),
-        "key_proj.weight": (streams * hidden, memory),
-        "key_proj.bias": (streams * hidden,),
-        "norm_key": (streams, hidden),
-        "norm_query": (streams, hidden),
-        "conv_norm": (streams, hidden),
-        "conv.weight": (streams * hidden, 1, config.kernel_size),
-    }
-
-
+# Tensors: arXiv 2601.07372, section 2.3.
 DEMO = Layout(
     name="demo",
     title="reference demo; Engram-27B and Engram-40B of the paper",
+    files_title="state dict of the reference demo",
     source="deepseek-ai/Engram engram_demo_v1.py; arXiv 2601.07372",
     hashes="compressed",
     multiplier_draw="pcg64",
@@ -41,32 +41,20 @@ DEMO = Layout(
     ends_after_eos=False,
     masked="absent",
     residual_included=False,
-    dense_shapes=dense_shapes,
+    seed=42,
+    kernel_size=4,
+    tensors=(
+        Tensor("value_proj.weight", "D, E"),
+        Tensor("value_proj.bias", "D"),
+        Tensor("key_proj.weight", "M*D, E"),
+        Tensor("key_proj.bias", "M*D"),
+        Tensor("norm_key", "M, D"),
+        Tensor("norm_query", "M, D"),
+        Tensor("conv_norm", "M, D"),
+        Tensor("conv.weight", "M*D, 1, K"),
+    ),
+    dialects=(RELEASED,),
+    mark="key_proj.weight",
+    apart="the demo's module adds a convolution and biased projections to what it reads, from "
+    "compressed ids",
 )
-
-_STREAM_NAMES = {
-    "key_projs.weight": "key_proj.weight",
-    "key_projs.bias": "key_proj.bias",
-    "norm1.weight": "norm_key",
-    "norm2.weight": "norm_query",
-    "short_conv.norms.weight": "conv_norm",
-}
-_WHOLE_NAMES = {"short_conv.conv.weight": "conv.weight"}
-_STREAM = re.compile(r"^(key_projs|norm1|norm2|short_conv\.norms)\.(\d+)\.(weight|bias)$")
-
-
-def from_reference_name(name: str) -> tuple[str, int | None]:
-    """Translate a tensor name of the reference demo's module into ours.
-
-    The demo keeps one module per stream; ours stacks the streams in the tensor's first dimension.
-
-    Args:
-        name: Name in the demo's state dict, such as ``key_projs.2.weight``.
-
-    Returns:
-        Our name, and the stream whose part it is (None for a tensor that is whole).
-    """
-    match = _STREAM.match(name)
-    if match:
-        return _STREAM_NAMES[f"{match[1]}.{match[3]}"], int(match[2])
-    return _WHOLE_NAMES.get(name, name), None

@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 
-from engram.config.engram_config import EngramConfig
 from engram.layouts.base import Layout
+from engram.layouts.dialect import Dialect
+from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, MOST_SHARDS, Setting
+from engram.layouts.tensors import Tensor
+from engram.tensor_names import TABLE
 
-
-def dense_shapes(config: EngramConfig) -> dict[str, tuple[int, ...]]:
-    """Name the tensors of one layer's module without its table (transformers' ``qwen4_exp``).
-
-    Returns:
-        Shapes with memory width E, hidden size D, M streams, K taps: key and value projections
-        without bias, the three grouped norms and the depthwise convolution.
-    """
-    memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
-    return {
-        "value_proj.weight": (hidden, memory),
-        "key_proj.weight": (streams * hidden, memory),
-        "norm_key.weight": (streams * hidden,),
-        "norm_query.weight": (streams * hidden,),
-        "norm_conv.weight": (streams * hidden,),
-        "conv1d.weight": (streams * hidden, 1, config.kernel_size),
-    }
-
+RELEASED = Dialect(
+    name="transformers",
+    root="model.language_model.",
+    place="layers.{layer}.ple.",
+    names={
+        TABLE: "ple_embedding.ngram_embedding.shard_{shard}.weight",
+        "factors": "ple_embedding.layer_multipliers",
+        "sizes": "ple_embedding.ngram_heads_vocab_sizes",
+        "offsets": "ple_embedding.ngram_heads_offsets",
+        "value_proj.weight": "value_proj.weight",
+        "key_proj.weight": "key_proj.weight",
+        "norm_key.weight": "norm_key.weight",
+        "norm_query.weight": "norm_query.weight",
+        "norm_conv.weight": "norm_conv.weight",
+        "conv1d.weight": "conv1d.weight",
+    },
+    scale="weight_scale",
+    model_type="qwen4_exp_text",
+    settings=(
+        Setting("hidden_size", ("hidden_size",)),
+        Setting("hc_mult", ("hc_count",), needed=False),
+        Setting("eps", ("rms_norm_eps",), kind="any"),
+        Setting("engram_vocab_size", ("vocab_size",), low=2),
+        Setting("eos_id", ("eos_token_id",), kind="first"),
+        Setting("layer_ids", ("ple_layer_ids",), kind="wholes", counted_from=1),
+        Setting("memory_width", ("ple_embed_dim",), default="hidden_size"),
+        Setting("kernel_size", ("ple_conv_kernel_size",), needed=False),
+        Setting("max_ngram_size", ("ngram_size",), low=2, high=MOST_ORDERS),
+        Setting("n_head_per_ngram", ("heads_per_ngram",), high=MOST_HEADS),
+        Setting("rows_per_head", ("ngram_vocab_size_base",), low=2),
+        Setting("row_multiple", ("make_ngram_vocab_size_divisible_by",), needed=False),
+        Setting("shards", ("split_ngram_parts",), high=MOST_SHARDS, default=1),
+        Setting("seed", ("seed",), low=0, needed=False),
+    ),
+)
+MLX = replace(
+    RELEASED,
+    name="MLX",
+    names={**RELEASED.names, TABLE: "ple_embedding.ngram_embedding.shards.{shard}.weight"},
+)
+JOINED = replace(
+    RELEASED,
+    name="transformers, in memory",
+    names={**RELEASED.names, TABLE: "ple_embedding.ngram_embedding.weight"},
+)
 
 QWEN_PLE = Layout(
     name="qwen_ple",
     title="Qwen3.8-Flash-Next (per-layer embedding)",
-    source="transformers 5.23.0 models/qwen4_exp/modeling_qwen4_exp.py",
+    source="transformers 5.23.0 models/qwen4_exp and conversion_mapping.py",
     hashes="raw",
     multiplier_draw="splitmix64",
     multiplier_key="index",
@@ -38,28 +68,20 @@ QWEN_PLE = Layout(
     ends_after_eos=True,
     masked="dead",
     residual_included=False,
-    dense_shapes=dense_shapes,
+    seed=1234,
+    eps=1e-6,
+    row_multiple=128,
+    kernel_size=4,
+    equal_tables=True,
+    tensors=(
+        Tensor("value_proj.weight", "D, E"),
+        Tensor("key_proj.weight", "M*D, E"),
+        Tensor("norm_key.weight", "M*D"),
+        Tensor("norm_query.weight", "M*D"),
+        Tensor("norm_conv.weight", "M*D"),
+        Tensor("conv1d.weight", "M*D, 1, K"),
+    ),
+    dialects=(RELEASED, MLX, JOINED),
+    apart="Qwen's memory reads raw ids with multipliers of its own, so that every row would be "
+    "another n-gram's",
 )
-
-_NAMES = {
-    "ple_embedding.ngram_embedding.weight": "multi_head_embedding.embedding.weight",
-    "ple_embedding.ngram_heads_offsets": "multi_head_embedding.offsets",
-}
-_SHARD = re.compile(r"^ple_embedding\.ngram_embedding\.shard_(\d+)\.weight$")
-
-
-def from_reference_name(name: str) -> tuple[str, int | None]:
-    """Translate a tensor name of transformers' ``qwen4_exp`` into ours.
-
-    Args:
-        name: Name behind ``layers.N.ple.``, such as ``ple_embedding.ngram_embedding.weight``.
-
-    Returns:
-        Our name, and which shard of the table it is (None for a tensor that is whole). Two
-        constants have no tensor of ours and keep their names: ``ple_embedding.layer_multipliers``
-        and ``ple_embedding.ngram_heads_vocab_sizes``.
-    """
-    match = _SHARD.match(name)
-    if match:
-        return "multi_head_embedding.embedding.weight", int(match[1])
-    return _NAMES.get(name, name), None

@@ -10,13 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from engram.errors import MismatchError
-from engram.layouts.deepseek_v41 import from_reference_name
 from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule, Init
-from engram.nn.quantised import dequantise_fp8
-from engram.nn.quantised_embedding import QuantisedEmbedding
-from engram.nn.reference_names import rename
 
 
 class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
@@ -33,7 +28,6 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         self.wkv = nn.Linear(memory, (streams + 1) * hidden, bias=False, **factory)
         self.k_weight = nn.Parameter(torch.empty(streams, hidden, **factory))
         self.q_weight = nn.Parameter(torch.empty(streams, hidden, **factory))
-        self.register_load_state_dict_pre_hook(_translate_released)
 
     def _reset_dense(self, init: Init) -> None:
         self.wkv.reset_parameters()
@@ -73,29 +67,3 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
 def _rstd(x: Tensor, eps: float) -> Tensor:
     """Return one over the root mean square of the last dimension."""
     return torch.rsqrt(x.square().mean(dim=-1) + eps)
-
-
-def _translate_released(
-    module: DeepseekV41Module, state: dict[str, Any], prefix: str, *_: Any
-) -> None:
-    """Rename the released tensors before loading, and dequantise all but a quantised table."""
-    released = f"{prefix}embed.weight" in state
-    rename(state, prefix, from_reference_name)
-    table = f"{prefix}multi_head_embedding.embedding"
-    scaled = [(f"{prefix}wkv", 32)]
-    if not isinstance(module.multi_head_embedding.embedding, QuantisedEmbedding):
-        scaled.append((table, 1))
-    for name, rows_per_scale in scaled:
-        codes, scales = state.get(f"{name}.weight"), state.pop(f"{name}.scale", None)
-        if codes is None or codes.dtype != torch.float8_e4m3fn:
-            continue
-        if scales is None:
-            raise MismatchError(
-                f"{name}.weight is fp8, but its scales are missing.",
-                f"Load {name}.scale together with it.",
-                tensor=f"{name}.weight",
-            )
-        state[f"{name}.weight"] = dequantise_fp8(codes, scales, rows_per_scale=rows_per_scale)
-    if released:
-        # The release has stored constants that this module derives from the config.
-        state[f"{prefix}multi_head_embedding.offsets"] = module.multi_head_embedding.offsets

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engram.layouts.demo import from_reference_name
 from engram.nn.functional import (
     CausalConv,
     ConvPast,
@@ -21,7 +20,6 @@ from engram.nn.functional import (
 )
 from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule, Init
-from engram.nn.reference_names import rename
 
 CONV_NORM_EPS = 1e-5
 
@@ -45,7 +43,6 @@ class DemoModule(EngramModule, layout="demo"):
         self.norm_query = nn.Parameter(torch.empty(streams, hidden, **factory))
         self.conv_norm = nn.Parameter(torch.empty(streams, hidden, **factory))
         self.conv = CausalConv(streams * hidden, config.kernel_size, config.max_ngram_size, factory)
-        self.register_load_state_dict_pre_hook(_stack_reference_streams)
 
     def _reset_dense(self, init: Init) -> None:
         self.value_proj.reset_parameters()
@@ -84,15 +81,3 @@ class DemoModule(EngramModule, layout="demo"):
 
     def _norm_conv(self, gated: Tensor) -> Tensor:
         return rms_norm(gated, self.conv_norm, CONV_NORM_EPS)
-
-
-def _stack_reference_streams(
-    module: DemoModule, state: dict[str, Any], prefix: str, *_: Any
-) -> None:
-    """Rename the demo's tensors before loading, and stack its separate tensors per stream."""
-    for ours, names in rename(state, prefix, from_reference_name).items():
-        # A wrong number is left unchanged: torch then reports the names as unexpected.
-        if sorted(names) == list(range(module.config.hc_mult)):
-            parts = [state.pop(names[i]) for i in range(module.config.hc_mult)]
-            join = torch.cat if ours.startswith("key_proj.") else torch.stack
-            state[prefix + ours] = join(parts)

@@ -23,6 +23,7 @@ from engram.nn.functional import ConvPast
 from engram.nn.inputs import as_mask, as_streams, ids_of_layer
 from engram.nn.quantised import FORMATS
 from engram.nn.quantised_embedding import QuantisedEmbedding
+from engram.nn.reference_names import load_published
 
 Init = Literal["identity", "paper"]
 
@@ -84,13 +85,14 @@ class EngramModule(nn.Module):
     def __new__(cls, config: EngramConfig | None = None, *args: Any, **kwargs: Any) -> EngramModule:
         """Make an instance of the config's variant, or of `cls` when copying (no config)."""
         if cls is EngramModule and config is not None:
-            if config.layout not in cls.variants:
+            module = get_layout(config.layout).module or config.layout
+            if module not in cls.variants:
                 raise LayoutError(
                     f"Layout {config.layout} has no module yet.",
                     f"Modules exist for {', '.join(cls.variants)}.",
                     layout=config.layout,
                 )
-            cls = cls.variants[config.layout]
+            cls = cls.variants[module]
         return super().__new__(cls)
 
     def __init__(
@@ -133,6 +135,7 @@ class EngramModule(nn.Module):
             dtype=dtype if config.table_dtype is None else getattr(torch, config.table_dtype, None),
         )
         self._build({"device": device, "dtype": dtype})
+        self.register_load_state_dict_pre_hook(load_published)
         self._reset_dense(init)
 
     @property

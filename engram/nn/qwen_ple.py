@@ -5,16 +5,11 @@ Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M *
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engram.addressing.multipliers import multipliers
-from engram.addressing.primes import head_primes
-from engram.errors import MismatchError
-from engram.layouts.qwen_ple import from_reference_name
 from engram.nn.functional import (
     CausalConv,
     ConvPast,
@@ -25,7 +20,6 @@ from engram.nn.functional import (
 )
 from engram.nn.inputs import for_projection
 from engram.nn.module import EngramModule, Init
-from engram.nn.reference_names import rename
 
 
 class GroupedNorm(nn.Module):
@@ -72,7 +66,6 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
         self.conv1d = CausalConv(
             streams * hidden, config.kernel_size, config.max_ngram_size, factory
         )
-        self.register_load_state_dict_pre_hook(_translate_released)
 
     def _reset_dense(self, init: Init) -> None:
         self.value_proj.reset_parameters()
@@ -103,38 +96,3 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
         value = self.value_proj(for_projection(memory, self.value_proj, self.norm_key.weight.dtype))
         return conv_inputs(gates, value, self.norm_conv)[1]
-
-
-def _translate_released(module: QwenPleModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename the released tensors before loading, join the table's shards, check the constants."""
-    for ours, names in rename(state, prefix, from_reference_name).items():
-        # With a missing shard, torch reports the shards as unexpected and the table as missing.
-        if sorted(names) == list(range(len(names))):
-            state[prefix + ours] = torch.cat([state.pop(names[i]) for i in range(len(names))])
-    heads = module.multi_head_embedding.head_sizes
-    _check(state, f"{prefix}ple_embedding.ngram_heads_vocab_sizes", lambda: heads)
-    _check(state, f"{prefix}ple_embedding.layer_multipliers", lambda: _multipliers(module))
-
-
-def _check(state: dict[str, Any], name: str, expect: Callable[[], tuple[int, ...]]) -> None:
-    """Remove a constant from a state dict, and compare it with the expected one."""
-    stored = state.pop(name, None)
-    if stored is None or stored.is_meta:
-        return
-    expected = expect()
-    if tuple(stored.tolist()) != expected:
-        raise MismatchError(
-            f"{name} must be {list(expected)} by the config, got {stored.tolist()}.",
-            "Build the module from the config that the weights were trained with.",
-            stored=stored.tolist(),
-            expected=list(expected),
-        )
-
-
-def _multipliers(module: QwenPleModule) -> tuple[int, ...]:
-    """Derive the layer's hash multipliers; its primes know its index among the layers."""
-    config, first = module.config, module.multi_head_embedding.head_sizes[0]
-    places = [0]
-    while head_primes(config, places)[places[-1]][0][0] < first:
-        places.append(len(places))
-    return multipliers(config, config.engram_vocab_size, places)[places[-1]]

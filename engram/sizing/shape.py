@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engram.backbone import Backbone
-from engram.config.engram_config import LAYOUT_KEYS, EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import explicit
 from engram.errors import ConfigError, LayoutError, Problem, UsageError
 from engram.layouts import get_layout
@@ -77,7 +77,7 @@ def memory_shape(
             "Give --model, or --hidden-size, --vocab and --layers.",
         )
     if max_ngram_size is None:
-        max_ngram_size = LAYOUT_KEYS[layout].max_ngram_size
+        max_ngram_size = rules.max_ngram_size
     settings = {
         "layout": layout,
         "tokenizer": None if backbone is None else _tokenizer(backbone),

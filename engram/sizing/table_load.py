@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.config.engram_config import LAYOUT_KEYS, EngramConfig
+from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
 from engram.growth import Growth
 from engram.layouts import get_layout
@@ -272,7 +272,7 @@ def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: flo
         load: Wanted load.
     """
     rows = [rows_for_load(count.distinct_ngrams, load) for count in counts]
-    if LAYOUT_KEYS[config.layout].equal_tables:
+    if get_layout(config.layout).equal_tables:
         rows = [max(rows)] * len(rows)
     return [size * config.n_head_per_ngram for size in rows]
 

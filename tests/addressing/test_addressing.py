@@ -15,7 +15,8 @@ from engram.addressing.reference import compress, hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.addressing.torch_ops import TorchHasher
 from engram.addressing.vocabulary import compressed_map
-from engram.layouts.longcat import ngram_ids, table_rows
+from engram.checkpoints.published.longcat import table_rows
+from support.longcat import ngram_ids
 
 
 def demo_config(values, vocab_size):

@@ -15,13 +15,13 @@ from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.attach.initial_values import CHUNK_VALUES, normal_table, quantised_table
-from engram.checkpoints.read.tensor_names import SCALE, TABLE
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import read_config, write_config
 from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import SCALE, TABLE
 from support import tiny
 from support.cli import run
 

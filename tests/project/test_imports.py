@@ -94,10 +94,10 @@ def test_the_library_neither_imports_its_command_line_nor_prints():
 FLOORS = {
     "engram": (
         ("errors",),
-        ("checks", "growth", "seams", "threads", "units"),
+        ("checks", "growth", "seams", "tensor_names", "threads", "units"),
         ("storage",),
-        ("config", "backbone"),
         ("layouts",),
+        ("config", "backbone"),
         ("addressing",),
         ("sizing", "corpus"),
         ("nn",),

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 import engram
-from engram.checkpoints.read.base_checkpoint import resolve_model
+from engram.checkpoints.read.model_folder import resolve_model
 from engram.errors import CorruptFileError, MissingFileError
 from engram.storage import hub
 from support.hub import Hub, serving

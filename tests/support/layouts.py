@@ -19,7 +19,11 @@ def layout_config(layout, **changes):
 
 
 def random_memory(base, folder, layout, **changes):
-    tiny.attached_model(base, folder, layout_config(layout, **changes))
+    return save_random_memory(tiny.attached_model(base, folder, layout_config(layout, **changes)))
+
+
+def save_random_memory(folder):
+    """Overwrite the memory of an attached folder with random values."""
     values = tiny.randomise(engram.load(folder)).state_dict()
     for file in folder.glob("engram-*.safetensors"):
         names = load_file(file)

@@ -5,29 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.checkpoints.attach.apart import demand_apart
-from engram.checkpoints.attach.new_memory import Attachment, plan_attachment
+from engram.checkpoints.attach.attach_plan import AttachPlan
+from engram.checkpoints.attach.initial_values import first_values
+from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.attach.own_files import own_files
-from engram.checkpoints.read.adapter import ADAPTER_FILE, adapter_settings
-from engram.checkpoints.read.base_checkpoint import (
+from engram.checkpoints.attach.proof import check_loads
+from engram.checkpoints.read.attached_files import (
+    ADAPTER_FILE,
     CARD_FILE,
     CONFIG_FILE,
     KEPT_FOLDER,
-    BaseCheckpoint,
-    read_base,
-    resolve_model,
 )
+from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of
+from engram.checkpoints.read.joined_adapter import adapter_settings
+from engram.checkpoints.read.memory_tensors import expected_tensors
+from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import table_dtype
 from engram.errors import DoesNotFitError, InputError
 from engram.storage.files import Progress, sha256_of, write_json
 from engram.storage.folders import check_folder, new_folder
 from engram.storage.safetensors_headers import INDEX_FILE
-from engram.storage.safetensors_writer import TensorStream, plan_shards, write_shard
+from engram.storage.safetensors_writer import plan_shards, write_shard
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
@@ -35,69 +40,6 @@ if TYPE_CHECKING:
 
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class AttachPlan:
-    """What attaching writes.
-
-    Attributes:
-        base: The checkpoint that is attached to.
-        attachment: The memory: settings, tensors, where they go.
-        shards: New weight files with their tensors.
-        output: The folder to appear.
-        link: Whether base files are hard-linked instead of copied.
-        adapter: Whether the memory alone is written, without the base's files.
-        digests: Whether the sha256 of every weight file is recorded.
-    """
-
-    base: BaseCheckpoint
-    attachment: Attachment
-    shards: list[tuple[str, list[TensorStream]]]
-    output: Path
-    link: bool = False
-    adapter: bool = False
-    digests: bool = False
-
-    @property
-    def added_params(self) -> int:
-        """Parameters of the memory, tables and dense parts."""
-        return self.attachment.added_params
-
-    @property
-    def added_bytes(self) -> int:
-        """Bytes of the new shards."""
-        return sum(tensor.size_bytes for _, shard in self.shards for tensor in shard)
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes that are written to disk."""
-        return self.added_bytes + (0 if self.link or self.adapter else self.base.size_bytes)
-
-    @property
-    def copied(self) -> Path | None:
-        """Folder whose weight files are copied; None when they are linked, or stay there."""
-        return None if self.link or self.adapter else self.base.folder
-
-    def small_files(self) -> list[str]:
-        """Name the other files of the folder: settings, model card, tokenizer."""
-        own = [ADAPTER_FILE if self.adapter else CONFIG_FILE, INDEX_FILE, *self.attachment.texts]
-        kept = [f"{KEPT_FOLDER}/{name}" for name in self.base.replaced]
-        return sorted(own if self.adapter else [*own, *self.base.sidecars, *kept])
-
-    def files(self) -> list[dict[str, Any]]:
-        """List the weight files of the folder: name, bytes, and where each comes from."""
-        origin = "linked" if self.link else "copied"
-        kept = [
-            {"name": new, "bytes": (self.base.folder / old).stat().st_size, "origin": origin}
-            for old, new in self.base.shards.items()
-            if not self.adapter
-        ]
-        added = [
-            {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
-            for name, shard in self.shards
-        ]
-        return kept + added
 
 
 def plan(
@@ -142,11 +84,13 @@ def plan(
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
-    attachment = plan_attachment(
-        base, config, tokenizer, init, dtype, trust_remote_code, adapter=adapter
-    )
-    shards = plan_shards(attachment.tensors, MAX_SHARD_BYTES)
-    return AttachPlan(base, attachment, shards, output, link, adapter, digests)
+    config = replace(config, table_dtype=table_dtype(config, base.dtype, dtype).name)
+    made = describe_attachment(base, config, output, tokenizer, trust_remote_code, adapter=adapter)
+    tensors = expected_tensors(made.config, made.addresses, made.layers_path)
+    own_code = "auto_map" in made.model_config["engram"]["base"]
+    check_loads(folder, made.classes, made.model_config, base.tensors | tensors, own_code=own_code)
+    shards = plan_shards(first_values(made, tensors, init), MAX_SHARD_BYTES)
+    return replace(made, shards=shards, link=link, digests=digests)
 
 
 def attach(
@@ -205,14 +149,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    done, total = 0, plan.written_bytes
-
-    def step(size_bytes: int, _: int | None = None) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total)
-
+    step = counted(progress, plan.written_bytes)
     weights: dict[str, str] | None = {} if plan.digests else None
     with new_folder(plan.output, own_files, overwrite) as folder:
         check_room(plan.output, plan.written_bytes, plan.copied)
@@ -223,29 +160,36 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
             write_shard(folder / name, shard, step, None if weights is None else digest)
             if weights is not None:
                 weights[name] = digest.hexdigest()
-        for name, text in plan.attachment.texts.items():
+        for name, text in plan.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         small = digests_of(folder, _digested(plan))
-        attachment = _with_digests(plan.attachment, Digests(small, weights))
+        settings = {**plan.model_config["engram"], DIGESTS: Digests(small, weights).to_dict()}
+        config = {**plan.model_config, "engram": settings}
         if plan.adapter:
-            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, attachment.model_config))
+            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, config))
         else:
-            write_json(folder / CONFIG_FILE, attachment.model_config)
+            write_json(folder / CONFIG_FILE, config)
         write_json(folder / INDEX_FILE, _index(plan))
+
+
+def counted(progress: Progress | None, total: int) -> Progress:
+    """Return what tells of bytes as they are written, given only those that are new."""
+    done = 0
+
+    def step(size_bytes: int, _: int | None = None) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(done, total)
+
+    return step
 
 
 def _digested(plan: AttachPlan) -> list[str]:
     """Name the small files that are to stay as they are: all but the card, which people edit."""
-    own = [name for name in plan.attachment.texts if name != CARD_FILE]
+    own = [name for name in plan.texts if name != CARD_FILE]
     kept = [f"{KEPT_FOLDER}/{name}" for name in plan.base.replaced]
     return sorted(own if plan.adapter else [*own, *plan.base.sidecars, *kept])
-
-
-def _with_digests(attachment: Attachment, digests: Digests) -> Attachment:
-    """Add digests to the settings of a memory."""
-    config = attachment.model_config
-    settings = {**config["engram"], DIGESTS: digests.to_dict()}
-    return replace(attachment, model_config={**config, "engram": settings})
 
 
 def _write_base(

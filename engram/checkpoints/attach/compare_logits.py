@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engram.checkpoints.read.base_checkpoint import read_config
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError
 
 _TOKENS = 32
@@ -31,9 +31,9 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
     from engram.hf.admission import of_the_base
     from engram.hf.multimodal import auto_class_of
 
-    settings = read_config(attached)["engram"]
-    known: int = settings["addresses"]["raw_vocab_size"]
-    auto_class = getattr(transformers, auto_class_of(settings["base"]))
+    opened = open_checkpoint(attached)
+    known = opened.addresses.raw_vocab_size
+    auto_class = getattr(transformers, auto_class_of((opened.stated or {})["base"]))
     with torch.no_grad():
         with of_the_base(base, "run"):
             model = auto_class.from_pretrained(

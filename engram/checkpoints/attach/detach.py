@@ -7,10 +7,9 @@ from pathlib import Path
 
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import place_file
-from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, KEPT_FOLDER, read_config
+from engram.checkpoints.read.attached_files import KEPT_FOLDER
 from engram.checkpoints.read.digests import demand_unchanged, read_digests
-from engram.checkpoints.read.settings import base_files, stated_settings
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
 from engram.storage.folders import new_folder
 
@@ -42,23 +41,23 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             folder=str(folder),
         )
     demand_apart(output, folder)
-    if (folder / ADAPTER_FILE).is_file():
-        base_name = read_adapter(folder)["base"]["name"]
+    opened = open_checkpoint(folder)
+    if opened.adapter:
+        base_name = opened.adapter["base"]["name"]
         raise LayoutError(
             f"{folder} is an adapter: a memory alone, beside which {base_name} was left as it is.",
             f"There is nothing to detach: use {base_name}, and the adapter where it is wanted.",
             folder=str(folder),
             base=base_name,
         )
-    where = str(folder / CONFIG_FILE)
-    settings = stated_settings(read_config(folder), where)
-    if settings is None:
+    opened.demand_config()
+    if opened.stated is None:
         raise LayoutError(
             f"{folder} has no memory that `engram attach` wrote.",
             "Without one it is as it was: there is nothing to detach.",
             folder=str(folder),
         )
-    base, kept = base_files(settings, where), folder / KEPT_FOLDER
+    base, kept = opened.base, folder / KEPT_FOLDER
     shards = base.shards
     if (
         shards is None
@@ -80,7 +79,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> lis
             "Copy the folder again from where it was made.",
             missing=missing,
         )
-    recorded = read_digests(settings, where)
+    recorded = read_digests(opened)
     demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
     with new_folder(output, lambda _: None, overwrite=False) as part:
         for old, new in shards.items():

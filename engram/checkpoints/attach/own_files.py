@@ -9,9 +9,13 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
-from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE, KEPT_FOLDER, read_config
-from engram.checkpoints.read.settings import base_files, stated_settings
+from engram.checkpoints.read.attached_files import (
+    ADAPTER_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    KEPT_FOLDER,
+)
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
@@ -34,13 +38,13 @@ def own_files(folder: Path) -> set[str] | None:
     try:
         own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py"}
         own |= set(read_weight_map(folder / INDEX_FILE).values())
-        if (folder / ADAPTER_FILE).is_file():
-            stated = stated_settings(read_adapter(folder)["model_config"], ADAPTER_FILE)
-            return None if stated is None else {*own, ADAPTER_FILE}
-        stated = stated_settings(read_config(folder), CONFIG_FILE)
-        if stated is None:
+        opened = open_checkpoint(folder)
+        if opened.adapter:
+            return {*own, ADAPTER_FILE}
+        opened.demand_config()
+        if opened.stated is None:
             return None
-        base = base_files(stated, CONFIG_FILE)
+        base = opened.base
     except (EngramError, OSError):
         return None
     listed = {name for name in base.sidecars if _is_usual(name)}

@@ -7,10 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE
+from engram.checkpoints.read.attached_files import CONFIG_FILE
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.load_checkpoint import classes_of
 from engram.checks import Verdict, first_of
 from engram.errors import LayoutError, MismatchError
 from engram.storage.files import write_json
+from engram.tensor_names import is_memory
 
 if TYPE_CHECKING:
     from engram.hf.header_loading import Loading
@@ -51,25 +54,16 @@ def check_loads(
         )
 
 
-def judge_base_weights(
-    folder: Path,
-    classes: Classes,
-    config: Mapping[str, Any],
-    tensors: Tensors,
-    *,
-    own_code: bool = False,
-) -> Verdict:
+def judge_base_weights(memory: Checkpoint) -> Verdict:
     """Check that loading an attached checkpoint would start no weight of its base at random.
 
     Args:
-        folder: The attached checkpoint.
-        classes: Its config class and its model class.
-        config: Its config.json.
-        tensors: Dtype tag and shape of every tensor.
-        own_code: Whether its base is code in the folder.
+        memory: The attached checkpoint, whose files are here; code beside its weights is trusted.
     """
+    own_code, folder = memory.base.code is not None, memory.folder or Path(memory.name)
+    tensors = {name: (info.dtype, info.shape) for name, info in memory.tensors.items()}
     try:
-        loading = _load(folder, classes, config, tensors, own_code)
+        loading = _load(folder, classes_of(memory), memory.model_config, tensors, own_code)
     except MismatchError as error:
         return None, error.message
     problems = _problems(loading)
@@ -113,10 +107,10 @@ def _problems(loading: Loading | None) -> list[str]:
     found = [
         f"{name} is {list(stored)} in the files, and {list(expected)} by config.json"
         for name, stored, expected in loading.mismatched
-        if ".engram." not in name
+        if not is_memory(name)
     ]
     return found + [
         f"{name} is in no file, and would be random"
         for name in loading.random
-        if ".engram." not in name
+        if not is_memory(name)
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engram.checkpoints.read.adapter import ADAPTER_FILE, demand_file, read_adapter
-from engram.checkpoints.read.base_checkpoint import CARD_FILE
+from engram.checkpoints.read.adapter import demand_file, read_adapter
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 

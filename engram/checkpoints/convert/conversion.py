@@ -13,33 +13,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.attach.attach import (
-    MAX_SHARD_BYTES,
-    AttachPlan,
-)
+from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
+from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.publish import (
     published_config,
     published_tensors,
-    scale_name,
 )
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
-from engram.checkpoints.read.adapter import ADAPTER_FILE
-from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE, read_base
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
+from engram.checkpoints.read.base_checkpoint import read_base
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import without_weights
-from engram.checkpoints.read.memory_source import MemorySource, addresses_of
-from engram.checkpoints.read.published_memory import MEMORY_FILE
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
-from engram.checkpoints.read.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
-from engram.layouts import get_layout
 from engram.storage.dtypes import QUANTISED
-from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import TensorStream, plan_shards
+from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -67,7 +61,7 @@ class Conversion:
         attach_plan: What attaching writes, where that is how the folder is made.
     """
 
-    source: MemorySource
+    source: Checkpoint
     to: str
     config: EngramConfig
     addresses: Addresses
@@ -111,18 +105,19 @@ class Conversion:
 
 
 def to_published(
-    memory: MemorySource, output: Path, to: str, dtype: str, tokenizer: TokenizerFile | None
+    memory: Checkpoint, output: Path, to: str, dtype: str, tokenizer: TokenizerFile | None
 ) -> Conversion:
     """Describe a memory alone, under the names of its layout. See `convert_memory`."""
     stated = memory.config.tokenizer
     own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
-    config = replace(memory.config, table_dtype=dtype, tokenizer=own)
-    addresses = addresses_of(memory, tokenizer)
+    config = replace(memory.stored_config, table_dtype=dtype, tokenizer=own)
+    addresses = memory.addresses_with(tokenizer)
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        for name, values in published_tensors(config, layer, memory.layers[layer.layer_id]):
+        stored = memory.layers[layer.layer_id]
+        for name, scale, values in published_tensors(config, layer, stored):
             if isinstance(values, StoredTensor):
-                streams += _recoded(values, name, config, record, layer.layer_id, scale_name(name))
+                streams += _recoded(values, name, config, record, layer.layer_id, scale)
             else:
                 streams.append(TensorStream(name, "I64", values.shape, [partial(np.copy, values)]))
     texts = {
@@ -149,7 +144,7 @@ def to_published(
 
 
 def to_base(
-    memory: MemorySource,
+    memory: Checkpoint,
     output: Path,
     dtype: str,
     base_folder: Path,
@@ -159,14 +154,13 @@ def to_base(
 ) -> Conversion:
     """Describe a memory from published names, attached to a base."""
     base = read_base(base_folder)
-    config = replace(memory.config, table_dtype=dtype)
-    attachment = describe_attachment(base, config, tokenizer, trust_remote_code)
-    addresses = attachment.addresses
+    config = replace(memory.stored_config, table_dtype=dtype)
+    attached = describe_attachment(base, config, output, tokenizer, trust_remote_code)
+    addresses = attached.addresses
     memory.check(addresses)
-    layers_path = attachment.model_config["engram"]["layers_path"]
     record, streams = LossRecord(), []
     for layer in addresses.layers:
-        prefix = f"{layers_path}.{layer.layer_id}.engram."
+        prefix = tensor_name(attached.layers_path, layer.layer_id, "")
         if layer is addresses.layers[0] and addresses.token_map is not None:
             values = addresses.token_map.astype("<i4")
             make = partial(np.copy, values)
@@ -180,7 +174,6 @@ def to_base(
                 tensor, prefix + name, config, record, layer.layer_id, prefix + SCALE
             )
     shards = plan_shards(streams, MAX_SHARD_BYTES)
-    attachment = replace(attachment, tensors=streams)
     return Conversion(
         source=memory,
         to=ATTACHED,
@@ -193,23 +186,23 @@ def to_base(
         texts={},
         link=link,
         record=record,
-        attach_plan=AttachPlan(base, attachment, shards, output, link),
+        attach_plan=replace(attached, shards=shards, link=link),
     )
 
 
 def rewritten(
-    memory: MemorySource, output: Path, dtype: str, tokenizer: TokenizerFile | None, link: bool
+    memory: Checkpoint, output: Path, dtype: str, tokenizer: TokenizerFile | None, link: bool
 ) -> Conversion:
     """Describe an attached folder, or an adapter, with its memory in another dtype."""
-    config = replace(memory.config, table_dtype=dtype)
-    addresses, record = addresses_of(memory, tokenizer), LossRecord()
+    config = replace(memory.stored_config, table_dtype=dtype)
+    addresses, record = memory.addresses_with(tokenizer), LossRecord()
     parts = {
         tensor.name: (layer_id, tensor)
         for layer_id, tensors in memory.layers.items()
         for tensor in tensors.values()
     }
-    ours = {name for name in memory.tensors if ".engram." in name}
-    changed = {memory.tensors[name].path for name in ours}
+    ours = memory.memory_tensors
+    changed = {info.path for info in ours.values()}
     streams, moved = [], []
     for name, info in memory.tensors.items():
         if name in parts:
@@ -222,13 +215,12 @@ def rewritten(
             moved.append(_copied(name, info))  # of the base, in one file with the memory
     kept = sorted({info.path for info in memory.tensors.values()} - changed)
     texts = _settings_file(memory, config) | _card(memory, config, addresses)
-    sidecars = (memory.settings or {})["base"]["sidecars"]
     others = [
         path
-        for path in sorted(memory.path.iterdir())
+        for path in sorted(Path(memory.name).iterdir())
         if path.suffix != ".safetensors"
         and path.name not in (INDEX_FILE, *texts)
-        and (path.name in sidecars or not path.name.startswith("."))
+        and (path.name in memory.base.sidecars or not path.name.startswith("."))
     ]
     return Conversion(
         source=memory,
@@ -248,24 +240,24 @@ def rewritten(
     )
 
 
-def _settings_file(memory: MemorySource, config: EngramConfig) -> dict[str, str]:
+def _settings_file(memory: Checkpoint, config: EngramConfig) -> dict[str, str]:
     """Write the settings of an attached folder or an adapter anew, with another dtype."""
-    name = ADAPTER_FILE if memory.kind == "adapter" else CONFIG_FILE
-    values = read_json(memory.path / name)
-    model_config = values["model_config"] if memory.kind == "adapter" else values
-    settings = {**model_config["engram"], "config": config.to_dict()}
-    model_config["engram"] = without_weights(settings)
+    settings = without_weights({**(memory.stated or {}), "config": config.to_dict()})
+    model_config = {**memory.model_config, "engram": settings}
+    name, values = CONFIG_FILE, model_config
+    if memory.adapter:
+        name, values = ADAPTER_FILE, {**memory.adapter, "model_config": model_config}
     return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 
 
-def _card(memory: MemorySource, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
+def _card(memory: Checkpoint, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
     """Write the model card anew, if it is the one that attaching wrote."""
-    card = memory.path / CARD_FILE
+    card = Path(memory.name) / CARD_FILE
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     attached_to = re.search(r"attached to (.+)\n\(([\d,]+) parameters\)", text)
     loaded_by = re.search(r"`(\w+)\.from_pretrained` loads", text)
     base_id = re.search(r"^base_model: (.+)$", text, re.MULTILINE)
-    is_adapter = memory.kind == "adapter"
+    is_adapter = bool(memory.adapter)
     is_ours = attached_to is not None and (is_adapter or loaded_by is not None)
     if attached_to is None or not is_ours or addresses.fingerprint not in text:
         return {}
@@ -289,16 +281,12 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype, part = table_dtype(config).name, _part(tensor, config)
+    dtype = table_dtype(config).name
+    part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
     return recode(tensor, name, dtype, partial(record.add, layer_id, part), scale)
-
-
-def _part(tensor: StoredTensor, config: EngramConfig) -> Part:
-    names = get_layout(config.layout).dense_shapes(config)
-    return "dense" if tensor.name.endswith(tuple(names)) else "table"
 
 
 def _copied(name: str, info: TensorInfo) -> TensorStream:
@@ -311,11 +299,9 @@ def _copied(name: str, info: TensorInfo) -> TensorStream:
     return TensorStream(name, info.dtype, info.shape, chunks)
 
 
-def _pad_id(memory: MemorySource, config: EngramConfig, addresses: Addresses) -> int:
+def _pad_id(memory: Checkpoint, config: EngramConfig, addresses: Addresses) -> int:
     """Return a token id that stands for the fill: the config may state a token, or nothing."""
     if isinstance(config.pad_id, int) or addresses.map_sha256 is None:
         return config.pad_id if isinstance(config.pad_id, int) else 0
-    name = next(name for name in memory.tensors if name.endswith(f".engram.{TOKEN_MAP}"))
-    info = memory.tensors[name]
-    token_map = read_bytes([info], 0, info.stop - info.start).view("<i4")
+    token_map = memory.constant(addresses.layer_ids[0], TOKEN_MAP, "<i4")
     return int(np.flatnonzero(token_map == addresses.fill)[0])

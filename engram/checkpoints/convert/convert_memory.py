@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import (
     check_room,
+    counted,
     place_file,
 )
 from engram.checkpoints.attach.attach import write as write_attached
@@ -23,9 +24,9 @@ from engram.checkpoints.convert.conversion import (
 from engram.checkpoints.convert.publish import (
     check_expressible,
 )
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, resolve_model
-from engram.checkpoints.read.open_memory import open_memory
-from engram.checkpoints.read.published_memory import MEMORY_FILE
+from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
+from engram.checkpoints.read.model_folder import resolve_model
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.errors import EngramError, UsageError
@@ -70,13 +71,14 @@ def plan(
         EngramError: Whatever does not fit, with the reason.
     """
     demand_apart(output, Path(source))
-    memory = open_memory(Path(source), config)
-    dtype = table_dtype(memory.config, asked=dtype).name
+    memory = open_checkpoint(Path(source), config=config)
+    stored = memory.stored_config
+    dtype = table_dtype(stored, asked=dtype).name
     if to != ATTACHED:
-        check_expressible(memory.config, to, dtype)
+        check_expressible(stored, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")
         return to_published(memory, output, to, dtype, tokenizer)
-    if memory.kind == "published":
+    if memory.stated is None:
         if base is None:
             raise UsageError(
                 f"{source} holds a memory alone: attaching it needs the model that it is for.",
@@ -111,19 +113,12 @@ def write(made: Conversion, *, overwrite: bool = False, progress: Progress | Non
     if made.attach_plan is not None:
         write_attached(made.attach_plan, overwrite=overwrite, progress=progress)
         return
-    done, total = 0, made.written_bytes
-
-    def step(size_bytes: int, _: int | None = None) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total)
-
+    step = counted(progress, made.written_bytes)
     with new_folder(made.output, own_files, overwrite) as folder:
         check_room(made.output, made.written_bytes)
         for path in made.kept:
             place_file(path, folder / path.name, made.link)
-            step(0 if made.link else path.stat().st_size)
+            step(0 if made.link else path.stat().st_size, None)
         for path in made.others:
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, folder / path.name)

@@ -2,76 +2,53 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
-
-from engram.checkpoints.published.family import (
-    MOST_LAYERS,
-    Expected,
-    Family,
-    Key,
-    Memory,
-    Settings,
-    Slot,
-    without_scale,
-)
+from engram.checkpoints.published.family import Expected, Family, Memory, demand_settings
 from engram.checkpoints.published.stored import Stored
+from engram.layouts.base import Naming
+from engram.layouts.dialect import Dialect, Key
+from engram.layouts.settings import MOST_LAYERS, Setting
+from engram.tensor_names import TABLE
 
-_TABLE = "embed_tokens_per_layer.weight"
-_SHARED = ("per_layer_model_projection.weight", "per_layer_projection_norm.weight")
-_EACH = (
-    "per_layer_input_gate.weight",
-    "per_layer_projection.weight",
-    "post_per_layer_input_norm.weight",
+_LAYER = "layers.{layer}."
+# Names of transformers' models/gemma3n and models/gemma4.
+_RELEASED = Dialect(
+    name="transformers",
+    root="model.language_model.",
+    own=False,
+    names={
+        TABLE: "embed_tokens_per_layer.weight",
+        "projection": "per_layer_model_projection.weight",
+        "norm": "per_layer_projection_norm.weight",
+        "gate": _LAYER + "per_layer_input_gate.weight",
+        "output": _LAYER + "per_layer_projection.weight",
+        "output_norm": _LAYER + "post_per_layer_input_norm.weight",
+    },
+    scale="weight_scale",
+    settings=(
+        Setting("hidden", ("hidden_size",)),
+        Setting("layers", ("num_hidden_layers",), high=MOST_LAYERS),
+        Setting("width", ("hidden_size_per_layer_input",), default=256),
+        Setting("rows", ("vocab_size_per_layer_input",), default=262_144),
+    ),
 )
-_WHOLE_NAME = re.compile(rf"^((?:.*\.)?)({'|'.join(map(re.escape, (_TABLE, *_SHARED)))})$")
-_LAYER_NAME = re.compile(rf"^((?:.*\.)?)layers\.(\d+)\.({'|'.join(map(re.escape, _EACH))})$")
-
-
-def _states(config: Mapping[str, Any]) -> bool:
-    return bool(config.get("hidden_size_per_layer_input"))
-
-
-def _find(name: str) -> Slot | None:
-    name, is_scale = without_scale(name)
-    match = _LAYER_NAME.match(name)
-    if match:
-        return Slot(int(match[2]), match[3], match[3].removesuffix(".weight"), "dense", is_scale)
-    match = _WHOLE_NAME.match(name)
-    if match is None:
-        return None
-    if match[2] == _TABLE:
-        return Slot(None, _TABLE, "table", "table", is_scale)
-    return Slot(None, match[2], match[2].removesuffix(".weight"), "dense", is_scale)
-
-
-def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> str:
-    example, _ = without_scale(next(iter(names), "model.language_model." + _TABLE))
-    match = _LAYER_NAME.match(example) or _WHOLE_NAME.match(example)
-    layer = "" if key[0] is None else f"layers.{key[0]}."
-    tensor = key[1] + "_scale" if scale else key[1]
-    return f"{match[1] if match else ''}{layer}{tensor}"
+_NAMING = Naming(
+    name="gemma_ple",
+    title="Gemma per-layer embeddings",
+    dialects=(_RELEASED,),
+    stated_by="width",
+)
 
 
 def _describe(stored: Stored) -> Memory:
-    settings = Settings(stored)
-    hidden, layers = (
-        settings.whole("hidden_size"),
-        settings.whole("num_hidden_layers", high=MOST_LAYERS),
-    )
-    width = settings.whole("hidden_size_per_layer_input", default=256)
-    rows = settings.whole("vocab_size_per_layer_input", default=262_144)
-    settings.done()
+    hidden, layers, width, rows = demand_settings(_RELEASED.settings, stored).values()
     expected: dict[Key, Expected] = {
-        (None, _TABLE): Expected(shape=(rows, layers * width)),
-        (None, _SHARED[0]): Expected(shape=(layers * width, hidden)),
-        (None, _SHARED[1]): Expected(shape=(width,)),
+        Key(None, TABLE): Expected(shape=(rows, layers * width)),
+        Key(None, "projection"): Expected(shape=(layers * width, hidden)),
+        Key(None, "norm"): Expected(shape=(width,)),
     }
-    shapes = dict(zip(_EACH, ((width, hidden), (hidden, width), (hidden,)), strict=True))
+    shapes = {"gate": (width, hidden), "output": (hidden, width), "output_norm": (hidden,)}
     for layer in range(layers):
-        for name, shape in shapes.items():
-            expected[layer, name] = Expected(shape=shape)
+        expected |= {Key(layer, name): Expected(shape=shape) for name, shape in shapes.items()}
     return Memory(
         config=None,
         reads=1,
@@ -81,14 +58,4 @@ def _describe(stored: Stored) -> Memory:
     )
 
 
-FAMILY = Family(
-    layout="gemma_ple",
-    title="Gemma per-layer embeddings",
-    source="transformers models/gemma3n and models/gemma4",
-    states=_states,
-    mark=re.compile(rf"(^|\.){re.escape(_TABLE)}$"),
-    find=_find,
-    name_of=_name_of,
-    describe=_describe,
-    checks={},
-)
+FAMILY = Family(_NAMING, _describe)

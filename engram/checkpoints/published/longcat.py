@@ -2,111 +2,99 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from engram.checkpoints.published.family import (
-    MOST_HEADS,
-    MOST_ORDERS,
     Expected,
     Family,
-    Key,
     Memory,
-    Settings,
-    Slot,
-    without_scale,
+    demand_settings,
+    text_part,
 )
 from engram.checkpoints.published.stored import Stored
+from engram.layouts.base import Naming
+from engram.layouts.dialect import Dialect, Key, Slot
+from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, Setting
+from engram.tensor_names import TABLE
 
-_NAME = re.compile(r"^(.*\.)?ngram_embeddings\.(embedders|post_projs)\.(\d+)\.weight$")
-_FLAT_NAME = re.compile(r"^(.*\.)?oe_embed_(tokens|proj)(\d+)\.weight$")
-_FLAT = {"tokens": "embedders", "proj": "post_projs"}
+# Names of meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py.
+_RELEASED = Dialect(
+    name="LongCat",
+    root="model.",
+    place="ngram_embeddings.",
+    own=False,
+    names={TABLE: "embedders.{table}.weight", "post_projs": "post_projs.{table}.weight"},
+    scale="weight_scale",
+    settings=(
+        Setting("orders", ("emb_neighbor_num", "oe_neighbor_num"), low=2, high=MOST_ORDERS),
+        Setting("splits", ("emb_split_num", "oe_split_num"), high=MOST_HEADS),
+        Setting("hidden", ("hidden_size",)),
+        Setting("vocab_size", ("vocab_size",)),
+        Setting("ratio", ("ngram_vocab_size_ratio", "oe_vocab_size_ratio"), kind="number"),
+    ),
+)
+_FLAT = replace(
+    _RELEASED,
+    name="LongCat-2.0",
+    place="",
+    names={TABLE: "oe_embed_tokens{table}.weight", "post_projs": "oe_embed_proj{table}.weight"},
+)
+_NAMING = Naming(
+    name="longcat_ngram",
+    title="LongCat n-gram embeddings",
+    dialects=(_RELEASED, _FLAT),
+    stated_by="ratio",
+    model_types=("longcat_flash_ngram",),
+)
 
 
-def _states(config: Mapping[str, Any]) -> bool:
-    ratio = config.get("ngram_vocab_size_ratio", config.get("oe_vocab_size_ratio"))
-    return ratio is not None or config.get("model_type") == "longcat_flash_ngram"
+def table_rows(vocab_size: int, ratio: float, max_ngram_size: int, splits: int) -> list[int]:
+    """Rows of each table; they are odd steps apart, and not prime.
 
+    Args:
+        vocab_size: Token ids V of the model.
+        ratio: ngram_vocab_size_ratio: rows per token id.
+        max_ngram_size: emb_neighbor_num N: the highest n-gram order.
+        splits: emb_split_num: tables per order.
 
-def _find(name: str) -> Slot | None:
-    name, is_scale = without_scale(name)
-    match = _NAME.match(name) or _FLAT_NAME.match(name)
-    if match is None:
-        return None
-    kind, number = _FLAT.get(match[2], match[2]), match[3]
-    table = kind == "embedders"
-    part = f"table.{number}" if table else "post_projs"
-    return Slot(None, f"{kind}.{number}.weight", part, "table" if table else "dense", is_scale)
-
-
-def _name_of(key: Key, shard: int, scale: bool, names: Mapping[str, Slot]) -> str:
-    example, _ = without_scale(next(iter(names), "model.ngram_embeddings.embedders.0.weight"))
-    kind, number, _ = key[1].split(".")
-    tensor = "weight_scale" if scale else "weight"
-    flat = _FLAT_NAME.match(example)
-    if flat:
-        short = next(short for short, full in _FLAT.items() if full == kind)
-        return f"{flat[1] or ''}oe_embed_{short}{number}.{tensor}"
-    match = _NAME.match(example)
-    return f"{(match[1] if match else None) or ''}ngram_embeddings.{kind}.{number}.{tensor}"
+    Returns:
+        Rows of table ``(order - 2) * splits + split``, N-1 times `splits` of them.
+    """
+    base = ratio * vocab_size
+    return [int(base + 2 * i + 1) for i in range((max_ngram_size - 1) * splits)]
 
 
 def _describe(stored: Stored) -> Memory:
-    settings = Settings(stored)
-    orders = settings.whole("emb_neighbor_num", "oe_neighbor_num", low=2, high=MOST_ORDERS)
-    splits = settings.whole("emb_split_num", "oe_split_num", high=MOST_HEADS)
-    hidden, vocab_size = settings.whole("hidden_size"), settings.whole("vocab_size")
-    ratio = settings.get("ngram_vocab_size_ratio", "oe_vocab_size_ratio")
-    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 < ratio < 2**31:
-        settings.whole("ngram_vocab_size_ratio")
-    settings.done()
-    tables = (orders - 1) * splits
-    base = _base(stored, settings, float(ratio), vocab_size)
+    stated = demand_settings(_RELEASED.settings, stored)
+    orders, splits, hidden, vocab_size, ratio = stated.values()
+    rows = table_rows(_vocab_size(stored, ratio, vocab_size), ratio, orders, splits)
+    width = hidden // len(rows)
     expected: dict[Key, Expected] = {}
-    for i in range(tables):
-        # layouts.longcat.table_rows, without its numpy
-        expected[None, f"embedders.{i}.weight"] = Expected(
-            shape=(int(base + 2 * i + 1), hidden // tables)
-        )
-        expected[None, f"post_projs.{i}.weight"] = Expected(shape=(hidden, hidden // tables))
-    rows = sum(item.shape[0] for (_, name), item in expected.items() if name.startswith("emb"))
+    for i, count in enumerate(rows):
+        expected[Key(None, TABLE, i)] = Expected(shape=(count, width))
+        expected[Key(None, "post_projs", i)] = Expected(shape=(hidden, width))
     return Memory(
         config=None,
         reads=1,
-        hash_rows={None: rows},
+        hash_rows={None: sum(rows)},
         expected=expected,
         notes=(f"orders 2 to {orders}, {splits} tables each, averaged into the input embedding",),
     )
 
 
-def _base(stored: Stored, settings: Settings, ratio: float, vocab_size: int) -> float:
-    """Rows that the tables count up from.
+def _vocab_size(stored: Stored, ratio: float, stated: int) -> int:
+    """Token ids that the tables count from.
 
     A model that hears and sees hashes with the text's vocabulary, under whatever name its config
     has it, so that the first table decides between the sizes that the config states.
     """
-    sizes = [v for k, v in settings.values.items() if "vocab" in k and type(v) is int]
-    first = next(
-        (info.shape[0] for name, info in stored.tensors.items() if _is_first_table(name)), None
-    )
-    found = (size for size in sizes if first is not None and int(ratio * size + 1) == first)
-    return ratio * next(found, vocab_size)
+    sizes = [v for k, v in text_part(stored.config).items() if "vocab" in k and type(v) is int]
+    first = {
+        info.shape[0]
+        for name, info in stored.tensors.items()
+        if _NAMING.read(name) == Slot(Key(None, TABLE, 0), is_scale=False)
+    }
+    return next((size for size in sizes if table_rows(size, ratio, 2, 1)[0] in first), stated)
 
 
-def _is_first_table(name: str) -> bool:
-    slot = _find(name)
-    return slot is not None and slot.part == "table.0" and not slot.is_scale
-
-
-FAMILY = Family(
-    layout="longcat_ngram",
-    title="LongCat n-gram embeddings",
-    source="meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py",
-    states=_states,
-    mark=re.compile(r"(^|\.)(ngram_embeddings\.embedders\.0|oe_embed_tokens0)\.weight$"),
-    find=_find,
-    name_of=_name_of,
-    describe=_describe,
-    checks={},
-)
+FAMILY = Family(_NAMING, _describe)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from engram.checkpoints.published.family import Key, Released, Role, Slot
+from engram.checkpoints.published.family import Released
 from engram.checkpoints.published.formats import format_of
+from engram.layouts.dialect import Key, Role, Slot
 from engram.sizing.pages import RowPages, joined, row_pages
 from engram.sizing.weights import Kind, Weights
 from engram.storage.safetensors_headers import TensorInfo
@@ -31,7 +32,8 @@ def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
         if slot is None:
             base[name] = info
         else:
-            groups.setdefault((slot.layer_id, slot.role, slot.part), []).append((slot, info))
+            part = found.family.naming.part(slot)
+            groups.setdefault((slot.layer_id, slot.role, part), []).append((slot, info))
     layers = [*found.memory.hash_rows, *(layer for layer, _, _ in groups)]
     order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
     keys = sorted(groups, key=lambda key: (order[key[0]], _ROLES.index(key[1]), _natural(key[2])))
@@ -54,7 +56,7 @@ def _part(
 ) -> Weights:
     layer, role, part = key
     values = [(slot, info) for slot, info in tensors if not slot.is_scale]
-    counted = [_values(found, (slot.layer_id, slot.key), info) for slot, info in values]
+    counted = [_values(found, slot.key, info) for slot, info in values]
     names = {name for _, name in counted}
     params = 0 if role == "constants" else sum(count for count, _ in counted)
     is_table = role == "table" and params > 0 and all(len(i.shape) == 2 for _, i in values)

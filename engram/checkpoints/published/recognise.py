@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from engram.checkpoints.published import deepseek_v41, demo, gemma, longcat, qwen_ple
+from engram.checkpoints.published import gemma, longcat
 from engram.checkpoints.published.family import Family, Released, text_part
-from engram.checkpoints.published.stored import Stored, read_stored
+from engram.checkpoints.published.layout_family import layout_family
+from engram.checkpoints.published.stored import Stored
 from engram.errors import InputError
+from engram.layouts import LAYOUTS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-FAMILIES: tuple[Family, ...] = (
-    deepseek_v41.FAMILY,
-    qwen_ple.FAMILY,
-    longcat.FAMILY,
-    gemma.FAMILY,
-    demo.FAMILY,
-)
-
 __all__ = [
-    "FAMILIES",
     "Family",
     "Released",
     "Stored",
+    "families",
     "find_family",
     "is_hub_id",
     "no_memory",
-    "open_stored",
     "recognise",
 ]
 
 
+def families() -> tuple[Family, ...]:
+    """The families: our layouts, and two kinds of memory that we do not run."""
+    return (*map(layout_family, LAYOUTS.values()), longcat.FAMILY, gemma.FAMILY)
+
+
 def find_family(stored: Stored) -> Family | None:
     """Find the family of a checkpoint: by its config, else by the names of its tensors."""
-    settings = text_part(stored.config)
-    for family in FAMILIES:
-        if family.states(settings):
-            return family
-    for family in FAMILIES:
-        if any(map(family.mark.search, stored.tensors)):
-            return family
-    return None
-
-
-def open_stored(target: str | Path, revision: str | None = None) -> Stored:
-    """Read config and headers of a folder, of a lone safetensors file, or of a hub repository.
-
-    Args:
-        target: Path, or id on the Hugging Face hub.
-        revision: Branch, tag or commit on the hub.
-
-    Raises:
-        MissingFileError: It is not there, or cannot be reached.
-        CorruptFileError: Its config is not a JSON object.
-    """
-    if Path(target).exists() or isinstance(target, Path) or not is_hub_id(target):
-        return read_stored(Path(target))
-    from engram.checkpoints.published.stored_on_hub import read_hub
-
-    return read_hub(target, revision)
+    settings, known = text_part(stored.config), families()
+    stating = (family for family in known if family.naming.states(settings))
+    marked = (family for family in known if any(map(family.naming.marks, stored.tensors)))
+    return next(stating, None) or next(marked, None)
 
 
 def is_hub_id(target: str) -> bool:
@@ -81,7 +56,9 @@ def recognise(stored: Stored) -> Released | None:
     family = find_family(stored)
     if family is None:
         return None
-    slots = {name: slot for name in stored.tensors if (slot := family.find(name)) is not None}
+    slots = {
+        name: slot for name in stored.tensors if (slot := family.naming.read(name)) is not None
+    }
     return Released(family, stored, family.describe(stored), slots)
 
 

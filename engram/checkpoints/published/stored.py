@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engram.errors import CorruptFileError, EngramError, InputError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.file_names import is_weight_file
-from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import parse_json, read_json
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
@@ -37,6 +36,7 @@ class Stored:
         problems: What is wrong with the files.
         unread: Tensors that the index places in files that cannot be read.
         missing: Files that the index names and that are not there.
+        hint: What to do about the first problem; empty where nothing but to look at all of them.
         lengths_known: Whether files were compared with the lengths that their headers call for.
         read: Returns the bytes of a tensor.
     """
@@ -48,8 +48,14 @@ class Stored:
     problems: list[str]
     unread: set[str]
     missing: list[str]
+    hint: str
     lengths_known: bool
     read: Callable[[TensorInfo], bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the weight files, which are here."""
+        return sum(path.stat().st_size for path in {info.path for info in self.tensors.values()})
 
     @property
     def files(self) -> int:
@@ -77,8 +83,11 @@ class Stored:
                 missing=self.missing,
             )
         if self.problems:
+            hint = self.hint if len(self.problems) == 1 else ""
             raise CorruptFileError(
-                self.problems[0], f"See all of it: engram verify {self.name}", path=self.name
+                self.problems[0],
+                hint or f"See all of it: engram verify {self.name}",
+                path=self.name,
             )
         if not self.tensors:
             raise MissingFileError(
@@ -101,13 +110,18 @@ class Gathering:
     problems: list[str] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
+    hint: str = ""
+
+    def _failed(self, error: EngramError) -> None:
+        self.hint = self.hint or error.hint
+        self.problems.append(error.message)
 
     def all_of(self, file: str, header: Callable[[], dict[str, TensorInfo]]) -> None:
         """Take every tensor of a file that no index speaks of."""
         try:
             found = header()
         except EngramError as error:
-            self.problems.append(error.message)
+            self._failed(error)
             return
         twice = next((name for name in found if name in self.tensors), None)
         if twice is not None:
@@ -132,7 +146,7 @@ class Gathering:
         try:
             weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
         except CorruptFileError as error:
-            self.problems.append(error.message)
+            self._failed(error)
             return
         files: dict[str, list[str]] = {}
         for name, file in weight_map.items():
@@ -163,48 +177,34 @@ class Gathering:
         if isinstance(found, EngramError):
             self.unread.update(names)
             self.missing += [file] if isinstance(found, MissingFileError) else []
-            self.problems.append(found.message)
+            self._failed(found)
             return
+        wanted = set(names)
         absent = [name for name in names if name not in found]
         if absent:
             self.problems.append(f"{named(absent)} should be in {file}, and is not there.")
-        self.tensors.update((name, found[name]) for name in names if name in found)
+        self.tensors.update((name, info) for name, info in found.items() if name in wanted)
 
 
-def read_stored(path: Path) -> Stored:
-    """Read a folder, or a lone safetensors file, as transformers would find its weights.
+def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False) -> Stored:
+    """Read the headers of a folder, or of a lone safetensors file.
 
-    Raises:
-        MissingFileError: It is not there.
-        InputError: It is a file of another kind.
-        CorruptFileError: Its config is not a JSON object.
+    Args:
+        path: The folder or file.
+        config: Its config.json.
+        needs_index: Take no files that transformers would not find: neither `SINGLE_FILE` nor named
+            by an index.
     """
-    found, config = Gathering(), {}
-    refuse_gguf(path)
-    if path.exists() and not path.is_dir() and path.suffix != ".safetensors":
-        raise InputError(
-            f"{path} is no checkpoint: neither a folder nor a safetensors file.",
-            "Give the checkpoint's folder. What a config means, engram report shows.",
-            path=str(path),
-        )
+    found, index = Gathering(), path / INDEX_FILE
     if path.is_file():
         found.all_of(path.name, lambda: read_header(path))
-    elif path.is_dir():
-        config = _read_config(path)
-        index = path / INDEX_FILE
-        if (path / SINGLE_FILE).is_file():
-            found.all_of(SINGLE_FILE, lambda: read_header(path / SINGLE_FILE))
-        elif index.is_file():
-            found.indexed(index.read_bytes(), str(index), lambda file: _header(path, file))
-        else:
-            for file in sorted(path.glob("*.safetensors")):
-                found.all_of(file.name, lambda file=file: read_header(file))  # type: ignore[misc]
-    else:
-        raise MissingFileError(
-            f"{path}: no such file or folder.",
-            "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
-            path=str(path),
-        )
+    elif (path / SINGLE_FILE).is_file():
+        found.all_of(SINGLE_FILE, lambda: read_header(path / SINGLE_FILE))
+    elif index.is_file():
+        found.indexed(index.read_bytes(), str(index), lambda file: _header(path, file))
+    elif not needs_index:
+        for file in sorted(path.glob("*.safetensors")):
+            found.all_of(file.name, lambda file=file: read_header(file))  # type: ignore[misc]
     return Stored(
         name=str(path),
         folder=path if path.is_dir() else path.parent,
@@ -221,14 +221,15 @@ def _header(folder: Path, file: str) -> dict[str, TensorInfo]:
     return read_header(folder / file)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    for name in CONFIG_FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        config: dict[str, Any] = read_json(path)
-        return config
-    return {}
+def stored_model_config(path: Path) -> dict[str, Any]:
+    """Read the config of a folder; empty for one without, and for a lone file.
+
+    Raises:
+        CorruptFileError: It is not a JSON object.
+    """
+    files = [path / name for name in CONFIG_FILES if (path / name).is_file()]
+    config: dict[str, Any] = read_json(files[0]) if files else {}
+    return config
 
 
 def _read(info: TensorInfo) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.published.stored import Gathering, Stored
 from engram.errors import CorruptFileError, MissingFileError
 from engram.storage import hub
@@ -23,19 +23,20 @@ _AT_A_TIME = 8
 _FIRST_BYTES = 100_000
 
 
-def read_hub(name: str, revision: str | None) -> Stored:
-    """Read config and headers of a repository on the hub.
+def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
+    """Read the headers of a repository on the hub.
 
     Args:
         name: Its id, such as ``deepseek-ai/DeepSeek-V4.1-Flash``.
         revision: Branch, tag or commit; the newest when None.
+        config: Its config.json.
 
     Raises:
         MissingFileError: It is not there, may not be seen, or cannot be reached.
     """
     from huggingface_hub.errors import EntryNotFoundError
 
-    config, found = read_hub_config(name, revision), Gathering()
+    found = Gathering()
 
     def header(file: str) -> dict[str, TensorInfo]:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
 
-from engram.checkpoints.published.family import SHARD, Expected, Key, Released
+from engram.checkpoints.published.family import Expected, Released
 from engram.checkpoints.published.formats import (
     MLX_PACKED,
     MLX_TAG,
@@ -19,6 +19,7 @@ from engram.checkpoints.published.recognise import no_memory, recognise
 from engram.checkpoints.published.stored import Stored
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import EngramError
+from engram.layouts.dialect import Key
 from engram.storage.safetensors_headers import TensorInfo
 
 
@@ -50,8 +51,6 @@ def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Ch
     yield run_check("files", partial(_check_files, stored))
     yield run_check("tensors", partial(_check_tensors, found))
     yield run_check("scales", partial(_check_scales, found))
-    if found.family.heads is not None:
-        yield run_check("sizes", partial(_check_sizes, found))
     for name, check in found.family.checks.items():
         yield run_check(name, partial(check, found, tokenizer))
     yield Check("values", None, "headers alone were read: no row and no weight was looked at")
@@ -72,31 +71,30 @@ def _check_tensors(found: Released) -> Verdict:
     """Names, shapes and dtypes against the config."""
     if not found.slots and found.stored.problems:
         return None, "they are in files that cannot be read"
-    expected, problems = found.memory.expected, _swapped(found)
-    rest: list[str] = []
-    for key, tensor in expected.items():
-        names, infos = found.names(key), found.infos(key)
-        missing = found.missing(key)
-        rest += [f"{name} is missing" for name in missing if name not in found.stored.unread]
-        rest += [
-            f"{name} is not wired: the config calls for {tensor.shards} shards"
-            for name in names
-            if found.slots[name].shard >= tensor.shards
-        ]
-        if infos and not missing:
-            constant = found.slots[names[0]].role == "constants"
-            rest += _shape_problems(tensor, constant, names, infos)
-    rest += [
-        f"{name} is not wired: the config does not call for it"
-        for name, slot in found.slots.items()
-        if (slot.layer_id, slot.key) not in expected
-    ]
-    problems += rest
+    expected = found.memory.expected
+    problems = [*_swapped(found), *_tensor_problems(found)]
     if problems:
         return False, first_of(problems)
     if any(map(found.missing, expected)):
         return None, "some are in files that cannot be read; the others are right"
     return True, f"{len(found.slots)} tensors of the memory with the right names and shapes"
+
+
+def _tensor_problems(found: Released) -> Iterator[str]:
+    """Tensors that are missing, of another shape, or not called for."""
+    expected = found.memory.expected
+    for key, tensor in expected.items():
+        names, infos, missing = found.names(key), found.infos(key), found.missing(key)
+        yield from (f"{name} is missing" for name in missing if name not in found.stored.unread)
+        for name in names:
+            if (found.slots[name].shard or 0) >= tensor.shards:
+                yield f"{name} is not wired: the config calls for {tensor.shards} shards"
+        if infos and not missing:
+            constant = found.slots[names[0]].role == "constants"
+            yield from _shape_problems(tensor, constant, names, infos)
+    for name, slot in found.slots.items():
+        if slot.key not in expected:
+            yield f"{name} is not wired: the config does not call for it"
 
 
 def _shape_problems(
@@ -117,9 +115,7 @@ def _shape_problems(
     rows = sum(info.shape[0] if info.shape else 1 for info in infos)
     if columns == {shape[1:]} and rows == shape[0]:
         return []
-    last = SHARD.search(names[-1])
-    where = f"{names[0]} to {names[-1][last.start() + 1 :] if last else names[-1]}"
-    where = names[0] if len(names) == 1 else where
+    where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     got = [f"{rows:,}", *map(str, infos[0].shape[1:])]
     right = [f"{shape[0]:,}", *map(str, shape[1:])]
     return [f"{where}: [{' x '.join(got)}], and the config calls for [{' x '.join(right)}]"]
@@ -157,9 +153,10 @@ def _check_scales(found: Released) -> Verdict:
             problems += [f"{name} scales values that need none" for name in scales.values()]
             continue
         for shard, info in shards.items():
-            name = scales.get(shard) or (scales.get(0) if len(scales) == 1 else None)
+            one = scales.get(None, scales.get(0)) if len(scales) == 1 else None
+            name = scales.get(shard, one)
             if name is None:
-                missing = found.family.name_of(key, shard, True, found.slots)
+                missing = found.name_of(key, shard, scale=True)
                 if missing in found.stored.unread:
                     blind += 1
                 else:
@@ -177,21 +174,6 @@ def _check_scales(found: Released) -> Verdict:
     if not scaled:
         return True, "nothing is quantised"
     return True, f"{scaled} quantised tensors have scales of the right shape and dtype"
-
-
-def _check_sizes(found: Released) -> Verdict:
-    """Rows of the heads against the primes that sympy finds."""
-    from engram.addressing.prime_witness import doubt_of_primes
-
-    config = found.memory.config
-    if config is None or found.family.heads is None:
-        return None, "there is no config to find the primes with"
-    heads = found.family.heads(found)
-    doubt = doubt_of_primes(config, heads)
-    if doubt is not None:
-        return False, doubt
-    count = sum(map(len, heads.values()))
-    return True, f"{count} heads have the next primes that are free, by sympy's account too"
 
 
 def _scale_problems(name: str, info: TensorInfo, shapes: list[tuple[int, ...]]) -> list[str]:

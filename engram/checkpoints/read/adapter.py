@@ -1,138 +1,29 @@
-"""Adapters: a memory in a folder of its own, joined with its base when it is loaded."""
+"""Reads what an adapter says about itself: a memory in a folder of its own."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, BaseCheckpoint, read_base
-from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
-from engram.errors import MismatchError, MissingFileError
+from engram.checkpoints.read.attached_files import ADAPTER_FILE
+from engram.errors import MissingFileError
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, read_json
-from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 
-ADAPTER_FILE = "engram_adapter.json"
 _BASE = {"name": TEXT, "tensors_sha256": TEXT, "hub_id": Maybe(TEXT), "revision": Maybe(TEXT)}
 _SHAPE = {"base": _BASE, "model_config": OBJECT}
-
-
-def adapter_settings(base: BaseCheckpoint, model_config: dict[str, Any]) -> dict[str, Any]:
-    """Describe an adapter: the config of the whole, and the base that it needs."""
-    return {
-        "schema": 1,
-        "base": {
-            "name": base.name,
-            "hub_id": base.hub_id,
-            "revision": base.commit,
-            "tensors_sha256": tensors_digest(base),
-        },
-        "model_config": model_config,
-    }
-
-
-def tensors_digest(base: BaseCheckpoint) -> str:
-    """sha256 over names, dtypes and shapes of a base's tensors, and its config."""
-    config = {key: value for key, value in base.config.items() if not key.startswith("_")}
-    text = json.dumps([sorted(base.tensors.items()), config], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def joined_folder(base_folder: Path, adapter: Path) -> TemporaryDirectory[str]:
-    """Link base and adapter together as an attached checkpoint, in a temporary folder.
-
-    Args:
-        base_folder: The base checkpoint.
-        adapter: A folder that `engram attach --adapter` wrote.
-
-    Returns:
-        The folder, which goes when this object is cleaned up.
-
-    Raises:
-        MissingFileError: The adapter, or a file of it, is not there.
-        CorruptFileError: Its settings or its index are damaged, or name what is not its own.
-        ConfigError: The config of its memory is wrong.
-        MismatchError: It was made for another base, or another commit of it; or its addresses are
-            not its config's.
-    """
-    settings = read_adapter(adapter)
-    where, index = str(adapter / ADAPTER_FILE), adapter / INDEX_FILE
-    memory = stated_settings(settings["model_config"], where)
-    if memory is None:
-        raise damaged(where, "model_config.engram is missing")
-    read_settings(memory, where)
-    demand_file(index)
-    added = read_weight_map(index)
-    base = read_base(base_folder)
-    pinned = settings["base"].get("revision")
-    if None not in (pinned, base.commit) and base.commit != pinned:
-        raise MismatchError(
-            f"{adapter} was made for {settings['base']['name']} at commit {pinned}, not at "
-            f"{base.commit}.",
-            "Leave revision out: the commit that the adapter names is taken then.",
-            adapter=str(adapter),
-            revision=base.commit,
-            expected=pinned,
-        )
-    if tensors_digest(base) != settings["base"]["tensors_sha256"]:
-        raise MismatchError(
-            f"{adapter} was made for {settings['base']['name']}, not for {base_folder}.",
-            f"Load it with {settings['base']['name']}.",
-            adapter=str(adapter),
-            base=str(base_folder),
-        )
-    links = {new: base.folder / old for old, new in base.shards.items()}
-    for file in sorted(set(added.values())):
-        # Beside a lone weight file transformers would not look at the index.
-        if file in links or file == SINGLE_FILE:
-            raise damaged(str(index), f"it names {file!r}, which is the base's")
-        demand_file(adapter / file)
-    links |= {file: adapter / file for file in added.values()}
-    code = {path.name: path for path in adapter.glob("*.py")}
-    links |= code | {name: base.folder / name for name in base.sidecars if "/" not in name}
-    joined = TemporaryDirectory(prefix="engram-")
-    folder = Path(joined.name)
-    for name, path in links.items():
-        (folder / name).symlink_to(path.resolve())
-    weight_map = {**base.weight_map, **added}
-    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    (folder / CONFIG_FILE).write_text(json.dumps(settings["model_config"]))
-    return joined
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
     """Read what an adapter says about itself.
 
     Raises:
-        MissingFileError: The folder is no adapter.
-        CorruptFileError: Its settings are not what `adapter_settings` makes.
+        MissingFileError: The folder is not an adapter.
+        CorruptFileError: Its settings are not what attaching writes.
     """
     path = folder / ADAPTER_FILE
     demand_file(path)
     values: dict[str, Any] = read_json(path, _SHAPE, hint=COPY_AGAIN)
     return values
-
-
-def pinned_revision(model: str | Path, adapter: Path) -> str | None:
-    """Return the commit of a base on the hub that an adapter was made for.
-
-    Args:
-        model: The base, as it is asked for.
-        adapter: A folder that `engram attach --adapter` wrote.
-
-    Returns:
-        The commit; None for other models, and where the adapter names none.
-
-    Raises:
-        MissingFileError: The folder is no adapter.
-        CorruptFileError: Its settings are not what `adapter_settings` makes.
-    """
-    base = read_adapter(adapter)["base"]
-    is_same = str(model) == base.get("hub_id") and not Path(model).is_dir()
-    revision: str | None = base.get("revision") if is_same else None
-    return revision
 
 
 def demand_file(path: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.read.settings import base_files, check_settings
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.settings import check_settings
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
 from engram.storage.files import sha256_of
@@ -43,20 +44,20 @@ class Digests:
         return {key: dict(part) for key, part in parts.items() if part is not None}
 
 
-def read_digests(settings: Mapping[str, Any], where: str) -> Digests:
-    """Read the digests among the settings of a memory: none of a folder that was saved anew since.
+def read_digests(memory: Checkpoint) -> Digests:
+    """Read the digests that attaching recorded: none of a folder that was saved anew since.
 
     Args:
-        settings: What `engram.checkpoints.read.settings.stated_settings` returned.
-        where: The file that holds it.
+        memory: A checkpoint or an adapter that attaching wrote.
 
     Raises:
         CorruptFileError: They are of another form.
     """
-    if base_files(dict(settings), where).shards is None:
+    if memory.base.shards is None:
         return Digests(None, None)
-    check_settings(settings, {DIGESTS: Maybe(_SHAPE)}, where)
-    parts = [(settings.get(DIGESTS) or {}).get(key) for key in (_SMALL, _WEIGHTS)]
+    stated = memory.stated or {}
+    check_settings(stated, {DIGESTS: Maybe(_SHAPE)}, memory.where)
+    parts = [(stated.get(DIGESTS) or {}).get(key) for key in (_SMALL, _WEIGHTS)]
     return Digests(*parts)
 
 

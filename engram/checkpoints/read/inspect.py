@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engram.backbone.quantisation import base_params, quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
-from engram.checkpoints.published.recognise import Released, no_memory, open_stored, recognise
+from engram.checkpoints.published.recognise import Released
 from engram.checkpoints.published.stored import named
-from engram.checkpoints.read.adapter import ADAPTER_FILE, read_adapter
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config
-from engram.checkpoints.read.settings import damaged, stated_settings
-from engram.checkpoints.read.tensor_names import SCALE, TABLE
+from engram.checkpoints.read.checkpoint import Checkpoint, Kind
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
@@ -25,15 +22,13 @@ from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name
 from engram.storage.json_files import COUNT, OBJECT, check_shape
-from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.storage.safetensors_headers import TensorInfo
+from engram.tensor_names import SCALE, TABLE, layer_and_part
 
 _SETTINGS = {
     "config": OBJECT,
     "addresses": {"layers": [{"layer_id": COUNT, "primes": [[COUNT]]}]},
 }
-_MEMORY_TENSOR = re.compile(r"(?:^|\.)(\d+)\.engram\.(.+)$")
-
-CheckpointKind = Literal["attached", "adapter", "released"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +47,7 @@ class Inspection:
         notes: What should be said with the numbers.
     """
 
-    kind: CheckpointKind
+    kind: Kind
     layout: str
     title: str
     config: EngramConfig | None
@@ -76,28 +71,13 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         CorruptFileError: A file is torn, or the files lack what the config says they hold.
         LayoutError: Its tables are packed in a way that is not read here.
     """
-    path = Path(target)
-    if path.is_dir():
-        settings = memory_settings(path)
-        if settings is not None:
-            kind: CheckpointKind = "adapter" if (path / ADAPTER_FILE).is_file() else "attached"
-            tensors = read_folder_headers(path) or {}
-            model_config = {} if kind == "adapter" else read_config(path)
-            return _inspect_ours(str(path), kind, settings, tensors, model_config, located=True)
-    stored = open_stored(target, revision)
-    if isinstance(stored.config.get("engram"), dict):
-        stored.demand_whole()
-        settings = stored.config["engram"]
-        tensors, model_config = dict(stored.tensors), stored.config
-        return _inspect_ours(
-            stored.name, "attached", settings, tensors, model_config, located=False
-        )
-    found = recognise(stored)
-    if found is None:
-        if path.is_dir():
-            read_config(path)  # without one, that is what is wrong
-        raise no_memory(stored)
-    stored.demand_whole()
+    opened = open_checkpoint(target, revision)
+    if opened.stated is not None:
+        opened.files.demand_whole()
+        return _inspect_ours(opened, opened.stated)
+    if opened.kind == "base" and opened.folder == opened.path:
+        opened.demand_config()  # without one, that is what is wrong
+    found, name = opened.released, opened.name
     _demand_tables(found)
     weights, notes = released_weights(found)
     tables = [part for part in weights if part.group == "table"]
@@ -105,9 +85,9 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
     if wrong or not tables:
         what = f"{wrong[0]} is no table of rows" if wrong else "the files hold no table"
         raise CorruptFileError(
-            f"{stored.name}: its config states a memory, and {what}.",
-            f"Check it: engram verify {stored.name}",
-            path=stored.name,
+            f"{name}: its config states a memory, and {what}.",
+            f"Check it: engram verify {name}",
+            path=name,
         )
     return Inspection(
         kind="released",
@@ -150,64 +130,30 @@ def _demand_tables(found: Released) -> None:
             )
 
 
-def memory_settings(folder: Path) -> dict[str, Any] | None:
-    """Read what attach wrote about a memory: in config.json, or in an adapter's settings.
-
-    Returns:
-        The settings; None for a folder that attach did not write.
-
-    Raises:
-        CorruptFileError: The file is not JSON, or its settings are no object.
-    """
-    if (folder / ADAPTER_FILE).is_file():
-        where = str(folder / ADAPTER_FILE)
-        settings = stated_settings(read_adapter(folder)["model_config"], where)
-        if settings is None:
-            raise damaged(where, "model_config.engram is missing")
-        return settings
-    if (folder / CONFIG_FILE).is_file():
-        return stated_settings(read_config(folder), str(folder / CONFIG_FILE))
-    return None
-
-
-def _inspect_ours(
-    name: str,
-    kind: CheckpointKind,
-    settings: dict[str, Any],
-    tensors: Mapping[str, TensorInfo],
-    model_config: Mapping[str, Any],
-    *,
-    located: bool,
-) -> Inspection:
-    """Count a memory that attach wrote; `located` tells whether bytes are counted from a file's."""
-    config, hash_rows = _stated(name, settings)
+def _inspect_ours(opened: Checkpoint, settings: dict[str, Any]) -> Inspection:
+    """Count a memory that attach wrote."""
+    name, config, hash_rows = opened.name, *_stated(opened.name, settings)
     if config.tokenizer is not None:
         own = name if config.tokenizer == OWN else read_from(config.tokenizer, Path(name))
         config = replace(config, tokenizer=own)
-    if not tensors:
-        raise MissingFileError(
-            f"{name} has no safetensors weights.", "Copy the whole folder.", folder=name
-        )
     of_layer: dict[int | None, dict[str, TensorInfo]] = {layer_id: {} for layer_id in hash_rows}
-    base = []
-    for tensor, info in tensors.items():
-        match = _MEMORY_TENSOR.search(tensor)
-        if match is None:
-            base.append(info)
-        else:
-            of_layer.setdefault(int(match[1]), {})[match[2]] = info
+    for tensor, info in opened.tensors.items():
+        layer_id, part = layer_and_part(tensor) or (None, "")
+        if part:
+            of_layer.setdefault(layer_id, {})[part] = info
+    base = list(opened.base_tensors.values())
     weights = [
         part
         for layer_id, found in of_layer.items()
-        for part in _layer_weights(name, config, layer_id, found, located)
+        for part in _layer_weights(name, config, layer_id, found, opened.files.lengths_known)
     ]
-    notes = ["an adapter: its base model is not counted"] if kind == "adapter" else []
+    notes = ["an adapter: its base model is not counted"] if opened.adapter else []
     if base:
-        part, more = _base_weights(base, model_config)
-        weights.append(part)
+        counted, more = _base_weights(base, opened.model_config)
+        weights.append(counted)
         notes += more
     return Inspection(
-        kind=kind,
+        kind=opened.kind,
         layout=config.layout,
         title=get_layout(config.layout).title,
         config=config,

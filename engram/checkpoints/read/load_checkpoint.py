@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.backbone.find_backbone import read_hub_config
-from engram.checkpoints.read.adapter import joined_folder, pinned_revision
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, resolve_model
+from engram.checkpoints.read.attached_files import CONFIG_FILE
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.damage import find_damage
-from engram.checkpoints.read.settings import damaged, read_settings, stated_settings
-from engram.errors import EngramError, LayoutError, MissingFileError, UsageError
+from engram.checkpoints.read.joined_adapter import joined_folder, open_adapter, pinned_revision
+from engram.checkpoints.read.model_folder import resolve_model
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.checkpoints.read.settings import damaged
+from engram.errors import EngramError, LayoutError, UsageError
 from engram.storage.hub import probe
 
 _MODEL_CODE = "AutoModelForCausalLM"
@@ -63,7 +65,9 @@ def load(
     """
     kwargs |= {"tables": tables, "cache_rows": cache_rows}
     if adapter is not None:
-        memory = resolve_model(adapter, adapter_revision, trust_remote_code=trust_remote_code)
+        memory = open_adapter(
+            resolve_model(adapter, adapter_revision, trust_remote_code=trust_remote_code)
+        )
         revision = pinned_revision(model, memory) if revision is None else revision
         folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
         joined = joined_folder(folder, memory)
@@ -81,10 +85,15 @@ def load(
             f"adapter_revision is {adapter_revision!r}, and there is no adapter.",
             "Give the adapter, or revision for the model's own.",
         )
-    config = _read_config(model, revision)
-    where = f"{model}/{CONFIG_FILE}"
-    settings = stated_settings(config, where)
-    if settings is None:
+    opened = open_checkpoint(model, revision, short_names=True)
+    return load_opened(opened, trust_remote_code, **kwargs)
+
+
+def load_opened(opened: Checkpoint, trust_remote_code: bool = False, **kwargs: Any) -> Any:
+    """Load an attached checkpoint that was opened; see `load` for arguments and errors."""
+    model = opened.path or opened.name
+    opened.demand_config()
+    if opened.stated is None:
         raise LayoutError(
             f"{model} has no memory.",
             "Attach one: engram attach MODEL -c CONFIG -o FOLDER",
@@ -93,41 +102,34 @@ def load(
     from engram.hf import compat
 
     compat.check()
-    code = read_settings(settings, where).base.code
+    opened.demand_settings()
+    code = opened.base.code
     if code is not None and not trust_remote_code:
         from engram.hf.families import not_trusted
 
         raise not_trusted(model, code[_MODEL_CODE])
-    config_class, model_class = classes_of(model, config, code, revision)
+    config_class, model_class = classes_of(opened)
     kwargs.setdefault("dtype", "auto")
-    if not Path(model).is_dir() and probe(str(model), CONFIG_FILE, revision) is not None:
+    if opened.path is None and probe(opened.name, CONFIG_FILE, opened.revision) is not None:
         kwargs.setdefault("local_files_only", True)  # transformers would retry for every file
     try:
-        return model_class.from_pretrained(model, revision=revision or "main", **kwargs)
+        return model_class.from_pretrained(model, revision=opened.revision or "main", **kwargs)
     except EngramError:
         raise
     except Exception as error:  # transformers raises whatever a damaged file leads to
-        if Path(model).is_dir():
+        if opened.path is not None:
             try:
-                find_damage(Path(model), config_class, model_class)
+                find_damage(opened.path, config_class, model_class)
             except EngramError as damage:
                 raise damage from error
         raise
 
 
-def classes_of(
-    model: str | Path,
-    config: Mapping[str, Any],
-    code: Mapping[str, str] | None,
-    revision: str | None = None,
-) -> tuple[Any, Any]:
+def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
     """Return config class and model class of an attached checkpoint.
 
     Args:
-        model: Folder or hub id.
-        config: Its config.json.
-        code: Its base's own classes, if they are trusted code in its folder.
-        revision: Branch, tag or commit on the hub.
+        opened: The checkpoint; code that its base's own classes are in is trusted.
 
     Raises:
         CorruptFileError: The config does not name the classes.
@@ -135,12 +137,12 @@ def classes_of(
     """
     from engram.hf.families import load_code, model_classes
 
-    where = f"{model}/{CONFIG_FILE}"
-    if code is None:
-        return model_classes(_text(config, "model_type", where))
+    config = opened.model_config
+    if opened.base.code is None:
+        return model_classes(_text(config, "model_type", opened.where))
     stated = config.get("auto_map")
-    reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, where)
-    model_class = load_code(model, reference, revision)
+    reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, opened.where)
+    model_class = load_code(opened.path or opened.name, reference, opened.revision)
     return model_class.config_class, model_class
 
 
@@ -149,13 +151,3 @@ def _text(values: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         raise damaged(where, f"{key} is {value!r:.80}, not a text")
     return value
-
-
-def _read_config(model: str | Path, revision: str | None) -> dict[str, Any]:
-    if Path(model).is_dir():
-        return read_config(Path(model))
-    if isinstance(model, Path) or model.startswith((".", "/", "~")):
-        raise MissingFileError(
-            f"{model} is not a folder with a checkpoint.", "Check the path.", model=str(model)
-        )
-    return read_hub_config(model, revision)

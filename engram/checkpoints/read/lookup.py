@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
-from engram.addressing.tokenizer_files import load_tokenizer
 from engram.addressing.vocabulary import compressed_map
-from engram.checkpoints.read.memory_source import addresses_of
-from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError
+from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -134,10 +133,10 @@ def look_up(
         MissingFileError: Files or the tokenizer are not there.
         MismatchError: It is another tokenizer.
     """
-    path = Path(target)
-    memory = open_memory(path, config)
-    tokenizer = tokenizer or _tokenizer_of(path)
-    addresses = addresses_of(memory, tokenizer)
+    memory = open_checkpoint(Path(target), config=config)
+    layers_of = memory.layers
+    tokenizer = tokenizer or _tokenizer_of(memory)
+    addresses = memory.addresses_with(tokenizer)
     if addresses.map_sha256 is not None:
         addresses = addresses.with_map(compressed_map(tokenizer))
     encoded = tokenizer.tokenizer.encode(text, add_special_tokens=False)
@@ -156,7 +155,7 @@ def look_up(
         shape = (len(tokens), addresses.n_orders, addresses.n_heads)
         own = hashed[:, slot].reshape(shape)
         rows = (hashed[:, slot] + np.array(layer.offsets)).reshape(shape)
-        table = memory.layers[layer.layer_id][TABLE]
+        table = layers_of[layer.layer_id][TABLE]
         distinct, inverse = np.unique(rows, return_inverse=True)
         norms = np.linalg.norm(read_rows(table, distinct), axis=1)[inverse].reshape(shape)
         shared = _shared(rows, ngrams, addresses)
@@ -165,18 +164,17 @@ def look_up(
         order: tuple(ngram for ngram in found if len(ngram.positions) > 1)
         for order, found in ngrams.items()
     }
-    return TextLookup(memory.config, addresses.orders, tokens, repeated, tuple(layers))
+    return TextLookup(memory.stored_config, addresses.orders, tokens, repeated, tuple(layers))
 
 
-def _tokenizer_of(path: Path) -> TokenizerFile:
-    folder = path if path.is_dir() else path.parent
+def _tokenizer_of(memory: Checkpoint) -> TokenizerFile:
     try:
-        return load_tokenizer(folder)
+        return memory.load_tokenizer()
     except MissingFileError as error:
         raise MissingFileError(
-            f"{folder} has no tokenizer.json, and the text has to be cut into tokens.",
+            f"{memory.folder} has no tokenizer.json, and the text has to be cut into tokens.",
             "Name the model's tokenizer: -t TOKENIZER",
-            path=str(folder),
+            path=str(memory.folder),
         ) from error
 
 

@@ -2,78 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from engram.addressing.primes import head_primes, stored_rows
 from engram.checkpoints.published.family import text_part
-from engram.checkpoints.published.recognise import Released, no_memory, open_stored, recognise
-from engram.checkpoints.read.memory_source import MemorySource, as_stored, shapes_of
+from engram.checkpoints.published.recognise import Released
+from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
-from engram.layouts import deepseek_v41, demo, qwen_ple
-from engram.storage.json_files import OBJECT, read_json
+from engram.layouts import LAYOUTS
+from engram.layouts.dialect import Key
 
-# What a memory under published names is made of, written beside it.
-MEMORY_FILE = "engram_memory.json"
-
-_OUR_NAME: dict[str, Callable[[str], tuple[str, int | None]]] = {
-    "demo": demo.from_reference_name,
-    "deepseek_v41": deepseek_v41.from_reference_name,
-    "qwen_ple": qwen_ple.from_reference_name,
-}
+if TYPE_CHECKING:
+    from engram.addressing.addresses import Addresses
 
 
-def published_memory(path: Path, config: EngramConfig | None) -> MemorySource:
-    """Open a folder or file with published names; see `engram.checkpoints.read.open_memory`."""
-    found = recognise(open_stored(path))
-    if found is None:
-        raise no_memory(open_stored(path))
-    found.stored.demand_whole()
-    stated = _stated(path)
-    if stated is not None and config is None:
-        config = EngramConfig.from_dict(stated["config"])
-    config = config or found.memory.config
-    layout = found.family.layout
-    if layout not in _OUR_NAME:
+def config_of_release(found: Released, given: EngramConfig | None) -> EngramConfig:
+    """Return the memory of a release in our terms.
+
+    Args:
+        found: The release.
+        given: The memory, where it is stated beside the release.
+
+    Raises:
+        LayoutError: It is a kind of memory that is not converted.
+        UsageError: Nobody states the config.
+        MismatchError: The config is of another layout.
+    """
+    config, layout, name = given or found.memory.config, found.family.layout, found.stored.name
+    if layout not in LAYOUTS:
         raise LayoutError(
-            f"{path} holds {found.family.title}: there is no module of that kind to convert to.",
+            f"{name} holds {found.family.title}: there is no module of that kind to convert to.",
             layout=layout,
         )
     if config is None:
-        raise UsageError(f"{path} does not state the config of its memory.", "Give it: -c CONFIG")
+        raise UsageError(f"{name} does not state the config of its memory.", "Give it: -c CONFIG")
     if config.layout != layout:
         raise MismatchError(
-            f"{path} holds a memory of layout {layout}, the config is for {config.layout}.",
+            f"{name} holds a memory of layout {layout}, the config is for {config.layout}.",
             "Give the config that the memory was made with.",
             stored=layout,
             expected=config.layout,
         )
+    return replace(config, tokenizer=None)
+
+
+def layers_of_release(found: Released, config: EngramConfig) -> dict[int, dict[str, StoredTensor]]:
+    """Gather the parameters of a release by layer, under our names.
+
+    Args:
+        found: The release.
+        config: Its memory.
+
+    Raises:
+        MismatchError: The files do not fit the config.
+    """
     layers = {
-        layer_id: _published_layer(found, layer_id, shapes_of(config, rows))
+        layer_id: _published_layer(found, layer_id, parameter_shapes(config, rows))
         for layer_id, rows in _rows(config).items()
     }
     others = {slot.layer_id for slot in found.slots.values()} - set(layers)
     if others:
         raise MismatchError(
-            f"{path} also holds the memory of layer {sorted(map(str, others))[0]}, which the "
-            f"config has not: {config.layer_ids}.",
+            f"{found.stored.name} also holds the memory of layer {sorted(map(str, others))[0]}, "
+            f"which the config has not: {config.layer_ids}.",
             "Give the config that the memory was made with.",
             layer_ids=config.layer_ids,
         )
-    return MemorySource(
-        path,
-        "published",
-        as_stored(replace(config, tokenizer=None), layers),
-        layers,
-        found.stored.tensors,
-        constants=tuple(_constants(found)),
-        stated=None if stated is None else stated["addresses"],
-        vocab_size=text_part(found.stored.config).get("engram_compressed_vocab_size"),
-    )
+    return layers
+
+
+def check_constants(found: Released, addresses: Addresses) -> None:
+    """Compare the constants that a release stores with those that were computed.
+
+    Raises:
+        MismatchError: They differ: it is another tokenizer, or another config.
+    """
+    setting = LAYOUTS[found.family.layout].released.setting("compressed_vocab_size")
+    vocab_size = None if setting is None else setting.stated(text_part(found.stored.config))
+    if vocab_size not in (None, addresses.vocab_size):
+        raise MismatchError(
+            f"{found.stored.name} was made for {vocab_size} compressed ids, the tokenizer gives "
+            f"{addresses.vocab_size}.",
+            "Name the tokenizer that the memory was made with: -t TOKENIZER",
+            stored=vocab_size,
+            expected=addresses.vocab_size,
+        )
+    by_layer = {layer.layer_id: layer for layer in addresses.layers}
+    for layer_id, what, stored in _constants(found):
+        layer = by_layer.get(layer_id)
+        if layer is None:
+            continue
+        right = layer.constants[what]
+        if tuple(stored) != right:
+            raise MismatchError(
+                f"{found.stored.name}: layer {layer_id} stores other {what} than the config gives: "
+                f"{stored}, not {list(right)}.",
+                "Give the config, and the tokenizer, that the memory was made with.",
+                stored=stored,
+                expected=list(right),
+            )
 
 
 def _published_layer(
@@ -85,11 +116,10 @@ def _published_layer(
         for slot in found.slots.values()
         if slot.layer_id == layer_id and slot.role != "constants"
     }
-    parts: dict[str, dict[int, str]] = {}
-    for key in keys:
-        ours, part = _OUR_NAME[found.family.layout](key)
-        parts.setdefault(ours, {})[part or 0] = key
-    unknown = sorted(set(parts) - set(shapes))
+    parts: dict[str, list[Key]] = {}
+    for key in sorted(keys, key=lambda key: key.number or 0):
+        parts.setdefault(key.name, []).append(key)
+    unknown = sorted(key.name for key in keys if not (key.known and key.name in shapes))
     missing = sorted(set(shapes) - set(parts))
     if unknown or missing:
         what = f"holds {unknown[0]}, which is not" if unknown else f"lacks {missing[0]}, which is"
@@ -101,20 +131,17 @@ def _published_layer(
         )
     made = {}
     for ours, shape in shapes.items():
-        ordered = [(layer_id, key) for _, key in sorted(parts[ours].items())]
-        pieces = [info for key in ordered for info in found.infos(key)]
-        scales = [info for key in ordered for info in found.infos(key, scale=True)]
+        pieces = [info for key in parts[ours] for info in found.infos(key)]
+        scales = [info for key in parts[ours] for info in found.infos(key, scale=True)]
         made[ours] = stored_tensor(f"layers.{layer_id} {ours}", shape, pieces, scales)
     return made
 
 
 def _constants(found: Released) -> list[tuple[int, str, list[int]]]:
-    kinds = {"offsets": "offsets", "vocab_sizes": "sizes", "layer_multipliers": "factors"}
     return [
-        (slot.layer_id, what, found.stored.integers(name))
+        (slot.layer_id, slot.key.name, found.stored.integers(name))
         for name, slot in found.slots.items()
-        for ending, what in kinds.items()
-        if slot.role == "constants" and slot.layer_id is not None and slot.key.endswith(ending)
+        if slot.role == "constants" and slot.layer_id is not None
     ]
 
 
@@ -123,13 +150,3 @@ def _rows(config: EngramConfig) -> dict[int, int]:
         layer_id: stored_rows(primes, config.row_multiple)
         for layer_id, primes in head_primes(config).items()
     }
-
-
-def _stated(path: Path) -> dict[str, Any] | None:
-    """Read what `engram convert` wrote beside published names."""
-    file = (path if path.is_dir() else path.parent) / MEMORY_FILE
-    if not file.is_file():
-        return None
-    hint = "Restore it, or remove it and give -c CONFIG."
-    values = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
-    return {"config": values["config"], "addresses": values["addresses"]}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.addressing.stored_form import ADDRESSES_SHAPE
-from engram.checkpoints.read.base_checkpoint import CARD_FILE, CONFIG_FILE
-from engram.config.engram_config import EngramConfig
-from engram.errors import ConfigError, CorruptFileError
+from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE
+from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside, is_weight_file
 from engram.storage.json_files import (
     COPY_AGAIN,
@@ -24,9 +23,6 @@ from engram.storage.json_files import (
 )
 from engram.storage.safetensors_headers import INDEX_FILE
 
-if TYPE_CHECKING:
-    from engram.addressing.addresses import Addresses
-
 _REPLACED = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
 _WEIGHTS = Kind("the name of a safetensors file of its folder", is_weight_file)
 _SIDECAR = Kind(
@@ -39,7 +35,8 @@ _BASE = {
     "replaced": [one_of(*_REPLACED)],
     "auto_map": Maybe({"AutoModelForCausalLM": TEXT}),
 }
-_MEMORY = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SHAPE}
+# What attaching writes beside them.
+MEMORY_SHAPE = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SHAPE}
 
 
 @dataclass(frozen=True)
@@ -60,23 +57,6 @@ class BaseFiles:
     code: dict[str, str] | None
 
 
-@dataclass(frozen=True)
-class MemorySettings:
-    """What attaching wrote about a memory.
-
-    Attributes:
-        config: The memory.
-        addresses: Its constants, without their token map.
-        layers_path: Dotted name of the list of layers in the model.
-        base: The base's own files.
-    """
-
-    config: EngramConfig
-    addresses: Addresses
-    layers_path: str
-    base: BaseFiles
-
-
 def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
     """Return the key ``engram`` of a model's config; None where there is none.
 
@@ -94,27 +74,7 @@ def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
     return settings
 
 
-def read_settings(settings: Any, where: str) -> MemorySettings:
-    """Read and check what attaching wrote about a memory.
-
-    Args:
-        settings: The key ``engram`` of a model's config.
-        where: The file that holds it.
-
-    Raises:
-        CorruptFileError: Something is missing, of another type, or names a file outside.
-        ConfigError: The memory's config is wrong.
-        LayoutError: Its layout is unknown.
-        MismatchError: Its addresses are not those of their fingerprint, or of the config.
-    """
-    check_settings(settings, _MEMORY, where)
-    base = base_files(settings, where)
-    memory = _config(settings["config"], where)
-    addresses = _addresses(settings["addresses"], memory, where)
-    return MemorySettings(memory, addresses, settings["layers_path"], base)
-
-
-def base_files(settings: dict[str, Any], where: str) -> BaseFiles:
+def base_files(settings: Mapping[str, Any], where: str) -> BaseFiles:
     """Read which files of an attached folder are the base's own.
 
     Args:
@@ -141,20 +101,3 @@ def damaged(where: str, what: str) -> CorruptFileError:
         COPY_AGAIN,
         path=where,
     )
-
-
-def _config(stored: dict[str, Any], where: str) -> EngramConfig:
-    try:
-        return EngramConfig.from_dict(stored)
-    except ConfigError as error:
-        raise ConfigError(error.problems, f"engram.config of {where}", COPY_AGAIN) from None
-
-
-def _addresses(stored: dict[str, Any], config: EngramConfig, where: str) -> Addresses:
-    # These import numpy, which reports do without.
-    from engram.addressing.addresses import Addresses
-    from engram.addressing.same_config import check_shape
-
-    addresses = Addresses.from_dict(stored)
-    check_shape(addresses, config, where)
-    return addresses

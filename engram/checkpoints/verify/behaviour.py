@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.backbone.quantisation import quantisation_method
-from engram.checkpoints.read.base_checkpoint import CONFIG_FILE, read_config, weight_bytes
-from engram.checkpoints.read.settings import read_settings
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checks import Check, Verdict, is_about_files
 from engram.errors import EngramError
+from engram.tensor_names import SCALE, TABLE, layer_and_part
 from engram.units import format_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _FAILURES = (
 )
 
 
-def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[Check]:
+def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Iterator[Check]:
     """Load an attached checkpoint and compare its ways of running.
 
     The checkpoint's own memory may be zero, which would hide every mistake; so the dense weights
@@ -46,7 +46,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     The memory is judged, not the base: what the base alone cannot do either is no failure.
 
     Args:
-        folder: An attached checkpoint.
+        memory: An attached checkpoint, whose files are here.
         trust_remote_code: Whether code beside its weights may run.
 
     Yields:
@@ -65,7 +65,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
     from engram.hf.unwired import base_of
 
     try:
-        model, why_not = _load(folder, trust_remote_code)
+        model, why_not = _load(memory, trust_remote_code)
     except (EngramError, OSError) as error:
         if not is_about_files(error):
             raise
@@ -75,7 +75,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         yield Check("load", None, why_not)
         return
     dtype = str(model.dtype).removeprefix("torch.")
-    yield Check("load", True, f"{type(model).__name__} in {dtype}{_as_stored(folder)}")
+    yield Check("load", True, f"{type(model).__name__} in {dtype}{_as_stored(memory)}")
     vocab = min(model.engram_addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
@@ -97,7 +97,7 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
         difference = float((plain(model, ids).logits - own).abs().max())
         detail = f"other memory weights change the logits by up to {difference:.3g}"
         yield Check("memory responds", difference > 0, detail)
-        exact = _fits_dequantised(folder, model) and dequantise(model)
+        exact = _fits_dequantised(memory, model) and dequantise(model)
         ways = {**READING, **GENERATING}
         if model.engram_multimodal:
             # After those of text alone: some models remember where their last image was.
@@ -116,16 +116,16 @@ def behaviour_checks(folder: Path, trust_remote_code: bool = False) -> Iterator[
                 yield found
 
 
-def _as_stored(folder: Path) -> str:
-    method = quantisation_method(read_config(folder))
+def _as_stored(memory: Checkpoint) -> str:
+    method = quantisation_method(memory.model_config)
     return "" if method is None else f", as stored: its base is quantised ({method})"
 
 
-def _fits_dequantised(folder: Path, model: Any) -> bool:
+def _fits_dequantised(memory: Checkpoint, model: Any) -> bool:
     """Whether a model fits into RAM with 32 bits in place of the 4 that a weight may have."""
     from engram.hf.quantising import has_quantised_weights
 
-    return not has_quantised_weights(model) or 8 * weight_bytes(folder) < _available_bytes()
+    return not has_quantised_weights(model) or 8 * memory.files.size_bytes < _available_bytes()
 
 
 def _fits_doubled(model: Any) -> bool:
@@ -158,32 +158,29 @@ def _judge_in_float64(
     return replace(again, detail=f"in float64: {again.detail}; in float32: {found.detail}")
 
 
-def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, str]:
+def _load(memory: Checkpoint, trust_remote_code: bool) -> tuple[Any, str]:
     """Return the model, in float32 if that fits; None and the reason when it is not loaded."""
     import torch
 
-    from engram.checkpoints.read.load_checkpoint import load
+    from engram.checkpoints.read.load_checkpoint import load_opened
     from engram.hf.admission import of_the_base
     from engram.hf.quantising import reason_not_loaded
 
-    config = read_config(folder)
-    settings = config.get("engram")
-    code = read_settings(settings, str(folder / CONFIG_FILE)).base.code
-    if code is not None and not trust_remote_code:
+    if memory.base.code is not None and not trust_remote_code:
         return None, "loading it would run code in its folder (--trust-remote-code)"
-    stored_bytes = weight_bytes(folder)
+    stored_bytes = memory.files.size_bytes
     free_bytes = _available_bytes()
     if stored_bytes > free_bytes:
         free, needed = format_bytes(free_bytes), format_bytes(stored_bytes)
         return None, f"the weights take {needed}, {free} of RAM are free"
-    reason = reason_not_loaded(config)
+    reason = reason_not_loaded(memory.model_config)
     if reason is not None:
         return None, reason
     # Half-precision weights double; a quantiser may do other things in another dtype.
-    fits_wide = 2 * stored_bytes < free_bytes and quantisation_method(config) is None
+    fits_wide = 2 * stored_bytes < free_bytes and quantisation_method(memory.model_config) is None
     dtype = torch.float32 if fits_wide else "auto"
-    with of_the_base(folder, "load"):
-        return load(folder, dtype=dtype, trust_remote_code=trust_remote_code), ""
+    with of_the_base(memory.folder or Path(memory.name), "load"):
+        return load_opened(memory, trust_remote_code, dtype=dtype), ""
 
 
 def _available_bytes() -> int:
@@ -201,7 +198,8 @@ def randomise(model: Any, generator: Any) -> None:
     import torch
 
     for name, parameter in model.named_parameters():
-        if ".engram." in name and "multi_head_embedding" not in name:
+        found = layer_and_part(name)
+        if found is not None and found[1] not in (TABLE, SCALE):
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             scale = 0.5 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
             parameter.copy_(noise * scale)

@@ -284,8 +284,11 @@ def test_a_depth_without_weights_is_bounded(tmp_path):
 
 def test_nothing_is_read_and_nothing_is_held(llama, tmp_path):
     base = attach.read_base(llama)
-    attachment = attach.plan(llama, tiny.memory_config(), tmp_path / "out").attachment
-    tensors = {**base.tensors, **{it.name: (it.tag, it.shape) for it in attachment.tensors}}
+    attachment = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    tensors = {
+        **base.tensors,
+        **{it.name: (it.tag, it.shape) for _, shard in attachment.shards for it in shard},
+    }
     # 35 GB, were they held.
     wide = {"intermediate_size": 10**8, "engram": attachment.model_config["engram"]}
     config = {**attachment.model_config, **wide}

@@ -9,9 +9,10 @@ import shutil
 import pytest
 
 from engram.checkpoints.attach import attach
-from engram.checkpoints.read.adapter import pinned_revision, read_adapter
-from engram.checkpoints.read.base_checkpoint import read_base, snapshot_of
+from engram.checkpoints.read.base_checkpoint import read_base
+from engram.checkpoints.read.joined_adapter import open_adapter, pinned_revision
 from engram.checkpoints.read.load_checkpoint import load
+from engram.checkpoints.read.model_folder import snapshot_of
 from engram.errors import MismatchError, MissingFileError, UsageError
 from support import tiny
 from support.hub import COMMIT, ModelHub, run_python, serving
@@ -117,9 +118,10 @@ def test_an_adapter_names_the_commit_of_its_base(cached, tmp_path):
     assert snapshot_of(root / ("a" * 40)) == ("org/name", "a" * 40)
     assert snapshot_of(tmp_path) == (None, None)
     assert read_base(root / ("b" * 40)).name == "org/name"
-    assert read_adapter(adapter)["base"]["revision"] == "a" * 40
-    assert pinned_revision("org/name", adapter) == "a" * 40
-    assert pinned_revision("org/other", adapter) is None
+    memory = open_adapter(adapter)
+    assert memory.adapter["base"]["revision"] == "a" * 40
+    assert pinned_revision("org/name", memory) == "a" * 40
+    assert pinned_revision("org/other", memory) is None
 
 
 def test_another_commit_of_the_base_is_refused(cached):

@@ -24,6 +24,7 @@ from engram.backbone.quantisation import (
     quantisation_note,
 )
 from engram.checkpoints.read.inspect import inspect_checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
@@ -110,7 +111,7 @@ def test_every_file_of_a_quantised_base_is_kept(quantised):
 
 
 def test_verify_of_a_quantised_base(quantised):
-    found = {check.name: check for check in behaviour_checks(quantised[1])}
+    found = {check.name: check for check in behaviour_checks(open_checkpoint(quantised[1]))}
     assert "in bfloat16, as stored: its base is quantised (bitsandbytes)" in found["load"].detail
     assert [name for name, check in found.items() if check.ok is False] == []
     assert all(found[name].ok for name in ("load", "memory responds", "cached = full"))
@@ -125,13 +126,13 @@ def test_verify_in_float32_compares_tokens_of_dequantised_weights(plain, tmp_pat
         shutil.copyfile(file, tmp_path / "base" / file.name)
     config = tiny.memory_config(hidden_size=64)
     attached = tiny.attached_model(tmp_path / "base", tmp_path / "attached", config)
-    found = list(behaviour_checks(attached))
+    found = list(behaviour_checks(open_checkpoint(attached)))
     assert [check.name for check in found if not check.ok] == []
 
 
 def test_weights_that_stay_quantised_are_judged_coarsely(quantised, monkeypatch):
     monkeypatch.setattr(quantising, "dequantise", lambda model: False)
-    found = {check.name: check for check in behaviour_checks(quantised[1])}
+    found = {check.name: check for check in behaviour_checks(open_checkpoint(quantised[1]))}
     assert found["greedy"].detail == ("in quantised weights rounding alone changes tokens")
     assert [name for name, check in found.items() if check.ok is False] == []
 
@@ -197,7 +198,9 @@ def test_block_fp8(tmp_path):
     assert written(attached)["ignored_layers"][-2:] == MEMORIES
     model = engram.load(attached)
     assert torch.equal(model(IDS).logits, AutoModelForCausalLM.from_pretrained(base)(IDS).logits)
-    assert [check.name for check in behaviour_checks(attached) if check.ok is False] == []
+    assert [
+        check.name for check in behaviour_checks(open_checkpoint(attached)) if check.ok is False
+    ] == []
 
 
 def test_every_method_of_transformers_is_known():
@@ -279,7 +282,7 @@ def test_a_missing_package(plain, tmp_path, monkeypatch):
         with pytest.raises(MissingPackageError, match="gptq needs the package optimum"):
             load(attached)
     with pytest.raises(MissingPackageError, match="optimum"):
-        list(behaviour_checks(attached))
+        list(behaviour_checks(open_checkpoint(attached)))
     given = BitsAndBytesConfig(load_in_8bit=True)
     seen = "engram.backbone.quantisation.installed_version"
     monkeypatch.setattr(seen, lambda name: None if name == "bitsandbytes" else "1.0")
@@ -302,7 +305,7 @@ def test_a_machine_that_the_method_does_not_run_on(plain, tmp_path, monkeypatch)
     attached = tiny.attached_model(base, tmp_path / "out", tiny.memory_config(hidden_size=64))
     monkeypatch.setattr("engram.backbone.quantisation.missing_packages", lambda name: [])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (found,) = behaviour_checks(attached)
+    (found,) = behaviour_checks(open_checkpoint(attached))
     assert (found.name, found.ok) == ("load", None)
     assert "GPU is required to run SpQR" in found.detail
 

@@ -11,11 +11,11 @@ from engram.checkpoints.attach import attach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
-from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import LayoutError, MissingFileError
+from engram.tensor_names import TABLE
 from support import tiny
 from support.cli import run
 
@@ -109,7 +109,7 @@ def test_fp8_tables_with_float_scales_are_read_and_converted(published, folder, 
     expected = torch.cat([code.float() * factor.float() for code, factor in pairs])
 
     made = folder(tensors)
-    (table,) = [layer[TABLE] for layer in open_memory(made).layers.values()]
+    (table,) = [layer[TABLE] for layer in open_checkpoint(made).layers.values()]
     rows = np.arange(table.rows)
     assert np.allclose(read_rows(table, rows), expected, rtol=1e-6)
     assert torch.allclose(table.read(32, 64), expected[32:96], rtol=1e-6)
@@ -121,7 +121,7 @@ def test_fp8_tables_with_float_scales_are_read_and_converted(published, folder, 
     for dtype, error in (("float32", 1e-6), ("fp8", 2**-4)):
         out = tmp_path / dtype
         convert_memory.write(convert_memory.plan(made, out, base=published[2], dtype=dtype))
-        (again,) = [layer[TABLE] for layer in open_memory(out).layers.values()]
+        (again,) = [layer[TABLE] for layer in open_checkpoint(out).layers.values()]
         assert np.allclose(read_rows(again, rows), expected, rtol=error, atol=error * 0.02)
 
 

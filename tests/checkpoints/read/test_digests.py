@@ -13,6 +13,7 @@ from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.digests import read_digests
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.errors import CorruptFileError, MissingError
 from engram.storage.files import sha256_of
@@ -41,8 +42,7 @@ def made(base, tmp_path_factory):
 
 
 def recorded(folder):
-    config = json.loads((folder / "config.json").read_text())
-    return read_digests(config["engram"], "config.json")
+    return read_digests(open_checkpoint(folder))
 
 
 def verdicts(folder, **options):

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 import engram
 import engram.hf
-from engram.checkpoints.read.tensor_names import OFFSETS, TOKEN_MAP
 from engram.errors import CorruptFileError, EngramError, MismatchError
 from engram.storage.safetensors_headers import read_folder_headers
+from engram.tensor_names import OFFSETS, TOKEN_MAP
 from support import tiny
 
 WAYS = {

@@ -16,11 +16,11 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach import attach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.lookup import look_up
-from engram.checkpoints.read.open_memory import open_memory
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.read.tensor_names import TABLE
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
+from engram.tensor_names import TABLE
 from support import tiny
 from support.cli import run, run_apart
 from support.layouts import LAYOUTS, random_memory
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_transformers_own_qwen(tmp_path):
             lambda module, args, out, layer_id=layer_id: seen.update({layer_id: out})
         )
     model(ids[:1])
-    memory = open_memory(tmp_path)
+    memory = open_checkpoint(tmp_path)
     for layer in found.layers:
         table = memory.layers[layer.layer_id][TABLE]
         rows = read_rows(table, layer.rows.reshape(-1)).reshape(len(row), -1)
@@ -167,7 +167,7 @@ def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path):
     weight_map = {tensor.name: "a.safetensors" for tensor in others} | {table.name: "b.safetensors"}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(plan.attachment.model_config))
+    (folder / "config.json").write_text(json.dumps(plan.model_config))
     shutil.copyfile(BPE / "tokenizer.json", folder / "tokenizer.json")
     tell = """
 import atexit, sys

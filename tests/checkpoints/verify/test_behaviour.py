@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import engram
 from engram.checkpoints.attach.compare_logits import max_logit_difference
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify import behaviour
 from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.errors import LayoutError
@@ -34,7 +35,7 @@ IDS = torch.tensor([[5, 9, 2, 31, 17, 200, 63, 8, 9, 2, 31]])
 
 
 def checks_of(folder):
-    return {check.name: check for check in behaviour_checks(folder)}
+    return {check.name: check for check in behaviour_checks(open_checkpoint(folder))}
 
 
 @pytest.fixture(scope="module")

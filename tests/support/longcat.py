@@ -1,39 +1,13 @@
-"""The n-gram ids of LongCat-Flash-Lite: polynomials of raw ids, not the mix of the other layouts.
-
-A rule to check files and ids with. It is no `Layout`: the memory is averaged into the input
-embedding instead of being read by layers.
-"""
+"""The n-gram ids of LongCat-Flash-Lite: polynomials of raw ids, not the mix of our layouts."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from engram.checkpoints.published.longcat import table_rows
 
 
-def table_rows(vocab_size: int, ratio: float, max_ngram_size: int, splits: int) -> list[int]:
-    """Rows of each table; they are odd steps apart, and not prime.
-
-    Args:
-        vocab_size: Token ids V of the model.
-        ratio: ngram_vocab_size_ratio: rows per token id.
-        max_ngram_size: emb_neighbor_num N: the highest n-gram order.
-        splits: emb_split_num: tables per order.
-
-    Returns:
-        Rows of table ``(order - 2) * splits + split``, N-1 times `splits` of them.
-    """
-    base = ratio * vocab_size
-    return [int(base + 2 * i + 1) for i in range((max_ngram_size - 1) * splits)]
-
-
-def ngram_ids(
-    ids: NDArray[np.int64],
-    vocab_size: int,
-    ratio: float,
-    max_ngram_size: int,
-    splits: int,
-    eos_id: int,
-) -> NDArray[np.int64]:
+def ngram_ids(ids, vocab_size, ratio, max_ngram_size, splits, eos_id):
     """Compute the row that every position reads in every table.
 
     An n-gram is a number with digits to the base V, the newest first, modulo the table's rows.

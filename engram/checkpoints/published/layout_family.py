@@ -1,0 +1,146 @@
+"""Checkpoints of our layouts: their tables say what config and headers should hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from engram.addressing.primes import head_primes, stored_rows
+from engram.checkpoints.published.family import (
+    Expected,
+    Family,
+    Memory,
+    demand_settings,
+    text_part,
+)
+from engram.checkpoints.published.layout_checks import checks_of
+from engram.checkpoints.published.stored import Stored
+from engram.config.engram_config import EngramConfig
+from engram.errors import CorruptFileError, Problem
+from engram.layouts import Layout
+from engram.layouts.dialect import Dialect, Key
+from engram.layouts.settings import config_keys
+from engram.layouts.tensors import CONSTANTS, shape_of
+from engram.storage.safetensors_headers import TensorInfo
+from engram.tensor_names import TABLE
+
+Block = tuple[int, int]
+
+
+def layout_family(layout: Layout) -> Family:
+    """Make the family of a layout."""
+    describe = _describe if layout.released.settings else _describe_alone
+    return Family(layout, partial(describe, layout), checks_of(layout))
+
+
+def _describe(layout: Layout, stored: Stored) -> Memory:
+    dialect = layout.spoken(stored.tensors)
+    blocks, problems = _blocks(layout, dialect, stored)
+    stated = demand_settings(dialect.settings, stored, problems)
+    if layout.prime_order == "sorted":
+        stated["layer_ids"].sort()
+    shards = stated.get("shards", 1)
+    folder = None if stored.folder is None else str(stored.folder)
+    config = EngramConfig(layout=layout.name, tokenizer=folder, **config_keys(stated))
+    expected: dict[Key, Expected] = {}
+    hash_rows: dict[int | None, int] = {}
+    for layer_id, primes in head_primes(config).items():
+        hash_rows[layer_id] = sum(map(sum, primes))
+        values = {**config.sizes, "R": stored_rows(primes, config.row_multiple)}
+        expected.update(_expected(layout, layer_id, values, blocks, shards))
+    orders = f"orders 2 to {config.max_ngram_size}, {config.n_head_per_ngram} heads each"
+    rounded = f"rows rounded up to a multiple of {config.row_multiple}"
+    return Memory(
+        config=config,
+        reads=config.n_columns,
+        hash_rows=hash_rows,
+        expected=expected,
+        notes=(rounded if config.row_multiple > 1 else orders,),
+    )
+
+
+def _expected(
+    layout: Layout,
+    layer_id: int | None,
+    values: Mapping[str, int],
+    blocks: Mapping[str, Block],
+    shards: int,
+) -> Iterator[tuple[Key, Expected]]:
+    """The tensors of one layer, given the values of the shapes' letters."""
+    for key in layout.released.keys(layer_id, values["M"]):
+        pieces = shards if "{shard}" in layout.released.names[key.name] else 1
+        shape = shape_of(_shape(layout, key), values)
+        yield key, Expected(shape=shape, block=blocks.get(key.name), shards=pieces)
+
+
+def _shape(layout: Layout, key: Key) -> str:
+    if key.name in CONSTANTS:
+        return CONSTANTS[key.name]
+    tensor = layout.all_tensors[key.name]
+    return tensor.shape if key.number is None else tensor.stream_shape
+
+
+def _blocks(
+    layout: Layout, dialect: Dialect, stored: Stored
+) -> tuple[dict[str, Block], list[Problem]]:
+    """Rows and columns that share a scale, as the config states them or the layout has them."""
+    blocks = {tensor.name: tensor.block for tensor in layout.all_tensors.values() if tensor.block}
+    config = stored.config
+    stated = config.get("quantization_config") or text_part(config).get("quantization_config") or {}
+    if not isinstance(stated, dict):
+        return blocks, [Problem("quantization_config", f"{stated!r} is no object")]
+    problems = []
+    for name, key in (dialect.block_keys or {}).items():
+        rows, columns = blocks[name]
+        value: Any = stated.get(key, columns if rows == 1 else [rows, columns])
+        sizes: Any = [1, value] if rows == 1 else value
+        is_pair = isinstance(sizes, list) and len(sizes) == 2
+        if not (is_pair and all(type(size) is int and size > 0 for size in sizes)):
+            problems.append(Problem("quantization_config", f"{key} {value!r} is no size"))
+        else:
+            blocks[name] = (sizes[0], sizes[1])
+    return blocks, problems
+
+
+def _describe_alone(layout: Layout, stored: Stored) -> Memory:
+    """Describe a state dict without a config: its tensors have to fit each other."""
+    layers: dict[int | None, dict[Key, TensorInfo]] = {}
+    for name, info in stored.tensors.items():
+        slot = layout.read(name)
+        if slot is not None:
+            layers.setdefault(slot.layer_id, {})[slot.key] = info
+    expected: dict[Key, Expected] = {}
+    hash_rows: dict[int | None, int] = {}
+    values: dict[str, int] = {}
+    for layer_id, infos in layers.items():
+        values = _sizes_in(layout, stored, layer_id, infos)
+        hash_rows[layer_id] = values["R"]
+        expected.update(_expected(layout, layer_id, values, {}, 1))
+    return Memory(
+        config=None,
+        reads=values.get("C", 0),
+        hash_rows=hash_rows,
+        expected=expected,
+        notes=("a state dict without a config: sizes as the tensors have them",),
+    )
+
+
+def _sizes_in(
+    layout: Layout, stored: Stored, layer_id: int | None, infos: Mapping[Key, TensorInfo]
+) -> dict[str, int]:
+    """Read the values of the shapes' letters off the tensors that have them as a dimension."""
+    table, offsets = infos.get(Key(layer_id, TABLE)), infos.get(Key(layer_id, "offsets"))
+    if table is None or offsets is None or len(table.shape) != 2 or len(offsets.shape) != 1:
+        lacking = " or ".join(layout.released.names[name] for name in (TABLE, "offsets"))
+        raise CorruptFileError(f"{stored.name}: it lacks {lacking}.")
+    values = {"C": offsets.shape[0], "R": table.shape[0], "W": table.shape[1]}
+    values |= {"E": values["C"] * values["W"]}
+    values |= {"M": max(1, len({key.number for key in infos} - {None}))}
+    for key in layout.released.keys(layer_id, values["M"]):
+        if key in infos:
+            for letter, size in zip(
+                _shape(layout, key).split(", "), infos[key].shape, strict=False
+            ):
+                values.setdefault(letter, size)
+    return {"D": 0, "K": 0, **values}

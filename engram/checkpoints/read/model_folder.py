@@ -1,0 +1,66 @@
+"""The folder of a model: as it was named, or the hub's after a download."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from engram.checkpoints.read.attached_files import CONFIG_FILE
+from engram.errors import MissingFileError
+from engram.storage.gguf import refuse_gguf
+from engram.storage.hub import probe
+
+# As huggingface_hub lays out its cache.
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$")
+
+
+def resolve_model(
+    model: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Path:
+    """Return the folder of a model: itself, or the hub's in the local cache after a download.
+
+    Args:
+        model: Folder, or id on the hub.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether the model's code is downloaded, too.
+
+    Raises:
+        MissingFileError: There is no such folder, and no such model can be had from the hub.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return path
+    refuse_gguf(path)
+    if path.exists() or isinstance(model, Path) or model.startswith((".", "/", "~")):
+        raise MissingFileError(
+            f"{model} is not a folder with a checkpoint.",
+            "Give a Hugging Face folder, or a hub id such as HuggingFaceTB/SmolLM2-135M.",
+            model=str(model),
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    # Pickled weights are never asked for.
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*"]
+    wanted += ["*.py"] if trust_remote_code else []
+    problem: Exception | None = None
+    try:
+        problem = probe(model, CONFIG_FILE, revision)
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=wanted, local_files_only=problem is not None
+        )
+        return Path(folder)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        text = str(problem or error).strip() or type(problem or error).__name__
+        reason = text.splitlines()[0]
+        raise MissingFileError(
+            f"{model} is no folder here, and the hub does not give it: {reason}",
+            "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",
+            model=model,
+        ) from None
+
+
+def snapshot_of(folder: Path) -> tuple[str | None, str | None]:
+    """Return id and commit of a repository in the hub's cache; twice None for other folders."""
+    match = _SNAPSHOT.search(folder.absolute().as_posix())
+    return (match[1].replace("--", "/"), match[2]) if match else (None, None)

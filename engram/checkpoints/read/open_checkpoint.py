@@ -1,0 +1,72 @@
+"""`open_checkpoint`: the one way to open what may hold a memory, here or on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engram.backbone.find_backbone import read_hub_config
+from engram.checkpoints.published.recognise import is_hub_id
+from engram.checkpoints.published.stored import stored_model_config
+from engram.checkpoints.read.adapter import read_adapter
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.settings import damaged, stated_settings
+from engram.config.engram_config import EngramConfig
+from engram.errors import InputError, MissingFileError, UsageError
+from engram.storage.gguf import refuse_gguf
+
+
+def open_checkpoint(
+    target: str | Path,
+    revision: str | None = None,
+    *,
+    config: EngramConfig | None = None,
+    short_names: bool = False,
+) -> Checkpoint:
+    """Open what may hold a memory: by its config alone, which is read here and nowhere else.
+
+    Args:
+        target: A folder, a lone safetensors file, or ``organisation/name`` on the hub.
+        revision: Branch, tag or commit on the hub.
+        config: The memory, where the files do not state it: the reference demo's.
+        short_names: Names without an organisation may be on the hub, as transformers takes them.
+
+    Raises:
+        MissingFileError: It is not there, or cannot be reached.
+        InputError: It is a file of another kind.
+        CorruptFileError: Its config is not JSON, or what it says about a memory is damaged.
+        UsageError: A config was given, and the files state their own.
+    """
+    name, path, adapter = str(target), Path(target), {}
+    is_name = is_hub_id(name) or (short_names and not name.startswith((".", "/", "~")))
+    if is_name and isinstance(target, str) and not path.exists():
+        model_config, here = read_hub_config(name, revision), None
+    else:
+        name, here = str(path), _demand_here(path)
+        adapter = read_adapter(path) if (path / ADAPTER_FILE).is_file() else {}
+        model_config = adapter["model_config"] if adapter else stored_model_config(path)
+    where = f"{name}/{ADAPTER_FILE if adapter else CONFIG_FILE}"
+    stated = stated_settings(model_config, where)
+    if stated is None and adapter:
+        raise damaged(where, "model_config.engram is missing")
+    if stated is not None and config is not None:
+        raise UsageError(f"{name} states its config: leave -c out.")
+    return Checkpoint(name, where, here, revision, model_config, adapter, stated, config)
+
+
+def _demand_here(path: Path) -> Path:
+    """Return a path; refuse one that is neither a folder nor a safetensors file."""
+    refuse_gguf(path)
+    if not path.exists():
+        raise MissingFileError(
+            f"{path}: no such file or folder.",
+            "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
+            path=str(path),
+        )
+    if not path.is_dir() and path.suffix != ".safetensors":
+        raise InputError(
+            f"{path} is no checkpoint: neither a folder nor a safetensors file.",
+            "Give the checkpoint's folder. What a config means, engram report shows.",
+            path=str(path),
+        )
+    return path

@@ -1,0 +1,193 @@
+"""`Dialect`: the names that some files give a layout's tensors and settings, in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from engram.layouts.settings import Setting
+from engram.layouts.tensors import CONSTANTS
+from engram.tensor_names import TABLE
+
+Role = Literal["table", "dense", "constants"]
+
+_NUMBER = re.compile(r"\d+(?!.*\d)")
+_SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
+# Numbers in names, by the word that stands for them in a table.
+_NUMBERS = {"layer": "layer", "stream": "number", "table": "number", "shard": "shard"}
+
+
+class Key(NamedTuple):
+    """What a tensor is, whatever its files call it; scales have the key of what they scale.
+
+    Attributes:
+        layer_id: Its layer; None when it belongs to no layer alone.
+        name: Our name, or the published one of tensors that we have no name for.
+        number: The residual stream that it is for, where files hold every stream apart; or the
+            table, where there are several.
+        known: Whether the layout has such a tensor.
+    """
+
+    layer_id: int | None
+    name: str
+    number: int | None = None
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor belongs in a memory.
+
+    Attributes:
+        key: What it is.
+        is_scale: It holds the scales of the tensor of that key.
+        shard: Which piece of the tensor it is; None when it is whole.
+    """
+
+    key: Key
+    is_scale: bool
+    shard: int | None = None
+
+    @property
+    def role(self) -> Role:
+        """Part of the memory that it belongs to."""
+        if self.key.known and self.key.name in CONSTANTS:
+            return "constants"
+        return "table" if self.key.known and self.key.name == TABLE else "dense"
+
+    @property
+    def layer_id(self) -> int | None:
+        """Its layer; None when it belongs to no layer alone."""
+        return self.key.layer_id
+
+
+def without_scale(name: str) -> tuple[str, bool]:
+    """Return the name of the weight that a tensor's name speaks of, and whether of its scales."""
+    return (_SCALE.sub(".weight", name), True) if _SCALE.search(name) else (name, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """One way to name a layout's tensors and settings.
+
+    Attributes:
+        name: Who names them so.
+        root: Start of written names, before `place`; any is read.
+        place: Where in the model the memory is, such as ``layers.{layer}.engram.``.
+        own: Every tensor in that place is the memory's, known or not; else those of `names` alone.
+        anywhere: Tensors are read alone, and after any ``engram.`` or number: files of this dialect
+            may hold a module instead of a model.
+        names: Their name by ours, in the order of files; ``{stream}``, ``{table}``, ``{shard}`` and
+            ``{layer}`` stand for numbers. Constants go by the names of `CONSTANTS`.
+        scale: What names of scales have instead of ``weight``.
+        model_type: Of a config that is written; None when none is written.
+        settings: Keys of the config, in the order of files.
+        block_keys: Keys of ``quantization_config`` that state a tensor's block, by our name.
+    """
+
+    name: str
+    root: str = ""
+    place: str = ""
+    own: bool = True
+    anywhere: bool = False
+    names: Mapping[str, str]
+    scale: str = "scale"
+    model_type: str | None = None
+    settings: tuple[Setting, ...] = ()
+    block_keys: Mapping[str, str] | None = None
+
+    def read(self, name: str) -> Slot | None:
+        """Tell what a model's tensor is by its name; None for one that is not the memory's."""
+        if not any(stem in name for stem in self._stems):
+            return None
+        plain, is_scale = without_scale(name)
+        match = self._place.match(plain)
+        if match is None:
+            return None
+        number = _NUMBER.search(match["place"]) if self._numbered else None
+        return self._inside(match["name"], is_scale, int(number[0]) if number else None)
+
+    def knows(self, name: str) -> bool:
+        """Whether it has that name for one of the layout's tensors."""
+        slot = self.read(name)
+        return slot is not None and slot.key.known
+
+    def read_inside(self, name: str) -> Slot:
+        """Tell what a module's tensor is by its name, without its place in the model."""
+        return self._inside(*without_scale(name), None)
+
+    def _inside(self, name: str, is_scale: bool, layer_id: int | None) -> Slot:
+        for ours, pattern in self._patterns.items():
+            match = pattern.fullmatch(name)
+            if match is not None:
+                found = {kind: int(number) for kind, number in match.groupdict().items()}
+                key = Key(found.get("layer", layer_id), ours, found.get("number"))
+                return Slot(key, is_scale, found.get("shard"))
+        return Slot(Key(layer_id, name, known=False), is_scale)
+
+    def write(
+        self, key: Key, shard: int | None = None, *, scale: bool = False, like: str | None = None
+    ) -> str:
+        """Name a model's tensor.
+
+        Args:
+            key: What it is.
+            shard: Which piece, where the name has a number for it.
+            scale: Name its scales instead.
+            like: Name of another tensor of the memory, to take the place in the model from.
+        """
+        values = {"layer": key.layer_id, "stream": key.number, "table": key.number, "shard": shard}
+        name = self.names[key.name].format(**values)
+        match = None if like is None else self._place.match(without_scale(like)[0])
+        if match is None:
+            place = self.root + self.place.format(**values)
+        else:
+            place = match["place"]
+            place = _NUMBER.sub(str(key.layer_id), place) if self._numbered else place
+        return place + (name.removesuffix("weight") + self.scale if scale else name)
+
+    def keys(self, layer_id: int | None, streams: int) -> Iterator[Key]:
+        """List a layer's tensors in the order of files: those of every stream apart come last."""
+        apart = [ours for ours, theirs in self.names.items() if "{stream}" in theirs]
+        yield from (Key(layer_id, ours) for ours in self.names if ours not in apart)
+        yield from (Key(layer_id, ours, i) for i in range(streams) for ours in apart)
+
+    def setting(self, ours: str) -> Setting | None:
+        """Find a setting by our name; None where configs do not state it."""
+        return next((setting for setting in self.settings if setting.ours == ours), None)
+
+    @property
+    def _numbered(self) -> bool:
+        """Whether the place has the layer's number."""
+        return self.anywhere or "{layer}" in self.place
+
+    @cached_property
+    def _stems(self) -> set[str]:
+        """Texts that tell most of a model's own names from the memory's, faster than patterns."""
+        if self.own:
+            return {self.place.rpartition("}")[2]}
+        names = (name.removesuffix("weight") for name in self.names.values())
+        return {max(re.split(r"\{\w+\}", name), key=len) for name in names}
+
+    @cached_property
+    def _patterns(self) -> dict[str, re.Pattern[str]]:
+        return {ours: re.compile(_pattern(theirs)) for ours, theirs in self.names.items()}
+
+    @cached_property
+    def _place(self) -> re.Pattern[str]:
+        names = "|".join(_pattern(theirs, named=False) for theirs in self.names.values())
+        root = r"(?:.*\.)?" + _pattern(self.place, named=False)
+        if self.anywhere:
+            root = r"(?:(?:.*\.)?(?:engram|\d+)\.)?"
+        return re.compile(rf"(?P<place>{root})(?P<name>{'.+' if self.own else names})$")
+
+
+def _pattern(name: str, *, named: bool = True) -> str:
+    pattern = re.escape(name)
+    for word, group in _NUMBERS.items():
+        number = rf"(?P<{group}>\d+)" if named else r"\d+"
+        pattern = pattern.replace(rf"\{{{word}\}}", number)
+    return pattern
