@@ -72,7 +72,9 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     right: set[str] = set()
     found: list[Found] = []
     if known is None:
-        found.append(("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUTS)}"))
+        found.append(
+            ("layout", f"unknown layout {config.layout!r}; use one of {', '.join(LAYOUTS)}")
+        )
     found += _check_bounds(config, right)
     found += _check_layout(config, layout, right)
     found += _check_others(config)
