@@ -51,7 +51,7 @@ class LayerAddresses:
 
     @property
     def constants(self) -> dict[str, tuple[int, ...]]:
-        """What published files may hold of these numbers, by our names for it."""
+        """The constants that published files may contain, by the names in the toolkit."""
         return {"offsets": self.offsets, "sizes": self.heads, "factors": self.multipliers}
 
     @property

@@ -127,7 +127,7 @@ class EngramConfig:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes that determine the shapes of tensors, by letter; see `engram.layouts.tensors`."""
+        """Sizes in the shapes of tensors, by letter; see `engram.layouts.tensors`."""
         return {
             **{"D": self.hidden_size, "M": self.hc_mult, "K": self.kernel_size},
             **{"E": self.memory_width, "W": self.row_width},
