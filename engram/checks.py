@@ -8,18 +8,18 @@ from typing import Any
 
 from engram.errors import EngramError, MissingError, MissingFileError
 
-# The verdict (None where it could not be checked), and the finding.
+# The verdict (None if it could not be checked), and the detail.
 Verdict = tuple[bool | None, str]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked.
+    """The result of one check.
 
     Attributes:
-        name: Its name, in a word or two.
-        ok: The verdict; None for what could not be checked.
-        detail: The finding, or the reason that it could not be checked.
+        name: Name of the check, in a word or two.
+        ok: The verdict; None if it could not be checked.
+        detail: The result, or the reason that it could not be checked.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Checks:
 
 
 def run_check(name: str, check: Callable[[], Verdict]) -> Check:
-    """Run a check; an error that it raises is a failure.
+    """Run a check; an error that it raises is a failed check.
 
     Raises:
-        MissingError: A package is missing, or installed in a version that does not work: that says
-            nothing about what is checked.
+        MissingError: A package is missing, or in a version that does not work, which says nothing
+            about the thing that is checked.
     """
     try:
         ok, detail = check()
@@ -73,7 +73,7 @@ def run_check(name: str, check: Callable[[], Verdict]) -> Check:
 
 
 def is_about_files(error: Exception) -> bool:
-    """Whether an error tells about what is checked, and not about the packages installed here."""
+    """Whether an error is about the thing checked, rather than about installed packages."""
     return isinstance(error, MissingFileError) or not isinstance(error, MissingError)
 
 
@@ -85,6 +85,6 @@ def what_happened(error: Exception) -> str:
 
 
 def first_of(problems: list[str]) -> str:
-    """The first problem, and how many there are besides."""
+    """Return the first problem, and the number of others."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return problems[0] + more

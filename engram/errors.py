@@ -4,18 +4,18 @@ Every error carries what went wrong, the value that caused it, and the next step
 prints or exits: the command line turns these into a message, one JSON line and an exit code.
 
     EngramError
-    ├── UsageError           exit 2   a call that makes no sense, such as options that clash
-    ├── InputError           exit 3   something given is wrong
+    ├── UsageError           exit 2   an invalid call, such as options that exclude each other
+    ├── InputError           exit 3   invalid input
     │   ├── ConfigError                 a config, with every problem found in it
-    │   ├── LayoutError                 what a layout cannot express; ids or tables of another
-    │   └── CorruptFileError            a file that is torn, truncated, foreign or lies
-    ├── MissingError         exit 4   something needed is not there
+    │   ├── LayoutError                 not possible in a layout; ids or tables of another layout
+    │   └── CorruptFileError            a file that is torn, truncated, foreign or inconsistent
+    ├── MissingError         exit 4   something needed is missing
     │   ├── MissingFileError            a file, folder or model
-    │   ├── MissingPackageError         a Python package, with the command that brings it
-    │   └── DependencyError             a package in a version that the toolkit does not work with
-    └── NoError              exit 5   the question was understood and the answer is no
-        ├── DoesNotFitError             a budget, a device or a disk that is too small
-        └── MismatchError               two things that had to be equal and are not
+    │   ├── MissingPackageError         a Python package, with the command that installs it
+    │   └── DependencyError             a package in an unsupported version
+    └── NoError              exit 5   a valid question whose answer is no
+        ├── DoesNotFitError             a budget, a device or a disk is too small
+        └── MismatchError               two things that must be equal differ
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class EngramError(Exception):
     """Base of every error of this library.
 
     Args:
-        message: What is wrong, where, and the offending value, in one or two sentences.
-        hint: The next step, often a command; empty when there is none.
+        message: The problem, its place and the offending value, in one or two sentences.
+        hint: The next step, often a command; may be empty.
         **details: The values by name, for programs (``--json`` prints them).
 
     Attributes:
         code: A short name of the kind of error, stable across versions.
-        exit_code: What a command ends with.
+        exit_code: Exit code of a command that ends with this error.
     """
 
     code: ClassVar[str] = "error"
@@ -50,7 +50,7 @@ class EngramError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Between processes, whatever arguments a class is made with.
+        # Makes every class picklable, whatever arguments its constructor takes.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 

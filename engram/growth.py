@@ -1,10 +1,10 @@
-"""How the number of distinct n-grams grows with the length of a text, and how it would go on.
+"""Growth curves: distinct n-grams against the length of a text, and predictions from them.
 
 Heaps' law says V(n) = K n^b: on logarithmic scales the curve is a line. Real ones bend: the
-exponent b shrinks as a text grows. So a line whose slope shrinks exponentially is laid through the
-end of the curve: a long end, since a bend that is seen over little of the text is mostly that of
-its last subjects. What such a prediction is worth is measured on the text itself: the same one is
-made from shorter beginnings of it, and compared with what then came.
+exponent b shrinks as a text grows. So a line whose slope shrinks exponentially is fitted to the end
+of the curve: a long end, since a bend seen over a small part of the text mostly reflects its last
+subjects. The error of a prediction is measured on the text itself: the same prediction is made from
+shorter prefixes of it, and compared with the true counts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 FIRST_TOKENS = 1000
 _POINTS_PER_DOUBLING = 2
-# The end of a curve that is looked at: from a 256th of the text on. From texts of English, a
-# dictionary and code, a sixteenth predicted ten times the length with twice the error.
+# The fit uses the curve from a 256th of the text on. On English text, a dictionary and code, a
+# sixteenth predicted ten times the length with twice the error.
 _TAIL = 256
-# Times the first length from which on beginnings are predicted from, to check.
+# Checks predict from prefixes of at least this many times the first length.
 _LEAST_TAIL = 16
-# Beginnings of a text, as steps of the curve, on which a prediction is checked.
+# Prefixes of a text, as steps of the curve, on which a prediction is checked.
 _MOST_CHECKS = 8
 
 
@@ -39,10 +39,10 @@ def length_behind(tokens: int) -> int:
 
 
 def pieces(first: int, size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut a part of a text into pieces that end where its growth is looked at.
+    """Cut a part of a text into pieces that end where its distinct n-grams are counted.
 
     Args:
-        first: Tokens of the text before the part.
+        first: Tokens of the text before the part starts.
         size: Tokens of the part.
         most: Most tokens of a piece.
 
@@ -58,12 +58,12 @@ def pieces(first: int, size: int, most: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class GrowthPoint:
-    """Distinct n-grams in the beginning of a text.
+    """Distinct n-grams in a prefix of a text.
 
     Attributes:
         tokens: Its length.
-        distinct_ngrams: How many they are.
-        kind: Whether that is exact or estimated.
+        distinct_ngrams: Their number.
+        kind: Whether the number is exact or estimated.
     """
 
     tokens: int
@@ -73,17 +73,16 @@ class GrowthPoint:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Distinct n-grams of a text of another length than what was read.
+    """Predicted distinct n-grams of a text of another length than the one that was read.
 
     Attributes:
         tokens: The length.
-        distinct_ngrams: How many are expected; an estimate, but for lengths at points of the curve.
-        relative_error: By how much the same prediction missed at most, as a fraction of the truth,
-            when it was made from shorter beginnings of the text for as many times their length;
-            None without checks: the text is too short for them, or the length is inside of it. Of
-            236 predictions from parts of an English text, a dictionary and Python code, five in six
-            were within it.
-        checks: From how many beginnings.
+        distinct_ngrams: The expected number; an estimate, except at points of the curve.
+        relative_error: Largest error of the same prediction made from shorter prefixes of the text
+            for as many times their length, as a fraction of the true number; None without checks:
+            the text is too short for them, or the length lies within it. Of 236 predictions from
+            parts of an English text, a dictionary and Python code, five in six were within it.
+        checks: Number of prefixes that it was checked on.
     """
 
     tokens: int
@@ -98,7 +97,7 @@ class Growth:
 
     Attributes:
         order: n of the n-grams.
-        points: The curve, by rising length; the last is the whole text.
+        points: The curve, by increasing length; the last point is the whole text.
     """
 
     order: int
@@ -121,21 +120,21 @@ class Growth:
 
     @property
     def exponent(self) -> float | None:
-        """B of Heaps' law at the end of the text; None when it is too short to tell."""
+        """Exponent b of Heaps' law at the end of the text; None if the text is too short."""
         fit = _Fit.of(self._curve)
         return None if fit is None else fit.slope
 
     def predict(self, tokens: int) -> Prediction | None:
         """Predict the distinct n-grams of a text of another length, of the same kind.
 
-        A text no longer than the one that was read is no matter of prediction: its number lies
-        between two points of the curve.
+        A length within the text that was read is not predicted, but interpolated between two
+        points of the curve.
 
         Args:
             tokens: The length.
 
         Returns:
-            The prediction; None when the text is too short for one.
+            The prediction; None if the text is too short for one.
         """
         curve = self._curve
         fit = _Fit.of(curve)
@@ -147,7 +146,7 @@ class Growth:
         misses = list(_misses(curve, times))
         return Prediction(
             tokens=tokens,
-            # A text holds no more n-grams than tokens.
+            # A text has at most as many n-grams as tokens.
             distinct_ngrams=min(round(fit.at(tokens)), tokens),
             relative_error=max(misses) if misses else None,
             checks=len(misses),
@@ -191,12 +190,12 @@ class _Fit:
         xx, xxx, xxxx = (sum(x**power for x, _ in pairs) for power in (2, 3, 4))
         xy, xxy = (sum(x**power * y for x, y in pairs) for power in (1, 2))
         determinant = xx * xxxx - xxx * xxx
-        if not determinant > 0:  # lengths so close that floating point cannot tell them apart
+        if not determinant > 0:  # lengths too close for floating point
             return None
         slope = (xy * xxxx - xxy * xxx) / determinant
         curvature = (xxy * xx - xy * xxx) / determinant
         if curvature >= 0 or not 0 < slope < 1:
-            # A text that turns to something else gets a plain Heaps' law.
+            # Where the curve bends upwards, a plain Heaps' law is used.
             slope, curvature = min(max(xy / xx, 0.0), 1.0), 0.0
         return cls(tokens, distinct, slope, 2 * curvature / slope if curvature else 0.0)
 
@@ -208,13 +207,13 @@ class _Fit:
 
 
 def _misses(curve: Sequence[tuple[float, float]], times: float) -> Iterator[float]:
-    """Predict from beginnings of the curve, the longest first, and compare with the curve."""
+    """Predict from prefixes of the curve, the longest first, and compare with the curve."""
     checks = 0
     for end in range(len(curve) - 1, 0, -1):
         target = curve[end - 1][0] * times
         if target > curve[-1][0]:
             continue
-        # A beginning has some tail, or there is nothing to learn from it.
+        # A prefix without a fit gives no prediction to check.
         fit = _Fit.of(curve[:end]) if curve[0][0] * _LEAST_TAIL <= curve[end - 1][0] else None
         if fit is None or checks == _MOST_CHECKS:
             return

@@ -1,6 +1,6 @@
 """Seams: undocumented names of a dependency, each with its reason and a probe.
 
-They stand in one file for each dependency: `engram/hf/compat.py` (transformers),
+There is one file of them for each dependency: `engram/hf/compat.py` (transformers),
 `engram/nn/compat.py` (torch) and `engram_cli/compat.py` (typer). A release that breaks one gets one
 error, which names the seam, the installed version and the range that works.
 """
@@ -19,7 +19,7 @@ from typing import Any
 from engram.errors import DependencyError, EngramError
 
 _DISTRIBUTION = "engram-toolkit"
-# Broken seams that a message names.
+# Most broken seams that a message names.
 _NAMED = 3
 
 
@@ -29,9 +29,9 @@ class Seam:
 
     Attributes:
         name: Dotted name.
-        reason: Use that the toolkit makes of it, as a noun phrase.
-        probe: Returns True where the installed version has it as expected. Whatever else it returns
-            or raises means that the version has not.
+        reason: The toolkit's use of it, as a noun phrase.
+        probe: Returns True if the installed version has it as expected. Any other result, or an
+            exception, means that it does not.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Probed:
     Attributes:
         package: Distribution name of the dependency.
         seam: The seam.
-        problem: How it differs from what is expected, as a verb phrase; None when it holds.
+        problem: The difference from what is expected, as a verb phrase; None when it holds.
     """
 
     package: str
@@ -55,13 +55,13 @@ class Probed:
 
 
 def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
-    """Describe a function, a method or a class that lies in a module.
+    """Make the seam of a function, a method or a class in a module.
 
     Args:
         module: Dotted name of the module.
         path: Dotted name inside the module.
         reason: See `Seam`.
-        *takes: Names of its first arguments, in order; none to leave them out of the probe.
+        *takes: Names of its first arguments, in order; without any, the probe ignores arguments.
     """
 
     def is_there() -> bool:
@@ -75,7 +75,7 @@ def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
 
 
 def probe(package: str, seams: Iterable[Seam]) -> list[Probed]:
-    """Probe the seams to a package, all of them.
+    """Probe all the seams of a package.
 
     Args:
         package: Distribution name, which is also the name that it is imported by.
@@ -89,14 +89,14 @@ def probe(package: str, seams: Iterable[Seam]) -> list[Probed]:
 
 
 def require(probed: Iterable[Probed]) -> None:
-    """Refuse versions of packages that break a seam.
+    """Raise an error for packages whose version breaks a seam.
 
     Args:
         probed: Probed seams, of one package or of several.
 
     Raises:
         DependencyError: A seam is broken. The message is about the first package with such a seam;
-            the error carries all that was probed.
+            the error carries the results of all probes.
     """
     probed = tuple(probed)
     broken = [found for found in probed if found.problem is not None]
@@ -147,6 +147,6 @@ def tested_range(package: str) -> str:
 def _problem(seam: Seam) -> str | None:
     try:
         return None if seam.probe() is True else "changed"
-    except Exception as error:  # whatever a probe meets in an unknown release is the finding
+    except Exception as error:  # any exception in an unknown release is a result
         said = error.message if isinstance(error, EngramError) else " ".join(str(error).split())
         return f"changed: {type(error).__name__}: {said}"

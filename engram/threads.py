@@ -1,4 +1,4 @@
-"""Threads that wait for work: starting one takes as long as some of the work that is shared."""
+"""Shared thread pools: starting a thread costs as much as a small task."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from functools import cache
 
 @cache
 def kept_threads(name: str, workers: int) -> ThreadPoolExecutor:
-    """Return threads that are started once a process.
+    """Return a thread pool that is started once per process.
 
     Args:
-        name: What they do, as debuggers show it.
-        workers: How many there are.
+        name: Prefix of the threads' names, as debuggers show them.
+        workers: Number of threads.
     """
     return ThreadPoolExecutor(workers, name)
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=kept_threads.cache_clear)  # a fork takes no threads along
+    os.register_at_fork(after_in_child=kept_threads.cache_clear)  # threads do not survive a fork

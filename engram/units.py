@@ -27,7 +27,7 @@ def parse_count(text: str | int) -> int:
         The count.
 
     Raises:
-        InputError: The text is not a count, not a whole one, or above 2^63.
+        InputError: The string is not a count, not a whole number, or above 2^63.
     """
     return _parse(str(text), _COUNT_UNITS, "a count", "40M, 1.5B or 124439808")
 
@@ -37,14 +37,14 @@ def parse_bytes(text: str) -> int:
 
     Args:
         text: A number with B, KB, MB, GB, TB (decimal; K, M, G, T are the same) or KiB, MiB, GiB,
-            TiB (binary). A number with an exponent is bytes; of others the unit is never left out:
-            who writes 8 mostly means gigabytes.
+            TiB (binary). A number with an exponent is bytes; others need a unit, since a bare 8
+            usually means gigabytes.
 
     Returns:
         The size in bytes.
 
     Raises:
-        InputError: The text is not a size, or above 2^63.
+        InputError: The string is not a size, or above 2^63.
     """
     return _parse(text, _BYTE_UNITS, "a size", "8GiB, 80GB or 1048576B")
 
@@ -74,9 +74,9 @@ def plural(count: int, noun: str, many: str = "") -> str:
     """Write a count with what is counted: ``1 document``, ``1,234 documents``.
 
     Args:
-        count: How many.
-        noun: One of them.
-        many: Several of them, where that is not the noun and an s.
+        count: The number.
+        noun: The singular.
+        many: The plural, if it is not the noun plus an s.
     """
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 

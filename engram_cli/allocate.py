@@ -1,4 +1,4 @@
-"""`engram allocate`: how much of a sparse budget the memory should get."""
+"""`engram allocate`: split a sparse parameter budget between experts and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# By name of a value that the library refuses: the options that decide it.
+# By name of a value that the library refuses: the options that set it.
 _OPTIONS_OF = {
     **{"rho": ("rho",), "active_params": ("active", "total")},
     **{"kept": ("experts_kept",), "baseline": ("experts_baseline",), "active": ("experts_active",)},
@@ -31,26 +31,28 @@ def allocate(
         typer.Option(
             metavar="COUNT",
             parser=read_count,
-            help="P_tot: parameters without embedding and head, as 26B.",
+            help="P_tot: parameters without embedding and head, such as 26B.",
         ),
     ] = None,
     active: Annotated[
         int | None,
         typer.Option(
-            metavar="COUNT", parser=read_count, help="P_act: those that one token uses, as 3B."
+            metavar="COUNT", parser=read_count, help="P_act: those that one token uses, such as 3B."
         ),
     ] = None,
     rho: Annotated[
         str | None,
-        typer.Option(metavar="R", help="Part that experts keep. Default: 0.75 and 0.80."),
+        typer.Option(metavar="R", help="Share that experts keep. Default: 0.75 and 0.80."),
     ] = None,
-    experts_kept: Annotated[int | None, typer.Option(help="Routed experts kept.")] = None,
+    experts_kept: Annotated[int | None, typer.Option(help="Routed experts that are kept.")] = None,
     experts_baseline: Annotated[
-        int | None, typer.Option(help="Routed experts of the pure mixture.")
+        int | None, typer.Option(help="Routed experts of the model without memory.")
     ] = None,
-    experts_active: Annotated[int | None, typer.Option(help="Routed experts a token uses.")] = None,
+    experts_active: Annotated[
+        int | None, typer.Option(help="Routed experts used per token.")
+    ] = None,
     row_width: Annotated[
-        int | None, typer.Option(min=1, help="Also say how many table rows of this width.")
+        int | None, typer.Option(min=1, help="Also print the number of table rows of this width.")
     ] = None,
     *,
     out: Output,

@@ -1,4 +1,4 @@
-"""Seams to typer: every undocumented name that the command line uses."""
+"""Seams to typer: the undocumented names that the command line uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engram.seams import Seam, callable_seam
 
 PACKAGE = "typer"
 PROGRAM = "engram"
-# Typer carries its own copy of Click, so its class of usage errors has no public name.
+# Typer has its own copy of Click, so its class of usage errors has no public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 __all__ = ["PACKAGE", "SEAMS", "USAGE_ERROR", "TyperCommand", "TyperGroup"]
@@ -22,8 +22,8 @@ def described(param: Any) -> Any:
     """Return typer's description of a parameter: its annotation and its info.
 
     Returns:
-        An object with `annotation` and `parameter_info`; None for parameters that have none, such
-        as the help option, and in releases that describe none.
+        An object with `annotation` and `parameter_info`; None for parameters without one, such as
+        the help option, and in releases that have no such descriptions.
     """
     return getattr(param, "type_descriptor", None)
 
@@ -33,18 +33,18 @@ def read_with(param: Any, reader: Any) -> None:
     param._runtime_param = reader
 
 
-# What a shell's completion function sets, as `--show-completion` prints it.
+# The variable set by a shell's completion function, as in the output of `--show-completion`.
 COMPLETE_VARIABLE = "_ENGRAM_COMPLETE"
 
 
 def complete(group: Any, instruction: str) -> int:
-    """Answer a shell that completes a command line; returns the exit code.
+    """Answer a shell that completes a command line; return the exit code.
 
     Args:
         group: The root of the commands.
         instruction: Value of `COMPLETE_VARIABLE`, such as "complete_bash".
     """
-    completion.get_completion_inspect_parameters()  # registers the shells
+    completion.get_completion_inspect_parameters()  # registers the known shells
     return completion.shell_complete(group, {}, PROGRAM, COMPLETE_VARIABLE, instruction)
 
 
@@ -64,13 +64,13 @@ def _readers() -> bool:
     app.command()(command)
     (param,) = [it for it in typer.main.get_command(app).params if it.name == "count"]
     found = described(param)
-    if found is None:  # older releases read values plainly
+    if found is None:  # older releases read values without pydantic
         return True
     known = found.annotation is int and hasattr(found, "parameter_info")
     return known and hasattr(param, "_runtime_param")
 
 
-# Methods that a command, and a group of commands, have in a way of ours.
+# Methods of commands, and of groups of commands, that are overridden here.
 _OF_COMMANDS = (
     *("get_params", "collect_usage_pieces", "format_options", "format_epilog"),
     "parse_args",
@@ -86,7 +86,7 @@ SEAMS = (
         for name in _OF_COMMANDS
     ),
     *(
-        callable_seam("typer.core", f"TyperGroup.{name}", "commands that are imported when called")
+        callable_seam("typer.core", f"TyperGroup.{name}", "importing commands only when called")
         for name in _OF_GROUPS
     ),
     *(
@@ -99,7 +99,7 @@ SEAMS = (
     callable_seam("typer.core", "CompletionItem", "completion of commands in shells"),
     Seam(
         "BadParameter.__mro__[1]",
-        "ending wrong calls with 2 and naming the option",
+        "ending usage errors with exit code 2 and naming the option",
         _usage_errors,
     ),
     Seam(

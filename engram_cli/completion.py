@@ -25,7 +25,7 @@ def _for_this_shell(callback: Any, ctx: typer.Context, param: Any, value: bool) 
         callback(ctx, param, value)
     except typer.Exit:
         raise UsageError(
-            "The shell that this runs in is unknown, or one that cannot be completed.",
+            "The shell that this runs in is unknown, or completion is not available for it.",
             "Run it from bash, zsh, fish or PowerShell.",
         ) from None
 
@@ -43,7 +43,7 @@ ShowCompletionOption = Annotated[
     bool,
     typer.Option(
         "--show-completion",
-        help="Print what --install-completion would install.",
+        help="Print the script that --install-completion would install.",
         callback=_show,
         is_eager=True,
     ),

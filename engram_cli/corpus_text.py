@@ -1,4 +1,4 @@
-"""What `engram corpus` tells people."""
+"""Text output of `engram corpus`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NAMED = 100
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    """Say what would be written."""
+    """Describe the output of a dry run."""
     size = format_bytes(plan["input_bytes"]) if plan["input_bytes"] is not None else "unknown size"
     return f"Would write {plan['output']} from {plural(plan['files'], 'file')}, {size}."
 
 
 def skipped_text(count: int, problems: Sequence[str], listed: int = _LISTED_PROBLEMS) -> str:
-    """Say which documents were left out, the first of them by line."""
+    """Describe the skipped documents, the first of them by line."""
     were = "was" if count == 1 else "were"
     lines = [f"{plural(count, 'document')} {were} skipped:", *problems[:listed]]
     if count > len(lines) - 1:
@@ -34,7 +34,7 @@ def skipped_text(count: int, problems: Sequence[str], listed: int = _LISTED_PROB
 
 
 def passed_over_text(names: Sequence[PassedOver], listed: int = _LISTED_NAMES) -> str:
-    """Say what of the folders was not read, the first of it by name."""
+    """Describe the folder entries that were not read, the first of them by name."""
     words = [f"{entry.name} ({entry.reason})" for entry in names[:listed]]
     if len(names) > listed:
         words.append(f"and {len(names) - listed:,} more")
@@ -43,20 +43,20 @@ def passed_over_text(names: Sequence[PassedOver], listed: int = _LISTED_NAMES) -
 
 
 def passed_over_values(names: Sequence[PassedOver]) -> dict[str, Any]:
-    """Return what of the folders was not read, for `--json`: the first hundred by name."""
+    """Return the folder entries that were not read, for `--json`: the first hundred by name."""
     return {"count": len(names), "entries": [asdict(entry) for entry in names[:_NAMED]]}
 
 
 def counts_text(payload: dict[str, Any]) -> str:
-    """Say how many tokens there are, and whether ends of documents are among them.
+    """Return the number of tokens, and whether they include ends of documents.
 
     Args:
-        payload: With `tokens`, `documents`, `tokenizer`; and `eos_token`, where it is known.
+        payload: With `tokens`, `documents`, `tokenizer`; and `eos_token` if it is known.
     """
     end = payload["tokenizer"]["eos_id"]
     counts = f"{plural(payload['tokens'], 'token')} in {plural(payload['documents'], 'document')}"
     if end is None:
-        return f"{counts}, none ended by a token of its own (--no-eos)"
+        return f"{counts}, without end-of-document tokens (--no-eos)"
     name = payload.get("eos_token") or f"token {end}"
     return f"{counts}, each ended by {name} (--no-eos leaves it out)"
 
@@ -72,7 +72,7 @@ def _show_summary(console: Console, payload: dict[str, Any]) -> None:
 
 
 def show_built(console: Console, payload: dict[str, Any]) -> None:
-    """Print what was built."""
+    """Print the result of a build."""
     _show_summary(console, payload)
     if not payload["was_finished"]:
         rate = payload["tokens_per_second"]
@@ -81,7 +81,7 @@ def show_built(console: Console, payload: dict[str, Any]) -> None:
 
 
 def show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:
-    """Print what a corpus holds."""
+    """Print the contents of a corpus."""
     _show_summary(console, payload)
     inputs = payload["inputs"]
     sizes = [file["bytes"] for file in inputs]
@@ -95,7 +95,7 @@ def show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:
 
 
 def show_checks(console: Console, payload: dict[str, Any]) -> None:
-    """Print what was checked."""
+    """Print the checks of a corpus."""
     words = {True: "ok", False: "FAILED", None: "not checked"}
     for check in payload["checks"]:
         console.print(f"{words[check['ok']]:<12} {check['name']}: {check['detail']}")

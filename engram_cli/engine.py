@@ -1,4 +1,4 @@
-"""Who does the work of a command on a text: this machine, or Ray."""
+"""Chooses the engine that does a command's work on a text: this machine, or Ray."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 def find_engine(
     engine: Literal["local", "ray"], address: str | None, workers: int, reads_stdin: bool
 ) -> AbstractContextManager[RayEngine | None]:
-    """Return what works while a block runs; nothing is started before.
+    """Provide the engine while the block runs; nothing is started before.
 
     Args:
         engine: Value of ``--engine``.
         address: Value of ``--address``.
-        workers: CPUs of a Ray that is started here.
+        workers: CPUs of a Ray instance that is started here.
         reads_stdin: Whether the text comes from standard input.
 
     Raises:
@@ -38,11 +38,11 @@ def find_engine(
     """
     if engine == "local":
         if address is not None:
-            raise UsageError(f"--address {address} is that of a Ray.", "Add --engine ray.")
+            raise UsageError(f"--address {address} is for Ray.", "Add --engine ray.")
         return nullcontext()
     if reads_stdin:
         raise UsageError(
-            "Workers of Ray cannot read this command's standard input.",
+            "Ray workers cannot read this command's standard input.",
             "Write it to a file first, or leave out --engine ray.",
         )
     from engram.corpus.ray.ray_engine import RayEngine
@@ -52,9 +52,9 @@ def find_engine(
 
 @contextmanager
 def stopping_at_once(out: Output) -> Iterator[None]:
-    """Answer Ctrl-C while a block runs: the first ends it, the second ends the process.
+    """Handle Ctrl-C while a block runs: the first ends the block, the second the process.
 
-    What is on the disk after the second is what a kill leaves, which the next run puts right.
+    The second leaves on disk what a kill leaves, which the next run cleans up.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or current_thread() is not main_thread():
@@ -77,7 +77,7 @@ def stopping_at_once(out: Output) -> Iterator[None]:
     try:
         yield
     finally:
-        # Threads may still have to end after the block; a second Ctrl-C does not wait for them.
+        # Threads may outlive the block; a second Ctrl-C does not wait for them.
         if not is_stopping:
             signal.signal(signal.SIGINT, before)
 
@@ -131,6 +131,6 @@ def _tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_st
     from engram.corpus.results.work_folder import is_resumable
 
     if not reads_stdin and is_resumable(folder):
-        out.note("What is finished is kept: go on with --resume, or start over with --overwrite.")
+        out.note("Finished work is kept: continue with --resume, or start over with --overwrite.")
     elif isinstance(error, KeyboardInterrupt):
-        out.note("Nothing is kept, since nothing that can be resumed was finished: start over.")
+        out.note("Nothing is kept, since nothing resumable was finished: start over.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engram.seams import Probed
 
-# What the toolkit is built on, then what its extras bring and what is used beside it.
+# Base dependencies, then those of the extras, then other packages that work with the toolkit.
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"),
     *("numpy", "numba", "sympy", "pyyaml", "typer", "rich"),
@@ -44,8 +44,8 @@ def env(
 ) -> None:
     """Show the versions and the machine, for a bug report.
 
-    With --probe the command ends with 5 where an installed version breaks what the toolkit relies
-    on; the broken names are listed. It ends with 4 where torch or transformers is missing.
+    With --probe the exit code is 5 if an installed version breaks something the toolkit relies on;
+    the broken names are listed. It is 4 if torch or transformers is missing.
 
     Examples:
         $ engram env
@@ -81,7 +81,7 @@ def _probe() -> list[Probed]:
         from engram.hf.compat import probed
 
         found = probed()
-    except DependencyError as error:  # importing the package refuses what is listed here
+    except DependencyError as error:  # importing engram.hf raises what is listed here
         found = list(error.probed)
     return [*found, *probe(compat.PACKAGE, compat.SEAMS)]
 

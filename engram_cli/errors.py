@@ -1,4 +1,4 @@
-"""From an exception to a message, one JSON line and an exit code."""
+"""Turns exceptions into messages, JSON lines and exit codes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from engram.storage.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 from engram_cli.printable import printable
 
-# Exit code of a command that Ctrl-C ended, as shells count it.
+# Exit code of a command ended by Ctrl-C, by the convention of shells.
 INTERRUPTED = 130
-# Packages whose distribution has another name.
+# Modules whose distribution has another name.
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it is told to a user or a script.
+    """An error in the form that users and scripts get.
 
     Attributes:
         code: Short name of the kind of error, stable across versions.
-        message: What is wrong, where, with the offending value.
+        message: The problem, its place and the offending value.
         hint: The next step; empty when there is none.
-        exit_code: What the process ends with.
+        exit_code: Exit code of the process.
         details: The values by name, for programs.
     """
 
@@ -46,7 +46,7 @@ class Failure:
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the one JSON line of this failure."""
+        """Return this failure as one JSON line."""
         values = {"schema": "engram.error/1", "code": self.code, "message": self.message}
         return json.dumps({**values, "hint": self.hint, "details": self.details}, default=str)
 
@@ -57,7 +57,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the failure that an exception means to a user."""
+    """Return the failure to report for an exception."""
     if isinstance(error, EngramError):
         return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
     if isinstance(error, ModuleNotFoundError) and _is_of_another_package(error.name):
@@ -80,14 +80,14 @@ def failure_of(error: BaseException) -> Failure:
         return _os_failure(error)
     return Failure(
         "bug",
-        f"{type(error).__name__}: {error}. This is a bug of ours, not of your input.",
-        "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows where it happened.",
+        f"{type(error).__name__}: {error}. This is a bug in engram, not in your input.",
+        "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows the traceback.",
         1,
     )
 
 
 def _is_of_another_package(module: str | None) -> TypeGuard[str]:
-    """Whether a module that was not found is a whole package, and not one of ours."""
+    """Whether a module that was not found is a third-party package as a whole."""
     return module is not None and "." not in module and not module.startswith("engram")
 
 
@@ -102,17 +102,17 @@ def _os_failure(error: OSError) -> Failure:
         hint = "Check the network, or give a local folder."
         return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        hint = "Change its permissions, or choose another place."
+        hint = "Change its permissions, or choose another path."
         return Failure("no_permission", f"{where}{error.strerror}.", hint, 3, details)
     return Failure("bad_input", f"{where}{error.strerror}.", "", 3, details)
 
 
 def run(action: Callable[[], object], *, as_json: bool) -> int:
-    """Run a command to its end.
+    """Run a command, and report its errors.
 
     Args:
         action: The command.
-        as_json: Errors are one JSON line on stderr instead of text.
+        as_json: Whether an error is one JSON line on stderr instead of text.
 
     Returns:
         The exit code.
@@ -123,7 +123,7 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
 
 @contextmanager
 def _warnings_as_text() -> Iterator[None]:
-    """Show the library's own warnings as the command line's, without a line of code."""
+    """Show the library's own warnings like those of the command line, without a line of code."""
     show = warnings.showwarning
 
     def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
@@ -171,7 +171,7 @@ def _report(error: BaseException, as_json: bool) -> int:
 
 
 def drop_closed_stdout() -> bool:
-    """Send what is left for stdout nowhere if its reader has gone; say whether it has."""
+    """Discard the rest of stdout if its reader has gone; return whether it has."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     is_closed = any(event & select.POLLERR for _, event in poll.poll(0))

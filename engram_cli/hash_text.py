@@ -1,4 +1,4 @@
-"""What `engram hash` tells people: tables of rows, n-grams, their growth, and caches."""
+"""Text output of `engram hash`: tables of rows, n-grams, their growth, and caches."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def default_note(config: EngramConfig, addresses: Addresses) -> str:
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    """Say what would be written."""
+    """Describe the output of a dry run."""
     total = plan["estimated_bytes"]
     about = f", about {format_bytes(total)} in all" if total is not None else ""
     return (
-        f"{plan['output']} takes {plan['bytes_per_token']} bytes a token{about}; "
+        f"{plan['output']} takes {plan['bytes_per_token']} bytes per token{about}; "
         f"{format_bytes(plan['free_bytes'])} are free there."
     )
 
@@ -50,9 +50,9 @@ def show(console: Console, payload: dict[str, Any], verbose: bool) -> None:
     """Print the answer.
 
     Args:
-        console: Where to.
+        console: Prints the answer.
         payload: The answer as `--json` prints it.
-        verbose: Whether each head has its line.
+        verbose: Whether each head gets its own line.
     """
     console.print(counts_text(payload))
     console.print(
@@ -66,7 +66,7 @@ def show(console: Console, payload: dict[str, Any], verbose: bool) -> None:
     for layer in payload["layers"]:
         console.print(f"\nLayer {layer['layer_id']}")
         console.print(_table(layer["heads"], verbose))
-        console.print("n-grams that meet another one in their row")
+        console.print("n-grams that share their row with another one")
         console.print(_collisions(layer["orders"]))
     kinds = {head["kind"] for layer in payload["layers"] for head in layer["heads"]}
     if "estimated" in kinds:
@@ -81,7 +81,7 @@ def show(console: Console, payload: dict[str, Any], verbose: bool) -> None:
 
 
 def _table(heads: list[dict[str, Any]], verbose: bool) -> Any:
-    """One row per head, or per order with the range of its heads."""
+    """Make a table with one row per head, or per order with the range of its heads."""
     table = _right("order", "head" if verbose else "heads", *_MEASURES)
     groups: dict[Any, list[dict[str, Any]]] = {}
     for head in heads:
@@ -119,7 +119,7 @@ def _collisions(orders: list[dict[str, Any]]) -> Table:
 def _show_growth(console: Console, curves: list[dict[str, Any]], tokens: int) -> None:
     predictions = [curve["prediction"] for curve in curves]
     if None in predictions:
-        console.print("\nThe text is too short to tell how its n-grams grow.")
+        console.print("\nThe text is too short for a growth curve of its n-grams.")
         return
     wanted = predictions[0]["tokens"]
     if wanted <= tokens:
@@ -145,14 +145,14 @@ def _show_growth(console: Console, curves: list[dict[str, Any]], tokens: int) ->
         )
     console.print(
         "then: estimated by Heaps' law with a bending exponent; checks: the same prediction made "
-        "from shorter beginnings of this text. Another kind of text grows otherwise."
+        "from shorter prefixes of this text. Other kinds of text grow differently."
     )
 
 
 def _show_beginning(
     console: Console, curves: list[dict[str, Any]], tokens: int, wanted: int
 ) -> None:
-    """Print what a beginning of the text holds, where there is nothing to predict."""
+    """Print the n-grams of a prefix of the text, which need no prediction."""
     console.print(f"\nDistinct n-grams in the first {wanted:,} of {tokens:,} tokens")
     table = _right("order", "in all", "exponent", "there", "of its tokens")
     for curve in curves:
@@ -169,11 +169,11 @@ def _show_beginning(
 
 
 def _show_cache(console: Console, cache: dict[str, Any]) -> None:
-    which = "the whole text" if cache["is_whole_text"] else "the beginning of the text"
+    which = "the whole text" if cache["is_whole_text"] else "the start of the text"
     sizes = cache["row_bytes"]
     for layer in cache["layers"]:
         console.print(
-            f"\nA cache of rows in front of layer {layer['layer_id']}, a table of "
+            f"\nA row cache for layer {layer['layer_id']}, a table of "
             f"{layer['table_rows']:,} rows: {layer['lookups']:,} look-ups of "
             f"{layer['distinct_rows']:,} rows in {which}, {cache['tokens']:,} tokens"
         )
@@ -198,12 +198,12 @@ def _show_cache(console: Console, cache: dict[str, Any]) -> None:
         console.print(table)
     console.print(
         "Exact for these tokens. cold: empty at first; warm: filled by the first half, measured on "
-        "the second. fixed: the most frequent rows. A longer text needs more rows for the same."
+        "the second. fixed: the most frequent rows. Longer texts need more rows for the same."
     )
 
 
 def _short_bytes(size_bytes: int) -> str:
-    """Write a size with three digits, so that columns of them fit a terminal."""
+    """Format a size with three digits, so that columns of them fit a terminal."""
     number, _, unit = format_bytes(size_bytes).partition(" ")
     value = float(number)
     digits = 2 if value < 10 else 1 if value < 100 else 0
@@ -211,7 +211,7 @@ def _short_bytes(size_bytes: int) -> str:
 
 
 def _right(*headings: str) -> Table:
-    """Make a table whose columns are flush right; what does not fit is folded, never cut."""
+    """Make a table with right-aligned columns; cells that do not fit are folded, never cut."""
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")

@@ -1,7 +1,7 @@
 """Help pages: a command's docstring, its options, and its examples at the end.
 
-A command's docstring closes with an ``Examples:`` section of lines such as ``$ engram size --model
-gpt2``. The tests run every one of them.
+A command's docstring ends with an ``Examples:`` section of lines such as ``$ engram size --model
+gpt2``. The tests run all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engram_cli.params import read_plainly
 
 
 def split_examples(docstring: str | None) -> tuple[str, str]:
-    """Return what a docstring says, and its examples line by line."""
+    """Return the text of a docstring, and its examples line by line."""
     text, _, examples = inspect.cleandoc(docstring or "").partition("\nExamples:\n")
     return text, textwrap.dedent(examples).strip("\n")
 
@@ -30,12 +30,12 @@ def _write_examples(formatter: Any, examples: str | None) -> None:
             formatter.write(textwrap.indent(examples, " " * formatter.current_indent) + "\n")
 
 
-# Placeholders for values of options that name none themselves.
+# Placeholders for the values of options that do not name their own.
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 def _prepared(params: list[Any]) -> list[Any]:
-    """Let values be read plainly, and stand in help pages without the names of Python's types."""
+    """Read values without pydantic, and show plain placeholders instead of Python types in help."""
     for param in read_plainly(params):
         if param.param_type_name == "option" and param.metavar is None:
             found = described(param)
@@ -43,7 +43,7 @@ def _prepared(params: list[Any]) -> list[Any]:
     return params
 
 
-# Names that options had before; they are read, and stand in no help page.
+# Former names of options: still read, but not shown in help.
 _OLD_NAMES = {
     "--shard-tokens": "--shard-size",
     "--text-key": "--text-column",
@@ -66,11 +66,11 @@ class Command(TyperCommand):
         super().__init__(name, help=text, **rest)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, the help option among them."""
+        """Return the parameters, including the help option."""
         return _prepared(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command's arguments; options go by the names that they had before, too."""
+        """Read the command's arguments; options are also known by their former names."""
         known = {name for param in self.get_params(ctx) for name in param.opts}
         end = args.index("--") if "--" in args else len(args)
         words = [_by_new_name(word, known) for word in args[:end]]
@@ -81,7 +81,7 @@ class Command(TyperCommand):
         return ["[OPTIONS]", *(name for name, _ in self._arguments(ctx))]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and options."""
+        """Write the lists of arguments and options."""
         options = [
             param.get_help_record(ctx)
             for param in self.get_params(ctx)
@@ -97,19 +97,19 @@ class Command(TyperCommand):
         return [(param.metavar or param.name.upper(), param.help or "") for param in params]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples as they are: wrapped ones could not be copied."""
+        """Write the examples unwrapped, so that they can be copied."""
         _write_examples(formatter, self.epilog)
 
 
 class Group(TyperGroup):
-    """A command with subcommands; called without one it shows its help, as a usage error."""
+    """A command with subcommands; without one it shows its help and ends as a usage error."""
 
     def __init__(self, *, help: str | None = None, **rest: Any) -> None:
         text, rest["epilog"] = split_examples(help)
         super().__init__(help=text, **rest)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, the help option among them."""
+        """Return the parameters, including the help option."""
         return _prepared(super().get_params(ctx))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -127,7 +127,7 @@ class Group(TyperGroup):
             )
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples as they are: wrapped ones could not be copied."""
+        """Write the examples unwrapped, so that they can be copied."""
         _write_examples(formatter, self.epilog)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -139,9 +139,9 @@ class Group(TyperGroup):
 
 
 def new_app(cls: type[TyperGroup] = Group, **settings: Any) -> typer.Typer:
-    """Make a Typer app with this command line's settings.
+    """Make a Typer app with the settings of this command line.
 
-    Plain help pages start in half the time that rich ones take, and read the same in a pipe.
+    Plain help pages appear in half the time of rich ones, and look the same in a pipe.
     """
     return typer.Typer(
         cls=cls,
@@ -154,7 +154,7 @@ def new_app(cls: type[TyperGroup] = Group, **settings: Any) -> typer.Typer:
 
 
 def command_of(name: str, target: Callable[..., Any] | typer.Typer) -> Any:
-    """Turn a command function, or a Typer app of subcommands, into what the parser runs."""
+    """Turn a command function, or a Typer app of subcommands, into a command of the parser."""
     if not isinstance(target, typer.Typer):
         app = new_app()
         app.command(name, cls=Command)(target)

@@ -1,4 +1,4 @@
-"""`engram lookup`: the rows that a text reads from a stored memory."""
+"""`engram lookup`: list the rows that a text reads from a stored memory."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def lookup(
     *,
     out: Output,
 ) -> None:
-    """Show which rows of its tables a text reads: ids, norms, and n-grams that share rows.
+    """Show the table rows that a text reads: ids, norms, and n-grams that share rows.
 
-    Reads those rows alone, from the files: no model is loaded, and tables may be larger than
-    memory. Row ids are of the layer's whole table; --json also gives those within each head.
+    Only those rows are read from the files: no model is loaded, and tables may be larger than
+    memory. Row ids count within the layer's whole table; --json also gives those within each head.
 
     Examples:
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
@@ -80,7 +80,7 @@ def _show(console: Console, found: TextLookup) -> None:
 def _table(found: TextLookup, layer: LayerLookup) -> Table:
     from rich.table import Table
 
-    # A row and its norm are one word of equal width, so that folded lines have columns, too.
+    # A row and its norm form one word of fixed width, so that folded lines keep their columns.
     words = [
         [f"{row}:{norm:.3g}" for row, norm in zip(rows, norms, strict=True)]
         for rows, norms in zip(

@@ -1,4 +1,4 @@
-"""`Output`: everything that a command prints, in every mode, from one call."""
+"""`Output`: the one object that prints for commands, in every mode."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engram_cli.printable import Printable, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Rich cuts tables to 80 columns where there is no terminal; text in a pipe is cut by nobody.
+# Rich cuts tables to 80 columns without a terminal; text in a pipe should not be cut.
 PIPE_WIDTH = 1000
-# Progress bars hide the cursor.
+# Shows the cursor again, which progress bars hide.
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -28,9 +28,9 @@ class Output:
     """The answer goes to stdout; notes, warnings and progress go to stderr.
 
     Args:
-        json: The answer is one JSON object instead of text.
-        quiet: No notes and no progress bars; warnings stay.
-        verbose: Details as well.
+        json: Whether the answer is one JSON object instead of text.
+        quiet: Whether to leave out notes and progress bars; warnings stay.
+        verbose: Whether to print details as well.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
@@ -44,12 +44,12 @@ class Output:
         Args:
             payload: The answer for programs; its first key is `schema`.
             show: Prints the answer for people on the console that it is given. Text is printed as
-                it is: square brackets are no markup.
+                it is: square brackets are not markup.
         """
         _print(json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show))
 
     def part(self, show: Callable[[Console], None]) -> None:
-        """Print a part of the answer as soon as it is known; programs get the whole at the end.
+        """Print a part of the answer as soon as it is known; with JSON, it all comes at the end.
 
         Args:
             show: See `result`.
@@ -58,40 +58,40 @@ class Output:
             _print(_draw(show))
 
     def note(self, text: str) -> None:
-        """Tell the user something that is no part of the answer."""
+        """Print a note, which is not part of the answer."""
         if not self.quiet:
             _tell(text)
 
     def note_from_signal(self, text: str) -> None:
-        """Print a note from a handler of signals, which may have interrupted another one."""
+        """Print a note from a signal handler, which may have interrupted another print."""
         if not self.quiet:
             _write_at_once(f"{printable(text)}\n")
 
     def leave(self) -> None:
-        """Leave the terminal in order when the process is about to end in a handler of signals."""
+        """Restore the terminal when the process is about to end in a signal handler."""
         if sys.stderr.isatty():
             _write_at_once(_SHOW_CURSOR + "\n")
 
     def next_step(self, text: str) -> None:
-        """Tell people, not programs, what they may want to do now."""
+        """Print a suggested next command, for people only."""
         if not self.json:
             self.note(f"Next: {text}")
 
     def detail(self, text: str) -> None:
-        """Tell the user something that only `-v` asks for."""
+        """Print a detail, with `-v` only."""
         if self.verbose:
             _tell(text)
 
     def warn(self, text: str) -> None:
-        """Warn the user; `-q` does not silence it."""
+        """Print a warning; `-q` does not silence it."""
         _tell(f"Warning: {text}")
 
     @contextmanager
     def answering_no(self, payload: Mapping[str, Any]) -> Iterator[None]:
-        """Let "it does not fit" inside of the block be the answer as well, for programs.
+        """Print the JSON answer also when the block ends with "it does not fit".
 
         Args:
-            payload: How the answer begins; what the error knows follows.
+            payload: The start of the answer; the details of the error follow.
         """
         try:
             yield
@@ -105,11 +105,11 @@ class Output:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
-            title: What is going on, such as "Hashing".
-            unit: What is counted: "B" for bytes, or a plural such as "tokens".
+            title: Name of the work, such as "Hashing".
+            unit: Unit of the amounts: "B" for bytes, or a plural such as "tokens".
 
         Yields:
-            A function to be called with what is done so far and the total (None when not known).
+            A function to call with the amount done so far and the total (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
             yield _ignore
@@ -128,18 +128,18 @@ def _print(text: str) -> None:
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
-        # The verdict in the exit code stays, though nobody reads the rest of the answer.
+        # The exit code stays valid although nobody reads the rest of the answer.
         if not drop_closed_stdout():
             raise
 
 
 def _write_at_once(text: str) -> None:
-    with suppress(OSError, ValueError):  # nobody reads it
+    with suppress(OSError, ValueError):  # the reader is gone
         os.write(sys.stderr.fileno(), text.encode())
 
 
 def _ignore(done: int, total: int | None) -> None:
-    """Stand for a progress bar where none is shown."""
+    """Do nothing, in the place of a progress bar."""
 
 
 def _draw(show: Callable[[Console], None]) -> str:
@@ -161,5 +161,5 @@ def _draw(show: Callable[[Console], None]) -> str:
     with console.capture() as capture:
         show(console)
     text = capture.get()
-    # Rich fills the cells of a table with blanks, which nobody wants in a file.
+    # Rich pads the cells of a table with spaces, which are not wanted in a file.
     return text if is_terminal else re.sub(r" +$", "", text, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
-"""Reads the values of options and arguments with plain Python.
+"""Reads the values of options and arguments without pydantic.
 
-Recent releases of typer read every value through pydantic, whose import would double a command's
-start-up. Older releases, and parameters of other types, are left as they are.
+Recent releases of typer read every value through pydantic, whose import would double the start-up
+time of a command. Older releases, and parameters of other types, are left unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WHAT = {int: "a whole number", float: "a number"}
 
 
 class _PlainValue:
-    """Stands in for typer's own reader of one parameter: the same method, without pydantic."""
+    """Replacement for typer's reader of one parameter: the same method, without pydantic."""
 
     def __init__(self, annotation: Any, info: Any) -> None:
         self.annotation = annotation
@@ -26,20 +26,22 @@ class _PlainValue:
         self.high = info.max
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Read a value, or each of several."""
+        """Read one value, or each of several."""
         if param.multiple or param.nargs == -1:
             return tuple(self._read(item, param, ctx) for item in value or ())
         return None if value is None else self._read(value, param, ctx)
 
     def _read(self, value: Any, param: Any, ctx: Any) -> Any:
         if self.parser is not None:
-            # A default is there already as it should be. The caller names the parameter.
+            # Defaults have the right type already. Typer's caller adds the parameter to the error.
             return self.parser(value) if isinstance(value, str) else value
         if get_origin(self.annotation) is Literal:
             choices = get_args(self.annotation)
             if value not in choices:
                 raise typer.BadParameter(
-                    f"{value!r} is not one of {', '.join(map(str, choices))}.", ctx=ctx, param=param
+                    f"must be one of {', '.join(map(str, choices))}, got {value!r}.",
+                    ctx=ctx,
+                    param=param,
                 )
             return value
         try:
@@ -51,12 +53,12 @@ class _PlainValue:
         below = self.low is not None and read < self.low
         if below or (self.high is not None and read > self.high):
             limit = f"at least {self.low}" if below else f"at most {self.high}"
-            raise typer.BadParameter(f"{read} is not {limit}.", ctx=ctx, param=param)
+            raise typer.BadParameter(f"must be {limit}, got {read}.", ctx=ctx, param=param)
         return read
 
 
 def read_plainly(params: list[Any]) -> list[Any]:
-    """Let every parameter whose type is plain be read without pydantic; return all of them."""
+    """Have parameters of simple types read without pydantic; return all parameters."""
     for param in params:
         found = described(param)
         if found is not None:

@@ -1,4 +1,4 @@
-"""Keeps what files and names hold from controlling the terminal: such characters become escapes."""
+"""Escapes control characters, so that contents of files cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Control characters but for tab and newline, which we print ourselves; marks that turn the
-# direction of text; half surrogates, which stand for bytes of names that are not UTF-8.
+# Control characters except tab and newline, which commands print themselves; marks that change
+# the direction of text; half surrogates, which represent bytes of names that are not UTF-8.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    r"""Return a text with its control characters written as escapes, such as ``\x1b``."""
+    r"""Return a string with its control characters written as escapes, such as ``\x1b``."""
     return _UNSAFE.sub(lambda found: _escape(found[0]), text)
 
 
@@ -24,10 +24,10 @@ def _escape(character: str) -> str:
 
 
 class Printable:
-    """A Rich renderable whose texts are printable; the styles that Rich adds stay.
+    """A Rich renderable whose text is printable; the styles that Rich adds stay.
 
     Args:
-        renderable: Any other.
+        renderable: Any other renderable.
     """
 
     def __init__(self, renderable: Any) -> None:

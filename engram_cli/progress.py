@@ -1,4 +1,4 @@
-"""The progress bar on a terminal: what is done, how fast, and the time left."""
+"""The progress bar on a terminal: amount done, rate, and time left."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from rich.text import Text
 from engram.storage import files
 from engram.units import format_bytes, format_count
 
-# A rate over less time says nothing.
+# A rate over less time is not reliable.
 _LEAST_SECONDS = 0.5
 
 
 class _AmountColumn(ProgressColumn):
-    """What is done, of how much, and the rate."""
+    """Column with the amount done, the total, and the rate."""
 
     def __init__(self, unit: str) -> None:
-        # The bar is what becomes shorter where the line does not fit.
+        # Where the line does not fit, only the bar gets shorter.
         super().__init__(Column(no_wrap=True))
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Write the amounts of a task."""
+        """Format the amounts of a task."""
         done = self._write(task.completed)
         of = f" / {self._write(task.total)}" if task.total is not None else ""
-        # What Rich measures between two reports is no speed where several arrive at once.
+        # Rich's own rate is wrong when several reports arrive at once.
         seconds = task.finished_time or task.elapsed or 0.0
         speed = (task.completed - task.fields["begin"]) / max(seconds, _LEAST_SECONDS)
         rate = f", {self._write(speed)}/s" if speed > 0 and seconds >= _LEAST_SECONDS else ""
@@ -56,11 +56,11 @@ def progress_bar(title: str, unit: str) -> Iterator[files.Progress]:
     """Show a bar on stderr while the block runs.
 
     Args:
-        title: What is going on.
+        title: Name of the work.
         unit: "B" for bytes, or a plural such as "tokens".
 
     Yields:
-        A function to be called with what is done so far and the total.
+        A function to call with the amount done so far and the total.
     """
     columns = (
         SpinnerColumn(table_column=Column(no_wrap=True)),
@@ -76,7 +76,7 @@ def progress_bar(title: str, unit: str) -> Iterator[files.Progress]:
         def step(done: int, total: int | None) -> None:
             nonlocal before
             if before is None or done < before:
-                # What an earlier run did is no speed of this one; a second pass begins anew.
+                # The work of an earlier run does not count for the rate; a second pass starts anew.
                 bar.reset(task, total=total, completed=done, begin=done)
             bar.update(task, completed=done, total=total)
             before = done

@@ -1,4 +1,4 @@
-"""A report for people: parts, reads, homes of the tables, training, and what it all rests on."""
+"""Text output of `engram report`: parts, reads, places of the tables, training, assumptions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 _JUDGED = ("fits_device", "fits_host")
 _FITS = {True: "yes", False: "no", None: "unknown"}
-_FOLDED = 5  # equal parts of so many layers are one line
+_FOLDED = 5  # equal parts of this many layers share a line
 _KINDS = {
     "config": "a config",
-    "attached": "a model with its memory",
+    "attached": "a model with a memory",
     "adapter": "a memory without its base",
     "released": "a released checkpoint",
 }

@@ -1,8 +1,8 @@
-"""Values of options: read by the library's own functions, and blamed by name when it refuses them.
+"""Option values: read by functions of the library, and named in errors when it refuses them.
 
-A wrong value of an option is a wrong call: exit code 2, with the option, the value and what would
-be right. Some are refused while the call is read (`reader`), others only when the library sees them
-together with a model or a template (`blaming`). What a file holds stays an input error.
+A wrong value of an option is a usage error: exit code 2, with the option, the value and what was
+expected. Some are found while the command line is read (`reader`), others only when the library
+combines them with a model or a template (`blaming`). Wrong contents of a file stay input errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def reader(read: Callable[[str], T]) -> Callable[[str], T]:
-    """Make an option's parser of a function that raises `InputError` for what it cannot read."""
+    """Make an option's parser from a function that raises `InputError` for wrong values."""
 
     def read_value(text: str) -> T:
         try:
@@ -43,16 +43,16 @@ DTYPES = ", ".join(TABLE_DTYPES)
 def blaming(
     ctx: typer.Context, sources: Mapping[str, Sequence[str]], general: str = ""
 ) -> Iterator[None]:
-    """Name the options whose values the library refuses inside of the block.
+    """Name the options whose values the library refuses in the block.
 
     Args:
-        ctx: The call; only options that it gives are blamed.
-        sources: By config key, or by name of an error's value: the command's parameters that decide
-            it, the one of that very meaning first. Of several values, the first of these is blamed.
-        general: A parameter that may decide any key.
+        ctx: The call; only options given in it are named.
+        sources: By config key, or by name of an error's value: the command's parameters that
+            determine it, the most direct one first. Of several values, the first of these is named.
+        general: A parameter that may determine any key.
 
     Raises:
-        UsageError: The library refused values of options; everything else passes as it is.
+        UsageError: The library refused values of options; other errors pass unchanged.
     """
     try:
         yield
@@ -91,6 +91,6 @@ def _first_given(ctx: typer.Context, names: Sequence[str]) -> str | None:
 
 
 def _flag(ctx: typer.Context, name: str) -> str:
-    """Write a parameter as the user does."""
+    """Return a parameter as the user writes it."""
     (param,) = (param for param in ctx.command.params if param.name == name)
     return str(param.opts[-1])

@@ -1,4 +1,4 @@
-"""`Addresses`: every constant that turns token ids into table rows, and their fingerprint."""
+"""`Addresses`: the constants that turn token ids into table rows, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class LayerAddresses:
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """The primes of all columns: orders one after the other."""
+        """The primes of all columns, one order after the other."""
         return tuple(prime for row in self.primes for prime in row)
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """First row of each column's part of the table."""
+        """The first row of each column's part of the table."""
         return (0, *accumulate(self.heads[:-1]))
 
     @property
     def constants(self) -> dict[str, tuple[int, ...]]:
-        """What published files may hold of these numbers, by our names for it."""
+        """The constants that published files may contain, by the names in the toolkit."""
         return {"offsets": self.offsets, "sizes": self.heads, "factors": self.multipliers}
 
     @property
     def hash_rows(self) -> int:
-        """Rows that ids can reach: the sum of primes."""
+        """The number of rows that ids can reach: the sum of the primes."""
         return sum(self.heads)
 
 
@@ -84,18 +84,18 @@ def layer_addresses(
 
 @dataclass(frozen=True, eq=False)
 class Addresses:
-    """Everything that turns token ids into row ids. Plain numbers: no tensors, no tokenizer.
+    """The constants of a memory, as plain numbers without tensors or a tokenizer.
 
     Attributes:
         layout: The family's rules.
         layers: Constants per layer, in hash order (the L axis of ids).
-        map_sha256: Digest of the token map as little-endian int32; None where raw ids are hashed.
-        raw_vocab_size: Token ids that may be hashed: 0..V-1.
+        map_sha256: Digest of the token map as little-endian int32; None if raw ids are hashed.
+        raw_vocab_size: Number V of token ids that may be hashed: 0..V-1.
         vocab_size: Size of the vocabulary that is hashed: the compressed one, or V.
-        fill: The id, of that vocabulary, that is read where looking back is blocked.
-        token_map: Compressed id per token id, int32 ``[V]``; None where raw ids are hashed, and
-            where an artefact's constants were read without its map (see `with_map`).
-        end_id: Token id, as tokenizers give it, that documents end with; None where they run on.
+        fill: The id of that vocabulary that is read where look-back is blocked.
+        token_map: Compressed id per token id, int32 ``[V]``; None if raw ids are hashed, or if
+            stored constants were read without their map (see `with_map`).
+        end_id: The tokenizer's id of the token that ends documents; None if look-back ignores ends.
     """
 
     layout: Layout
@@ -125,7 +125,8 @@ class Addresses:
             layer_ids: Layers in hash order; those of the config when None.
 
         Raises:
-            LayoutError: No layers, a missing map or pad, or a pad outside the vocabulary.
+            LayoutError: There are no layers, the map or pad is missing, or the pad is outside the
+                vocabulary.
         """
         layout = get_layout(config.layout)
         ids = list(config.layer_ids if layer_ids is None else layer_ids)
@@ -136,7 +137,7 @@ class Addresses:
         if layout.hashes == "compressed":
             if token_map is None:
                 raise LayoutError(
-                    f"Layout {layout.name} hashes compressed ids: it needs the token map."
+                    f"Layout {layout.name} hashes compressed ids, so it needs the token map."
                 )
             raw_vocab_size, vocab_size = len(token_map), int(token_map.max()) + 1
         else:
@@ -145,7 +146,7 @@ class Addresses:
         fill = pad_id if layout.fill == "pad" else config.eos_id
         if fill is None or not 0 <= fill < raw_vocab_size:
             raise LayoutError(
-                f"The {layout.fill} token {fill!r} is not an id in 0..{raw_vocab_size - 1}.",
+                f"The {layout.fill} token must be an id in 0..{raw_vocab_size - 1}, got {fill!r}.",
                 f"Set {layout.fill}_id in the config.",
                 value=fill,
             )
@@ -158,12 +159,12 @@ class Addresses:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Addresses:
-        """Rebuild the constants that an artefact stores, without the token map.
+        """Rebuild stored constants, without the token map.
 
         Raises:
-            CorruptFileError: They are not of the form that `to_dict` gives them.
+            CorruptFileError: They do not have the form that `to_dict` writes.
             LayoutError: Their layout is unknown.
-            MismatchError: They are not those that their fingerprint was taken of.
+            MismatchError: They do not match their fingerprint.
         """
         check_form(values)
         layers = tuple(
@@ -190,17 +191,17 @@ class Addresses:
         return addresses
 
     def with_map(self, token_map: TokenMap) -> Addresses:
-        """Return these constants together with their token map.
+        """Return these constants with their token map added.
 
         Raises:
-            MismatchError: It is another map.
+            MismatchError: The map belongs to another memory.
         """
         if map_digest(token_map) != self.map_sha256:
             raise MismatchError(
                 f"The token map ({len(token_map)} ids, {int(token_map.max(initial=-1)) + 1} "
-                f"compressed) is not the one of this memory ({self.raw_vocab_size} ids, "
+                f"compressed) does not belong to this memory ({self.raw_vocab_size} ids, "
                 f"{self.vocab_size} compressed).",
-                "Use the tokenizer that the memory was made with.",
+                "Use the tokenizer with which the memory was made.",
                 parts=["map_sha256"],
                 map_sha256=map_digest(token_map),
                 expected=self.map_sha256,
@@ -208,7 +209,7 @@ class Addresses:
         return replace(self, token_map=token_map)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the constants for JSON: multipliers as text, since they exceed 2^53."""
+        """Return the constants for JSON: multipliers as strings, since they exceed 2^53."""
         return {
             "fingerprint": self.fingerprint,
             "layout": self.layout.name,
@@ -231,13 +232,13 @@ class Addresses:
         }
 
     def check(self, stored: Mapping[str, Any]) -> None:
-        """Compare with the constants that an artefact stores.
+        """Compare with stored constants.
 
         Args:
-            stored: What `to_dict` returned when the artefact was written.
+            stored: The result of `to_dict` when they were written.
 
         Raises:
-            MismatchError: They differ; the message names the parts that do.
+            MismatchError: They differ; the message names the parts that differ.
         """
         mine = self.to_dict()
         keys = {**mine, **({"end_id": None} if "end_id" in stored else {})}
@@ -246,7 +247,7 @@ class Addresses:
             what = ", ".join(parts) if parts else "fingerprint"
             raise MismatchError(
                 f"The memory's addresses differ in: {what}. Wrong rows would be read.",
-                "Use the tokenizer and config that the memory was made with.",
+                "Use the tokenizer and config with which the memory was made.",
                 parts=parts,
                 fingerprint=stored.get("fingerprint"),
                 expected=mine["fingerprint"],
@@ -269,7 +270,7 @@ class Addresses:
 
     @property
     def max_ngram_size(self) -> int:
-        """Highest n-gram order N; N - 1 tokens of the past decide the next ids."""
+        """Highest n-gram order N; the next ids depend on N - 1 past tokens."""
         return self.n_orders + 1
 
     @property
@@ -284,7 +285,7 @@ class Addresses:
 
     @property
     def vocab_distributions(self) -> dict[int, HeadPrimes]:
-        """Primes per layer, as modules take them."""
+        """Primes per layer, in the form that modules take."""
         return {
             layer.layer_id: HeadPrimes(layer.primes, layer.layer_id, i)
             for i, layer in enumerate(self.layers)
@@ -292,14 +293,14 @@ class Addresses:
 
     @property
     def _own_end(self) -> dict[str, int]:
-        """The end of documents where the config adds it to the layout's rules."""
+        """The end-of-document token if the config adds one to the layout's rules."""
         if self.end_id is None or self.layout.ends_after_eos:
             return {}
         return {"end_id": self.end_id}
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over everything that decides the ids: equal fingerprints, equal ids."""
+        """sha256 over everything that determines the ids: equal fingerprints mean equal ids."""
         parts = {
             "layout": self.layout.name,
             "map_sha256": self.map_sha256,
@@ -318,5 +319,5 @@ class Addresses:
 
 
 def map_digest(token_map: TokenMap) -> str:
-    """sha256 of a token map as little-endian int32."""
+    """Return the sha256 of a token map as little-endian int32."""
     return hashlib.sha256(token_map.astype("<i4").tobytes()).hexdigest()

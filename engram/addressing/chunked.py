@@ -1,7 +1,7 @@
-"""The hash in numpy, a chunk that fits the processor's cache at a time.
+"""The hash in numpy, in chunks that fit the processor's cache.
 
-It runs where loading the compiled kernel would take longer than the hashing. Shapes: B sequences, T
-tokens, L layers, C columns, N the highest n-gram order.
+It is used when loading the compiled kernel would take longer than the hashing. Shapes: B sequences,
+T tokens, L layers, C columns, N the highest n-gram order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engram.addressing.addresses import Addresses, LayerAddresses
 from engram.addressing.reference import Ids, Mask, look_back
 
 _CHUNK_TOKENS = 4096
-# For fewer tokens than this, dividing costs less than calling numpy for every head.
+# For fewer tokens than this, divisions cost less than calling numpy for every head.
 _FEW_TOKENS = 32
 
 
@@ -32,12 +32,12 @@ def hash_chunks(
 
     Args:
         addresses: The memory's constants.
-        ids: Token ids ``[B, T]``, of any whole-number dtype.
+        ids: Token ids ``[B, T]``, of any integer dtype.
         keep: See `reference.look_back`.
         starts: See `reference.look_back`.
         history: See `reference.look_back`.
         offsets: Whether ids count from the start of the layer's table.
-        out: Filled with the ids ``[B, T, L, C]``, int64 or int32.
+        out: Output for the ids ``[B, T, L, C]``, int64 or int32.
 
     Returns:
         The history ``[B, N-1]`` for the next call.
@@ -63,7 +63,7 @@ def hash_chunks(
 
 
 def _hash_layer(layer: LayerAddresses, slots: Ids, offsets: bool, out: NDArray[Any]) -> None:
-    """Fill `out` ``[B, T, C]`` with one layer's ids of the slots ``[B, T, N]``."""
+    """Fill `out` ``[B, T, C]`` with one layer's ids for the slots ``[B, T, N]``."""
     factors = np.array(layer.multipliers, dtype=np.uint64).astype(np.int64)
     mix = slots[:, :, 0] * factors[0]
     column = 0
@@ -74,8 +74,8 @@ def _hash_layer(layer: LayerAddresses, slots: Ids, offsets: bool, out: NDArray[A
         if mix.size < _FEW_TOKENS:
             heads[:] = mix[:, :, None] % np.array(primes)
             continue
-        # Numpy divides unsigned numbers by one number without a division; a mix is negative only
-        # where an id is.
+        # Numpy divides unsigned numbers by a scalar without a division; only negative ids give
+        # negative mixes.
         dividend = mix.view(np.uint64) if int(mix.min()) >= 0 else mix
         for head, prime in enumerate(primes):
             divisor = dividend.dtype.type(prime)

@@ -1,4 +1,4 @@
-"""The constants of a memory as the compiled kernel reads them: one array, and two flags."""
+"""The constants of a memory in the form that the compiled kernel reads: one array and two flags."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from engram.addressing.addresses import Addresses
 # Flags of a position: a document starts there; it is masked.
 START = 1
 MASKED = 2
-# Stands for the token that ends documents where none does.
+# End-of-document token of memories without one.
 NO_END = -(2**63)
 
 
 def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
-    """Lay out the constants as the kernel reads them.
+    """Pack the constants in the form that the kernel reads.
 
     Args:
         addresses: The memory's constants.
@@ -23,8 +23,8 @@ def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
 
     Returns:
         uint64 ``[L, N + 4 C]``: a layer's multipliers, then per order the primes of its heads,
-        the lower and the upper halves of their reciprocals ``floor(2^64 / p)``, and what is added
-        to their ids.
+        the lower and the upper halves of their reciprocals ``floor(2^64 / p)``, and the offsets
+        that are added to their ids.
     """
     heads = addresses.n_heads
     rows = []

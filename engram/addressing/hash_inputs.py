@@ -1,4 +1,4 @@
-"""Checks what a hash is called with, and brings it into the shape that the kernel reads."""
+"""Checks the inputs of a hash, and brings them into the form that the kernel reads."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ KERNEL_DTYPES = frozenset(np.dtype(name) for name in ("i8", "i4", "u2", "u4"))
 def check_out(
     addresses: Addresses, out: NDArray[Any], shape: tuple[int, ...], offsets: bool
 ) -> None:
-    """Refuse an output that cannot be filled.
+    """Raise an error for an output that cannot be filled.
 
     Args:
         addresses: The memory's constants.
-        out: It.
+        out: The output.
         shape: Shape of the token ids.
         offsets: Whether ids count from the start of the layer's table.
 
     Raises:
-        InputError: It is of another shape or dtype, or its dtype is too narrow.
+        InputError: It has the wrong shape or dtype, or its dtype is too narrow.
     """
     expected = (*shape, len(addresses.layers), addresses.n_columns)
     is_array = isinstance(out, np.ndarray) and out.flags.c_contiguous and out.flags.writeable
     if not is_array or out.shape != expected or out.dtype not in (np.int64, np.int32):
         what = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out)
         raise InputError(
-            f"out is {what}; it must be a writable, contiguous array, int64 or int32, "
-            f"{list(expected)}.",
+            f"out must be a writable, contiguous array, int64 or int32, of shape {list(expected)}, "
+            f"got {what}.",
             expected=list(expected),
         )
     layers = addresses.layers
     if out.dtype == np.int32:
         rows = max(layer.hash_rows if offsets else max(layer.heads) for layer in layers)
         if rows > 2**31:
-            raise InputError(f"out is int32, and ids go up to {rows - 1}.", "Use int64.", rows=rows)
+            raise InputError(f"out is int32, but ids go up to {rows - 1}.", "Use int64.", rows=rows)
 
 
 def token_array(addresses: Addresses, ids: ArrayLike, ndim: int) -> NDArray[Any]:
     """Return token ids as a contiguous array of a dtype that the kernel reads.
 
     Raises:
-        InputError: They are no whole numbers, or not an array of `ndim` dimensions.
+        InputError: They are not whole numbers, or not an array of `ndim` dimensions.
     """
     try:
         array = np.asarray(ids)
     except ValueError:
         raise InputError(
-            "The token ids are rows of different lengths.", "Pad them and give keep=."
+            "The token ids are rows of different lengths.", "Pad them and pass keep=."
         ) from None
     if array.ndim != ndim:
         letters = "[B, T]" if ndim == 2 else "[n]"
         raise InputError(
-            f"Token ids are {list(array.shape)}; they must be {letters}.", shape=list(array.shape)
+            f"Token ids must be {letters}, got {list(array.shape)}.", shape=list(array.shape)
         )
     if not array.size:
         return np.empty(array.shape, dtype=np.int64)
     if array.dtype.kind not in "iu":
-        raise InputError(f"Token ids are {array.dtype}; they must be whole numbers.")
+        raise InputError(f"Token ids must be whole numbers, got {array.dtype}.")
     if array.dtype not in KERNEL_DTYPES:
         check_ids(addresses, array)  # uint64 ids may not fit
         array = array.astype(np.int64)
@@ -74,9 +74,9 @@ def token_array(addresses: Addresses, ids: ArrayLike, ndim: int) -> NDArray[Any]
 
 
 def wrong_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> InputError:
-    """Return the error about an array that does not go with the token ids."""
+    """Return the error for an array that does not fit the token ids."""
     return InputError(
-        f"{name} is {list(array.shape)}; for these token ids it must be {list(shape)}.",
+        f"{name} must be {list(shape)} for these token ids, got {list(array.shape)}.",
         expected=list(shape),
     )
 
@@ -84,10 +84,10 @@ def wrong_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> Input
 def position_flags(
     keep: ArrayLike | None, starts: ArrayLike | None, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
-    """Put both masks ``[B, T]`` into one array, as the kernel reads them.
+    """Pack both masks ``[B, T]`` into one array of flags for the kernel.
 
     Raises:
-        InputError: A mask has another shape.
+        InputError: A mask has the wrong shape.
     """
     flags = np.zeros(shape, np.uint8)
     for name, mask, flag in (("starts", starts, START), ("keep", keep, MASKED)):

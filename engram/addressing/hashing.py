@@ -1,4 +1,4 @@
-"""`Hasher`: token ids to hash ids, by the compiled kernel where it pays, else in numpy.
+"""`Hasher`: token ids to hash ids, with the compiled kernel if it pays, else in numpy.
 
 Shapes: B sequences, T tokens, n tokens of a flat corpus, L layers, C columns, N the highest n-gram
 order.
@@ -30,47 +30,48 @@ Form = Literal["auto", "numba", "numpy"]
 
 _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
 _NO_MAP = np.empty(0, dtype=np.int32)
-# Two threads on fewer ids than this take longer than one.
+# On fewer ids than this, two threads are slower than one.
 _IDS_PER_THREAD = 2**18
-# Output that no cache keeps until it is read is written past them.
+# Output larger than this bypasses the processor's caches, which would not keep it until it is read.
 _STREAMED_BYTES = 2**26
-# What the numpy form takes, and what loading numba and the kernel takes.
+# Time that the numpy form takes, and time for loading numba and the kernel.
 _SECONDS_PER_CALL = 1e-4
 _SECONDS_PER_ID = 3.5e-9
 _SECONDS_TO_LOAD = 0.5
 
-# Compiled kernels by orders and heads; None where numba does not work.
+# Compiled kernels by orders and heads; None if numba does not work.
 _KERNELS: dict[tuple[int, int], Any] = {}
 
 
 class Hasher:
     """Hashes token ids to the rows of every layer's table, in one pass.
 
-    A Hasher may be used from several threads at once.
+    A Hasher can be used from several threads at once.
 
     Args:
         addresses: The memory's constants.
         threads: Threads that share the work of one call.
-        form: ``numba`` or ``numpy``; ``auto`` begins with numpy and turns to numba once loading it
-            would have paid. Where numba does not work, numpy does the work, and a warning says why.
+        form: ``numba`` or ``numpy``; ``auto`` starts with numpy and changes to numba once loading
+            it would have paid. If numba does not work, numpy is used, and a warning gives the
+            reason.
 
     Attributes:
         addresses: The memory's constants.
         threads: Threads that share the work of one call.
 
     Raises:
-        LayoutError: The constants came without the token map that the layout needs.
-        UsageError: `threads` is not positive, or `form` is none of the three.
+        LayoutError: The constants lack the token map that the layout needs.
+        UsageError: `threads` is not positive, or `form` is unknown.
     """
 
     def __init__(self, addresses: Addresses, *, threads: int = 1, form: Form = "auto") -> None:
         if threads < 1:
-            raise UsageError(f"{threads} threads cannot hash.", "Give 1 or more.", threads=threads)
+            raise UsageError(f"threads must be >= 1, got {threads}.", threads=threads)
         if form not in ("auto", "numba", "numpy"):
-            raise UsageError(f"{form!r} is no form of the hash.", "auto, numba or numpy", form=form)
+            raise UsageError(f"form must be auto, numba or numpy, got {form!r}.", form=form)
         if addresses.map_sha256 is not None and addresses.token_map is None:
             raise LayoutError(
-                "The memory hashes compressed ids, and its constants came without the token map.",
+                "The memory hashes compressed ids, but its constants lack the token map.",
                 "Add it: addresses.with_map(token_map)",
             )
         self.addresses = addresses
@@ -105,24 +106,24 @@ class Hasher:
         offsets: bool = False,
         out: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], Ids]:
-        """Hash token ids; `reference.hash_ids` says what is computed.
+        """Hash token ids; `reference.hash_ids` defines the result.
 
         Args:
-            ids: Token ids ``[B, T]`` of any whole-number dtype.
+            ids: Token ids ``[B, T]`` of any integer dtype.
             keep: False at masked positions ``[B, T]``.
             starts: True where a document starts ``[B, T]``.
-            history: The tokens before the first ``[B, N-1]``, as the call before returned them.
-            offsets: Return rows of the layer's table instead of rows of the head's part of it.
-            out: Array to fill ``[B, T, L, C]``, int64 or int32. Filling the same one again and
-                again takes half as long as having new ones made.
+            history: The tokens before the first ``[B, N-1]``, as returned by the previous call.
+            offsets: Whether to return rows of the layer's table instead of rows of the head's part.
+            out: Array to fill ``[B, T, L, C]``, int64 or int32. Reusing the same array takes half
+                as long as allocating new ones.
 
         Returns:
             Ids ``[B, T, L, C]``, int64 or `out`, with column ``(order - 2) * H + head``; and the
             history ``[B, N-1]`` for the next call.
 
         Raises:
-            InputError: An id is not below the tokenizer's length, or an array has another shape or
-                dtype.
+            InputError: An id is not below the tokenizer's length, or an array has the wrong shape
+                or dtype.
         """
         if not (
             type(ids) is np.ndarray
@@ -131,7 +132,7 @@ class Hasher:
             and ids.flags.c_contiguous
         ):
             ids = token_array(self.addresses, ids, 2)
-        # One token at a time is the common case: what follows is two microseconds of Python.
+        # Decoding one token at a time must be fast: the code below takes two microseconds.
         batch, length = ids.shape
         if out is None:
             out = np.empty((batch, length, *self._shape), np.int64)
@@ -157,11 +158,11 @@ class Hasher:
         offsets: bool = False,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Hash documents that lie one after the other; each starts with the fill.
+        """Hash consecutive documents; each starts with the fill.
 
         Args:
-            ids: Token ids ``[n]`` of any whole-number dtype.
-            boundaries: First token of every document and, last, n: ``[documents + 1]``, rising.
+            ids: Token ids ``[n]`` of any integer dtype.
+            boundaries: First token of every document and, last, n: ``[documents + 1]``, increasing.
             offsets: See `hash`.
             out: Array to fill ``[n, L, C]``, int64 or int32.
 
@@ -169,7 +170,7 @@ class Hasher:
             Ids ``[n, L, C]``.
 
         Raises:
-            InputError: As `hash`, and where the boundaries are not those of n tokens.
+            InputError: See `hash`; or the boundaries are not valid for n tokens.
         """
         ids = token_array(self.addresses, ids, 1)
         size = len(ids)
@@ -183,8 +184,8 @@ class Hasher:
             or (bounds[1:] < bounds[:-1]).any()
         ):
             raise InputError(
-                f"The boundaries are not those of documents with {size} tokens in all.",
-                "They rise from 0 to that number.",
+                f"The boundaries must rise from 0 to {size}, the number of tokens.",
+                "Give the first token of every document and, last, the number of tokens.",
                 tokens=size,
             )
         if out is None:
@@ -197,7 +198,7 @@ class Hasher:
         try:
             self._hash(ids[None], flags, window, offsets, out[None])
         except InputError:
-            check_ids(self.addresses, ids)  # names the position in the flat array
+            check_ids(self.addresses, ids)  # so that an error names the position in the flat array
             raise
         return out
 
@@ -232,7 +233,7 @@ class Hasher:
             else:
                 stopped = self._share(kernel, arrays, window, out, rules)
         except Exception:
-            # The machine code could not be kept on disk, or what is kept there is damaged.
+            # The machine code could not be stored on disk, or the stored code is damaged.
             self._kernel = _KERNELS[self._kind] = _compile(self._kind, cache=False)
             stopped = self._kernel(*arrays, window, out, 0, size, *rules)
         if stopped >= 0:
@@ -247,7 +248,7 @@ class Hasher:
         out: NDArray[Any],
         rules: tuple[Any, ...],
     ) -> int:
-        """Call the kernel in several threads on a part of the positions each."""
+        """Call the kernel in several threads, each on a part of the positions."""
         size, length = arrays[0].size, arrays[0].shape[1]
         parts = min(self.threads, 2 * size // self._tokens_to_share)
 
@@ -255,7 +256,7 @@ class Hasher:
             begin, end = size * part // parts, size * (part + 1) // parts
             own = window.copy()
             stopped = int(kernel(*arrays, own, out, begin, end, *rules))
-            # Rows whose last position is in this part.
+            # Rows of the batch whose last position is in this part.
             rows = slice(begin // length, end // length)
             ends[rows] = own[rows]
             return stopped
@@ -268,7 +269,7 @@ class Hasher:
         return next((stop for stop in stops if stop >= 0), -1)
 
     def _load(self, size: int) -> Any:
-        """Return the kernel if it is there or hashing `size` tokens more makes it worth while."""
+        """Return the kernel if it is loaded, or if `size` more tokens make loading it pay."""
         if self._form == "numpy":
             return None
         if self._kind not in _KERNELS:
@@ -279,10 +280,10 @@ class Hasher:
                     return None
             try:
                 _KERNELS[self._kind] = _compile(self._kind)
-            except Exception as error:  # whatever keeps numba from working here
+            except Exception as error:  # numba can fail in many ways
                 _KERNELS[self._kind] = None
                 warnings.warn(
-                    f"Hashing in numpy, which takes many times longer than the compiled kernel: "
+                    f"Hashing in numpy, which is many times slower than the compiled kernel: "
                     f"{type(error).__name__}: {error}",
                     EngramWarning,
                     stacklevel=4,
@@ -300,5 +301,5 @@ def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
 
     try:
         return make_hash_range(*kind, cache=cache)
-    except RuntimeError:  # no folder to keep machine code in
+    except RuntimeError:  # no folder to store machine code in
         return make_hash_range(*kind, cache=False)

@@ -1,9 +1,9 @@
-"""The compiled hash: one pass over tokens, for every layout. Imported only where it is used.
+"""The compiled hash: one pass over tokens, for every layout; imported only when used.
 
 A remainder by a constant needs no division (Barrett 1986): with ``bar = floor(2^64 / p)``, the
-upper half of ``mix * bar`` is the quotient of ``mix / p``, or one less. Without the product of the
-two lower halves it is at most one less again, and takes 32-bit products only, which processors have
-for whole vectors: eight heads at a time, where divisions and 128-bit products go one by one.
+upper half of ``mix * bar`` is the quotient of ``mix / p``, or one less. Leaving out the product of
+the two lower halves makes it at most one less again, and needs only 32-bit products, which
+processors compute for whole vectors: eight heads at a time, unlike divisions and 128-bit products.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def _store_rows(
         context: Numba's typing context.
         mix: The mix, below 2^63.
         constants: See `addressing.constants.pack`.
-        at: Index, in the flat `constants`, of the first head's prime.
+        at: Index of the first head's prime in the flat `constants`.
         heads: Heads per order: the distance to the next kind of constants.
         out: Ids; the dtype may be narrower than 64 bits.
-        to: Index, in the flat `out`, of the first head's id.
-        streamed: Whether to store past the processor's caches; needs `out` at a multiple of 16.
-        lanes: A tuple as long as the number of heads.
+        to: Index of the first head's id in the flat `out`.
+        streamed: Whether to bypass the processor's caches; needs `out` aligned to 16 bytes.
+        lanes: A tuple whose length is the number of heads.
     """
     index = types.intp
     signature = types.void(types.uint64, constants, index, index, out, index, types.boolean, lanes)
@@ -73,14 +73,14 @@ def _store_rows(
             whole = builder.insert_element(whole, mix, ir.Constant(ir.IntType(32), lane))
         half, low_bits = splat(32), splat(2**32 - 1)
         low, high = builder.and_(whole, low_bits), builder.lshr(whole, half)
-        # What is loaded has no upper half either; this says so to the compiler.
+        # Loaded values have no upper half either; this tells the compiler.
         low_bar, high_bar = builder.and_(low_bar, low_bits), builder.and_(high_bar, low_bits)
         # Both products are below 2^63.
         cross = builder.add(builder.mul(low, high_bar), builder.mul(high, low_bar))
         quotient = builder.add(builder.mul(high, high_bar), builder.lshr(cross, half))
         rest = builder.sub(whole, builder.mul(quotient, prime))
         for _ in range(2):
-            # What would be negative wraps round and is the larger of the two.
+            # A negative difference wraps around, and is the larger of the two.
             less = builder.sub(rest, prime)
             rest = builder.select(builder.icmp_unsigned("<", less, rest), less, rest)
         row = builder.add(rest, first)
@@ -103,28 +103,27 @@ def _store_rows(
 
 
 def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRange:
-    """Compile the kernel for a number of orders and of heads, which it must know beforehand.
+    """Compile the kernel for a fixed number of orders and heads.
 
     Args:
         n_orders: Orders of n-grams.
         n_heads: Hash heads per order.
-        cache: Whether to keep the machine code on disk, beside this file or where numba keeps it.
+        cache: Whether to store the machine code on disk, beside this file or in numba's own folder.
 
     Returns:
         ``hash_range(ids, token_map, constants, flags, window, out, begin, end, streamed,
         vocab_size, fill, end_id)``. It hashes the positions begin..end-1 of the flattened `ids`
         ``[B, T]`` into `out` ``[B, T, L, C]``. `window` ``[B, N-1]`` holds the tokens before each
-        row, oldest first, and afterwards those before the position behind the last one hashed.
-        `flags` ``[B, T]`` (or empty) marks positions with START and MASKED. `streamed` says that
-        `out` is larger than what the processor should cache, and at an address that is a multiple
-        of 16. Returns -1, or the first position whose id is not below `vocab_size`, where it
-        stopped.
+        row, oldest first, and afterwards those before the position after the last one hashed.
+        `flags` ``[B, T]`` (or empty) marks positions with START and MASKED. `streamed` means that
+        `out` is larger than the processor should cache, and aligned to 16 bytes. Returns -1, or
+        the first position whose id is not below `vocab_size`, where it stopped.
     """
     past = n_orders
     block = 4 * n_heads
     full = n_heads // LANES * LANES
     rest = n_heads - full
-    # Numba knows the length of a tuple at compile time, and not the value of an int.
+    # Numba knows the length of a tuple at compile time, but not the value of an int.
     lanes, rest_lanes = (0,) * LANES, (0,) * rest
 
     def hash_range(
@@ -146,13 +145,13 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
         width = constants.shape[1]
         has_map = token_map.size > 0
         has_flags = flags.size > 0
-        # Between heads that fill no vector, stores would not be at multiples of 16 bytes.
+        # If the heads do not fill a vector, stores would not be aligned to 16 bytes.
         streamed = streamed and rest == 0
         to = np.intp(begin * layers * n_orders * n_heads)
         for row in range(begin // length, (end - 1) // length + 1):
             first = max(begin - row * length, 0)
             last = min(end - row * length, length)
-            # A range that starts inside a row reads the tokens before it, to fill the window.
+            # A range that starts inside a row first fills the window with the tokens before it.
             start = max(first - past, 0)
             if start > 0:
                 window[row, :] = fill
@@ -200,7 +199,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
                                         rest_lanes,
                                     )
                             else:
-                                # Only negative ids come here: floor modulo, as in numpy.
+                                # Only negative ids reach this line: floor modulo, as in numpy.
                                 for head in range(n_heads):
                                     column = past + 1 + order * block + head
                                     prime = np.int64(constants[layer, column])

@@ -1,4 +1,4 @@
-"""Hash multipliers: odd, one per layer and look-back position, so small that nothing wraps."""
+"""Hash multipliers: odd, one per layer and look-back position, small enough to avoid overflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def multipliers(
     """Draw the N multipliers of every layer.
 
     Args:
-        config: The memory; its layout says which generator, its seed where it starts.
+        config: The memory; its layout selects the generator, its seed the start.
         vocab_size: Size of the vocabulary that is hashed: the compressed one, or the raw one for
             qwen_ple.
         layer_ids: Layers; those of the config when None.
@@ -43,11 +43,11 @@ def multipliers(
 
 
 def _pcg64(seed: int, half: int, count: int) -> tuple[int, ...]:
-    """Numpy's default generator, as the reference demo draws it (a test pins its values)."""
+    """Draw with numpy's default generator, like the reference demo (a test pins the values)."""
     import numpy as np
 
     if seed < 0:
-        raise LayoutError(f"The seed of a layer is {seed}; it must not be negative.", seed=seed)
+        raise LayoutError(f"The seed of a layer must be >= 0, got {seed}.", seed=seed)
     draws = np.random.default_rng(seed).integers(0, half, size=count, dtype=np.int64)
     return tuple(2 * int(draw) + 1 for draw in draws)
 

@@ -1,7 +1,7 @@
-"""sympy as the independent witness of a memory's primes, for `verify` alone.
+"""Checks a memory's primes independently with sympy, for `verify` only.
 
 Sizes are computed with the toolkit's own primality test (`primes.is_prime`), since importing sympy
-takes longer than `engram size`. Here the same walk is made with sympy's functions only.
+takes longer than `engram size`. This module repeats the search with functions of sympy only.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from engram.layouts import get_layout
 
 
 def first_composite(heads: Sequence[int]) -> int | None:
-    """Return the index of the first number that sympy does not call prime; None if all are."""
+    """Return the index of the first number that is not prime by sympy; None if all are."""
     from sympy import isprime
 
     return next((i for i, rows in enumerate(heads) if not isprime(rows)), None)
 
 
 def doubt_of_primes(config: EngramConfig, heads: Mapping[int, Sequence[int]]) -> str | None:
-    """Check that every head has the prime that the config gives it, by sympy's account.
+    """Check with sympy that every head has the prime that follows from the config.
 
-    Layers are walked in the order in which their layout hands primes out. Each head must have the
-    first prime from its nominal rows on that no head before it has: prime, and none skipped.
+    Layers are visited in the order in which their layout assigns primes. Each head must have the
+    first prime, from its nominal rows on, that no earlier head has.
 
     Args:
-        config: The memory; its `rows_per_head` are where the searches start.
-        heads: By layer, the rows of its ``C`` columns, orders one after the other. Layers are in
+        config: The memory; the searches start at its `rows_per_head`.
+        heads: By layer, the rows of its ``C`` columns, one order after the other. Layers are in
             hash order.
 
     Returns:
-        The first problem in a sentence, or None.
+        The first problem as a sentence, or None.
     """
     from sympy import isprime, nextprime
 

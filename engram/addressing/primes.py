@@ -36,12 +36,11 @@ def is_prime(n: int) -> bool:
 
 
 class HeadPrimes(list[list[int]]):
-    """The primes of one layer, ``[order][head]``, that know which layer they belong to.
+    """The primes of one layer, ``[order][head]``, with the layer's id and index.
 
     Attributes:
         layer_id: The layer (0-based) in the backbone.
-        slot: The layer's index among the tokenizer's layer ids: its place on the L axis of 4-D hash
-            ids.
+        slot: The layer's index among the tokenizer's layer ids, on the L axis of 4-D hash ids.
     """
 
     def __init__(self, primes: Sequence[Sequence[int]], layer_id: int, slot: int) -> None:
@@ -55,12 +54,12 @@ def head_primes(
 ) -> dict[int, HeadPrimes]:
     """Assign every head of every layer its prime.
 
-    Walking layers, then orders, then heads, each head takes the next prime that no head before it
-    has; each order starts at its nominal rows per head, which is eligible itself (the rule of the
-    reference demo, and equal for the others).
+    Going through layers, then orders, then heads, each head takes the next prime that no earlier
+    head has; each order starts at its nominal rows per head, which may be taken itself (the rule of
+    the reference demo, which the other layouts share).
 
     Args:
-        config: The memory; its `rows_per_head` are where the searches start.
+        config: The memory; the searches start at its `rows_per_head`.
         layer_ids: Layers in hash order; those of the config when None.
 
     Returns:
@@ -79,7 +78,7 @@ def head_primes(
     for layer_id in walk:
         found[layer_id] = []
         for nominal in config.rows_per_head:
-            # Everything between the nominal size and the last prime taken from it is used up
+            # All primes between the nominal size and the last prime taken from there are used
             # already.
             candidate = resume.get(nominal, nominal - 1)
             primes: list[int] = []
@@ -96,5 +95,5 @@ def head_primes(
 
 
 def stored_rows(primes: Sequence[Sequence[int]], row_multiple: int) -> int:
-    """Rows of one layer's table as stored: the sum of its primes, rounded up to `row_multiple`."""
+    """Return a layer's stored rows: the sum of its primes, rounded up to `row_multiple`."""
     return -(-sum(map(sum, primes)) // row_multiple) * row_multiple

@@ -1,4 +1,4 @@
-"""Hash ids in plain numpy: the readable reference that every faster form must equal.
+"""Hash ids in plain numpy: the readable reference for all faster forms.
 
 Shapes: B sequences, T tokens, L layers, C = (N - 1) * H columns, N the highest n-gram order.
 """
@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 
 
 def check_ids(addresses: Addresses, ids: NDArray[np.integer]) -> None:
-    """Refuse ids that the memory's tokenizer does not have. Negative ids are no concern of this.
+    """Raise an error for ids that the memory's tokenizer does not have; negative ids pass.
 
     Args:
         addresses: The memory's constants.
@@ -29,8 +29,8 @@ def check_ids(addresses: Addresses, ids: NDArray[np.integer]) -> None:
         return
     where = tuple(int(i) for i in np.argwhere(ids >= addresses.raw_vocab_size)[0])
     raise InputError(
-        f"Token id {int(ids[where])} at position {list(where)} is not below "
-        f"{addresses.raw_vocab_size}, the length of the memory's tokenizer.",
+        f"Token ids must be below {addresses.raw_vocab_size}, the length of the memory's "
+        f"tokenizer, got {int(ids[where])} at position {list(where)}.",
         "Use that tokenizer.",
         token_id=int(ids[where]),
         position=list(where),
@@ -50,7 +50,7 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
 
     Raises:
         InputError: An id is not below the tokenizer's length.
-        LayoutError: The constants came without the token map that the layout needs.
+        LayoutError: The constants lack the token map that the layout needs.
     """
     check_ids(addresses, np.asarray(ids))
     ids = np.asarray(ids, dtype=np.int64)
@@ -58,7 +58,7 @@ def compress(addresses: Addresses, ids: Ids) -> Ids:
         return ids
     if addresses.token_map is None:
         raise LayoutError(
-            "The memory hashes compressed ids, and its constants came without the token map.",
+            "The memory hashes compressed ids, but its constants lack the token map.",
             "Add it: addresses.with_map(token_map)",
         )
     return np.where(ids >= 0, addresses.token_map[np.maximum(ids, 0)], ids)
@@ -71,12 +71,14 @@ def look_back(
     starts: Mask | None = None,
     history: Ids | None = None,
 ) -> tuple[Ids, Ids]:
-    """Lay the N tokens that each position reads side by side.
+    """Return the N tokens that each position reads, side by side.
 
-    Slot k of a position holds the token k places back, or the fill where that is blocked. Blocking
-    is sticky: what lies behind a blocked token is blocked too. Blocked are places before the
-    sequence, before a start, at or behind a masked position, and, where layout or config say so, at
-    or behind the token that ends a document. A masked position reads the fill even in slot 0.
+    Slot k of a position holds the token k positions back, or the fill if that is blocked. Blocking
+    is
+    sticky: everything before a blocked token is blocked too. Blocked are positions before the
+        sequence,
+    before a start, at or before a masked position, and, if the layout or config says so, at or
+    before the token that ends a document. A masked position reads the fill even in slot 0.
 
     Args:
         addresses: The memory's constants.
@@ -84,7 +86,7 @@ def look_back(
         keep: False at masked positions ``[B, T]``; None when there are none.
         starts: True where a document starts ``[B, T]``; None when only position 0 does.
         history: Slots N-2..0 of the position before the first ``[B, N-1]``, oldest first, as
-            returned by the call before; None at the start of a text.
+            returned by the previous call; None at the start of a text.
 
     Returns:
         The slots ``[B, T, N]``, ids of the hashed vocabulary, and the history ``[B, N-1]`` for the
@@ -102,7 +104,7 @@ def look_back(
     alive = np.ones((batch, past + length), dtype=bool)
     if keep is not None:
         alive[:, past:] = keep
-    # reachable[:, t]: whether position t may look at t - 1.
+    # reachable[:, t]: whether position t may look back at t - 1.
     reachable = np.ones((batch, past + length + 1), dtype=bool)
     reachable[:, 1:] &= alive
     if starts is not None:
@@ -114,7 +116,7 @@ def look_back(
     open_[:, :-1] &= alive[:, past:]
     slots[:, :-1, 0] = np.where(open_[:, :-1], compressed, addresses.fill)
     for k in range(1, past + 1):
-        # One position more than the sequence has: its slots are the history of the next call.
+        # One position after the sequence is added: its slots are the history of the next call.
         open_ &= reachable[:, past - k + 1 : past - k + 2 + length]
         shifted = tokens[:, past - k : past - k + 1 + length]
         slots[:, :, k] = np.where(open_, shifted, addresses.fill)
@@ -128,7 +130,7 @@ def hash_ids(
     starts: Mask | None = None,
     history: Ids | None = None,
 ) -> tuple[Ids, Ids]:
-    """Hash token ids to the heads' tables of every layer.
+    """Hash token ids to rows of the heads' tables in every layer.
 
     Args:
         addresses: The memory's constants.
@@ -150,8 +152,8 @@ def hash_ids(
         factors = np.array(layer.multipliers, dtype=np.uint64).astype(np.int64)
         mix = slots[:, :, 0] * factors[0]
         for order, primes in zip(addresses.orders, layer.primes, strict=True):
-            # Products of ids and multipliers stay below 2^63; only negative ids can wrap, as they
-            # do in numpy.
+            # Products of ids and multipliers stay below 2^63; only negative ids can overflow, as
+            # in numpy.
             mix = mix ^ slots[:, :, order - 1] * factors[order - 1]
             columns += [mix % prime for prime in primes]
     batch, length = slots.shape[:2]

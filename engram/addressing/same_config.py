@@ -1,4 +1,4 @@
-"""Are stored addresses those of the memory's config?"""
+"""Compares stored addresses with the memory's config."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from engram.storage.json_files import COPY_AGAIN
 
 
 def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
-    """Compare what stored addresses are for with a config: layout, layers, orders, heads, ids.
+    """Compare the layout, layers, orders, heads and ids of stored addresses with a config.
 
     Args:
         addresses: The memory's constants.
         config: The memory.
-        where: The file that holds both.
+        where: The file with both.
 
     Raises:
         MismatchError: They differ.
@@ -31,7 +31,7 @@ def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
     for key, (stored, stated) in pairs.items():
         if stored != stated:
             raise MismatchError(
-                f"{where}: the memory's addresses are for {key} {stored}, its config says "
+                f"{where}: the memory's addresses are for {key} {stored}, but its config has "
                 f"{stated}.",
                 COPY_AGAIN,
                 path=where,
@@ -47,10 +47,10 @@ def check_config(addresses: Addresses, config: EngramConfig, where: str) -> None
     Args:
         addresses: The memory's constants.
         config: The memory.
-        where: The file that holds both.
+        where: The file with both.
 
     Raises:
-        MismatchError: They differ; the message names the layer and the first entry that does.
+        MismatchError: They differ; the message names the layer and the first differing entry.
     """
     check_shape(addresses, config, where)
     right = layer_addresses(config, addresses.vocab_size, addresses.layer_ids)
@@ -66,11 +66,11 @@ def check_constant(name: str, stored: Any, expected: Any) -> None:
 
     Args:
         name: Layer and constant, as the subject of a message.
-        stored: Its entries as they are stored.
-        expected: Those that are right.
+        stored: Its stored entries.
+        expected: The right entries.
 
     Raises:
-        MismatchError: They differ; the message names the first entry that does.
+        MismatchError: They differ; the message names the first differing entry.
     """
     stored, expected = [int(value) for value in stored], [int(value) for value in expected]
     if stored == expected:
@@ -78,9 +78,9 @@ def check_constant(name: str, stored: Any, expected: Any) -> None:
     pairs = zip(stored, expected, strict=False)
     first = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
     what = (
-        f"it has {len(stored)} entries; by the config {len(expected)}"
+        f"must have {len(expected)} entries by the config, got {len(stored)}"
         if first is None
-        else f"entry {first} is {stored[first]}; by the config {expected[first]}"
+        else f"entry {first} must be {expected[first]} by the config, got {stored[first]}"
     )
     raise MismatchError(
         f"{name}: {what}. Wrong rows would be read.",

@@ -1,4 +1,4 @@
-"""Is a tokenizer the one that a memory was made with?"""
+"""Compares a tokenizer with the one that a memory was made with."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 def check_tokenizer(addresses: Addresses, tokenizer: TokenizerFile) -> int:
     """Compare a tokenizer with the one that a memory was made with.
 
-    Tokens that were added behind the others are no difference: the memory takes them as masked.
+    Tokens that were added after the others do not matter: the memory treats them as masked.
 
     Args:
         addresses: The memory's constants, of a layout that hashes compressed ids.
         tokenizer: The tokenizer.
 
     Returns:
-        How many tokens were added since.
+        The number of tokens added since.
 
     Raises:
-        MismatchError: It is another one.
+        MismatchError: It is another tokenizer.
     """
     own = addresses.raw_vocab_size
     token_map = compressed_map(tokenizer)
@@ -33,8 +33,8 @@ def check_tokenizer(addresses: Addresses, tokenizer: TokenizerFile) -> int:
         raise MismatchError(
             f"{tokenizer.name}: the tokenizer is not the one that the memory was made with: its "
             f"{len(token_map)} ids compress to {int(token_map.max()) + 1}, those of the memory's "
-            f"{own} to {addresses.vocab_size}, or others share one.",
-            "Restore the tokenizer's files; the memory would be read with other n-grams' rows.",
+            f"{own} to {addresses.vocab_size}, or are grouped differently.",
+            "Restore the tokenizer's files; otherwise n-grams would read the rows of others.",
             ids=len(token_map),
             expected_ids=own,
         )

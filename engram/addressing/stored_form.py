@@ -62,13 +62,13 @@ ADDRESSES_SHAPE = {
 
 
 def check_form(values: Any) -> None:
-    """Refuse what has another form than `Addresses.to_dict` writes.
+    """Raise an error for values that do not have the form that `Addresses.to_dict` writes.
 
     Args:
-        values: What is stored.
+        values: The stored values.
 
     Raises:
-        CorruptFileError: Something is missing, of another type, or out of range.
+        CorruptFileError: A value is missing, has the wrong type, or is out of range.
     """
     hint = "Copy the files again from where the memory was made, or make it again."
     check_shape(values, ADDRESSES_SHAPE, "The record of the memory's addresses", hint=hint)

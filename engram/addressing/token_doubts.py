@@ -1,4 +1,4 @@
-"""Token ids that a config may state, but nobody is likely to mean."""
+"""Warnings about valid but unlikely token ids in a config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def token_doubts(config: EngramConfig, tokenizer: TokenizerFile | None) -> list[str]:
-    """Say what a config probably does not mean with its token ids, one sentence each.
+    """Return warnings about the token ids in a config, one sentence each.
 
     Args:
         config: The memory.
-        tokenizer: Its tokenizer; None where it cannot be read.
+        tokenizer: Its tokenizer; None if it cannot be read.
     """
     if tokenizer is None or config.pad_id is None:
         return []
@@ -28,5 +28,5 @@ def token_doubts(config: EngramConfig, tokenizer: TokenizerFile | None) -> list[
         return []
     return [
         f"pad_id {pad_id} is {tokens.id_to_token(pad_id)!r} in {tokenizer.name}, an ordinary token "
-        "that texts hold: the start of a document reads the same rows as that token."
+        "of texts: the start of a document reads the same rows as that token."
     ]

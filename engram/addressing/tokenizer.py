@@ -1,4 +1,4 @@
-"""`EngramTokenizer`: token ids to a memory's hash ids, for a config and a tokenizer."""
+"""`EngramTokenizer`: turns token ids into a memory's hash ids."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class EngramTokenizer:
     Args:
         config: The memory.
         hf_tokenizer: The backbone's tokenizer: a transformers tokenizer, a `tokenizers.Tokenizer`,
-            a `TokenizerFile`, or what `load_tokenizer` takes; the config's when None.
+            a `TokenizerFile`, or an argument of `load_tokenizer`; the config's when None.
         layer_ids: Layers (0-based) in hash order; the config's when None.
 
     Attributes:
-        config: The memory, with the layers and the pad id that apply.
+        config: The memory, with the layers and the pad id in use.
         addresses: Its constants.
 
     Raises:
         MismatchError: The config was made for a tokenizer of another length.
-        LayoutError: There are no layers, or no token to fill with.
+        LayoutError: There are no layers, or there is no fill token.
         InputError: There is no tokenizer.
         UsageError: `hf_tokenizer` is something else, or not backed by the `tokenizers` library.
         MissingFileError: The tokenizer cannot be found.
@@ -55,8 +55,8 @@ class EngramTokenizer:
         given = config.tokenizer if hf_tokenizer is None else hf_tokenizer
         if given is None:
             raise InputError(
-                "There is no tokenizer: none was given, and the config names none.",
-                "Give one, or set tokenizer in the config.",
+                "There is no tokenizer: none was given, and the config has none.",
+                "Pass one, or set tokenizer in the config.",
             )
         tokenizer = describe_tokenizer(given)
         layout = get_layout(config.layout)
@@ -76,12 +76,12 @@ class EngramTokenizer:
 
     @property
     def vocab_distributions(self) -> dict[int, HeadPrimes]:
-        """Primes per layer, ``[order][head]``: what an `EngramModule` is built from."""
+        """Primes per layer, ``[order][head]``, to build an `EngramModule` from."""
         return self.addresses.vocab_distributions
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything that decides the ids."""
+        """Digest of everything that determines the ids."""
         return self.addresses.fingerprint
 
     def compress(self, ids: Any) -> NDArray[np.int64]:
@@ -91,10 +91,10 @@ class EngramTokenizer:
             ids: Token ids of any shape.
 
         Returns:
-            Compressed ids of the same shape; the ids themselves where the layout hashes raw ones.
+            Compressed ids of the same shape; the ids themselves if the layout hashes raw ids.
 
         Raises:
-            InputError: They are no ids, or not of this tokenizer.
+            InputError: They are not ids, or not of this tokenizer.
         """
         return compress(self.addresses, _whole_numbers(ids, "Token ids"))
 
@@ -111,21 +111,21 @@ class EngramTokenizer:
 
         Args:
             ids: Token ids ``[B, T]`` or ``[T]``.
-            layer_id: The one layer whose ids are wanted; all of them when None.
+            layer_id: The only layer to return; all layers when None.
             return_tensors: ``pt`` for a torch tensor, on the device of `ids`; else numpy.
-            attention_mask: 0 at positions that are no text ``[B, T]``; they read the fill, and no
-                position looks back past them. None when all are.
+            attention_mask: 0 at positions that are not text ``[B, T]``; they read the fill, and no
+                position looks back past them. None if all are text.
             starts: 1 where a document starts inside a row ``[B, T]``; no position looks back past
-                it. None when only the rows start documents.
+                it. None if documents start only at the rows' first tokens.
 
         Returns:
-            int64 ``[B, T, L, C]`` in the order of `layer_ids`, or ``[B, T, C]`` of one; column
-            ``(order - 2) * heads + head``.
+            int64 ``[B, T, L, C]`` in the order of `layer_ids`, or ``[B, T, C]`` of one layer;
+            column ``(order - 2) * heads + head``.
 
         Raises:
-            InputError: They are no ids, or not of this tokenizer, or a mask has another shape.
+            InputError: They are not ids, or not of this tokenizer, or a mask has the wrong shape.
             MismatchError: The layer has no memory.
-            UsageError: `return_tensors` is neither.
+            UsageError: `return_tensors` is unknown.
         """
         return self._hash(ids, layer_id, return_tensors, attention_mask, starts, offsets=False)
 
@@ -152,7 +152,7 @@ class EngramTokenizer:
     ) -> Any:
         if return_tensors not in (None, "np", "pt"):
             raise UsageError(
-                f"return_tensors is {return_tensors!r}.", 'Give "pt" for torch, or None for numpy.'
+                f'return_tensors must be "pt" (torch) or None (numpy), got {return_tensors!r}.'
             )
         slot = None if layer_id is None else self._slot(layer_id)
         rows = _whole_numbers(ids, "Token ids")
@@ -176,7 +176,7 @@ class EngramTokenizer:
     def _slot(self, layer_id: int) -> int:
         if layer_id not in self.layer_ids:
             raise MismatchError(
-                f"Layer {layer_id} has no memory; the layers are {self.layer_ids}.",
+                f"layer_id must be one of {self.layer_ids}, got {layer_id}.",
                 "Layers are counted from 0.",
                 layer_id=layer_id,
                 layer_ids=self.layer_ids,
@@ -185,13 +185,13 @@ class EngramTokenizer:
 
 
 def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile) -> None:
-    """Refuse a tokenizer that is not the config's. Raw ids may be fewer than those of the model."""
+    """Raise an error for a tokenizer of another length; raw ids may be fewer than the model's."""
     given, own = tokenizer.vocab_size, config.engram_vocab_size
     if given == own or (layout.hashes == "raw" and given < own):
         return
     raise MismatchError(
         f"The config is made for a tokenizer of {own:,} ids (engram_vocab_size); {tokenizer.name} "
-        f"has {given:,}. Its n-grams would be read from other rows.",
+        f"has {given:,}. Its n-grams would read other rows.",
         f"Use the config's tokenizer, or make a config with engram_vocab_size {given}.",
         config_vocab_size=own,
         tokenizer_vocab_size=given,
@@ -205,7 +205,7 @@ def _pad_id(config: EngramConfig, tokenizer: TokenizerFile) -> int:
         found = tokenizer.tokenizer.token_to_id(pad)
         if found is None:
             raise LayoutError(
-                f"pad_id {pad!r} is no token of {tokenizer.name}.",
+                f"pad_id {pad!r} is not a token of {tokenizer.name}.",
                 "Set pad_id to one of its tokens, an id, or null.",
                 pad_id=pad,
             )
@@ -228,7 +228,7 @@ def _mask(mask: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_] | N
     array = _whole_numbers(mask, name)
     if array.shape != shape:
         raise InputError(
-            f"{name} is {list(array.shape)}, and the token ids are {list(shape)}.",
+            f"{name} must be {list(shape)}, like the token ids, got {list(array.shape)}.",
             shape=list(array.shape),
         )
     return np.atleast_2d(array != 0)
@@ -243,10 +243,10 @@ def _whole_numbers(values: Any, what: str) -> NDArray[Any]:
         array = np.asarray(values)
     except ValueError:
         raise InputError(
-            f"{what} are rows of different lengths.", "Pad them and give attention_mask=."
+            f"{what} are rows of different lengths.", "Pad them and pass attention_mask=."
         ) from None
     if not array.size:
         return array.astype(np.int64)
     if array.dtype.kind not in "biu" or (array.dtype.kind == "b" and what == "Token ids"):
-        raise InputError(f"{what} are {array.dtype}; they must be whole numbers.")
+        raise InputError(f"{what} must be whole numbers, got {array.dtype}.")
     return array

@@ -41,7 +41,7 @@ def _are_tokens(value: Any) -> bool:
     return isinstance(value, (dict, list)) and all(map(_is_token, tokens))
 
 
-_TOKEN = Kind("a token: a text, or an object with its content and flags", _is_token)
+_TOKEN = Kind("a token: a string, or an object with its content and flags", _is_token)
 _TOKENS = Kind("a list of tokens, or an object of them", _are_tokens)
 _BY_ID = Kind(
     "an object of tokens by id",
@@ -55,7 +55,7 @@ _SPECIAL = {
     **{f"{role}_token": Maybe(_TOKEN) for role in _ROLES},
     "additional_special_tokens": Maybe(_TOKENS),
 }
-# Read for special and added tokens alone.
+# Read only for special and added tokens.
 _EXTRAS: dict[str, Any] = {
     SETTINGS: {
         **_SPECIAL,
@@ -70,14 +70,14 @@ _EXTRAS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class TokenizerFile:
-    """A tokenizer, and what its files say about it.
+    """A tokenizer, with the facts in its files.
 
     Attributes:
         tokenizer: The `tokenizers` object, with every added token.
-        name: What it was asked for by.
-        path: Its tokenizer.json; None for one that was handed over in memory.
+        name: The name or path under which it was requested.
+        path: Its tokenizer.json; None for one that was passed in memory.
         vocab_size: Number of token ids, as ``len(AutoTokenizer)`` counts them.
-        digest: sha256 over canonical JSON without padding, truncation and formatting: packages of
+        digest: sha256 over canonical JSON without padding, truncation and formatting: copies of
             the same tokenizer have the same digest.
         pad_id: Padding token, None when it has none.
         eos_id: End-of-text token, None when it has none.
@@ -124,7 +124,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        MissingFileError: It is not there or cannot be reached; the hint says what to do.
+        MissingFileError: It does not exist or cannot be reached.
         CorruptFileError: One of its files cannot be read.
     """
     name = str(name_or_path)
@@ -144,15 +144,15 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
 
 
 def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
-    """Describe a tokenizer, however it is given.
+    """Return a tokenizer given in any form as a `TokenizerFile`.
 
     Args:
-        tokenizer: A `TokenizerFile`, a `tokenizers.Tokenizer`, a transformers tokenizer, or what
-            `load_tokenizer` takes.
+        tokenizer: A `TokenizerFile`, a `tokenizers.Tokenizer`, a transformers tokenizer, or an
+            argument of `load_tokenizer`.
 
     Raises:
         UsageError: It is something else, or not backed by the `tokenizers` library.
-        MissingFileError: It is not there or cannot be reached.
+        MissingFileError: It does not exist or cannot be reached.
         CorruptFileError: One of its files cannot be read.
     """
     if isinstance(tokenizer, TokenizerFile):
@@ -168,7 +168,7 @@ def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
         raise UsageError(
             f"A {type(tokenizer).__name__} cannot be read as a tokenizer: it is not backed by the "
             "tokenizers library.",
-            "Give a path, a hub id, or the fast version of the tokenizer, which has a "
+            "Pass a path, a hub id, or the fast version of the tokenizer, which has a "
             f"{TOKENIZER}.",
             type=type(tokenizer).__name__,
         )
@@ -179,12 +179,12 @@ def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
 def wrap_tokenizer(
     tokenizer: Tokenizer, name: str, tokens: Mapping[str, int | None]
 ) -> TokenizerFile:
-    """Describe a tokenizer that is in memory.
+    """Return a tokenizer in memory as a `TokenizerFile`.
 
     Args:
         tokenizer: The `tokenizers` object.
         name: Its name in messages.
-        tokens: Ids of ``pad``, ``eos`` and ``bos``; those that are missing are None.
+        tokens: Ids of ``pad``, ``eos`` and ``bos``; None for missing ones.
     """
     text = tokenizer.to_str()
     return TokenizerFile(
@@ -207,10 +207,10 @@ def _read(name: str, path: Path) -> TokenizerFile:
     try:
         content = path.read_bytes()
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library has no narrower exception
         raise CorruptFileError(
             f"{path} cannot be read as a tokenizer: {error}.",
-            "Fetch it again, or save it with transformers' save_pretrained.",
+            "Download it again, or save it with transformers' save_pretrained.",
             path=str(path),
         ) from None
     extras = {extra: _read_json(path.with_name(extra)) for extra in _EXTRAS}
@@ -223,7 +223,7 @@ def _read(name: str, path: Path) -> TokenizerFile:
         if token is not None:
             number = tokenizer.token_to_id(_text(token))
             return None if number is None else int(number)
-        # Folders whose settings are silent, such as the hub's gpt2, say it in the model's config.
+        # If the settings have no such token, as in the hub's gpt2, the model's config does.
         number = extras["config.json"].get(f"{role}_token_id")
         number = number[0] if isinstance(number, list) and number else number
         if f"{role}_token" in settings or not isinstance(number, int):
@@ -243,7 +243,7 @@ def _read(name: str, path: Path) -> TokenizerFile:
 
 
 def _settings(extras: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The tokenizer's settings, as transformers puts them together from old and new files."""
+    """Return the tokenizer's settings, combined from old and new files like in transformers."""
     settings = extras[SETTINGS]
     if "added_tokens_decoder" in settings:
         return settings
@@ -253,15 +253,15 @@ def _settings(extras: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 def _missing_tokens(
     tokenizer: Tokenizer, settings: Mapping[str, Any], older: Mapping[str, int]
 ) -> list[Any]:
-    """List the tokens that the files beside tokenizer.json add, in the order of their ids.
+    """List the tokens added by the files beside tokenizer.json, in the order of their ids.
 
     Args:
         tokenizer: As tokenizer.json defines it.
         settings: See `_settings`.
-        older: added_tokens.json: ids by token, read where the settings list no added tokens.
+        older: added_tokens.json: ids by token, used if the settings list no added tokens.
 
     Returns:
-        Tokens, as text or with their flags.
+        Tokens, as strings or with their flags.
     """
     decoder = settings.get("added_tokens_decoder") or {i: token for token, i in older.items()}
     extra = settings.get("extra_special_tokens", settings.get("additional_special_tokens")) or []
@@ -293,7 +293,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Read a file that may be missing."""
     if not path.is_file():
         return {}
-    values: dict[str, Any] = read_json(path, _EXTRAS[path.name], hint="Fetch it again.")
+    values: dict[str, Any] = read_json(path, _EXTRAS[path.name], hint="Download it again.")
     return values
 
 
@@ -313,7 +313,7 @@ def _in_package(package: str) -> Path:
     found = [path for folder in folders for path in Path(folder).rglob(TOKENIZER)]
     if not found:
         raise MissingFileError(
-            f"The package {package} ships no {TOKENIZER}.",
+            f"The package {package} does not contain a {TOKENIZER}.",
             "Give a folder, a tokenizer.json or a hub id.",
             package=package,
         )
@@ -329,7 +329,7 @@ def _no_tokenizer(folder: Path) -> MissingFileError:
             path=str(folder),
         )
     return MissingFileError(
-        f"{folder} has {other} but no {TOKENIZER}, which alone is read.",
+        f"{folder} has {other} but no {TOKENIZER}; only {TOKENIZER} can be read.",
         'Convert it once: python -c "from transformers import AutoTokenizer as A; '
         f"A.from_pretrained('{folder}').save_pretrained('{folder}')\"",
         path=str(folder),
@@ -338,10 +338,10 @@ def _no_tokenizer(folder: Path) -> MissingFileError:
 
 
 def _digest(content: bytes, added: Sequence[str]) -> str:
-    """Digest a tokenizer.json and the tokens that its settings add.
+    """Return the digest of a tokenizer.json and the tokens that its settings add.
 
-    Parsing and sorting a big one takes half a second, so that the result is kept by the digest of
-    the bytes.
+    Parsing and sorting a big file takes half a second, so the result is cached by the digest of its
+    bytes.
     """
     key = hashlib.sha256(content + b"\0" + json.dumps(list(added)).encode()).hexdigest()
     kept = read_cached(_CACHE, key)
@@ -352,14 +352,14 @@ def _digest(content: bytes, added: Sequence[str]) -> str:
         values.pop(setting, None)
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("merges"), list):
-        # Older files write a merge as one text with a space in it.
+        # Older files write a merge as one string with a space in it.
         model["merges"] = [
             merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]
         ]
     if added:
         values["added_by_settings"] = list(added)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # A lone surrogate is no text, and still has to count.
+    # A lone surrogate cannot be encoded, but must still be part of the digest.
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     write_cached(_CACHE, key, digest.encode())
     return digest

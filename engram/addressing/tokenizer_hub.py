@@ -1,4 +1,4 @@
-"""Fetches a tokenizer's files from the Hugging Face hub, or from the hub's cache here."""
+"""Fetches a tokenizer's files from the Hugging Face hub, or from the hub's local cache."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from engram.storage.hub import download, fetch, not_had
 
 
 def fetch_files(name: str, revision: str | None, needed: str, wanted: Sequence[str]) -> Path:
-    """Bring files of one repository here.
+    """Download files of one repository.
 
     Args:
         name: Id of the repository.
         revision: Branch, tag or commit; the newest when None.
-        needed: The file without which there is nothing.
-        wanted: Files that may be missing; they end up beside it.
+        needed: The file that must exist.
+        wanted: Files that may be missing; they are saved beside it.
 
     Returns:
         Path of the needed file.
 
     Raises:
-        MissingFileError: The hub cannot be reached, or does not have it or show it.
+        MissingFileError: The hub cannot be reached, or the file is missing or private.
     """
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         path, online = fetch(name, needed, revision)
-    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+    except Exception as error:  # versions of the client differ in their exceptions
         raise not_had(
             error,
             f"The tokenizer {name}",

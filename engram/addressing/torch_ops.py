@@ -1,7 +1,8 @@
 """The hash in torch ops, for use inside a model on any device; equal to `reference.hash_ids`.
 
-It never waits for the device and has no branch that depends on values, so that torch.compile takes
-it whole. Shapes: B sequences, T tokens, L layers, C columns, H heads, N the highest n-gram order.
+It never waits for the device and has no branch that depends on values, so that torch.compile can
+compile all of it. Shapes: B sequences, T tokens, L layers, C columns, H heads, N the highest n-gram
+order.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class TorchHasher:
-    """Hashes token ids where they are.
+    """Hashes token ids on their own device.
 
-    The constants are built on each device when ids first come from there, so that moving a model,
-    or building it on the meta device, leaves nothing behind. The token map is given with each call:
-    it belongs to the model.
+    The constants are built on each device when the first ids come from it, so that a model can be
+    moved, or built on the meta device, without them. The token map belongs to the model and is
+    given with each call.
 
     Args:
-        addresses: The memory's constants; they need not hold the token map.
+        addresses: The memory's constants; the token map may be missing.
     """
 
     def __init__(self, addresses: Addresses) -> None:
@@ -42,16 +43,16 @@ class TorchHasher:
     ) -> tuple[Tensor, Tensor]:
         """Hash token ids.
 
-        An id that is not below the tokenizer's length is an IndexError on a CPU and an assertion of
-        the device elsewhere, where ids are compressed; raw ids are not checked.
+        If ids are compressed, an id that is not below the tokenizer's length is an IndexError on a
+        CPU and an assertion of the device elsewhere; raw ids are not checked.
 
         Args:
             ids: Token ids ``[B, T]``.
-            token_map: Compressed id per token id ``[V]``, on the ids' device; None where raw ids
-                are hashed.
+            token_map: Compressed id per token id ``[V]``, on the ids' device; None if raw ids are
+                hashed.
             keep: False at masked positions ``[B, T]``.
             starts: True where a document starts ``[B, T]``.
-            history: The tokens before the first ``[B, N-1]``, as the call before returned them.
+            history: The tokens before the first ``[B, N-1]``, as returned by the previous call.
 
         Returns:
             Hash ids without offsets, int64 ``[B, T, L, C]``, and the history ``[B, N-1]`` for the
@@ -82,8 +83,8 @@ class TorchHasher:
             return ids
         if token_map is None:
             raise LayoutError(
-                "The memory hashes compressed ids and was given no token map.",
-                "Give the model's token_map with the call.",
+                "The memory hashes compressed ids, but got no token map.",
+                "Pass the model's token_map with the call.",
             )
         return (token_map[ids.clamp(min=0)].long()).where(ids >= 0, ids)
 
@@ -105,8 +106,8 @@ class TorchHasher:
         tokens = torch.cat([history, compressed], dim=1)
         edge = torch.ones(batch, 1, dtype=torch.bool, device=compressed.device)
         alive = torch.ones_like(compressed, dtype=torch.bool) if keep is None else keep.bool()
-        # Whether position t may look at t - 1, for all t from the history to one behind the last:
-        # the slots of that one are the history for the next call.
+        # Whether position t may look back at t - 1, from the history to one position after the
+        # last, whose slots are the history for the next call.
         before = alive
         if ends is not None:
             before = before & ~ends
@@ -135,8 +136,8 @@ class TorchHasher:
                 torch.tensor([layer.multipliers for layer in layers], device=device),
                 torch.tensor([layer.heads for layer in layers], device=device),
             )
-            # What is exported has no values that could be kept, and what is traced twice has to be
-            # traced the same.
+            # Exported tensors have no values to cache, and a function that is traced twice must
+            # give the same trace.
             if not (tracing or torch.compiler.is_exporting()):
                 self._constants[device] = found
         return found

@@ -1,4 +1,4 @@
-"""The compressed vocabulary: token ids whose text is the same but for case, accents and spaces."""
+"""The compressed vocabulary: merges token ids that differ in case, accents or spaces only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _CACHE = "maps"
 _UNDECODABLE = "\ufffd"
 _LONE_SPACE = "\ue000"
-# A noncharacter that no step of the normaliser touches: it holds the texts of a batch apart.
+# A noncharacter that no step of the normaliser changes: it separates the strings of a batch.
 _SEPARATOR = "\ufdd0"
 _BLANKS = re.compile(r"[ \t\r\n]+")
-# What Unicode calls white space, as the normaliser's Strip means it; str.strip takes more.
+# White space by Unicode, as stripped by the normaliser's Strip; str.strip removes more.
 _WHITE_SPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
@@ -33,8 +33,8 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 
     The rule is that of the reference demo (deepseek-ai/Engram engram_demo_v1.py,
     CompressedTokenizer): an id's key is its decoded text, normalised by NFKC, NFD, without accents,
-    in lower case, with runs of blanks as one space, stripped; the text itself when nothing is left;
-    and the raw token when the id is no text on its own. Kept on disk by the tokenizer's digest.
+    in lower case, with runs of white space as one space, stripped; the text itself if nothing is
+    left; and the raw token if the id is not text on its own. Cached by the tokenizer's digest.
 
     Args:
         tokenizer: The tokenizer.
@@ -44,7 +44,7 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
     """
     import tokenizers
 
-    # The library brings the Unicode tables that the map follows from.
+    # The map depends on the Unicode tables of the library.
     key = f"{tokenizer.digest}-{tokenizers.__version__}"
     kept = read_cached(_CACHE, key)
     if kept is not None:
@@ -55,7 +55,7 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 
 
 def build_map(tokenizer: Tokenizer, vocab_size: int) -> TokenMap:
-    """Compute what `compressed_map` returns."""
+    """Compute the result of `compressed_map`."""
     texts = tokenizer.decode_batch([[i] for i in range(vocab_size)], skip_special_tokens=False)
     keys = _normalised(texts)
     numbers: dict[str | None, int] = {}
@@ -67,14 +67,14 @@ def build_map(tokenizer: Tokenizer, vocab_size: int) -> TokenMap:
 
 
 def _normalised(texts: list[str]) -> list[str]:
-    """Normalise texts: all that are not ASCII in one call of the library."""
+    """Normalise strings: all that are not ASCII in one call of the library."""
     normalise = _normaliser().normalize_str
     others = [text for text in texts if not text.isascii()]
     parts = normalise(_SEPARATOR.join(others)).split(_SEPARATOR)
-    if len(parts) != len(others):  # a token holds the separator itself
+    if len(parts) != len(others):  # a token contains the separator itself
         parts = [normalise(text) for text in others]
     rest = iter(parts)
-    # The library's steps up to here change nothing about ASCII but case and blanks.
+    # For ASCII, the library's steps up to here change only case and white space.
     spaced = [_BLANKS.sub(" ", text.lower()) if text.isascii() else next(rest) for text in texts]
     return [
         text if text == " " else text.strip(_WHITE_SPACE).replace(_LONE_SPACE, " ")
@@ -83,7 +83,7 @@ def _normalised(texts: list[str]) -> list[str]:
 
 
 def _normaliser() -> Any:
-    """The steps whose tables are the library's own; the last ones are those of `_normalised`."""
+    """Return the steps that use the library's tables; `_normalised` does the last ones."""
     from tokenizers import Regex, normalizers
 
     return normalizers.Sequence(

@@ -1,4 +1,4 @@
-"""What a base model is made of, known without loading it: sizes, parameter counts, token ids."""
+"""Facts about base models without loading them: sizes, parameter counts, token ids."""
 
 from engram.backbone.catalogue import catalogue_names
 from engram.backbone.facts import Backbone

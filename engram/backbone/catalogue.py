@@ -1,8 +1,8 @@
-"""The built-in catalogue of common base models: the config.json keys that decide their sizes.
+"""The built-in catalogue of common base models: the config.json keys that set their sizes.
 
-`data/backbones.json` is a list of groups: the tokenizer's length, the keys that the group's models
-share as released, and `models`, the keys of each by hub id. A model with `like` takes the keys of
-that other one and changes a few.
+`data/backbones.json` is a list of groups: the tokenizer's length, the keys that the models of the
+group share, and `models`, the keys of each by hub id. A model with `like` copies the keys of
+another one and changes a few.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ CATALOGUE_FILE = Path(__file__).parents[1] / "data" / "backbones.json"
 
 
 def catalogue_names() -> list[str]:
-    """Hub ids of the models whose facts are built in."""
+    """Return the hub ids of the models in the catalogue."""
     return [name for name, _, _ in read_catalogue().values()]
 
 
 def find_in_catalogue(name: str) -> Backbone | None:
-    """Look a model up by hub id, with or without its organisation, in any case.
+    """Look up a model by hub id, with or without its organisation, ignoring case.
 
     Returns:
-        Its facts; None when it is not in the catalogue.
+        Its facts; None if it is not in the catalogue.
     """
     entries = read_catalogue()
     key = name.lower()

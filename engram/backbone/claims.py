@@ -1,7 +1,7 @@
-"""Compares the counts that a config.json states with the tensors, before anything is built of them.
+"""Compares the counts in a config.json with the tensors, before anything is built from it.
 
-A count decides how much is built: a depth of 2^53 would be built for ever. So counts are bounded by
-what the headers of the weights can hold.
+A wrong count, such as a depth of 2^53, would be built forever. So counts are bounded by the headers
+of the weights.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, canonical, state
 from engram.errors import ConfigError, Problem
 
 MAX_LAYERS = 10_000
-# Keys, in any part of a config, of what is built one by one.
+# Keys, in any part of a config, of modules that are built one by one.
 _COUNT = re.compile(r"(?:^|_)(?:layers?|experts?|blocks|depth)$")
-# Many configs state experts that their model does not have, by default up to so many.
+# Many configs state experts that their model does not have, by default up to this many.
 _UNUSED = 2**14
-# Layers after the last one that predict further tokens, and that no causal model loads.
+# Layers after the last one that predict further tokens, which causal models do not load.
 _EXTRA_LAYERS = re.compile(r"(?:^|_)(?:nextn|mtp)_")
-# No layer of these keeps keys and values, beside which a memory's past is kept.
+# Layers without keys and values, so there is no cache for a memory's past.
 _WITHOUT_ATTENTION = ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm")
 _WIDTHS = ("hidden_size", "vocab_size")
 _NARROWER = ("num_attention_heads", "num_key_value_heads", "num_experts_per_tok")
@@ -30,7 +30,7 @@ _LAYER = re.compile(r"^(.*?)\.?(\d+)\.")
 def check_claims(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
-    """Refuse a config.json whose counts are not those of the tensors.
+    """Raise an error for a config.json whose counts do not match the tensors.
 
     Args:
         config: The raw config.json.
@@ -38,8 +38,7 @@ def check_claims(
         source: The file's name, for the error.
 
     Raises:
-        ConfigError: Depth, width or vocabulary are others, or a count is more than the tensors can
-            hold.
+        ConfigError: Depth, width or vocabulary differ, or a count is larger than the tensors allow.
     """
     problems = [*_depth_problems(config, shapes), *_width_problems(config, shapes)]
     problems += _count_problems(config, shapes)
@@ -50,21 +49,21 @@ def check_claims(
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a config's text model: those of a ``text_config``, before its own."""
+    """Return the keys of a config's text model; a ``text_config`` overrides the top level."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else dict(config)
 
 
 def unsuited(config: Mapping[str, Any]) -> str:
-    """Return the reason why no memory can be attached to a model, as far as its config tells.
+    """Return the reason in a model's config why a memory cannot be attached.
 
-    Attaching asks transformers, which knows more.
+    Attaching checks more, with transformers.
 
     Args:
         config: The raw config.json.
 
     Returns:
-        A noun with its article; empty when there is no reason.
+        A noun with its article; empty if there is none.
     """
     if config.get("is_encoder_decoder") is True:
         return "an encoder-decoder, which is not a causal language model by itself"
@@ -74,7 +73,7 @@ def unsuited(config: Mapping[str, Any]) -> str:
 
 
 def stated_depth(config: Mapping[str, Any]) -> Any:
-    """Return how many decoder layers a raw config states, unchecked; None when it does not."""
+    """Return the number of decoder layers in a raw config, unchecked; None if it has none."""
     text = text_part(config)
     model_type = str(text.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
     keys = {**text, **canonical(text)}
@@ -82,13 +81,13 @@ def stated_depth(config: Mapping[str, Any]) -> Any:
 
 
 def stored_depths(names: Iterable[str]) -> dict[str, int]:
-    """Count the layers of each list of modules that tensor names tell of.
+    """Count the layers in each list of modules, from tensor names.
 
     Args:
         names: Tensor names, such as ``model.layers.0.mlp.up_proj.weight``.
 
     Returns:
-        Layers by the list's name, such as ``model.layers``; lists inside of layers are left out.
+        Layers by the list's name, such as ``model.layers``; lists inside layers are left out.
     """
     depths: dict[str, int] = {}
     for name in names:
@@ -105,7 +104,7 @@ def _depth_problems(
     if depth is None:
         return
     if type(depth) is not int or depth < 1:
-        yield Problem("num_hidden_layers", f"is {depth!r}; it must be a whole number, at least 1")
+        yield Problem("num_hidden_layers", f"must be a whole number, at least 1, got {depth!r}")
         return
     if not stored and depth > len(shapes):
         yield Problem("num_hidden_layers", f"is {depth}; the weights hold {len(shapes)} tensors")
@@ -129,7 +128,7 @@ def _width_problems(
     for key in (*_WIDTHS, *_inner_width(keys)):
         value = keys.get(key)
         if type(value) is int and value not in widths:
-            yield Problem(key, f"is {value}; no tensor of the weights has such a side")
+            yield Problem(key, f"is {value}; no tensor of the weights has such a dimension")
     for key in _NARROWER:
         value = keys.get(key)
         if type(value) is int and value > max(widths, default=0):
@@ -137,7 +136,7 @@ def _width_problems(
 
 
 def _inner_width(keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """The key of a feed-forward part's width, in families where every model has such a part."""
+    """Return the key of the feed-forward width, in families where every model has one."""
     family = FAMILIES.get(str(keys.get("model_type")).removeprefix(ATTACHED_PREFIX))
     if family is None or keys.get("quantization_config"):  # packed values have other widths
         return ()
@@ -147,7 +146,7 @@ def _inner_width(keys: Mapping[str, Any]) -> tuple[str, ...]:
 def _count_problems(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Problem]:
-    # Each has a tensor of its own, or they lie in one along a dimension.
+    # Each expert has its own tensor, or all are stacked in one.
     bound = max(_UNUSED, len(shapes))
     sizes = {size for shape in shapes.values() for size in shape}
     for key, value in _numbers(config):

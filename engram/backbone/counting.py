@@ -1,4 +1,4 @@
-"""The parameter count of a causal language model in closed form, from its config and its family.
+"""Parameter counts of causal language models in closed form, from config and family.
 
 Shapes: D hidden width, F width of a feed-forward part. A projection to X columns has D * X weights.
 """
@@ -14,12 +14,12 @@ from engram.backbone.families import Family
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Parameters of a model, tied weights once.
+    """Parameter counts of a model; tied weights count once.
 
     Attributes:
         params: All of them.
-        embedding_params: Of the vocabulary embedding, and of the head when it is not tied to it.
-        active_params: Those that one token uses: all but the routed experts it is not sent to.
+        embedding_params: Those of the vocabulary embedding, and of the head if it is not tied.
+        active_params: Those that one token uses: all except routed experts it is not sent to.
     """
 
     params: int
@@ -31,8 +31,8 @@ def count(family: Family, config: Mapping[str, Any]) -> Counts:
     """Count the parameters of a causal language model.
 
     Args:
-        family: How the model is built.
-        config: Config keys under their canonical names, the family's defaults filled in.
+        family: The structure of the model.
+        config: Config keys under their canonical names, with the family's defaults filled in.
     """
     hidden: int = config["hidden_size"]
     layers: int = config["num_hidden_layers"]
@@ -60,7 +60,7 @@ def _has_bias(setting: bool | str, config: Mapping[str, Any]) -> bool:
 
 
 def _mlp(family: Family, config: Mapping[str, Any], width: int) -> int:
-    """Feed-forward part of a width F: one or two matrices [F, D], then one [D, F]."""
+    """Count a feed-forward part of width F: one or two matrices [F, D], then one [D, F]."""
     hidden: int = config["hidden_size"]
     inner = 2 if family.gated_mlp else 1
     bias = inner * width + hidden if _has_bias(family.mlp_bias, config) else 0
@@ -82,7 +82,7 @@ def _attention(family: Family, config: Mapping[str, Any]) -> int:
 
 
 def _latent_attention(family: Family, config: Mapping[str, Any]) -> int:
-    """Attention whose queries and keys pass through low ranks, each with its norm (DeepSeek-V3)."""
+    """Count attention with low-rank queries and keys, each with its norm (DeepSeek-V3)."""
     hidden: int = config["hidden_size"]
     heads: int = config["num_attention_heads"]
     q_rank: int | None = config["q_lora_rank"]
@@ -98,7 +98,7 @@ def _latent_attention(family: Family, config: Mapping[str, Any]) -> int:
 
 
 def _experts(family: Family, config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Layers with routed experts; parameters every token uses in one of them; one expert's."""
+    """Count layers with routed experts, the parameters all tokens use in one, and one expert's."""
     if family.expert_width is None or not config["num_experts"]:
         return 0, 0, 0
     step: int = config.get("decoder_sparse_step", 1)

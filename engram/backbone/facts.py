@@ -25,23 +25,24 @@ _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank")
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A base model, as far as it matters to a memory that is attached to it.
+    """The facts about a base model that matter for attaching a memory.
 
-    Of a model that also sees or hears, the text decoder alone.
+    For a multimodal model they are those of the text decoder.
 
     Attributes:
-        name: What the model is called: its hub id, or its folder's name.
-        source: Where the facts come from: "catalogue", a folder, or a hub id (with ``@revision``).
-        model_type: Family as transformers names it, such as "llama"; of an attached checkpoint,
-            its base's.
+        name: Name of the model: its hub id, or its folder's name.
+        source: Source of the facts: "catalogue", a folder, or a hub id (with ``@revision``).
+        model_type: Family in transformers, such as "llama"; for an attached checkpoint, that of
+            its base.
         hidden_size: Width D of the hidden states.
         num_layers: Decoder layers.
         vocab_size: Rows of the vocabulary embedding (more, or fewer, than the tokenizer's length).
-        tokenizer_vocab_size: The tokenizer's length, where the catalogue knows it.
-        hc_mult: Streams of the residual (hyper-connections); 1 for nearly every model.
+        tokenizer_vocab_size: The tokenizer's length, if the catalogue has it.
+        hc_mult: Residual streams (hyper-connections); 1 for nearly every model.
         params: All parameters, tied weights once.
-        embedding_params: Of these, the vocabulary embedding and the head that is not tied to it.
-        active_params: Of these, what one token uses: all but the routed experts it is not sent to.
+        embedding_params: Of these, the vocabulary embedding and the head if it is not tied.
+        active_params: Of these, those that one token uses: all except routed experts it is not sent
+            to.
         params_kind: "exact", or "estimated" where quantisation scales are counted as weights.
         pad_token_id: As the config states it; None when it does not.
         bos_token_id: The same; the first of a list.
@@ -84,21 +85,21 @@ class Backbone:
         folder: Path | None = None,
         tokenizer_vocab_size: int | None = None,
     ) -> Backbone:
-        """Read the facts out of a raw config.json.
+        """Read the facts from a raw config.json.
 
         Args:
             config: The file's object. A ``text_config`` inside it takes precedence.
-            name: What the model is called.
-            source: Where the config comes from.
-            folder: Where the weights are: their headers are compared with the config, and an
+            name: Name of the model.
+            source: Source of the config.
+            folder: Folder of the weights: their headers are compared with the config, and an
                 unknown family is counted from them.
             tokenizer_vocab_size: The tokenizer's length, if known.
 
         Raises:
-            ConfigError: The config lacks a size, states an impossible one, or one that the weights
-                in its folder do not have.
-            LayoutError: The family is unknown and there are no safetensors to count.
-            CorruptFileError: A safetensors file is torn or lies about its contents.
+            ConfigError: A size in the config is missing, impossible, or different from the weights
+                in its folder.
+            LayoutError: The family is unknown and there are no safetensors files to count.
+            CorruptFileError: A safetensors file is torn or inconsistent.
         """
         merged = text_part(config)
         model_type = str(merged.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
@@ -163,11 +164,11 @@ def _fault(key: str, value: Any, default: Any) -> str:
         may_be_null = default is None or key in _MAY_BE_NULL
         return "" if may_be_null else "is null; leave it out for the default"
     if isinstance(default, bool):
-        return "" if isinstance(value, bool) else f"is {value!r}; it must be true or false"
+        return "" if isinstance(value, bool) else f"must be true or false, got {value!r}"
     lowest = 0 if key in _MAY_BE_ZERO else 1
     if type(value) is int and value >= lowest:
         return ""
-    return f"is {value!r}; it must be a whole number, at least {lowest}"
+    return f"must be a whole number, at least {lowest}, got {value!r}"
 
 
 def _contradictions(keys: Mapping[str, Any], family: Family) -> list[Problem]:
@@ -182,15 +183,17 @@ def _contradictions(keys: Mapping[str, Any], family: Family) -> list[Problem]:
         fault = f"is more than the {keys['num_experts']} experts there are"
         problems.append(Problem("num_experts_per_tok", fault))
     if not isinstance(dense, list) or any(type(layer) is not int for layer in dense):
-        problems.append(Problem("mlp_only_layers", f"is {dense!r}; it must list layer numbers"))
+        problems.append(
+            Problem("mlp_only_layers", f"must be a list of layer numbers, got {dense!r}")
+        )
     return problems
 
 
 def _base_headers(folder: Path | None) -> dict[str, TensorInfo] | None:
-    """Describe the base's tensors in a folder; None where there are none, or not all of them."""
+    """Describe the base's tensors in a folder; None if there are none, or not all of them."""
     try:
         headers = None if folder is None else read_folder_headers(folder)
-    except MissingFileError:  # half a download: there is nothing to compare yet
+    except MissingFileError:  # an incomplete download: there is nothing to compare yet
         return None
     if headers is None:
         return None
@@ -203,7 +206,7 @@ def _from_headers(
     counts = count_folder(folder, keys) if folder is not None else None
     if counts is None:
         raise LayoutError(
-            f"{name}: the parameters of model type {model_type!r} cannot be counted from a config.",
+            f"{name}: parameters of model type {model_type!r} cannot be counted from the config.",
             f"Download the model (`hf download {name}`) and give its folder: the headers of its "
             "safetensors files are counted then.",
             model_type=model_type,
@@ -214,7 +217,7 @@ def _from_headers(
 
 def _token_id(value: Any) -> int | None:
     first = next(iter(value), None) if isinstance(value, list) else value
-    # Some configs state -1 where they mean none.
+    # Some configs state -1 for none.
     return first if type(first) is int and first >= 0 else None
 
 

@@ -1,4 +1,4 @@
-"""How decoder families are built: one table row each, with the defaults of its config keys.
+"""The structure of decoder families: one table row each, with the defaults of its config keys.
 
 Source: the configuration and modelling files of transformers 5.23.0, with which tests compare every
 default and every count.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ATTACHED_PREFIX = "engram_"
-# Other spellings in raw config.json files: config objects of transformers map them, files do not.
+# Other spellings of keys in raw config.json files, which transformers maps in config objects only.
 ALIASES = {
     "hidden_size": ("n_embd", "d_model", "dim", "emb_dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"),
@@ -23,8 +23,8 @@ ALIASES = {
     "hc_mult": ("hc_count",),
     "dtype": ("torch_dtype",),
 }
-# Config keys that say how many decoder layers a family has, where it is not num_hidden_layers
-# that does: a number, or what has an entry for each layer.
+# Config keys with the number of decoder layers, in families that do not use num_hidden_layers: a
+# number, or a list with an entry for each layer.
 LAYER_KEYS: dict[str, tuple[str, ...]] = {
     # num_hidden_layers counts the two attentions of each layer.
     "longcat_flash": ("num_layers",),
@@ -33,7 +33,7 @@ LAYER_KEYS: dict[str, tuple[str, ...]] = {
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a raw config states under any spelling, under the canonical ones."""
+    """Return the keys of a raw config under their canonical names."""
     found = {
         key: next((spelling for spelling in (key, *spellings) if spelling in raw), None)
         for key, spellings in ALIASES.items()
@@ -42,11 +42,11 @@ def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stated_layers(model_type: str, read: Callable[[str], Any]) -> Any:
-    """Return how many decoder layers a config states, unchecked; None when it does not.
+    """Return the number of decoder layers in a config, unchecked; None if it has none.
 
     Args:
-        model_type: The family, as transformers names it.
-        read: Returns the value of a config key, None where it is missing.
+        model_type: The family, by its name in transformers.
+        read: Returns the value of a config key, None if it is missing.
     """
     for key in LAYER_KEYS.get(model_type, ()):
         value = read(key)
@@ -58,22 +58,22 @@ def stated_layers(model_type: str, read: Callable[[str], Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What tells one decoder family from another when parameters are counted.
+    """The features of a decoder family that matter for counting parameters.
 
     Attributes:
         defaults: Value of each config key that a config.json may leave out.
-        qkv_bias: Whether query, key and value projections have a bias, or the config key that
-            says so.
+        qkv_bias: Whether query, key and value projections have a bias, or the config key for
+            it.
         output_bias: The same for the attention's output projection.
         mlp_bias: The same for the feed-forward projections.
-        gated_mlp: Three feed-forward matrices (gate, up, down) instead of two.
+        gated_mlp: Whether there are three feed-forward matrices (gate, up, down) instead of two.
         hidden_norms: Norms of width D in each layer.
         norm_vectors: Vectors of a hidden norm: 1 (weight) or 2 (weight and bias).
         qk_norm: Norms of queries and keys: none, as wide as one head, or as the whole projection.
-        grouped_heads: The config may state `num_key_value_heads` and `head_dim`; otherwise there
-            are as many as query heads, D / heads wide.
+        grouped_heads: Whether the config may have `num_key_value_heads` and `head_dim`; otherwise
+            there are as many as query heads, D / heads wide.
         learned_positions: A learned embedding of `max_position_embeddings` rows.
-        latent_attention: DeepSeek's multi-head latent attention.
+        latent_attention: Whether it has DeepSeek's multi-head latent attention.
         expert_width: Config key of the width of a routed expert; None for a dense family.
     """
 

@@ -15,17 +15,17 @@ from engram.storage.json_files import read_json
 
 
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
-    """Find the facts about a base model; nothing but its config.json is ever downloaded.
+    """Find the facts about a base model; only its config.json is ever downloaded.
 
-    Asked in this order: a folder that is meant as one (a `Path`, or a text that starts with ``.``
-    or ``/``, or contains ``/`` and exists); the catalogue, by hub id with or without organisation,
-    unless a revision is named; a folder of that plain name; the hub, through huggingface_hub with
-    its cache and settings (``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN``). So ``gpt2`` is the
-    catalogue's even where a folder of that name exists, and ``./gpt2`` is the folder.
+    Search order: a folder given as one (a `Path`, or a string that starts with ``.`` or ``/``, or
+    contains ``/`` and exists); the catalogue, by hub id with or without organisation, unless a
+    revision is given; a folder of that plain name; the hub, through huggingface_hub with its cache
+    and settings (``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN``). So ``gpt2`` means the
+    catalogue even if a folder of that name exists, and ``./gpt2`` means the folder.
 
     Args:
         name_or_path: A catalogue name, a folder with a config.json (or that file), or a hub id.
-        revision: Branch, tag or commit on the hub; asks the hub even for a catalogue name.
+        revision: Branch, tag or commit on the hub; used even for a name in the catalogue.
 
     Returns:
         Sizes, parameters, layers and token ids.
@@ -33,7 +33,7 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
     Raises:
         MissingFileError: There is no such folder or model, or the hub cannot be reached.
         CorruptFileError: config.json is not a JSON object, or weights are damaged.
-        ConfigError: The config lacks a size or states an impossible one.
+        ConfigError: A size in the config is missing or impossible.
         LayoutError: The family is unknown and there are no weights to count.
 
     Example:
@@ -60,14 +60,14 @@ def given_backbone(model: str | Path | Backbone | None) -> Backbone | None:
 
 
 def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
-    """Read the config.json of a model on the hub, or in the hub's cache here.
+    """Read the config.json of a model on the hub, or in the hub's local cache.
 
     Args:
         name: Its hub id.
         revision: Branch, tag or commit; the newest when None.
 
     Raises:
-        MissingFileError: It is not there, may not be seen, or cannot be reached.
+        MissingFileError: It does not exist, is private, or cannot be reached.
         CorruptFileError: It is not a JSON object.
     """
     return _read_config(_hub_config(name, revision))
@@ -82,7 +82,7 @@ def _from_folder(path: Path) -> Backbone:
         what = "it has no config.json" if exists(folder) else "there is no such folder"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",
-            "Give a folder with config.json, a hub id, or a catalogue name such as gpt2.",
+            "Give a folder with config.json, a hub id, or a name in the catalogue, such as gpt2.",
             path=str(folder),
         )
     name = folder.resolve().name
@@ -102,7 +102,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 def _hub_config(name: str, revision: str | None) -> Path:
     try:
         return fetch(name, "config.json", revision)[0]
-    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+    except Exception as error:  # versions of the client differ in their exceptions
         raise not_had(
             error,
             name,

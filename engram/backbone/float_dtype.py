@@ -1,4 +1,4 @@
-"""The dtype of a base's values, which a memory that is attached to it takes over."""
+"""The dtype of a base's values, which an attached memory takes over."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def count_values(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
 
 
 def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> str | None:
-    """Return the dtype of most of a base's values; the one that a quantised base computes in.
+    """Return the dtype of most of a base's values, or the one that a quantised base computes in.
 
     Args:
         config: Its config.json.
-        values: Number of values by dtype tag, as the headers of its weights say; None without
+        values: Number of values by dtype tag, from the headers of its weights; None without
             weights.
 
     Returns:
-        Name of a float dtype; None where neither config nor weights tell.
+        Name of a float dtype; None if neither config nor weights show it.
     """
     stated = _stated(config)
     if stated is not None and (not values or stated_quantisation(config) is not None):
@@ -37,7 +37,7 @@ def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> 
 
 
 def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:
-    """Return the dtype that transformers finds for a model whose config states none.
+    """Return the dtype that transformers derives for a model whose config does not state one.
 
     That is the dtype of the first float tensor in the first file, both in alphabetical order.
 
@@ -46,7 +46,7 @@ def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         tensors: Its tensors by name.
 
     Returns:
-        Name of a float dtype; None where the config states one, or no tensor has one.
+        Name of a float dtype; None if the config states one, or there is no float tensor.
     """
     if config.get("dtype") or config.get("torch_dtype"):
         return None

@@ -1,7 +1,8 @@
 """Quantised bases: each method's skip list and packages, and the memory's entries in that list.
 
-A quantiser of transformers replaces every projection that its config does not name, those of a
-memory included, whose weights are stored as they are. So a memory's modules join that list.
+A quantiser of transformers replaces every projection that is not in the skip list of its config,
+including those of a memory, whose weights are not quantised. So a memory's modules are added to
+that list.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Memories:
 
     Attributes:
         paths: Full names, such as ``model.layers.1.engram``.
-        parts: Names inside each of the modules that have weights, such as ``value_proj``.
+        parts: Names of the parts with weights inside each module, such as ``value_proj``.
     """
 
     paths: tuple[str, ...]
@@ -32,11 +33,11 @@ class Memories:
 
 @dataclass(frozen=True)
 class BaseModules:
-    """Modules of a base model, for skip lists that its config leaves out.
+    """Modules of a base model, for configs without a skip list.
 
     Attributes:
-        kept: Full names of what transformers quantises by no method, such as ``lm_head``.
-        projections: Names inside of a layer of what can be quantised, such as ``mlp.up_proj``.
+        kept: Full names of modules that transformers never quantises, such as ``lm_head``.
+        projections: Names inside a layer of modules that can be quantised, such as ``mlp.up_proj``.
     """
 
     kept: tuple[str, ...]
@@ -44,7 +45,7 @@ class BaseModules:
 
 
 def _by_prefix(memories: Memories) -> list[str]:
-    """A module's name stands for all inside; read as a regular expression from the name's start."""
+    """Return regular expressions, matched from the start of names, for modules and their parts."""
     return list(memories.paths)
 
 
@@ -53,7 +54,7 @@ def _by_full_name(memories: Memories) -> list[str]:
 
 
 def _by_pattern(memories: Memories) -> list[str]:
-    """Without the prefix ``re:`` compressed-tensors takes full names and names of classes."""
+    """Add the prefix ``re:``, without which compressed-tensors expects full or class names."""
     return [f"re:{re.escape(path)}\\..*" for path in memories.paths]
 
 
@@ -62,7 +63,7 @@ def _by_wildcard(memories: Memories) -> list[str]:
 
 
 def _by_tag(memories: Memories) -> list[str]:
-    """HQQ's names have no numbers in them, nor ``model`` and ``layers``."""
+    """Return names in HQQ's form, without numbers, ``model`` and ``layers``."""
     left_out = ("model", "layers")
     tags = (
         ".".join(it for it in name.split(".") if it not in left_out and not it.isnumeric())
@@ -76,10 +77,10 @@ class Method:
     """A method of quantisation that transformers loads.
 
     Attributes:
-        packages: Distributions without which it does not load.
-        keys: Config keys of the list of modules: the first that is set counts, or else the first.
-        entries: Makes the memory's entries in it; None where the list names what is quantised.
-        unset: List that a config without one stands for; "kept" for what transformers chooses.
+        packages: Distributions that loading needs.
+        keys: Config keys of the list of modules: the first that is set is used, or else the first.
+        entries: Makes the memory's entries; None if the list has the modules to quantise.
+        unset: The list of a config without one; "kept" for the choice of transformers.
     """
 
     packages: tuple[str, ...] = ()
@@ -120,13 +121,13 @@ METHODS = {
 
 
 def stated_quantisation(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a config.json says about quantised weights; None when they are not quantised."""
+    """Return the quantisation in a config.json; None if the weights are not quantised."""
     part = quantised_part(config)
     return None if part is None else part[QUANTISATION]
 
 
 def method_name(quantisation: Mapping[str, Any]) -> str:
-    """Return the name of a method of quantisation, as transformers' registry has it.
+    """Return the name of a method of quantisation in the registry of transformers.
 
     Args:
         quantisation: The ``quantization_config`` of a config.json.
@@ -146,7 +147,7 @@ def method_name(quantisation: Mapping[str, Any]) -> str:
 
 
 def quantisation_method(config: Mapping[str, Any]) -> str | None:
-    """Return the method of a config.json's quantisation; None when it has none."""
+    """Return the method of a config.json's quantisation; None if there is none."""
     quantisation = stated_quantisation(config)
     return None if quantisation is None else method_name(quantisation)
 
@@ -155,11 +156,11 @@ def find_method(name: str) -> Method:
     """Return a method by its name.
 
     Raises:
-        LayoutError: It is unknown here.
+        LayoutError: It is unknown.
     """
     if name not in METHODS:
         raise LayoutError(
-            f"A memory cannot be kept out of the quantisation method {name!r}, whose skip list is "
+            f"A memory cannot be excluded from quantisation by {name!r}, whose skip list is "
             "unknown here.",
             f"Use a model without quantisation, or one of: {', '.join(METHODS)}.",
             quant_method=name,
@@ -173,13 +174,13 @@ def list_without_memory(
     memories: Memories,
     base: Callable[[], BaseModules],
 ) -> tuple[str, list[Any]]:
-    """Extend a method's list of modules so that memories are not quantised.
+    """Extend a method's list of modules to exclude memories from quantisation.
 
     Args:
         method: The method.
-        stated: Its config, or the keys of it that matter.
+        stated: Its config, or the relevant keys of it.
         memories: The memories.
-        base: Builds the base, where the config leaves the list out.
+        base: Builds the base, if the config has no list.
 
     Returns:
         The key and its new value.
@@ -187,7 +188,7 @@ def list_without_memory(
     key = next((key for key in method.keys if stated.get(key) is not None), method.keys[0])
     listed = stated.get(key)
     if method.entries is None:
-        # A list of lists, each quantised together; by default there is one.
+        # A list of lists, each quantised together; the default is one list.
         return key, [list(base().projections)] if listed is None else listed
     if listed is None:
         listed = base().kept if method.unset == "kept" else method.unset
@@ -195,23 +196,23 @@ def list_without_memory(
 
 
 def missing_packages(name: str) -> list[str]:
-    """Name the packages that a method of quantisation needs and that are not installed.
+    """Return the missing packages of a method of quantisation.
 
     Raises:
-        LayoutError: The method is unknown here.
+        LayoutError: The method is unknown.
     """
     return [it for it in find_method(name).packages if installed_version(it) is None]
 
 
 def check_packages(config: Mapping[str, Any]) -> None:
-    """Check that the packages which a quantised base needs are installed.
+    """Check that the packages of a quantised base are installed.
 
     Args:
         config: Its config.json, or that of a checkpoint attached to it.
 
     Raises:
-        MissingPackageError: One is not.
-        LayoutError: The method is unknown here.
+        MissingPackageError: One is missing.
+        LayoutError: The method is unknown.
     """
     name = quantisation_method(config)
     if name is not None:
@@ -219,21 +220,21 @@ def check_packages(config: Mapping[str, Any]) -> None:
 
 
 def demand_packages(name: str) -> None:
-    """Check that the packages which a method of quantisation needs are installed.
+    """Check that the packages of a method of quantisation are installed.
 
     Raises:
-        MissingPackageError: One is not.
-        LayoutError: The method is unknown here.
+        MissingPackageError: One is missing.
+        LayoutError: The method is unknown.
     """
     for package in missing_packages(name):
         raise MissingPackageError(package, None, f"A model quantised with {name}")
 
 
 def quantisation_note(config: Mapping[str, Any]) -> str | None:
-    """Say how a base is quantised and what loading it takes; None when it is not quantised.
+    """Describe a base's quantisation and the packages for it; None if it is not quantised.
 
     Raises:
-        LayoutError: The method is unknown here.
+        LayoutError: The method is unknown.
     """
     name = quantisation_method(config)
     if name is None:
@@ -248,16 +249,16 @@ def quantisation_note(config: Mapping[str, Any]) -> str | None:
 
 
 def base_params(config: Mapping[str, Any]) -> int | None:
-    """Count the parameters of a quantised base from its config, since its weights are packed.
+    """Count the parameters of a quantised base, whose weights are packed, from its config.
 
     Args:
         config: Its config.json, or that of a checkpoint attached to it.
 
     Returns:
-        Their number before it was quantised; None when it is not quantised, or when its family has
-        no closed form here.
+        Their number before quantisation; None if the base is not quantised, or its family has no
+        closed form.
     """
-    from engram.backbone.facts import Backbone  # which needs this module in turn
+    from engram.backbone.facts import Backbone  # a circular import otherwise
 
     if stated_quantisation(config) is None:
         return None
@@ -268,7 +269,7 @@ def base_params(config: Mapping[str, Any]) -> int | None:
 
 
 def quantised_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the part of a config that states a quantisation: the whole, or its text model's."""
+    """Return the part of a config with the quantisation: the top level or the text model."""
     for part in (config, config.get("text_config")):
         if isinstance(part, Mapping) and isinstance(part.get(QUANTISATION), dict):
             return part

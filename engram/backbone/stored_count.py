@@ -1,4 +1,4 @@
-"""Counts the parameters of a family that has no closed form here, from what its folder stores."""
+"""Counts parameters from stored tensors, for families without a closed form."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from engram.errors import LayoutError
 from engram.storage.safetensors_headers import read_folder_headers
 from engram.tensor_names import is_memory
 
-PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights to a value, or their codes
+PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights per value, or their codes
 
 
 def count_folder(folder: Path, config: Mapping[str, Any]) -> Counts | None:
-    """Count a folder's parameters as they are stored: floating-point tensors, as the headers say.
+    """Count a folder's stored parameters: the floating-point tensors in its headers.
 
-    Left out: rotary frequencies, a tied head that is stored once more, and an attached memory.
+    Rotary frequencies, a second copy of a tied head, and an attached memory are left out.
 
     Args:
         folder: A Hugging Face folder.
         config: Its config under canonical names.
 
     Returns:
-        The counts; None when there are no safetensors weights.
+        The counts; None if there are no safetensors weights.
 
     Raises:
-        CorruptFileError: A file is torn or lies.
-        MissingFileError: A shard is not there.
-        LayoutError: The weights are packed into integers, or experts cannot be told apart.
+        CorruptFileError: A file is torn or inconsistent.
+        MissingFileError: A shard is missing.
+        LayoutError: The weights are packed into integers, or experts cannot be counted.
     """
     headers = read_folder_headers(folder)
     if headers is None:
@@ -37,8 +37,8 @@ def count_folder(folder: Path, config: Mapping[str, Any]) -> Counts | None:
     packed = any(tensor.dtype in PACKED_DTYPES for tensor in headers.values())
     if packed and config.get("quantization_config"):
         raise LayoutError(
-            f"{folder}: its weights are packed into integers; headers do not say how many.",
-            "Give the model that it was quantised from.",
+            f"{folder}: its weights are packed into integers, so headers do not show their number.",
+            "Give the model from which it was quantised.",
         )
     sizes = {
         name: tensor.size for name, tensor in headers.items() if _counts(name, tensor.dtype, config)
@@ -58,14 +58,14 @@ def _counts(name: str, dtype: str, config: Mapping[str, Any]) -> bool:
 
 
 def _idle_experts(folder: Path, sizes: Mapping[str, int], config: Mapping[str, Any]) -> int:
-    """Parameters of the routed experts that a token is not sent to."""
+    """Count the parameters of the routed experts that a token is not sent to."""
     routed = sum(size for name, size in sizes.items() if ".experts." in name)
     if not routed:
         return 0
     experts, used = config.get("num_experts"), config.get("num_experts_per_tok")
     if not (isinstance(experts, int) and isinstance(used, int) and 0 < used <= experts):
         raise LayoutError(
-            f"{folder}: it has routed experts, but its config does not say how many a token uses.",
+            f"{folder} has routed experts, but its config does not state how many a token uses.",
             "State num_experts and num_experts_per_tok in config.json.",
             num_experts=experts,
             num_experts_per_tok=used,

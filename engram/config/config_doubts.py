@@ -1,4 +1,4 @@
-"""Values that a config may hold, but nobody is likely to mean: tables too large or too small."""
+"""Warnings about valid but unlikely configs: tables too large or too small."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from engram.units import format_bytes
 # The largest published tables have 384M rows a layer and 189 GiB in all.
 MANY_ROWS = 10**12
 MANY_BYTES = 100 * 2**40
-# A text that holds every token once has as many distinct n-grams as tokens: with so many a row,
-# one row in ten million is left free.
+# A text that contains every token once has as many distinct n-grams as tokens. With that many per
+# row, only one row in ten million stays free.
 FEW_ROWS = 16
 
 
 def config_doubts(config: EngramConfig) -> list[str]:
-    """Say what a config that is right probably does not mean, one sentence each.
+    """Return warnings about a valid config that probably is not meant so, one sentence each.
 
     Args:
         config: The memory.
 
     Returns:
-        Sentences; none for tables of a size that can be stored.
+        The sentences; none for tables of a usual size.
     """
     rows = sum(config.engram_table_size)
     bytes_per_row = row_bytes(config.row_width, table_dtype(config).name)
@@ -36,7 +36,7 @@ def config_doubts(config: EngramConfig) -> list[str]:
     if fewest * FEW_ROWS < vocab_size:
         return [
             f"engram_table_size makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: any "
-            "text fills such a table, and unrelated n-grams share every row. The template gpt2 has "
-            "a quarter of the vocabulary."
+            "text fills such a table, and unrelated n-grams share every row. In the template gpt2, "
+            "a head has a quarter as many rows as the vocabulary has ids."
         ]
     return []

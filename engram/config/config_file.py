@@ -18,7 +18,7 @@ from engram.storage.gguf import refuse_gguf
 
 MAX_CONFIG_BYTES = 2**20
 
-_HINT = "`engram config show gpt2` prints a config that is right, each key explained."
+_HINT = "`engram config show gpt2` prints a valid config, with every key explained."
 _MAX_MESSAGE = 400
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
@@ -27,7 +27,7 @@ def read_config(path: Path | str) -> EngramConfig:
     """Read a config from a YAML or JSON file.
 
     Raises:
-        ConfigError: Everything that is wrong with it, each with its line and key.
+        ConfigError: All its problems, each with its line and key.
         InputError: It is a GGUF file.
         MissingFileError: There is no such file.
     """
@@ -50,10 +50,10 @@ def read_config(path: Path | str) -> EngramConfig:
 
 
 def read_values(path: Path | str) -> dict[str, Any]:
-    """Read the keys that a config file states, without the layout's defaults.
+    """Read the keys in a config file, without the layout's defaults.
 
     Raises:
-        ConfigError: The file is not a mapping of keys; wrong values are not looked for.
+        ConfigError: The file is not a mapping of keys; values are not checked.
         MissingFileError: There is no such file.
     """
     found = _read_mapping(Path(path))
@@ -67,8 +67,8 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
 
     Args:
         config: The config.
-        comments: Explain every key in the line above it.
-        title: What the config is, for the first line.
+        comments: Whether to explain every key in the line above it.
+        title: Title for the first line.
     """
     lines = [f"# {_one_line(title)}"] if title else []
     for key, value in config.to_dict().items():
@@ -83,7 +83,7 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
 def write_config(
     path: Path | str, config: EngramConfig, *, comments: bool = True, title: str = ""
 ) -> None:
-    """Write a config file as `dump_config` does, whole or not at all; one there is replaced.
+    """Write a config file as `dump_config` does, atomically; an existing file is replaced.
 
     A tokenizer by a path that starts with ``.`` is written as a path from the file's folder.
 
@@ -104,7 +104,7 @@ def write_config(
 
 
 def _one_line(text: str) -> str:
-    """Escape what would end a comment or is not UTF-8: a title may name a file."""
+    """Escape line ends and characters that are not UTF-8: a title may contain a file name."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
@@ -113,7 +113,7 @@ def _one_line(text: str) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_scalar(item) for item in value)}]"
-    # PyYAML would write the text 1e5 bare, which is a number in YAML 1.2.
+    # PyYAML would write the string 1e5 without quotes, which is a number in YAML 1.2.
     is_bare = not isinstance(value, str) or _BARE.fullmatch(value)
     style = None if is_bare else '"'
     text: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=2**31)
@@ -127,12 +127,14 @@ def _read_mapping(path: Path) -> Mapping:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         raise MissingFileError(
-            f"{path}: no such config file.",
+            f"{path} does not exist.",
             "`engram config ls` lists the templates; `engram config new` writes a file.",
             path=str(path),
         ) from None
     if len(data) > MAX_CONFIG_BYTES:
-        raise _error([Problem("", f"larger than {MAX_CONFIG_BYTES} bytes: not a config")], path)
+        raise _error(
+            [Problem("", f"larger than {MAX_CONFIG_BYTES} bytes: not a config file")], path
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -140,7 +142,7 @@ def _read_mapping(path: Path) -> Mapping:
         message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise _error([Problem("", message, line)], path) from None
     if path.suffix == ".json":
-        # JSON may indent with tabs, which are no blanks in YAML; in its texts they are escaped.
+        # JSON may indent with tabs, which YAML does not allow; JSON strings have them escaped.
         text = text.replace("\t", " ")
     return parse_mapping(text)
 

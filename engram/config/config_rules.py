@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Found = tuple[str, str]
 
 MAX_ROW_ID = 2**62
-# Every head of every layer has a prime of its own, which takes a tenth of a millisecond to find.
+# Each head of each layer needs its own prime, and finding one takes a tenth of a millisecond.
 MAX_LAYERS = 1024
 MAX_HEADS = 2**16
 
 
 def too_many_heads(n_layers: int, n_columns: int) -> str:
-    """Say that a memory has too many layers, or heads in all of them; empty when it has not."""
+    """Return the problem of a memory with too many layers or heads in all; else ""."""
     if n_layers > MAX_LAYERS:
         return f"{n_layers:,} layers; at most {MAX_LAYERS:,} can have a memory"
     if n_layers * n_columns > MAX_HEADS:
@@ -72,7 +72,9 @@ def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
     right: set[str] = set()
     found: list[Found] = []
     if known is None:
-        found.append(("layout", f"{config.layout!r} is no layout; one of {', '.join(LAYOUTS)}"))
+        found.append(
+            ("layout", f"unknown layout {config.layout!r}; use one of {', '.join(LAYOUTS)}")
+        )
     found += _check_bounds(config, right)
     found += _check_layout(config, layout, right)
     found += _check_others(config)
@@ -233,6 +235,6 @@ def _scale(config: EngramConfig, right: set[str], k: float) -> Iterator[Found]:
 
 
 def _brief(sizes: Sequence[int]) -> str:
-    """Numbers for a message; of one that nobody could mean, how large it is."""
+    """Format sizes for a message; absurdly large ones as a power of two."""
     words = (str(size) if size < 10**30 else f"2^{size.bit_length() - 1}.." for size in sizes)
     return f"[{', '.join(words)}]"

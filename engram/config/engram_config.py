@@ -1,4 +1,4 @@
-"""`EngramConfig`: what a memory is made of, checked as a whole. YAML and JSON share its keys."""
+"""`EngramConfig`: the settings of a memory, checked together; YAML and JSON have the same keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _doc(text: str, default: Any = None, *, factory: Callable[[], Any] | None = 
 class EngramConfig:
     """A memory: its addresses, its tables and the module that gates it into the backbone.
 
-    Every problem of a config is reported at once. Fields left at None take the layout's default.
+    All problems of a config are reported at once. Fields left at None take the layout's default.
     Give the table size either as `engram_table_size` or as `k`.
 
     Raises:
@@ -80,17 +80,17 @@ class EngramConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngramConfig:
-        """Build a config from plain keys, as JSON or YAML hold them.
+        """Build a config from plain keys, as in JSON or YAML.
 
         Raises:
-            ConfigError: Unknown keys, a wrong schema, or whatever the constructor refuses.
+            ConfigError: Unknown keys, a wrong schema, or any problem that the constructor finds.
         """
         values = dict(values)
         schema = values.pop("schema", SCHEMA)
         problems = [_unknown_key(key) for key in values if key not in CONFIG_KEYS]
         if schema != SCHEMA:
             problems.append(
-                Problem("schema", f"{schema!r} is not known to this version, which reads {SCHEMA}")
+                Problem("schema", f"unknown schema {schema!r}; this version reads {SCHEMA}")
             )
         known = {key: value for key, value in values.items() if key in CONFIG_KEYS}
         try:
@@ -102,7 +102,7 @@ class EngramConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every key with its value, `schema` first, as `from_dict` reads it."""
+        """Return every key with its value, `schema` first, in the form that `from_dict` reads."""
         return {"schema": SCHEMA, **{item.name: getattr(self, item.name) for item in fields(self)}}
 
     @property
@@ -117,7 +117,7 @@ class EngramConfig:
 
     @property
     def rows_per_head(self) -> list[int]:
-        """Nominal rows of one head's table, per order: where the search for its prime starts."""
+        """Nominal rows of one head's table, per order: the search for its prime starts there."""
         return [size // self.n_head_per_ngram for size in self.engram_table_size]
 
     @property
@@ -127,7 +127,7 @@ class EngramConfig:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What the shapes of tensors follow from, by letter; see `engram.layouts.tensors`."""
+        """Sizes in the shapes of tensors, by letter; see `engram.layouts.tensors`."""
         return {
             **{"D": self.hidden_size, "M": self.hc_mult, "K": self.kernel_size},
             **{"E": self.memory_width, "W": self.row_width},
@@ -136,7 +136,7 @@ class EngramConfig:
 
     @property
     def memory_width(self) -> int:
-        """Width E of what a token reads in one layer: orders x n_embed_per_ngram."""
+        """Width E of the memory that a token reads in one layer: orders x n_embed_per_ngram."""
         return len(self.orders) * self.n_embed_per_ngram
 
 

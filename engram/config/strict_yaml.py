@@ -1,7 +1,7 @@
-"""Strict YAML: one mapping, read with the line of every key; what configs do not need is refused.
+"""Strict YAML: one mapping, read with the line of every key, without YAML's risky features.
 
-Scalars follow YAML 1.2: `1e-20` is a number, `no` a text, `0777` no octal. Anchors, aliases, deep
-nesting and keys given twice are problems, not values.
+Scalars follow YAML 1.2: `1e-20` is a number, `no` is a string, `0777` is not octal. Anchors,
+aliases, deep nesting and duplicate keys are reported as problems.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from engram.errors import Problem
 
 _MAX_DEPTH = 8
 
-# By a part of what PyYAML says: what the user most likely did. The first that fits is told.
+# The likely mistake for a part of PyYAML's message; the first match is reported.
 _LIKELY = (
     (
         "mapping values are not allowed",
-        "the line is indented otherwise than the keys around it, or has a second colon, or the "
-        "line above lacks the colon and blank behind its key",
+        "the line is not indented like the keys around it, or has a second colon, or the line "
+        "above lacks the colon and space after its key",
     ),
-    ("could not find expected ':'", "the line above is no `key: value`: its colon is missing"),
-    ("<block mapping start>", "the lines above are indented otherwise than this one"),
+    (
+        "could not find expected ':'",
+        "the line above is not a `key: value` line: its colon is missing",
+    ),
+    ("<block mapping start>", "the lines above are indented differently from this one"),
     ("block collection", "a list and `key: value` lines are mixed"),
-    ("quoted scalar", "a quotation mark is not closed, or a backslash stands in double quotes"),
+    ("quoted scalar", "a quotation mark is not closed, or there is a backslash in double quotes"),
     ("flow ", "a bracket or brace is not closed, or a comma is missing"),
     (
         "block mapping",
-        "the line is indented otherwise than the keys around it, or has a bracket too many",
+        "the line is not indented like the keys around it, or has a bracket too many",
     ),
-    ("cannot start any token", "a text that begins with this character needs quotes"),
-    ("single document", "the file has a second document, behind a line ---"),
+    ("cannot start any token", "a string that begins with this character needs quotes"),
+    ("single document", "the file has a second document, after a line ---"),
 )
 
 
@@ -47,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(
-                problem="anchors (&) and aliases (*) are refused: write the value itself",
+                problem="anchors (&) and aliases (*) are not allowed: write the value itself",
                 problem_mark=event.start_mark,
             )
         self.depth += 1
@@ -61,13 +64,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
-    """Read a text; JSON escapes a character beyond U+FFFF as two halves, and YAML keeps both."""
+    """Read a string; join the two halves that JSON writes for characters beyond U+FFFF."""
     return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
-# The first characters by which PyYAML finds the pattern; "" stands for a value that is not there.
+# The first characters by which PyYAML finds the pattern; "" means an absent value.
 for _kind, _first, _pattern in (
     ("bool", [*"tTfF"], r"true|True|TRUE|false|False|FALSE"),
     ("null", [*"~nN", ""], r"~|null|Null|NULL|"),
@@ -86,12 +89,12 @@ for _kind, _first, _pattern in (
 
 @dataclass(frozen=True)
 class Mapping:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         values: Value by key.
         lines: 1-based line by key.
-        problems: What was refused; its keys are missing in `values`.
+        problems: The problems found; their keys are missing in `values`.
     """
 
     values: dict[str, Any]
@@ -100,7 +103,7 @@ class Mapping:
 
 
 def parse_mapping(text: str) -> Mapping:
-    """Read a YAML (or JSON) text whose top level is a mapping; never raises for what it holds."""
+    """Read YAML (or JSON) text whose top level is a mapping; problems are returned, not raised."""
     found = Mapping({}, {}, [])
     try:
         loader = _Loader(text)
@@ -122,7 +125,7 @@ def parse_mapping(text: str) -> Mapping:
 def _read_pair(loader: _Loader, key_node: Any, value_node: Any, found: Mapping) -> None:
     line = key_node.start_mark.line + 1
     if not isinstance(key_node, yaml.ScalarNode):
-        found.problems.append(Problem("", "a key must be a plain text", line))
+        found.problems.append(Problem("", "a key must be a plain string", line))
         return
     key = str(key_node.value)
     if key in found.lines:
@@ -134,7 +137,7 @@ def _read_pair(loader: _Loader, key_node: Any, value_node: Any, found: Mapping) 
         found.values[key] = loader.construct_object(value_node, deep=True)
     except yaml.YAMLError as error:
         found.problems.append(_problem(key, error))
-    except ValueError:  # what looks like a number, with more digits than Python reads
+    except ValueError:  # a number with more digits than Python reads
         found.problems.append(Problem(key, f"{value_node.value[:20]}... has too many digits", line))
 
 
@@ -142,7 +145,7 @@ def parse_value(text: str) -> Any:
     """Read one YAML value, such as ``[1, 6]`` or ``1e-20``.
 
     Raises:
-        ValueError: The text is not one.
+        ValueError: The text is not one YAML value.
     """
     found = parse_mapping(f"value: {text}")
     if found.problems or list(found.values) != ["value"]:

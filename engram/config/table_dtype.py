@@ -1,4 +1,4 @@
-"""The one rule for the dtype of tables: as asked for, else the config's, else the base's own."""
+"""The rule for the dtype of tables: the caller's choice, else the config's, else the base's."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 Origin = Literal["asked", "config", "base", "assumed"]
 
-# Where neither a config nor a base says another.
+# The dtype if neither the config nor a base states one.
 ASSUMED = "float32"
 # Formats of stored rows that no optimiser updates in place.
 INFERENCE_DTYPES = (*QUANTISED, "fp4", "int4")
 
 _SAID = {
-    "asked": "as asked for",
+    "asked": "as requested",
     "config": "as the config says",
     "base": "the base's own",
-    "assumed": "assumed: neither the config nor a base says",
+    "assumed": "assumed: neither the config nor a base states one",
 }
 
 
@@ -31,57 +31,57 @@ class TableDtype:
 
     Attributes:
         name: float32, bfloat16, float16, float64, fp8 or int8.
-        origin: Who says so: the caller, the config, the base; or nobody.
+        origin: The source of the choice: the caller, the config, the base, or an assumption.
     """
 
     name: str
     origin: Origin
 
     def __str__(self) -> str:
-        """Return the dtype, and who says so."""
+        """Return the dtype and the source of the choice."""
         return f"{self.name}, {_SAID[self.origin]}"
 
     @property
     def note(self) -> str | None:
-        """A sentence about tables that cannot be trained; None for those that can."""
+        """Return a sentence about tables that cannot be trained; None for those that can."""
         if self.name not in INFERENCE_DTYPES:
             return None
         return (
-            f"Tables in {self.name} cannot be trained: training refuses them. For a memory that is "
-            "to be trained, use bfloat16 or float32; engram convert quantises it afterwards."
+            f"Tables in {self.name} cannot be trained. To train the memory, use bfloat16 or "
+            "float32; engram convert quantises it afterwards."
         )
 
 
 def loading_note(name: str, base_dtype: str) -> str | None:
-    """Return a sentence about tables that are loaded in another dtype than they are stored in.
+    """Return a sentence about tables that are loaded in a dtype other than the stored one.
 
     Args:
         name: Dtype of the tables.
         base_dtype: Float dtype of the base.
 
     Returns:
-        The sentence; None where they are loaded as stored.
+        The sentence; None if they are loaded as stored.
     """
     if name in INFERENCE_DTYPES or name == base_dtype:
         return None
     return (
         f"Models are loaded in one dtype, the base's: tables in {name} become {base_dtype} unless "
-        f'engram.load is told dtype=torch.{name}; with tables="disk" they stay as they are.'
+        f'engram.load is given dtype=torch.{name}; with tables="disk" they stay as they are.'
     )
 
 
 def table_dtype(
     config: EngramConfig, base_dtype: str | None = None, asked: str | None = None
 ) -> TableDtype:
-    """Decide which dtype the tables of a memory have.
+    """Choose the dtype of a memory's tables.
 
     Args:
         config: The memory.
-        base_dtype: Float dtype of the base's values; None where no base is known.
+        base_dtype: Float dtype of the base's values; None if the base is unknown.
         asked: A dtype that overrides all others, such as the value of ``--dtype``.
 
     Raises:
-        InputError: `asked` is not a dtype that tables can have.
+        InputError: `asked` is not a dtype of tables.
     """
     if asked is not None:
         return TableDtype(dtype_name(asked), "asked")

@@ -1,4 +1,4 @@
-"""Templates: the commented configs that ship with the toolkit, found by name."""
+"""Templates: the commented configs that ship with the toolkit, looked up by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engram.layouts import LAYOUTS
 
 _SUFFIX = ".yaml"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-# Files that tell of a memory in a checkpoint's folder, and the keys that they do it with.
+# Files that show a memory in a checkpoint's folder, each with the key that shows it.
 _MEMORY_FILES = ("config.json", "engram_adapter.json")
 _STATING = (layout.released.setting(layout.stated_by) for layout in LAYOUTS.values())
 _KEYS = "|".join([r"engram\w*", *(setting.theirs[0] for setting in _STATING if setting)])
@@ -37,7 +37,7 @@ def template_names() -> list[str]:
 
 
 def template_path(name: str) -> Path:
-    """Return the file of a template.
+    """Return the path of a template.
 
     Raises:
         MissingFileError: There is no such template.
@@ -48,7 +48,7 @@ def template_path(name: str) -> Path:
 
 
 def template_title(name: str) -> str:
-    """Return the first line of a template's comment: what it is."""
+    """Return the first line of a template's comment, which describes it."""
     with template_path(name).open(encoding="utf-8") as file:
         return file.readline().removeprefix("#").strip()
 
@@ -63,33 +63,33 @@ def load_template(name: str) -> EngramConfig:
 
 
 def is_template(name_or_path: str | Path) -> bool:
-    """Whether a name means a template, wherever a path could be given as well.
+    """Whether a name that could also be a path means a template.
 
-    It does, unless a file of that very name is there, or a folder of a checkpoint with a memory.
-    A base model's or a tokenizer's folder hides no template: with a separator, as in ``./gpt2``,
-    the folder is meant.
+    It does, unless there is a file of exactly that name, or a folder with a checkpoint that has a
+    memory. The folder of a base model or tokenizer does not hide a template; write ``./gpt2`` to
+    mean the folder.
     """
     path = Path(name_or_path)
     return str(name_or_path) in template_names() and not path.is_file() and not _holds_memory(path)
 
 
 def find_config(name_or_path: str | Path) -> Path:
-    """Return the file that a user means by a template's name or a path.
+    """Return the file that a template's name or a path means.
 
     Args:
         name_or_path: A template's name, see `is_template`, or a path.
 
     Raises:
         InputError: The path is a folder.
-        MissingFileError: There is neither such a template nor such a file.
+        MissingFileError: There is no such template or file.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if is_template(name_or_path):
         return template_path(name)
     if path.is_dir():
         raise InputError(
-            f"{name} is a folder; a config is a file.",
-            "Give its path, or the name of a template: engram config ls lists them.",
+            f"{name} is a folder; a config must be a file.",
+            "Give the path of the file, or the name of a template: engram config ls lists them.",
             path=name,
         )
     if not (path.is_file() or path.suffix in CONFIG_SUFFIXES or path.name != name):
@@ -100,7 +100,8 @@ def find_config(name_or_path: str | Path) -> Path:
 def load_config(name_or_path: str | Path) -> EngramConfig:
     """Read a config by a template's name or a file's path.
 
-    A relative path of its tokenizer is looked for in the file's folder first, then here.
+    A relative path of its tokenizer is looked up in the file's folder first, then in the working
+    directory.
 
     Args:
         name_or_path: A template's name, such as ``gpt2``, or the path of a YAML or JSON file, such
@@ -110,7 +111,7 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
         The config, with every default filled in.
 
     Raises:
-        ConfigError: Everything that is wrong with it.
+        ConfigError: All its problems.
         InputError: The path is a folder.
         MissingFileError: There is neither such a template nor such a file.
 
@@ -132,7 +133,7 @@ def given_config(config: EngramConfig | str | Path) -> EngramConfig:
 
 
 def _holds_memory(folder: Path) -> bool:
-    """Whether a folder is a checkpoint with a memory, as its config says."""
+    """Whether a folder is a checkpoint with a memory, by its config."""
     files = [folder / name for name in _MEMORY_FILES]
     return any(_MEMORY_KEY.search(file.read_bytes()) for file in files if file.is_file())
 
@@ -149,7 +150,7 @@ def _missing(name: str, what: str) -> MissingFileError:
 
 
 def _folder() -> Path:
-    """The templates: inside the package in a wheel, beside it in an editable install."""
+    """Return the templates' folder: in the package in a wheel, beside it in an editable install."""
     here = Path(__file__).parents[1]
     packaged = here / "_templates"
     return packaged if packaged.is_dir() else here.parent / "templates"

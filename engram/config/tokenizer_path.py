@@ -1,4 +1,4 @@
-"""Tokenizers that configs name by path: relative to the file that names them, on any machine."""
+"""Tokenizer paths in configs, relative to the config's file so that folders can be moved."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from pathlib import Path
 
 from engram.storage.file_names import exists
 
-# What a folder with a memory says of the tokenizer beside its weights.
+# Tokenizer of a memory whose folder holds the tokenizer beside the weights.
 OWN = "."
 
 
 def is_path(name: str) -> bool:
-    """Whether a tokenizer's name is a path; else it is a hub id, or ``package:NAME``."""
+    """Whether a tokenizer's name is a path, rather than a hub id or ``package:NAME``."""
     return name.startswith((".", "/", "~")) or Path(name).exists()
 
 
 def read_from(name: str, folder: Path) -> str:
-    """Return what a tokenizer that a file in `folder` names means here.
+    """Resolve the name of a tokenizer in a file in `folder`.
 
     Args:
-        name: As the file states it. A relative path counts from the folder.
-        folder: Where the file is.
+        name: The name in the file. A relative path starts from the folder.
+        folder: The folder of the file.
     """
     beside = folder / name
     is_beside = name == OWN or (not Path(name).is_absolute() and exists(beside))
     if not is_beside:
         return name
-    # A folder behind a link has another parent than its path says.
+    # A linked folder has another parent than its path shows.
     short = Path(os.path.normpath(beside))
     is_other = exists(beside) and not (exists(short) and beside.samefile(short))
     return str(beside if is_other else short)
 
 
 def write_to(name: str, folder: Path) -> str:
-    """Return what a file in `folder` has to state so that it means what a name means here.
+    """Return the name to write into a file in `folder` for a name given in this directory.
 
     Args:
-        name: A path that starts with ``.`` counts from here; other names stay as they are.
-        folder: Where the file is to be.
+        name: A path that starts with ``.`` is relative to the working directory; other names stay.
+        folder: The folder of the file to write.
     """
     if not name.startswith("."):
         return name
@@ -47,12 +47,12 @@ def write_to(name: str, folder: Path) -> str:
 
 
 def given(name: str) -> str:
-    """Return a tokenizer's name as it was given here; a file or folder here becomes a path."""
+    """Return a tokenizer's name as given; the name of an existing file or folder becomes a path."""
     path = Path(name)
     return explicit(path) if name and exists(path) else name
 
 
 def explicit(folder: Path) -> str:
-    """Write a folder as a path that nobody takes for a hub id; a relative one stays relative."""
+    """Write a folder as a path that cannot be taken for a hub id; a relative one stays relative."""
     text = folder.as_posix()
     return text if folder.is_absolute() or text.startswith(".") else f"./{text}"

@@ -1,1 +1,1 @@
-"""Corpora: documents from text, their tokens, hash ids and statistics, in bounded memory."""
+"""Corpora: reading, tokenising and hashing text, and its statistics, in bounded memory."""

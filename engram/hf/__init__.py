@@ -1,4 +1,4 @@
-"""Memories in transformers models. Importing this makes `Auto` classes and pipelines load them."""
+"""Memories in transformers models; importing this registers them with `Auto` classes."""
 
 from __future__ import annotations
 

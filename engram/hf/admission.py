@@ -1,6 +1,6 @@
-"""Refuses bases that cannot carry a memory, by what their config and their classes say.
+"""Refuses bases that cannot carry a memory, from their config and classes.
 
-All of it happens before anything is written, and without weights.
+All checks run before anything is written, and without weights.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _CROSS_ATTENTION = re.compile(r"cross_?att|encoder_att|encoder_decoder_att", re.
 def check_type(config: Mapping[str, Any]) -> None:
     """Refuse a type of model without a causal language model, from its raw config.json alone.
 
-    A type that the installed transformers does not know is left to whoever loads it.
+    A type that the installed transformers does not know is left to the code that loads it.
 
     Args:
         config: The base's config.json, whose classes are transformers' own.
 
     Raises:
-        LayoutError: It is an encoder-decoder, multimodal, or of a type without a causal head.
+        LayoutError: It is an encoder-decoder, multimodal, or a type without a causal head.
     """
     model_type = str(config["model_type"])
     known = compat.config_class(model_type)
     stated = getattr(known, "is_encoder_decoder", False)
     if config.get("is_encoder_decoder", stated) is True:
         raise LayoutError(
-            f"The base is an encoder-decoder (model type {model_type!r}): its decoder reads what "
-            "an encoder made of another text, and is not a causal language model by itself.",
+            f"The base is an encoder-decoder (model type {model_type!r}): its decoder reads the "
+            "output of an encoder, and is not a causal language model by itself.",
             _WORKS,
             model_type=model_type,
             reason="encoder-decoder",
@@ -48,18 +48,18 @@ def check_type(config: Mapping[str, Any]) -> None:
     sense = other_sense(known, config)
     if sense is not None and model_type not in MULTIMODAL:
         raise LayoutError(
-            f"The base is multimodal (model type {model_type!r}, with a {sense}), and no memory "
-            "was tested in a model of that type.",
-            f"Attach to {', '.join(MULTIMODAL)} or to a language model that reads text alone, such "
-            "as Llama or Qwen3; or to the multimodal model's text decoder, saved as a causal "
-            "language model of its own.",
+            f"The base is multimodal (model type {model_type!r}, with a {sense}), and memories "
+            "were not tested in models of that type.",
+            f"Attach to {', '.join(MULTIMODAL)} or to a model for text only, such as Llama or "
+            "Qwen3; or to the multimodal model's text decoder, saved as a separate causal "
+            "language model.",
             model_type=model_type,
             reason="multimodal",
         )
     if base_class(known)[0] is not None:
         return
     raise LayoutError(
-        f"transformers has no causal language model of type {model_type!r}, which it does know.",
+        f"transformers has no causal language model for the known type {model_type!r}.",
         _WORKS,
         model_type=model_type,
         reason="no causal language model",
@@ -68,15 +68,15 @@ def check_type(config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
-    """Turn errors that transformers raises over a base's own files into errors about them.
+    """Turn errors of transformers about a base's own files into errors that name the base.
 
     Args:
         folder: The base.
-        doing: Verb of what transformers does with the model: "build", "load" or "run".
+        doing: The action of transformers, as a verb: "build", "load" or "run".
 
     Raises:
-        DependencyError: The installed transformers does not work as expected, whatever the base.
-        LayoutError: transformers cannot do it.
+        DependencyError: The installed transformers does not work as expected for any base.
+        LayoutError: transformers cannot do this with the base.
         MissingError: It needs a package that is not installed.
     """
     try:
@@ -90,13 +90,13 @@ def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
             path=str(folder),
         ) from error
     except Exception as error:
-        # Without a number it is not from the system: transformers raises it about a bad file.
+        # An OSError without a number is not from the system: transformers raises it for a bad file.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        # It may be a call of ours that the installed version no longer takes.
+        # The cause may be a call that the installed version no longer supports.
         compat.check()
         raise LayoutError(
-            f"transformers cannot {doing} {folder}, as its files are: "
+            f"transformers cannot {doing} {folder} from its files: "
             f"{type(error).__name__}: {_one_line(error)}",
             "Compare config.json with the model's own, or try another release of transformers.",
             path=str(folder),
@@ -109,14 +109,14 @@ def _one_line(error: Exception) -> str:
 
 
 def check_model(model: Any) -> None:
-    """Refuse a model whose hidden states a memory cannot be added to.
+    """Raise an error for a model to whose hidden states a memory cannot be added.
 
     Args:
         model: A causal language model, on any device.
 
     Raises:
-        LayoutError: It reads an encoder, reads both ways, or keeps its residual in streams of its
-            own.
+        LayoutError: It reads an encoder, is bidirectional, or has its own kind of residual
+            streams.
     """
     name, config = type(model).__name__, model.config.get_text_config()
     crossing = next(
@@ -125,12 +125,13 @@ def check_model(model: Any) -> None:
     if crossing:
         raise LayoutError(
             f"{name} has cross-attention ({crossing}): it is the decoder of an encoder-decoder, "
-            "and reads what an encoder made.",
+            "and reads the output of an encoder.",
             _WORKS,
             model=name,
             reason="encoder-decoder",
         )
-    # Types that are an encoder or a decoder, as the config says, take an encoder's states, too.
+    # Types that can be an encoder or a decoder, depending on the config, also take an encoder's
+    # states.
     takes_encoder = any(
         "encoder_hidden_states" in inspect.signature(module.forward).parameters
         for module in model.children()
@@ -145,8 +146,8 @@ def check_model(model: Any) -> None:
     streams = getattr(config, "altup_num_inputs", None)
     if streams is not None:
         raise LayoutError(
-            f"{name} keeps {streams} streams inside its layers (altup_num_inputs), of which a "
-            "memory cannot tell the one to write to.",
+            f"{name} keeps {streams} streams inside its layers (altup_num_inputs), and it is not "
+            "defined which of them a memory would write to.",
             "Choose a model with one residual stream, such as Gemma 3.",
             model=name,
             reason="streams",
@@ -155,20 +156,20 @@ def check_model(model: Any) -> None:
 
 
 def check_cache(decoder: Any) -> None:
-    """Refuse a decoder whose cache does not count tokens: the memory's past has to live there.
+    """Raise an error for a decoder whose cache does not count tokens, as the memory's past needs.
 
     Args:
         decoder: The module that takes token ids.
 
     Raises:
-        LayoutError: It takes no cache of transformers', or one without keys and values.
+        LayoutError: It takes no cache of transformers, or one without keys and values.
     """
     from transformers import DynamicCache
 
     name = compat.cache_name(decoder.forward)
     problem = ""
     if name is None:
-        problem = f"its forward takes none ({' or '.join(compat.CACHE_NAMES)})"
+        problem = f"its forward takes no cache ({' or '.join(compat.CACHE_NAMES)})"
     elif not _counts_tokens(decoder, name):
         problem = "its own cache does not count tokens"
     else:
@@ -178,8 +179,8 @@ def check_cache(decoder: Any) -> None:
             problem = "none of its layers keeps keys and values"
     if problem:
         raise LayoutError(
-            f"{type(decoder).__name__} keeps its past in no cache that counts tokens, where the "
-            f"memory's past has to live: {problem}.",
+            f"{type(decoder).__name__} has no cache that counts tokens, which has to hold the "
+            f"memory's past: {problem}.",
             "Choose a model with attention in some of its layers, such as Llama or Jamba.",
             model=type(decoder).__name__,
             reason="no cache",
@@ -187,10 +188,10 @@ def check_cache(decoder: Any) -> None:
 
 
 def _counts_tokens(decoder: Any, name: str) -> bool:
-    """Whether the cache that a decoder asks for, by its annotation, counts tokens."""
+    """Whether the cache in the annotation of a decoder's forward counts tokens."""
     try:
         stated = typing.get_type_hints(type(decoder).forward).get(name)
-    except Exception:  # whatever code beside the weights writes there
+    except Exception:  # code beside the weights may have any annotation
         return True
     kinds = [kind for kind in typing.get_args(stated) or (stated,) if inspect.isclass(kind)]
     own = [kind for kind in kinds if kind.__module__.startswith("transformers.models.")]

@@ -1,9 +1,9 @@
-"""Arguments of a call that are for the memory, on their way to the decoder.
+"""Passes the memory's arguments of a call on to the decoder.
 
-Models hand what they do not know to their decoder, or drop it; multimodal ones hand on embeddings
-in the place of ids. So a model's `forward` takes the memory's arguments off, and the decoder finds
-them in a context variable, of which every thread has its own. Compiled decoders, which know no such
-variables, find them among their keywords, where the model hands those on.
+Models pass unknown arguments to their decoder, or drop them; multimodal ones pass embeddings
+instead of ids. So a model's `forward` removes the memory's arguments, and the decoder finds them in
+a context variable, of which every thread has its own. Compiled decoders, which do not support such
+variables, find them among their keywords, if the model passes those on.
 
 Shapes: B sequences, T tokens, L layers with a memory, C columns.
 """
@@ -26,7 +26,7 @@ from engram.errors import InputError
 from engram.hf import compat
 from engram.nn.compat import records_a_graph
 
-# What a model with a memory takes beside the arguments of its base.
+# Arguments of a model with a memory, in addition to those of its base.
 MEMORY_ARGUMENTS = ("engram_input_ids", "engram_mask", "hash_ids")
 
 
@@ -44,13 +44,13 @@ _told: ContextVar[_Told | None] = ContextVar("engram_arguments", default=None)
 def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) -> Callable[..., Any]:
     """Return the `forward` of a model with a memory.
 
-    It takes `MEMORY_ARGUMENTS`, too, and hands them to the decoder, whatever lies between. Its
-    signature says so, since transformers and its Trainer drop what a signature does not name.
+    It also takes `MEMORY_ARGUMENTS`, and passes them to the decoder, whatever code is in between.
+    They are part of its signature, since transformers and its Trainer drop other arguments.
 
     Args:
         base: The `forward` of the model's class without a memory.
-        tell_text: Whether the decoder gets neither token ids nor the 2-D mask from it, and has to
-            be told: multimodal models hand on embeddings, and masks of their own.
+        tell_text: Whether to pass token ids and the 2-D mask as well: multimodal models give their
+            decoder embeddings and other masks instead.
     """
     name, signature = compat.cache_name(base), inspect.signature(base)
     hands_on, positional = takes_keywords(signature), tuple(signature.parameters)[1:]
@@ -94,26 +94,26 @@ def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) ->
 
 def _not_handed_on(model: Any, told: Mapping[str, Any]) -> InputError:
     return InputError(
-        f"{type(model).__name__} hands no keywords to its decoder: compiled, that cannot be told "
+        f"{type(model).__name__} passes no keywords to its decoder: compiled, it cannot be given "
         f"{', '.join(told)}.",
         "Run it without torch.compile.",
     )
 
 
 def _text(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return token ids and 2-D mask of a call's arguments, as `MEMORY_ARGUMENTS`."""
+    """Return the token ids and the 2-D mask in a call's arguments, as `MEMORY_ARGUMENTS`."""
     found, ids, mask = {}, arguments.get("input_ids"), arguments.get("attention_mask")
     if ids is not None:
         found["engram_input_ids"] = ids
     if mask is None:
-        found["engram_mask"] = False  # whatever mask the model makes of it
+        found["engram_mask"] = False  # whatever mask the model makes from it
     elif getattr(mask, "ndim", None) == 2:
         found["engram_mask"] = mask
     return found
 
 
 def told_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Take the memory's arguments off a decoder's keywords, and add those its model was given.
+    """Remove the memory's arguments from a decoder's keywords, and add those given to its model.
 
     Args:
         arguments: Keyword arguments of the decoder's call; changed in place.
@@ -131,27 +131,27 @@ def checked_ids(given: Any, shape: Sequence[int]) -> Tensor:
 
     Args:
         given: The argument.
-        shape: Shape of the tokens that the decoder was given, B and T.
+        shape: Shape of the decoder's tokens, B and T.
 
     Returns:
         Token ids ``[B, T]``.
 
     Raises:
-        InputError: They are not whole numbers, are negative, or have another shape.
+        InputError: They are not whole numbers, are negative, or have the wrong shape.
     """
     ids = _as_tensor("engram_input_ids", given)
     if not _is_whole(ids) or list(ids.shape) != list(shape):
         raise InputError(
             f"engram_input_ids must be whole numbers of shape {list(shape)} (sequences, tokens), "
             f"got {ids.dtype} {list(ids.shape)}.",
-            "Pass the ids of the tokens that inputs_embeds are of.",
+            "Pass the ids of the tokens that inputs_embeds were made from.",
             shape=list(ids.shape),
             expected=list(shape),
         )
     if not records_a_graph() and bool((ids < 0).any()):
         raise InputError(
-            f"engram_input_ids hold {int(ids.min())}; token ids are >= 0.",
-            "Pass the ids of the tokens that inputs_embeds are of.",
+            f"engram_input_ids must be >= 0, got {int(ids.min())}.",
+            "Pass the ids of the tokens that inputs_embeds were made from.",
         )
     return ids
 
@@ -160,7 +160,7 @@ def checked_mask(name: str, given: Any, batch: int) -> Tensor:
     """Check a 2-D mask.
 
     Args:
-        name: Argument that it was given as.
+        name: Name of the argument.
         given: False or 0 at masked tokens ``[B, past + T]``, or ``[1, past + T]``.
         batch: Sequences B.
 
@@ -168,13 +168,13 @@ def checked_mask(name: str, given: Any, batch: int) -> Tensor:
         The mask ``[B, past + T]``.
 
     Raises:
-        InputError: It is not 2-D, or of another batch.
+        InputError: It is not 2-D, or for another batch.
     """
     mask = _as_tensor(name, given)
     if mask.ndim != 2 or mask.shape[0] not in (1, batch):
         raise InputError(
             f"{name} must have the shape [{batch}, tokens so far], got {list(mask.shape)}.",
-            "Give each sequence its row, the cached tokens included.",
+            "Give one row per sequence, including the cached tokens.",
             shape=list(mask.shape),
             batch=batch,
         )
@@ -185,16 +185,16 @@ def checked_hash_ids(given: Any, addresses: Addresses, shape: Sequence[int]) -> 
     """Check hash ids that were computed elsewhere.
 
     Args:
-        given: Hash ids without offsets ``[B, T, L, C]``, -1 at those that are to be computed.
+        given: Hash ids without offsets ``[B, T, L, C]``, -1 for those to compute here.
         addresses: The memory's constants.
-        shape: Shape of the tokens they are for, B and T.
+        shape: Shape of their tokens, B and T.
 
     Returns:
         The same, int64.
 
     Raises:
-        InputError: They have another shape or dtype, or one lies outside of its head's table.
-            Values are not looked at while a graph is recorded.
+        InputError: They have the wrong shape or dtype, or one is outside its head's table.
+            Values are not checked while a graph is recorded.
     """
     hash_ids = _as_tensor("hash_ids", given)
     expected = [*shape, len(addresses.layers), addresses.n_columns]
@@ -202,8 +202,8 @@ def checked_hash_ids(given: Any, addresses: Addresses, shape: Sequence[int]) -> 
         raise InputError(
             f"hash_ids must be whole numbers of shape {expected} (sequences, tokens, layers, "
             f"columns), got {hash_ids.dtype} {list(hash_ids.shape)}.",
-            "Pass those of engram.HashedDataset or EngramTokenizer.compress_and_hash, for the same "
-            "tokens; or leave them out: the model hashes its input_ids itself.",
+            "Pass those of engram.HashedDataset or EngramTokenizer.compress_and_hash for the same "
+            "tokens, or leave them out: the model hashes its input_ids itself.",
             shape=list(hash_ids.shape),
             expected=expected,
         )
@@ -216,8 +216,8 @@ def checked_hash_ids(given: Any, addresses: Addresses, shape: Sequence[int]) -> 
         place = outside.nonzero()[0].tolist()
         found, rows_of_head = int(hash_ids[tuple(place)]), int(rows[place[2], place[3]])
         raise InputError(
-            f"hash_ids hold {found} at {place}, outside of the {rows_of_head} rows of that head.",
-            "They are those of another memory, or have offsets: pass hash ids without offsets.",
+            f"hash_ids must be in 0..{rows_of_head - 1} for this head, got {found} at {place}.",
+            "They belong to another memory, or include offsets: pass hash ids without offsets.",
             hash_id=found,
             place=place,
             rows=rows_of_head,
@@ -239,5 +239,5 @@ def _is_whole(value: Tensor) -> bool:
 
 
 def takes_keywords(signature: inspect.Signature) -> bool:
-    """Whether a function takes keywords that it does not name."""
+    """Whether a function takes arbitrary keywords."""
     return any(it.kind is it.VAR_KEYWORD for it in signature.parameters.values())

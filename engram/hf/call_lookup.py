@@ -1,4 +1,4 @@
-"""Looks a call's tokens up: their hash ids, and what else the layers' memories have to know.
+"""Looks up the tokens of a call: their hash ids, masks and document starts for all layers.
 
 Shapes: B sequences, T tokens of a call, L layers with a memory, C columns.
 """
@@ -21,13 +21,13 @@ from engram.nn.module import GatedTokens
 
 @dataclass(frozen=True)
 class Reader:
-    """The constants that a decoder's memories read token ids with.
+    """The constants for reading token ids in a decoder's memories.
 
     Attributes:
         ids: Hashes token ids.
-        token_map: The compressed vocabulary, int32 ``[V]``; None where raw ids are hashed.
-        window_tokens: Tokens W of the past that convolutions see.
-        vocab_size: Ids that the model has embeddings for.
+        token_map: The compressed vocabulary, int32 ``[V]``; None if raw ids are hashed.
+        window_tokens: Past tokens W that convolutions see.
+        vocab_size: Number of ids that the model has embeddings for.
     """
 
     ids: MemoryIds
@@ -37,18 +37,18 @@ class Reader:
 
     @property
     def closes_gaps(self) -> bool:
-        """Whether masked tokens inside rows are passed over."""
+        """Whether masked tokens inside rows are skipped."""
         return self.ids.addresses.layout.closes_gaps
 
 
 @dataclass(frozen=True)
 class Before:
-    """The last tokens before a call, S at most the window W of the convolutions.
+    """The last S tokens before a call; S is at most the window W of the convolutions.
 
     Attributes:
         ids: Hash ids without offsets ``[B, S, L, C]``.
         keep: False at masked ones ``[B, S]``; None when there are none.
-        places: Their places in the text ``[B, S]``; None where they are its last.
+        places: Their positions in the text ``[B, S]``; None if they are its last tokens.
     """
 
     ids: Tensor
@@ -56,7 +56,7 @@ class Before:
     places: Tensor | None
 
     def with_gates(self, record: Record) -> GatedTokens:
-        """Add a layer's gates, which its state has recorded."""
+        """Add a layer's gates from its state."""
         gates = record.last(self.ids.shape[1]) if self.places is None else record.at(self.places)
         assert gates is not None
         if self.keep is not None:
@@ -66,15 +66,16 @@ class Before:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Facts about the tokens of a call that its layers' memories need.
+    """Facts about the tokens of a call that the memories of its layers need.
 
     Attributes:
         ids: Hash ids without offsets ``[B, T, L, C]``.
         keep: False at masked positions and at ids that the tokenizer does not have ``[B, T]``; None
             when there are none.
         state: The memory's past in the call's cache; None without a cache.
-        since: Tokens since each token's document started ``[B, T]``; None where a row is one.
-        before: The tokens before, where the state has forgotten the convolutions' windows.
+        since: Tokens since each token's document started ``[B, T]``; None if each row is one
+            document.
+        before: The preceding tokens, if the state has dropped the convolutions' windows.
     """
 
     ids: Tensor
@@ -92,19 +93,19 @@ def look_up(
     state: MemoryState | None,
     hash_ids: Tensor | None = None,
 ) -> Lookup:
-    """Look the tokens of a call up, and remember them.
+    """Look up the tokens of a call, and add them to the state.
 
     Args:
         reader: The constants.
         ids: Token ids ``[B, T]``.
         mask: False or 0 at masked tokens ``[B, past + T]``, or wider; None masks none.
-        position_ids: Positions ``[B, T]`` or ``[1, T]``; ignored in other shapes.
+        position_ids: Positions ``[B, T]`` or ``[1, T]``; other shapes are ignored.
         state: The memory's past; None without a cache.
-        hash_ids: Hash ids of the tokens ``[B, T, L, C]``, -1 where they are to be computed; None to
+        hash_ids: Hash ids of the tokens ``[B, T, L, C]``, -1 for those to compute here; None to
             compute them all.
 
     Raises:
-        InputError: The mask is too short, or ids fit neither tokenizer nor tables.
+        InputError: The mask is too short, or ids do not fit the tokenizer or the tables.
     """
     length, seen = ids.shape[1], 0 if state is None else state.tokens.length
     shown = None if mask is None else _own_part(mask, seen, length)
@@ -158,14 +159,14 @@ def _hash(
 
 
 def _before(reader: Reader, state: MemoryState) -> Before | None:
-    """Hash the tokens again from which the convolutions' windows follow."""
+    """Hash the tokens again from which the convolutions' windows are recomputed."""
     window, orders = reader.window_tokens, reader.ids.addresses.max_ngram_size
     past = None
     if window:
         past = state.last(window + orders - 1, skip_masked=reader.closes_gaps)
     if past is None:
         return None
-    # The first of these tokens see less than they saw: they are not among the last.
+    # The first of these tokens see less context than before: they are not among the last.
     hashed = reader.ids(past.tokens, reader.token_map, past.keep, past.starts)
     keep, places = past.keep, past.places
     count = past.tokens.shape[1]
@@ -180,10 +181,10 @@ def _before(reader: Reader, state: MemoryState) -> Before | None:
     )
 
 
-# It looks at values, and nothing of it is worth compiling.
+# The function examines values, and compiling it would not pay.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _follow_mask(reader: Reader, state: MemoryState, mask: Tensor) -> None:
-    """Take up what a call's mask says of the past ``[B, T]``."""
+    """Apply the mask of a call to the past ``[B, T]``."""
     if state.mask_again(mask):
         length = state.tokens.length
         tokens, positions = state.tokens.last(length), state.positions.last(length)
@@ -193,7 +194,7 @@ def _follow_mask(reader: Reader, state: MemoryState, mask: Tensor) -> None:
 
 
 def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | None:
-    """Join flags along time, each given with the ids that it is for; None is the default."""
+    """Join flags along time, each given with its ids; None means the default everywhere."""
     if all(flags is None for flags, _ in parts):
         return None
     return torch.cat(
@@ -206,20 +207,20 @@ def _joined(*parts: tuple[Tensor | None, Tensor], default: bool) -> Tensor | Non
 
 
 def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
-    """Return a mask's columns for the tokens of this call, which follow `seen` others.
+    """Return a mask's columns for the tokens of this call, after `seen` earlier ones.
 
-    None where they mask nothing.
+    None if they mask nothing.
     """
     if mask.shape[1] < seen + length:
         raise InputError(
-            f"The attention mask covers {mask.shape[1]} tokens, and the call ends at token "
-            f"{seen + length}.",
-            "Give the mask of all tokens so far, the cached ones included.",
+            f"The attention mask must cover all {seen + length} tokens so far, got "
+            f"{mask.shape[1]}.",
+            "Include the cached tokens in the mask.",
             mask_tokens=mask.shape[1],
             tokens=seen + length,
         )
     own = mask[:, seen : seen + length].bool()
-    # Where looking costs nothing, a mask that masks nothing is none.
+    # On a CPU, where checking is cheap, a mask that masks nothing becomes None.
     if own.device.type == "cpu" and not records_a_graph() and bool(own.all()):
         return None
     return own

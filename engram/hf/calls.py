@@ -1,8 +1,8 @@
-"""A call of a wired model: the decoder hashes ids, its layers add their memories.
+"""Calls of a wired model: the decoder hashes ids, and its layers add their memories.
 
-Ids, mask and state travel with the call, as a keyword argument that the decoder passes to its
-layers, so that threads and checkpointed recomputation see their own. Decoders that pass nothing on
-(BLOOM) reach their layers through a context variable, of which every thread has its own.
+Ids, mask and state are passed with the call, as a keyword argument from the decoder to its layers,
+so that threads and checkpointed recomputation see their own. Decoders that pass no keywords (BLOOM)
+reach their layers through a context variable, of which every thread has its own.
 
 Shapes: B sequences, T tokens, D hidden size, L layers with a memory, C columns.
 """
@@ -39,11 +39,11 @@ _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=
 class MemoryLayer(nn.Module):
     """Mixed into a decoder layer's class: adds the memory to the layer's input."""
 
-    engram: nn.Module  # an EngramModule, or what wraps one
+    engram: nn.Module  # an EngramModule, or a wrapper of one
     engram_layer_id: int
 
     def __call__(self, *args: Any, engram: Lookup | None = None, **kwargs: Any) -> Any:
-        """Find what the decoder tells, before checkpointing takes hold of the arguments."""
+        """Fetch the decoder's facts about the call before checkpointing saves the arguments."""
         if engram is None and not torch.compiler.is_compiling():
             engram = _passed_beside.get()
         return super().__call__(*args, engram=engram, **kwargs)
@@ -51,7 +51,7 @@ class MemoryLayer(nn.Module):
     def forward(
         self, hidden_states: Tensor, *args: Any, engram: Lookup | None = None, **kwargs: Any
     ) -> Any:
-        """Run the layer on its input ``[B, T, D]`` plus the memory, where it has one."""
+        """Run the layer on its input ``[B, T, D]`` plus the memory, if it has one."""
         if engram is None:
             raise InputError(
                 f"Layer {self.engram_layer_id} was called without its memory's ids.",
@@ -63,7 +63,7 @@ class MemoryLayer(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """Mixed into the classes of other layers: what the decoder tells is not for them."""
+    """Mixed into the classes of layers without a memory: drops the memory's argument."""
 
     def forward(self, *args: Any, engram: Lookup | None = None, **kwargs: Any) -> Any:
         """Run the layer."""
@@ -77,7 +77,7 @@ def _read(memory: nn.Module, layer_id: int, hidden_states: Tensor, lookup: Looku
         window = state.windows.get(layer_id)
         if window is None and lookup.before is not None:
             window = lookup.before.with_gates(state.gates[layer_id])
-    # A call, which every wrapper hands on to the memory that is in use.
+    # A call, since every wrapper forwards calls to the active memory.
     out, past = memory(
         hidden_states,
         lookup.ids,
@@ -94,7 +94,7 @@ def _read(memory: nn.Module, layer_id: int, hidden_states: Tensor, lookup: Looku
 
 
 def _beside(mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
-    """Return a mask on the device of the layer, which may be another than the decoder's first."""
+    """Return a mask on the device of the layer, which may not be the decoder's first device."""
     return None if mask is None else mask.to(hidden_states.device)
 
 
@@ -120,13 +120,13 @@ class MemoryDecoder(nn.Module):
         Args:
             input_ids: Token ids ``[B, T]``, or None with `inputs_embeds`.
             *args: As the decoder takes them.
-            **kwargs: As the decoder takes them; and `MEMORY_ARGUMENTS`: the ids of embeddings that
-                are given in their place ``[B, T]``; the 2-D mask where `attention_mask` is another
-                ``[B, past + T]``, or False for none; and hash ids without offsets of the tokens
-                ``[B, T, L, C]``, used where they are not -1 in place of those computed here.
+            **kwargs: As the decoder takes them; and `MEMORY_ARGUMENTS`: the ids of the tokens when
+                embeddings are given ``[B, T]``; the 2-D mask if `attention_mask` is not 2-D
+                ``[B, past + T]``, or False for none; and hash ids of the tokens without offsets
+                ``[B, T, L, C]``, which replace those computed here where they are not -1.
 
         Raises:
-            InputError: The memory's ids cannot be known, or fit neither tokens nor tables.
+            InputError: The memory's ids are unknown, or do not fit the tokens or the tables.
         """
         kwargs.update(zip(self.engram_positional, args, strict=False))
         compat.rename_cache(kwargs, self.engram_cache_name)
@@ -139,8 +139,8 @@ class MemoryDecoder(nn.Module):
             token_ids = input_ids
         if token_ids is None:
             raise InputError(
-                "The memory reads token ids, and the model was called with inputs_embeds alone.",
-                "Pass the same tokens' ids as engram_input_ids=.",
+                "The memory reads token ids, but the model was called with inputs_embeds alone.",
+                "Pass the ids of the same tokens as engram_input_ids=.",
             )
         cache = kwargs.get(self.engram_cache_name or "")
         if compat.is_paged(cache):
@@ -151,9 +151,9 @@ class MemoryDecoder(nn.Module):
             name, mask = "attention_mask", kwargs.get("attention_mask")
             if mask is not None and getattr(mask, "ndim", None) != 2:
                 raise InputError(
-                    "The attention mask is not 2-D, and does not tell the memory which tokens are "
+                    "The attention mask is not 2-D, so the memory cannot tell which tokens are "
                     "padding.",
-                    "Pass the 2-D mask [B, T] as engram_mask=, ones if nothing is padded.",
+                    "Pass the 2-D mask [B, T] as engram_mask=, all ones if nothing is padded.",
                 )
         state = self._state(cache, kwargs.get("use_cache"))
         mask = None if mask is None or mask is False else checked_mask(name, mask, len(token_ids))
@@ -178,7 +178,7 @@ class MemoryDecoder(nn.Module):
         return outputs
 
     def _state(self, cache: Any, use_cache: bool | None) -> MemoryState | None:
-        """Return the memory's state in the call's cache, or a new one for a cache to be made."""
+        """Return the memory's state in the call's cache, or a new one for a future cache."""
         checkpointing = self.training and getattr(self, "gradient_checkpointing", False)
         if checkpointing and torch.is_grad_enabled():
             return None
@@ -194,7 +194,7 @@ class MemoryDecoder(nn.Module):
         state = state_of(cache, layer_ids)
         try:
             cached_tokens = int(cache.get_seq_length())
-        except ValueError:  # caches of recurrent layers alone do not count tokens
+        except ValueError:  # caches with only recurrent layers do not count tokens
             return state
         state.follow(cached_tokens)
         return state
@@ -220,7 +220,7 @@ class MemoryDecoder(nn.Module):
         return found
 
     def _prefetch(self, hashed: Tensor) -> None:
-        """Have tables on disk start to read what the layers are about to look up."""
+        """Have tables on disk start reading the rows that the layers will look up."""
         if not records_a_graph():
             layer_ids = sorted(self.engram_ids.addresses.layer_ids)
             modules = [self._memory(layer_id) for layer_id in layer_ids]
@@ -247,23 +247,23 @@ class MemoryDecoder(nn.Module):
 
 
 def refuse_continuous_batching() -> NoReturn:
-    """Refuse rows that hold several requests.
+    """Raise an error for rows with several requests.
 
     Raises:
         InputError: Always.
     """
     raise InputError(
-        "Continuous batching (generate_batch) puts several requests into one row, and the memory "
-        "cannot tell them apart.",
-        "Use generate(): it takes prompts of several lengths, padded on the left, as one batch.",
+        "Continuous batching (generate_batch) puts several requests into one row, which the memory "
+        "cannot separate.",
+        "Use generate(): it takes a batch of prompts of different lengths, padded on the left.",
     )
 
 
-# Called for real while a graph is recorded, so that its error is the one that callers see.
+# Runs eagerly while a graph is recorded, so that callers see its error.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _refuse_cache_in_graph() -> None:
     raise InputError(
-        "A graph that is exported or traced with a cache would forget the memory's past, which "
-        "lives in Python objects beside the cache.",
+        "A graph that is exported or traced with a cache would lose the memory's past, which is "
+        "kept in Python objects beside the cache.",
         "Export or trace calls without a cache (use_cache=False); torch.compile takes caches.",
     )

@@ -1,4 +1,4 @@
-"""Classes that are made on the spot, and objects of them that can be pickled all the same."""
+"""Makes classes at run time whose objects can still be pickled."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @cache
 def mixed(mixin: Any, base: Any) -> Any:
-    """Return the class that puts a mixin before a class, under the class's own name.
+    """Return a class that derives from a mixin and a class, with the class's own name.
 
-    Wrapping policies and lists of targets name classes, so it is the base's name that counts.
+    The name stays because wrapping policies and lists of targets refer to classes by name.
 
     Args:
-        mixin: What is to come first.
-        base: A class that others know.
+        mixin: The first base.
+        base: The class to extend.
 
     Returns:
         The same class for the same pair.
@@ -26,10 +26,10 @@ def mixed(mixin: Any, base: Any) -> Any:
 
 
 def class_after(kind: Any, mixin: Any) -> Any:
-    """Return the class that a mixin was put before.
+    """Return the class that was combined with a mixin.
 
     Args:
-        kind: A class that `mixed` returned, or one below it.
+        kind: A class that `mixed` returned, or a subclass of one.
         mixin: The mixin.
     """
     order = kind.__mro__
@@ -40,8 +40,8 @@ def made_again_by(make: Callable[..., Any], *arguments: Any) -> Callable[[Any, i
     """Return a ``__reduce_ex__`` for a class that pickle cannot find by its name.
 
     Args:
-        make: A function of a module that returns the class.
-        *arguments: What it takes, all of which can be pickled.
+        make: A module-level function that returns the class.
+        *arguments: Its arguments, which can be pickled.
     """
 
     def reduce(self: Any, protocol: int) -> Any:

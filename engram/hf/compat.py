@@ -1,7 +1,7 @@
-"""Seams to transformers: every undocumented name that the toolkit uses, in one function each.
+"""Seams to transformers: the undocumented names that the toolkit uses, in one function each.
 
-Two kinds of change are met here: names that differ between the tested releases, which are asked
-for by signature, and names that a coming release may drop, which have a probe in `SEAMS`.
+They cover two kinds of change: names that differ between the tested releases, which are found by
+signature, and names that a future release may drop, which have a probe in `SEAMS`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from engram.seams import (
 )
 
 PACKAGE = "transformers"
-# transformers 5.24 renamed the argument; the old name is an alias until 5.40, and stays the only
-# one in code that lies beside the weights of a base.
+# transformers 5.24 renamed the argument; the old name is an alias until 5.40, and remains the only
+# one in code beside the weights of a base.
 CACHE_NAMES = ("cache", "past_key_values")
-# Auto classes of models that write text, with the mapping of each.
+# Auto classes of models that generate text, with the mapping of each.
 _GENERATING = {
     "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
     "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
@@ -38,7 +38,7 @@ _LOADING = ["model", "state_dict", "checkpoint_files"]
 
 
 def cache_name(forward: Callable[..., Any]) -> str | None:
-    """Return the name under which a function takes a cache of keys and values.
+    """Return the name of a function's argument for a cache of keys and values.
 
     Args:
         forward: The `forward` of a model, a decoder or a layer.
@@ -51,11 +51,11 @@ def cache_name(forward: Callable[..., Any]) -> str | None:
 
 
 def rename_cache(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """Give the cache among keyword arguments the name that a function expects, in place.
+    """Rename the cache in keyword arguments to the name that a function expects, in place.
 
     Args:
-        arguments: Keyword arguments with a cache under either name, or with none.
-        name: Name that is expected; None to leave the arguments as they are.
+        arguments: Keyword arguments with a cache under either name, or without one.
+        name: The expected name; None to leave the arguments unchanged.
 
     Returns:
         The same arguments.
@@ -70,7 +70,7 @@ def rename_cache(arguments: dict[str, Any], name: str | None) -> dict[str, Any]:
 
 
 def cache_of(outputs: Any) -> Any:
-    """Return the cache in what a model, or its `prepare_inputs_for_generation`, returned.
+    """Return the cache in the result of a model or of its `prepare_inputs_for_generation`.
 
     Args:
         outputs: A mapping, or a model's tuple.
@@ -86,36 +86,36 @@ def cache_of(outputs: Any) -> Any:
 
 
 def remember_past(cache: Any) -> None:
-    """Have a cache keep what cropping brings back, such as the start of a sliding window."""
+    """Have a cache keep states that cropping restores, such as the start of a sliding window."""
     activate = getattr(cache, "activate_past_recording", None)
     if activate is not None:
         activate()
 
 
 def self_attention_cache(cache: Any) -> Any:
-    """Return the part of a cache that holds the decoder's own past: itself, for most."""
+    """Return the part of a cache that holds the decoder's own past; usually the cache itself."""
     return getattr(cache, "self_attention_cache", cache)
 
 
 def is_paged(cache: Any) -> bool:
-    """Whether a cache is that of continuous batching, whose rows hold several requests."""
+    """Whether a cache is for continuous batching, whose rows hold several requests."""
     return any(base.__name__ == "PagedAttentionCache" for base in type(cache).__mro__)
 
 
 def has_peft_adapter(model: Any) -> bool:
-    """Whether an adapter of PEFT was loaded into a model by transformers' own methods."""
+    """Whether a PEFT adapter was loaded into a model by methods of transformers."""
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
 def config_class(model_type: str) -> Any:
-    """Return transformers' config class of a model type; None when it has no such type."""
+    """Return transformers' config class of a model type; None if the type is unknown."""
     from transformers import CONFIG_MAPPING
 
     return _entry(CONFIG_MAPPING, model_type)
 
 
 def generating_classes(config: Any) -> dict[str, Any]:
-    """Return transformers' models of a config class that write text, by the Auto class of each."""
+    """Return transformers' models of a config class that generate text, by Auto class."""
     import transformers
 
     found = {
@@ -145,7 +145,7 @@ def _entry(mapping: Any, key: Any) -> Any:
 
 
 def run_after_init(base: Any, after: Callable[[], Any]) -> dict[str, Any]:
-    """Return class members that run a function after a config of a class is initialised.
+    """Return class members that call a function after a config of a class is initialised.
 
     Args:
         base: A config class of transformers.
@@ -160,16 +160,16 @@ def run_after_init(base: Any, after: Callable[[], Any]) -> dict[str, Any]:
 
 
 def without_copying() -> dict[str, Any]:
-    """Return class members that keep transformers from copying the file of a class on saving."""
+    """Return class members that stop transformers from copying the file of a class on saving."""
     register = classmethod(lambda cls, auto_class=None: None)
     return {"_auto_class": None, "register_for_auto_class": register}
 
 
 def share_conversions(ours: Mapping[str, str]) -> None:
-    """Let our types and classes load tensor names that the base's rename.
+    """Apply the base's renaming of tensors to the toolkit's types and classes on loading.
 
     Args:
-        ours: Our names of a type and its classes, by transformers' own.
+        ours: The toolkit's names of a type and its classes, by those of transformers.
     """
     from transformers.conversion_mapping import (
         get_checkpoint_conversion_mapping,
@@ -183,14 +183,15 @@ def share_conversions(ours: Mapping[str, str]) -> None:
 
 
 def saved_name(model: Any, name: str, tensor: Any) -> str:
-    """Return the name under which `save_pretrained` saves one of a model's tensors.
+    """Return the name that `save_pretrained` gives to one of a model's tensors.
 
-    A model whose files had other names than its modules is saved with those of its files.
+    A model loaded from files with other names than its modules is saved with the names of the
+    files.
 
     Args:
         model: The model.
         name: The tensor's name in the model.
-        tensor: The tensor, which is saved as it is.
+        tensor: The tensor, which is saved unchanged.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -198,7 +199,7 @@ def saved_name(model: Any, name: str, tensor: Any) -> str:
 
 
 def with_generation(model_class: Any) -> Any:
-    """Return a class of remote code with `generate`, which it may lack."""
+    """Return a class of remote code with `generate` added if it lacks it."""
     from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
     return add_generation_mixin_to_remote_model(model_class)
@@ -218,7 +219,7 @@ def class_in_folder(reference: str, folder: str, revision: str | None) -> Any:
 
 
 def files_beside(file: str) -> list[str]:
-    """Return a module's file and those beside it that it imports, directly or not."""
+    """Return a module's file and the files beside it that it imports, directly or indirectly."""
     from transformers.dynamic_module_utils import get_relative_import_files
 
     return [file, *get_relative_import_files(file)]
@@ -227,10 +228,10 @@ def files_beside(file: str) -> list[str]:
 def weight_loader(model_class: Any) -> Any:
     """Return the method through which `from_pretrained` loads weights.
 
-    There is no public way to keep a part of a checkpoint from being loaded into memory.
+    There is no public way to exclude a part of a checkpoint from being loaded into memory.
 
     Raises:
-        DependencyError: The installed transformers loads them in another way.
+        DependencyError: The installed transformers loads weights in another way.
     """
     load = getattr(model_class, "_load_pretrained_model", None)
     names = [] if load is None else list(inspect.signature(load).parameters)[: len(_LOADING)]
@@ -246,10 +247,10 @@ def weight_loader(model_class: Any) -> Any:
 
 
 def never_quantised(model: Any) -> list[str]:
-    """Return the names of modules that transformers quantises by no method, such as the head.
+    """Return the names of modules that transformers never quantises, such as the head.
 
     Args:
-        model: A model as its class makes it, on any device, the meta device included.
+        model: A model on any device, including the meta device.
     """
     from transformers.quantizers import HfQuantizer
 
@@ -272,8 +273,8 @@ def check_quantiser(quantisation: dict[str, Any]) -> None:
 
     Raises:
         ImportError: A package is missing, or too old.
-        RuntimeError: There is no such device as the method needs.
-        ValueError: The method does not load from files, or contradicts itself.
+        RuntimeError: The device that the method needs is missing.
+        ValueError: The method does not load from files, or its config contradicts itself.
     """
     from transformers.quantizers import AutoHfQuantizer
 
@@ -291,11 +292,11 @@ def probed() -> list[Probed]:
 
 
 def check() -> None:
-    """Refuse a transformers, or a torch, that breaks a seam.
+    """Raise an error if the installed transformers or torch breaks a seam.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
-        DependencyError: One of the two is outside of the range that works.
+        DependencyError: One of the two is outside the supported range.
     """
     require(probed())
 
@@ -354,12 +355,12 @@ def _adapters_are_flagged() -> bool:
     return hasattr(PeftAdapterMixin, "_hf_peft_config_loaded")
 
 
-# Methods of a cache that the memory's past follows.
+# Methods of a cache that also apply to the memory's past.
 _OF_CACHES = (
     *("reset", "crop", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"),
     "get_seq_length",
 )
-# Mappings from config classes, each with a type of model that is in it.
+# Mappings from config classes, each with a model type that it contains.
 _MAPPINGS = {
     **{"MODEL_FOR_CAUSAL_LM_MAPPING": "llama", "TOKENIZER_MAPPING": "gpt2"},
     **{"MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING": "llava", "PROCESSOR_MAPPING": "llava"},
@@ -377,11 +378,11 @@ SEAMS = (
         _generation_takes_a_cache,
     ),
     *(
-        callable_seam(PACKAGE, f"Cache.{name}", "the memory's past, which follows its cache")
+        callable_seam(PACKAGE, f"Cache.{name}", "applying changes of a cache to the memory's past")
         for name in _OF_CACHES
     ),
     Seam(
-        "Cache.activate_past_recording, where there is one",
+        "Cache.activate_past_recording, if there is one",
         "cropping a cache with sliding windows",
         _past_is_recorded,
     ),
@@ -393,7 +394,7 @@ SEAMS = (
     callable_seam(
         PACKAGE,
         "PreTrainedConfig.__post_init__",
-        "making a family's model class for the first config of its type",
+        "making a family's model class when the first config of its type is seen",
     ),
     *(
         Seam(
@@ -406,7 +407,7 @@ SEAMS = (
     callable_seam(
         PACKAGE,
         "PreTrainedModel._init_weights",
-        "constants that are rebuilt after loading, and memories that start as an identity",
+        "rebuilding constants after loading, and initialising memories as an identity",
         *("self", "module"),
     ),
     Seam("CONFIG_MAPPING", "finding a base's config class by its model_type", _types_are_mapped),

@@ -1,8 +1,8 @@
-"""Model classes with memories, made from those of transformers or from code in a base's folder.
+"""Makes model classes with memories from those of transformers or from code in a base's folder.
 
-For a base of type ``llama`` there are `EngramLlamaConfig` (``model_type: engram_llama``, our
-settings under the key ``engram``) and `EngramLlamaForCausalLM`. Both are made from transformers'
-own classes.
+For a base of type ``llama`` they are `EngramLlamaConfig` (``model_type: engram_llama``, with the
+memory's settings under the key ``engram``) and `EngramLlamaForCausalLM`, both derived from
+transformers' own classes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from engram.hf.models import EngramForCausalLM
 from engram.hf.multimodal import MULTIMODAL, base_class
 from engram.seams import tested_range
 
-# Families that `import engram.hf` makes known to transformers' Auto classes; others become known
-# when a checkpoint of theirs is attached to or loaded by this toolkit.
+# Families that `import engram.hf` registers with transformers' Auto classes; others are registered
+# when this toolkit attaches to or loads one of their checkpoints.
 FAMILIES = (
     "deepseek_v3",
     "deepseek_v4",
@@ -44,10 +44,10 @@ FAMILIES = (
 
 
 def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
-    """Make the classes for a base model type, and make them known to transformers' Auto classes.
+    """Make the classes for a base model type, and register them with transformers' Auto classes.
 
     Args:
-        model_type: The base's type, such as ``llama``; or ours, ``engram_llama``.
+        model_type: The base's type, such as ``llama``; or the type with memory, ``engram_llama``.
 
     Returns:
         The config class and the model class.
@@ -61,16 +61,16 @@ def model_classes(model_type: str) -> tuple[type[Any], type[Any]]:
 
 @cache
 def classes_of_code(config_class: Any, model_class: Any) -> tuple[type[Any], type[Any]]:
-    """Make the classes for a base whose own are code in its folder.
+    """Make the classes for a base whose own classes are code in its folder.
 
-    They are not made known to Auto classes: another folder may hold other code under one name.
+    They are not registered with Auto classes: another folder may have other code of the same name.
 
     Args:
         config_class: The base's config class.
         model_class: The base's model class.
 
     Returns:
-        Our config class and our model class.
+        The config class and the model class with memories.
     """
 
     def init(self: Any, *args: Any, engram: Any = None, **kwargs: Any) -> None:
@@ -89,18 +89,18 @@ def _class_of_code(which: int, config_class: Any, model_class: Any) -> Any:
 
 
 def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str] | None:
-    """Return the code of its own folder that a base needs.
+    """Return the entries of `auto_map` for a base that needs the code in its folder.
 
     Args:
         folder: The base's folder.
         config: Its config.json.
-        trust: Whether its code may run.
+        trust: Whether the user allows its code to run.
 
     Returns:
-        Its entries of `auto_map`; None where transformers has its classes.
+        The entries; None if transformers has the base's classes.
 
     Raises:
-        InputError: Its code may not run, and transformers has no such model; or its code lies in
+        InputError: Its code may not run, and transformers has no such model; or its code is in
             another repository.
     """
     stated = config.get("auto_map")
@@ -115,10 +115,10 @@ def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[s
 
 
 def not_trusted(folder: Path | str, reference: str) -> InputError:
-    """The error for a model whose code may not run."""
+    """Return the error for a model whose code may not run."""
     return InputError(
-        f"{folder}: transformers has no class for this model; loading it would run code beside "
-        f"its weights ({reference}).",
+        f"{folder}: transformers has no class for this model; loading it would run the code "
+        f"beside its weights ({reference}).",
         "Read that code; if you trust it, pass --trust-remote-code (in Python, "
         "trust_remote_code=True).",
         reference=reference,
@@ -151,7 +151,7 @@ def _config_class(base_type: str) -> Any:
     if base is None:
         raise _unknown(base_type)
     methods = {
-        # Model classes take long to import: a family's is made for the first config of its type.
+        # Model classes are slow to import: one is made when the first config of its type is seen.
         **compat.run_after_init(base, partial(_model_class, base_type)),
         "__reduce_ex__": made_again_by(_config_class, base_type),
     }
@@ -215,13 +215,13 @@ def _make_model(base: Any, config_class: Any, reduce: Any, **members: Any) -> An
 def _unknown(base_type: str) -> LayoutError:
     return LayoutError(
         f"The installed transformers has no causal language model of type {base_type!r}.",
-        "Another release may have it; those that are tested: "
+        "Another tested release may have it: "
         f"pip install 'transformers{tested_range('transformers')}'",
         model_type=base_type,
     )
 
 
 def register_families() -> None:
-    """Make the known families loadable by transformers' Auto classes and pipelines."""
+    """Register the known families with transformers' Auto classes and pipelines."""
     for model_type in FAMILIES:
         _config_class(model_type)

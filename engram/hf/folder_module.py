@@ -1,7 +1,7 @@
-"""The module beside the weights, through which `trust_remote_code` loads an attached checkpoint.
+"""The module beside the weights with which `trust_remote_code` loads an attached checkpoint.
 
-It imports the installed toolkit instead of carrying a copy of it. Where the base itself is code in
-its folder, that code lies beside it, and it is built on that.
+It imports the installed toolkit instead of containing a copy. If the base itself is code in its
+folder, that code is saved beside the module, which builds on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
 
 
 def auto_map(config_class: Any, model_class: Any) -> dict[str, str]:
-    """Return what config.json tells `trust_remote_code` about our classes."""
+    """Return the ``auto_map`` of the checkpoint's classes, for config.json."""
     model = f"{REMOTE_MODULE}.{model_class.__name__}"
     found = {"AutoConfig": f"{REMOTE_MODULE}.{config_class.__name__}"}
     return found | dict.fromkeys(model_class.engram_auto_classes, model)
@@ -30,13 +30,13 @@ def module_and_class(reference: str) -> tuple[str, str]:
     """Split an entry of `auto_map` that names code beside the weights.
 
     Raises:
-        InputError: It names something else. What stands in a config may not become code unseen.
+        InputError: It names something else. Text from a config must not become code unchecked.
     """
     module, _, name = reference.partition(".")
     if not (module.isidentifier() and name.isidentifier()):
         raise InputError(
-            f"{reference!r} in auto_map names no class of a module beside the weights: the code "
-            "lies in another repository, or nowhere.",
+            f"{reference!r} in auto_map is not a class of a module beside the weights: the code is "
+            "in another repository, or missing.",
             "Copy its .py files beside the weights, and name them in auto_map of config.json.",
             reference=reference,
         )
@@ -46,13 +46,13 @@ def module_and_class(reference: str) -> tuple[str, str]:
 def remote_module(
     config_class: type[Any], model_class: type[Any], code: Mapping[str, str] | None = None
 ) -> tuple[str, str]:
-    """Return name and text of the module that `trust_remote_code` runs.
+    """Return the name and text of the module that `trust_remote_code` runs.
 
     Args:
-        config_class: Our config class.
-        model_class: Our model class.
-        code: Where the base's own classes are, as its config.json says; None where they are
-            transformers'.
+        config_class: The checkpoint's config class.
+        model_class: The checkpoint's model class.
+        code: Entries of ``auto_map`` for the base's own classes; None if they are those of
+            transformers.
 
     Raises:
         InputError: The base's own classes are not beside the weights.
@@ -79,11 +79,11 @@ def remote_module(
 
 
 def copy_code(model_class: type[Any], folder: Path) -> None:
-    """Copy the modules of a base that is code in its folder, and what they import beside them.
+    """Copy the modules of a base that is code in its folder, with the modules they import there.
 
     Args:
-        model_class: Our class, built on the base's.
-        folder: Where to.
+        model_class: The class with memories, derived from the base's.
+        folder: The target folder.
     """
     for made in (model_class, model_class.config_class):
         for base in made.__mro__:

@@ -1,6 +1,6 @@
-"""Loads a model from headers alone: transformers' own word on weights that would be missing.
+"""Loads a model from headers alone, to let transformers report missing weights.
 
-No weight is read, and none is held: tensors have names, dtypes and shapes, and no values.
+No weights are read or kept: tensors have names, dtypes and shapes, but no values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Loading:
     """Result of loading a model from names, dtypes and shapes.
 
     Attributes:
-        random: Parameters that no tensor is for, and that would start at random.
+        random: Parameters without a tensor, which would be initialised at random.
         mismatched: Parameters whose tensor has another shape: name, stored shape, model's shape.
     """
 
@@ -36,7 +36,7 @@ def load_from_headers(
     """Load a model from names, dtypes and shapes.
 
     Args:
-        model_class: A model class of transformers, or one of ours.
+        model_class: A model class of transformers, or one with memories.
         config: Its config, without quantisation.
         tensors: Dtype tag (as safetensors names it) and shape of every tensor, by name.
 
@@ -44,7 +44,7 @@ def load_from_headers(
         MismatchError: A tensor of the memory is missing or has another shape.
     """
     state = {name: _described(tag, shape) for name, (tag, shape) in tensors.items()}
-    # A caller may be building a model on the meta device, where from_pretrained refuses to load.
+    # The caller may be building a model on the meta device, where from_pretrained refuses to load.
     with _quiet(), torch.device("cpu"), _StayOnMeta():
         _, info = model_class.from_pretrained(
             None,
@@ -78,7 +78,7 @@ def loads_from_headers() -> bool:
 
 
 class _Described(Tensor):
-    """A tensor without values, which stays so when it is asked to move to a device."""
+    """A tensor without values, which remains one when it is moved to a device."""
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         dtype = kwargs.get("dtype")
@@ -94,7 +94,7 @@ def _without_values(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
 
 
 class _StayOnMeta(TorchFunctionMode):
-    """Keeps on the meta device what transformers would allocate, such as missing weights."""
+    """Keeps allocations of transformers, such as missing weights, on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -106,7 +106,7 @@ class _StayOnMeta(TorchFunctionMode):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' report and progress bar of a loading that never happens to itself."""
+    """Silence transformers' report and progress bar, since nothing is really loaded."""
     from transformers import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

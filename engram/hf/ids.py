@@ -1,4 +1,4 @@
-"""Turns token ids into hash ids where they are: on a CPU by the compiled kernel.
+"""Hashes token ids on their own device: on a CPU with the compiled kernel.
 
 Shapes: B sequences, T tokens, L layers, C columns.
 """
@@ -20,18 +20,18 @@ from engram.nn.compat import records_a_graph, version_of
 
 
 class MemoryIds:
-    """Hashes token ids on their device: by the compiled kernel on a CPU, else in torch ops.
+    """Hashes token ids on their device: with the compiled kernel on a CPU, else with torch ops.
 
-    Plain Python, not a module: copying a model to the meta device or to another dtype leaves the
-    constants as they are. The token map is the model's buffer, given with each call.
+    A plain Python object, not a module: copying a model to the meta device or to another dtype
+    leaves the constants unchanged. The token map is the model's buffer, given with each call.
 
     Args:
         addresses: The constants.
-        not_text: Ids of tokens that stand for something else than text, such as a part of an image.
+        not_text: Ids of tokens that do not represent text, such as a part of an image.
 
     Attributes:
-        not_filled: The reason that `from_config` found no token map, as a sentence; empty for
-            models that were loaded.
+        not_filled: The reason that `from_config` could not fill the token map, as a sentence; empty
+            for models that were loaded.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MemoryIds:
         not_filled: str = "",
     ) -> None:
         self.addresses, self.not_text = addresses, not_text
-        self.ever_checked = ever_checked  # of copies: those of a checked map are right, too
+        self.ever_checked = ever_checked  # copies of a checked map are valid, too
         self.not_filled = not_filled
         self._checked: tuple[int, int] | None = None
         self._hasher: Hasher | None = None
@@ -56,25 +56,25 @@ class MemoryIds:
         self.__init__(**state)  # type: ignore[misc]
 
     def readable(self, ids: Tensor, model_vocab_size: int) -> tuple[Tensor, Tensor | None]:
-        """Find the ids that the tokenizer does not have, and those that stand for no text.
+        """Find ids that the tokenizer does not have, and ids that do not represent text.
 
-        Ids of a padded vocabulary, of tokens that were added later, or of parts of an image, are to
-        the memory as if they were masked.
+        The memory treats ids of a padded vocabulary, of tokens that were added later, or of parts
+        of an image, like masked ones.
 
         Args:
             ids: Token ids ``[B, T]``.
             model_vocab_size: Ids that the model has embeddings for.
 
         Returns:
-            Ids that can be hashed ``[B, T]``; and which of them are text that the tokenizer has
-            ``[B, T]``, None where all are.
+            Ids that can be hashed ``[B, T]``; and a mask of those that are text of the tokenizer
+            ``[B, T]``, None if all are.
         """
         if model_vocab_size <= self.addresses.raw_vocab_size and not self.not_text:
             return ids, None
         known = ids < self.addresses.raw_vocab_size
         for token_id in self.not_text:
             known = known & (ids != token_id)
-        # Where looking costs nothing, a mask that masks nothing is none.
+        # On a CPU, where checking is cheap, a mask that masks nothing becomes None.
         if known.device.type == "cpu" and not records_a_graph() and bool(known.all()):
             return ids, None
         return ids.clamp_max(self.addresses.raw_vocab_size - 1), known
@@ -96,12 +96,12 @@ class MemoryIds:
         self.check(token_map)
         if ids.device.type != "cpu" or records_a_graph():
             if token_map is not None:
-                token_map = token_map.to(ids.device)  # its layer may be on another one
+                token_map = token_map.to(ids.device)  # its layer may be on another device
             hashed: Tensor = self._torch_hasher.hash(
                 ids, token_map=token_map, keep=keep, starts=starts
             )[0]
             return hashed
-        hasher = self._hasher  # another thread may check a map, and forget this, at any time
+        hasher = self._hasher  # another thread may check a map, and reset this, at any time
         if hasher is None:
             addresses = self.addresses
             if token_map is not None:
@@ -115,10 +115,10 @@ class MemoryIds:
         return torch.from_numpy(rows)
 
     def check(self, token_map: Tensor | None) -> None:
-        """Compare a token map with the fingerprint, once for every map.
+        """Compare a token map with the fingerprint, once per map.
 
         Raises:
-            MismatchError: It is another tokenizer's, or was never loaded.
+            MismatchError: It belongs to another tokenizer, or was never loaded.
         """
         if records_a_graph():
             if token_map is not None and not self.ever_checked:
@@ -137,20 +137,20 @@ class MemoryIds:
     def _empty_map(self, ids: int) -> MismatchError:
         if self.not_filled:
             return MismatchError(
-                "The memory has no token map: the model was made by from_config, which loads no "
-                f"weights, and the tokenizer could not be used: {self.not_filled}",
-                "Fill it: model.fill_token_map(TOKENIZER), a folder, file, hub id or tokenizer.",
+                "The memory has no token map: the model was made with from_config, which loads no "
+                f"weights, and the tokenizer could not be read: {self.not_filled}",
+                "Fill it: model.fill_token_map(TOKENIZER); a folder, file, hub id or tokenizer.",
                 reason=self.not_filled,
             )
         return MismatchError(
             f"The memory's token map is empty: all of its {ids} entries are 0.",
-            "Restore the checkpoint (engram verify FOLDER tells more), or fill the map: "
+            "Restore the checkpoint (engram verify FOLDER has details), or fill the map: "
             "model.fill_token_map(TOKENIZER).",
             ids=ids,
         )
 
 
-# Called for real while a graph is recorded, so that its error is the one that callers see.
+# Runs eagerly while a graph is recorded, so that callers see its error.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _refuse_unchecked() -> None:
     raise MismatchError(

@@ -17,8 +17,8 @@ from engram.errors import LayoutError
 def find_layers(model: Any) -> tuple[Any, Any, str]:
     """Find the decoder of a causal language model and its list of layers.
 
-    The decoder is the module that takes token ids and has one list of layers, as long as the config
-    says that the text model is deep.
+    The decoder is the module that takes token ids and has one list of layers, as long as the depth
+    of the text model in its config.
 
     Args:
         model: A transformers model, on any device, the meta device included.
@@ -40,12 +40,12 @@ def find_layers(model: Any) -> tuple[Any, Any, str]:
             name, layers = next(iter(lists.items()))
             return decoder, layers, f"{path}.{name}" if path else name
         if lists:
-            raise _not_found(model, f"{type(decoder).__name__} has {', '.join(lists)}, all so long")
-    raise _not_found(model, "no module that takes token ids has such a list")
+            raise _not_found(model, f"{type(decoder).__name__} has several: {', '.join(lists)}")
+    raise _not_found(model, "no module that takes token ids has one")
 
 
 def _decoders(model: Any) -> Iterator[tuple[str, Any]]:
-    """The modules that may be the decoder: its own idea first, then all that take token ids."""
+    """Yield candidates for the decoder: `get_decoder` first, then modules that take token ids."""
     named = [(path, it) for path, it in model.named_modules() if _takes_ids(it)]
     own = model.get_decoder() if hasattr(model, "get_decoder") else model
     yield from sorted(named, key=lambda pair: pair[1] is not own)
@@ -77,29 +77,29 @@ def _not_found(model: Any, reason: str) -> LayoutError:
 
 
 def check_fits(config: EngramConfig, layer_ids: list[int], depth: int, backbone: Any) -> None:
-    """Compare a memory with the backbone it is for.
+    """Compare a memory with its backbone.
 
     Args:
         config: The memory.
-        layer_ids: Layers that are to read it.
+        layer_ids: Layers that read it.
         depth: Layers of the decoder.
         backbone: The transformers config of the text model.
 
     Raises:
-        LayoutError: A layer lies past the depth, or hidden sizes or streams differ.
+        LayoutError: A layer does not exist, or hidden sizes or streams differ.
     """
     width = backbone.hidden_size
     beyond = [layer_id for layer_id in layer_ids if layer_id >= depth]
     if beyond:
         raise LayoutError(
-            f"Layers {beyond} lie past the model's {depth} layers (0..{depth - 1}).",
+            f"layer_ids must be in 0..{depth - 1}, the layers of the model, got {beyond}.",
             "Choose other layer_ids in the config.",
             layer_ids=beyond,
             num_layers=depth,
         )
     if config.hidden_size != width:
         raise LayoutError(
-            f"The memory is {config.hidden_size} wide, the model {width}.",
+            f"hidden_size must be {width}, that of the model, got {config.hidden_size}.",
             f"Set hidden_size: {width} in the config.",
             hidden_size=config.hidden_size,
             model_hidden_size=width,
@@ -107,7 +107,7 @@ def check_fits(config: EngramConfig, layer_ids: list[int], depth: int, backbone:
     streams = getattr(backbone, "hc_mult", None) or getattr(backbone, "hc_count", None) or 1
     if config.hc_mult != streams:
         raise LayoutError(
-            f"The memory is for {config.hc_mult} residual streams, the model has {streams}.",
+            f"hc_mult must be {streams}, the model's residual streams, got {config.hc_mult}.",
             f"Set hc_mult: {streams} in the config.",
             hc_mult=config.hc_mult,
             model_hc_mult=streams,

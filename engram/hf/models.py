@@ -1,4 +1,4 @@
-"""`EngramForCausalLM`: mixed into a causal language model's class to give it memories."""
+"""`EngramForCausalLM`: mixin that gives memories to a causal language model's class."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from engram.tensor_names import is_memory, tensor_name
 
 Tables = Literal["ram", "disk"]
 
-# Modes of torch.compile that record CUDA graphs; a CompileConfig has the first one by default.
+# Modes of torch.compile that record CUDA graphs; the first is the default of a CompileConfig.
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
-# What `save_pretrained` takes for `push_to_hub` alone.
+# Arguments of `save_pretrained` for `push_to_hub` only.
 _UPLOADING = (
     *("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags"),
 )
 
 
 class EngramForCausalLM:
-    """Mixed into a causal language model's class: builds, loads and saves it with its memories."""
+    """Mixin for a causal language model's class: builds, loads and saves it with its memories."""
 
     config: Any
-    # Names of a cache in the base's own `forward`, and in what `generate` hands on.
+    # Names of the cache argument in the base's own `forward`, and in `generate`.
     engram_cache_name: ClassVar[str | None]
     engram_generate_cache_name: ClassVar[str | None]
-    # Auto classes of transformers that load it.
+    # Auto classes of transformers that load the class.
     engram_auto_classes: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
-    # Whether its decoder gets embeddings in the place of token ids.
+    # Whether its decoder gets embeddings instead of token ids.
     engram_multimodal: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -86,21 +86,23 @@ class EngramForCausalLM:
         cache_rows: int = 0,
         **kwargs: Any,
     ) -> Any:
-        """Load as transformers does; a missing tensor of the memory is an error, not a warning.
+        """Load like transformers; a missing tensor of the memory is an error, not a warning.
 
         Args:
             pretrained_model_name_or_path: As transformers takes it.
             *args: As transformers takes them.
-            tables: Place of the tables: ``ram``: in memory like other weights; ``disk``: in the
+            tables: Place of the tables: ``ram`` for memory, like other weights; ``disk`` for the
                 checkpoint's files, from which rows are read. See `DiskEmbedding`.
             cache_rows: Rows of each table on disk that are kept in memory.
             **kwargs: As transformers takes them.
 
         Raises:
-            MismatchError: Tensors of the memory are missing or have another shape, or constants of
-                it are not those of its config, or the tokenizer beside the weights is another.
-            UsageError: `tables` is neither, or `cache_rows` is below 0 or of tables in memory.
-            MissingError: A quantised base needs a package that is not installed, or a newer one.
+            MismatchError: Tensors of the memory are missing or have the wrong shape, its constants
+                differ from its config, or the tokenizer beside the weights is another one.
+            UsageError: `tables` is unknown, or `cache_rows` is below 0 or given for tables in
+                memory.
+            MissingError: A quantised base needs a package that is not installed, or a newer
+                version.
         """
         _check_places(tables, cache_rows)
         in_files = None
@@ -108,7 +110,7 @@ class EngramForCausalLM:
             compat.weight_loader(super())
             in_files = tables_on_disk(pretrained_model_name_or_path, cache_rows, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        # Wrong shapes are refused below, with their names.
+        # Wrong shapes are reported below, with their names.
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         base = class_after(cls, EngramForCausalLM)
@@ -156,7 +158,7 @@ class EngramForCausalLM:
 
     @property
     def engram_decoder(self) -> Any:
-        """The module that hashes token ids; `get_decoder` returns another in some families."""
+        """The module that hashes token ids; in some families `get_decoder` returns another one."""
         return find_layers(self)[0]
 
     @property
@@ -168,8 +170,7 @@ class EngramForCausalLM:
     def fill_token_map(self, tokenizer: Any) -> None:
         """Fill the token map of a model that was made from its config, not loaded.
 
-        A layout that hashes raw ids has no token map: nothing is filled then, and a tokenizer that
-        cannot be read is refused all the same.
+        For a layout that hashes raw ids, which has no token map, the tokenizer is only read.
 
         Args:
             tokenizer: The tokenizer of the memory: a folder, a tokenizer.json, ``package:NAME``, a
@@ -178,8 +179,8 @@ class EngramForCausalLM:
         Raises:
             MissingFileError: There is no such tokenizer.
             CorruptFileError: One of its files cannot be read.
-            MismatchError: It is another one.
-            UsageError: It is something else, or a tokenizer without a tokenizer.json.
+            MismatchError: It is not the memory's tokenizer.
+            UsageError: It is none of these, or a tokenizer without a tokenizer.json.
         """
         from engram.addressing.same_tokenizer import map_of
 
@@ -189,10 +190,10 @@ class EngramForCausalLM:
             token_map.copy_(torch.from_numpy(map_of(self.engram_addresses, described)))
 
     def _fill_token_map(self) -> None:
-        """Fill the token map from where the config came from, unless weights are to be loaded.
+        """Fill the token map from the config's own folder, unless weights will be loaded.
 
-        `from_pretrained` builds models on the meta device; what is built elsewhere is trained from
-        scratch. Only files here are read. Without them the first call says what is missing.
+        `from_pretrained` builds models on the meta device; models built elsewhere are trained from
+        scratch. Only local files are read. Without them the first call reports what is missing.
         """
         decoder = self.engram_decoder
         token_map = decoder.engram_token_map
@@ -212,10 +213,10 @@ class EngramForCausalLM:
         decoder.engram_ids.not_filled = " ".join(missing) or "The config names none."
 
     def check_constants(self) -> None:
-        """Compare every constant that was loaded with the config; transformers calls no hooks.
+        """Compare every loaded constant with the config; transformers does not call load hooks.
 
         Raises:
-            MismatchError: One of them differs: rows would be read that are not the memory's.
+            MismatchError: One of them differs: the model would read wrong rows.
         """
         self.check_token_map()
         for name, module in self.named_modules():  # type: ignore[attr-defined]
@@ -223,10 +224,10 @@ class EngramForCausalLM:
                 module.check_offsets(name)
 
     def check_token_map(self) -> None:
-        """Compare the token map that was loaded with the fingerprint.
+        """Compare the loaded token map with the fingerprint.
 
         Raises:
-            MismatchError: It is another tokenizer's.
+            MismatchError: It belongs to another tokenizer.
         """
         decoder = self.engram_decoder
         token_map = decoder.engram_token_map
@@ -234,10 +235,10 @@ class EngramForCausalLM:
             decoder.engram_ids.check(token_map)
 
     def _check_tokenizer(self, folder: Path) -> None:
-        """Compare the tokenizer beside the weights with the memory's.
+        """Compare the tokenizer beside the weights with that of the memory.
 
         Raises:
-            MismatchError: It is another one.
+            MismatchError: It is another tokenizer.
         """
         addresses = self.engram_addresses
         if addresses.map_sha256 is not None and (folder / TOKENIZER).is_file():
@@ -246,9 +247,9 @@ class EngramForCausalLM:
             check_tokenizer(addresses, load_tokenizer(folder))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does, with the small module that `trust_remote_code` loads.
+        """Save like transformers, with the small module that `trust_remote_code` loads.
 
-        Tables on disk are copied; an adapter of PEFT is saved without them.
+        Tables on disk are copied; a PEFT adapter is saved without them.
         """
         tables = self._tables_on_disk()
         if tables:
@@ -258,7 +259,7 @@ class EngramForCausalLM:
         uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
         others = getattr(self.config, "auto_map", None) or {}
         self.config.auto_map = {**others, **auto_map(type(self.config), type(self))}
-        # What is saved now is no longer the base's own files: there is nothing to detach.
+        # The saved folder no longer contains the base's own files, so detaching is not possible.
         base = {**self.config.engram["base"], "files": None}
         whole = not compat.has_peft_adapter(self)
         path, saved = self._layers_paths()
@@ -272,19 +273,19 @@ class EngramForCausalLM:
             add_tables(Path(save_directory), renamed)
         self._write_code(Path(save_directory))
         if push and kwargs.get("is_main_process", True):
-            # Not before the folder is whole. It saves once more, to a folder of its own.
+            # Only when the folder is complete; pushing saves once more, to its own folder.
             self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
 
     def _dtype_of_tables(self) -> dict[str, str]:
-        """Say which dtype tables in memory have: loading cast them with the rest of the model."""
+        """Record the dtype of tables in memory: loading cast them with the rest of the model."""
         for module in self.modules():  # type: ignore[attr-defined]
             if isinstance(module, MultiHeadEmbedding) and isinstance(module.embedding, Embedding):
                 return {"table_dtype": str(module.embedding.weight.dtype).removeprefix("torch.")}
         return {}
 
     def _layers_paths(self) -> tuple[str, str]:
-        """Name the list of layers as modules are named, and as in files that are saved."""
+        """Return the name of the list of layers in the model, and in files that it saves."""
         _, layers, path = find_layers(self)
         layer_id = self.engram_addresses.layer_ids[0]
         part, tensor = next(layers[layer_id].engram.named_parameters())
@@ -292,7 +293,7 @@ class EngramForCausalLM:
         return path, compat.saved_name(self, path + place, tensor).removesuffix(place)
 
     def _write_code(self, folder: Path) -> None:
-        """Write the module that `trust_remote_code` loads, and what it imports beside it."""
+        """Write the module that `trust_remote_code` loads, and the modules that it imports."""
         code = self.config.engram["base"].get("auto_map")
         name, text = remote_module(type(self.config), type(self), code)
         (folder / name).write_text(text, encoding="utf-8")
@@ -309,10 +310,10 @@ class EngramForCausalLM:
         hash_ids: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Prepare as transformers does, and keep what the memory reads.
+        """Prepare like transformers, and keep the inputs of the memory.
 
-        That is the 2-D mask, of which static caches make a 4-D one; the prompt's ids beside its
-        embeddings, or others in their place (`engram_input_ids`); and hash ids of the prompt.
+        They are the 2-D mask, which static caches turn into a 4-D one; the ids of a prompt given as
+        embeddings, or `engram_input_ids` in their place; and the hash ids of the prompt.
         """
         compat.rename_cache(kwargs, self.engram_generate_cache_name)
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
@@ -322,23 +323,22 @@ class EngramForCausalLM:
         made = inputs.get("attention_mask")
         if attention_mask is None:
             if made is not None:
-                inputs["engram_mask"] = False  # transformers made a 4-D mask of no padding at all
+                inputs["engram_mask"] = False  # transformers made a 4-D mask without any padding
         elif attention_mask.ndim == 2 and getattr(made, "ndim", None) != 2:
             inputs["engram_mask"] = attention_mask
         return inputs
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Generate as transformers does, without recording CUDA graphs.
+        """Generate like transformers, without recording CUDA graphs.
 
-        By itself transformers compiles static caches on a GPU into CUDA graphs, whose outputs the
-        next step overwrites; the memory's past is among them. A `CompileConfig` of another mode is
-        honoured. The cache may be passed under either of its names. `hash_ids` are those of the
-        prompt ``[B, T, L, C]``.
+        By default transformers compiles calls with static caches on a GPU into CUDA graphs, whose
+        outputs, among them the memory's past, the next step overwrites. A `CompileConfig` of
+        another mode is honoured. The cache may be passed under either of its names. `hash_ids` are
+        those of the prompt ``[B, T, L, C]``.
 
         Raises:
-            InputError: `hash_ids` are not those of the prompt, or meet an `assistant_model`, whose
-                own memory they are not for; or `engram_mask` is given, whose place is taken by
-                `attention_mask`.
+            InputError: `hash_ids` do not fit the prompt, or are combined with an `assistant_model`,
+                which has another memory; or `engram_mask` is given instead of `attention_mask`.
         """
         compat.rename_cache(kwargs, self.engram_generate_cache_name)
         check_prompt(args, kwargs, self.engram_addresses)
@@ -349,7 +349,7 @@ class EngramForCausalLM:
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse continuous batching, before anything of it is started.
+        """Raise an error for continuous batching before it starts.
 
         Raises:
             InputError: Always.
@@ -363,9 +363,9 @@ class EngramForCausalLM:
 
 
 def _tokenizers_here(config: Any) -> list[Path]:
-    """List where a model's tokenizer may be: beside its config, or where its memory's config says.
+    """List possible paths of a model's tokenizer: beside its config, or in its memory's config.
 
-    As paths, which unlike names are never looked for on the hub.
+    They are paths since names would be looked up on the hub.
     """
     origin = Path(config.name_or_path)
     named = config.engram["config"].get("tokenizer")
@@ -376,10 +376,10 @@ def _tokenizers_here(config: Any) -> list[Path]:
 
 
 def _check_places(tables: str, cache_rows: int) -> None:
-    """Check where tables are to be.
+    """Check the place of tables.
 
     Raises:
-        UsageError: `tables` is neither, or `cache_rows` is below 0 or of tables in memory.
+        UsageError: `tables` is unknown, or `cache_rows` is below 0 or given for tables in memory.
     """
     if tables not in ("ram", "disk"):
         raise UsageError(
@@ -390,12 +390,12 @@ def _check_places(tables: str, cache_rows: int) -> None:
     if cache_rows < 0:
         raise UsageError(
             f"cache_rows must be >= 0, got {cache_rows}.",
-            "Use 0 for no cache, or how many rows of each table to keep in memory.",
+            "Use 0 for no cache, or the number of rows of each table to keep in memory.",
             cache_rows=cache_rows,
         )
     if tables == "ram" and cache_rows:
         raise UsageError(
             f'cache_rows must be 0 with tables="ram", got {cache_rows}.',
-            'Use tables="disk", or leave cache_rows out: in memory every row is there.',
+            'Use tables="disk", or leave cache_rows out: tables in memory need no cache.',
             cache_rows=cache_rows,
         )

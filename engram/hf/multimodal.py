@@ -1,9 +1,9 @@
-"""Multimodal bases: the types that carry a memory, and the token ids that stand for no text.
+"""Multimodal bases: the supported types, and the token ids that do not represent text.
 
-Their wrapper puts images, video or sound in the place of placeholder tokens and calls its text
-decoder with embeddings alone. The memory reads the wrapper's own token ids; to it placeholders are
-like ids that its tokenizer does not have: they get nothing, and no n-gram holds them. The tokens
-around an image that say where it starts and ends are text.
+Their wrapper replaces placeholder tokens by images, video or sound and calls its text decoder with
+embeddings alone. The memory reads the wrapper's token ids and treats placeholders like ids that its
+tokenizer does not have: they get nothing, and no n-gram contains them. The tokens that mark the
+start and end of an image are text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from engram.hf import compat
 
-# Types whose wrapper was tested with a memory, with and without an image.
+# Types whose wrapper is tested with a memory, with and without an image.
 MULTIMODAL = (
     "gemma3",
     "gemma4",
@@ -34,7 +34,7 @@ _TEXT_ALONE, _WITH_IMAGES = "AutoModelForCausalLM", "AutoModelForImageTextToText
 
 
 def other_sense(known: Any, config: Mapping[str, Any]) -> str | None:
-    """Return the sub-config by which a type of model reads more than text; None where none does.
+    """Return the sub-config for reading more than text of a model type; None if there is none.
 
     Args:
         known: transformers' config class of the type.
@@ -49,28 +49,28 @@ def other_sense(known: Any, config: Mapping[str, Any]) -> str | None:
 
 
 def auto_class_of(base: Mapping[str, Any]) -> str:
-    """Return the name of the Auto class that loads the whole of a base.
+    """Return the name of the Auto class that loads a whole base.
 
     Args:
-        base: Its `model_type`, and its `auto_map` where it is code in its own folder.
+        base: Its `model_type`, and its `auto_map` if it is code in its own folder.
     """
     whole = "auto_map" not in base and base["model_type"] in MULTIMODAL
     return _WITH_IMAGES if whole else _TEXT_ALONE
 
 
 def base_class(known: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the model class of a base that a memory is attached to, and the Auto classes for it.
+    """Return the model class of a base for attaching a memory, and its Auto classes.
 
-    Of a multimodal type it is the whole model, also where `AutoModelForCausalLM` would take the
-    text decoder alone out of it (Qwen3.5): an attached checkpoint keeps what its base can do. Both
-    write the same text.
+    For a multimodal type it is the whole model, even if `AutoModelForCausalLM` would load only its
+    text decoder (Qwen3.5): an attached checkpoint keeps all abilities of its base. Both generate
+    the same text.
 
     Args:
         known: transformers' config class of the base.
 
     Returns:
-        The class, None where there is none; and the names of Auto classes that are to load the
-        attached model, of which the first one loads the base as that class, too.
+        The class, or None; and the names of the Auto classes that load the attached model, of which
+        the first also loads the base as that class.
     """
     found = compat.generating_classes(known)
     first = auto_class_of({"model_type": known.model_type})
@@ -80,7 +80,7 @@ def base_class(known: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def placeholder_ids(config: Any) -> tuple[int, ...]:
-    """Return the token ids in whose place a model puts something else than text.
+    """Return the token ids that a model replaces by something other than text.
 
     Args:
         config: The model's config.

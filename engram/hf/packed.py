@@ -1,4 +1,4 @@
-"""Finds the documents of packed rows: by position ids that restart, or by their last token.
+"""Finds document starts in packed rows: by restarting position ids, or by end tokens.
 
 Shapes: B sequences, T tokens of a call.
 """
@@ -20,25 +20,25 @@ def document_starts(
     keep: Tensor | None,
     past: Past | None = None,
 ) -> Tensor | None:
-    """Tell where documents start inside of rows.
+    """Find the starts of documents inside rows.
 
     Args:
-        addresses: The memory's constants, which say whether a token ends documents.
+        addresses: The memory's constants, with the token that ends documents, if any.
         position_ids: Positions ``[B, T]`` or ``[1, T]``, -1 where there are none; None when there
-            are none at all. Other shapes, as of images, tell nothing.
+            are none at all. Other shapes, such as those for images, are ignored.
         ids: Token ids ``[B, T]``.
-        keep: False at masked positions ``[B, T]``, or None. What is masked starts and ends nothing.
-        past: The last token before the call, masked ones passed over; None where there is none.
+        keep: False at masked positions ``[B, T]``, or None. Masked tokens start or end nothing.
+        past: The last unmasked token before the call; None if there is none.
 
     Returns:
-        True at the first token of every document but a row's first ``[B, T]``; None when there is
-        none.
+        True at the first token of every document except a row's first ``[B, T]``; None when there
+        is none.
     """
     starts = _restarts(position_ids, ids, keep, past)
     after = _after_ends(addresses, ids, keep, past)
     if after is not None:
         starts = after if starts is None else starts | after
-    # A compiled graph cannot look; it computes what a row of several documents takes.
+    # A compiled graph cannot check values; it always computes as for several documents.
     if starts is None or records_a_graph() or bool(starts.any()):
         return starts
     return None
@@ -48,8 +48,8 @@ def tokens_since_start(starts: Tensor, keep: Tensor | None = None) -> Tensor:
     """Count the tokens since each token's document started.
 
     Args:
-        starts: True at the first token of every document but a row's first ``[B, T]``.
-        keep: False at tokens that do not count ``[B, T]``; None where all do.
+        starts: True at the first token of every document except a row's first ``[B, T]``.
+        keep: False at tokens that do not count ``[B, T]``; None if all do.
 
     Returns:
         Counts ``[B, T]``, large in a row's first document.
@@ -65,14 +65,14 @@ def tokens_since_start(starts: Tensor, keep: Tensor | None = None) -> Tensor:
 def _restarts(
     position_ids: Tensor | None, ids: Tensor, keep: Tensor | None, past: Past | None
 ) -> Tensor | None:
-    """Mark tokens whose position is not after that of the last one that is not masked."""
+    """Mark tokens whose position is not after that of the last unmasked token."""
     if position_ids is None or position_ids.ndim != 2:
         return None
     positions = position_ids.expand_as(ids)
     before = positions.new_full((len(positions), 1), -1)
     if past is not None and past.positions is not None:
         before = _last(past.positions, past, -1)
-    # Masked tokens have any position: they take that of the last one that is not masked.
+    # Positions of masked tokens are arbitrary: they take that of the last unmasked token.
     known = _carried(torch.cat([before, positions], dim=1), keep)
     starts = (known[:, 1:] <= known[:, :-1]) & (positions >= 0)
     return starts if keep is None else starts & keep
@@ -81,10 +81,10 @@ def _restarts(
 def _after_ends(
     addresses: Addresses, ids: Tensor, keep: Tensor | None, past: Past | None
 ) -> Tensor | None:
-    """Mark tokens after one that ends a document, where the config says that one does.
+    """Mark tokens after an end of a document, if the config defines a token for it.
 
-    Layouts whose hash always stops at such tokens (qwen_ple) are left as they were published: their
-    convolution runs across.
+    Layouts whose hash always stops at such tokens (qwen_ple) stay as published: their convolution
+    runs across.
     """
     if addresses.end_id is None or addresses.layout.ends_after_eos:
         return None
@@ -97,7 +97,7 @@ def _after_ends(
 
 
 def _last(values: Tensor, past: Past, default: int) -> Tensor:
-    """Return a value of the last token before the call ``[B, 1]``; the default where it is none."""
+    """Return a value of the last token before the call ``[B, 1]``, or the default."""
     last = values[:, -1:]
     if past.keep is None:
         return last
@@ -105,7 +105,7 @@ def _last(values: Tensor, past: Past, default: int) -> Tensor:
 
 
 def _carried(values: Tensor, keep: Tensor | None) -> Tensor:
-    """Give masked tokens the value of the last one that is not masked.
+    """Give masked tokens the value of the last unmasked token.
 
     Args:
         values: Values of the token before the call and of its own ``[B, 1 + T]``.

@@ -1,4 +1,4 @@
-"""The memory's arguments in `generate`: those of the prompt, handed on step by step.
+"""The memory's arguments in `generate`: checked once, then passed on step by step.
 
 Shapes: B sequences, P tokens of the prompt, S tokens so far, L layers with a memory, C columns.
 """
@@ -22,23 +22,23 @@ def check_prompt(args: tuple[Any, ...], kwargs: dict[str, Any], addresses: Addre
 
     Args:
         args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call; hash ids among them become a tensor, in place.
+        kwargs: Keyword arguments of the call; hash ids in them are turned into a tensor, in place.
         addresses: The memory's constants.
 
     Raises:
-        InputError: `hash_ids` are not those of the prompt, or meet an `assistant_model`, whose own
-            memory they are not for; or `engram_mask` is given, whose place `attention_mask` takes.
+        InputError: `hash_ids` do not fit the prompt, or are combined with an `assistant_model`,
+            which has another memory; or `engram_mask` is given instead of `attention_mask`.
     """
     if kwargs.get("engram_mask") is not None:
         raise InputError(
-            "generate() was given engram_mask, which does not grow with the text.",
+            "generate() does not take engram_mask, which would not grow with the text.",
             "Pass the 2-D mask as attention_mask.",
         )
     if kwargs.get("hash_ids") is None:
         return
     if kwargs.get("assistant_model") is not None:
         raise InputError(
-            "hash_ids cannot be used with an assistant_model, which would get them, too.",
+            "hash_ids cannot be used with an assistant_model, which would get them as well.",
             "Leave hash_ids out: the model hashes its input_ids itself.",
         )
     given = (*args[:1], *(kwargs[name] for name in _PROMPTS if name in kwargs))
@@ -51,13 +51,13 @@ def check_prompt(args: tuple[Any, ...], kwargs: dict[str, Any], addresses: Addre
 def keep_prompt(
     inputs: Any, input_ids: Any, embedded: bool, memory_ids: Any, hash_ids: Any
 ) -> None:
-    """Keep those of a prompt's ids and hash ids that a step of `generate` reads.
+    """Keep the ids and hash ids of a prompt that a step of `generate` reads.
 
     Args:
         inputs: Arguments of the step; changed in place.
         input_ids: All token ids so far ``[B, S]``, without a prompt of embeddings.
-        embedded: Whether the prompt is embeddings.
-        memory_ids: Ids of the prompt for the memory alone ``[B, P]``, or None.
+        embedded: Whether the prompt is given as embeddings.
+        memory_ids: Ids of the prompt for the memory only ``[B, P]``, or None.
         hash_ids: Hash ids of the prompt ``[B, P, L, C]``, or None.
     """
     tokens = inputs.get("input_ids")

@@ -1,4 +1,4 @@
-"""Keeps memories out of transformers' quantisers while a model is loaded."""
+"""Excludes memories from transformers' quantisers while a model is loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CONFIG_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code")
 
 
 def base_modules(base_class: Any, config: Any, layers_path: str) -> BaseModules:
-    """Build a base without its weights, and name its modules.
+    """Build a base without its weights, and list its modules.
 
     Args:
         base_class: Its model class, without a memory.
@@ -67,7 +67,7 @@ def keep_memory_out(
         The config, changed only where the base is quantised.
 
     Raises:
-        LayoutError: The method is unknown here.
+        LayoutError: The method is unknown.
     """
     part = quantised_part(model_config)
     if part is None:
@@ -100,19 +100,19 @@ def quantised_loading(
 ) -> Iterator[None]:
     """Load a model in this context, so that its memories are not quantised.
 
-    Its own config was written so; a ``quantization_config`` among the options is copied and
-    changed, for weights that are quantised as they are loaded.
+    The checkpoint's own config already excludes them; a ``quantization_config`` among the options,
+    for weights that are quantised while they are loaded, is copied and extended.
 
     Args:
         base_class: The model's class, without a memory.
         config_class: Its config class.
         model: Folder or hub id, as `from_pretrained` takes it.
-        options: What `from_pretrained` is given beside it; changed in place.
+        options: Other arguments of `from_pretrained`; changed in place.
 
     Raises:
         MissingPackageError: A package of the method is not installed.
-        DependencyError: One is installed in a version that transformers does not work with.
-        LayoutError: The method is unknown here.
+        DependencyError: A package has a version that transformers does not support.
+        LayoutError: The method is unknown.
     """
     config = _config(config_class, model, options)
     given, stored = options.get(QUANTISATION), _stored(config)
@@ -129,8 +129,8 @@ def quantised_loading(
         yield
     except ImportError as error:
         raise DependencyError(
-            f"A model quantised with {name} does not load here: {str(error).strip()}",
-            "Install the version that it names.",
+            f"A model quantised with {name} cannot be loaded here: {str(error).strip()}",
+            "Install the version that the message names.",
             quant_method=name,
         ) from error
 
@@ -146,7 +146,7 @@ def reason_not_loaded(config: Mapping[str, Any]) -> str | None:
 
     Raises:
         MissingPackageError: A package of the method is not installed.
-        LayoutError: The method is unknown here.
+        LayoutError: The method is unknown.
     """
     quantisation = stated_quantisation(config)
     if quantisation is None:
@@ -160,7 +160,7 @@ def reason_not_loaded(config: Mapping[str, Any]) -> str | None:
 
 
 def has_quantised_weights(model: Any) -> bool:
-    """Whether a model's weights are quantised; some methods' are not where there is no GPU."""
+    """Whether a model's weights are quantised; some methods dequantise without a GPU."""
     return getattr(model, "hf_quantizer", None) is not None
 
 
@@ -168,11 +168,11 @@ def dequantise(model: Any) -> bool:
     """Turn a model's quantised weights into floats of its own dtype, in place.
 
     Returns:
-        Whether they are floats now; some methods cannot do that.
+        Whether they are floats now; some methods do not support it.
     """
     if not has_quantised_weights(model):
         return True
-    # Not by default: its projections would be floats of another dtype than the rest.
+    # Set the dtype: by default the projections would become floats of another dtype than the rest.
     dtype = model.dtype
     try:
         model.dequantize(dtype=dtype)
@@ -205,7 +205,7 @@ def _values(quantisation: Any) -> dict[str, Any]:
 def _changed(given: Any, memories: Memories, base: Any) -> Any:
     made, values = copy.deepcopy(given), _values(given)
     method = find_method(method_name(given if isinstance(given, dict) else given.to_dict()))
-    # What only loads weights that are quantised already has no list of its own.
+    # Methods that only load quantised weights have no such list.
     if isinstance(given, dict) or any(key in values for key in method.keys):
         key, listed = list_without_memory(method, values, memories, base)
         if isinstance(made, dict):

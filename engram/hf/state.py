@@ -1,4 +1,4 @@
-"""The memory's past between decoding steps, kept in the model's own cache object.
+"""The memory's past between decoding steps, stored in the model's own cache object.
 
 A cache that passes through an Engram model gets a `MemoryState` and a class that carries it along
 when the cache is reset, cropped, reordered or repeated, as beam search and assisted decoding do.
@@ -21,15 +21,15 @@ from engram.nn.compat import records_a_graph
 from engram.nn.functional import ConvPast
 from engram.nn.gaps import reorder
 
-# A buffer grows by this many tokens at least, and by half of itself when it is larger.
+# A buffer grows by at least this many tokens, or by half of its size if that is more.
 _GROWTH_TOKENS = 256
 
 
 class Record:
-    """The past of one tensor along time: appended to, cropped and reordered like a cache's keys.
+    """The past of one tensor along time, which is appended to, cropped and reordered like keys.
 
     Args:
-        default: Value of steps that are appended as None; as long as all are, nothing is stored.
+        default: Value of steps that are appended as None; while all are None, nothing is stored.
     """
 
     def __init__(self, default: int = 0) -> None:
@@ -38,7 +38,7 @@ class Record:
         self.length = 0
 
     def append(self, new: Tensor | None, like: Tensor) -> None:
-        """Remember `new` ``[B, T, ...]`` after what is there.
+        """Append `new` ``[B, T, ...]``.
 
         Args:
             new: The steps; None for the default.
@@ -56,18 +56,18 @@ class Record:
         self.length = end
 
     def replace(self, steps: Tensor) -> None:
-        """Put others in the place of all steps ``[B, T, ...]`` so far."""
+        """Replace all steps ``[B, T, ...]`` so far."""
         self.buffer = steps.clone()
 
     def _write(self, new: Tensor, end: int) -> None:
         if self.buffer is None:
-            # A copy: what was given is the caller's, who may write into it.
+            # A copy: the caller may write into its own tensor.
             self.buffer = new.clone()
         elif torch.is_grad_enabled():
-            # With gradients nothing may be written in place: earlier steps are still needed.
+            # With gradients nothing may be written in place: the backward pass needs earlier steps.
             self.buffer = torch.cat([self.buffer[:, : self.length], new], dim=1)
         else:
-            # Nor may what was made in inference mode, once outside of it.
+            # Tensors made in inference mode may not be written in place outside of it.
             frozen = self.buffer.is_inference() and not torch.is_inference_mode_enabled()
             if frozen or end > self.buffer.shape[1]:
                 room = max(_GROWTH_TOKENS, end // 2)
@@ -77,16 +77,16 @@ class Record:
             self.buffer[:, self.length : end] = new
 
     def last(self, count: int) -> Tensor | None:
-        """Return the last `count` steps or the fewer that there are; None where all are default."""
+        """Return the last `count` steps, or fewer if there are fewer; None if all are default."""
         if self.buffer is None:
             return None
         steps = self.buffer[:, max(0, self.length - count) : self.length]
-        # What was made in inference mode takes no part in gradients, a copy does.
+        # Tensors made in inference mode cannot take part in gradients, but copies can.
         frozen = steps.is_inference() and not torch.is_inference_mode_enabled()
         return steps.clone() if frozen else steps
 
     def at(self, places: Tensor) -> Tensor | None:
-        """Return the steps at some places ``[B, S]``, 0 at those below 0; None as in `last`."""
+        """Return the steps at positions ``[B, S]``, 0 at negative ones; None as in `last`."""
         steps = self.last(self.length)
         if steps is None:
             return None
@@ -95,29 +95,29 @@ class Record:
         return found.masked_fill((places < 0).view(*places.shape, *[1] * (found.ndim - 2)), 0)
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` steps."""
+        """Drop all but the first `length` steps."""
         self.length = min(self.length, length)
         if not self.length:
             self.buffer = None
 
     def map_batch(self, select: Any) -> None:
-        """Replace the batch by `select` of it."""
+        """Replace the batch by `select` applied to it."""
         if self.buffer is not None:
             self.buffer = select(self.buffer[:, : self.length])
 
 
 @dataclass(frozen=True)
 class Past:
-    """The last tokens of a text that a memory reads, of S places.
+    """The last tokens of a text that a memory reads, in S slots.
 
     Attributes:
         tokens: Token ids ``[B, S]``.
-        keep: False at places without a token, or with a masked one ``[B, S]``; None where there is
+        keep: False at slots without a token, or with a masked one ``[B, S]``; None if there are
             none.
-        starts: True where a document starts ``[B, S]``; None where none does.
-        positions: Position ids ``[B, S]``, -1 where there are none; None where there are none.
-        places: Places of the tokens in the text ``[B, S]``, -1 where there is none; None where they
-            are its last.
+        starts: True where a document starts ``[B, S]``; None if none does.
+        positions: Position ids ``[B, S]``, -1 where there are none; None if there are none at all.
+        places: Positions of the tokens in the text ``[B, S]``, -1 where there is no token; None if
+            they are its last tokens.
     """
 
     tokens: Tensor
@@ -130,16 +130,16 @@ class Past:
 class MemoryState:
     """The past of one model's memory.
 
-    The windows are all that the next tokens need. They are forgotten when tokens are cropped, and
-    then computed again from ids and gates, which take a small part of the room.
+    The windows are all that the next tokens need. They are dropped when tokens are cropped, and
+    then recomputed from ids and gates, which take much less memory.
 
     Attributes:
         tokens: Token ids so far ``[B, T]``.
-        mask: False or 0 at those that the caller masked ``[B, T]``.
-        known: False or 0 at those that the memory's tokenizer lacks ``[B, T]``.
-        starts: Which of them started a document ``[B, T]``.
+        mask: False or 0 at tokens that the caller masked ``[B, T]``.
+        known: False or 0 at tokens that the memory's tokenizer does not have ``[B, T]``.
+        starts: True at tokens that started a document ``[B, T]``.
         positions: Their position ids ``[B, T]``; -1 where the call had none.
-        hash_ids: Hash ids that came with them ``[B, T, L, C]``; -1 where they were computed here.
+        hash_ids: Hash ids given with them ``[B, T, L, C]``; -1 where they were computed here.
         gates: Gates of each layer so far ``[B, T, M]``, by layer id.
         windows: Inputs of each layer's convolution at the last W tokens ``[B, W, P]``.
     """
@@ -159,7 +159,7 @@ class MemoryState:
         positions: Tensor | None,
         hash_ids: Tensor | None,
     ) -> None:
-        """Remember the tokens of a call ``[B, T]``."""
+        """Append the tokens of a call ``[B, T]``."""
         self.tokens.append(tokens, tokens)
         self.mask.append(mask, tokens)
         self.known.append(known, tokens)
@@ -168,29 +168,29 @@ class MemoryState:
         self.hash_ids.append(hash_ids, tokens)
 
     def kept(self) -> Tensor | None:
-        """Return which tokens so far are read ``[B, T]``; None where all are."""
+        """Return a mask of the tokens so far that are read ``[B, T]``; None if all are."""
         length = self.tokens.length
         return both(self.mask.last(length), self.known.last(length))
 
     def mask_again(self, mask: Tensor) -> bool:
-        """Follow a caller who masks other tokens of the past than before.
+        """Update the mask if the caller masks other tokens of the past than before.
 
         Args:
             mask: Mask of the tokens so far ``[B, T]``.
 
         Returns:
-            Whether it is another mask: which tokens start documents has to be found out again.
+            Whether the mask has changed, so that document starts must be found again.
 
         Raises:
-            InputError: It shows tokens that were masked when they were read: what they would have
-                added to the hidden states is in no cache.
+            InputError: It unmasks tokens that were masked when they were read: their contribution
+                to the hidden states is not in the cache.
         """
         before = self.mask.last(self.tokens.length)
         if bool(mask.all()) if before is None else torch.equal(before.to(mask.device), mask):
             return False
         if before is not None and bool((mask & ~before.to(mask.device)).any()):
             raise InputError(
-                "The attention mask shows cached tokens that were masked when they were read.",
+                "The attention mask unmasks cached tokens that were masked when they were read.",
                 "Read them again: start with an empty cache.",
             )
         self.mask.replace(mask)
@@ -198,11 +198,11 @@ class MemoryState:
         return True
 
     def last(self, count: int, *, skip_masked: bool) -> Past | None:
-        """Return the last `count` tokens, or the fewer that there are; None where there is none.
+        """Return the last `count` tokens, or fewer if there are fewer; None if there are none.
 
         Args:
-            count: Places S.
-            skip_masked: Return the last that are not masked, whatever lies between.
+            count: Number of slots S.
+            skip_masked: Whether to return the last unmasked tokens.
         """
         count = min(count, self.tokens.length)
         tokens = self.tokens.last(count)
@@ -214,7 +214,7 @@ class MemoryState:
             return Past(tokens, keep, starts, positions, None)
         kept = cast(Tensor, self.kept())
         places = torch.arange(kept.shape[1], device=kept.device).where(kept, -1)
-        places = places.topk(count, dim=1).values.flip(1)  # in time
+        places = places.topk(count, dim=1).values.flip(1)  # by time
         return Past(
             cast(Tensor, self.tokens.at(places)),
             places >= 0,
@@ -224,22 +224,22 @@ class MemoryState:
         )
 
     def remember(self, layer_id: int, past: ConvPast) -> None:
-        """Remember what a layer read at the tokens of a call."""
+        """Append the window and gates of a layer for the tokens of a call."""
         self.windows[layer_id] = past.window
         self.gates[layer_id].append(past.gates, past.gates)
 
     def follow(self, cached_tokens: int) -> None:
-        """Forget the tokens that the cache does not hold, such as those of a call that failed.
+        """Drop the tokens that are not in the cache, such as those of a failed call.
 
         Raises:
-            MismatchError: The cache holds more: other models, or calls without the memory, have
-                filled it.
+            MismatchError: The cache has more tokens: other models, or calls without the memory,
+                have filled it.
         """
         seen = self.tokens.length
         if seen < cached_tokens:
             raise MismatchError(
-                f"The cache holds {cached_tokens} tokens, of which the memory saw {seen}.",
-                "Fill a cache with the attached model from its first token on.",
+                f"The cache holds {cached_tokens} tokens, but the memory has seen only {seen}.",
+                "Fill the cache with the attached model from the first token on.",
                 cached_tokens=cached_tokens,
                 memory_tokens=seen,
             )
@@ -247,7 +247,7 @@ class MemoryState:
             self.crop(seen - cached_tokens)
 
     def crop(self, tokens: int) -> None:
-        """Forget the last `tokens` positions."""
+        """Drop the last `tokens` positions."""
         kept = max(0, self.tokens.length - tokens)
         if tokens > 0:
             self.windows.clear()
@@ -255,7 +255,7 @@ class MemoryState:
             record.crop(kept)
 
     def map_batch(self, select: Any) -> None:
-        """Replace the batch of everything by `select` of it."""
+        """Replace the batch of all tensors by `select` applied to it."""
         self.windows = {layer_id: select(window) for layer_id, window in self.windows.items()}
         for record in self._records():
             record.map_batch(select)
@@ -266,19 +266,19 @@ class MemoryState:
 
 
 def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Join two masks, of which None masks nothing."""
+    """Combine two masks; None masks nothing."""
     if one is None or other is None:
         return other if one is None else one
     return one & other.to(one.device)
 
 
 def _shows_all(keep: Tensor) -> bool:
-    """Whether a mask masks nothing, where looking costs nothing."""
+    """Whether a mask masks nothing; checked on a CPU only, where it is cheap."""
     return keep.device.type == "cpu" and not records_a_graph() and bool(keep.all())
 
 
 def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:
-    """Return the memory's state in a cache, giving it one when it has none.
+    """Return the memory's state in a cache; create it if there is none.
 
     Args:
         cache: Any of transformers' caches.
@@ -290,9 +290,9 @@ def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:
     state: MemoryState = holder.engram
     if list(state.gates) != layer_ids:
         raise MismatchError(
-            f"The cache holds the past of a memory in layers {list(state.gates)}, this model's is "
-            f"in layers {layer_ids}.",
-            "Fill a cache with the model that is to go on with it.",
+            f"The cache holds the past of a memory in layers {list(state.gates)}; this model has "
+            f"its memory in layers {layer_ids}.",
+            "Fill the cache with the model that continues with it.",
             cache_layer_ids=list(state.gates),
             layer_ids=layer_ids,
         )
@@ -300,7 +300,7 @@ def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:
 
 
 def give_state(cache: Any, state: MemoryState) -> None:
-    """Have a cache carry a state along."""
+    """Attach a state to a cache."""
     holder = self_attention_cache(cache)
     if not isinstance(holder, _CarriesMemory):
         holder.__class__ = mixed(_CarriesMemory, holder.__class__)
@@ -308,7 +308,7 @@ def give_state(cache: Any, state: MemoryState) -> None:
 
 
 class _CarriesMemory:
-    """Mixed into a cache's class: what happens to the cache happens to the memory's state."""
+    """Mixin for a cache's class that applies every operation to the memory's state as well."""
 
     engram: MemoryState
 

@@ -31,18 +31,18 @@ from engram.tensor_names import SCALE, TABLE, layer_and_part
 # Dtypes by their name in safetensors headers.
 TORCH_DTYPES = {tag: getattr(torch, it.torch) for tag, it in DTYPES.items() if it.torch}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-# transformers reads model.safetensors in preference to an index, and would miss the tables.
+# transformers prefers model.safetensors to an index, and would miss the tables.
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
 
 
-# Tables that a model under construction gets. An argument of `from_pretrained` would end up in the
-# model's generation config, too.
+# Tables for the model under construction. An argument of `from_pretrained` would also end up in the
+# model's generation config.
 _IN_FILES: ContextVar[Mapping[int, DiskEmbedding] | None] = ContextVar("tables", default=None)
 
 
 @contextmanager
 def built_with(tables: Mapping[int, DiskEmbedding] | None) -> Iterator[None]:
-    """Give models that are built in a block tables that stay in files; None for tables in RAM."""
+    """Give the models built in a block tables that stay in files; None for tables in RAM."""
     token = _IN_FILES.set(tables)
     try:
         yield
@@ -51,7 +51,7 @@ def built_with(tables: Mapping[int, DiskEmbedding] | None) -> Iterator[None]:
 
 
 def tables_in_files() -> Mapping[int, DiskEmbedding] | None:
-    """Return the tables of `built_with` by layer id, None for tables in RAM."""
+    """Return the tables set by `built_with`, by layer id; None for tables in RAM."""
     return _IN_FILES.get()
 
 
@@ -61,17 +61,17 @@ def tables_on_disk(
     """Find the tables of a checkpoint, from its headers alone.
 
     Args:
-        model: Its folder or hub id; from the hub its weights are downloaded to the local cache.
+        model: Its folder or hub id; weights on the hub are downloaded to the local cache.
         cache_rows: Rows of each table to keep in memory.
-        options: What `from_pretrained` was called with.
+        options: Arguments of `from_pretrained`.
 
     Returns:
         The tables by layer id.
 
     Raises:
-        MissingFileError: The folder has no safetensors weights, or lacks some.
+        MissingFileError: The folder has no safetensors weights, or some are missing.
         CorruptFileError: A file is torn or contradicts its header.
-        LayoutError: The tables are stored in a format that is not read from disk.
+        LayoutError: The tables are stored in a format that cannot be read from disk.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -84,7 +84,7 @@ def tables_on_disk(
     headers = read_folder_headers(folder)
     if headers is None:
         raise MissingFileError(
-            f"{folder} has no safetensors weights, from which tables could be read.",
+            f"{folder} has no safetensors weights to read tables from.",
             'Load it with tables="ram".',
             folder=str(folder),
         )
@@ -104,7 +104,7 @@ def _is_table(name: str) -> bool:
 
 
 def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int) -> DiskEmbedding:
-    """Open one table, and its scales where it has some."""
+    """Open one table, and its scales if it has any."""
     form = DTYPES[info.dtype]
     if len(info.shape) == 2 and form.name and form.scale_tag and scale is not None:
         rows, width = info.shape
@@ -119,8 +119,8 @@ def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int
     if dtype not in DiskEmbedding.stored_dtypes or len(info.shape) != 2 or scale is not None:
         scales = "no scales" if scale is None else f"scales of {scale.dtype} {list(scale.shape)}"
         raise LayoutError(
-            f"{name} is {info.dtype} {list(info.shape)} with {scales}; tables that are read from "
-            "disk are matrices of F64, F32, BF16 or F16, or of F8_E4M3 or I8 with scales.",
+            f"{name} is {info.dtype} {list(info.shape)} with {scales}; tables on disk must be "
+            "matrices of F64, F32, BF16 or F16, or of F8_E4M3 or I8 with scales.",
             'Load it with tables="ram".',
             tensor=name,
             dtype=info.dtype,
@@ -129,27 +129,27 @@ def _open(name: str, info: TensorInfo, scale: TensorInfo | None, cache_rows: int
 
 
 def refuse_other_tables(names: Iterable[str], source: str) -> None:
-    """Refuse weights that hold tables for a model whose tables stay in its own files.
+    """Raise an error for weights with tables, if a model's tables stay in its own files.
 
     Args:
         names: Names of the tensors.
         source: The weights, as the subject of a sentence.
 
     Raises:
-        MismatchError: There is a table among them.
+        MismatchError: One of them is a table.
     """
     found = sorted(filter(_is_table, names))
     if found:
         raise MismatchError(
-            f"{source} holds a table of its own ({found[0]}), and this model reads its tables from "
-            "its own files.",
-            'Load the model with tables="ram" to put other tables into it.',
+            f"{source} contains a table ({found[0]}), but this model reads its tables from its own "
+            "files.",
+            'Load the model with tables="ram" to load other tables into it.',
             tensors=found,
         )
 
 
 def refuse_loaded_tables(layer: Any, state: dict[str, Any], *_: Any) -> None:
-    """`refuse_other_tables` as the hook that a layer calls before a state dict is loaded."""
+    """Call `refuse_other_tables`, as a layer's hook before loading a state dict."""
     refuse_other_tables(state, "The state dict")
 
 
@@ -157,20 +157,20 @@ def refuse_loaded_tables(layer: Any, state: dict[str, Any], *_: Any) -> None:
 def weights_beside_tables(
     files: Iterable[str], tables: Iterable[DiskEmbedding]
 ) -> Iterator[dict[str, Any]]:
-    """Open weight files so that everything but the tables can be loaded.
+    """Open weight files for loading everything except the tables.
 
-    transformers maps them in a way that reserves memory for the whole file, which fails for tables
-    larger than memory.
+    The mapping of transformers reserves memory for the whole file, which fails for tables larger
+    than memory.
 
     Args:
         files: safetensors files.
         tables: The tables that stay on disk.
 
     Yields:
-        Tensors that are read when they are used, by name, inside the block.
+        Tensors by name, which are read when they are used inside the block.
 
     Raises:
-        MismatchError: A file holds tables that are not these.
+        MismatchError: A file contains other tables.
     """
     from safetensors import safe_open
 
@@ -191,22 +191,22 @@ def weights_beside_tables(
 
 
 def check_saving(options: Mapping[str, Any]) -> None:
-    """Refuse what `save_pretrained` cannot do for a model whose tables are on disk.
+    """Raise an error for options of `save_pretrained` that need tables in memory.
 
     Raises:
-        InputError: An option that would write a checkpoint without its tables.
+        InputError: An option would write a checkpoint without its tables.
     """
     for name in ("distributed_checkpoint", "push_to_hub", "variant"):
         if options.get(name):
             raise InputError(
-                f"A model whose tables are on disk cannot be saved with {name}.",
-                "Save it without, then upload the folder: hf upload REPO FOLDER",
+                f"A model with tables on disk cannot be saved with {name}.",
+                "Save it without that option, then upload the folder: hf upload REPO FOLDER",
                 option=name,
             )
 
 
 def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
-    """Copy tables to a folder that transformers saved without them; its index is written last.
+    """Copy tables into a folder that transformers saved without them; the index is written last.
 
     Args:
         folder: The folder.

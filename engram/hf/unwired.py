@@ -1,4 +1,4 @@
-"""The base of a wired model, as a model of its own that shares its weights."""
+"""Returns the base of a wired model as a separate model that shares its weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def base_of(model: Any) -> Any:
     """Copy a model without its memories.
 
     Args:
-        model: A model with memories, or without.
+        model: A model with or without memories.
 
     Returns:
-        A model of the base's class. Its weights are those of `model`, not copies.
+        A model of the base's class, which shares the weights of `model`.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    # deepcopy leaves as they are the objects that its memo holds as copied already.
+    # deepcopy does not copy objects that are already in its memo.
     base = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in list(base.modules()):
         for mixin in _MIXINS:

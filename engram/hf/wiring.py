@@ -1,7 +1,7 @@
-"""Puts memories into a transformers model: finds its layers and gives them modules.
+"""Puts memories into a transformers model: finds its layers and adds modules to them.
 
-The decoder and its layers keep their weights, hooks and names; only their classes are exchanged for
-subclasses that know of the memory (`engram.hf.calls`).
+The decoder and its layers keep their weights, hooks and names; only their classes are replaced by
+subclasses that call the memory (`engram.hf.calls`).
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def wire(
     addresses: Addresses,
     tables: Mapping[int, DiskEmbedding] | None = None,
 ) -> None:
-    """Give a model memories, in place.
+    """Add memories to a model, in place.
 
-    Adds ``<layer>.engram`` modules, with the token map as a buffer of the first one.
+    Adds modules ``<layer>.engram``, with the token map as a buffer of the first one.
 
     Args:
         model: A transformers causal language model.
         config: The memory.
-        addresses: Its constants; the token map may be missing, it is then loaded with the weights.
+        addresses: Its constants; a missing token map is loaded with the weights.
         tables: Tables on disk by layer id; None to make them in memory.
 
     Raises:
-        LayoutError: The layers cannot be found, lie past the model's depth, or have another width.
-        MismatchError: A table is missing or has another shape, or the constants are not those of
-            the config.
+        LayoutError: The layers cannot be found, do not exist in the model, or have another width.
+        MismatchError: A table is missing or has another shape, or the constants do not match the
+            config.
     """
     check_config(addresses, config, model.config.name_or_path or type(model).__name__)
     decoder, layers, path = find_layers(model)
@@ -75,7 +75,7 @@ def wire(
 def _table_of(layer_id: int, tables: Mapping[int, DiskEmbedding]) -> DiskEmbedding:
     if layer_id not in tables:
         raise MismatchError(
-            f"The files hold no table for layer {layer_id}; they have those of {sorted(tables)}.",
+            f"The files have no table for layer {layer_id}, only for {sorted(tables)}.",
             "Download or copy the whole checkpoint again.",
             layer_id=layer_id,
             tables=sorted(tables),

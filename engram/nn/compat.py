@@ -1,4 +1,4 @@
-"""Seams to torch: every undocumented name that the toolkit uses, in one function each."""
+"""Seams to torch: the undocumented names that the toolkit uses, in one function each."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ PACKAGE = "torch"
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written in place; 0 for those of inference mode."""
+    """Return how often a tensor was written in place; 0 for tensors of inference mode."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def address_of(tensor: Tensor) -> int:
-    """Return the address of a tensor's first value, which tells two storages apart."""
+    """Return the address of a tensor's first value, which distinguishes storages."""
     return tensor.data_ptr()
 
 
 def records_a_graph() -> bool:
-    """Whether torch.compile, torch.export or torch.jit.trace records what is run.
+    """Whether torch.compile, torch.export or torch.jit.trace is recording.
 
-    Code that runs then may not look at values: it would be recorded for those alone.
+    Code that runs then must not branch on values: the recording would hold for those values only.
     """
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return tracing or torch.compiler.is_compiling()
 
 
 def records_a_lasting_graph() -> bool:
-    """Whether torch.export or torch.jit.trace records a graph that runs without its model.
+    """Whether torch.export or torch.jit.trace is recording a graph that runs without its model.
 
-    Unlike one of torch.compile, it keeps nothing that lives in Python objects.
+    Unlike a graph of torch.compile, it keeps no state of Python objects.
     """
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return tracing or torch.compiler.is_exporting()
 
 
 def _versions_count() -> bool:
-    with torch.inference_mode(False):  # whatever mode the caller is in
+    with torch.inference_mode(False):  # also when the caller is in inference mode
         tensor = torch.zeros(1, device="cpu")
         before = version_of(tensor)
         tensor.add_(1)

@@ -17,9 +17,9 @@ from engram.nn.module import EngramModule, Init
 class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
     """The module of DeepSeek-V4.1-Flash (released inference/engram.py).
 
-    One projection gives the keys of all streams and the value that they share; each stream takes
-    the value by how its key agrees with its hidden state. The gate is computed in float32 or
-    better. State dicts with the released names load as they are, fp8 with its scales included.
+    One projection gives the keys of all streams and the value that they share; each stream gates
+    the value by the agreement of its key with its hidden state. The gate is computed in float32 or
+    better. State dicts with the released names load directly, fp8 with its scales included.
     """
 
     def _build(self, factory: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         weights = self.q_weight.to(wide) * self.k_weight.to(wide)
         rstd = _rstd(hidden, eps) * _rstd(keys, eps)
         agreement = (hidden * weights * keys).sum(dim=-1) * rstd * hidden_size**-0.5
-        # Unlike the demo's, this gate follows the sign of a zero: it is never exactly 0.5.
+        # Unlike the demo's gate, this one depends on the sign of zero: it is never exactly 0.5.
         root = agreement.abs().clamp_min(1e-6).sqrt()
         gates = torch.sigmoid(torch.copysign(root, agreement))  # [B, T, M]
         if keep is not None:

@@ -27,11 +27,11 @@ CONV_NORM_EPS = 1e-5
 class DemoModule(EngramModule, layout="demo"):
     """The reference demo's module (engram_demo_v1.py; arXiv 2601.07372, section 2.3).
 
-    One value of the memory for all streams, gated for each by how its key agrees with the stream's
-    hidden state; then a dilated causal convolution with SiLU beside it. State dicts with the
-    demo's own names load as they are.
+    All streams share one value of the memory; each gates it by the agreement of its key with its
+    hidden state. A dilated causal convolution with SiLU is added. State dicts with the demo's own
+    names load directly.
 
-    What lies between the projections and the result is computed in float32 or better.
+    Everything between the projections and the result is computed in float32 or better.
     """
 
     def _build(self, factory: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`DiskEmbedding`: a table that is read from its file, row by row, and never loaded.
+"""`DiskEmbedding`: a table whose rows are read from its file, without loading it.
 
 Shapes: n row ids, E width of a row.
 """
@@ -23,7 +23,7 @@ from engram.nn.frozen import FrozenTable
 from engram.nn.row_cache import RowCache
 from engram.storage.row_file import RowFile
 
-# Fewer rows than this are asked for at once: a thread would take longer to start.
+# Fewer rows than this are prefetched directly: starting a thread would take longer.
 _ROWS_FOR_A_THREAD = 512
 
 
@@ -31,8 +31,8 @@ class DiskEmbedding(FrozenTable):
     """An embedding whose table stays in a file, such as a safetensors shard.
 
     Rows are gathered on the host, cast to the module's dtype and copied to the device of the ids;
-    `to()` changes the dtype of what comes out, and leaves the file alone. The table is no
-    parameter: it is not in the state dict, and cannot be trained (`refuse_gradients`).
+    `to()` changes the dtype of the results, not the file. The table is not a parameter: it is not
+    in the state dict, and cannot be trained (`refuse_gradients`).
 
     Copies share the open file and the cache; pickling writes the file's path, not its rows.
 
@@ -41,14 +41,14 @@ class DiskEmbedding(FrozenTable):
         start_byte: Where the table starts in it.
         num_embeddings: Rows of the table.
         embedding_dim: Width E of a row.
-        dtype: Of the rows as they are stored: float32, bfloat16, float16 or float64.
-        cache_rows: Rows kept in memory, those that are read again before others; 0 leaves caching
-            to the kernel, which is best for tables that fit into memory.
+        dtype: dtype of the stored rows: float32, bfloat16, float16 or float64.
+        cache_rows: Rows kept in memory, preferably those that are read repeatedly; 0 leaves
+            caching to the kernel, which is best for tables that fit into memory.
 
     Raises:
         MissingFileError: The file is not there.
-        CorruptFileError: It ends before the table does.
-        InputError: Rows of that dtype cannot be read, or a size makes no sense.
+        CorruptFileError: The file ends before the table does.
+        InputError: Rows of that dtype cannot be read, or a size is not valid.
     """
 
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (
@@ -78,7 +78,7 @@ class DiskEmbedding(FrozenTable):
         if cache_rows < 0:
             raise InputError(
                 f"cache_rows must be >= 0, got {cache_rows}.",
-                "Use 0 for no cache, or how many rows to keep in memory.",
+                "Use 0 for no cache, or the number of rows to keep in memory.",
                 cache_rows=cache_rows,
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
@@ -89,17 +89,17 @@ class DiskEmbedding(FrozenTable):
 
     @property
     def file(self) -> RowFile:
-        """The file that holds the table."""
+        """The file with the table."""
         return self.source.file if isinstance(self.source, RowCache) else self.source
 
     @property
     def sources(self) -> tuple[RowFile | RowCache, ...]:
-        """Everything that a row is read from."""
+        """The row files that a row is read from."""
         return (self.source,)
 
     @property
     def stored(self) -> dict[str, tuple[RowFile, torch.dtype]]:
-        """What the table consists of, by the names of its tensors."""
+        """The row files of the table, by the names of its tensors."""
         return {"weight": (self.file, self.stored_dtype)}
 
     def forward(self, input: Tensor) -> Tensor:
@@ -121,19 +121,19 @@ class DiskEmbedding(FrozenTable):
         return rows
 
     def read(self, input: Tensor) -> Tensor:
-        """Do what `forward` does, which `torch.compile` need not look into."""
+        """Body of `forward`, which `torch.compile` does not trace."""
         if input.is_cpu:
             return self._rows(input, input.device)
-        # Copies to a device are what takes time: one of each row.
+        # Copies to a device take most of the time, so each distinct row is copied once.
         distinct, inverse = torch.unique(input, return_inverse=True)
         return F.embedding(inverse, self._rows(distinct.cpu(), input.device))
 
     def describe(self) -> str:
-        """Say which table this is, as the subject of a sentence."""
+        """Return the start of a sentence that identifies this table."""
         return f"The table in {self.file.path} is read from disk"
 
     def way_out(self) -> str:
-        """Say how to get a table that can learn."""
+        """Return advice for getting a trainable table."""
         return 'Load with tables="ram" to train it'
 
     def extra_repr(self) -> str:
@@ -152,12 +152,12 @@ class DiskEmbedding(FrozenTable):
         device: torch.device,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Read rows as they are stored and bring them to a device."""
-        # Calls of torch are few here: a dozen take as long as a warm look-up of thousands of rows.
+        """Read rows as they are stored and copy them to a device."""
+        # Few torch calls: a dozen take as long as a warm look-up of thousands of rows.
         ids = host_ids.numpy().astype(np.int64, copy=False)
         shape = (*ids.shape, source.row_bytes // dtype.itemsize)
         if device.type == "cuda":
-            # Copies from pinned memory do not wait for the device.
+            # Copies from pinned memory are asynchronous.
             rows = torch.empty(shape, dtype=dtype, pin_memory=True)
             values = rows.view(torch.uint8).numpy()
         else:
@@ -181,12 +181,12 @@ class DiskEmbedding(FrozenTable):
 
 
 def row_source(file: RowFile, cache_rows: int) -> RowFile | RowCache:
-    """Put a cache of so many rows in front of a file; of none, that is the file itself."""
+    """Return a cache of `rows` rows of a file, or the file itself if there are no rows to keep."""
     lines = min(cache_rows, file.rows)
     return RowCache(file, lines) if lines else file
 
 
-# Operators take numbers, not objects.
+# Custom operators take numbers, not objects.
 _handles = count()
 _tables: WeakValueDictionary[int, DiskEmbedding] = WeakValueDictionary()
 
@@ -202,10 +202,10 @@ def _(ids: Tensor, handle: int, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def prefetch(wanted: Iterable[tuple[DiskEmbedding, Tensor]]) -> None:
-    """Let the kernel start to read rows that are looked up soon; return at once.
+    """Have the kernel start reading rows that will be looked up soon; return at once.
 
     Args:
-        wanted: Tables, each with row ids that are within it, in the order in which they are needed.
+        wanted: Tables, each with valid row ids, in the order in which they are needed.
     """
     plan = [
         (source, rows)

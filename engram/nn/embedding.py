@@ -1,4 +1,4 @@
-"""`MultiHeadEmbedding`: the tables of all heads of a layer as one.
+"""`MultiHeadEmbedding`: one table for all heads of a layer.
 
 Shapes: B sequences, T tokens, C columns (orders x heads).
 """
@@ -20,27 +20,27 @@ from engram.nn.offload import OffloadEmbedding
 
 
 class MultiHeadEmbedding(nn.Module):
-    """One table that holds the rows of every head, one head after the other.
+    """One table with the rows of all heads, one head after the other.
 
-    Gradients of the table are dense by default, which every optimiser, gradient clipping, DDP and
-    FSDP understand, but which cost time and memory for all rows however few were read. With
-    `sparse` they hold the rows that were read alone: for `torch.optim.SparseAdam` and optimisers
-    made for such tables. `embedding.sparse` may be switched at any time.
+    Gradients of the table are dense by default, which works with every optimiser, gradient
+    clipping, DDP and FSDP, but costs time and memory for all rows, however few were read. With
+    `sparse` they hold only the rows that were read, for `torch.optim.SparseAdam` and optimisers
+    made for such tables. `embedding.sparse` may be changed at any time.
 
     Args:
         head_sizes: Rows of each head's part, in column order.
         width: Width of a row.
         stored_rows: Rows of the table where they are padded; the sum of `head_sizes` when None.
         sparse: Whether the table's gradients are sparse.
-        offload: Keep the table in host memory, see `OffloadEmbedding`.
-        cache_lines: Rows of an offloaded table that are cached beside the module.
-        table: A table on disk, or a quantised one, used instead of making one in memory.
-        device: Where the table and offsets are.
-        dtype: Of the table.
+        offload: Whether to keep the table in host memory, see `OffloadEmbedding`.
+        cache_lines: Rows of an offloaded table that are cached on the module's device.
+        table: A table on disk, or a quantised one, to use instead of making one in memory.
+        device: Device of the table and offsets.
+        dtype: dtype of the table.
 
     Raises:
         LayoutError: There are no heads, or fewer stored rows than the heads need.
-        MismatchError: The table that is given has another shape.
+        MismatchError: The given table has another shape.
     """
 
     embedding: nn.Embedding | FrozenTable
@@ -65,8 +65,9 @@ class MultiHeadEmbedding(nn.Module):
         rows = hash_rows if stored_rows is None else stored_rows
         if not self.head_sizes or min(self.head_sizes) < 1 or rows < hash_rows:
             raise LayoutError(
-                f"{rows} stored rows do not hold heads of {list(self.head_sizes)} rows.",
-                "Give heads of one row or more, and no fewer stored rows than their sum.",
+                f"Heads must have at least 1 row each, and fit into {rows} stored rows, got "
+                f"{list(self.head_sizes)}.",
+                "Give heads of at least one row, and at least as many stored rows as their sum.",
                 head_sizes=list(self.head_sizes),
                 stored_rows=rows,
             )
@@ -80,14 +81,14 @@ class MultiHeadEmbedding(nn.Module):
         else:
             self.embedding = nn.Embedding(rows, width, sparse=sparse, device=device, dtype=dtype)
         self._bounds: tuple[Tensor, Tensor] | None = None
-        # Persistent: models built on the meta device get back only what a checkpoint holds.
+        # Persistent: models built on the meta device get only the buffers that a checkpoint has.
         self.register_buffer("offsets", torch.tensor(self._first_rows(), device=device))
         self.register_load_state_dict_pre_hook(_check_offsets)
 
     def reset_parameters(self) -> None:
         """Draw the table from N(0, 1), as the reference demo does, and restore the offsets.
 
-        A table that cannot learn stays as it is.
+        A frozen table stays as it is.
         """
         if not isinstance(self.embedding, FrozenTable):
             nn.init.normal_(self.embedding.weight)
@@ -95,16 +96,17 @@ class MultiHeadEmbedding(nn.Module):
             self.offsets.copy_(torch.tensor(self._first_rows()))
 
     def forward(self, hash_ids: Tensor) -> Tensor:
-        """Look up what the columns point to, side by side.
+        """Look up the rows of all columns, side by side.
 
         Args:
-            hash_ids: Row within each head's part, without offsets, int ``[..., C]``.
+            hash_ids: Rows within each head's part, without offsets, int ``[..., C]``.
 
         Returns:
             Memory ``[..., C * width]``, on the device of the offsets.
 
         Raises:
-            LayoutError: Another number of columns, or (checked on a CPU) ids outside their head.
+            LayoutError: The number of columns is wrong, or (checked on a CPU) ids are outside their
+                head.
         """
         if hash_ids.shape[-1:] != self.offsets.shape:
             raise LayoutError(
@@ -119,14 +121,14 @@ class MultiHeadEmbedding(nn.Module):
         return self.rows(self.row_ids(hash_ids)).flatten(-2)
 
     def row_ids(self, hash_ids: Tensor) -> Tensor:
-        """Return the rows of the table that hash ids ``[..., C]`` stand for, of the same shape."""
+        """Return the row ids of hash ids ``[..., C]``: their offsets added, same shape."""
         return hash_ids.to(self.offsets.device) + self.offsets
 
     def rows(self, row_ids: Tensor) -> Tensor:
         """Look up rows of the table.
 
         Args:
-            row_ids: Rows with offsets already added, int of any shape.
+            row_ids: Row ids with offsets already added, int of any shape.
 
         Returns:
             Rows ``[..., width]``.
@@ -140,7 +142,7 @@ class MultiHeadEmbedding(nn.Module):
             low, high = int(row_ids.min()), int(row_ids.max())
             rows = self.embedding.num_embeddings
             raise LayoutError(
-                f"Row ids run from {low} to {high}; the table has rows 0..{rows - 1}.",
+                f"Row ids must be in 0..{rows - 1}, got {low}..{high}.",
                 "Hash with the config that the module was built from.",
                 lowest=low,
                 highest=high,
@@ -148,23 +150,23 @@ class MultiHeadEmbedding(nn.Module):
             ) from None
 
     def check_offsets(self, name: str) -> None:
-        """Compare the offsets with those of the heads; on the meta device there are none.
+        """Compare the offsets with the sizes of the heads; skipped on the meta device.
 
         Args:
             name: The module's name, for the message.
 
         Raises:
-            MismatchError: They are those of heads of other sizes.
+            MismatchError: They are for heads of other sizes.
         """
         if not self.offsets.is_meta:
             check_constant(f"{name}.offsets", self.offsets.tolist(), self._first_rows())
 
     def _check_range(self, hash_ids: Tensor) -> None:
-        """Refuse ids that would read another head's rows."""
+        """Raise an error for ids that would read another head's rows."""
         if self._bounds is None:
             last = torch.tensor(self.head_sizes, device="cpu") - 1
             self._bounds = (torch.zeros_like(last), last)
-        # Two operations, in a step of decoding, where comparing takes four.
+        # Two operations, where comparing takes four: a step of decoding is that short.
         inside = hash_ids.clamp(*self._bounds)
         if torch.equal(inside, hash_ids.to(inside.dtype)):
             return
@@ -196,7 +198,7 @@ def _check_shape(table: FrozenTable, rows: int, width: int) -> None:
 
 
 def _check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Refuse, before loading, a table that was laid out for heads of other sizes."""
+    """Raise an error, before loading, for a table made for heads of other sizes."""
     stored = state.get(f"{prefix}offsets")
     if stored is not None and not stored.is_meta:
         check_constant(f"{prefix}offsets", stored.tolist(), module._first_rows())

@@ -1,4 +1,4 @@
-"""`FrozenTable`: a table that is read and never learns, on disk or quantised."""
+"""`FrozenTable`: base of tables that cannot be trained, on disk or quantised."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from engram.errors import LayoutError
 
 
 class FrozenTable(nn.Module):
-    """What tables that cannot learn have in common.
+    """Base class of tables that cannot be trained.
 
-    Training by mistake is an error: a table that silently stayed as it is would spoil a run.
+    Training one by mistake is an error: a table that silently stayed unchanged would spoil a run.
 
     Attributes:
         num_embeddings: Rows of the table.
         embedding_dim: Width of a row.
-        dtype: Of the rows that come out.
-        frozen: Whether training around the table, which stays as it is, was asked for:
+        dtype: dtype of the rows that a look-up returns.
+        frozen: Whether the user has frozen the table, to train the rest around it:
             ``requires_grad_(False)`` sets it, as it would freeze a table in memory.
     """
 
@@ -31,17 +31,17 @@ class FrozenTable(nn.Module):
 
     @abstractmethod
     def describe(self) -> str:
-        """Say which table this is, as the subject of a sentence."""
+        """Return the start of a sentence that identifies this table."""
 
     @abstractmethod
     def way_out(self) -> str:
-        """Say how to get a table that can learn."""
+        """Return advice for getting a trainable table."""
 
     def refuse_gradients(self, rows: Tensor) -> Tensor:
-        """Mark rows that were looked up so that nobody trains the table by mistake.
+        """Guard looked-up rows against training the table by mistake.
 
         Args:
-            rows: Rows of this table, or what was made of them.
+            rows: Rows of this table, or values computed from them.
 
         Returns:
             The same values; a backward pass that reaches them raises LayoutError.
@@ -57,20 +57,20 @@ class FrozenTable(nn.Module):
         return cast(Tensor, _Refusal.apply(rows, trigger, self))
 
     def requires_grad_(self, requires_grad: bool = True) -> FrozenTable:
-        """Set whether the table is meant to learn. It cannot: True makes training an error."""
+        """Set whether training reaches the table; with True, training is an error."""
         self.frozen = not requires_grad
         return self
 
     def _cannot_learn(self) -> LayoutError:
         return LayoutError(
-            f"{self.describe()} and cannot learn.",
+            f"{self.describe()} and cannot be trained.",
             f"{self.way_out()}; to train the rest around it, freeze it: "
             "layer.engram.multi_head_embedding.embedding.requires_grad_(False)",
         )
 
 
 class _Refusal(torch.autograd.Function):
-    """Passes rows on, and gradients never."""
+    """Passes rows through, and raises an error for gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, trigger: Tensor, table: FrozenTable) -> Tensor:

@@ -1,8 +1,8 @@
-"""Norm, gate and causal convolution that the layouts' modules share.
+"""Norm, gate and causal convolution shared by the layouts' modules.
 
-Run eagerly, norm and convolution have backward passes of their own, which cannot be differentiated
-twice: on a CPU fresh memory costs more than the arithmetic, and autograd's take several times as
-much of it. torch.compile sees plain operations, which it fuses itself.
+In eager mode, norm and convolution have their own backward passes, which cannot be differentiated
+twice: on a CPU allocating memory costs more than the arithmetic, and autograd's passes allocate
+several times as much. torch.compile sees plain operations, which it fuses itself.
 
 Shapes: B sequences, T tokens, M streams, D hidden size, P channels, K taps, W context before T.
 """
@@ -25,13 +25,14 @@ from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     """Normalise the last dimension by its root mean square, in float32 or better.
 
-    The order of operations is that of `torch.nn.RMSNorm`, so that float32 results equal those of
-    the reference modules.
+    The order of operations is that of `torch.nn.RMSNorm`, so that float32 results are equal to
+    those of the reference modules.
 
     Args:
         x: Any float tensor ``[..., M, D]``.
         weight: One factor per stream and channel ``[M, D]``.
-        eps: Added to the mean square; None for the machine epsilon of the computation's dtype.
+        eps: Epsilon added to the mean square; None for the machine epsilon of the computation's
+            dtype.
 
     Returns:
         Normalised ``[..., M, D]``; float32 where `x` is of half precision.
@@ -41,14 +42,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     if records_a_graph():
         return F.rms_norm(wide, wide.shape[-1:], eps=eps) * weight
     weight = weight.to(wide.dtype)
-    # In a step of decoding, autograd's own call takes as long as the arithmetic.
+    # In a step of decoding, a call of autograd takes as long as the arithmetic.
     if not torch.is_grad_enabled():
         return _normalise(wide, weight, eps)[0]
     return cast(Tensor, _RmsNorm.apply(wide, weight, eps))
 
 
 def signed_sqrt_gate(keys: Tensor, queries: Tensor) -> Tensor:
-    """Open a gate by how well keys and queries agree (reference demo; not in the paper).
+    """Compute gates from the agreement of keys and queries (reference demo; not in the paper).
 
     With a = keys . queries / sqrt(D), the gate is sigmoid(sqrt(max(|a|, 1e-6)) * sign(a)); exactly
     0.5 for a = 0.
@@ -65,7 +66,7 @@ def signed_sqrt_gate(keys: Tensor, queries: Tensor) -> Tensor:
 
 
 class CausalConv(nn.Module):
-    """Taps of a depthwise convolution over the past.
+    """A depthwise causal convolution.
 
     Args:
         channels: Channels P.
@@ -91,13 +92,13 @@ class CausalConv(nn.Module):
 
 
 class ConvPast(NamedTuple):
-    """The past of one layer, as far as later tokens need it.
+    """The past of one layer that later tokens need.
 
     Attributes:
         window: The convolution's inputs at the last W tokens ``[B, W, P]``, zero where there were
             none: all that the next tokens need.
-        gates: Gates of the tokens of the call ``[B, T, M]``, zero at masked ones. With the tokens'
-            hash ids they give the convolution's inputs again, at a small part of the room.
+        gates: Gates of the tokens of the call ``[B, T, M]``, zero at masked ones. The convolution's
+            inputs can be computed again from them and the tokens' hash ids, which take less memory.
     """
 
     window: Tensor
@@ -115,21 +116,21 @@ def gate_and_smooth(
     *,
     close_gaps: bool,
 ) -> tuple[Tensor, ConvPast]:
-    """Give every stream its share of the value, and add a convolution of it over the past.
+    """Gate the value for every stream, and add a causal convolution of it.
 
     Args:
         gates: One per stream ``[B, T, M]``.
         value: The memory's value, the same for all streams ``[B, T, D]``.
         norm: Normalises the convolution's inputs ``[B, T, M, D]``.
         conv: The convolution over M * D channels.
-        keep: False at masked positions ``[B, T]``, which get and give zero; or None.
+        keep: False at masked positions ``[B, T]``, which get zero and contribute zero; or None.
         window: The convolution's inputs before these ``[B, <= W, P]``, or None.
         since: Tokens since each token's document started ``[B, T]``, or None.
-        close_gaps: Whether masked tokens are to the convolution as if they were not there; else
-            they hold their place in time.
+        close_gaps: Whether the convolution skips masked tokens as if they did not exist; else they
+            keep their place in time.
 
     Returns:
-        The sum ``[B, T, M, D]``, in float32 or better, and what is to be remembered.
+        The sum ``[B, T, M, D]``, in float32 or better, and the past for later tokens.
     """
     if keep is not None:
         # A closed gate makes the convolution's input zero as well.
@@ -168,22 +169,21 @@ def causal_conv(
     since: Tensor | None = None,
     gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve every channel with its own taps over the past.
+    """Convolve every channel with its own taps, causally.
 
     Args:
         x: Inputs ``[B, T, P]``.
         weight: Taps ``[P, 1, K]``, the last one for the present, as `torch.nn.Conv1d` has them.
         dilation: Tokens from one tap to the next.
-        window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; what is missing counts
-            as zero.
+        window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; missing ones are zero.
         since: Tokens since each token's document started ``[B, T]``: no tap reaches further back.
             None where a row is one document.
-        gaps: False at tokens that are to be passed over ``[B, T]``, whose outputs mean nothing;
-            None where there are none.
+        gaps: False at tokens to skip ``[B, T]``, whose outputs are undefined; None if there are
+            none.
 
     Returns:
         Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window ``[B, W, P]``
-        of the tokens that follow.
+        for the next tokens.
     """
     reach = (weight.shape[-1] - 1) * dilation
     missing = reach
@@ -194,13 +194,13 @@ def causal_conv(
     context = F.pad(x, (0, 0, missing, 0)) if missing else x
     order = None
     if gaps is not None:
-        # What is passed over goes before the window, and the others follow it without a gap.
+        # Skipped tokens go before the window, so that the others follow it without a gap.
         before = gaps.new_ones(len(gaps), reach)
         context = reorder(context, closed_order(torch.cat([before, gaps], dim=1)))
         order = closed_order(gaps)
         since = None if since is None else reorder(since, order)
     next_window = context[:, context.shape[1] - reach :]
-    # A view would keep a whole text's inputs. Recorded graphs are for texts of any length.
+    # A view would keep the inputs of the whole text alive. Recorded graphs must fit any length.
     if records_a_graph() or context.shape[1] > 2 * reach:
         next_window = next_window.clone()
     taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
@@ -214,7 +214,7 @@ def causal_conv(
 
 
 class _RmsNorm(torch.autograd.Function):
-    """``x * rsqrt(mean(x^2) + eps) * weight``, saving only what it was given."""
+    """``x * rsqrt(mean(x^2) + eps) * weight``, saving only its inputs for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -276,7 +276,7 @@ def _normalise(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _convolve(context: Tensor, taps: Tensor, dilation: int) -> Tensor:
     """Convolve ``[B, W + T, P]`` with ``[K, P]``."""
     if context.shape[1] == (len(taps) - 1) * dilation + 1:
-        # A step of decoding, in which every operation costs more than its arithmetic.
+        # A step of decoding, where the overhead of an operation exceeds its arithmetic.
         return (context[:, ::dilation] * taps).sum(dim=1, keepdim=True)
     shifts = _shifts(context, taps, dilation)
     out = shifts[0] * taps[0]
@@ -286,7 +286,7 @@ def _convolve(context: Tensor, taps: Tensor, dilation: int) -> Tensor:
 
 
 def _convolve_documents(context: Tensor, taps: Tensor, dilation: int, since: Tensor) -> Tensor:
-    """Convolve ``[B, W + T, P]`` with ``[K, P]``, each tap only inside its token's document."""
+    """Convolve ``[B, W + T, P]`` with ``[K, P]``, without reaching into other documents."""
     shifts = _shifts(context, taps, dilation)
     out = shifts[-1] * taps[-1]
     for back in range(1, len(taps)):
@@ -296,6 +296,6 @@ def _convolve_documents(context: Tensor, taps: Tensor, dilation: int, since: Ten
 
 
 def _shifts(context: Tensor, taps: Tensor, dilation: int) -> list[Tensor]:
-    """Return what each tap sees: K views ``[B, T, P]`` of the context, oldest first."""
+    """Return the inputs of each tap: K views ``[B, T, P]`` of the context, oldest first."""
     length = context.shape[1] - (len(taps) - 1) * dilation
     return [context[:, k * dilation : k * dilation + length] for k in range(len(taps))]

@@ -1,4 +1,4 @@
-"""Masked tokens inside rows: brought before the others, so that those become neighbours.
+"""Moves masked tokens inside rows before the others, so that those become neighbours.
 
 Shapes: B sequences, T tokens.
 """
@@ -14,15 +14,15 @@ from engram.nn.compat import records_a_graph
 def gaps_in(keep: Tensor | None, follows: bool) -> Tensor | None:
     """Return a mask if it has gaps to close, else None.
 
-    Masked tokens before a row's first token are not a gap: nothing lies before them.
+    Masked tokens before a row's first token are not a gap.
 
     Args:
         keep: False at masked positions ``[B, T]``, or None.
-        follows: Whether the tokens follow others, of a call before.
+        follows: Whether the tokens follow those of an earlier call.
 
     Returns:
-        The mask; None where closing would change nothing. On other devices than a CPU, and in
-        recorded graphs, values are not looked at, and every mask counts as one with gaps.
+        The mask; None if closing gaps would change nothing. On devices other than a CPU, and in
+        recorded graphs, values are not examined, and every mask counts as one with gaps.
     """
     if keep is None or keep.device.type != "cpu" or records_a_graph():
         return keep
@@ -32,13 +32,13 @@ def gaps_in(keep: Tensor | None, follows: bool) -> Tensor | None:
 
 
 def closed_order(keep: Tensor) -> Tensor:
-    """Order the tokens of each row so that masked ones come first, in time otherwise.
+    """Order the tokens of each row so that masked ones come first; otherwise by time.
 
     Args:
         keep: False at masked positions ``[B, T]``.
 
     Returns:
-        Positions in time by place in that order ``[B, T]``.
+        The positions in that order ``[B, T]``.
     """
     return keep.to(torch.uint8).argsort(dim=1, stable=True)
 

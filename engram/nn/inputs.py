@@ -1,4 +1,4 @@
-"""Brings what a module is called with into one shape, and refuses what does not fit.
+"""Checks the inputs of a module, and brings them into one shape.
 
 Shapes: B sequences, T tokens, M streams, D hidden size, C columns, L layers with a memory.
 """
@@ -15,15 +15,15 @@ def as_streams(hidden_states: Tensor, n_streams: int, hidden_size: int) -> Tenso
     """Return hidden states ``[B, T, M, D]``, or ``[B, T, D]`` of one stream, as ``[B, T, M, D]``.
 
     Raises:
-        LayoutError: They are of another shape.
+        LayoutError: They have another shape.
     """
     one = n_streams == 1
     streams = hidden_states[:, :, None] if one and hidden_states.ndim == 3 else hidden_states
     if streams.ndim != 4 or streams.shape[2:] != (n_streams, hidden_size):
         also = f" or [B, T, {hidden_size}]" if one else ""
         raise LayoutError(
-            f"Hidden states are {list(hidden_states.shape)}; the config wants "
-            f"[B, T, {n_streams}, {hidden_size}]{also}.",
+            f"Hidden states must have the shape [B, T, {n_streams}, {hidden_size}]{also}, got "
+            f"{list(hidden_states.shape)}.",
             "hc_mult is the backbone's number of residual streams, hidden_size their width.",
             shape=list(hidden_states.shape),
         )
@@ -34,27 +34,27 @@ def ids_of_layer(hash_ids: Tensor, slot: int | None, positions: torch.Size) -> T
     """Return one layer's hash ids ``[B, T, C]``.
 
     Args:
-        hash_ids: That, or the ids of all layers ``[B, T, L, C]``.
-        slot: The layer's place on the L axis; None when it is not known.
+        hash_ids: Those ids, or the ids of all layers ``[B, T, L, C]``.
+        slot: The layer's index on the L axis; None if unknown.
         positions: B and T.
 
     Raises:
-        LayoutError: They are for other tokens, or of several layers and the layer's place is not
-            known or not among them.
+        LayoutError: They are for other tokens, or for several layers while the layer's index is
+            unknown or not among them.
     """
     if hash_ids.ndim == 4:
         if slot is None:
             raise LayoutError(
-                "Hash ids of several layers were given to a module that was built from a plain "
-                "list of primes: it does not know which layer it is.",
+                "Hash ids of several layers were given to a module built from a plain list of "
+                "primes, which has no layer index.",
                 "Build it from vocab_distributions[layer_id], or hash with layer_id=.",
                 shape=list(hash_ids.shape),
             )
         if hash_ids.shape[2] <= slot:
             raise LayoutError(
-                f"Hash ids are of {hash_ids.shape[2]} layers; this one is number {slot + 1} among "
+                f"Hash ids are for {hash_ids.shape[2]} layers; this one is number {slot + 1} among "
                 "its tokenizer's.",
-                "Hash with the tokenizer that the module was built from.",
+                "Hash with the tokenizer from which the module was built.",
                 shape=list(hash_ids.shape),
                 slot=slot,
             )
@@ -76,12 +76,12 @@ def as_mask(keep: Tensor, positions: torch.Size) -> Tensor:
 
 
 def for_projection(memory: Tensor, projection: nn.Module, dtype: torch.dtype) -> Tensor:
-    """Return what was looked up ``[..., E]`` in the dtype that a projection takes.
+    """Cast the memory ``[..., E]`` to the dtype that a projection takes.
 
     Args:
-        memory: What was looked up, of the table's dtype.
-        projection: A linear module, or one that was put in its place (quantised, with LoRA).
-        dtype: Of the other weights. Quantised projections take it.
+        memory: The memory, of the table's dtype.
+        projection: A linear module, or a replacement of it (quantised, with LoRA).
+        dtype: dtype of the other weights, which quantised projections take.
     """
     weight = getattr(projection, "weight", None)
     if isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1:
@@ -91,7 +91,7 @@ def for_projection(memory: Tensor, projection: nn.Module, dtype: torch.dtype) ->
 
 def _other_tokens(name: str, tensor: Tensor, positions: torch.Size) -> LayoutError:
     return LayoutError(
-        f"{name} is {list(tensor.shape)}; the hidden states are of {positions[0]} sequences of "
+        f"{name} is {list(tensor.shape)}; the hidden states are {positions[0]} sequences of "
         f"{positions[1]} tokens.",
         f"Give {name} for the same tokens.",
         shape=list(tensor.shape),

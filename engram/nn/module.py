@@ -1,4 +1,4 @@
-"""`EngramModule`: the module of one layer, whatever the layout.
+"""`EngramModule`: the module of one layer, for every layout.
 
 Shapes: B sequences, T tokens, M streams, D hidden size, C columns, L layers with a memory, E memory
 width, W tokens of the convolution's window, P = M * D channels.
@@ -29,7 +29,7 @@ Init = Literal["identity", "paper"]
 
 
 class GatedTokens(NamedTuple):
-    """Tokens of the past, from which a convolution's window is computed again.
+    """Tokens of the past from which a convolution's window is recomputed.
 
     Attributes:
         hash_ids: Their hash ids ``[B, <= W, C]`` or ``[B, <= W, L, C]``.
@@ -41,38 +41,38 @@ class GatedTokens(NamedTuple):
 
 
 class EngramModule(nn.Module):
-    """The memory of one layer: looks rows up, gates them by the hidden state, smooths them in time.
+    """The memory of one layer: looks up rows, gates them by the hidden state, convolves over time.
 
     ``EngramModule(config, primes)`` builds the variant of the config's layout; each variant is a
-    subclass that states its layout: ``class DemoModule(EngramModule, layout="demo")``.
+    subclass with a layout: ``class DemoModule(EngramModule, layout="demo")``.
 
-    Nothing of a sequence is kept in the module: decoding passes the convolution's window in and
-    gets the next one back.
+    The module keeps no state of a sequence: decoding passes the convolution's window in and gets
+    the next one back.
 
     Args:
         config: The memory.
         layer_vocab_sizes: Primes of the layer, ``[order][head]``: an entry of
-            ``EngramTokenizer.vocab_distributions``, which also knows the layer's place in 4-D ids,
+            ``EngramTokenizer.vocab_distributions``, which also knows the layer's index in 4-D ids,
             or a plain list.
-        init: How weights start, see `reset_parameters`. The default is for models that are trained
-            from scratch; ``identity`` leaves a trained backbone as it is until trained further.
+        init: Initialisation, see `reset_parameters`. The default is for models trained from
+            scratch; ``identity`` leaves a trained backbone unchanged until training continues.
         sparse: Whether the table's gradients are sparse, see `MultiHeadEmbedding`.
-        table: A table on disk, used instead of making one in memory. It cannot learn, and neither
-            can quantised ones (fp8, int8): see `FrozenTable.refuse_gradients`.
-        device: Where the module is built.
-        dtype: Of all weights; the table's own is the config's `table_dtype`, where it states one.
+        table: A table on disk, to use instead of making one in memory. It cannot be trained, and
+            neither can quantised ones (fp8, int8): see `FrozenTable.refuse_gradients`.
+        device: Device to build the module on.
+        dtype: dtype of all weights; the table has the config's `table_dtype` if that is set.
 
     Attributes:
-        config: As given.
+        config: The memory.
         layout: The family's rules.
         layer_id: The layer (0-based), None when built from a plain list.
-        slot: The layer's place on the L axis of 4-D ids, None when built from a plain list.
+        slot: The layer's index on the L axis of 4-D ids, None when built from a plain list.
         multi_head_embedding: The table.
 
     Raises:
-        LayoutError: The layout has no module yet, or the primes are not those of the config's
-            orders and heads.
-        MismatchError: The table that is given has another shape.
+        LayoutError: The layout has no module yet, or the primes do not match the config's orders
+            and heads.
+        MismatchError: The given table has another shape.
     """
 
     variants: ClassVar[dict[str, type[EngramModule]]] = {}
@@ -83,12 +83,12 @@ class EngramModule(nn.Module):
             EngramModule.variants[layout] = cls
 
     def __new__(cls, config: EngramConfig | None = None, *args: Any, **kwargs: Any) -> EngramModule:
-        """Make an instance of the config's variant; without a config (copying) of `cls` itself."""
+        """Make an instance of the config's variant, or of `cls` when copying (no config)."""
         if cls is EngramModule and config is not None:
             module = get_layout(config.layout).module or config.layout
             if module not in cls.variants:
                 raise LayoutError(
-                    f"The module of layout {config.layout} is not built yet.",
+                    f"Layout {config.layout} has no module yet.",
                     f"Modules exist for {', '.join(cls.variants)}.",
                     layout=config.layout,
                 )
@@ -110,7 +110,7 @@ class EngramModule(nn.Module):
         shape = [len(primes) for primes in layer_vocab_sizes]
         if shape != [config.n_head_per_ngram] * len(config.orders):
             raise LayoutError(
-                f"The primes are {shape} heads per order; the config has {len(config.orders)} "
+                f"The primes are for {shape} heads per order; the config has {len(config.orders)} "
                 f"orders of {config.n_head_per_ngram} heads.",
                 "Take them from the vocab_distributions of a tokenizer made with this config.",
                 heads=shape,
@@ -145,21 +145,22 @@ class EngramModule(nn.Module):
 
     @property
     def window_tokens(self) -> int:
-        """Tokens W of the past that the convolution sees; 0 when it sees none."""
+        """Past tokens W that the convolution sees; 0 without a convolution."""
         return max(0, self.config.kernel_size - 1) * self.config.max_ngram_size
 
     @property
     def in_use(self) -> EngramModule:
-        """This module. A wrapper with several copies (PEFT's) hands this on to the active one."""
+        """This module; wrappers with several copies (PEFT's) forward this to the active one."""
         return self
 
     def reset_parameters(self, init: Init = "paper") -> None:
         """Initialise every weight, and restore the constants.
 
         Args:
-            init: ``paper``: the convolution zero (arXiv 2601.07372), the rest as in the reference
-                demo: table N(0, 1), projections torch's default, norms one. ``identity``: the value
-                projection zero as well, so that the module adds exactly nothing until trained.
+            init: ``paper``: the convolution is zero (arXiv 2601.07372), the rest as in the
+                reference demo: table N(0, 1), projections torch's default, norms one. ``identity``:
+                the value projection is zero as well, so that the module adds exactly nothing until
+                trained.
         """
         self.multi_head_embedding.reset_parameters()
         self._reset_dense(init)
@@ -175,33 +176,35 @@ class EngramModule(nn.Module):
         residual: bool = False,
         return_past: bool = False,
     ) -> Any:
-        """Read the memory, as the layout's reference module does.
+        """Read the memory, like the layout's reference module.
 
         Args:
             hidden_states: The layer's input ``[B, T, M, D]``, or ``[B, T, D]`` for one stream.
             hash_ids: Hash ids without offsets ``[B, T, C]``, or of all layers ``[B, T, L, C]``.
-            keep: False at masked positions ``[B, T]``; they get nothing and give nothing to others.
-            window: The `ConvPast.window` of the tokens before ``[B, <= W, P]``, or what it is
-                computed from again; None at the start of a text.
-            since: Tokens since each token's document started ``[B, T]``, where rows hold several
-                documents; None where a row is one.
-            residual: Include the hidden states in every layout, see `add`.
-            return_past: Return what decoding has to remember, too.
+            keep: False at masked positions ``[B, T]``; they get nothing and contribute nothing.
+            window: The `ConvPast.window` of the preceding tokens ``[B, <= W, P]``, or the tokens to
+                recompute it from; None at the start of a text.
+            since: Tokens since each token's document started ``[B, T]``, if rows hold several
+                documents; None if each row is one document.
+            residual: Whether to include the hidden states in every layout, see `add`.
+            return_past: Whether to return the past that decoding has to keep, too.
 
         Returns:
-            The memory's contribution, of the shape and dtype of `hidden_states`; the hidden states
-            included with `residual`, and where ``layout.residual_included``. With
+            The memory's contribution, of the shape and dtype of `hidden_states`; with `residual`,
+            and in layouts with ``residual_included``, the hidden states are included. With
             `return_past` a pair of that and a `ConvPast`, or None in layouts without a convolution.
 
         Raises:
-            LayoutError: Shapes do not fit the config, ids are out of range, 4-D ids meet a module
-                that does not know its place, or a table that cannot learn is to be trained.
+            LayoutError: Shapes do not fit the config, ids are out of range, 4-D ids are given to a
+                module without a layer index, or a frozen table is to be trained.
         """
         streams = as_streams(hidden_states, self.config.hc_mult, self.config.hidden_size)
         positions = streams.shape[:2]
         if keep is not None:
             keep = as_mask(keep, positions)
-        if isinstance(window, tuple):  # hooks of other libraries keep a tuple, not its class
+        if isinstance(
+            window, tuple
+        ):  # hooks of other libraries turn the named tuple into a plain one
             ids_before, gates = window
             before = self._look_up(ids_before, gates.shape[:2])
             window = self._conv_inputs(before, gates)
@@ -226,35 +229,35 @@ class EngramModule(nn.Module):
         Raises:
             LayoutError: See `forward`.
         """
-        # A call of the module, not of its method: weights that are offloaded or sharded are
-        # brought by the module's hooks.
+        # Calls the module, not its method: its hooks fetch weights that are offloaded or
+        # sharded.
         return self(hidden_states, hash_ids, residual=True, **options)
 
     @property
     def frozen_table(self) -> FrozenTable | None:
-        """The table, when it cannot learn: on disk, or quantised."""
+        """The table if it is frozen (on disk or quantised), else None."""
         table: FrozenTable | None = self._table_of(FrozenTable)
         return table
 
     @property
     def table_on_disk(self) -> DiskEmbedding | None:
-        """The table, when it is read from disk."""
+        """The table if it is read from disk, else None."""
         table: DiskEmbedding | None = self._table_of(DiskEmbedding)
         return table
 
     def _table_of(self, kind: type[Any]) -> Any:
-        """Return the table if it is of a kind, whatever wraps it; else None."""
+        """Return the table, without wrappers, if it is of a class; else None."""
         inside = self.multi_head_embedding.embedding.modules()
         return next((module for module in inside if isinstance(module, kind)), None)
 
     def wanted_rows(self, hash_ids: Tensor) -> list[tuple[DiskEmbedding, Tensor]]:
-        """Return what `prefetch` takes to have this module's rows read ahead.
+        """Return the argument of `prefetch` that has this module's rows read ahead.
 
         Args:
             hash_ids: Hash ids of all layers without offsets ``[B, T, L, C]``.
 
         Returns:
-            The table with its row ids; nothing when the table is in memory.
+            The table with its row ids; empty if the table is in memory.
         """
         table = self.table_on_disk
         if table is None:
@@ -284,7 +287,7 @@ class EngramModule(nn.Module):
         raise NotImplementedError
 
     def _look_up(self, hash_ids: Tensor, positions: torch.Size) -> Tensor:
-        """Return what hash ids ``[B, T, C]`` or ``[B, T, L, C]`` point to ``[B, T, E]``."""
+        """Look up the memory ``[B, T, E]`` of hash ids ``[B, T, C]`` or ``[B, T, L, C]``."""
         memory: Tensor = self.multi_head_embedding(ids_of_layer(hash_ids, self.slot, positions))
         table = self.frozen_table
         if table is not None and torch.is_grad_enabled() and self._learns():
@@ -303,13 +306,13 @@ class EngramModule(nn.Module):
 
         Args:
             streams: Hidden states ``[B, T, M, D]``.
-            memory: What was looked up ``[B, T, E]``, of the table's dtype.
+            memory: The memory ``[B, T, E]``, of the table's dtype.
             keep: Bool ``[B, T]`` or None.
-            window: The convolution's inputs before ``[B, <= W, P]`` or None.
+            window: The convolution's earlier inputs ``[B, <= W, P]`` or None.
             since: See `forward`.
 
         Returns:
-            The result ``[B, T, M, D]``, and what is to be remembered.
+            The result ``[B, T, M, D]``, and the past for later tokens.
         """
         raise NotImplementedError
 
@@ -317,16 +320,16 @@ class EngramModule(nn.Module):
         """Compute the convolution's inputs ``[B, T, P]`` again, in layouts that have one.
 
         Args:
-            memory: What was looked up ``[B, T, E]``.
-            gates: As `_read` returned them ``[B, T, M]``.
+            memory: The memory ``[B, T, E]``.
+            gates: The gates that `_read` returned ``[B, T, M]``.
         """
         raise NotImplementedError
 
 
 def memory_in(module: nn.Module) -> EngramModule:
-    """Return the memory in a module: itself, or the one in use inside of what wraps it.
+    """Return the memory in a module: the module itself, or the active one inside a wrapper.
 
-    Read it by calling the wrapper; this is for what a call does not return.
+    To read the memory, call the wrapper; this gives access to attributes.
     """
     found = getattr(module, "in_use", None)
     if found is None:
@@ -340,7 +343,7 @@ def _quantised_table(
     stored = str(config.table_dtype)
     if config.offload_cache_lines:
         raise LayoutError(
-            f"Rows of a {stored} table are not cached beside the module.",
+            f"offload_cache_lines must be 0 for tables stored in {stored}.",
             "Set offload_cache_lines to 0.",
             offload_cache_lines=config.offload_cache_lines,
         )

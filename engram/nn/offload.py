@@ -13,23 +13,23 @@ from engram.nn.compat import address_of, version_of
 
 
 class OffloadEmbedding(nn.Embedding):
-    """An embedding whose table does not follow the module to an accelerator.
+    """An embedding whose table stays on the host when the module moves to an accelerator.
 
     A look-up removes duplicate ids, gathers the rows on the host into pinned memory and copies them
     to the device of the ids at once. The table is trained like any other: gradients are moved to
     the host, sparse ones if `sparse` is set.
 
-    Without gradients, look-ups may go through a cache of rows on the device. Any row can be in one
-    line only; the newest stays. The answer never depends on the cache: it is dropped when the
-    table changes, or when a look-up with gradients says that it is about to.
+    Without gradients, look-ups may go through a cache of rows on the device. Each row has one line
+    where it can be cached; the newest row stays. Results never depend on the cache: it is dropped
+    when the table changes, or when a look-up with gradients shows that it is about to change.
 
     Args:
         num_embeddings: Rows of the table.
         embedding_dim: Width of a row.
         cache_lines: Rows cached on the device for inference; 0 for none.
         sparse: Whether the table's gradients are sparse.
-        device: The meta device, or ignored: the table is on the host.
-        dtype: Of the table.
+        device: The meta device; others are ignored, since the table is on the host.
+        dtype: dtype of the table.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class OffloadEmbedding(nn.Embedding):
         return F.embedding(inverse, rows)
 
     def _through_cache(self, distinct: Tensor) -> Tensor:
-        """Look up distinct ids ``[n]``, and remember what was not in the cache."""
+        """Look up distinct ids ``[n]``, and add missing rows to the cache."""
         self._open_cache(distinct.device)
         lines = distinct % self.cache_lines
         missed = self._cached_ids[lines] != distinct
         missing, free = distinct[missed], lines[missed]
         fetched = _gather(self.weight, missing)
-        # The answer is complete before any line is given to another row.
+        # The result is complete before any line is given to another row.
         rows = self._cached_rows[lines]
         rows[missed] = fetched
-        # Of several new rows for one line, whichever was written owns it: only that is stored.
+        # Of several new rows for one line, only the one that was written last is stored.
         self._cached_ids[free] = missing
         owns = self._cached_ids[free] == missing
         self._cached_rows[free[owns]] = fetched[owns]
@@ -93,7 +93,7 @@ class OffloadEmbedding(nn.Embedding):
         key = (device, weight.dtype, address_of(weight), version_of(weight))
         if key == self._cache_key:
             return
-        # Inference tensors could not be written to outside inference mode later.
+        # Tensors made in inference mode could not be written to later, outside of it.
         with torch.inference_mode(False):
             shape = (self.cache_lines, self.embedding_dim)
             self._cached_ids = torch.full(shape[:1], -1, dtype=torch.int64, device=device)
@@ -103,7 +103,7 @@ class OffloadEmbedding(nn.Embedding):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OffloadEmbedding:
         """Follow changes of dtype, and moves between host and meta, but not to an accelerator."""
         self.clear_cache()
-        # `fn` is tried on nothing first: the table may not fit where it would go.
+        # `fn` is tried on an empty tensor first: the table may not fit on the target device.
         probe = fn(torch.empty(0, dtype=self.weight.dtype, device=self.weight.device))
         if probe.device.type in ("cpu", "meta"):
             return cast(OffloadEmbedding, super()._apply(fn, recurse))
@@ -128,11 +128,11 @@ class _HostRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Return the table's gradient, which is zero but for the rows that were read."""
+        """Return the table's gradient, which is zero except for the rows that were read."""
         (distinct,) = ctx.saved_tensors
         ids, grad = distinct.to(ctx.home), grad.to(ctx.home)
         if ctx.sparse:
-            # Distinct ids in ascending order: nothing is left to check or to sum.
+            # The ids are distinct and ascending: the tensor is already coalesced.
             table = torch.sparse_coo_tensor(
                 ids[None], grad, ctx.shape, check_invariants=False, is_coalesced=True
             )
@@ -146,7 +146,7 @@ def _gather(table: Tensor, ids: Tensor) -> Tensor:
     host_ids = ids.to(table.device)
     if ids.device.type != "cuda" or table.device.type != "cpu":
         return table.index_select(0, host_ids).to(ids.device)
-    # Copies from pinned memory do not wait for the device.
+    # Copies from pinned memory are asynchronous.
     pinned = torch.empty((len(ids), table.shape[1]), dtype=table.dtype, pin_memory=True)
     torch.index_select(table.detach(), 0, host_ids, out=pinned)
     return pinned.to(ids.device, non_blocking=True)

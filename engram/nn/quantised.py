@@ -1,4 +1,4 @@
-"""Stored low-precision values and floats: fp8 (e4m3, with e8m0 scales) and int8, both ways.
+"""Quantised formats of stored rows: fp8 (e4m3 with e8m0 scales) and int8, to and from floats.
 
 Shapes: R rows, width columns.
 """
@@ -25,8 +25,8 @@ _INT8_MAX = 127
 def quantise_fp8(values: Tensor) -> tuple[Tensor, Tensor]:
     """Round rows to e4m3 with one power-of-two scale per 32 columns (DeepSeek-V4.1's tables).
 
-    The scale is the smallest power of two that brings the block's largest value, taken as 1e-4 at
-    least, to 448 or below. A value x of a block whose largest is a comes back within
+    The scale is the smallest power of two that scales the block's largest value (at least 1e-4) to
+    448 or below. The error of a value x in a block with the largest value a is at most
     max(|x| / 16, max(a, 1e-4) / 229,376): four significant bits, and below 2^-6 of a scale (which
     is less than a / 224) steps of 2^-9 of it.
 
@@ -41,7 +41,7 @@ def quantise_fp8(values: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(values.float(), (0, blocks * FP8_SCALE_BLOCK - width))
     padded = padded.view(rows, blocks, FP8_SCALE_BLOCK)
     largest = padded.abs().amax(dim=-1, keepdim=True).clamp_min(_FP8_FLOOR)
-    # Not by logarithms, which round: frexp splits exactly.
+    # frexp splits exactly, while logarithms would round.
     mantissa, exponent = torch.frexp(largest)
     exponent = exponent - _FP8_EXPONENT + (mantissa > _FP8_MANTISSA).int()
     codes = torch.ldexp(padded, -exponent).to(torch.float8_e4m3fn).view(rows, -1)[:, :width]
@@ -50,9 +50,10 @@ def quantise_fp8(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantise_int8(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Round rows to 127 steps of a scale of their own to either side of zero.
+    """Round rows to int8: 127 steps of the row's own scale on either side of zero.
 
-    A value of a row whose largest is a comes back within a / 254, and rounding to float32.
+    The error of a value in a row with the largest value a is at most a / 254, plus rounding to
+    float32.
 
     Args:
         values: Finite floats ``[R, width]``; those beyond float32 are rounded to it first.
@@ -62,7 +63,7 @@ def quantise_int8(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = values.float()
     scales = values.abs().amax(dim=1, keepdim=True) / _INT8_MAX
-    # A row of zeros has scale 0, as has one too small for float32.
+    # A row of zeros, or of values too small for float32, has scale 0.
     steps = (values / scales).nan_to_num(0.0).round_().clamp_(-_INT8_MAX, _INT8_MAX)
     return steps.to(torch.int8), scales
 
@@ -75,7 +76,7 @@ def dequantise_int8(
     Args:
         codes: Values as int8 ``[R, width]``.
         scales: float32 ``[R, 1]``.
-        dtype: Of the result.
+        dtype: dtype of the result.
 
     Returns:
         Values ``[R, width]``.
@@ -92,28 +93,28 @@ def dequantise_fp8(
 ) -> Tensor:
     """Multiply fp8 values by the scale of their block of 32 columns (DeepSeek-V4.1's tables).
 
-    The product is made in float32 and rounded once; in bfloat16 it is exact, since a value has
+    The product is computed in float32 and rounded once; in bfloat16 it is exact, since a value has
     four significant bits and a scale is a power of two.
 
     Args:
         codes: Values as e4m3 ``[R, width]``.
-        scales: One e8m0 per block ``[ceil(R / rows_per_scale), ceil(width / 32)]``; uint8 is read
-            as its bits: byte b means 2^(b - 127), 255 NaN.
+        scales: One e8m0 per block ``[ceil(R / rows_per_scale), ceil(width / 32)]``; uint8 is taken
+            as its bits: byte b means 2^(b - 127), 255 means NaN.
         rows_per_scale: Rows of a block: 1 in tables, 32 in the fused projection.
-        dtype: Of the result.
+        dtype: dtype of the result.
 
     Returns:
         Values ``[R, width]``.
 
     Raises:
-        MismatchError: The scales are those of another shape.
+        MismatchError: The scales have another shape.
     """
     rows, width = codes.shape
     expected = (-(-rows // rows_per_scale), -(-width // FP8_SCALE_BLOCK))
     if scales.shape != expected:
         raise MismatchError(
-            f"The scales are {list(scales.shape)}; values of {[rows, width]} need "
-            f"{list(expected)}: one per {rows_per_scale} x {FP8_SCALE_BLOCK} block.",
+            f"The scales of values {[rows, width]} must be {list(expected)}, one per "
+            f"{rows_per_scale} x {FP8_SCALE_BLOCK} block, got {list(scales.shape)}.",
             "Take values and scales from the same checkpoint.",
             scales=list(scales.shape),
             expected=list(expected),
@@ -127,13 +128,13 @@ def dequantise_fp8(
 
 @dataclass(frozen=True)
 class Format:
-    """A way to store rows in eight bits a value.
+    """A format that stores rows in eight bits per value.
 
     Attributes:
         codes: dtype of the values as stored.
         scales: dtype of their scales.
-        quantise: Makes codes and scales of floats.
-        dequantise: Makes floats of codes and scales; takes the `dtype` of the result.
+        quantise: Turns floats into codes and scales.
+        dequantise: Turns codes and scales into floats; takes the `dtype` of the result.
     """
 
     codes: torch.dtype

@@ -1,4 +1,4 @@
-"""`QuantisedDiskEmbedding`: a table of fp8 or int8 rows that stays in its file, scales beside it.
+"""`QuantisedDiskEmbedding`: a table of fp8 or int8 rows that stays in its file, with its scales.
 
 Shapes: n row ids, E width of a row.
 """
@@ -19,20 +19,20 @@ from engram.storage.row_file import RowFile
 
 
 class QuantisedDiskEmbedding(DiskEmbedding):
-    """An embedding whose quantised rows are read from a file, and only then become floats.
+    """An embedding whose quantised rows are read from a file and dequantised when looked up.
 
     Args:
         path: The file.
-        start_byte: Where the values start in it.
+        start_byte: Byte of the file at which the values start.
         num_embeddings: Rows of the table.
         embedding_dim: Width E of a row.
         table_dtype: ``fp8`` or ``int8``, see `engram.nn.quantised`.
         scale_path: The file with the scales, which may be the same.
-        scale_start_byte: Where they start in it.
+        scale_start_byte: Byte of that file at which they start.
         cache_rows: See `DiskEmbedding`.
 
     Raises:
-        LayoutError: `table_dtype` is neither.
+        LayoutError: `table_dtype` is unknown.
     """
 
     stored_dtypes = tuple(form.codes for form in FORMATS.values())
@@ -51,8 +51,8 @@ class QuantisedDiskEmbedding(DiskEmbedding):
     ) -> None:
         if table_dtype not in FORMATS:
             raise LayoutError(
-                f"{table_dtype} is no format of quantised rows.",
-                f"One of {', '.join(FORMATS)}.",
+                f"table_dtype must be one of {', '.join(FORMATS)}, got {table_dtype!r}.",
+                "Use another class for tables that are not quantised.",
                 table_dtype=table_dtype,
             )
         form = FORMATS[table_dtype]
@@ -66,12 +66,12 @@ class QuantisedDiskEmbedding(DiskEmbedding):
 
     @property
     def sources(self) -> tuple[RowFile | RowCache, ...]:
-        """Where a row is read from: its values, and its scales."""
+        """The row files that a row is read from: values and scales."""
         return self.source, self.scale_source
 
     @property
     def stored(self) -> dict[str, tuple[RowFile, torch.dtype]]:
-        """What the table consists of, by the names of its tensors."""
+        """The row files of the table, by the names of its tensors."""
         source = self.scale_source
         file = source.file if isinstance(source, RowCache) else source
         return {**super().stored, "scale": (file, FORMATS[self.table_dtype].scales)}

@@ -1,4 +1,4 @@
-"""`QuantisedEmbedding`: a table of fp8 or int8 rows, of which only those read become floats.
+"""`QuantisedEmbedding`: a table of fp8 or int8 rows that are dequantised when looked up.
 
 Shapes: n row ids, E width of a row.
 """
@@ -19,9 +19,9 @@ from engram.storage.dtypes import scales_per_row
 
 
 class QuantisedEmbedding(FrozenTable):
-    """An embedding for inference whose rows are stored in eight bits a value, with scales.
+    """An embedding for inference whose rows are stored in eight bits per value, with scales.
 
-    Rows come out in the dtype that `to()` asked for last, float32 at first; what is stored is never
+    Look-ups return the dtype last set by `to()`, initially float32; the stored values are never
     cast. Both tensors are buffers, ``weight`` and ``scale``, as DeepSeek-V4.1 stores its tables.
 
     A new table is zero: quantised tables are loaded, not trained.
@@ -30,11 +30,11 @@ class QuantisedEmbedding(FrozenTable):
         num_embeddings: Rows of the table.
         embedding_dim: Width E of a row.
         table_dtype: ``fp8`` or ``int8``, see `engram.nn.quantised`.
-        offload: Keep the table in host memory wherever the rest of the module goes.
-        device: Where the table is.
+        offload: Whether the table stays in host memory when the rest of the module moves.
+        device: Device of the table.
 
     Raises:
-        LayoutError: `table_dtype` is neither.
+        LayoutError: `table_dtype` is unknown.
     """
 
     weight: Tensor
@@ -52,8 +52,8 @@ class QuantisedEmbedding(FrozenTable):
         super().__init__()
         if table_dtype not in FORMATS:
             raise LayoutError(
-                f"{table_dtype} is no format of quantised rows.",
-                f"One of {', '.join(FORMATS)}.",
+                f"table_dtype must be one of {', '.join(FORMATS)}, got {table_dtype!r}.",
+                "Use another class for tables that are not quantised.",
                 table_dtype=table_dtype,
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
@@ -63,7 +63,7 @@ class QuantisedEmbedding(FrozenTable):
         shape, scales = (num_embeddings, embedding_dim), scales_per_row(embedding_dim, table_dtype)
         weight = torch.empty(shape, dtype=self._format.codes, device=home)
         scale = torch.empty((num_embeddings, scales), dtype=self._format.scales, device=home)
-        # No parameters: optimisers, gradient clipping and casts must leave them alone.
+        # Not parameters: optimisers, gradient clipping and casts must not touch them.
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.register_load_state_dict_pre_hook(_check_stored)
@@ -92,16 +92,16 @@ class QuantisedEmbedding(FrozenTable):
         """
         if input.device == self.weight.device:
             return self._rows(input.reshape(-1), input.device).view(*input.shape, -1)
-        # Copies to a device are what takes time: one of each row.
+        # Copies to a device take most of the time, so each distinct row is copied once.
         distinct, inverse = torch.unique(input, return_inverse=True)
         return F.embedding(inverse, self._rows(distinct, input.device))
 
     def describe(self) -> str:
-        """Say which table this is, as the subject of a sentence."""
+        """Return the start of a sentence that identifies this table."""
         return f"The table is stored in {self.table_dtype}, for inference,"
 
     def way_out(self) -> str:
-        """Say how to get a table that can learn."""
+        """Return advice for getting a trainable table."""
         return "Convert the checkpoint to train it: engram convert FOLDER -o OUT --dtype bfloat16"
 
     def extra_repr(self) -> str:
@@ -109,20 +109,20 @@ class QuantisedEmbedding(FrozenTable):
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.table_dtype}"
 
     def _rows(self, ids: Tensor, device: torch.device) -> Tensor:
-        """Gather rows ``[n]``, bring them to a device and make floats of them ``[n, E]``."""
+        """Gather rows ``[n]``, copy them to a device and dequantise them ``[n, E]``."""
         ids = ids.to(self.weight.device)
         codes, scales = (_gather(table, ids).to(device) for table in (self.weight, self.scale))
         return self._format.dequantise(codes, scales, dtype=self.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantisedEmbedding:
-        """Follow moves between devices; of a cast only the dtype of what comes out is taken."""
+        """Follow moves between devices; a cast changes only the dtype that look-ups return."""
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.weight.device))
         self.dtype = probe.dtype
         stays = self.offload and probe.device.type not in ("cpu", "meta")
 
         def move(tensor: Tensor) -> Tensor:
             if not stays:
-                # Integers are not cast.
+                # torch does not cast integers.
                 return fn(tensor.view(torch.uint8)).view(tensor.dtype)
             return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor.cpu()
 
@@ -130,18 +130,18 @@ class QuantisedEmbedding(FrozenTable):
 
 
 def _gather(table: Tensor, ids: Tensor) -> Tensor:
-    """Take rows by their bytes: not every operation knows eight-bit floats."""
+    """Select rows as bytes, since not every operation supports eight-bit floats."""
     return F.embedding(ids, table.view(torch.uint8)).view(table.dtype)
 
 
 def _check_stored(table: QuantisedEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Refuse, before loading, values that are not stored as this table stores them."""
+    """Raise an error, before loading, for values in another storage format."""
     for name, mine in (("weight", table.weight), ("scale", table.scale)):
         stored = state.get(prefix + name)
         if stored is None or stored.dtype == mine.dtype:
             continue
         if stored.dtype == torch.uint8 and mine.dtype == torch.float8_e8m0fnu:
-            state[prefix + name] = stored.view(mine.dtype)  # the same bytes, as some files say it
+            state[prefix + name] = stored.view(mine.dtype)  # same bytes, other dtype in the file
             continue
         raise MismatchError(
             f"{prefix}{name} is {stored.dtype}; a table of {table.table_dtype} rows needs "

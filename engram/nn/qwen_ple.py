@@ -28,7 +28,7 @@ class GroupedNorm(nn.Module):
     Args:
         streams: Streams M.
         hidden_size: Channels D of a stream.
-        eps: Added to the mean square.
+        eps: Epsilon added to the mean square.
         factory: `device` and `dtype` of the weight.
     """
 
@@ -48,11 +48,11 @@ class GroupedNorm(nn.Module):
 class QwenPleModule(EngramModule, layout="qwen_ple"):
     """The per-layer n-gram embedding of Qwen3.8-Flash-Next (transformers' `Qwen4ExpTextPLELayer`).
 
-    As the demo's module, without biases and with norms that start at 1 + 0. State dicts with
-    transformers' names load as they are, the table in shards or whole; the constants in them are
-    compared with this module's.
+    Like the demo's module, without biases and with norms that start at 1 + 0. State dicts with
+    transformers' names load directly, the table in shards or whole; the constants in them are
+    compared with those of this module.
 
-    What lies between the projections and the result is computed in float32 or better.
+    Everything between the projections and the result is computed in float32 or better.
     """
 
     def _build(self, factory: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""`RowCache`: the rows of a file that are read again and again, kept in memory.
+"""`RowCache`: keeps the rows of a file that are read repeatedly in memory.
 
-The page cache keeps whole pages, most of which are rows that nobody asked for. Of a table larger
-than memory this keeps single rows instead.
+The page cache keeps whole pages, and most of their rows are not needed. This cache keeps single
+rows, for tables larger than memory.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy.typing as npt
 from engram.storage.row_file import Ids, RowFile, Rows
 
 _WAYS = 8
-# A new row makes room as if it had last been read this many cache fills ago, so that rows that are
-# read once (most are) do not push out those that are read again.
+# A new row enters as if it had last been read this many cache fills ago, so that rows that are read
+# once (most of them) do not evict those that are read again.
 _NEW_ROW_AGE_FILLS = 4
 
 
 class RowCache:
     """A set-associative cache in front of a `RowFile`.
 
-    A row may lie in any of the 8 lines of its set; the line whose row was read longest ago makes
-    room. What is read never depends on what is cached. Threads share the cache, a copy is the same
-    object; a forked or unpickled one starts empty.
+    A row may be in any of the 8 lines of its set; the least recently read row is evicted. Results
+    never depend on the cache. Threads share the cache, and a copy is the same object; a forked or
+    unpickled cache starts empty.
 
     Args:
         file: The rows.
-        lines: Rows to keep, rounded down to whole sets.
+        lines: Number of rows to keep, rounded down to whole sets.
     """
 
     def __init__(self, file: RowFile, lines: int) -> None:
@@ -65,7 +65,7 @@ class RowCache:
         np.take(rows, inverse, axis=0, out=out, mode="clip")
 
     def ask(self, ids: Ids) -> None:
-        """Let the kernel start to read what is not cached. See `RowFile.ask`."""
+        """Have the kernel start reading rows that are not cached. See `RowFile.ask`."""
         if os.getpid() != self._process:
             self._clear()
         with self._lock:
@@ -73,14 +73,14 @@ class RowCache:
         self.file.ask(ids[~found])
 
     def _find(self, ids: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Return the line of each row, and whether it is there."""
+        """Return the line of each row, and whether the row is in it."""
         first = ids % self._sets * self._ways
         match = self._ids[first[:, None] + np.arange(self._ways)] == ids[:, None]
         return first + match.argmax(axis=1), match.any(axis=1)
 
     def _keep(self, ids: Ids, rows: Rows) -> None:
-        """Put distinct rows into lines, as many as a set has of one set at most."""
-        # Another thread may have read the same rows.
+        """Put distinct rows into lines, at most as many of one set as it has lines."""
+        # Another thread may have added the same rows.
         new = ~self._find(ids)[1]
         ids, rows = ids[new], rows[new]
         sets = ids % self._sets
@@ -104,5 +104,5 @@ class RowCache:
         self._ids = np.full(used, -1, dtype=np.int64)
         self._rows = np.empty((used, self.row_bytes), dtype=np.uint8)
         self._last_read = np.full(used, np.iinfo(np.int64).min, dtype=np.int64)
-        # Counts rows that were not in the cache: the cache's own measure of time.
+        # The cache measures time in rows that were not in it.
         self._clock = 0

@@ -1,1 +1,1 @@
-"""How big a memory is, how big it should be, and where it fits: integers alone, no numpy."""
+"""Sizes of memories: parameter counts, budgets, placement and reads, in plain integers."""

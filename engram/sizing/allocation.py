@@ -1,4 +1,4 @@
-"""The allocation law: how a sparse parameter budget is split between experts and memory.
+"""The allocation law: splits a sparse parameter budget between experts and memory.
 
 P_sparse = P_tot - P_act; experts get rho of it and the memory the rest (arXiv 2601.07372, section
 3). P_tot leaves out the vocabulary embedding and head; tables count whole as inactive.
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from engram.errors import InputError, UsageError
 
-# The paper's optimum; `engram size` takes the lower end, which gives the memory more.
+# The paper's optimum; `engram size` uses the lower end, which gives the memory more.
 BEST_RHO = (Fraction(3, 4), Fraction(4, 5))
 
 
@@ -21,7 +21,7 @@ class Split:
     """A split of the sparse parameters.
 
     Attributes:
-        rho: Part of the sparse parameters that experts keep.
+        rho: Share of the sparse parameters that experts keep.
         moe_params: Inactive parameters of experts.
         engram_params: Parameters of tables.
     """
@@ -37,7 +37,7 @@ class Known:
 
     Attributes:
         what: The experiment.
-        result: What it says.
+        result: Its result.
         kind: printed in the paper, exact (recomputed from printed counts), or read off a plot.
     """
 
@@ -81,11 +81,11 @@ KNOWN = (
 
 
 def rho_from_experts(kept: int, baseline: int, active: int) -> Fraction:
-    """Rho of a model whose memory was paid for with routed experts.
+    """Return rho of a model that replaces routed experts by a memory.
 
     Args:
         kept: Routed experts that are left.
-        baseline: Routed experts of the pure mixture.
+        baseline: Routed experts of the model without memory.
         active: Routed experts that a token uses in both.
 
     Returns:
@@ -96,7 +96,7 @@ def rho_from_experts(kept: int, baseline: int, active: int) -> Fraction:
     """
     if not 0 <= active <= kept <= baseline or active == baseline:
         raise InputError(
-            f"{kept} experts kept of {baseline} with {active} active: kept must lie between active "
+            f"{kept} experts kept of {baseline} with {active} active: kept must be between active "
             "and baseline.",
             "Count routed experts, without shared ones.",
             kept=kept,
@@ -227,13 +227,13 @@ def split_params(total_params: int, active_params: int, rho: Fraction | float | 
     Args:
         total_params: P_tot: trainable parameters without vocabulary embedding and head.
         active_params: P_act: those that one token uses.
-        rho: Part of the sparse parameters that experts keep, 0 to 1.
+        rho: Share of the sparse parameters that experts keep, 0 to 1.
 
     Returns:
         Whole parameters that add up to P_tot - P_act.
 
     Raises:
-        InputError: More active than total parameters, or rho outside of 0 to 1.
+        InputError: There are more active than total parameters, or rho is not in 0..1.
     """
     if not 0 < active_params < total_params:
         raise InputError(
@@ -249,7 +249,7 @@ def split_params(total_params: int, active_params: int, rho: Fraction | float | 
         part = Fraction(-1)
     if not 0 <= part <= 1:
         raise InputError(
-            f"rho {rho} is not between 0 and 1.", "The optimum is 0.75 to 0.80.", rho=str(rho)
+            f"rho must be between 0 and 1, got {rho}.", "The optimum is 0.75 to 0.80.", rho=str(rho)
         )
     sparse = total_params - active_params
     moe_params = round(part * sparse)

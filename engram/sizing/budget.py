@@ -1,4 +1,4 @@
-"""Table sizes from a budget: the largest k whose exact total fits, found on real primes.
+"""Table sizes from a budget: the largest k whose exact total, with real primes, fits.
 
 `k` is the number of table rows per n-gram ORDER as a multiple of the vocabulary; the rows are split
 over the order's heads. (The reference demo states rows per HEAD instead.)
@@ -24,12 +24,12 @@ from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
 SEED_SHARE = Fraction(1, 4)
-# Python would compute any exponent.
+# Limits exponents, which Python would compute at any size.
 _FRACTION = re.compile(r"[0-9./_+-]{1,40}(e[+-]?[0-9]{1,2})?%?", re.IGNORECASE)
 
 
 def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) -> int:
-    """Parameters of a memory that makes up a share of the whole after it is attached.
+    """Return the parameters of a memory that is a share of the whole after attaching.
 
     Args:
         model_params: Parameters of the base model.
@@ -45,7 +45,7 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
     part = _fraction(share)
     if part is None or not 0 < part < 1:
         raise InputError(
-            f"A share of {share} is not between 0 and 1: it is the memory's part of the whole.",
+            f"share must be between 0 and 1, the memory's part of the whole, got {share}.",
             "0.25 gives the memory a third of the model's parameters.",
             share=str(share),
         )
@@ -53,15 +53,15 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
 
 
 def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | None = None) -> int:
-    """Turn a budget in bytes into the parameters of the largest memory that fits it.
+    """Return the parameters of the largest memory that fits a budget in bytes.
 
-    Rows count with their scales in the dtype that `engram.config.table_dtype` decides on, dense
-    parts in `dense_dtype` of it.
+    Rows count with their scales in the dtype chosen by `engram.config.table_dtype`, dense parts in
+    the `dense_dtype` for it.
 
     Args:
         config: The memory's shape.
         budget_bytes: Bytes that tables and modules may take together.
-        base_dtype: Float dtype of the base, if one is known.
+        base_dtype: Float dtype of the base, if known.
     """
     dense, dtype = _dense_params(config), table_dtype(config, base_dtype).name
     itemsize = dtype_bytes(dense_dtype(dtype))
@@ -78,29 +78,29 @@ def size_memory(
     fill: str | float | None = None,
     base_dtype: str | None = None,
 ) -> Sizing:
-    """Size the tables so that the whole memory fits a budget.
+    """Choose the table size so that the whole memory fits a budget.
 
     Args:
-        config: The memory's shape; its table size is not looked at.
+        config: The memory's shape; its table size is ignored.
         budget_params: Parameters that tables and modules may have together.
-        fill: Instead of a whole k, take this fraction (0 to 1) of the rows that fill the budget.
-        base_dtype: Float dtype of the base, if one is known; for bytes in errors.
+        fill: Instead of a whole k, use this fraction (0 to 1) of the rows that fill the budget.
+        base_dtype: Float dtype of the base, if known; for bytes in errors.
 
     Raises:
-        DoesNotFitError: No whole k fits (with `fill`: no table at all); the details name the
-            smallest budget that would do.
-        InputError: A negative budget or an impossible fraction.
+        DoesNotFitError: No whole k fits (with `fill`: no table at all); the details contain the
+            smallest sufficient budget.
+        InputError: The budget is negative, or the fraction is not valid.
     """
     if budget_params < 0:
-        raise InputError(f"A budget of {budget_params} parameters is negative.")
+        raise InputError(f"The budget must be >= 0 parameters, got {budget_params}.")
     vocab_size, heads = config.engram_vocab_size, config.n_head_per_ngram
     fill_rows = _filling_rows(config, budget_params)
     k = fill_rows // vocab_size
     part = None if fill is None else _fraction(fill)
     if fill is not None and (part is None or not 0 < part <= 1):
         raise InputError(
-            f"A fraction of {fill} is not above 0 and at most 1.",
-            "1 takes all rows that fill the budget.",
+            f"fill must be above 0 and at most 1, got {fill}.",
+            "1 uses all rows that fill the budget.",
             fill=str(fill),
         )
     smallest = MIN_ROWS_PER_HEAD * heads
@@ -123,7 +123,7 @@ def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Si
     """Count a memory whose table size is given: the inverse of `size_memory`.
 
     Args:
-        config: The memory's shape; its table size is not looked at.
+        config: The memory's shape; its table size is ignored.
         rows_per_order: Rows per n-gram order, summed over its heads: one number, or one each.
     """
     if isinstance(rows_per_order, int):
@@ -137,7 +137,7 @@ def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Si
 
 
 def rows_of_k(config: EngramConfig, k: float) -> int:
-    """Rows per n-gram order that k times the vocabulary make.
+    """Return the rows per n-gram order for k times the vocabulary.
 
     Raises:
         InputError: k is not a positive number.
@@ -147,7 +147,7 @@ def rows_of_k(config: EngramConfig, k: float) -> int:
     rows = k * config.engram_vocab_size
     if rows >= MAX_ROW_ID:
         raise InputError(
-            f"k = {k:g} makes {rows:.3g} rows, which do not fit 62-bit row ids.",
+            f"k = {k:g} makes {rows:.3g} rows, too many for 62-bit row ids.",
             "Published memories have k from 40 to 1,000.",
             k=str(k),
         )
@@ -157,11 +157,11 @@ def rows_of_k(config: EngramConfig, k: float) -> int:
 def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
     """Compute k by the formula of engram_torch_unofficial's README.
 
-    It counts nominal rows, no biases and no norms, and answers at least 1 whether that fits or not.
+    It counts nominal rows, no biases and no norms, and is at least 1, even if that does not fit.
 
     Args:
         config: The memory's shape.
-        budget_params: Parameters of the memory; the README takes a third of the model's.
+        budget_params: Parameters of the memory; the README uses a third of the model's.
     """
     hidden, streams, orders = config.hidden_size, config.hc_mult, len(config.orders)
     projections = (1 + streams) * config.memory_width * hidden
@@ -172,10 +172,10 @@ def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
 
 
 def _filling_rows(config: EngramConfig, budget_params: int) -> int:
-    """Largest rows per order whose exact total fits; 0 when none does.
+    """Return the largest rows per order whose exact total fits; 0 if none does.
 
-    Primes never shrink when the nominal size grows, so the total is monotone in the rows per head,
-    and no head is smaller than its nominal size, so the search starts at the nominal answer.
+    Primes never shrink when the nominal size grows, so the total is monotone in the rows per head.
+    No head is smaller than its nominal size, so the search starts at the nominal solution.
     """
     heads = config.n_head_per_ngram
     columns = len(config.layer_ids) * config.n_columns
@@ -195,7 +195,7 @@ def _filling_rows(config: EngramConfig, budget_params: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    # Rows per order beyond a multiple of the heads change nothing: they are dropped by the split.
+    # The split over heads drops rows per order beyond a multiple of the heads.
     return low * heads + heads - 1
 
 
@@ -236,7 +236,7 @@ def _does_not_fit(
     )
     fraction = f", or take k = {fill_rows / vocab_size:.4g} with --fill 1" if fill_rows else ""
     return DoesNotFitError(
-        f"Nothing fits a budget of {budget_params:,} parameters: {what} takes "
+        f"A budget of {budget_params:,} parameters is too small: {what} takes "
         f"{needed.total_params:,} ({format_bytes(needed_bytes)}), {needed.dense_params:,} of them "
         "outside of the tables.",
         f"Raise the budget to {needed.total_params:,}{fraction}. Fewer layers or a smaller width "

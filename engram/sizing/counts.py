@@ -14,7 +14,7 @@ from engram.layouts import get_layout
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCount:
-    """What one layer's memory consists of.
+    """Parameter counts of one layer's memory.
 
     Attributes:
         layer_id: The layer (0-based) in the backbone.
@@ -32,7 +32,7 @@ class LayerCount:
 
     @property
     def hash_rows(self) -> int:
-        """Rows that ids can reach: the sum of primes."""
+        """Number of rows that ids can reach: the sum of the primes."""
         return sum(map(sum, self.primes))
 
     @property
@@ -55,7 +55,7 @@ class LayerCount:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryCount:
-    """What a whole memory consists of.
+    """Parameter counts of a whole memory.
 
     Attributes:
         layers: One count per layer, in hash order.

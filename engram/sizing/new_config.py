@@ -1,4 +1,4 @@
-"""A new config from a template: fitted to a backbone, sized, and with single keys changed."""
+"""Makes a config from a template: fitted to a backbone, sized, and with single keys changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def new_config(
     budget: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> EngramConfig:
-    """Start from a template and change what is asked for.
+    """Make a config from a template with the given changes.
 
     Args:
         template: Name of the template.
@@ -40,8 +40,8 @@ def new_config(
         The config; `engram.write_config` writes it as a file with comments.
 
     Raises:
-        ConfigError: The result is not a config, with everything that is wrong.
-        LayoutError: The backbone lacks a layer that is to read the memory.
+        ConfigError: The result is not a valid config; it has all problems.
+        LayoutError: The backbone does not have a layer that reads the memory.
         DoesNotFitError: No whole k fits the budget.
         UsageError: More than one size is given.
 
@@ -80,7 +80,7 @@ def new_config(
 
 
 def _fit(values: dict[str, Any], backbone: Backbone) -> None:
-    """Put the backbone's own numbers in the place of the template's."""
+    """Replace the template's numbers by those of the backbone."""
     shape = memory_shape(backbone, layout=values["layout"])
     vocab_size = values["engram_vocab_size"]
     pad_id = backbone.eos_token_id if shape.pad_id is None else shape.pad_id

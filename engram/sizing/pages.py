@@ -1,4 +1,4 @@
-"""Pages of a disk that reading one row of a table touches, by where rows begin in the file."""
+"""Counts the disk pages that reading a row touches, from the positions of rows in the file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class RowPages:
-    """What one row costs to read from disk.
+    """The cost of reading one row from disk.
 
     Attributes:
-        reads: Separate places of the file that it is in, such as values and scales.
-        least: Pages of the row that lies best.
-        mean: Pages of all rows, on average.
-        most: Pages of the row that lies worst.
-        exact: The files say where rows begin; else they may begin anywhere.
+        reads: Separate reads, such as values and scales.
+        least: Fewest pages of any row.
+        mean: Average pages of a row.
+        most: Most pages of any row.
+        exact: Whether the positions of rows are known from files; else they may be any.
     """
 
     reads: int
@@ -28,7 +28,7 @@ class RowPages:
     exact: bool
 
     def __add__(self, other: RowPages) -> RowPages:
-        """The same row with another part of it elsewhere."""
+        """Add another part of the same row that is stored elsewhere."""
         return RowPages(
             self.reads + other.reads,
             self.least + other.least,
@@ -38,7 +38,7 @@ class RowPages:
         )
 
     def times(self, count: int) -> RowPages:
-        """So many rows, none of which shares a page with another."""
+        """Multiply by a number of rows that share no pages."""
         return RowPages(
             count * self.reads,
             count * self.least,
@@ -49,31 +49,31 @@ class RowPages:
 
 
 def row_pages(row_bytes: int, rows: int = 0, start: int | None = None) -> RowPages:
-    """Count the pages of rows that lie one after the other.
+    """Count the pages of consecutive rows.
 
     Args:
         row_bytes: Bytes of one row, at least 1.
         rows: Number of rows.
-        start: Byte of the file where the first begins; None when it may be any.
+        start: Byte of the file at which the first row starts; None if unknown.
     """
     if start is None:
         least = -(-row_bytes // PAGE_BYTES)
         most = least + (row_bytes % PAGE_BYTES != 1)
         return RowPages(1, least, 1 + (row_bytes - 1) / PAGE_BYTES, most, False)
-    period = PAGE_BYTES // gcd(row_bytes, PAGE_BYTES)  # the rows after it lie as the first ones
+    period = PAGE_BYTES // gcd(row_bytes, PAGE_BYTES)  # the pattern repeats after it
     firsts = [(start + i * row_bytes) % PAGE_BYTES for i in range(min(period, max(rows, 1)))]
     counts = [(first + row_bytes - 1) // PAGE_BYTES + 1 for first in firsts]
     return RowPages(1, min(counts), sum(counts) / len(counts), max(counts), True)
 
 
 def joined(shards: Iterable[tuple[int, RowPages]]) -> RowPages | None:
-    """Pages of a row of a table that is cut into shards.
+    """Count the pages of a row of a table in shards.
 
     Args:
-        shards: Rows of each shard, and what one of them costs.
+        shards: Number of rows of each shard, and the cost of one of them.
 
     Returns:
-        What a row of the whole costs; None when there are no rows.
+        The cost of a row of the whole table; None if there are no rows.
     """
     parts = [(rows, pages) for rows, pages in shards if rows]
     if not parts:

@@ -1,8 +1,7 @@
-"""Bytes of a memory at inference and in training: by part, place and optimiser, and do they fit.
+"""Bytes of a memory at inference and in training, by part and place, and whether they fit.
 
-Every row is labelled: *exact* (parameters counted, dtype given), *nominal* (exact parameters times
-a convention, such as 16 bytes a parameter under Adam) or *estimated* (rests on what the assumptions
-state).
+Every line has a label: *exact* (parameters counted, dtype given), *nominal* (exact parameters times
+a convention, such as 16 bytes a parameter under Adam) or *estimated* (depends on the assumptions).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Place = Literal["gpu", "cpu", "disk"]
 PLACES: tuple[Place, ...] = get_args(Place)
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
-# fp32 values a parameter that a dense optimiser keeps, beside the fp32 master of a 16-bit weight.
+# fp32 values per parameter of a dense optimiser, besides the fp32 master copy of a 16-bit weight.
 _DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
 _INDEX_BYTES = 8
 TOKENS_PER_STEP = 8192
@@ -33,13 +32,13 @@ class MemoryRow:
     """One line of a byte report.
 
     Attributes:
-        part: What the bytes hold.
+        part: Name of the part.
         params: Parameters of weights; None for gradients and optimiser state.
         size_bytes: Bytes over all ranks, each part counted once.
         rank_bytes: Bytes that one rank holds.
-        place: Where they are.
-        kind: How they are known.
-        is_table: They belong to tables, as weights, gradients or optimiser state.
+        place: Place of the bytes.
+        kind: How exactly they are known.
+        is_table: Whether they belong to tables, as weights, gradients or optimiser state.
     """
 
     part: str
@@ -53,15 +52,15 @@ class MemoryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Where the bytes of a model with memory are.
+    """The places of the bytes of a model with memory.
 
     Attributes:
         weights: The parts, in the dtypes that they have in use.
         rows: Weights part by part, then gradients and optimiser state by group.
-        assumptions: What the numbers rest on, one sentence each.
+        assumptions: The assumptions of the numbers, one sentence each.
         ranks: Devices that share the rows of each table.
-        device_memory_bytes: Memory of one device; None when it was not asked.
-        host_memory_bytes: Memory of the host that all ranks are on; None when it was not asked.
+        device_memory_bytes: Memory of one device; None if not given.
+        host_memory_bytes: Memory of the host with all ranks; None if not given.
     """
 
     weights: tuple[Weights, ...]
@@ -73,7 +72,7 @@ class MemoryUse:
 
     @property
     def total_bytes(self) -> int:
-        """All bytes, each part counted once."""
+        """Total bytes, each part counted once."""
         return sum(row.size_bytes for row in self.rows)
 
     def rank_bytes(self, place: Place) -> int:
@@ -87,21 +86,21 @@ class MemoryUse:
 
     @property
     def fits_device(self) -> bool | None:
-        """Whether one rank's GPU part fits the device; None when no device was given."""
+        """Whether one rank's GPU part fits the device; None if its memory was not given."""
         if self.device_memory_bytes is None:
             return None
         return self.rank_bytes("gpu") <= self.device_memory_bytes
 
     @property
     def fits_host(self) -> bool | None:
-        """Whether all ranks' parts fit the host; None when no host was given."""
+        """Whether all ranks' parts fit the host; None if its memory was not given."""
         if self.host_memory_bytes is None:
             return None
         return self.host_bytes <= self.host_memory_bytes
 
     @property
     def fits(self) -> bool | None:
-        """Whether everything fits; None when a place that is used has a size that nobody gave."""
+        """Whether everything fits; None if the size of a used place was not given."""
         if False in (self.fits_device, self.fits_host):
             return False
         sizes = {"gpu": self.device_memory_bytes, "cpu": self.host_memory_bytes}
@@ -128,27 +127,27 @@ def memory_use(
         mode: Weights alone, or with gradients and optimiser state.
         optimizer: adam, momentum and sgd keep dense state for every parameter; rowwise-adagrad and
             sparse-adam apply to tables, with adam for everything else.
-        tables: Where the tables and their state are.
+        tables: Place of the tables and their state.
         ranks: Devices that share the rows of each table (tensor parallel).
-        device_memory_bytes: Memory of one device, to be judged.
-        host_memory_bytes: Memory of the host that all ranks are on, to be judged.
+        device_memory_bytes: Memory of one device, to check whether it fits.
+        host_memory_bytes: Memory of the host with all ranks, to check whether it fits.
         tokens_per_step: Tokens of a training step on one rank, which bound a sparse gradient.
-        freeze_base: The base model is not trained.
+        freeze_base: Whether the base model is not trained.
 
     Raises:
-        UsageError: Training tables that are on disk.
+        UsageError: Tables on disk are to be trained.
         InputError: `ranks` or `tokens_per_step` is below 1.
     """
     if ranks < 1 or tokens_per_step < 1:
         raise InputError(
-            f"ranks {ranks} and tokens_per_step {tokens_per_step}: both must be at least 1.",
-            "1 rank is a device alone.",
+            f"ranks and tokens_per_step must be >= 1, got {ranks} and {tokens_per_step}.",
+            "Use 1 rank for a single device.",
             ranks=ranks,
             tokens_per_step=tokens_per_step,
         )
     if mode == "training" and tables == "disk":
         raise UsageError(
-            "Tables on disk are read in place: they cannot be trained there.",
+            "Tables on disk cannot be trained.",
             "Use --tables gpu or --tables cpu.",
         )
     assumptions = ["not counted: activations, KV cache, framework"]
@@ -224,7 +223,7 @@ def _weight_row(part: Weights, tables: Place, ranks: int) -> MemoryRow:
 
 
 def _rank_bytes(part: Weights, size_bytes: int, ranks: int) -> int:
-    """One rank's part: whole rows of a table, an even part of the base, all of the rest."""
+    """Return one rank's bytes: whole rows of a table, an even part of the base, all of the rest."""
     if part.rows:
         return -(-part.rows // ranks) * (size_bytes // part.rows)
     return -(-size_bytes // ranks) if part.group == "base" else size_bytes

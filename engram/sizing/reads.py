@@ -1,4 +1,4 @@
-"""What reading a memory costs: rows, bytes and disk pages a token, and that at a speed."""
+"""Cost of reading a memory: rows, bytes and disk pages per token and per second."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from engram.sizing.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What one token reads of all tables.
+    """The reads of one token from all tables.
 
     Attributes:
         rows: Table rows.
         size_bytes: Bytes of those rows, scales included.
-        pages: Disk pages, and separate reads; None when there are no tables.
+        pages: Disk pages and separate reads; None if there are no tables.
     """
 
     rows: int
@@ -25,7 +25,7 @@ class Reads:
 
 
 def reads_of(weights: Sequence[Weights]) -> Reads:
-    """Add up what one token reads.
+    """Add up the reads of one token.
 
     Pages are counted row by row: rows of one token that share a page count twice.
     """
@@ -44,12 +44,12 @@ def reads_of(weights: Sequence[Weights]) -> Reads:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """What a speed asks of the tables' home.
+    """The load on the tables' place at a speed.
 
     Attributes:
         tokens_per_second: The speed.
         rows_per_second: Rows.
-        iops: Separate reads of a disk, values and scales of a row being two.
+        iops: Separate disk reads per second; values and scales of a row are two.
         bytes_per_second: Bytes of rows.
         disk_bytes_per_second: Bytes of whole disk pages, on average.
     """
@@ -62,7 +62,7 @@ class Rate:
 
 
 def rate_of(reads: Reads, tokens_per_second: int) -> Rate:
-    """Multiply what a token reads by a speed, without any cache of hot rows."""
+    """Multiply the reads of a token by a speed, without any cache of frequent rows."""
     pages = reads.pages
     return Rate(
         tokens_per_second=tokens_per_second,

@@ -1,4 +1,4 @@
-"""A memory's shape for a base model: everything of its config but the table size."""
+"""Chooses a memory's shape for a base model: all of its config except the table size."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def memory_shape(
     kernel_size: int | None = None,
     table_dtype: str | None = None,
 ) -> EngramConfig:
-    """Shape a memory for a base model; whatever is None comes from the model, then the layout.
+    """Shape a memory for a base model; None means the model's value, then the layout's.
 
     Args:
         backbone: The base model; None when hidden size, vocabulary and layers are given.
@@ -55,12 +55,12 @@ def memory_shape(
         table_dtype: dtype of the stored table.
 
     Returns:
-        A config with the smallest tables there can be, to be sized.
+        A config with the smallest possible tables, to be sized.
 
     Raises:
-        UsageError: No model, and not enough said about it.
-        LayoutError: A layer that the model does not have, or an unknown layout.
-        ConfigError: Whatever else a config cannot hold.
+        UsageError: Neither a model nor enough sizes are given.
+        LayoutError: The model does not have a layer, or the layout is unknown.
+        ConfigError: Other values are not valid in a config.
     """
     rules = get_layout(layout)
     if backbone is not None:
@@ -73,7 +73,7 @@ def memory_shape(
         check_layers(backbone, layer_ids)
     if hidden_size is None or engram_vocab_size is None or not layer_ids:
         raise UsageError(
-            "Without a model, its hidden size, vocabulary and layers have to be stated.",
+            "Without a model, its hidden size, vocabulary and layers must be given.",
             "Give --model, or --hidden-size, --vocab and --layers.",
         )
     if max_ngram_size is None:
@@ -99,15 +99,15 @@ def memory_shape(
 
 
 def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
-    """Check that a base model has the layers that are to read the memory.
+    """Check that a base model has the layers that read the memory.
 
     Raises:
-        LayoutError: It has fewer.
+        LayoutError: It has fewer layers.
     """
     past = [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]
     if past:
         raise LayoutError(
-            f"{backbone.name} has no layer {past[0]}, only 0 to {backbone.num_layers - 1}.",
+            f"Layers of {backbone.name} must be in 0..{backbone.num_layers - 1}, got {past[0]}.",
             "Layers are counted from 0 (papers often count from 1).",
             layer_ids=list(layer_ids),
             num_layers=backbone.num_layers,
@@ -115,7 +115,7 @@ def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
 
 
 def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> None:
-    """Check that a config is one for a base model.
+    """Check that a config fits a base model.
 
     Args:
         config: The memory.
@@ -123,19 +123,19 @@ def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> Non
         source: The config's name in the error.
 
     Raises:
-        ConfigError: Layers, width, streams or vocabulary are others; all of it at once.
+        ConfigError: Layers, width, streams or vocabulary differ; all problems at once.
     """
     problems = []
     past = [layer_id for layer_id in config.layer_ids if layer_id >= backbone.num_layers]
     if past:
         has = f"{backbone.name} has the layers 0 to {backbone.num_layers - 1}"
-        problems.append(Problem("layer_ids", f"{past[0]} is not there: {has}"))
+        problems.append(Problem("layer_ids", f"there is no layer {past[0]}: {has}"))
     hashed = tokenizer_length(backbone)
     sizes = {"hidden_size": backbone.hidden_size, "hc_mult": backbone.hc_mult}
     if get_layout(config.layout).hashes == "compressed" and hashed is not None:
         sizes["engram_vocab_size"] = hashed
     problems += [
-        Problem(key, f"{getattr(config, key)} is not {backbone.name}'s, which is {value}")
+        Problem(key, f"must be {value}, that of {backbone.name}, got {getattr(config, key)}")
         for key, value in sizes.items()
         if getattr(config, key) != value
     ]
@@ -145,15 +145,15 @@ def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> Non
 
 
 def default_layers(num_layers: int) -> list[int]:
-    """The layers that read the memory unless told otherwise: the second and the middle one."""
+    """Return the default layers that read the memory: the second and the middle one."""
     return sorted({min(1, num_layers - 1), num_layers // 2})
 
 
 def tokenizer_length(backbone: Backbone) -> int | None:
-    """The length of a model's tokenizer: the catalogue's, or that of its folder's tokenizer.json.
+    """Return the length of a model's tokenizer, from the catalogue or its tokenizer.json.
 
     Returns:
-        Distinct tokens, added ones included; None when it cannot be told.
+        Distinct tokens, including added ones; None if unknown.
     """
     file = Path(backbone.source) / "tokenizer.json"
     if backbone.tokenizer_vocab_size is not None or not file.is_file():
@@ -174,10 +174,10 @@ def _tokenizer(backbone: Backbone) -> str:
 
 
 def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[str, int | None]:
-    """The pad and end of text; a model without a pad (GPT-2, Llama 3) pads with its end of text."""
+    """Return the pad and end of text; without a pad (GPT-2, Llama 3) the end of text is used."""
     if fill == "eos" and (backbone is None or backbone.eos_token_id is None):
         raise UsageError(
-            "This layout reads the end-of-text token, which is not known.",
+            "This layout reads the end-of-text token, which is unknown.",
             "Give --model with a model whose config states eos_token_id.",
         )
     if backbone is None:

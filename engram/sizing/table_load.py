@@ -1,7 +1,7 @@
-"""Table sizes from a corpus: how many rows of a table its n-grams fill, and the rows for a load.
+"""Table sizes from a corpus: the rows that its n-grams fill, and the rows for a table load.
 
-n distinct n-grams that fall on p rows evenly hit p (1 - (1 - 1/p)^n) of them on average. Every head
-of an order sees all n-grams of the order.
+n distinct n-grams hashed evenly to p rows hit p (1 - (1 - 1/p)^n) of them on average. Every head of
+an order reads all n-grams of the order.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _SHAPE = {
 
 @dataclass(frozen=True)
 class NgramCount:
-    """Distinct n-grams of one order.
+    """The number of distinct n-grams of one order.
 
     Attributes:
         order: n of the n-grams.
-        distinct_ngrams: How many they are.
+        distinct_ngrams: Their number.
         kind: Exact; or estimated: from a sample, or predicted for another length of the text.
-        relative_error: Of an estimate, as a fraction; None when it is not known.
+        relative_error: Relative error of an estimate, as a fraction; None if unknown.
     """
 
     order: int
@@ -70,10 +70,10 @@ class NgramCount:
 
 @dataclass(frozen=True)
 class CorpusStatistics:
-    """What `engram hash --json` said about a text.
+    """The statistics of a text from `engram hash --json`.
 
     Attributes:
-        file: Where it is saved.
+        file: The file with them.
         tokens: Tokens of the text.
         vocab_size: Length of its tokenizer.
         is_compressed: Whether n-grams of compressed ids were counted.
@@ -89,10 +89,10 @@ class CorpusStatistics:
     growth: dict[int, Growth]
 
     def check(self, config: EngramConfig) -> None:
-        """Check that these are statistics of the n-grams that a memory reads.
+        """Check that the statistics are for the n-grams that a memory reads.
 
         Raises:
-            MismatchError: They are those of another vocabulary, or of other orders.
+            MismatchError: They are for another vocabulary, or for other orders.
         """
         compresses = get_layout(config.layout).hashes == "compressed"
         if compresses != self.is_compressed:
@@ -105,7 +105,7 @@ class CorpusStatistics:
             )
         if compresses and config.engram_vocab_size != self.vocab_size:
             raise MismatchError(
-                f"{self.file} counts n-grams of a tokenizer of {self.vocab_size:,} ids; the memory "
+                f"{self.file} is for a tokenizer of {self.vocab_size:,} ids; the memory "
                 f"has {config.engram_vocab_size:,}.",
                 "Hash the text with -t of the model's tokenizer.",
                 vocab_size=self.vocab_size,
@@ -121,11 +121,11 @@ class CorpusStatistics:
             )
 
     def ngrams(self, order: int, tokens: int) -> NgramCount:
-        """Tell the distinct n-grams of one order.
+        """Return the number of distinct n-grams of one order.
 
         Args:
             order: n of the n-grams.
-            tokens: Length of a text of this kind: that of the one that was read, or another.
+            tokens: Length of a text of this kind.
 
         Raises:
             InputError: The text is too short to predict from.
@@ -135,7 +135,7 @@ class CorpusStatistics:
         prediction = self.growth[order].predict(tokens)
         if prediction is None:
             raise InputError(
-                f"{self.file} cannot tell the n-grams of {tokens:,} tokens from {self.tokens:,}.",
+                f"{self.file} has too few tokens, {self.tokens:,}, to predict those of {tokens:,}.",
                 "Hash a longer text.",
                 tokens=self.tokens,
             )
@@ -143,20 +143,20 @@ class CorpusStatistics:
 
 
 def read_statistics(file: Path) -> CorpusStatistics:
-    """Read what ``engram hash --json`` printed.
+    """Read the output of ``engram hash --json``.
 
     Raises:
         MissingFileError: There is no such file.
         InputError: It holds something else.
     """
-    # Another file is likely the text itself, which a hint must not overwrite.
+    # Any other file is probably the text itself, which the hint must not overwrite.
     text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))
     other = "hash.json" if file.name == "stats.json" else "stats.json"
     try:
         values = read_json(file, _SHAPE)
     except MissingFileError:
         hint = f"engram hash TEXT --json > {file.name} writes it."
-        raise MissingFileError(f"There is no file {file}.", hint, file=str(file)) from None
+        raise MissingFileError(f"{file} does not exist.", hint, file=str(file)) from None
     except CorruptFileError as error:
         raise InputError(
             f"{file} is not a result of engram hash --json: {error.message}",
@@ -176,31 +176,31 @@ def read_statistics(file: Path) -> CorpusStatistics:
 
 
 def expected_rows_hit(distinct_ngrams: int, rows: int) -> float:
-    """Rows that n-grams hit on average when they fall on all rows evenly.
+    """Return the average number of rows that n-grams hit when hashed evenly.
 
     Args:
-        distinct_ngrams: Different n-grams.
+        distinct_ngrams: Number of distinct n-grams.
         rows: Rows of one head, more than 1.
     """
     return -rows * math.expm1(distinct_ngrams * math.log1p(-1 / rows))
 
 
 def rows_for_load(distinct_ngrams: int, load: float) -> int:
-    """Rows of one head that n-grams fill to a load on average: the inverse of the above.
+    """Return the rows of one head that n-grams fill to a load: the inverse of the above.
 
     Args:
-        distinct_ngrams: Different n-grams.
+        distinct_ngrams: Number of distinct n-grams.
         load: Wanted rows hit / rows, above 0 and below 1.
 
     Returns:
-        The fewest rows whose expected load is not higher, as far as floating point tells.
+        The fewest rows whose expected load is not higher, within floating-point precision.
 
     Raises:
         InputError: The load is not between 0 and 1.
     """
     if not 0 < load < 1:
         raise InputError(
-            f"A load of {load} is not between 0 and 1: it is the share of rows that are hit.",
+            f"The load must be between 0 and 1, the share of rows that are hit, got {load}.",
             "0.7 is a table with 3 of 10 rows free.",
             load=str(load),
         )
@@ -211,16 +211,16 @@ def rows_for_load(distinct_ngrams: int, load: float) -> int:
 
 @dataclass(frozen=True)
 class OrderLoad:
-    """How full a corpus makes the tables of one order.
+    """The table load of one order for a corpus.
 
     Attributes:
         order: n of the n-grams.
-        distinct_ngrams: Different n-grams of the corpus.
+        distinct_ngrams: Distinct n-grams of the corpus.
         kind: Whether they are counted or estimated.
-        relative_error: Of the estimate, as a fraction; None when it is not known.
+        relative_error: Relative error of the estimate, as a fraction; None if unknown.
         rows_needed_per_head: Rows of one head that they fill to the wanted load.
         rows: Rows of all heads of the order in the first layer: a sum of primes.
-        expected_rows_hit: How many of them the n-grams hit on average.
+        expected_rows_hit: Average number of these rows that the n-grams hit.
         expected_load: expected_rows_hit / rows.
     """
 
@@ -237,11 +237,11 @@ class OrderLoad:
 def order_loads(
     counts: Sequence[NgramCount], memory: MemoryCount, load: float
 ) -> tuple[OrderLoad, ...]:
-    """Tell how full a corpus makes the tables of a memory.
+    """Compute the table loads of a memory for a corpus.
 
     Args:
         counts: Distinct n-grams of each of its orders.
-        memory: What the memory consists of.
+        memory: The memory's parameter counts.
         load: Wanted load.
     """
     loads = []
@@ -261,9 +261,9 @@ def order_loads(
 
 
 def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: float) -> list[int]:
-    """Rows per order, summed over its heads, for a wanted load of every head.
+    """Return the rows per order, summed over its heads, for a wanted load of every head.
 
-    Layouts whose orders have tables of one size get that of the order with most n-grams.
+    In layouts with one size for all orders, it is that of the order with the most n-grams.
 
     Args:
         config: The memory's shape.

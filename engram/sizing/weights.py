@@ -1,4 +1,4 @@
-"""The weights of a memory and its base model: parts with parameters, bytes, and how well known."""
+"""The weights of a memory and its base model, in parts with parameters and bytes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ class Weights:
         params: Parameters.
         size_bytes: Bytes of one copy.
         dtype: dtype of the values; None for a mixture.
-        kind: How the bytes are known.
+        kind: How exactly the bytes are known.
         rows: Rows of a table, padding included; 0 for other parts.
-        layer_id: The layer that the part belongs to; None for the base, and for what belongs to no
-            layer.
+        layer_id: The layer of the part; None for the base, and for parts without a layer.
         reads: Rows of a table that one token reads.
-        pages: What reading a row of a table from disk touches; None for other parts.
+        pages: Pages touched by reading a row of a table from disk; None for other parts.
     """
 
     part: str
@@ -48,34 +47,34 @@ class Weights:
     pages: RowPages | None = None
 
     def cast(self, dtype: str) -> Weights:
-        """The same part in another dtype; tables in quantised dtypes come with their scales."""
+        """Return the part in another dtype; tables in quantised dtypes include their scales."""
         name = dtype_name(dtype)
         if not self.rows:
             return replace(self, dtype=name, size_bytes=self.params * dtype_bytes(name))
         columns = self.params // self.rows
         row, values = row_bytes(columns, name), columns * dtype_bytes(name)
         pages = row_pages(values)
-        if row > values:  # the scales are a tensor of their own
+        if row > values:  # the scales are a separate tensor
             pages = pages + row_pages(row - values)
         return replace(self, dtype=name, size_bytes=self.rows * row, pages=pages)
 
 
 def dtype_bytes(dtype: str) -> int:
-    """Bytes of one value of a dtype, without scales."""
+    """Return the bytes of one value of a dtype, without scales."""
     return TABLE_DTYPES[dtype_name(dtype)].bits // 8
 
 
 def dense_dtype(table_dtype: str) -> str:
-    """The dtype of modules around a table: the table's own, bfloat16 where rows are quantised."""
+    """Return the dtype of modules around a table: the table's, or bfloat16 if it is quantised."""
     return "bfloat16" if dtype_name(table_dtype) in INFERENCE_DTYPES else dtype_name(table_dtype)
 
 
 def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
-    """The weights of a memory that is not built yet.
+    """Return the weights of a memory that is not built yet.
 
     Args:
-        counts: What it consists of.
-        table_dtype: dtype of the stored tables; the other parts have `dense_dtype` of it.
+        counts: Its parameter counts.
+        table_dtype: dtype of the stored tables; the other parts have the `dense_dtype` for it.
     """
     around = dense_dtype(table_dtype)
     parts = []
@@ -107,7 +106,7 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
 
 
 def base_weights(backbone: Backbone) -> Weights:
-    """The weights of a base model, in the dtype that its config states, or bfloat16."""
+    """Return the weights of a base model, in the dtype of its config, or bfloat16."""
     base = Weights(
         part="base", group="base", params=backbone.params, size_bytes=0, dtype=None, kind="nominal"
     )
@@ -115,6 +114,6 @@ def base_weights(backbone: Backbone) -> Weights:
 
 
 def total_of(weights: Sequence[Weights], group: Group) -> tuple[int, int]:
-    """Parameters and bytes of one group."""
+    """Return the parameters and bytes of one group."""
     parts = [part for part in weights if part.group == group]
     return sum(part.params for part in parts), sum(part.size_bytes for part in parts)

@@ -1,4 +1,4 @@
-"""Small results that are kept between processes. Losing one costs time and nothing else."""
+"""Cache on disk for small results; losing one costs only time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIGEST_BYTES = 32
 
 
 def cache_folder() -> Path:
-    """Return where results are kept: ``$ENGRAM_CACHE``, or engram/ in the user's cache folder."""
+    """Return the cache folder: ``$ENGRAM_CACHE``, or engram/ in the user's cache folder."""
     own = os.environ.get("ENGRAM_CACHE")
     if own:
         return Path(own)
@@ -24,11 +24,11 @@ def cache_folder() -> Path:
 
 
 def read_cached(kind: str, key: str) -> bytes | None:
-    """Return what `write_cached` kept, or None when there is nothing, or nothing that is whole.
+    """Return a result of `write_cached`, or None if it is missing or damaged.
 
     Args:
         kind: Folder of results of the same kind.
-        key: What the result follows from, as text that can be a file name.
+        key: Digest or name of the inputs of the result, usable as a file name.
     """
     try:
         path = cache_folder() / kind / key
@@ -36,14 +36,14 @@ def read_cached(kind: str, key: str) -> bytes | None:
     except (OSError, RuntimeError):
         return None
     with suppress(OSError):
-        clean(path)  # the writer may have been killed between the result and its hidden folder
+        clean(path)  # the writer may have been killed before removing its hidden folder
     content = stored[_DIGEST_BYTES:]
     return content if stored == _seal(kind, key, content) + content else None
 
 
 def write_cached(kind: str, key: str, content: bytes) -> None:
-    """Keep a result. A cache that cannot be written is no error."""
-    # EngramError: a full disk, or no file. RuntimeError: there is no home folder.
+    """Store a result; a cache that cannot be written is not an error."""
+    # EngramError: a full disk, or not a file. RuntimeError: there is no home folder.
     with suppress(EngramError, OSError, RuntimeError):
         folder = cache_folder() / kind
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,5 +52,5 @@ def write_cached(kind: str, key: str, content: bytes) -> None:
 
 
 def _seal(kind: str, key: str, content: bytes) -> bytes:
-    """A digest that a torn file, or one that was kept under another key, does not have."""
+    """Return a digest of key and value, to detect torn or misplaced files."""
     return hashlib.sha256(f"{kind}/{key}\n".encode() + content).digest()

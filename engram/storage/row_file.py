@@ -1,8 +1,8 @@
-"""`RowFile`: rows of fixed size inside a file, read where they are.
+"""`RowFile`: rows of fixed size inside a file, read in place.
 
-The kernel's page cache is what keeps rows in memory; the file is mapped, never loaded as a whole.
-A row that is not in the page cache costs a round trip to the disk if it is simply touched. So rows
-that may not be there are asked for first, many at a time, and waited for later.
+The file is mapped, never loaded as a whole; the kernel's page cache keeps rows in memory. Touching
+a row that is not in the page cache costs a round trip to the disk. So rows that may not be there
+are requested first, many at a time, and read later.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy.typing as npt
 from engram.errors import CorruptFileError, DoesNotFitError, InputError, MissingFileError
 from engram.threads import kept_threads, usable_cores
 
-# Whether rows are in the page cache is judged by a sample of each block: a small one (asking costs
-# as much as copying a hundred rows) as long as blocks turn out to be read at memory's pace.
+# Sample of each block to check for presence in the page cache: small (a check costs as much as
+# copying a hundred rows) as long as blocks are read at the speed of memory.
 _BLOCK_ROWS = 8192
 _SAMPLE_ROWS, _SMALL_SAMPLE_ROWS = 8, 2
 _WARM_SECONDS_PER_ROW = 1e-6
-# Rows that are asked for before the first of them is waited for.
+# Rows that are requested before waiting for the first of them.
 _AHEAD_ROWS = 512
-# Rows from which on a second core shares the copying.
+# From this many rows on, a second core shares the copying.
 _ROWS_TO_SHARE = 2048
 _COPIED_BYTES = 2**24
-# Without these (other systems than Linux) the map is read as it is.
+# On systems other than Linux, which lack these, the map is read without advice.
 _CAN_ASK = hasattr(os, "posix_fadvise")
 _CAN_SAMPLE = hasattr(os, "RWF_NOWAIT")
 
@@ -41,38 +41,39 @@ Rows = npt.NDArray[np.uint8]
 
 
 class RowFile:
-    """Rows of equal size that lie one after the other in a file.
+    """Consecutive rows of equal size in a file.
 
     The file is opened once, for reading. Any number of threads may read; a fork shares the open
     file, a copy is the same object, and pickling opens the file again where it is unpickled.
 
     Args:
-        path: The file. Replacing it by a new one of the same name leaves this one's rows as they
-            were; it must not be cut short while it is open.
-        start_byte: Where the first row starts.
+        path: The file. Replacing it by a new file of the same name does not change the rows read
+            here; it must not be truncated while it is open.
+        start_byte: Byte of the file at which the first row starts.
         rows: Number of rows.
         row_bytes: Size of a row.
 
     Raises:
         MissingFileError: The file is not there or may not be read.
-        CorruptFileError: It ends before the last row does.
+        CorruptFileError: The file ends before the last row does.
         DoesNotFitError: The process may not map that much (``ulimit -v``).
     """
 
     def __init__(self, path: str | Path, start_byte: int, rows: int, row_bytes: int) -> None:
         if start_byte < 0 or rows < 1 or row_bytes < 1:
             raise InputError(
-                f"{rows} rows of {row_bytes} bytes from byte {start_byte} on are no table.",
+                f"rows must be >= 1, row_bytes >= 1 and start_byte >= 0, got {rows}, {row_bytes} "
+                f"and {start_byte}.",
                 start_byte=start_byte,
                 rows=rows,
                 row_bytes=row_bytes,
             )
-        # Links may be short-lived, and unpickling must find the file from any working directory.
+        # A link may disappear, and unpickling must find the file from any working directory.
         self.path = Path(path).resolve()
         self.start_byte, self.rows, self.row_bytes = start_byte, rows, row_bytes
         if not self.path.is_file():
             raise MissingFileError(
-                f"{self.path} is no file.", "Check the path.", path=str(self.path)
+                f"{self.path} is not a file.", "Check the path.", path=str(self.path)
             )
         try:
             self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -84,7 +85,7 @@ class RowFile:
             ) from None
         weakref.finalize(self, os.close, self._fd).atexit = False
         if _CAN_ASK:
-            # Neighbours of a row are not needed: reading ahead would be wasted.
+            # Access is random: reading ahead would be wasted.
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self._check_length()
         self._map = self._mapped()
@@ -101,11 +102,11 @@ class RowFile:
 
         Args:
             ids: Row numbers, in any order, repeated or not ``[n]``.
-            out: Where they go ``[n, row_bytes]``, contiguous.
+            out: Output for the rows ``[n, row_bytes]``, contiguous.
 
         Raises:
             IndexError: A number is not in 0..rows - 1.
-            CorruptFileError: The file was cut short since it was opened.
+            CorruptFileError: The file was truncated after it was opened.
         """
         self.check_ids(ids)
         self._check_length()
@@ -120,7 +121,7 @@ class RowFile:
             self._was_warm = perf_counter() - start < _WARM_SECONDS_PER_ROW * len(block)
 
     def ask(self, ids: Ids) -> None:
-        """Let the kernel start to read rows that it does not hold; what is asked is not waited for.
+        """Have the kernel start reading rows that are not in the page cache, without waiting.
 
         Args:
             ids: Row numbers in 0..rows - 1 ``[n]``.
@@ -131,7 +132,7 @@ class RowFile:
             os.posix_fadvise(self._fd, offset, self.row_bytes, os.POSIX_FADV_WILLNEED)
 
     def blocks(self) -> Iterator[Rows]:
-        """Yield all rows in order, some at a time ``[.., row_bytes]``, to be copied."""
+        """Yield all rows in order, some at a time ``[.., row_bytes]``, for copying."""
         step = max(1, _COPIED_BYTES // self.row_bytes)
         for first in range(0, self.rows, step):
             if _CAN_ASK:
@@ -143,16 +144,16 @@ class RowFile:
         """Raise IndexError if a row number is not in 0..rows - 1."""
         # As unsigned, negative numbers are the largest.
         if len(ids) and int(ids.view(np.uint64).max()) >= self.rows:
-            raise IndexError(f"row numbers outside of 0..{self.rows - 1}")
+            raise IndexError(f"row numbers must be in 0..{self.rows - 1}")
 
     def _ask_and_take(self, ids: Ids, out: Rows) -> None:
-        """Read rows that are on the disk: some are asked for while the ones before are taken."""
+        """Read rows from the disk: request some while copying those requested before."""
         if len(ids) <= _AHEAD_ROWS:
             self.ask(ids)
             self._take(ids, out)
             return
         parts = [slice(first, first + _AHEAD_ROWS) for first in range(0, len(ids), _AHEAD_ROWS)]
-        # The disk's queue is full at times, and asking then blocks.
+        # When the disk's queue is full, a request blocks.
         with ThreadPoolExecutor(1) as asker:
             asked = [asker.submit(self.ask, ids[part]) for part in parts]
             for part, future in zip(parts, asked, strict=True):
@@ -164,17 +165,17 @@ class RowFile:
         if not half:
             self._take_part(ids, out)
             return
-        # Rows are waited for one by one, by each core: two wait for twice as many.
+        # Each core waits for one row at a time, so two cores wait for two.
         other = kept_threads("engram-rows", 1).submit(self._take_part, ids[:half], out[:half])
         self._take_part(ids[half:], out[half:])
         other.result()
 
     def _take_part(self, ids: Ids, out: Rows) -> None:
-        # Ids are checked, and "clip" writes to `out` directly where "raise" buffers.
+        # Ids are checked already; "clip" writes to `out` directly, while "raise" buffers.
         np.take(self._map, ids, axis=0, out=out, mode="clip")
 
     def _is_cached(self, ids: Ids) -> bool:
-        """Tell whether a sample of rows is in the page cache, without waiting for the disk."""
+        """Return whether a sample of rows is in the page cache, without waiting for the disk."""
         if not _CAN_SAMPLE:
             return False
         count = _SMALL_SAMPLE_ROWS if self._was_warm else _SAMPLE_ROWS
@@ -182,16 +183,16 @@ class RowFile:
         try:
             for offset in (self.start_byte + some * self.row_bytes).tolist():
                 os.preadv(self._fd, byte, offset, os.RWF_NOWAIT)
-        except OSError:  # it would have to wait, or the file system cannot tell
+        except OSError:  # reading would have to wait, or the file system does not support the check
             return False
         return True
 
     def _check_length(self) -> None:
-        # Touching a map past the file's end would kill the process.
+        # Touching the map past the end of the file would kill the process.
         needed, there = self.start_byte + self.rows * self.row_bytes, os.fstat(self._fd).st_size
         if there < needed:
             raise CorruptFileError(
-                f"{self.path} has {there} bytes; its table ends at byte {needed}.",
+                f"{self.path} must have at least {needed} bytes for its table, got {there}.",
                 "Copy or download it again.",
                 path=str(self.path),
                 file_bytes=there,

@@ -110,7 +110,7 @@ def test_pad_id(local_bpe, local_word):
     auto = AutoTokenizer.from_pretrained(local_bpe)
     auto.pad_token = None
     assert EngramTokenizer(memory(pad_id=None), auto).config.pad_id == ended.eos_id == 1
-    with pytest.raises(LayoutError, match="'<nothing>' is no token"):
+    with pytest.raises(LayoutError, match="'<nothing>' is not a token"):
         EngramTokenizer(memory(pad_id="<nothing>"), local_bpe)
     with pytest.raises(LayoutError, match="neither a padding") as caught:
         EngramTokenizer(memory(pad_id=None), ended.tokenizer)
@@ -131,12 +131,12 @@ def test_raw_ids_of_a_model_with_spare_ones(local_bpe):
 
 
 def test_wrong_calls(tokenizer):
-    with pytest.raises(MismatchError, match=r"Layer 2 has no memory; the layers are \[3, 1\]"):
+    with pytest.raises(MismatchError, match=r"layer_id must be one of \[3, 1\], got 2"):
         tokenizer.compress_and_hash(IDS, layer_id=2)
     with pytest.raises(UsageError, match="'tf'"):
         tokenizer.compress_and_hash(IDS, return_tensors="tf")
     for ids, message in (
-        ([[544]], r"id 544 at position \[0, 0\]"),
+        ([[544]], r"got 544 at position \[0, 0\]"),
         ([[1, 2], [3]], "different lengths"),
         ([[0.5]], "float64"),
         ([[True]], "bool"),
@@ -146,9 +146,9 @@ def test_wrong_calls(tokenizer):
     ):
         with pytest.raises(InputError, match=message):
             tokenizer.compress_and_hash(ids)
-    with pytest.raises(InputError, match=r"attention_mask is \[2, 3\]"):
+    with pytest.raises(InputError, match=r"attention_mask must be \[2, 5\]"):
         tokenizer.compress_and_hash(IDS, attention_mask=[[1, 1, 1]] * 2)
     with pytest.raises(UsageError, match="cannot be read as a tokenizer"):
         EngramTokenizer(memory(), object())
-    with pytest.raises(InputError, match="config names none"):
+    with pytest.raises(InputError, match="config has none"):
         EngramTokenizer(memory())

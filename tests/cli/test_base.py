@@ -204,7 +204,7 @@ def test_a_bug_says_how_to_report_it_and_debug_shows_where(monkeypatch, capsys):
 
     assert run_action(action, as_json=False) == 1
     err = capsys.readouterr().err
-    assert "bug of ours" in err
+    assert "bug in engram" in err
     assert "engram env" in err
     monkeypatch.setenv("ENGRAM_DEBUG", "1")
     assert run_action(action, as_json=False) == 1
@@ -228,7 +228,7 @@ def test_a_verdict_keeps_its_exit_code():
         (["config", "show"], "Missing argument", "See engram config show --help."),
         (["config", "new", "gpt2", "--k", "two"], "'two' is not ", "config new --help."),
         (["config", "new", "gpt2", "--set", "k"], "--set k: not of the form KEY=VALUE", "seed=1"),
-        (["size", "--per", "row"], "'row' is not one of ", "See engram size --help."),
+        (["size", "--per", "row"], ", got 'row'.", "See engram size --help."),
         (["size", "--heads", "1.5"], "'1.5' is not ", "See engram size --help."),
     ],
 )

@@ -102,7 +102,7 @@ def unfinished(text, tmp_path, monkeypatch):
         patch.setattr(module, "run_local", break_off)
         code, out, err = run("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
     assert (code, out) == (130, ""), err
-    assert err.count("What is finished is kept: go on with --resume") == 1
+    assert err.count("Finished work is kept: continue with --resume") == 1
     return tmp_path / "kd"
 
 
@@ -117,7 +117,7 @@ def test_an_unfinished_build_is_refused_by_a_dry_run_too(text, unfinished):
         code, out, err = run(*words, *more, "--shard-size", "1000")
         assert code == 3
         assert "began with shard size 4,194,304, not 1,000." in err
-        assert "What is finished is kept" not in err
+        assert "Finished work is kept" not in err
     code, out, err = run(*words, "--resume", "--no-eos")
     assert "began with end-of-text tokens yes, not no." in err
     assert run(*words, "--dry-run", "--resume")[0] == 0

@@ -135,7 +135,7 @@ def test_output(text, config, tmp_path):
     assert "--overwrite" in error["hint"]
     code, out, err = run("hash", text, "-c", config, "-o", folder, "--overwrite")
     assert code == 0
-    assert "34 bytes a token, about " in err
+    assert "34 bytes per token, about " in err
     assert f"Wrote {folder}: " in out
 
 
@@ -151,7 +151,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
         patch.setattr(hash_folder, "write_shard", no_room)
         code, out, err = run(*words)
     assert (code, out) == (5, "")
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
     for more, message in (
         (("--resume", "--format", "parquet"), "began with format npy, not parquet."),
         ((), "There is an unfinished build"),
@@ -160,7 +160,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
             code, _, err = run(*words[:-1], *more, *dry)
             assert code == 3
             assert message in err
-            assert "What is finished is kept" not in err
+            assert "Finished work is kept" not in err
     payload = run(*words, "--resume", "-j", "2").json()
     assert (payload["was_finished"], payload["resumed_shards"]) == (False, 0)
     for file in (tmp_path / "whole").iterdir():
@@ -199,7 +199,7 @@ def test_dry_run_writes_nothing(text, config, tmp_path):
     assert payload["bytes_per_token"] == 2 + 4 * 2 * 4
     assert payload["estimated_bytes"] > len(TEXT)
     assert not folder.exists()
-    assert "34 bytes a token" in run("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
+    assert "34 bytes per token" in run("hash", text, "-c", config, "-o", folder, "--dry-run")[1]
 
 
 def test_skipped_documents_are_counted_and_listed(tmp_path, config):

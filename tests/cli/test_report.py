@@ -179,8 +179,8 @@ def test_attached_folder(tmp_path):
         (["gpt2", "--mode", "rest"], 2, "rest"),
         (["gpt2", "--optimizer", "lion"], 2, "lion"),
         (["gpt2", "--mode", "training", "--tables", "disk"], 2, "read in place"),
-        (["gpt2", "--tp", "0"], 2, "'--tp': 0 is not "),
-        (["gpt2", "--tokens-per-step", "0"], 2, "'--tokens-per-step': 0 is not "),
+        (["gpt2", "--tp", "0"], 2, "'--tp': must be at least 1, got 0"),
+        (["gpt2", "--tokens-per-step", "0"], 2, "'--tokens-per-step': must be at least 1, got 0"),
         (["gpt2", "--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
         (["gpt2", "--device-memory", "much"], 2, "'--device-memory': 'much' is not a size"),
         (["gpt2", "--device-memory", "80"], 2, "it has no unit. Write it as 8GiB, 80GB or"),
@@ -217,7 +217,7 @@ def test_it_begins_with_what_is_reported_on(tmp_path):
     folder = stored_folder.write(tmp_path)
     _, out, _ = run("report", folder)
     assert out.splitlines()[:2] == [
-        f"{folder} is a model with its memory.",
+        f"{folder} is a model with a memory.",
         "Layout demo: reference demo; Engram-27B and Engram-40B of the paper.",
     ]
     words = ["--mode", "training", "--optimizer", "sgd", "--tables", "cpu"]

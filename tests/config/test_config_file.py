@@ -121,10 +121,10 @@ def test_every_problem_at_once_with_its_line(tmp_path):
         ("a: [1, 2\nb: 3\n", 2, "a bracket or brace is not closed"),
         ("a: [1, 2]]\n", 1, "a bracket too many"),
         ("a: b: c\n", 1, "has a second colon"),
-        ("a: 1\n  b: 2\n", 2, "indented otherwise than the keys around it"),
-        ("a 1\nb: 2\n", 2, "above lacks the colon and blank behind its key"),
-        ("a: 1\nb\nc: 2\n", 3, "the line above is no `key: value`: its colon is missing"),
-        ("  a: 1\nb: 2\n", 2, "the lines above are indented otherwise"),
+        ("a: 1\n  b: 2\n", 2, "not indented like the keys around it"),
+        ("a 1\nb: 2\n", 2, "above lacks the colon and space after its key"),
+        ("a: 1\nb\nc: 2\n", 3, "the line above is not a `key: value` line: its colon is missing"),
+        ("  a: 1\nb: 2\n", 2, "the lines above are indented differently"),
         ("a: 'x\nb: 2\n", 3, "a quotation mark is not closed"),
         ("a: @x\n", 1, "needs quotes (YAML: while scanning"),
         ("- a\nb: 2\n", 2, "a list and `key: value` lines are mixed"),
@@ -180,7 +180,7 @@ def test_parse_value():
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(MissingFileError, match="no such config file"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         read_config(tmp_path / "none.yaml")
     with pytest.raises(IsADirectoryError):
         read_config(tmp_path)
@@ -189,7 +189,7 @@ def test_missing_file_and_folder(tmp_path):
 def test_a_file_that_never_ends_is_refused():
     if not os.path.exists("/dev/zero"):  # noqa: PTH110
         pytest.skip("no /dev/zero")
-    assert problems("/dev/zero") == [(None, "", "larger than 1048576 bytes: not a config")]
+    assert problems("/dev/zero") == [(None, "", "larger than 1048576 bytes: not a config file")]
 
 
 def test_values_without_defaults(tmp_path):

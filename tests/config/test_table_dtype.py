@@ -104,7 +104,7 @@ def test_quantised_tables_are_attached_and_start_as_the_identity(bases, tmp_path
         assert torch.equal(plain(ids).logits, model(ids).logits)
         tiny.randomise(model)
         assert not torch.equal(plain(ids).logits, model(ids).logits)
-    with pytest.raises(LayoutError, match="cannot learn"):
+    with pytest.raises(LayoutError, match="cannot be trained"):
         model.train()(ids, labels=ids)
     assert all(check.ok is not False for check in verify(folder, weights=False))
 

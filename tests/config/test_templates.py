@@ -124,9 +124,9 @@ def test_a_file_of_a_templates_name_wins(tmp_path, monkeypatch):
     (tmp_path / "gpt2").write_text(template_path("tiny").read_text())
     assert load_config("gpt2") == load_template("tiny")
     assert find_config("qwen3.8-flash-next") == template_path("qwen3.8-flash-next")
-    with pytest.raises(MissingFileError, match=r"none\.yaml: no such config file"):
+    with pytest.raises(MissingFileError, match=r"none\.yaml does not exist"):
         load_config("none.yaml")
-    with pytest.raises(MissingFileError, match="no such config file"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         load_config("folder/gpt2")
 
 
@@ -148,14 +148,14 @@ def test_a_folder_of_a_templates_name(files, is_name, tmp_path, monkeypatch):
         (tmp_path / "gpt2" / name).write_text(json.dumps(values))
     assert is_template("gpt2") is is_name
     assert not is_template("./gpt2")
-    with pytest.raises(InputError, match="gpt2 is a folder; a config is a file"):
+    with pytest.raises(InputError, match="gpt2 is a folder; a config must be a file"):
         find_config("./gpt2")
     for words in (["report"], ["config", "show"], ["config", "check"]):
         done = run(*words, "gpt2")
         assert (done.code == 0) is is_name
         assert ("gpt2 means the template" in done.stderr) is is_name
     if not is_name:
-        with pytest.raises(InputError, match="gpt2 is a folder; a config is a file"):
+        with pytest.raises(InputError, match="gpt2 is a folder; a config must be a file"):
             load_config("gpt2")
 
 

@@ -101,7 +101,7 @@ def test_a_trace_with_a_cache_is_refused(llama):
     past = llama(input_ids=IDS, use_cache=True)
     name = "cache" if "cache" in past else "past_key_values"
     step = Logits(llama, **{name: past[name]})
-    with pytest.raises(InputError, match="would forget the memory's past"):
+    with pytest.raises(InputError, match="would lose the memory's past"):
         trace(step, OTHER[:, :1])
 
 
@@ -141,7 +141,7 @@ def test_an_export_with_a_static_cache_is_refused(llama):
     settings = copied.generation_config
     settings.use_cache, settings.cache_implementation = True, "static"
     settings.cache_config = {"batch_size": 1, "max_cache_len": 32}
-    with pytest.raises(InputError, match=r"would forget the memory's past.*\n.*use_cache=False"):
+    with pytest.raises(InputError, match=r"would lose the memory's past.*\n.*use_cache=False"):
         convert_and_export_with_cache(copied)
 
 

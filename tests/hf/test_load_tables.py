@@ -166,7 +166,7 @@ def test_layers_in_other_places(llama, tmp_path):
 def test_training_is_refused_unless_the_tables_are_frozen(llama):
     model = engram.load(llama, tables="disk")
     out = model(IDS).logits
-    with pytest.raises(LayoutError, match="cannot learn"):
+    with pytest.raises(LayoutError, match="cannot be trained"):
         out.sum().backward()
     model.zero_grad()  # of the layers behind the memory
     model.train()

@@ -154,7 +154,7 @@ def test_other_ids_for_the_memory(model, ids):
         InputError, match=r"engram_input_ids must be whole numbers of shape \[2, 17"
     ):
         model(ids, engram_input_ids=other[:, 1:])
-    with pytest.raises(InputError, match="token ids are >= 0"):
+    with pytest.raises(InputError, match="must be >= 0, got"):
         model(ids, engram_input_ids=other - 500)
 
 
@@ -205,8 +205,8 @@ def test_generate_takes_hash_ids_for_the_prompt(model, ids, hashed):
         (lambda hashed: hashed[:, :-1], r"of shape \[2, 17, 2, 6\].* got torch.int64 \[2, 16"),
         (lambda hashed: hashed[:, :, 0], "got torch.int64"),
         (lambda hashed: hashed.double(), "got torch.float64"),
-        (lambda hashed: hashed + 500, "outside of the 1.. rows"),
-        (lambda hashed: hashed - 500, r"outside of the \d+ rows"),
+        (lambda hashed: hashed + 500, "must be in 0..1"),
+        (lambda hashed: hashed - 500, "must be in 0.."),
         (lambda hashed: hashed > 9, "got torch.bool"),
         (lambda hashed: hashed.to(torch.complex64), "got torch.complex64"),
         (lambda hashed: hashed.tolist(), "must be a tensor, got list"),

@@ -322,5 +322,5 @@ def test_another_type_is_refused_by_name(model_type: str, tmp_path: Path) -> Non
 
 
 def test_a_memory_of_another_width_is_refused(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match=f"the model {HIDDEN}"):
+    with pytest.raises(LayoutError, match=f"must be {HIDDEN}"):
         attach.plan(made.base, memory_config(hidden_size=64), tmp_path / "out")

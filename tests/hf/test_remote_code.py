@@ -58,13 +58,13 @@ def files(folder):
 def test_code_is_not_run_unasked(tmp_path, capsys):
     trace = tmp_path / "it-ran"
     base = remote_base(tmp_path / "base", trace)
-    with pytest.raises(InputError, match="would run code") as caught:
+    with pytest.raises(InputError, match="would run the code") as caught:
         attach.plan(base, tiny.memory_config(), tmp_path / "out")
     assert "--trust-remote-code" in caught.value.hint
     folder = tiny.attached_model(base, tmp_path / "attached", trust_remote_code=True)
     assert trace.exists()
     trace.unlink()
-    with pytest.raises(InputError, match="would run code") as caught:
+    with pytest.raises(InputError, match="would run the code") as caught:
         engram.load(folder)
     assert "trust_remote_code=True" in caught.value.hint
     found = {check.name: check for check in verify(folder)}
@@ -184,7 +184,7 @@ def test_an_adapter(base, model, attached, tmp_path):
     joined = engram.load(base, folder, trust_remote_code=True)
     plain = engram.load(attached, trust_remote_code=True)
     assert torch.equal(joined(IDS).logits, plain(IDS).logits)
-    with pytest.raises(InputError, match="would run code"):
+    with pytest.raises(InputError, match="would run the code"):
         engram.load(base, folder)
 
 
@@ -193,7 +193,7 @@ def test_convert_to_another_dtype_and_onto_the_base(base, attached, tmp_path):
     small = engram.load(tmp_path / "small", trust_remote_code=True, dtype=torch.float32)
     assert torch.isfinite(small(IDS).logits).all()
     convert_memory.write(convert_memory.plan(attached, tmp_path / "published", "demo"))
-    with pytest.raises(InputError, match="would run code"):
+    with pytest.raises(InputError, match="would run the code"):
         convert_memory.plan(tmp_path / "published", tmp_path / "whole", base=base)
     made = convert_memory.plan(
         tmp_path / "published", tmp_path / "whole", base=base, trust_remote_code=True

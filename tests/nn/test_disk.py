@@ -204,7 +204,7 @@ def test_files_that_are_no_table(tmp_path, table):
         DiskEmbedding(tmp_path / "nowhere", 0, 1, 1)
     with pytest.raises(MissingFileError):
         DiskEmbedding(tmp_path, 0, 1, 1)
-    with pytest.raises(CorruptFileError, match="ends at byte"):
+    with pytest.raises(CorruptFileError, match="must have at least"):
         DiskEmbedding(path, START + 5, ROWS, WIDTH)
     DiskEmbedding(path, START + 4, ROWS, WIDTH)  # up to the last byte
     with pytest.raises(CorruptFileError):
@@ -216,14 +216,14 @@ def test_files_that_are_no_table(tmp_path, table):
         DiskEmbedding(path, 0, 1, 1, torch.int8)
     with pytest.raises(InputError, match="^cache_rows must be >= 0, got -1"):
         DiskEmbedding(path, 0, 1, 1, cache_rows=-1)
-    with pytest.raises(InputError, match="0 rows"):
+    with pytest.raises(InputError, match="got 0, 4 and 0"):
         DiskEmbedding(path, 0, 0, 1)
 
 
 def test_a_file_that_is_cut_short_later(tmp_path, disk):
     with (tmp_path / "table").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(CorruptFileError, match="has 100 bytes"):
+    with pytest.raises(CorruptFileError, match="got 100"):
         disk(torch.tensor([ROWS - 1]))
 
 
@@ -323,7 +323,7 @@ def test_a_module_computes_the_same(module):
     assert on_disk.count_parameters() == plain.count_parameters()
     on_disk.reset_parameters()
     heads = on_disk.multi_head_embedding
-    with pytest.raises(LayoutError, match="Row ids run"):
+    with pytest.raises(LayoutError, match="Row ids must be"):
         heads.rows(torch.tensor([PRIME_ROWS]))
     with pytest.raises(LayoutError, match="Hash id"):
         heads(torch.full((1, 1, 4), PRIMES[1][1] + 1))
@@ -337,7 +337,7 @@ def test_training_a_table_on_disk_is_refused(module):
     with torch.no_grad():
         on_disk(hidden, ids)
     out = on_disk.eval()(hidden, ids)
-    with pytest.raises(LayoutError, match="cannot learn"):
+    with pytest.raises(LayoutError, match="cannot be trained"):
         out.sum().backward()
 
 

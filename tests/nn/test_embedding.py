@@ -35,13 +35,13 @@ def test_ids_that_do_not_fit():
         table(torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(LayoutError, match="0 columns"):
         table(torch.tensor(1))
-    with pytest.raises(LayoutError, match="from -1 to 23; the table has rows 0..22"):
+    with pytest.raises(LayoutError, match="must be in 0..22, got -1..23"):
         table.rows(torch.tensor([-1, 23]))
 
 
 @pytest.mark.parametrize(("sizes", "stored"), [([], None), ([5, 0], None), ([5, 7], 11)])
 def test_tables_that_make_no_sense(sizes, stored):
-    with pytest.raises(LayoutError, match="do not hold heads"):
+    with pytest.raises(LayoutError, match="Heads must have at least 1 row each"):
         MultiHeadEmbedding(sizes, 4, stored_rows=stored)
 
 

@@ -244,7 +244,7 @@ def test_four_dimensional_ids():
     assert (module.layer_id, module.slot) == (1, 1)
     both = torch.stack([torch.zeros_like(ids), ids], dim=2)
     assert torch.equal(module(hidden, both), module(hidden, ids))
-    with pytest.raises(LayoutError, match="of 1 layers"):
+    with pytest.raises(LayoutError, match="for 1 layers"):
         module(hidden, both[:, :, :1])
     plain = EngramModule(config=config, layer_vocab_sizes=[list(row) for row in primes[1]])
     plain.load_state_dict(module.state_dict())
@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_refused():
     module = make_module(config)
     hidden, ids = make_inputs(module)
     for wrong in (hidden[:, :, 0], hidden[:, :, :1], hidden[..., :11]):
-        with pytest.raises(LayoutError, match="config wants \\[B, T, 2, 12\\]"):
+        with pytest.raises(LayoutError, match="must have the shape \\[B, T, 2, 12\\]"):
             module(wrong, ids)
     with pytest.raises(LayoutError, match="hash_ids is"):
         module(hidden, ids[:, :-1])
@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_refused():
 def test_layouts_without_a_module(monkeypatch):
     config = make_config()
     monkeypatch.setattr(EngramModule, "variants", {"other": DemoModule})
-    with pytest.raises(LayoutError, match="layout demo is not built yet") as error:
+    with pytest.raises(LayoutError, match="Layout demo has no module yet") as error:
         EngramModule(config, head_primes(config)[1])
     assert "other" in error.value.hint
 

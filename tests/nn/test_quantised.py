@@ -189,9 +189,9 @@ def test_the_released_forward_from_fp8_rows_is_that_of_the_same_rows_in_bfloat16
 
 def test_training_is_refused_unless_the_table_is_frozen():
     module, hidden, ids, _ = golden_module("fp8")
-    with pytest.raises(LayoutError, match="fp8, for inference, and cannot learn"):
+    with pytest.raises(LayoutError, match="fp8, for inference, and cannot be trained"):
         module(hidden, ids)
-    with pytest.raises(LayoutError, match="engram convert|cannot learn"):
+    with pytest.raises(LayoutError, match="engram convert|cannot be trained"):
         module.eval()(hidden, ids).sum().backward()
     module.train().multi_head_embedding.embedding.requires_grad_(False)
     module(hidden, ids).sum().backward()
@@ -212,5 +212,5 @@ def test_tables_that_stay_on_the_host_have_no_cache(table_dtype):
         use_offload=True,
         offload_cache_lines=4,
     )
-    with pytest.raises(LayoutError, match="not cached"):
+    with pytest.raises(LayoutError, match="offload_cache_lines must be 0"):
         EngramModule(config, head_primes(config)[0])

@@ -116,7 +116,7 @@ def test_tables_are_where_they_are_put(place):
 def test_state_of_the_tables_goes_where_they_are():
     use = use_of("engram-27b", "bf16", mode="training", tables="cpu")
     assert use.rank_bytes("cpu") == 16 * 5_792_338_560
-    with pytest.raises(UsageError, match="read in place"):
+    with pytest.raises(UsageError, match="cannot be trained"):
         use_of("engram-27b", mode="training", tables="disk")
 
 

@@ -322,7 +322,7 @@ def test_tokenizer_length_of_a_folder(tmp_path):
 
 def test_shapes_that_are_none():
     gpt2 = load_backbone("gpt2")
-    with pytest.raises(LayoutError, match="no layer 12, only 0 to 11"):
+    with pytest.raises(LayoutError, match="must be in 0..11, got 12"):
         memory_shape(gpt2, layer_ids=[1, 12])
     with pytest.raises(LayoutError, match="'paper' is no layout"):
         memory_shape(gpt2, layout="paper")

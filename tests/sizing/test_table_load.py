@@ -47,7 +47,7 @@ def test_rows_for_load_are_the_fewest(distinct, load):
 
 @pytest.mark.parametrize("load", [0, 1, -0.5, 1.5])
 def test_loads_that_cannot_be(load):
-    with pytest.raises(InputError, match="not between 0 and 1"):
+    with pytest.raises(InputError, match="must be between 0 and 1"):
         rows_for_load(10, load)
 
 
@@ -119,14 +119,14 @@ def test_statistics_of_something_else_are_refused(tmp_path):
     for words, code, says in (
         (("--model", "qwen3-0.6b"), 5, "50,257 ids; the memory has 151,669"),
         (("--model", "gpt2", "--max-ngram-size", 4), 5, "also reads [4]"),
-        (("--model", "gpt2", "--load", 2), 2, "'--load': A load of 2.0 is not between 0 and 1"),
+        (("--model", "gpt2", "--load", 2), 2, "'--load': The load must be between 0 and 1"),
         (("--model", "gpt2", "--fill", 1), 2, "--fill is a part of a budget"),
     ):
         found = run("size", *words, "--corpus", stats)
         assert (found[0], found[1]) == (code, "")
         assert says in found[2]
     assert run("size", "--model", "gpt2", "--tokens", "1B")[0] == 2
-    with pytest.raises(MissingFileError, match=r"no file .*nothing\.json"):
+    with pytest.raises(MissingFileError, match=r"nothing.json does not exist"):
         read_statistics(tmp_path / "nothing.json")
     (tmp_path / "other.json").write_text('{"schema": "engram.size/1"}')
     with pytest.raises(InputError, match="not a result of engram hash"):

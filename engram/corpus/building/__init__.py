@@ -1,1 +1,1 @@
-"""Builds a corpus: text to token shards, in units that are done once."""
+"""Builds a corpus: text to token shards, in units of work that are done once."""

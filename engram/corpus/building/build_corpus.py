@@ -34,8 +34,8 @@ def build_corpus(
 ) -> BuiltCorpus:
     """Tokenise a text into token shards.
 
-    The work is kept in a hidden folder beside `folder` until all is done; it takes as much room as
-    the corpus. When the build breaks off, finished units stay there, and `resume` goes on.
+    The work is kept in a hidden folder beside `folder` until all is done; it takes as much space as
+    the corpus. If the build is interrupted, finished units stay there, and `resume` continues.
 
     Args:
         text: Files, folders of them, ``-`` for standard input, or sources from `find_sources`.

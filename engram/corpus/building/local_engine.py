@@ -1,4 +1,4 @@
-"""Does units of a corpus in processes of this machine."""
+"""Does units of work in processes on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 
 
 class WorkerLostError(EngramError):
-    """A worker ended before its work was done."""
+    """A worker process ended before its work was done."""
 
     code = "worker_lost"
     exit_code = 3
@@ -33,17 +33,17 @@ def run_local(
 ) -> Iterator[tuple[int, UnitResult]]:
     """Do units, several at a time.
 
-    When one fails, the units under way are still finished, so that a build that is resumed does
-    not do them again. When the caller stops, its processes are killed.
+    When one fails, units in progress are still finished, so that a resumed build does not repeat
+    them. When the caller stops, the processes are killed.
 
     Args:
         tasks: The units.
-        workers: Processes; with one, the work is done in this process, which then encodes with as
-            many threads as RAYON_NUM_THREADS says.
+        workers: Processes; with one, the work is done in this process, which then encodes with
+            RAYON_NUM_THREADS threads.
         report: Called with the bytes of all the units that were read so far.
 
     Yields:
-        The index of each unit and its result, as they are done.
+        The index and result of each unit when it is done.
 
     Raises:
         InputError: A document cannot be read or encoded.
@@ -64,16 +64,16 @@ def run_local(
 
 
 class _Processes:
-    """Processes that do units, each at the other end of a pipe.
+    """Worker processes that do units, each connected by a pipe.
 
     Args:
-        count: How many there are.
-        threads: Threads that each encodes with.
-        tasks: Units that they are to do.
+        count: Number of processes.
+        threads: Threads that each process encodes with.
+        tasks: Units to do.
     """
 
     def __init__(self, count: int, threads: int, tasks: int) -> None:
-        # A forked process has the threads of neither tokenizer.
+        # A forked process would lack the threads of the tokenizers.
         self._spawn = multiprocessing.get_context("spawn")
         self._read_bytes: Any = self._spawn.RawArray("q", tasks)
         self._count, self._threads = count, threads
@@ -119,7 +119,7 @@ class _Processes:
             raise failed[min(failed)]
 
     def kill(self) -> None:
-        """End them at once; what they have not finished is in no one's way."""
+        """Kill them at once; unfinished files do no harm."""
         for process in self._processes:
             if process.pid is not None:
                 process.kill()
@@ -128,13 +128,13 @@ class _Processes:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Start processes in a block, which inherit that Ctrl-C is not for them; it waits till the end.
+    """Block Ctrl-C while processes start, which inherit that; it is delivered after the block.
 
-    A process that is half started has nobody to kill it, and would tell that its parent is gone.
+    Otherwise a half-started process would not be killed, and would report a missing parent.
     """
-    resource_tracker.ensure_running()  # it unblocks them when it is started
+    resource_tracker.ensure_running()  # starting it unblocks signals
     handler, came = signal.getsignal(signal.SIGINT), list[int]()
-    # Only the main thread runs Python's handlers, also for what other threads received.
+    # Python runs all signal handlers in the main thread.
     is_held = callable(handler) and threading.current_thread() is threading.main_thread()
     if is_held:
         signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
@@ -161,12 +161,12 @@ def _lost_if_closed() -> Iterator[None]:
 
 
 def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
-    """Do units in a process of its own, until the pipe is closed; ends with its parent at once.
+    """Do units in a worker process until the pipe is closed; end at once with the parent.
 
     Args:
-        pipe: Where a place and a unit come in, and its result or its error goes out.
-        threads: Threads that it encodes with.
-        read_bytes: Memory shared with the parent, where each place has its unit's progress.
+        pipe: Receives a slot and a unit, and returns the unit's result or error.
+        threads: Threads to encode with.
+        read_bytes: Memory shared with the parent, with the progress of the unit in each slot.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["RAYON_NUM_THREADS"] = str(threads)

@@ -1,4 +1,4 @@
-"""One unit of a corpus: its documents to token ids, in files of its own."""
+"""One unit of work of a corpus: its documents to token ids, in separate files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from engram.storage.json_files import find_json
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
 
-# Called with the bytes of text that were read so far.
+# Called with the bytes of text read so far.
 Report = Callable[[int], None]
 
 
@@ -62,17 +62,17 @@ class UnitTask:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What is known of a unit that is done.
+    """Result of a unit.
 
     Attributes:
         documents: Its documents.
         tokens: Its tokens.
         skipped: Documents that were left out.
-        problems: What was wrong with them, the first hundred.
+        problems: Their problems, the first hundred.
         tokens_sha256: Digest of its token ids.
         lengths_sha256: Digest of its documents' lengths.
-        engine: What tokenised it, and why, as a sentence.
-        problem: Why the fast engine was given up; empty when it was not.
+        engine: The tokenising library and the reason for it, as a sentence.
+        problem: Reason for giving up the fast engine; empty if it was not given up.
     """
 
     documents: int
@@ -87,11 +87,11 @@ class UnitResult:
 
 @dataclass(frozen=True)
 class Notes:
-    """What was met while a text was tokenised.
+    """Notes from tokenising a text.
 
     Attributes:
         skipped: Documents that were left out.
-        problems: What was wrong with them, the first hundred.
+        problems: Their problems, the first hundred.
         engines: What tokenised it, as sentences; a line below says why, where it has to.
         warnings: Why the fast engine was given up, where it was.
     """
@@ -103,7 +103,7 @@ class Notes:
 
     @classmethod
     def of_units(cls, results: Sequence[UnitResult]) -> Notes:
-        """Put together what was met in units."""
+        """Combine the notes of units."""
         problems = [problem for result in results for problem in result.problems]
         return cls(
             skipped=sum(result.skipped for result in results),
@@ -114,11 +114,11 @@ class Notes:
 
 
 def run_unit(task: UnitTask, report: Report) -> UnitResult:
-    """Tokenise a unit and write its files; raises what `encode_unit` does.
+    """Tokenise a unit and write its files; raise the errors of `encode_unit`.
 
     Args:
         task: The unit.
-        report: Called with the bytes of it that were read so far.
+        report: Called with the bytes of the unit read so far.
     """
     with closing(encode_unit(task)) as parts:
         return write_unit(task, parts, report)
@@ -128,11 +128,11 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
     """Tokenise a unit.
 
     Yields:
-        Its documents and, last, what is known of it.
+        Its documents and, last, its result.
 
     Raises:
         InputError: A document cannot be read or encoded.
-        MismatchError: The tokenizer is no longer the one that the build began with.
+        MismatchError: The tokenizer is no longer the one that the build started with.
     """
     tokenizer = _tokenizer(task.tokenizer)
     fast, engine = _fast_encoder(tokenizer, task.text_bytes)
@@ -168,12 +168,12 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
 def write_unit(
     task: UnitTask, parts: Iterable[TokenBatch | UnitResult], report: Report
 ) -> UnitResult:
-    """Write the files of a unit from what `encode_unit` yields, the one that says so last.
+    """Write the files of a unit from the output of `encode_unit`, the one with the result last.
 
     Args:
         task: The unit.
-        parts: Its documents and what is known of it.
-        report: Called with the bytes of it that were read so far.
+        parts: Its documents and its result.
+        report: Called with the bytes of the unit read so far.
     """
     with _file(task, "tokens").open("wb") as tokens, _file(task, "lengths").open("wb") as lengths:
         for part in parts:
@@ -183,30 +183,30 @@ def write_unit(
             for file, data in zip((tokens, lengths), _data(part), strict=True):
                 file.write(data)
             report(part.read_bytes)
-    # Not seen onto the disk: a resumed build finds by their digests what a power cut tore.
+    # Not flushed to disk: a resumed build detects files torn by a power cut by their digests.
     _file(task, "json").write_text(json.dumps(asdict(result)), encoding="utf-8")
     return result
 
 
 def keep_unit(task: UnitTask, folder: Path) -> None:
-    """Move the files of a unit to where they count as done.
+    """Move the files of a unit to the folder of finished units.
 
     Args:
         task: The unit, in the folder of finished ones.
-        folder: Where `write_unit` wrote it.
+        folder: The folder that `write_unit` wrote to.
     """
-    for kind in ("tokens", "lengths", "json"):  # the last says that the others are whole
+    for kind in ("tokens", "lengths", "json"):  # the last one marks the others as complete
         target = _file(task, kind)
         (folder / target.name).replace(target)
 
 
 def behind(report: Report, before: int) -> Report:
-    """Return what reports the bytes of a unit that comes after `before` bytes of others."""
+    """Return a callback that adds `before` bytes of earlier units to the bytes of a unit."""
     return lambda read_bytes: report(before + read_bytes)
 
 
 def finished_unit(task: UnitTask) -> UnitResult | None:
-    """Return what is known of a unit when its files are there and whole, else None."""
+    """Return the result of a unit if its files are complete, else None."""
     values = find_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
     if values is None or values.keys() != UNIT_SHAPE.keys():
         return None
@@ -217,7 +217,7 @@ def finished_unit(task: UnitTask) -> UnitResult | None:
 
 
 def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
-    """Read the documents of a unit that is done, in place.
+    """Read the documents of a finished unit, in place.
 
     Yields:
         About 1M tokens of whole documents at a time; `read_bytes` is 0.
@@ -238,13 +238,13 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
     """Check that a tokenizer is the one that tokens were made with.
 
     Raises:
-        MismatchError: It is another.
+        MismatchError: It is another one.
     """
     if tokenizer.digest != sha256:
         raise MismatchError(
             f"The tokenizer {tokenizer.name} is not the one that the tokens were made with: its "
-            f"digest is {tokenizer.digest[:16]}..., theirs {sha256[:16]}....",
-            "Use that tokenizer, or build the corpus anew.",
+            f"digest must be {sha256[:16]}..., got {tokenizer.digest[:16]}....",
+            "Use that tokenizer, or build the corpus again.",
             tokenizer=tokenizer.name,
             expected=sha256,
             found=tokenizer.digest,
@@ -252,7 +252,7 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
 
 
 def _data(batch: TokenBatch) -> tuple[bytes, bytes]:
-    """What the files of a unit hold of a batch: tokens, and lengths of documents."""
+    """Return the contents of a unit's files for a batch: tokens, and lengths of documents."""
     return batch.tokens.tobytes(), np.diff(batch.boundaries).tobytes()
 
 

@@ -1,4 +1,4 @@
-"""How the work on a text is cut into units: the same ones for any number of workers."""
+"""Splits the work on a text into units, independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BLOCK_BYTES = 2**18
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of the text that one worker does at a time.
+    """A unit of work: a part of the text for one worker.
 
     Attributes:
-        sources: Files and parts of files; each part starts and ends between two documents.
+        sources: Files and parts of files; parts start and end between documents.
     """
 
     sources: tuple[Source, ...]
@@ -36,17 +36,17 @@ class Unit:
 def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
     """Cut a text into units.
 
-    A plain file is cut at the first end of a document behind every `unit_bytes`, a .parquet between
-    row groups; what is packed, and texts that are one document each, stay whole. Small files share
-    a unit.
+    A plain file is cut at the first end of a document after every `unit_bytes`, a .parquet between
+    row groups; compressed files, and files that are one document each, stay whole. Small files
+    share a unit.
 
     Args:
         sources: The files.
-        split: What ends a document of plain text.
-        unit_bytes: About as many bytes as a unit has.
+        split: The end of a document in plain text.
+        unit_bytes: Approximate bytes per unit.
 
     Returns:
-        The units. Their documents, one unit after the other, are those of the sources.
+        The units. Their documents, in order, are those of the sources.
     """
     units: list[Unit] = []
     waiting: list[Source] = []
@@ -85,7 +85,7 @@ def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
 
 
 def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[int]:
-    """Find the places between documents where a plain file is cut."""
+    """Find the positions between documents at which a plain file is cut."""
     if split == "file" or source.path is None or size <= unit_bytes or not _is_cut(source):
         return
     with source.path.open("rb") as file:
@@ -105,9 +105,9 @@ def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[
 
 
 def _is_cut(source: Source) -> bool:
-    """Whether a file has its documents between its newlines: no list of JSON records, no UTF-16."""
+    """Whether a file can be cut at newlines: not a list of JSON records, not UTF-16."""
     try:
         with open_source(source) as stream:
             return source.format != "json" or holds_json_lines(stream)
-    except InputError:  # whoever reads the file says so
+    except InputError:  # reported when the file is read
         return False

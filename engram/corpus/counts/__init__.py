@@ -1,1 +1,1 @@
-"""How a text fills the tables: distinct n-grams, rows hit, collisions, cache hits."""
+"""Statistics of a text's n-grams: distinct n-grams, rows hit, collisions, cache hits."""

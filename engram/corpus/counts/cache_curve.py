@@ -1,9 +1,9 @@
-"""How often a cache in front of a layer's table would have the row that a text looks up, by size.
+"""Cache curves: hit rates of a row cache for a layer's table, by size.
 
-Two caches of whole rows are measured: one that drops the row that was not read for longest (LRU),
-exactly, by stack distances, and a fixed set of the most frequent rows, the best that never changes.
-Each of them cold: empty at first, so that the first look-up of a row misses. And warm: the first
-half of the text has filled the cache, or chosen the fixed set, and only the second half is counted.
+Two caches of whole rows are measured: one that drops the least recently read row (LRU), exactly, by
+stack distances; and a fixed set of the most frequent rows, the best static cache. Each is measured
+cold (empty at first, so that the first look-up of a row misses) and warm (the first half of the
+text fills the cache or selects the fixed set, and only the second half is counted).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class CachePoint:
     """Hit rates of caches of one size: hits / look-ups.
 
     Attributes:
-        rows: Rows that the cache holds.
+        rows: Rows in the cache.
         lru_cold: LRU, empty at first.
-        lru_warm: LRU, over the second half, after the first.
+        lru_warm: LRU, on the second half, after the first.
         static_cold: The most frequent rows of the text, each read from the table once.
-        static_warm: The most frequent rows of the first half, over the second.
+        static_warm: The most frequent rows of the first half, on the second.
     """
 
     rows: int
@@ -46,12 +46,12 @@ class CachePoint:
 
 @dataclass(frozen=True)
 class CacheTarget:
-    """How large a warm cache has to be.
+    """The cache size for a hit rate of a warm cache.
 
     Attributes:
-        hit_rate: Share of look-ups that it has.
-        lru_rows: Fewest rows of an LRU cache; None when no size does.
-        static_rows: Fewest rows of a fixed set; None when no set does.
+        hit_rate: The wanted hit rate.
+        lru_rows: Fewest rows of an LRU cache; None if no size reaches it.
+        static_rows: Fewest rows of a fixed set; None if no set reaches it.
     """
 
     hit_rate: float
@@ -66,8 +66,8 @@ class LayerCache:
     Attributes:
         layer_id: The layer (0-based) in the backbone.
         table_rows: Rows of its table that ids can reach.
-        lookups: Rows that the text looks up, repeats included.
-        distinct_rows: Different ones; a larger cache is of no more use.
+        lookups: Rows that the text looks up, including repeats.
+        distinct_rows: Distinct rows; a larger cache has no further benefit.
         points: Hit rates at sizes 10, 20, 50, 100 and so on; the last is `distinct_rows`.
         targets: Sizes for wanted hit rates.
     """
@@ -81,28 +81,28 @@ class LayerCache:
 
 
 class CacheSample:
-    """The beginning of a text, and the cache curves of its look-ups.
+    """Collects the start of a text, and measures the cache curves of its look-ups.
 
     Memory: 4 bytes a token while it is collected; for the curves, one layer after the other, about
     80 bytes a look-up at most.
 
     Args:
         addresses: The memory's constants.
-        most_tokens: Tokens that are looked at.
+        most_tokens: Most tokens to use.
 
     Attributes:
-        tokens: Tokens that were taken so far.
+        tokens: Tokens collected so far.
 
     Raises:
-        InputError: There would be more than 2^31 look-ups in a layer, or none.
+        InputError: A layer would have more than 2^31 look-ups, or none.
     """
 
     def __init__(self, addresses: Addresses, most_tokens: int = DEFAULT_CACHE_TOKENS) -> None:
         most = _MOST_LOOKUPS // addresses.n_columns
         if not 0 < most_tokens <= most:
             raise InputError(
-                f"A cache curve of {most_tokens:,} tokens cannot be made.",
-                f"Take 1 to {most:,} tokens.",
+                f"The tokens of a cache curve must be in 1..{most:,}, got {most_tokens:,}.",
+                "Use a sample of that size.",
                 tokens=most_tokens,
             )
         self.tokens = 0
@@ -111,7 +111,7 @@ class CacheSample:
         self._starts: list[NDArray[np.int64]] = []
 
     def add(self, batch: TokenBatch) -> None:
-        """Add documents; what exceeds the sample is left out."""
+        """Add documents; tokens beyond the sample are ignored."""
         taken = batch.tokens[: self._most - self.tokens]
         if len(taken):
             starts = batch.boundaries[:-1]
@@ -140,7 +140,7 @@ def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
 
     Args:
         layer: The layer's constants.
-        ids: Hash ids without offsets, int64 ``[T, C]``; a token's look-ups happen in the order of
+        ids: Hash ids without offsets, int64 ``[T, C]``; a token's look-ups are in the order of
             its columns.
     """
     rows, distinct = _number_rows(layer, ids)
@@ -156,7 +156,7 @@ def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
         (_static_warm_hits(rows, distinct, half), later),
     ):
         rates.append((hits[sizes] / total).tolist())
-        # Hits are whole numbers: the fewest that make the rate.
+        # Hits are whole numbers: the fewest that reach the rate.
         wanted = np.ceil(np.array(TARGETS) * total - 1e-9)
         found = np.searchsorted(hits, wanted)
         fewest.append([int(size) if size <= distinct else None for size in found])
@@ -177,7 +177,7 @@ def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
 
 
 def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
-    """Number the rows that are looked up from 0: ``[T * C]``, and how many there are."""
+    """Number the looked-up rows from 0 ``[T * C]``; return the numbers and their count."""
     from engram.corpus.counts import cache_kernels
 
     numbered = np.empty(ids.shape, np.int32)
@@ -190,7 +190,7 @@ def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray
 
 
 def _lru_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
-    """Hits of LRU caches of 0, 1, 2 ... rows: of all look-ups, and of those of the second half."""
+    """Return the hits of LRU caches of 0, 1, 2 ... rows, for all look-ups and the second half."""
     from engram.corpus.counts import cache_kernels
 
     words = -(-len(rows) // 64)
@@ -214,7 +214,7 @@ def _static_cold_hits(rows: NDArray[np.int32]) -> NDArray[np.int64]:
 def _static_warm_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
     before = np.bincount(rows[:half], minlength=distinct)
     after = np.bincount(rows[half:], minlength=distinct)
-    # A row that the first half does not hold cannot be chosen.
+    # A row that is not in the first half cannot be selected.
     chosen = np.argsort(-before, kind="stable")
     hits = np.where(before[chosen] > 0, after[chosen], 0)
     return np.concatenate([[0], np.cumsum(hits)])

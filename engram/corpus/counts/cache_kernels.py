@@ -1,4 +1,4 @@
-"""The compiled passes behind cache curves. Imported only where they are used.
+"""Compiled kernels for cache curves; imported only when used.
 
 Shapes: T tokens, C columns, n look-ups.
 """
@@ -22,7 +22,7 @@ _BYTES = np.uint64(0x0101010101010101)
 
 @kernel
 def number_rows(ids: Any, numbers: Any, first: Any) -> Any:
-    """Number the rows of one head from `first`, in the order in which they are first read.
+    """Number the rows of one head from `first`, in the order of their first look-up.
 
     Args:
         ids: Rows of the head, int ``[T]``; replaced by their numbers.
@@ -30,7 +30,7 @@ def number_rows(ids: Any, numbers: Any, first: Any) -> Any:
         first: The first number.
 
     Returns:
-        The number behind the last.
+        The number after the last.
     """
     following = first
     for t in range(len(ids)):
@@ -46,9 +46,9 @@ def number_rows(ids: Any, numbers: Any, first: Any) -> Any:
 def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, hits: Any) -> None:
     """Count look-ups by the smallest LRU cache that would have had their row.
 
-    That is one row more than were read since the row was last read (Mattson 1970). A bit stands at
-    the last look-up of every row; how many bits lie before a place is kept by a Fenwick tree over
-    the words of bits, small enough for the processor's cache.
+    Its size is one more than the distinct rows read since the row was last read (Mattson 1970). A
+    bit marks the last look-up of every row; a Fenwick tree over the words of bits, small enough for
+    the processor's cache, counts the bits before a position.
 
     Args:
         rows: Row of each look-up, numbered from 0, int ``[n]``.
@@ -57,7 +57,7 @@ def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, 
         bits: Zeros, uint64 ``[ceil(n / 64)]``.
         tree: Zeros, int32 ``[words + 1]``.
         hits: Zeros, int64 ``[2, rows + 1]``: by size, of all look-ups and of those from
-            `warm_from` on; the first look-up of a row is no hit and not counted.
+            `warm_from` on; the first look-up of a row is not a hit, and is not counted.
     """
     n_bits = 0
     for t in range(len(rows)):
@@ -66,7 +66,7 @@ def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, 
         if before >= 0:
             word = before >> 6
             place = np.uint64(before & _WORD_LOW)
-            # Bits up to the row's own.
+            # Bits up to and including the row's own.
             older = _count_bits(bits[word] & (_ALL >> (np.uint64(63) - place)))
             i = word
             while i > 0:

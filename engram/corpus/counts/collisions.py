@@ -1,4 +1,4 @@
-"""Which n-grams share their rows with others, in one layer and order, and how much text that is."""
+"""Collisions: the share of n-grams, and of the text, whose rows are also read by others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from engram.corpus.counts.distinct import DistinctWindows
 
-# Mixes stay below it, so that heads whose primes multiply to more tell all mixes apart.
+# Mixes stay below it, so heads whose primes have a larger product distinguish all mixes.
 _MIXES = 2**63
 
 
@@ -25,13 +25,12 @@ class OrderCollisions:
         order: n of the n-grams.
         any_head: Share of the distinct n-grams that collide in at least one head.
         every_head: Share that collide in every head, mostly with different ones.
-        same_rows: Share that have the very same rows as another in all heads; None when that is not
-            known.
+        same_rows: Share that have exactly the same rows as another in all heads; None if unknown.
         occurrences_any_head: Share of the text's n-grams, each as often as it occurs, that collide
             in at least one head.
         occurrences_every_head: The same for every head.
-        kind: Exact; or estimated for n-grams that fall on rows evenly, heads independent, frequent
-            n-grams as likely to collide as rare ones.
+        kind: Exact; or estimated, assuming that n-grams are hashed evenly, heads are independent,
+            and frequent n-grams collide as often as rare ones.
     """
 
     order: int
@@ -46,14 +45,14 @@ class OrderCollisions:
 def order_collisions(
     order: int, windows: DistinctWindows, multipliers: Sequence[int], primes: Sequence[int]
 ) -> OrderCollisions:
-    """Count the collisions of one layer and order, or estimate them where the set is a sample.
+    """Count the collisions of one layer and order, or estimate them if the set is a sample.
 
     Memory: 25 bytes for each distinct n-gram, and one for each row of one head.
 
     Args:
         order: n of the n-grams.
-        windows: Those of the text.
-        multipliers: The layer's, n of them or more.
+        windows: The distinct n-grams of the text.
+        multipliers: The layer's multipliers, at least n of them.
         primes: Rows of each head.
     """
     distinct = windows.count()

@@ -1,4 +1,4 @@
-"""The compiled passes behind the statistics. Imported only where they are used.
+"""Compiled kernels for statistics; imported only when used.
 
 Shapes: N the highest n-gram order, n tokens of a batch, H heads.
 """
@@ -28,21 +28,21 @@ _GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 kernel = compiled(**_OPTIONS)
-# Called by kernels, and compiled with each.
+# Called by kernels, and inlined into each.
 inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
 
 
 @kernel
 def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
-    """Lay out what positions begin..end-1 read, as `addressing.reference.look_back` does.
+    """Return the ids that positions begin..end-1 read, like `addressing.reference.look_back`.
 
     Args:
         ids: Ids of the vocabulary that is hashed, of whole documents, uint32 ``[n]``.
         boundaries: Starts of the documents, and the end of the last, ``[documents + 1]``.
         begin: First position.
-        end: Behind the last position.
+        end: Position after the last.
         fill: The id that is read before a document.
-        slots: Filled, uint32 ``[N, end - begin]``: slot k holds the id k places back.
+        slots: Output, uint32 ``[N, end - begin]``: slot k holds the id k positions back.
     """
     document = np.searchsorted(boundaries, begin, side="right") - 1
     for t in range(begin, end):
@@ -57,15 +57,15 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
 
 @kernel
 def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
-    """Hash the windows of one layer and order, and set the bits of the rows that are hit.
+    """Hash the windows of one layer and order, and set the bits of the rows hit.
 
-    A head's bitmap is small enough to stay in cache, so that a chunk of mixes is taken head by
-    head. The remainder is that of `addressing.kernel`.
+    A head's bitmap is small enough to stay in cache, so a chunk of mixes is processed head by head.
+    Remainders are computed as in `addressing.kernel`.
 
     Args:
         slots: Ids of the windows, uint32 ``[order, n]``.
-        multipliers: Of the layer, uint64 ``[order]``.
-        primes: Of the heads, uint64 ``[H]``.
+        multipliers: Multipliers of the layer, uint64 ``[order]``.
+        primes: Primes of the heads, uint64 ``[H]``.
         bases: First word of each head's bitmap, int64 ``[H]``.
         bits: The bitmaps, uint64; bit ``row % 64`` of word ``row // 64``.
     """
@@ -97,22 +97,21 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
 
 @inner
 def _reciprocal(prime: Any) -> Any:
-    """floor(2^64 / prime), for an odd prime or 2."""
+    """Return floor(2^64 / prime), for an odd prime or 2."""
     bar = np.uint64(2**64 - 1) // prime
     return bar + _ONE if prime == np.uint64(2) else bar
 
 
 @kernel
 def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
-    """Turn windows into numbers, without loss, scattered over all of 64 bits.
+    """Turn windows into numbers, without loss, scattered over 64 bits.
 
     Args:
         slots: Ids of the windows, uint32 ``[order, n]``.
         radix: Size of the vocabulary.
-        parts: Windows are told apart by their word among those of the same part, of which there
-            are as many.
-        words: Filled, uint64 ``[n]``.
-        part_of: Filled, uint8 ``[n]``.
+        parts: Number of parts; words are unique among the windows of a part.
+        words: Output, uint64 ``[n]``.
+        part_of: Output, uint8 ``[n]``.
     """
     for t in range(slots.shape[1]):
         first = slots[0, t]
@@ -139,10 +138,10 @@ def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) ->
 
     Args:
         words: Words of one part, uint64 ``[n]``.
-        part: Which part.
+        part: Index of the part.
         radix: Size of the vocabulary.
-        parts: How many parts there are.
-        slots: Filled, uint32 ``[order, n]``.
+        parts: Number of parts.
+        slots: Output, uint32 ``[order, n]``.
     """
     base = np.uint64(radix)
     for t in range(len(words)):
@@ -155,7 +154,7 @@ def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) ->
 
 @inner
 def _scatter(word: Any) -> Any:
-    """The finaliser of MurmurHash3: one to one."""
+    """Apply the finaliser of MurmurHash3, which is a bijection."""
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_2
     return word ^ word >> _SCATTER_SHIFT
@@ -163,7 +162,7 @@ def _scatter(word: Any) -> Any:
 
 @inner
 def _gather(word: Any) -> Any:
-    """Undo `_scatter`: a shift of more than half undoes itself."""
+    """Undo `_scatter`: an xor with a shift of more than half is its own inverse."""
     word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
     word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_1
     return word ^ word >> _SCATTER_SHIFT
@@ -175,7 +174,7 @@ def drop_repeats(words: Any, counts: Any) -> Any:
 
     Args:
         words: The array, uint64 ``[n]``.
-        counts: Filled with how often each distinct value occurs, uint32 ``[n]``.
+        counts: Output: the frequency of each distinct value, uint32 ``[n]``.
     """
     count, first = 0, 0
     for i in range(len(words)):
@@ -191,9 +190,9 @@ def drop_repeats(words: Any, counts: Any) -> Any:
 def merge(
     one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
 ) -> Any:
-    """Merge two sorted arrays of distinct values into a third, and return how many it holds.
+    """Merge two sorted arrays of distinct values into a third, and return its length.
 
-    Counts of equal values are added; what exceeds uint32 stays at its largest number.
+    Counts of equal values are added, and limited to the largest uint32.
     """
     i = j = count = 0
     while i < len(one) and j < len(other):
@@ -203,7 +202,7 @@ def merge(
         total = np.uint64(one_counts[i]) * np.uint64(from_one)
         total += np.uint64(other_counts[j]) * np.uint64(from_other)
         counts[count] = min(total, _LOW)
-        # Equal values advance both; no branch that depends on the values.
+        # Equal values advance both, without a branch that depends on the values.
         i += from_one
         j += from_other
         count += 1
@@ -217,7 +216,7 @@ def merge(
 
 @kernel
 def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
-    """Fill `mixes` ``[n]`` with what the heads of a layer reduce for windows ``[order, n]``."""
+    """Fill `mixes` ``[n]`` with the mixes of windows ``[order, n]`` for the heads of a layer."""
     for t in range(slots.shape[1]):
         mix = np.uint64(slots[0, t]) * multipliers[0]
         for k in range(1, slots.shape[0]):
@@ -227,7 +226,7 @@ def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
 
 @kernel
 def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
-    """Count, for each n-gram, the heads in which another one has its row; for one head.
+    """Add one to the counts of the n-grams that share their row of one head with another.
 
     Args:
         mixes: Mixes of distinct n-grams, uint64 ``[n]``.

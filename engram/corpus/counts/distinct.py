@@ -1,4 +1,4 @@
-"""The distinct n-grams of one order of a text: exact up to a limit, then from a sample."""
+"""Counts the distinct n-grams of one order of a text: exactly up to a limit, then by sampling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
-# Sorted words and how often each occurs, for every part of the vocabulary.
+# Sorted words and the frequency of each, for every part of the vocabulary.
 WindowSets = list[tuple[Words, NDArray[np.uint32]]]
 
 DEFAULT_MOST = 2**24
@@ -19,21 +19,21 @@ _CHUNK = 2**18
 
 
 class DistinctWindows:
-    """A growing set of distinct windows, with how often each occurs.
+    """A growing set of distinct windows, with the frequency of each.
 
-    Windows are kept as scattered 64-bit words in sorted arrays. When there are too many, only
-    those stay whose word ends with one more zero bit, which is a fair sample of all that were seen
+    Windows are kept as scattered 64-bit words in sorted arrays. When there are too many, only those
+    whose word ends with one more zero bit are kept, which is an unbiased sample of all windows
     (adaptive sampling, Flajolet 1990): the count is then an estimate.
 
     Args:
         order: Tokens of a window.
         vocab_size: Size of the vocabulary that is hashed.
-        most: Distinct windows kept at once, 12 bytes each; while they are sorted they take three
-            times that and 96 MiB.
-        level: Bits that the word of a kept window ends with zeros in, to begin with.
+        most: Most distinct windows to keep, 12 bytes each; sorting takes three times that and
+            96 MiB.
+        level: Initial number of zero bits at the end of the words of kept windows.
 
     Attributes:
-        level: The same, now.
+        level: The current number.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DistinctWindows:
     ) -> None:
         self._order, self._vocab_size, self._most = order, vocab_size, most
         others = vocab_size ** (order - 1)
-        # The fewest parts with which a part's windows fit into 64 bits; 0 when there are too many.
+        # The fewest parts with which a part's windows fit into 64 bits; 0 if there are too many.
         first = 2**64 // others
         self._parts = -(-vocab_size // first) if first else 0
         if self._parts > _MOST_PARTS:
@@ -53,7 +53,7 @@ class DistinctWindows:
         self.level = level
 
     def add(self, slots: NDArray[np.uint32]) -> None:
-        """Add windows, ``[order, n]``: slot k holds the id k places back."""
+        """Add windows ``[order, n]``: slot k holds the id k positions back."""
         from engram.corpus.counts import count_kernels
 
         words = np.empty(slots.shape[1], np.uint64)
@@ -76,26 +76,26 @@ class DistinctWindows:
         return self._kept << self.level
 
     def sets(self) -> WindowSets:
-        """Return what is kept, to be merged with another."""
+        """Return the kept words, for merging."""
         self._settle()
         return list(zip(self._sets, self._counts, strict=True))
 
     def merge(self, sets: WindowSets) -> None:
-        """Add what another one kept that was at no higher level than this is."""
+        """Add the kept words of another set, whose level is not higher."""
         self._settle()
         mask = np.uint64(2**self.level - 1)
         for part, (words, counts) in enumerate(sets):
-            # Taken out, and so copied: what comes from another process cannot be written to, which
-            # kernels would be compiled for anew.
+            # Selecting copies: arrays from another process are read-only, for which kernels would
+            # be compiled again.
             stays = words & mask == 0
             self._unite(part, words[stays], counts[stays])
         self._thin()
 
     def windows(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint32]]]:
-        """Read the set; only one that is exact can be read.
+        """Read the set, which must be exact.
 
         Yields:
-            Some windows at a time, ``[order, n]`` as they were added, and how often each occurred.
+            Some windows at a time, ``[order, n]`` as they were added, and the frequency of each.
         """
         from engram.corpus.counts import count_kernels
 
@@ -114,10 +114,10 @@ class DistinctWindows:
 
     @property
     def relative_error(self) -> float:
-        """Two standard errors of the count, as a fraction of it."""
+        """Two standard errors of the count, as a fraction of the count."""
         if self.is_exact or not self._kept:
             return 0.0
-        # Different windows may share a hash where they do not fit into 64 bits.
+        # Windows that do not fit into 64 bits may share a hash.
         hashed = 0.0 if self._parts else float(self.count()) / 2**65
         return 2 * float(np.sqrt((1 - 0.5**self.level) / self._kept)) + hashed
 
@@ -130,7 +130,7 @@ class DistinctWindows:
         return words[words & mask == 0] if self.level else words
 
     def _settle(self) -> None:
-        """Put what is pending into the sets."""
+        """Merge pending words into the sets."""
         from engram.corpus.counts import count_kernels
 
         for part, pending in enumerate(self._pending):

@@ -1,6 +1,6 @@
-"""How a text fills the tables: rows hit, distinct n-grams and collisions, by layer, order and head.
+"""Statistics of a text: rows hit, distinct n-grams and collisions, by layer, order and head.
 
-They are counted while the text goes by; n-grams are also counted at growing lengths of it.
+They are counted in one pass over the text; n-grams are also counted at growing lengths of it.
 
 Distinct n-grams are those that the layout reads (compressed ids, the fill included), so they do
 not depend on the layer; rows do.
@@ -29,7 +29,7 @@ _COUNT_WORDS = 2**16
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """What a text does to the table of one head.
+    """Statistics of a text for the table of one head.
 
     Attributes:
         order: n of the n-grams.
@@ -38,9 +38,9 @@ class HeadStatistics:
         rows_hit: Rows that the text reads at least once; always exact.
         load: rows_hit / rows.
         distinct_ngrams: Distinct n-grams of the text.
-        collisions: distinct_ngrams - rows_hit: n-grams that found their row taken.
-        kind: Whether distinct_ngrams, and with it collisions, is exact or estimated.
-        relative_error: Two standard errors of distinct_ngrams, as a fraction of it; 0 when exact.
+        collisions: distinct_ngrams - rows_hit: n-grams whose row was taken already.
+        kind: Whether distinct_ngrams, and so collisions, is exact or estimated.
+        relative_error: Two standard errors of distinct_ngrams, as a fraction of it; 0 if exact.
     """
 
     order: int
@@ -56,11 +56,11 @@ class HeadStatistics:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """What a text does to the tables of one layer.
+    """Statistics of a text for the tables of one layer.
 
     Attributes:
         layer_id: The layer (0-based) in the backbone.
-        heads: Its heads: orders one after the other.
+        heads: Its heads, one order after the other.
         orders: Collisions by order, all heads together.
     """
 
@@ -71,7 +71,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class PartialStatistics:
-    """What was counted of a piece of a text, to be merged with the rest.
+    """Counts of a piece of a text, to be merged with the rest.
 
     Attributes:
         tokens: Tokens of the piece.
@@ -85,7 +85,7 @@ class PartialStatistics:
 
 
 class Statistics:
-    """Collects the statistics of a text from its tokens, without storing a hash id.
+    """Collects the statistics of a text from its tokens, without storing hash ids.
 
     Memory: one bit per row of every table, and the sets of `DistinctWindows`.
 
@@ -93,7 +93,7 @@ class Statistics:
         addresses: The memory's constants.
         threads: Threads that work on a batch; the result does not depend on them.
         most_distinct: Distinct n-grams per order up to which their number is exact.
-        levels: Sampling of the n-grams of each order to begin with, see `levels`.
+        levels: Initial sampling of the n-grams of each order, see `levels`.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class Statistics:
 
     @property
     def levels(self) -> dict[int, int]:
-        """How often the n-grams of each order were halved to be few enough: a count of bits."""
+        """Sampling levels: how often the n-grams of each order were halved."""
         return {order: windows.level for order, windows in self._distinct.items()}
 
     def part(self, batch: TokenBatch, begin: int, end: int) -> PartialStatistics:
-        """Count what positions begin..end-1 of documents read, on top of what was counted."""
+        """Add the counts of positions begin..end-1 of documents, and return them."""
         ids, boundaries = self._ids(batch)
         for first in range(begin, end, _CHUNK):
             self._add(ids, boundaries, first, min(first + _CHUNK, end))
@@ -148,7 +148,7 @@ class Statistics:
         return PartialStatistics(end - begin, distinct, rows)
 
     def merge(self, part: PartialStatistics) -> None:
-        """Add what was counted elsewhere of the next piece of the text, cut by `pieces`.
+        """Add the counts from elsewhere for the next piece of the text, cut by `pieces`.
 
         The result is the same as if the piece had been added.
         """
@@ -162,12 +162,12 @@ class Statistics:
         self._advance(part.tokens)
 
     def _ids(self, batch: TokenBatch) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Return the ids that are hashed, and where documents start and the last one ends."""
+        """Return the ids to hash, and the boundaries of documents."""
         tokens, addresses = batch.tokens, self.addresses
         if len(tokens) and int(tokens.max()) >= addresses.raw_vocab_size:
             raise InputError(
-                f"Token id {int(tokens.max())} is not below {addresses.raw_vocab_size}, the length "
-                "of the tokenizer that the memory was made with.",
+                f"Token ids must be below {addresses.raw_vocab_size}, the length of the memory's "
+                f"tokenizer, got {int(tokens.max())}.",
                 "Use that tokenizer.",
                 token_id=int(tokens.max()),
                 vocab_size=addresses.raw_vocab_size,
@@ -201,7 +201,7 @@ class Statistics:
             job.result()
 
     def growth(self) -> tuple[Growth, ...]:
-        """Return, for each order, how its distinct n-grams grew with the text."""
+        """Return the growth curve of the distinct n-grams of each order."""
         curves = []
         for order, last in self._now().items():
             points = [point for point in self._points[order] if point.tokens < last.tokens]
@@ -218,9 +218,9 @@ class Statistics:
     def layers(self) -> tuple[LayerStatistics, ...]:
         """Return the statistics of everything added so far."""
         addresses, found = self.addresses, []
-        # Settles the sets, which are then read side by side.
+        # Merges pending words, since the sets are then read in parallel.
         self._now()
-        # One layer after the other: collisions take more memory than the sets.
+        # One layer at a time: collisions take more memory than the sets.
         for layer in addresses.layers:
             factors = [layer.multipliers] * addresses.n_orders
             windows = [self._distinct[order] for order in addresses.orders]
@@ -238,7 +238,7 @@ class Statistics:
     def _head(self, layer_id: int, order: int, head: int) -> HeadStatistics:
         rows, windows = self._rows[layer_id, order], self._distinct[order]
         size, hit = int(rows.primes[head]), rows.count(head)
-        # An estimate may fall below what is certain: as many n-grams as rows hit.
+        # An estimate may be below the certain minimum, the number of rows hit.
         distinct = windows.count() if windows.is_exact else max(windows.count(), hit)
         return HeadStatistics(
             order=order,
@@ -254,7 +254,7 @@ class Statistics:
 
 
 class _RowsHit:
-    """The bitmaps of the heads of one layer and order."""
+    """Return the bitmaps of the heads of one layer and order."""
 
     def __init__(self, multipliers: tuple[int, ...], primes: tuple[int, ...]) -> None:
         self.primes = np.array(primes, dtype=np.uint64)

@@ -1,1 +1,1 @@
-"""A text hashed for a memory: folders of hash ids, statistics, datasets."""
+"""Hashes text for a memory: folders of hash ids, statistics, datasets."""

@@ -1,4 +1,4 @@
-"""Which memory a text is hashed for: a config's, or one sized for the tokenizer."""
+"""Chooses the memory that a text is hashed for: a config's, or one sized for the tokenizer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _K = 2
 
 
 def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
-    """Return the memory of the template gpt2 with tables for another tokenizer.
+    """Return the memory of the template gpt2 with tables sized for another tokenizer.
 
-    That is layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
+    It has layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
     as the tokenizer has ids.
     """
     from engram.config.templates import load_template
@@ -42,21 +42,21 @@ def find_memory(
     tokenizer: str | Path | None = None,
     layer_ids: Sequence[int] | None = None,
 ) -> tuple[EngramConfig, TokenizerFile, Addresses]:
-    """Put together what hashing a text needs.
+    """Assemble the config, tokenizer and constants for hashing a text.
 
     Args:
-        config: The memory; one that is sized for the tokenizer when None.
+        config: The memory; one sized for the tokenizer when None.
         tokenizer: Name or path of the tokenizer; the config's, or gpt2, when None.
-        layer_ids: Those of the config's layers that are hashed, all when None; without a config,
-            the layers to have.
+        layer_ids: The config's layers to hash, all when None; without a config, the memory's
+            layers.
 
     Returns:
         The config, the tokenizer and the constants.
 
     Raises:
         MissingFileError: The tokenizer cannot be reached.
-        InputError: Neither the config nor the call names a tokenizer, or the config has no such
-            layer.
+        InputError: Neither the config nor the call names a tokenizer, or the config does not have
+            a layer.
         MismatchError: The config was made for a tokenizer of another length.
         LayoutError: There are no layers, or no token to read before a text.
     """
@@ -65,7 +65,7 @@ def find_memory(
 
     name = tokenizer or (config.tokenizer if config is not None else DEFAULT_TOKENIZER)
     if name is None:
-        raise InputError("The config names no tokenizer.", "Give one with -t.")
+        raise InputError("The config does not name a tokenizer.", "Give one with -t.")
     try:
         file = load_tokenizer(name)
     except MissingFileError as error:
@@ -81,14 +81,14 @@ def find_memory(
 
 
 def _select(addresses: Addresses, layer_ids: Sequence[int]) -> Addresses:
-    """Leave the constants of some layers: those of a layer follow from which others there are."""
+    """Keep the constants of some layers, computed together with all, on which they depend."""
     layers = {layer.layer_id: layer for layer in addresses.layers}
     unknown = [layer_id for layer_id in layer_ids if layer_id not in layers]
     if unknown:
         raise InputError(
-            f"The memory has no layer {', '.join(map(str, unknown))}; its layers are "
-            f"{', '.join(map(str, layers))}.",
-            "Choose among them.",
+            f"Layers must be among those of the memory, {', '.join(map(str, layers))}, got "
+            f"{', '.join(map(str, unknown))}.",
+            "Choose from them.",
             layer_ids=unknown,
             expected=list(layers),
         )

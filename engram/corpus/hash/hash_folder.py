@@ -1,4 +1,4 @@
-"""A folder of hash ids: its shards are kept while it is not finished, then put together."""
+"""Writes a folder of hash ids: shards are collected in a hidden folder, then published."""
 
 from __future__ import annotations
 
@@ -47,15 +47,14 @@ TOKEN_MAP = "token_map.npy"
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how hash ids are written.
+    """The target of hash ids: folder, format and shard size.
 
     Attributes:
-        folder: The folder to appear.
+        folder: The output folder.
         format: npy or parquet.
         shard_tokens: Tokens that fill a shard.
-        overwrite: Whether a folder of hash ids, or what is left of an unfinished one, may be
-            replaced.
-        resume: Whether to go on with an unfinished one; a finished one is recognised.
+        overwrite: Whether an existing or unfinished folder of hash ids may be replaced.
+        resume: Whether to continue an unfinished folder; a finished one is recognised.
     """
 
     folder: Path
@@ -65,10 +64,10 @@ class Target:
     resume: bool = False
 
     def check(self) -> None:
-        """Check that the folder may appear, no unfinished one is lost, the format can be written.
+        """Check that the folder can be created, no unfinished one is lost, and the format works.
 
         Raises:
-            InputError: Something is there that is not to be replaced.
+            InputError: The path exists and may not be replaced.
             MissingPackageError: parquet needs pyarrow.
         """
         check_format(self.format)
@@ -76,39 +75,38 @@ class Target:
         check_work(self.folder, None, self.resume, self.overwrite)
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return what the folder that is there says of itself; None when there is none."""
+        """Return the manifest of the existing folder; None if there is none."""
         return find_manifest(self.folder, HASHES_SCHEMA)
 
     def is_whole(self, manifest: dict[str, Any]) -> bool:
-        """Whether the files of the folder that is there are those of its manifest.
+        """Whether the files of the existing folder match its manifest.
 
         Raises:
-            CorruptFileError: They are not, and the folder may not be replaced.
+            CorruptFileError: They do not, and the folder may not be replaced.
         """
         if not self.overwrite:
             check_whole(self.folder, manifest, "Hash again: --overwrite instead of --resume.")
         return not damage(self.folder, manifest)
 
     def size_bytes(self) -> int:
-        """Bytes of the folder that is there."""
+        """Return the bytes of the existing folder."""
         return sum(file.stat().st_size for file in self.folder.iterdir())
 
 
 class HashWriter(DocumentShards):
-    """Cuts documents into shards, and hashes and writes several shards at a time.
+    """Cuts documents into shards, and hashes and writes several shards in parallel.
 
-    Each shard's files are followed by a .json with their digests; shards that have theirs already
-    are left as they are.
+    A .json with digests is written after each shard's files; shards that have one are kept.
 
     Args:
-        work: The folder where files wait until all are there.
-        target: How they are written.
+        work: The hidden folder for files until all are written.
+        target: Format and size of the shards.
         addresses: The memory's constants.
         vocab_size: Length of the tokenizer.
-        threads: Shards that are written at a time.
+        threads: Shards that are written in parallel.
 
     Attributes:
-        resumed: Shards that were there already.
+        resumed: Shards that existed already.
     """
 
     def __init__(
@@ -131,7 +129,7 @@ class HashWriter(DocumentShards):
         return shard_names(shard.index, self._target.format)
 
     def _do(self, shard: Shard) -> bool:
-        """Write a shard; returns whether it was there."""
+        """Write a shard; return whether it existed already."""
         self._check_going()
         digests = find_json(self._record(shard.index), DIGESTS_SHAPE)
         if digests is not None and are_as_digested(self._folder, digests, self._check_going):
@@ -153,18 +151,18 @@ class HashWriter(DocumentShards):
         self.resumed += self._running.popleft().result()
 
     def close(self) -> None:
-        """Write what is left as the last shard, and wait for all."""
+        """Write the remaining documents as the last shard, and wait for all shards."""
         super().close()
         while self._running:
             self._wait()
 
     def stop(self) -> None:
-        """Begin with no further shard, and give up those that are being written."""
+        """Start no further shards, and abandon those in progress."""
         self._is_stopped = True
         self._pool.shutdown(cancel_futures=True)
 
     def assemble(self, values: dict[str, Any]) -> int:
-        """Put the shards together with their manifest, in a folder that appears whole.
+        """Move the shards, with their manifest, into a folder that appears whole.
 
         Returns:
             Bytes of the folder.
@@ -191,7 +189,7 @@ def describe(
     counts: dict[str, int],
     layers: tuple[LayerStatistics, ...],
 ) -> dict[str, Any]:
-    """Return what the manifest of a folder of hash ids says, but for its files."""
+    """Return the manifest of a folder of hash ids, without its files."""
     return {
         "schema": HASHES_SCHEMA,
         "engram_version": engram.__version__,
@@ -216,6 +214,6 @@ def describe(
 
 
 def is_described(manifest: dict[str, Any] | None, description: dict[str, Any]) -> bool:
-    """Whether a manifest says what `describe` returned: of the same text, in the same form."""
+    """Whether a manifest matches a result of `describe`: the same text in the same form."""
     expected: dict[str, Any] = json.loads(json.dumps(description))
     return all((manifest or {}).get(key) == value for key, value in expected.items())

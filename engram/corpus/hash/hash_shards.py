@@ -19,18 +19,18 @@ from engram.errors import MissingPackageError
 Format = Literal["npy", "parquet"]
 
 _CHUNK_TOKENS = 2**16
-# Nothing can interrupt the system while it sees this much onto a disk.
+# Flushes to disk in steps of this size, since a flush cannot be interrupted.
 _SYNCED_BYTES = 2**26
 
 
 def ids_dtype(addresses: Addresses) -> np.dtype[Any]:
-    """Return int32 when every hash id without offset fits it, else int64."""
+    """Return int32 if every hash id without offset fits, else int64."""
     largest = max(max(layer.heads) for layer in addresses.layers) - 1
     return np.dtype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
 
 
 def bytes_per_token(addresses: Addresses, vocab_size: int) -> int:
-    """Bytes that one token takes in .npy shards: its id, and its hash ids in all layers."""
+    """Return the bytes of one token in .npy shards: its id, and its hash ids in all layers."""
     columns = len(addresses.layers) * addresses.n_columns
     return token_dtype(vocab_size).itemsize + columns * ids_dtype(addresses).itemsize
 
@@ -50,11 +50,11 @@ def check_format(format: Format) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Documents that share files.
+    """The documents of one shard.
 
     Attributes:
         index: Number of the shard, from 0.
-        tokens: Their token ids ``[n]``, as they are stored.
+        tokens: Their token ids ``[n]``, in the stored dtype.
         boundaries: First token of every document and, last, n: ``[documents + 1]``.
         first_document: Documents of the shards before it.
     """
@@ -66,10 +66,10 @@ class Shard:
 
 
 def shard_names(index: int, format: Format) -> dict[str, str]:
-    """Return the names of a shard's files, by what they hold.
+    """Return the names of a shard's files, by content.
 
     npy: tokens ``[n]``, documents ``[documents + 1]``, ids ``[n, L, C]``; parquet: one file with
-    one row a document.
+    one row per document.
     """
     if format == "parquet":
         return {"file": f"shard-{index:05d}.parquet"}
@@ -82,11 +82,11 @@ def write_shard(
     """Hash a shard and write its files.
 
     Args:
-        folder: Where they are written.
+        folder: The output folder.
         addresses: The memory's constants.
         shard: The documents.
         format: npy or parquet.
-        step: Called for every chunk of tokens; what it raises ends the work.
+        step: Called for every chunk of tokens; an exception in it ends the work.
     """
     names = shard_names(shard.index, format)
     if format == "parquet":
@@ -119,13 +119,13 @@ def _write_parquet(
 
     columns = len(addresses.layers) * addresses.n_columns
     boundaries, tokens = shard.boundaries, shard.tokens
-    # A row group holds whole documents, about a chunk of them.
+    # A row group holds whole documents, about a chunk of tokens.
     steps = boundaries[1:] // _CHUNK_TOKENS
     last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
     cuts = boundaries[last]
     token_type = pa.from_numpy_dtype(tokens.dtype)
     id_type = pa.from_numpy_dtype(ids_dtype(addresses))
-    # Lists that count in 64 bits: the ids of one long document can be more than 2^31.
+    # Lists with 64-bit lengths: one long document can have more than 2^31 ids.
     lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
     schema = pa.schema({"document": pa.int64(), **lists})
     array_of = pa.LargeListArray.from_arrays

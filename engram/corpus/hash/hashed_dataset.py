@@ -1,7 +1,7 @@
 """`HashedDataset`: windows of tokens with their hash ids, hashed as they are read.
 
-Imported when it is first used, since it is a torch dataset. Shapes: T tokens of a window, L layers,
-C columns.
+It is a torch dataset, so it is imported on first use. Shapes: T tokens of a window, L layers, C
+columns.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from engram.errors import InputError, MismatchError, UsageError
 class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Windows of a corpus with the hash ids of their tokens, for a DataLoader.
 
-    This is the way to feed a memory: hashing a window takes less time than reading its stored ids
-    from a disk, and nothing but tokens (2 or 4 bytes each, instead of 128 more) has to be kept.
+    Use it to train a memory: hashing a window takes less time than reading its stored ids from a
+    disk, and only tokens have to be stored (2 or 4 bytes each, instead of 128 more).
 
     Each window is a dict of int64 tensors: `input_ids` ``[T]``; `hash_ids` ``[T, L, C]``, without
-    offsets, those that `engram hash` stores for the same tokens, so that the first ones look back
-    across the cut of a document; `position_ids` ``[T]``, the place in the document, counted anew in
-    every window, from which an attached model knows where documents start.
+    offsets, equal to those that `engram hash` stores for the same tokens, so that the first ones
+    look back across the cut of a document; `position_ids` ``[T]``, the position in the document,
+    restarting in every window, from which an attached model finds document starts.
 
-    Windows follow one another without overlap, and every token is in one, but for those that fill
-    no window at the end. Workers of a DataLoader, and the ranks of a distributed run, share them:
+    Windows do not overlap, and every token is in one, except for an incomplete window at the end.
+    Workers of a DataLoader, and the ranks of a distributed run, share them:
 
     - a folder of token shards is cut as one text, and window i goes to share ``i % shares``: the
       same windows for any number of workers, and resuming reads nothing again;
-    - of a text or an iterable, every share reads everything and takes each n-th piece (about 1 MiB
-      of text, or one document), tokenises it and cuts windows from its own pieces.
+    - for a text or an iterable, every share reads everything, takes each n-th piece (about 1 MiB of
+      text, or one document), tokenises it and cuts windows from its own pieces.
 
     The order is that of the corpus, in every epoch. `state_dict` and `load_state_dict` save and
-    restore the place: called here without workers, and by torchdata's StatefulDataLoader in each
-    worker.
+    restore the position: call them directly without workers; torchdata's StatefulDataLoader calls
+    them in each worker.
 
     Example:
         >>> windows = engram.HashedDataset("tokens", "config.yaml", window_tokens=512)
@@ -57,30 +57,30 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     Args:
         source: A folder of token shards, or a text (file or folder, see `TextReader`), or an
-            iterable of documents, each a text or the ids of its tokens.
+            iterable of documents, each a string or a list of token ids.
         config: The memory, or the path of its config, or a template's name.
         window_tokens: Tokens T of a window.
         tokenizer: Name or path of the tokenizer; the config's when None.
-        split: End of a document in a plain text; ``paragraph`` when None.
+        split: The end of a document in plain text; ``paragraph`` when None.
         text_key: Key of the text in JSON records; ``text`` when None.
         add_eos: Whether documents of a text or an iterable end with the end-of-text token.
-        rank: Which of the `world_size` equal parts of the corpus is read here.
-        world_size: Parts of the corpus. Leave it at 1 where the training loop itself deals batches
-            out, as accelerate does.
-        check_digests: Compare the sha256 of every file of a folder of token shards first; their
-            names and sizes always are.
+        rank: Index of the part of the corpus to read here, of `world_size` equal parts.
+        world_size: Number of parts of the corpus. Leave it at 1 if the training loop itself
+            distributes batches, as accelerate does.
+        check_digests: Whether to compare the sha256 of every file of a folder of token shards
+            first; names and sizes are always compared.
 
     Attributes:
         addresses: The memory's constants.
-        n_windows: Windows of all shares; None when only reading tells.
+        n_windows: Windows of all shares; None if unknown before reading.
 
     Raises:
         UsageError: `window_tokens` is below 1, or `rank` is not below `world_size`.
-        MismatchError: The folder's tokens are those of another tokenizer.
-        ConfigError: Something is wrong with the config.
+        MismatchError: The folder's tokens were made with another tokenizer.
+        ConfigError: The config is not valid.
         InputError: The folder cannot be read, or is shorter than one window.
         CorruptFileError: A file of the folder is missing or changed.
-        MissingFileError: There is no such corpus, config or tokenizer.
+        MissingFileError: The corpus, config or tokenizer does not exist.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             self.n_windows = stored.n_tokens // window_tokens
             if not self.n_windows:
                 raise InputError(
-                    f"{source} holds {stored.n_tokens} tokens, less than one window of "
+                    f"{source} has {stored.n_tokens} tokens, less than one window of "
                     f"{window_tokens}.",
-                    "Take a smaller window.",
+                    "Use a smaller window.",
                     tokens=stored.n_tokens,
                 )
             self._cut: Callable[..., Iterator[Window]] = partial(cut_stored, stored)
@@ -137,9 +137,9 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self._resume: dict[str, int] = {}
 
     def check(self, model: Any) -> None:
-        """Compare the memory that these hash ids are for with a model's.
+        """Compare the memory of these hash ids with a model's.
 
-        Call it before training: hash ids of another memory are valid rows of its tables, too.
+        Call it before training: hash ids of another memory may be valid rows of this one as well.
 
         Args:
             model: An attached model, wrapped (PEFT, DDP) or not.
@@ -149,7 +149,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             MismatchError: Its memory reads other rows; the message names the parts that differ.
         """
         while not hasattr(model, "engram_addresses") and hasattr(model, "module"):
-            model = model.module  # as torch's own wrappers name what they wrap
+            model = model.module  # the attribute of torch's own wrappers
         addresses = getattr(model, "engram_addresses", None)
         if addresses is None:
             raise UsageError(
@@ -159,10 +159,10 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.addresses.check(addresses.to_dict())
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Read the windows of this worker's share, from the restored place or the first.
+        """Yield the windows of this worker's share, from the restored position or the start.
 
         Raises:
-            MismatchError: The restored place is that of another share or another window.
+            MismatchError: The restored position is for another share or another window size.
             InputError: A document cannot be read or tokenised.
         """
         worker = get_worker_info()
@@ -177,13 +177,13 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         saved = {key: self._state[key] for key in work}
         if saved != work:
             raise MismatchError(
-                f"The saved place is of {_words(saved)}; this is {_words(work)}.",
-                "Resume with as many workers and ranks, and the same window.",
+                f"The saved position is for {_words(saved)}; this is {_words(work)}.",
+                "Resume with the same number of workers and ranks, and the same window.",
                 saved=saved,
                 expected=work,
             )
-        # The place is taken now and not with the first window: a loader that was saved after the
-        # last one asks for none, and the epoch after it is a whole one.
+        # The position is consumed here, not with the first window: a loader that was saved after
+        # its last window reads none, and the epoch after it is complete.
         return self._windows(work, Place(self._state["piece"], self._state["token"]))
 
     def _windows(self, work: dict[str, int], place: Place) -> Iterator[dict[str, torch.Tensor]]:
@@ -193,11 +193,11 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             yield self._hash(window)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place after the last window that was yielded here; {} before the first."""
+        """Return the position after the last yielded window; {} before the first."""
         return dict(self._resume or self._state)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Have the next iteration go on at a place that `state_dict` returned."""
+        """Continue the next iteration at a position that `state_dict` returned."""
         self._resume = dict(state)
 
     def _hash(self, window: Window) -> dict[str, torch.Tensor]:
@@ -213,11 +213,11 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     @cached_property
     def _hasher(self) -> Hasher:
-        # A corpus is long enough for the compiled form to pay.
+        # A corpus is long enough for the compiled hash to pay.
         return Hasher(self.addresses, form="numba")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the hasher: compiled code stays in its process."""
+        """Leave out the hasher, whose compiled code cannot be pickled."""
         return {key: value for key, value in self.__dict__.items() if key != "_hasher"}
 
 
@@ -228,8 +228,8 @@ def _words(work: Mapping[str, int]) -> str:
 def _check_tokenizer(stored: StoredTokens, tokenizer: TokenizerFile) -> None:
     if stored.tokenizer.get("sha256") != tokenizer.digest:
         raise MismatchError(
-            f"The tokens of {stored.folder} are those of the tokenizer "
-            f"{stored.tokenizer.get('name')}, which is not {tokenizer.name}.",
+            f"The tokens of {stored.folder} were made with the tokenizer "
+            f"{stored.tokenizer.get('name')}, not with {tokenizer.name}.",
             "Use the config's tokenizer for both.",
             sha256=stored.tokenizer.get("sha256"),
             expected=tokenizer.digest,

@@ -1,4 +1,4 @@
-"""Text to tokens to statistics and hash ids, in bounded memory."""
+"""Turns text into tokens, statistics and hash ids, in bounded memory."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class HashCounts:
         ids: Hash ids: tokens x layers x columns.
         layers: Statistics by layer and head.
         growth: Growth of the distinct n-grams, by order.
-        cache_tokens: Tokens that the cache curves were measured with; 0 without them.
-        caches: Cache curves by layer, when they were asked for.
-        notes: What was met while it was tokenised; nothing of stored tokens.
+        cache_tokens: Tokens that the cache curves were measured on; 0 without them.
+        caches: Cache curves by layer, if requested.
+        notes: Notes from tokenising; empty for stored tokens.
         written_bytes: Bytes of the folder of hash ids; 0 without one.
         resumed_shards: Shards of it that an earlier run had finished.
-        was_finished: Whether the whole folder was there already.
+        was_finished: Whether the whole folder existed already.
         seconds: Time from the first byte to the last shard.
     """
 
@@ -85,30 +85,33 @@ def hash_documents(
 ) -> HashCounts:
     """Tokenise and hash a text, collect its statistics, and write its ids when asked to.
 
-    Results depend neither on batches nor on threads, nor on who does the work. Statistics alone are
-    one pass over the text. To write ids, it is tokenised first, into a hidden folder beside the
-    target, where tokens and finished shards stay when the work breaks off. Ids are hashed here,
-    whatever the engine: to hash them is faster than to send them.
+    Results do not depend on batches, threads or the engine. Statistics alone take one pass over the
+    text. To write ids, the text is first tokenised into a hidden folder beside the target, where
+    tokens and finished shards stay if the work is interrupted. Ids are always hashed in this
+    process, since hashing them is faster than sending them.
 
     Args:
-        reader: The documents, as text or as tokens. Every one starts with the layout's fill.
+        reader: The documents, as text or as tokens. Each one starts with the layout's fill.
         tokenizer: The tokenizer that the addresses were made with.
         addresses: The memory's constants.
-        add_eos: Whether every document ends with the end-of-text token; of tokens, whether it does.
-        threads: Threads that hash and processes that tokenise for ids; in one pass, `tokenizers`
-            takes its own threads from RAYON_NUM_THREADS.
+        add_eos: Whether every document ends with the end-of-text token; for stored tokens, whether
+            it does already.
+        threads: Threads that hash, and processes that tokenise for ids; in one pass,
+            `tokenizers`
+            takes its number of threads from RAYON_NUM_THREADS.
         engine: Tokenises and counts; this machine when None.
-        target: Where ids are written; None for statistics alone.
-        cache_tokens: Tokens, from the first on, to measure cache curves with; None for no curves.
-        progress: Called with the bytes read so far and their total; where ids are written first for
-            the text, then for its tokens.
-        unit_bytes: About as many bytes of text as one worker tokenises at a time.
+        target: Output for ids; None for statistics alone.
+        cache_tokens: Tokens at the start of the text to measure cache curves on; None for no
+            curves.
+        progress: Called with the bytes read so far and their total; when ids are written, first
+            for the text, then for its tokens.
+        unit_bytes: Approximate bytes of text that one worker tokenises at a time.
 
     Returns:
         Counts and statistics.
 
     Raises:
-        InputError: The text cannot be read or has no tokens, or the folder cannot appear.
+        InputError: The text cannot be read or has no tokens, or the folder cannot be created.
         WorkerLostError: A worker process was killed.
     """
     started = time.perf_counter()
@@ -144,8 +147,8 @@ def check_target(
     Whether a folder that is there is the one asked for, only `hash_documents` can tell.
 
     Raises:
-        InputError: Something is there that is not to be replaced, or a build to be resumed began
-            with something else.
+        InputError: The path exists and may not be replaced, or a build to resume started with other
+            inputs.
         MissingPackageError: parquet needs pyarrow.
     """
     if not target.resume or target.manifest() is None:
@@ -160,7 +163,7 @@ def estimate_bytes(
     addresses: Addresses,
     add_eos: bool = True,
 ) -> int | None:
-    """Estimate what .npy shards of a text take, from its first MiB; None for standard input."""
+    """Estimate the bytes of .npy shards of a text from its first MiB; None for standard input."""
     if isinstance(reader, StoredTokens):
         return reader.n_tokens * bytes_per_token(addresses, tokenizer.vocab_size)
     if reader.total_bytes is None:
@@ -208,7 +211,7 @@ class _Work:
                     text_rules(reader, self.add_eos, target.shard_tokens),
                     workers=self.threads,
                     engine=None if self.engine is None else self.engine.run_units,
-                    # Whatever is there belongs to this job.
+                    # Existing files belong to this job.
                     resume=True,
                     overwrite=True,
                     unit_bytes=self.unit_bytes,
@@ -288,7 +291,7 @@ def _job(
     target: Target,
     unit_bytes: int,
 ) -> dict[str, Any]:
-    """Everything that the bytes of a target follow from."""
+    """Return everything that determines the bytes of a target."""
     if isinstance(reader, StoredTokens):
         text = {
             "engram_version": engram.__version__,
@@ -310,5 +313,5 @@ def _one_ahead(items: Generator[T]) -> Generator[T]:
             following = pool.submit(next, items, end)
             yield item
     finally:
-        # A pipe that nobody writes to would keep a command that is interrupted from ending.
+        # Waiting for a pipe without a writer would keep an interrupted command from ending.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The tokens of a text as one stream, whoever tokenises it, and what was met on the way."""
+"""The tokens of a text as one stream, from any engine, with notes about the tokenising."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class TokenStream:
         reader: The text, or its tokens.
         tokenizer: The tokenizer.
         add_eos: Whether every document ends with the end-of-text token.
-        engine: Tokenises units of the text; None to do it here, in one pass.
-        unit_bytes: About as many bytes as a unit has.
+        engine: Tokenises units of the text; None to do it in this process, in one pass.
+        unit_bytes: Approximate bytes per unit.
 
     Attributes:
-        notes: What was met; complete when all was read.
+        notes: Notes from tokenising; complete when everything is read.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TokenStream:
         self._add_eos, self._engine, self._unit_bytes = add_eos, engine, unit_bytes
 
     def batches(self) -> Generator[TokenBatch]:
-        """Read the documents; yields and raises what `tokenise` does."""
+        """Yield the documents like `tokenise`, with the same errors."""
         if isinstance(self._reader, StoredTokens):
             yield from self._reader.batches()
         elif self._engine is None:

@@ -1,4 +1,4 @@
-"""Cuts a corpus into windows of tokens, shared without overlap, from any place on.
+"""Cuts a corpus into windows of tokens, shared without overlap, from any position on.
 
 Shapes: T tokens of a window, N the highest n-gram order.
 """
@@ -38,12 +38,12 @@ _DOCUMENTS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in the corpus, for one share.
+    """A position in the corpus, for one share.
 
     Attributes:
-        piece: Pieces of the share that lie before it: windows of a folder, else blocks or
+        piece: Number of earlier pieces of the share: windows of a folder, else blocks or
             documents.
-        token: Tokens of the piece that lie before it.
+        token: Number of earlier tokens in the piece.
     """
 
     piece: int
@@ -52,13 +52,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens of a window, and those before it that its n-grams look back to.
+    """Tokens of a window, and the tokens before it that its n-grams look back to.
 
     Attributes:
         tokens: Token ids ``[past + T]``.
         starts: True where a document starts ``[past + T]``.
         past: Tokens before the window, at most N - 1.
-        end: The place behind the window.
+        end: The position after the window.
     """
 
     tokens: NDArray[Any]
@@ -76,12 +76,12 @@ def cut_stored(
         stored: The folder's tokens.
         size: Tokens T of a window.
         most_past: Tokens that an n-gram looks back: N - 1.
-        share: Which share is read.
-        shares: How many there are.
-        place: Where to start.
+        share: Index of the share to read.
+        shares: Number of shares.
+        place: Position to start at.
 
     Yields:
-        Windows. Tokens that fill none at the end are left out.
+        Windows. An incomplete one at the end is left out.
     """
     windows = range(share, stored.n_tokens // size, shares)
     for piece in range(place.piece, len(windows)):
@@ -92,13 +92,13 @@ def cut_stored(
 
 
 class DocumentPieces:
-    """The documents of a text or an iterable, tokenised in pieces that shares take in turn.
+    """Tokenises the documents of a text or an iterable in pieces that are dealt to shares in turn.
 
-    Texts are tokenised by gigatoken where its ids are sure to be those of `tokenizers`.
+    Strings are tokenised by gigatoken if its ids are certain to equal those of `tokenizers`.
 
     Args:
         source: The text, whose pieces are the reader's blocks; or documents, each a piece.
-        tokenizer: What turns texts into tokens.
+        tokenizer: The tokenizer.
         add_eos: Whether every document ends with the end-of-text token.
 
     Raises:
@@ -118,7 +118,7 @@ class DocumentPieces:
     def cut(
         self, size: int, most_past: int, share: int, shares: int, place: Place
     ) -> Iterator[Window]:
-        """Cut windows from the pieces of one share; arguments and result are those of `cut_stored`.
+        """Cut windows from the pieces of one share, with the arguments and result of `cut_stored`.
 
         Raises:
             InputError: A document cannot be read or tokenised.
@@ -127,7 +127,7 @@ class DocumentPieces:
         tokens: Any = np.empty(0, token_dtype(self._tokenizer.vocab_size))
         starts: Any = np.empty(0, dtype=bool)
         for piece, fresh, fresh_starts in self._pieces(share, shares, place.piece):
-            # What is left is shorter than a window, so that each window ends in the fresh piece.
+            # The rest is shorter than a window, so each window ends in the new piece.
             before = len(tokens)
             tokens = np.concatenate([tokens, fresh])
             starts = np.concatenate([starts, fresh_starts])
@@ -149,7 +149,7 @@ class DocumentPieces:
     def _pieces(
         self, share: int, shares: int, first: int
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
-        """Yield the number of the first piece, and tokens and starts, of some pieces at a time."""
+        """Yield some pieces at a time: the number of the first, their tokens and starts."""
         size_bytes = self._source.total_bytes if isinstance(self._source, TextReader) else None
         texts = _Texts(self._tokenizer, self._add_eos, (size_bytes or 0) // shares)
         mine: Any = islice(self._source, share + first * shares, None, shares)
@@ -172,14 +172,15 @@ class DocumentPieces:
         for array in arrays:
             if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
                 raise InputError(
-                    f"A document is {array.dtype} {list(array.shape)}.",
-                    "Give texts, or the ids of their tokens as flat lists; not both.",
+                    f"A document must be a string or a flat list of token ids, got {array.dtype} "
+                    f"{list(array.shape)}.",
+                    "Do not mix strings and lists.",
                 )
             if array.size and not 0 <= int(array.min()) <= int(array.max()) < vocab_size:
                 raise InputError(
-                    f"A document holds ids {array.min()} .. {array.max()}; those of "
-                    f"{self._tokenizer.name} are 0 .. {vocab_size - 1}.",
-                    "Give ids of that tokenizer.",
+                    f"Token ids of {self._tokenizer.name} must be in 0..{vocab_size - 1}, got "
+                    f"{array.min()}..{array.max()} in a document.",
+                    "Use the ids of that tokenizer.",
                     vocab_size=vocab_size,
                 )
         if self._add_eos:
@@ -191,20 +192,20 @@ class DocumentPieces:
 
 
 class _Texts:
-    """Tokenises texts; with gigatoken where it can, when there are enough to be worth loading it.
+    """Tokenises strings; uses gigatoken if possible, and if there are enough to make loading pay.
 
-    It lives in one process, for one pass: none of it is shared with a worker or pickled.
+    It is used in one process for one pass, and never shared with a worker or pickled.
     """
 
     def __init__(self, tokenizer: TokenizerFile, add_eos: bool, expected_bytes: int) -> None:
         self._tokenizer, self._add_eos = tokenizer, add_eos
-        # Nobody knows how much an iterable holds: there, what has come so far decides.
+        # The size of an iterable is unknown: the amount so far decides.
         self._size = expected_bytes
         self._fast: FastEncoder | None = None
         self._is_chosen = self._is_reported = False
 
     def tokens(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return the token ids of some documents, and True where one starts."""
+        """Return the token ids of some documents, and a mask of document starts."""
         if self._size >= WORTH_BYTES and not self._is_chosen:
             self._is_chosen = True
             self._fast, _ = fast_encoder(self._tokenizer, None)

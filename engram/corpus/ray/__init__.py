@@ -1,1 +1,1 @@
-"""Does the work on a text on Ray."""
+"""Tokenises and counts a text on Ray."""

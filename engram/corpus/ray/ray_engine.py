@@ -1,8 +1,8 @@
-"""Does the work on a text on Ray, on this machine or a cluster, and again where a worker was lost.
+"""Tokenises and counts a text on Ray, on this machine or a cluster, retrying lost tasks.
 
-Tasks read the text and the tokenizer, which every node has to see under the same path, and send
-tokens and counts back; they write nothing. What they do follows from their arguments alone, so that
-Ray may run them anywhere and more than once.
+Tasks read the text and the tokenizer, which every node must see under the same path, and send
+tokens and counts back; they write nothing. Their results depend on their arguments only, so Ray may
+run them anywhere and more than once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from engram.growth import pieces
 RETRIES = 3
 _REACH_SECONDS = 5
 _PIECE_TOKENS = 2**22
-# Ray prints what happens to its workers to stdout, which belongs to whoever calls this.
+# Ray prints messages about its workers to stdout, which belongs to the caller.
 _SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,20 +41,20 @@ _MISSING_MODULE = re.compile("No module named '[^']*'")
 
 
 class RayEngine:
-    """A Ray that works while the block runs.
+    """An engine that uses Ray while the block runs.
 
-    One that the process is connected to already is used and left as it is.
+    An existing connection of the process is used, and left open.
 
     Args:
-        address: Of a cluster's head, such as ``10.0.0.1:6379``, or ``auto`` on one of its nodes;
-            None starts a Ray of its own on this machine.
-        workers: CPUs of that Ray; a cluster's are all used.
-        retries: How often a task is done again when its worker is lost.
+        address: Address of a cluster's head, such as ``10.0.0.1:6379``, or ``auto`` on one of its
+            nodes; None starts Ray on this machine.
+        workers: CPUs of a Ray instance that is started here; a cluster uses all of its CPUs.
+        retries: Number of retries of a task whose worker is lost.
 
     Raises:
         MissingPackageError: ray is not installed.
-        MissingError: There is no Ray at the address.
-        UsageError: The address is one of Ray Client.
+        MissingError: Ray is not running at the address.
+        UsageError: The address is for Ray Client.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RayEngine:
     ) -> None:
         if address is not None and address.startswith("ray://"):
             raise UsageError(
-                f"{address} is an address of Ray Client, through which results cannot stream.",
+                f"{address} is an address of Ray Client, which cannot stream results.",
                 "Run the command on a node of the cluster, with --address auto.",
                 address=address,
             )
@@ -81,7 +81,7 @@ class RayEngine:
             self._connect()
         self._ray = ray
         cpus = int(ray.cluster_resources().get("CPU", 1))
-        # Another one for each that is at work, so that none has to wait.
+        # One waiting task per running one keeps the workers busy.
         self._most_in_flight = 2 * max(cpus, 1)
         options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
         self._serve = ray.remote(**options)(ray_tasks.serve)
@@ -98,13 +98,13 @@ class RayEngine:
         if self._address is None:
             options = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
         try:
-            # Ray itself asks for minutes, and then ends the process.
+            # Ray itself would retry for minutes, and then end the process.
             if self._address not in (None, "auto"):
                 _reach(self._address)
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError) as error:
             raise MissingError(
-                f"There is no Ray at {self._address}: {str(error).splitlines()[0]}",
+                f"Ray is not running at {self._address}: {str(error).splitlines()[0]}",
                 "Start one with ray start --head, or leave out --address.",
                 address=self._address,
             ) from error
@@ -112,11 +112,11 @@ class RayEngine:
     def run_units(
         self, tasks: Sequence[UnitTask], report: Report
     ) -> Iterator[tuple[int, UnitResult]]:
-        """Do units of a corpus; their files are written here. See `build_corpus`.
+        """Do units of a corpus; their files are written by this process. See `build_corpus`.
 
         Args:
             tasks: The units.
-            report: Called with the bytes of all of them that were read so far.
+            report: Called with the bytes of all units read so far.
 
         Raises:
             InputError: A document cannot be read or encoded.
@@ -129,12 +129,12 @@ class RayEngine:
             before += task.unit.size_bytes
 
     def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[TokenBatch | UnitResult]:
-        """Tokenise units one after the other; yields and raises what `encode_unit` does."""
+        """Tokenise units in order; yield and raise like `encode_unit`."""
         for parts in self._encode(tasks):
             yield from parts
 
     def count(self, batches: Iterable[TokenBatch], statistics: Statistics) -> None:
-        """Add documents to statistics; workers count pieces of them, which are merged here.
+        """Add documents to statistics; workers count pieces, which are merged here.
 
         Raises:
             InputError: A token id is not below the tokenizer's length.
@@ -151,7 +151,7 @@ class RayEngine:
     def _encode(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[Any]]:
         if any(source.path is None for task in tasks for source in task.unit.sources):
             raise UsageError(
-                "Standard input can only be read by the process that it was given to.",
+                "Ray workers cannot read this command's standard input.",
                 "Write it to a file first, or leave out --engine ray.",
             )
         return self._streams(ray_tasks.encode, ((_absolute(task),) for task in tasks))
@@ -159,10 +159,10 @@ class RayEngine:
     def _streams(
         self, work: ray_tasks.Work, calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Iterator[Any]]:
-        """Do work for each of several arguments.
+        """Run a task for each of several arguments.
 
         Yields:
-            For each call, in their order, what the work yields.
+            The results of each call, in order.
         """
         running: deque[Any] = deque()
         for call in calls:
@@ -182,7 +182,7 @@ class RayEngine:
                     raise value.error
                 yield value
         except RayTaskError as error:
-            # Ray wraps what a task raises, and what keeps it from being unpacked, in several ways.
+            # Ray wraps exceptions of tasks, and errors on unpickling them, in several ways.
             if missing := _MISSING_MODULE.search(str(error)):
                 raise MissingError(
                     f"A Ray worker cannot import what it needs: {missing[0]}.",
@@ -200,21 +200,21 @@ class RayEngine:
 
 
 def _reach(address: str) -> None:
-    """Check that something listens at an address.
+    """Check that a server listens at an address.
 
     Raises:
-        OSError: Nothing does.
-        ValueError: It is no HOST:PORT.
+        OSError: None does.
+        ValueError: It is not HOST:PORT.
     """
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
 
 
 def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, int]]:
-    """Cut a text into pieces that workers count, see `growth.pieces`.
+    """Cut a text into pieces for workers to count, see `growth.pieces`.
 
     Yields:
-        The documents that a piece lies in, and its begin and end among their tokens.
+        The documents that contain a piece, and its begin and end in their tokens.
     """
     first = 0
     for batch in _gather(batches):
@@ -231,7 +231,7 @@ def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, in
 
 
 def _gather(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
-    """Put batches together, about as many tokens as a piece has at a time."""
+    """Combine batches to about the tokens of a piece."""
     waiting: list[TokenBatch] = []
     size = 0
     for batch in batches:
@@ -251,7 +251,7 @@ def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
 
 
 def _absolute(task: UnitTask) -> UnitTask:
-    """Return the task with paths that mean the same in every folder."""
+    """Return the task with absolute paths."""
     sources = tuple(
         replace(source, path=source.path and source.path.absolute()) for source in task.unit.sources
     )

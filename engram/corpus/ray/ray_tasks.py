@@ -1,4 +1,4 @@
-"""What workers of Ray do for `RayEngine`; it follows from the arguments alone."""
+"""Tasks of Ray workers for `RayEngine`, which depend on their arguments only."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from engram.errors import EngramError, MismatchError, MissingFileError
 
 _NO_LIMIT = 2**62
 
-# A generator function of a module; Ray sends its name, not its code.
+# A module-level generator function; Ray sends its name, not its code.
 Work = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a task ends with when it raised an error that is meant for people."""
+    """Result of a task that raised an error meant for the user."""
 
     error: Exception
 
 
 def serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
-    """Do work in a Ray worker, which has one CPU."""
+    """Run a task in a Ray worker, which has one CPU."""
     os.environ["RAYON_NUM_THREADS"] = "1"
     try:
         _check_version(version)
@@ -51,7 +51,7 @@ def _check_version(version: str) -> None:
 
 
 def encode(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
-    """Tokenise a unit, see `encode_unit`, when this node sees its files."""
+    """Tokenise a unit, see `encode_unit`; check first that this node sees its files."""
     files = [source.path for source in task.unit.sources if source.path is not None]
     files += [path for path in [Path(task.tokenizer)] if path.is_absolute()]
     for path in files:
@@ -69,7 +69,7 @@ def encode(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
 def count(
     addresses: Addresses, levels: dict[int, int], documents: TokenBatch, begin: int, end: int
 ) -> Iterator[PartialStatistics]:
-    """Count what positions begin..end-1 of documents read, see `Statistics.part`."""
-    # Copied: kernels would be compiled anew for arrays that cannot be written to.
+    """Count positions begin..end-1 of documents, see `Statistics.part`."""
+    # Copied, since kernels would be compiled again for read-only arrays.
     own = TokenBatch(documents.tokens.copy(), documents.boundaries.copy(), 0)
     yield Statistics(addresses, most_distinct=_NO_LIMIT, levels=levels).part(own, begin, end)

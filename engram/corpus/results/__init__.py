@@ -1,1 +1,1 @@
-"""Folders of results: their manifests, and the work on them that is not finished."""
+"""Folders of results: their manifests, and their unfinished work."""

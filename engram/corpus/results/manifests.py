@@ -34,7 +34,7 @@ _SIZES = {"documents": COUNT, "tokens": COUNT}
 _FILE = {"name": FILE_NAME, "bytes": COUNT, "sha256": SHA256}
 _SPAN = {"name": TEXT, "begin": COUNT, "end": OrNull(COUNT)}
 
-# Folders of token shards and of hash ids: enough to read the tokens.
+# Folders of token shards and of hash ids: the keys for reading tokens.
 TOKENS_SHAPE = {
     "tokenizer": {"name": TEXT, "sha256": SHA256, "vocab_size": _VOCABULARY},
     "shards": [{**_SIZES, "tokens_file": FILE_NAME, "documents_file": FILE_NAME}],
@@ -54,7 +54,7 @@ CORPUS_SHAPE = {
     "units": [{**_SIZES, "sources": [_SPAN]}],
     "files": [_FILE],
 }
-# Folders of hash ids; those of parquet files hold one file a shard.
+# Folders of hash ids; those of parquet files have one file per shard.
 HASHES_SHAPE = {
     "format": one_of("npy", "parquet"),
     "counts": {**_SIZES, "ids": COUNT},
@@ -66,7 +66,7 @@ HASHES_SHAPE = {
 ID_SHARDS_SHAPE = {
     "shards": [{"tokens_file": FILE_NAME, "documents_file": FILE_NAME, "ids_file": FILE_NAME}]
 }
-# A folder's own list of its files, whatever the folder holds.
+# The list of files in any folder of results.
 FILES_SHAPE = {"schema": TEXT, "files": [_FILE]}
 DIGESTS_SHAPE = Each(SHA256, FILE_NAME)
 # State of a folder that is being written.
@@ -102,15 +102,15 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
         *schemas: Schemas that the manifest may have; a corpus's when none are named.
 
     Raises:
-        MissingFileError: There is no such folder, or it has no manifest.
-        CorruptFileError: The manifest is torn, or that of something else.
+        MissingFileError: The folder does not exist, or it has no manifest.
+        CorruptFileError: The manifest is torn, or has another schema.
     """
     path, hint = folder / MANIFEST, "Build it again."
     if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder.", "Check the path.", folder=str(folder))
+        raise MissingFileError(f"{folder} does not exist.", "Check the path.", folder=str(folder))
     if not path.is_file():
         raise MissingFileError(
-            f"{folder} is no corpus: it has no {MANIFEST}.",
+            f"{folder} is not a corpus: it has no {MANIFEST}.",
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )

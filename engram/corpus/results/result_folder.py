@@ -18,12 +18,12 @@ from engram.units import plural
 
 
 def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
-    """Check that a folder of results may appear at a path, see `folders.check_folder`.
+    """Check that a folder of results can be created at a path, see `folders.check_folder`.
 
-    What is left of a build that was killed after the folder had appeared is removed.
+    The remains of a build that was killed after the folder appeared are removed.
 
     Args:
-        folder: Where it is to appear.
+        folder: Path of the folder.
         schema: `schema` in the manifest of a folder that may be replaced.
         overwrite: Whether it may be replaced.
     """
@@ -32,7 +32,7 @@ def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
 
 
 def new_folder(folder: Path, schema: str, overwrite: bool) -> AbstractContextManager[Path]:
-    """Give a temporary sibling that becomes `folder`, see `folders.new_folder`."""
+    """Provide a temporary sibling that becomes `folder`, see `folders.new_folder`."""
     return folders.new_folder(folder, partial(_own_files, schema=schema), overwrite)
 
 
@@ -43,8 +43,8 @@ def write_manifest(
 
     Args:
         folder: The folder.
-        values: What else it says.
-        digests: The sha256 of files by name, where it is known.
+        values: Its other keys.
+        digests: The known sha256 of files, by name.
 
     Returns:
         Bytes of all the files, the manifest's own included.
@@ -68,10 +68,10 @@ def damage(folder: Path, manifest: Mapping[str, Any], *, digests: bool = False) 
     Args:
         folder: The folder.
         manifest: Its manifest.
-        digests: Compare their sha256 too, and not only their names and sizes.
+        digests: Whether to compare their sha256 too, and not only names and sizes.
 
     Returns:
-        Each file that is not what the manifest says, with the reason.
+        Each file that does not match the manifest, with the reason.
     """
     wrong = []
     for file in manifest["files"]:
@@ -95,7 +95,7 @@ def check_whole(
     Args:
         folder: The folder.
         manifest: Its manifest.
-        hint: The next step where they are not.
+        hint: The next step if they do not match.
         digests: See `damage`.
 
     Raises:
@@ -109,14 +109,14 @@ def check_whole(
 
 
 def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
-    """Return the bytes of a folder that is whole: its manifest's own and the files it lists."""
+    """Return the bytes of a complete folder: its manifest and the files listed there."""
     return (
         sum(int(file["bytes"]) for file in manifest["files"]) + (folder / MANIFEST).stat().st_size
     )
 
 
 def _own_files(folder: Path, schema: str) -> set[str] | None:
-    """Names of the files that a folder's manifest lists; None when it has no such manifest."""
+    """Return the names of the files in a folder's manifest; None without a valid manifest."""
     if (manifest := find_manifest(folder, schema)) is None:
         return None
     return {MANIFEST, *(file["name"] for file in manifest["files"])}

@@ -1,4 +1,4 @@
-"""The hidden folder where results that are not finished keep what is done, to go on from there."""
+"""The hidden folder for unfinished results, from which a build can be resumed."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from engram.storage.files import are_as_digested, sha256_of, write_json
 from engram.storage.json_files import find_json
 
 _JOB = "job.json"
-# Digests of files of the results, noted before the results appear.
+# Digests of the results' files, written before the results appear.
 _ASSEMBLED = "assembled.sha256"
-# Where a run writes what is not finished; only the process that holds the lock moves it from there.
+# Folder for unfinished files of a run; only the process with the lock moves files from it.
 ATTEMPT = "attempt-"
-# How people call what a job's keys hold, where that is not their name.
+# Words for a job's keys in messages, where they differ from the keys.
 _NAMES = {"shard_tokens": "shard size", "add_eos": "end-of-text tokens"}
 
 
 def work_folder(folder: Path) -> Path:
-    """Where an unfinished build of a folder keeps what it has done."""
+    """Return the hidden folder of an unfinished build."""
     folder = folder.resolve()
     return folder.with_name(f".{folder.name}.building")
 
 
 @contextmanager
 def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
-    """Give the hidden folder of a build; it goes when the build is done, or has nothing done.
+    """Provide the hidden folder of a build; it is removed when all or nothing is done.
 
     Args:
-        folder: The folder that is built.
-        job: What the results follow from; they are resumed only with the same.
-        resume: Whether to go on with what is there.
-        overwrite: Whether what is there may be thrown away.
+        folder: The folder to build.
+        job: Everything that determines the results; only the same job can be resumed.
+        resume: Whether to continue an unfinished build.
+        overwrite: Whether an unfinished build may be discarded.
 
     Yields:
-        The hidden folder, with whatever was done before.
+        The hidden folder, with the finished units of earlier runs.
 
     Raises:
-        InputError: Something is in the way, the job differs, or another process is at work.
+        InputError: An unfinished build exists, the job differs, or another process is building.
         DoesNotFitError: The disk is full.
     """
     check_work(folder, job, resume, overwrite)
@@ -52,7 +52,7 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
         work.parent.mkdir(parents=True, exist_ok=True)
         with _claimed(work, folder):
             if not (resume and _is_begun(work)):
-                # A kill in between leaves units without a job, which count for nothing.
+                # A kill in between leaves units without a job, which are ignored.
                 (work / _JOB).unlink(missing_ok=True)
                 staging.empty(work)
             try:
@@ -68,16 +68,17 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
 
 
 def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite: bool) -> None:
-    """Check that a build of a folder may begin; nothing is written.
+    """Check that a build of a folder can start; nothing is written.
 
     Args:
-        folder: The folder that is built.
-        job: What the results follow from; None leaves out whether that is what they began with.
-        resume: Whether to go on with what is there.
-        overwrite: Whether what is there may be thrown away.
+        folder: The folder to build.
+        job: Everything that determines the results; None skips the comparison with an unfinished
+            build.
+        resume: Whether to continue an unfinished build.
+        overwrite: Whether an unfinished build may be discarded.
 
     Raises:
-        InputError: What `working` raises.
+        InputError: See `working`.
     """
     work = work_folder(folder)
     if not os.path.lexists(work):
@@ -91,14 +92,14 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
     if not resume and not overwrite:
         raise InputError(
             f"There is an unfinished build of {folder} ({work.name} beside it).",
-            "Go on with --resume, or start over with --overwrite.",
+            "Continue with --resume, or start over with --overwrite.",
             output=str(folder),
             work=str(work),
         )
     before = find_json(work / _JOB, JOB_SHAPE, file_names=True)
     if before is None:
         raise InputError(
-            f"{work / _JOB} is damaged: it cannot be told what the unfinished build of {folder} "
+            f"{work / _JOB} is damaged: it does not show how the unfinished build of {folder} "
             "began with.",
             "Start over with --overwrite and without --resume.",
             output=str(folder),
@@ -107,21 +108,21 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
     if job is not None and resume and (differs := _differences(before, job)):
         words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
         raise InputError(
-            f"The unfinished build of {folder} began with {words}.",
-            "Give what it began with, or start over with --overwrite and without --resume.",
+            f"The unfinished build of {folder} was started with {words}.",
+            "Use the same options and inputs, or start over with --overwrite and without --resume.",
             output=str(folder),
             differs=differs,
         )
 
 
 def is_resumable(folder: Path) -> bool:
-    """Whether an unfinished build of a folder has something done."""
+    """Whether an unfinished build of a folder has finished units."""
     work = work_folder(folder)
     return staging.is_stage(work) and _is_begun(work)
 
 
 def discard(folder: Path) -> None:
-    """Remove what is left of a build that was killed when its folder was there already."""
+    """Remove the remains of a build that was killed after its folder appeared."""
     work = work_folder(folder)
     if os.path.lexists(work) and staging.is_stage(work):
         with _claimed(work, folder):
@@ -129,24 +130,24 @@ def discard(folder: Path) -> None:
 
 
 def drop_done(work: Path) -> None:
-    """Count nothing in the hidden folder of a build as done, so that it goes with the build."""
+    """Mark nothing in the hidden folder as done, so that it is removed with the build."""
     (work / _JOB).unlink()
 
 
 def note_assembled(work: Path, file: Path) -> None:
-    """Note that results are whole, before they appear.
+    """Record that results are complete, before they appear.
 
     Args:
         work: The hidden folder of their build.
-        file: A file by which they are known again, such as their manifest.
+        file: A file that identifies them, such as their manifest.
     """
     write_json(work / _ASSEMBLED, {file.name: sha256_of(file)})
 
 
 def discard_spent(folder: Path) -> None:
-    """Remove the hidden folder of a build that was killed with nothing done, or all.
+    """Remove the hidden folder of a killed build that has finished nothing, or everything.
 
-    All is done when the results have appeared.
+    Everything is finished when the results have appeared.
     """
     work = work_folder(folder)
     is_left = os.path.lexists(work) and staging.is_stage(work) and not staging.in_use(work)
@@ -155,13 +156,13 @@ def discard_spent(folder: Path) -> None:
 
 
 def _has_appeared(work: Path, folder: Path) -> bool:
-    """Whether the results that were noted as whole are there."""
+    """Whether the results that were recorded as complete exist."""
     noted = find_json(work / _ASSEMBLED, DIGESTS_SHAPE)
     return noted is not None and are_as_digested(folder, noted)
 
 
 def _remove(work: Path) -> None:
-    """Remove the hidden folder of results that are there; after a kill it is known as such."""
+    """Remove the hidden folder of existing results, in an order that a kill cannot confuse."""
     for entry in work.iterdir():
         if entry.name not in (_ASSEMBLED, staging.MARK):
             staging.remove_entry(entry)
@@ -169,22 +170,22 @@ def _remove(work: Path) -> None:
 
 
 def _drop_parts(work: Path) -> None:
-    """Remove files that were not finished when a process ended."""
+    """Remove files that a process left unfinished."""
     for entry in [*work.rglob("*.part"), *work.rglob(f"{ATTEMPT}*")]:
         if os.path.lexists(entry):
             staging.remove_entry(entry)
 
 
 def _is_begun(work: Path) -> bool:
-    """Whether something is done, which says so in a .json of its own."""
+    """Whether any unit is finished, which its own .json shows."""
     done = (file for file in work.rglob("*.json") if not file.parent.name.startswith(ATTEMPT))
     return (work / _JOB).is_file() and any(file.name != _JOB for file in done)
 
 
 def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
-    """Names of what the units that are done do not follow from any more."""
+    """Return the keys of a job on which the finished units do not depend."""
     differs = [key for key in job if before.get(key) != job[key]]
-    # A unit that was done without an error to stop at has none to skip.
+    # A unit that was finished without an error has none to skip.
     if "on_error" in differs and before.get("on_error") == "stop":
         differs.remove("on_error")
     # Without an end of documents, it is none of the tokenizer's either.
@@ -197,7 +198,7 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
-    """Say what a build began with, and what is given now."""
+    """Describe the start of a build, and the difference to the current call."""
     if key == "inputs":
         files = {file["name"]: file for file in before or ()}
         changed = [file["name"] for file in now if files.get(file["name"], file) != file]
@@ -205,7 +206,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
     if isinstance(now, dict):
         before, now = (before or {}).get("name"), now["name"]
         if before == now:
-            return f"another {key} of the name {now}"
+            return f"another {key} with the name {now}"
     name = _NAMES.get(key, key.replace("_", " "))
     return f"{name} {_value(before)}, not {_value(now)}"
 
@@ -218,7 +219,7 @@ def _value(value: Any) -> str:
 
 @contextmanager
 def _claimed(work: Path, folder: Path) -> Iterator[None]:
-    """Keep a second build away; the lock goes with the process, however it ends."""
+    """Lock out a second build; the lock is released when the process ends in any way."""
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)
@@ -229,4 +230,6 @@ def _claimed(work: Path, folder: Path) -> Iterator[None]:
 
 
 def _at_work(folder: Path) -> InputError:
-    return InputError(f"Another process is building {folder}.", "Wait for it.", output=str(folder))
+    return InputError(
+        f"Another process is building {folder}.", "Wait until it ends.", output=str(folder)
+    )

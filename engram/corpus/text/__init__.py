@@ -1,1 +1,1 @@
-"""Documents from text of any kind, streamed."""
+"""Streams documents from text of any kind."""

@@ -1,4 +1,4 @@
-"""Documents that follow one another in one file, in blocks that know their place."""
+"""Blocks of consecutive documents of one file, with their positions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from engram.errors import CorruptFileError
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Documents that follow one another in one file.
+    """Consecutive documents of one file.
 
     Attributes:
         source: The file, or part of one.
-        line: 1-based line of the part where the first document starts; row of a .parquet, number of
-            a record in a .json that has them as a list.
+        line: 1-based line of the part where the first document starts; the row in a .parquet, the
+            number of the record in a .json with a list of them.
         texts: The documents.
         records: Whether each document is one line, row or record.
         read_bytes: Bytes read of all files up to here, as stored.
@@ -30,7 +30,7 @@ class Block:
     read_bytes: int
 
     def position(self, index: int) -> str:
-        """Say where a document starts, as ``file:line``."""
+        """Return the start of a document as ``file:line``."""
         return f"{self.source.name}:{self.source.file_line(self._line(index))}"
 
     def part(self, start: int, stop: int) -> Block:
@@ -43,7 +43,7 @@ class Block:
 
 
 class Record(NamedTuple):
-    """One record: where it is, its text unless it was skipped, and the bytes read up to it."""
+    """One record: its position, its text unless it was skipped, and the bytes read so far."""
 
     line: int
     text: str | None
@@ -51,15 +51,15 @@ class Record(NamedTuple):
 
 
 def gather(source: Source, records: Iterable[Record], block_characters: int) -> Iterator[Block]:
-    """Put records that follow one another into blocks; one that was skipped ends a block.
+    """Combine consecutive records into blocks; a skipped record ends a block.
 
     Args:
         source: Their file.
         records: The records.
-        block_characters: About as many characters as a block has.
+        block_characters: Approximate characters per block.
 
     Raises:
-        CorruptFileError: The file breaks off; after the records before that.
+        CorruptFileError: The file is truncated; raised after the records before the end.
     """
     texts: list[str] = []
     first = characters = read_bytes = 0

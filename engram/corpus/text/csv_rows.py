@@ -1,4 +1,4 @@
-"""The column of texts of a .csv file, row by row."""
+"""Reads the text column of a .csv file, row by row."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def read_csv(
         source: The file.
         stream: Its bytes.
         column: The column.
-        block_bytes: Bytes that are read at a time.
-        limit_bytes: The longest row that is read.
+        block_bytes: Bytes to read at a time.
+        limit_bytes: The longest valid row.
 
     Yields:
-        The line of the file where a row starts, its text, and what is wrong where it has none.
+        The line of the file where a row starts, its text, and the problem of a row without text.
         Empty lines are left out.
 
     Raises:
         InputError: There is no such column.
-        CorruptFileError: The first row is not one of a .csv, or a row is too long, whose quotes may
-            never be closed.
+        CorruptFileError: The first row is not valid, or a row is too long (a quote may not be
+            closed).
     """
     lines = _Lines(source, stream, block_bytes, limit_bytes)
     rows = csv.reader(lines, strict=True, delimiter=source.delimiter)
@@ -40,7 +40,7 @@ def read_csv(
         line = rows.line_num + 1
         lines.row_bytes = 0
         problem = ""
-        # csv keeps its limit for the whole process.
+        # csv has one limit for the whole process.
         limit_before = csv.field_size_limit(limit_bytes)
         try:
             row = next(rows, None)
@@ -71,10 +71,10 @@ def read_csv(
 
 
 class _Lines:
-    """The lines of a stream, for csv.reader; it refuses those of a row that is too long.
+    """The lines of a stream, for csv.reader; raises an error for rows that are too long.
 
     Attributes:
-        row_bytes: Bytes of the row under way.
+        row_bytes: Bytes of the current row.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The documents of a plain text, or of records that are one a line, as bytes."""
+"""Cuts plain text, or records in lines, into documents, as bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from engram.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Documents that follow one another.
+    """Consecutive documents.
 
     Attributes:
-        offset: Where in the file they begin.
-        line: Line of the part that they begin in, from 1.
+        offset: Byte of the file at which they start.
+        line: 1-based line of the part in which they start.
         data: Their bytes, and perhaps more.
-        bounds: Where each starts in the data, and the end of the last; of lines, only the first and
-            some after it.
+        bounds: The start of each in the data, and the end of the last; for lines, only the first
+            and some after it.
     """
 
     offset: int
@@ -31,14 +31,14 @@ class Stretch:
 
 
 class DocumentBytes:
-    """Cuts the bytes of a source into documents; what is too long is dropped as it comes.
+    """Cuts the bytes of a source into documents; drops documents that are too long as they come.
 
     Args:
         source: The source.
         stream: Its bytes.
-        split: What ends a document.
-        block_bytes: Bytes that are read at a time; fewer than the limit.
-        limit_bytes: The longest document.
+        split: The end of a document.
+        block_bytes: Bytes to read at a time; fewer than the limit.
+        limit_bytes: The longest valid document.
         wrong: Called with the error of a document that is left out; may raise it.
     """
 
@@ -71,8 +71,8 @@ class DocumentBytes:
                 if ends and start >= kept.offset:
                     self._wrong(blank(self._source))
                 return
-            # Blanks before the block may turn out to begin a document, which is then as long as
-            # they are and part of the block.
+            # White space before the block may turn out to start a document, whose length then
+            # includes it and a part of the block.
             early = sum(end <= documents.seen - len(block) for end in ends[:1])
             for some in (ends[:early], ends[early:]):
                 if some:
@@ -82,9 +82,9 @@ class DocumentBytes:
                 self._check_length(start, documents)
 
     def _documents(self, bounds: list[int]) -> Iterator[Stretch]:
-        """Hand on the documents between the bounds, of which only the first may be too long."""
+        """Return the documents between the bounds, of which only the first may be too long."""
         kept = self._kept
-        # One that starts before what is kept was given up.
+        # A document that starts before the kept bytes was dropped.
         bounds = [bound for bound in bounds if bound >= kept.offset]
         if len(bounds) > 1 and bounds[1] - bounds[0] > self._limit_bytes:
             self._give_up()
@@ -97,13 +97,13 @@ class DocumentBytes:
             kept.drop(bounds[-1])
 
     def _check_length(self, start: int, documents: DocumentEnds) -> None:
-        """Give up the document under way when it is too long, and keep nothing of it."""
+        """Drop the current document if it is too long."""
         kept, end = self._kept, documents.possible_end
         known_bytes = end - max(start, kept.offset)
         open_bytes = documents.seen - max(end, kept.offset)
         if max(known_bytes, open_bytes) > self._limit_bytes:
             self._give_up()
-            # So many blanks are too long, whether they end this document or begin the next one.
+            # This much white space is too long, whether it ends this document or starts the next.
             kept.drop(documents.seen if open_bytes > self._limit_bytes else end)
         elif start < kept.offset:
             kept.drop(end)
@@ -118,11 +118,11 @@ class DocumentBytes:
 
 
 class _Kept:
-    """Bytes of a file that are still needed.
+    """A buffer of the bytes of a file that are still needed.
 
     Attributes:
-        offset: Where in the file they begin.
-        line: Line of the part that they begin in, from 1.
+        offset: Byte of the file at which they start.
+        line: 1-based line of the part in which they start.
     """
 
     def __init__(self, offset: int) -> None:
@@ -134,13 +134,13 @@ class _Kept:
         self._blocks.append(block)
 
     def data(self) -> bytes:
-        """Return all of them."""
+        """Return all bytes."""
         if len(self._blocks) != 1:
             self._blocks = [b"".join(self._blocks)]
         return self._blocks[0]
 
     def drop(self, offset: int) -> None:
-        """Let go of those before a place."""
+        """Drop the bytes before a position."""
         if offset > self.offset:
             data, size = self.data(), offset - self.offset
             self.line += data.count(b"\n", 0, size)

@@ -1,4 +1,4 @@
-"""Finds the ends of documents in a plain text whose bytes come in blocks."""
+"""Finds the ends of documents in plain text that is read in blocks."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ Split = Literal["paragraph", "line", "file"]
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 BLANK = b" \t\r\n"
-# Two newlines or more among blanks, up to the last one: blank lines belong to the document before
-# them, what indents the next line does not.
+# At least two newlines in white space, up to the last one: blank lines belong to the document
+# before them, the indentation of the next line does not.
 _BLANK_LINES = re.compile(rb"\n[ \t\r]*\n(?:[ \t\r\n]*\n)?")
 
 
 class DocumentEnds:
-    """Finds where documents end, in linear time, and holds none of the text.
+    """Finds the ends of documents, in linear time, without keeping text.
 
     A line ends with its newline, a file with its last byte. A paragraph ends with all the blank
     lines after it; a blank line holds nothing but spaces, tabs and carriage returns. Blank lines
     before the first text of a file belong to its first paragraph.
 
     Args:
-        split: What ends a document.
-        begin: Where the text begins; ends are counted from the same place.
+        split: The end of a document.
+        begin: Position at which the text starts; ends are counted from the same origin.
 
     Attributes:
         seen: End of the blocks so far.
-        has_text: Whether there was anything but blanks.
+        has_text: Whether there was anything except white space.
     """
 
     def __init__(self, split: Split, begin: int = 0) -> None:
         self.seen = begin
         self.has_text = False
         self._split, self._ended = split, begin
-        # Of the blanks at the end of what was seen: how many newlines, and the end of the last.
+        # Number of newlines in the white space at the end of the blocks so far, and the last one's
+        # end.
         self._newlines, self._last_line = 0, begin
 
     @property
     def possible_end(self) -> int:
-        """End of the document that is under way, unless it goes on with what comes next."""
+        """End of the current document, unless the next block continues it."""
         return self._last_line if self.has_text and self._newlines > 1 else self.seen
 
     def feed(self, block: bytes) -> list[int]:
-        """Take in the next bytes.
+        """Add the next bytes.
 
         Returns:
-            The ends that are certain now, ascending; of lines, which whoever has the text can tell
-            apart, only the first and the last. The first end may lie before the block: whether
-            blank lines end a paragraph is known when text comes after them.
+            The ends that are certain now, ascending; for lines, which the caller can find in the
+            text, only the first and the last. The first end may be before the block: blank lines
+            end a paragraph only if text follows them.
         """
         before, self.seen = self.seen, self.seen + len(block)
         if self._split == "paragraph":
@@ -63,7 +64,7 @@ class DocumentEnds:
         return ends
 
     def finish(self) -> list[int]:
-        """Return the end of the text when a document ends there that did not end before."""
+        """Return the end of the text if a document ends there that had not ended before."""
         return [self.seen] if self.seen > self._ended else []
 
     def _paragraphs(self, block: bytes, before: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""JSON values of a file, as one array or one after the other, in bounded memory."""
+"""Reads the JSON values of a file, in one array or in sequence, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from engram.units import format_bytes
 
 _BLOCK_BYTES = 2**18
 _SPACES = re.compile(r"[ \t\r\n]*")
-# Of an error that more text could mend: the longest word of JSON, -Infinity, and a \u escape.
+# Longest token whose error more text could resolve: -Infinity, or a \u escape.
 _LONGEST_WORD = 16
 
 
 def holds_json_lines(stream: ByteStream) -> bool:
-    """Whether the first line with anything on it is a JSON object; the stream stays where it is."""
+    """Whether the first line that is not blank is a JSON object; the stream does not move."""
     first: list[bytes] = []
     start = b""
     size_bytes, is_read = 0, False
@@ -45,13 +45,13 @@ def holds_json_lines(stream: ByteStream) -> bool:
 
 
 class JsonValues:
-    """The values of a JSON file: those of one array, or of values that follow one another.
+    """The values of a JSON file: the items of one array, or consecutive values.
 
     Args:
         source: The file.
         stream: Its bytes.
-        block_bytes: About as many bytes as are read at a time.
-        limit_bytes: The longest value that is read.
+        block_bytes: Approximate bytes to read at a time.
+        limit_bytes: The longest valid value.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class JsonValues:
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._text, self._at, self._at_end = "", 0, False
         self._number = 0
-        # Says why what comes after the text cannot be read.
+        # The reason that the rest after the text cannot be read.
         self._problem = ""
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
@@ -73,7 +73,7 @@ class JsonValues:
 
         Raises:
             CorruptFileError: The file starts with neither an object nor an array, is not valid
-                JSON, or a value is too long; what comes after it cannot be read.
+                JSON, or a value is too long; the rest of the file cannot be read.
         """
         start = self._next_sign()
         if start not in ("", "{", "["):
@@ -94,7 +94,9 @@ class JsonValues:
                 self._at += 1
                 start = "" if start == "]" else start
         if is_array and self._next_sign():
-            raise broken_json(self._source, self._number, "there is more after the end of the list")
+            raise broken_json(
+                self._source, self._number, "the file continues after the end of the list"
+            )
 
     def _value(self) -> Any:
         self._next_sign()
@@ -109,7 +111,7 @@ class JsonValues:
             except (ValueError, RecursionError) as error:
                 raise broken_json(self._source, self._number, str(error)) from error
             else:
-                # A number goes on until something else comes.
+                # A number may continue in the next block.
                 if end < len(self._text) or self._at_end:
                     self._at = end
                     return value
@@ -119,7 +121,7 @@ class JsonValues:
             self._read_on()
 
     def _next_sign(self) -> str:
-        """Skip spaces; return the next character, which is not taken, empty at the end."""
+        """Skip spaces; return the next character without consuming it, empty at the end."""
         while True:
             self._at = _SPACES.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or self._at_end:
@@ -127,7 +129,7 @@ class JsonValues:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Add text to what is left: twice as much each time, so that a long value stays linear."""
+        """Read more text, twice as much each time, so that long values take linear time."""
         rest = self._text[self._at :]
         most = self._limit_bytes + self._block_bytes - len(rest)
         if self._problem:

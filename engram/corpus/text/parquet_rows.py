@@ -1,4 +1,4 @@
-"""The column of texts of a .parquet file, row group by row group."""
+"""Reads the text column of a .parquet file, row group by row group."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ _FEW_ROWS = 4
 _BATCH_BYTES = 2**20
 _MOST_BYTES = 2**24
 _DICTIONARY_PAGE = 2
-# Values that are stored as what differs from the one before may be any length, unlike the file.
+# Values stored as differences from the previous one may be longer than the file.
 _SHARED_PREFIXES = "DELTA_BYTE_ARRAY"
 
 
 def read_rows(
     source: Source, column: str, limit_bytes: int
 ) -> Iterator[tuple[int, list[Any], int]]:
-    """Read a column of the row groups that a source stands for, in bounded memory.
+    """Read a column of the row groups of a source, in bounded memory.
 
-    A file of a few KB may stand for gigabytes of text, since rows that are the same are stored
-    once. So the longest text that may come again and again decides how many rows are read at a
-    time.
+    A file of a few KB may contain gigabytes of text, since equal rows are stored once. So the
+    longest text that may be repeated determines the number of rows to read at a time.
 
     Args:
         source: The file.
-        column: The column, of texts.
-        limit_bytes: The longest value that is read.
+        column: The column with strings.
+        limit_bytes: The longest valid value.
 
     Yields:
         The 1-based number of a row in the file, its value and those of the rows after it, and the
-        bytes read so far (a fair share of the file's). A value that is too long is `TooLong`.
+        bytes read so far (a proportional share of the file). A value that is too long is `TooLong`.
 
     Raises:
-        InputError: There is no such column, or it holds something else than texts.
-        CorruptFileError: The file is truncated or no .parquet.
+        InputError: There is no such column, or it does not contain strings.
+        CorruptFileError: The file is truncated or not a .parquet.
         MissingPackageError: pyarrow is not installed.
     """
     with _open(source) as file:
@@ -65,11 +64,11 @@ def read_rows(
 
 
 class TooLong:
-    """Stands for a value that was not read because it is too long."""
+    """Marker of a value that was not read because it is too long."""
 
 
 def _batch_rows(path: Path, group: Any, column: str) -> int:
-    """Choose how many rows are read at a time, so that their texts take some MiB."""
+    """Choose the number of rows to read at a time, so that their texts take some MiB."""
     for index in range(group.num_columns):
         chunk = group.column(index)
         if chunk.path_in_schema == column:
@@ -83,8 +82,8 @@ def _batch_rows(path: Path, group: Any, column: str) -> int:
 def _dictionary_bytes(path: Path, chunk: Any) -> int:
     """Return the size of the dictionary of a column, at least 1; no text in it is longer.
 
-    It is the first page. A page begins with its type (2 is a dictionary) and its size, in Thrift's
-    compact form: 0x15 and a zigzag varint for each.
+    The dictionary is the first page. A page starts with its type (2 is a dictionary) and its size,
+    in Thrift's compact form: 0x15 and a zigzag varint for each.
     """
     begin = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
     with path.open("rb") as file:
@@ -98,7 +97,7 @@ def _dictionary_bytes(path: Path, chunk: Any) -> int:
 
 
 def _whole_number(head: bytes) -> tuple[int | None, bytes]:
-    """Read a field of a page's head; None when it is none of a whole number."""
+    """Read an integer field of a page header; None if it is not one."""
     if head[:1] != b"\x15":
         return None, b""
     value = 0
@@ -110,13 +109,13 @@ def _whole_number(head: bytes) -> tuple[int | None, bytes]:
 
 
 def _values(array: Any, limit_bytes: int) -> list[Any]:
-    """Turn an array into values, but for those that are too long."""
+    """Turn an array into values, with `TooLong` for those that are too long."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(array.type):  # as the file's own schema may ask for
+    if pa.types.is_dictionary(array.type):  # if the file's schema requires it
         array = array.cast(array.type.value_type)
-    # Whatever the rows, there are no long texts in so few bytes.
+    # This few bytes cannot contain long texts.
     if not pa.types.is_null(array.type) and array.nbytes > limit_bytes:
         lengths = pc.binary_length(array)
         return [
@@ -134,15 +133,15 @@ def _check_type(source: Source, column: str, stored: Any) -> None:
     is_text = types.is_string(inner) or types.is_large_string(inner) or types.is_null(inner)
     if not is_text:
         raise InputError(
-            f"{source.name}: the column {column!r} holds {stored}, not text.",
-            "Name the column of the texts with --text-column.",
+            f"{source.name}: the column {column!r} must be strings, got {stored}.",
+            "Give the column of the texts with --text-column.",
             file=source.name,
             type=str(stored),
         )
 
 
 def rows_of_groups(source: Source) -> list[int]:
-    """Return the number of rows of each row group; raises as `read_rows` does."""
+    """Return the number of rows of each row group; raise the errors of `read_rows`."""
     with _open(source) as file:
         return _rows_of_groups(file)
 
@@ -165,6 +164,6 @@ def _open(source: Source) -> Iterator[Any]:
     except (pa.ArrowException, OSError) as error:
         raise CorruptFileError(
             f"{source.name} is truncated or not a parquet file: {error}",
-            "Fetch it again, or take what can be read with --on-error skip.",
+            "Download it again, or use the readable part with --on-error skip.",
             file=source.name,
         ) from error

@@ -1,4 +1,4 @@
-"""Documents from text, streamed in blocks: paragraphs, lines, whole files, records or rows."""
+"""Reads documents from text in blocks: paragraphs, lines, whole files, records or rows."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from engram.errors import InputError
 
 MAX_LISTED_PROBLEMS = 100
 _BLOCK_BYTES = 2**20
-# From the first character of a line that is not blank to its end.
+# A line that is not blank, from its first character that is not a space.
 _FILLED_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 
 
 class TextReader:
     """The documents of a text, in blocks.
 
-    A plain text is cut by `split`; the separator belongs to the document before it, so that the
-    documents of a file put together are the file. Of a .jsonl or .ndjson file every line is a
-    document; of a .json every object, whether one a line, in one list or alone; of a .csv and a
+    Plain text is cut by `split`; the separator belongs to the document before it, so that the
+    documents of a file joined together are the file. In a .jsonl or .ndjson file every line is a
+    document; in a .json every object, whether one per line, in one list or alone; in a .csv and a
     .parquet every row.
 
     Args:
         where: File, folder or ``-`` for standard input, see `find_sources`; or the sources.
-        split: What ends a document of plain text: blank lines, the end of a line, or of the file;
+        split: The end of a document in plain text: blank lines, the end of a line, or of the file;
             ``paragraph`` when None.
-        text_key: Key that holds the text of a record, or column of a table, ``text`` when None.
-            Standard input is read as JSON lines when it is given.
-        on_error: What happens when a document cannot be read: stop, or skip it and list the error.
+        text_key: Key of the text in a record, or column of a table, ``text`` when None. If given,
+            standard input is read as JSON lines.
+        on_error: The action when a document cannot be read: stop, or skip it and list the error.
 
     Attributes:
         split: As given.
         text_key: As given.
         on_error: As given.
         sources: The files that are read.
-        passed_over: What a folder has besides them.
-        errors: What was skipped, the first hundred.
+        passed_over: Other entries of the folder.
+        errors: Errors of skipped documents, the first hundred.
         skipped: Number of documents skipped; a file that breaks off counts as one.
 
     Raises:
         MissingFileError: There is no such file or folder.
         InputError: The folder holds no text.
-        UsageError: There is a split for records alone, or a key for plain text alone.
+        UsageError: A split is given but all are records, or a key but all are plain text.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TextReader:
 
     @property
     def total_bytes(self) -> int | None:
-        """Size of all sources as stored; None when one of them is a pipe."""
+        """Size of all sources as stored; None if one of them is a pipe."""
         sizes = [source.size_bytes for source in self.sources]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
@@ -96,7 +96,7 @@ class TextReader:
         Raises:
             InputError: A document is not valid UTF-8, not a record with text, longer than 64
                 MiB, or there is no text at all.
-            CorruptFileError: A packed file is truncated, or a .json is not JSON.
+            CorruptFileError: A compressed file is truncated, or a .json is not JSON.
             MissingPackageError: Reading .zst and .parquet needs pyarrow.
         """
         is_empty = True
@@ -107,17 +107,17 @@ class TextReader:
             raise no_text(self.sources, self.errors)
 
     def blocks(self) -> Iterator[Block]:
-        """Read the documents, as iterating does; but having none is no error."""
+        """Read the documents like iterating, except that having none is not an error."""
         self.errors, self.skipped, self._read_before = [], 0, 0
         for source in self.sources:
             read = self._read_rows if source.format == "parquet" else self._read_stream
             try:
                 yield from read(source)
-            except InputError as error:  # of the whole file
+            except InputError as error:  # an error of the whole file
                 self.wrong(error)
 
     def _read_bytes(self, stream: ByteStream) -> int:
-        """Bytes that were read of all files so far."""
+        """Bytes read of all files so far."""
         return self._read_before + stream.stored_offset
 
     def _read_stream(self, source: Source) -> Iterator[Block]:
@@ -133,12 +133,12 @@ class TextReader:
     def _reader(
         self, source: Source, stream: ByteStream
     ) -> Callable[[Source, ByteStream], Iterator[Block]]:
-        """Choose what reads a source, for a .json by what it holds."""
+        """Choose the reader of a source; for a .json by its contents."""
         if source.format == "csv":
             return self._read_csv
         if source.format == "text":
             return self._read_text
-        # A part of a .json begins at a line.
+        # A part of a .json starts at a line.
         is_lines = source.format == "jsonl" or source.begin or holds_json_lines(stream)
         return self._read_lines if is_lines else self._read_json
 
@@ -167,7 +167,7 @@ class TextReader:
         )
 
     def _record(self, source: Source, line: int, text: str | None, problem: str) -> str | None:
-        """Return the text of a record, None when it has none and is skipped."""
+        """Return the text of a record, None if it has none and is skipped."""
         if text is None:
             self.wrong(wrong_record(source, line, problem))
         return text
@@ -186,7 +186,7 @@ class TextReader:
         self._read_before += source.size_bytes or 0
 
     def _row_text(self, source: Source, row: int, value: Any) -> str | None:
-        """Return the text of a row of a .parquet, None when it has none and is skipped."""
+        """Return the text of a row of a .parquet, None if it has none and is skipped."""
         if value is TooLong:
             self.wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
             return None
@@ -200,7 +200,7 @@ class TextReader:
             yield from self._decode(source, found, self._read_bytes(stream))
 
     def _read_lines(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        """Read records that are one a line."""
+        """Read records with one per line."""
         for found in self._stretches(source, stream, "line"):
             yield from self._gather(source, self._records(source, found, self._read_bytes(stream)))
 
@@ -224,7 +224,7 @@ class TextReader:
             yield Block(source, found.line, texts, False, read_bytes)
 
     def _decode_singly(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Block]:
-        """Decode documents of which some are not UTF-8; one that is skipped ends a block."""
+        """Decode documents, some of which are not UTF-8; a skipped one ends a block."""
         data, bounds, line = found.data, found.bounds, found.line
         documents: Iterable[bytes] = io.BytesIO(data[: bounds[-1]])
         if self.split != "line":
@@ -245,7 +245,7 @@ class TextReader:
             yield Block(source, first, texts, False, read_bytes)
 
     def _records(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Record]:
-        """Read the records of lines; those that are blank are left out."""
+        """Read the records of lines, without blank lines."""
         data, line, before = found.data, found.line, 0
         for filled in _FILLED_LINE.finditer(data, 0, found.bounds[-1]):
             line += data.count(b"\n", before, filled.start())
@@ -264,7 +264,7 @@ class TextReader:
         return self._record(source, line, *record_text(text, self._key))
 
     def wrong(self, error: InputError) -> None:
-        """Stop with an error of a document, or list it as skipped, as `on_error` says."""
+        """Raise the error of a document, or list it as skipped, depending on `on_error`."""
         if self.on_error == "stop":
             raise error
         self.skipped += 1

@@ -1,4 +1,4 @@
-"""What is said of documents that cannot be read: where they are, and what to do."""
+"""Errors for documents that cannot be read, with their position and the next step."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _SKIP = "or leave such documents out with --on-error skip."
 
 
 def no_text(sources: Sequence[Source], skipped: Sequence[InputError]) -> InputError:
-    """Say that there is nothing to read, or nothing that was not skipped."""
+    """Return the error for a text without documents, or with all of them skipped."""
     names = ", ".join(source.name for source in sources[:3])
-    first = f" Skipped was: {skipped[0].message}" if skipped else ""
+    first = f" Skipped: {skipped[0].message}" if skipped else ""
     hint = skipped[0].hint if skipped else ""
     return InputError(f"There is no text in {names}.{first}", hint, files=len(sources))
 
 
 def blank(source: Source) -> InputError:
-    """Say that a file has no text."""
-    return InputError(f"{source.name} holds nothing but blank lines.", file=source.name)
+    """Return the error for a file without text."""
+    return InputError(f"{source.name} contains only blank lines.", file=source.name)
 
 
 def no_text_at(source: Source, data: bytes, offset: int) -> InputError | None:
-    """Say where data stops being text, which starts at the byte `offset`; None when it is text."""
+    """Return the error for data that is not text, from byte `offset` on; None if it is text."""
     try:
         at = data.find(b"\0")
         data.decode()
     except UnicodeDecodeError as error:
-        # The last character may go on behind the data.
+        # The last character may continue after the data.
         if error.start < len(data) - 3:
             at = error.start if at < 0 else min(at, error.start)
     return None if at < 0 else binary_file(source, offset + at, data[at])
 
 
 def binary_file(source: Source, offset: int, byte: int) -> InputError:
-    """Say which byte of a file is not text."""
+    """Return the error for a byte that is not text."""
     return InputError(
         f"{source.name}: byte {offset:,} (0x{byte:02x}) is not text: this looks like a binary "
         "file.",
@@ -55,7 +55,7 @@ def binary_file(source: Source, offset: int, byte: int) -> InputError:
 def not_utf8(
     source: Source, line: int, data: bytes, offset: int, error: UnicodeDecodeError
 ) -> InputError:
-    """Say that a document is not UTF-8; it starts at the line, and at the byte `offset`."""
+    """Return the error for a document that is not UTF-8, from its line and byte `offset`."""
     line = source.file_line(line) + data.count(b"\n", 0, error.start)
     at = offset + error.start
     looks = " This looks like a binary file." if b"\0" in data else ""
@@ -70,52 +70,51 @@ def not_utf8(
 
 
 def wrong_record(source: Source, line: int, problem: str) -> InputError:
-    """Say what is wrong with a record, or a row, that starts at a line."""
+    """Return the error for a record or row that starts at a line."""
     line = source.file_line(line)
     return InputError(
         f"{source.name}:{line}: {problem}",
-        f"Mend it, name the key or the column with --text-column, {_SKIP}",
+        f"Correct it, give the key or column with --text-column, {_SKIP}",
         file=source.name,
         line=line,
     )
 
 
 def not_records(source: Source, start: str) -> CorruptFileError:
-    """Say that a .json holds something else than records, by its first character."""
+    """Return the error for a .json without records, by its first character."""
     return CorruptFileError(
-        f"{source.name} holds no JSON records: it starts with {start!r}, neither with an object "
-        "nor with a list of objects.",
-        "Give it a name that ends with .txt to have it read as plain text.",
+        f"{source.name} must start with a JSON object or a list of objects, got {start!r}.",
+        "Rename it to end with .txt to read it as plain text.",
         file=source.name,
     )
 
 
 def broken_json(source: Source, number: int, problem: str) -> CorruptFileError:
-    """Say where a .json stops being JSON: at a record, counted from 1."""
+    """Return the error for a .json that is not valid from a record on, counted from 1."""
     return CorruptFileError(
         f"{source.name}: record {number:,} is not JSON: {problem}.",
-        "Mend the file, or take the records before it with --on-error skip.",
+        "Correct the file, or use the records before it with --on-error skip.",
         file=source.name,
         record=number,
     )
 
 
 def no_header(source: Source, line: int, problem: str) -> CorruptFileError:
-    """Say that the first row of a .csv cannot be read."""
+    """Return the error for a .csv whose first row cannot be read."""
     return CorruptFileError(
         f"{source.name}:{line}: the names of the columns cannot be read: {problem}.",
-        "The first row of a .csv names its columns, with commas between them.",
+        "The first row of a .csv must have its column names, separated by commas.",
         file=source.name,
         line=line,
     )
 
 
 def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
-    """Say that a row of a .csv is too long, at its last line that was read."""
+    """Return the error for a row of a .csv that is too long, at the last line read."""
     return CorruptFileError(
-        f"{source.name}:{line}: the row that goes on here is longer than "
+        f"{source.name}:{line}: the row that continues here is longer than "
         f"{format_bytes(limit_bytes)}; a quote may not be closed.",
-        "Mend the file, or take the rows before it with --on-error skip.",
+        "Correct the file, or use the rows before it with --on-error skip.",
         file=source.name,
         line=line,
         limit_bytes=limit_bytes,
@@ -123,12 +122,12 @@ def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
 
 
 def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError:
-    """Say that a table has no such column."""
-    hint = "Name the column with --text-column, or leave such files out with --on-error skip."
+    """Return the error for a missing column of a table."""
+    hint = "Give the column with --text-column, or leave such files out with --on-error skip."
     if len(columns) == 1 and (other := [mark for mark in "\t;|" if mark in columns[0]]):
         hint = (
-            f"Its columns are apart by {other[0]!r}: only .csv with commas and .tsv with tabs are "
-            "read. Rename or convert it."
+            f"Its columns are separated by {other[0]!r}: only .csv with commas and .tsv with tabs "
+            "can be read. Rename or convert it."
         )
     return InputError(
         f"{source.name} has no column {column!r}; its columns are "
@@ -140,7 +139,7 @@ def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError
 
 
 def wrong_row(source: Source, row: int, problem: str) -> InputError:
-    """Say what is wrong with a row of a .parquet."""
+    """Return the error for a row of a .parquet."""
     return InputError(
         f"{source.name}:{row}: {problem}",
         "Leave such rows out with --on-error skip.",
@@ -152,19 +151,19 @@ def wrong_row(source: Source, row: int, problem: str) -> InputError:
 def too_long(
     source: Source, line: int, limit_bytes: int, split: Split | None, has_lines: bool
 ) -> InputError:
-    """Say that a document is too long.
+    """Return the error for a document that is too long.
 
     Args:
         source: Its file.
-        line: Where it starts.
-        limit_bytes: What is not too long.
-        split: What ended it; None for a record or a row.
-        has_lines: Whether it is more than one line, so that another split cuts it.
+        line: The line at which it starts.
+        limit_bytes: The longest valid document.
+        split: The split in use; None for a record or a row.
+        has_lines: Whether it has more than one line, so that another split can cut it.
     """
     line = source.file_line(line)
     hint = f"Cut the text into smaller files, {_SKIP}"
     if split is not None:
-        hint = f"It is a single line: break it first, as fold -s -w 100000 does, {_SKIP}"
+        hint = f"It is a single line: break it first, for example with fold -s -w 100000, {_SKIP}"
         if has_lines and split in _SPLITS:
             hint = _SPLITS[split]
     return InputError(

@@ -1,11 +1,11 @@
-"""The text of a JSON record or of a row, or what is wrong with it."""
+"""Returns the text of a JSON record or a row, or its problem."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# Values by their names in JSON.
+# Types by their names in JSON.
 _KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null"} | {
     bool: "true or false",
     int: "a number",
@@ -14,11 +14,11 @@ _KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null"
 
 
 def record_text(line: str, key: str) -> tuple[str | None, str]:
-    """Read the text of a JSON record, or say what is wrong with it."""
+    """Parse a JSON record; return its text, or its problem."""
     try:
         record: Any = json.loads(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        # Its own words name line 1 of the record, which is not that of the file.
+        # Its own message has a line within the record, not within the file.
         return None, f"not JSON: {error.msg} at column {error.colno}."
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}."
@@ -26,7 +26,7 @@ def record_text(line: str, key: str) -> tuple[str | None, str]:
 
 
 def text_of_record(record: Any, key: str) -> tuple[str | None, str]:
-    """Return the text of a record that was read, or say what is wrong with it."""
+    """Return the text of a parsed record, or its problem."""
     if not isinstance(record, dict):
         return None, f"{_kind(record)}, not an object."
     if key not in record:
@@ -36,11 +36,11 @@ def text_of_record(record: Any, key: str) -> tuple[str | None, str]:
 
 
 def text_of(text: Any, key: str) -> tuple[str | None, str]:
-    """Return the text of a record, or say what is wrong with it."""
+    """Return the text of a value, or its problem."""
     if not isinstance(text, str):
         return None, f"{key!r} is {_kind(text)}, not a string."
     if not text:
-        return None, f"{key!r} is an empty text."
+        return None, f"{key!r} is an empty string."
     try:
         text.encode()
     except UnicodeEncodeError as error:

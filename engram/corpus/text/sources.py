@@ -1,4 +1,4 @@
-"""Files of a text: folders, parts of files, and what a folder holds besides."""
+"""Finds the files of a text: in folders, as parts of files, and entries that are not read."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Source:
     """One file of text, or a part of one.
 
     Attributes:
-        name: What messages call it.
-        path: Where it is; None for standard input.
+        name: Its name in messages.
+        path: Its path; None for standard input.
         format: Plain text; JSON records, one a line (jsonl) or however the content has them (json);
             rows of a .csv, a .tsv or a .parquet.
-        compression: How its bytes are packed; None when they are not.
+        compression: Compression of its bytes; None if they are not compressed.
         size_bytes: Its size as stored, or that of the part; None for standard input and pipes.
         begin: First byte of the part, in .parquet its first row group.
         end: End of the part, in the same unit; None for the rest of the file.
@@ -60,17 +60,17 @@ class Source:
 
     @property
     def delimiter(self) -> str:
-        """The character between the columns of a .csv, or of a .tsv."""
+        """The separator of columns in a .csv or .tsv."""
         is_tsv = self.path is not None and _plain_suffix(self.path) == ".tsv"
         return "\t" if is_tsv else ","
 
     @property
     def has_keys(self) -> bool:
-        """Whether a key or a column names the text in it."""
+        """Whether its text is under a key or in a column."""
         return self.format != "text"
 
     def file_line(self, line: int) -> int:
-        """Turn a line of the part into one of the file; rows of a .parquet count from its start."""
+        """Turn a line of the part into one of the file; rows of a .parquet start at its first."""
         if self.format == "parquet" or self.path is None:
             return line
         return line + _lines_before(self.path, self.begin)
@@ -78,11 +78,11 @@ class Source:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """Something in a folder that is not read.
+    """An entry of a folder that is not read.
 
     Attributes:
         name: Its path.
-        reason: Why it is not read.
+        reason: Reason for not reading it.
     """
 
     name: str
@@ -97,35 +97,35 @@ def passed_over_dict(entries: Sequence[PassedOver]) -> dict[str, Any]:
 def find_sources(
     where: str | Path, stdin_records: bool = False
 ) -> tuple[list[Source], list[PassedOver]]:
-    """List the files of text that a path stands for.
+    """List the text files of a path.
 
-    A folder stands for its .txt, .jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst of them)
-    and .parquet files at any depth, sorted by path. A file that is named itself is plain text
-    whatever its name, unless that ends with one of the others.
+    A folder means its .txt, .jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst of them) and
+    .parquet files at any depth, sorted by path. A file given directly is plain text unless its name
+    ends with one of the other suffixes.
 
     Args:
         where: File, folder, or ``-`` for standard input.
         stdin_records: Whether standard input holds JSON lines instead of text.
 
     Returns:
-        The sources; and what a folder has besides: hidden files and folders, linked folders,
-        folders of tokens and of hash ids, names that are not text.
+        The sources; and the other entries of a folder: hidden files and folders, linked folders,
+        folders of tokens and of hash ids, other suffixes.
 
     Raises:
         MissingFileError: There is no such file or folder.
-        InputError: The folder holds no text, or the name cannot be written down.
+        InputError: The folder has no text files, or the name is not UTF-8.
     """
     if str(where) == STDIN:
         return [Source("<stdin>", None, "jsonl" if stdin_records else "text")], []
     path = Path(where)
     if not path.exists():
         raise MissingFileError(
-            f"There is no file or folder {where}.", _missing_hint(str(where)), file=str(where)
+            f"{where} does not exist.", _missing_hint(str(where)), file=str(where)
         )
     if not path.is_dir():
         if not _is_utf8(str(path)):
             raise InputError(
-                f"The name {str(path)!a} is not UTF-8 and cannot stand in a manifest.",
+                f"The name {str(path)!a} is not UTF-8 and cannot be written to a manifest.",
                 "Rename the file.",
             )
         refuse_gguf(path)
@@ -133,9 +133,9 @@ def find_sources(
     files, passed_over = _walk(path)
     if not files:
         raise InputError(
-            f"The folder {path} holds no text: {len(passed_over)} entries, none of them "
-            f"{', '.join(FOLDER_SUFFIXES)} (.gz and .zst of all but the last count too).",
-            "Name a single file to read it whatever its name.",
+            f"The folder {path} has no text files: {len(passed_over)} entries, none of them "
+            f"{', '.join(FOLDER_SUFFIXES)} (or .gz and .zst of all but the last).",
+            "Give a single file to read it regardless of its name.",
             folder=str(path),
             entries=len(passed_over),
         )
@@ -143,34 +143,34 @@ def find_sources(
 
 
 def check_options(sources: Sequence[Source], split: Split | None, text_key: str | None) -> None:
-    """Check that what is said about a text has an effect on it.
+    """Check that the options for a text have an effect on it.
 
     Args:
         sources: The files of the text.
-        split: What ends a document of plain text; None when nothing was said.
-        text_key: Key or column of the text in records; None when nothing was said.
+        split: The end of a document in plain text; None if not given.
+        text_key: Key or column of the text in records; None if not given.
 
     Raises:
-        UsageError: A split for records alone, or a key for plain text alone.
+        UsageError: A split is given but all are records, or a key but all are plain text.
     """
     name = sources[0].name if len(sources) == 1 else f"{sources[0].name} and the other inputs"
     if text_key is not None and not any(source.has_keys for source in sources):
         raise UsageError(
             f"--text-column {text_key} is for records (.jsonl, .ndjson, .json, .csv, .tsv, "
             f".parquet): {name} is plain text.",
-            "Leave out --text-column, or rename the file after what it holds.",
+            "Leave out --text-column, or rename the file to match its contents.",
             text_key=text_key,
         )
     if split is not None and all(source.has_keys for source in sources):
         raise UsageError(
-            f"--split {split} is for plain text: {name} holds records, each of them a document.",
+            f"--split {split} is for plain text: {name} has records, each of them a document.",
             "Leave out --split.",
             split=split,
         )
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
-    """Find the files to read below a folder, and what is passed over; both sorted by path."""
+    """Find the files to read below a folder, and the other entries; both sorted by path."""
     found: list[Path] = []
     passed_over: list[PassedOver] = []
 
@@ -189,7 +189,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
 
 
 def _reason_not_to_read(path: Path) -> str:
-    """Say why an entry of a folder is passed over; empty when it is not."""
+    """Return the reason for not reading an entry of a folder; empty if it is read."""
     if path.name.startswith("."):
         return "hidden"
     if not _is_utf8(path.name):
@@ -204,7 +204,7 @@ def _reason_not_to_read(path: Path) -> str:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether a folder holds tokens or hash ids, whose manifest is no text."""
+    """Whether a folder has tokens or hash ids, whose manifest is not a text."""
     manifest = find_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
     return manifest is not None and manifest["schema"].startswith("engram.")
 
@@ -212,7 +212,7 @@ def _holds_results(folder: Path) -> bool:
 def _missing_hint(name: str) -> str:
     hint = "Give a text file, a folder or - for stdin."
     if "://" in name:
-        return f"Addresses are not read: download it first. {hint}"
+        return f"URLs cannot be read: download it first. {hint}"
     if not _HUB_NAME.fullmatch(name) or _plain_suffix(Path(name)) in FOLDER_SUFFIXES:
         return hint
     file = f"{name.rpartition('/')[2]}.jsonl"
@@ -221,14 +221,14 @@ def _missing_hint(name: str) -> str:
         f"d.load_dataset(n, d.get_dataset_config_names(n)[0], split='train').to_json('{file}')"
     )
     return (
-        f"{hint} A data set of the hub is exported first, with its first config and its train "
+        f"{hint} Export a data set of the hub first, with its first config and its train "
         f'split: python -c "{export}", then give {file}.'
     )
 
 
 def _plain_suffix(path: Path) -> str:
     *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
-    # A .parquet is read from its end, so that it cannot be packed as a whole.
+    # A .parquet is read from its end, so it cannot be compressed as a whole.
     return before if last in _COMPRESSIONS and before != ".parquet" else last
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a source of text as a stream: stdin, gzip, zstd, byte-order marks, parts."""
+"""Opens a source of text as a stream: stdin, gzip, zstd, byte-order marks, parts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
 _UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
-_TRUNCATED = "Fetch or compress it again, or take what can be read with --on-error skip."
-# As much of a file as git looks at to tell a binary one from text.
+_TRUNCATED = "Download or compress it again, or use the readable part with --on-error skip."
+# Bytes of a file to check for binary data; git checks as many.
 _HEAD_BYTES = 8000
 # The first four bytes of UTF-32 may be those of UTF-16, too.
 _OTHER_ENCODINGS = {
@@ -29,10 +29,10 @@ _OTHER_ENCODINGS = {
 
 
 class ByteStream:
-    """The unpacked bytes of an open source.
+    """The decompressed bytes of an open source.
 
     Attributes:
-        offset: Unpacked bytes read so far.
+        offset: Decompressed bytes read so far.
         begin: Offset of the text, after a byte-order mark.
     """
 
@@ -44,15 +44,15 @@ class ByteStream:
 
     @property
     def stored_offset(self) -> int:
-        """Bytes read so far as stored, for progress; a pipe counts its unpacked ones."""
+        """Bytes read so far as stored, for progress; decompressed bytes for a pipe."""
         is_plain = self._source.compression is None or self._source.size_bytes is None
         return self.offset if is_plain else self._stored.tell()
 
     def read(self, size_bytes: int) -> bytes:
-        """Read the next bytes; fewer than asked for only at the end.
+        """Read the next bytes; fewer than requested only at the end.
 
         Raises:
-            CorruptFileError: The packed file is truncated or not what its name says.
+            CorruptFileError: The compressed file is truncated or has another format.
             InputError: The file cannot be read.
         """
         if self._left is not None:
@@ -77,7 +77,7 @@ class ByteStream:
         return data
 
     def put_back(self, data: bytes) -> None:
-        """Have bytes that were just read be read again."""
+        """Push back bytes that were just read."""
         self._ahead = data + self._ahead
         self.offset -= len(data)
         if self._left is not None:
@@ -87,7 +87,7 @@ class ByteStream:
         """Skip the byte-order mark of UTF-8 at the start of a file.
 
         Raises:
-            CorruptFileError: The mark is that of another encoding.
+            CorruptFileError: The mark is for another encoding.
             InputError: The file is binary.
         """
         head = self.read(_HEAD_BYTES)
@@ -102,14 +102,15 @@ class ByteStream:
 
 @contextmanager
 def open_source(source: Source) -> Iterator[ByteStream]:
-    """Open a source for reading its unpacked bytes.
+    """Open a source for reading its decompressed bytes.
 
     Yields:
         The stream, after the byte-order mark that a file may start with.
 
     Raises:
         InputError: The file cannot be opened, or is binary.
-        CorruptFileError: The file is not packed as its name says, or not UTF-8 by its first bytes.
+        CorruptFileError: The file does not have the compression of its name, or is not UTF-8 by
+            its first bytes.
         MissingPackageError: Reading .zst needs pyarrow.
     """
     if source.path is None:
@@ -149,8 +150,8 @@ def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileEr
         unpack = _UNPACK[source.compression]
         hint = f"{unpack} {name} | iconv -f {encoding} -t UTF-8 > utf8.{suffix}"
     return CorruptFileError(
-        f"{source.name} is text in {encoding}, as its first bytes ({mark.hex(' ')}) say; texts "
-        "have to be in UTF-8.",
+        f"{source.name} is in {encoding}, by its first bytes ({mark.hex(' ')}); texts must be "
+        "in UTF-8.",
         f"Convert it first: {hint}",
         file=source.name,
         encoding=encoding,

@@ -1,1 +1,1 @@
-"""Documents to token ids, and the shards that keep them."""
+"""Tokenises documents, and stores token ids in shards."""

@@ -1,4 +1,4 @@
-"""Where a very long document may be cut without changing its token ids."""
+"""Cuts very long documents without changing their token ids."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LONG_CHARACTERS = 2**20
-# Encoding this much as one takes about a GB.
+# Encoding this much in one piece takes about a GB.
 MOST_CHARACTERS = 2**23
 _PIECE = 2**18
 _CONTEXT = 2**11
 _MOST_TRIES = 64
-# Behind a word: a word, a number or a run of blanks that is cut in two would be told apart. Where
-# there are no blanks, as in base64 or packed JSON, a word ends before a sign.
+# The end of a word: cutting a word, a number or a run of spaces would change the ids. Without
+# spaces, as in base64 or compact JSON, a word ends before a sign.
 _CANDIDATES = (re.compile(r"(?<=\S)(?=\s)"), re.compile(r"(?<=\w)(?=\W)"))
 
 
 def cut_long(encoder: Tokenizer, text: str) -> list[str]:
     """Cut a document into pieces whose ids, one after the other, are those of the document.
 
-    Encoding takes about 150 bytes of memory for each byte of a text that is encoded as one. Most
-    tokenizers find the words of a text by what stands near them, and encode each on its own. So a
-    place between two words is safe when cutting there leaves the ids of everything around it as
-    they are, which is tried. Where no place is safe, as in a single word or with tokenizers that do
-    not look for words, the piece grows.
+    Encoding takes about 150 bytes of memory per byte of text in one piece. Most tokenizers split a
+    text into words by their surroundings, and encode each word separately. So a position between
+    two words is safe if cutting there does not change the ids around it, which is tried. Where no
+    position is safe, as in a single word or with tokenizers that do not split words, the piece
+    grows.
 
     Args:
         encoder: The tokenizer, without truncation or padding.
         text: The document.
 
     Returns:
-        The pieces; the document itself when it is not long.
+        The pieces; the document itself if it is not long.
     """
     if len(text) <= LONG_CHARACTERS or encoder.pre_tokenizer is None:
         return [text]
@@ -48,10 +48,10 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
 
 
 def uncut_characters(encoder: Tokenizer, text: str) -> int:
-    """Length of the longest piece that a text has to be encoded in, where that is too long; else 0.
+    """Return the length of the longest piece of a text if it is too long to encode, else 0.
 
-    So long is no text: a run of blank lines, one word, or a document for a tokenizer that does not
-    look for words.
+    Examples are a long run of blank lines, a long word, or a document for a tokenizer that does not
+    split words.
     """
     if len(text) <= MOST_CHARACTERS:
         return 0
@@ -60,7 +60,7 @@ def uncut_characters(encoder: Tokenizer, text: str) -> int:
 
 
 def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:
-    """Return the first safe place behind a position, None when there is none near it."""
+    """Return the first safe cut after a position, None if there is none near it."""
     end = min(position + _PIECE, len(text))
     for candidate in _CANDIDATES:
         matches = candidate.finditer(text, position, end)
@@ -72,13 +72,13 @@ def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:
 
 
 def _is_safe(encoder: Tokenizer, before: str, behind: str) -> bool:
-    """Whether no word lies across the place between two texts, and their ids are those of both."""
+    """Whether two strings can be encoded separately, with the same ids as together."""
     whole, *parts = encoder.encode_batch_fast(
         [before + behind, before, behind], add_special_tokens=False
     )
     if whole.ids != parts[0].ids + parts[1].ids:
         return False
-    # A word that is longer than what is looked at may be encoded otherwise as a whole.
+    # A word longer than the checked part may be encoded differently as a whole.
     if encoder.normalizer is not None:
         before, behind = map(encoder.normalizer.normalize_str, (before, behind))
     words = encoder.pre_tokenizer.pre_tokenize_str(before + behind)

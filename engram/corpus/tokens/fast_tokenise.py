@@ -1,9 +1,9 @@
-"""gigatoken where its ids are sure to be those of `tokenizers`, which encodes everything else.
+"""Encodes with gigatoken if its ids are certain to equal those of `tokenizers`, else with that.
 
-The two read Unicode by tables of different versions, treat the strings of added tokens differently,
-and may have bugs of their own. So a document goes to gigatoken only when it has no string that may
-be an added token, and nothing but characters that both were seen to encode alike here; and a few
-documents of every batch are encoded by both.
+The two have Unicode tables of different versions, treat the strings of added tokens differently,
+and may have different bugs. So a document goes to gigatoken only if it has no string that may be an
+added token, and only characters that both were found to encode alike; and a few documents of every
+batch are encoded by both.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
     from engram.addressing.tokenizer_files import TokenizerFile
 
-# Loading gigatoken takes as long as `tokenizers` takes for this much text.
+# Loading gigatoken takes as long as encoding this much text with `tokenizers`.
 WORTH_BYTES = 2**23
 
 _GROUP_CHARACTERS = 2**20
-# What an encoding takes besides its tokens, as characters of text.
+# Memory of an encoding besides its tokens, as characters of text.
 _DOCUMENT_CHARACTERS = 16
 _SAMPLE_CHARACTERS = 2**11
 _LONGEST_COMPARED = 2**14
 _WORDS_CHARACTERS = 2**11
-# It keeps about 11 bytes for each byte of a word that it has not seen before.
+# gigatoken keeps about 11 bytes for each byte of a new word.
 _MOST_FRESH_CHARACTERS = 2**26
 _UNTRIED, _TRUSTED, _REFUSED = 0, 1, 2
-# Every kind of neighbour that the patterns which find words tell apart.
+# All kinds of neighbours that the patterns for words distinguish.
 _SURROUNDINGS = "a{0}b1{0}2 {0} {0}{0}.{0}\n{0}'s  {0}\n\n {0}é{0}字{0}\t{0}"
 _UNASSIGNED = ("Cn", "Co", "Cs")
-# The process that imported this file; one that was forked from it has none of its threads.
+# The process that imported this file; forks of it lack its threads.
 _PROCESS = os.getpid()
 
 
@@ -57,12 +57,12 @@ class FastEncoder:
 
     Attributes:
         reference_documents: Documents that went to `tokenizers`.
-        problem: What was found to differ in the check of a batch, after which everything goes to
-            `tokenizers`; empty when nothing was.
+        problem: The difference found in the check of a batch, after which everything goes to
+            `tokenizers`; empty if there was none.
 
     Raises:
         ImportError: gigatoken is not installed.
-        ValueError: gigatoken cannot be trusted with this tokenizer; with the reason.
+        ValueError: gigatoken is not safe for this tokenizer; the message has the reason.
     """
 
     def __init__(self, tokenizer: TokenizerFile, reference: Tokenizer) -> None:
@@ -120,7 +120,7 @@ class FastEncoder:
         )
 
     def _knows(self, text: str) -> bool:
-        """Whether both encode every character of a text alike; new ones are tried."""
+        """Whether both encode all characters of a string alike; new characters are tried."""
         if text.isascii():
             return True
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -150,7 +150,7 @@ class FastEncoder:
         return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets)
 
     def _bound_memory(self, texts: list[str]) -> None:
-        """Begin with a new encoder when many words were new to this one."""
+        """Replace the encoder after it has seen many new words."""
         text = texts[self._random.randrange(len(texts))]
         words = {hash(word) for word in text[:_WORDS_CHARACTERS].split()}
         if words:
@@ -163,7 +163,7 @@ class FastEncoder:
             self._fast = _load(self._source)
 
     def _is_equal(self, texts: list[str], tokens: NDArray[Any], lengths: NDArray[np.int64]) -> bool:
-        """Compare a random document with `tokenizers`, or several that are short."""
+        """Compare a random document, or several short ones, with `tokenizers`."""
         bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         left = _SAMPLE_CHARACTERS
         for index in self._random.sample(range(len(texts)), min(len(texts), 16)):
@@ -227,7 +227,7 @@ def encode_reference(
 
 
 def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
-    """Cut a list into runs whose encodings fit into memory together."""
+    """Cut a list into runs whose encodings fit into memory."""
     start = characters = 0
     for index, text in enumerate(texts):
         characters += len(text) + _DOCUMENT_CHARACTERS
@@ -239,7 +239,7 @@ def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
 
 
 def fast_name() -> str:
-    """Name and version of the fast engine; empty when it is not installed."""
+    """Return the name and version of the fast engine; empty if it is not installed."""
     try:
         return f"gigatoken {version('gigatoken')}"
     except PackageNotFoundError:
@@ -247,7 +247,7 @@ def fast_name() -> str:
 
 
 def _may_use_threads() -> bool:
-    """Whether to encode with more than one thread: in a worker process only when told to."""
+    """Whether to encode with more than one thread; in a worker process only if configured."""
     if os.getpid() != _PROCESS:
         return False
     threads = os.environ.get("RAYON_NUM_THREADS")
@@ -255,7 +255,7 @@ def _may_use_threads() -> bool:
 
 
 def _check_kind(reference: Tokenizer) -> None:
-    """Check that a tokenizer is of the kind that was compared: byte-level BPE, plain or NFC."""
+    """Check that a tokenizer is of the tested kind: byte-level BPE, plain or NFC."""
     model, normalizer = reference.model, reference.normalizer
     if type(model).__name__ != "BPE" or model.dropout or model.byte_fallback:
         raise ValueError("gigatoken is used for byte-level BPE only")
@@ -275,7 +275,7 @@ def _load(source: bytes) -> Any:
         encoder = load_hf_json(source)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # a panic of the library is no Exception
+    except BaseException as error:  # a panic of the library is not an Exception
         raise ValueError(f"gigatoken cannot read it: {str(error).splitlines()[0]}") from error
     if not isinstance(encoder, BPETokenizer):
         raise ValueError("gigatoken is used for byte-level BPE only")
@@ -283,7 +283,7 @@ def _load(source: bytes) -> Any:
 
 
 def _starts_of_added(reference: Tokenizer) -> re.Pattern[str]:
-    """A pattern that is found in every text with an added token: their first two characters."""
+    """Return a pattern that matches in every string with an added token: their first characters."""
     added = reference.get_added_tokens_decoder().values()
     starts = sorted({token.content[:2] for token in added if token.content})
     return re.compile("|".join(map(re.escape, starts)) if starts else r"(?!)")

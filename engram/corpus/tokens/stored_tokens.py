@@ -1,4 +1,4 @@
-"""The token shards of a folder read as one long text, in place."""
+"""Reads the token shards of a folder as one long text, in place."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _HINT = "Write the folder again."
 
 
 class StoredTokens:
-    """The tokens of a folder that holds token shards as .npy files, mapped, never loaded whole.
+    """The tokens of a folder of .npy token shards, which are mapped, never loaded as a whole.
 
     Args:
         folder: A folder with `manifest.json`, whose shards name a tokens and a documents file.
-        check_digests: Compare the sha256 of every file too, and not only its size.
+        check_digests: Whether to compare the sha256 of every file, and not only its size.
 
     Attributes:
         folder: The folder.
         n_tokens: Tokens of all shards.
-        tokenizer: What the manifest says of the tokenizer: `name`, `sha256`, `vocab_size`.
+        tokenizer: The tokenizer in the manifest: `name`, `sha256`, `vocab_size`.
 
     Raises:
-        InputError: It is no such folder, or its shards are parquet files.
-        CorruptFileError: A shard is missing, truncated, or not what the manifest says.
+        InputError: It is not such a folder, or its shards are parquet files.
+        CorruptFileError: A shard is missing, truncated, or differs from the manifest.
     """
 
     def __init__(self, folder: Path, *, check_digests: bool = False) -> None:
@@ -69,7 +69,7 @@ class StoredTokens:
         return sum(int(tokens.nbytes) for tokens in self._tokens)
 
     def batches(self) -> Generator[TokenBatch]:
-        """Read the documents, as `tokenise` gives those of a text.
+        """Read the documents, in the form of `tokenise`.
 
         Raises:
             CorruptFileError: The boundaries of documents do not rise.
@@ -86,7 +86,7 @@ class StoredTokens:
         """Read tokens begin..end-1.
 
         Returns:
-            The token ids ``[n]`` and, True where a document starts, ``[n]``.
+            The token ids ``[n]``, and True where a document starts ``[n]``.
 
         Raises:
             CorruptFileError: The boundaries of documents do not rise.
@@ -107,7 +107,7 @@ class StoredTokens:
         return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
 
     def _check_rising(self, bounds: NDArray[Any], low: int, high: int) -> None:
-        """Check boundaries where they are read: those of a large corpus take long to read."""
+        """Check boundaries when they are read, since reading all of a large corpus takes long."""
         if len(bounds) and not (
             low <= bounds[0] and bounds[-1] <= high and (bounds[1:] >= bounds[:-1]).all()
         ):

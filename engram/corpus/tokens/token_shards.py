@@ -1,4 +1,4 @@
-"""Shards of whole documents, and token shards: plain .npy files of token ids and boundaries."""
+"""Writes shards of whole documents: plain .npy files of token ids and boundaries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from engram.corpus.tokens.tokenise import TokenBatch, Tokens, token_dtype
 class DocumentShards:
     """Cuts documents into shards.
 
-    A shard ends with the first document that brings it to `shard_tokens`, so that its bytes depend
-    neither on batches nor on threads.
+    A shard ends with the first document that fills it to `shard_tokens`, so its bytes do not depend
+    on batches or threads.
 
     Args:
         folder: An empty folder.
@@ -24,7 +24,7 @@ class DocumentShards:
         shard_tokens: Tokens that fill a shard.
 
     Attributes:
-        shards: What was written, for the manifest.
+        shards: The written shards, for the manifest.
     """
 
     def __init__(self, folder: Path, vocab_size: int, shard_tokens: int) -> None:
@@ -36,7 +36,7 @@ class DocumentShards:
         self._filled = 0
 
     def add(self, batch: TokenBatch) -> None:
-        """Add documents; every shard that they fill is written."""
+        """Add documents, and write every shard that they fill."""
         bounds, first = batch.boundaries, 0
         while first < len(bounds) - 1:
             room = self._shard_tokens - self._filled
@@ -51,7 +51,7 @@ class DocumentShards:
             first = end
 
     def close(self) -> None:
-        """Write what is left as the last shard."""
+        """Write the remaining documents as the last shard."""
         if self._lengths:
             self._write()
 
@@ -71,7 +71,7 @@ class DocumentShards:
             boundaries: First token of every document and, last, n: ``[documents + 1]``.
 
         Returns:
-            Names of its files, by what they hold.
+            Names of its files, by content.
         """
         names = {
             f"{kind}_file": f"{kind}-{len(self.shards):05d}.npy" for kind in ("tokens", "documents")
@@ -82,9 +82,9 @@ class DocumentShards:
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an .npy file and see it onto the disk."""
+    """Write an .npy file and flush it to disk."""
     with path.open("wb") as file:
-        # Not `write_array`, whose error on a full disk does not say so.
+        # Not `write_array`, whose error on a full disk does not mention the disk.
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(np.ascontiguousarray(array).data)
@@ -92,6 +92,6 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def sync(file: Any) -> None:
-    """See an open file onto the disk."""
+    """Flush an open file to disk."""
     file.flush()
     os.fsync(file.fileno())

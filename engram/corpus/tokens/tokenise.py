@@ -1,4 +1,4 @@
-"""Documents to token ids, those of the `tokenizers` library, in batches of whole documents."""
+"""Turns documents into the token ids of the `tokenizers` library, in batches of documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TokenBatch:
 
     Attributes:
         tokens: The ids of all documents, one after the other, ``[n]``.
-        boundaries: Where each document starts, and the end of the last, int64 ``[documents + 1]``.
+        boundaries: The start of each document, and the end of the last, int64 ``[documents + 1]``.
         read_bytes: Bytes read of all files up to here, as stored.
     """
 
@@ -50,7 +50,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def cut_batches(bounds: Any, batch_tokens: int = _BATCH_TOKENS) -> list[int]:
-    """Cut documents into batches of about `batch_tokens`; return their first documents, and all."""
+    """Cut documents into batches of about `batch_tokens`; return the indices of the cuts."""
     steps = bounds[1:] // batch_tokens
     cuts = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
     return [0, *cuts.tolist()]
@@ -64,23 +64,23 @@ def tokenise(
     fast: FastEncoder | None = None,
     wrong: Callable[[InputError], None] = _raise,
 ) -> Generator[TokenBatch]:
-    """Encode documents, each with the ids that it has as a whole, without special tokens.
+    """Encode documents, each with the ids of the whole document, without special tokens.
 
     Args:
         blocks: Documents, from a `TextReader`.
-        tokenizer: Its `tokenizers` object is used with as many threads as the environment variable
-            RAYON_NUM_THREADS says, all cores without it.
+        tokenizer: Its `tokenizers` object uses the number of threads in the environment variable
+            RAYON_NUM_THREADS, or all cores.
         add_eos: Whether every document ends with the tokenizer's end-of-text token.
-        fast: Encodes with gigatoken what it is sure to encode alike, from `fast_encoder`.
-        wrong: Called with the error of a document that can be encoded only as one and is too long
-            for that, which is then left out; raises it by default.
+        fast: The encoder with gigatoken from `fast_encoder`, or None.
+        wrong: Called with the error of a document that has to be encoded in one piece and is too
+            long for that, which is then left out; raises it by default.
 
     Yields:
         About 1 MiB of documents at a time.
 
     Raises:
-        InputError: There is no end-of-text token to add, or a document that cannot be encoded, or
-            only as one that is too long.
+        InputError: There is no end-of-text token to add, or a document cannot be encoded, or is too
+            long to encode.
     """
     check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
@@ -89,7 +89,7 @@ def tokenise(
         try:
             encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
         except Exception as error:
-            # The library raises nothing more special.
+            # The library has no narrower exception.
             if type(error) is not Exception:
                 raise
             raise _encode_error(batch, tokenizer, error) from error
@@ -99,15 +99,15 @@ def tokenise(
 def fast_encoder(
     tokenizer: TokenizerFile, size_bytes: int | None
 ) -> tuple[FastEncoder | None, str]:
-    """Choose what encodes a text.
+    """Choose the encoder of a text.
 
     Args:
         tokenizer: The tokenizer.
-        size_bytes: Size of the text, None when it is not known.
+        size_bytes: Size of the text, None if unknown.
 
     Returns:
-        gigatoken's encoder, None where `tokenizers` encodes everything; and a sentence that says
-        so; why gigatoken does not support the tokenizer is on a line of its own below.
+        gigatoken's encoder, None if `tokenizers` encodes everything; and a sentence about it, with
+        the reason on a second line if gigatoken does not support the tokenizer.
     """
     if size_bytes is not None and size_bytes < WORTH_BYTES:
         return None, "Tokenised with tokenizers: the text is small."
@@ -123,7 +123,7 @@ def fast_encoder(
 
 
 def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
-    """Return the tokenizer without the truncation and padding that its file may ask for."""
+    """Return the tokenizer without the truncation and padding that its file may set."""
     encoder = tokenizer.tokenizer
     if encoder.truncation is None and encoder.padding is None:
         return tokenizer
@@ -134,21 +134,21 @@ def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
 
 
 def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:
-    """Check that there is an end-of-text token where one is to be added.
+    """Check that the tokenizer has an end-of-text token if one is to be added.
 
     Raises:
-        InputError: There is none.
+        InputError: It has none.
     """
     if add_eos and tokenizer.eos_id is None:
         raise InputError(
-            f"The tokenizer {tokenizer.name} has no end-of-text token that could end a document.",
-            "Leave documents without one: --no-eos, or add_eos=False.",
+            f"The tokenizer {tokenizer.name} has no end-of-text token to end documents with.",
+            "Do not add one: --no-eos, or add_eos=False.",
             tokenizer=tokenizer.name,
         )
 
 
 def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    """Put small blocks together, so that each batch feeds every core."""
+    """Combine small blocks, so that each batch keeps all cores busy."""
     batch: list[Block] = []
     characters = 0
     for block in blocks:
@@ -181,8 +181,8 @@ def _encodable(
 
 def _too_long_to_encode(where: str, characters: int) -> InputError:
     return InputError(
-        f"{where}: in the document that starts here the tokenizer has to encode {characters:,} "
-        f"characters as one; at most {MOST_CHARACTERS:,} fit into memory.",
+        f"{where}: the document that starts here has {characters:,} characters that must be "
+        f"encoded in one piece; at most {MOST_CHARACTERS:,} fit into memory.",
         "Cut the text smaller, with --split line, or leave such documents out with --on-error "
         "skip.",
         document=where,

@@ -1,1 +1,1 @@
-"""Checks folders of tokens and of hash ids."""
+"""Verifies folders of tokens and of hash ids."""

@@ -1,4 +1,4 @@
-"""Checks of every folder of results: its files, and the boundaries of its documents."""
+"""Checks for all folders of results: their files, and the boundaries of documents."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from engram.units import plural
 
 
 def check_of(name: str, wrong: list[str], right: str) -> Check:
-    """Return the check that lists what is wrong, the first five, or says what is right."""
+    """Return a check with the first five problems, or with a description if there are none."""
     more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     return Check(name, not wrong, "; ".join(wrong[:5]) + more if wrong else right)
 
 
 def check_files(folder: Path, manifest: dict[str, Any], used: Iterable[str]) -> Check:
-    """Check that a folder holds what its manifest lists, byte for byte, and nothing else.
+    """Check that a folder has exactly the files of its manifest, byte for byte.
 
     Args:
         folder: The folder.
         manifest: Its manifest.
-        used: Names of files that its shards consist of.
+        used: Names of the files of its shards.
     """
     listed = {str(file["name"]) for file in manifest["files"]}
     there = {entry.name for entry in folder.iterdir()}
@@ -76,10 +76,10 @@ def check_counts(manifest: dict[str, Any], wrong: list[str], more: str = "") -> 
 
 
 def wrong_boundaries(name: str, bounds: NDArray[Any], n_tokens: int) -> str:
-    """Say what is wrong with the boundaries of a shard's documents; empty when nothing is.
+    """Return the problem of the boundaries of a shard's documents; empty if there is none.
 
     Args:
-        name: Their file.
+        name: Name of their file.
         bounds: The boundaries ``[documents + 1]``.
         n_tokens: Tokens of the shard.
     """

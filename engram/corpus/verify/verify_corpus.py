@@ -1,4 +1,4 @@
-"""Checks a corpus: its files, counts and token ids, and a sample against the text it came from."""
+"""Verifies a corpus: its files, counts and token ids, and a sample against the original text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def verify_corpus(
         left out when the files are not what they were.
 
     Raises:
-        MissingFileError: It is no corpus.
+        MissingFileError: It is not a corpus.
         CorruptFileError: The manifest cannot be read.
 
     Example:
@@ -202,7 +202,7 @@ def _documents(
                 left -= 1
                 yield batch.tokens[start:end]
     except EngramError:
-        yield np.empty(0)  # equal to no document: the text is not what it was
+        yield np.empty(0)  # equal to no document, since the text has changed
     if left:
         yield np.empty(0)
 

@@ -1,4 +1,4 @@
-"""Checks a folder of hash ids: its files and counts, and a sample of ids against their tokens."""
+"""Verifies a folder of hash ids: its files and counts, and a sample of ids against their tokens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def verify_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
         manifest: Its manifest, of the shape of hash ids.
 
     Raises:
-        CorruptFileError: A file that is as it was written cannot be read.
+        CorruptFileError: An unchanged file cannot be read.
     """
     used = [
         str(name)

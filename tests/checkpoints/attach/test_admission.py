@@ -154,7 +154,7 @@ def test_a_multimodal_type_is_not_told_to_upgrade(llama):
     assert "multimodal" in error.message
     assert "upgrade" not in str(error)
     assert "pip install" not in str(error)
-    assert "reads text alone" in error.hint
+    assert "a model for text only" in error.hint
 
 
 def test_a_type_without_a_causal_head(llama):
@@ -337,7 +337,7 @@ def test_the_command_says_it_to_programs(llama, tmp_path, dry):
     change_config(llama, num_key_value_heads=4)
     words = ["attach", llama, "-c", tmp_path / "memory.yaml", "-o", tmp_path / "out", "--json"]
     told = run(*words, "--dry-run" if dry else "--verify").error(3)
-    assert "bug of ours" not in told["message"]
+    assert "bug in engram" not in told["message"]
     assert "self_attn.k_proj.weight" in told["details"]["tensors"][0]
     assert not (tmp_path / "out").exists()
 

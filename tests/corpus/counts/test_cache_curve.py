@@ -125,7 +125,7 @@ def test_a_sample_is_the_beginning_of_the_text():
 
 @pytest.mark.parametrize("tokens", [0, -5, 2**31])
 def test_sizes_that_cannot_be(tokens):
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="must be in 1.."):
         CacheSample(addresses_of("demo"), tokens)
 
 
@@ -166,7 +166,7 @@ def test_the_command_prints_the_curve_with_its_bytes(hashed):
 def test_the_command_prints_the_curve_as_text(hashed):
     code, out, err = hashed("--cache-curve")
     assert code == 0, err
-    assert out.count("A cache of rows in front of layer") == 2
+    assert out.count("A row cache for layer") == 2
     assert "99% of look-ups" in out
     assert "Exact for these tokens." in out
     assert hashed("--cache-curve", "--cache-tokens", "0")[0] == 3

@@ -238,7 +238,7 @@ def test_the_command_predicts_and_shows(tmp_path):
     assert other["tokens"] == 2_000_000
     shown = shown_with("--predict", "2M")
     assert f"~{other['distinct_ngrams']:,}" in shown
-    assert "Another kind of text grows otherwise." in shown
+    assert "Other kinds of text grow differently." in shown
     assert "of the text:" in shown
     # Shorter than the text: read off its curve, with no error that nothing was checked for.
     curve = json.loads(shown_with("--predict", "2k", "--json"))["growth"][0]
@@ -253,5 +253,5 @@ def test_the_command_predicts_and_shows(tmp_path):
     assert "not checked: the text is too short" in shown
     assert "0.0% in" not in shown
     text.write_text("Too short.")
-    assert "too short to tell" in shown_with()
+    assert "too short for a growth curve" in shown_with()
     assert json.loads(shown_with("--json"))["growth"][0]["prediction"] is None

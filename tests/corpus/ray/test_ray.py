@@ -146,7 +146,7 @@ def test_addresses_without_a_ray(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     for address in (f"127.0.0.1:{port}", "nonsense", "nowhere:port"):
         engine = RayEngine(address)
-        with pytest.raises(MissingError, match=f"no Ray at {address}: ") as caught, engine:
+        with pytest.raises(MissingError, match=f"not running at {address}: ") as caught, engine:
             pass
         assert "ray start --head" in caught.value.hint
     with pytest.raises(UsageError, match="Ray Client"):

@@ -147,7 +147,7 @@ def test_jsonl(tmp_path):
         ("[1]", "a list, not an object"),
         ('{"body": "x"}', "no key 'text'; its keys are 'body'"),
         ('{"text": 3}', "'text' is a number, not a string"),
-        ('{"text": ""}', "'text' is an empty text"),
+        ('{"text": ""}', "'text' is an empty string"),
         ('{"text": "\\ud800"}', "half of a surrogate pair"),
         ("[" * 100_000, "not JSON"),
     ],
@@ -230,7 +230,7 @@ def test_a_binary_file_is_said_to_be_one(tmp_path, monkeypatch, block_bytes):
 @pytest.mark.parametrize("split", ["paragraph", "file"])
 def test_blank_lines_are_no_text(tmp_path, split):
     path = write(tmp_path, "a.txt", " \n\n\t\r\n \n")
-    with pytest.raises(InputError, match=r"a\.txt holds nothing but blank lines"):
+    with pytest.raises(InputError, match=r"a\.txt contains only blank lines"):
         list(TextReader(path, split=split))
     write(tmp_path, "b.txt", "\n\none")
     reader = TextReader(tmp_path, split=split, on_error="skip")
@@ -246,9 +246,9 @@ def test_documents_of_exactly_the_limit_are_read(tmp_path, monkeypatch):
 
 
 def test_missing_and_empty(tmp_path):
-    with pytest.raises(MissingFileError, match="no file or folder"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         documents(tmp_path / "none.txt")
-    with pytest.raises(InputError, match="holds no text"):
+    with pytest.raises(InputError, match="has no text files"):
         documents(tmp_path)
     empty = write(tmp_path, "empty.txt", "")
     with pytest.raises(InputError, match="no text in"):

@@ -87,16 +87,20 @@ def test_a_single_object_is_one_record(tmp_path):
 @pytest.mark.parametrize(
     ("data", "error", "said"),
     [
-        ("plain words\n", InputError, r"a\.json holds no JSON records: it starts with 'p'"),
-        ('"a text"', InputError, "holds no JSON records"),
-        ("3", InputError, "holds no JSON records"),
+        (
+            "plain words\n",
+            InputError,
+            r"a\.json must start with a JSON object or a list of objects, got 'p'",
+        ),
+        ('"a text"', InputError, "must start with a JSON object"),
+        ("3", InputError, "must start with a JSON object"),
         ('["one"]', InputError, r"a\.json:1: a string, not an object"),
         ('[{"text": "one"}, 12]', InputError, r"a\.json:2: a number, not an object"),
         ('[{"text": "one"} {"text": "two"}]', CorruptFileError, "record 1 is not JSON: ',' or ']'"),
         ('[{"text": "one"}, {"text": nope}]', CorruptFileError, "record 2 is not JSON: Expecting"),
         ('[{"text": "one"}, {"text": "tw', CorruptFileError, "record 2 is not JSON: Unterminated"),
         ('[{"text": "one"}', CorruptFileError, "record 1 is not JSON"),
-        ('[{"text": "one"}] x', CorruptFileError, "more after the end of the list"),
+        ('[{"text": "one"}] x', CorruptFileError, "continues after the end of the list"),
         ("[" * 100_000, CorruptFileError, "record 1 is not JSON"),
         ('[{"n": ' + "1" * 5000 + "}]", CorruptFileError, "record 1 is not JSON"),
         (b'[{"text": "one"}, {"text": "t\xff"}]', CorruptFileError, "byte 29 is not valid UTF-8"),
@@ -196,7 +200,7 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path):
         ":4: 'text' is not valid UTF-8 at character 1.",
     ]
     assert said[2].startswith(":5: not a row of a .csv: ")
-    assert said[3] == ":8: 'text' is an empty text."
+    assert said[3] == ":8: 'text' is an empty string."
     with pytest.raises(InputError, match="no column 'body'; its columns are 'n', 'text'") as caught:
         documents(path, text_key="body")
     assert "--text-column" in caught.value.hint
@@ -233,7 +237,7 @@ def test_other_encodings_are_named_with_what_converts_them(tmp_path, encoding):
     text = "one\n\ntwo ü\n\n" * 50
     path = write(tmp_path, "a b.txt", marks.get(encoding, b"") + text.encode(encoding))
     name = encoding[:6].upper()
-    with pytest.raises(InputError, match=f"is text in {name}") as caught:
+    with pytest.raises(InputError, match=f"is in {name}") as caught:
         documents(path)
     assert len(plan_units(find_sources(path)[0], "paragraph", 60)) == 1
     write(tmp_path, "z.txt", "good")
@@ -244,7 +248,7 @@ def test_other_encodings_are_named_with_what_converts_them(tmp_path, encoding):
     assert "".join(documents(tmp_path / "utf8.txt")).removeprefix("\ufeff") == text
     record = marks.get(encoding, b"") + '{"text": "a"}'.encode(encoding)
     path = write(tmp_path, "r.jsonl.gz", record)
-    with pytest.raises(InputError, match=f"is text in {name}") as caught:
+    with pytest.raises(InputError, match=f"is in {name}") as caught:
         documents(path)
     command = caught.value.hint.removeprefix("Convert it first: ")
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
@@ -387,7 +391,7 @@ def test_rows_of_a_parquet_are_those_that_were_written(tmp_path, monkeypatch):
     assert [text for block in reader for text in block.texts] == ["one", "two"]
     assert [error.message.split(":")[1] for error in reader.errors] == ["2", "3"]
     pq.write_table(pa.table({"text": [[1, 2], [3]]}), path)
-    with pytest.raises(InputError, match="the column 'text' holds list.*, not text"):
+    with pytest.raises(InputError, match="the column 'text' must be strings, got list"):
         documents(path)
 
 
@@ -411,7 +415,7 @@ def test_a_file_without_the_column_is_skipped_when_told_to(tmp_path):
     reader = TextReader(tmp_path, on_error="skip")
     assert [text for block in reader for text in block.texts] == ["two"]
     assert reader.skipped == 1
-    with pytest.raises(InputError, match=r"no text in .*a.csv. Skipped was: .* no column 'text'"):
+    with pytest.raises(InputError, match=r"no text in .*a.csv. Skipped: .* no column 'text'"):
         documents(tmp_path / "a.csv", on_error="skip")
 
 
