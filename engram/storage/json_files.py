@@ -264,7 +264,7 @@ def _brief(value: Any) -> str:
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value):,}"
     if type(value) is int and abs(value) >= 10**30:
         return f"a number of {value.bit_length()} bits"
-    return f"{value!r:.80}"
+    return f"{value!r:.200}"
 
 
 def _corrupt(where: str, what: str, hint: str, **details: Any) -> CorruptFileError:
