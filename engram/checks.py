@@ -41,7 +41,7 @@ class Checks:
 
     @property
     def ok(self) -> bool:
-        """Whether none of them failed; what could not be checked is no failure."""
+        """Whether none of them failed; checks that could not run do not count."""
         return all(check.ok is not False for check in self.checks)
 
     def __iter__(self) -> Iterator[Check]:

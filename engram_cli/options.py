@@ -163,7 +163,7 @@ TEXT = {
     "on_error": OnErrorOption,
 }
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with what was interrupted; the result is the same.")
+    bool, typer.Option("--resume", help="Continue what was interrupted; the result is the same.")
 ]
 EngineOption = Annotated[
     Literal["local", "ray"],

@@ -145,6 +145,6 @@ def _show_corpus(console: Console, corpus: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         "rows, rows hit, load: of all heads of the order in one layer, as expected of n-grams that "
-        "fall on\nrows evenly. A full table is no failure: in one study, tables without collisions "
-        "brought nothing\n(arXiv:2601.16531)."
+        "fall on\nrows evenly. A full table is not a failure: in one study, tables without "
+        "collisions brought nothing\n(arXiv:2601.16531)."
     )

@@ -104,7 +104,7 @@ def _check_bounds(config: EngramConfig, right: set[str]) -> Iterator[Found]:
         elif not _is_int(value):
             yield key, f"{value!r} is not a whole number"
         elif not low <= value <= high:
-            yield key, f"{value} is out of range; it must be in {low}..{high}"
+            yield key, f"must be in {low}..{high}, got {value}"
         else:
             right.add(key)
 
@@ -227,7 +227,7 @@ def _scale(config: EngramConfig, right: set[str], k: float) -> Iterator[Found]:
         if k * config.engram_vocab_size >= MAX_ROW_ID:
             yield (
                 "k",
-                "that many times the vocabulary are more rows than 62-bit row ids tell apart",
+                "that many times the vocabulary is too many rows for 62-bit row ids",
             )
         else:
             rows = round(k * config.engram_vocab_size)

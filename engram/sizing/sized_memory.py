@@ -18,7 +18,7 @@ SCHEMA = "engram.size/1"
 
 @dataclass(frozen=True)
 class CorpusFill:
-    """How full a text makes the tables of a memory.
+    """The load of a memory's tables by the n-grams of a text.
 
     Attributes:
         file: File of its statistics.

@@ -136,7 +136,7 @@ def test_k_replaces_the_table_size():
         (["--set", "k=1e400"], 2, "'--set': k: inf is not a positive number"),
         (["--set", f"k={10**400}"], 2, "'--set': k: that many times the vocabulary"),
         (["--k", "-1"], 2, "'--k': -1.0 is not a positive number"),
-        (["--k", "1e300"], 2, "'--k': that many times the vocabulary are too many rows for 62-bit"),
+        (["--k", "1e300"], 2, "'--k': that many times the vocabulary is too many rows for 62-bit"),
         (["--budget", "lots"], 2, "'--budget': 'lots' is not a count"),
     ],
 )

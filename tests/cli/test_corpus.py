@@ -116,10 +116,10 @@ def test_an_unfinished_build_is_refused_by_a_dry_run_too(text, unfinished):
     for more in (("--resume",), ("--resume", "--dry-run")):
         code, out, err = run(*words, *more, "--shard-size", "1000")
         assert code == 3
-        assert "began with shard size 4,194,304, not 1,000." in err
+        assert "was started with shard size 4,194,304, not 1,000." in err
         assert "Finished work is kept" not in err
     code, out, err = run(*words, "--resume", "--no-eos")
-    assert "began with end-of-text tokens yes, not no." in err
+    assert "was started with end-of-text tokens yes, not no." in err
     assert run(*words, "--dry-run", "--resume")[0] == 0
     assert run(*words, "--dry-run", "--overwrite")[0] == 0
 
@@ -211,7 +211,7 @@ def test_info(folder):
     assert f" tokens in {DOCUMENTS} documents, each ended by token 1" in out.splitlines()[0]
     assert payload["output_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     error = run("corpus", "info", folder / "nope", "--json").error(4)
-    assert error["message"] == f"{folder / 'nope'}: no such folder."
+    assert error["message"] == f"{folder / 'nope'} does not exist."
     run("corpus", "info", folder.parent, "--json").error(4)
 
 

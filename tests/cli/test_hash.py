@@ -153,7 +153,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
     assert (code, out) == (5, "")
     assert "continue with --resume" in err
     for more, message in (
-        (("--resume", "--format", "parquet"), "began with format npy, not parquet."),
+        (("--resume", "--format", "parquet"), "was started with format npy, not parquet."),
         ((), "There is an unfinished build"),
     ):
         for dry in ((), ("--dry-run",)):

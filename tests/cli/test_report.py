@@ -178,7 +178,7 @@ def test_attached_folder(tmp_path):
         (["gpt2", "--model", "./nothing"], 4, "nothing"),
         (["gpt2", "--mode", "rest"], 2, "rest"),
         (["gpt2", "--optimizer", "lion"], 2, "lion"),
-        (["gpt2", "--mode", "training", "--tables", "disk"], 2, "read in place"),
+        (["gpt2", "--mode", "training", "--tables", "disk"], 2, "Tables on disk cannot be trained"),
         (["gpt2", "--tp", "0"], 2, "'--tp': must be at least 1, got 0"),
         (["gpt2", "--tokens-per-step", "0"], 2, "'--tokens-per-step': must be at least 1, got 0"),
         (["gpt2", "--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),

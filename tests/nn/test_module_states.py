@@ -75,7 +75,7 @@ def test_a_table_for_other_heads_is_refused(golden):
     config, layer_id, state, _ = golden
     module = EngramModule(config, head_primes(config)[layer_id])
     offsets = state["multi_head_embedding.offsets"] + torch.tensor([0, 0, 0, 2])
-    with pytest.raises(MismatchError, match="entry 3 is"):
+    with pytest.raises(MismatchError, match="entry 3 must be"):
         module.load_state_dict({**state, "multi_head_embedding.offsets": offsets})
 
 

@@ -105,8 +105,8 @@ def test_a_report_says_which_method_broke(monkeypatch):
     installed = seams.installed_version("transformers")
     assert caught.value.message == (
         f"transformers {installed} is not supported: Cache.crop changed: AttributeError: type "
-        "object 'Cache' has no attribute 'crop' (used for the memory's past, which follows its "
-        "cache)."
+        "object 'Cache' has no attribute 'crop' (used for applying changes of a cache to "
+        "the memory's past)."
     )
 
 
@@ -134,7 +134,7 @@ def test_loading_from_headers_is_a_seam(tmp_path):
 
 
 def test_a_base_is_blamed_where_the_seams_hold(tmp_path):
-    with pytest.raises(LayoutError, match="as its files are: TypeError"), of_the_base(tmp_path):
+    with pytest.raises(LayoutError, match="from its files: TypeError"), of_the_base(tmp_path):
         raise TypeError("rope_theta is a list")
 
 

@@ -45,7 +45,7 @@ def build_corpus(
         workers: Processes on this machine.
         engine: Does the units in another way than in processes of this machine: `run_units` of a
             `RayEngine`.
-        resume: Whether to go on with an unfinished build; a finished one is recognised.
+        resume: Whether to continue an unfinished build; a finished one is recognised.
         overwrite: Whether a corpus or an unfinished build that is there may be replaced.
         unit_bytes: About as many bytes of text as a unit has.
         progress: Called with the bytes of text done so far and their total.

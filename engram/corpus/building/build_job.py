@@ -1,4 +1,4 @@
-"""What the bytes of a corpus follow from, and the units of work on it."""
+"""The text, tokenizer and options that decide the bytes of a corpus, and its units of work."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class BuildPlan:
         folder: The folder to appear.
         options: Rules by which the text becomes a corpus.
         passed_over: Entries of the text's folders that are not read.
-        resume: Whether to go on with an unfinished build; a finished one is recognised.
+        resume: Whether to continue an unfinished build; a finished one is recognised.
         overwrite: Whether a corpus or an unfinished build that is there may be replaced.
         unit_bytes: About as many bytes of text as a unit has.
     """

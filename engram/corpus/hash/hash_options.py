@@ -24,7 +24,7 @@ class HashOptions(TextOptions):
         cache_tokens: Tokens, from the first on, to measure that with; a million when None.
         format: Files of hash ids.
         overwrite: Replace a folder of hash ids that is there, or what is left of an unfinished one.
-        resume: Go on with an unfinished folder; a finished one is recognised.
+        resume: Continue an unfinished folder; a finished one is recognised.
 
     Raises:
         UsageError: An option has no effect, or the length to predict is too short.

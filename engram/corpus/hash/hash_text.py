@@ -178,7 +178,9 @@ def plan_hash(
         reader, add_eos = _stored(Path(text), options)
         tokenizer = tokenizer or (reader.tokenizer["name"] if config is None else None)
     elif options.check:
-        raise UsageError(f"{text} is no folder of tokens: it has no digests.", "Leave out --check.")
+        raise UsageError(
+            f"{text} is not a folder of tokens: it has no digests.", "Leave out --check."
+        )
     else:
         reader = TextReader(
             text, split=options.split, text_key=options.text_key, on_error=options.on_error

@@ -179,7 +179,7 @@ def estimate_bytes(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be done with a text, see `hash_documents`."""
+    """Everything that the work on a text needs; see `hash_documents`."""
 
     tokenizer: TokenizerFile
     addresses: Addresses

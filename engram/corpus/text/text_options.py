@@ -38,5 +38,5 @@ class TextOptions:
 
     @property
     def splits_by(self) -> Split:
-        """What ends a document of plain text."""
+        """The end of a document of plain text, with its default."""
         return self.split or "paragraph"

@@ -160,7 +160,7 @@ def test_a_multimodal_type_is_not_told_to_upgrade(llama):
 def test_a_type_without_a_causal_head(llama):
     change_config(llama, model_type="distilbert")
     error = refusal(llama)
-    assert "no causal language model of type 'distilbert'" in error.message
+    assert "no causal language model for the known type 'distilbert'" in error.message
     assert "pip install" not in error.hint
 
 

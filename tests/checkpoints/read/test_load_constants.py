@@ -75,7 +75,7 @@ def test_a_flipped_constant_is_refused(copy, way):
         flip(info, 3, bit=1)
         if name.endswith(OFFSETS):
             assert name in refused.value.message
-            assert "entry 3 is" in refused.value.message
+            assert "entry 3 must be" in refused.value.message
 
 
 def test_flipped_constants_of_an_adapter_are_refused(folders, copy):

@@ -318,7 +318,7 @@ def test_an_unfinished_build_is_neither_lost_nor_mixed_up(tmp_path):
     with pytest.raises(InputError, match="unfinished build") as caught:
         build_small(path, tmp_path / "out")
     assert "--resume" in caught.value.hint
-    with pytest.raises(InputError, match="began with split paragraph, not line"):
+    with pytest.raises(InputError, match="was started with split paragraph, not line"):
         build_small(path, tmp_path / "out", resume=True, split="line")
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match=r"other inputs \(.*text.txt has changed since\)"):

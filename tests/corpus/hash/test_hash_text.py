@@ -314,7 +314,7 @@ def test_the_layers_asked_for_are_those_of_the_config():
         slots = [whole.layer_ids.index(layer_id) for layer_id in layer_ids]
         expected = hash_ids(whole, ids)[0][:, :, slots]
         np.testing.assert_array_equal(hash_ids(addresses, ids)[0], expected)
-    with pytest.raises(InputError, match="has no layer 7; its layers are 3, 1"):
+    with pytest.raises(InputError, match="must be among those of the memory, 3, 1, got 7"):
         find_memory(config, layer_ids=[7])
     assert find_memory(None, str(BPE), layer_ids=[7])[2].layer_ids == [7]
 

@@ -119,10 +119,10 @@ def test_what_is_unfinished_is_neither_lost_nor_mixed_up(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="unfinished build") as caught:
         hash_small(TextReader(path), tmp_path / "out")
     assert "--resume" in caught.value.hint
-    with pytest.raises(InputError, match="began with format npy, not parquet"):
+    with pytest.raises(InputError, match="was started with format npy, not parquet"):
         hash_small(TextReader(path), tmp_path / "out", resume=True, format="parquet")
     os.utime(path, ns=(1, 1))
-    with pytest.raises(InputError, match="began with other inputs"):
+    with pytest.raises(InputError, match="was started with other inputs"):
         hash_small(TextReader(path), tmp_path / "out", resume=True)
     assert work.exists()
     assert hash_small(TextReader(path), tmp_path / "out", overwrite=True).resumed_shards == 0

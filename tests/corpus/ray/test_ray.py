@@ -154,7 +154,7 @@ def test_addresses_without_a_ray(monkeypatch):
 
 
 def test_standard_input_stays_here(ray, tmp_path):
-    with pytest.raises(UsageError, match="Standard input"):
+    with pytest.raises(UsageError, match="standard input"):
         build(find_sources("-")[0], tmp_path / "out", ray)
     assert not list(tmp_path.iterdir())
 
