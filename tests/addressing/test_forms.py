@@ -244,7 +244,7 @@ def test_wrong_calls():
         (lambda: hasher.hash(ids, keep=np.ones((2, 4), bool)), r"keep must be \[2, 5\]"),
         (lambda: hasher.hash(ids, starts=np.ones(5, bool)), r"starts must be \[2, 5\]"),
         (lambda: hasher.hash(ids, history=np.zeros((2, 3))), r"history must be \[2, 2\]"),
-        (lambda: hasher.hash(ids, out=np.zeros((2, 5, 2, 4))), "out is float64"),
+        (lambda: hasher.hash(ids, out=np.zeros((2, 5, 2, 4))), "got float64"),
         (lambda: hasher.hash(ids, out=np.zeros((2, 5, 2, 5), np.int64)), r"\[2, 5, 2, 5\]"),
         (lambda: hasher.hash_documents([1, 2], [0, 1]), "boundaries"),
         (lambda: hasher.hash_documents([1, 2], [0, 2, 1, 2]), "boundaries"),
