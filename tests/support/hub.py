@@ -50,11 +50,11 @@ class Hub(BaseHTTPRequestHandler):
         if with_body:
             whole = self.server.ignores_ranges
             assert whole or length < LIMIT, f"{file} was asked for whole"
+            self.server.sent.append((file, length))  # before the client can look at it
             with path.open("rb") as stream:
                 stream.seek(first)
                 with contextlib.suppress(BrokenPipeError):  # the client has seen enough
                     self.wfile.write(stream.read(min(length, LIMIT)))
-            self.server.sent.append((file, length))
         return None
 
     def fail(self, status, headers):
