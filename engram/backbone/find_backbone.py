@@ -36,7 +36,7 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
         ConfigError: A size in the config is missing or impossible.
         LayoutError: The family is unknown and there are no weights to count.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.load_backbone("gpt2").hidden_size
         768

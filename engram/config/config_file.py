@@ -93,7 +93,7 @@ def write_config(
         comments: Explain every key in the line above it.
         title: What the config is, for the first line.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.write_config("written.yaml", engram.load_config("gpt2"), title="As the template")
     """

@@ -28,7 +28,7 @@ def template_names() -> list[str]:
     Returns:
         Names that `load_config` and ``-c`` take, sorted.
 
-    Example:
+    Examples:
         >>> import engram
         >>> "gpt2" in engram.template_names()
         True
@@ -115,7 +115,7 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
         InputError: The path is a folder.
         MissingFileError: There is neither such a template nor such a file.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.load_config("gpt2").layer_ids
         [1, 6]

@@ -186,7 +186,7 @@ def allocate(
         UsageError: rho is given twice, or not enough is given.
         InputError: Counts contradict each other, or rho is outside of 0 to 1.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.allocate(9_900_000_000, 993_000_000, rho=0.8).splits[0].engram_params
         1781400000

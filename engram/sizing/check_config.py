@@ -67,7 +67,7 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         MissingFileError: There is no such model.
         OSError: The file cannot be read.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.check_config("gpt2", model="gpt2").problems
         ()

@@ -73,7 +73,7 @@ def describe_config(source: str | Path | EngramConfig) -> ConfigFacts:
         ConfigError: Everything that is wrong with the config.
         MissingFileError: There is neither such a template nor such a file.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.describe_config("gpt2").derived["rows_per_token"]
         32

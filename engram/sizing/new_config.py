@@ -45,7 +45,7 @@ def new_config(
         DoesNotFitError: No whole k fits the budget.
         UsageError: More than one size is given.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.new_config("gpt2", k=5, settings={"layer_ids": [1, 5]}).engram_table_size
         [251285, 251285]

@@ -34,7 +34,7 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         ConfigError: The config would hold impossible values.
         LayoutError: The model has no such layer, or the layout is unknown.
 
-    Example:
+    Examples:
         >>> import engram
         >>> sized = engram.size("gpt2", engram.SizeOptions(budget=40_000_000, layers=[1, 6]))
         >>> sized.k, sized.config.engram_table_size

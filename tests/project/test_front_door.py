@@ -54,7 +54,7 @@ def test_functions_are_documented_and_typed(name):
     assert lines[0].endswith(".")
     parameters = inspect.signature(function).parameters
     assert bool(parameters) == ("Args:" in lines)
-    assert "Example:" in lines
+    assert "Examples:" in lines
     assert "Returns:" in lines or function.__annotations__["return"] == "None"
     for parameter in parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty

@@ -148,7 +148,7 @@ def attach(
             depth.
         UsageError: An adapter cannot be compared with its base.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.attach("model", "memory.yaml", "attached").plan.added_params > 0
         True

@@ -52,7 +52,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
         MissingFileError: There is no such folder, or a file of the base is not in it.
         InputError: The output is there already, or not apart from the folder.
 
-    Example:
+    Examples:
         >>> import engram
         >>> "config.json" in engram.detach("attached", "base-again").files
         True

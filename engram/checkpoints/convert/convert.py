@@ -102,7 +102,7 @@ def convert(
     Raises:
         EngramError: Whatever does not fit, with the reason.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.convert("attached", "small", dtype="int8").plan.config.table_dtype
         'int8'

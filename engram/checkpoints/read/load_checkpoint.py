@@ -66,7 +66,7 @@ def load(
         UsageError: `tables` is neither, or rows are to be cached of tables in memory; or there is a
             revision of an adapter, and no adapter.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.load("attached").training
         False

@@ -184,7 +184,7 @@ def look_up(
         MissingFileError: Files or the tokenizer are not there.
         MismatchError: It is another tokenizer.
 
-    Example:
+    Examples:
         >>> import engram
         >>> found = engram.look_up("attached", "the Milky Way")
         >>> found.layers[0].rows.shape[0] == len(found.tokens)

@@ -96,7 +96,7 @@ def report(
         MissingFileError: There is no such target or model.
         InputError: The target has no memory, or is damaged.
 
-    Example:
+    Examples:
         >>> import engram
         >>> fits = engram.ReportOptions(device_memory=80 * 2**30, tp=4)
         >>> engram.report("engram-27b", options=fits).fits

@@ -46,7 +46,7 @@ def verify(
         MissingError: A package that loading needs is missing, or in a version that does not work.
         InputError: It has no memory.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.verify("attached", headers_only=True).ok
         True

@@ -60,7 +60,7 @@ def build_corpus(
         CorruptFileError: The finished corpus that `resume` finds is damaged.
         WorkerLostError: A worker process was killed.
 
-    Example:
+    Examples:
         >>> import engram
         >>> built = engram.build_corpus("corpus.txt", "gpt2", "shards")
         >>> built.manifest["counts"]["documents"]

@@ -151,7 +151,7 @@ def hash_text(
         MissingFileError: The text, the config or the tokenizer is not there.
         MismatchError: The config, or the tokens, were made with another tokenizer.
 
-    Example:
+    Examples:
         >>> import engram
         >>> hashed = engram.hash_text("corpus.txt", tokenizer="gpt2")
         >>> hashed.counts.documents

@@ -51,7 +51,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
     restore the position: call them directly without workers; torchdata's StatefulDataLoader calls
     them in each worker.
 
-    Example:
+    Examples:
         >>> windows = engram.HashedDataset("tokens", "config.yaml", window_tokens=512)
         >>> loader = torch.utils.data.DataLoader(windows, batch_size=8, num_workers=2)
 

@@ -62,7 +62,7 @@ def describe_corpus(folder: str | Path) -> StoredCorpus:
         MissingFileError: There is no such folder, or it has no manifest.
         CorruptFileError: The manifest is torn, or that of something else.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.describe_corpus("shards").manifest["counts"]["documents"]
         2

@@ -60,7 +60,7 @@ def verify_corpus(
         MissingFileError: It is not a corpus.
         CorruptFileError: The manifest cannot be read.
 
-    Example:
+    Examples:
         >>> import engram
         >>> engram.verify_corpus("shards").ok
         True
