@@ -157,8 +157,8 @@ def verify(
     """Check a corpus: files, counts, boundaries, token ids, and a sample against its text.
 
     Of a folder of hash ids: files, counts, and a sample of ids against its tokens. Ends with 5 when
-    something is wrong. What cannot be compared, such as a text that is no longer there, is no
-    failure.
+    something is wrong. What cannot be compared, such as a text that is no longer there, does not
+    fail.
 
     Examples:
         $ engram corpus verify tokens

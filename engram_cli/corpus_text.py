@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from engram.units import format_bytes, format_count, plural
@@ -40,11 +39,6 @@ def passed_over_text(names: Sequence[PassedOver], listed: int = _LISTED_NAMES) -
         words.append(f"and {len(names) - listed:,} more")
     entries = "1 entry was" if len(names) == 1 else f"{len(names):,} entries were"
     return f"{entries} not read: {', '.join(words)}."
-
-
-def passed_over_values(names: Sequence[PassedOver]) -> dict[str, Any]:
-    """Return the folder entries that were not read, for `--json`: the first hundred by name."""
-    return {"count": len(names), "entries": [asdict(entry) for entry in names[:_NAMED]]}
 
 
 def counts_text(payload: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ class Commands(Group):
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
             near = get_close_matches(args[0], COMMANDS, n=1)
             raise UsageError(
-                f"{args[0]!r} is no command.",
+                f"Unknown command {args[0]!r}.",
                 f"Did you mean {near[0]}?" if near else "See engram --help.",
             )
         return super().resolve_command(ctx, args)
@@ -140,7 +140,7 @@ def main() -> None:
 
 def _exit_code() -> Any:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no crash
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not crash
             stream.reconfigure(errors="backslashreplace")
     try:
         # Ctrl-C may come before there is a command that catches it.

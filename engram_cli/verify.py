@@ -55,7 +55,7 @@ def verify(
     left-padded runs are compared with those of a full one. Of released checkpoints (DeepSeek-V4.1,
     Qwen's per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict)
     headers and constants are read, and nothing is loaded. Exit code 5 when a check fails; what
-    could not be checked is no failure.
+    could not be checked does not fail.
 
     Examples:
         $ engram verify ./attached-model

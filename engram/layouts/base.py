@@ -15,7 +15,7 @@ from engram.tensor_names import TABLE
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Naming:
-    """How the files of a family name its memory.
+    """Names of a family's memory in files.
 
     Attributes:
         name: Name in configs.

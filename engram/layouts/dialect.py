@@ -21,7 +21,7 @@ _NUMBERS = {"layer": "layer", "stream": "number", "table": "number", "shard": "s
 
 
 class Key(NamedTuple):
-    """What a tensor is, whatever its files call it; scales have the key of what they scale.
+    """Identity of a tensor, whatever its files call it; scales share the key of their tensor.
 
     Attributes:
         layer_id: Its layer; None when it belongs to no layer alone.
@@ -39,7 +39,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor belongs in a memory.
+    """Place of a tensor in a memory.
 
     Attributes:
         key: What it is.

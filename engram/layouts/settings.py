@@ -48,7 +48,7 @@ class Setting:
         return next((config[name] for name in self.theirs if config.get(name) is not None), None)
 
     def shown(self, value: Any) -> Any:
-        """A value of ours as a config states it."""
+        """Write one of our values as the published config states it."""
         first = self.counted_from
         return [item + first for item in value] if first else value
 
@@ -69,7 +69,7 @@ class Setting:
             "number": (type(value) in (int, float) and 0 < value < 2**31, "number above 0"),
         }
         right, what = checks.get(self.kind, (True, ""))
-        return None if right else f"{value!r} is no {what}"
+        return None if right else f"{value!r} is not a {what}"
 
 
 def read_settings(
@@ -106,7 +106,7 @@ def write_settings(settings: Iterable[Setting], values: Mapping[str, Any]) -> di
 
 
 def config_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn what a published config states into the keys of ours."""
+    """Translate the values of a published config into the keys of our config."""
     keys = dict(values)
     orders, heads = keys["max_ngram_size"] - 1, keys["n_head_per_ngram"]
     keys.pop("shards", None)

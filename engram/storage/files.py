@@ -37,7 +37,7 @@ def check_file(path: Path, overwrite: bool) -> None:
     """Check that a file of results may appear at a path.
 
     Args:
-        path: Where it is to appear. Behind a link, that is where the link leads.
+        path: Where it is to appear. A link is followed.
         overwrite: Whether a file that is there may be replaced.
 
     Raises:
@@ -103,7 +103,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def _target(path: Path) -> Path:
-    """Where a file at a path really is: behind the links, if there are some.
+    """Resolve a path to the file itself, after any links.
 
     Raises:
         InputError: It is there and no regular file, or the name of a stream of this process.

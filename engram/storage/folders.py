@@ -69,7 +69,7 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
     """Give a hidden folder that becomes `folder` when the block ends well.
 
     When it does not, the hidden folder is removed, and what was at `folder` is still there. A
-    process that is killed leaves it behind; the next one with the same `folder` removes it, and
+    process that is killed leaves it there; the next one with the same `folder` removes it, and
     puts back what was about to be replaced.
 
     Args:

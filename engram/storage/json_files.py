@@ -112,7 +112,7 @@ def read_json(
 
     Raises:
         MissingFileError: There is no such file.
-        CorruptFileError: It is no JSON in UTF-8, too large, nested too deep, holds half of a
+        CorruptFileError: It is not JSON in UTF-8, too large, nested too deep, holds half of a
             surrogate pair, or is of another shape.
     """
     try:
@@ -182,7 +182,7 @@ def parse_json(
     if _depth(values) > MAX_DEPTH:
         raise _corrupt(where, _TOO_DEEP, hint)
     if "\\u" in text and not _is_unicode(values, "surrogateescape" if file_names else "strict"):
-        raise _corrupt(where, "holds half of a surrogate pair, which is no text", hint)
+        raise _corrupt(where, "holds half of a surrogate pair, which is not text", hint)
     check_shape(values, shape, where, hint=hint)
     return values
 

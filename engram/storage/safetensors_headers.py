@@ -55,7 +55,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
     Raises:
         MissingFileError: The file is not there or may not be read.
-        CorruptFileError: The file is no safetensors file, is cut short, or contradicts itself.
+        CorruptFileError: The file is not a safetensors file, is cut short, or contradicts itself.
     """
     try:
         file_bytes = path.stat().st_size
@@ -163,7 +163,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
         index: The file.
 
     Raises:
-        CorruptFileError: It is no such index, or names what is no safetensors file of its folder.
+        CorruptFileError: It is not such an index, or names a file that is not a safetensors file of
+            its folder.
     """
     weight_map: dict[str, str] = read_json(index, INDEX_SHAPE)["weight_map"]
     files = set(weight_map.values())

@@ -223,7 +223,7 @@ def test_a_verdict_keeps_its_exit_code():
     [
         (["env", "--jsn"], "No such option: --jsn", "See engram env --help."),
         (["--jsn"], "No such option: --jsn", "See engram --help."),
-        (["envv"], "'envv' is no command.", "Did you mean env?"),
+        (["envv"], "Unknown command 'envv'.", "Did you mean env?"),
         (["config", "shw"], "No such command 'shw'", "See engram config --help."),
         (["config", "show"], "Missing argument", "See engram config show --help."),
         (["config", "new", "gpt2", "--k", "two"], "'two' is not ", "config new --help."),

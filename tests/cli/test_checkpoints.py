@@ -36,7 +36,11 @@ def here(folders, monkeypatch):
     ("line", "code", "says"),
     [
         *(
-            (f"{command} {file}{more}", 3, f"{file} is no checkpoint: neither a folder nor a saf")
+            (
+                f"{command} {file}{more}",
+                3,
+                f"{file} is not a checkpoint: neither a folder nor a saf",
+            )
             for command, more in (("verify", ""), ("lookup", " hi"), ("convert", " -o new"))
             for file in ("memory.yaml", "text.txt")
         ),

@@ -52,7 +52,7 @@ def test_modules_that_stand_for_the_command(module):
             [sys.executable, "-m", module, *words], text=True, capture_output=True, check=False
         )
         assert done.returncode == code
-        said = f"engram {engram.__version__}" if code == 0 else "'nonsense' is no command"
+        said = f"engram {engram.__version__}" if code == 0 else "Unknown command 'nonsense'"
         assert said in done.stdout + done.stderr
 
 

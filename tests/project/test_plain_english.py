@@ -10,28 +10,6 @@ import pytest
 
 from support.paths import REPOSITORY
 
-# Folders and files whose wording is not revised yet.
-NOT_YET = (
-    "engram/checkpoints",
-    "engram/layouts",
-    "engram/storage",
-    "engram/__init__.py",
-    "engram/__main__.py",
-    "engram_cli/__main__.py",
-    "engram_cli/attach.py",
-    "engram_cli/config.py",
-    "engram_cli/config_name.py",
-    "engram_cli/convert.py",
-    "engram_cli/corpus.py",
-    "engram_cli/detach.py",
-    "engram_cli/hash.py",
-    "engram_cli/main.py",
-    "engram_cli/options.py",
-    "engram_cli/report.py",
-    "engram_cli/silence.py",
-    "engram_cli/size.py",
-    "engram_cli/verify.py",
-)
 # "X is no table" for "X is not a table"; "there is no table" and "is no longer" are fine.
 _IS_NO = re.compile(
     r"(?<!\bthere )\b(?:is|are|was|were|be) no (?!longer\b|more\b|less\b|such\b)\w+", re.I
@@ -45,12 +23,7 @@ _GLOSSARY = re.compile(
 
 def _files() -> list[Path]:
     folders = [REPOSITORY / "engram", REPOSITORY / "engram_cli"]
-    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    return [
-        file
-        for file in files
-        if not any((REPOSITORY / name) in (file, *file.parents) for name in NOT_YET)
-    ]
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
 
 
 def _texts(file: Path) -> Iterator[tuple[int, str]]:
@@ -102,7 +75,3 @@ def test_the_patterns_find_what_they_forbid() -> None:
     assert _RIDDLE.match("What came of hashing a text.")
     assert not _RIDDLE.match("Whether a file exists.")
     assert _BEHIND.search("the tokens behind a word")
-
-
-def test_the_list_of_exceptions_names_files_that_exist() -> None:
-    assert all((REPOSITORY / name).exists() for name in NOT_YET)

@@ -1,4 +1,4 @@
-"""Which files of a folder attaching wrote: all that `--overwrite` may ever delete.
+"""Names the files of a folder that attaching wrote: all that `--overwrite` may ever delete.
 
 A config may have been written by anyone, and a user's files may lie beside it. So what it lists
 counts only under names that files of a checkpoint have.

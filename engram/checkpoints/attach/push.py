@@ -35,7 +35,7 @@ def push_to_hub(
         The commit, to be given to `engram.load` as `adapter_revision`.
 
     Raises:
-        MissingFileError: The folder is no adapter, or lacks a file of it.
+        MissingFileError: The folder is not an adapter, or lacks a file of it.
         CorruptFileError: Its settings or its index are damaged.
     """
     from huggingface_hub import HfApi

@@ -1,4 +1,4 @@
-"""What converting a memory writes: the same format anew, attached to a base, or published names."""
+"""Plans of conversions: the same format in another dtype, onto a base, or published names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _COPY_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Conversion:
-    """What converting writes.
+    """Everything that a conversion writes.
 
     Attributes:
         source: The memory as it is stored.
@@ -97,7 +97,7 @@ class Conversion:
         ]
 
     def losses(self) -> dict[int, dict[Part, Loss]]:
-        """What was lost, by layer and part; known when the conversion is written."""
+        """Return the loss by layer and part; known when the conversion is written."""
         return {
             layer_id: {part: self.record.of(layer_id, part) for part in PARTS}
             for layer_id in self.source.layers

@@ -27,7 +27,7 @@ _CHUNK_VALUES = 2**18
 
 @dataclass(frozen=True)
 class Loss:
-    """What a conversion lost.
+    """The error that a conversion introduced.
 
     Attributes:
         max_error: Largest difference between a value and what is stored of it.

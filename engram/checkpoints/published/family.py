@@ -35,7 +35,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What a checkpoint should hold.
+    """The memory that a checkpoint should hold.
 
     Attributes:
         config: The memory in our terms; None for a kind of memory that we do not run.
@@ -80,7 +80,7 @@ class Released:
         return found
 
     def infos(self, key: Key, *, scale: bool = False) -> list[TensorInfo]:
-        """What the headers say about a tensor's pieces, in order."""
+        """Return the header entries of a tensor's pieces, in order."""
         return [self.stored.tensors[name] for name in self.names(key, scale=scale)]
 
     def missing(self, key: Key) -> list[str]:

@@ -15,7 +15,7 @@ SCALE_TAGS = ("F8_E8M0", "U8", "F8_E4M3", "BF16", "F16", "F32")
 
 @dataclass(frozen=True)
 class Format:
-    """How values are stored.
+    """A format of stored values.
 
     Attributes:
         name: Short name, such as fp8.
@@ -37,7 +37,7 @@ def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
             for single values.
 
     Returns:
-        The format; None for integers that are no quantised values.
+        The format; None for integers other than quantised values.
     """
     if info.dtype in FLOATS:
         return Format(FLOATS[info.dtype], 1, False)

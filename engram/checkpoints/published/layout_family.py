@@ -89,7 +89,7 @@ def _blocks(
     config = stored.config
     stated = config.get("quantization_config") or text_part(config).get("quantization_config") or {}
     if not isinstance(stated, dict):
-        return blocks, [Problem("quantization_config", f"{stated!r} is no object")]
+        return blocks, [Problem("quantization_config", f"{stated!r} is not an object")]
     problems = []
     for name, key in (dialect.block_keys or {}).items():
         rows, columns = blocks[name]
@@ -97,7 +97,7 @@ def _blocks(
         sizes: Any = [1, value] if rows == 1 else value
         is_pair = isinstance(sizes, list) and len(sizes) == 2
         if not (is_pair and all(type(size) is int and size > 0 for size in sizes)):
-            problems.append(Problem("quantization_config", f"{key} {value!r} is no size"))
+            problems.append(Problem("quantization_config", f"{key} {value!r} is not a size"))
         else:
             blocks[name] = (sizes[0], sizes[1])
     return blocks, problems

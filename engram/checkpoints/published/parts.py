@@ -83,7 +83,7 @@ def _values(found: Released, key: Key, info: TensorInfo) -> tuple[int, str | Non
 
 
 def _pages(found: Released, tensors: Sequence[tuple[Slot, TensorInfo]]) -> RowPages | None:
-    """What reading a row costs: its values, and its scales where every row has some of its own."""
+    """Disk pages of reading a row: its values, and its scales where every row has its own."""
     both = []
     for scales in (False, True):
         infos = [info for slot, info in tensors if slot.is_scale == scales]

@@ -1,4 +1,4 @@
-"""What the files of a checkpoint say: config, tensors, and what is wrong with the files."""
+"""`Stored`: config and tensors of a checkpoint by its files, and their faults."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _header(name: str, file: str, revision: str | None) -> dict[str, TensorInfo]
         text += hub.read_range(name, file, revision, len(start), 8 + length)
     if len(start) < 8 or len(text) < length:
         raise CorruptFileError(
-            f"{file} is no safetensors file: its header should have {length} bytes.", path=file
+            f"{file} is not a safetensors file: its header should have {length} bytes.", path=file
         )
     return describe_tensors(text[:length], Path(file), None)
 

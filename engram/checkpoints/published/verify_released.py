@@ -109,7 +109,7 @@ def _shape_problems(
     if infos[0].dtype == MLX_TAG and not constant:
         return [f"{names[0]} {MLX_PACKED}"]
     if stored is None and not constant:
-        return [f"{names[0]} is {infos[0].dtype}, which is no format of weights"]
+        return [f"{names[0]} is {infos[0].dtype}, which is not a format of weights"]
     shape = stored_shape(tensor.shape, stored.packed if stored else 1)
     columns = {info.shape[1:] for info in infos}
     rows = sum(info.shape[0] if info.shape else 1 for info in infos)
@@ -178,7 +178,7 @@ def _check_scales(found: Released) -> Verdict:
 
 def _scale_problems(name: str, info: TensorInfo, shapes: list[tuple[int, ...]]) -> list[str]:
     if info.dtype not in SCALE_TAGS:
-        return [f"{name} is {info.dtype}, which is no dtype of scales"]
+        return [f"{name} is {info.dtype}, which is not a dtype of scales"]
     if info.shape not in shapes:
         right = " or ".join(str(list(shape)) for shape in shapes[:3])
         return [f"{name} is {list(info.shape)}, not {right}"]

@@ -60,7 +60,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> Kind:
-        """What it is."""
+        """Its kind."""
         if self.stated is not None:
             return "adapter" if self.adapter else "attached"
         return "base" if find_family(self.files) is None else "released"
@@ -139,12 +139,12 @@ class Checkpoint:
 
     @cached_property
     def base(self) -> BaseFiles:
-        """Where the files of its base are, in a folder that attaching wrote."""
+        """The places of its base's files, in a folder that attaching wrote."""
         return base_files(self.stated or {}, self.where)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What attaching wrote about the memory.
+        """The settings that attaching wrote about the memory.
 
         Raises:
             CorruptFileError: It is not what attaching writes; every problem is named.

@@ -1,4 +1,4 @@
-"""What a checkpoint with a memory holds, from its configs and safetensors headers alone."""
+"""`Inspection`: the contents of a checkpoint, from its configs and safetensors headers alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes:
         kind: A base with a memory that was attached to it, such a memory alone, or a checkpoint
@@ -83,7 +83,7 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
     tables = [part for part in weights if part.group == "table"]
     wrong = [part.part for part in tables if not part.rows]
     if wrong or not tables:
-        what = f"{wrong[0]} is no table of rows" if wrong else "the files hold no table"
+        what = f"{wrong[0]} is not a table of rows" if wrong else "the files hold no table"
         raise CorruptFileError(
             f"{name}: its config states a memory, and {what}.",
             f"Check it: engram verify {name}",

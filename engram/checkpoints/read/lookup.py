@@ -76,7 +76,7 @@ class SharedRow:
 
 @dataclass(frozen=True, eq=False)
 class LayerLookup:
-    """What a text reads in one layer.
+    """The rows of one layer that a text reads.
 
     Attributes:
         layer_id: The layer.

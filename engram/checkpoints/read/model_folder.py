@@ -54,7 +54,7 @@ def resolve_model(
         text = str(problem or error).strip() or type(problem or error).__name__
         reason = text.splitlines()[0]
         raise MissingFileError(
-            f"{model} is no folder here, and the hub does not give it: {reason}",
+            f"{model} is not a folder here, and the hub does not give it: {reason}",
             "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",
             model=model,
         ) from None

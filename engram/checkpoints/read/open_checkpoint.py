@@ -65,7 +65,7 @@ def _demand_here(path: Path) -> Path:
         )
     if not path.is_dir() and path.suffix != ".safetensors":
         raise InputError(
-            f"{path} is no checkpoint: neither a folder nor a safetensors file.",
+            f"{path} is not a checkpoint: neither a folder nor a safetensors file.",
             "Give the checkpoint's folder. What a config means, engram report shows.",
             path=str(path),
         )

@@ -41,7 +41,7 @@ MEMORY_SHAPE = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SH
 
 @dataclass(frozen=True)
 class BaseFiles:
-    """Where the base's own files are in an attached folder; every name stays inside of it.
+    """Places of the base's own files in an attached folder; every name stays inside it.
 
     Attributes:
         shards: Its weight files: name in the base, and name here; None where the folder was saved

@@ -197,7 +197,7 @@ def _reads(found: ReportTarget, tokens_per_second: int | None) -> dict[str, Any]
 
 
 def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
-    """What each home of the tables needs, on one rank and on the host of all."""
+    """Bytes of each place of the tables, on one rank and on the host of all."""
     return {
         "tables": place,
         "rank_gpu_bytes": use.rank_bytes("gpu"),

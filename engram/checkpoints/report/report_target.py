@@ -17,7 +17,7 @@ from engram.storage.dtypes import dtype_name
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTarget:
-    """What is reported on.
+    """The target of a report.
 
     Attributes:
         kind: config, attached, adapter or released.
@@ -57,7 +57,7 @@ def find_target(
             raise UsageError(f"{target} has its base model: leave --model out.")
         return _checkpoint(name, dtype, revision)
     if revision is not None:
-        raise UsageError(f"{target} is no checkpoint on the hub: leave --revision out.")
+        raise UsageError(f"{target} is not a checkpoint on the hub: leave --revision out.")
     try:
         config = load_config(target)
     except MissingFileError:

@@ -43,7 +43,7 @@ def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Ite
     is in the batch; so they are turned into floats before ways of running are compared. Where the
     method cannot do that, a small difference says nothing, and a large one is not judged.
 
-    The memory is judged, not the base: what the base alone cannot do either is no failure.
+    The memory is judged, not the base: what the base alone cannot do either does not fail.
 
     Args:
         memory: An attached checkpoint, whose files are here.

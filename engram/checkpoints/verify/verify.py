@@ -26,7 +26,7 @@ def verify(
 
     A memory that was attached is given random weights in RAM, and the logits of cached, chunked and
     left-padded runs are compared with those of a full one. Of released checkpoints headers and
-    constants are read. What could not be checked is no failure.
+    constants are read. A check that could not run does not fail.
 
     Args:
         target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone

@@ -80,7 +80,7 @@ def verify(
             _check_packages()  # before anything is downloaded
     if weights:
         memory = memory.downloaded(trust_remote_code)
-    files = memory.files  # a hub that does not answer is no failed check
+    files = memory.files  # a hub that does not answer fails no check
     try:
         memory.demand_settings()
         files.demand_whole()

@@ -28,7 +28,7 @@ _GENERATE = {
 
 @dataclass(frozen=True)
 class Run:
-    """What came out of a model.
+    """Logits and past of a model after a run.
 
     Attributes:
         logits: Of every token that was read, or step that was generated ``[B, T or S, V]``.
@@ -73,7 +73,7 @@ def _token_by_token(model: Any, ids: Tensor) -> list[Pair]:
 
 
 def _padded(model: Any, ids: Tensor) -> list[Pair]:
-    """Run the row behind five masked tokens, beside another row."""
+    """Run the row after five masked tokens, beside another row."""
     pads = 5
     row = torch.cat([ids[:, :pads], ids], dim=1)
     mask = torch.ones_like(row).repeat(2, 1)
@@ -84,7 +84,7 @@ def _padded(model: Any, ids: Tensor) -> list[Pair]:
 
 
 def _cropped(model: Any, ids: Tensor) -> list[Pair]:
-    """Read a text, forget the end of it, and go on with another one."""
+    """Read a text, forget the end of it, and read another one."""
     from transformers import DynamicCache
 
     past = DynamicCache(config=model.config)

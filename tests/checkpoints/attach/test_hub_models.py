@@ -77,7 +77,7 @@ def test_a_model_that_is_not_there(hub, tmp_path):
     words = ["attach", "someone/nothing", "-c", "memory.yaml", "-o", "out"]
     done = hub.forks.run(words, tmp_path)
     assert done.code == 4
-    assert "someone/nothing is no folder here" in done.stderr
+    assert "someone/nothing is not a folder here" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

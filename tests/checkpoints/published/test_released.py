@@ -262,7 +262,7 @@ BROKEN = {
     "stated order": ("rows", "is in another order than layers 1, 14"),
     "base": ("rows", "primes of layers 1, 14 sum to"),
     "no such config": ("config", "engram_head_dim: missing"),
-    "odd config": ("config", "engram_n_heads: 'eight' is no whole number"),
+    "odd config": ("config", "engram_n_heads: 'eight' is not a whole number"),
     "absurd config": ("config", "engram_max_ngram_size"),
 }
 

@@ -440,7 +440,7 @@ def test_what_has_no_memory(tmp_path):
 
 def test_settings_that_make_no_sense(tmp_path):
     folder = qwen_release(tmp_path / "qwen", eos_token_id=None, heads_per_ngram="8")
-    with pytest.raises(ConfigError, match="heads_per_ngram: '8' is no whole number"):
+    with pytest.raises(ConfigError, match="heads_per_ngram: '8' is not a whole number"):
         inspect_checkpoint(folder)
     (folder / "config.json").write_text("[]")
     with pytest.raises(CorruptFileError, match="not an object"):
@@ -481,7 +481,7 @@ def test_a_table_that_is_no_matrix_of_rows(tmp_path, shape):
     shards["model-00001-of-00002.safetensors"]["layers.1.engram.embed.weight"] = ("BF16", shape)
     shards["model-00002-of-00002.safetensors"] = sparse_folder.v41_layer(14, 384016682)
     folder = sparse_folder.write(tmp_path, sparse_folder.V41_CONFIG, shards)
-    with pytest.raises(CorruptFileError, match=r"layers\.1\.table is no table of rows"):
+    with pytest.raises(CorruptFileError, match=r"layers\.1\.table is not a table of rows"):
         inspect_checkpoint(folder)
     assert "layers.1.engram.embed.weight" in failed(folder)["tensors"]
     run("verify", folder).ended(5)
