@@ -39,9 +39,7 @@ class _PlainValue:
             choices = get_args(self.annotation)
             if value not in choices:
                 raise typer.BadParameter(
-                    f"must be one of {', '.join(map(str, choices))}, got {value!r}.",
-                    ctx=ctx,
-                    param=param,
+                    f"{value!r} is not one of {', '.join(map(str, choices))}.", ctx=ctx, param=param
                 )
             return value
         try:
@@ -53,7 +51,7 @@ class _PlainValue:
         below = self.low is not None and read < self.low
         if below or (self.high is not None and read > self.high):
             limit = f"at least {self.low}" if below else f"at most {self.high}"
-            raise typer.BadParameter(f"must be {limit}, got {read}.", ctx=ctx, param=param)
+            raise typer.BadParameter(f"{read} is not {limit}.", ctx=ctx, param=param)
         return read
 
 

@@ -228,7 +228,7 @@ def test_a_verdict_keeps_its_exit_code():
         (["config", "show"], "Missing argument", "See engram config show --help."),
         (["config", "new", "gpt2", "--k", "two"], "'two' is not ", "config new --help."),
         (["config", "new", "gpt2", "--set", "k"], "--set k: not of the form KEY=VALUE", "seed=1"),
-        (["size", "--per", "row"], ", got 'row'.", "See engram size --help."),
+        (["size", "--per", "row"], "'row' is not one of ", "See engram size --help."),
         (["size", "--heads", "1.5"], "'1.5' is not ", "See engram size --help."),
     ],
 )

@@ -62,10 +62,10 @@ def test_values():
     [
         (["--count", "x"], "'x'", "'x' is not a whole number."),
         (["--count", "1.5"], "'1.5'", "'1.5' is not a whole number."),
-        (["--count", "0"], "0", "must be at least 1, got 0."),
-        (["--count", "10"], "10", "must be at most 9, got 10."),
+        (["--count", "0"], "0", "0 is not at least 1."),
+        (["--count", "10"], "10", "10 is not at most 9."),
         (["--part", "half"], "'half'", "'half' is not a number."),
-        (["--kind", "Head"], "'Head'", "must be one of order, head, got 'Head'."),
+        (["--kind", "Head"], "'Head'", "'Head' is not one of order, head."),
         (["--id", "1", "--id", "b"], "'b'", "'b' is not a whole number."),
         (
             ["--size", "8"],

@@ -255,7 +255,7 @@ def test_allocate_by_experts():
         ),
         (
             ["--total", "5B", "--active", "3B", "--row-width", "0"],
-            "'--row-width': must be at least 1, got 0",
+            "'--row-width': 0 is not ",
         ),
         (
             ["--experts-kept", "80", "--experts-baseline", "72", "--experts-active", "6"],
