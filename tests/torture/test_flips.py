@@ -101,7 +101,7 @@ ARTEFACTS = [
             "corpus info": "corpus info out",
             "corpus verify": "corpus verify out",
             "hash": "hash out -c {}/attached -j 1",
-            "HashedDataset": _HASHED.format(folder="out", config="{}/memory.yaml", bpe=BPE),
+            "HashedDataset": _HASHED.format(folder="out", config="{}/memory.yaml", bpe=str(BPE)),
         },
         "corpus verify",
         ("manifest.json",),

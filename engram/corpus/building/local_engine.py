@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -177,14 +177,15 @@ def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    while True:
-        try:
+    # When the parent ends, its end of the pipe may be closed before this process is killed.
+    with suppress(EOFError, ConnectionError):
+        while True:
             place, task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            done: UnitResult | Exception = run_unit(task, partial(read_bytes.__setitem__, place))
-        except Exception as error:
-            error.add_note("".join(traceback.format_exception(error)))
-            done = error
-        pipe.send(done)
+            try:
+                done: UnitResult | Exception = run_unit(
+                    task, partial(read_bytes.__setitem__, place)
+                )
+            except Exception as error:
+                error.add_note("".join(traceback.format_exception(error)))
+                done = error
+            pipe.send(done)
