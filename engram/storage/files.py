@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -148,6 +147,8 @@ def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:
         file: The file.
         step: Called for every MiB; what it raises ends the work.
     """
+    import hashlib  # the commands that only size and show need none of it
+
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
