@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engram.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
     from engram.addressing.hashing import Hasher
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from engram.sizing.new_config import new_config
     from engram.sizing.size import size
     from engram.sizing.size_options import SizeOptions
-
-__version__ = "0.1.0"
 
 # By module: its public names.
 _NAMES = {

@@ -15,16 +15,7 @@ import pytest
 
 from support.cli import imported_by, run
 from support.paths import BPE, WORD
-
-TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
-DOCUMENTS = 41
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
+from support.short_text import DOCUMENTS, TEXT
 
 
 @pytest.fixture

@@ -17,16 +17,7 @@ from engram.config.config_file import write_config
 from engram.config.engram_config import EngramConfig
 from support.cli import imported_by, run
 from support.paths import BPE, WORD
-
-TEXT = "Only Alexander the Great.\nThe Milky Way.\n\n" * 40 + "By the way."
-DOCUMENTS = 41
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT)
-    return path
+from support.short_text import DOCUMENTS, TEXT
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_the_library_neither_imports_its_command_line_nor_prints():
 FLOORS = {
     "engram": (
         ("errors",),
-        ("checks", "growth", "seams", "tensor_names", "threads", "units"),
+        ("checks", "growth", "seams", "tensor_names", "threads", "units", "version"),
         ("storage",),
         ("layouts",),
         ("config", "backbone"),
@@ -146,3 +146,15 @@ def test_imports_point_downwards(house):
         and floor_of[other] >= floor_of[part]
     ]
     assert upwards == []
+
+
+def test_nothing_below_imports_the_front_door():
+    parts = {path.stem for path in PACKAGE.iterdir()}
+    found = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE
+        for name in imported_names(path)
+        if name == "engram" or (name.startswith("engram.") and name.split(".")[1] not in parts)
+    ]
+    assert found == []

@@ -16,35 +16,39 @@ from support.paths import GOLDEN
 
 EOS = 4
 LENGTH = 29
+# What every tiny qwen4_exp of the tests is built from.
+TINY = {
+    "vocab_size": 96,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "hc_lowrank": 4,
+    "ple_embed_dim": 24,
+    "heads_per_ngram": 3,
+    "ngram_vocab_size_base": 50,
+    "make_ngram_vocab_size_divisible_by": 16,
+    "split_ngram_parts": 4,
+    "eos_token_id": EOS,
+}
 
 
 def random_qwen():
     """A tiny qwen4_exp with two PLE layers, every weight random, and what it was asked."""
     config = Qwen4ExpTextConfig(
-        vocab_size=96,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        linear_key_head_dim=4,
-        linear_value_head_dim=4,
-        linear_num_key_heads=2,
-        linear_num_value_heads=2,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-        num_experts=4,
-        num_experts_per_tok=2,
+        **TINY,
         hc_count=2,
-        hc_lowrank=4,
         ple_layer_ids=[2, 3],
-        ple_embed_dim=24,
-        heads_per_ngram=3,
-        ngram_vocab_size_base=50,
-        make_ngram_vocab_size_divisible_by=16,
-        split_ngram_parts=4,
         rms_norm_eps=1e-5,
-        eos_token_id=EOS,
         indexer_n_heads=2,
         indexer_kv_heads=1,
         indexer_head_dim=8,

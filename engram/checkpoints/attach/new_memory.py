@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram import __version__
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
@@ -18,6 +17,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
+from engram.version import __version__
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile

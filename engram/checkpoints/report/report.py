@@ -41,7 +41,8 @@ class Report:
         return self.use.fits
 
     def __repr__(self) -> str:
-        return f"<Report on {self.name}: {self.use.total_bytes:,} bytes, fits {self.fits}>"
+        fits = {True: ", fits", False: ", does not fit", None: ""}[self.fits]
+        return f"<Report on {self.name}: {self.use.total_bytes:,} bytes{fits}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram report --json`` prints."""

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import engram
 from engram.corpus.building.unit_work import UnitTask
 from engram.corpus.building.units import UNIT_BYTES, plan_units
 from engram.corpus.text.sources import Source
 from engram.corpus.text.text_options import TextOptions
+from engram.version import __version__
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -55,7 +55,7 @@ def text_job(
         for source in sources
     ]
     return {
-        "engram_version": engram.__version__,
+        "engram_version": __version__,
         "tokenizer": tokenizer.stated(options.adds_eos),
         **asdict(options),
         **{"add_eos": options.adds_eos, "split": options.splits_by},

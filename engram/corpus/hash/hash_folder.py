@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import engram
 from engram.addressing.addresses import Addresses
 from engram.corpus.counts.statistics import LayerStatistics
 from engram.corpus.hash.hash_shards import (
@@ -38,6 +37,7 @@ from engram.corpus.tokens.token_shards import DocumentShards, save_array
 from engram.corpus.tokens.tokenise import Tokens, token_dtype
 from engram.storage.files import are_as_digested, sha256_of, write_json
 from engram.storage.json_files import find_json, read_json
+from engram.version import __version__
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -192,7 +192,7 @@ def describe(
     """Return the manifest of a folder of hash ids, without its files."""
     return {
         "schema": HASHES_SCHEMA,
-        "engram_version": engram.__version__,
+        "engram_version": __version__,
         "fingerprint": addresses.fingerprint,
         "format": target.format,
         "shard_tokens": target.shard_tokens,

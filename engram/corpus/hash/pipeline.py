@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import engram
 from engram.addressing.addresses import Addresses
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.build_job import text_job
@@ -29,6 +28,7 @@ from engram.errors import InputError
 from engram.growth import Growth
 from engram.storage.files import Progress, sha256_of
 from engram.storage.folders import remove_torn
+from engram.version import __version__
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -294,7 +294,7 @@ def _job(
     """Return everything that determines the bytes of a target."""
     if isinstance(reader, StoredTokens):
         text = {
-            "engram_version": engram.__version__,
+            "engram_version": __version__,
             "tokens_sha256": sha256_of(reader.folder / MANIFEST),
             "shard_tokens": target.shard_tokens,
         }

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-import engram
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, write_unit
 from engram.corpus.counts.statistics import Statistics
@@ -27,6 +26,7 @@ from engram.corpus.ray import ray_tasks
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import MissingError, MissingPackageError, UsageError
 from engram.growth import pieces
+from engram.version import __version__
 
 RETRIES = 3
 _REACH_SECONDS = 5
@@ -168,7 +168,7 @@ class RayEngine:
         for call in calls:
             if len(running) == self._most_in_flight:
                 yield self._read(running.popleft())
-            running.append(self._serve.remote(engram.__version__, work, call))
+            running.append(self._serve.remote(__version__, work, call))
         while running:
             yield self._read(running.popleft())
 
@@ -186,7 +186,7 @@ class RayEngine:
             if missing := _MISSING_MODULE.search(str(error)):
                 raise MissingError(
                     f"A Ray worker cannot import what it needs: {missing[0]}.",
-                    f"Install engram-toolkit {engram.__version__} on every node of the cluster.",
+                    f"Install engram-toolkit {__version__} on every node of the cluster.",
                 ) from error
             raise
         except RayError as error:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import engram
 from engram.addressing.addresses import Addresses
 from engram.corpus.building.unit_work import UnitResult, UnitTask, encode_unit
 from engram.corpus.counts.statistics import PartialStatistics, Statistics
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import EngramError, MismatchError, MissingFileError
+from engram.version import __version__
 
 _NO_LIMIT = 2**62
 
@@ -40,13 +40,13 @@ def serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _check_version(version: str) -> None:
-    if engram.__version__ != version:
+    if __version__ != version:
         raise MismatchError(
-            f"The Ray worker on {socket.gethostname()} has engram-toolkit {engram.__version__}, "
+            f"The Ray worker on {socket.gethostname()} has engram-toolkit {__version__}, "
             f"this command is {version}: their results may differ.",
             "Install the same version on every node.",
             expected=version,
-            found=engram.__version__,
+            found=__version__,
         )
 
 

@@ -24,7 +24,7 @@ from support import sparse_folder, tiny
 from support.checked import failed, verdicts
 from support.cli import run
 from support.paths import BPE, GOLDEN
-from support.qwen import qwen_release
+from support.qwen import TINY, qwen_release
 
 PLE = "model.layers.{}.ple.ple_embedding."
 
@@ -38,32 +38,8 @@ def params_of(model, *words):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    config = Qwen4ExpTextConfig(
-        vocab_size=96,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        linear_key_head_dim=4,
-        linear_value_head_dim=4,
-        linear_num_key_heads=2,
-        linear_num_value_heads=2,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        hc_count=4,
-        hc_lowrank=4,
-        layer_types=["linear_attention"] * 4,
-        ple_layer_ids=[2, 4],
-        ple_embed_dim=24,
-        heads_per_ngram=3,
-        ngram_vocab_size_base=50,
-        make_ngram_vocab_size_divisible_by=16,
-        split_ngram_parts=4,
-        eos_token_id=4,
-    )
+    layers = ["linear_attention"] * 4
+    config = Qwen4ExpTextConfig(**TINY, hc_count=4, layer_types=layers, ple_layer_ids=[2, 4])
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     folder = tmp_path_factory.mktemp("qwen") / "tiny"

@@ -122,7 +122,7 @@ def test_what_a_worker_lacks_is_named(ray, tmp_path, monkeypatch):
     with pytest.raises(MissingFileError, match=r"worker on .* does not see .*text\.txt") as caught:
         list(ray.encode_units([task]))
     assert "every node" in caught.value.hint
-    monkeypatch.setattr(ray_engine.engram, "__version__", "9.9")
+    monkeypatch.setattr(ray_engine, "__version__", "9.9")
     with pytest.raises(MismatchError, match="this command is 9.9"):
         list(next(ray._streams(range, [(1,)])))
 
