@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from multiprocessing import active_children
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from engram.errors import UsageError
 from engram_cli.corpus_text import skipped_text
-from engram_cli.errors import INTERRUPTED
+from engram_cli.interrupts import stopping_at_once
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
@@ -48,38 +43,6 @@ def find_engine(
     from engram.corpus.ray.ray_engine import RayEngine
 
     return RayEngine(address, workers)
-
-
-@contextmanager
-def stopping_at_once(out: Output) -> Iterator[None]:
-    """Handle Ctrl-C while a block runs: the first ends the block, the second the process.
-
-    The second leaves on disk what a kill leaves, which the next run cleans up.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or current_thread() is not main_thread():
-        yield
-        return
-    is_stopping = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal is_stopping
-        if is_stopping:
-            for worker in active_children():
-                worker.kill()
-            out.leave()
-            os._exit(INTERRUPTED)
-        is_stopping = True
-        out.note_from_signal("Stopping.")
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        # Threads may outlive the block; a second Ctrl-C does not wait for them.
-        if not is_stopping:
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

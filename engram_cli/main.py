@@ -18,6 +18,7 @@ from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, complete, completion_i
 from engram_cli.completion import InstallCompletionOption, ShowCompletionOption
 from engram_cli.errors import INTERRUPTED, run
 from engram_cli.help import Group, command_of, new_app
+from engram_cli.interrupts import no_interrupt_lost
 
 # What `engram --help` says, without importing a command. Each is the function, or the Typer app, of
 # its own name in the module of its own name.
@@ -144,7 +145,8 @@ def _exit_code() -> Any:
             stream.reconfigure(errors="backslashreplace")
     try:
         # Ctrl-C may come before there is a command that catches it.
-        return run(app, as_json="--json" in sys.argv)
+        with no_interrupt_lost():
+            return run(app, as_json="--json" in sys.argv)
     except SystemExit as end:
         return end.code
 

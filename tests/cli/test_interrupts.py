@@ -1,0 +1,66 @@
+"""Ctrl-C where Python would print and forget it: the command ends as ever."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from support.cli import TERMINAL
+
+# What a command does is to wait; the interrupt strikes in the callback of a weak reference.
+SCRIPT = """
+import signal, sys, time, weakref
+from engram_cli import main
+from engram_cli.interrupts import stopping_at_once
+from engram_cli.output import Output
+class Thing: pass
+def lose(dead):
+    signal.raise_signal(signal.SIGINT)
+def command():
+    thing = Thing()
+    watched = weakref.ref(thing, lose)
+    del thing
+    time.sleep(20)
+    print("went on")
+def handled():
+    with stopping_at_once(Output(json=False, quiet=False, verbose=False)):
+        command()
+main.app = {action}
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "told"), [("command", "Interrupted.\n"), ("handled", "Stopping.\nInterrupted.\n")]
+)
+def test_an_interrupt_in_a_callback_is_not_lost(action, told):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.replace("{action}", action)],
+        env={**os.environ, **TERMINAL},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", told)
+    assert time.monotonic() - began < 15
+
+
+def test_other_exceptions_in_callbacks_are_still_printed():
+    script = SCRIPT.replace("{action}", "command").replace("time.sleep(20)", "")
+    script = script.replace("signal.raise_signal(signal.SIGINT)", "raise ValueError('odd')")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+    assert "ValueError: odd" in done.stderr
+
+
+def test_a_block_gives_the_handlers_back():
+    from engram_cli.interrupts import no_interrupt_lost
+
+    hook, handler = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+    with no_interrupt_lost():
+        assert sys.unraisablehook is not hook
+    assert sys.unraisablehook is hook
+    assert signal.getsignal(signal.SIGINT) is handler
