@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engram.backbone.activations import Decoder
 from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
 from engram.backbone.counting import Counts, count
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
@@ -20,7 +21,7 @@ from engram.tensor_names import is_memory
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _MAY_BE_ZERO = ("num_experts", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace")
-_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank")
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank", "sliding_window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Backbone:
         pad_token_id: As the config states it; None when it does not.
         bos_token_id: The same; the first of a list.
         eos_token_id: The same; the first of a list.
+        decoder: Widths that its cache and activations depend on; None when the config does not
+            state its heads.
         unsuited: Reason why no memory can be attached, as a noun with its article; empty when the
             config gives none.
         dtype: dtype of most stored weights, a key of `storage.dtypes.TABLE_DTYPES`; None when the
@@ -73,6 +76,7 @@ class Backbone:
     eos_token_id: int | None = None
     dtype: str | None = None
     float_dtype: str | None = None
+    decoder: Decoder | None = None
     unsuited: str = ""
 
     @classmethod
@@ -142,6 +146,7 @@ class Backbone:
             eos_token_id=_token_id(keys.get("eos_token_id")),
             dtype=_dtype(keys),
             float_dtype=float_dtype(config, None if headers is None else count_values(headers)),
+            decoder=Decoder.from_keys(keys, model_type),
             unsuited=unsuited(config),
         )
 

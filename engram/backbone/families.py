@@ -110,8 +110,23 @@ def _defaults(
     }
 
 
-_MISTRAL = _defaults(vocab=32000, width=14336, heads=32, kv_heads=8, bos_token_id=1, eos_token_id=2)
-_QWEN = _defaults(vocab=151936, width=22016, heads=32, kv_heads=32)
+_MISTRAL = _defaults(
+    vocab=32000,
+    width=14336,
+    heads=32,
+    kv_heads=8,
+    bos_token_id=1,
+    eos_token_id=2,
+    sliding_window=4096,
+)
+_QWEN = _defaults(
+    vocab=151936,
+    width=22016,
+    heads=32,
+    kv_heads=32,
+    sliding_window=None,
+    use_sliding_window=False,
+)
 _GEMMA = _defaults(
     vocab=256000,
     width=9216,
@@ -122,6 +137,8 @@ _GEMMA = _defaults(
     pad_token_id=0,
     bos_token_id=2,
     eos_token_id=1,
+    sliding_window=4096,
+    sliding_window_pattern=2,
 )
 
 FAMILIES: dict[str, Family] = {
@@ -154,7 +171,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "mistral": Family(defaults=_MISTRAL),
     "mixtral": Family(
-        defaults={**_MISTRAL, "num_experts": 8, "num_experts_per_tok": 2},
+        defaults={**_MISTRAL, "sliding_window": None, "num_experts": 8, "num_experts_per_tok": 2},
         expert_width="intermediate_size",
     ),
     "qwen2": Family(defaults=_QWEN, qkv_bias=True),
@@ -175,6 +192,8 @@ FAMILIES: dict[str, Family] = {
             moe_intermediate_size=768,
             decoder_sparse_step=1,
             mlp_only_layers=None,
+            sliding_window=None,
+            use_sliding_window=False,
         ),
         qkv_bias="attention_bias",
         output_bias="attention_bias",
@@ -188,7 +207,7 @@ FAMILIES: dict[str, Family] = {
         hidden_norms=4,
     ),
     "gemma3_text": Family(
-        defaults={**_GEMMA, "vocab_size": 262208},
+        defaults={**_GEMMA, "vocab_size": 262208, "sliding_window_pattern": 6},
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         hidden_norms=4,
@@ -203,6 +222,7 @@ FAMILIES: dict[str, Family] = {
             pad_token_id=32000,
             bos_token_id=1,
             eos_token_id=32000,
+            sliding_window=None,
         ),
     ),
     "olmo2": Family(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engram.backbone import Backbone, catalogue_names, load_backbone
+from engram.backbone.activations import Decoder
 from engram.backbone.catalogue import read_catalogue
 from engram.backbone.families import FAMILIES
 from support.backbones import TINY, counted, write_config
@@ -179,6 +180,20 @@ def test_gpt2_facts():
         eos_token_id=50256,
         dtype="float32",
         float_dtype="float32",
+        decoder=Decoder(
+            model_type="gpt2",
+            layers=12,
+            hidden=768,
+            feed_forward=3072,
+            heads=12,
+            key_heads=12,
+            head=64,
+            vocab=50257,
+            experts=0,
+            cached=2 * 768,
+            window=None,
+            window_layers=0,
+        ),
     )
 
 

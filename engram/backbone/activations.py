@@ -1,0 +1,240 @@
+"""Estimates what a base model needs beside its weights: key-value cache and activations.
+
+Counted is what autograd keeps for the backward pass of transformers' modelling files (5.24.0, sdpa
+attention, eager in gemma2, no gradient checkpointing, no dropout), with which a test compares every
+family: its hooks on saved tensors see the same bytes. What is computed and dropped again, and what
+the allocator loses, is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+# Bytes of float32, in which norms, softmax and the loss are computed in any dtype.
+_FULL = 4
+_ELEMENT_PAIR = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Bytes of one token in one layer that are kept for the backward pass, by width.
+
+    A pair (a, b) is a + b x bytes of an element of the model, for each column of the width.
+
+    Attributes:
+        hidden: By hidden width.
+        feed_forward: By feed-forward width; in a mixture, by that of the experts a token is sent
+            to.
+        queries: By query heads x head width.
+        keys: By key-value heads x head width.
+        routed: By hidden width x experts a token is sent to.
+    """
+
+    hidden: _ELEMENT_PAIR
+    feed_forward: _ELEMENT_PAIR
+    queries: _ELEMENT_PAIR
+    keys: _ELEMENT_PAIR
+    routed: _ELEMENT_PAIR = (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOf:
+    """What a family keeps.
+
+    Attributes:
+        trained: Where all weights are trained.
+        frozen: Where gradients only pass through: no layer's inputs are kept for its weights.
+        heads: Bytes by query head.
+        key_heads: Bytes by key-value head.
+        constant: Bytes of each token: (a, b) as in `Kept`.
+        scores: Bytes by query head and position attended to, in eager attention.
+        logits: Bytes by vocabulary row, (a, b) as in `Kept`.
+    """
+
+    trained: Kept
+    frozen: Kept
+    heads: int = 4
+    key_heads: int = 0
+    constant: _ELEMENT_PAIR = (8, 0)
+    scores: int = 0
+    logits: _ELEMENT_PAIR = (4, 0)
+
+
+_LLAMA = KeptOf(
+    trained=Kept(hidden=(8, 4), feed_forward=(0, 4), queries=(0, 2), keys=(0, 2), routed=(0, 2)),
+    frozen=Kept(hidden=(8, 0), feed_forward=(0, 3), queries=(0, 2), keys=(0, 2), routed=(0, 1)),
+)
+_QWEN3 = KeptOf(
+    trained=Kept(hidden=(8, 4), feed_forward=(0, 4), queries=(4, 3), keys=(4, 3), routed=(0, 2)),
+    frozen=Kept(hidden=(8, 0), feed_forward=(0, 3), queries=(4, 2), keys=(4, 2), routed=(0, 1)),
+    heads=8,
+    key_heads=4,
+)
+_GEMMA3 = KeptOf(
+    trained=Kept(hidden=(32, 2), feed_forward=(0, 4), queries=(8, 2), keys=(8, 2)),
+    frozen=Kept(hidden=(16, 0), feed_forward=(0, 3), queries=(4, 2), keys=(4, 2)),
+    heads=8,
+    key_heads=4,
+    constant=(16, 0),
+)
+# Families that are not here are estimated as llama.
+_FAMILIES = {
+    "qwen3": _QWEN3,
+    "qwen3_moe": _QWEN3,
+    "gemma2": KeptOf(
+        trained=Kept(hidden=(32, 2), feed_forward=(0, 4), queries=(0, 4), keys=(0, 0)),
+        frozen=Kept(hidden=(16, 0), feed_forward=(0, 3), queries=(0, 3), keys=(0, 0)),
+        heads=0,
+        constant=(16, 0),
+        scores=8,
+        logits=(4, 1),
+    ),
+    "gemma3_text": _GEMMA3,
+    "olmo2": KeptOf(
+        trained=Kept(hidden=(16, 2), feed_forward=(0, 4), queries=(8, 2), keys=(8, 2)),
+        frozen=Kept(hidden=(8, 0), feed_forward=(0, 3), queries=(4, 2), keys=(4, 2)),
+        constant=(16, 0),
+    ),
+    "phi3": KeptOf(
+        trained=Kept(hidden=(8, 4), feed_forward=(0, 4), queries=(0, 4), keys=(0, 3)),
+        frozen=Kept(hidden=(8, 0), feed_forward=(0, 3), queries=(0, 3), keys=(0, 3)),
+    ),
+    "gpt2": KeptOf(
+        trained=Kept(hidden=(0, 8), feed_forward=(0, 5), queries=(0, 0), keys=(0, 0)),
+        frozen=Kept(hidden=(0, 6), feed_forward=(0, 4), queries=(0, 0), keys=(0, 0)),
+        constant=(0, 4),
+    ),
+    "gpt_neox": KeptOf(
+        trained=Kept(hidden=(0, 10), feed_forward=(0, 2), queries=(0, 0), keys=(0, 0)),
+        frozen=Kept(hidden=(0, 7), feed_forward=(0, 1), queries=(0, 0), keys=(0, 0)),
+        constant=(0, 4),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """Widths of a decoder on which its cache and its activations depend.
+
+    Attributes:
+        model_type: Family in transformers.
+        layers: Decoder layers.
+        hidden: Width of the hidden states.
+        feed_forward: Feed-forward width; in a mixture that of all experts a token is sent to.
+        heads: Query heads.
+        key_heads: Key-value heads.
+        head: Width of a query head.
+        vocab: Rows of the vocabulary.
+        experts: Routed experts that a token is sent to; 0 without a mixture.
+        cached: Values that one layer caches of a token: keys and values.
+        window: Positions that a layer with a sliding window caches at most; None without one.
+        window_layers: Layers with a sliding window.
+    """
+
+    model_type: str
+    layers: int
+    hidden: int
+    feed_forward: int
+    heads: int
+    key_heads: int
+    head: int
+    vocab: int
+    experts: int
+    cached: int
+    window: int | None
+    window_layers: int
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Any], model_type: str) -> Self | None:
+        """Read the widths from a config's keys under their canonical names.
+
+        Returns:
+            The widths; None where the config does not state heads.
+        """
+        heads = keys.get("num_attention_heads")
+        if type(heads) is not int or heads < 1:
+            return None
+        hidden, layers = keys["hidden_size"], keys["num_hidden_layers"]
+        key_heads, head = keys.get("num_key_value_heads") or heads, keys.get("head_dim")
+        if "kv_lora_rank" in keys:  # transformers caches the expanded keys and values
+            head = keys["qk_nope_head_dim"] + keys["qk_rope_head_dim"]
+            cached = heads * (head + keys["v_head_dim"])
+        else:
+            head = head or hidden // heads
+            cached = 2 * key_heads * head
+        experts = keys.get("num_experts_per_tok") if keys.get("num_experts") else 0
+        width = keys.get("intermediate_size") or 4 * hidden
+        if experts:
+            shared = keys.get("n_shared_experts") or 0
+            width = (keys.get("moe_intermediate_size") or width) * (experts + shared)
+        window, window_layers = _window(keys, layers)
+        return cls(
+            model_type=model_type,
+            layers=layers,
+            hidden=hidden,
+            feed_forward=width,
+            heads=heads,
+            key_heads=key_heads,
+            head=head,
+            vocab=keys["vocab_size"],
+            experts=experts or 0,
+            cached=cached,
+            window=window,
+            window_layers=window_layers,
+        )
+
+    def cache_bytes(self, context: int, element_bytes: int) -> int:
+        """Return the bytes of the key-value cache of one sequence.
+
+        Args:
+            context: Tokens of the sequence.
+            element_bytes: Bytes of an element of the cache: those of the model's dtype.
+        """
+        inside = context if self.window is None else min(context, self.window)
+        positions = self.window_layers * inside + (self.layers - self.window_layers) * context
+        return positions * self.cached * element_bytes
+
+    def kept_bytes(
+        self, context: int, element_bytes: int, *, is_frozen: bool, layers: int | None = None
+    ) -> int:
+        """Return the bytes that autograd keeps of one token, the logits' apart.
+
+        Args:
+            context: Tokens of its sequence.
+            element_bytes: Bytes of an element of the activations.
+            is_frozen: Whether gradients only pass through the layers.
+            layers: Layers that gradients pass through; all when None.
+        """
+        of = _FAMILIES.get(self.model_type, _LLAMA)
+        kept = of.frozen if is_frozen else of.trained
+        widths = (
+            (kept.hidden, self.hidden),
+            (kept.feed_forward, self.feed_forward),
+            (kept.queries, self.heads * self.head),
+            (kept.keys, self.key_heads * self.head),
+            (kept.routed, self.hidden * self.experts),
+            (of.constant, 1),
+        )
+        per_layer = sum((a + b * element_bytes) * width for (a, b), width in widths)
+        per_layer += self.heads * (of.heads + of.scores * context) + self.key_heads * of.key_heads
+        return per_layer * (self.layers if layers is None else layers)
+
+    def logits_bytes(self, element_bytes: int) -> int:
+        """Return the bytes that the loss of one token keeps of the logits."""
+        fixed, per_element = _FAMILIES.get(self.model_type, _LLAMA).logits
+        return (fixed + per_element * element_bytes) * self.vocab
+
+
+def _window(keys: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
+    """Return the window of the cache, and how many layers have it."""
+    window = keys.get("sliding_window")
+    if type(window) is not int or keys.get("use_sliding_window") is False:
+        return None, 0
+    types = keys.get("layer_types")
+    if isinstance(types, list):
+        return window, types.count("sliding_attention")
+    # Gemma: every n-th layer attends to all positions.
+    every = keys.get("sliding_window_pattern")
+    return window, layers - layers // every if type(every) is int and every > 0 else layers

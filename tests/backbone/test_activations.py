@@ -1,0 +1,137 @@
+"""Caches and activations of decoders: against what torch's hooks and transformers' caches hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from engram.backbone import load_backbone
+
+SHAPE = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GPT2 = {"n_embd": 64, "n_inner": 160, "n_layer": 3, "n_head": 4, "vocab_size": 96}
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 32},
+    "smollm3": {},
+    "phi3": {"head_dim": 16},
+    "olmo2": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "gpt_neox": {"num_key_value_heads": None},
+    "gpt2": {"n_positions": 64, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        **{"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 80},
+        **{"decoder_sparse_step": 1, "mlp_only_layers": []},
+    },
+}
+BATCH, CONTEXT = 2, 24
+
+
+def build(folder, model_type, dtype, **changes):
+    """Return a tiny model of a family, and what its config.json says of its decoder."""
+    shape = _GPT2 if model_type == "gpt2" else SHAPE
+    keys = {**shape, **FAMILIES[model_type], **changes}
+    if model_type == "gpt2":
+        keys.update(bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    config = AutoConfig.for_model(model_type, **keys)
+    config.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, **keys, "model_type": model_type}))
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model, load_backbone(folder).decoder
+
+
+def kept_by_torch(model, is_frozen):
+    """Return the bytes of distinct storages that autograd keeps of a forward pass with its loss."""
+    weights = {it.untyped_storage().data_ptr() for it in [*model.parameters(), *model.buffers()]}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    model.train().requires_grad_(not is_frozen)
+    ids = torch.randint(0, 96, (BATCH, CONTEXT), generator=torch.Generator().manual_seed(1))
+    if is_frozen:
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+        given = {"inputs_embeds": embedded}
+    else:
+        given = {"input_ids": ids}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**given, labels=ids, use_cache=False)
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["trained", "frozen"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_kept_bytes_are_those_of_torch(tmp_path, model_type, dtype, is_frozen):
+    """A layer more keeps what is said, and a row more of the vocabulary; the rest is small."""
+    seen, said = [], []
+    for layers in (1, 4):
+        name = "n_layer" if model_type == "gpt2" else "num_hidden_layers"
+        folder = tmp_path / str(layers)
+        model, decoder = build(folder, model_type, dtype, **{name: layers})
+        seen.append(kept_by_torch(model, is_frozen))
+        kept = decoder.kept_bytes(CONTEXT, dtype.itemsize, is_frozen=is_frozen)
+        said.append(BATCH * CONTEXT * kept)
+    routing = 0.04 if decoder.experts else 0.0  # some bytes of indices, much beside such widths
+    assert said[1] - said[0] == pytest.approx(seen[1] - seen[0], rel=0.02 + routing)
+    logits = BATCH * CONTEXT * decoder.logits_bytes(dtype.itemsize)
+    rest = seen[0] - said[0] - logits
+    assert -(0.02 + routing) * seen[0] <= rest < BATCH * CONTEXT * 64 * 4 * 8
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_cache_bytes_are_those_of_transformers(tmp_path, model_type):
+    model, decoder = build(tmp_path, model_type, torch.float32)
+    cache = DynamicCache(config=model.config)
+    ids = torch.randint(3, 96, (1, CONTEXT), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model(input_ids=ids, cache=cache, use_cache=True)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert decoder.cache_bytes(CONTEXT, 4) == held
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "expected"),
+    [
+        # 2 x 8 heads x 64 wide x 16 layers x 2 bytes.
+        ("llama-3.2-1b", 4096, 4096 * 32_768),
+        # 2 x 128 heads of keys (192) and values (128) in 61 layers, expanded, bfloat16.
+        ("deepseek-v3", 10, 10 * 61 * 128 * 320 * 2),
+        # 26 layers, of which every sixth sees all; 512 positions in the rest.
+        ("gemma-3-1b-pt", 4096, (4 * 4096 + 22 * 512) * 2 * 256 * 2),
+        ("mistral-7b-v0.1", 8192, 32 * 4096 * 2 * 1024 * 2),
+        ("mistral-7b-v0.3", 8192, 32 * 8192 * 2 * 1024 * 2),
+    ],
+)
+def test_caches_of_the_catalogue(name, context, expected):
+    assert load_backbone(name).decoder.cache_bytes(context, 2) == expected
+
+
+def test_a_config_without_heads_has_no_decoder():
+    from engram.backbone.activations import Decoder
+
+    assert (
+        Decoder.from_keys({"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}, "x") is None
+    )
