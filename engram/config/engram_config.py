@@ -74,8 +74,8 @@ class EngramConfig:
     k: InitVar[float | None] = None
 
     def __post_init__(self, k: float | None) -> None:
-        problems = resolve(self, k)
-        if problems:
+        # The fields are not frozen before this is done.
+        if problems := resolve(vars(self), k):
             raise ConfigError(problems)
 
     @classmethod
@@ -87,12 +87,12 @@ class EngramConfig:
         """
         values = dict(values)
         schema = values.pop("schema", SCHEMA)
-        problems = [_unknown_key(key) for key in values if key not in CONFIG_KEYS]
+        known = {key: values.pop(key) for key in CONFIG_KEYS if key in values}
+        problems = [_unknown_key(key) for key in values]
         if schema != SCHEMA:
             problems.append(
                 Problem("schema", f"unknown schema {schema!r}; this version reads {SCHEMA}")
             )
-        known = {key: value for key, value in values.items() if key in CONFIG_KEYS}
         try:
             config = cls(**known)
         except ConfigError as error:
