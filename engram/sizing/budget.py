@@ -15,8 +15,7 @@ from engram.config.config_rules import MAX_ROW_ID
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.errors import DoesNotFitError, InputError
-from engram.layouts import get_layout
-from engram.sizing.counts import count_params
+from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.sized_memory import Sizing
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
@@ -63,12 +62,12 @@ def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | Non
         budget_bytes: Bytes that tables and modules may take together.
         base_dtype: Float dtype of the base, if known.
     """
-    dense, dtype = _dense_params(config), table_dtype(config, base_dtype).name
+    dense, dtype = count_params(config).dense_params, table_dtype(config, base_dtype).name
     itemsize = dtype_bytes(dense_dtype(dtype))
     if dense * itemsize > budget_bytes:
         return budget_bytes // itemsize
-    rows = (budget_bytes - dense * itemsize) // row_bytes(config.row_width, dtype)
-    return dense + rows * config.row_width
+    row = row_bytes(config.row_width, dtype)
+    return dense + (budget_bytes - dense * itemsize) // row * config.row_width
 
 
 def size_memory(
@@ -108,10 +107,10 @@ def size_memory(
     if rows < smallest:
         needed = smallest if part is not None else -(-smallest // vocab_size) * vocab_size
         raise _does_not_fit(config, budget_params, fill_rows, needed, base_dtype)
-    sized = _with_rows(config, rows)
+    sized, counts = _with_rows(config, rows)
     return Sizing(
         config=sized,
-        counts=count_params(sized),
+        counts=counts,
         k=k,
         budget_params=budget_params,
         fill_rows=fill_rows,
@@ -181,10 +180,9 @@ def _filling_rows(config: EngramConfig, budget_params: int) -> int:
     columns = len(config.layer_ids) * config.n_columns
 
     def fits(rows_per_head: int) -> bool:
-        sized = _with_rows(config, rows_per_head * heads)
-        return count_params(sized).total_params <= budget_params
+        return _with_rows(config, rows_per_head * heads)[1].total_params <= budget_params
 
-    low = (budget_params - _dense_params(config)) // (columns * config.row_width)
+    low = (budget_params - count_params(config).dense_params) // (columns * config.row_width)
     if low < MIN_ROWS_PER_HEAD:
         return 0
     high, step = low + 1, 1
@@ -199,13 +197,9 @@ def _filling_rows(config: EngramConfig, budget_params: int) -> int:
     return low * heads + heads - 1
 
 
-def _with_rows(config: EngramConfig, rows_per_order: int) -> EngramConfig:
-    return replace(config, engram_table_size=[rows_per_order] * len(config.orders))
-
-
-def _dense_params(config: EngramConfig) -> int:
-    per_layer = sum(get_layout(config.layout).dense_parts(config).values())
-    return per_layer * len(config.layer_ids)
+def _with_rows(config: EngramConfig, rows_per_order: int) -> tuple[EngramConfig, MemoryCount]:
+    sized = replace(config, engram_table_size=[rows_per_order] * len(config.orders))
+    return sized, count_params(sized)
 
 
 def _fraction(value: str | float | Fraction) -> Fraction | None:
@@ -226,7 +220,7 @@ def _does_not_fit(
     base_dtype: str | None,
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
-    needed = count_params(_with_rows(config, needed_rows))
+    _, needed = _with_rows(config, needed_rows)
     dtype = table_dtype(config, base_dtype).name
     needed_bytes = sum(part.size_bytes for part in config_weights(needed, dtype))
     what = (

@@ -23,6 +23,11 @@ OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 # fp32 values per parameter of a dense optimiser, besides the fp32 master copy of a 16-bit weight.
 _DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
+# State of the optimisers that touch only the rows that were read.
+_SPARSE_STATES = {
+    "rowwise-adagrad": "one fp32 a row",
+    "sparse-adam": "two values a parameter in the table's dtype",
+}
 _INDEX_BYTES = 8
 TOKENS_PER_STEP = 8192
 
@@ -104,8 +109,8 @@ class MemoryUse:
         if False in (self.fits_device, self.fits_host):
             return False
         sizes = {"gpu": self.device_memory_bytes, "cpu": self.host_memory_bytes}
-        known = all(sizes.get(row.place) is not None for row in self.rows if row.rank_bytes)
-        return True if known else None
+        used = {row.place for row in self.rows if row.rank_bytes}
+        return None if any(sizes.get(place) is None for place in used) else True
 
 
 def memory_use(
@@ -151,10 +156,23 @@ def memory_use(
             "Use --tables gpu or --tables cpu.",
         )
     assumptions = ["not counted: activations, KV cache, framework"]
-    if mode == "training":
-        weights, notes = _trainable(weights)
-        assumptions += notes
-    rows = [_weight_row(part, tables, ranks) for part in weights]
+    quantised = {part.dtype for part in weights} & {*INFERENCE_DTYPES}
+    if mode == "training" and quantised:
+        weights = [part.cast("bfloat16") if part.dtype in quantised else part for part in weights]
+        stored = ", ".join(sorted(map(str, quantised)))
+        assumptions.append(f"weights stored as {stored} are trained in bfloat16")
+    rows = [
+        MemoryRow(
+            part=part.part,
+            params=part.params,
+            size_bytes=part.size_bytes,
+            rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
+            place=tables if part.group == "table" else "gpu",
+            kind=part.kind,
+            is_table=part.group == "table",
+        )
+        for part in weights
+    ]
     if mode == "training":
         groups: list[Group] = ["table", "dense"] if freeze_base else ["table", "dense", "base"]
         for group in groups:
@@ -180,46 +198,21 @@ def memory_use(
     )
 
 
-def _trainable(weights: Sequence[Weights]) -> tuple[list[Weights], list[str]]:
-    quantised = [part for part in weights if part.dtype in INFERENCE_DTYPES]
-    if not quantised:
-        return list(weights), []
-    what = ", ".join(sorted({str(part.dtype) for part in quantised}))
-    kept = [part.cast("bfloat16") if part in quantised else part for part in weights]
-    return kept, [f"weights stored as {what} are trained in bfloat16"]
-
-
 def _training_notes(optimizer: Optimizer, tokens_per_step: int) -> list[str]:
     dense = optimizer if optimizer in _DENSE_STATES else "adam"
-    values = _DENSE_STATES[dense]
-    notes = [
-        f"{dense}: gradients in the weights' dtype, {plural(values, 'fp32 value')} a parameter, an "
-        "fp32 master copy of 16-bit weights"
-    ]
-    if optimizer in _DENSE_STATES:
-        return notes
-    state = {
-        "rowwise-adagrad": "one fp32 a row",
-        "sparse-adam": "two values a parameter in the table's dtype",
-    }[optimizer]
+    note = (
+        f"{dense}: gradients in the weights' dtype, "
+        f"{plural(_DENSE_STATES[dense], 'fp32 value')} a parameter, an fp32 master copy of 16-bit "
+        "weights"
+    )
+    if optimizer == dense:
+        return [note]
     return [
-        f"tables under {optimizer}: {state}, no master copy",
+        f"tables under {optimizer}: {_SPARSE_STATES[optimizer]}, no master copy",
         f"sparse table gradients: {plural(tokens_per_step, 'token')} a step, every look-up a row "
         "of its own",
-        f"everything but the tables under {notes[0]}",
+        f"everything but the tables under {note}",
     ]
-
-
-def _weight_row(part: Weights, tables: Place, ranks: int) -> MemoryRow:
-    return MemoryRow(
-        part=part.part,
-        params=part.params,
-        size_bytes=part.size_bytes,
-        rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
-        place=tables if part.group == "table" else "gpu",
-        kind=part.kind,
-        is_table=part.group == "table",
-    )
 
 
 def _rank_bytes(part: Weights, size_bytes: int, ranks: int) -> int:
@@ -241,16 +234,14 @@ def _training_rows(
     dense_states = _DENSE_STATES.get(optimizer, _DENSE_STATES["adam"])
     gradients, states = [0, 0], [0, 0]  # over all ranks, of one rank
     for part in parts:
-        itemsize = part.size_bytes // part.params
         if sparse:
             state = part.rows * 4 if optimizer == "rowwise-adagrad" else 2 * part.size_bytes
-            row = part.size_bytes // part.rows + _INDEX_BYTES
-            touched = tokens_per_step * part.reads
+            row, touched = part.size_bytes // part.rows + _INDEX_BYTES, tokens_per_step * part.reads
             gradients[0] += min(touched, part.rows) * row
             gradients[1] += min(touched, -(-part.rows // ranks)) * row
         else:
-            master = 4 if itemsize < 4 else 0
-            state = part.params * (master + dense_states * max(4, itemsize))
+            itemsize = part.size_bytes // part.params
+            state = part.params * (4 * (itemsize < 4) + dense_states * max(4, itemsize))
             gradients[0] += part.size_bytes
             gradients[1] += _rank_bytes(part, part.size_bytes, ranks)
         states[0] += state

@@ -13,8 +13,7 @@ from engram.checkpoints.report.report_options import ReportOptions
 from engram.checkpoints.report.report_target import ReportTarget, find_target
 from engram.config.engram_config import EngramConfig
 from engram.sizing.placement import OPTIMIZERS, PLACES, MemoryUse, Place, memory_use
-from engram.sizing.reads import rate_of, reads_of
-from engram.sizing.weights import total_of
+from engram.sizing.weights import reads_of, total_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,7 +192,7 @@ def _reads(found: ReportTarget, tokens_per_second: int | None) -> dict[str, Any]
         }
         if pages
         else None,
-        "rate": vars(rate_of(reads, tokens_per_second)) if tokens_per_second else None,
+        "rate": reads.rate(tokens_per_second) if tokens_per_second else None,
     }
 
 
