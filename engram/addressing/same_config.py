@@ -21,14 +21,14 @@ def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
     Raises:
         MismatchError: They differ.
     """
-    pairs = {
+    parts = {
         "layout": (addresses.layout.name, config.layout),
         "layer_ids": (addresses.layer_ids, config.layer_ids),
         "max_ngram_size": (addresses.max_ngram_size, config.max_ngram_size),
         "n_head_per_ngram": (addresses.n_heads, config.n_head_per_ngram),
         "engram_vocab_size": (addresses.raw_vocab_size, config.engram_vocab_size),
     }
-    for key, (stored, stated) in pairs.items():
+    for key, (stored, stated) in parts.items():
         if stored != stated:
             raise MismatchError(
                 f"{where}: the memory's addresses are for {key} {stored}, but its config has "
