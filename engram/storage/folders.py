@@ -97,7 +97,7 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         if folder.exists():
             folder.rename(place / staging.OLD)
         new.rename(folder)
-        staging.sync_folder(folder.parent)
+        staging.sync_path(folder.parent)
 
 
 def torn(folder: Path) -> list[Path]:

@@ -172,17 +172,22 @@ def parse_json(
     try:
         text = content.decode("utf-8-sig")
         values = json.loads(text)
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
-        raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except ValueError as error:
-        raise _corrupt(where, f"is not JSON: {error}", hint) from None
+        what = f"{error}"
+        if isinstance(error, UnicodeDecodeError):
+            what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
+        raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except RecursionError:
         raise _corrupt(where, _TOO_DEEP, hint) from None
     if _depth(values) > MAX_DEPTH:
         raise _corrupt(where, _TOO_DEEP, hint)
-    if "\\u" in text and not _is_unicode(values, "surrogateescape" if file_names else "strict"):
-        raise _corrupt(where, "holds half of a surrogate pair, which is not text", hint)
+    try:
+        if "\\u" in text:
+            written = json.dumps(values, ensure_ascii=False)
+            written.encode(errors="surrogateescape" if file_names else "strict")
+    except UnicodeEncodeError:
+        what = "holds half of a surrogate pair, which is not text"
+        raise _corrupt(where, what, hint) from None
     check_shape(values, shape, where, hint=hint)
     return values
 
@@ -249,14 +254,6 @@ def _depth(values: Any) -> int:
             for item in (items.values() if isinstance(items, dict) else items)
         ]
     return depth
-
-
-def _is_unicode(values: Any, errors: str) -> bool:
-    try:
-        json.dumps(values, ensure_ascii=False).encode(errors=errors)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _brief(value: Any) -> str:

@@ -167,10 +167,9 @@ def read_weight_map(index: Path) -> dict[str, str]:
             its folder.
     """
     weight_map: dict[str, str] = read_json(index, INDEX_SHAPE)["weight_map"]
-    files = set(weight_map.values())
-    foreign = sorted(repr(file) for file in files if not is_weight_file(file))
+    foreign = [repr(file) for file in weight_map.values() if not is_weight_file(file)]
     if foreign:
-        what = f"it names {foreign[0]}, which is outside of its folder or no .safetensors file"
+        what = f"it names {min(foreign)}, which is outside of its folder or no .safetensors file"
         raise _corrupt(index, what)
     return weight_map
 

@@ -217,7 +217,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
             _write_base(plan, folder, step, weights)
         for name, shard in plan.shards:
             digest = hashlib.sha256()
-            write_shard(folder / name, shard, step, None if weights is None else digest)
+            write_shard(folder / name, shard, step, None if weights is None else digest.update)
             if weights is not None:
                 weights[name] = digest.hexdigest()
         for name, text in plan.texts.items():
