@@ -24,9 +24,8 @@ def config_doubts(config: EngramConfig) -> list[str]:
     Returns:
         The sentences; none for tables of a usual size.
     """
-    rows = sum(config.engram_table_size)
-    bytes_per_row = row_bytes(config.row_width, table_dtype(config).name)
-    size_bytes = rows * bytes_per_row * len(config.layer_ids)
+    rows, dtype = sum(config.engram_table_size), table_dtype(config).name
+    size_bytes = rows * row_bytes(config.row_width, dtype) * len(config.layer_ids)
     known = "the largest published ones have 384M rows a layer and 189 GiB in all"
     if rows > MANY_ROWS:
         return [f"engram_table_size makes {rows:,} rows a layer; {known}."]

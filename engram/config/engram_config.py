@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
@@ -13,9 +13,7 @@ from engram.layouts import LAYOUT_NAMES
 SCHEMA = 1
 
 
-def _doc(text: str, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
-    if factory is not None:
-        return field(default_factory=factory, metadata={"doc": text})
+def _doc(text: str, default: Any = None) -> Any:
     return field(default=default, metadata={"doc": text})
 
 
@@ -42,8 +40,9 @@ class EngramConfig:
         "Memory width per order; a row's width is this / n_head_per_ngram.", 512
     )
     n_head_per_ngram: int = _doc("Hash heads H per order.", 8)
-    layer_ids: list[int] = _doc(
-        "Layers (0-based) that read the memory; the order is part of the hash.", factory=list
+    layer_ids: list[int] = field(
+        default_factory=list,
+        metadata={"doc": "Layers (0-based) that read the memory; the order is part of the hash."},
     )
     hc_mult: int = _doc("Residual streams M of the backbone: 1, or its hyper-connection count.", 1)
     kernel_size: int = _doc(
@@ -88,7 +87,7 @@ class EngramConfig:
         values = dict(values)
         schema = values.pop("schema", SCHEMA)
         known = {key: values.pop(key) for key in CONFIG_KEYS if key in values}
-        problems = [_unknown_key(key) for key in values]
+        problems = list(map(_unknown_key, values))
         if schema != SCHEMA:
             problems.append(
                 Problem("schema", f"unknown schema {schema!r}; this version reads {SCHEMA}")

@@ -87,6 +87,4 @@ def table_dtype(
         return TableDtype(dtype_name(asked), "asked")
     if config.table_dtype is not None:
         return TableDtype(config.table_dtype, "config")
-    if base_dtype is not None:
-        return TableDtype(base_dtype, "base")
-    return TableDtype(ASSUMED, "assumed")
+    return TableDtype(ASSUMED, "assumed") if base_dtype is None else TableDtype(base_dtype, "base")

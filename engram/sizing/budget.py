@@ -128,11 +128,10 @@ def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Si
     if isinstance(rows_per_order, int):
         rows_per_order = [rows_per_order] * len(config.orders)
     sized = replace(config, engram_table_size=list(rows_per_order))
-    k: int | float | None = None
-    if len(set(rows_per_order)) == 1:
-        whole, rest = divmod(rows_per_order[0], config.engram_vocab_size)
-        k = rows_per_order[0] / config.engram_vocab_size if rest else whole
-    return Sizing(config=sized, counts=count_params(sized), k=k)
+    k = Fraction(rows_per_order[0], config.engram_vocab_size)
+    shown = k.numerator if k.denominator == 1 else float(k)
+    is_one = len(set(rows_per_order)) == 1
+    return Sizing(config=sized, counts=count_params(sized), k=shown if is_one else None)
 
 
 def rows_of_k(config: EngramConfig, k: float) -> int:
@@ -162,12 +161,11 @@ def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
         config: The memory's shape.
         budget_params: Parameters of the memory; the README uses a third of the model's.
     """
-    hidden, streams, orders = config.hidden_size, config.hc_mult, len(config.orders)
+    hidden, streams, layers = config.hidden_size, config.hc_mult, len(config.layer_ids)
     projections = (1 + streams) * config.memory_width * hidden
     conv = hidden * streams * config.kernel_size
-    tables = budget_params - len(config.layer_ids) * (projections + conv)
-    rows_of_k = len(config.layer_ids) * orders * config.engram_vocab_size
-    return max(1, tables // (rows_of_k * config.row_width))
+    params_of_k = layers * len(config.orders) * config.engram_vocab_size * config.row_width
+    return max(1, (budget_params - layers * (projections + conv)) // params_of_k)
 
 
 def _filling_rows(config: EngramConfig, budget_params: int) -> int:
@@ -177,12 +175,12 @@ def _filling_rows(config: EngramConfig, budget_params: int) -> int:
     No head is smaller than its nominal size, so the search starts at the nominal solution.
     """
     heads = config.n_head_per_ngram
-    columns = len(config.layer_ids) * config.n_columns
 
     def fits(rows_per_head: int) -> bool:
         return _with_rows(config, rows_per_head * heads)[1].total_params <= budget_params
 
-    low = (budget_params - count_params(config).dense_params) // (columns * config.row_width)
+    params_per_row = len(config.layer_ids) * config.n_columns * config.row_width
+    low = (budget_params - count_params(config).dense_params) // params_per_row
     if low < MIN_ROWS_PER_HEAD:
         return 0
     high, step = low + 1, 1
@@ -221,8 +219,8 @@ def _does_not_fit(
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
     _, needed = _with_rows(config, needed_rows)
-    dtype = table_dtype(config, base_dtype).name
-    needed_bytes = sum(part.size_bytes for part in config_weights(needed, dtype))
+    parts = config_weights(needed, table_dtype(config, base_dtype).name)
+    needed_bytes = sum(part.size_bytes for part in parts)
     what = (
         f"k = {needed_rows // vocab_size}"
         if needed_rows % vocab_size == 0

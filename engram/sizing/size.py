@@ -74,13 +74,8 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
     length = statistics.tokens if options.tokens is None else options.tokens
     counts = [statistics.ngrams(order, length) for order in shape.orders]
     sizing = _sized(shape, backbone, options, counts)
-    fill = CorpusFill(
-        str(statistics.file),
-        statistics.tokens,
-        length,
-        options.load,
-        order_loads(counts, sizing.counts, options.load),
-    )
+    loads = order_loads(counts, sizing.counts, options.load)
+    fill = CorpusFill(str(statistics.file), statistics.tokens, length, options.load, loads)
     return replace(sizing, backbone=backbone, corpus=fill, notes=notes)
 
 
