@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
@@ -24,7 +23,7 @@ def config_doubts(config: EngramConfig) -> list[str]:
     Returns:
         The sentences; none for tables of a usual size.
     """
-    rows, dtype = sum(config.engram_table_size), table_dtype(config).name
+    rows, dtype = sum(config.engram_table_size), config.stored_dtype().name
     size_bytes = rows * row_bytes(config.row_width, dtype) * len(config.layer_ids)
     known = "the largest published ones have 384M rows a layer and 189 GiB in all"
     if rows > MANY_ROWS:

@@ -7,8 +7,10 @@ from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
 from engram.config.config_rules import resolve
+from engram.config.table_dtype import ASSUMED, TableDtype
 from engram.errors import ConfigError, Problem
 from engram.layouts import LAYOUT_NAMES
+from engram.storage.dtypes import dtype_name
 
 SCHEMA = 1
 
@@ -103,6 +105,24 @@ class EngramConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return every key with its value, `schema` first, in the form that `from_dict` reads."""
         return {"schema": SCHEMA, **{item.name: getattr(self, item.name) for item in fields(self)}}
+
+    def stored_dtype(self, base_dtype: str | None = None, asked: str | None = None) -> TableDtype:
+        """Choose the dtype of the tables: the caller's choice, else the config's, else the base's.
+
+        Args:
+            base_dtype: Float dtype of the base's values; None if the base is unknown.
+            asked: A dtype that overrides all others, such as the value of ``--dtype``.
+
+        Raises:
+            InputError: `asked` is not a dtype of tables.
+        """
+        if asked is not None:
+            return TableDtype(dtype_name(asked), "asked")
+        if self.table_dtype is not None:
+            return TableDtype(self.table_dtype, "config")
+        if base_dtype is not None:
+            return TableDtype(base_dtype, "base")
+        return TableDtype(ASSUMED, "assumed")
 
     @property
     def orders(self) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from fractions import Fraction
 
 from engram.config.config_rules import MAX_ROW_ID
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.errors import DoesNotFitError, InputError
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
@@ -54,7 +53,7 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
 def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | None = None) -> int:
     """Return the parameters of the largest memory that fits a budget in bytes.
 
-    Rows count with their scales in the dtype chosen by `engram.config.table_dtype`, dense parts in
+    Rows count with their scales in the dtype chosen by `EngramConfig.stored_dtype`, dense parts in
     the `dense_dtype` for it.
 
     Args:
@@ -62,7 +61,7 @@ def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | Non
         budget_bytes: Bytes that tables and modules may take together.
         base_dtype: Float dtype of the base, if known.
     """
-    dense, dtype = count_params(config).dense_params, table_dtype(config, base_dtype).name
+    dense, dtype = count_params(config).dense_params, config.stored_dtype(base_dtype).name
     itemsize = dtype_bytes(dense_dtype(dtype))
     if dense * itemsize > budget_bytes:
         return budget_bytes // itemsize
@@ -219,7 +218,7 @@ def _does_not_fit(
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
     _, needed = _with_rows(config, needed_rows)
-    parts = config_weights(needed, table_dtype(config, base_dtype).name)
+    parts = config_weights(needed, config.stored_dtype(base_dtype).name)
     needed_bytes = sum(part.size_bytes for part in parts)
     what = (
         f"k = {needed_rows // vocab_size}"

@@ -8,7 +8,6 @@ from typing import Any
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.sizing.counts import MemoryCount
 from engram.sizing.table_load import OrderLoad
 from engram.sizing.weights import config_weights
@@ -81,7 +80,7 @@ class Sizing:
         config, counts, backbone = self.config, self.counts, self.backbone
         model_params = None if backbone is None else backbone.params
         whole = counts.total_params + (model_params or 0)
-        dtype = table_dtype(config, None if backbone is None else backbone.float_dtype)
+        dtype = config.stored_dtype(None if backbone is None else backbone.float_dtype)
         parts = config_weights(counts, dtype.name)
         return {
             "schema": SCHEMA,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from engram.backbone import load_backbone
-from engram.config.table_dtype import table_dtype
 from engram.config.templates import load_template
 from engram.errors import InputError, UsageError
 from engram.sizing.counts import count_params
@@ -17,7 +16,7 @@ GIB = 2**30
 
 def use_of(name, dtype=None, **options):
     config = load_template(name)
-    weights = config_weights(count_params(config), table_dtype(config, asked=dtype).name)
+    weights = config_weights(count_params(config), config.stored_dtype(asked=dtype).name)
     return memory_use(weights, **options)
 
 

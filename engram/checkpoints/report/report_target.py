@@ -68,12 +68,11 @@ def find_target(
 def _config(
     config: EngramConfig, model: str | Path | Backbone | None, dtype: str | None
 ) -> ReportTarget:
-    from engram.config.table_dtype import table_dtype
     from engram.layouts import get_layout
     from engram.sizing.counts import count_params
 
     backbone = given_backbone(model)
-    stored = table_dtype(config, None if backbone is None else backbone.float_dtype, dtype)
+    stored = config.stored_dtype(None if backbone is None else backbone.float_dtype, dtype)
     counts = count_params(config)
     weights, notes = config_weights(counts, stored.name), [f"tables in {stored}"]
     if stored.name != weights[-1].dtype:
