@@ -135,15 +135,15 @@ class Addresses:
             raise LayoutError(
                 "No layer reads the memory.", "Give layer_ids, in the config or as an argument."
             )
-        if layout.hashes == "compressed":
-            if token_map is None:
-                raise LayoutError(
-                    f"Layout {layout.name} hashes compressed ids, so it needs the token map."
-                )
+        compresses = layout.hashes == "compressed"
+        if compresses and token_map is None:
+            raise LayoutError(
+                f"Layout {layout.name} hashes compressed ids, so it needs the token map."
+            )
+        raw_vocab_size = vocab_size = config.engram_vocab_size
+        token_map = token_map if compresses else None
+        if token_map is not None:
             raw_vocab_size, vocab_size = len(token_map), int(token_map.max()) + 1
-        else:
-            token_map, raw_vocab_size = None, config.engram_vocab_size
-            vocab_size = raw_vocab_size
         fill = pad_id if layout.fill == "pad" else config.eos_id
         if fill is None or not 0 <= fill < raw_vocab_size:
             raise LayoutError(

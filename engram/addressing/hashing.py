@@ -82,9 +82,9 @@ class Hasher:
         self._shape = (len(addresses.layers), addresses.n_columns)
         self._kind = (addresses.n_orders, addresses.n_heads)
         self._ids_per_token = len(addresses.layers) * addresses.n_columns
-        self._tokens_to_share = sys.maxsize
-        if threads > 1:
-            self._tokens_to_share = max(1, 2 * _IDS_PER_THREAD // self._ids_per_token)
+        self._tokens_to_share = (
+            max(1, 2 * _IDS_PER_THREAD // self._ids_per_token) if threads > 1 else sys.maxsize
+        )
         self._past = addresses.max_ngram_size - 1
         has_map = addresses.token_map is not None
         self._token_map = np.array(addresses.token_map if has_map else [], dtype=np.int32)
@@ -146,9 +146,8 @@ class Hasher:
             window = np.array(history, np.int64)
             if window.shape != (batch, self._past):
                 raise wrong_shape("history", window, (batch, self._past))
-        flags = None
-        if keep is not None or starts is not None:
-            flags = position_flags(keep, starts, ids.shape)
+        is_marked = keep is not None or starts is not None
+        flags = position_flags(keep, starts, ids.shape) if is_marked else None
         return out, self._hash(ids, flags, window, offsets, out)
 
     def hash_documents(
@@ -271,8 +270,9 @@ class Hasher:
             return None
         if self._kind not in _KERNELS:
             if self._form == "auto":
-                self._numpy_seconds += _SECONDS_PER_CALL
-                self._numpy_seconds += _SECONDS_PER_ID * size * self._ids_per_token
+                self._numpy_seconds += (
+                    _SECONDS_PER_CALL + _SECONDS_PER_ID * size * self._ids_per_token
+                )
                 if self._numpy_seconds < _SECONDS_TO_LOAD:
                     return None
             try:

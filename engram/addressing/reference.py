@@ -34,7 +34,7 @@ def check_ids(addresses: Addresses, ids: NDArray[np.integer]) -> None:
     """
     if not ids.size or int(ids.max()) < addresses.raw_vocab_size:
         return
-    where = tuple(int(i) for i in np.argwhere(ids >= addresses.raw_vocab_size)[0])
+    where = tuple(map(int, np.argwhere(ids >= addresses.raw_vocab_size)[0]))
     raise InputError(
         f"Token ids must be below {addresses.raw_vocab_size}, the length of the memory's "
         f"tokenizer, got {int(ids[where])} at position {list(where)}.",
@@ -106,20 +106,17 @@ def look_back(
     if history is None:
         history = np.full((batch, past), addresses.fill, dtype=np.int64)
     tokens = np.concatenate([history, compressed], axis=1)
-    alive = np.ones((batch, past + length), dtype=bool)
-    if keep is not None:
-        alive[:, past:] = keep
+    alive = np.ones((batch, length), dtype=bool) if keep is None else np.asarray(keep, dtype=bool)
     # reachable[:, t]: whether position t may look back at t - 1.
     reachable = np.ones((batch, past + length + 1), dtype=bool)
-    reachable[:, 1:] &= alive
+    reachable[:, past + 1 :] = alive
     if starts is not None:
         reachable[:, past:-1] &= ~starts
     if addresses.end_id is not None:
         reachable[:, past + 1 :] &= np.asarray(ids) != addresses.end_id
     slots = np.full((batch, length + 1, past + 1), addresses.fill, dtype=np.int64)
-    open_ = np.ones((batch, length + 1), dtype=bool)
-    open_[:, :-1] &= alive[:, past:]
-    slots[:, :-1, 0] = np.where(open_[:, :-1], compressed, addresses.fill)
+    slots[:, :-1, 0] = np.where(alive, compressed, addresses.fill)
+    open_ = np.hstack([alive, np.ones((batch, 1), dtype=bool)])
     for k in range(1, past + 1):
         # One position after the sequence is added: its slots are the history of the next call.
         open_ &= reachable[:, past - k + 1 : past - k + 2 + length]

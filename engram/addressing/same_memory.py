@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.addressing.addresses import Addresses, TokenMap, layer_addresses, map_digest
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.addressing.vocabulary import compressed_map
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.storage.json_files import COPY_AGAIN
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
@@ -76,7 +74,7 @@ def check_constant(name: str, stored: Any, expected: Any) -> None:
     Raises:
         MismatchError: They differ; the message names the first differing entry.
     """
-    stored, expected = [int(value) for value in stored], [int(value) for value in expected]
+    stored, expected = list(map(int, stored)), list(map(int, expected))
     if stored == expected:
         return
     pairs = zip(stored, expected, strict=False)

@@ -197,25 +197,22 @@ def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile
 
 
 def _pad_id(config: EngramConfig, tokenizer: TokenizerFile) -> int:
-    pad = config.pad_id
-    if isinstance(pad, str):
-        found = tokenizer.tokenizer.token_to_id(pad)
-        if found is None:
-            raise LayoutError(
-                f"pad_id {pad!r} is not a token of {tokenizer.name}.",
-                "Set pad_id to one of its tokens, an id, or null.",
-                pad_id=pad,
-            )
-        return int(found)
-    if pad is None:
-        pad = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+    known = (config.pad_id, tokenizer.pad_id, tokenizer.eos_id)
+    pad = next((pad for pad in known if pad is not None), None)
     if pad is None:
         raise LayoutError(
             f"{tokenizer.name} has neither a padding nor an end-of-text token to read before the "
             "start of a text.",
             "Set pad_id in the config to a token or an id.",
         )
-    return pad
+    number: int | None = tokenizer.tokenizer.token_to_id(pad) if isinstance(pad, str) else pad
+    if number is None:
+        raise LayoutError(
+            f"pad_id {pad!r} is not a token of {tokenizer.name}.",
+            "Set pad_id to one of its tokens, an id, or null.",
+            pad_id=pad,
+        )
+    return number
 
 
 def _mask(mask: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:

@@ -55,9 +55,8 @@ class TokenizerFile:
     @property
     def eos_token(self) -> str | None:
         """The end-of-text token; None when it has none."""
-        name: str | None = None
-        if self.eos_id is not None:
-            name = self.tokenizer.id_to_token(self.eos_id)
+        eos_id = self.eos_id
+        name: str | None = None if eos_id is None else self.tokenizer.id_to_token(eos_id)
         return name
 
     def stated(self, add_eos: bool) -> dict[str, Any]:
@@ -226,7 +225,7 @@ def _in_package(package: str) -> Path:
 
     module = package.replace("-", "_")
     spec = find_spec(module) if module.isidentifier() else None
-    folders = list(spec.submodule_search_locations or []) if spec else []
+    folders = (spec and spec.submodule_search_locations) or []
     if not folders:
         raise MissingFileError(
             f"There is no installed package {package} to take a tokenizer from.",
@@ -267,8 +266,7 @@ def _digest(content: bytes, added: Sequence[str]) -> str:
     bytes.
     """
     key = hashlib.sha256(content + b"\0" + json.dumps(list(added)).encode()).hexdigest()
-    kept = read_cached(_CACHE, key)
-    if kept is not None:
+    if (kept := read_cached(_CACHE, key)) is not None:
         return kept.decode()
     values = json.loads(content)
     for setting in ("padding", "truncation"):

@@ -108,9 +108,7 @@ class TorchHasher:
         alive = torch.ones_like(compressed, dtype=torch.bool) if keep is None else keep.bool()
         # Whether position t may look back at t - 1, from the history to one position after the
         # last, whose slots are the history for the next call.
-        before = alive
-        if ends is not None:
-            before = before & ~ends
+        before = alive if ends is None else alive & ~ends
         reaches = torch.cat([edge.expand(batch, past + 1), before], dim=1)
         if starts is not None:
             here = torch.cat([edge.expand(batch, past), ~starts.bool(), edge], dim=1)
@@ -129,15 +127,15 @@ class TorchHasher:
         import torch
 
         tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        found = None if tracing else self._constants.get(device)
-        if found is None:
-            layers = self.addresses.layers
-            found = (
-                torch.tensor([layer.multipliers for layer in layers], device=device),
-                torch.tensor([layer.heads for layer in layers], device=device),
-            )
-            # Exported tensors have no values to cache, and a function that is traced twice must
-            # give the same trace.
-            if not (tracing or torch.compiler.is_exporting()):
-                self._constants[device] = found
-        return found
+        if not tracing and device in self._constants:
+            return self._constants[device]
+        layers = self.addresses.layers
+        made = (
+            torch.tensor([layer.multipliers for layer in layers], device=device),
+            torch.tensor([layer.heads for layer in layers], device=device),
+        )
+        # Exported tensors have no values to cache, and a function that is traced twice must give
+        # the same trace.
+        if not (tracing or torch.compiler.is_exporting()):
+            self._constants[device] = made
+        return made

@@ -46,8 +46,7 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 
     # The map depends on the Unicode tables of the library.
     key = f"{tokenizer.digest}-{tokenizers.__version__}"
-    kept = read_cached(_CACHE, key)
-    if kept is not None:
+    if (kept := read_cached(_CACHE, key)) is not None:
         return np.frombuffer(kept, dtype="<i4").astype(np.int32)
     token_map = build_map(tokenizer.tokenizer, tokenizer.vocab_size)
     write_cached(_CACHE, key, token_map.astype("<i4").tobytes())

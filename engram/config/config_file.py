@@ -33,10 +33,11 @@ def read_config(path: Path | str) -> EngramConfig:
     """
     found = _read_mapping(Path(path))
     problems = list(found.problems)
-    config = None
     if found.lines or not problems:
         try:
             config = EngramConfig.from_dict(found.values)
+            if not problems:
+                return config
         except ConfigError as error:
             refused = found.lines.keys() - found.values.keys()
             problems += [
@@ -44,9 +45,7 @@ def read_config(path: Path | str) -> EngramConfig:
                 for problem in error.problems
                 if problem.key not in refused
             ]
-    if config is None or problems:
-        raise _error(problems, path)
-    return config
+    raise _error(problems, path)
 
 
 def read_values(path: Path | str) -> dict[str, Any]:
@@ -149,6 +148,6 @@ def _error(problems: list[Problem], path: Path | str) -> ConfigError:
         replace(problem, message=f"{problem.message[:_MAX_MESSAGE]} ...")
         if len(problem.message) > _MAX_MESSAGE
         else problem
-        for problem in problems
+        for problem in sorted(problems, key=lambda each: each.line or 0)
     ]
-    return ConfigError(sorted(shortened, key=lambda each: each.line or 0), str(path), _HINT)
+    return ConfigError(shortened, str(path), _HINT)

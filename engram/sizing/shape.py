@@ -103,8 +103,7 @@ def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
     Raises:
         LayoutError: It has fewer layers.
     """
-    past = [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]
-    if past:
+    if past := [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]:
         raise LayoutError(
             f"Layers of {backbone.name} must be in 0..{backbone.num_layers - 1}, got {past[0]}.",
             "Layers are counted from 0 (papers often count from 1).",

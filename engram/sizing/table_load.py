@@ -114,8 +114,7 @@ class CorpusStatistics:
                 vocab_size=self.vocab_size,
                 expected=config.engram_vocab_size,
             )
-        missing = [order for order in config.orders if order not in self.counts]
-        if missing:
+        if missing := [order for order in config.orders if order not in self.counts]:
             raise MismatchError(
                 f"{self.file} counts n-grams of the orders {sorted(self.counts)}; the memory also "
                 f"reads {missing}.",
@@ -266,6 +265,5 @@ def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: flo
         load: Wanted load.
     """
     rows = [rows_for_load(count.distinct_ngrams, load) for count in counts]
-    if get_layout(config.layout).equal_tables:
-        rows = [max(rows)] * len(rows)
-    return [size * config.n_head_per_ngram for size in rows]
+    are_equal = get_layout(config.layout).equal_tables
+    return [(max(rows) if are_equal else size) * config.n_head_per_ngram for size in rows]

@@ -76,7 +76,7 @@ class RowFile:
                 f"{self.path} is not a file.", "Check the path.", path=str(self.path)
             )
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._fd = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise MissingFileError(
                 f"{self.path} cannot be read: {error.strerror}.",

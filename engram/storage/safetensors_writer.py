@@ -61,9 +61,8 @@ def plan_shards(
         if not shards or used + tensor.size_bytes > max_shard_bytes:
             shards.append([])
         shards[-1].append(tensor)
-    count = len(shards)
     return [
-        (f"{prefix}-{index:05d}-of-{count:05d}.safetensors", shard)
+        (f"{prefix}-{index:05d}-of-{len(shards):05d}.safetensors", shard)
         for index, shard in enumerate(shards, start=1)
     ]
 
