@@ -58,12 +58,12 @@ class MemoryCount:
     """Parameter counts of a whole memory.
 
     Attributes:
+        config: The memory.
         layers: One count per layer, in hash order.
-        n_columns: Rows that one token reads in one layer.
     """
 
+    config: EngramConfig
     layers: tuple[LayerCount, ...]
-    n_columns: int
 
     @property
     def rows(self) -> int:
@@ -102,6 +102,7 @@ def count_params(config: EngramConfig, layer_ids: Sequence[int] | None = None) -
     dense_parts = get_layout(config.layout).dense_parts(config)
     rows = {layer_id: stored_rows(primes[layer_id], config.row_multiple) for layer_id in primes}
     return MemoryCount(
+        config=config,
         layers=tuple(
             LayerCount(
                 layer_id=layer_id,
@@ -112,5 +113,4 @@ def count_params(config: EngramConfig, layer_ids: Sequence[int] | None = None) -
             )
             for layer_id in primes
         ),
-        n_columns=config.n_columns,
     )

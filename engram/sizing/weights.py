@@ -9,7 +9,7 @@ from operator import add
 from typing import Literal
 
 from engram.backbone import Backbone
-from engram.config.table_dtype import INFERENCE_DTYPES
+from engram.config.table_dtype import INFERENCE_DTYPES, TableDtype
 from engram.sizing.counts import MemoryCount
 from engram.sizing.pages import PAGE_BYTES, RowPages, row_pages
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name, row_bytes
@@ -71,6 +71,24 @@ def dense_dtype(table_dtype: str) -> str:
     return "bfloat16" if dtype_name(table_dtype) in INFERENCE_DTYPES else dtype_name(table_dtype)
 
 
+def weigh(
+    counts: MemoryCount, backbone: Backbone | None = None, dtype: str | None = None
+) -> tuple[TableDtype, list[Weights]]:
+    """Weigh a memory that is not built yet, as `size` and `report` do.
+
+    Args:
+        counts: Its parameter counts.
+        backbone: Its base model; None if that is unknown, or not to be counted.
+        dtype: dtype of the tables; by default the config's, else the base's.
+
+    Returns:
+        The dtype of the tables; and the parts: of the memory, then the base.
+    """
+    chosen = counts.config.stored_dtype(None if backbone is None else backbone.float_dtype, dtype)
+    base = [] if backbone is None else [base_weights(backbone)]
+    return chosen, [*config_weights(counts, chosen.name), *base]
+
+
 def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
     """Return the weights of a memory that is not built yet.
 
@@ -90,7 +108,7 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
             kind="exact",
             rows=layer.rows,
             layer_id=layer.layer_id,
-            reads=counts.n_columns,
+            reads=counts.config.n_columns,
         )
         dense = (
             Weights(
