@@ -7,14 +7,11 @@ order.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from engram.addressing.addresses import Addresses
 from engram.errors import LayoutError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class TorchHasher:
@@ -61,8 +58,6 @@ class TorchHasher:
         Raises:
             LayoutError: The layout hashes compressed ids and there is no token map.
         """
-        import torch
-
         compressed = self._compress(ids, token_map)
         ends = None if self.addresses.end_id is None else ids == self.addresses.end_id
         slots, history = self._look_back(compressed, keep, starts, ends, history)
@@ -97,8 +92,6 @@ class TorchHasher:
         history: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
         """See `reference.look_back`; the slots are N tensors ``[B, T]``."""
-        import torch
-
         fill, past = self.addresses.fill, self.addresses.max_ngram_size - 1
         batch, length = compressed.shape
         if history is None:
@@ -124,9 +117,7 @@ class TorchHasher:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Multipliers ``[L, N]`` and primes ``[L, C]`` on a device."""
-        import torch
-
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
         if not tracing and device in self._constants:
             return self._constants[device]
         layers = self.addresses.layers

@@ -97,8 +97,8 @@ def one_of(*texts: str) -> Kind:
 
 def read_json(
     path: Path, shape: Any = OBJECT, *, hint: str = _HINT, file_names: bool = False
-) -> Any:
-    """Read a JSON file.
+) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Args:
         path: The file.
@@ -138,10 +138,9 @@ def find_json(
         file_names: See `read_json`.
     """
     try:
-        values: dict[str, Any] = read_json(path, shape, file_names=file_names)
+        return read_json(path, shape, file_names=file_names)
     except (OSError, EngramError):
         return None
-    return values
 
 
 def parse_json(
@@ -151,8 +150,8 @@ def parse_json(
     *,
     hint: str = _HINT,
     file_names: bool = False,
-) -> Any:
-    """Read JSON that is in memory.
+) -> dict[str, Any]:
+    """Read a JSON object that is in memory.
 
     Args:
         content: The bytes.
@@ -171,7 +170,7 @@ def parse_json(
         raise _corrupt(where, f"is larger than {MAX_JSON_BYTES:,} bytes", hint)
     try:
         text = content.decode("utf-8-sig")
-        values = json.loads(text)
+        values: dict[str, Any] = json.loads(text)
     except ValueError as error:
         what = f"{error}"
         if isinstance(error, UnicodeDecodeError):
