@@ -7,6 +7,7 @@ over the order's heads. (The reference demo states rows per HEAD instead.)
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -106,9 +107,9 @@ def size_memory(
     if rows < smallest:
         needed = smallest if part is not None else -(-smallest // vocab_size) * vocab_size
         raise _does_not_fit(config, budget_params, fill_rows, needed, base_dtype)
-    sized, counts = _with_rows(config, rows)
+    counts = _with_rows(config, [rows] * len(config.orders))
     return Sizing(
-        config=sized,
+        config=counts.config,
         counts=counts,
         k=k,
         budget_params=budget_params,
@@ -126,11 +127,11 @@ def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Si
     """
     if isinstance(rows_per_order, int):
         rows_per_order = [rows_per_order] * len(config.orders)
-    sized = replace(config, engram_table_size=list(rows_per_order))
+    counts = _with_rows(config, rows_per_order)
     k = Fraction(rows_per_order[0], config.engram_vocab_size)
     shown = k.numerator if k.denominator == 1 else float(k)
     is_one = len(set(rows_per_order)) == 1
-    return Sizing(config=sized, counts=count_params(sized), k=shown if is_one else None)
+    return Sizing(config=counts.config, counts=counts, k=shown if is_one else None)
 
 
 def rows_of_k(config: EngramConfig, k: float) -> int:
@@ -171,32 +172,23 @@ def _filling_rows(config: EngramConfig, budget_params: int) -> int:
     """Return the largest rows per order whose exact total fits; 0 if none does.
 
     Primes never shrink when the nominal size grows, so the total is monotone in the rows per head.
-    No head is smaller than its nominal size, so the search starts at the nominal solution.
+    No head is smaller than its nominal size, so more than the nominal solution never fits.
     """
-    heads = config.n_head_per_ngram
-
-    def fits(rows_per_head: int) -> bool:
-        return _with_rows(config, rows_per_head * heads)[1].total_params <= budget_params
-
+    heads, orders = config.n_head_per_ngram, len(config.orders)
     params_per_row = len(config.layer_ids) * config.n_columns * config.row_width
-    low = (budget_params - count_params(config).dense_params) // params_per_row
-    if low < MIN_ROWS_PER_HEAD:
-        return 0
-    high, step = low + 1, 1
-    while not fits(low):
-        if low == MIN_ROWS_PER_HEAD:
-            return 0
-        high, low, step = low, max(MIN_ROWS_PER_HEAD, low - step), 2 * step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    most = (budget_params - count_params(config).dense_params) // params_per_row
+    per_head = range(MIN_ROWS_PER_HEAD, most + 1)
+    fitting = bisect_right(
+        per_head,
+        budget_params,
+        key=lambda rows: _with_rows(config, [rows * heads] * orders).total_params,
+    )
     # The split over heads drops rows per order beyond a multiple of the heads.
-    return low * heads + heads - 1
+    return per_head[fitting - 1] * heads + heads - 1 if fitting else 0
 
 
-def _with_rows(config: EngramConfig, rows_per_order: int) -> tuple[EngramConfig, MemoryCount]:
-    sized = replace(config, engram_table_size=[rows_per_order] * len(config.orders))
-    return sized, count_params(sized)
+def _with_rows(config: EngramConfig, rows_per_order: Sequence[int]) -> MemoryCount:
+    return count_params(replace(config, engram_table_size=list(rows_per_order)))
 
 
 def _fraction(value: str | float | Fraction) -> Fraction | None:
@@ -217,7 +209,7 @@ def _does_not_fit(
     base_dtype: str | None,
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
-    _, needed = _with_rows(config, needed_rows)
+    needed = _with_rows(config, [needed_rows] * len(config.orders))
     parts = config_weights(needed, config.stored_dtype(base_dtype).name)
     needed_bytes = sum(part.size_bytes for part in parts)
     what = (
