@@ -10,9 +10,17 @@ from engram.config.config_rules import resolve
 from engram.config.table_dtype import ASSUMED, TableDtype
 from engram.errors import ConfigError, Problem
 from engram.layouts import LAYOUT_NAMES
-from engram.storage.dtypes import dtype_name
+from engram.storage.dtypes import dtype_name, row_bytes
+from engram.units import format_bytes
 
 SCHEMA = 1
+
+# The largest published tables have 384M rows a layer and 189 GiB in all.
+MANY_ROWS = 10**12
+MANY_BYTES = 100 * 2**40
+# A text that contains every token once has as many distinct n-grams as tokens. With that many per
+# row, only one row in ten million stays free.
+FEW_ROWS = 16
 
 
 def _doc(text: str, default: Any = None) -> Any:
@@ -123,6 +131,25 @@ class EngramConfig:
         if base_dtype is not None:
             return TableDtype(base_dtype, "base")
         return TableDtype(ASSUMED, "assumed")
+
+    @property
+    def doubts(self) -> list[str]:
+        """Warnings about a table size that is valid but probably not meant, one sentence each."""
+        rows, width = sum(self.engram_table_size), self.row_width
+        size_bytes = rows * row_bytes(width, self.stored_dtype().name) * len(self.layer_ids)
+        known = "the largest published ones have 384M rows a layer and 189 GiB in all"
+        if rows > MANY_ROWS:
+            return [f"engram_table_size makes {rows:,} rows a layer; {known}."]
+        if size_bytes > MANY_BYTES:
+            return [f"engram_table_size makes tables of {format_bytes(size_bytes)}; {known}."]
+        fewest, vocab_size = min(self.rows_per_head), self.engram_vocab_size
+        if fewest * FEW_ROWS < vocab_size:
+            return [
+                f"engram_table_size makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: "
+                "any text fills such a table, and unrelated n-grams share every row. In the "
+                "template gpt2, a head has a quarter as many rows as the vocabulary has ids."
+            ]
+        return []
 
     @property
     def orders(self) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone import Backbone, given_backbone
-from engram.config.config_doubts import config_doubts
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import find_config, load_config
@@ -75,7 +74,7 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         config = read_config(path)
         if backbone is not None:
             check_backbone(config, backbone, path)
-        warnings = [*config_doubts(config), *_token_doubts(load_config(source))]
+        warnings = [*config.doubts, *_token_doubts(load_config(source))]
     except EngramError as error:
         is_all = isinstance(error, ConfigError)
         whole = {"key": "", "message": error.message, "line": None}
