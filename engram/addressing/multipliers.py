@@ -33,8 +33,7 @@ def multipliers(
     ids = list(config.layer_ids if layer_ids is None else layer_ids)
     layout = get_layout(config.layout)
     half = max(1, (2**63 - 1) // vocab_size // 2)
-    places = {layer_id: place for place, layer_id in enumerate(sorted(ids))}
-    keys = ids if layout.multiplier_key == "layer_id" else [places[layer_id] for layer_id in ids]
+    keys = ids if layout.multiplier_key == "layer_id" else [*map(sorted(ids).index, ids)]
     draw = _pcg64 if layout.multiplier_draw == "pcg64" else _splitmix64
     return {
         layer_id: draw(config.seed + LAYER_STEP * key, half, config.max_ngram_size)

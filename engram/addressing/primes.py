@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count, islice
 
 from engram.config.config_rules import too_many_heads
 from engram.config.engram_config import EngramConfig
@@ -80,14 +81,11 @@ def head_primes(
         for nominal in config.rows_per_head:
             # All primes between the nominal size and the last prime taken from there are used
             # already.
-            candidate = resume.get(nominal, nominal - 1)
-            primes: list[int] = []
-            while len(primes) < config.n_head_per_ngram:
-                candidate += 1
-                if candidate not in seen and is_prime(candidate):
-                    seen.add(candidate)
-                    primes.append(candidate)
-            resume[nominal] = candidate
+            candidates = count(resume.get(nominal, nominal - 1) + 1)
+            free = (each for each in candidates if each not in seen and is_prime(each))
+            primes = list(islice(free, config.n_head_per_ngram))
+            seen.update(primes)
+            resume[nominal] = primes[-1]
             found[layer_id].append(primes)
     return {
         layer_id: HeadPrimes(found[layer_id], layer_id, slot) for slot, layer_id in enumerate(ids)

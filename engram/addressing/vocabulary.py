@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,8 +46,7 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 
     # The map depends on the Unicode tables of the library.
     key = f"{tokenizer.digest}-{tokenizers.__version__}"
-    kept = read_cached(_CACHE, key)
-    if kept is not None:
+    if (kept := read_cached(_CACHE, key)) is not None:
         return np.frombuffer(kept, dtype="<i4").astype(np.int32)
     token_map = build_map(tokenizer.tokenizer, tokenizer.vocab_size)
     write_cached(_CACHE, key, token_map.astype("<i4").tobytes())
@@ -67,8 +66,21 @@ def build_map(tokenizer: Tokenizer, vocab_size: int) -> TokenMap:
 
 
 def _normalised(texts: list[str]) -> list[str]:
-    """Normalise strings: all that are not ASCII in one call of the library."""
-    normalise = _normaliser().normalize_str
+    """Normalise strings: all that are not ASCII in one call of the library.
+
+    The library's last steps, for single spaces and for white space around a text, are done here.
+    """
+    from tokenizers import Regex, normalizers
+
+    normalise = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.NFD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(_BLANKS.pattern), " "),
+        ]
+    ).normalize_str
     others = [text for text in texts if not text.isascii()]
     parts = normalise(_SEPARATOR.join(others)).split(_SEPARATOR)
     if len(parts) != len(others):  # a token contains the separator itself
@@ -80,18 +92,3 @@ def _normalised(texts: list[str]) -> list[str]:
         text if text == " " else text.strip(_WHITE_SPACE).replace(_LONE_SPACE, " ")
         for text in spaced
     ]
-
-
-def _normaliser() -> Any:
-    """Return the steps that use the library's tables; `_normalised` does the last ones."""
-    from tokenizers import Regex, normalizers
-
-    return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.NFD(),
-            normalizers.StripAccents(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(_BLANKS.pattern), " "),
-        ]
-    )

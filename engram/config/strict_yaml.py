@@ -114,8 +114,8 @@ def parse_mapping(text: str) -> Mapping:
     if node is None:
         found.problems.append(Problem("", "the file is empty"))
     elif not isinstance(node, yaml.MappingNode):
-        line = node.start_mark.line + 1
-        found.problems.append(Problem("", "not a mapping of `key: value` lines", line))
+        message = "not a mapping of `key: value` lines"
+        found.problems.append(Problem("", message, node.start_mark.line + 1))
     else:
         for key_node, value_node in node.value:
             _read_pair(loader, key_node, value_node, found)

@@ -30,17 +30,12 @@ def probe(name: str, file: str, revision: str | None) -> Exception | None:
     """
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
+    noes = errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError
     url = hf_hub_url(name, file, revision=revision, endpoint=_endpoint())
     try:
         get_hf_file_metadata(url, timeout=PROBE_SECONDS)
-    except (
-        errors.RepositoryNotFoundError,
-        errors.RevisionNotFoundError,
-        errors.EntryNotFoundError,
-    ):
-        return None
     except Exception as error:  # the client's versions differ in transport, and so in exceptions
-        return error
+        return None if isinstance(error, noes) else error
     return None
 
 
@@ -174,8 +169,10 @@ def not_had(
         problem = f"has no revision {revision!r} on the hub"
         hint = "Leave the revision out for the newest one."
     elif isinstance(error, errors.LocalEntryNotFoundError):
-        why = f"asking the hub failed ({reason(error)})"
-        problem = f"is not a folder here, and not in the hub's local cache; {why}"
+        problem = (
+            "is not a folder here, and not in the hub's local cache; asking the hub failed "
+            f"({reason(error)})"
+        )
         hint = f"Go online (HF_HUB_OFFLINE unset), or give {folder}. {unknown}"
     elif isinstance(error, errors.EntryNotFoundError):
         problem, hint = f"has no {file} on the hub", absent

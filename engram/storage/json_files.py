@@ -97,8 +97,8 @@ def one_of(*texts: str) -> Kind:
 
 def read_json(
     path: Path, shape: Any = OBJECT, *, hint: str = _HINT, file_names: bool = False
-) -> Any:
-    """Read a JSON file.
+) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Args:
         path: The file.
@@ -138,10 +138,9 @@ def find_json(
         file_names: See `read_json`.
     """
     try:
-        values: dict[str, Any] = read_json(path, shape, file_names=file_names)
+        return read_json(path, shape, file_names=file_names)
     except (OSError, EngramError):
         return None
-    return values
 
 
 def parse_json(
@@ -151,8 +150,8 @@ def parse_json(
     *,
     hint: str = _HINT,
     file_names: bool = False,
-) -> Any:
-    """Read JSON that is in memory.
+) -> dict[str, Any]:
+    """Read a JSON object that is in memory.
 
     Args:
         content: The bytes.
@@ -171,18 +170,23 @@ def parse_json(
         raise _corrupt(where, f"is larger than {MAX_JSON_BYTES:,} bytes", hint)
     try:
         text = content.decode("utf-8-sig")
-        values = json.loads(text)
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
-        raise _corrupt(where, f"is not JSON: {what}", hint) from None
+        values: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise _corrupt(where, f"is not JSON: {error}", hint) from None
+        what = f"{error}"
+        if isinstance(error, UnicodeDecodeError):
+            what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
+        raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except RecursionError:
         raise _corrupt(where, _TOO_DEEP, hint) from None
     if _depth(values) > MAX_DEPTH:
         raise _corrupt(where, _TOO_DEEP, hint)
-    if "\\u" in text and not _is_unicode(values, "surrogateescape" if file_names else "strict"):
-        raise _corrupt(where, "holds half of a surrogate pair, which is not text", hint)
+    try:
+        if "\\u" in text:
+            written = json.dumps(values, ensure_ascii=False)
+            written.encode(errors="surrogateescape" if file_names else "strict")
+    except UnicodeEncodeError:
+        what = "holds half of a surrogate pair, which is not text"
+        raise _corrupt(where, what, hint) from None
     check_shape(values, shape, where, hint=hint)
     return values
 
@@ -249,14 +253,6 @@ def _depth(values: Any) -> int:
             for item in (items.values() if isinstance(items, dict) else items)
         ]
     return depth
-
-
-def _is_unicode(values: Any, errors: str) -> bool:
-    try:
-        json.dumps(values, ensure_ascii=False).encode(errors=errors)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _brief(value: Any) -> str:

@@ -213,7 +213,7 @@ class Checkpoint:
             MismatchError: They are not those of their fingerprint, or of the config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_config import check_shape
+        from engram.addressing.same_memory import check_shape
 
         if self.stated is None:
             return Addresses.from_dict((self._beside or {})["addresses"])
@@ -305,7 +305,7 @@ class Checkpoint:
             MismatchError: It is another tokenizer, or another config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_tokenizer import check_tokenizer
+        from engram.addressing.same_memory import check_tokenizer
         from engram.addressing.tokenizer import EngramTokenizer
 
         if self.stores_addresses:

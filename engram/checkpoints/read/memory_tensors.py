@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from engram.checkpoints.published.stored import Stored
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.errors import MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
@@ -37,7 +36,7 @@ def expected_tensors(
         Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
         config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
     """
-    dtype = table_dtype(config).name
+    dtype = config.stored_dtype().name
     form, tag = TABLE_DTYPES[dtype], TABLE_DTYPES[dense_dtype(dtype)].tag
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
