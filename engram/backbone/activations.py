@@ -131,6 +131,7 @@ class Decoder:
         cached: Values that one layer caches of a token: keys and values.
         window: Positions that a layer with a sliding window caches at most; None without one.
         window_layers: Layers with a sliding window.
+        positions: Positions that the model was made for; None when the config does not say.
     """
 
     model_type: str
@@ -145,6 +146,7 @@ class Decoder:
     cached: int
     window: int | None
     window_layers: int
+    positions: int | None
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Any], model_type: str) -> Self | None:
@@ -183,6 +185,7 @@ class Decoder:
             cached=cached,
             window=window,
             window_layers=window_layers,
+            positions=keys.get("max_position_embeddings"),
         )
 
     def cache_bytes(self, context: int, element_bytes: int) -> int:

@@ -8,11 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from engram.backbone import Backbone
+from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import INFERENCE_DTYPES
-from engram.errors import InputError, UsageError
-from engram.sizing.report_options import Place, ReportOptions
-from engram.sizing.weights import Group, Kind, Weights
+from engram.sizing.run_options import PLACES, Place, RunOptions
+from engram.sizing.weights import (
+    BASE_DTYPE,
+    Group,
+    Kind,
+    Weights,
+    dtype_bytes,
+    given_base,
+    reads_of,
+)
+from engram.sizing.working_state import (
+    LORA_RANK,
+    activation_bytes,
+    cache_bytes,
+    context_of,
+    lora_params,
+)
 from engram.units import plural
 
 # fp32 values per parameter of a dense optimiser, besides the fp32 master copy of a 16-bit weight.
@@ -49,20 +66,51 @@ class MemoryRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resource:
+    """One thing that a memory takes, and how much of it there is.
+
+    Attributes:
+        name: Such as "device memory".
+        unit: bytes, parameters, or reads a second.
+        used: Amount that is taken.
+        capacity: Amount that there is; None if nobody said.
+    """
+
+    name: str
+    unit: Literal["bytes", "parameters", "reads/s"]
+    used: int
+    capacity: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is enough; None if nobody said how much there is."""
+        if not self.used:
+            return True
+        return None if self.capacity is None else self.used <= self.capacity
+
+    @property
+    def missing(self) -> int:
+        """Amount that there is too little; 0 if it fits, or if nobody said."""
+        return 0 if self.capacity is None else max(0, self.used - self.capacity)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryUse:
     """The places of the bytes of a model with memory.
 
     Attributes:
         weights: The parts, in the dtypes that they have in use.
-        rows: Weights part by part, then gradients and optimiser state by group.
+        rows: Weights part by part, then gradients and optimiser state by group, then caches.
         assumptions: The assumptions of the numbers, one sentence each.
-        options: The use, the places, and the memory that there is.
+        tables: Place of the tables.
+        options: The use, and the machine.
     """
 
     weights: tuple[Weights, ...]
     rows: tuple[MemoryRow, ...]
     assumptions: tuple[str, ...]
-    options: ReportOptions
+    tables: Place
+    options: RunOptions
 
     @property
     def total_bytes(self) -> int:
@@ -76,88 +124,135 @@ class MemoryUse:
     @property
     def host_bytes(self) -> int:
         """Bytes in the memory of the host, for all ranks."""
-        return self.options.tp * self.rank_bytes("cpu")
+        return max(1, self.options.tp) * self.rank_bytes("cpu")
 
     @property
-    def fits_device(self) -> bool | None:
-        """Whether one rank's GPU part fits the device; None if its memory was not given."""
-        there = self.options.device_memory
-        return None if there is None else self.rank_bytes("gpu") <= there
-
-    @property
-    def fits_host(self) -> bool | None:
-        """Whether all ranks' parts fit the host; None if its memory was not given."""
-        there = self.options.host_memory
-        return None if there is None else self.host_bytes <= there
+    def resources(self) -> dict[str, Resource]:
+        """What is taken of the machine, by place; "iops" for reads of tables on disk."""
+        there = self.options
+        disk = sum(row.size_bytes for row in self.rows if row.place == "disk")
+        found = {
+            "gpu": Resource(
+                name="device memory",
+                unit="bytes",
+                used=self.rank_bytes("gpu"),
+                capacity=there.device_memory,
+            ),
+            "cpu": Resource(
+                name="host memory", unit="bytes", used=self.host_bytes, capacity=there.host_memory
+            ),
+            "disk": Resource(name="disk", unit="bytes", used=disk, capacity=there.disk),
+        }
+        if self.tables == "disk" and there.tokens_per_second is not None:
+            reads = reads_of(self.weights).rate(there.tokens_per_second)["iops"]
+            found["iops"] = Resource(
+                name="disk reads", unit="reads/s", used=reads, capacity=there.disk_iops
+            )
+        return found
 
     @property
     def fits(self) -> bool | None:
-        """Whether everything fits; None if the size of a used place was not given."""
-        verdicts = {"gpu": self.fits_device, "cpu": self.fits_host}
-        if False in verdicts.values():
-            return False
-        used = {row.place for row in self.rows if row.rank_bytes}
-        return None if any(verdicts.get(place) is None for place in used) else True
+        """Whether everything fits; None if nobody said how much there is of what is used."""
+        answers = [resource.fits for resource in self.resources.values()]
+        return False if False in answers else None if None in answers else True
 
 
-def memory_use(weights: Sequence[Weights], options: ReportOptions) -> MemoryUse:
-    """Place the bytes of weights, gradients and optimiser state.
-
-    The optimisers adam, momentum and sgd keep dense state for every parameter; rowwise-adagrad and
-    sparse-adam apply to tables, with adam for everything else.
+def memory_use(
+    weights: Sequence[Weights],
+    options: RunOptions,
+    *,
+    backbone: Backbone | None = None,
+    config: EngramConfig | None = None,
+) -> MemoryUse:
+    """Place the bytes of weights, gradients, optimiser state, caches and activations.
 
     Args:
         weights: Parts of the memory and, if it is known, of the base model.
-        options: The use, the places, and the memory that there is.
-
-    Raises:
-        UsageError: Tables on disk are to be trained.
-        InputError: The number of ranks or of tokens a step is below 1.
+        options: The use, and the machine. With tables "auto" they go to the first place where
+            everything fits, gpu, cpu or disk; if it fits nowhere, to the first that is not known
+            to be too small.
+        backbone: The base model; without it neither caches nor activations are counted.
+        config: The memory, for its activations.
     """
-    is_training, tables, ranks = options.mode == "training", options.tables, options.tp
-    if ranks < 1 or options.tokens_per_step < 1:
-        raise InputError(
-            f"ranks and tokens_per_step must be >= 1, got {ranks} and {options.tokens_per_step}.",
-            "Use 1 rank for a single device.",
-            ranks=ranks,
-            tokens_per_step=options.tokens_per_step,
-        )
-    if is_training and tables == "disk":
-        raise UsageError(
-            "Tables on disk cannot be trained.",
-            "Use --tables gpu or --tables cpu.",
-        )
-    assumptions = ["not counted: activations, KV cache, framework"]
+    if options.base_bytes is not None:
+        weights = [*weights, given_base(options.base_bytes)]
     quantised = {part.dtype for part in weights} & {*INFERENCE_DTYPES}
-    if is_training and quantised:
+    notes = []
+    if options.mode == "training" and quantised:
         weights = [part.cast("bfloat16") if part.dtype in quantised else part for part in weights]
         stored = ", ".join(sorted(map(str, quantised)))
-        assumptions.append(f"weights stored as {stored} are trained in bfloat16")
+        notes.append(f"weights stored as {stored} are trained in bfloat16")
+    homes = [place for place in PLACES if _is_home(place, options)]
+    placed = [_placed(weights, options, home, backbone, config, notes) for home in homes]
+    likely = sorted(placed, key=lambda use: {True: 0, None: 1, False: 2}[use.fits])
+    return likely[0]
+
+
+def _is_home(place: Place, options: RunOptions) -> bool:
+    """Whether tables may be in a place."""
+    if options.tables != "auto":
+        return place == options.tables
+    if place == "gpu":
+        return options.tp > 0
+    return place == "cpu" or options.mode == "inference"
+
+
+def _placed(
+    weights: Sequence[Weights],
+    options: RunOptions,
+    tables: Place,
+    backbone: Backbone | None,
+    config: EngramConfig | None,
+    notes: Sequence[str],
+) -> MemoryUse:
+    computes: Place = "gpu" if options.tp else "cpu"
+    ranks = max(1, options.tp)
     rows = [
         MemoryRow(
             part=part.part,
             params=part.params,
             size_bytes=part.size_bytes,
             rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
-            place=tables if part.group == "table" else "gpu",
+            place=tables if part.group == "table" else computes,
             kind=part.kind,
             is_table=part.group == "table",
         )
         for part in weights
     ]
-    if is_training:
-        trained: tuple[Group, ...] = ("table", "dense", "base")
-        for group in trained[:2] if options.freeze_base else trained:
+    assumptions = list(notes)
+    has_base = any(part.group == "base" for part in weights)
+    context = context_of(options, backbone)
+    if options.mode == "training":
+        groups: list[Group] = ["table", "dense"]
+        if options.train == "all":
+            groups.append("base")
+        for group in groups:
             parts = [part for part in weights if part.group == group and part.params]
-            rows += _training_rows(parts, group, options)
-        assumptions += _training_notes(options)
-        if any(part.group == "base" for part in weights):
-            state = "frozen" if options.freeze_base else "trained too"
-            assumptions.append(f"the base model is {state}")
-    if ranks > 1:
+            place = tables if group == "table" else computes
+            rows += _training_rows(parts, group, options, place, ranks, context)
+        if options.train == "lora" and backbone is not None:
+            rows.append(_lora_row(backbone, computes))
+        assumptions += _training_notes(options, context)
+        if has_base:
+            trained = {
+                "memory": "the base model is frozen",
+                "all": "the base model is trained too",
+                "lora": f"the base model is frozen beside adapters of rank {LORA_RANK} (nominal)",
+            }
+            assumptions.append(trained[options.train])
+    if backbone is not None and backbone.decoder is not None:
+        rows += _beside(backbone, config, options, computes)
         assumptions.append(
-            f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
-            "dense parts of the memory whole on every rank"
+            f"{plural(options.batch, 'sequence')} of {context:,} tokens; activations with a tenth "
+            "for gaps between tensors (estimated)"
+        )
+        assumptions.append("not counted: the framework")
+    else:
+        assumptions.append("not counted: activations, key-value cache, the framework")
+    if options.tp > 1:
+        assumptions.append(
+            f"{options.tp} ranks: table rows split ceil(rows / {options.tp}), base and its cache "
+            "split evenly (nominal), dense parts of the memory whole on every rank"
         )
         if options.host_memory is not None:
             assumptions.append("all ranks are on one host")
@@ -165,11 +260,49 @@ def memory_use(weights: Sequence[Weights], options: ReportOptions) -> MemoryUse:
         weights=tuple(weights),
         rows=tuple(rows),
         assumptions=tuple(assumptions),
+        tables=tables,
         options=options,
     )
 
 
-def _training_notes(options: ReportOptions) -> list[str]:
+def _beside(
+    backbone: Backbone, config: EngramConfig | None, options: RunOptions, place: Place
+) -> list[MemoryRow]:
+    """Lines for caches and activations of a model."""
+    element_bytes = dtype_bytes(backbone.float_dtype or BASE_DTYPE)
+    ranks = max(1, options.tp)
+    sizes = {"activations": activation_bytes(backbone, config, options, element_bytes)}
+    if options.mode == "inference":
+        sizes = {"key-value cache": cache_bytes(backbone, options, element_bytes), **sizes}
+    return [
+        MemoryRow(
+            part=part,
+            params=None,
+            size_bytes=size,
+            rank_bytes=-(-size // ranks) if part == "key-value cache" else size,
+            place=place,
+            kind="estimated",
+            is_table=False,
+        )
+        for part, size in sizes.items()
+    ]
+
+
+def _lora_row(backbone: Backbone, place: Place) -> MemoryRow:
+    """Line for low-rank adapters: float32 values, their gradients, and two of Adam's."""
+    size = 4 * 4 * lora_params(backbone)
+    return MemoryRow(
+        part="adapters of the base, trained",
+        params=lora_params(backbone),
+        size_bytes=size,
+        rank_bytes=size,
+        place=place,
+        kind="nominal",
+        is_table=False,
+    )
+
+
+def _training_notes(options: RunOptions, context: int) -> list[str]:
     optimizer = options.optimizer
     dense = optimizer if optimizer in _DENSE_STATES else "adam"
     note = (
@@ -181,7 +314,7 @@ def _training_notes(options: ReportOptions) -> list[str]:
         return [note]
     return [
         f"tables under {optimizer}: {_SPARSE_STATES[optimizer]}, no master copy",
-        f"sparse table gradients: {plural(options.tokens_per_step, 'token')} a step, every look-up "
+        f"sparse table gradients: {plural(options.batch * context, 'token')} a step, every look-up "
         "a row of its own",
         f"everything but the tables under {note}",
     ]
@@ -195,17 +328,21 @@ def _rank_bytes(part: Weights, size_bytes: int, ranks: int) -> int:
 
 
 def _training_rows(
-    parts: Sequence[Weights], group: Group, options: ReportOptions
+    parts: Sequence[Weights],
+    group: Group,
+    options: RunOptions,
+    place: Place,
+    ranks: int,
+    context: int,
 ) -> list[MemoryRow]:
-    optimizer, ranks = options.optimizer, options.tp
+    optimizer, tokens = options.optimizer, options.batch * context
     sparse = group == "table" and optimizer not in _DENSE_STATES
     dense_states = _DENSE_STATES.get(optimizer, _DENSE_STATES["adam"])
     gradients, states = [0, 0], [0, 0]  # over all ranks, of one rank
     for part in parts:
         if sparse:
             state = part.rows * 4 if optimizer == "rowwise-adagrad" else 2 * part.size_bytes
-            row = part.size_bytes // part.rows + _INDEX_BYTES
-            touched = options.tokens_per_step * part.reads
+            row, touched = part.size_bytes // part.rows + _INDEX_BYTES, tokens * part.reads
             gradients[0] += min(touched, part.rows) * row
             gradients[1] += min(touched, -(-part.rows // ranks)) * row
         else:
@@ -222,7 +359,7 @@ def _training_rows(
             params=None,
             size_bytes=size[0],
             rank_bytes=size[1],
-            place=options.tables if group == "table" else "gpu",
+            place=place,
             kind=kind,
             is_table=group == "table",
         )

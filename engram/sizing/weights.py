@@ -133,6 +133,13 @@ def base_weights(backbone: Backbone) -> Weights:
     ).cast(backbone.dtype or BASE_DTYPE)
 
 
+def given_base(size_bytes: int) -> Weights:
+    """Return the weights of a base of which only the size was given."""
+    return Weights(
+        part="base", group="base", params=0, size_bytes=size_bytes, dtype=None, kind="nominal"
+    )
+
+
 def total_of(weights: Sequence[Weights], group: Group) -> tuple[int, int]:
     """Return the parameters and bytes of one group."""
     parts = [part for part in weights if part.group == group]

@@ -1,0 +1,80 @@
+"""`RunOptions`: how a model with a memory is run, and the machine that it is run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from engram.errors import InputError, UsageError
+
+Mode = Literal["inference", "training"]
+Train = Literal["memory", "all", "lora"]
+Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
+Place = Literal["gpu", "cpu", "disk"]
+Tables = Literal["auto", "gpu", "cpu", "disk"]
+PLACES: tuple[Place, ...] = get_args(Place)
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options that `engram.size` and `engram.report` share; those of the commands are the same.
+
+    Attributes:
+        mode: Weights alone, or with gradients and optimiser state.
+        train: In training: the memory alone, all weights, or the memory and low-rank adapters of
+            the base.
+        optimizer: Optimiser in training; the last two are for tables, with adam for the rest.
+        tables: Place of the tables; auto takes the first that they fit: gpu, cpu, disk.
+        tp: GPUs that share the rows of each table, each with the memory of `device_memory`; 0 for
+            a machine without any, whose host holds everything.
+        device_memory: Bytes of memory of one device.
+        host_memory: Bytes of memory of the host of all devices.
+        disk: Bytes of the disk that tables may lie on.
+        disk_iops: Random reads of a page that the disk does in a second.
+        tokens_per_second: Speed to count reads for; with `disk_iops`, whether the disk keeps up.
+        context: Tokens of a sequence; the model's positions, 4,096 at most, when None.
+        batch: Sequences at a time.
+        base_bytes: Bytes of the weights of a base that is not known otherwise.
+        dtype: dtype of the tables; as they are stored, or the model's own, when None.
+    """
+
+    mode: Mode = "inference"
+    train: Train = "all"
+    optimizer: Optimizer = "adam"
+    tables: Tables = "auto"
+    tp: int = 1
+    device_memory: int | None = None
+    host_memory: int | None = None
+    disk: int | None = None
+    disk_iops: int | None = None
+    tokens_per_second: int | None = None
+    context: int | None = None
+    batch: int = 1
+    base_bytes: int | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        lowest = {"tp": 0, "batch": 1, "context": 1, "tokens_per_second": 1, "disk_iops": 1}
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(
+                    f"{name} must be >= {least}, got {value}.",
+                    "0 GPUs are a machine without any." if name == "tp" else "",
+                    **{name: value},
+                )
+        if self.mode == "training" and self.tables == "disk":
+            raise UsageError(
+                "Tables on disk cannot be trained.", "Use --tables gpu or --tables cpu."
+            )
+        if not self.tp and (self.tables == "gpu" or self.device_memory is not None):
+            raise UsageError(
+                "A machine without GPUs has no device memory.",
+                "Leave --device-memory and --tables gpu out, or give --gpus 1.",
+            )
+
+    @property
+    def has_machine(self) -> bool:
+        """Whether the size of anything is given that weights may fill."""
+        return (self.device_memory, self.host_memory, self.disk) != (None, None, None)

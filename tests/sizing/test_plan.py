@@ -1,0 +1,230 @@
+"""The planner against a search by hand: every k in turn, then single steps, with sums of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from engram.addressing.primes import head_primes, stored_rows
+from engram.backbone import load_backbone
+from engram.layouts import get_layout
+from engram.sizing.plan import Limits, Planner
+from engram.sizing.run_options import RunOptions
+from engram.sizing.shape import memory_shape
+from engram.sizing.working_state import activation_bytes, cache_bytes, lora_params
+
+GB = 10**9
+# Bytes of a value; of fp8, a scale for every 32 values is apart.
+ITEM = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
+# fp32 values of a dense optimiser for a parameter, besides the master copy of a 16-bit weight.
+STATES = {"adam": 2, "momentum": 1, "sgd": 0}
+
+
+def shape_of(model, **changes):
+    backbone = load_backbone(model)
+    values = {
+        **{"layout": "demo", "layer_ids": None, "n_head_per_ngram": 8, "n_embed_per_ngram": 512},
+        **{"max_ngram_size": None, "hidden_size": None, "engram_vocab_size": None},
+        **{"hc_mult": None, "kernel_size": None, "table_dtype": None},
+        **changes,
+    }
+    return memory_shape(backbone, **values), backbone
+
+
+class ByHand:
+    """What a memory takes, added up line by line."""
+
+    def __init__(self, shape, backbone, options, budget=None):
+        self.shape, self.backbone, self.options, self.budget = shape, backbone, options, budget
+        self.base_dtype = backbone.dtype or "bfloat16"
+        self.dtype = options.dtype or backbone.float_dtype or "bfloat16"
+        parts = get_layout(shape.layout).dense_parts(shape)
+        self.dense = sum(parts.values()) * len(shape.layer_ids)
+        self.ranks = max(1, options.tp)
+
+    def rows(self, rows_per_order):
+        """Rows of each layer's table: primes from the stated number on, padded."""
+        sized = self.sized(rows_per_order)
+        primes = head_primes(sized)
+        return [stored_rows(primes[layer], sized.row_multiple) for layer in primes]
+
+    def sized(self, rows_per_order):
+        return replace(self.shape, engram_table_size=[rows_per_order] * len(self.shape.orders))
+
+    def fits(self, rows_by_layer, place):
+        """Whether tables of these rows fit with all else."""
+        shape, options = self.shape, self.options
+        width = shape.row_width
+        if self.budget is not None and sum(rows_by_layer) * width + self.dense > self.budget:
+            return False
+        taken = {"gpu": 0, "cpu": 0, "disk": 0}
+        computes = "gpu" if options.tp else "cpu"
+        row = width * ITEM[self.dtype] + (-(-width // 32) if self.dtype == "fp8" else 0)
+        around = "bfloat16" if self.dtype == "fp8" else self.dtype
+        is_sparse = options.optimizer not in STATES
+        for rows in rows_by_layer:
+            own = -(-rows // self.ranks)
+            taken[place] += own * row if place == "gpu" else 0
+            if place == "cpu":
+                taken["cpu"] += own * row * self.ranks
+            if place == "disk":
+                taken["disk"] += rows * row
+            if options.mode == "training":
+                tokens = options.batch * options.context
+                if is_sparse:
+                    touched = min(tokens * shape.n_columns, own)
+                    state = own * 4 if options.optimizer == "rowwise-adagrad" else 2 * own * row
+                    more = touched * (row + 8) + state
+                else:
+                    more = own * row + own * width * self.state_bytes(self.dtype)
+                taken[place] += more * (self.ranks if place == "cpu" else 1)
+        taken[computes] += self.dense * ITEM[around]
+        base = self.backbone.params
+        taken[computes] += -(-base * ITEM[self.base_dtype] // self.ranks)
+        if options.mode == "training":
+            taken[computes] += self.dense * (ITEM[around] + self.state_bytes(around))
+            if options.train == "all":
+                taken[computes] += -(-base * ITEM[self.base_dtype] // self.ranks)
+                taken[computes] += -(-base * self.state_bytes(self.base_dtype) // self.ranks)
+            if options.train == "lora":
+                taken[computes] += 16 * lora_params(self.backbone)
+        item = ITEM[self.backbone.float_dtype or "bfloat16"]
+        if options.mode == "inference":
+            taken[computes] += -(-cache_bytes(self.backbone, options, item) // self.ranks)
+        taken[computes] += activation_bytes(self.backbone, shape, options, item)
+        there = {"gpu": options.device_memory, "cpu": options.host_memory, "disk": options.disk}
+        if place == "disk" and options.tokens_per_second and options.disk_iops:
+            reads = shape.n_columns * len(shape.layer_ids) * (2 if self.dtype == "fp8" else 1)
+            if reads * options.tokens_per_second > options.disk_iops:
+                return False
+        return all(there[home] is None or taken[home] <= there[home] for home in taken)
+
+    def state_bytes(self, dtype):
+        """Bytes of optimiser state for a parameter, under dense Adam where rows are apart."""
+        return (4 if ITEM[dtype] < 4 else 0) + 4 * STATES.get(self.options.optimizer, 2)
+
+    def search(self, place):
+        """Return the largest rows per order: whole k in turn, then steps of a row per head."""
+        vocab, heads = self.shape.engram_vocab_size, self.shape.n_head_per_ngram
+        columns, multiple = self.shape.n_columns, self.shape.row_multiple
+        layers = len(self.shape.layer_ids)
+
+        def at_least(rows):
+            """Rows by layer if every head were no larger than stated: what surely is needed."""
+            least = rows // heads * columns
+            return [-(-least // multiple) * multiple] * layers
+
+        k = next(k for k in count(1) if not self.fits(at_least(k * vocab), place)) - 1
+        while k and not self.fits(self.rows(k * vocab), place):
+            k -= 1
+        step = k * vocab // heads
+        # Up in steps that shrink, each of them checked: sizes only grow with the rows.
+        width = max(1, vocab // heads)
+        while width:
+            if step + width >= 2 and self.fits(self.rows((step + width) * heads), place):
+                step += width
+            else:
+                width //= 2
+        while self.fits(self.rows((step + 1) * heads), place):
+            step += 1
+        return k, step
+
+
+def ask(model, changes=None, budget=None, **options):
+    """A question: model, shape, options."""
+    return (model, changes or {}, budget, {"context": 512, **options})
+
+
+TRAIN = {"mode": "training"}
+QUESTIONS = {
+    **{
+        f"{model} {device} GB {dtype or ''}": ask(model, device_memory=device * GB, dtype=dtype)
+        for model, device in (
+            ("gpt2", 2),
+            ("smollm2-135m", 4),
+            ("qwen3-0.6b", 6),
+            ("llama-3.2-1b", 8),
+            ("gemma-3-1b-pt", 8),
+            ("qwen2.5-7b", 24),
+            ("olmo-2-0425-1b", 12),
+            ("pythia-410m", 3),
+        )
+        for dtype in (None, "fp8")
+    },
+    **{
+        f"{model} trains {train} {optimizer}": ask(
+            model, device_memory=device * GB, optimizer=optimizer, train=train, **TRAIN
+        )
+        for model, device in (("smollm2-135m", 8), ("qwen3-0.6b", 24))
+        for train in ("memory", "all", "lora")
+        for optimizer in ("adam", "rowwise-adagrad", "sparse-adam")
+    },
+    "tables in RAM": ask("qwen3-0.6b", device_memory=8 * GB, host_memory=16 * GB, tables="cpu"),
+    "trained in RAM": ask(
+        "qwen3-0.6b",
+        device_memory=24 * GB,
+        host_memory=32 * GB,
+        tables="cpu",
+        optimizer="rowwise-adagrad",
+        **TRAIN,
+    ),
+    "momentum": ask("gpt2", device_memory=8 * GB, optimizer="momentum", **TRAIN),
+    "sgd": ask("gpt2", device_memory=8 * GB, optimizer="sgd", **TRAIN),
+    "no GPU": ask("smollm2-135m", tp=0, host_memory=4 * GB),
+    "no GPU trained": ask(
+        "smollm2-135m", tp=0, host_memory=8 * GB, train="memory", optimizer="sparse-adam", **TRAIN
+    ),
+    "disk": ask(
+        "qwen3-0.6b",
+        device_memory=4 * GB,
+        disk=20 * GB,
+        tables="disk",
+        disk_iops=500_000,
+        tokens_per_second=2000,
+    ),
+    "four GPUs": ask("llama-3.1-8b", device_memory=24 * GB, tp=4),
+    "two GPUs, RAM": ask(
+        "llama-3.1-8b", device_memory=24 * GB, host_memory=64 * GB, tp=2, tables="cpu"
+    ),
+    "two GPUs trained": ask(
+        "llama-3.2-1b", device_memory=24 * GB, tp=2, optimizer="rowwise-adagrad", **TRAIN
+    ),
+    "long context": ask("llama-3.2-1b", device_memory=8 * GB, context=32_768),
+    "large batch": ask("qwen3-0.6b", device_memory=8 * GB, batch=16, context=2048),
+    "budget": ask("gpt2", budget=40_000_000),
+    "budget and device": ask("gpt2", budget=10**9, device_memory=2 * GB),
+    "device and budget": ask("gpt2", budget=60_000_000, device_memory=2 * GB),
+    "V4.1's layout": ask("smollm2-135m", {"layout": "deepseek_v41"}, device_memory=2 * GB),
+    "Qwen's layout": ask(
+        "smollm2-135m", {"layout": "qwen_ple", "layer_ids": [2]}, device_memory=2 * GB
+    ),
+    "four layers": ask("qwen3-0.6b", {"layer_ids": [1, 5, 9, 13]}, device_memory=6 * GB),
+    "five-grams": ask("gpt2", {"max_ngram_size": 5}, device_memory=3 * GB),
+    "wide rows": ask(
+        "gpt2", {"n_embed_per_ngram": 1024, "n_head_per_ngram": 4}, device_memory=2 * GB
+    ),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_planner_finds_what_a_search_by_hand_finds(question):
+    model, changes, budget, given = QUESTIONS[question]
+    shape, backbone = shape_of(model, **changes)
+    options = RunOptions(**given)
+    plan = Planner(
+        shape=shape, backbone=backbone, options=options, limits=Limits(params=budget)
+    ).largest()
+    by_hand = ByHand(shape, backbone, options, budget)
+    k, step = by_hand.search(plan.trial.use.tables)
+    heads = shape.n_head_per_ngram
+    assert plan.rows_per_order // shape.engram_vocab_size == k
+    assert plan.rows_per_order // heads == step
+    assert plan.binding
+    assert plan.trial.fits
+    assert not by_hand.fits(by_hand.rows((step + 1) * heads), plan.trial.use.tables)
+
+
+def test_there_are_enough_questions():
+    assert len(QUESTIONS) >= 40
