@@ -9,7 +9,7 @@ from typing import Any
 from engram.config.config_rules import resolve
 from engram.config.table_dtype import ASSUMED, TableDtype
 from engram.errors import ConfigError, Problem
-from engram.layouts import LAYOUT_NAMES
+from engram.layouts import LAYOUT_NAMES, Layout, get_layout
 from engram.storage.dtypes import dtype_name, row_bytes
 from engram.units import format_bytes
 
@@ -150,6 +150,11 @@ class EngramConfig:
                 "template gpt2, a head has a quarter as many rows as the vocabulary has ids."
             ]
         return []
+
+    @property
+    def rules(self) -> Layout:
+        """The rules of its layout."""
+        return get_layout(self.layout)
 
     @property
     def orders(self) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ from engram.storage.file_names import is_inside
 
 MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
 MAX_DEPTH = 100
-_TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _LIMIT = 2**63
 _NAMED = 10  # problems that a message names
 # The next step where a folder with a memory is damaged.
@@ -171,15 +170,15 @@ def parse_json(
     try:
         text = content.decode("utf-8-sig")
         values: dict[str, Any] = json.loads(text)
+        if _depth(values) > MAX_DEPTH:
+            raise RecursionError
     except ValueError as error:
         what = f"{error}"
         if isinstance(error, UnicodeDecodeError):
             what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
         raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except RecursionError:
-        raise _corrupt(where, _TOO_DEEP, hint) from None
-    if _depth(values) > MAX_DEPTH:
-        raise _corrupt(where, _TOO_DEEP, hint)
+        raise _corrupt(where, f"is nested more than {MAX_DEPTH} deep", hint) from None
     try:
         if "\\u" in text:
             written = json.dumps(values, ensure_ascii=False)
