@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from engram.errors import InputError, Problem
 from engram.layouts import DEMO, LAYOUTS, Layout
@@ -47,15 +47,15 @@ _BOUNDS = {
 }
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
@@ -84,7 +84,7 @@ def resolve(values: Values, k: float | None) -> list[Problem]:
     ]
 
 
-def _wrong_number(key: str, value: Any) -> str:
+def _wrong_number(key: str, value: object) -> str:
     """Return the problem of a value that has to be a whole number; else ""."""
     low, high = _BOUNDS[key]
     if key == "engram_vocab_size" and _is_list(value):

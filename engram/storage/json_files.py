@@ -190,7 +190,7 @@ def parse_json(
     return values
 
 
-def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> None:
+def check_shape(values: object, shape: Any, where: str, *, hint: str = _HINT) -> None:
     """Check that a value is of a shape.
 
     Args:
@@ -209,7 +209,7 @@ def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> No
         raise _corrupt(where, what, hint, problems=faults)
 
 
-def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
+def _faults(value: object, shape: Any, name: str) -> Iterator[str]:
     """Yield everything in which a value differs from a shape, by its path."""
     if isinstance(shape, OrNull):
         if value is not None:
@@ -241,7 +241,7 @@ def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
                 yield from _faults(value.get(key), inner, inside)
 
 
-def _depth(values: Any) -> int:
+def _depth(values: object) -> int:
     """Levels of lists and objects, counted without recursion."""
     level, depth = [values], 0
     while level := [item for item in level if isinstance(item, (dict, list))]:
@@ -254,7 +254,7 @@ def _depth(values: Any) -> int:
     return depth
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     if isinstance(value, (dict, list)) and len(value) > 8:
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value):,}"
     if type(value) is int and abs(value) >= 10**30:
