@@ -109,24 +109,41 @@ def _check_layout(values: Values, layout: Layout, right: set[str]) -> Iterator[P
         message = f"{width} is not a multiple of n_head_per_ngram {heads}; {near}"
         yield Problem("n_embed_per_ngram", message)
     seed, kernel_size, name = values["seed"], values["kernel_size"], f"layout {values['layout']}"
-    if "seed" in right and layout.seed_is_fixed and seed != layout.seed:
-        yield Problem("seed", f"{seed}: {name} has no seed of its own, only {layout.seed} is right")
     has_none = layout.kernel_size == 0
-    if "kernel_size" in right and (kernel_size == 0) != has_none:
-        has = "no convolution: kernel_size must be 0" if has_none else "a convolution: at least 1"
-        yield Problem("kernel_size", f"{kernel_size}: {name} has {has}")
+    has = "no convolution: kernel_size must be 0" if has_none else "a convolution: at least 1"
+    yield from _broken(
+        (
+            "seed",
+            "seed" in right and layout.seed_is_fixed and seed != layout.seed,
+            f"{seed}: {name} has no seed of its own, only {layout.seed} is right",
+        ),
+        (
+            "kernel_size",
+            "kernel_size" in right and (kernel_size == 0) != has_none,
+            f"{kernel_size}: {name} has {has}",
+        ),
+    )
+
+
+def _broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
+    """Yield the problems of rules: a key, whether its value is wrong, and what is wrong with it."""
+    return (Problem(key, message) for key, is_wrong, message in rules if is_wrong)
 
 
 def _check_others(values: Values) -> Iterator[Problem]:
     """Check keys that are not whole numbers."""
-    eps, tokenizer, dtype = values["eps"], values["tokenizer"], values["table_dtype"]
-    if eps is not None and not (_is_number(eps) and eps > 0):
-        yield Problem("eps", f"{eps!r} is not a positive number")
-    for key in ("use_offload", "ends_after_eos"):
-        if not isinstance(values[key], bool):
-            yield Problem(key, f"{values[key]!r} is not true or false")
-    if tokenizer is not None and not isinstance(tokenizer, str):
-        yield Problem("tokenizer", f"{tokenizer!r} is not a text")
+    eps, offload, ends = values["eps"], values["use_offload"], values["ends_after_eos"]
+    tokenizer, dtype = values["tokenizer"], values["table_dtype"]
+    yield from _broken(
+        (
+            "eps",
+            eps is not None and not (_is_number(eps) and eps > 0),
+            f"{eps!r} is not a positive number",
+        ),
+        ("use_offload", not isinstance(offload, bool), f"{offload!r} is not true or false"),
+        ("ends_after_eos", not isinstance(ends, bool), f"{ends!r} is not true or false"),
+        ("tokenizer", not isinstance(tokenizer, str | None), f"{tokenizer!r} is not a text"),
+    )
     try:
         values["table_dtype"] = None if dtype is None else dtype_name(dtype)
     except (InputError, AttributeError):
@@ -144,14 +161,29 @@ def _check_tokens(values: Values, layout: Layout, right: set[str]) -> Iterator[P
         elif "engram_vocab_size" in right and value >= values["engram_vocab_size"]:
             size = values["engram_vocab_size"]
             yield Problem(key, f"{value} is not below engram_vocab_size {size}")
-    name, ends = f"layout {values['layout']}", values["ends_after_eos"]
-    if values["eos_id"] is None and layout.ends_after_eos:
-        yield Problem("eos_id", f"missing: {name} stops its look-back at the end-of-text token")
-    elif values["eos_id"] is None and ends:
-        message = "true without eos_id: give the token that documents end with"
-        yield Problem("ends_after_eos", message)
-    if layout.ends_after_eos and not ends:
-        yield Problem("ends_after_eos", f"false: {name} always ends documents with eos_id")
+    name, always, ends = (
+        f"layout {values['layout']}",
+        layout.ends_after_eos,
+        values["ends_after_eos"],
+    )
+    has_none = values["eos_id"] is None
+    yield from _broken(
+        (
+            "eos_id",
+            has_none and always,
+            f"missing: {name} stops its look-back at the end-of-text token",
+        ),
+        (
+            "ends_after_eos",
+            has_none and not always and bool(ends),
+            "true without eos_id: give the token that documents end with",
+        ),
+        (
+            "ends_after_eos",
+            always and not ends,
+            f"false: {name} always ends documents with eos_id",
+        ),
+    )
 
 
 def _check_layer_ids(values: Values, right: set[str]) -> Iterator[Problem]:
