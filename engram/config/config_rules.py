@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeGuard
 
 from engram.errors import InputError, Problem
@@ -130,6 +131,10 @@ def _broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
     return (Problem(key, message) for key, is_wrong, message in rules if is_wrong)
 
 
+def _first_broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
+    return islice(_broken(*rules), 1)
+
+
 def _check_others(values: Values) -> Iterator[Problem]:
     """Check keys that are not whole numbers."""
     eps, offload, ends = values["eps"], values["use_offload"], values["ends_after_eos"]
@@ -188,18 +193,18 @@ def _check_tokens(values: Values, layout: Layout, right: set[str]) -> Iterator[P
 
 def _check_layer_ids(values: Values, right: set[str]) -> Iterator[Problem]:
     key, ids, columns = "layer_ids", values["layer_ids"], 1
-    if {"max_ngram_size", "n_head_per_ngram"} <= right:
-        columns = (values["max_ngram_size"] - 1) * values["n_head_per_ngram"]
     if not _is_list(ids) or not all(map(_is_int, ids)):
         yield Problem(key, f"{ids!r} is not a list of whole numbers")
-    elif too_many := too_many_heads(len(ids), columns):
-        yield Problem(key, too_many)
-    elif any(item < 0 for item in ids):
-        yield Problem(key, f"{list(ids)} has negative layers; they are counted from 0")
-    elif len(set(ids)) != len(ids):
-        yield Problem(key, f"{list(ids)} names a layer twice")
-    else:
-        values[key] = list(ids)
+        return
+    values[key] = list(ids)
+    if {"max_ngram_size", "n_head_per_ngram"} <= right:
+        columns = (values["max_ngram_size"] - 1) * values["n_head_per_ngram"]
+    too_many, negative = too_many_heads(len(ids), columns), any(item < 0 for item in ids)
+    yield from _first_broken(
+        (key, bool(too_many), too_many),
+        (key, negative, f"{list(ids)} has negative layers; they are counted from 0"),
+        (key, len(set(ids)) != len(ids), f"{list(ids)} names a layer twice"),
+    )
 
 
 def _check_table_size(
@@ -224,17 +229,25 @@ def _check_table_size(
     # Absurdly large sizes are shown as a power of two.
     words = (str(size) if size < 10**30 else f"2^{size.bit_length() - 1}.." for size in sizes)
     brief = f"[{', '.join(words)}]"
-    if len(sizes) != highest - 1:
-        counted = f"{plural(len(sizes), 'size')} for {plural(highest - 1, 'order')}"
-        yield Problem(key, f"{counted} (2..{highest}); give one per order")
-    elif any(size < 2 * heads for size in sizes):
-        least = f"each order needs at least 2 rows for each of its {plural(heads, 'head')}"
-        yield Problem(key, f"{brief}: {least}")
-    elif sum(sizes) >= MAX_ROW_ID:
-        yield Problem(key, f"{brief} rows do not fit 62-bit row ids")
-    elif layout.equal_tables and len(set(sizes)) > 1:
-        name = f"layout {values['layout']}"
-        yield Problem(key, f"{list(sizes)}: {name} has one size for every order")
+    yield from _first_broken(
+        (
+            key,
+            len(sizes) != highest - 1,
+            f"{plural(len(sizes), 'size')} for {plural(highest - 1, 'order')} (2..{highest}); give "
+            "one per order",
+        ),
+        (
+            key,
+            any(size < 2 * heads for size in sizes),
+            f"{brief}: each order needs at least 2 rows for each of its {plural(heads, 'head')}",
+        ),
+        (key, sum(sizes) >= MAX_ROW_ID, f"{brief} rows do not fit 62-bit row ids"),
+        (
+            key,
+            layout.equal_tables and len(set(sizes)) > 1,
+            f"{brief}: layout {values['layout']} has one size for every order",
+        ),
+    )
 
 
 def _scale(values: Values, right: set[str], k: float) -> str:
