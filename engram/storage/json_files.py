@@ -211,34 +211,32 @@ def check_shape(values: object, shape: Any, where: str, *, hint: str = _HINT) ->
 
 def _faults(value: object, shape: Any, name: str) -> Iterator[str]:
     """Yield everything in which a value differs from a shape, by its path."""
-    if isinstance(shape, OrNull):
-        if value is not None:
-            yield from _faults(value, shape.shape, name)
-    elif isinstance(shape, Kind):
-        faults = [] if shape.shape is None else list(_faults(value, shape.shape, name))
-        yield from faults
-        if not faults and not shape.holds(value):
-            yield f"{name or 'its content'} is {_brief(value)}, not {shape.words}"
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            yield from _faults(value, LIST, name)
-            return
-        for index, item in enumerate(value):
-            yield from _faults(item, shape[0], f"{name}[{index}]")
-    elif not isinstance(value, dict):
-        yield from _faults(value, OBJECT, name)
-    elif isinstance(shape, Each):
-        for key, item in value.items():
-            if shape.key is not None and not shape.key.holds(key):
-                yield f"{name or 'it'} has the key {_brief(key)}, not {shape.key.words}"
-            yield from _faults(item, shape.shape, f"{name}[{_brief(key)}]")
-    else:
-        for key, inner in shape.items():
-            inside = f"{name}.{key}" if name else key
-            if key not in value and not isinstance(inner, Maybe):
-                yield f"{inside} is missing"
-            else:
-                yield from _faults(value.get(key), inner, inside)
+    match shape:
+        case OrNull():
+            if value is not None:
+                yield from _faults(value, shape.shape, name)
+        case Kind():
+            faults = [] if shape.shape is None else list(_faults(value, shape.shape, name))
+            yield from faults
+            if not faults and not shape.holds(value):
+                yield f"{name or 'its content'} is {_brief(value)}, not {shape.words}"
+        case [inner] if isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _faults(item, inner, f"{name}[{index}]")
+        case Each() if isinstance(value, dict):
+            for key, item in value.items():
+                if shape.key is not None and not shape.key.holds(key):
+                    yield f"{name or 'it'} has the key {_brief(key)}, not {shape.key.words}"
+                yield from _faults(item, shape.shape, f"{name}[{_brief(key)}]")
+        case dict() if isinstance(value, dict):
+            for key, inner in shape.items():
+                inside = f"{name}.{key}" if name else key
+                if key not in value and not isinstance(inner, Maybe):
+                    yield f"{inside} is missing"
+                else:
+                    yield from _faults(value.get(key), inner, inside)
+        case _:
+            yield from _faults(value, LIST if isinstance(shape, list) else OBJECT, name)
 
 
 def _depth(values: object) -> int:
