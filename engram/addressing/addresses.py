@@ -129,7 +129,7 @@ class Addresses:
             LayoutError: There are no layers, the map or pad is missing, or the pad is outside the
                 vocabulary.
         """
-        layout = get_layout(config.layout)
+        layout = config.rules
         ids = config.layer_ids if layer_ids is None else layer_ids
         if not ids:
             raise LayoutError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from engram.config.engram_config import EngramConfig
-from engram.layouts import get_layout
 
 
 def first_composite(heads: Sequence[int]) -> int | None:
@@ -35,7 +34,7 @@ def doubt_of_primes(config: EngramConfig, heads: Mapping[int, Sequence[int]]) ->
     """
     from sympy import isprime, nextprime
 
-    is_sorted = get_layout(config.layout).prime_order == "sorted"
+    is_sorted = config.rules.prime_order == "sorted"
     taken: set[int] = set()
     last_of = {nominal: nominal - 1 for nominal in config.rows_per_head}
     for layer_id in sorted(heads) if is_sorted else heads:

@@ -8,7 +8,6 @@ from itertools import count, islice
 from engram.config.config_rules import too_many_heads
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
-from engram.layouts import get_layout
 
 # These bases decide primality for every n below 3.3e24 (Sorenson and Webster, 2015).
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
@@ -72,7 +71,7 @@ def head_primes(
     ids = list(config.layer_ids if layer_ids is None else layer_ids)
     if too_many := too_many_heads(len(ids), config.n_columns):
         raise LayoutError(f"{too_many[0].upper()}{too_many[1:]}.", "Give fewer layers.")
-    walk = sorted(ids) if get_layout(config.layout).prime_order == "sorted" else ids
+    walk = sorted(ids) if config.rules.prime_order == "sorted" else ids
     seen: set[int] = set()
     found: dict[int, list[list[int]]] = {}
     resume: dict[int, int] = {}

@@ -19,7 +19,6 @@ from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
-from engram.layouts import Layout, get_layout
 
 
 class EngramTokenizer:
@@ -59,11 +58,10 @@ class EngramTokenizer:
                 "Pass one, or set tokenizer in the config.",
             )
         tokenizer = describe_tokenizer(given)
-        layout = get_layout(config.layout)
-        _check_length(config, layout, tokenizer)
+        _check_length(config, tokenizer)
         ids = list(config.layer_ids if layer_ids is None else layer_ids)
-        pad_id = _pad_id(config, tokenizer) if layout.fill == "pad" else None
-        token_map = compressed_map(tokenizer) if layout.hashes == "compressed" else None
+        pad_id = _pad_id(config, tokenizer) if config.rules.fill == "pad" else None
+        token_map = compressed_map(tokenizer) if config.rules.hashes == "compressed" else None
         self.addresses = Addresses.from_config(config, token_map, pad_id, ids)
         self.config = replace(
             config, layer_ids=ids, pad_id=config.pad_id if pad_id is None else pad_id
@@ -181,10 +179,10 @@ class EngramTokenizer:
         return Hasher(self.addresses)
 
 
-def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile) -> None:
+def _check_length(config: EngramConfig, tokenizer: TokenizerFile) -> None:
     """Raise an error for a tokenizer of another length; raw ids may be fewer than the model's."""
     given, own = tokenizer.vocab_size, config.engram_vocab_size
-    if given == own or (layout.hashes == "raw" and given < own):
+    if given == own or (config.rules.hashes == "raw" and given < own):
         return
     raise MismatchError(
         f"The config is made for a tokenizer of {own:,} ids (engram_vocab_size); {tokenizer.name} "

@@ -56,11 +56,10 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 def build_map(tokenizer: Tokenizer, vocab_size: int) -> TokenMap:
     """Compute the result of `compressed_map`."""
     texts = tokenizer.decode_batch([[i] for i in range(vocab_size)], skip_special_tokens=False)
-    keys = _normalised(texts)
     numbers: dict[str | None, int] = {}
     token_map = np.empty(vocab_size, dtype=np.int32)
-    for i, text in enumerate(texts):
-        key = tokenizer.id_to_token(i) if _UNDECODABLE in text else keys[i] or text
+    for i, (text, normal) in enumerate(zip(texts, _normalised(texts), strict=True)):
+        key = tokenizer.id_to_token(i) if _UNDECODABLE in text else normal or text
         token_map[i] = numbers.setdefault(key, len(numbers))
     return token_map
 

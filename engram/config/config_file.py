@@ -109,7 +109,7 @@ def _one_line(text: str) -> str:
     )
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_scalar(item) for item in value)}]"
     # PyYAML would write the string 1e5 without quotes, which is a number in YAML 1.2.

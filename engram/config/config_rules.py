@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, TypeGuard
 
 from engram.errors import InputError, Problem
 from engram.layouts import DEMO, LAYOUTS, Layout
@@ -47,15 +48,15 @@ _BOUNDS = {
 }
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
@@ -84,7 +85,7 @@ def resolve(values: Values, k: float | None) -> list[Problem]:
     ]
 
 
-def _wrong_number(key: str, value: Any) -> str:
+def _wrong_number(key: str, value: object) -> str:
     """Return the problem of a value that has to be a whole number; else ""."""
     low, high = _BOUNDS[key]
     if key == "engram_vocab_size" and _is_list(value):
@@ -109,24 +110,45 @@ def _check_layout(values: Values, layout: Layout, right: set[str]) -> Iterator[P
         message = f"{width} is not a multiple of n_head_per_ngram {heads}; {near}"
         yield Problem("n_embed_per_ngram", message)
     seed, kernel_size, name = values["seed"], values["kernel_size"], f"layout {values['layout']}"
-    if "seed" in right and layout.seed_is_fixed and seed != layout.seed:
-        yield Problem("seed", f"{seed}: {name} has no seed of its own, only {layout.seed} is right")
     has_none = layout.kernel_size == 0
-    if "kernel_size" in right and (kernel_size == 0) != has_none:
-        has = "no convolution: kernel_size must be 0" if has_none else "a convolution: at least 1"
-        yield Problem("kernel_size", f"{kernel_size}: {name} has {has}")
+    has = "no convolution: kernel_size must be 0" if has_none else "a convolution: at least 1"
+    yield from _broken(
+        (
+            "seed",
+            "seed" in right and layout.seed_is_fixed and seed != layout.seed,
+            f"{seed}: {name} has no seed of its own, only {layout.seed} is right",
+        ),
+        (
+            "kernel_size",
+            "kernel_size" in right and (kernel_size == 0) != has_none,
+            f"{kernel_size}: {name} has {has}",
+        ),
+    )
+
+
+def _broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
+    """Yield the problems of rules: a key, whether its value is wrong, and what is wrong with it."""
+    return (Problem(key, message) for key, is_wrong, message in rules if is_wrong)
+
+
+def _first_broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
+    return islice(_broken(*rules), 1)
 
 
 def _check_others(values: Values) -> Iterator[Problem]:
     """Check keys that are not whole numbers."""
-    eps, tokenizer, dtype = values["eps"], values["tokenizer"], values["table_dtype"]
-    if eps is not None and not (_is_number(eps) and eps > 0):
-        yield Problem("eps", f"{eps!r} is not a positive number")
-    for key in ("use_offload", "ends_after_eos"):
-        if not isinstance(values[key], bool):
-            yield Problem(key, f"{values[key]!r} is not true or false")
-    if tokenizer is not None and not isinstance(tokenizer, str):
-        yield Problem("tokenizer", f"{tokenizer!r} is not a text")
+    eps, offload, ends = values["eps"], values["use_offload"], values["ends_after_eos"]
+    tokenizer, dtype = values["tokenizer"], values["table_dtype"]
+    yield from _broken(
+        (
+            "eps",
+            eps is not None and not (_is_number(eps) and eps > 0),
+            f"{eps!r} is not a positive number",
+        ),
+        ("use_offload", not isinstance(offload, bool), f"{offload!r} is not true or false"),
+        ("ends_after_eos", not isinstance(ends, bool), f"{ends!r} is not true or false"),
+        ("tokenizer", not isinstance(tokenizer, str | None), f"{tokenizer!r} is not a text"),
+    )
     try:
         values["table_dtype"] = None if dtype is None else dtype_name(dtype)
     except (InputError, AttributeError):
@@ -144,30 +166,45 @@ def _check_tokens(values: Values, layout: Layout, right: set[str]) -> Iterator[P
         elif "engram_vocab_size" in right and value >= values["engram_vocab_size"]:
             size = values["engram_vocab_size"]
             yield Problem(key, f"{value} is not below engram_vocab_size {size}")
-    name, ends = f"layout {values['layout']}", values["ends_after_eos"]
-    if values["eos_id"] is None and layout.ends_after_eos:
-        yield Problem("eos_id", f"missing: {name} stops its look-back at the end-of-text token")
-    elif values["eos_id"] is None and ends:
-        message = "true without eos_id: give the token that documents end with"
-        yield Problem("ends_after_eos", message)
-    if layout.ends_after_eos and not ends:
-        yield Problem("ends_after_eos", f"false: {name} always ends documents with eos_id")
+    name, always, ends = (
+        f"layout {values['layout']}",
+        layout.ends_after_eos,
+        values["ends_after_eos"],
+    )
+    has_none = values["eos_id"] is None
+    yield from _broken(
+        (
+            "eos_id",
+            has_none and always,
+            f"missing: {name} stops its look-back at the end-of-text token",
+        ),
+        (
+            "ends_after_eos",
+            has_none and not always and bool(ends),
+            "true without eos_id: give the token that documents end with",
+        ),
+        (
+            "ends_after_eos",
+            always and not ends,
+            f"false: {name} always ends documents with eos_id",
+        ),
+    )
 
 
 def _check_layer_ids(values: Values, right: set[str]) -> Iterator[Problem]:
     key, ids, columns = "layer_ids", values["layer_ids"], 1
-    if {"max_ngram_size", "n_head_per_ngram"} <= right:
-        columns = (values["max_ngram_size"] - 1) * values["n_head_per_ngram"]
     if not _is_list(ids) or not all(map(_is_int, ids)):
         yield Problem(key, f"{ids!r} is not a list of whole numbers")
-    elif too_many := too_many_heads(len(ids), columns):
-        yield Problem(key, too_many)
-    elif any(item < 0 for item in ids):
-        yield Problem(key, f"{list(ids)} has negative layers; they are counted from 0")
-    elif len(set(ids)) != len(ids):
-        yield Problem(key, f"{list(ids)} names a layer twice")
-    else:
-        values[key] = list(ids)
+        return
+    values[key] = list(ids)
+    if {"max_ngram_size", "n_head_per_ngram"} <= right:
+        columns = (values["max_ngram_size"] - 1) * values["n_head_per_ngram"]
+    too_many, negative = too_many_heads(len(ids), columns), any(item < 0 for item in ids)
+    yield from _first_broken(
+        (key, bool(too_many), too_many),
+        (key, negative, f"{list(ids)} has negative layers; they are counted from 0"),
+        (key, len(set(ids)) != len(ids), f"{list(ids)} names a layer twice"),
+    )
 
 
 def _check_table_size(
@@ -192,17 +229,25 @@ def _check_table_size(
     # Absurdly large sizes are shown as a power of two.
     words = (str(size) if size < 10**30 else f"2^{size.bit_length() - 1}.." for size in sizes)
     brief = f"[{', '.join(words)}]"
-    if len(sizes) != highest - 1:
-        counted = f"{plural(len(sizes), 'size')} for {plural(highest - 1, 'order')}"
-        yield Problem(key, f"{counted} (2..{highest}); give one per order")
-    elif any(size < 2 * heads for size in sizes):
-        least = f"each order needs at least 2 rows for each of its {plural(heads, 'head')}"
-        yield Problem(key, f"{brief}: {least}")
-    elif sum(sizes) >= MAX_ROW_ID:
-        yield Problem(key, f"{brief} rows do not fit 62-bit row ids")
-    elif layout.equal_tables and len(set(sizes)) > 1:
-        name = f"layout {values['layout']}"
-        yield Problem(key, f"{list(sizes)}: {name} has one size for every order")
+    yield from _first_broken(
+        (
+            key,
+            len(sizes) != highest - 1,
+            f"{plural(len(sizes), 'size')} for {plural(highest - 1, 'order')} (2..{highest}); give "
+            "one per order",
+        ),
+        (
+            key,
+            any(size < 2 * heads for size in sizes),
+            f"{brief}: each order needs at least 2 rows for each of its {plural(heads, 'head')}",
+        ),
+        (key, sum(sizes) >= MAX_ROW_ID, f"{brief} rows do not fit 62-bit row ids"),
+        (
+            key,
+            layout.equal_tables and len(set(sizes)) > 1,
+            f"{brief}: layout {values['layout']} has one size for every order",
+        ),
+    )
 
 
 def _scale(values: Values, right: set[str], k: float) -> str:

@@ -7,9 +7,9 @@ from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
 from engram.config.config_rules import resolve
-from engram.config.table_dtype import ASSUMED, TableDtype
+from engram.config.table_dtype import ASSUMED, Origin, TableDtype
 from engram.errors import ConfigError, Problem
-from engram.layouts import LAYOUT_NAMES
+from engram.layouts import LAYOUT_NAMES, Layout, get_layout
 from engram.storage.dtypes import dtype_name, row_bytes
 from engram.units import format_bytes
 
@@ -124,32 +124,37 @@ class EngramConfig:
         Raises:
             InputError: `asked` is not a dtype of tables.
         """
-        if asked is not None:
-            return TableDtype(dtype_name(asked), "asked")
-        if self.table_dtype is not None:
-            return TableDtype(self.table_dtype, "config")
-        if base_dtype is not None:
-            return TableDtype(base_dtype, "base")
-        return TableDtype(ASSUMED, "assumed")
+        choices: tuple[tuple[str | None, Origin], ...] = (
+            (None if asked is None else dtype_name(asked), "asked"),
+            (self.table_dtype, "config"),
+            (base_dtype, "base"),
+            (ASSUMED, "assumed"),
+        )
+        return next(TableDtype(name, origin) for name, origin in choices if name is not None)
 
     @property
     def doubts(self) -> list[str]:
-        """Warnings about a table size that is valid but probably not meant, one sentence each."""
-        rows, width = sum(self.engram_table_size), self.row_width
-        size_bytes = rows * row_bytes(width, self.stored_dtype().name) * len(self.layer_ids)
+        """A warning where the tables' size is valid but probably not meant; else nothing."""
+        rows, fewest = sum(self.engram_table_size), min(self.rows_per_head)
+        bytes_per_row = row_bytes(self.row_width, self.stored_dtype().name)
+        size_bytes, vocab_size = rows * bytes_per_row * len(self.layer_ids), self.engram_vocab_size
         known = "the largest published ones have 384M rows a layer and 189 GiB in all"
-        if rows > MANY_ROWS:
-            return [f"engram_table_size makes {rows:,} rows a layer; {known}."]
-        if size_bytes > MANY_BYTES:
-            return [f"engram_table_size makes tables of {format_bytes(size_bytes)}; {known}."]
-        fewest, vocab_size = min(self.rows_per_head), self.engram_vocab_size
-        if fewest * FEW_ROWS < vocab_size:
-            return [
-                f"engram_table_size makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: "
-                "any text fills such a table, and unrelated n-grams share every row. In the "
-                "template gpt2, a head has a quarter as many rows as the vocabulary has ids."
-            ]
-        return []
+        doubts = (
+            (rows > MANY_ROWS, f"makes {rows:,} rows a layer; {known}."),
+            (size_bytes > MANY_BYTES, f"makes tables of {format_bytes(size_bytes)}; {known}."),
+            (
+                fewest * FEW_ROWS < vocab_size,
+                f"makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: any text fills such "
+                "a table, and unrelated n-grams share every row. In the template gpt2, a head has "
+                "a quarter as many rows as the vocabulary has ids.",
+            ),
+        )
+        return [f"engram_table_size {doubt}" for is_so, doubt in doubts if is_so][:1]
+
+    @property
+    def rules(self) -> Layout:
+        """The rules of its layout."""
+        return get_layout(self.layout)
 
     @property
     def orders(self) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
     depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(
@@ -122,7 +122,7 @@ def parse_mapping(text: str) -> Mapping:
     return found
 
 
-def _read_pair(loader: _Loader, key_node: Any, value_node: Any, found: Mapping) -> None:
+def _read_pair(loader: _Loader, key_node: yaml.Node, value_node: yaml.Node, found: Mapping) -> None:
     line = key_node.start_mark.line + 1
     if not isinstance(key_node, yaml.ScalarNode):
         found.problems.append(Problem("", "a key must be a plain string", line))

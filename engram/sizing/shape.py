@@ -125,7 +125,7 @@ def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> Non
     """
     has = f"{backbone.name} has the layers 0 to {backbone.num_layers - 1}"
     past = [layer_id for layer_id in config.layer_ids if layer_id >= backbone.num_layers]
-    compresses = get_layout(config.layout).hashes == "compressed"
+    compresses = config.rules.hashes == "compressed"
     sizes = {
         "hidden_size": backbone.hidden_size,
         "hc_mult": backbone.hc_mult,

@@ -17,7 +17,6 @@ from typing import Literal
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
 from engram.growth import Growth
-from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
@@ -97,7 +96,7 @@ class CorpusStatistics:
         Raises:
             MismatchError: They are for another vocabulary, or for other orders.
         """
-        compresses = get_layout(config.layout).hashes == "compressed"
+        compresses = config.rules.hashes == "compressed"
         if compresses != self.is_compressed:
             ours, theirs = ("compressed", "raw") if compresses else ("raw", "compressed")
             raise MismatchError(
@@ -265,5 +264,5 @@ def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: flo
         load: Wanted load.
     """
     rows = [rows_for_load(count.distinct_ngrams, load) for count in counts]
-    are_equal = get_layout(config.layout).equal_tables
+    are_equal = config.rules.equal_tables
     return [(max(rows) if are_equal else size) * config.n_head_per_ngram for size in rows]

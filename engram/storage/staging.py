@@ -164,7 +164,8 @@ def leftovers(target: Path) -> list[Path]:
     found = []
     for place in _stages(target):
         with _taken(place) as is_left:
-            found += [place] if is_left or _is_empty(place) else []
+            if is_left or _is_empty(place):
+                found.append(place)
     return found
 
 

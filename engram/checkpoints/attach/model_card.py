@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from engram.addressing.addresses import Addresses
 from engram.config.engram_config import EngramConfig
-from engram.layouts import get_layout
 from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
@@ -31,7 +30,7 @@ def model_card(
     Returns:
         Markdown with the metadata that the hub reads.
     """
-    layout = get_layout(config.layout)
+    layout = config.rules
     dense = sum(layout.dense_parts(config).values())
     dtype = config.stored_dtype().name
     bytes_per_row = row_bytes(config.row_width, dtype)

@@ -15,7 +15,6 @@ from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, MismatchError, MissingFileError
-from engram.layouts import get_layout
 from engram.storage.gguf import refuse_gguf_folder
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.safetensors_headers import TensorInfo
@@ -312,7 +311,7 @@ class Checkpoint:
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)
             return self.addresses
-        if get_layout(self.config.layout).hashes == "raw":
+        if self.config.rules.hashes == "raw":
             made = Addresses.from_config(self.config, None)
         else:
             made = EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses

@@ -68,7 +68,6 @@ def find_target(
 def _config(
     config: EngramConfig, model: str | Path | Backbone | None, dtype: str | None
 ) -> ReportTarget:
-    from engram.layouts import get_layout
     from engram.sizing.counts import count_params
 
     backbone, counts = given_backbone(model), count_params(config)
@@ -87,7 +86,7 @@ def _config(
     return ReportTarget(
         kind="config",
         layout=config.layout,
-        title=get_layout(config.layout).title,
+        title=config.rules.title,
         hash_rows={layer.layer_id: layer.hash_rows for layer in counts.layers},
         weights=weights,
         notes=notes,
