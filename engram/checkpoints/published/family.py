@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from engram.checkpoints.published.stored import Stored
 from engram.checks import Verdict
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
@@ -15,6 +14,7 @@ from engram.layouts.base import Naming
 from engram.layouts.dialect import Key, Slot
 from engram.layouts.settings import Setting, read_settings
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from engram.checkpoints.published.family import Expected, Family, Memory, demand_settings
-from engram.checkpoints.published.stored import Stored
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key
 from engram.layouts.settings import MOST_LAYERS, Setting
+from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
 
 _LAYER = "layers.{layer}."

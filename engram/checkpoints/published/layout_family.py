@@ -15,7 +15,6 @@ from engram.checkpoints.published.family import (
     text_part,
 )
 from engram.checkpoints.published.layout_checks import checks_of
-from engram.checkpoints.published.stored import Stored
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, Problem
 from engram.layouts import Layout
@@ -23,6 +22,7 @@ from engram.layouts.dialect import Dialect, Key
 from engram.layouts.settings import config_keys
 from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
 
 Block = tuple[int, int]

@@ -11,10 +11,10 @@ from engram.checkpoints.published.family import (
     demand_settings,
     text_part,
 )
-from engram.checkpoints.published.stored import Stored
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key, Slot
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, Setting
+from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
 
 # Names of meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py.

@@ -7,9 +7,9 @@ import re
 from engram.checkpoints.published import gemma, longcat
 from engram.checkpoints.published.family import Family, Released, text_part
 from engram.checkpoints.published.layout_family import layout_family
-from engram.checkpoints.published.stored import Stored
 from engram.errors import InputError
 from engram.layouts import LAYOUTS
+from engram.storage.stored import Stored
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -16,11 +16,11 @@ from engram.checkpoints.published.formats import (
     stored_shape,
 )
 from engram.checkpoints.published.recognise import no_memory, recognise
-from engram.checkpoints.published.stored import Stored
 from engram.checks import Check, Verdict, first_of, run_check, what_happened
 from engram.errors import EngramError
 from engram.layouts.dialect import Key
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored
 
 
 def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Check]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.checkpoints.published.recognise import Released, find_family, no_memory, recognise
-from engram.checkpoints.published.stored import Stored, read_stored
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
@@ -19,6 +18,7 @@ from engram.layouts import get_layout
 from engram.storage.gguf import refuse_gguf_folder
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored, read_stored
 from engram.tensor_names import TABLE, is_memory, tensor_name
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Checkpoint:
         if self.path is not None:
             needs_index = self.stated is not None
             return read_stored(self.path, self.model_config, needs_index=needs_index)
-        from engram.checkpoints.published.stored_on_hub import read_hub
+        from engram.storage.stored_on_hub import read_hub
 
         return read_hub(self.name, self.revision, self.model_config)
 

@@ -11,7 +11,6 @@ from engram.backbone.quantisation import base_params, quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
 from engram.checkpoints.published.recognise import Released
-from engram.checkpoints.published.stored import named
 from engram.checkpoints.read.checkpoint import Checkpoint, Kind
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
@@ -23,6 +22,7 @@ from engram.sizing.weights import Group, Weights
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import named
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 
 _SETTINGS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engram.checkpoints.published.stored import Stored
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
@@ -12,6 +11,7 @@ from engram.errors import MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import TABLE_DTYPES, scales_per_row
+from engram.storage.stored import Stored
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 
 if TYPE_CHECKING:

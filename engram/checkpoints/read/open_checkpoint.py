@@ -6,7 +6,6 @@ from pathlib import Path
 
 from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.published.recognise import is_hub_id
-from engram.checkpoints.published.stored import stored_model_config
 from engram.checkpoints.read.adapter import read_adapter
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -14,6 +13,7 @@ from engram.checkpoints.read.settings import damaged, stated_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf import refuse_gguf
+from engram.storage.stored import stored_model_config
 
 
 def open_checkpoint(

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.published.stored import Gathering, Stored
 from engram.errors import CorruptFileError, MissingFileError
 from engram.storage import hub
 from engram.storage.safetensors_headers import (
@@ -17,6 +16,7 @@ from engram.storage.safetensors_headers import (
     TensorInfo,
     describe_tensors,
 )
+from engram.storage.stored import Gathering, Stored
 
 _AT_A_TIME = 8
 # Most headers are shorter.
