@@ -14,7 +14,8 @@ from engram.backbone.float_dtype import count_values, float_dtype
 from engram.backbone.stored_count import count_folder
 from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
 from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
-from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import is_memory
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")

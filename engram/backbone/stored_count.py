@@ -8,7 +8,7 @@ from typing import Any
 
 from engram.backbone.counting import Counts
 from engram.errors import LayoutError
-from engram.storage.safetensors_headers import read_folder_headers
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import is_memory
 
 PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights per value, or their codes

@@ -88,7 +88,7 @@ def memories_of(settings: Mapping[str, Any]) -> Memories:
     """Read a checkpoint's memories from the ``engram`` part of its config.json."""
     config = EngramConfig.from_dict(settings["config"])
     layers, path = settings["addresses"]["layers"], settings["layers_path"]
-    weights = (name for name in get_layout(config.layout).dense_shapes(config))
+    weights = (name for name in get_layout(config.layout).dense_shapes(config.sizes))
     parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
     paths = (module_name(path, layer["layer_id"]) for layer in layers)
     return Memories(tuple(sorted(paths)), tuple(parts))

@@ -21,11 +21,11 @@ from engram.storage.safetensors_headers import (
     INDEX_FILE,
     SINGLE_FILE,
     TensorInfo,
-    read_folder_headers,
     read_header,
     read_weight_map,
 )
 from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 
 # Dtypes by their name in safetensors headers.

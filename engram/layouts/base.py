@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
-from engram.layouts.dialect import Dialect, Slot
-from engram.layouts.tensors import HasSizes, Tensor, shape_of
+from engram.layouts.dialect import Dialect, Key, Slot
+from engram.layouts.tensors import CONSTANTS, Tensor, shape_of
 from engram.tensor_names import TABLE
 
 
@@ -139,20 +140,31 @@ class Layout(Naming):
         """Whether masked tokens inside a row are passed over."""
         return self.masked == "absent"
 
-    @property
+    @cached_property
     def all_tensors(self) -> dict[str, Tensor]:
-        """Parameters of one layer by our name, its table last."""
+        """Parameters of one layer and constants of its hash by our name, the table last."""
         table = Tensor(TABLE, "R, W", self.table_block)
-        return {tensor.name: tensor for tensor in (*self.tensors, table)}
+        return CONSTANTS | {tensor.name: tensor for tensor in (*self.tensors, table)}
 
-    def dense_shapes(self, config: HasSizes) -> dict[str, tuple[int, ...]]:
-        """Shapes of one layer's parameters without its table, by our name."""
-        return {tensor.name: shape_of(tensor.shape, config.sizes) for tensor in self.tensors}
+    def letters(self, key: Key) -> str:
+        """Shape of a tensor in the letters of the legend; that of a stream where it is of one."""
+        shape = self.all_tensors[key.name].shape
+        if key.number is None:
+            return shape
+        return shape.removeprefix("M, ").removeprefix("M*")
 
-    def dense_parts(self, config: HasSizes) -> dict[str, int]:
+    def dense_shapes(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's parameters without its table, by our name.
+
+        Args:
+            sizes: Values of the legend's letters, as a config has them.
+        """
+        return {tensor.name: shape_of(tensor.shape, sizes) for tensor in self.tensors}
+
+    def dense_parts(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
         parts: dict[str, int] = defaultdict(int)
-        for name, shape in self.dense_shapes(config).items():
+        for name, shape in self.dense_shapes(sizes).items():
             parts[name.split(".")[0]] += prod(shape)
         return dict(parts)
 

@@ -204,7 +204,7 @@ def _with_rows(config: EngramConfig, rows_per_order: int) -> EngramConfig:
 
 
 def _dense_params(config: EngramConfig) -> int:
-    per_layer = sum(get_layout(config.layout).dense_parts(config).values())
+    per_layer = sum(get_layout(config.layout).dense_parts(config.sizes).values())
     return per_layer * len(config.layer_ids)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from engram.storage.safetensors_headers import (
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")
 _NAMED = 3  # as many as a message names
+_AT_A_TIME = 8
+
+# Names that an index places in each file; None where all of a file's tensors count.
+Files = Mapping[str, list[str] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +36,23 @@ class Stored:
         name: What it was asked for by.
         folder: Where it is; None for one on the hub.
         config: Its config.json, empty when there is none.
+        lengths_known: Whether files were compared with the lengths that their headers call for.
+        read: Returns the bytes of a tensor.
         tensors: What the headers describe, by name.
         problems: What is wrong with the files.
         unread: Tensors that the index places in files that cannot be read.
         missing: Files that the index names and that are not there.
-        hint: What to do about the first problem; empty where nothing but to look at all of them.
-        lengths_known: Whether files were compared with the lengths that their headers call for.
-        read: Returns the bytes of a tensor.
     """
 
     name: str
     folder: Path | None
     config: dict[str, Any]
-    tensors: dict[str, TensorInfo]
-    problems: list[str]
-    unread: set[str]
-    missing: list[str]
-    hint: str
     lengths_known: bool
     read: Callable[[TensorInfo], bytes]
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+    problems: list[EngramError] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:
@@ -83,9 +85,9 @@ class Stored:
                 missing=self.missing,
             )
         if self.problems:
-            hint = self.hint if len(self.problems) == 1 else ""
+            hint = self.problems[0].hint if len(self.problems) == 1 else ""
             raise CorruptFileError(
-                self.problems[0],
+                self.problems[0].message,
                 hint or f"See all of it: engram verify {self.name}",
                 path=self.name,
             )
@@ -94,96 +96,71 @@ class Stored:
                 f"{self.name} has no safetensors weights.", "Copy the whole folder.", path=self.name
             )
 
+    def indexed(self, content: bytes, where: str) -> Files:
+        """Return the names that an index places in each file.
+
+        Args:
+            content: The index.
+            where: Its name.
+        """
+        try:
+            weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
+        except CorruptFileError as error:
+            self.problems.append(error)
+            return {}
+        files: dict[str, list[str]] = {}
+        for name, file in weight_map.items():
+            files.setdefault(file, []).append(name)
+        for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
+            what = "which is outside of its folder or no .safetensors file"
+            self.problems.append(CorruptFileError(f"{where} names {file!r}, {what}."))
+            self.unread.update(files.pop(file))
+        return files
+
+    def take(self, files: Files, header: Callable[[str], dict[str, TensorInfo]]) -> Stored:
+        """Take the tensors of files; return itself.
+
+        Args:
+            files: See `indexed`.
+            header: Reads the header of a file.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        def read(file: str) -> dict[str, TensorInfo] | EngramError:
+            try:
+                return header(file)
+            except EngramError as error:
+                return error
+
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            headers = dict(zip(files, pool.map(read, files), strict=True))
+        for file, names in sorted(files.items()):
+            found = headers[file]
+            if isinstance(found, EngramError):
+                self.problems.append(found)
+                self.unread.update(names or ())
+                if names and isinstance(found, MissingFileError):
+                    self.missing.append(file)
+                continue
+            absent = [name for name in names or () if name not in found]
+            if absent:
+                what = f"{named(absent)} should be in {file}, and is not there."
+                self.problems.append(CorruptFileError(what))
+            wanted = set(found if names is None else names)
+            new = {name: info for name, info in found.items() if name in wanted}
+            twice = next((name for name in new if name in self.tensors), None)
+            if twice is not None:
+                what = f"{twice} is in {file}, and in another file too."
+                self.problems.append(CorruptFileError(what))
+            self.tensors.update(new)
+        return self
+
 
 def named(names: Iterable[str]) -> str:
     """The first names of many."""
     listed = list(names)
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + more
-
-
-@dataclass
-class Gathering:
-    """Headers on their way into a `Stored`, one file after the other."""
-
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    unread: set[str] = field(default_factory=set)
-    missing: list[str] = field(default_factory=list)
-    hint: str = ""
-
-    def _failed(self, error: EngramError) -> None:
-        self.hint = self.hint or error.hint
-        self.problems.append(error.message)
-
-    def all_of(self, file: str, header: Callable[[], dict[str, TensorInfo]]) -> None:
-        """Take every tensor of a file that no index speaks of."""
-        try:
-            found = header()
-        except EngramError as error:
-            self._failed(error)
-            return
-        twice = next((name for name in found if name in self.tensors), None)
-        if twice is not None:
-            self.problems.append(f"{twice} is in {file}, and in another file too.")
-        self.tensors.update(found)
-
-    def indexed(
-        self,
-        content: bytes,
-        where: str,
-        header: Callable[[str], dict[str, TensorInfo]],
-        each: Callable[[Callable[[str], None], list[str]], None] | None = None,
-    ) -> None:
-        """Take the tensors that an index names, from the files that it names.
-
-        Args:
-            content: The index.
-            where: Its name.
-            header: Reads the header of a file.
-            each: Calls a function with every file, some at a time; one after the other when None.
-        """
-        try:
-            weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
-        except CorruptFileError as error:
-            self._failed(error)
-            return
-        files: dict[str, list[str]] = {}
-        for name, file in weight_map.items():
-            files.setdefault(file, []).append(name)
-        for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
-            what = "which is outside of its folder or no .safetensors file"
-            self.problems.append(f"{where} names {file!r}, {what}.")
-            self.unread.update(files.pop(file))
-        found: dict[str, dict[str, TensorInfo] | EngramError] = {}
-
-        def read(file: str) -> None:
-            try:
-                found[file] = header(file)
-            except EngramError as error:
-                found[file] = error
-
-        if each is None:
-            for file in files:
-                read(file)
-        else:
-            each(read, list(files))
-        for file, names in sorted(files.items()):
-            self._take(file, names, found[file])
-
-    def _take(
-        self, file: str, names: list[str], found: dict[str, TensorInfo] | EngramError
-    ) -> None:
-        if isinstance(found, EngramError):
-            self.unread.update(names)
-            self.missing += [file] if isinstance(found, MissingFileError) else []
-            self._failed(found)
-            return
-        wanted = set(names)
-        absent = [name for name in names if name not in found]
-        if absent:
-            self.problems.append(f"{named(absent)} should be in {file}, and is not there.")
-        self.tensors.update((name, info) for name, info in found.items() if name in wanted)
 
 
 def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False) -> Stored:
@@ -195,30 +172,49 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
         needs_index: Take no files that transformers would not find: neither `SINGLE_FILE` nor named
             by an index.
     """
-    found, index = Gathering(), path / INDEX_FILE
+    folder, index = path if path.is_dir() else path.parent, path / INDEX_FILE
+    stored = Stored(name=str(path), folder=folder, config=config, lengths_known=True, read=_read)
+
+    def header(file: str) -> dict[str, TensorInfo]:
+        if not (folder / file).is_file():
+            raise MissingFileError(f"{file} is not there, and the index names it.")
+        return read_header(folder / file)
+
+    files: Files = {}
     if path.is_file():
-        found.all_of(path.name, lambda: read_header(path))
+        files = {path.name: None}
     elif (path / SINGLE_FILE).is_file():
-        found.all_of(SINGLE_FILE, lambda: read_header(path / SINGLE_FILE))
+        files = {SINGLE_FILE: None}
     elif index.is_file():
-        found.indexed(index.read_bytes(), str(index), lambda file: _header(path, file))
+        files = stored.indexed(index.read_bytes(), str(index))
     elif not needs_index:
-        for file in sorted(path.glob("*.safetensors")):
-            found.all_of(file.name, lambda file=file: read_header(file))  # type: ignore[misc]
-    return Stored(
-        name=str(path),
-        folder=path if path.is_dir() else path.parent,
-        config=config,
-        **vars(found),
-        lengths_known=True,
-        read=_read,
-    )
+        files = {file.name: None for file in path.glob("*.safetensors")}
+    return stored.take(files, header)
 
 
-def _header(folder: Path, file: str) -> dict[str, TensorInfo]:
-    if not (folder / file).is_file():
-        raise MissingFileError(f"{file} is not there, and the index names it.")
-    return read_header(folder / file)
+def _read(info: TensorInfo) -> bytes:
+    with info.path.open("rb") as file:
+        file.seek(info.start)
+        return file.read(info.stop - info.start)
+
+
+def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
+    """Read the headers of all weights of a Hugging Face folder.
+
+    Like transformers, prefers ``model.safetensors`` to the index of shards.
+
+    Returns:
+        The tensors that the model has by name; None when the folder holds no safetensors weights.
+
+    Raises:
+        CorruptFileError: A file or the index is torn, or the index names a file elsewhere.
+        MissingFileError: A shard that the index names is not there.
+    """
+    stored = read_stored(folder, {}, needs_index=True)
+    if not (stored.tensors or stored.problems):
+        return None
+    stored.demand_whole()
+    return stored.tensors
 
 
 def stored_model_config(path: Path) -> dict[str, Any]:
@@ -230,9 +226,3 @@ def stored_model_config(path: Path) -> dict[str, Any]:
     files = [path / name for name in CONFIG_FILES if (path / name).is_file()]
     config: dict[str, Any] = read_json(files[0]) if files else {}
     return config
-
-
-def _read(info: TensorInfo) -> bytes:
-    with info.path.open("rb") as file:
-        file.seek(info.start)
-        return file.read(info.stop - info.start)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from engram.errors import CorruptFileError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage import hub
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
@@ -16,9 +14,8 @@ from engram.storage.safetensors_headers import (
     TensorInfo,
     describe_tensors,
 )
-from engram.storage.stored import Gathering, Stored
+from engram.storage.stored import Files, Stored
 
-_AT_A_TIME = 8
 # Most headers are shorter.
 _FIRST_BYTES = 100_000
 
@@ -36,8 +33,6 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
     """
     from huggingface_hub.errors import EntryNotFoundError
 
-    found = Gathering()
-
     def header(file: str) -> dict[str, TensorInfo]:
         try:
             return _header(name, file, revision)
@@ -46,13 +41,22 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
                 f"{file} is not in the repository, and the index names it."
             ) from None
 
+    stored = Stored(
+        name=name,
+        folder=None,
+        config=config,
+        lengths_known=False,
+        read=lambda info: _read(name, revision, info),
+    )
+    files: Files = {}
     try:
         if hub.has_file(name, SINGLE_FILE, revision):
-            found.all_of(SINGLE_FILE, lambda: header(SINGLE_FILE))
+            files = {SINGLE_FILE: None}
         elif hub.has_file(name, INDEX_FILE, revision):
             index = hub.download(name, INDEX_FILE, revision, offline=False).read_bytes()
-            found.indexed(index, INDEX_FILE, header, _in_parallel)
-    except (CorruptFileError, MissingFileError):
+            files = stored.indexed(index, INDEX_FILE)
+        return stored.take(files, header)
+    except EngramError:
         raise
     except Exception as error:  # the client's versions differ in transport, and so in exceptions
         raise MissingFileError(
@@ -61,19 +65,6 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
             model=name,
             revision=revision,
         ) from None
-    return Stored(
-        name=name,
-        folder=None,
-        config=config,
-        **vars(found),
-        lengths_known=False,
-        read=lambda info: _read(name, revision, info),
-    )
-
-
-def _in_parallel(read: Callable[[str], None], files: list[str]) -> None:
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        list(pool.map(read, files))
 
 
 def _header(name: str, file: str, revision: str | None) -> dict[str, TensorInfo]:

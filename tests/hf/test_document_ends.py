@@ -13,7 +13,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.reference import hash_ids
 from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import ConfigError, LayoutError
 from support import tiny
 from support.near import assert_near

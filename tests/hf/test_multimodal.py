@@ -23,7 +23,7 @@ from engram.checkpoints.attach import attach, detach
 from engram.checkpoints.read import load_checkpoint
 from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
 from engram.checkpoints.verify.images import ImagePrompt, image_prompt
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.checkpoints.verify.ways import READING
 from engram.errors import InputError, LayoutError
 from engram.hf.compat import cache_name, cache_of
@@ -291,7 +291,7 @@ def test_old_names_of_tensors_load_with_a_memory(
     for saved in ("saved", "again"):
         again = load_checkpoint.load(tmp_path / saved)
         assert torch.equal(_logits(again, prompt), _logits(model, prompt))
-        assert not [it for it in verify(tmp_path / saved, weights=False) if it.ok is False]
+        assert not [it for it in verify(tmp_path / saved, headers_only=True) if it.ok is False]
 
 
 def test_text_decoders_of_their_own_stay_as_they_are() -> None:

@@ -19,7 +19,7 @@ from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
 from engram.errors import InputError
 from engram.hf.compat import cache_name

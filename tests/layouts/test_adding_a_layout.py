@@ -13,7 +13,7 @@ import engram
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.inspect import inspect_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import LAYOUTS
 from engram.layouts.dialect import Key

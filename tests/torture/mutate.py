@@ -48,7 +48,7 @@ _LIGHT = (
     *("numpy", "rich.table", "rich.console", "tokenizers", "numba", "sympy"),
     *("engram.checkpoints.read.inspect", "engram.checkpoints.read.lookup"),
     *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert_memory"),
-    *("engram.checkpoints.verify.verify_checkpoint", "engram.corpus.verify.verify_corpus"),
+    *("engram.checkpoints.verify.verify", "engram.corpus.verify.verify_corpus"),
     *("engram.corpus.counts.count_kernels", "engram.corpus.hash.hash_text"),
     *("engram.corpus.hash.hash_config", "engram.backbone", "engram.sizing.table_load"),
     *("engram.addressing.tokenizer", "engram.addressing.same_tokenizer"),

@@ -51,7 +51,7 @@ class AttachPlan:
     @property
     def added_params(self) -> int:
         """Parameters of the memory: tables as stored, and dense parts."""
-        dense = sum(get_layout(self.config.layout).dense_parts(self.config).values())
+        dense = sum(get_layout(self.config.layout).dense_parts(self.config.sizes).values())
         rows = sum(layer.stored_rows for layer in self.addresses.layers)
         return rows * self.config.row_width + dense * len(self.addresses.layers)
 

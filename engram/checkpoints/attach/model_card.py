@@ -33,7 +33,7 @@ def model_card(
         Markdown with the metadata that the hub reads.
     """
     layout = get_layout(config.layout)
-    dense = sum(layout.dense_parts(config).values())
+    dense = sum(layout.dense_parts(config.sizes).values())
     dtype = table_dtype(config).name
     bytes_per_row = row_bytes(config.row_width, dtype)
     rows = "\n".join(

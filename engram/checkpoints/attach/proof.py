@@ -54,13 +54,16 @@ def check_loads(
         )
 
 
-def judge_base_weights(memory: Checkpoint) -> Verdict:
+def judge_base_weights(memory: Checkpoint, trust_remote_code: bool) -> Verdict:
     """Check that loading an attached checkpoint would start no weight of its base at random.
 
     Args:
-        memory: The attached checkpoint, whose files are here; code beside its weights is trusted.
+        memory: The attached checkpoint, whose files are here.
+        trust_remote_code: Whether code beside its weights may run.
     """
     own_code, folder = memory.base.code is not None, memory.folder or Path(memory.name)
+    if own_code and not trust_remote_code:
+        return None, "it would run code in its folder (--trust-remote-code)"
     tensors = {name: (info.dtype, info.shape) for name, info in memory.tensors.items()}
     try:
         loading = _load(folder, classes_of(memory), memory.model_config, tensors, own_code)

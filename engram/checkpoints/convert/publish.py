@@ -80,7 +80,7 @@ def published_tensors(
         tensor, pieces = tensors[key.name], 1
         shape = tensor.shape
         if key.number is not None:
-            shape = shape_of(layout.all_tensors[key.name].stream_shape, config.sizes)
+            shape = shape_of(layout.letters(key), config.sizes)
             tensor = tensor.part(key.number * tensor.rows // config.hc_mult, shape)
         elif "{shard}" in names[key.name]:
             pieces = config.row_multiple

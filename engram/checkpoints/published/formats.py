@@ -53,11 +53,6 @@ def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
     return Format("fp8" if info.dtype == "U8" else "int8", 1, True)
 
 
-def stored_shape(shape: tuple[int, ...], packed: int) -> tuple[int, ...]:
-    """The shape of a tensor whose rows are packed."""
-    return (*shape[:-1], -(-shape[-1] // packed)) if packed > 1 else shape
-
-
 def scale_shapes(shape: tuple[int, ...], block: tuple[int, int] | None) -> list[tuple[int, ...]]:
     """Shapes that the scales of a matrix may have.
 

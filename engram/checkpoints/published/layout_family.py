@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from engram.addressing.primes import head_primes, stored_rows
 from engram.checkpoints.published.family import (
     Expected,
-    Family,
-    Memory,
+    Released,
     demand_settings,
     text_part,
 )
-from engram.checkpoints.published.layout_checks import checks_of
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, Problem
 from engram.layouts import Layout
 from engram.layouts.dialect import Dialect, Key
 from engram.layouts.settings import config_keys
-from engram.layouts.tensors import CONSTANTS, shape_of
+from engram.layouts.tensors import shape_of
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
@@ -28,13 +25,10 @@ from engram.tensor_names import TABLE
 Block = tuple[int, int]
 
 
-def layout_family(layout: Layout) -> Family:
-    """Make the family of a layout."""
-    describe = _describe if layout.released.settings else _describe_alone
-    return Family(layout, partial(describe, layout), checks_of(layout))
-
-
-def _describe(layout: Layout, stored: Stored) -> Memory:
+def describe(layout: Layout, stored: Stored) -> Released:
+    """Tell what a checkpoint of a layout should hold."""
+    if not layout.released.settings:
+        return _describe_alone(layout, stored)
     dialect = layout.spoken(stored.tensors)
     blocks, problems = _blocks(layout, dialect, stored)
     stated = demand_settings(dialect.settings, stored, problems)
@@ -51,12 +45,14 @@ def _describe(layout: Layout, stored: Stored) -> Memory:
         expected.update(_expected(layout, layer_id, values, blocks, shards))
     orders = f"orders 2 to {config.max_ngram_size}, {config.n_head_per_ngram} heads each"
     rounded = f"rows rounded up to a multiple of {config.row_multiple}"
-    return Memory(
+    return Released(
+        family=layout,
+        stored=stored,
         config=config,
         reads=config.n_columns,
         hash_rows=hash_rows,
         expected=expected,
-        notes=(rounded if config.row_multiple > 1 else orders,),
+        note=rounded if config.row_multiple > 1 else orders,
     )
 
 
@@ -70,15 +66,8 @@ def _expected(
     """The tensors of one layer, given the values of the shapes' letters."""
     for key in layout.released.keys(layer_id, values["M"]):
         pieces = shards if "{shard}" in layout.released.names[key.name] else 1
-        shape = shape_of(_shape(layout, key), values)
+        shape = shape_of(layout.letters(key), values)
         yield key, Expected(shape=shape, block=blocks.get(key.name), shards=pieces)
-
-
-def _shape(layout: Layout, key: Key) -> str:
-    if key.name in CONSTANTS:
-        return CONSTANTS[key.name]
-    tensor = layout.all_tensors[key.name]
-    return tensor.shape if key.number is None else tensor.stream_shape
 
 
 def _blocks(
@@ -103,7 +92,7 @@ def _blocks(
     return blocks, problems
 
 
-def _describe_alone(layout: Layout, stored: Stored) -> Memory:
+def _describe_alone(layout: Layout, stored: Stored) -> Released:
     """Describe a state dict without a config: its tensors have to fit each other."""
     layers: dict[int | None, dict[Key, TensorInfo]] = {}
     for name, info in stored.tensors.items():
@@ -117,12 +106,13 @@ def _describe_alone(layout: Layout, stored: Stored) -> Memory:
         values = _sizes_in(layout, stored, layer_id, infos)
         hash_rows[layer_id] = values["R"]
         expected.update(_expected(layout, layer_id, values, {}, 1))
-    return Memory(
-        config=None,
+    return Released(
+        family=layout,
+        stored=stored,
         reads=values.get("C", 0),
         hash_rows=hash_rows,
         expected=expected,
-        notes=("a state dict without a config: sizes as the tensors have them",),
+        note="a state dict without a config: sizes as the tensors have them",
     )
 
 
@@ -139,8 +129,7 @@ def _sizes_in(
     values |= {"M": max(1, len({key.number for key in infos} - {None}))}
     for key in layout.released.keys(layer_id, values["M"]):
         if key in infos:
-            for letter, size in zip(
-                _shape(layout, key).split(", "), infos[key].shape, strict=False
-            ):
+            letters = layout.letters(key).split(", ")
+            for letter, size in zip(letters, infos[key].shape, strict=False):
                 values.setdefault(letter, size)
     return {"D": 0, "K": 0, **values}

@@ -32,9 +32,9 @@ def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
         if slot is None:
             base[name] = info
         else:
-            part = found.family.naming.part(slot)
+            part = found.family.part(slot)
             groups.setdefault((slot.layer_id, slot.role, part), []).append((slot, info))
-    layers = [*found.memory.hash_rows, *(layer for layer, _, _ in groups)]
+    layers = [*found.hash_rows, *(layer for layer, _, _ in groups)]
     order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
     keys = sorted(groups, key=lambda key: (order[key[0]], _ROLES.index(key[1]), _natural(key[2])))
     weights = [_part(found, key, groups[key]) for key in keys]
@@ -69,14 +69,14 @@ def _part(
         kind="exact",
         rows=sum(info.shape[0] for _, info in values) if is_table else 0,
         layer_id=layer,
-        reads=found.memory.reads if is_table else 0,
+        reads=found.reads if is_table else 0,
         pages=_pages(found, tensors) if is_table else None,
     )
 
 
 def _values(found: Released, key: Key, info: TensorInfo) -> tuple[int, str | None]:
     """Parameters of a tensor, and the name of their format."""
-    expected = found.memory.expected.get(key)
+    expected = found.expected.get(key)
     columns = expected.shape[-1] if expected is not None and expected.shape else None
     stored = format_of(info, columns)
     return (info.size, None) if stored is None else (info.size * stored.packed, stored.name)

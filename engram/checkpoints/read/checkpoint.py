@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engram.checkpoints.published.recognise import Released, find_family, no_memory, recognise
+from engram.checkpoints.published.family import Released
+from engram.checkpoints.published.recognise import find_family, recognise
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
@@ -132,8 +133,6 @@ class Checkpoint:
             ConfigError: Its config lacks what the memory follows from.
         """
         found = recognise(self.files)
-        if found is None:
-            raise no_memory(self.files)
         self.files.demand_whole()
         return found
 

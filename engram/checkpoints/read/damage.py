@@ -7,7 +7,8 @@ from typing import Any
 
 from engram.errors import CorruptFileError, InputError
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Each, Maybe, read_json
-from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_folder_headers
+from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
+from engram.storage.stored import read_folder_headers
 
 GENERATION_FILE = "generation_config.json"
 # Files that transformers reads with the weights, and what it takes for granted of them.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.quantisation import base_params, quantisation_method
+from engram.checkpoints.published.family import Released
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
-from engram.checkpoints.published.recognise import Released
 from engram.checkpoints.read.checkpoint import Checkpoint, Kind
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
@@ -91,12 +91,12 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
         )
     return Inspection(
         kind="released",
-        layout=found.family.layout,
-        title=found.family.title,
-        config=_as_stored(found.memory.config, tables),
-        hash_rows=found.memory.hash_rows,
+        layout=found.family.name,
+        title=found.title,
+        config=_as_stored(found.config, tables),
+        hash_rows=found.hash_rows,
         weights=tuple(weights),
-        notes=(*found.memory.notes, *notes),
+        notes=(found.note, *notes),
     )
 
 
@@ -197,7 +197,7 @@ def _layer_weights(
 ) -> list[Weights]:
     """Sort one layer's tensors: the layout's own names, integer constants, and the table."""
     dense: dict[str, list[TensorInfo]] = {}
-    names = get_layout(config.layout).dense_shapes(config)
+    names = get_layout(config.layout).dense_shapes(config.sizes)
     constants, tables, scales = [], [], []
     for name, info in tensors.items():
         if name in names:

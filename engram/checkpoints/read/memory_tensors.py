@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's parameters under our names, its table of so many rows last."""
-    return {**get_layout(config.layout).dense_shapes(config), TABLE: (rows, config.row_width)}
+    return {**get_layout(config.layout).dense_shapes(config.sizes), TABLE: (rows, config.row_width)}
 
 
 def expected_tensors(

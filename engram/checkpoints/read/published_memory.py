@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engram.addressing.primes import head_primes, stored_rows
-from engram.checkpoints.published.family import text_part
-from engram.checkpoints.published.recognise import Released
+from engram.checkpoints.published.family import Released, text_part
 from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
@@ -32,10 +31,10 @@ def config_of_release(found: Released, given: EngramConfig | None) -> EngramConf
         UsageError: Nobody states the config.
         MismatchError: The config is of another layout.
     """
-    config, layout, name = given or found.memory.config, found.family.layout, found.stored.name
+    config, layout, name = given or found.config, found.family.name, found.stored.name
     if layout not in LAYOUTS:
         raise LayoutError(
-            f"{name} holds {found.family.title}: there is no module of that kind to convert to.",
+            f"{name} holds {found.title}: there is no module of that kind to convert to.",
             layout=layout,
         )
     if config is None:
@@ -81,7 +80,7 @@ def check_constants(found: Released, addresses: Addresses) -> None:
     Raises:
         MismatchError: They differ: it is another tokenizer, or another config.
     """
-    setting = LAYOUTS[found.family.layout].released.setting("compressed_vocab_size")
+    setting = found.family.released.setting("compressed_vocab_size")
     vocab_size = None if setting is None else setting.stated(text_part(found.stored.config))
     if vocab_size not in (None, addresses.vocab_size):
         raise MismatchError(
@@ -124,7 +123,7 @@ def _published_layer(
     if unknown or missing:
         what = f"holds {unknown[0]}, which is not" if unknown else f"lacks {missing[0]}, which is"
         raise MismatchError(
-            f"{found.stored.name}: layer {layer_id} {what} in its layout {found.family.layout}.",
+            f"{found.stored.name}: layer {layer_id} {what} in its layout {found.family.name}.",
             "Check it: engram verify " + found.stored.name,
             missing=missing,
             unknown=unknown,

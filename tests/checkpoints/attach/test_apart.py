@@ -11,7 +11,7 @@ from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
 from engram.errors import InputError
-from engram.storage.safetensors_headers import read_folder_headers
+from engram.storage.stored import read_folder_headers
 from support import tiny
 
 

@@ -18,7 +18,7 @@ from engram.addressing.tokenizer import EngramTokenizer
 from engram.checkpoints.attach import attach, detach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.inspect import inspect_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.nn import EngramModule
 from engram.nn.quantised import FORMATS, dequantise_fp8
@@ -84,7 +84,7 @@ def test_to_published_names_and_back_is_equal_to_the_bit(folders, base, layout, 
     equal(memory_of(tmp_path / "back"), memory_of(folders[layout]))
     assert torch.equal(logits(tmp_path / "back"), logits(folders[layout]))
     assert back.addresses.fingerprint == made.addresses.fingerprint
-    assert all(check.ok is not False for check in verify(tmp_path / "back", weights=False))
+    assert all(check.ok is not False for check in verify(tmp_path / "back", headers_only=True))
     assert not any(check.ok is False for check in verify(tmp_path / "published"))
     again = run(tmp_path / "published", tmp_path / "again", layout)
     equal(tensors(tmp_path / "again"), tensors(tmp_path / "published"))
@@ -245,7 +245,7 @@ def test_a_scale_that_is_missing_is_named(folders, tmp_path):
     values = json.loads(index.read_text())
     del values["weight_map"][name]
     index.write_text(json.dumps(values))
-    failed = [check for check in verify(tmp_path / "small", weights=False) if check.ok is False]
+    failed = [check for check in verify(tmp_path / "small", headers_only=True) if check.ok is False]
     assert any(name in check.detail for check in failed)
     with pytest.raises(MismatchError, match=r"scale"):
         engram.load(tmp_path / "small")
@@ -431,7 +431,7 @@ import torch
 from pathlib import Path
 from engram.checkpoints.convert import convert_memory
 from engram.nn.quantised import quantise_fp8, dequantise_fp8
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 dequantise_fp8(*quantise_fp8(torch.randn(9, 64)))
 def used(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = used()

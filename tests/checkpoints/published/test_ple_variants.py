@@ -13,7 +13,7 @@ from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import LayoutError, MissingFileError
 from engram.tensor_names import TABLE
 from support import tiny
@@ -64,7 +64,7 @@ def tables(tensors):
 
 
 def verdicts(made):
-    return {check.name: check for check in verify(made, weights=False)}
+    return {check.name: check for check in verify(made, headers_only=True)}
 
 
 @pytest.mark.parametrize("lost", ["shard_44.", "shard_"])

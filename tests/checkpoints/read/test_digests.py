@@ -14,7 +14,7 @@ from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.digests import read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import CorruptFileError, MissingError
 from engram.storage.files import sha256_of
 from support import tiny
@@ -46,7 +46,7 @@ def recorded(folder):
 
 
 def verdicts(folder, **options):
-    checks = verify(folder, weights=False, **options)
+    checks = verify(folder, headers_only=True, **options)
     return {check.name: check.ok for check in checks if check.name.endswith(" files")}
 
 
@@ -132,12 +132,14 @@ def test_digests_of_another_form_are_damage(made, tmp_path):
 def test_rows_appear_as_they_are_done(made, monkeypatch):
     seen = []
 
-    def check_and_look(*args, **options):
-        for check in verify(*args, **options):
-            yield check
+    def look(target, on_check, **options):
+        def tell_and_look(check):
+            on_check(check)
             seen.append((check.name, sys.stdout.buffer.getvalue().decode()))
 
-    monkeypatch.setattr("engram.checkpoints.verify.verify_checkpoint.verify", check_and_look)
+        return verify(target, on_check=tell_and_look, **options)
+
+    monkeypatch.setattr(engram, "verify", look)
     done = run("verify", made / "plain", "--headers-only").ended()
     assert len(seen) > 5
     for name, text in seen:
@@ -150,10 +152,8 @@ def test_what_headers_tell_is_shown_before_packages_are_imported(made, monkeypat
         raise MissingError("no torch")
 
     monkeypatch.setattr("engram.hf.compat.check", fail)
-    checks = verify(made / "plain")
-    seen = [next(checks).name]
-    while seen[-1] != "base config":
-        seen.append(next(checks).name)
-    assert seen[0] == "fingerprint"
+    seen = []
     with pytest.raises(MissingError, match="no torch"):
-        next(checks)
+        verify(made / "plain", on_check=lambda check: seen.append(check.name))
+    assert seen[0] == "fingerprint"
+    assert seen[-1] == "base config"

@@ -10,7 +10,7 @@ import pytest
 from engram.checkpoints.attach import attach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
 from engram.storage import json_files
 from engram.tensor_names import (
@@ -91,7 +91,7 @@ def test_a_config_is_read_once_in_a_verify(folders, kind, monkeypatch):
 
     monkeypatch.setattr(json_files, "parse_json", count)
     # Its own tokenizer would be described by its config.json, too.
-    checks = verify(folders[kind], weights=False, tokenizer=str(BPE))
+    checks = verify(folders[kind], headers_only=True, tokenizer=str(BPE))
     assert [check.name for check in checks if check.ok is False] == []
     assert read["config.json"] + read["engram_adapter.json"] == 1
 
