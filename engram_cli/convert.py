@@ -89,7 +89,6 @@ def convert(
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.checkpoints.convert import convert_memory
-    from engram.checkpoints.convert.convert import run_convert
 
     memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -106,7 +105,9 @@ def convert(
             trust_remote_code=trust_remote_code,
         )
     with out.progress("Converting", unit="B") as step:
-        converted = run_convert(made, source, overwrite=overwrite, dry_run=dry_run, progress=step)
+        converted = convert_memory.run_convert(
+            made, source, overwrite=overwrite, dry_run=dry_run, progress=step
+        )
     answer = converted.to_dict()
     out.result(answer, lambda console: _show(console, converted.plan, answer))
     if not dry_run:

@@ -21,8 +21,12 @@ import engram.hf
 from engram import EngramTokenizer
 from engram.checkpoints.attach import attach, detach
 from engram.checkpoints.read import load_checkpoint
-from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
-from engram.checkpoints.verify.images import ImagePrompt, image_prompt
+from engram.checkpoints.verify.image_ways import (
+    IMAGE_GENERATING,
+    IMAGE_READING,
+    ImagePrompt,
+    image_prompt,
+)
 from engram.checkpoints.verify.verify import verify
 from engram.checkpoints.verify.ways import READING
 from engram.errors import InputError, LayoutError

@@ -1,11 +1,13 @@
-"""Converts memories: other dtypes, other names; streamed, and the folder appears whole or not."""
+"""`convert`: a memory in another dtype, under the names of a published layout, or back."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import (
     check_room,
@@ -19,16 +21,14 @@ from engram.checkpoints.convert.conversion import (
     Conversion,
     rewritten,
     to_base,
-    to_published,
 )
-from engram.checkpoints.convert.publish import (
-    check_expressible,
-)
+from engram.checkpoints.convert.publish import check_expressible, to_published
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
+from engram.config.templates import given_config
 from engram.errors import EngramError, UsageError
 from engram.storage.files import Progress, write_json
 from engram.storage.folders import check_folder, new_folder
@@ -38,6 +38,126 @@ from engram.storage.safetensors_writer import write_shard
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
+
+
+@dataclass(frozen=True, repr=False)
+class Converted:
+    """Result of `convert`.
+
+    Attributes:
+        source: The name of the memory that was read.
+        plan: The files, and how far values moved by layer and part.
+        written: Whether the folder was written, and not only planned.
+    """
+
+    source: str
+    plan: Conversion
+    written: bool
+
+    def __repr__(self) -> str:
+        return f"<Converted {self.source} to {self.plan.output}: {self.plan.config.table_dtype}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram convert --json`` prints."""
+        plan = self.plan
+        return {
+            "schema": "engram.convert/1",
+            "source": self.source,
+            "output": str(plan.output),
+            "to": plan.to,
+            "layout": plan.config.layout,
+            "from_dtype": plan.source.stored_config.table_dtype,
+            "dtype": plan.config.table_dtype,
+            "written": self.written,
+            "written_bytes": plan.written_bytes,
+            "files": plan.files(),
+            "layers": [
+                {
+                    "layer_id": layer_id,
+                    "table": vars(parts["table"]) if self.written else None,
+                    "dense": vars(parts["dense"]) if self.written else None,
+                }
+                for layer_id, parts in plan.losses().items()
+            ],
+            "fingerprint": plan.addresses.fingerprint,
+        }
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    to: str = ATTACHED,
+    *,
+    dtype: str | None = None,
+    base: str | Path | None = None,
+    config: str | Path | EngramConfig | None = None,
+    tokenizer: str | Path | TokenizerFile | None = None,
+    link: bool = False,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Convert a memory: to another dtype, to the names of a published layout, or back.
+
+    Files are read and written as a stream; the base's are copied or linked, never decoded.
+
+    Args:
+        source: An attached folder, an adapter, or a folder or file with published names.
+        output: The folder to appear.
+        to: ``attached``: our own format; or the layout whose published names are to be used.
+        dtype: dtype of the tables: a float, fp8 or int8; as they are when None. A float is for the
+            rest of the memory, too.
+        base: The model to attach to, for published names.
+        config: The memory, or its config file, where the checkpoint does not state it.
+        tokenizer: The base's tokenizer, or its name or path; the one in its folder when None.
+        link: Hard-link files of the base instead of copying them.
+        trust_remote_code: Run the code in the base's folder, where its model is defined there.
+        overwrite: Replace a folder that this toolkit wrote.
+        dry_run: Write nothing.
+        progress: Told the bytes written so far and their total.
+
+    Returns:
+        The folder and the error that it introduces; `to_dict()` is what ``engram convert --json``
+        prints.
+
+    Raises:
+        EngramError: Whatever does not fit, with the reason.
+
+    Examples:
+        >>> import engram
+        >>> engram.convert("attached", "small", dtype="int8").plan.config.table_dtype
+        'int8'
+    """
+    made = plan(
+        source,
+        Path(output),
+        to,
+        dtype=dtype,
+        base=base,
+        config=None if config is None else given_config(config),
+        tokenizer=None if tokenizer is None else describe_tokenizer(tokenizer),
+        link=link,
+        trust_remote_code=trust_remote_code,
+    )
+    return run_convert(made, str(source), overwrite=overwrite, dry_run=dry_run, progress=progress)
+
+
+def run_convert(
+    made: Conversion,
+    source: str,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Do what `plan` worked out; see `convert`."""
+    if dry_run:
+        check_folder(made.output, own_files, overwrite)
+        check_room(made.output, made.written_bytes)
+    else:
+        write(made, overwrite=overwrite, progress=progress)
+    return Converted(source, made, not dry_run)
 
 
 def plan(
@@ -77,7 +197,7 @@ def plan(
     if to != ATTACHED:
         check_expressible(stored, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")
-        return to_published(memory, output, to, dtype, tokenizer)
+        return to_published(memory, output, dtype, tokenizer)
     if memory.stated is None:
         if base is None:
             raise UsageError(
@@ -89,12 +209,6 @@ def plan(
         return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
     _refuse_base(base, f"{source} is attached to its base already")
     return rewritten(memory, output, dtype, tokenizer, link)
-
-
-def check_output(made: Conversion, *, overwrite: bool = False) -> None:
-    """Refuse what `write` would refuse before it writes anything; see there."""
-    check_folder(made.output, own_files, overwrite)
-    check_room(made.output, made.written_bytes)
 
 
 def write(made: Conversion, *, overwrite: bool = False, progress: Progress | None = None) -> None:
@@ -116,8 +230,8 @@ def write(made: Conversion, *, overwrite: bool = False, progress: Progress | Non
     step = counted(progress, made.written_bytes)
     with new_folder(made.output, own_files, overwrite) as folder:
         check_room(made.output, made.written_bytes)
-        for path in made.kept:
-            place_file(path, folder / path.name, made.link)
+        for name, path in made.kept.items():
+            place_file(path, folder / name, made.link)
             step(0 if made.link else path.stat().st_size, None)
         for path in made.others:
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
@@ -145,13 +259,12 @@ def own_files(folder: Path) -> set[str] | None:
 def _index(made: Conversion) -> dict[str, Any]:
     new = {tensor.name: name for name, shard in made.shards for tensor in shard}
     kept = {
-        name: info.path.name for name, info in made.source.tensors.items() if info.path in made.kept
+        name: info for name, info in made.source.tensors.items() if info.path in made.kept.values()
     }
     total_bytes = sum(tensor.size_bytes for _, shard in made.shards for tensor in shard)
-    total_bytes += sum(
-        info.stop - info.start for info in made.source.tensors.values() if info.path in made.kept
-    )
-    return {"metadata": {"total_size": total_bytes}, "weight_map": {**kept, **new}}
+    total_bytes += sum(info.stop - info.start for info in kept.values())
+    weight_map = {**{name: info.path.name for name, info in kept.items()}, **new}
+    return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
 
 
 def _refuse_base(base: str | Path | None, why: str) -> None:

@@ -1,24 +1,34 @@
-"""Writes memories under published names: tensors, and the config that their readers look for."""
+"""Plans of conversions to published names: tensors, and the config that their readers look for."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engram.addressing.addresses import LayerAddresses
+from engram.addressing.addresses import Addresses, LayerAddresses
+from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
+from engram.checkpoints.convert.conversion import Conversion
+from engram.checkpoints.convert.recoded import LossRecord, recode
+from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.stored_tensor import StoredTensor
 from engram.config.engram_config import EngramConfig
+from engram.config.tokenizer_path import is_path
 from engram.errors import LayoutError
 from engram.layouts import get_layout
 from engram.layouts.settings import write_settings
 from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.dtypes import QUANTISED
+from engram.storage.safetensors_writer import TensorStream, plan_shards
+from engram.tensor_names import TOKEN_MAP
 
-# A published name, that of its scales, and its values: stored ones, or constants.
-Named = tuple[str, str, "StoredTensor | NDArray[np.int64]"]
+if TYPE_CHECKING:
+    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
@@ -57,64 +67,78 @@ def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
         )
 
 
-def published_tensors(
-    config: EngramConfig, layer: LayerAddresses, tensors: Mapping[str, StoredTensor]
-) -> Iterator[Named]:
-    """Name one layer's tensors as their layout was published.
+def to_published(
+    memory: Checkpoint, output: Path, dtype: str, tokenizer: TokenizerFile | None
+) -> Conversion:
+    """Describe a memory alone, under the names of its layout. See `convert_memory`."""
+    stated = memory.config.tokenizer
+    own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
+    config = replace(memory.stored_config, table_dtype=dtype, tokenizer=own)
+    addresses, record = memory.addresses_with(tokenizer), LossRecord()
+    streams = [
+        stream
+        for layer in addresses.layers
+        for stream in _streams(config, layer, memory.layers[layer.layer_id], record)
+    ]
+    texts = {
+        MEMORY_FILE: {"schema": 1, "config": config.to_dict(), "addresses": addresses.to_dict()}
+    }
+    released = get_layout(config.layout).released
+    if released.model_type is not None:
+        values = {
+            **vars(config),
+            "rows_per_head": config.rows_per_head[0],
+            "row_width": config.row_width,
+            "memory_width": config.memory_width,
+            "shards": config.row_multiple,
+            "stored_rows": [layer.stored_rows for layer in addresses.layers],
+            "compressed_vocab_size": addresses.vocab_size,
+            "pad_id": _pad_id(memory, config, addresses),
+        }
+        settings = write_settings(released.settings, values)
+        texts[CONFIG_FILE] = {"model_type": released.model_type, **settings}
+    return Conversion(
+        source=memory,
+        to=config.layout,
+        config=config,
+        addresses=addresses,
+        output=output,
+        shards=plan_shards(streams, MAX_SHARD_BYTES),
+        texts={name: json.dumps(values, indent=2) + "\n" for name, values in texts.items()},
+        record=record,
+    )
 
-    Args:
-        config: The memory.
-        layer: The layer's constants.
-        tensors: Its parameters under our names.
 
-    Yields:
-        Names, names of scales, and values.
-    """
+def _streams(
+    config: EngramConfig,
+    layer: LayerAddresses,
+    tensors: Mapping[str, StoredTensor],
+    record: LossRecord,
+) -> Iterator[TensorStream]:
+    """Describe one layer's tensors as their layout was published; see `recode`."""
     layout = get_layout(config.layout)
-    names = layout.released.names
     for key in layout.released.keys(layer.layer_id, config.hc_mult):
         if key.name in CONSTANTS:
-            constant = np.array(layer.constants[key.name], dtype="<i8")
-            yield layout.released.write(key), "", constant
+            values = np.array(layer.constants[key.name], dtype="<i8")
+            name = layout.released.write(key)
+            yield TensorStream(name, "I64", values.shape, [values.copy])
             continue
         tensor, pieces = tensors[key.name], 1
-        shape = tensor.shape
         if key.number is not None:
             shape = shape_of(layout.letters(key), config.sizes)
             tensor = tensor.part(key.number * tensor.rows // config.hc_mult, shape)
-        elif "{shard}" in names[key.name]:
+        elif "{shard}" in layout.released.names[key.name]:
             pieces = config.row_multiple
-            shape = (tensor.rows // pieces, *shape[1:])
+        rows = tensor.rows // pieces
         for i in range(pieces):
-            part = tensor.part(i * shape[0], shape) if pieces > 1 else tensor
+            part = tensor.part(i * rows, (rows, *tensor.shape[1:]))
             name, scale = (layout.released.write(key, i, scale=scale) for scale in (False, True))
-            yield name, scale, part
+            yield from recode(part, name, config, record, layer.layer_id, scale)
 
 
-def published_config(
-    config: EngramConfig, rows: list[int], vocab_size: int, pad_id: int
-) -> dict[str, Any]:
-    """Write the settings of a memory as the layout's own config.json states them.
-
-    Args:
-        config: The memory.
-        rows: Rows of each layer's table, in the order of its layers.
-        vocab_size: Size of the vocabulary that is hashed.
-        pad_id: Token id of the pad; of no use to layouts that hash raw ids.
-
-    Returns:
-        The settings; none for a layout that has no file for them.
-    """
-    released = get_layout(config.layout).released
-    values = {
-        **vars(config),
-        "rows_per_head": config.rows_per_head[0],
-        "row_width": config.row_width,
-        "memory_width": config.memory_width,
-        "shards": config.row_multiple,
-        "stored_rows": rows,
-        "compressed_vocab_size": vocab_size,
-        "pad_id": pad_id,
-    }
-    named = {} if released.model_type is None else {"model_type": released.model_type}
-    return {**named, **write_settings(released.settings, values)}
+def _pad_id(memory: Checkpoint, config: EngramConfig, addresses: Addresses) -> int:
+    """Return a token id that stands for the fill: the config may state a token, or nothing."""
+    if isinstance(config.pad_id, int) or addresses.map_sha256 is None:
+        return config.pad_id if isinstance(config.pad_id, int) else 0
+    token_map = memory.constant(addresses.layer_ids[0], TOKEN_MAP, "<i4")
+    return int(np.flatnonzero(token_map == addresses.fill)[0])

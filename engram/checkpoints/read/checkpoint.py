@@ -48,6 +48,7 @@ class Checkpoint:
         adapter: What an adapter says about itself; empty for the rest.
         stated: What attaching wrote about the memory; None for what attaching did not write.
         given: The memory, where the caller states it and the files do not.
+        tokenizer: Name or path of a tokenizer to use instead of the one beside its files.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Checkpoint:
     adapter: Mapping[str, Any] = field(default_factory=dict)
     stated: dict[str, Any] | None = None
     given: EngramConfig | None = None
+    tokenizer: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -268,13 +270,15 @@ class Checkpoint:
         return attached_layers(self.files, self.config, self.addresses, self.layers_path)
 
     def load_tokenizer(self) -> TokenizerFile:
-        """Read the tokenizer beside its files, here or on the hub.
+        """Read its tokenizer: the one beside its files, here or on the hub, unless it has another.
 
         Raises:
             MissingFileError: There is none.
         """
         from engram.addressing.tokenizer_files import load_tokenizer
 
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
         return load_tokenizer(self.folder or self.name, self.revision)
 
     def check(self, addresses: Addresses) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,14 +17,8 @@ from engram.storage.dtypes import FLOATS
 from engram.tensor_names import OFFSETS, TOKEN_MAP
 from engram.units import plural
 
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
-    Load = Callable[[], TokenizerFile]
-
-
-def check_sizes(memory: Checkpoint) -> Verdict:
-    """Rows of the heads against the config, and against the primes that sympy finds."""
+def _check_sizes(memory: Checkpoint) -> Verdict:
     from engram.addressing.prime_witness import doubt_of_primes
     from engram.addressing.primes import head_primes, stored_rows
 
@@ -45,8 +38,7 @@ def check_sizes(memory: Checkpoint) -> Verdict:
     return True, f"primes follow from the config, by sympy's account too; rows by layer {by_layer}"
 
 
-def check_constants(memory: Checkpoint) -> Verdict:
-    """Multipliers and offsets against those of the config."""
+def _check_constants(memory: Checkpoint) -> Verdict:
     from engram.addressing.multipliers import multipliers
 
     ids = memory.addresses.layer_ids
@@ -61,7 +53,7 @@ def check_constants(memory: Checkpoint) -> Verdict:
     return True, "multipliers follow from seed and vocabulary, offsets from the primes"
 
 
-def check_tensors(memory: Checkpoint) -> Verdict:
+def _check_tensors(memory: Checkpoint) -> Verdict:
     """Names, shapes and dtypes; floats may have any width, quantised values but one."""
     expected = expected_tensors(memory.config, memory.addresses, memory.layers_path)
     stored = memory.memory_tensors
@@ -76,8 +68,7 @@ def check_tensors(memory: Checkpoint) -> Verdict:
     return verdict(problems, f"{len(expected)} tensors with the right names and shapes")
 
 
-def check_token_map(memory: Checkpoint) -> Verdict:
-    """The stored token map against the one of the fingerprint."""
+def _check_token_map(memory: Checkpoint) -> Verdict:
     addresses = memory.addresses
     if addresses.map_sha256 is None:
         return True, "this layout hashes raw ids"
@@ -87,14 +78,13 @@ def check_token_map(memory: Checkpoint) -> Verdict:
     return True, f"{addresses.raw_vocab_size} ids onto {addresses.vocab_size}"
 
 
-def check_tokenizer(memory: Checkpoint, load: Load) -> Verdict:
-    """The token map that the tokenizer gives against the memory's."""
+def _check_tokenizer(memory: Checkpoint) -> Verdict:
     from engram.addressing.same_tokenizer import check_tokenizer
 
     if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
     try:
-        tokenizer = load()
+        tokenizer = memory.load_tokenizer()
     except MissingFileError as error:
         return None, error.message
     added = check_tokenizer(memory.addresses, tokenizer)
@@ -102,8 +92,7 @@ def check_tokenizer(memory: Checkpoint, load: Load) -> Verdict:
     return True, f"the tokenizer gives the same token map{more}"
 
 
-def check_small_files(memory: Checkpoint, load: Load) -> Verdict:
-    """Small files against the digests that attach recorded."""
+def _check_small_files(memory: Checkpoint) -> Verdict:
     recorded, folder = read_digests(memory).small, memory.folder
     if recorded is None:
         return None, "their digests are not recorded"
@@ -114,7 +103,7 @@ def check_small_files(memory: Checkpoint, load: Load) -> Verdict:
     if missing and memory.name == str(folder):
         return False, first_of(missing)
     changed = changed_files(folder, recorded)
-    if changed and set(changed) <= set(TOKENIZER_FILES) and _has_new_tokens(memory, load):
+    if changed and set(changed) <= set(TOKENIZER_FILES) and _has_new_tokens(memory):
         return None, f"tokens were added to {', '.join(changed)} since"
     return verdict(
         [f"{name} is not the file that attach wrote" for name in changed],
@@ -122,20 +111,19 @@ def check_small_files(memory: Checkpoint, load: Load) -> Verdict:
     )
 
 
-def _has_new_tokens(memory: Checkpoint, load: Load) -> bool:
+def _has_new_tokens(memory: Checkpoint) -> bool:
     """Whether the tokenizer is the memory's own with tokens added, as people do."""
     from engram.addressing.same_tokenizer import check_tokenizer
 
     if memory.addresses.map_sha256 is None:
         return False
     try:
-        return check_tokenizer(memory.addresses, load()) > 0
+        return check_tokenizer(memory.addresses, memory.load_tokenizer()) > 0
     except EngramError:
         return False
 
 
-def check_weight_files(memory: Checkpoint) -> Verdict:
-    """Weight files against the digests that attach recorded."""
+def _check_weight_files(memory: Checkpoint) -> Verdict:
     recorded, folder = read_digests(memory).weights, memory.folder
     if recorded is None:
         return None, "their digests are not recorded (engram attach --digests records them)"
@@ -156,3 +144,15 @@ def check_base_config(memory: Checkpoint) -> Verdict:
         first = error.problems[0]
         return False, f"{first.key} {first.message}"
     return True, "depth and widths are those of the base's tensors"
+
+
+# In the order of the answer.
+CHECKS: dict[str, Callable[[Checkpoint], Verdict]] = {
+    "sizes": _check_sizes,
+    "tensors": _check_tensors,
+    "constants": _check_constants,
+    "token map": _check_token_map,
+    "tokenizer": _check_tokenizer,
+    "small files": _check_small_files,
+    "weight files": _check_weight_files,
+}

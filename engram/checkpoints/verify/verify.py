@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,16 +11,7 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach.proof import judge_base_weights
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.checkpoint_checks import (
-    check_base_config,
-    check_constants,
-    check_sizes,
-    check_small_files,
-    check_tensors,
-    check_token_map,
-    check_tokenizer,
-    check_weight_files,
-)
+from engram.checkpoints.verify.checkpoint_checks import CHECKS, check_base_config
 from engram.checks import Check, Checks, run_check, what_happened
 from engram.config.templates import template_names
 from engram.errors import CorruptFileError, EngramError, MissingFileError, MissingPackageError
@@ -94,7 +85,7 @@ def _checks(
 ) -> Iterator[Check]:
     """Yield a check at a time: of headers first, then, with weights, of how the model runs."""
     try:
-        memory = open_checkpoint(target, revision)
+        memory = replace(open_checkpoint(target, revision), tokenizer=tokenizer)
     except CorruptFileError as error:
         yield Check("settings", False, what_happened(error))
         return
@@ -118,15 +109,9 @@ def _checks(
         yield Check("settings", False, what_happened(error))
         return
     yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
-    load = memory.load_tokenizer if tokenizer is None else partial(load_tokenizer, tokenizer)
-    yield run_check("sizes", check_sizes, memory)
-    yield run_check("tensors", check_tensors, memory)
-    yield run_check("constants", check_constants, memory)
-    yield run_check("token map", check_token_map, memory)
-    yield run_check("tokenizer", check_tokenizer, memory, load)
-    yield run_check("small files", check_small_files, memory, load)
-    if full:
-        yield run_check("weight files", check_weight_files, memory)
+    for title, check in CHECKS.items():
+        if full or title != "weight files":
+            yield run_check(title, check, memory)
     if memory.adapter:
         alone = "an adapter runs with its base alone: engram.load(base, adapter)"
         yield Check("logits", None, alone)
