@@ -51,9 +51,9 @@ class Naming:
     def marks(self, name: str) -> bool:
         """Whether a tensor's name tells that its model is of this family."""
         slot = self.read(name)
-        if slot is None or slot.is_scale or not slot.key.known:
+        if slot is None or slot.is_scale:
             return False
-        return slot.key.name == self.mark
+        return slot.key.known and slot.key.name == self.mark
 
     def part(self, slot: Slot) -> str:
         """Name the part of the memory that a tensor is counted under, such as ``wkv``."""
@@ -62,13 +62,11 @@ class Naming:
         name = self.released.names.get(slot.key.name, slot.key.name)
         return name.rpartition("{layer}.")[2].split(".")[0]
 
-    def read(self, name: str) -> Slot | None:
-        """Tell what a model's tensor is by its name, in any dialect; None for the model's own."""
-        return _best(dialect.read(name) for dialect in self.dialects)
-
-    def read_inside(self, name: str) -> Slot | None:
-        """Tell what a module's tensor is by its name, in any dialect."""
-        return _best(dialect.read_inside(name) for dialect in self.dialects)
+    def read(self, name: str, *, inside: bool = False) -> Slot | None:
+        """Tell what a tensor is by its name, in any dialect; see `Dialect.read`."""
+        read = (dialect.read(name, inside=inside) for dialect in self.dialects)
+        found = [slot for slot in read if slot is not None]
+        return next((slot for slot in found if slot.key.known), found[0] if found else None)
 
     def spoken(self, names: Iterable[str]) -> Dialect:
         """Find the dialect that tensors are named in: the release's, unless a name is another's."""
@@ -167,9 +165,3 @@ class Layout(Naming):
         for name, shape in self.dense_shapes(sizes).items():
             parts[name.split(".")[0]] += prod(shape)
         return dict(parts)
-
-
-def _best(slots: Iterable[Slot | None]) -> Slot | None:
-    """Return the first slot of a tensor that is known, else the first of any."""
-    found = [slot for slot in slots if slot is not None]
-    return next((slot for slot in found if slot.key.known), found[0] if found else None)

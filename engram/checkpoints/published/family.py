@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from engram.backbone.claims import text_part
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
 from engram.layouts.base import Naming
@@ -99,12 +100,6 @@ class Released:
         tables = {slot.key.name for slot in self.slots.values() if slot.role == "table"}
         keys = [key for key in self.expected if key.name in tables]
         return [name for key in keys for name in self.missing(key)]
-
-
-def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The text model's settings: those of a config, or of the part of it that has them."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
 
 
 def demand_settings(

@@ -9,7 +9,8 @@ from typing import cast
 
 from engram.addressing.prime_witness import first_composite
 from engram.addressing.primes import head_primes
-from engram.checkpoints.published.family import Released, text_part
+from engram.backbone.claims import text_part
+from engram.checkpoints.published.family import Released
 from engram.checks import Verdict, verdict
 from engram.config.engram_config import EngramConfig
 from engram.errors import MissingFileError

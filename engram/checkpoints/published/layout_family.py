@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engram.addressing.primes import head_primes, stored_rows
+from engram.backbone.claims import text_part
 from engram.checkpoints.published.family import (
     Expected,
     Released,
     demand_settings,
-    text_part,
 )
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, Problem
@@ -75,8 +75,7 @@ def _blocks(
 ) -> tuple[dict[str, Block], list[Problem]]:
     """Rows and columns that share a scale, as the config states them or the layout has them."""
     blocks = {tensor.name: tensor.block for tensor in layout.all_tensors.values() if tensor.block}
-    config = stored.config
-    stated = config.get("quantization_config") or text_part(config).get("quantization_config") or {}
+    stated = text_part(stored.config).get("quantization_config") or {}
     if not isinstance(stated, dict):
         return blocks, [Problem("quantization_config", f"{stated!r} is not an object")]
     problems = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from engram.backbone.claims import text_part
 from engram.checkpoints.published.family import (
     Expected,
     Released,
     demand_settings,
-    text_part,
 )
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key, Slot

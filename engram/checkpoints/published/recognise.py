@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from engram.backbone.claims import text_part
 from engram.checkpoints.published import gemma, longcat
-from engram.checkpoints.published.family import Released, text_part
+from engram.checkpoints.published.family import Released
 from engram.checkpoints.published.layout_family import describe
 from engram.errors import InputError
 from engram.layouts import LAYOUTS

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engram.addressing.primes import head_primes, stored_rows
-from engram.checkpoints.published.family import Released, text_part
+from engram.backbone.claims import text_part
+from engram.checkpoints.published.family import Released
 from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
