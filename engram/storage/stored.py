@@ -59,11 +59,6 @@ class Stored:
         """Bytes of the weight files, which are here."""
         return sum(path.stat().st_size for path in {info.path for info in self.tensors.values()})
 
-    @property
-    def files(self) -> int:
-        """Number of weight files that were read."""
-        return len({info.path for info in self.tensors.values()})
-
     def integers(self, name: str) -> list[int]:
         """Read a small tensor of 64-bit integers."""
         info = self.tensors[name]

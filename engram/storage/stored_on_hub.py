@@ -33,21 +33,33 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
     """
     from huggingface_hub.errors import EntryNotFoundError
 
+    def read(info: TensorInfo) -> bytes:
+        content = hub.read_range(name, str(info.path), revision, info.start, info.stop)
+        if len(content) != info.stop - info.start:
+            raise CorruptFileError(
+                f"{info.path} of {name} ends before byte {info.stop}.",
+                "Download or copy it again.",
+            )
+        return content
+
     def header(file: str) -> dict[str, TensorInfo]:
         try:
-            return _header(name, file, revision)
+            start = hub.read_range(name, file, revision, 0, _FIRST_BYTES)
         except EntryNotFoundError:
             raise MissingFileError(
                 f"{file} is not in the repository, and the index names it."
             ) from None
+        length, text = int.from_bytes(start[:8], "little"), start[8:]
+        if len(text) < length <= MAX_HEADER_BYTES:
+            text += hub.read_range(name, file, revision, len(start), 8 + length)
+        if len(start) < 8 or len(text) < length:
+            raise CorruptFileError(
+                f"{file} is not a safetensors file: its header should have {length} bytes.",
+                path=file,
+            )
+        return describe_tensors(text[:length], Path(file), None)
 
-    stored = Stored(
-        name=name,
-        folder=None,
-        config=config,
-        lengths_known=False,
-        read=lambda info: _read(name, revision, info),
-    )
+    stored = Stored(name=name, folder=None, config=config, lengths_known=False, read=read)
     files: Files = {}
     try:
         if hub.has_file(name, SINGLE_FILE, revision):
@@ -65,25 +77,3 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
             model=name,
             revision=revision,
         ) from None
-
-
-def _header(name: str, file: str, revision: str | None) -> dict[str, TensorInfo]:
-    """Describe the tensors of one file."""
-    start = hub.read_range(name, file, revision, 0, _FIRST_BYTES)
-    length, text = int.from_bytes(start[:8], "little"), start[8:]
-    if len(text) < length <= MAX_HEADER_BYTES:
-        text += hub.read_range(name, file, revision, len(start), 8 + length)
-    if len(start) < 8 or len(text) < length:
-        raise CorruptFileError(
-            f"{file} is not a safetensors file: its header should have {length} bytes.", path=file
-        )
-    return describe_tensors(text[:length], Path(file), None)
-
-
-def _read(name: str, revision: str | None, info: TensorInfo) -> bytes:
-    content = hub.read_range(name, str(info.path), revision, info.start, info.stop)
-    if len(content) != info.stop - info.start:
-        raise CorruptFileError(
-            f"{info.path} of {name} ends before byte {info.stop}.", "Download or copy it again."
-        )
-    return content

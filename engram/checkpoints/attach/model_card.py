@@ -33,14 +33,6 @@ def model_card(
         Markdown with the metadata that the hub reads.
     """
     layout = get_layout(config.layout)
-    dense = sum(layout.dense_parts(config.sizes).values())
-    dtype = table_dtype(config).name
-    bytes_per_row = row_bytes(config.row_width, dtype)
-    rows = "\n".join(
-        f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
-        f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
-        for layer in addresses.layers
-    )
     per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
     return f"""---
 library_name: transformers
@@ -52,9 +44,7 @@ library_name: transformers
 A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base_name}
 ({base_params:,} parameters). The base's weights are unchanged.
 
-| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
-|---|---|---|---|---|
-{rows}
+{layers_table(config, addresses)}
 
 N-gram orders {", ".join(map(str, config.orders))}, {config.n_head_per_ngram} heads an order,
 {config.row_width} values a row; nominal rows per head {per_head}.
@@ -63,6 +53,21 @@ Addresses: `{addresses.fingerprint}`.
 ## Use
 
 {_use(base_name, base_id, auto_class)}"""
+
+
+def layers_table(config: EngramConfig, addresses: Addresses) -> str:
+    """Write the table of a memory's layers: the part of its card that its dtype changes."""
+    dense = sum(get_layout(config.layout).dense_parts(config.sizes).values())
+    dtype = table_dtype(config).name
+    bytes_per_row = row_bytes(config.row_width, dtype)
+    rows = "\n".join(
+        f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
+        f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
+        for layer in addresses.layers
+    )
+    return f"""| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
+|---|---|---|---|---|
+{rows}"""
 
 
 def _base_model(base_id: str | None, auto_class: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 from engram.addressing.addresses import Addresses
 from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
 from engram.checkpoints.attach.attach_plan import AttachPlan
-from engram.checkpoints.attach.model_card import model_card
+from engram.checkpoints.attach.model_card import layers_table
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
@@ -195,24 +194,11 @@ def _settings_file(memory: Checkpoint, config: EngramConfig) -> dict[str, str]:
 
 
 def _card(memory: Checkpoint, config: EngramConfig, addresses: Addresses) -> dict[str, str]:
-    """Write the model card anew, if it is the one that attaching wrote."""
+    """Write the table of the model card anew, if it is the one that attaching wrote."""
     card = Path(memory.name) / CARD_FILE
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    attached_to = re.search(r"attached to (.+)\n\(([\d,]+) parameters\)", text)
-    loaded_by = re.search(r"`(\w+)\.from_pretrained` loads", text)
-    base_id = re.search(r"^base_model: (.+)$", text, re.MULTILINE)
-    is_ours = attached_to and (memory.adapter or loaded_by) and addresses.fingerprint in text
-    if attached_to is None or not is_ours:
-        return {}
-    made = model_card(
-        attached_to[1],
-        int(attached_to[2].replace(",", "")),
-        config,
-        addresses,
-        None if memory.adapter or loaded_by is None else loaded_by[1],
-        base_id[1] if base_id else None,
-    )
-    return {CARD_FILE: made}
+    old, new = (layers_table(it, addresses) for it in (memory.stored_config, config))
+    return {CARD_FILE: text.replace(old, new)} if old in text else {}
 
 
 def _copied(name: str, info: TensorInfo) -> TensorStream:

@@ -15,6 +15,7 @@ from engram.layouts.dialect import Key, Slot
 from engram.layouts.settings import Setting, read_settings
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored
+from engram.tensor_names import TABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,9 @@ class Released:
 
     def missing_tables(self) -> list[str]:
         """Names of pieces of tables that are not in the files."""
-        tables = {slot.key.name for slot in self.slots.values() if slot.role == "table"}
-        keys = [key for key in self.expected if key.name in tables]
-        return [name for key in keys for name in self.missing(key)]
+        if not any(slot.role == "table" for slot in self.slots.values()):
+            return []
+        return [name for key in self.expected if key.name == TABLE for name in self.missing(key)]
 
 
 def demand_settings(

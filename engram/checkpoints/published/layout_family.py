@@ -34,15 +34,13 @@ def describe(layout: Layout, stored: Stored) -> Released:
     stated = demand_settings(dialect.settings, stored, problems)
     if layout.prime_order == "sorted":
         stated["layer_ids"].sort()
-    shards = stated.get("shards", 1)
     folder = None if stored.folder is None else str(stored.folder)
     config = EngramConfig(layout=layout.name, tokenizer=folder, **config_keys(stated))
-    expected: dict[Key, Expected] = {}
-    hash_rows: dict[int | None, int] = {}
-    for layer_id, primes in head_primes(config).items():
-        hash_rows[layer_id] = sum(map(sum, primes))
-        values = {**config.sizes, "R": stored_rows(primes, config.row_multiple)}
-        expected.update(_expected(layout, layer_id, values, blocks, shards))
+    primes = head_primes(config)
+    layers = {
+        layer_id: {**config.sizes, "R": stored_rows(heads, config.row_multiple)}
+        for layer_id, heads in primes.items()
+    }
     orders = f"orders 2 to {config.max_ngram_size}, {config.n_head_per_ngram} heads each"
     rounded = f"rows rounded up to a multiple of {config.row_multiple}"
     return Released(
@@ -50,24 +48,42 @@ def describe(layout: Layout, stored: Stored) -> Released:
         stored=stored,
         config=config,
         reads=config.n_columns,
-        hash_rows=hash_rows,
-        expected=expected,
+        hash_rows={layer_id: sum(map(sum, heads)) for layer_id, heads in primes.items()},
+        expected=dict(_expected(layout, layers, blocks, stated.get("shards", 1))),
         note=rounded if config.row_multiple > 1 else orders,
+    )
+
+
+def _describe_alone(layout: Layout, stored: Stored) -> Released:
+    """Describe a state dict without a config: its tensors have to fit each other."""
+    tensors: dict[int | None, dict[Key, TensorInfo]] = {}
+    for name, info in stored.tensors.items():
+        slot = layout.read(name)
+        if slot is not None:
+            tensors.setdefault(slot.layer_id, {})[slot.key] = info
+    layers = {it: _sizes_in(layout, stored, it, infos) for it, infos in tensors.items()}
+    return Released(
+        family=layout,
+        stored=stored,
+        reads=max((values["C"] for values in layers.values()), default=0),
+        hash_rows={layer_id: values["R"] for layer_id, values in layers.items()},
+        expected=dict(_expected(layout, layers, {}, 1)),
+        note="a state dict without a config: sizes as the tensors have them",
     )
 
 
 def _expected(
     layout: Layout,
-    layer_id: int | None,
-    values: Mapping[str, int],
+    layers: Mapping[int, Mapping[str, int]] | Mapping[int | None, Mapping[str, int]],
     blocks: Mapping[str, Block],
     shards: int,
 ) -> Iterator[tuple[Key, Expected]]:
-    """The tensors of one layer, given the values of the shapes' letters."""
-    for key in layout.released.keys(layer_id, values["M"]):
-        pieces = shards if "{shard}" in layout.released.names[key.name] else 1
-        shape = shape_of(layout.letters(key), values)
-        yield key, Expected(shape=shape, block=blocks.get(key.name), shards=pieces)
+    """The tensors of layers, given the values of the shapes' letters in each."""
+    for layer_id, values in layers.items():
+        for key in layout.released.keys(layer_id, values["M"]):
+            pieces = shards if "{shard}" in layout.released.names[key.name] else 1
+            shape = shape_of(layout.letters(key), values)
+            yield key, Expected(shape=shape, block=blocks.get(key.name), shards=pieces)
 
 
 def _blocks(
@@ -91,30 +107,6 @@ def _blocks(
     return blocks, problems
 
 
-def _describe_alone(layout: Layout, stored: Stored) -> Released:
-    """Describe a state dict without a config: its tensors have to fit each other."""
-    layers: dict[int | None, dict[Key, TensorInfo]] = {}
-    for name, info in stored.tensors.items():
-        slot = layout.read(name)
-        if slot is not None:
-            layers.setdefault(slot.layer_id, {})[slot.key] = info
-    expected: dict[Key, Expected] = {}
-    hash_rows: dict[int | None, int] = {}
-    values: dict[str, int] = {}
-    for layer_id, infos in layers.items():
-        values = _sizes_in(layout, stored, layer_id, infos)
-        hash_rows[layer_id] = values["R"]
-        expected.update(_expected(layout, layer_id, values, {}, 1))
-    return Released(
-        family=layout,
-        stored=stored,
-        reads=values.get("C", 0),
-        hash_rows=hash_rows,
-        expected=expected,
-        note="a state dict without a config: sizes as the tensors have them",
-    )
-
-
 def _sizes_in(
     layout: Layout, stored: Stored, layer_id: int | None, infos: Mapping[Key, TensorInfo]
 ) -> dict[str, int]:
@@ -123,9 +115,9 @@ def _sizes_in(
     if table is None or offsets is None or len(table.shape) != 2 or len(offsets.shape) != 1:
         lacking = " or ".join(layout.released.names[name] for name in (TABLE, "offsets"))
         raise CorruptFileError(f"{stored.name}: it lacks {lacking}.")
-    values = {"C": offsets.shape[0], "R": table.shape[0], "W": table.shape[1]}
-    values |= {"E": values["C"] * values["W"]}
-    values |= {"M": max(1, len({key.number for key in infos} - {None}))}
+    streams = max(1, len({key.number for key in infos} - {None}))
+    columns, (rows, width) = offsets.shape[0], table.shape
+    values = {"C": columns, "R": rows, "W": width, "E": columns * width, "M": streams}
     for key in layout.released.keys(layer_id, values["M"]):
         if key in infos:
             letters = layout.letters(key).split(", ")

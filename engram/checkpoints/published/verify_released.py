@@ -59,7 +59,7 @@ def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Ch
 
 
 def _check_files(stored: Stored) -> Verdict:
-    files = plural(stored.files, "file")
+    files = plural(len({info.path for info in stored.tensors.values()}), "file")
     problems = [error.message for error in stored.problems]
     if not stored.tensors:
         problems.append("there are no safetensors weights")

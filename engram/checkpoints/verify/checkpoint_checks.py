@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engram.addressing.addresses import map_digest
+from engram.addressing.addresses import LayerAddresses, layer_addresses, map_digest
 from engram.backbone.claims import check_claims
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests
@@ -20,37 +20,38 @@ from engram.units import plural
 
 def _check_sizes(memory: Checkpoint) -> Verdict:
     from engram.addressing.prime_witness import doubt_of_primes
-    from engram.addressing.primes import head_primes, stored_rows
 
-    heads = {layer.layer_id: layer.heads for layer in memory.addresses.layers}
-    doubt = doubt_of_primes(memory.config, heads)
+    layers, right = memory.addresses.layers, _expected(memory)
+    doubt = doubt_of_primes(memory.config, {layer.layer_id: layer.heads for layer in layers})
     if doubt is not None:
         return False, doubt
-    expected = head_primes(memory.config, memory.addresses.layer_ids)
-    for layer in memory.addresses.layers:
-        primes = tuple(map(tuple, expected[layer.layer_id]))
-        if primes != layer.primes:
+    for layer in layers:
+        rows = right[layer.layer_id].stored_rows
+        if layer.primes != right[layer.layer_id].primes:
             return False, f"layer {layer.layer_id}: the primes are not those of the config"
-        rows = stored_rows(expected[layer.layer_id], memory.config.row_multiple)
-        if rows != layer.stored_rows:
+        if layer.stored_rows != rows:
             return False, f"layer {layer.layer_id}: {layer.stored_rows} stored rows, not {rows}"
-    by_layer = [layer.hash_rows for layer in memory.addresses.layers]
+    by_layer = [layer.hash_rows for layer in layers]
     return True, f"primes follow from the config, by sympy's account too; rows by layer {by_layer}"
 
 
 def _check_constants(memory: Checkpoint) -> Verdict:
-    from engram.addressing.multipliers import multipliers
-
-    ids = memory.addresses.layer_ids
-    expected = multipliers(memory.config, memory.addresses.vocab_size, ids)
-    wrong = [i for i in memory.addresses.layers if expected[i.layer_id] != i.multipliers]
-    if wrong:
-        return False, f"layer {wrong[0].layer_id}: the multipliers are not those of the config"
+    right = _expected(memory)
+    for layer in memory.addresses.layers:
+        if layer.multipliers != right[layer.layer_id].multipliers:
+            return False, f"layer {layer.layer_id}: the multipliers are not those of the config"
     for layer in memory.addresses.layers:
         stored = memory.constant(layer.layer_id, OFFSETS, "<i8")
         if tuple(stored.tolist()) != layer.offsets:
             return False, f"layer {layer.layer_id}: the offsets are not those of its primes"
     return True, "multipliers follow from seed and vocabulary, offsets from the primes"
+
+
+def _expected(memory: Checkpoint) -> dict[int, LayerAddresses]:
+    """Compute the constants that follow from the config, by layer."""
+    addresses = memory.addresses
+    layers = layer_addresses(memory.config, addresses.vocab_size, addresses.layer_ids)
+    return {layer.layer_id: layer for layer in layers}
 
 
 def _check_tensors(memory: Checkpoint) -> Verdict:
