@@ -44,8 +44,14 @@ class Setting:
     written: bool = True
 
     def stated(self, config: Mapping[str, Any]) -> Any:
-        """The value of the first of its names that a config states; None without one."""
-        return next((config[name] for name in self.theirs if config.get(name) is not None), None)
+        """The value of the first of its names that a config states; None without one.
+
+        Args:
+            config: A config.json; the part of it that is the text model's comes first.
+        """
+        parts = (part for part in (config.get("text_config"), config) if isinstance(part, Mapping))
+        values = (part.get(name) for part in parts for name in self.theirs)
+        return next((value for value in values if value is not None), None)
 
     def shown(self, value: Any) -> Any:
         """Write one of our values as the published config states it."""

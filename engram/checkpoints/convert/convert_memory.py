@@ -196,19 +196,22 @@ def plan(
     dtype = table_dtype(stored, asked=dtype).name
     if to != ATTACHED:
         check_expressible(stored, to, dtype)
-        _refuse_base(base, f"--to {to} writes the memory alone")
+    if base is not None and (to != ATTACHED or memory.stated is not None):
+        alone = f"--to {to} writes the memory alone"
+        why = f"{source} is attached to its base already" if to == ATTACHED else alone
+        raise UsageError(f"{why}: leave --base out.")
+    if to != ATTACHED:
         return to_published(memory, output, dtype, tokenizer)
-    if memory.stated is None:
-        if base is None:
-            raise UsageError(
-                f"{source} holds a memory alone: attaching it needs the model that it is for.",
-                "Name it: --base MODEL",
-            )
-        folder = resolve_model(base, trust_remote_code=trust_remote_code)
-        demand_apart(output, folder)
-        return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
-    _refuse_base(base, f"{source} is attached to its base already")
-    return rewritten(memory, output, dtype, tokenizer, link)
+    if memory.stated is not None:
+        return rewritten(memory, output, dtype, tokenizer, link)
+    if base is None:
+        raise UsageError(
+            f"{source} holds a memory alone: attaching it needs the model that it is for.",
+            "Name it: --base MODEL",
+        )
+    folder = resolve_model(base, trust_remote_code=trust_remote_code)
+    demand_apart(output, folder)
+    return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
 
 
 def write(made: Conversion, *, overwrite: bool = False, progress: Progress | None = None) -> None:
@@ -265,8 +268,3 @@ def _index(made: Conversion) -> dict[str, Any]:
     total_bytes += sum(info.stop - info.start for info in kept.values())
     weight_map = {**{name: info.path.name for name, info in kept.items()}, **new}
     return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-
-
-def _refuse_base(base: str | Path | None, why: str) -> None:
-    if base is not None:
-        raise UsageError(f"{why}: leave --base out.")

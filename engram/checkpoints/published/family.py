@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from engram.backbone.claims import text_part
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
 from engram.layouts.base import Naming
@@ -116,7 +115,7 @@ def demand_settings(
     Raises:
         ConfigError: Everything that is wrong with them.
     """
-    values, found = read_settings(settings, text_part(stored.config))
+    values, found = read_settings(settings, stored.config)
     if found := [*found, *problems]:
         raise ConfigError(found, f"{stored.name}: config.json")
     return values

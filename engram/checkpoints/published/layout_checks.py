@@ -9,7 +9,6 @@ from typing import cast
 
 from engram.addressing.prime_witness import first_composite
 from engram.addressing.primes import head_primes
-from engram.backbone.claims import text_part
 from engram.checkpoints.published.family import Released
 from engram.checks import Verdict, verdict
 from engram.config.engram_config import EngramConfig
@@ -61,7 +60,7 @@ def _check_sizes(found: Released, tokenizer: str | None) -> Verdict:
 
 def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
     """The rows of tables as the config states them against those that follow from it."""
-    name, stated = setting.theirs[0], setting.stated(text_part(found.stored.config))
+    name, stated = setting.theirs[0], setting.stated(found.stored.config)
     expected = found.expected
     sums = [expected[Key(layer_id, TABLE)].shape[0] for layer_id in found.hash_rows]
     layers = ", ".join(map(str, found.hash_rows))
@@ -107,7 +106,7 @@ def _check_constants(setting: Setting | None, found: Released, tokenizer: str | 
     from engram.addressing.addresses import layer_addresses
 
     config = cast(EngramConfig, found.config)
-    size = setting.stated(text_part(found.stored.config)) if setting else config.engram_vocab_size
+    size = setting.stated(found.stored.config) if setting else config.engram_vocab_size
     if setting and (type(size) is not int or size < 1):
         return False, f"{setting.theirs[0]} is {size!r}: multipliers follow from it"
     layers = {layer.layer_id: layer for layer in layer_addresses(config, size)}
@@ -123,7 +122,8 @@ def _check_constants(setting: Setting | None, found: Released, tokenizer: str | 
             continue
         stored = found.stored.integers(names[0])
         values = {other: layer.constants[kind] for other, layer in layers.items()}
-        if stored != list(right := values.pop(layer_id)):
+        right = values.pop(layer_id)
+        if stored != list(right):
             problems.append(_difference(kind, names[0], stored, right, values))
     return verdict(
         problems,
@@ -154,7 +154,7 @@ def _check_tokenizer(setting: Setting, found: Released, tokenizer: str | None) -
     from engram.addressing.tokenizer_files import load_tokenizer
     from engram.addressing.vocabulary import compressed_map
 
-    stated = setting.stated(text_part(found.stored.config))
+    stated = setting.stated(found.stored.config)
     try:
         known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)
     except MissingFileError as error:

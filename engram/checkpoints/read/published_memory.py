@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engram.addressing.primes import head_primes, stored_rows
-from engram.backbone.claims import text_part
 from engram.checkpoints.published.family import Released
 from engram.checkpoints.read.memory_tensors import parameter_shapes
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
@@ -82,7 +81,7 @@ def check_constants(found: Released, addresses: Addresses) -> None:
         MismatchError: They differ: it is another tokenizer, or another config.
     """
     setting = found.family.released.setting("compressed_vocab_size")
-    vocab_size = None if setting is None else setting.stated(text_part(found.stored.config))
+    vocab_size = None if setting is None else setting.stated(found.stored.config)
     if vocab_size not in (None, addresses.vocab_size):
         raise MismatchError(
             f"{found.stored.name} was made for {vocab_size} compressed ids, the tokenizer gives "

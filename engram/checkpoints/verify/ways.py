@@ -60,16 +60,14 @@ def continued(model: Any, ids: Tensor, past: Any, **kwargs: Any) -> tuple[Run, A
     return Run(out.logits.float()), compat.cache_of(out)
 
 
-def _in_pieces(pieces: list[int], model: Any, ids: Tensor) -> list[Pair]:
+def _in_pieces(pieces: int | list[int], model: Any, ids: Tensor) -> list[Pair]:
+    """Read pieces of a size, or of some sizes and the rest at once."""
+    sizes = pieces if isinstance(pieces, int) else [*pieces, ids.shape[1] - sum(pieces)]
     past, logits = None, []
-    for piece in torch.split(ids, [*pieces, ids.shape[1] - sum(pieces)], dim=1):
+    for piece in torch.split(ids, sizes, dim=1):
         run, past = continued(model, piece, past)
         logits.append(run.logits)
     return [(Run(torch.cat(logits, dim=1)), plain(model, ids))]
-
-
-def _token_by_token(model: Any, ids: Tensor) -> list[Pair]:
-    return _in_pieces([1] * (ids.shape[1] - 1), model, ids)
 
 
 def _padded(model: Any, ids: Tensor) -> list[Pair]:
@@ -152,7 +150,7 @@ _STATIC: dict[str, Any] = {"cache_implementation": "static", "disable_compile": 
 # Takes a model and token ids [1, T].
 Way = Callable[[Any, Tensor], list[Pair]]
 READING: dict[str, Way] = {
-    "cached = full": _token_by_token,
+    "cached = full": partial(_in_pieces, 1),
     "chunked = full": partial(_in_pieces, [7, 1, 5]),
     "padded = full": _padded,
     "crop and go on": _cropped,
