@@ -181,8 +181,7 @@ class Dialect:
 
 
 def _pattern(name: str, *, named: bool = True) -> str:
-    pattern = re.escape(name)
-    for word, group in _NUMBERS.items():
-        number = rf"(?P<{group}>\d+)" if named else r"\d+"
-        pattern = pattern.replace(rf"\{{{word}\}}", number)
-    return pattern
+    def number(word: re.Match[str]) -> str:
+        return rf"(?P<{_NUMBERS[word[1]]}>\d+)" if named else r"\d+"
+
+    return re.sub(r"\\\{(\w+)\\\}", number, re.escape(name))

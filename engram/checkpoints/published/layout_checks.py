@@ -7,8 +7,11 @@ from functools import partial
 from itertools import pairwise, product
 from typing import cast
 
-from engram.addressing.prime_witness import first_composite
+from engram.addressing.addresses import layer_addresses, map_digest
+from engram.addressing.prime_witness import doubt_of_primes, first_composite
 from engram.addressing.primes import head_primes
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.published.family import Released
 from engram.checks import Verdict, verdict
 from engram.config.engram_config import EngramConfig
@@ -20,13 +23,15 @@ from engram.layouts.settings import Setting
 from engram.layouts.tensors import CONSTANTS
 from engram.tensor_names import TABLE
 
-Check = Callable[[Released, str | None], Verdict]
+Check = Callable[[Released], Verdict]
 
 
-def checks_of(family: Naming) -> dict[str, Check]:
+def checks_of(family: Naming, tokenizer: str | None) -> dict[str, Check]:
     """List the checks that a layout's published names and settings allow, beside those of all.
 
-    They are given the checkpoint, and a tokenizer to use instead of its own.
+    Args:
+        family: The layout, or a family without checks of its own.
+        tokenizer: Name or path of a tokenizer to use instead of a checkpoint's own.
     """
     released = family.released
     if not isinstance(family, Layout):
@@ -38,14 +43,12 @@ def checks_of(family: Naming) -> dict[str, Check]:
         "sizes": _check_sizes,
         **({"rows": partial(_check_stated_rows, rows)} if rows else {}),
         "constants": partial(_check_constants, size),
-        **({"tokenizer": partial(_check_tokenizer, size)} if size else {}),
+        **({"tokenizer": partial(_check_tokenizer, size, tokenizer)} if size else {}),
     }
 
 
-def _check_sizes(found: Released, tokenizer: str | None) -> Verdict:
+def _check_sizes(found: Released) -> Verdict:
     """Rows of the heads, stored or of the config, against the primes that sympy finds."""
-    from engram.addressing.prime_witness import doubt_of_primes
-
     config = cast(EngramConfig, found.config)
     heads: dict[int, list[int]] = {}
     for layer_id, primes in head_primes(config).items():
@@ -58,7 +61,7 @@ def _check_sizes(found: Released, tokenizer: str | None) -> Verdict:
     return doubt is None, doubt or right
 
 
-def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
+def _check_stated_rows(setting: Setting, found: Released) -> Verdict:
     """The rows of tables as the config states them against those that follow from it."""
     name, stated = setting.theirs[0], setting.stated(found.stored.config)
     expected = found.expected
@@ -74,7 +77,7 @@ def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None)
     return False, f"{name} is {stated}; primes of layers {layers} sum to {sums}"
 
 
-def _check_offsets(found: Released, tokenizer: str | None) -> Verdict:
+def _check_offsets(found: Released) -> Verdict:
     """Offsets, where nothing else is stored, against what heads can be."""
     problems, sizes = [], []
     for layer_id, rows in found.hash_rows.items():
@@ -97,14 +100,12 @@ def _check_offsets(found: Released, tokenizer: str | None) -> Verdict:
     )
 
 
-def _no_constants(found: Released, tokenizer: str | None) -> Verdict:
+def _no_constants(found: Released) -> Verdict:
     return None, "a state dict stores no multipliers, seed or token map, and no config says them"
 
 
-def _check_constants(setting: Setting | None, found: Released, tokenizer: str | None) -> Verdict:
+def _check_constants(setting: Setting | None, found: Released) -> Verdict:
     """Stored constants against those of the config."""
-    from engram.addressing.addresses import layer_addresses
-
     config = cast(EngramConfig, found.config)
     size = setting.stated(found.stored.config) if setting else config.engram_vocab_size
     if setting and (type(size) is not int or size < 1):
@@ -149,11 +150,7 @@ def _difference(
     return f"{name}[{i}] is {stored[i]}, not {values[i]}{hint if kind == 'factors' else ''}"
 
 
-def _check_tokenizer(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
-    from engram.addressing.addresses import map_digest
-    from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.addressing.vocabulary import compressed_map
-
+def _check_tokenizer(setting: Setting, tokenizer: str | None, found: Released) -> Verdict:
     stated = setting.stated(found.stored.config)
     try:
         known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)

@@ -51,10 +51,9 @@ def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Ch
         return
     yield Check("family", True, f"{found.title}, layout {found.family.name}")
     yield files
-    yield run_check("tensors", _check_tensors, found)
-    yield run_check("scales", _check_scales, found)
-    for name, check in checks_of(found.family).items():
-        yield run_check(name, check, found, tokenizer)
+    checks = {"tensors": _check_tensors, "scales": _check_scales}
+    for name, check in (checks | checks_of(found.family, tokenizer)).items():
+        yield run_check(name, check, found)
     yield Check("values", None, "headers alone were read: no row and no weight was looked at")
 
 

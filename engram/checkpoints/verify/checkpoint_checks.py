@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 from engram.addressing.addresses import LayerAddresses, layer_addresses, map_digest
+from engram.addressing.prime_witness import doubt_of_primes
+from engram.addressing.same_tokenizer import check_tokenizer
 from engram.backbone.claims import check_claims
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests
@@ -19,8 +22,6 @@ from engram.units import plural
 
 
 def _check_sizes(memory: Checkpoint) -> Verdict:
-    from engram.addressing.prime_witness import doubt_of_primes
-
     layers, right = memory.addresses.layers, _expected(memory)
     doubt = doubt_of_primes(memory.config, {layer.layer_id: layer.heads for layer in layers})
     if doubt is not None:
@@ -80,8 +81,6 @@ def _check_token_map(memory: Checkpoint) -> Verdict:
 
 
 def _check_tokenizer(memory: Checkpoint) -> Verdict:
-    from engram.addressing.same_tokenizer import check_tokenizer
-
     if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
     try:
@@ -104,24 +103,15 @@ def _check_small_files(memory: Checkpoint) -> Verdict:
     if missing and memory.name == str(folder):
         return False, first_of(missing)
     changed = changed_files(folder, recorded)
-    if changed and set(changed) <= set(TOKENIZER_FILES) and _has_new_tokens(memory):
-        return None, f"tokens were added to {', '.join(changed)} since"
+    if changed and set(changed) <= set(TOKENIZER_FILES) and memory.addresses.map_sha256 is not None:
+        # People add tokens to the memory's own tokenizer.
+        with suppress(EngramError):
+            if check_tokenizer(memory.addresses, memory.load_tokenizer()) > 0:
+                return None, f"tokens were added to {', '.join(changed)} since"
     return verdict(
         [f"{name} is not the file that attach wrote" for name in changed],
         f"{plural(len(recorded) - len(missing), 'file')} as attach wrote them",
     )
-
-
-def _has_new_tokens(memory: Checkpoint) -> bool:
-    """Whether the tokenizer is the memory's own with tokens added, as people do."""
-    from engram.addressing.same_tokenizer import check_tokenizer
-
-    if memory.addresses.map_sha256 is None:
-        return False
-    try:
-        return check_tokenizer(memory.addresses, memory.load_tokenizer()) > 0
-    except EngramError:
-        return False
 
 
 def _check_weight_files(memory: Checkpoint) -> Verdict:

@@ -41,13 +41,10 @@ class ImagePrompt:
 
     def arguments(self, pads: int = 0, rows: int = 1) -> dict[str, Any]:
         """Keyword arguments beside the ids, of some equal rows with padding before them."""
-        found: dict[str, Any] = {
-            name: torch.cat([value] * rows) for name, value in self.image.items()
-        }
+        found = dict(self.image)
         if self.token_types:
-            types = torch.nn.functional.pad((~self.text).long(), (pads, 0))
-            found[self.token_types] = torch.cat([types] * rows)
-        return found
+            found[self.token_types] = torch.nn.functional.pad((~self.text).long(), (pads, 0))
+        return {name: torch.cat([value] * rows) for name, value in found.items()}
 
 
 def image_prompt(model: Any, before: Tensor, after: Tensor) -> ImagePrompt:
