@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engram.backbone import Backbone, load_backbone
     from engram.checkpoints.attach.attach import attach
     from engram.checkpoints.attach.detach import detach
-    from engram.checkpoints.convert.convert_memory import convert
+    from engram.checkpoints.convert.convert import convert
     from engram.checkpoints.read.load_checkpoint import load
     from engram.checkpoints.read.lookup import look_up
     from engram.checkpoints.report.report import report
@@ -50,7 +50,7 @@ _NAMES = {
     "engram.backbone": ("Backbone", "load_backbone"),
     "engram.checkpoints.attach.attach": ("attach",),
     "engram.checkpoints.attach.detach": ("detach",),
-    "engram.checkpoints.convert.convert_memory": ("convert",),
+    "engram.checkpoints.convert.convert": ("convert",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.checkpoints.read.lookup": ("look_up",),
     "engram.checkpoints.report.report": ("report",),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+import engram
 from engram.errors import UsageError
 from engram.layouts import LAYOUTS
 from engram.units import format_bytes
@@ -88,12 +89,14 @@ def convert(
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints.convert import convert_memory
 
     memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
-    with blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}):
-        made = convert_memory.plan(
+    with (
+        blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}),
+        out.progress("Converting", unit="B") as step,
+    ):
+        converted = engram.convert(
             source,
             output,
             to,
@@ -103,10 +106,9 @@ def convert(
             tokenizer=own,
             link=link,
             trust_remote_code=trust_remote_code,
-        )
-    with out.progress("Converting", unit="B") as step:
-        converted = convert_memory.run_convert(
-            made, source, overwrite=overwrite, dry_run=dry_run, progress=step
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=step,
         )
     answer = converted.to_dict()
     out.result(answer, lambda console: _show(console, converted.plan, answer))

@@ -18,7 +18,7 @@ import engram
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
 from engram.errors import InputError
@@ -189,16 +189,13 @@ def test_an_adapter(base, model, attached, tmp_path):
 
 
 def test_convert_to_another_dtype_and_onto_the_base(base, attached, tmp_path):
-    convert_memory.write(convert_memory.plan(attached, tmp_path / "small", dtype="bfloat16"))
+    convert(attached, tmp_path / "small", dtype="bfloat16")
     small = engram.load(tmp_path / "small", trust_remote_code=True, dtype=torch.float32)
     assert torch.isfinite(small(IDS).logits).all()
-    convert_memory.write(convert_memory.plan(attached, tmp_path / "published", "demo"))
+    convert(attached, tmp_path / "published", "demo")
     with pytest.raises(InputError, match="would run the code"):
-        convert_memory.plan(tmp_path / "published", tmp_path / "whole", base=base)
-    made = convert_memory.plan(
-        tmp_path / "published", tmp_path / "whole", base=base, trust_remote_code=True
-    )
-    convert_memory.write(made)
+        convert(tmp_path / "published", tmp_path / "whole", base=base, dry_run=True)
+    convert(tmp_path / "published", tmp_path / "whole", base=base, trust_remote_code=True)
     name = "model.layers.1.engram.multi_head_embedding.embedding.weight"
     tables = [
         load_file(folder / "engram-00001-of-00001.safetensors")[name]

@@ -47,7 +47,7 @@ _LIGHT = (
     *(f"engram_cli.{name}" for name in COMMANDS),
     *("numpy", "rich.table", "rich.console", "tokenizers", "numba", "sympy"),
     *("engram.checkpoints.read.inspect", "engram.checkpoints.read.lookup"),
-    *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert_memory"),
+    *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert"),
     *("engram.checkpoints.verify.verify", "engram.corpus.verify.verify_corpus"),
     *("engram.corpus.counts.count_kernels", "engram.corpus.hash.hash_text"),
     *("engram.corpus.hash.hash_config", "engram.backbone", "engram.sizing.table_load"),

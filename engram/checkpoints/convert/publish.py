@@ -70,7 +70,7 @@ def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
 def to_published(
     memory: Checkpoint, output: Path, dtype: str, tokenizer: TokenizerFile | None
 ) -> Conversion:
-    """Describe a memory alone, under the names of its layout. See `convert_memory`."""
+    """Describe a memory alone, under the names of its layout."""
     stated = memory.config.tokenizer
     own = None if stated is None or is_path(stated) else stated  # no tokenizer lies beside it
     config = replace(memory.stored_config, table_dtype=dtype, tokenizer=own)

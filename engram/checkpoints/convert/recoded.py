@@ -147,7 +147,7 @@ def _rounded(
             f"{tensor.name} holds values that are not finite, or that {dtype} cannot hold.",
             "Keep its dtype, or use bfloat16.",
             tensor=tensor.name,
-            dtype=dtype,
+            stored_as=dtype,
         )
     record(before, after)
     return _bytes(stored)

@@ -11,7 +11,7 @@ import pytest
 import engram
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.digests import read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify import verify
@@ -112,7 +112,7 @@ def test_a_folder_that_was_saved_anew_is_no_false_alarm(made, tmp_path, tables):
 
 
 def test_a_converted_folder_keeps_what_is_still_right(made, base, tmp_path):
-    convert_memory.write(convert_memory.plan(made / "full", tmp_path / "int8", dtype="int8"))
+    convert(made / "full", tmp_path / "int8", dtype="int8")
     assert verdicts(tmp_path / "int8", full=True) == {"small files": True, "weight files": None}
     detach(tmp_path / "int8", tmp_path / "again")
     assert (tmp_path / "again" / ".gitattributes").is_file()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import engram
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach import attach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.read.stored_rows import read_rows
@@ -56,7 +56,7 @@ def seen_by_the_model(folder, text=TEXT):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "fp8", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_ids_and_norms_are_those_of_the_model(folders, layout, dtype, tmp_path):
-    convert_memory.write(convert_memory.plan(folders[layout], tmp_path / "x", dtype=dtype))
+    convert(folders[layout], tmp_path / "x", dtype=dtype)
     found = look_up(tmp_path / "x", TEXT)
     ids, seen = seen_by_the_model(tmp_path / "x")
     assert [token.token_id for token in found.tokens] == ids
@@ -74,7 +74,7 @@ def test_ids_and_norms_are_those_of_the_model(folders, layout, dtype, tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_published_names_and_adapters(folders, layout, tmp_path):
-    convert_memory.write(convert_memory.plan(folders[layout], tmp_path / "published", layout))
+    convert(folders[layout], tmp_path / "published", layout)
     tokenizer = load_tokenizer(BPE)
     found = look_up(tmp_path / "published", TEXT, tokenizer=tokenizer)
     expected = look_up(folders[layout], TEXT)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engram.checkpoints.attach import attach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.verify import verify
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
@@ -33,8 +33,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     attach.attach(base, tiny.memory_config(), root / "attached")
     attach.attach(base, tiny.memory_config(), root / "adapter", adapter=True)
-    made = convert_memory.plan(root / "attached", root / "released", "demo")
-    convert_memory.write(made)
+    convert(root / "attached", root / "released", "demo")
     return {"base": base, **{name: root / name for name in ("attached", "adapter", "released")}}
 
 

@@ -107,7 +107,7 @@ def convert(
         output: The folder to appear.
         to: ``attached``: our own format; or the layout whose published names are to be used.
         dtype: dtype of the tables: a float, fp8 or int8; as they are when None. A float is for the
-            rest of the memory, too.
+            rest of the memory, too; it keeps its dtype beside quantised tables.
         base: The model to attach to, for published names.
         config: The memory, or its config file, where the checkpoint does not state it.
         tokenizer: The base's tokenizer, or its name or path; the one in its folder when None.
@@ -122,76 +122,19 @@ def convert(
         prints.
 
     Raises:
-        EngramError: Whatever does not fit, with the reason.
+        EngramError: Whatever does not fit, with the reason: the output, the disk, the config, the
+            tokenizer, or values that the new dtype cannot hold.
 
     Examples:
         >>> import engram
         >>> engram.convert("attached", "small", dtype="int8").plan.config.table_dtype
         'int8'
     """
-    made = plan(
-        source,
-        Path(output),
-        to,
-        dtype=dtype,
-        base=base,
-        config=None if config is None else given_config(config),
-        tokenizer=None if tokenizer is None else describe_tokenizer(tokenizer),
-        link=link,
-        trust_remote_code=trust_remote_code,
-    )
-    return run_convert(made, str(source), overwrite=overwrite, dry_run=dry_run, progress=progress)
-
-
-def run_convert(
-    made: Conversion,
-    source: str,
-    *,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> Converted:
-    """Do what `plan` worked out; see `convert`."""
-    if dry_run:
-        check_folder(made.output, own_files, overwrite)
-        check_room(made.output, made.written_bytes)
-    else:
-        write(made, overwrite=overwrite, progress=progress)
-    return Converted(source, made, not dry_run)
-
-
-def plan(
-    source: str | Path,
-    output: Path,
-    to: str = ATTACHED,
-    *,
-    dtype: str | None = None,
-    base: str | Path | None = None,
-    config: EngramConfig | None = None,
-    tokenizer: TokenizerFile | None = None,
-    link: bool = False,
-    trust_remote_code: bool = False,
-) -> Conversion:
-    """Work out what `write` would write, from headers alone.
-
-    Args:
-        source: An attached folder, an adapter, or a folder or file with published names.
-        output: The folder to appear.
-        to: ``attached``: our own format; or the layout whose published names are to be used.
-        dtype: What tables are stored as: a float, fp8 or int8; as they are when None. A float is
-            also what the rest of the memory is stored as; it keeps its dtype beside quantised
-            tables.
-        base: The model to attach to, for published names.
-        config: The memory, where the files do not state it.
-        tokenizer: The base's; the one in its folder when None.
-        link: Hard-link files of the base instead of copying them.
-        trust_remote_code: Run the code in the base's folder, where its model is defined there.
-
-    Raises:
-        EngramError: Whatever does not fit, with the reason.
-    """
+    output = Path(output)
     demand_apart(output, Path(source))
-    memory = open_checkpoint(Path(source), config=config)
+    stated = None if config is None else given_config(config)
+    memory = open_checkpoint(Path(source), config=stated)
+    own = None if tokenizer is None else describe_tokenizer(tokenizer)
     stored = memory.stored_config
     dtype = table_dtype(stored, asked=dtype).name
     if to != ATTACHED:
@@ -201,32 +144,28 @@ def plan(
         why = f"{source} is attached to its base already" if to == ATTACHED else alone
         raise UsageError(f"{why}: leave --base out.")
     if to != ATTACHED:
-        return to_published(memory, output, dtype, tokenizer)
-    if memory.stated is not None:
-        return rewritten(memory, output, dtype, tokenizer, link)
-    if base is None:
+        made = to_published(memory, output, dtype, own)
+    elif memory.stated is not None:
+        made = rewritten(memory, output, dtype, own, link)
+    elif base is None:
         raise UsageError(
             f"{source} holds a memory alone: attaching it needs the model that it is for.",
             "Name it: --base MODEL",
         )
-    folder = resolve_model(base, trust_remote_code=trust_remote_code)
-    demand_apart(output, folder)
-    return to_base(memory, output, dtype, folder, tokenizer, link, trust_remote_code)
+    else:
+        folder = resolve_model(base, trust_remote_code=trust_remote_code)
+        demand_apart(output, folder)
+        made = to_base(memory, output, dtype, folder, own, link, trust_remote_code)
+    if dry_run:
+        check_folder(output, own_files, overwrite)
+        check_room(output, made.written_bytes)
+    else:
+        _write(made, overwrite, progress)
+    return Converted(str(source), made, not dry_run)
 
 
-def write(made: Conversion, *, overwrite: bool = False, progress: Progress | None = None) -> None:
-    """Write the folder, whole or not at all; its index last.
-
-    Args:
-        made: What to write.
-        overwrite: Replace a folder that this toolkit wrote.
-        progress: Told the bytes written so far.
-
-    Raises:
-        InputError: Something is at the output that may not be replaced, or values do not fit their
-            new dtype.
-        DoesNotFitError: The disk has too little room.
-    """
+def _write(made: Conversion, overwrite: bool, progress: Progress | None) -> None:
+    """Write the folder, whole or not at all; its index last."""
     if made.attach_plan is not None:
         write_attached(made.attach_plan, overwrite=overwrite, progress=progress)
         return
