@@ -34,9 +34,9 @@ class Stored:
 
     Attributes:
         name: What it was asked for by.
-        folder: Where it is; None for one on the hub.
+        folder: Where it is; None for one on the hub, whose files may have other lengths than
+            their headers call for.
         config: Its config.json, empty when there is none.
-        lengths_known: Whether files were compared with the lengths that their headers call for.
         read: Returns the bytes of a tensor.
         tensors: What the headers describe, by name.
         problems: What is wrong with the files.
@@ -47,7 +47,6 @@ class Stored:
     name: str
     folder: Path | None
     config: dict[str, Any]
-    lengths_known: bool
     read: Callable[[TensorInfo], bytes]
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     problems: list[EngramError] = field(default_factory=list)
@@ -168,7 +167,7 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
             by an index.
     """
     folder, index = path if path.is_dir() else path.parent, path / INDEX_FILE
-    stored = Stored(name=str(path), folder=folder, config=config, lengths_known=True, read=_read)
+    stored = Stored(name=str(path), folder=folder, config=config, read=_read)
 
     def header(file: str) -> dict[str, TensorInfo]:
         if not (folder / file).is_file():

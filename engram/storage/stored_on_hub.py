@@ -59,7 +59,7 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
             )
         return describe_tensors(text[:length], Path(file), None)
 
-    stored = Stored(name=name, folder=None, config=config, lengths_known=False, read=read)
+    stored = Stored(name=name, folder=None, config=config, read=read)
     files: Files = {}
     try:
         if hub.has_file(name, SINGLE_FILE, revision):

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.model_card import layers_table
@@ -26,9 +27,6 @@ from engram.config.engram_config import EngramConfig
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
 from engram.storage.safetensors_writer import TensorStream, plan_shards
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 ATTACHED = "attached"
 _COPY_BYTES = 2**24

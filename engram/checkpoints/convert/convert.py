@@ -5,16 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.checkpoints.attach.apart import demand_apart
-from engram.checkpoints.attach.attach import (
-    check_room,
-    counted,
-    place_file,
-)
-from engram.checkpoints.attach.attach import write as write_attached
+from engram.checkpoints.attach.attach import check_room, counted, place_file, write
 from engram.checkpoints.attach.own_files import own_files as attached_files
 from engram.checkpoints.convert.conversion import (
     ATTACHED,
@@ -35,9 +30,6 @@ from engram.storage.folders import check_folder, new_folder
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 from engram.storage.safetensors_writer import write_shard
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,7 +159,7 @@ def convert(
 def _write(made: Conversion, overwrite: bool, progress: Progress | None) -> None:
     """Write the folder, whole or not at all; its index last."""
     if made.attach_plan is not None:
-        write_attached(made.attach_plan, overwrite=overwrite, progress=progress)
+        write(made.attach_plan, overwrite=overwrite, progress=progress)
         return
     step = counted(progress, made.written_bytes)
     with new_folder(made.output, own_files, overwrite) as folder:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engram.addressing.addresses import Addresses, LayerAddresses
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
 from engram.checkpoints.convert.conversion import Conversion
 from engram.checkpoints.convert.recoded import LossRecord, recode
@@ -26,9 +26,6 @@ from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.dtypes import QUANTISED
 from engram.storage.safetensors_writer import TensorStream, plan_shards
 from engram.tensor_names import TOKEN_MAP
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 def check_expressible(config: EngramConfig, to: str, dtype: str) -> None:

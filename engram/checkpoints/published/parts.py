@@ -89,7 +89,7 @@ def _pages(found: Released, tensors: Sequence[tuple[Slot, TensorInfo]]) -> RowPa
             # A scale for the whole, or one a row without a dimension of its own, stays in memory.
             if slot.is_scale == scales and len(info.shape) == 2 and info.size:
                 row = (info.stop - info.start) // info.shape[0]
-                start = info.start if found.stored.lengths_known else None
+                start = info.start if found.stored.folder is not None else None
                 shards.append((info.shape[0], row_pages(row, info.shape[0], start)))
         return joined(shards)
 

@@ -62,7 +62,7 @@ def _check_files(stored: Stored) -> Verdict:
     problems = [error.message for error in stored.problems]
     if not stored.tensors:
         problems.append("there are no safetensors weights")
-    if stored.lengths_known:
+    if stored.folder is not None:
         return verdict(problems, f"{files}, all there and of the length that the headers call for")
     return verdict(problems, f"{files} with whole headers; lengths were not compared")
 

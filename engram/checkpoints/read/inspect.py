@@ -145,7 +145,7 @@ def _inspect_ours(opened: Checkpoint, settings: dict[str, Any]) -> Inspection:
     weights = [
         part
         for layer_id, found in of_layer.items()
-        for part in _layer_weights(name, config, layer_id, found, opened.files.lengths_known)
+        for part in _layer_weights(name, config, layer_id, found, opened.folder is not None)
     ]
     notes = ["an adapter: its base model is not counted"] if opened.adapter else []
     if base:

@@ -17,7 +17,7 @@ import torch  # noqa: TID253 - this module is itself imported only when needed
 from torch import Tensor  # noqa: TID253
 
 from engram.backbone.families import ATTACHED_PREFIX
-from engram.checkpoints.verify.ways import Pair, Run, Way, continued, generated, plain, uncached
+from engram.checkpoints.verify.ways import Pair, Run, Way, generated, in_pieces, plain, uncached
 
 _PADS = 3
 
@@ -136,12 +136,8 @@ def _whole(model: Any, ids: Tensor) -> tuple[ImagePrompt, Run]:
 def _token_by_token(model: Any, ids: Tensor) -> list[Pair]:
     """Read the image and a few tokens at once, the others one by one."""
     prompt, rest = _prompt(model, ids)
-    run, past = continued(model, prompt.ids, None, **prompt.arguments())
-    logits = [run.logits]
-    for token in torch.split(rest, 1, dim=1):
-        run, past = continued(model, token, past)
-        logits.append(run.logits)
-    return [(Run(torch.cat(logits, dim=1)), _whole(model, ids)[1])]
+    pieces = [prompt.ids, *torch.split(rest, 1, dim=1)]
+    return [(in_pieces(model, pieces, **prompt.arguments()), _whole(model, ids)[1])]
 
 
 def _padded(model: Any, ids: Tensor) -> list[Pair]:
