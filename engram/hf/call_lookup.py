@@ -38,7 +38,7 @@ class Reader:
     @property
     def closes_gaps(self) -> bool:
         """Whether masked tokens inside rows are skipped."""
-        return self.ids.addresses.layout.closes_gaps
+        return self.ids.addresses.layout.masked == "absent"
 
 
 @dataclass(frozen=True)

@@ -133,11 +133,6 @@ class Layout(Naming):
     known_maps: Mapping[tuple[int, int], str] = field(default_factory=dict)
     apart: str
 
-    @property
-    def closes_gaps(self) -> bool:
-        """Whether masked tokens inside a row are passed over."""
-        return self.masked == "absent"
-
     @cached_property
     def all_tensors(self) -> dict[str, Tensor]:
         """Parameters of one layer and constants of its hash by our name, the table last."""

@@ -71,7 +71,7 @@ class DemoModule(EngramModule, layout="demo"):
         )
         out, past = gate_and_smooth(
             *(gates, value, self._norm_conv, self.conv, keep, window, since),
-            close_gaps=self.layout.closes_gaps,
+            close_gaps=self.layout.masked == "absent",
         )
         return out.to(streams.dtype), past
 

@@ -89,7 +89,7 @@ class QwenPleModule(EngramModule, layout="qwen_ple"):
         gates = signed_sqrt_gate(self.norm_key(keys), self.norm_query(streams))
         out, past = gate_and_smooth(
             *(gates, value, self.norm_conv, self.conv1d, keep, window, since),
-            close_gaps=self.layout.closes_gaps,
+            close_gaps=self.layout.masked == "absent",
         )
         return out.to(streams.dtype), past
 

@@ -106,8 +106,12 @@ class Stored:
         for name, file in weight_map.items():
             files.setdefault(file, []).append(name)
         for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
-            what = "which is outside of its folder or no .safetensors file"
-            self.problems.append(CorruptFileError(f"{where} names {file!r}, {what}."))
+            self.problems.append(
+                CorruptFileError(
+                    f"{where} names {file!r}, which is outside of its folder or no .safetensors "
+                    "file."
+                )
+            )
             self.unread.update(files.pop(file))
         return files
 
@@ -138,14 +142,16 @@ class Stored:
                 continue
             absent = [name for name in names or () if name not in found]
             if absent:
-                what = f"{named(absent)} should be in {file}, and is not there."
-                self.problems.append(CorruptFileError(what))
+                self.problems.append(
+                    CorruptFileError(f"{named(absent)} should be in {file}, and is not there.")
+                )
             wanted = set(found if names is None else names)
             new = {name: info for name, info in found.items() if name in wanted}
             twice = next((name for name in new if name in self.tensors), None)
             if twice is not None:
-                what = f"{twice} is in {file}, and in another file too."
-                self.problems.append(CorruptFileError(what))
+                self.problems.append(
+                    CorruptFileError(f"{twice} is in {file}, and in another file too.")
+                )
             self.tensors.update(new)
         return self
 

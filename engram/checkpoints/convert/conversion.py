@@ -184,10 +184,10 @@ def rewritten(
 def _settings_file(memory: Checkpoint, config: EngramConfig) -> dict[str, str]:
     """Write the settings of an attached folder or an adapter anew, with another dtype."""
     settings = without_weights({**(memory.stated or {}), "config": config.to_dict()})
-    model_config = {**memory.model_config, "engram": settings}
-    name, values = CONFIG_FILE, model_config
+    values = {**memory.model_config, "engram": settings}
     if memory.adapter:
-        name, values = ADAPTER_FILE, {**memory.adapter, "model_config": model_config}
+        values = {**memory.adapter, "model_config": values}
+    name = ADAPTER_FILE if memory.adapter else CONFIG_FILE
     return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n"}
 
 

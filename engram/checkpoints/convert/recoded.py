@@ -102,21 +102,20 @@ def recode(
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
-    make: Make = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
-    make_scales: Make = partial(_scales, tensor, dtype)
-    scale_shape = (tensor.rows, scales_per_row(tensor.width, dtype))
-    if tensor.dtype == dtype and not tensor.float_scales:
-        make = tensor.read_bytes
-        make_scales = tensor.read_scale_bytes
-        scale_shape = tensor.scale_shape
+    stays = tensor.dtype == dtype and not tensor.float_scales
+    rounded = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
+    make: Make = tensor.read_bytes if stays else rounded
     # Chunks hold whole blocks of scales.
     step = max(1, _CHUNK_VALUES // tensor.width // FP8_SCALE_BLOCK) * FP8_SCALE_BLOCK
     chunks = [(first, min(step, tensor.rows - first)) for first in range(0, tensor.rows, step)]
     form = TABLE_DTYPES[dtype]
     streams = [TensorStream(name, form.tag, tensor.shape, [partial(make, *it) for it in chunks])]
     if form.scale_tag:
-        scales = [partial(make_scales, *it) for it in chunks]
-        streams.append(TensorStream(scale_name, form.scale_tag, scale_shape, scales))
+        make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype)
+        new_shape = (tensor.rows, scales_per_row(tensor.width, dtype))
+        shape = tensor.scale_shape if stays else new_shape
+        scales = [partial(make, *it) for it in chunks]
+        streams.append(TensorStream(scale_name, form.scale_tag, shape, scales))
     return streams
 
 

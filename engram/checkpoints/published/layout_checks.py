@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product
+from pathlib import Path
 from typing import cast
 
 from engram.addressing.addresses import layer_addresses, map_digest
@@ -26,7 +27,7 @@ from engram.tensor_names import TABLE
 Check = Callable[[Released], Verdict]
 
 
-def checks_of(family: Naming, tokenizer: str | None) -> dict[str, Check]:
+def checks_of(family: Naming, tokenizer: str | Path | None) -> dict[str, Check]:
     """List the checks that a layout's published names and settings allow, beside those of all.
 
     Args:
@@ -91,8 +92,9 @@ def _check_offsets(found: Released) -> Verdict:
             problems.append(f"{names[0]} begins with {offsets[0]}, not 0")
         wrong = first_composite(heads)
         if wrong is not None:
-            column = f"column {wrong} has {heads[wrong]} rows"
-            problems.append(f"{names[0]}: {column}, which is not prime")
+            problems.append(
+                f"{names[0]}: column {wrong} has {heads[wrong]} rows, which is not prime"
+            )
     if not problems and len(set(sizes)) != len(sizes):
         problems.append("two heads have the same prime; every head has its own")
     return verdict(
@@ -150,7 +152,7 @@ def _difference(
     return f"{name}[{i}] is {stored[i]}, not {values[i]}{hint if kind == 'factors' else ''}"
 
 
-def _check_tokenizer(setting: Setting, tokenizer: str | None, found: Released) -> Verdict:
+def _check_tokenizer(setting: Setting, tokenizer: str | Path | None, found: Released) -> Verdict:
     stated = setting.stated(found.stored.config)
     try:
         known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)
@@ -159,8 +161,10 @@ def _check_tokenizer(setting: Setting, tokenizer: str | None, found: Released) -
     token_map = compressed_map(known)
     size, digest = int(token_map.max()) + 1, map_digest(token_map)
     if size != stated:
-        what = f"{len(token_map):,} ids compress to {size:,}, the config states {stated!r}"
-        return False, f"another tokenizer: its {what}"
+        return False, (
+            f"another tokenizer: its {len(token_map):,} ids compress to {size:,}, the config "
+            f"states {stated!r}"
+        )
     config = cast(EngramConfig, found.config)
     right = get_layout(config.layout).known_maps.get((config.engram_vocab_size, size), digest)
     if digest != right:

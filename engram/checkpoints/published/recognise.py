@@ -79,7 +79,7 @@ def _describe(layout: Layout, stored: Stored) -> Released:
     folder = None if stored.folder is None else str(stored.folder)
     config = EngramConfig(layout=layout.name, tokenizer=folder, **config_keys(stated))
     primes = head_primes(config)
-    layers = {
+    layers: dict[int | None, dict[str, int]] = {
         layer_id: {**config.sizes, "R": stored_rows(heads, config.row_multiple)}
         for layer_id, heads in primes.items()
     }
@@ -116,7 +116,7 @@ def _describe_alone(layout: Layout, stored: Stored) -> Released:
 
 def _expected(
     layout: Layout,
-    layers: Mapping[int, Mapping[str, int]] | Mapping[int | None, Mapping[str, int]],
+    layers: Mapping[int | None, Mapping[str, int]],
     blocks: Mapping[str, _Block],
     shards: int,
 ) -> Iterator[tuple[Key, Expected]]:

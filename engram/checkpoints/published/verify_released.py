@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 
 from engram.checkpoints.published.family import Expected, Released
 from engram.checkpoints.published.formats import (
@@ -26,7 +27,7 @@ from engram.units import plural
 _SOME_UNREAD = "some are in files that cannot be read; the others are right"
 
 
-def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Check]:
+def verify_released(stored: Stored, tokenizer: str | Path | None = None) -> Iterator[Check]:
     """Check a released checkpoint. Base tensors are not judged, but files that are missing are.
 
     Args:
@@ -60,8 +61,8 @@ def verify_released(stored: Stored, tokenizer: str | None = None) -> Iterator[Ch
 def _check_files(stored: Stored) -> Verdict:
     files = plural(len({info.path for info in stored.tensors.values()}), "file")
     problems = [error.message for error in stored.problems]
-    if not stored.tensors:
-        problems.append("there are no safetensors weights")
+    if not (problems or stored.tensors):
+        return False, "there are no safetensors weights"
     if stored.folder is not None:
         return verdict(problems, f"{files}, all there and of the length that the headers call for")
     return verdict(problems, f"{files} with whole headers; lengths were not compared")
@@ -148,9 +149,8 @@ def _check_scales(found: Released) -> Verdict:
             continue
         of_all = scales.get(None, scales.get(0)) if len(scales) == 1 else None
         block = tensor.block if stored.name.startswith("fp") else None
-        for shard, info in zip(
-            (found.slots[it].shard for it in found.names(key)), infos, strict=True
-        ):
+        for values, info in zip(found.names(key), infos, strict=True):
+            shard = found.slots[values].shard
             name = scales.get(shard, of_all)
             if name is not None:
                 scaled += 1

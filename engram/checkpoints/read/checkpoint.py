@@ -59,7 +59,7 @@ class Checkpoint:
     adapter: Mapping[str, Any] = field(default_factory=dict)
     stated: dict[str, Any] | None = None
     given: EngramConfig | None = None
-    tokenizer: str | None = None
+    tokenizer: str | Path | None = None
 
     @property
     def kind(self) -> Kind:

@@ -91,8 +91,11 @@ def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Ite
         own = plain(model, ids).logits
         randomise(model, generator)
         difference = float((plain(model, ids).logits - own).abs().max())
-        detail = f"other memory weights change the logits by up to {difference:.3g}"
-        yield Check("memory responds", difference > 0, detail)
+        yield Check(
+            "memory responds",
+            difference > 0,
+            f"other memory weights change the logits by up to {difference:.3g}",
+        )
         # A weight of 4 bits may come to have 32.
         widened_bytes = 8 * memory.files.size_bytes if has_quantised_weights(model) else 0
         exact = widened_bytes < _available_bytes() and dequantise(model)
@@ -166,8 +169,10 @@ def _load(memory: Checkpoint, trust_remote_code: bool) -> tuple[Any, str]:
     stored_bytes = memory.files.size_bytes
     free_bytes = _available_bytes()
     if stored_bytes > free_bytes:
-        free, needed = format_bytes(free_bytes), format_bytes(stored_bytes)
-        return None, f"the weights take {needed}, {free} of RAM are free"
+        return None, (
+            f"the weights take {format_bytes(stored_bytes)}, {format_bytes(free_bytes)} of RAM are "
+            "free"
+        )
     reason = reason_not_loaded(memory.model_config)
     if reason is not None:
         return None, reason

@@ -56,15 +56,14 @@ def image_prompt(model: Any, before: Tensor, after: Tensor) -> ImagePrompt:
         after: Token ids of another one ``[1, T]``.
     """
     config, generator = model.config, torch.Generator().manual_seed(0)
-    make = _IMAGES[config.model_type.removeprefix(ATTACHED_PREFIX)]
+    made = _IMAGES[config.model_type.removeprefix(ATTACHED_PREFIX)](config)
     image = {
         name: torch.rand(value, generator=generator) if isinstance(value, tuple) else value
-        for name, value in make(config).items()
+        for name, value in made.items()
     }
-    made = model.get_image_features(**image).pooler_output
-    length = sum(part.numel() // part.shape[-1] for part in made)
-    middle = torch.full((1, length), config.image_token_id)
-    ids = torch.cat([before, middle, after], dim=1)
+    features = model.get_image_features(**image).pooler_output
+    length = sum(part.numel() // part.shape[-1] for part in features)
+    ids = torch.cat([before, torch.full((1, length), config.image_token_id), after], dim=1)
     taken = inspect.signature(model.forward).parameters
     types = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in taken), "")
     return ImagePrompt(ids, ids != config.image_token_id, image, types)
@@ -152,8 +151,8 @@ def _padded(model: Any, ids: Tensor) -> list[Pair]:
 def _not_read(model: Any, ids: Tensor) -> list[Pair]:
     """Hide the image's tokens from the memory by hand: it has not read them anyway."""
     prompt, expected = _whole(model, ids)
-    hidden = plain(model, prompt.ids, engram_mask=prompt.text.long(), **prompt.arguments())
-    return [(hidden, expected)]
+    mask = prompt.text.long()
+    return [(plain(model, prompt.ids, engram_mask=mask, **prompt.arguments()), expected)]
 
 
 def _generated(model: Any, ids: Tensor, **kwargs: Any) -> list[Pair]:

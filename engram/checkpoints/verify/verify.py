@@ -67,8 +67,7 @@ def verify(
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
     checks = []
-    own = None if tokenizer is None else str(tokenizer)
-    for check in _checks(target, own, revision, not headers_only, full, trust_remote_code):
+    for check in _checks(target, tokenizer, revision, not headers_only, full, trust_remote_code):
         checks.append(check)
         if on_check is not None:
             on_check(check)
@@ -77,7 +76,7 @@ def verify(
 
 def _checks(
     target: str | Path,
-    tokenizer: str | None,
+    tokenizer: str | Path | None,
     revision: str | None,
     weights: bool,
     full: bool,
