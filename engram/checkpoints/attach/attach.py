@@ -8,13 +8,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.backbone.quantisation import check_packages
-from engram.checkpoints.attach.apart import demand_apart
-from engram.checkpoints.attach.attach_plan import AttachPlan
-from engram.checkpoints.attach.attached import Attached
+from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.attach.own_files import own_files
@@ -23,10 +21,9 @@ from engram.checkpoints.read.attached_files import (
     ADAPTER_FILE,
     CARD_FILE,
     CONFIG_FILE,
-    KEPT_FOLDER,
 )
 from engram.checkpoints.read.base_checkpoint import read_base
-from engram.checkpoints.read.digests import DIGESTS, Digests, digests_of
+from engram.checkpoints.read.digests import DIGESTS, Digests
 from engram.checkpoints.read.joined_adapter import adapter_settings
 from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.model_folder import resolve_model
@@ -35,7 +32,7 @@ from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
 from engram.errors import DoesNotFitError, InputError, UsageError
 from engram.storage.files import Progress, sha256_of, write_json
-from engram.storage.folders import check_folder, new_folder, torn
+from engram.storage.folders import check_folder, demand_apart, new_folder, torn
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import plan_shards, write_shard
 from engram.units import format_bytes
@@ -178,7 +175,8 @@ def attach(
     stored = table_dtype(memory, made.base.dtype, dtype)
     attached = Attached(made, stored, not dry_run, tuple(torn(made.output)))
     if dry_run:
-        check_output(made, overwrite=overwrite)
+        check_folder(made.output, own_files, overwrite)
+        check_room(made.output, made.written_bytes, made.copied)
     else:
         write(made, overwrite=overwrite, progress=progress)
     if on_written is not None:
@@ -189,12 +187,6 @@ def attach(
 
     difference = max_logit_difference(made.base.folder, output, trust_remote_code)
     return replace(attached, max_logit_difference=difference)
-
-
-def check_output(plan: AttachPlan, *, overwrite: bool = False) -> None:
-    """Refuse what `write` would refuse before it writes anything; see there."""
-    check_folder(plan.output, own_files, overwrite)
-    check_room(plan.output, plan.written_bytes, plan.copied)
 
 
 def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
@@ -209,27 +201,33 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    step = counted(progress, plan.written_bytes)
-    weights: dict[str, str] | None = {} if plan.digests else None
+    step, weights = counted(progress, plan.written_bytes), {}
     with new_folder(plan.output, own_files, overwrite) as folder:
         check_room(plan.output, plan.written_bytes, plan.copied)
-        if not plan.adapter:
-            _write_base(plan, folder, step, weights)
+        for old, new in plan.base_shards.items():
+            place_file(plan.base.folder / old, folder / new, plan.link)
+            if plan.digests:
+                weights[new] = sha256_of(folder / new)
+            step(0 if plan.link else (folder / new).stat().st_size, None)
+        for name, path in plan.copies.items():
+            place_file(path, folder / name)
         for name, shard in plan.shards:
-            digest = hashlib.sha256()
-            write_shard(folder / name, shard, step, None if weights is None else digest)
-            if weights is not None:
+            digest = hashlib.sha256() if plan.digests else None
+            write_shard(folder / name, shard, step, digest)
+            if digest is not None:
                 weights[name] = digest.hexdigest()
         for name, text in plan.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        small = digests_of(folder, _digested(plan))
-        settings = {**plan.model_config["engram"], DIGESTS: Digests(small, weights).to_dict()}
-        config = {**plan.model_config, "engram": settings}
+        # All small files that are to stay as they are, and so not the card, which people edit.
+        kept = sorted({*plan.texts, *plan.copies} - {CARD_FILE})
+        small = {name: sha256_of(folder / name) for name in kept}
+        recorded = Digests(small, weights if plan.digests else None).to_dict()
+        config = {**plan.model_config, "engram": {**plan.model_config["engram"], DIGESTS: recorded}}
         if plan.adapter:
             write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, config))
         else:
             write_json(folder / CONFIG_FILE, config)
-        write_json(folder / INDEX_FILE, _index(plan))
+        write_json(folder / INDEX_FILE, plan.index())
 
 
 def counted(progress: Progress | None, total: int) -> Progress:
@@ -245,56 +243,25 @@ def counted(progress: Progress | None, total: int) -> Progress:
     return step
 
 
-def _digested(plan: AttachPlan) -> list[str]:
-    """Name the small files that are to stay as they are: all but the card, which people edit."""
-    own = [name for name in plan.texts if name != CARD_FILE]
-    kept = [f"{KEPT_FOLDER}/{name}" for name in plan.base.replaced]
-    return sorted(own if plan.adapter else [*own, *plan.base.sidecars, *kept])
-
-
-def _write_base(
-    plan: AttachPlan, folder: Path, step: Progress, weights: dict[str, str] | None
-) -> None:
-    for old, new in plan.base.shards.items():
-        place_file(plan.base.folder / old, folder / new, plan.link)
-        if weights is not None:
-            weights[new] = sha256_of(folder / new)
-        step(0 if plan.link else (folder / new).stat().st_size, None)
-    for name in plan.base.sidecars:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(plan.base.folder / name, folder / name)
-    (folder / KEPT_FOLDER).mkdir()
-    for name in plan.base.replaced:
-        shutil.copyfile(plan.base.folder / name, folder / KEPT_FOLDER / name)
-
-
-def _index(plan: AttachPlan) -> dict[str, Any]:
-    weight_map = {} if plan.adapter else dict(plan.base.weight_map)
-    for name, shard in plan.shards:
-        weight_map |= {tensor.name: name for tensor in shard}
-    # Bytes of tensors, as transformers counts them: without the files' headers.
-    total_bytes = plan.added_bytes + (0 if plan.adapter else plan.base.tensor_bytes)
-    return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-
-
-def place_file(source: Path, target: Path, link: bool) -> None:
-    """Copy a file, or hard-link it.
+def place_file(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a file, or hard-link it; the folder that it is to be in is made.
 
     Raises:
         InputError: The file cannot be linked there.
     """
-    if link:
-        try:
-            # Resolved, because the hub's cache keeps links to its files.
-            os.link(source.resolve(), target)
-        except OSError as error:
-            raise InputError(
-                f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
-                "Attach without --link, or write to the same disk.",
-                path=str(source),
-            ) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not link:
+        shutil.copyfile(source, target)
         return
-    shutil.copyfile(source, target)
+    try:
+        # Resolved, because the hub's cache keeps links to its files.
+        os.link(source.resolve(), target)
+    except OSError as error:
+        raise InputError(
+            f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
+            "Attach without --link, or write to the same disk.",
+            path=str(source),
+        ) from None
 
 
 def check_room(output: Path, written_bytes: int, copied: Path | None = None) -> None:

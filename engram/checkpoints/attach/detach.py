@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
 from engram.checkpoints.read.digests import demand_unchanged, read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
-from engram.storage.folders import new_folder
+from engram.storage.folders import demand_apart, new_folder
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,5 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
         for old, new in shards.items():
             place_file(folder / new, part / old, link)
         for name, path in others.items():
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, part / name)
+            place_file(path, part / name)
     return Detached(str(output), sorted([*shards, *others]))

@@ -47,15 +47,14 @@ def own_files(folder: Path) -> set[str] | None:
         base = opened.base
     except (EngramError, OSError):
         return None
-    listed = {name for name in base.sidecars if _is_usual(name)}
+    listed = {
+        name
+        for name in base.sidecars
+        if any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in _SIDECARS)
+    }
     listed |= {f"{KEPT_FOLDER}/{name}" for name in base.replaced}
     for top in {name.partition("/")[0] for name in listed}:
         inside = [path for path in (folder / top).rglob("*") if not path.is_dir()]
         if all(path.relative_to(folder).as_posix() in listed for path in inside):
             own.add(top)
     return {*own, CONFIG_FILE}
-
-
-def _is_usual(name: str) -> bool:
-    file = name.rpartition("/")[2].lower()
-    return any(fnmatchcase(file, pattern) for pattern in _SIDECARS)

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import (
     check_room,
     counted,
@@ -31,7 +30,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.errors import EngramError, UsageError
 from engram.storage.files import Progress, write_json
-from engram.storage.folders import check_folder, new_folder
+from engram.storage.folders import check_folder, demand_apart, new_folder
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 from engram.storage.safetensors_writer import write_shard
