@@ -80,11 +80,10 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             folder=str(folder),
         )
     base, kept = opened.base, folder / KEPT_FOLDER
-    shards = base.shards
     if (
-        shards is None
+        base.shards is None
         or not kept.is_dir()
-        or not all((folder / new).is_file() for new in shards.values())
+        or not all((folder / new).is_file() for new in base.shards.values())
     ):
         raise LayoutError(
             f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
@@ -104,8 +103,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
     recorded = read_digests(opened)
     demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
     with new_folder(output, lambda _: None, overwrite=False) as part:
-        for old, new in shards.items():
+        for old, new in base.shards.items():
             place_file(folder / new, part / old, link)
         for name, path in others.items():
             place_file(path, part / name)
-    return Detached(str(output), sorted([*shards, *others]))
+    return Detached(str(output), sorted([*base.shards, *others]))

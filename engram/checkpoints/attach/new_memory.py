@@ -51,10 +51,8 @@ def describe_attachment(
             cannot be found, or its code is not trusted.
     """
     from engram.backbone.claims import check_claims
-    from engram.hf.admission import check_type
+    from engram.hf import admission, families, folder_module
     from engram.hf.classes import class_after
-    from engram.hf.families import code_of_base
-    from engram.hf.folder_module import auto_map, remote_module
     from engram.hf.models import EngramForCausalLM
     from engram.hf.quantising import keep_memory_out
 
@@ -62,9 +60,9 @@ def describe_attachment(
         raise LayoutError(
             f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
         )
-    code = code_of_base(base.folder, base.config, trust_remote_code)
+    code = families.code_of_base(base.folder, base.config, trust_remote_code)
     if code is None:
-        check_type(base.config)
+        admission.check_type(base.config)
     shapes = {name: shape for name, (_, shape) in base.tensors.items()}
     check_claims(base.config, shapes, f"{base.folder}/config.json")
     addresses = _addresses(base, config, tokenizer)
@@ -86,25 +84,29 @@ def describe_attachment(
             **({} if code is None else {"auto_map": code}),
         },
     }
-    # transformers would look at the first tensor, which may be the memory's.
-    dtype = {} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}
     model_config = {
         **base.config,
-        **dtype,
+        # transformers would look at the first tensor, which may be the memory's.
+        **({} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}),
         "architectures": [model_class.__name__],
-        "auto_map": auto_map(config_class, model_class),
+        "auto_map": folder_module.auto_map(config_class, model_class),
         "model_type": config_class.model_type,
         "engram": settings,
     }
+    name, text = folder_module.remote_module(config_class, model_class, code)
     base_class = class_after(model_class, EngramForCausalLM)
-    model_config = keep_memory_out(model_config, base_class, config_class)
-    name, text = remote_module(config_class, model_class, code)
     auto_class = None if adapter else model_class.engram_auto_classes[0]
     card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
-    texts = {name: text, CARD_FILE: card}
-    classes = config_class, model_class
     return AttachPlan(
-        base, config, addresses, layers_path, model_config, texts, classes, output, adapter=adapter
+        base=base,
+        config=config,
+        addresses=addresses,
+        layers_path=layers_path,
+        model_config=keep_memory_out(model_config, base_class, config_class),
+        texts={name: text, CARD_FILE: card},
+        classes=(config_class, model_class),
+        output=output,
+        adapter=adapter,
     )
 
 
@@ -137,26 +139,22 @@ def _wired_classes(
     import torch
     import transformers
 
-    from engram.hf.admission import check_cache, check_model, of_the_base
-    from engram.hf.families import classes_of_code, load_code, model_classes
+    from engram.hf import admission, families
     from engram.hf.layers import check_fits, find_layers
 
-    trusted = code is not None
-    auto_class = "AutoModelForCausalLM"
+    auto_class, trust = "AutoModelForCausalLM", {"trust_remote_code": code is not None}
     if code is None:
-        classes = model_classes(str(base.config["model_type"]))
+        classes = families.model_classes(str(base.config["model_type"]))
         auto_class = classes[1].engram_auto_classes[0]
-    with of_the_base(base.folder):
-        hf_config = transformers.AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
+    with admission.of_the_base(base.folder):
+        hf_config = transformers.AutoConfig.from_pretrained(base.folder, **trust)
         with torch.device("meta"):
-            model = getattr(transformers, auto_class).from_config(
-                hf_config, trust_remote_code=trusted
-            )
+            model = getattr(transformers, auto_class).from_config(hf_config, **trust)
         if code is not None:
-            own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
-            classes = classes_of_code(*own)
-    check_model(model)
+            own: Any = type(hf_config), families.load_code(base.folder, code[auto_class])
+            classes = families.classes_of_code(*own)
+    admission.check_model(model)
     decoder, layers, path = find_layers(model)
-    check_cache(decoder)
+    admission.check_cache(decoder)
     check_fits(config, addresses.layer_ids, len(layers), hf_config.get_text_config())
     return path, *classes

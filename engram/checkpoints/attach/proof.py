@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -14,9 +14,6 @@ from engram.checks import Verdict, first_of
 from engram.errors import LayoutError, MismatchError
 from engram.storage.files import write_json
 from engram.tensor_names import is_memory
-
-if TYPE_CHECKING:
-    from engram.hf.header_loading import Loading
 
 Classes = tuple[Any, Any]
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -43,7 +40,7 @@ def check_loads(
         LayoutError: A parameter of the base has no tensor, or one of another shape; or transformers
             cannot build the model.
     """
-    problems = _problems(_load(folder, classes, config, tensors, own_code))
+    problems = _problems(folder, classes, config, tensors, own_code)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise LayoutError(
@@ -63,25 +60,25 @@ def judge_base_weights(memory: Checkpoint) -> Verdict:
     own_code, folder = memory.base.code is not None, memory.folder or Path(memory.name)
     tensors = {name: (info.dtype, info.shape) for name, info in memory.tensors.items()}
     try:
-        loading = _load(folder, classes_of(memory), memory.model_config, tensors, own_code)
+        problems = _problems(folder, classes_of(memory), memory.model_config, tensors, own_code)
     except MismatchError as error:
         return None, error.message
-    problems = _problems(loading)
-    if problems:
-        return False, first_of(problems)
-    if loading is None:
+    if problems is None:
         reason = (
             "only its own loading code knows which tensors it needs"
             if own_code
             else "quantised weights have other tensors than the model has parameters"
         )
         return None, reason
+    if problems:
+        return False, first_of(problems)
     return True, "every parameter of the base has a tensor of its shape"
 
 
-def _load(
+def _problems(
     folder: Path, classes: Classes, config: Mapping[str, Any], tensors: Tensors, own_code: bool
-) -> Loading | None:
+) -> list[str] | None:
+    """List the weights of a base that would start at random; None where only loading tells."""
     import torch
 
     from engram.hf.admission import of_the_base
@@ -98,19 +95,10 @@ def _load(
             with torch.device("meta"):
                 model_class(hf_config)
             return None
-        return load_from_headers(model_class, hf_config, tensors)
-
-
-def _problems(loading: Loading | None) -> list[str]:
-    if loading is None:
-        return []
+        loading = load_from_headers(model_class, hf_config, tensors)
     found = [
-        f"{name} is {list(stored)} in the files, and {list(expected)} by config.json"
+        (name, f"is {list(stored)} in the files, and {list(expected)} by config.json")
         for name, stored, expected in loading.mismatched
-        if not is_memory(name)
     ]
-    return found + [
-        f"{name} is in no file, and would be random"
-        for name in loading.random
-        if not is_memory(name)
-    ]
+    found += [(name, "is in no file, and would be random") for name in loading.random]
+    return [f"{name} {what}" for name, what in found if not is_memory(name)]
