@@ -8,9 +8,9 @@ from typing import Any
 
 from engram.checkpoints.attach.attach import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
-from engram.checkpoints.read.digests import demand_unchanged, read_digests
+from engram.checkpoints.read.digests import changed_files, read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.errors import LayoutError, MissingFileError
+from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.storage.folders import demand_apart, new_folder
 
 
@@ -101,7 +101,15 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             missing=missing,
         )
     recorded = read_digests(opened)
-    demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
+    changed = changed_files(folder, {**(recorded.small or {}), **(recorded.weights or {})})
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise CorruptFileError(
+            f"{folder / changed[0]} is not the file that attach wrote: its sha256 differs{more}.",
+            "It was damaged or edited since. Restore it, or copy the folder again from where it "
+            "was made.",
+            files=changed,
+        )
     with new_folder(output, lambda _: None, overwrite=False) as part:
         for old, new in base.shards.items():
             place_file(folder / new, part / old, link)

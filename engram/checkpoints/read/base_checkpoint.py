@@ -153,14 +153,14 @@ def _small_files(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         nested = len(name.parts) > 1
-        hidden = nested and any(part.startswith(".") for part in name.parts)
-        if not path.is_file() or hidden or path.suffix in _WEIGHT_SUFFIXES:
-            continue
-        if not is_inside(name.as_posix()):
-            continue  # not a name on every system, such as one with a backslash
-        if name.name.endswith(".index.json") or (nested and path.suffix not in _TEXT_SUFFIXES):
-            continue
-        found.append(name.as_posix())
+        is_small = path.is_file() and path.suffix not in _WEIGHT_SUFFIXES
+        # Some are no names on every system, such as one with a backslash.
+        is_small &= is_inside(name.as_posix()) and not name.name.endswith(".index.json")
+        if nested:
+            is_small &= path.suffix in _TEXT_SUFFIXES
+            is_small &= not any(part.startswith(".") for part in name.parts)
+        if is_small:
+            found.append(name.as_posix())
     return found
 
 

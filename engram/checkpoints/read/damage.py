@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.errors import CorruptFileError, InputError
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Each, Maybe, read_json
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_folder_headers
@@ -38,52 +41,35 @@ def find_damage(folder: Path, config_class: Any, model_class: Any) -> None:
             "Rename the folder.",
             path=str(folder),
         ) from None
+    is_single = (folder / SINGLE_FILE).is_file()
     for name, shape in _SHAPES.items():
-        if (folder / name).exists() and not (name == INDEX_FILE and _is_single(folder)):
+        if (folder / name).exists() and not (name == INDEX_FILE and is_single):
             read_json(folder / name, shape, hint=COPY_AGAIN)
-    for path in sorted({info.path for info in (read_folder_headers(folder) or {}).values()}):
-        _check_weights(path)
-    _check_generation_config(folder)
-    _check_config(folder, config_class, model_class)
-
-
-def _is_single(folder: Path) -> bool:
-    return (folder / SINGLE_FILE).is_file()
-
-
-def _check_weights(path: Path) -> None:
     from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except Exception as error:
-        raise _damaged(path, error) from None
+    readers: dict[Path, Callable[[], object]] = {
+        path: partial(safe_open, path, framework="numpy")
+        for path in sorted({info.path for info in (read_folder_headers(folder) or {}).values()})
+    }
+    if (folder / GENERATION_FILE).is_file():
+        from transformers import GenerationConfig
+
+        readers[folder / GENERATION_FILE] = partial(GenerationConfig.from_pretrained, folder)
+    readers[folder / CONFIG_FILE] = partial(_build, folder, config_class, model_class)
+    for path, read in readers.items():
+        try:
+            read()
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".rstrip(".")
+            raise CorruptFileError(
+                f"{path} is damaged: {what}.", COPY_AGAIN, path=str(path)
+            ) from None
 
 
-def _check_generation_config(folder: Path) -> None:
-    from transformers import GenerationConfig
-
-    if not (folder / GENERATION_FILE).is_file():
-        return
-    try:
-        GenerationConfig.from_pretrained(folder)
-    except Exception as error:
-        raise _damaged(folder / GENERATION_FILE, error) from None
-
-
-def _check_config(folder: Path, config_class: Any, model_class: Any) -> None:
+def _build(folder: Path, config_class: Any, model_class: Any) -> None:
     """Build the model of the config alone, without weights and without what the caller asked."""
     import torch
 
-    try:
-        config = config_class.from_pretrained(folder)
-        with torch.device("meta"):
-            model_class(config)
-    except Exception as error:
-        raise _damaged(folder / "config.json", error) from None
-
-
-def _damaged(path: Path, error: Exception) -> CorruptFileError:
-    what = f"{type(error).__name__}: {error}".rstrip(".")
-    return CorruptFileError(f"{path} is damaged: {what}.", COPY_AGAIN, path=str(path))
+    config = config_class.from_pretrained(folder)
+    with torch.device("meta"):
+        model_class(config)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.settings import check_settings
-from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
 from engram.storage.files import sha256_of
 from engram.storage.json_files import SHA256, Each, Kind, Maybe
@@ -69,11 +68,6 @@ def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, DIGESTS: {key: stated[key] for key in stated if key != _WEIGHTS}}
 
 
-def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Compute the sha256 of files of a folder, by name."""
-    return {name: sha256_of(folder / name) for name in names}
-
-
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     """Name the files of a folder that are not what they were when their digests were taken.
 
@@ -81,20 +75,3 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     """
     there = {name: digest for name, digest in recorded.items() if (folder / name).is_file()}
     return [name for name, digest in there.items() if sha256_of(folder / name) != digest]
-
-
-def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
-    """Refuse files that are not what they were when their digests were taken.
-
-    Raises:
-        CorruptFileError: One of them differs.
-    """
-    changed = changed_files(folder, recorded)
-    if changed:
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise CorruptFileError(
-            f"{folder / changed[0]} is not the file that attach wrote: its sha256 differs{more}.",
-            "It was damaged or edited since. Restore it, or copy the folder again from where it "
-            "was made.",
-            files=changed,
-        )

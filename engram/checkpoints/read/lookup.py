@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.stored_rows import read_rows
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import InputError, MissingFileError
@@ -50,11 +49,7 @@ class Ngram:
     """
 
     text: str
-    positions: tuple[int, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it in the terms of ``--json``."""
-        return {"text": self.text, "positions": list(self.positions)}
+    positions: list[int]
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class SharedRow:
     order: int
     head: int
     row: int
-    ngrams: tuple[Ngram, ...]
+    ngrams: list[Ngram]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +103,7 @@ class LayerLookup:
             "hash_ids": self.hash_ids.tolist(),
             "rows": self.rows.tolist(),
             "norms": self.norms.tolist(),
-            "shared": [
-                {**vars(shared), "ngrams": [ngram.to_dict() for ngram in shared.ngrams]}
-                for shared in self.shared
-            ],
+            "shared": list(map(asdict, self.shared)),
         }
 
 
@@ -153,7 +145,7 @@ class TextLookup:
             "heads": self.config.n_head_per_ngram,
             "tokens": [{"position": i, **vars(token)} for i, token in enumerate(self.tokens)],
             "repeated": [
-                {"order": order, **ngram.to_dict()}
+                {"order": order, **vars(ngram)}
                 for order, ngrams in self.repeated.items()
                 for ngram in ngrams
             ],
@@ -214,7 +206,7 @@ def look_up(
         rows = (hashed[:, slot] + np.array(layer.offsets)).reshape(shape)
         table = layers_of[layer.layer_id][TABLE]
         distinct, inverse = np.unique(rows, return_inverse=True)
-        norms = np.linalg.norm(read_rows(table, distinct), axis=1)[inverse].reshape(shape)
+        norms = np.linalg.norm(table.read_rows(distinct), axis=1)[inverse].reshape(shape)
         shared = _shared(rows, ngrams, addresses)
         layers.append(LayerLookup(layer.layer_id, table.rows, own, rows, norms, shared))
     repeated = {
@@ -251,7 +243,7 @@ def _ngrams(slots: NDArray[np.int64], text: str, offsets: Sequence[tuple[int, in
     ngrams = []
     for found in positions.values():
         first, last = max(0, found[0] + 1 - slots.shape[1]), found[0]
-        ngrams.append(Ngram(text[offsets[first][0] : offsets[last][1]], tuple(found)))
+        ngrams.append(Ngram(text[offsets[first][0] : offsets[last][1]], found))
     return ngrams
 
 
@@ -267,7 +259,7 @@ def _shared(
                 row = int(rows[ngram.positions[0], i, head])
                 readers.setdefault(row, []).append(ngram)
             shared += [
-                SharedRow(order, head, row, tuple(found))
+                SharedRow(order, head, row, found)
                 for row, found in readers.items()
                 if len(found) > 1
             ]

@@ -61,8 +61,10 @@ def layers_of_release(found: Released, config: EngramConfig) -> dict[int, dict[s
         MismatchError: The files do not fit the config.
     """
     layers = {
-        layer_id: _published_layer(found, layer_id, parameter_shapes(config, rows))
-        for layer_id, rows in _rows(config).items()
+        layer_id: _published_layer(
+            found, layer_id, parameter_shapes(config, stored_rows(primes, config.row_multiple))
+        )
+        for layer_id, primes in head_primes(config).items()
     }
     others = {slot.layer_id for slot in found.slots.values()} - set(layers)
     if others:
@@ -92,15 +94,16 @@ def check_constants(found: Released, addresses: Addresses) -> None:
             expected=addresses.vocab_size,
         )
     by_layer = {layer.layer_id: layer for layer in addresses.layers}
-    for layer_id, what, stored in _constants(found):
-        layer = by_layer.get(layer_id)
-        if layer is None:
+    for name, slot in found.slots.items():
+        layer = None if slot.layer_id is None else by_layer.get(slot.layer_id)
+        if layer is None or slot.role != "constants":
             continue
-        right = layer.constants[what]
+        stored = found.stored.integers(name)
+        right = layer.constants[slot.key.name]
         if tuple(stored) != right:
             raise MismatchError(
-                f"{found.stored.name}: layer {layer_id} stores other {what} than the config gives: "
-                f"{stored}, not {list(right)}.",
+                f"{found.stored.name}: layer {slot.layer_id} stores other {slot.key.name} than the "
+                f"config gives: {stored}, not {list(right)}.",
                 "Give the config, and the tokenizer, that the memory was made with.",
                 stored=stored,
                 expected=list(right),
@@ -135,18 +138,3 @@ def _published_layer(
         scales = [info for key in parts[ours] for info in found.infos(key, scale=True)]
         made[ours] = stored_tensor(f"layers.{layer_id} {ours}", shape, pieces, scales)
     return made
-
-
-def _constants(found: Released) -> list[tuple[int, str, list[int]]]:
-    return [
-        (slot.layer_id, slot.key.name, found.stored.integers(name))
-        for name, slot in found.slots.items()
-        if slot.role == "constants" and slot.layer_id is not None
-    ]
-
-
-def _rows(config: EngramConfig) -> dict[int, int]:
-    return {
-        layer_id: stored_rows(primes, config.row_multiple)
-        for layer_id, primes in head_primes(config).items()
-    }

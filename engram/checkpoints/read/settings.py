@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,28 +56,11 @@ class BaseFiles:
     code: dict[str, str] | None
 
 
-def stated_settings(model_config: Any, where: str) -> dict[str, Any] | None:
-    """Return the key ``engram`` of a model's config; None where there is none.
-
-    Args:
-        model_config: The config.
-        where: The file that holds it.
-
-    Raises:
-        CorruptFileError: It is there, and no object.
-    """
-    settings: dict[str, Any] | None = (
-        model_config.get("engram") if isinstance(model_config, Mapping) else None
-    )
-    check_settings(settings, OrNull(OBJECT), where)
-    return settings
-
-
-def base_files(settings: Mapping[str, Any], where: str) -> BaseFiles:
+def base_files(settings: Any, where: str) -> BaseFiles:
     """Read which files of an attached folder are the base's own.
 
     Args:
-        settings: What `stated_settings` returned.
+        settings: The key ``engram`` of a model's config.
         where: The file that holds it.
 
     Raises:

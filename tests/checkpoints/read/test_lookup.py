@@ -17,7 +17,6 @@ from engram.checkpoints.attach import attach
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.stored_rows import read_rows
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
 from engram.tensor_names import TABLE
@@ -112,7 +111,7 @@ def test_a_checkpoint_of_transformers_own_qwen(tmp_path):
     memory = open_checkpoint(tmp_path)
     for layer in found.layers:
         table = memory.layers[layer.layer_id][TABLE]
-        rows = read_rows(table, layer.rows.reshape(-1)).reshape(len(row), -1)
+        rows = table.read_rows(layer.rows.reshape(-1)).reshape(len(row), -1)
         assert np.array_equal(rows, seen[layer.layer_id][0].double().numpy())
 
 
