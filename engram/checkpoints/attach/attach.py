@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.backbone.quantisation import check_packages
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
@@ -36,9 +36,6 @@ from engram.storage.folders import check_folder, demand_apart, new_folder, torn
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import plan_shards, write_shard
 from engram.units import format_bytes
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
@@ -220,8 +217,9 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
             (folder / name).write_text(text, encoding="utf-8")
         # All small files that are to stay as they are, and so not the card, which people edit.
         kept = sorted({*plan.texts, *plan.copies} - {CARD_FILE})
-        small = {name: sha256_of(folder / name) for name in kept}
-        recorded = Digests(small, weights if plan.digests else None).to_dict()
+        recorded: Digests = {"small_files": {name: sha256_of(folder / name) for name in kept}}
+        if plan.digests:
+            recorded["weight_files"] = weights
         config = {**plan.model_config, "engram": {**plan.model_config["engram"], DIGESTS: recorded}}
         if plan.adapter:
             write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, config))
@@ -275,9 +273,7 @@ def check_room(output: Path, written_bytes: int, copied: Path | None = None) -> 
     Raises:
         DoesNotFitError: It has too little.
     """
-    parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if written_bytes + _SPARE_BYTES > free:
         hint = "Free some space, write to another disk, or make the tables smaller"

@@ -101,7 +101,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             missing=missing,
         )
     recorded = read_digests(opened)
-    changed = changed_files(folder, {**(recorded.small or {}), **(recorded.weights or {})})
+    small, weights = recorded.get("small_files") or {}, recorded.get("weight_files") or {}
+    changed = changed_files(folder, {**small, **weights})
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise CorruptFileError(

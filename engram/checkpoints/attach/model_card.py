@@ -41,10 +41,14 @@ def model_card(
         f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
         for layer in addresses.layers
     )
+    # The lines of metadata by which the hub shows a model beside its base.
+    base_model = f"base_model: {base_id}\n" if base_id else ""
+    if base_id and not auto_class:
+        base_model += "base_model_relation: adapter\n"
     per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
     return f"""---
 library_name: transformers
-{_base_model(base_id, auto_class)}tags: [engram]
+{base_model}tags: [engram]
 ---
 
 # {base_name} with an Engram memory
@@ -63,13 +67,6 @@ Addresses: `{addresses.fingerprint}`.
 ## Use
 
 {_use(base_name, base_id, auto_class)}"""
-
-
-def _base_model(base_id: str | None, auto_class: str | None) -> str:
-    """The lines of metadata by which the hub shows a model beside its base."""
-    if base_id is None:
-        return ""
-    return f"base_model: {base_id}\n" + ("" if auto_class else "base_model_relation: adapter\n")
 
 
 def _use(base_name: str, base_id: str | None, auto_class: str | None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer import EngramTokenizer
-from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.read.attached_files import CARD_FILE
@@ -18,9 +18,6 @@ from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.version import __version__
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 SETTINGS_SCHEMA = 1
 

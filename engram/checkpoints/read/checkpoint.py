@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.checkpoints.published.recognise import Released, find_family, no_memory, recognise
 from engram.checkpoints.published.stored import Stored, read_stored
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engram.addressing.addresses import Addresses
-    from engram.addressing.tokenizer_files import TokenizerFile
     from engram.checkpoints.read.stored_tensor import StoredTensor
 
 # With a memory that was attached, such a memory alone, a release with a memory, or without any.
@@ -91,17 +91,16 @@ class Checkpoint:
         Raises:
             MissingFileError: The hub does not give it.
         """
-        if self.path is not None:
-            return self
-        path = resolve_model(self.name, self.revision, trust_remote_code=trust_remote_code)
-        return replace(self, path=path)
+        path = self.path or resolve_model(
+            self.name, self.revision, trust_remote_code=trust_remote_code
+        )
+        return self if path == self.path else replace(self, path=path)
 
     @cached_property
     def files(self) -> Stored:
         """Its weight files, as their headers describe them; what is wrong with them is in it."""
         if self.path is not None:
-            needs_index = self.stated is not None
-            return read_stored(self.path, self.model_config, needs_index=needs_index)
+            return read_stored(self.path, self.model_config, needs_index=self.stated is not None)
         from engram.checkpoints.published.stored_on_hub import read_hub
 
         return read_hub(self.name, self.revision, self.model_config)
@@ -164,8 +163,9 @@ class Checkpoint:
             try:
                 return EngramConfig.from_dict(self.settings["config"])
             except ConfigError as error:
-                what = f"engram.config of {self.where}"
-                raise ConfigError(error.problems, what, COPY_AGAIN) from None
+                raise ConfigError(
+                    error.problems, f"engram.config of {self.where}", COPY_AGAIN
+                ) from None
         given = self.given
         if given is None and self._beside is not None:
             given = EngramConfig.from_dict(self._beside["config"])
@@ -224,8 +224,7 @@ class Checkpoint:
     @property
     def layers_path(self) -> str:
         """Dotted name of the list of layers of the model that a memory was attached to."""
-        path: str = self.settings["layers_path"]
-        return path
+        return str(self.settings["layers_path"])
 
     def demand_settings(self) -> None:
         """Refuse a memory that attaching did not describe as it does.
@@ -274,8 +273,6 @@ class Checkpoint:
         Raises:
             MissingFileError: There is none.
         """
-        from engram.addressing.tokenizer_files import load_tokenizer
-
         return load_tokenizer(self.folder or self.name, self.revision)
 
     def check(self, addresses: Addresses) -> None:
@@ -312,9 +309,11 @@ class Checkpoint:
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)
             return self.addresses
-        if get_layout(self.config.layout).hashes == "raw":
-            made = Addresses.from_config(self.config, None)
-        else:
-            made = EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses
+        is_raw = get_layout(self.config.layout).hashes == "raw"
+        made = (
+            Addresses.from_config(self.config, None)
+            if is_raw
+            else EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses
+        )
         self.check(made)
         return made

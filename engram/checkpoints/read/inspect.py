@@ -66,22 +66,18 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
             f"Check it: engram verify {name}",
             path=name,
         )
+    config, dtypes = found.memory.config, {part.dtype for part in tables}
+    if config and len(dtypes) == 1 and dtypes <= set(TABLE_DTYPES):
+        config = replace(config, table_dtype=dtypes.pop())
     return Contents(
         kind="released",
         layout=found.family.layout,
         title=found.family.title,
-        config=_as_stored(found.memory.config, tables),
+        config=config,
         hash_rows=found.memory.hash_rows,
         weights=tuple(weights),
         notes=(*found.memory.notes, *notes),
     )
-
-
-def _as_stored(config: EngramConfig | None, tables: list[Weights]) -> EngramConfig | None:
-    """Return a config with the dtype of the stored tables, where they have one and it is known."""
-    dtypes = {part.dtype for part in tables}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    return replace(config, table_dtype=dtype) if config and dtype in TABLE_DTYPES else config
 
 
 def _demand_tables(found: Released) -> None:
@@ -128,10 +124,17 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
         part for found in of_layer.items() for part in _layer_weights(opened, config, *found)
     ]
     notes = ["an adapter: its base model is not counted"] if opened.adapter else []
-    if base := list(opened.base_tensors.values()):
-        counted, more = _base_weights(base, opened.model_config)
-        weights.append(counted)
-        notes += more
+    if opened.base_tensors:
+        base = _weights("base", "base", list(opened.base_tensors.values()))
+        if method := quantisation_method(opened.model_config):
+            params = base_params(opened.model_config)
+            kept = "those stored as floats; packed ones are left out"
+            how = f", and its parameters are {kept}"
+            if params is not None:
+                base = replace(base, params=params)
+                how = "; its parameters follow from its config"
+            notes.append(f"the base is quantised with {method}{how}")
+        weights.append(base)
     return Contents(
         kind="adapter" if opened.adapter else "attached",
         layout=config.layout,
@@ -141,21 +144,6 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
         weights=tuple(weights),
         notes=tuple(notes),
     )
-
-
-def _base_weights(
-    tensors: list[TensorInfo], model_config: Mapping[str, Any]
-) -> tuple[Weights, list[str]]:
-    """Count a base, and say how that was done where it is quantised."""
-    stored, method = _weights("base", "base", tensors), quantisation_method(model_config)
-    if method is None:
-        return stored, []
-    params = base_params(model_config)
-    if params is None:
-        kept = "those stored as floats; packed ones are left out"
-        return stored, [f"the base is quantised with {method}, and its parameters are {kept}"]
-    note = f"the base is quantised with {method}; its parameters follow from its config"
-    return replace(stored, params=params), [note]
 
 
 def _layer_weights(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
-from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
@@ -20,9 +21,6 @@ from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import InputError, MissingFileError
 from engram.tensor_names import TABLE
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 @dataclass(frozen=True)
@@ -240,11 +238,11 @@ def _ngrams(slots: NDArray[np.int64], text: str, offsets: Sequence[tuple[int, in
     positions: dict[tuple[int, ...], list[int]] = {}
     for position, key in enumerate(map(tuple, slots.tolist())):
         positions.setdefault(key, []).append(position)
-    ngrams = []
-    for found in positions.values():
-        first, last = max(0, found[0] + 1 - slots.shape[1]), found[0]
-        ngrams.append(Ngram(text[offsets[first][0] : offsets[last][1]], found))
-    return ngrams
+    starts = {key: max(0, found[0] + 1 - slots.shape[1]) for key, found in positions.items()}
+    return [
+        Ngram(text[offsets[starts[key]][0] : offsets[found[0]][1]], found)
+        for key, found in positions.items()
+    ]
 
 
 def _shared(
@@ -252,15 +250,11 @@ def _shared(
 ) -> tuple[SharedRow, ...]:
     """Find rows that different n-grams read; those of one head never meet those of another."""
     shared = []
-    for i, order in enumerate(addresses.orders):
-        for head in range(addresses.n_heads):
-            readers: dict[int, list[Ngram]] = {}
-            for ngram in ngrams[order]:
-                row = int(rows[ngram.positions[0], i, head])
-                readers.setdefault(row, []).append(ngram)
-            shared += [
-                SharedRow(order, head, row, found)
-                for row, found in readers.items()
-                if len(found) > 1
-            ]
+    for (i, order), head in product(enumerate(addresses.orders), range(addresses.n_heads)):
+        readers: dict[int, list[Ngram]] = {}
+        for ngram in ngrams[order]:
+            readers.setdefault(int(rows[ngram.positions[0], i, head]), []).append(ngram)
+        shared += [
+            SharedRow(order, head, row, found) for row, found in readers.items() if len(found) > 1
+        ]
     return tuple(shared)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from engram.addressing.addresses import Addresses
 from engram.checkpoints.published.stored import Stored
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
@@ -13,9 +12,6 @@ from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import TABLE_DTYPES, scales_per_row
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
-
-if TYPE_CHECKING:
-    from engram.addressing.addresses import Addresses
 
 
 def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
@@ -73,9 +69,7 @@ def attached_layers(
     for layer in addresses.layers:
         shapes = parameter_shapes(config, layer.stored_rows)
         names = {part: tensor_name(layers_path, layer.layer_id, part) for part in (*shapes, SCALE)}
-        found = {
-            part: [files.tensors[name]] for part, name in names.items() if name in files.tensors
-        }
+        found = {part: files.tensors[name] for part, name in names.items() if name in files.tensors}
         missing = [names[part] for part in shapes if part not in found]
         if missing:
             raise MissingFileError(
@@ -83,10 +77,9 @@ def attached_layers(
                 f"Check it: engram verify {files.name}",
                 tensors=missing,
             )
+        scales = {TABLE: [found[SCALE]] if SCALE in found else []}
         layers[layer.layer_id] = {
-            part: stored_tensor(
-                names[part], shape, found[part], found.get(SCALE, []) if part == TABLE else []
-            )
+            part: stored_tensor(names[part], shape, [found[part]], scales.get(part, []))
             for part, shape in shapes.items()
         }
     return layers

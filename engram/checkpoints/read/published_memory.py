@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from engram.addressing.addresses import Addresses
 from engram.addressing.primes import head_primes, stored_rows
 from engram.checkpoints.published.family import text_part
 from engram.checkpoints.published.recognise import Released
@@ -15,9 +15,6 @@ from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError, UsageError
 from engram.layouts import LAYOUTS
 from engram.layouts.dialect import Key
-
-if TYPE_CHECKING:
-    from engram.addressing.addresses import Addresses
 
 
 def config_of_release(found: Released, given: EngramConfig | None) -> EngramConfig:
