@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, GenerationMixin
 
 import engram
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
+from engram.checkpoints.attach.proof import max_logit_difference
 from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import write_config

@@ -16,7 +16,7 @@ from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.attach.own_files import own_files
-from engram.checkpoints.attach.proof import check_loads
+from engram.checkpoints.attach.proof import check_loads, max_logit_difference
 from engram.checkpoints.read.attached_files import (
     ADAPTER_FILE,
     CARD_FILE,
@@ -86,8 +86,7 @@ def plan(
     config = replace(config, table_dtype=table_dtype(config, base.dtype, dtype).name)
     made = describe_attachment(base, config, output, tokenizer, trust_remote_code, adapter=adapter)
     tensors = expected_tensors(made.config, made.addresses, made.layers_path)
-    own_code = "auto_map" in made.model_config["engram"]["base"]
-    check_loads(folder, made.classes, made.model_config, base.tensors | tensors, own_code=own_code)
+    check_loads(folder, made.classes, made.model_config, base.tensors | tensors)
     shards = plan_shards(first_values(made, tensors, init), MAX_SHARD_BYTES)
     return replace(made, shards=shards, link=link, digests=digests)
 
@@ -180,8 +179,6 @@ def attach(
         on_written(attached)
     if not verify or dry_run:
         return attached
-    from engram.checkpoints.attach.compare_logits import max_logit_difference
-
     difference = max_logit_difference(made.base.folder, output, trust_remote_code)
     return replace(attached, max_logit_difference=difference)
 

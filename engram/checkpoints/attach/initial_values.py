@@ -43,22 +43,21 @@ def first_values(
         init: See `EngramModule.reset_parameters`.
     """
     config, chunks = made.config, dict[str, Chunks]()
-    dtype = table_dtype(config).name
     for layer in made.addresses.layers:
         prefix = tensor_name(made.layers_path, layer.layer_id, "")
         values = _dense_values(config, layer.layer_id, init)
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
         if made.addresses.token_map is not None:
             values[TOKEN_MAP] = made.addresses.token_map.astype("<i4")
-        for part, value in values.items():
-            chunks[prefix + part] = [partial(np.ascontiguousarray, value)]
-        key = f"{config.seed}/{layer.layer_id}"
-        sizes = layer.stored_rows, config.row_width, dtype
-        if dtype in QUANTISED:
-            codes, scales = quantised_table(*sizes, std=_TABLE_STD, key=key)
-            chunks |= {prefix + TABLE: codes, prefix + SCALE: scales}
-        else:
-            chunks[prefix + TABLE] = normal_table(*sizes, std=_TABLE_STD, key=key)
+        table = table_chunks(
+            layer.stored_rows,
+            config.row_width,
+            table_dtype(config).name,
+            std=_TABLE_STD,
+            key=f"{config.seed}/{layer.layer_id}",
+        )
+        chunks |= {prefix + part: [partial(np.copy, value)] for part, value in values.items()}
+        chunks |= {prefix + part: makers for part, makers in table.items()}
     return [TensorStream(name, tag, shape, chunks[name]) for name, (tag, shape) in tensors.items()]
 
 
@@ -97,8 +96,8 @@ class _Chunks:
         return (partial(self.make, index) for index in range(self.count))
 
 
-def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> Chunks:
-    """Describe a table of normal values, chunk by chunk.
+def table_chunks(rows: int, width: int, dtype: str, *, std: float, key: str) -> dict[str, Chunks]:
+    """Describe a table of normal values, and the scales of a quantised one, chunk by chunk.
 
     Every chunk has a generator of its own (splitmix64), seeded by the key and the
     chunk's number, so that chunks can be made on any thread and in any order. Values are the 65,536
@@ -107,37 +106,23 @@ def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
     Args:
         rows: Rows of the table.
         width: Columns.
-        dtype: float32, bfloat16, float16 or float64.
+        dtype: float32, bfloat16, float16 or float64; or fp8 or int8, see `engram.nn.quantised`.
         std: Standard deviation.
         key: Seed of the values, as text.
 
     Returns:
-        Makers of the chunks' bytes.
+        Makers of the bytes of the table's chunks, and of the scales' chunks, by part.
     """
-    values = rows * width
-    return _Chunks(-(-values // CHUNK_VALUES), partial(_normal_chunk, values, dtype, std, key))
-
-
-def quantised_table(
-    rows: int, width: int, dtype: str, *, std: float, key: str
-) -> tuple[Chunks, Chunks]:
-    """Describe the table of `normal_table` as quantised rows, chunk by chunk.
-
-    Args:
-        rows: Rows of the table.
-        width: Columns.
-        dtype: fp8 or int8, see `engram.nn.quantised`.
-        std: Standard deviation.
-        key: Seed of the values, as text.
-
-    Returns:
-        Makers of the codes' bytes and of the scales' bytes.
-    """
-    values = rows * width
-    wide = partial(_normal_chunk, values, "float32", std, key)
-    codes, scales = (partial(_quantised_chunk, wide, values, width, dtype, part) for part in (0, 1))
+    values, is_quantised = rows * width, dtype in QUANTISED
     count = -(-values // CHUNK_VALUES)
-    return _Chunks(count, codes), _Chunks(count, scales)
+    normal = partial(_normal_chunk, values, "float32" if is_quantised else dtype, std, key)
+    if not is_quantised:
+        return {TABLE: _Chunks(count, normal)}
+    quantised = partial(_quantised_chunk, normal, values, width, dtype)
+    return {
+        TABLE: _Chunks(count, partial(quantised, 0)),
+        SCALE: _Chunks(count, partial(quantised, 1)),
+    }
 
 
 def _quantised_chunk(

@@ -1,4 +1,4 @@
-"""Proves from headers that an attached checkpoint loads, before its weights are written or read."""
+"""Proves that an attached checkpoint loads, from headers alone, and compares logits with its base."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.load_checkpoint import classes_of
+from engram.checkpoints.read.load_checkpoint import classes_of, load
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checks import Verdict, first_of
 from engram.errors import LayoutError, MismatchError
 from engram.storage.files import write_json
 from engram.tensor_names import is_memory
+
+_TOKENS = 32
 
 Classes = tuple[Any, Any]
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -24,8 +27,6 @@ def check_loads(
     classes: Classes,
     config: Mapping[str, Any],
     tensors: Tensors,
-    *,
-    own_code: bool = False,
 ) -> None:
     """Refuse a base of which an attached checkpoint would not load whole.
 
@@ -34,13 +35,12 @@ def check_loads(
         classes: Our config class and our model class.
         config: The attached checkpoint's config.json.
         tensors: Dtype tag and shape of every tensor, of the base and of the memory.
-        own_code: Whether the base is code in its own folder.
 
     Raises:
         LayoutError: A parameter of the base has no tensor, or one of another shape; or transformers
             cannot build the model.
     """
-    problems = _problems(folder, classes, config, tensors, own_code)
+    problems = _problems(folder, classes, config, tensors)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise LayoutError(
@@ -60,7 +60,7 @@ def judge_base_weights(memory: Checkpoint) -> Verdict:
     own_code, folder = memory.base.code is not None, memory.folder or Path(memory.name)
     tensors = {name: (info.dtype, info.shape) for name, info in memory.tensors.items()}
     try:
-        problems = _problems(folder, classes_of(memory), memory.model_config, tensors, own_code)
+        problems = _problems(folder, classes_of(memory), memory.model_config, tensors)
     except MismatchError as error:
         return None, error.message
     if problems is None:
@@ -75,8 +75,52 @@ def judge_base_weights(memory: Checkpoint) -> Verdict:
     return True, "every parameter of the base has a tensor of its shape"
 
 
+def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = False) -> float:
+    """Run random tokens through both models.
+
+    Args:
+        base: Folder of the base checkpoint.
+        attached: Folder with the memory.
+        trust_remote_code: Whether code in the folders may run.
+
+    Returns:
+        The largest difference between their logits; 0.0 when they are equal bit for bit.
+
+    Raises:
+        LayoutError: transformers cannot load or run the base alone, or its logits are not finite.
+    """
+    import torch
+    import transformers
+
+    from engram.hf.admission import of_the_base
+    from engram.hf.multimodal import auto_class_of
+
+    opened = open_checkpoint(attached)
+    known = opened.addresses.raw_vocab_size
+    auto_class = getattr(transformers, auto_class_of((opened.stated or {})["base"]))
+    with torch.no_grad():
+        with of_the_base(base, "run"):
+            model = auto_class.from_pretrained(
+                base, dtype="auto", trust_remote_code=trust_remote_code
+            ).eval()
+            # A padded vocabulary is larger than what tokenizer and memory know.
+            vocab_size = min(known, model.config.get_text_config().vocab_size)
+            generator = torch.Generator().manual_seed(0)
+            ids = torch.randint(0, vocab_size, (2, _TOKENS), generator=generator)
+            expected = model(input_ids=ids).logits
+        del model
+        if not bool(torch.isfinite(expected).all()):
+            raise LayoutError(
+                f"{base}: the base's own logits are NaN or infinite, whatever a memory adds.",
+                "Download or save the base again.",
+                path=str(base),
+            )
+        own = load(attached, trust_remote_code=trust_remote_code).eval()(input_ids=ids).logits
+    return float((own - expected).abs().max())
+
+
 def _problems(
-    folder: Path, classes: Classes, config: Mapping[str, Any], tensors: Tensors, own_code: bool
+    folder: Path, classes: Classes, config: Mapping[str, Any], tensors: Tensors
 ) -> list[str] | None:
     """List the weights of a base that would start at random; None where only loading tells."""
     import torch
@@ -85,6 +129,7 @@ def _problems(
     from engram.hf.header_loading import load_from_headers
 
     config_class, model_class = classes
+    own_code = config["engram"]["base"].get("auto_map") is not None
     with of_the_base(folder, "load"), TemporaryDirectory(prefix="engram-") as made:
         # Read from a file, since not every value is in a file what it is in memory.
         write_json(Path(made) / CONFIG_FILE, dict(config))

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
-from engram.checkpoints.published.recognise import Released, find_family, no_memory, recognise
+from engram.checkpoints.published.recognise import Released, no_memory, recognise
 from engram.checkpoints.published.stored import Stored, read_stored
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
-from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
+from engram.checkpoints.read.settings import BASE_SHAPE, MEMORY_SHAPE, BaseFiles, check_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, MismatchError, MissingFileError
 from engram.layouts import get_layout
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from engram.addressing.addresses import Addresses
     from engram.checkpoints.read.stored_tensor import StoredTensor
-
-# With a memory that was attached, such a memory alone, a release with a memory, or without any.
-Kind = Literal["attached", "adapter", "released", "base"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +54,6 @@ class Checkpoint:
     adapter: Mapping[str, Any] = field(default_factory=dict)
     stated: dict[str, Any] | None = None
     given: EngramConfig | None = None
-
-    @property
-    def kind(self) -> Kind:
-        """Its kind."""
-        if self.stated is not None:
-            return "adapter" if self.adapter else "attached"
-        return "base" if find_family(self.files) is None else "released"
 
     @property
     def folder(self) -> Path | None:
@@ -138,8 +128,14 @@ class Checkpoint:
 
     @cached_property
     def base(self) -> BaseFiles:
-        """The places of its base's files, in a folder that attaching wrote."""
-        return base_files(self.stated or {}, self.where)
+        """The places of its base's files, in a folder that attaching wrote.
+
+        Raises:
+            CorruptFileError: Something is missing, of another type, or names a file outside.
+        """
+        check_settings(self.stated, {"base": BASE_SHAPE}, self.where)
+        base = (self.stated or {})["base"]
+        return BaseFiles(base["files"], base["sidecars"], base["replaced"], base.get("auto_map"))
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from engram.backbone.quantisation import base_params, quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
-from engram.checkpoints.published.recognise import Released
+from engram.checkpoints.published.recognise import find_family
 from engram.checkpoints.published.stored import named
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
@@ -22,7 +22,7 @@ from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Contents, Group, Weights
-from engram.storage.dtypes import TABLE_DTYPES
+from engram.storage.dtypes import DTYPES, TABLE_DTYPES
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo
 from engram.tensor_names import SCALE, TABLE, layer_and_part
@@ -52,10 +52,22 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
     if opened.stated is not None:
         opened.files.demand_whole()
         return _inspect_ours(opened)
-    if opened.kind == "base" and opened.folder == opened.path:
+    if opened.folder == opened.path and find_family(opened.files) is None:
         opened.demand_config()  # without one, that is what is wrong
     found, name = opened.released, opened.name
-    _demand_tables(found)
+    if missing := found.missing_tables():
+        raise MissingFileError(
+            f"{name} lacks {named(missing)}: its tables are not whole.",
+            "Download or copy the checkpoint again; finished files are kept.",
+            missing=missing,
+        )
+    for tensor, slot in found.slots.items():
+        if slot.role == "table" and found.stored.tensors[tensor].dtype == MLX_TAG:
+            raise LayoutError(
+                f"{name}: {tensor} {MLX_PACKED}.",
+                "Give the release that it was converted from, or an MLX conversion in bfloat16.",
+                tensor=tensor,
+            )
     weights, notes = released_weights(found)
     tables = [part for part in weights if part.group == "table"]
     wrong = [f"{part.part} is not a table of rows" for part in tables if not part.rows]
@@ -78,29 +90,6 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
         weights=tuple(weights),
         notes=(*found.memory.notes, *notes),
     )
-
-
-def _demand_tables(found: Released) -> None:
-    """Refuse a checkpoint whose tables are not whole, or cannot be counted.
-
-    Raises:
-        MissingFileError: A piece of a table is not in the files.
-        LayoutError: A table is packed in a way that is not read here.
-    """
-    name, missing = found.stored.name, found.missing_tables()
-    if missing:
-        raise MissingFileError(
-            f"{name} lacks {named(missing)}: its tables are not whole.",
-            "Download or copy the checkpoint again; finished files are kept.",
-            missing=missing,
-        )
-    for tensor, slot in found.slots.items():
-        if slot.role == "table" and found.stored.tensors[tensor].dtype == MLX_TAG:
-            raise LayoutError(
-                f"{name}: {tensor} {MLX_PACKED}.",
-                "Give the release that it was converted from, or an MLX conversion in bfloat16.",
-                tensor=tensor,
-            )
 
 
 def _inspect_ours(opened: Checkpoint) -> Contents:
@@ -180,7 +169,7 @@ def _layer_weights(
     counted = replace(
         _weights("table", "table", stored),
         params=table.size,
-        dtype=_dtype(table),
+        dtype=DTYPES[table.dtype].name,
         rows=rows,
         reads=config.n_columns,
         pages=reduce(add, pages),
@@ -195,7 +184,7 @@ def _layer_weights(
 
 def _weights(part: str, group: Group, tensors: Sequence[TensorInfo]) -> Weights:
     values = [info for info in tensors if info.dtype.startswith(("F", "BF"))]
-    dtypes = set(map(_dtype, values))
+    dtypes = {DTYPES[info.dtype].name for info in values}
     return Weights(
         part=part,
         group=group,
@@ -204,7 +193,3 @@ def _weights(part: str, group: Group, tensors: Sequence[TensorInfo]) -> Weights:
         dtype=dtypes.pop() if len(dtypes) == 1 else None,
         kind="exact",
     )
-
-
-def _dtype(info: TensorInfo) -> str | None:
-    return next((name for name, dtype in TABLE_DTYPES.items() if dtype.tag == info.dtype), None)

@@ -28,7 +28,7 @@ _SIDECAR = Kind(
     "the name of another file of the base",
     lambda name: is_inside(name) and not is_weight_file(name) and name not in _REPLACED,
 )
-_BASE = {
+BASE_SHAPE = {
     "files": OrNull(Each(_WEIGHTS, _WEIGHTS)),
     "sidecars": [_SIDECAR],
     "replaced": [one_of(*_REPLACED)],
@@ -54,21 +54,6 @@ class BaseFiles:
     sidecars: list[str]
     replaced: list[str]
     code: dict[str, str] | None
-
-
-def base_files(settings: Any, where: str) -> BaseFiles:
-    """Read which files of an attached folder are the base's own.
-
-    Args:
-        settings: The key ``engram`` of a model's config.
-        where: The file that holds it.
-
-    Raises:
-        CorruptFileError: Something is missing, of another type, or names a file outside.
-    """
-    check_settings(settings, {"base": _BASE}, where)
-    base = settings["base"]
-    return BaseFiles(base["files"], base["sidecars"], base["replaced"], base.get("auto_map"))
 
 
 def check_settings(settings: Any, shape: Any, where: str) -> None:

@@ -15,8 +15,7 @@ from engram import EngramConfig
 from engram.backbone.claims import check_claims, stored_depths
 from engram.backbone.find_backbone import load_backbone
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
-from engram.checkpoints.attach.proof import check_loads
+from engram.checkpoints.attach.proof import check_loads, max_logit_difference
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
