@@ -41,56 +41,6 @@ MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
 
 
-def plan(
-    model: str | Path,
-    config: EngramConfig,
-    output: Path,
-    *,
-    tokenizer: TokenizerFile | None = None,
-    init: Literal["identity", "paper"] = "identity",
-    dtype: str | None = None,
-    link: bool = False,
-    adapter: bool = False,
-    digests: bool = False,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> AttachPlan:
-    """Work out what `attach` would write, from headers alone.
-
-    Args:
-        model: Hugging Face folder or hub id.
-        config: The memory.
-        output: The folder to appear.
-        tokenizer: The model's tokenizer; the one in its folder when None.
-        init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
-        dtype: Dtype of the tables, see `engram.config.table_dtype`: when None the config's, or the
-            base's own. What lies around quantised tables (fp8, int8) is bfloat16.
-        link: Hard-link the base's files instead of copying them.
-        adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
-        digests: Record the sha256 of every weight file, which `verify` compares when asked to; that
-            of small files is always recorded.
-        revision: Branch, tag or commit on the hub.
-        trust_remote_code: Run the code in the base's folder, where its config says that the model
-            is defined there.
-
-    Raises:
-        EngramError: Whatever does not fit: the output, the files, the config, the tokenizer, the
-            depth.
-    """
-    from engram.hf import compat
-
-    compat.check()
-    folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
-    demand_apart(output, folder)
-    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
-    config = replace(config, table_dtype=table_dtype(config, base.dtype, dtype).name)
-    made = describe_attachment(base, config, output, tokenizer, trust_remote_code, adapter=adapter)
-    tensors = expected_tensors(made.config, made.addresses, made.layers_path)
-    check_loads(folder, made.classes, made.model_config, base.tensors | tensors)
-    shards = plan_shards(first_values(made, tensors, init), MAX_SHARD_BYTES)
-    return replace(made, shards=shards, link=link, digests=digests)
-
-
 def attach(
     model: str | Path,
     config: str | Path | EngramConfig,
@@ -113,7 +63,7 @@ def attach(
     """Attach a memory to a checkpoint: a new folder that transformers loads.
 
     The base's weight files are copied or linked, never decoded; the memory is written beside them
-    as a stream. See `plan` and `write` for more arguments and errors.
+    as a stream. What does not fit is refused before, from headers alone.
 
     Args:
         model: Hugging Face folder or hub id of the base.
@@ -121,10 +71,12 @@ def attach(
         output: The folder to appear.
         tokenizer: The model's tokenizer, or its name or path; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
-        dtype: dtype of the tables; the config's, or the base's own, when None.
+        dtype: dtype of the tables, see `engram.config.table_dtype`; the config's, or the base's
+            own, when None. What lies around quantised tables (fp8, int8) is bfloat16.
         link: Hard-link the base's files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
-        digests: Record the sha256 of every weight file.
+        digests: Record the sha256 of every weight file, which `verify` compares when asked to; that
+            of small files is always recorded.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the code in the base's folder, where its model is defined there.
         verify: Load both models afterwards and compare their logits.
@@ -151,35 +103,34 @@ def attach(
             "--verify compares whole folders; it does not go with --adapter.",
             "Leave one of them out; engram verify FOLDER checks an adapter's files.",
         )
+    from engram.hf import compat
+
     memory, output = given_config(config), Path(output)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
-    made = plan(
-        model,
-        memory,
-        output,
-        tokenizer=own,
-        init=init,
-        dtype=dtype,
-        link=link,
-        adapter=adapter,
-        digests=digests,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
-    if verify and not dry_run:
-        check_packages(made.base.config)  # at once, not after the whole was written
-    stored = table_dtype(memory, made.base.dtype, dtype)
-    attached = Attached(made, stored, not dry_run, tuple(torn(made.output)))
+    compat.check()
+    folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+    demand_apart(output, folder)
+    base = read_base(folder, name="" if Path(model).is_dir() else str(model))
+    stored = table_dtype(memory, base.dtype, dtype)
+    memory = replace(memory, table_dtype=stored.name)
+    plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
+    tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
+    check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
+    shards = plan_shards(first_values(plan, tensors, init), MAX_SHARD_BYTES)
+    plan = replace(plan, shards=shards, link=link, digests=digests)
+    attached = Attached(plan, stored, not dry_run, tuple(torn(output)))
     if dry_run:
-        check_folder(made.output, own_files, overwrite)
-        check_room(made.output, made.written_bytes, made.copied)
+        check_folder(output, own_files, overwrite)
+        check_room(output, plan.written_bytes, plan.copied)
     else:
-        write(made, overwrite=overwrite, progress=progress)
+        if verify:
+            check_packages(base.config)  # at once, not after the whole was written
+        write(plan, overwrite=overwrite, progress=progress)
     if on_written is not None:
         on_written(attached)
     if not verify or dry_run:
         return attached
-    difference = max_logit_difference(made.base.folder, output, trust_remote_code)
+    difference = max_logit_difference(folder, output, trust_remote_code)
     return replace(attached, max_logit_difference=difference)
 
 

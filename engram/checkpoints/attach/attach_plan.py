@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import TableDtype
 from engram.layouts import get_layout
+from engram.storage.dtypes import DTYPES
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream
 
@@ -88,10 +90,11 @@ class AttachPlan:
     def index(self) -> dict[str, Any]:
         """Return the index of the weight files."""
         weight_map = {} if self.adapter else dict(self.base.weight_map)
+        sizes = (prod(shape) * DTYPES[tag].bits // 8 for tag, shape in self.base.tensors.values())
+        # Bytes of tensors, as transformers counts them: without the files' headers.
+        total_bytes = self.added_bytes + (0 if self.adapter else sum(sizes))
         for name, shard in self.shards:
             weight_map |= {tensor.name: name for tensor in shard}
-        # Bytes of tensors, as transformers counts them: without the files' headers.
-        total_bytes = self.added_bytes + (0 if self.adapter else self.base.tensor_bytes)
         return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
 
     def files(self) -> list[dict[str, Any]]:

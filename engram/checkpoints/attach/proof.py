@@ -1,4 +1,4 @@
-"""Proves that an attached checkpoint loads, from headers alone, and compares logits with its base."""
+"""Proves from headers that an attached checkpoint loads; compares its logits with the base's."""
 
 from __future__ import annotations
 

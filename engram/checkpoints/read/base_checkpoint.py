@@ -14,7 +14,6 @@ from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE, RENAM
 from engram.checkpoints.read.model_folder import snapshot_of
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
-from engram.storage.dtypes import DTYPES
 from engram.storage.file_names import is_inside
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
 
@@ -70,11 +69,6 @@ class BaseCheckpoint:
     def params(self) -> int:
         """Number of its values; of a quantised base before it was quantised, where known."""
         return base_params(self.config) or sum(prod(shape) for _, shape in self.tensors.values())
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes of the tensors, without the headers of their files."""
-        return sum(prod(shape) * DTYPES[tag].bits // 8 for tag, shape in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:

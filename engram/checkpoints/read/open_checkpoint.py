@@ -48,7 +48,21 @@ def open_checkpoint(
     if is_name and isinstance(target, str) and not path.exists():
         model_config, here = read_hub_config(name, revision), None
     else:
-        name, here = str(path), _demand_here(path)
+        refuse_gguf(path)
+        if not path.exists():
+            raise MissingFileError(
+                f"{path}: no such file or folder.",
+                "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the "
+                "hub.",
+                path=str(path),
+            )
+        if not path.is_dir() and path.suffix != ".safetensors":
+            raise InputError(
+                f"{path} is not a checkpoint: neither a folder nor a safetensors file.",
+                "Give the checkpoint's folder. What a config means, engram report shows.",
+                path=str(path),
+            )
+        name, here = str(path), path
         if (path / ADAPTER_FILE).is_file():
             adapter = read_json(path / ADAPTER_FILE, _ADAPTER, hint=COPY_AGAIN)
         model_config = adapter["model_config"] if adapter else stored_model_config(path)
@@ -60,21 +74,3 @@ def open_checkpoint(
     if stated is not None and config is not None:
         raise UsageError(f"{name} states its config: leave -c out.")
     return Checkpoint(name, where, here, revision, model_config, adapter, stated, config)
-
-
-def _demand_here(path: Path) -> Path:
-    """Return a path; refuse one that is neither a folder nor a safetensors file."""
-    refuse_gguf(path)
-    if not path.exists():
-        raise MissingFileError(
-            f"{path}: no such file or folder.",
-            "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
-            path=str(path),
-        )
-    if not path.is_dir() and path.suffix != ".safetensors":
-        raise InputError(
-            f"{path} is not a checkpoint: neither a folder nor a safetensors file.",
-            "Give the checkpoint's folder. What a config means, engram report shows.",
-            path=str(path),
-        )
-    return path

@@ -90,13 +90,9 @@ class StoredTensor:
     def row_factors(self, first_row: int, rows: int) -> NDArray[np.float64]:
         """Read what rows with float scales are multiplied by ``[rows]``."""
         row_ids, count = np.arange(first_row, first_row + rows), _count(self.scales)
-        if count == 1:
-            index = np.zeros_like(row_ids)
-        elif count == self.rows:
-            index = row_ids
-        else:
-            ends = np.cumsum([info.size // self.width for info in self.pieces])
-            index = np.searchsorted(ends, row_ids, side="right")
+        ends = [self.rows] if count == 1 else [info.size // self.width for info in self.pieces]
+        is_own = count == self.rows
+        index = row_ids if is_own else np.searchsorted(np.cumsum(ends), row_ids, side="right")
         first, last = int(index[0]), int(index[-1])
         tag = self.scales[0].dtype
         item = DTYPES[tag].bits // 8

@@ -59,7 +59,7 @@ def refusal(base: Path, config: EngramConfig | None = None) -> EngramError:
     """Attach, expecting a refusal that leaves nothing; a dry run refuses in the same words."""
     output = base.parent / "out"
     with pytest.raises(EngramError) as planned:
-        attach.plan(base, config or tiny.memory_config(), output)
+        attach.attach(base, config or tiny.memory_config(), output, dry_run=True)
     with pytest.raises(EngramError) as caught:
         attach.attach(base, config or tiny.memory_config(), output)
     assert str(planned.value) == str(caught.value)
@@ -283,7 +283,7 @@ def test_a_depth_without_weights_is_bounded(tmp_path):
 
 def test_nothing_is_read_and_nothing_is_held(llama, tmp_path):
     base = attach.read_base(llama)
-    attachment = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    attachment = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
     tensors = {
         **base.tensors,
         **{it.name: (it.tag, it.shape) for _, shard in attachment.shards for it in shard},

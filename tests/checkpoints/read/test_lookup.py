@@ -149,12 +149,14 @@ def test_another_tokenizer_is_refused(folders, local_word):
         look_up(folders["demo"], "")
 
 
-def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path):
+def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     """The table has 64 GB by name; torch stays out."""
     folder = tmp_path / "big"
     base = tiny.base_model("llama", tmp_path / "base")
     config = tiny.memory_config(engram_table_size=[2 * 670_000_000] * 3, layer_ids=[2])
-    plan = attach.plan(base, config, folder, init="paper")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**12))
+    plan = attach.attach(base, config, folder, init="paper", dry_run=True).plan
     tensors = [tensor for _, shard in plan.shards for tensor in shard]
     (table,) = [tensor for tensor in tensors if tensor.name.endswith(TABLE)]
     others = [tensor for tensor in tensors if tensor is not table]
