@@ -139,13 +139,22 @@ class Checkpoint:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that attaching wrote about the memory.
+        """What attaching wrote about the memory, or converting beside published names.
+
+        That is its config and its addresses; empty where neither did.
 
         Raises:
-            CorruptFileError: It is not what attaching writes; every problem is named.
+            CorruptFileError: It is not what they write; every problem is named.
         """
-        check_settings(self.stated, MEMORY_SHAPE, self.where)
-        return self.stated or {}
+        if self.stated is not None:
+            check_settings(self.stated, MEMORY_SHAPE, self.where)
+            return self.stated
+        file = None if self.folder is None else self.folder / MEMORY_FILE
+        if file is None or not file.is_file():
+            return {}
+        hint = "Restore it, or remove it and give -c CONFIG."
+        values: dict[str, Any] = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
+        return values
 
     @cached_property
     def config(self) -> EngramConfig:
@@ -163,9 +172,9 @@ class Checkpoint:
                     error.problems, f"engram.config of {self.where}", COPY_AGAIN
                 ) from None
         given = self.given
-        if given is None and self._beside is not None:
-            given = EngramConfig.from_dict(self._beside["config"])
-        from engram.checkpoints.read.published_memory import config_of_release
+        if given is None and self.settings:
+            given = EngramConfig.from_dict(self.settings["config"])
+        from engram.checkpoints.read.memory_tensors import config_of_release
 
         return config_of_release(self.released, given)
 
@@ -184,20 +193,10 @@ class Checkpoint:
             )
         return replace(self.config, table_dtype=dtypes.pop())
 
-    @cached_property
-    def _beside(self) -> dict[str, Any] | None:
-        """Config and addresses that `engram convert` wrote beside published names."""
-        file = None if self.folder is None else self.folder / MEMORY_FILE
-        if file is None or not file.is_file():
-            return None
-        hint = "Restore it, or remove it and give -c CONFIG."
-        values: dict[str, Any] = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
-        return values
-
     @property
     def stores_addresses(self) -> bool:
         """Whether the memory's constants are stored, and not only what they follow from."""
-        return self.stated is not None or self._beside is not None
+        return bool(self.settings)
 
     @cached_property
     def addresses(self) -> Addresses:
@@ -211,10 +210,9 @@ class Checkpoint:
         from engram.addressing.addresses import Addresses
         from engram.addressing.same_config import check_shape
 
-        if self.stated is None:
-            return Addresses.from_dict((self._beside or {})["addresses"])
         addresses = Addresses.from_dict(self.settings["addresses"])
-        check_shape(addresses, self.config, self.where)
+        if self.stated is not None:
+            check_shape(addresses, self.config, self.where)
         return addresses
 
     @property
@@ -254,8 +252,7 @@ class Checkpoint:
             MismatchError: They do not fit the config.
             LayoutError: They hold a kind of memory that is not converted.
         """
-        from engram.checkpoints.read.memory_tensors import attached_layers
-        from engram.checkpoints.read.published_memory import layers_of_release
+        from engram.checkpoints.read.memory_tensors import attached_layers, layers_of_release
 
         if self.stated is None:
             return layers_of_release(self.released, self.config)
@@ -277,7 +274,7 @@ class Checkpoint:
         Raises:
             MismatchError: They differ: it is another tokenizer, or another config.
         """
-        from engram.checkpoints.read.published_memory import check_constants
+        from engram.checkpoints.read.memory_tensors import check_constants
 
         if self.stores_addresses:
             addresses.check(self.addresses.to_dict())

@@ -8,12 +8,49 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone import Backbone
-from engram.checkpoints.report.report_options import ReportOptions
 from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
-from engram.sizing.placement import OPTIMIZERS, PLACES, MemoryUse, Place, memory_use
+from engram.sizing.placement import (
+    OPTIMIZERS,
+    PLACES,
+    TOKENS_PER_STEP,
+    MemoryUse,
+    Mode,
+    Optimizer,
+    Place,
+    memory_use,
+)
 from engram.sizing.reads import rate_of, reads_of
 from engram.sizing.weights import Contents, total_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `engram.report`; those of the command ``engram report`` have the same names.
+
+    Attributes:
+        mode: Weights alone, or with gradients and optimiser state.
+        optimizer: Optimiser in training; the last two are for tables, with adam for the rest.
+        tables: Place of the tables.
+        tp: Devices that share the rows of each table.
+        device_memory: Bytes of memory of one device, to say whether it fits.
+        host_memory: Bytes of memory of the host of all devices, to say whether it fits.
+        tokens_per_second: Speed to count reads and bytes a second for.
+        dtype: dtype of the tables; as they are stored when None.
+        tokens_per_step: Tokens of a training step on a device, for sparse gradients.
+        freeze_base: In training: only the memory is trained.
+    """
+
+    mode: Mode = "inference"
+    optimizer: Optimizer = "adam"
+    tables: Place = "gpu"
+    tp: int = 1
+    device_memory: int | None = None
+    host_memory: int | None = None
+    tokens_per_second: int | None = None
+    dtype: str | None = None
+    tokens_per_step: int = TOKENS_PER_STEP
+    freeze_base: bool = False
 
 
 @dataclass(frozen=True, repr=False)
