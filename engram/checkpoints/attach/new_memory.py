@@ -60,8 +60,11 @@ def describe_attachment(
     code = families.code_of_base(base.folder, base.config, trust_remote_code)
     if code is None:
         admission.check_type(base.config)
-    shapes = {name: shape for name, (_, shape) in base.tensors.items()}
-    check_claims(base.config, shapes, f"{base.folder}/config.json")
+    check_claims(
+        base.config,
+        {name: shape for name, (_, shape) in base.tensors.items()},
+        f"{base.folder}/config.json",
+    )
     addresses = _addresses(base, config, tokenizer)
     layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
     if config.tokenizer is not None and is_path(config.tokenizer):

@@ -36,8 +36,8 @@ def own_files(folder: Path) -> set[str] | None:
     A folder below is named when nothing else is in it.
     """
     try:
-        own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py"}
-        own |= set(read_weight_map(folder / INDEX_FILE).values())
+        shards = read_weight_map(folder / INDEX_FILE).values()
+        own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py", *shards}
         opened = open_checkpoint(folder)
         if opened.adapter:
             return {*own, ADAPTER_FILE}

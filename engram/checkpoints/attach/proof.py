@@ -64,12 +64,9 @@ def judge_base_weights(memory: Checkpoint) -> Verdict:
     except MismatchError as error:
         return None, error.message
     if problems is None:
-        reason = (
-            "only its own loading code knows which tensors it needs"
-            if own_code
-            else "quantised weights have other tensors than the model has parameters"
-        )
-        return None, reason
+        if own_code:
+            return None, "only its own loading code knows which tensors it needs"
+        return None, "quantised weights have other tensors than the model has parameters"
     if problems:
         return False, first_of(problems)
     return True, "every parameter of the base has a tensor of its shape"
@@ -96,7 +93,6 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
     from engram.hf.multimodal import auto_class_of
 
     opened = open_checkpoint(attached)
-    known = opened.addresses.raw_vocab_size
     auto_class = getattr(transformers, auto_class_of((opened.stated or {})["base"]))
     with torch.no_grad():
         with of_the_base(base, "run"):
@@ -104,9 +100,13 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
                 base, dtype="auto", trust_remote_code=trust_remote_code
             ).eval()
             # A padded vocabulary is larger than what tokenizer and memory know.
-            vocab_size = min(known, model.config.get_text_config().vocab_size)
-            generator = torch.Generator().manual_seed(0)
-            ids = torch.randint(0, vocab_size, (2, _TOKENS), generator=generator)
+            own_size = model.config.get_text_config().vocab_size
+            ids = torch.randint(
+                0,
+                min(opened.addresses.raw_vocab_size, own_size),
+                (2, _TOKENS),
+                generator=torch.Generator().manual_seed(0),
+            )
             expected = model(input_ids=ids).logits
         del model
         if not bool(torch.isfinite(expected).all()):

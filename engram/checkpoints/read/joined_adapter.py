@@ -104,8 +104,8 @@ def joined_folder(base_folder: Path, memory: Checkpoint) -> TemporaryDirectory[s
     folder = Path(joined.name)
     for name, path in links.items():
         (folder / name).symlink_to(path.resolve())
-    weight_map = {**base.weight_map, **added}
-    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    index_values = {"metadata": {}, "weight_map": base.weight_map | added}
+    (folder / INDEX_FILE).write_text(json.dumps(index_values))
     (folder / CONFIG_FILE).write_text(json.dumps(memory.model_config))
     return joined
 

@@ -200,13 +200,20 @@ def look_up(
     layers = []
     for slot, layer in enumerate(addresses.layers):
         shape = (len(tokens), addresses.n_orders, addresses.n_heads)
-        own = hashed[:, slot].reshape(shape)
         rows = (hashed[:, slot] + np.array(layer.offsets)).reshape(shape)
         table = layers_of[layer.layer_id][TABLE]
         distinct, inverse = np.unique(rows, return_inverse=True)
         norms = np.linalg.norm(table.read_rows(distinct), axis=1)[inverse].reshape(shape)
-        shared = _shared(rows, ngrams, addresses)
-        layers.append(LayerLookup(layer.layer_id, table.rows, own, rows, norms, shared))
+        layers.append(
+            LayerLookup(
+                layer_id=layer.layer_id,
+                table_rows=table.rows,
+                hash_ids=hashed[:, slot].reshape(shape),
+                rows=rows,
+                norms=norms,
+                shared=_shared(rows, ngrams, addresses),
+            )
+        )
     repeated = {
         order: tuple(ngram for ngram in found if len(ngram.positions) > 1)
         for order, found in ngrams.items()

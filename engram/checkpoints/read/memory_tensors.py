@@ -204,9 +204,12 @@ def _published_layer(
             missing=missing,
             unknown=unknown,
         )
-    made = {}
-    for ours, shape in shapes.items():
-        pieces = [info for key in parts[ours] for info in found.infos(key)]
-        scales = [info for key in parts[ours] for info in found.infos(key, scale=True)]
-        made[ours] = stored_tensor(f"layers.{layer_id} {ours}", shape, pieces, scales)
-    return made
+    return {
+        ours: stored_tensor(
+            f"layers.{layer_id} {ours}",
+            shape,
+            pieces=[info for key in parts[ours] for info in found.infos(key)],
+            scales=[info for key in parts[ours] for info in found.infos(key, scale=True)],
+        )
+        for ours, shape in shapes.items()
+    }

@@ -80,8 +80,11 @@ def _nothing(target: str) -> MissingFileError:
     from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 
     if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
-        hint = "Check the path; engram config ls lists the templates."
-        return MissingFileError(f"{target}: no such file or folder.", hint, target=target)
+        return MissingFileError(
+            f"{target}: no such file or folder.",
+            "Check the path; engram config ls lists the templates.",
+            target=target,
+        )
     base = find_in_catalogue(target)
     if base is not None:
         return MissingFileError(
