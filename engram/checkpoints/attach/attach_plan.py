@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE, KEPT_FOLDER
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import TableDtype
@@ -81,11 +81,8 @@ class AttachPlan:
     @property
     def copies(self) -> dict[str, Path]:
         """Small files of the base that are copied, by name in the folder."""
-        if self.adapter:
-            return {}
-        names = {name: name for name in self.base.sidecars}
-        names |= {f"{KEPT_FOLDER}/{name}": name for name in self.base.replaced}
-        return {new: self.base.folder / old for new, old in names.items()}
+        names = {} if self.adapter else self.base.small_files
+        return {new: self.base.folder / old for old, new in names.items()}
 
     def index(self) -> dict[str, Any]:
         """Return the index of the weight files."""

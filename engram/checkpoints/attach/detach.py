@@ -79,10 +79,10 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             "Without one it is as it was: there is nothing to detach.",
             folder=str(folder),
         )
-    base, kept = opened.base, folder / KEPT_FOLDER
+    base = opened.base
     if (
-        base.shards is None
-        or not kept.is_dir()
+        not base.shards
+        or not (folder / KEPT_FOLDER).is_dir()
         or not all((folder / new).is_file() for new in base.shards.values())
     ):
         raise LayoutError(
@@ -91,10 +91,8 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             "Detach the folder that `engram attach` wrote.",
             folder=str(folder),
         )
-    others = {name: folder / name for name in base.sidecars}
-    others |= {name: kept / name for name in base.replaced}
-    missing = [str(path) for path in others.values() if not path.is_file()]
-    if missing:
+    others = {old: folder / new for old, new in base.small_files.items()}
+    if missing := [str(path) for path in others.values() if not path.is_file()]:
         raise MissingFileError(
             f"{missing[0]} is not there, and the base had it.",
             "Copy the folder again from where it was made.",

@@ -58,6 +58,7 @@ def describe_attachment(
             f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
         )
     code = families.code_of_base(base.folder, base.config, trust_remote_code)
+    base = replace(base, code=code)
     if code is None:
         admission.check_type(base.config)
     check_claims(
@@ -66,7 +67,7 @@ def describe_attachment(
         f"{base.folder}/config.json",
     )
     addresses = _addresses(base, config, tokenizer)
-    layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
+    layers_path, config_class, model_class = _wired_classes(base, config, addresses)
     if config.tokenizer is not None and is_path(config.tokenizer):
         # The base's tokenizer lies beside the weights, and no other machine has this one's folders.
         config = replace(config, tokenizer=OWN)
@@ -126,7 +127,7 @@ def _addresses(
 
 
 def _wired_classes(
-    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses, code: dict[str, str] | None
+    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses
 ) -> tuple[str, Any, Any]:
     """Build the base without its weights and see where the memory goes.
 
@@ -134,7 +135,6 @@ def _wired_classes(
         base: The base.
         config: The memory.
         addresses: Its constants.
-        code: The base's own classes, if they are trusted code in its folder.
     """
     import torch
     import transformers
@@ -142,16 +142,16 @@ def _wired_classes(
     from engram.hf import admission, families
     from engram.hf.layers import check_fits, find_layers
 
-    auto_class, trust = "AutoModelForCausalLM", {"trust_remote_code": code is not None}
-    if code is None:
+    auto_class, trust = "AutoModelForCausalLM", {"trust_remote_code": base.code is not None}
+    if base.code is None:
         classes = families.model_classes(str(base.config["model_type"]))
         auto_class = classes[1].engram_auto_classes[0]
     with admission.of_the_base(base.folder):
         hf_config = transformers.AutoConfig.from_pretrained(base.folder, **trust)
         with torch.device("meta"):
             model = getattr(transformers, auto_class).from_config(hf_config, **trust)
-        if code is not None:
-            own: Any = type(hf_config), families.load_code(base.folder, code[auto_class])
+        if base.code is not None:
+            own: Any = type(hf_config), families.load_code(base.folder, base.code[auto_class])
             classes = families.classes_of_code(*own)
     admission.check_model(model)
     decoder, layers, path = find_layers(model)

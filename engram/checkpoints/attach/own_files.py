@@ -13,7 +13,6 @@ from engram.checkpoints.read.attached_files import (
     ADAPTER_FILE,
     CARD_FILE,
     CONFIG_FILE,
-    KEPT_FOLDER,
 )
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
@@ -48,11 +47,11 @@ def own_files(folder: Path) -> set[str] | None:
     except (EngramError, OSError):
         return None
     listed = {
-        name
-        for name in base.sidecars
-        if any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in _SIDECARS)
+        here
+        for name, here in base.small_files.items()
+        if name in base.replaced
+        or any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in _SIDECARS)
     }
-    listed |= {f"{KEPT_FOLDER}/{name}" for name in base.replaced}
     for top in {name.partition("/")[0] for name in listed}:
         inside = [path for path in (folder / top).rglob("*") if not path.is_dir()]
         if all(path.relative_to(folder).as_posix() in listed for path in inside):

@@ -13,6 +13,7 @@ from engram.backbone.quantisation import base_params
 from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE, RENAMED_SINGLE_FILE
 from engram.checkpoints.read.model_folder import snapshot_of
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.checkpoints.read.settings import BaseFiles
 from engram.errors import LayoutError, MissingFileError
 from engram.storage.file_names import is_inside
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
@@ -32,21 +33,18 @@ _WEIGHT_SUFFIXES = {
 }
 
 
-@dataclass(frozen=True)
-class BaseCheckpoint:
-    """A Hugging Face folder with safetensors weights.
+@dataclass(frozen=True, kw_only=True)
+class BaseCheckpoint(BaseFiles):
+    """A Hugging Face folder with safetensors weights, and the names of its files.
 
     Attributes:
         folder: Where it is.
         name: What people call it: its hub id, or its folder's name.
         config: Its config.json.
-        shards: Its weight files: name here, and name in an attached folder.
         weight_map: File in an attached folder that holds each tensor.
         tensors: Dtype tag and shape of each tensor.
         dtype: Dtype of most of its values, as torch names it; the one that a quantised base
             computes in.
-        sidecars: Its other files (tokenizer, generation config), by name.
-        replaced: Files of which an attached folder has its own version.
         unstated_dtype: Dtype that transformers finds for it, where its config states none.
         hub_id: Its id on the hub, where it lies in the hub's cache.
         commit: The commit there that it is of.
@@ -55,12 +53,9 @@ class BaseCheckpoint:
     folder: Path
     name: str
     config: dict[str, Any]
-    shards: dict[str, str]
     weight_map: dict[str, str]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     dtype: str
-    sidecars: list[str]
-    replaced: list[str]
     unstated_dtype: str | None = None
     hub_id: str | None = None
     commit: str | None = None

@@ -135,7 +135,12 @@ class Checkpoint:
         """
         check_settings(self.stated, {"base": BASE_SHAPE}, self.where)
         base = (self.stated or {})["base"]
-        return BaseFiles(base["files"], base["sidecars"], base["replaced"], base.get("auto_map"))
+        return BaseFiles(
+            shards=base["files"] or {},
+            sidecars=base["sidecars"],
+            replaced=base["replaced"],
+            code=base.get("auto_map"),
+        )
 
     @cached_property
     def settings(self) -> dict[str, Any]:

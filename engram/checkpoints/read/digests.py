@@ -44,7 +44,7 @@ def read_digests(memory: Checkpoint) -> Digests:
     Raises:
         CorruptFileError: They are of another form.
     """
-    if memory.base.shards is None:
+    if not memory.base.shards:
         return {}
     check_settings(memory.stated, {DIGESTS: Maybe(_SHAPE)}, memory.where)
     recorded: Digests | None = (memory.stated or {}).get(DIGESTS)

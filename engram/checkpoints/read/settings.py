@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engram.addressing.stored_form import ADDRESSES_SHAPE
-from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE, KEPT_FOLDER
 from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside, is_weight_file
 from engram.storage.json_files import (
@@ -38,22 +38,28 @@ BASE_SHAPE = {
 MEMORY_SHAPE = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SHAPE}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseFiles:
     """Places of the base's own files in an attached folder; every name stays inside it.
 
     Attributes:
-        shards: Its weight files: name in the base, and name here; None where the folder was saved
-            anew since.
-        sidecars: Its other files, by name here and there.
-        replaced: Files of which the folder has its own version.
-        code: Its entries of `auto_map`, where it is code beside its weights.
+        shards: Its weight files: name in the base, and name in an attached folder; none where the
+            folder was saved anew since.
+        sidecars: Its other files (tokenizer, generation config), by name here and there.
+        replaced: Files of which an attached folder has its own version.
+        code: Its entries of `auto_map`, where it is code beside its weights, and that is trusted.
     """
 
-    shards: dict[str, str] | None
+    shards: dict[str, str]
     sidecars: list[str]
     replaced: list[str]
-    code: dict[str, str] | None
+    code: dict[str, str] | None = None
+
+    @property
+    def small_files(self) -> dict[str, str]:
+        """Its files beside the weights: name in the base, and name in an attached folder."""
+        kept = {name: f"{KEPT_FOLDER}/{name}" for name in self.replaced}
+        return {name: name for name in self.sidecars} | kept
 
 
 def check_settings(settings: Any, shape: Any, where: str) -> None:
