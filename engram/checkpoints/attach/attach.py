@@ -112,12 +112,22 @@ def attach(
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
     stored = table_dtype(memory, base.dtype, dtype)
-    memory = replace(memory, table_dtype=stored.name)
-    plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
+    plan = describe_attachment(
+        base,
+        replace(memory, table_dtype=stored.name),
+        output,
+        own,
+        trust_remote_code,
+        adapter=adapter,
+    )
     tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
     check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
-    shards = plan_shards(first_values(plan, tensors, init), MAX_SHARD_BYTES)
-    plan = replace(plan, shards=shards, link=link, digests=digests)
+    plan = replace(
+        plan,
+        shards=plan_shards(first_values(plan, tensors, init), MAX_SHARD_BYTES),
+        link=link,
+        digests=digests,
+    )
     attached = Attached(plan, stored, not dry_run, tuple(torn(output)))
     if dry_run:
         check_folder(output, own_files, overwrite)
@@ -163,7 +173,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
                 weights[name] = digest.hexdigest()
         for name, text in plan.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        # All small files that are to stay as they are, and so not the card, which people edit.
+        # Of all small files that are to stay as they are, and so not the card, which people edit.
         kept = sorted({*plan.texts, *plan.copies} - {CARD_FILE})
         recorded: Digests = {"small_files": {name: sha256_of(folder / name) for name in kept}}
         if plan.digests:

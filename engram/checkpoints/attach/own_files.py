@@ -53,7 +53,7 @@ def own_files(folder: Path) -> set[str] | None:
         or any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in _SIDECARS)
     }
     for top in {name.partition("/")[0] for name in listed}:
-        inside = [path for path in (folder / top).rglob("*") if not path.is_dir()]
-        if all(path.relative_to(folder).as_posix() in listed for path in inside):
+        inside = (folder / top).rglob("*")
+        if all(path.is_dir() or path.relative_to(folder).as_posix() in listed for path in inside):
             own.add(top)
     return {*own, CONFIG_FILE}

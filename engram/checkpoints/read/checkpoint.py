@@ -157,8 +157,11 @@ class Checkpoint:
         file = None if self.folder is None else self.folder / MEMORY_FILE
         if file is None or not file.is_file():
             return {}
-        hint = "Restore it, or remove it and give -c CONFIG."
-        values: dict[str, Any] = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
+        values: dict[str, Any] = read_json(
+            file,
+            {"config": OBJECT, "addresses": OBJECT},
+            hint="Restore it, or remove it and give -c CONFIG.",
+        )
         return values
 
     @cached_property

@@ -117,12 +117,13 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
         base = _weights("base", "base", list(opened.base_tensors.values()))
         if method := quantisation_method(opened.model_config):
             params = base_params(opened.model_config)
-            kept = "those stored as floats; packed ones are left out"
-            how = f", and its parameters are {kept}"
-            if params is not None:
-                base = replace(base, params=params)
-                how = "; its parameters follow from its config"
+            how = (
+                ", and its parameters are those stored as floats; packed ones are left out"
+                if params is None
+                else "; its parameters follow from its config"
+            )
             notes.append(f"the base is quantised with {method}{how}")
+            base = replace(base, params=base.params if params is None else params)
         weights.append(base)
     return Contents(
         kind="adapter" if opened.adapter else "attached",

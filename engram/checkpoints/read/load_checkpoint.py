@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -158,20 +158,15 @@ def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
     """
     from engram.hf.families import load_code, model_classes
 
-    config = opened.model_config
-    if opened.base.code is None:
-        return model_classes(_text(config, "model_type", opened.where))
-    stated = config.get("auto_map")
-    reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, opened.where)
-    model_class = load_code(opened.path or opened.name, reference, opened.revision)
+    config, has_code = opened.model_config, opened.base.code is not None
+    key, values = (_MODEL_CODE, config.get("auto_map")) if has_code else ("model_type", config)
+    name = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(name, str):
+        raise damaged(opened.where, f"{key} is {name!r:.80}, not a text")
+    if not has_code:
+        return model_classes(name)
+    model_class = load_code(opened.path or opened.name, name, opened.revision)
     return model_class.config_class, model_class
-
-
-def _text(values: Mapping[str, Any], key: str, where: str) -> str:
-    value = values.get(key)
-    if not isinstance(value, str):
-        raise damaged(where, f"{key} is {value!r:.80}, not a text")
-    return value
 
 
 def _find_damage(folder: Path, config_class: Any, model_class: Any) -> None:

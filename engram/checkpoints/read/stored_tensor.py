@@ -197,7 +197,8 @@ def stored_tensor(
             raise MismatchError(f"{name} is {made.dtype}, and has scales.", tensor=name)
         return made
     for kind in ({}, {"rows_per_scale": FP8_SCALE_BLOCK}, {"float_scales": True}):
-        if _scales_fit(scaled := replace(made, **kind)):
+        scaled = replace(made, **kind)
+        if _scales_fit(scaled):
             return scaled
     found = [f"{info.dtype} {list(info.shape)}" for info in scales]
     raise MismatchError(

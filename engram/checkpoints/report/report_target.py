@@ -92,7 +92,7 @@ def _nothing(target: str) -> MissingFileError:
             f"engram size --model {target} sizes one for it.",
             target=target,
         )
-    models = [name.rpartition("/")[2].lower() for name in catalogue_names()]
+    models = (name.rpartition("/")[2].lower() for name in catalogue_names())
     names = dict.fromkeys([*template_names(), *models])
     near = get_close_matches(target.lower(), names, n=3)
     return MissingFileError(
