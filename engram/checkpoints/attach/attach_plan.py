@@ -131,7 +131,6 @@ class Attached:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram attach --json`` prints."""
         plan = self.plan
-        settings = ADAPTER_FILE if plan.adapter else CONFIG_FILE
         return {
             "schema": "engram.attach/1",
             "plan": {
@@ -139,7 +138,14 @@ class Attached:
                 "base_params": plan.base.params,
                 "output": str(plan.output),
                 "written": self.written,
-                "small_files": sorted([settings, INDEX_FILE, *plan.texts, *plan.copies]),
+                "small_files": sorted(
+                    [
+                        ADAPTER_FILE if plan.adapter else CONFIG_FILE,
+                        INDEX_FILE,
+                        *plan.texts,
+                        *plan.copies,
+                    ]
+                ),
                 "written_bytes": plan.written_bytes,
                 "added_bytes": plan.added_bytes,
                 "dtype": self.dtype.name,

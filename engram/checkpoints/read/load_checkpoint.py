@@ -101,8 +101,9 @@ def load(
             f"adapter_revision is {adapter_revision!r}, and there is no adapter.",
             "Give the adapter, or revision for the model's own.",
         )
-    opened = open_checkpoint(model, revision, short_names=True)
-    return load_opened(opened, trust_remote_code, **kwargs)
+    return load_opened(
+        open_checkpoint(model, revision, short_names=True), trust_remote_code, **kwargs
+    )
 
 
 def load_opened(

@@ -243,14 +243,15 @@ def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDA
         if done < count and first_byte < size:
             taken = min(size - first_byte, count - done)
             # Not mapped: pages of a map count as the process's memory.
-            read = np.fromfile(info.path, np.uint8, taken, offset=info.start + first_byte)
-            if len(read) < taken:
+            with info.path.open("rb") as file:
+                file.seek(info.start + first_byte)
+                read = file.readinto(out.data[done : done + taken])
+            if read < taken:
                 raise CorruptFileError(
                     f"{info.path} ends inside of a tensor.",
                     "Copy or download it again.",
                     path=str(info.path),
                 )
-            out[done : done + taken] = read
             done += taken
         first_byte = max(0, first_byte - size)
     return out
