@@ -10,10 +10,14 @@ from typing import Any
 
 from engram.backbone.float_dtype import count_values, float_dtype, unstated_dtype
 from engram.backbone.quantisation import base_params
-from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE, RENAMED_SINGLE_FILE
+from engram.checkpoints.read.attached_files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    RENAMED_SINGLE_FILE,
+    BaseFiles,
+)
 from engram.checkpoints.read.model_folder import snapshot_of
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.settings import BaseFiles
 from engram.errors import LayoutError, MissingFileError
 from engram.storage.file_names import is_inside
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE

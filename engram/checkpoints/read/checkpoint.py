@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.checkpoints.published.recognise import Released, no_memory, recognise
 from engram.checkpoints.published.stored import Stored, read_stored
-from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
+from engram.checkpoints.read.attached_files import (
+    BASE_SHAPE,
+    CONFIG_FILE,
+    MEMORY_FILE,
+    MEMORY_SHAPE,
+    BaseFiles,
+    check_settings,
+)
 from engram.checkpoints.read.model_folder import resolve_model
-from engram.checkpoints.read.settings import BASE_SHAPE, MEMORY_SHAPE, BaseFiles, check_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, MismatchError, MissingFileError
 from engram.layouts import get_layout

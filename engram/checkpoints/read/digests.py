@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from engram.checkpoints.read.attached_files import check_settings
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.settings import check_settings
 from engram.storage.file_names import is_inside
 from engram.storage.files import sha256_of
 from engram.storage.json_files import SHA256, Each, Kind, Maybe

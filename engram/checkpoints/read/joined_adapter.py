@@ -8,11 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE, damaged
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint, read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.settings import damaged
 from engram.errors import MismatchError, MissingFileError
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from engram.checkpoints.read.attached_files import CONFIG_FILE
+from engram.checkpoints.read.attached_files import CONFIG_FILE, damaged
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.joined_adapter import joined_folder, open_adapter, pinned_revision
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.settings import damaged
 from engram.errors import CorruptFileError, EngramError, InputError, LayoutError, UsageError
 from engram.storage.hub import probe
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Each, Maybe, read_json

@@ -8,9 +8,13 @@ from typing import Any
 from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.published.recognise import is_hub_id
 from engram.checkpoints.published.stored import stored_model_config
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    check_settings,
+    damaged,
+)
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.settings import check_settings, damaged
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf import refuse_gguf
