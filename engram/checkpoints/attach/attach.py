@@ -156,7 +156,8 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    step, weights = counted(progress, plan.written_bytes), {}
+    step = counted(progress, plan.written_bytes)
+    weights: dict[str, str] = {}
     with new_folder(plan.output, own_files, overwrite) as folder:
         check_room(plan.output, plan.written_bytes, plan.copied)
         for old, new in plan.base_shards.items():

@@ -42,7 +42,8 @@ def first_values(
         tensors: Dtype tag and shape of each, by name.
         init: See `EngramModule.reset_parameters`.
     """
-    config, chunks = made.config, dict[str, Chunks]()
+    config = made.config
+    chunks: dict[str, Chunks] = {}
     for layer in made.addresses.layers:
         prefix = tensor_name(made.layers_path, layer.layer_id, "")
         values = _dense_values(config, layer.layer_id, init)
@@ -113,8 +114,9 @@ def table_chunks(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
     Returns:
         Makers of the bytes of the table's chunks, and of the scales' chunks, by part.
     """
-    values, is_quantised = rows * width, dtype in QUANTISED
+    values = rows * width
     count = -(-values // CHUNK_VALUES)
+    is_quantised = dtype in QUANTISED
     normal = partial(_normal_chunk, values, "float32" if is_quantised else dtype, std, key)
     if not is_quantised:
         return {TABLE: _Chunks(count, normal)}

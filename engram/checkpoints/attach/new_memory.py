@@ -142,7 +142,8 @@ def _wired_classes(
     from engram.hf import admission, families
     from engram.hf.layers import check_fits, find_layers
 
-    auto_class, trust = "AutoModelForCausalLM", {"trust_remote_code": base.code is not None}
+    auto_class = "AutoModelForCausalLM"
+    trust = {"trust_remote_code": base.code is not None}
     if base.code is None:
         classes = families.model_classes(str(base.config["model_type"]))
         auto_class = classes[1].engram_auto_classes[0]

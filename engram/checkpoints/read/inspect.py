@@ -78,7 +78,8 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
             f"Check it: engram verify {name}",
             path=name,
         )
-    config, dtypes = found.memory.config, {part.dtype for part in tables}
+    config = found.memory.config
+    dtypes = {part.dtype for part in tables}
     if config and len(dtypes) == 1 and dtypes <= set(TABLE_DTYPES):
         config = replace(config, table_dtype=dtypes.pop())
     return Contents(
@@ -160,11 +161,15 @@ def _layer_weights(
             f"Check it: engram verify {opened.name}",
             layer_id=layer_id,
         )
-    table, located = tables[0], opened.files.lengths_known
+    table = tables[0]
     rows = table.shape[0]
     stored = [table, *([tensors[SCALE]] if SCALE in tensors else [])]
     pages = (
-        row_pages((info.stop - info.start) // rows, rows, info.start if located else None)
+        row_pages(
+            (info.stop - info.start) // rows,
+            rows,
+            info.start if opened.files.lengths_known else None,
+        )
         for info in stored
     )
     counted = replace(

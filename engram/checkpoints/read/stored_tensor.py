@@ -237,7 +237,8 @@ def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDA
     Raises:
         CorruptFileError: A file was cut short since its header was read.
     """
-    out, done = np.empty(count, dtype=np.uint8), 0
+    out = np.empty(count, dtype=np.uint8)
+    done = 0
     for info in pieces:
         size = info.stop - info.start
         if done < count and first_byte < size:
