@@ -48,7 +48,7 @@ def first_values(
         prefix = tensor_name(made.layers_path, layer.layer_id, "")
         values = _dense_values(config, layer.layer_id, init)
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
-        if made.addresses.token_map is not None:
+        if prefix + TOKEN_MAP in tensors and made.addresses.token_map is not None:
             values[TOKEN_MAP] = made.addresses.token_map.astype("<i4")
         table = table_chunks(
             layer.stored_rows,
