@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from engram.checkpoints.convert.convert import convert
     from engram.checkpoints.read.load_checkpoint import load
     from engram.checkpoints.read.lookup import look_up
-    from engram.checkpoints.report.report import report
-    from engram.checkpoints.report.report_options import ReportOptions
+    from engram.checkpoints.report.report import ReportOptions, report
     from engram.checkpoints.verify.verify import verify
     from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
@@ -53,8 +52,7 @@ _NAMES = {
     "engram.checkpoints.convert.convert": ("convert",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.checkpoints.read.lookup": ("look_up",),
-    "engram.checkpoints.report.report": ("report",),
-    "engram.checkpoints.report.report_options": ("ReportOptions",),
+    "engram.checkpoints.report.report": ("ReportOptions", "report"),
     "engram.checkpoints.verify.verify": ("verify",),
     "engram.config.config_file": ("write_config",),
     "engram.config.engram_config": ("EngramConfig",),

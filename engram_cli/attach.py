@@ -32,7 +32,7 @@ from engram_cli.values import DTYPES, blaming, read_dtype
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engram.checkpoints.attach.attached import Attached
+    from engram.checkpoints.attach.attach_plan import Attached
 
 _InitOption = Annotated[
     Literal["identity", "paper"],

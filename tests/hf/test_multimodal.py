@@ -319,7 +319,7 @@ def _other_base(folder: Path, model_type: str) -> Path:
 def test_another_type_is_refused_by_name(model_type: str, tmp_path: Path) -> None:
     base = _other_base(tmp_path / "base", model_type)
     with pytest.raises(LayoutError, match="multimodal") as raised:
-        attach.plan(base, memory_config(), tmp_path / "out")
+        attach.attach(base, memory_config(), tmp_path / "out")
     assert "qwen3_5" in str(raised.value.hint)
     assert model_type in raised.value.message
     assert not (tmp_path / "out").exists()
@@ -327,4 +327,4 @@ def test_another_type_is_refused_by_name(model_type: str, tmp_path: Path) -> Non
 
 def test_a_memory_of_another_width_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match=f"must be {HIDDEN}"):
-        attach.plan(made.base, memory_config(hidden_size=64), tmp_path / "out")
+        attach.attach(made.base, memory_config(hidden_size=64), tmp_path / "out")

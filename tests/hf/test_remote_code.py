@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, GenerationMixin
 
 import engram
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
+from engram.checkpoints.attach.proof import max_logit_difference
 from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
@@ -59,7 +59,7 @@ def test_code_is_not_run_unasked(tmp_path, capsys):
     trace = tmp_path / "it-ran"
     base = remote_base(tmp_path / "base", trace)
     with pytest.raises(InputError, match="would run the code") as caught:
-        attach.plan(base, tiny.memory_config(), tmp_path / "out")
+        attach.attach(base, tiny.memory_config(), tmp_path / "out")
     assert "--trust-remote-code" in caught.value.hint
     folder = tiny.attached_model(base, tmp_path / "attached", trust_remote_code=True)
     assert trace.exists()
@@ -210,7 +210,7 @@ def test_code_in_another_repository_is_refused(base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "copy")
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="another repository"):
-        attach.plan(copy, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
+        attach.attach(copy, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
 
 
 def test_what_stands_in_a_config_does_not_become_code(tmp_path, tmp_path_factory):

@@ -1,17 +1,20 @@
-"""`AttachPlan`: a memory that is attached to a base, and the folder that holds them."""
+"""`AttachPlan`: a memory that is attached to a base, and its folder; `Attached`: the result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE, KEPT_FOLDER
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import TableDtype
 from engram.layouts import get_layout
+from engram.storage.dtypes import DTYPES
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream
 
@@ -70,22 +73,90 @@ class AttachPlan:
         """Folder whose weight files are copied; None when they are linked, or stay there."""
         return None if self.link or self.adapter else self.base.folder
 
-    def small_files(self) -> list[str]:
-        """Name the other files of the folder: settings, model card, tokenizer."""
-        own = [ADAPTER_FILE if self.adapter else CONFIG_FILE, INDEX_FILE, *self.texts]
-        kept = [f"{KEPT_FOLDER}/{name}" for name in self.base.replaced]
-        return sorted(own if self.adapter else [*own, *self.base.sidecars, *kept])
+    @property
+    def base_shards(self) -> dict[str, str]:
+        """Weight files of the base that the folder has: name there, and name in the folder."""
+        return {} if self.adapter else self.base.shards
+
+    @property
+    def copies(self) -> dict[str, Path]:
+        """Small files of the base that are copied, by name in the folder."""
+        names = {} if self.adapter else self.base.small_files
+        return {new: self.base.folder / old for old, new in names.items()}
+
+    def index(self) -> dict[str, Any]:
+        """Return the index of the weight files."""
+        weight_map = {} if self.adapter else dict(self.base.weight_map)
+        sizes = (prod(shape) * DTYPES[tag].bits // 8 for tag, shape in self.base.tensors.values())
+        # Bytes of tensors, as transformers counts them: without the files' headers.
+        total_bytes = self.added_bytes + (0 if self.adapter else sum(sizes))
+        for name, shard in self.shards:
+            weight_map |= {tensor.name: name for tensor in shard}
+        return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
 
     def files(self) -> list[dict[str, Any]]:
         """List the weight files of the folder: name, bytes, and where each comes from."""
         origin = "linked" if self.link else "copied"
         kept = [
             {"name": new, "bytes": (self.base.folder / old).stat().st_size, "origin": origin}
-            for old, new in self.base.shards.items()
-            if not self.adapter
+            for old, new in self.base_shards.items()
         ]
-        added = [
+        return kept + [
             {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
             for name, shard in self.shards
         ]
-        return kept + added
+
+
+@dataclass(frozen=True, repr=False)
+class Attached:
+    """Result of `attach`.
+
+    Attributes:
+        plan: The base, the memory, and their files.
+        dtype: dtype of the tables.
+        written: Whether the folder was written, and not only planned.
+        removed: Folders that a process that was killed had left, and that are removed.
+        max_logit_difference: Largest difference to the base's logits; None when not compared.
+    """
+
+    plan: AttachPlan
+    dtype: TableDtype
+    written: bool
+    removed: tuple[Path, ...] = ()
+    max_logit_difference: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attached {self.plan.output}: {self.plan.added_params:,} parameters added>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram attach --json`` prints."""
+        plan = self.plan
+        return {
+            "schema": "engram.attach/1",
+            "plan": {
+                "base": str(plan.base.folder),
+                "base_params": plan.base.params,
+                "output": str(plan.output),
+                "written": self.written,
+                "small_files": sorted(
+                    [
+                        ADAPTER_FILE if plan.adapter else CONFIG_FILE,
+                        INDEX_FILE,
+                        *plan.texts,
+                        *plan.copies,
+                    ]
+                ),
+                "written_bytes": plan.written_bytes,
+                "added_bytes": plan.added_bytes,
+                "dtype": self.dtype.name,
+                "dtype_from": self.dtype.origin,
+                "layers_path": plan.layers_path,
+                "layer_ids": plan.addresses.layer_ids,
+                "layer_rows": [layer.stored_rows for layer in plan.addresses.layers],
+                "fingerprint": plan.addresses.fingerprint,
+                "removed": [str(folder) for folder in self.removed],
+            },
+            "files": plan.files(),
+            "added_params": plan.added_params,
+            "max_logit_difference": self.max_logit_difference,
+        }

@@ -33,10 +33,14 @@ def model_card(
         Markdown with the metadata that the hub reads.
     """
     layout = get_layout(config.layout)
+    # The lines of metadata by which the hub shows a model beside its base.
+    base_model = f"base_model: {base_id}\n" if base_id else ""
+    if base_id and not auto_class:
+        base_model += "base_model_relation: adapter\n"
     per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
     return f"""---
 library_name: transformers
-{_base_model(base_id, auto_class)}tags: [engram]
+{base_model}tags: [engram]
 ---
 
 # {base_name} with an Engram memory
@@ -68,13 +72,6 @@ def layers_table(config: EngramConfig, addresses: Addresses) -> str:
     return f"""| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
 |---|---|---|---|---|
 {rows}"""
-
-
-def _base_model(base_id: str | None, auto_class: str | None) -> str:
-    """The lines of metadata by which the hub shows a model beside its base."""
-    if base_id is None:
-        return ""
-    return f"base_model: {base_id}\n" + ("" if auto_class else "base_model_relation: adapter\n")
 
 
 def _use(base_name: str, base_id: str | None, auto_class: str | None) -> str:

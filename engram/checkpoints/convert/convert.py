@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
-from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach import check_room, counted, place_file, write
 from engram.checkpoints.attach.own_files import own_files as attached_files
 from engram.checkpoints.convert.conversion import (
@@ -26,7 +25,7 @@ from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
 from engram.errors import EngramError, UsageError
 from engram.storage.files import Progress, write_json
-from engram.storage.folders import check_folder, new_folder
+from engram.storage.folders import check_folder, demand_apart, new_folder
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 from engram.storage.safetensors_writer import write_shard

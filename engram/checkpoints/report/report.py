@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from engram.backbone import Backbone
-from engram.checkpoints.report.report_options import ReportOptions
-from engram.checkpoints.report.report_target import ReportTarget, find_target
+from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
-from engram.sizing.placement import OPTIMIZERS, PLACES, MemoryUse, Place, memory_use
+from engram.sizing.placement import (
+    OPTIMIZERS,
+    PLACES,
+    TOKENS_PER_STEP,
+    MemoryUse,
+    Mode,
+    Optimizer,
+    Place,
+    memory_use,
+)
 from engram.sizing.reads import rate_of, reads_of
-from engram.sizing.weights import total_of
+from engram.sizing.weights import Contents, total_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `engram.report`; those of the command ``engram report`` have the same names.
+
+    Attributes:
+        mode: Weights alone, or with gradients and optimiser state.
+        optimizer: Optimiser in training; the last two are for tables, with adam for the rest.
+        tables: Place of the tables.
+        tp: Devices that share the rows of each table.
+        device_memory: Bytes of memory of one device, to say whether it fits.
+        host_memory: Bytes of memory of the host of all devices, to say whether it fits.
+        tokens_per_second: Speed to count reads and bytes a second for.
+        dtype: dtype of the tables; as they are stored when None.
+        tokens_per_step: Tokens of a training step on a device, for sparse gradients.
+        freeze_base: In training: only the memory is trained.
+    """
+
+    mode: Mode = "inference"
+    optimizer: Optimizer = "adam"
+    tables: Place = "gpu"
+    tp: int = 1
+    device_memory: int | None = None
+    host_memory: int | None = None
+    tokens_per_second: int | None = None
+    dtype: str | None = None
+    tokens_per_step: int = TOKENS_PER_STEP
+    freeze_base: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,15 +61,16 @@ class Report:
         name: The target, as it was named.
         target: What it consists of.
         options: What was asked for.
-        use_of: Places the bytes for other options: those of `memory_use`, by name.
-        use: The bytes, placed as asked for.
     """
 
     name: str
-    target: ReportTarget
+    target: Contents
     options: ReportOptions
-    use_of: Callable[..., MemoryUse]
-    use: MemoryUse
+
+    @cached_property
+    def use(self) -> MemoryUse:
+        """The bytes, placed as asked for."""
+        return self._use()
 
     @property
     def fits(self) -> bool | None:
@@ -48,7 +85,6 @@ class Report:
         """Return what ``engram report --json`` prints."""
         found, options, use = self.target, self.options, self.use
         mode, tables = options.mode, options.tables
-        asked = {"mode": mode, "optimizer": options.optimizer, "ranks": options.tp}
         places = [place for place in PLACES if not (mode == "training" and place == "disk")]
         return {
             "schema": "engram.report/1",
@@ -62,8 +98,8 @@ class Report:
             "tp": options.tp,
             **_numbers(found, use),
             "reads": _reads(found, options.tokens_per_second),
-            "homes": [_home(self.use_of(tables=place, **asked), place) for place in places],
-            "training": _training(self.use_of, "cpu" if tables == "cpu" else "gpu", options.tp),
+            "homes": [_home(self._use(tables=place), place) for place in places],
+            "training": self._training(),
             "assumptions": [*found.notes, *use.assumptions],
             "device_memory_bytes": use.device_memory_bytes,
             "host_memory_bytes": use.host_memory_bytes,
@@ -71,6 +107,43 @@ class Report:
             "fits_host": use.fits_host,
             "fits": use.fits,
         }
+
+    def _use(self, **changed: Any) -> MemoryUse:
+        """Place the bytes, with some of the options changed."""
+        options = replace(self.options, **changed)
+        return memory_use(
+            self.target.weights,
+            mode=options.mode,
+            optimizer=options.optimizer,
+            tables=options.tables,
+            ranks=options.tp,
+            device_memory_bytes=options.device_memory,
+            host_memory_bytes=options.host_memory,
+            tokens_per_step=options.tokens_per_step,
+            freeze_base=options.freeze_base,
+        )
+
+    def _training(self) -> list[dict[str, Any]]:
+        """Bytes of training under every optimiser, on one device and on each of the ranks."""
+        tables = "cpu" if self.options.tables == "cpu" else "gpu"
+        found = []
+        for optimizer in OPTIMIZERS:
+            asked = {"mode": "training", "optimizer": optimizer, "tables": tables}
+            whole, shared = self._use(**asked, tp=1), self._use(**asked)
+            table_rows = [row for row in whole.rows if row.is_table]
+            states = [row for row in table_rows if row.part == "table optimizer state"]
+            is_estimated = any(row.kind == "estimated" for row in whole.rows)
+            found.append(
+                {
+                    "optimizer": optimizer,
+                    "table_bytes": sum(row.size_bytes for row in table_rows),
+                    "table_state_bytes": sum(row.size_bytes for row in states),
+                    "total_bytes": whole.total_bytes,
+                    "rank_bytes": sum(map(shared.rank_bytes, PLACES)),
+                    "kind": "estimated" if is_estimated else "nominal",
+                }
+            )
+        return found
 
 
 def report(
@@ -105,22 +178,13 @@ def report(
     """
     options = ReportOptions() if options is None else options
     found = find_target(target, model=model, dtype=options.dtype, revision=revision)
-    use_of = partial(
-        memory_use,
-        found.weights,
-        device_memory_bytes=options.device_memory,
-        host_memory_bytes=options.host_memory,
-        tokens_per_step=options.tokens_per_step,
-        freeze_base=options.freeze_base,
-    )
-    use = use_of(
-        mode=options.mode, optimizer=options.optimizer, tables=options.tables, ranks=options.tp
-    )
     name = "config" if isinstance(target, EngramConfig) else str(target)
-    return Report(name, found, options, use_of, use)
+    made = Report(name, found, options)
+    _ = made.use  # options that exclude each other are refused here
+    return made
 
 
-def _numbers(found: ReportTarget, use: MemoryUse) -> dict[str, Any]:
+def _numbers(found: Contents, use: MemoryUse) -> dict[str, Any]:
     (table_params, table_bytes), (dense_params, dense_bytes), (base_params, base_bytes) = (
         total_of(use.weights, group) for group in ("table", "dense", "base")
     )
@@ -172,7 +236,7 @@ def _layer(use: MemoryUse, layer_id: int | None, hash_rows: int) -> dict[str, An
     }
 
 
-def _reads(found: ReportTarget, tokens_per_second: int | None) -> dict[str, Any]:
+def _reads(found: Contents, tokens_per_second: int | None) -> dict[str, Any]:
     reads = reads_of(found.weights)
     by_layer = [
         reads_of([part for part in found.weights if part.layer_id == layer_id])
@@ -209,28 +273,3 @@ def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
         "fits_host": use.fits_host,
         "fits": use.fits,
     }
-
-
-def _training(use_of: Callable[..., MemoryUse], tables: Place, ranks: int) -> list[dict[str, Any]]:
-    """Bytes of training under every optimiser, on one device and on each of the ranks."""
-    found = []
-    for optimizer in OPTIMIZERS:
-        whole, shared = (
-            use_of(mode="training", optimizer=optimizer, tables=tables, ranks=count)
-            for count in (1, ranks)
-        )
-        table_rows = [row for row in whole.rows if row.is_table]
-        kinds = {row.kind for row in whole.rows}
-        found.append(
-            {
-                "optimizer": optimizer,
-                "table_bytes": sum(row.size_bytes for row in table_rows),
-                "table_state_bytes": sum(
-                    row.size_bytes for row in table_rows if row.part == "table optimizer state"
-                ),
-                "total_bytes": whole.total_bytes,
-                "rank_bytes": sum(map(shared.rank_bytes, PLACES)),
-                "kind": "estimated" if "estimated" in kinds else "nominal",
-            }
-        )
-    return found

@@ -93,7 +93,7 @@ def _check_tokenizer(memory: Checkpoint) -> Verdict:
 
 
 def _check_small_files(memory: Checkpoint) -> Verdict:
-    recorded, folder = read_digests(memory).small, memory.folder
+    recorded, folder = read_digests(memory).get("small_files"), memory.folder
     if recorded is None:
         return None, "their digests are not recorded"
     if folder is None:
@@ -115,7 +115,7 @@ def _check_small_files(memory: Checkpoint) -> Verdict:
 
 
 def _check_weight_files(memory: Checkpoint) -> Verdict:
-    recorded, folder = read_digests(memory).weights, memory.folder
+    recorded, folder = read_digests(memory).get("weight_files"), memory.folder
     if recorded is None:
         return None, "their digests are not recorded (engram attach --digests records them)"
     if folder is None:

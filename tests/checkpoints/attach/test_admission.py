@@ -15,8 +15,7 @@ from engram import EngramConfig
 from engram.backbone.claims import check_claims, stored_depths
 from engram.backbone.find_backbone import load_backbone
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
-from engram.checkpoints.attach.proof import check_loads
+from engram.checkpoints.attach.proof import check_loads, max_logit_difference
 from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
@@ -60,7 +59,7 @@ def refusal(base: Path, config: EngramConfig | None = None) -> EngramError:
     """Attach, expecting a refusal that leaves nothing; a dry run refuses in the same words."""
     output = base.parent / "out"
     with pytest.raises(EngramError) as planned:
-        attach.plan(base, config or tiny.memory_config(), output)
+        attach.attach(base, config or tiny.memory_config(), output, dry_run=True)
     with pytest.raises(EngramError) as caught:
         attach.attach(base, config or tiny.memory_config(), output)
     assert str(planned.value) == str(caught.value)
@@ -284,7 +283,7 @@ def test_a_depth_without_weights_is_bounded(tmp_path):
 
 def test_nothing_is_read_and_nothing_is_held(llama, tmp_path):
     base = attach.read_base(llama)
-    attachment = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    attachment = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
     tensors = {
         **base.tensors,
         **{it.name: (it.tag, it.shape) for _, shard in attachment.shards for it in shard},

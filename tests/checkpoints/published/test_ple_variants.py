@@ -12,7 +12,6 @@ from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.stored_rows import read_rows
 from engram.checkpoints.verify.verify import verify
 from engram.errors import LayoutError, MissingFileError
 from engram.tensor_names import TABLE
@@ -111,7 +110,7 @@ def test_fp8_tables_with_float_scales_are_read_and_converted(published, folder, 
     made = folder(tensors)
     (table,) = [layer[TABLE] for layer in open_checkpoint(made).layers.values()]
     rows = np.arange(table.rows)
-    assert np.allclose(read_rows(table, rows), expected, rtol=1e-6)
+    assert np.allclose(table.read_rows(rows), expected, rtol=1e-6)
     assert torch.allclose(table.read(32, 64), expected[32:96], rtol=1e-6)
     assert look_up(made, "the tables are read").layers[0].norms.max() > 0
     assert all(check.ok is not False for check in verdicts(made).values())
@@ -120,7 +119,7 @@ def test_fp8_tables_with_float_scales_are_read_and_converted(published, folder, 
         out = tmp_path / dtype
         convert(made, out, base=published[2], dtype=dtype)
         (again,) = [layer[TABLE] for layer in open_checkpoint(out).layers.values()]
-        assert np.allclose(read_rows(again, rows), expected, rtol=error, atol=error * 0.02)
+        assert np.allclose(again.read_rows(rows), expected, rtol=error, atol=error * 0.02)
 
 
 def test_names_of_mlx_are_known(published, folder):

@@ -59,13 +59,13 @@ def flip(path):
 def test_what_is_recorded_is_what_the_files_hold(made, base):
     found = recorded(made / "full")
     weights = {path.name for path in (made / "full").glob("*.safetensors")}
-    assert set(found.weights) == weights
-    assert found.weights == recorded(made / "linked").weights
-    assert recorded(made / "plain").weights is None
-    for name, digest in {**found.small, **found.weights}.items():
+    assert set(found["weight_files"]) == weights
+    assert found["weight_files"] == recorded(made / "linked")["weight_files"]
+    assert recorded(made / "plain").get("weight_files") is None
+    for name, digest in {**found["small_files"], **found["weight_files"]}.items():
         assert sha256_of(made / "full" / name) == digest
     names = {"modeling_engram.py", "tokenizer.json", ".gitattributes", "engram_base/config.json"}
-    assert names < set(found.small)
+    assert names < set(found["small_files"])
 
 
 def test_verify_says_so_and_what_was_not_recorded(made):
@@ -77,10 +77,10 @@ def test_verify_says_so_and_what_was_not_recorded(made):
 
 def test_every_flip_is_noticed(made, tmp_path):
     found = recorded(made / "full")
-    for number, name in enumerate([*found.small, *found.weights]):
+    for number, name in enumerate([*found["small_files"], *found["weight_files"]]):
         folder = shutil.copytree(made / "full", tmp_path / str(number))
         flip(folder / name)
-        kind = "small files" if name in found.small else "weight files"
+        kind = "small files" if name in found["small_files"] else "weight files"
         assert verdicts(folder, full=True)[kind] is False, name
         with pytest.raises(CorruptFileError, match="sha256 differs") as refused:
             detach(folder, tmp_path / "again")
