@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +27,10 @@ from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
-from engram.errors import DoesNotFitError, InputError, UsageError
+from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of, write_json
-from engram.storage.folders import check_folder, demand_apart, new_folder, torn
-from engram.storage.safetensors_headers import INDEX_FILE
-from engram.storage.safetensors_writer import plan_shards, write_shard
-from engram.units import format_bytes
+from engram.storage.folders import check_folder, demand_apart, torn
+from engram.storage.safetensors_writer import plan_shards
 
 MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
@@ -131,7 +126,7 @@ def attach(
     attached = Attached(plan, stored, not dry_run, tuple(torn(output)))
     if dry_run:
         check_folder(output, own_files, overwrite)
-        check_room(output, plan.written_bytes, plan.copied)
+        plan.check_room()
     else:
         if verify:
             check_packages(base.config)  # at once, not after the whole was written
@@ -156,92 +151,15 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         InputError: Something is at the output that may not be replaced.
         DoesNotFitError: The disk has too little room.
     """
-    step = counted(progress, plan.written_bytes)
-    weights: dict[str, str] = {}
-    with new_folder(plan.output, own_files, overwrite) as folder:
-        check_room(plan.output, plan.written_bytes, plan.copied)
-        for old, new in plan.base_shards.items():
-            place_file(plan.base.folder / old, folder / new, plan.link)
-            if plan.digests:
-                weights[new] = sha256_of(folder / new)
-            step(0 if plan.link else (folder / new).stat().st_size, None)
-        for name, path in plan.copies.items():
-            place_file(path, folder / name)
-        for name, shard in plan.shards:
-            digest = hashlib.sha256() if plan.digests else None
-            write_shard(folder / name, shard, step, digest)
-            if digest is not None:
-                weights[name] = digest.hexdigest()
-        for name, text in plan.texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+    weights: dict[str, str] | None = {} if plan.digests else None
+    with plan.new_folder(own_files, overwrite, progress, weights) as folder:
         # Of all small files that are to stay as they are, and so not the card, which people edit.
         kept = sorted({*plan.texts, *plan.copies} - {CARD_FILE})
         recorded: Digests = {"small_files": {name: sha256_of(folder / name) for name in kept}}
-        if plan.digests:
+        if weights is not None:
             recorded["weight_files"] = weights
         config = {**plan.model_config, "engram": {**plan.model_config["engram"], DIGESTS: recorded}}
         if plan.adapter:
             write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, config))
         else:
             write_json(folder / CONFIG_FILE, config)
-        write_json(folder / INDEX_FILE, plan.index())
-
-
-def counted(progress: Progress | None, total: int) -> Progress:
-    """Return what tells of bytes as they are written, given only those that are new."""
-    done = 0
-
-    def step(size_bytes: int, _: int | None = None) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total)
-
-    return step
-
-
-def place_file(source: Path, target: Path, link: bool = False) -> None:
-    """Copy a file, or hard-link it; the folder that it is to be in is made.
-
-    Raises:
-        InputError: The file cannot be linked there.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not link:
-        shutil.copyfile(source, target)
-        return
-    try:
-        # Resolved, because the hub's cache keeps links to its files.
-        os.link(source.resolve(), target)
-    except OSError as error:
-        raise InputError(
-            f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
-            "Attach without --link, or write to the same disk.",
-            path=str(source),
-        ) from None
-
-
-def check_room(output: Path, written_bytes: int, copied: Path | None = None) -> None:
-    """Refuse to write more than the disk has room for.
-
-    Args:
-        output: What is to appear.
-        written_bytes: Bytes of it.
-        copied: Folder whose files are copied, and could be linked; None when there is none.
-
-    Raises:
-        DoesNotFitError: It has too little.
-    """
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if written_bytes + _SPARE_BYTES > free:
-        hint = "Free some space, write to another disk, or make the tables smaller"
-        if copied is not None and copied.stat().st_dev == parent.stat().st_dev:
-            hint += ", or pass --link, which links the base's files instead of copying them"
-        raise DoesNotFitError(
-            f"{format_bytes(written_bytes)} are to be written to {parent}, which has "
-            f"{format_bytes(free)} free.",
-            f"{hint}.",
-            needed_bytes=written_bytes,
-            free_bytes=free,
-        )

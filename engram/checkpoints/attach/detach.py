@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.attach.attach import place_file
+from engram.checkpoints.attach.folder_plan import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
 from engram.checkpoints.read.digests import changed_files, read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint

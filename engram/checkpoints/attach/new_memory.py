@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
 from engram.layouts import get_layout
+from engram.storage.dtypes import DTYPES
 from engram.version import __version__
 
 SETTINGS_SCHEMA = 1
@@ -108,6 +110,14 @@ def describe_attachment(
         classes=(config_class, model_class),
         output=output,
         adapter=adapter,
+        kept={} if adapter else {new: base.folder / old for old, new in base.shards.items()},
+        kept_tensors={
+            name: (base.weight_map[name], prod(shape) * DTYPES[tag].bits // 8)
+            for name, (tag, shape) in ({} if adapter else base.tensors).items()
+        },
+        copies={
+            new: base.folder / old for old, new in ({} if adapter else base.small_files).items()
+        },
     )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
 from engram.checkpoints.attach.attach_plan import AttachPlan
+from engram.checkpoints.attach.folder_plan import FolderPlan
 from engram.checkpoints.attach.model_card import layers_table
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
@@ -32,8 +31,8 @@ ATTACHED = "attached"
 _COPY_BYTES = 2**24
 
 
-@dataclass(frozen=True)
-class Conversion:
+@dataclass(frozen=True, kw_only=True)
+class Conversion(FolderPlan):
     """Everything that a conversion writes.
 
     Attributes:
@@ -41,13 +40,7 @@ class Conversion:
         to: ``attached``, or the layout whose published names are used.
         config: The memory with the dtype that its tables will have.
         addresses: Its constants.
-        output: The folder to appear.
-        shards: New weight files with their tensors.
         record: Where the losses are collected while writing.
-        kept: Weight files that hold no part of the memory and stay as they are, by new name.
-        others: Other files and folders that are copied.
-        texts: Small files, by name.
-        link: Whether kept files are hard-linked instead of copied.
         attach_plan: What attaching writes, where that is how the folder is made.
     """
 
@@ -55,31 +48,8 @@ class Conversion:
     to: str
     config: EngramConfig
     addresses: Addresses
-    output: Path
-    shards: list[tuple[str, list[TensorStream]]]
     record: LossRecord
-    kept: Mapping[str, Path] = field(default_factory=dict)
-    others: Sequence[Path] = ()
-    texts: Mapping[str, str] = field(default_factory=dict)
-    link: bool = False
     attach_plan: AttachPlan | None = None
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes that are written to disk."""
-        return sum(file["bytes"] for file in self.files() if file["origin"] != "linked")
-
-    def files(self) -> list[dict[str, Any]]:
-        """List the weight files of the folder: name, bytes, and where each comes from."""
-        origin = "linked" if self.link else "copied"
-        kept = [
-            {"name": name, "bytes": path.stat().st_size, "origin": origin}
-            for name, path in self.kept.items()
-        ]
-        return kept + [
-            {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
-            for name, shard in self.shards
-        ]
 
     def losses(self) -> dict[int, dict[Part, Loss]]:
         """Return the loss by layer and part; known when the conversion is written."""
@@ -125,7 +95,7 @@ def to_base(
         output=output,
         shards=shards,
         record=record,
-        kept={new: base.folder / old for old, new in base.shards.items()},
+        kept=attached.kept,
         link=link,
         attach_plan=replace(attached, shards=shards, link=link),
     )
@@ -156,13 +126,16 @@ def rewritten(
             moved.append(_copied(name, info))  # of the base, in one file with the memory
     kept = sorted({info.path for info in memory.tensors.values()} - changed)
     texts = _settings_file(memory, config) | _card(memory, config, addresses)
-    others = [
-        path
-        for path in sorted(Path(memory.name).iterdir())
-        if path.suffix != ".safetensors"
-        and path.name not in (INDEX_FILE, *texts)
-        and (path.name in memory.base.sidecars or not path.name.startswith("."))
-    ]
+    root = Path(memory.name)
+    copies = {
+        path.relative_to(root).as_posix(): path
+        for top in sorted(root.iterdir())
+        if top.suffix != ".safetensors"
+        and top.name not in (INDEX_FILE, *texts)
+        and (top.name in memory.base.sidecars or not top.name.startswith("."))
+        for path in (top.rglob("*") if top.is_dir() else [top])
+        if path.is_file()
+    }
     return Conversion(
         source=memory,
         to=ATTACHED,
@@ -174,7 +147,12 @@ def rewritten(
             *plan_shards(streams, MAX_SHARD_BYTES),
         ],
         kept={path.name: path for path in kept},
-        others=others,
+        kept_tensors={
+            name: (info.path.name, info.stop - info.start)
+            for name, info in memory.tensors.items()
+            if info.path not in changed
+        },
+        copies=copies,
         texts=texts,
         link=link,
         record=record,

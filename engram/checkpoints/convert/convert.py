@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
-from engram.checkpoints.attach.attach import check_room, counted, place_file, write
+from engram.checkpoints.attach.attach import write
 from engram.checkpoints.attach.own_files import own_files as attached_files
 from engram.checkpoints.convert.conversion import (
     ATTACHED,
@@ -24,11 +23,10 @@ from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
 from engram.errors import EngramError, UsageError
-from engram.storage.files import Progress, write_json
-from engram.storage.folders import check_folder, demand_apart, new_folder
+from engram.storage.files import Progress
+from engram.storage.folders import check_folder, demand_apart
 from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
-from engram.storage.safetensors_writer import write_shard
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,31 +147,13 @@ def convert(
         made = to_base(memory, output, dtype, folder, own, link, trust_remote_code)
     if dry_run:
         check_folder(output, own_files, overwrite)
-        check_room(output, made.written_bytes)
-    else:
-        _write(made, overwrite, progress)
-    return Converted(str(source), made, not dry_run)
-
-
-def _write(made: Conversion, overwrite: bool, progress: Progress | None) -> None:
-    """Write the folder, whole or not at all; its index last."""
-    if made.attach_plan is not None:
+        made.check_room()
+    elif made.attach_plan is not None:
         write(made.attach_plan, overwrite=overwrite, progress=progress)
-        return
-    step = counted(progress, made.written_bytes)
-    with new_folder(made.output, own_files, overwrite) as folder:
-        check_room(made.output, made.written_bytes)
-        for name, path in made.kept.items():
-            place_file(path, folder / name, made.link)
-            step(0 if made.link else path.stat().st_size, None)
-        for path in made.others:
-            copy = shutil.copytree if path.is_dir() else shutil.copyfile
-            copy(path, folder / path.name)
-        for name, shard in made.shards:
-            write_shard(folder / name, shard, step)
-        for name, text in made.texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        write_json(folder / INDEX_FILE, _index(made))
+    else:
+        with made.new_folder(own_files, overwrite, progress):
+            pass  # everything that is to be in it is planned
+    return Converted(str(source), made, not dry_run)
 
 
 def own_files(folder: Path) -> set[str] | None:
@@ -187,14 +167,3 @@ def own_files(folder: Path) -> set[str] | None:
         return {*shards, INDEX_FILE, CONFIG_FILE, MEMORY_FILE} if "config" in stated else None
     except (EngramError, OSError):
         return None
-
-
-def _index(made: Conversion) -> dict[str, Any]:
-    new = {tensor.name: name for name, shard in made.shards for tensor in shard}
-    kept = {
-        name: info for name, info in made.source.tensors.items() if info.path in made.kept.values()
-    }
-    total_bytes = sum(tensor.size_bytes for _, shard in made.shards for tensor in shard)
-    total_bytes += sum(info.stop - info.start for info in kept.values())
-    weight_map = {**{name: info.path.name for name, info in kept.items()}, **new}
-    return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}

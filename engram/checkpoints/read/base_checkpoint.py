@@ -69,11 +69,6 @@ class BaseCheckpoint(BaseFiles):
         """Number of its values; of a quantised base before it was quantised, where known."""
         return base_params(self.config) or sum(prod(shape) for _, shape in self.tensors.values())
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the weight files."""
-        return sum((self.folder / name).stat().st_size for name in self.shards)
-
 
 def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
     """Read what a checkpoint consists of, from its config, index and headers.
