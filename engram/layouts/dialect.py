@@ -58,11 +58,6 @@ class Slot:
             return "constants"
         return "table" if self.key.known and self.key.name == TABLE else "dense"
 
-    @property
-    def layer_id(self) -> int | None:
-        """Its layer; None when it belongs to no layer alone."""
-        return self.key.layer_id
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:

@@ -177,7 +177,7 @@ def test_a_module_loads_published_names(attached, published, dialect):
     state = {}
     for name, value in tensors(published).items():
         slot = RELEASED.read(name)
-        if slot.layer_id == 1:
+        if slot.key.layer_id == 1:
             inside = dialect.write(slot.key, slot.shard).partition(".recall.")[2]
             state[inside] = torch.cat([state[inside], value]) if inside in state else value
     result = module.load_state_dict(dict(state))

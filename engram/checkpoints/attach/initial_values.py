@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.attach.attach_plan import AttachPlan
+from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.sizing.weights import dense_dtype
@@ -22,7 +23,7 @@ from engram.storage.safetensors_writer import Chunks, TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 _TABLE_STD = 1.0  # as the reference demo's table starts
 # Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
@@ -76,14 +77,7 @@ def _dense_values(
         torch.manual_seed(config.seed * 1_000_003 + layer_id)
         module = EngramModule(replace(config, table_dtype=dtype), smallest, init=init)
     parts = module.to(getattr(torch, dtype)).state_dict().items()
-    return {name: _bytes(value) for name, value in parts if name not in (TABLE, OFFSETS)}
-
-
-def _bytes(values: Tensor) -> NDArray[np.uint8]:
-    import torch
-
-    raw: NDArray[np.uint8] = values.detach().contiguous().flatten().view(torch.uint8).numpy()
-    return raw
+    return {name: tensor_bytes(value) for name, value in parts if name not in (TABLE, OFFSETS)}
 
 
 @dataclass(frozen=True)
@@ -142,7 +136,7 @@ def _quantised_chunk(
     if last:  # the row that ends in the next chunk
         found.append(wide(index + 1)[:last])
     rows = torch.from_numpy(np.concatenate(found).reshape(-1, width))
-    return _bytes(FORMATS[dtype].quantise(rows)[part])
+    return tensor_bytes(FORMATS[dtype].quantise(rows)[part])
 
 
 def _normal_chunk(values: int, dtype: str, std: float, key: str, index: int) -> NDArray[Any]:

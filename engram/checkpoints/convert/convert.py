@@ -14,15 +14,17 @@ from engram.checkpoints.convert.conversion import (
     Conversion,
     rewritten,
     to_base,
+    to_published,
 )
-from engram.checkpoints.convert.publish import check_expressible, to_published
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
-from engram.errors import EngramError, UsageError
+from engram.errors import EngramError, LayoutError, UsageError
+from engram.layouts import get_layout
+from engram.storage.dtypes import QUANTISED
 from engram.storage.files import Progress
 from engram.storage.folders import check_folder, demand_apart
 from engram.storage.json_files import read_json
@@ -127,7 +129,7 @@ def convert(
     stored = memory.stored_config
     dtype = table_dtype(stored, asked=dtype).name
     if to != ATTACHED:
-        check_expressible(stored, to, dtype)
+        _check_expressible(stored, to, dtype)
     if base is not None and (to != ATTACHED or memory.stated is not None):
         alone = f"--to {to} writes the memory alone"
         why = f"{source} is attached to its base already" if to == ATTACHED else alone
@@ -154,6 +156,42 @@ def convert(
         with made.new_folder(own_files, overwrite, progress):
             pass  # everything that is to be in it is planned
     return Converted(str(source), made, not dry_run)
+
+
+def _check_expressible(config: EngramConfig, to: str, dtype: str) -> None:
+    """Refuse what a published format has no place for.
+
+    Args:
+        config: The memory.
+        to: Layout whose names are to be used.
+        dtype: dtype of the tables.
+
+    Raises:
+        LayoutError: With the reason.
+    """
+    layout = get_layout(to)
+    if config.layout != to:
+        raise LayoutError(
+            f"A memory of layout {config.layout} cannot be written as {to}: {layout.apart}.",
+            f"Its own names are: --to {config.layout}",
+            layout=config.layout,
+            to=to,
+        )
+    if config.ends_after_eos and not layout.ends_after_eos:
+        raise LayoutError(
+            f"The memory ends documents with token {config.eos_id}, which the published format of "
+            f"{to} does not: whoever reads it would look rows up across documents.",
+            "Write it as --to attached.",
+            to=to,
+            eos_id=config.eos_id,
+        )
+    if dtype in QUANTISED and not (dtype == "fp8" and layout.table_block):
+        raise LayoutError(
+            f"The published format of {to} has no tensors for {dtype} tables.",
+            "Use --dtype bfloat16 or float32, or --to attached.",
+            to=to,
+            dtype=dtype,
+        )
 
 
 def own_files(folder: Path) -> set[str] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.read.stored_tensor import StoredTensor
+from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import table_dtype
 from engram.errors import InputError
@@ -149,18 +149,11 @@ def _rounded(
             stored_as=dtype,
         )
     record(before, after)
-    return _bytes(stored)
+    return tensor_bytes(stored)
 
 
 def _scales(tensor: StoredTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
     """Make the scales of a chunk, from the values once more: keeping them takes memory."""
     from engram.nn.quantised import FORMATS
 
-    return _bytes(FORMATS[dtype].quantise(tensor.read(first_row, rows))[1])
-
-
-def _bytes(values: Tensor) -> NDArray[np.uint8]:
-    import torch
-
-    raw: NDArray[np.uint8] = values.contiguous().flatten().view(torch.uint8).numpy()
-    return raw
+    return tensor_bytes(FORMATS[dtype].quantise(tensor.read(first_row, rows))[1])

@@ -91,7 +91,7 @@ class Released:
 
     def name_of(self, key: Key, shard: int | None, *, scale: bool = False) -> str:
         """Name a tensor as these files would, whether they hold it or not."""
-        of_layer = (name for name, slot in self.slots.items() if slot.layer_id == key.layer_id)
+        of_layer = (name for name, slot in self.slots.items() if slot.key.layer_id == key.layer_id)
         like = next(of_layer, next(iter(self.slots), None))
         return self.family.spoken(self.slots).write(key, shard, scale=scale, like=like)
 

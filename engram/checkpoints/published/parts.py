@@ -36,7 +36,7 @@ def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
             base[name] = info
         else:
             number = 0 if slot.role == "dense" else slot.key.number or 0
-            group = (slot.layer_id, slot.role, number, found.family.part(slot))
+            group = (slot.key.layer_id, slot.role, number, found.family.part(slot))
             groups.setdefault(group, []).append((slot, info))
     order = list(dict.fromkeys([*found.hash_rows, *(group[0] for group in groups)]))
     sorted_groups = sorted(

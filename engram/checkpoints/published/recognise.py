@@ -102,7 +102,7 @@ def _describe_alone(layout: Layout, stored: Stored) -> Released:
     for name, info in stored.tensors.items():
         slot = layout.read(name)
         if slot is not None:
-            tensors.setdefault(slot.layer_id, {})[slot.key] = info
+            tensors.setdefault(slot.key.layer_id, {})[slot.key] = info
     layers = {it: _sizes_in(layout, stored, it, infos) for it, infos in tensors.items()}
     return Released(
         family=layout,

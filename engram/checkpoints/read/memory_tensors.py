@@ -137,7 +137,7 @@ def layers_of_release(found: Released, config: EngramConfig) -> dict[int, dict[s
         )
         for layer_id, primes in head_primes(config).items()
     }
-    others = {slot.layer_id for slot in found.slots.values()} - set(layers)
+    others = {slot.key.layer_id for slot in found.slots.values()} - set(layers)
     if others:
         raise MismatchError(
             f"{found.stored.name} also holds the memory of layer {sorted(map(str, others))[0]}, "
@@ -166,15 +166,15 @@ def check_constants(found: Released, addresses: Addresses) -> None:
         )
     by_layer = {layer.layer_id: layer for layer in addresses.layers}
     for name, slot in found.slots.items():
-        layer = None if slot.layer_id is None else by_layer.get(slot.layer_id)
+        layer = None if slot.key.layer_id is None else by_layer.get(slot.key.layer_id)
         if layer is None or slot.role != "constants":
             continue
         stored = found.stored.integers(name)
         right = layer.constants[slot.key.name]
         if tuple(stored) != right:
             raise MismatchError(
-                f"{found.stored.name}: layer {slot.layer_id} stores other {slot.key.name} than the "
-                f"config gives: {stored}, not {list(right)}.",
+                f"{found.stored.name}: layer {slot.key.layer_id} stores other {slot.key.name} than "
+                f"the config gives: {stored}, not {list(right)}.",
                 "Give the config, and the tokenizer, that the memory was made with.",
                 stored=stored,
                 expected=list(right),
@@ -188,7 +188,7 @@ def _published_layer(
     keys = {
         slot.key
         for slot in found.slots.values()
-        if slot.layer_id == layer_id and slot.role != "constants"
+        if slot.key.layer_id == layer_id and slot.role != "constants"
     }
     parts: dict[str, list[Key]] = {}
     for key in sorted(keys, key=lambda key: key.number or 0):

@@ -256,3 +256,11 @@ def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDA
             done += taken
         first_byte = max(0, first_byte - size)
     return out
+
+
+def tensor_bytes(values: Tensor) -> NDArray[np.uint8]:
+    """Return the values of a tensor as bytes, as files store them."""
+    import torch
+
+    raw: NDArray[np.uint8] = values.detach().contiguous().flatten().view(torch.uint8).numpy()
+    return raw
