@@ -14,7 +14,6 @@ from engram.layouts.dialect import Key, Slot
 from engram.layouts.settings import Setting, read_settings
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored
-from engram.tensor_names import TABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +93,6 @@ class Released:
         of_layer = (name for name, slot in self.slots.items() if slot.key.layer_id == key.layer_id)
         like = next(of_layer, next(iter(self.slots), None))
         return self.family.spoken(self.slots).write(key, shard, scale=scale, like=like)
-
-    def missing_tables(self) -> list[str]:
-        """Names of pieces of tables that are not in the files."""
-        if not any(slot.role == "table" for slot in self.slots.values()):
-            return []
-        return [name for key in self.expected if key.name == TABLE for name in self.missing(key)]
 
 
 def demand_settings(

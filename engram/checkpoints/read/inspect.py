@@ -55,7 +55,9 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
     if opened.folder == opened.path and find_family(opened.files) is None:
         opened.demand_config()  # without one, that is what is wrong
     found, name = opened.released, opened.name
-    if missing := found.missing_tables():
+    keys = [key for key in found.expected if key.name == TABLE]
+    missing = [piece for key in keys for piece in found.missing(key)]
+    if missing and any(map(found.names, keys)):
         raise MissingFileError(
             f"{name} lacks {named(missing)}: its tables are not whole.",
             "Download or copy the checkpoint again; finished files are kept.",
