@@ -107,14 +107,8 @@ def attach(
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
     stored = table_dtype(memory, base.dtype, dtype)
-    plan = describe_attachment(
-        base,
-        replace(memory, table_dtype=stored.name),
-        output,
-        own,
-        trust_remote_code,
-        adapter=adapter,
-    )
+    memory = replace(memory, table_dtype=stored.name)
+    plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
     tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
     check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
     plan = replace(

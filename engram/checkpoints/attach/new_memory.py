@@ -73,29 +73,7 @@ def describe_attachment(
     if config.tokenizer is not None and is_path(config.tokenizer):
         # The base's tokenizer lies beside the weights, and no other machine has this one's folders.
         config = replace(config, tokenizer=OWN)
-    settings = {
-        "schema": SETTINGS_SCHEMA,
-        "toolkit_version": __version__,
-        "config": config.to_dict(),
-        "addresses": addresses.to_dict(),
-        "layers_path": layers_path,
-        "base": {
-            "model_type": base.config.get("model_type"),
-            "files": base.shards,
-            "sidecars": base.sidecars,
-            "replaced": base.replaced,
-            **({} if code is None else {"auto_map": code}),
-        },
-    }
-    model_config = {
-        **base.config,
-        # transformers would look at the first tensor, which may be the memory's.
-        **({} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}),
-        "architectures": [model_class.__name__],
-        "auto_map": folder_module.auto_map(config_class, model_class),
-        "model_type": config_class.model_type,
-        "engram": settings,
-    }
+    model_config = _model_config(base, config, addresses, layers_path, config_class, model_class)
     name, text = folder_module.remote_module(config_class, model_class, code)
     base_class = class_after(model_class, EngramForCausalLM)
     auto_class = None if adapter else model_class.engram_auto_classes[0]
@@ -119,6 +97,42 @@ def describe_attachment(
             new: base.folder / old for old, new in ({} if adapter else base.small_files).items()
         },
     )
+
+
+def _model_config(
+    base: BaseCheckpoint,
+    config: EngramConfig,
+    addresses: Addresses,
+    layers_path: str,
+    config_class: Any,
+    model_class: Any,
+) -> dict[str, Any]:
+    """The config.json of an attached checkpoint, before the memory's keys are kept out of it."""
+    from engram.hf.folder_module import auto_map
+
+    settings = {
+        "schema": SETTINGS_SCHEMA,
+        "toolkit_version": __version__,
+        "config": config.to_dict(),
+        "addresses": addresses.to_dict(),
+        "layers_path": layers_path,
+        "base": {
+            "model_type": base.config.get("model_type"),
+            "files": base.shards,
+            "sidecars": base.sidecars,
+            "replaced": base.replaced,
+            **({} if base.code is None else {"auto_map": base.code}),
+        },
+    }
+    return {
+        **base.config,
+        # transformers would look at the first tensor, which may be the memory's.
+        **({} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}),
+        "architectures": [model_class.__name__],
+        "auto_map": auto_map(config_class, model_class),
+        "model_type": config_class.model_type,
+        "engram": settings,
+    }
 
 
 def _addresses(
