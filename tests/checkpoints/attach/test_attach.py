@@ -325,7 +325,7 @@ def test_an_interrupted_write_leaves_nothing(llama, tmp_path):
     plan = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
 
     def stop(done: int, total: int | None) -> None:
-        if done > plan.base.size_bytes:
+        if done > plan.written_bytes - plan.added_bytes:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
