@@ -21,7 +21,7 @@ from engram.config.config_file import read_config, write_config
 from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
-from engram.storage.safetensors_headers import read_folder_headers
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE
 from support import tiny
 from support.cli import run
