@@ -142,7 +142,7 @@ def _small_files(folder: Path) -> list[str]:
         name = path.relative_to(folder)
         nested = len(name.parts) > 1
         is_small = path.is_file() and path.suffix not in _WEIGHT_SUFFIXES
-        # Some are no names on every system, such as one with a backslash.
+        # Some systems take no such name, as one with a backslash.
         is_small &= is_inside(name.as_posix()) and not name.name.endswith(".index.json")
         if nested:
             is_small &= path.suffix in _TEXT_SUFFIXES

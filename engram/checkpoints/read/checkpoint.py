@@ -151,9 +151,9 @@ class Checkpoint:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What attaching wrote about the memory, or converting beside published names.
+        """The memory's config and addresses, as attaching stated them, or converting did.
 
-        That is its config and its addresses; empty where neither did.
+        Converting writes them beside published names. Empty where neither did.
 
         Raises:
             CorruptFileError: It is not what they write; every problem is named.
