@@ -11,7 +11,7 @@ from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.load_checkpoint import classes_of, load
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checks import Verdict, first_of
+from engram.checks import Verdict, first_of, verdict
 from engram.errors import LayoutError, MismatchError
 from engram.storage.files import write_json
 from engram.tensor_names import is_memory
@@ -42,9 +42,8 @@ def check_loads(
     """
     problems = _problems(folder, classes, config, tensors)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise LayoutError(
-            f"{folder}: the weights do not match config.json: {problems[0]}{more}.",
+            f"{folder}: the weights do not match config.json: {first_of(problems)}.",
             "Restore the config.json that belongs to these weights, or download the whole model.",
             path=str(folder),
             tensors=problems[:100],
@@ -70,9 +69,7 @@ def judge_base_weights(memory: Checkpoint, trust_remote_code: bool) -> Verdict:
         if own_code:
             return None, "only its own loading code knows which tensors it needs"
         return None, "quantised weights have other tensors than the model has parameters"
-    if problems:
-        return False, first_of(problems)
-    return True, "every parameter of the base has a tensor of its shape"
+    return verdict(problems, "every parameter of the base has a tensor of its shape")
 
 
 def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = False) -> float:
