@@ -127,7 +127,7 @@ def _check_weight_files(memory: Checkpoint) -> Verdict:
 
 
 def check_base_config(memory: Checkpoint) -> Verdict:
-    """What the base's config claims against its tensors."""
+    """Claims of the base's config, against its tensors."""
     shapes = {name: info.shape for name, info in memory.base_tensors.items()}
     try:
         check_claims(memory.model_config, shapes, memory.where)
