@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.corpus.building.build_plan import BuildPlan, Engine
-from engram.corpus.building.built_corpus import BuiltCorpus
 from engram.corpus.building.units import UNIT_BYTES
-from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
+from engram.corpus.results.manifests import CORPUS_SCHEMA
+from engram.corpus.results.result_folder import ResultFolder
+from engram.corpus.results.stored_corpus import BuiltCorpus
+from engram.corpus.text.sources import Source, check_options, find_sources
 from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.errors import UsageError
 from engram.storage.files import Progress
@@ -93,24 +95,20 @@ def plan_build(
     if STDIN in names and (len(names) > 1 or resume):
         what = "read together with other inputs" if len(names) > 1 else "read again to resume"
         raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
-    sources: list[Source] = []
-    passed_over: list[PassedOver] = []
-    for name in names:
-        if isinstance(name, Source):
-            sources.append(name)
-            continue
-        found, entries = find_sources(name, options.text_key is not None)
-        sources += found
-        passed_over += entries
+    found = [
+        ([name], [])
+        if isinstance(name, Source)
+        else find_sources(name, options.text_key is not None)
+        for name in names
+    ]
+    sources = [source for files, _ in found for source in files]
     if not all(isinstance(name, Source) for name in names):
         check_options(sources, options.split, options.text_key)
     return BuildPlan(
         sources=sources,
         tokenizer=describe_tokenizer(tokenizer),
-        folder=Path(folder),
+        output=ResultFolder(Path(folder), CORPUS_SCHEMA, resume, overwrite),
         options=options,
-        passed_over=tuple(passed_over),
-        resume=resume,
-        overwrite=overwrite,
+        passed_over=tuple(entry for _, entries in found for entry in entries),
         unit_bytes=unit_bytes,
     )

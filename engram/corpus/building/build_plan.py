@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.corpus.building.build_job import plan_tasks, text_job, without_times
-from engram.corpus.building.built_corpus import BuiltCorpus
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
     Notes,
@@ -21,30 +19,15 @@ from engram.corpus.building.unit_work import (
     keep_unit,
     read_unit,
 )
-from engram.corpus.building.units import UNIT_BYTES, Unit
-from engram.corpus.results.manifests import (
-    CORPUS_SCHEMA,
-    CORPUS_SHAPE,
-    find_manifest,
-    read_manifest,
-)
+from engram.corpus.building.units import UNIT_BYTES, plan_units
+from engram.corpus.results.manifests import CORPUS_SCHEMA, read_manifest
 from engram.corpus.results.result_folder import (
-    MANIFEST,
-    check_folder,
-    check_whole,
-    damage,
+    ResultFolder,
     listed_bytes,
-    new_folder,
     write_manifest,
 )
-from engram.corpus.results.work_folder import (
-    ATTEMPT,
-    check_work,
-    discard,
-    drop_done,
-    note_assembled,
-    working,
-)
+from engram.corpus.results.stored_corpus import BuiltCorpus
+from engram.corpus.results.work_folder import ATTEMPT, discard, drop_done
 from engram.corpus.text.reading_errors import no_text
 from engram.corpus.text.sources import PassedOver, Source, passed_over_dict
 from engram.corpus.text.text_options import TextOptions
@@ -53,6 +36,7 @@ from engram.corpus.tokens.tokenise import check_eos, token_dtype
 from engram.errors import InputError
 from engram.storage.files import Progress
 from engram.storage.folders import remove_torn
+from engram.version import __version__
 
 if TYPE_CHECKING:
     from engram.addressing.tokenizer_files import TokenizerFile
@@ -68,26 +52,53 @@ class BuildPlan:
     Attributes:
         sources: The files of the text.
         tokenizer: The tokenizer, read from a file.
-        folder: The folder to appear.
+        output: The folder to appear.
         options: Rules by which the text becomes a corpus.
         passed_over: Entries of the text's folders that are not read.
-        resume: Whether to continue an unfinished build; a finished one is recognised.
-        overwrite: Whether a corpus or an unfinished build that is there may be replaced.
         unit_bytes: About as many bytes of text as a unit has.
     """
 
     sources: Sequence[Source]
     tokenizer: TokenizerFile
-    folder: Path
+    output: ResultFolder
     options: TextOptions
     passed_over: tuple[PassedOver, ...] = ()
-    resume: bool = False
-    overwrite: bool = False
     unit_bytes: int = UNIT_BYTES
 
+    @property
+    def text_bytes(self) -> int | None:
+        """Size of the text as stored; None when not known."""
+        sizes = [source.size_bytes for source in self.sources]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
     def job(self) -> dict[str, Any]:
-        """Everything that the bytes of the corpus follow from."""
-        return text_job(self.sources, self.tokenizer, self.options, self.unit_bytes)
+        """Everything that the bytes of the corpus follow from, and when the files were changed."""
+        inputs = [
+            {
+                "name": source.name,
+                "bytes": source.size_bytes,
+                "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
+            }
+            for source in self.sources
+        ]
+        options = self.options
+        return {
+            "engram_version": __version__,
+            "tokenizer": self.tokenizer.stated(options.adds_eos),
+            **{field.name: getattr(options, field.name) for field in fields(TextOptions)},
+            **{"add_eos": options.adds_eos, "split": options.splits_by},
+            "unit_bytes": self.unit_bytes,
+            "inputs": inputs,
+        }
+
+    def tasks(self, folder: Path) -> list[UnitTask]:
+        """Cut the work into units, whose files appear in a folder; see `plan_units`."""
+        units = plan_units(self.sources, self.options.splits_by, self.unit_bytes)
+        made_with = str(self.tokenizer.path or self.tokenizer.name), self.tokenizer.digest
+        return [
+            UnitTask(i, unit, self.options, *made_with, folder, self.text_bytes)
+            for i, unit in enumerate(units)
+        ]
 
     def check(self) -> None:
         """Check that `run` may begin; nothing is written.
@@ -97,19 +108,17 @@ class BuildPlan:
         """
         check_eos(self.tokenizer, self.options.adds_eos)
         job = self.job()
-        if not self.resume or self._finished(job) is None:
-            check_folder(self.folder, CORPUS_SCHEMA, self.overwrite)
-            check_work(self.folder, job, self.resume, self.overwrite)
+        if self._finished(job) is None:
+            self.output.check(job)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram corpus build --dry-run --json`` prints."""
-        sizes = [source.size_bytes for source in self.sources]
         return {
             "schema": CORPUS_SCHEMA,
             "dry_run": True,
-            "output": str(self.folder),
-            "files": len(sizes),
-            "input_bytes": None if None in sizes else sum(size or 0 for size in sizes),
+            "output": str(self.output.path),
+            "files": len(self.sources),
+            "input_bytes": self.text_bytes,
             "passed_over": passed_over_dict(self.passed_over),
         }
 
@@ -118,20 +127,38 @@ class BuildPlan:
     ) -> BuiltCorpus:
         """Do the work; see `build_corpus`."""
         started = time.perf_counter()
-        built = self._run(workers, engine, progress)
+        check_eos(self.tokenizer, self.options.adds_eos)
+        job = self.job()
+        remove_torn(self.output.path)
+        built = self._finished(job)
+        if built is not None:
+            discard(self.output.path)
+        else:
+            do = engine or (lambda tasks, report: run_local(tasks, workers, report))
+            built = self._build(job, do, progress)
         who = "local" if engine is None else "ray"
         return replace(built, engine=who, seconds=time.perf_counter() - started)
 
-    def _run(self, workers: int, engine: Engine | None, progress: Progress | None) -> BuiltCorpus:
-        check_eos(self.tokenizer, self.options.adds_eos)
-        job = self.job()
-        remove_torn(self.folder)
-        if self.resume and (finished := self._finished(job)) is not None:
-            discard(self.folder)
-            return finished
-        check_folder(self.folder, CORPUS_SCHEMA, self.overwrite)
-        with working(self.folder, job, self.resume, self.overwrite) as work:
-            tasks = plan_tasks(self.sources, self.tokenizer, self.options, work, self.unit_bytes)
+    def _finished(self, job: dict[str, Any]) -> BuiltCorpus | None:
+        """Return the corpus that is there when it is the one asked for."""
+        manifest = self.output.finished(_without_times(job), "Build it again")
+        if manifest is None:
+            return None
+        return self._built(
+            manifest=manifest,
+            written_bytes=listed_bytes(self.output.path, manifest),
+            fresh_tokens=0,
+            resumed_units=len(manifest["units"]),
+            was_finished=True,
+            notes=Notes(
+                skipped=manifest["counts"]["skipped"], problems=tuple(manifest["problems"])
+            ),
+        )
+
+    def _build(self, job: dict[str, Any], do: Engine, progress: Progress | None) -> BuiltCorpus:
+        """Do the units that are not done, and put all of them together."""
+        with self.output.working(job) as work:
+            tasks = self.tasks(work)
             results = {
                 task.index: done for task in tasks if (done := finished_unit(task)) is not None
             }
@@ -140,7 +167,6 @@ class BuildPlan:
             report = _report(tasks, resumed, progress)
             report(0)
             done_bytes = 0
-            do = engine or (lambda tasks, report: run_local(tasks, workers, report))
             attempt = work / f"{ATTEMPT}{uuid.uuid4().hex[:8]}"
             attempt.mkdir()
             # A worker that outlives this process does not write where another one works.
@@ -156,29 +182,6 @@ class BuildPlan:
                 raise no_text(self.sources, problems)
             return self._assemble(work, job, tasks, ordered, resumed)
 
-    def _finished(self, job: dict[str, Any]) -> BuiltCorpus | None:
-        """Return the corpus that is there when it is the one asked for.
-
-        Raises:
-            CorruptFileError: It is, but one of its files is missing or changed; with `overwrite` it
-                counts as none.
-        """
-        manifest = find_manifest(self.folder, CORPUS_SCHEMA, CORPUS_SHAPE)
-        if manifest is None or not without_times(job).items() <= manifest.items():
-            return None
-        if not self.overwrite:
-            check_whole(self.folder, manifest, "Build it again: --overwrite instead of --resume.")
-        elif damage(self.folder, manifest):
-            return None
-        return self._built(
-            manifest=manifest,
-            written_bytes=listed_bytes(self.folder, manifest),
-            fresh_tokens=0,
-            resumed_units=len(manifest["units"]),
-            was_finished=True,
-            notes=Notes(manifest["counts"]["skipped"], tuple(manifest["problems"])),
-        )
-
     def _assemble(
         self,
         work: Path,
@@ -188,32 +191,37 @@ class BuildPlan:
         resumed: frozenset[int],
     ) -> BuiltCorpus:
         """Put the units together as shards, in a folder that appears whole."""
-        notes = Notes.of_units(results)
-        with new_folder(self.folder, CORPUS_SCHEMA, self.overwrite) as new:
-            shards = DocumentShards(new, self.tokenizer.vocab_size, self.options.shard_tokens)
+        notes, vocab_size = Notes.of_parts(results), self.tokenizer.vocab_size
+        with self.output.new() as new:
+            shards = DocumentShards(new, vocab_size, self.options.shard_tokens)
             for task in tasks:
-                for batch in read_unit(task, self.tokenizer.vocab_size):
+                for batch in read_unit(task, vocab_size):
                     shards.add(batch)
             shards.close()
-            counts = {
-                "documents": sum(result.documents for result in results),
-                "tokens": sum(result.tokens for result in results),
-                "skipped": notes.skipped,
-            }
             values = {
                 "schema": CORPUS_SCHEMA,
-                **without_times(job),
-                "dtype": token_dtype(self.tokenizer.vocab_size).name,
-                "counts": counts,
+                **_without_times(job),
+                "dtype": token_dtype(vocab_size).name,
+                "counts": {
+                    "documents": sum(result.documents for result in results),
+                    "tokens": sum(result.tokens for result in results),
+                    "skipped": notes.skipped,
+                },
                 "problems": list(notes.problems),
                 "units": [
-                    _unit_entry(task.unit, result)
+                    {
+                        "documents": result.documents,
+                        "tokens": result.tokens,
+                        "sources": [
+                            {"name": source.name, "begin": source.begin, "end": source.end}
+                            for source in task.unit.sources
+                        ],
+                    }
                     for task, result in zip(tasks, results, strict=True)
                 ],
                 "shards": shards.shards,
             }
-            size = write_manifest(new, values)
-            note_assembled(work, new / MANIFEST)
+            size = write_manifest(new, work, values)
             manifest = read_manifest(new)
         return self._built(
             manifest=manifest,
@@ -227,8 +235,14 @@ class BuildPlan:
     def _built(self, **found: Any) -> BuiltCorpus:
         eos_token = self.tokenizer.eos_token if self.options.adds_eos else None
         return BuiltCorpus(
-            folder=self.folder, passed_over=self.passed_over, eos_token=eos_token, **found
+            folder=self.output.path, passed_over=self.passed_over, eos_token=eos_token, **found
         )
+
+
+def _without_times(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job with the names and sizes of its inputs alone, as manifests tell it."""
+    inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
+    return {**job, "inputs": inputs}
 
 
 def _report(
@@ -248,10 +262,3 @@ def _report(
             progress(done, total or None)
 
     return report
-
-
-def _unit_entry(unit: Unit, result: UnitResult) -> dict[str, Any]:
-    sources = [
-        {"name": source.name, "begin": source.begin, "end": source.end} for source in unit.sources
-    ]
-    return {"documents": result.documents, "tokens": result.tokens, "sources": sources}

@@ -15,7 +15,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, run_unit
+from engram.corpus.building.unit_work import (
+    Report,
+    UnitResult,
+    UnitTask,
+    encode_unit,
+    write_unit,
+    write_units,
+)
 from engram.errors import EngramError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -50,10 +57,7 @@ def run_local(
         WorkerLostError: A worker was killed.
     """
     if min(workers, len(tasks)) <= 1 or any(s.path is None for t in tasks for s in t.unit.sources):
-        before = 0
-        for task in tasks:
-            yield task.index, run_unit(task, behind(report, before))
-            before += task.unit.size_bytes
+        yield from write_units(tasks, map(encode_unit, tasks), report)
         return
     processes = _Processes(min(workers, len(tasks)), max(1, workers // len(tasks)), len(tasks))
     try:
@@ -182,8 +186,8 @@ def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
         while True:
             place, task = pipe.recv()
             try:
-                done: UnitResult | Exception = run_unit(
-                    task, partial(read_bytes.__setitem__, place)
+                done: UnitResult | Exception = write_unit(
+                    task, encode_unit(task), partial(read_bytes.__setitem__, place)
                 )
             except Exception as error:
                 error.add_note("".join(traceback.format_exception(error)))

@@ -1,8 +1,10 @@
-"""The files of one shard of hash ids: plain .npy files, or parquet."""
+"""Writes shards of hash ids, several in parallel: plain .npy files, or parquet."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.results.manifests import DIGESTS_SHAPE
 from engram.corpus.tokens import token_shards
-from engram.corpus.tokens.token_shards import save_array
+from engram.corpus.tokens.token_shards import DocumentShards, save_array
 from engram.corpus.tokens.tokenise import Tokens, token_dtype
 from engram.errors import MissingPackageError
+from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.json_files import find_json, read_json
 
 Format = Literal["npy", "parquet"]
 
+TOKEN_MAP = "token_map.npy"
 _CHUNK_TOKENS = 2**16
 # Flushes to disk in steps of this size, since a flush cannot be interrupted.
 _SYNCED_BYTES = 2**26
@@ -74,6 +81,87 @@ def shard_names(index: int, format: Format) -> dict[str, str]:
     if format == "parquet":
         return {"file": f"shard-{index:05d}.parquet"}
     return {f"{kind}_file": f"{kind}-{index:05d}.npy" for kind in ("tokens", "documents", "ids")}
+
+
+class HashWriter(DocumentShards):
+    """Cuts documents into shards, and hashes and writes several shards in parallel.
+
+    A .json with digests is written after each shard's files; shards that have one are kept.
+
+    Args:
+        work: The hidden folder for files until all are written.
+        options: Format and size of the shards.
+        addresses: The memory's constants.
+        vocab_size: Length of the tokenizer.
+        threads: Shards that are written in parallel.
+
+    Attributes:
+        resumed: Shards that existed already.
+    """
+
+    def __init__(
+        self, work: Path, options: HashOptions, addresses: Addresses, vocab_size: int, threads: int
+    ) -> None:
+        super().__init__(work, vocab_size, options.shard_tokens)
+        self.resumed = 0
+        self._format, self._addresses = options.format, addresses
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self._running: deque[Future[bool]] = deque()
+        self._documents = 0
+        self._is_stopped = False
+
+    def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
+        while len(self._running) >= self._threads:
+            self._wait()
+        shard = Shard(len(self.shards), tokens, boundaries, self._documents)
+        self._documents += len(boundaries) - 1
+        self._running.append(self._pool.submit(self._do, shard))
+        return shard_names(shard.index, self._format)
+
+    def _do(self, shard: Shard) -> bool:
+        """Write a shard; return whether it existed already."""
+        self._check_going()
+        digests = find_json(self._record(shard.index), DIGESTS_SHAPE)
+        if digests is not None and are_as_digested(self._folder, digests, self._check_going):
+            return True
+        write_shard(self._folder, self._addresses, shard, self._format, self._check_going)
+        names = shard_names(shard.index, self._format).values()
+        digests = {name: sha256_of(self._folder / name, self._check_going) for name in names}
+        write_json(self._record(shard.index), digests)
+        return False
+
+    def _check_going(self) -> None:
+        if self._is_stopped:
+            raise CancelledError
+
+    def _record(self, index: int) -> Path:
+        return self._folder / f"shard-{index:05d}.json"
+
+    def _wait(self) -> None:
+        self.resumed += self._running.popleft().result()
+
+    def close(self) -> None:
+        """Write the remaining documents as the last shard, and wait for all shards."""
+        super().close()
+        while self._running:
+            self._wait()
+
+    def stop(self) -> None:
+        """Start no further shards, and abandon those in progress."""
+        self._is_stopped = True
+        self._pool.shutdown(cancel_futures=True)
+
+    def move(self, folder: Path) -> dict[str, str]:
+        """Move the shards to a folder, with the token map; return the digests of their files."""
+        digests = dict[str, str]()
+        for index in range(len(self.shards)):
+            record: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
+            for name in record:
+                (self._folder / name).rename(folder / name)
+            digests |= record
+        if self._addresses.token_map is not None:
+            save_array(folder / TOKEN_MAP, self._addresses.token_map.astype(np.int32))
+        return digests
 
 
 def write_shard(

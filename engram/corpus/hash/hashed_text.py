@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from engram.corpus.hash.pipeline import HashCounts
+from engram.corpus.hash.hash_counts import HashCounts
 from engram.corpus.text.sources import passed_over_dict
 from engram.storage.dtypes import row_bytes
 
 if TYPE_CHECKING:
-    from engram.corpus.hash.hash_text import HashPlan
+    from engram.corpus.hash.hash_plan import HashPlan
 
 SCHEMA = "engram.hash/1"
 _CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
@@ -35,7 +35,7 @@ class HashedText:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram hash --json`` prints."""
-        plan, counts = self.plan, self.counts
+        plan, counts, addresses = self.plan, self.counts, self.plan.addresses
         return {
             "schema": SCHEMA,
             "documents": counts.documents,
@@ -46,13 +46,13 @@ class HashedText:
             "tokens_per_second": round(counts.tokens / counts.seconds),
             "tokenizer": plan.tokenizer.stated(plan.add_eos),
             "eos_token": plan.tokenizer.eos_token if plan.add_eos else None,
-            "compressed_vocab_size": plan.compressed_vocab_size,
-            "fingerprint": plan.addresses.fingerprint,
+            "compressed_vocab_size": None if addresses.token_map is None else addresses.vocab_size,
+            "fingerprint": addresses.fingerprint,
             "layers": [asdict(layer) for layer in counts.layers],
             "growth": self._growth(),
             "cache": self._cache() if counts.caches else None,
             "passed_over": passed_over_dict(plan.passed_over),
-            "output": None if plan.target is None else str(plan.target.folder),
+            "output": None if plan.output is None else str(plan.output.path),
             "output_bytes": counts.written_bytes,
             "was_finished": counts.was_finished,
             "resumed_shards": counts.resumed_shards,

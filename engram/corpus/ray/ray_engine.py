@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from engram.corpus.building.local_engine import WorkerLostError
-from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, write_unit
+from engram.corpus.building.unit_work import Notes, Report, UnitResult, UnitTask, write_units
 from engram.corpus.counts.statistics import Statistics
 from engram.corpus.ray import ray_tasks
 from engram.corpus.tokens.tokenise import TokenBatch
@@ -123,15 +123,16 @@ class RayEngine:
             MissingFileError: A worker does not see the text or the tokenizer.
             WorkerLostError: A task lost its worker too often.
         """
-        before = 0
-        for task, parts in zip(tasks, self._encode(tasks), strict=True):
-            yield task.index, write_unit(task, parts, behind(report, before))
-            before += task.unit.size_bytes
+        return write_units(tasks, self.encode_units(tasks), report)
 
-    def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[TokenBatch | UnitResult]:
-        """Tokenise units in order; yield and raise like `encode_unit`."""
-        for parts in self._encode(tasks):
-            yield from parts
+    def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[TokenBatch | Notes]]:
+        """Tokenise units; yield what `encode_unit` yields for each, and raise its errors."""
+        if any(source.path is None for task in tasks for source in task.unit.sources):
+            raise UsageError(
+                "Ray workers cannot read this command's standard input.",
+                "Write it to a file first, or leave out --engine ray.",
+            )
+        return self._streams(ray_tasks.encode, ((_absolute(task),) for task in tasks))
 
     def count(self, batches: Iterable[TokenBatch], statistics: Statistics) -> None:
         """Add documents to statistics; workers count pieces, which are merged here.
@@ -147,14 +148,6 @@ class RayEngine:
         for parts in self._streams(ray_tasks.count, calls):
             for part in parts:
                 statistics.merge(part)
-
-    def _encode(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[Any]]:
-        if any(source.path is None for task in tasks for source in task.unit.sources):
-            raise UsageError(
-                "Ray workers cannot read this command's standard input.",
-                "Write it to a file first, or leave out --engine ray.",
-            )
-        return self._streams(ray_tasks.encode, ((_absolute(task),) for task in tasks))
 
     def _streams(
         self, work: ray_tasks.Work, calls: Iterable[tuple[Any, ...]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.building.unit_work import UnitResult, UnitTask, encode_unit
+from engram.corpus.building.unit_work import Notes, UnitTask, encode_unit
 from engram.corpus.counts.statistics import PartialStatistics, Statistics
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import EngramError, MismatchError, MissingFileError
@@ -50,7 +50,7 @@ def _check_version(version: str) -> None:
         )
 
 
-def encode(task: UnitTask) -> Iterator[TokenBatch | UnitResult]:
+def encode(task: UnitTask) -> Iterator[TokenBatch | Notes]:
     """Tokenise a unit, see `encode_unit`; check first that this node sees its files."""
     files = [source.path for source in task.unit.sources if source.path is not None]
     files += [path for path in [Path(task.tokenizer)] if path.is_absolute()]

@@ -30,23 +30,23 @@ def work_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
+def working(folder: Path, job: dict[str, Any], resume: bool) -> Iterator[Path]:
     """Provide the hidden folder of a build; it is removed when all or nothing is done.
+
+    See `check_work` for the check that comes first.
 
     Args:
         folder: The folder to build.
         job: Everything that determines the results; only the same job can be resumed.
         resume: Whether to continue an unfinished build.
-        overwrite: Whether an unfinished build may be discarded.
 
     Yields:
         The hidden folder, with the finished units of earlier runs.
 
     Raises:
-        InputError: An unfinished build exists, the job differs, or another process is building.
+        InputError: Another process is building.
         DoesNotFitError: The disk is full.
     """
-    check_work(folder, job, resume, overwrite)
     work = work_folder(folder)
     with staging.telling_of(work, folder):
         work.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,10 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
                 (work / _JOB).unlink(missing_ok=True)
                 staging.empty(work)
             try:
-                _drop_parts(work)
+                # Files that a process left unfinished.
+                for entry in [*work.rglob("*.part"), *work.rglob(f"{ATTEMPT}*")]:
+                    if os.path.lexists(entry):
+                        staging.remove_entry(entry)
                 write_json(work / _JOB, job)
                 yield work
             except BaseException:
@@ -78,7 +81,7 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
         overwrite: Whether an unfinished build may be discarded.
 
     Raises:
-        InputError: See `working`.
+        InputError: An unfinished build exists, the job differs, or another process is building.
     """
     work = work_folder(folder)
     if not os.path.lexists(work):
@@ -124,7 +127,7 @@ def is_resumable(folder: Path) -> bool:
 def discard(folder: Path) -> None:
     """Remove the remains of a build that was killed after its folder appeared."""
     work = work_folder(folder)
-    if os.path.lexists(work) and staging.is_stage(work):
+    if staging.is_stage(work):
         with _claimed(work, folder):
             _remove(work)
 
@@ -150,15 +153,11 @@ def discard_spent(folder: Path) -> None:
     Everything is finished when the results have appeared.
     """
     work = work_folder(folder)
-    is_left = os.path.lexists(work) and staging.is_stage(work) and not staging.in_use(work)
-    if is_left and (not _is_begun(work) or _has_appeared(work, folder)):
-        discard(folder)
-
-
-def _has_appeared(work: Path, folder: Path) -> bool:
-    """Whether the results that were recorded as complete exist."""
+    if not staging.is_stage(work) or staging.in_use(work):
+        return
     noted = find_json(work / _ASSEMBLED, DIGESTS_SHAPE)
-    return noted is not None and are_as_digested(folder, noted)
+    if not _is_begun(work) or (noted is not None and are_as_digested(folder, noted)):
+        discard(folder)
 
 
 def _remove(work: Path) -> None:
@@ -167,13 +166,6 @@ def _remove(work: Path) -> None:
         if entry.name not in (_ASSEMBLED, staging.MARK):
             staging.remove_entry(entry)
     staging.remove(work)
-
-
-def _drop_parts(work: Path) -> None:
-    """Remove files that a process left unfinished."""
-    for entry in [*work.rglob("*.part"), *work.rglob(f"{ATTEMPT}*")]:
-        if os.path.lexists(entry):
-            staging.remove_entry(entry)
 
 
 def _is_begun(work: Path) -> bool:
