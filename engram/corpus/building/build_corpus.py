@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.corpus.building.build_plan import BuildPlan, Engine
 from engram.corpus.building.units import UNIT_BYTES
 from engram.corpus.results.manifests import CORPUS_SCHEMA
@@ -16,9 +15,6 @@ from engram.corpus.text.sources import Source, check_options, find_sources
 from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.errors import UsageError
 from engram.storage.files import Progress
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 def build_corpus(

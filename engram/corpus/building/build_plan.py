@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
-    Notes,
     Report,
     UnitResult,
     UnitTask,
@@ -26,7 +26,7 @@ from engram.corpus.results.result_folder import (
     listed_bytes,
     write_manifest,
 )
-from engram.corpus.results.stored_corpus import BuiltCorpus
+from engram.corpus.results.stored_corpus import BuiltCorpus, Notes
 from engram.corpus.results.work_folder import ATTEMPT, discard, drop_done
 from engram.corpus.text.reading_errors import no_text
 from engram.corpus.text.sources import PassedOver, Source, passed_over_dict
@@ -37,9 +37,6 @@ from engram.errors import InputError
 from engram.storage.files import Progress
 from engram.storage.folders import remove_torn
 from engram.version import __version__
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 # Does units and gives each one's index and result, in their order; reports the bytes it has read.
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]

@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.corpus.building.units import Unit
 from engram.corpus.results.manifests import UNIT_SHAPE
+from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.text.blocks import Block
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.fast_tokenise import FastEncoder
 from engram.corpus.tokens.tokenise import (
@@ -31,13 +33,13 @@ from engram.errors import MismatchError
 from engram.storage.files import are_as_digested
 from engram.storage.json_files import find_json
 
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
-
 # Called with the bytes of text read so far.
 Report = Callable[[int], None]
 # The arrays of a unit, each in a file.
 _ARRAYS = ("tokens", "lengths")
+# A process encodes all units with the same tokenizer.
+_tokenizer = lru_cache(maxsize=1)(load_tokenizer)
+_fast_encoder = lru_cache(maxsize=1)(fast_encoder)
 
 
 @dataclass(frozen=True)
@@ -61,34 +63,6 @@ class UnitTask:
     tokenizer_sha256: str
     folder: Path
     text_bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Notes:
-    """Notes from tokenising a text.
-
-    Attributes:
-        skipped: Documents that were left out.
-        problems: Their problems, the first hundred.
-        engines: What tokenised it, as sentences; a line below says why, where it has to.
-        warnings: Why the fast engine was given up, where it was.
-    """
-
-    skipped: int = 0
-    problems: tuple[str, ...] = ()
-    engines: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @classmethod
-    def of_parts(cls, parts: Sequence[Notes]) -> Notes:
-        """Combine the notes of the parts of a text."""
-        problems = [problem for part in parts for problem in part.problems]
-        return Notes(
-            skipped=sum(part.skipped for part in parts),
-            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
-            engines=tuple(sorted({engine for part in parts for engine in part.engines})),
-            warnings=tuple(sorted({warning for part in parts for warning in part.warnings})),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,17 +255,3 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
 
 def _file(task: UnitTask, kind: str) -> Path:
     return task.folder / f"unit-{task.index:06d}.{kind}"
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(name: str) -> TokenizerFile:
-    from engram.addressing.tokenizer_files import load_tokenizer
-
-    return load_tokenizer(name)
-
-
-@lru_cache(maxsize=1)
-def _fast_encoder(
-    tokenizer: TokenizerFile, text_bytes: int | None
-) -> tuple[FastEncoder | None, str]:
-    return fast_encoder(tokenizer, text_bytes)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.tokenizer import EngramTokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.config.engram_config import EngramConfig
+from engram.config.templates import load_template
 from engram.errors import InputError, MissingFileError
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 DEFAULT_TOKENIZER = "gpt2"
 _TEMPLATE = "gpt2"
@@ -25,8 +24,6 @@ def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
     It has layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
     as the tokenizer has ids.
     """
-    from engram.config.templates import load_template
-
     template = load_template(_TEMPLATE)
     return replace(
         template,
@@ -60,9 +57,6 @@ def find_memory(
         MismatchError: The config was made for a tokenizer of another length.
         LayoutError: There are no layers, or no token to read before a text.
     """
-    from engram.addressing.tokenizer import EngramTokenizer
-    from engram.addressing.tokenizer_files import load_tokenizer
-
     name = tokenizer or (config.tokenizer if config is not None else DEFAULT_TOKENIZER)
     if name is None:
         raise InputError("The config does not name a tokenizer.", "Give one with -t.")

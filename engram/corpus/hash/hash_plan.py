@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.addresses import Addresses
 from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_plan import BuildPlan
-from engram.corpus.building.unit_work import Notes, encode
+from engram.corpus.building.unit_work import encode
 from engram.corpus.building.units import UNIT_BYTES
-from engram.corpus.hash.hash_counts import HashCounts, count_tokens
 from engram.corpus.hash.hash_options import HashOptions
 from engram.corpus.hash.hash_shards import (
     TOKEN_MAP,
@@ -24,7 +23,7 @@ from engram.corpus.hash.hash_shards import (
     check_format,
     ids_dtype,
 )
-from engram.corpus.hash.hashed_text import SCHEMA, HashedText
+from engram.corpus.hash.hashed_text import SCHEMA, HashCounts, HashedText, count_tokens
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA
 from engram.corpus.results.result_folder import (
     MANIFEST,
@@ -32,6 +31,7 @@ from engram.corpus.results.result_folder import (
     listed_bytes,
     write_manifest,
 )
+from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.results.work_folder import discard
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import PassedOver

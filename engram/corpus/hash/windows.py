@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import Block
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import Source
@@ -27,9 +28,6 @@ from engram.corpus.tokens.tokenise import (
     whole_documents,
 )
 from engram.errors import InputError
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 Document = str | Sequence[int]
 

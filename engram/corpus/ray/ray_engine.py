@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from engram.corpus.building.local_engine import WorkerLostError
-from engram.corpus.building.unit_work import Notes, Report, UnitResult, UnitTask, write_units
+from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, write_units
 from engram.corpus.counts.statistics import Statistics
 from engram.corpus.ray import ray_tasks
+from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import MissingError, MissingPackageError, UsageError
 from engram.growth import pieces

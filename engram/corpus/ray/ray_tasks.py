@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.building.unit_work import Notes, UnitTask, encode_unit
+from engram.corpus.building.unit_work import UnitTask, encode_unit
 from engram.corpus.counts.statistics import PartialStatistics, Statistics
+from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import EngramError, MismatchError, MissingFileError
 from engram.version import __version__

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.corpus.results.manifests import CORPUS_SCHEMA, read_manifest
 from engram.corpus.results.result_folder import listed_bytes
+from engram.corpus.text.readers import MAX_LISTED_PROBLEMS
 from engram.corpus.text.sources import PassedOver, passed_over_dict
-
-if TYPE_CHECKING:
-    from engram.corpus.building.unit_work import Notes
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -51,6 +50,34 @@ class StoredCorpus:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram corpus info --json`` prints."""
         return self.summary | {key: self.manifest[key] for key in ("problems", "inputs")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """Notes from tokenising a text.
+
+    Attributes:
+        skipped: Documents that were left out.
+        problems: Their problems, the first hundred.
+        engines: What tokenised it, as sentences; a line below says why, where it has to.
+        warnings: Why the fast engine was given up, where it was.
+    """
+
+    skipped: int = 0
+    problems: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Notes]) -> Notes:
+        """Combine the notes of the parts of a text."""
+        problems = [problem for part in parts for problem in part.problems]
+        return Notes(
+            skipped=sum(part.skipped for part in parts),
+            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
+            engines=tuple(sorted({engine for part in parts for engine in part.engines})),
+            warnings=tuple(sorted({warning for part in parts for warning in part.warnings})),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

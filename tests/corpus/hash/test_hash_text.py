@@ -16,7 +16,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
-from engram.corpus.hash import hash_counts, hash_shards
+from engram.corpus.hash import hash_shards, hashed_text
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_options import HashOptions
 from engram.corpus.hash.hash_text import hash_text, plan_hash
@@ -343,4 +343,4 @@ def test_an_error_in_the_reading_thread_arrives():
 
     seen = []
     with pytest.raises(InputError, match="late"):
-        seen.extend(hash_counts._one_ahead(items()))
+        seen.extend(hashed_text._one_ahead(items()))
