@@ -170,7 +170,7 @@ class BuildPlan:
             for index, result in do([replace(task, folder=attempt) for task in todo], report):
                 keep_unit(tasks[index], attempt)
                 results[index] = result
-                done_bytes += tasks[index].unit.size_bytes
+                done_bytes += tasks[index].size_bytes
                 report(done_bytes)
             ordered = [results[task.index] for task in tasks]
             if not sum(result.tokens for result in ordered):
@@ -211,7 +211,7 @@ class BuildPlan:
                         "tokens": result.tokens,
                         "sources": [
                             {"name": source.name, "begin": source.begin, "end": source.end}
-                            for source in task.unit.sources
+                            for source in task.sources
                         ],
                     }
                     for task, result in zip(tasks, results, strict=True)
@@ -246,8 +246,8 @@ def _report(
     tasks: Sequence[UnitTask], resumed: frozenset[int], progress: Progress | None
 ) -> Report:
     """Return what reports progress from the bytes of the units that are done now."""
-    total = sum(task.unit.size_bytes for task in tasks)
-    before = sum(tasks[index].unit.size_bytes for index in resumed)
+    total = sum(task.size_bytes for task in tasks)
+    before = sum(tasks[index].size_bytes for index in resumed)
     highest = -1
 
     def report(read_bytes: int) -> None:

@@ -48,7 +48,7 @@ class UnitTask:
 
     Attributes:
         index: Its number, from 0.
-        unit: Its files and parts of files.
+        sources: Its files and parts of files.
         rules: How it is tokenised.
         tokenizer: Name or path of the tokenizer.
         tokenizer_sha256: Its digest.
@@ -57,12 +57,17 @@ class UnitTask:
     """
 
     index: int
-    unit: Unit
+    sources: Unit
     rules: TextOptions
     tokenizer: str
     tokenizer_sha256: str
     folder: Path
     text_bytes: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its text as stored; 0 for standard input."""
+        return sum(source.size_bytes or 0 for source in self.sources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +101,7 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
     chosen = _fast_encoder(tokenizer, task.text_bytes)
     check_digest(tokenizer, task.tokenizer_sha256)
     reader = TextReader(
-        task.unit.sources,
+        task.sources,
         split=rules.splits_by,
         text_key=rules.text_key,
         on_error=rules.on_error,
@@ -152,7 +157,7 @@ def write_units(
     before = 0
     for task, parts in zip(tasks, encoded, strict=True):
         yield task.index, write_unit(task, parts, report, before)
-        before += task.unit.size_bytes
+        before += task.size_bytes
 
 
 def write_unit(

@@ -1,9 +1,9 @@
-"""Splits the work on a text into units, independent of the number of workers."""
+"""Cuts a text into units of work, independent of the number of workers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from engram.corpus.text.documents import DocumentEnds, Split
@@ -17,20 +17,8 @@ UNIT_BYTES = 2**22
 _BLOCK_BYTES = 2**18
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A unit of work: a part of the text for one worker.
-
-    Attributes:
-        sources: Files and parts of files; parts start and end between documents.
-    """
-
-    sources: tuple[Source, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes as stored; 0 for standard input."""
-        return sum(source.size_bytes or 0 for source in self.sources)
+# Files and parts of files, for one worker; parts start and end between documents.
+Unit = tuple[Source, ...]
 
 
 def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
@@ -55,9 +43,9 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
         waiting.append(part)
         size += part.size_bytes or 0
         if size >= unit_bytes:
-            units.append(Unit(tuple(waiting)))
+            units.append(tuple(waiting))
             waiting, size = [], 0
-    return [*units, Unit(tuple(waiting))] if waiting else units
+    return [*units, tuple(waiting)] if waiting else units
 
 
 def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:

@@ -14,8 +14,6 @@ from engram.config.templates import load_template
 from engram.errors import InputError, MissingFileError
 
 DEFAULT_TOKENIZER = "gpt2"
-_TEMPLATE = "gpt2"
-_K = 2
 
 
 def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
@@ -24,12 +22,12 @@ def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
     It has layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
     as the tokenizer has ids.
     """
-    template = load_template(_TEMPLATE)
+    template = load_template("gpt2")
     return replace(
         template,
         tokenizer=tokenizer.name,
         engram_vocab_size=tokenizer.vocab_size,
-        engram_table_size=[_K * tokenizer.vocab_size] * len(template.orders),
+        engram_table_size=[2 * tokenizer.vocab_size] * len(template.orders),
         pad_id=None,
     )
 

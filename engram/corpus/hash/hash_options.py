@@ -60,12 +60,6 @@ class HashOptions(TextOptions):
         tokens = _CACHE_TOKENS if self.cache_tokens is None else self.cache_tokens
         return tokens if self.cache_curve else None
 
-    @property
-    def is_about_text(self) -> bool:
-        """Whether one of the options applies to text alone, and not to tokens."""
-        said = (self.add_eos, self.text_key, self.split)
-        return said != (None, None, None) or self.on_error != "stop"
-
     def check_writing(self, is_written: bool, is_stdin: bool) -> None:
         """Check that what is said about writing has an effect.
 

@@ -227,7 +227,7 @@ class HashPlan:
                         notes.append(part)
                     else:
                         yield replace(part, read_bytes=read_before + part.read_bytes)
-                read_before += task.unit.size_bytes
+                read_before += task.size_bytes
             yield Notes.of_parts(notes)
 
     def _build_plan(self, reader: TextReader, folder: Path) -> BuildPlan:

@@ -86,7 +86,8 @@ def plan_hash(
     options.check_writing(output is not None, str(text) == STDIN)
     reader: TextReader | StoredTokens
     if (Path(text) / MANIFEST).is_file():
-        if options.is_about_text:
+        said = (options.add_eos, options.text_key, options.split)
+        if said != (None, None, None) or options.on_error != "stop":
             raise UsageError(
                 f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
                 "for text.",

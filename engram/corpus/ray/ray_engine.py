@@ -101,7 +101,8 @@ class RayEngine:
         try:
             # Ray itself would retry for minutes, and then end the process.
             if self._address not in (None, "auto"):
-                _reach(self._address)
+                host, _, port = self._address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError) as error:
             raise MissingError(
@@ -128,7 +129,7 @@ class RayEngine:
 
     def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[TokenBatch | Notes]]:
         """Tokenise units; yield what `encode_unit` yields for each, and raise its errors."""
-        if any(source.path is None for task in tasks for source in task.unit.sources):
+        if any(source.path is None for task in tasks for source in task.sources):
             raise UsageError(
                 "Ray workers cannot read this command's standard input.",
                 "Write it to a file first, or leave out --engine ray.",
@@ -193,17 +194,6 @@ class RayEngine:
             ) from error
 
 
-def _reach(address: str) -> None:
-    """Check that a server listens at an address.
-
-    Raises:
-        OSError: None does.
-        ValueError: It is not HOST:PORT.
-    """
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
-
-
 def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, int]]:
     """Cut a text into pieces for workers to count, see `growth.pieces`.
 
@@ -247,8 +237,8 @@ def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
 def _absolute(task: UnitTask) -> UnitTask:
     """Return the task with absolute paths."""
     sources = tuple(
-        replace(source, path=source.path and source.path.absolute()) for source in task.unit.sources
+        replace(source, path=source.path and source.path.absolute()) for source in task.sources
     )
     path = Path(task.tokenizer).expanduser()
     tokenizer = str(path.absolute()) if path.exists() else task.tokenizer
-    return replace(task, unit=replace(task.unit, sources=sources), tokenizer=tokenizer)
+    return replace(task, sources=sources, tokenizer=tokenizer)

@@ -34,29 +34,23 @@ def serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
     """Run a task in a Ray worker, which has one CPU."""
     os.environ["RAYON_NUM_THREADS"] = "1"
     try:
-        _check_version(version)
+        if __version__ != version:
+            raise MismatchError(
+                f"The Ray worker on {socket.gethostname()} has engram-toolkit {__version__}, "
+                f"this command is {version}: their results may differ.",
+                "Install the same version on every node.",
+                expected=version,
+                found=__version__,
+            )
         yield from work(*call)
     except (EngramError, OSError) as error:
         yield Failure(error)
 
 
-def _check_version(version: str) -> None:
-    if __version__ != version:
-        raise MismatchError(
-            f"The Ray worker on {socket.gethostname()} has engram-toolkit {__version__}, "
-            f"this command is {version}: their results may differ.",
-            "Install the same version on every node.",
-            expected=version,
-            found=__version__,
-        )
-
-
 def encode(task: UnitTask) -> Iterator[TokenBatch | Notes]:
     """Tokenise a unit, see `encode_unit`; check first that this node sees its files."""
-    files = [source.path for source in task.unit.sources if source.path is not None]
-    files += [path for path in [Path(task.tokenizer)] if path.is_absolute()]
-    for path in files:
-        if not path.exists():
+    for path in (*(source.path for source in task.sources), Path(task.tokenizer)):
+        if path is not None and path.is_absolute() and not path.exists():
             raise MissingFileError(
                 f"The Ray worker on {socket.gethostname()} does not see {path}.",
                 "Put the text and the tokenizer where every node sees them under the same path, or "

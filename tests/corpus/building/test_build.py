@@ -72,7 +72,7 @@ def test_units_hold_the_documents_of_the_text(tmp_path, split, unit_bytes):
     found = [
         text
         for unit in units
-        for block in TextReader(unit.sources, split=split).blocks()
+        for block in TextReader(unit, split=split).blocks()
         for text in block.texts
     ]
     assert found == [text for block in TextReader(tmp_path, split=split) for text in block.texts]
@@ -89,7 +89,7 @@ def test_units_of_parquet_are_row_groups(tmp_path):
     pq.write_table(pa.table({"id": range(1000), "text": texts}), path, row_group_size=100)
     units = plan_units(find_sources(path)[0], "paragraph", path.stat().st_size // 4)
     assert 3 <= len(units) <= 5
-    readers = [TextReader(unit.sources) for unit in units]
+    readers = [TextReader(unit) for unit in units]
     blocks = [block for reader in readers for block in reader.blocks()]
     assert [text for block in blocks for text in block.texts] == texts
     assert blocks[-1].position(0).startswith(f"{path}:")

@@ -17,7 +17,6 @@ from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.unit_work import UnitTask
-from engram.corpus.building.units import Unit
 from engram.corpus.counts.statistics import Statistics
 from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_options import HashOptions
@@ -118,7 +117,7 @@ def test_what_a_worker_lacks_is_named(ray, tmp_path, monkeypatch):
     with pytest.raises(MissingError, match="no_such_module"):
         list(next(ray._streams(imports_what_is_not_there, [()])))
     path.rename(tmp_path / "away.txt")
-    task = UnitTask(0, Unit(tuple(sources)), TextOptions(), str(BPE), "", tmp_path)
+    task = UnitTask(0, tuple(sources), TextOptions(), str(BPE), "", tmp_path)
     with pytest.raises(MissingFileError, match=r"worker on .* does not see .*text\.txt") as caught:
         list(next(ray.encode_units([task])))
     assert "every node" in caught.value.hint
