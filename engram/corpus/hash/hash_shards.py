@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +49,8 @@ def check_format(format: Format) -> None:
     Raises:
         MissingPackageError: parquet needs pyarrow.
     """
-    if format == "parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise MissingPackageError("pyarrow", "parquet", "--format parquet") from None
+    if format == "parquet" and find_spec("pyarrow") is None:
+        raise MissingPackageError("pyarrow", "parquet", "--format parquet")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
 from engram.corpus.hash import hash_shards, hashed_text
-from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_options import HashOptions
-from engram.corpus.hash.hash_text import hash_text, plan_hash
+from engram.corpus.hash.hash_text import find_memory, hash_text, plan_hash
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError

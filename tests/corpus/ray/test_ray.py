@@ -18,9 +18,8 @@ from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.unit_work import UnitTask
 from engram.corpus.counts.statistics import Statistics
-from engram.corpus.hash.hash_config import find_memory
 from engram.corpus.hash.hash_options import HashOptions
-from engram.corpus.hash.hash_text import plan_hash
+from engram.corpus.hash.hash_text import find_memory, plan_hash
 from engram.corpus.ray import ray_engine
 from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.text.readers import TextReader
