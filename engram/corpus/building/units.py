@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from engram.corpus.text.documents import DocumentEnds, Split
 from engram.corpus.text.json_values import holds_json_lines
@@ -56,17 +56,15 @@ def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
     bounds = [0]
     if source.format == "parquet":
         groups = rows_of_groups(source)
-        done, total = 0, max(sum(groups), 1)
-        for group, rows in enumerate(groups[:-1], 1):
-            done += rows
+        total = max(sum(groups), 1)
+        for group, done in enumerate(accumulate(groups[:-1]), 1):
             if size * done // total >= len(bounds) * unit_bytes:
                 bounds.append(group)
         bounds.append(len(groups))
         shares = [sum(groups[a:b]) * size // total for a, b in pairwise(bounds)]
         shares[-1] += size - sum(shares)
     else:
-        bounds += _cuts(source, "line" if source.has_keys else split, size, unit_bytes)
-        bounds.append(size)
+        bounds += [*_cuts(source, "line" if source.has_keys else split, size, unit_bytes), size]
         shares = [end - begin for begin, end in pairwise(bounds)]
     for (begin, end), share in zip(pairwise(bounds), shares, strict=True):
         yield replace(source, begin=begin, end=end, size_bytes=share)

@@ -9,6 +9,7 @@ from typing import Literal
 from engram.corpus.text.text_options import SHARD_TOKENS, TextOptions
 from engram.errors import UsageError
 
+Format = Literal["npy", "parquet"]
 _CACHE_TOKENS = 1_000_000
 
 
@@ -35,7 +36,7 @@ class HashOptions(TextOptions):
     predict: int | None = None
     cache_curve: bool = False
     cache_tokens: int | None = None
-    format: Literal["npy", "parquet"] = "npy"
+    format: Format = "npy"
     overwrite: bool = False
     resume: bool = False
 

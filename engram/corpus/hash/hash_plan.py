@@ -8,9 +8,10 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_plan import BuildPlan
 from engram.corpus.building.unit_work import encode
@@ -24,6 +25,7 @@ from engram.corpus.hash.hash_shards import (
     ids_dtype,
 )
 from engram.corpus.hash.hashed_text import SCHEMA, HashCounts, HashedText, count_tokens
+from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA
 from engram.corpus.results.result_folder import (
     MANIFEST,
@@ -41,10 +43,6 @@ from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of
 from engram.storage.folders import remove_torn
 from engram.version import __version__
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
-    from engram.corpus.ray.ray_engine import RayEngine
 
 
 @dataclass(frozen=True, kw_only=True)

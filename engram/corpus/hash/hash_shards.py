@@ -8,13 +8,13 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.hash.hash_options import Format, HashOptions
 from engram.corpus.results.manifests import DIGESTS_SHAPE
 from engram.corpus.tokens import token_shards
 from engram.corpus.tokens.token_shards import DocumentShards, save_array
@@ -22,8 +22,6 @@ from engram.corpus.tokens.tokenise import Tokens, token_dtype
 from engram.errors import MissingPackageError
 from engram.storage.files import are_as_digested, sha256_of, write_json
 from engram.storage.json_files import find_json, read_json
-
-Format = Literal["npy", "parquet"]
 
 TOKEN_MAP = "token_map.npy"
 _CHUNK_TOKENS = 2**16
@@ -105,14 +103,13 @@ class HashWriter(DocumentShards):
         self._format, self._addresses = options.format, addresses
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
         self._running: deque[Future[bool]] = deque()
-        self._documents = 0
         self._is_stopped = False
 
     def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
         while len(self._running) >= self._threads:
             self._wait()
-        shard = Shard(len(self.shards), tokens, boundaries, self._documents)
-        self._documents += len(boundaries) - 1
+        documents = sum(shard["documents"] for shard in self.shards)
+        shard = Shard(len(self.shards), tokens, boundaries, documents)
         self._running.append(self._pool.submit(self._do, shard))
         return shard_names(shard.index, self._format)
 

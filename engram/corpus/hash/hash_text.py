@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer import EngramTokenizer
@@ -17,6 +16,7 @@ from engram.corpus.hash.hash_options import HashOptions
 from engram.corpus.hash.hash_plan import HashPlan
 from engram.corpus.hash.hash_shards import check_format
 from engram.corpus.hash.hashed_text import HashedText
+from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.results.manifests import HASHES_SCHEMA
 from engram.corpus.results.result_folder import MANIFEST, ResultFolder
 from engram.corpus.text.readers import TextReader
@@ -24,9 +24,6 @@ from engram.corpus.text.text_options import STDIN
 from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.files import Progress
-
-if TYPE_CHECKING:
-    from engram.corpus.ray.ray_engine import RayEngine
 
 
 def hash_text(

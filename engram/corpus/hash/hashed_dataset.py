@@ -110,8 +110,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 rank=rank,
                 world_size=world_size,
             )
-        memory = given_config(config)
-        _, file, self.addresses = find_memory(memory, tokenizer)
+        _, file, self.addresses = find_memory(given_config(config), tokenizer)
         self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
         self.n_windows: int | None = None
         if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
@@ -127,12 +126,12 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 )
             self._cut: Callable[..., Iterator[Window]] = partial(cut_stored, stored)
         else:
-            documents: TextReader | Iterable[Document]
-            if isinstance(source, (str, Path)):
-                documents = TextReader(source, split=split, text_key=text_key)
-            else:
-                documents = source
-            self._cut = DocumentPieces(documents, file, add_eos).cut
+            text = (
+                TextReader(source, split=split, text_key=text_key)
+                if isinstance(source, (str, Path))
+                else source
+            )
+            self._cut = DocumentPieces(text, file, add_eos).cut
         self._state: dict[str, int] = {}
         self._resume: dict[str, int] = {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -205,20 +206,19 @@ class _Texts:
         self._tokenizer, self._add_eos = tokenizer, add_eos
         # The size of an iterable is unknown: the amount so far decides.
         self._size = expected_bytes
-        self._fast: FastEncoder | None = None
-        self._is_chosen = self._is_reported = False
+
+    @cached_property
+    def _fast(self) -> FastEncoder | None:
+        return fast_encoder(self._tokenizer, None)[0]
 
     def tokens(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the token ids of some documents, and a mask of document starts."""
-        if self._size >= WORTH_BYTES and not self._is_chosen:
-            self._is_chosen = True
-            self._fast, _ = fast_encoder(self._tokenizer, None)
+        fast = self._fast if self._size >= WORTH_BYTES else None
+        was_given_up = fast is None or fast.problem
         self._size += sum(map(len, block.texts))
-        batches = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=self._fast)
-        (batch,) = batches
-        if self._fast is not None and self._fast.problem and not self._is_reported:
-            self._is_reported = True
-            warnings.warn(self._fast.problem, stacklevel=2)
+        (batch,) = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=fast)
+        if fast is not None and fast.problem and not was_given_up:
+            warnings.warn(fast.problem, stacklevel=2)
         return batch.tokens, _starts(batch.boundaries)
 
 

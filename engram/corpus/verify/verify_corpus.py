@@ -61,9 +61,10 @@ def verify_corpus(
         >>> engram.verify_corpus("shards").ok
         True
     """
-    about = {"schema": CORPUS_SCHEMA, "folder": str(folder)}
-    found = _checks(Path(folder), find_tokenizer, sample_units, sample_documents)
-    return Checks(about, tuple(found))
+    return Checks(
+        {"schema": CORPUS_SCHEMA, "folder": str(folder)},
+        tuple(_checks(Path(folder), find_tokenizer, sample_units, sample_documents)),
+    )
 
 
 def _checks(
