@@ -74,7 +74,7 @@ def test_dry_run_writes_nothing(text, tmp_path):
 @pytest.fixture
 def unfinished(text, tmp_path, monkeypatch):
     """A build that broke off behind its first unit, of a text of several."""
-    from engram.corpus.building import build_plan as module
+    from engram.corpus.building import build_corpus as module
 
     text.write_text(TEXT * 20)
     plan, done = module.plan_units, []

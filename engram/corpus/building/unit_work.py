@@ -30,7 +30,7 @@ from engram.corpus.tokens.tokenise import (
     tokenise,
 )
 from engram.errors import MismatchError
-from engram.storage.files import are_as_digested
+from engram.storage.files import Progress, are_as_digested
 from engram.storage.json_files import find_json
 
 # Called with the bytes of text read so far.
@@ -139,6 +139,31 @@ def encode(
         engines=(engine,),
         warnings=(fast.problem,) if fast is not None and fast.problem else (),
     )
+
+
+def reporting(
+    tasks: Sequence[UnitTask], todo: Sequence[UnitTask], progress: Progress | None
+) -> Report:
+    """Return a report of the bytes of units to be done that tells the progress of all units.
+
+    Args:
+        tasks: All units.
+        todo: Those to be done.
+        progress: Called with the bytes of the text done so far and their total.
+    """
+    total = sum(task.size_bytes for task in tasks)
+    before = total - sum(task.size_bytes for task in todo)
+    highest = -1
+
+    def report(read_bytes: int) -> None:
+        nonlocal highest
+        # Workers are ahead of the units that are counted, and a file's share is only about its own.
+        done = min(before + read_bytes, total) if total else read_bytes
+        if progress is not None and done > highest:
+            highest = done
+            progress(done, total or None)
+
+    return report
 
 
 def write_units(

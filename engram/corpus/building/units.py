@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, pairwise
 
 from engram.corpus.text.documents import DocumentEnds, Split
@@ -79,13 +80,8 @@ def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[
         while cut + unit_bytes < size:
             ends = DocumentEnds(split, cut + unit_bytes)
             file.seek(ends.seen)
-            found: list[int] = []
-            while not found:
-                block = file.read(_BLOCK_BYTES)
-                if not block:
-                    return
-                found = ends.feed(block)
-            cut = found[0]
+            blocks = iter(partial(file.read, _BLOCK_BYTES), b"")
+            cut = next((found[0] for found in map(ends.feed, blocks) if found), size)
             if cut < size:
                 yield cut
 

@@ -13,7 +13,7 @@ from typing import Any
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.config.engram_config import EngramConfig
-from engram.corpus.building.build_plan import BuildPlan
+from engram.corpus.building.build_corpus import BuildPlan
 from engram.corpus.building.unit_work import encode
 from engram.corpus.building.units import UNIT_BYTES
 from engram.corpus.hash.hash_options import HashOptions
@@ -88,9 +88,7 @@ class HashPlan:
         """Return what ``engram hash -o DIR --dry-run --json`` prints; .parquet is smaller."""
         if self.output is None:
             raise UsageError("Without a folder nothing is written.", "Give output, or -o.")
-        parent = self.output.path.absolute().parent
-        while not parent.exists():
-            parent = parent.parent
+        there = next(path for path in self.output.path.absolute().parents if path.exists())
         return {
             "schema": SCHEMA,
             "dry_run": True,
@@ -99,7 +97,7 @@ class HashPlan:
             "format": self.options.format,
             "bytes_per_token": bytes_per_token(self.addresses, self.tokenizer.vocab_size),
             "estimated_bytes": self._estimated_bytes(),
-            "free_bytes": shutil.disk_usage(parent).free,
+            "free_bytes": shutil.disk_usage(there).free,
         }
 
     def check(self) -> None:
@@ -180,7 +178,7 @@ class HashPlan:
             work = stack.enter_context(output.working(self._job()))
             notes, reader = Notes(), self.reader
             if isinstance(reader, TextReader):
-                built = self._build_plan(reader, work / "tokens").run(
+                built = self._tokenising(reader, work / "tokens").run(
                     workers=workers,
                     engine=None if engine is None else engine.run_units,
                     progress=progress,
@@ -217,7 +215,7 @@ class HashPlan:
             chosen = fast_encoder(self.tokenizer, reader.total_bytes)
             yield from encode(reader, reader, self.tokenizer, self.add_eos, chosen)
         else:
-            tasks = self._build_plan(reader, Path()).tasks(Path())
+            tasks = self._tokenising(reader, Path()).tasks(Path())
             notes, read_before = [], 0
             for task, parts in zip(tasks, engine.encode_units(tasks), strict=True):
                 for part in parts:
@@ -228,7 +226,7 @@ class HashPlan:
                 read_before += task.size_bytes
             yield Notes.of_parts(notes)
 
-    def _build_plan(self, reader: TextReader, folder: Path) -> BuildPlan:
+    def _tokenising(self, reader: TextReader, folder: Path) -> BuildPlan:
         """Return the plan that tokenises the text into a folder of this job."""
         return BuildPlan(
             sources=reader.sources,
@@ -247,7 +245,7 @@ class HashPlan:
                 "shard_tokens": self.options.shard_tokens,
             }
         else:
-            text = self._build_plan(self.reader, Path()).job()
+            text = self._tokenising(self.reader, Path()).job()
         form = {"fingerprint": self.addresses.fingerprint, "format": self.options.format}
         return {**text, **form}
 

@@ -110,8 +110,9 @@ def plan_hash(
         if not options.resume:
             check_format(options.format)
             folder.check(None)
-    stated = None if config is None else given_config(config)
-    memory, file, addresses = find_memory(stated, tokenizer, options.layers)
+    memory, file, addresses = find_memory(
+        None if config is None else given_config(config), tokenizer, options.layers
+    )
     if isinstance(reader, StoredTokens):
         check_digest(file, reader.tokenizer["sha256"])
     return HashPlan(

@@ -189,11 +189,9 @@ class DocumentPieces:
                     vocab_size=vocab_size,
                 )
         if self._add_eos:
-            end = np.array([self._tokenizer.eos_id])
-            arrays = [np.append(array, end) for array in arrays]
+            arrays = [np.append(array, [self._tokenizer.eos_id]) for array in arrays]
         boundaries = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
-        dtype = token_dtype(vocab_size)
-        return np.concatenate([array.astype(dtype) for array in arrays]), _starts(boundaries)
+        return np.concatenate(arrays).astype(token_dtype(vocab_size)), _starts(boundaries)
 
 
 class _Texts:

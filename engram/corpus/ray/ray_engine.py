@@ -98,11 +98,10 @@ class RayEngine:
             raise MissingPackageError("ray", "ray", "--engine ray") from None
         if not ray.is_initialized():
             self._is_mine = True
-            self._connect()
+            self._connect(ray)
         self._ray = ray
-        cpus = int(ray.cluster_resources().get("CPU", 1))
         # One waiting task per running one keeps the workers busy.
-        self._most_in_flight = 2 * max(cpus, 1)
+        self._most_in_flight = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
         self._serve = ray.remote(**options)(_serve)
         return self
@@ -111,9 +110,7 @@ class RayEngine:
         if self._is_mine:
             self._ray.shutdown()
 
-    def _connect(self) -> None:
-        import ray
-
+    def _connect(self, ray: Any) -> None:
         options: dict[str, Any] = {"address": self._address}
         if self._address is None:
             options = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}

@@ -11,9 +11,9 @@ from typing import Any
 
 from engram.corpus.results.manifests import SHAPES, find_manifest
 from engram.corpus.results.work_folder import (
+    ASSEMBLED,
     check_work,
     discard_spent,
-    note_assembled,
     working,
 )
 from engram.corpus.text.sources import MANIFEST as MANIFEST
@@ -117,7 +117,7 @@ def write_manifest(
         for file in sorted(folder.iterdir())
     ]
     write_json(folder / MANIFEST, {**values, "files": files})
-    note_assembled(work, folder / MANIFEST)
+    write_json(work / ASSEMBLED, {MANIFEST: sha256_of(folder / MANIFEST)})
     return sum(file.stat().st_size for file in folder.iterdir())
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from engram.corpus.results.manifests import DIGESTS_SHAPE, JOB_SHAPE
 from engram.errors import InputError
 from engram.storage import staging
-from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.files import are_as_digested, write_json
 from engram.storage.json_files import find_json
 
 _JOB = "job.json"
 # Digests of the results' files, written before the results appear.
-_ASSEMBLED = "assembled.sha256"
+ASSEMBLED = "assembled.sha256"
 # Folder for unfinished files of a run; only the process with the lock moves files from it.
 ATTEMPT = "attempt-"
 # Words for a job's keys in messages, where they differ from the keys.
@@ -84,9 +84,7 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
         InputError: An unfinished build exists, the job differs, or another process is building.
     """
     work = work_folder(folder)
-    if not os.path.lexists(work):
-        return
-    if not staging.is_stage(work):
+    if os.path.lexists(work) and not staging.is_stage(work):
         raise staging.in_the_way(work)
     if staging.in_use(work):
         raise _at_work(folder)
@@ -137,33 +135,22 @@ def drop_done(work: Path) -> None:
     (work / _JOB).unlink()
 
 
-def note_assembled(work: Path, file: Path) -> None:
-    """Record that results are complete, before they appear.
-
-    Args:
-        work: The hidden folder of their build.
-        file: A file that identifies them, such as their manifest.
-    """
-    write_json(work / _ASSEMBLED, {file.name: sha256_of(file)})
-
-
 def discard_spent(folder: Path) -> None:
     """Remove the hidden folder of a killed build that has finished nothing, or everything.
 
     Everything is finished when the results have appeared.
     """
     work = work_folder(folder)
-    if not staging.is_stage(work) or staging.in_use(work):
-        return
-    noted = find_json(work / _ASSEMBLED, DIGESTS_SHAPE)
-    if not _is_begun(work) or (noted is not None and are_as_digested(folder, noted)):
-        discard(folder)
+    if staging.is_stage(work) and not staging.in_use(work):
+        noted = find_json(work / ASSEMBLED, DIGESTS_SHAPE)
+        if not _is_begun(work) or (noted is not None and are_as_digested(folder, noted)):
+            discard(folder)
 
 
 def _remove(work: Path) -> None:
     """Remove the hidden folder of existing results, in an order that a kill cannot confuse."""
     for entry in work.iterdir():
-        if entry.name not in (_ASSEMBLED, staging.MARK):
+        if entry.name not in (ASSEMBLED, staging.MARK):
             staging.remove_entry(entry)
     staging.remove(work)
 

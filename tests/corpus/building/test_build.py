@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.building import build_plan as build_module
+from engram.corpus.building import build_corpus as build_module
 from engram.corpus.building import unit_work
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
