@@ -96,10 +96,9 @@ def build_corpus(
         >>> built.manifest["counts"]["documents"]
         2
     """
-    plan = plan_build(
+    return plan_build(
         text, tokenizer, folder, options, resume=resume, overwrite=overwrite, unit_bytes=unit_bytes
-    )
-    return plan.run(workers=workers, engine=engine, progress=progress)
+    ).run(workers=workers, engine=engine, progress=progress)
 
 
 def plan_build(
@@ -230,8 +229,8 @@ class BuildPlan:
         manifest = self._finished(job)
         if was_finished := manifest is not None:
             discard(folder)
-            counts, problems = manifest["counts"], tuple(manifest["problems"])
-            notes = Notes(skipped=counts["skipped"], problems=problems)
+            skipped, problems = manifest["counts"]["skipped"], manifest["problems"]
+            notes = Notes(skipped=skipped, problems=tuple(problems))
             fresh_tokens, resumed_units = 0, len(manifest["units"])
         else:
             do = engine or (lambda tasks, report: run_local(tasks, workers, report))

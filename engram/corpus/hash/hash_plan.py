@@ -184,8 +184,9 @@ class HashPlan:
                     progress=progress,
                 )
                 notes, reader = built.notes, StoredTokens(work / "tokens")
-            vocab_size = self.tokenizer.vocab_size
-            writer = HashWriter(work, self.options, self.addresses, vocab_size, workers)
+            writer = HashWriter(
+                work, self.options, self.addresses, self.tokenizer.vocab_size, workers
+            )
             stack.callback(writer.stop)
             counts = count_tokens(
                 reader.batches(),
@@ -199,9 +200,8 @@ class HashPlan:
             )
             writer.close()
             with output.new() as new:
-                digests = writer.move(new)
                 values = {**self._describe(counts), "shards": writer.shards}
-                written_bytes = write_manifest(new, work, values, digests)
+                written_bytes = write_manifest(new, work, values, writer.move(new))
         return replace(
             counts, notes=notes, written_bytes=written_bytes, resumed_shards=writer.resumed
         )
@@ -246,8 +246,11 @@ class HashPlan:
             }
         else:
             text = self._tokenising(self.reader, Path()).job()
-        form = {"fingerprint": self.addresses.fingerprint, "format": self.options.format}
-        return {**text, **form}
+        return {
+            **text,
+            "fingerprint": self.addresses.fingerprint,
+            "format": self.options.format,
+        }
 
     def _describe(self, counts: HashCounts) -> dict[str, Any]:
         """Return the manifest of the folder, without its shards and files."""

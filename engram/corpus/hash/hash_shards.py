@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from engram.addressing.addresses import Addresses
 from engram.corpus.hash.hash_options import Format, HashOptions
 from engram.corpus.results.manifests import DIGESTS_SHAPE
 from engram.corpus.tokens import token_shards
-from engram.corpus.tokens.token_shards import DocumentShards, save_array
-from engram.corpus.tokens.tokenise import Tokens, token_dtype
+from engram.corpus.tokens.tokenise import Tokens, cut_batches, token_dtype
 from engram.errors import MissingPackageError
 from engram.storage.files import are_as_digested, sha256_of, write_json
 from engram.storage.json_files import find_json, read_json
@@ -79,7 +79,7 @@ def shard_names(index: int, format: Format) -> dict[str, str]:
     return {f"{kind}_file": f"{kind}-{index:05d}.npy" for kind in ("tokens", "documents", "ids")}
 
 
-class HashWriter(DocumentShards):
+class HashWriter(token_shards.DocumentShards):
     """Cuts documents into shards, and hashes and writes several shards in parallel.
 
     A .json with digests is written after each shard's files; shards that have one are kept.
@@ -155,7 +155,7 @@ class HashWriter(DocumentShards):
                 (self._folder / name).rename(folder / name)
             digests |= record
         if self._addresses.token_map is not None:
-            save_array(folder / TOKEN_MAP, self._addresses.token_map.astype(np.int32))
+            token_shards.save_array(folder / TOKEN_MAP, self._addresses.token_map.astype(np.int32))
         return digests
 
 
@@ -175,8 +175,8 @@ def write_shard(
     if format == "parquet":
         _write_parquet(folder / names["file"], addresses, shard, step)
         return
-    save_array(folder / names["tokens_file"], shard.tokens)
-    save_array(folder / names["documents_file"], shard.boundaries)
+    token_shards.save_array(folder / names["tokens_file"], shard.tokens)
+    token_shards.save_array(folder / names["documents_file"], shard.boundaries)
     size, dtype = len(shard.tokens), ids_dtype(addresses)
     shape = (size, len(addresses.layers), addresses.n_columns)
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
@@ -202,34 +202,28 @@ def _write_parquet(
 
     columns = len(addresses.layers) * addresses.n_columns
     boundaries, tokens = shard.boundaries, shard.tokens
-    # A row group holds whole documents, about a chunk of tokens.
-    steps = boundaries[1:] // _CHUNK_TOKENS
-    last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
-    cuts = boundaries[last]
-    token_type = pa.from_numpy_dtype(tokens.dtype)
-    id_type = pa.from_numpy_dtype(ids_dtype(addresses))
     # Lists with 64-bit lengths: one long document can have more than 2^31 ids.
-    lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
-    schema = pa.schema({"document": pa.int64(), **lists})
+    schema = pa.schema(
+        {
+            "document": pa.int64(),
+            "tokens": pa.large_list(pa.from_numpy_dtype(tokens.dtype)),
+            "ids": pa.large_list(pa.from_numpy_dtype(ids_dtype(addresses))),
+        }
+    )
     array_of = pa.LargeListArray.from_arrays
-    first = 0
+    # A row group holds whole documents, about a chunk of tokens.
+    cuts = cut_batches(boundaries, _CHUNK_TOKENS)
     with path.open("wb") as file:
         with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
-            chunks = zip(last, cuts, _hash(addresses, shard, cuts), strict=True)
-            for end, cut, ids in chunks:
-                start = boundaries[first]
-                offsets = boundaries[first : end + 1] - start
-                numbers = np.arange(first, end, dtype=np.int64) + shard.first_document
-                table = pa.table(
-                    [
-                        pa.array(numbers),
-                        array_of(offsets, tokens[start:cut]),
-                        array_of(offsets * columns, ids.reshape(-1)),
-                    ],
-                    schema=schema,
-                )
-                writer.write_table(table)
-                first = int(end)
+            hashed = _hash(addresses, shard, boundaries[cuts[1:]])
+            for (first, end), ids in zip(pairwise(cuts), hashed, strict=True):
+                offsets = boundaries[first : end + 1] - boundaries[first]
+                arrays = [
+                    pa.array(np.arange(first, end, dtype=np.int64) + shard.first_document),
+                    array_of(offsets, tokens[boundaries[first] : boundaries[end]]),
+                    array_of(offsets * columns, ids.reshape(-1)),
+                ]
+                writer.write_table(pa.table(arrays, schema=schema))
                 step()
         token_shards.sync(file)
 

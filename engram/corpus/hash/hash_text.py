@@ -172,17 +172,16 @@ def find_memory(
     except MissingFileError as error:
         if tokenizer is not None:
             raise
-        hint = f"Give a tokenizer with -t. {error.hint}"
-        raise MissingFileError(error.message, hint, **error.details) from error
+        raise MissingFileError(
+            error.message, f"Give a tokenizer with -t. {error.hint}", **error.details
+        ) from error
     if config is None:
         config = sized_for(file)
         return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses
     addresses = EngramTokenizer(config, file).addresses
-    return config, file, addresses if layer_ids is None else _select(addresses, layer_ids)
-
-
-def _select(addresses: Addresses, layer_ids: Sequence[int]) -> Addresses:
-    """Keep the constants of some layers, computed together with all, on which they depend."""
+    if layer_ids is None:
+        return config, file, addresses
+    # The constants of a layer depend on all the layers, and were computed together.
     layers = {layer.layer_id: layer for layer in addresses.layers}
     unknown = [layer_id for layer_id in layer_ids if layer_id not in layers]
     if unknown:
@@ -193,4 +192,5 @@ def _select(addresses: Addresses, layer_ids: Sequence[int]) -> Addresses:
             layer_ids=unknown,
             expected=list(layers),
         )
-    return replace(addresses, layers=tuple(layers[layer_id] for layer_id in layer_ids))
+    chosen = tuple(layers[layer_id] for layer_id in layer_ids)
+    return config, file, replace(addresses, layers=chosen)

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from engram.addressing.addresses import Addresses
 from engram.corpus.counts.cache_curve import CacheSample, LayerCache
@@ -23,8 +23,6 @@ from engram.storage.files import Progress
 if TYPE_CHECKING:
     from engram.corpus.hash.hash_plan import HashPlan
     from engram.corpus.ray.ray_engine import RayEngine
-
-T = TypeVar("T")
 
 SCHEMA = "engram.hash/1"
 _CACHE_DTYPES = ("float32", "bfloat16", "fp8", "int8")
@@ -200,7 +198,7 @@ def count_tokens(
     )
 
 
-def _one_ahead(items: Generator[T]) -> Generator[T]:
+def _one_ahead(items: Generator[TokenBatch | Notes]) -> Generator[TokenBatch | Notes]:
     """Fetch the next item in a thread while the caller works on this one."""
     end, pool = object(), ThreadPoolExecutor(1)
     try:

@@ -221,10 +221,8 @@ def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, in
             low = int(np.searchsorted(bounds, begin, side="right")) - 1
             high = int(np.searchsorted(bounds, end))
             start = int(bounds[low])
-            documents = TokenBatch(
-                batch.tokens[start : bounds[high]], bounds[low : high + 1] - start, 0
-            )
-            yield documents, begin - start, end - start
+            tokens = batch.tokens[start : bounds[high]]
+            yield TokenBatch(tokens, bounds[low : high + 1] - start, 0), begin - start, end - start
         first += len(batch.tokens)
 
 

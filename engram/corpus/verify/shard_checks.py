@@ -107,8 +107,7 @@ def check_token_ids(manifest: dict[str, Any], shards: Shards) -> Check:
         highest = int(tokens.max(initial=0))
         if highest >= size:
             wrong.append(f"{name} holds the id {highest}; the vocabulary has {size}")
-        lengths = np.diff(bounds)
-        if end is not None and ((lengths == 0).any() or (tokens[bounds[1:] - 1] != end).any()):
+        if end is not None and (not np.diff(bounds).all() or (tokens[bounds[1:] - 1] != end).any()):
             wrong.append(f"{name} has a document that does not end with the id {end}")
     ends = f", every document ends with {end}" if end is not None else ""
     return check_of("token ids", wrong, f"all below {size:,}{ends}")
@@ -154,8 +153,8 @@ def _check_hash_ids(folder: Path, manifest: dict[str, Any], shards: Shards) -> C
             size = min(len(tokens), _SAMPLED_TOKENS)
             if not size:
                 continue
-            starts = bounds[: np.searchsorted(bounds, size)]
-            found = hasher.hash_documents(np.array(tokens[:size]), np.append(starts, size))
+            cut = np.append(bounds[: np.searchsorted(bounds, size)], size)
+            found = hasher.hash_documents(np.array(tokens[:size]), cut)
             if not np.array_equal(found, ids[:size]):
                 wrong.append(f"{entry['ids_file']} holds other ids than those of its tokens")
             compared += size
