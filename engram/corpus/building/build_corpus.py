@@ -169,14 +169,6 @@ class BuildPlan:
 
     def job(self) -> dict[str, Any]:
         """Everything that the bytes of the corpus follow from, and when the files were changed."""
-        inputs = [
-            {
-                "name": source.name,
-                "bytes": source.size_bytes,
-                "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
-            }
-            for source in self.sources
-        ]
         options = self.options
         return {
             "engram_version": __version__,
@@ -184,7 +176,14 @@ class BuildPlan:
             **{field.name: getattr(options, field.name) for field in fields(TextOptions)},
             **{"add_eos": options.adds_eos, "split": options.splits_by},
             "unit_bytes": self.unit_bytes,
-            "inputs": inputs,
+            "inputs": [
+                {
+                    "name": source.name,
+                    "bytes": source.size_bytes,
+                    "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
+                }
+                for source in self.sources
+            ],
         }
 
     def tasks(self, folder: Path) -> list[UnitTask]:
@@ -229,8 +228,9 @@ class BuildPlan:
         manifest = self._finished(job)
         if was_finished := manifest is not None:
             discard(folder)
-            skipped, problems = manifest["counts"]["skipped"], manifest["problems"]
-            notes = Notes(skipped=skipped, problems=tuple(problems))
+            notes = Notes(
+                skipped=manifest["counts"]["skipped"], problems=tuple(manifest["problems"])
+            )
             fresh_tokens, resumed_units = 0, len(manifest["units"])
         else:
             do = engine or (lambda tasks, report: run_local(tasks, workers, report))
@@ -305,11 +305,6 @@ class BuildPlan:
                 for batch in read_unit(task, vocab_size):
                     shards.add(batch)
             shards.close()
-            counts = {
-                "documents": sum(result.documents for result in results),
-                "tokens": sum(result.tokens for result in results),
-                "skipped": notes.skipped,
-            }
             units = [
                 {
                     "documents": result.documents,
@@ -325,12 +320,16 @@ class BuildPlan:
                 "schema": CORPUS_SCHEMA,
                 **_without_times(job),
                 "dtype": token_dtype(vocab_size).name,
-                "counts": counts,
+                "counts": {
+                    "documents": sum(result.documents for result in results),
+                    "tokens": sum(result.tokens for result in results),
+                    "skipped": notes.skipped,
+                },
                 "problems": list(notes.problems),
                 "units": units,
                 "shards": shards.shards,
             }
-            write_manifest(new, work, values)
+            write_manifest(new, work, values, {})
 
 
 def _without_times(job: dict[str, Any]) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def run_local(
         with _interrupts_blocked():
             for _ in range(min(workers, len(tasks))):
                 here, there = spawn.Pipe()
-                work = (there, max(1, workers // len(tasks)), read_bytes)
-                started.append(spawn.Process(target=_work, args=work, daemon=True))
+                arguments = there, max(1, workers // len(tasks)), read_bytes
+                started.append(spawn.Process(target=_work, args=arguments, daemon=True))
                 started[-1].start()
                 there.close()
                 idle.append(here)

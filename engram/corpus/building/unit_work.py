@@ -262,8 +262,9 @@ def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
     if bounds[-1]:
         tokens = np.memmap(_file(task, "tokens"), token_dtype(vocab_size), "r")
     for start, end in pairwise(cut_batches(bounds)):
-        first = bounds[start]
-        yield TokenBatch(tokens[first : bounds[end]], bounds[start : end + 1] - first, 0)
+        yield TokenBatch(
+            tokens[bounds[start] : bounds[end]], bounds[start : end + 1] - bounds[start], 0
+        )
 
 
 def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -88,8 +89,6 @@ def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[
 
 def _is_cut(source: Source) -> bool:
     """Whether a file can be cut at newlines: not a list of JSON records, not UTF-16."""
-    try:
-        with open_source(source) as stream:
-            return source.format != "json" or holds_json_lines(stream)
-    except InputError:  # reported when the file is read
-        return False
+    with suppress(InputError), open_source(source) as stream:  # reported when the file is read
+        return source.format != "json" or holds_json_lines(stream)
+    return False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,27 +124,31 @@ class HashPlan:
     ) -> HashedText:
         """Do the work; see `hash_text`."""
         started = time.perf_counter()
+        count = partial(
+            count_tokens,
+            addresses=self.addresses,
+            cache_tokens=self.options.measured_tokens,
+            workers=workers,
+            engine=engine,
+            progress=progress,
+        )
         if self.output is None:
-            counts = self._count(workers, engine, progress)
+            counts = count(self._tokens(engine), total_bytes=self.reader.total_bytes)
         else:
             remove_torn(self.output.path)
-            counts = self._finished(self.output, workers, engine, progress) or self._write(
-                self.output, workers, engine, progress
+            counts = self._finished(self.output, engine, count) or self._write(
+                self.output, workers, engine, progress, count
             )
         counts = replace(counts, seconds=time.perf_counter() - started)
         return HashedText(self, counts, "local" if engine is None else "ray")
 
     def _finished(
-        self,
-        output: ResultFolder,
-        workers: int,
-        engine: RayEngine | None,
-        progress: Progress | None,
+        self, output: ResultFolder, engine: RayEngine | None, count: Callable[..., HashCounts]
     ) -> HashCounts | None:
         """Count the text if the folder is there; None unless it is the one asked for."""
         if output.find() is None:
             return None
-        counts = self._count(workers, engine, progress)
+        counts = count(self._tokens(engine), total_bytes=self.reader.total_bytes)
         manifest = output.finished(self._describe(counts), "Hash again")
         if manifest is None:
             return None
@@ -151,26 +156,13 @@ class HashPlan:
         written_bytes = listed_bytes(output.path, manifest)
         return replace(counts, written_bytes=written_bytes, was_finished=True)
 
-    def _count(
-        self, workers: int, engine: RayEngine | None, progress: Progress | None
-    ) -> HashCounts:
-        """Collect statistics in one pass."""
-        return count_tokens(
-            self._tokens(engine),
-            self.addresses,
-            total_bytes=self.reader.total_bytes,
-            cache_tokens=self.options.measured_tokens,
-            workers=workers,
-            engine=engine,
-            progress=progress,
-        )
-
     def _write(
         self,
         output: ResultFolder,
         workers: int,
         engine: RayEngine | None,
         progress: Progress | None,
+        count: Callable[..., HashCounts],
     ) -> HashCounts:
         """Write hash ids; statistics are collected on the way."""
         check_format(self.options.format)
@@ -188,16 +180,7 @@ class HashPlan:
                 work, self.options, self.addresses, self.tokenizer.vocab_size, workers
             )
             stack.callback(writer.stop)
-            counts = count_tokens(
-                reader.batches(),
-                self.addresses,
-                total_bytes=reader.total_bytes,
-                cache_tokens=self.options.measured_tokens,
-                workers=workers,
-                engine=engine,
-                progress=progress,
-                writer=writer,
-            )
+            counts = count(reader.batches(), total_bytes=reader.total_bytes, writer=writer)
             writer.close()
             with output.new() as new:
                 values = {**self._describe(counts), "shards": writer.shards}

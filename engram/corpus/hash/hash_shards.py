@@ -107,7 +107,7 @@ class HashWriter(token_shards.DocumentShards):
 
     def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
         while len(self._running) >= self._threads:
-            self._wait()
+            self.resumed += self._running.popleft().result()
         documents = sum(shard["documents"] for shard in self.shards)
         shard = Shard(len(self.shards), tokens, boundaries, documents)
         self._running.append(self._pool.submit(self._do, shard))
@@ -132,14 +132,11 @@ class HashWriter(token_shards.DocumentShards):
     def _record(self, index: int) -> Path:
         return self._folder / f"shard-{index:05d}.json"
 
-    def _wait(self) -> None:
-        self.resumed += self._running.popleft().result()
-
     def close(self) -> None:
         """Write the remaining documents as the last shard, and wait for all shards."""
         super().close()
         while self._running:
-            self._wait()
+            self.resumed += self._running.popleft().result()
 
     def stop(self) -> None:
         """Start no further shards, and abandon those in progress."""
@@ -177,9 +174,9 @@ def write_shard(
         return
     token_shards.save_array(folder / names["tokens_file"], shard.tokens)
     token_shards.save_array(folder / names["documents_file"], shard.boundaries)
-    size, dtype = len(shard.tokens), ids_dtype(addresses)
+    size = len(shard.tokens)
     shape = (size, len(addresses.layers), addresses.n_columns)
-    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    header = {"descr": ids_dtype(addresses).str, "fortran_order": False, "shape": shape}
     cuts = range(_CHUNK_TOKENS, size + _CHUNK_TOKENS, _CHUNK_TOKENS)
     with (folder / names["ids_file"]).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -131,8 +131,8 @@ class HashedText:
 
 def count_tokens(
     batches: Generator[TokenBatch | Notes],
-    addresses: Addresses,
     *,
+    addresses: Addresses,
     total_bytes: int | None,
     cache_tokens: int | None,
     workers: int,

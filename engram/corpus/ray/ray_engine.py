@@ -102,8 +102,9 @@ class RayEngine:
         self._ray = ray
         # One waiting task per running one keeps the workers busy.
         self._most_in_flight = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
-        self._serve = ray.remote(**options)(_serve)
+        self._serve = ray.remote(num_cpus=1, num_returns="streaming", max_retries=self._retries)(
+            _serve
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -240,8 +241,8 @@ def _gather(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
 
 def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
     lengths = [np.zeros(1, np.int64), *(np.diff(batch.boundaries) for batch in batches)]
-    tokens = np.concatenate([batch.tokens for batch in batches])
-    return TokenBatch(tokens, np.cumsum(np.concatenate(lengths)), 0)
+    boundaries = np.cumsum(np.concatenate(lengths))
+    return TokenBatch(np.concatenate([batch.tokens for batch in batches]), boundaries, 0)
 
 
 def _absolute(task: UnitTask) -> UnitTask:

@@ -65,9 +65,7 @@ class ResultFolder:
 
     def find(self) -> dict[str, Any] | None:
         """Return the manifest of a folder to recognise; None if there is none."""
-        if not self.resume:
-            return None
-        return find_manifest(self.path, self.schema, SHAPES[self.schema])
+        return find_manifest(self.path, self.schema, SHAPES[self.schema]) if self.resume else None
 
     def finished(self, expected: dict[str, Any], again: str) -> dict[str, Any] | None:
         """Return the manifest of the folder to recognise; None unless it is the one asked for.
@@ -79,8 +77,8 @@ class ResultFolder:
         Raises:
             CorruptFileError: A file is missing or changed; with `overwrite` it counts as none.
         """
-        stored: dict[str, Any] = json.loads(json.dumps(expected))
-        if (manifest := self.find()) is None or not stored.items() <= manifest.items():
+        manifest = self.find()
+        if manifest is None or not json.loads(json.dumps(expected)).items() <= manifest.items():
             return None
         if not self.overwrite:
             check_whole(self.path, manifest, f"{again}: --overwrite instead of --resume.")
@@ -88,13 +86,12 @@ class ResultFolder:
 
     def _own_files(self, folder: Path) -> set[str] | None:
         """Return the names of the files in a folder's manifest; None without a valid manifest."""
-        if (manifest := find_manifest(folder, self.schema)) is None:
-            return None
-        return {MANIFEST, *(file["name"] for file in manifest["files"])}
+        manifest = find_manifest(folder, self.schema)
+        return None if manifest is None else {MANIFEST, *(it["name"] for it in manifest["files"])}
 
 
 def write_manifest(
-    folder: Path, work: Path, values: dict[str, Any], digests: Mapping[str, str] | None = None
+    folder: Path, work: Path, values: dict[str, Any], digests: Mapping[str, str]
 ) -> int:
     """Write the manifest: `values`, and the size and sha256 of every file of the folder.
 
@@ -107,12 +104,11 @@ def write_manifest(
     Returns:
         Bytes of all the files, the manifest's own included.
     """
-    known = digests or {}
     files = [
         {
             "name": file.name,
             "bytes": file.stat().st_size,
-            "sha256": known.get(file.name) or sha256_of(file),
+            "sha256": digests.get(file.name) or sha256_of(file),
         }
         for file in sorted(folder.iterdir())
     ]

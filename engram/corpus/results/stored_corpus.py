@@ -35,15 +35,12 @@ class StoredCorpus:
     @property
     def summary(self) -> dict[str, Any]:
         """Its counts, shards, tokenizer and rules."""
-        manifest = self.manifest
         return {
             "schema": CORPUS_SCHEMA,
             "output": str(self.folder),
-            **manifest["counts"],
-            "shards": len(manifest["shards"]),
-            "dtype": manifest["dtype"],
-            "tokenizer": manifest["tokenizer"],
-            "split": manifest["split"],
+            **self.manifest["counts"],
+            "shards": len(self.manifest["shards"]),
+            **{key: self.manifest[key] for key in ("dtype", "tokenizer", "split")},
             "output_bytes": self.written_bytes,
         }
 

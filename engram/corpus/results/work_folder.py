@@ -169,9 +169,8 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
         differs.remove("on_error")
     # Without an end of documents, it is none of the tokenizer's either.
     if "add_eos" in differs and "tokenizer" in differs:
-        both = (before.get("tokenizer"), job["tokenizer"])
-        first, second = ({**(one or {}), "eos_id": None} for one in both)
-        if first == second:
+        other = {**(before.get("tokenizer") or {}), "eos_id": None}
+        if other == {**job["tokenizer"], "eos_id": None}:
             differs.remove("tokenizer")
     return differs
 

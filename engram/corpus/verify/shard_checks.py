@@ -91,8 +91,11 @@ def check_boundaries(shards: Shards) -> Check:
         _wrong_boundaries(entry["documents_file"], bounds, len(tokens))
         for entry, tokens, bounds in shards
     ]
-    right = "boundaries rise from 0 to the end of every shard"
-    return check_of("documents", list(filter(None, wrong)), right)
+    return check_of(
+        "documents",
+        list(filter(None, wrong)),
+        "boundaries rise from 0 to the end of every shard",
+    )
 
 
 def check_token_ids(manifest: dict[str, Any], shards: Shards) -> Check:
@@ -123,8 +126,7 @@ def check_hashes(folder: Path, manifest: dict[str, Any]) -> list[Check]:
         detail = f"not compared: the shards are {manifest['format']} files"
         return [Check("counts", None, detail), Check("hash ids", None, detail)]
     check_shape(manifest, ID_SHARDS_SHAPE, str(folder / MANIFEST), hint=_HASH_AGAIN)
-    axes = {"tokens": 1, "documents": 1, "ids": 3}
-    shards = read_shards(folder, manifest, _HASH_AGAIN, axes)
+    shards = read_shards(folder, manifest, _HASH_AGAIN, {"tokens": 1, "documents": 1, "ids": 3})
     wrong, columns = [], manifest["counts"]["ids"] // max(manifest["counts"]["tokens"], 1)
     for entry, tokens, bounds, ids in shards:
         found = (len(tokens), len(bounds) - 1, len(ids), int(np.prod(ids.shape[1:])))

@@ -79,8 +79,7 @@ def _checks(
         return [files]
     if manifest["schema"] == HASHES_SCHEMA:
         return [files, *check_hashes(folder, manifest)]
-    axes = {"tokens": 1, "documents": 1}
-    shards = read_shards(folder, manifest, "Build the corpus again.", axes)
+    shards = read_shards(folder, manifest, "Build the corpus again.", {"tokens": 1, "documents": 1})
     checks = [files, check_shard_counts(manifest, shards), check_boundaries(shards)]
     if all(check.ok for check in checks):
         checks.append(check_token_ids(manifest, shards))
