@@ -76,7 +76,9 @@ def test_units_hold_the_documents_of_the_text(tmp_path, split, unit_bytes):
         for text in block.texts
     ]
     assert found == [text for block in TextReader(tmp_path, split=split) for text in block.texts]
-    assert sum(unit.size_bytes for unit in units) == sum(s.size_bytes for s in sources)
+    assert sum(source.size_bytes for unit in units for source in unit) == sum(
+        s.size_bytes for s in sources
+    )
     assert (len(units) == 1) == (unit_bytes == 10**9)
 
 
