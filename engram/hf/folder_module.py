@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError
-from engram.hf.compat import files_beside
+from engram.hf.compat import get_relative_import_files
 
 REMOTE_MODULE = "modeling_engram"
 CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
@@ -89,5 +89,5 @@ def copy_code(model_class: type[Any], folder: Path) -> None:
         for base in made.__mro__:
             if base.__module__.startswith("transformers_modules."):
                 file = str(sys.modules[base.__module__].__file__)
-                for needed in files_beside(file):
+                for needed in (file, *get_relative_import_files(file)):
                     shutil.copyfile(needed, folder / Path(needed).name)

@@ -107,7 +107,6 @@ class EngramForCausalLM:
         _check_places(tables, cache_rows)
         in_files = None
         if tables == "disk":
-            compat.weight_loader(super())
             in_files = tables_on_disk(pretrained_model_name_or_path, cache_rows, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         # Wrong shapes are reported below, with their names.
@@ -290,7 +289,8 @@ class EngramForCausalLM:
         layer_id = self.engram_addresses.layer_ids[0]
         part, tensor = next(layers[layer_id].engram.named_parameters())
         place = tensor_name("", layer_id, part)
-        return path, compat.saved_name(self, path + place, tensor).removesuffix(place)
+        saved = next(iter(compat.revert_weight_conversion(self, {path + place: tensor})))
+        return path, saved.removesuffix(place)
 
     def _write_code(self, folder: Path) -> None:
         """Write the module that `trust_remote_code` loads, and the modules that it imports."""

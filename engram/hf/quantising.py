@@ -47,9 +47,10 @@ def base_modules(base_class: Any, config: Any, layers_path: str) -> BaseModules:
         name.removeprefix(f"{layers_path}.").partition(".")[2]
         for name, module in model.named_modules()
         if name.startswith(f"{layers_path}.")
-        and isinstance(module, (nn.Linear, nn.Conv2d, compat.turned_linear()))
+        and isinstance(module, (nn.Linear, nn.Conv2d, compat.Conv1D.find()))
     ]
-    return BaseModules(tuple(sorted(compat.never_quantised(model))), tuple(dict.fromkeys(inside)))
+    kept = compat.get_modules_to_not_convert(model)
+    return BaseModules(tuple(sorted(kept)), tuple(dict.fromkeys(inside)))
 
 
 def keep_memory_out(
@@ -152,7 +153,8 @@ def reason_not_loaded(config: Mapping[str, Any]) -> str | None:
         return None
     check_packages(method_name(quantisation))
     try:
-        compat.check_quantiser(copy.deepcopy(quantisation))
+        quantiser = compat.quantiser_from_config(copy.deepcopy(quantisation), pre_quantized=True)
+        quantiser.validate_environment(device_map=None, weights_only=True)
     except (ImportError, RuntimeError, ValueError) as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None

@@ -174,9 +174,8 @@ def attach(
         trust_remote_code=trust_remote_code,
     )
     if verify and not dry_run:
-        check_packages(
-            quantisation_method(made.base.config)
-        )  # at once, not after the whole was written
+        # At once, not after the whole was written.
+        check_packages(quantisation_method(made.base.config))
     stored = table_dtype(memory, made.base.dtype, dtype)
     attached = Attached(made, stored, not dry_run, tuple(torn(made.output)))
     if dry_run:
