@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from engram.hf.state import MemoryState, give_state, state_of
 from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph, records_a_lasting_graph
 from engram.nn.disk import prefetch
-from engram.nn.module import GatedTokens, memory_in
+from engram.nn.module import GatedTokens
 
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
 
@@ -216,15 +216,11 @@ class MemoryDecoder(nn.Module):
             config.vocab_size,
         )
         found = look_up(reader, ids, mask, position_ids, state, hash_ids)
-        self._prefetch(found.ids)
-        return found
-
-    def _prefetch(self, hashed: Tensor) -> None:
-        """Have tables on disk start reading the rows that the layers will look up."""
         if not records_a_graph():
-            layer_ids = sorted(self.engram_ids.addresses.layer_ids)
-            modules = [self._memory(layer_id) for layer_id in layer_ids]
-            prefetch(pair for module in modules for pair in module.wanted_rows(hashed))
+            # Tables on disk start reading the rows that the layers will look up.
+            memories = map(self._memory, sorted(self.engram_ids.addresses.layer_ids))
+            prefetch(rows for memory in memories for rows in memory.wanted_rows(found.ids))
+        return found
 
     @property
     def engram_layers(self) -> nn.ModuleList:
@@ -237,8 +233,10 @@ class MemoryDecoder(nn.Module):
         return self._memory(self.engram_ids.addresses.layer_ids[0])
 
     def _memory(self, layer_id: int) -> EngramModule:
+        """Return a layer's memory, or the active one inside a wrapper, for its attributes."""
         layer: Any = self.engram_layers[layer_id]
-        return memory_in(layer.engram)
+        inside = (it for it in layer.engram.modules() if isinstance(it, EngramModule))
+        return cast(EngramModule, getattr(layer.engram, "in_use", None) or next(inside))
 
     @property
     def engram_token_map(self) -> Tensor | None:

@@ -10,7 +10,6 @@ Shapes: B sequences, T tokens, M streams, D hidden size, P channels, K taps, W c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from engram.nn.compat import records_a_graph
-from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
+from engram.nn.gaps import closed_order, in_time, reorder
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
@@ -103,62 +102,6 @@ class ConvPast(NamedTuple):
 
     window: Tensor
     gates: Tensor
-
-
-def gate_and_smooth(
-    gates: Tensor,
-    value: Tensor,
-    norm: Callable[[Tensor], Tensor],
-    conv: CausalConv,
-    keep: Tensor | None,
-    window: Tensor | None,
-    since: Tensor | None,
-    *,
-    close_gaps: bool,
-) -> tuple[Tensor, ConvPast]:
-    """Gate the value for every stream, and add a causal convolution of it.
-
-    Args:
-        gates: One per stream ``[B, T, M]``.
-        value: The memory's value, the same for all streams ``[B, T, D]``.
-        norm: Normalises the convolution's inputs ``[B, T, M, D]``.
-        conv: The convolution over M * D channels.
-        keep: False at masked positions ``[B, T]``, which get zero and contribute zero; or None.
-        window: The convolution's inputs before these ``[B, <= W, P]``, or None.
-        since: Tokens since each token's document started ``[B, T]``, or None.
-        close_gaps: Whether the convolution skips masked tokens as if they did not exist; else they
-            keep their place in time.
-
-    Returns:
-        The sum ``[B, T, M, D]``, in float32 or better, and the past for later tokens.
-    """
-    if keep is not None:
-        # A closed gate makes the convolution's input zero as well.
-        gates = gates.masked_fill(~keep[:, :, None], 0)
-    gated, inputs = conv_inputs(gates, value, norm)
-    gaps = gaps_in(keep, window is not None) if close_gaps else None
-    convolved, window = conv(inputs, window, since, gaps)
-    out = F.silu(convolved).view_as(gated).add_(gated)
-    if keep is not None:
-        out = out.masked_fill(~keep[:, :, None, None], 0)
-    return out, ConvPast(window, gates)
-
-
-def conv_inputs(
-    gates: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Gate the value, and normalise it for the convolution.
-
-    Args:
-        gates: One per stream ``[B, T, M]``.
-        value: The memory's value, the same for all streams ``[B, T, D]``.
-        norm: Normalises the convolution's inputs ``[B, T, M, D]``.
-
-    Returns:
-        The gated value ``[B, T, M, D]``, and the convolution's inputs ``[B, T, P]``.
-    """
-    gated = gates[..., None] * value[:, :, None]
-    return gated, norm(gated).to(value.dtype).flatten(2)
 
 
 def causal_conv(
