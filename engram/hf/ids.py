@@ -17,6 +17,7 @@ from engram.addressing.hashing import Hasher
 from engram.addressing.torch_ops import TorchHasher
 from engram.errors import MismatchError
 from engram.nn.compat import records_a_graph, version_of
+from engram.nn.gaps import masks_some
 
 
 class MemoryIds:
@@ -74,8 +75,7 @@ class MemoryIds:
         known = ids < self.addresses.raw_vocab_size
         for token_id in self.not_text:
             known = known & (ids != token_id)
-        # On a CPU, where checking is cheap, a mask that masks nothing becomes None.
-        if known.device.type == "cpu" and not records_a_graph() and bool(known.all()):
+        if not masks_some(known):
             return ids, None
         return ids.clamp_max(self.addresses.raw_vocab_size - 1), known
 

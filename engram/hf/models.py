@@ -18,7 +18,6 @@ from engram.hf.arguments import forward_with_memory
 from engram.hf.calls import refuse_continuous_batching
 from engram.hf.classes import class_after
 from engram.hf.folder_module import auto_map, copy_code, remote_module
-from engram.hf.layers import find_layers
 from engram.hf.prompts import check_prompt, keep_prompt
 from engram.hf.quantising import quantised_loading
 from engram.hf.tables import (
@@ -30,7 +29,7 @@ from engram.hf.tables import (
     tables_on_disk,
     weights_beside_tables,
 )
-from engram.hf.wiring import wire
+from engram.hf.wiring import find_layers, wire
 from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
 from engram.tensor_names import is_memory, tensor_name
 

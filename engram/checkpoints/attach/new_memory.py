@@ -140,7 +140,7 @@ def _wired_classes(
     from engram.hf.admission import check_cache, check_model, of_the_base
     from engram.hf.compat import get_class_from_dynamic_module
     from engram.hf.families import classes_of_code, model_classes
-    from engram.hf.layers import check_fits, find_layers
+    from engram.hf.wiring import check_fits, find_layers
 
     trusted = code is not None
     auto_class = "AutoModelForCausalLM"
