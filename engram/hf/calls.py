@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from engram.errors import InputError
 from engram.hf import compat
 from engram.hf.arguments import (
+    bound,
     checked_hash_ids,
     checked_ids,
     checked_mask,
@@ -88,9 +89,9 @@ def _read(memory: nn.Module, layer_id: int, hidden_states: Tensor, lookup: Looku
         return_past=True,
     )
     if state is not None and past is not None:
-        state.remember(layer_id, past)
-    added: Tensor = out
-    return added
+        state.windows[layer_id] = past.window
+        state.gates[layer_id].append(past.gates, past.gates)
+    return cast(Tensor, out)
 
 
 def _beside(mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
@@ -166,11 +167,8 @@ class MemoryDecoder(nn.Module):
         if torch.compiler.is_compiling():
             outputs = super().forward(input_ids, **kwargs)
         else:
-            before = _passed_beside.set(lookup)
-            try:
+            with bound(_passed_beside, lookup):
                 outputs = super().forward(input_ids, **kwargs)
-            finally:
-                _passed_beside.reset(before)
         if cache is None and state is not None:
             made = compat.cache_of(outputs)
             if made is not None:
@@ -225,8 +223,7 @@ class MemoryDecoder(nn.Module):
     @property
     def engram_layers(self) -> nn.ModuleList:
         """The decoder's list of layers."""
-        layers: nn.ModuleList = getattr(self, self.engram_layers_name)
-        return layers
+        return cast(nn.ModuleList, getattr(self, self.engram_layers_name))
 
     @property
     def _first_memory(self) -> EngramModule:

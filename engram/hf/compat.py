@@ -7,7 +7,7 @@ signature, and names that a future release may drop, which have a probe in `SEAM
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -38,10 +38,11 @@ _QUANTISED = "memories beside quantised weights"
 _CONTINUOUS = "refusing continuous batching before it starts"
 
 # Functions that are called as they are.
-_conversions = callable_seam(
+# Renaming of tensors on loading, of a type or a class.
+get_checkpoint_conversion_mapping = callable_seam(
     f"{PACKAGE}.conversion_mapping", "get_checkpoint_conversion_mapping", _RENAMES
 )
-_convert = callable_seam(
+register_checkpoint_conversion_mapping = callable_seam(
     f"{PACKAGE}.conversion_mapping",
     "register_checkpoint_conversion_mapping",
     _RENAMES,
@@ -170,33 +171,6 @@ def mapped(mapping: str, key: Any) -> Any:
     return entries[key] if key in entries else None  # noqa: SIM401
 
 
-def run_after_init(base: Any, after: Callable[[], Any]) -> dict[str, Any]:
-    """Return class members that call a function after a config of a class is initialised.
-
-    Args:
-        base: A config class of transformers.
-        after: The function.
-    """
-
-    def post_init(self: Any, **kwargs: Any) -> None:
-        base.__post_init__(self, **kwargs)
-        after()
-
-    return {"__post_init__": post_init}
-
-
-def share_conversions(ours: Mapping[str, str]) -> None:
-    """Apply the base's renaming of tensors to the toolkit's types and classes on loading.
-
-    Args:
-        ours: The toolkit's names of a type and its classes, by those of transformers.
-    """
-    for base, name in ours.items():
-        mapping = _conversions(base)
-        if mapping is not None:
-            _convert(name, mapping, overwrite=True)
-
-
 def weight_loader(model_class: Any) -> Any:
     """Return the method through which `from_pretrained` loads weights.
 
@@ -312,7 +286,12 @@ SEAMS = (
         Seam(mapping, reason, partial(_is_mapped, mapping, model_type))
         for mapping, model_type, reason in _MAPPINGS
     ),
-    *(_conversions, _convert, revert_weight_conversion, add_generation_mixin_to_remote_model),
+    *(
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+        revert_weight_conversion,
+        add_generation_mixin_to_remote_model,
+    ),
     *(get_class_from_dynamic_module, get_relative_import_files),
     callable_seam(
         PACKAGE,

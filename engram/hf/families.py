@@ -8,7 +8,7 @@ transformers' own classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +143,14 @@ def _config_class(base_type: str) -> Any:
     base: Any = compat.config_class(base_type)
     if base is None:
         raise _unknown(base_type)
-    methods = {
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        base.__post_init__(self, **kwargs)
         # Model classes are slow to import: one is made when the first config of its type is seen.
-        **compat.run_after_init(base, partial(_model_class, base_type)),
-        "__reduce_ex__": made_again_by(_config_class, base_type),
-    }
-    made = _make_config(base, base_type, methods)
+        _model_class(base_type)
+
+    reduce = made_again_by(_config_class, base_type)
+    made = _make_config(base, base_type, {"__post_init__": post_init, "__reduce_ex__": reduce})
     AutoConfig.register(made.model_type, made, exist_ok=True)
     return made
 
@@ -185,11 +187,15 @@ def _model_class(base_type: str) -> Any:
         engram_auto_classes=auto_classes,
         engram_multimodal=base_type in MULTIMODAL,
     )
-    compat.share_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
+    # The base's tensors are renamed for our types and classes, too.
+    for theirs, ours in ((base_type, config_class.model_type), (base.__name__, made.__name__)):
+        mapping = compat.get_checkpoint_conversion_mapping(theirs)
+        if mapping is not None:
+            compat.register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
     for name in auto_classes:
         getattr(transformers, name).register(config_class, made, exist_ok=True)
-    for name, mapping, argument in _READERS:
-        reader = compat.mapped(mapping, base_config)
+    for name, entries, argument in _READERS:
+        reader = compat.mapped(entries, base_config)
         if reader is not None:
             register = getattr(transformers, name).register
             register(config_class, exist_ok=True, **{argument: reader})

@@ -97,10 +97,7 @@ class MemoryIds:
         if ids.device.type != "cpu" or records_a_graph():
             if token_map is not None:
                 token_map = token_map.to(ids.device)  # its layer may be on another device
-            hashed: Tensor = self._torch_hasher.hash(
-                ids, token_map=token_map, keep=keep, starts=starts
-            )[0]
-            return hashed
+            return self._torch_hasher.hash(ids, token_map=token_map, keep=keep, starts=starts)[0]
         hasher = self._hasher  # another thread may check a map, and reset this, at any time
         if hasher is None:
             addresses = self.addresses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch.nn import Embedding
@@ -12,25 +12,25 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TOKENIZER, describe_tokenizer, load_tokenizer
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
-from engram.errors import EngramError, MismatchError, MissingFileError, UsageError
+from engram.errors import EngramError, MismatchError, MissingFileError
 from engram.hf import compat
-from engram.hf.arguments import forward_with_memory
+from engram.hf.arguments import bound, forward_with_memory
 from engram.hf.calls import refuse_continuous_batching
 from engram.hf.classes import class_after
-from engram.hf.folder_module import auto_map, copy_code, remote_module
+from engram.hf.folder_module import auto_map, write_code
 from engram.hf.prompts import check_prompt, keep_prompt
 from engram.hf.quantising import quantised_loading
 from engram.hf.tables import (
+    IN_FILES,
     add_tables,
-    built_with,
     check_saving,
     refuse_other_tables,
-    tables_in_files,
     tables_on_disk,
     weights_beside_tables,
 )
 from engram.hf.wiring import find_layers, wire
 from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.nn.embedding import check_offsets
 from engram.tensor_names import is_memory, tensor_name
 
 Tables = Literal["ram", "disk"]
@@ -73,7 +73,7 @@ class EngramForCausalLM:
                 "Attach one first: engram attach MODEL -c CONFIG -o FOLDER",
             )
         addresses = Addresses.from_dict(settings["addresses"])
-        wire(self, EngramConfig.from_dict(settings["config"]), addresses, tables_in_files())
+        wire(self, EngramConfig.from_dict(settings["config"]), addresses, IN_FILES.get())
         self._fill_token_map()
 
     @classmethod
@@ -103,22 +103,19 @@ class EngramForCausalLM:
             MissingError: A quantised base needs a package that is not installed, or a newer
                 version.
         """
-        _check_places(tables, cache_rows)
-        in_files = None
-        if tables == "disk":
-            in_files = tables_on_disk(pretrained_model_name_or_path, cache_rows, kwargs)
+        source = pretrained_model_name_or_path
+        in_files = tables_on_disk(source, tables, cache_rows, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         # Wrong shapes are reported below, with their names.
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         base = class_after(cls, EngramForCausalLM)
-        source = pretrained_model_name_or_path
         with (
-            built_with(in_files),
+            bound(IN_FILES, in_files),
             quantised_loading(base, cls.config_class, source, kwargs),  # type: ignore[attr-defined]
         ):
             model, info = super().from_pretrained(  # type: ignore[misc]
-                pretrained_model_name_or_path, *args, **kwargs
+                source, *args, **kwargs
             )
         wrong = [f"{name} is missing" for name in info["missing_keys"] if is_memory(name)]
         wrong += [
@@ -129,12 +126,12 @@ class EngramForCausalLM:
         if wrong:
             raise MismatchError(
                 f"{len(wrong)} tensors are missing or have another shape: {sorted(wrong)[0]}.",
-                f"Check the folder: engram verify {pretrained_model_name_or_path}",
+                f"Check the folder: engram verify {source}",
                 tensors=sorted(wrong),
             )
         model.check_constants()
-        if pretrained_model_name_or_path is not None:
-            model._check_tokenizer(Path(pretrained_model_name_or_path))
+        if source is not None:
+            model._check_tokenizer(Path(source))
         return (model, info) if wants_info else model
 
     @staticmethod
@@ -162,8 +159,7 @@ class EngramForCausalLM:
     @property
     def engram_addresses(self) -> Addresses:
         """The memory's constants, without their token map."""
-        addresses: Addresses = self.engram_decoder.engram_ids.addresses
-        return addresses
+        return cast(Addresses, self.engram_decoder.engram_ids.addresses)
 
     def fill_token_map(self, tokenizer: Any) -> None:
         """Fill the token map of a model that was made from its config, not loaded.
@@ -219,7 +215,7 @@ class EngramForCausalLM:
         self.check_token_map()
         for name, module in self.named_modules():  # type: ignore[attr-defined]
             if isinstance(module, MultiHeadEmbedding):
-                module.check_offsets(name)
+                check_offsets(module, {f"{name}.offsets": module.offsets}, f"{name}.")
 
     def check_token_map(self) -> None:
         """Compare the loaded token map with the fingerprint.
@@ -262,25 +258,22 @@ class EngramForCausalLM:
         whole = not compat.has_peft_adapter(self)
         path, saved = self._layers_paths()
         saved = saved if kwargs.get("save_original_format", True) else path
-        memory = {**self.config.engram["config"], **self._dtype_of_tables()}
+        # Loading cast tables in memory with the rest of the model.
+        memory = {**self.config.engram["config"]}
+        for module in self.modules():  # type: ignore[attr-defined]
+            if isinstance(module, MultiHeadEmbedding) and isinstance(module.embedding, Embedding):
+                memory["table_dtype"] = str(module.embedding.weight.dtype).removeprefix("torch.")
         anew = {"base": base, "config": memory, "layers_path": saved}
         self.config.engram = {**self.config.engram, **anew}
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if tables and whole and kwargs.get("is_main_process", True):
             renamed = {saved + name.removeprefix(path): it for name, it in tables.items()}
             add_tables(Path(save_directory), renamed)
-        self._write_code(Path(save_directory))
+        write_code(self, Path(save_directory))
         if push and kwargs.get("is_main_process", True):
             # Only when the folder is complete; pushing saves once more, to its own folder.
             self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
-
-    def _dtype_of_tables(self) -> dict[str, str]:
-        """Record the dtype of tables in memory: loading cast them with the rest of the model."""
-        for module in self.modules():  # type: ignore[attr-defined]
-            if isinstance(module, MultiHeadEmbedding) and isinstance(module.embedding, Embedding):
-                return {"table_dtype": str(module.embedding.weight.dtype).removeprefix("torch.")}
-        return {}
 
     def _layers_paths(self) -> tuple[str, str]:
         """Return the name of the list of layers in the model, and in files that it saves."""
@@ -290,14 +283,6 @@ class EngramForCausalLM:
         place = tensor_name("", layer_id, part)
         saved = next(iter(compat.revert_weight_conversion(self, {path + place: tensor})))
         return path, saved.removesuffix(place)
-
-    def _write_code(self, folder: Path) -> None:
-        """Write the module that `trust_remote_code` loads, and the modules that it imports."""
-        code = self.config.engram["base"].get("auto_map")
-        name, text = remote_module(type(self.config), type(self), code)
-        (folder / name).write_text(text, encoding="utf-8")
-        if code is not None:
-            copy_code(type(self), folder)
 
     def prepare_inputs_for_generation(
         self,
@@ -372,29 +357,3 @@ def _tokenizers_here(config: Any) -> list[Path]:
     if named and found:
         return [*found, Path(read_from(named, found[0]))]
     return [*found, Path(named)] if named and named != OWN else found
-
-
-def _check_places(tables: str, cache_rows: int) -> None:
-    """Check the place of tables.
-
-    Raises:
-        UsageError: `tables` is unknown, or `cache_rows` is below 0 or given for tables in memory.
-    """
-    if tables not in ("ram", "disk"):
-        raise UsageError(
-            f'tables must be "ram" or "disk", got {tables!r}.',
-            'Use "ram" for tables in memory, "disk" for rows read from the checkpoint.',
-            tables=tables,
-        )
-    if cache_rows < 0:
-        raise UsageError(
-            f"cache_rows must be >= 0, got {cache_rows}.",
-            "Use 0 for no cache, or the number of rows of each table to keep in memory.",
-            cache_rows=cache_rows,
-        )
-    if tables == "ram" and cache_rows:
-        raise UsageError(
-            f'cache_rows must be 0 with tables="ram", got {cache_rows}.',
-            'Use tables="disk", or leave cache_rows out: tables in memory need no cache.',
-            cache_rows=cache_rows,
-        )

@@ -17,7 +17,6 @@ from torch import Tensor
 from engram.errors import InputError, MismatchError
 from engram.hf.classes import mixed
 from engram.hf.compat import self_attention_cache
-from engram.nn.functional import ConvPast
 from engram.nn.gaps import masks_some, reorder
 
 # A buffer grows by at least this many tokens, or by half of its size if that is more.
@@ -219,11 +218,6 @@ class MemoryState:
             tokens, keep = cast(Tensor, self.tokens.last(count, places)), places >= 0
         starts, positions = self.starts.last(count, places), self.positions.last(count, places)
         return Past(tokens, keep, starts, positions, places)
-
-    def remember(self, layer_id: int, past: ConvPast) -> None:
-        """Append the window and gates of a layer for the tokens of a call."""
-        self.windows[layer_id] = past.window
-        self.gates[layer_id].append(past.gates, past.gates)
 
     def follow(self, cached_tokens: int) -> None:
         """Drop the tokens that are not in the cache, such as those of a failed call.

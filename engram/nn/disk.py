@@ -110,8 +110,7 @@ class DiskEmbedding(FrozenTable):
         """
         if not records_a_graph():
             return self.read(input)
-        rows: Tensor = _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype)
-        return rows
+        return cast(Tensor, _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype))
 
     def read(self, input: Tensor) -> Tensor:
         """Body of `forward`, which `torch.compile` does not trace."""

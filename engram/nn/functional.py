@@ -71,7 +71,8 @@ class CausalConv(nn.Module):
         channels: Channels P.
         taps: Taps K per channel.
         dilation: Tokens from one tap to the next.
-        factory: `device` and `dtype` of the weight.
+        factory: `device` and `dtype` of the weight ``[P, 1, K]``: the last tap is for the present,
+            as `torch.nn.Conv1d` has it.
     """
 
     def __init__(self, channels: int, taps: int, dilation: int, factory: dict[str, Any]) -> None:
@@ -86,8 +87,47 @@ class CausalConv(nn.Module):
         since: Tensor | None = None,
         gaps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
-        return causal_conv(x, self.weight, self.dilation, window, since, gaps)
+        """Convolve every channel with its own taps, causally.
+
+        Args:
+            x: Inputs ``[B, T, P]``.
+            window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; missing ones are
+                zero.
+            since: Tokens since each token's document started ``[B, T]``: no tap reaches further
+                back. None where a row is one document.
+            gaps: False at tokens to skip ``[B, T]``, whose outputs are undefined; None if there are
+                none.
+
+        Returns:
+            Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window
+            ``[B, W, P]`` for the next tokens.
+        """
+        reach = (self.weight.shape[-1] - 1) * self.dilation
+        missing = reach
+        if window is not None:
+            x = torch.cat([window.to(x.dtype), x], dim=1)
+            missing -= window.shape[1]
+        # A negative pad crops a window that is longer than the taps reach.
+        context = F.pad(x, (0, 0, missing, 0)) if missing else x
+        order = None
+        if gaps is not None:
+            # Skipped tokens go before the window, so that the others follow it without a gap.
+            before = gaps.new_ones(len(gaps), reach)
+            context = reorder(context, closed_order(torch.cat([before, gaps], dim=1)))
+            order = closed_order(gaps)
+            since = None if since is None else reorder(since, order)
+        next_window = context[:, context.shape[1] - reach :]
+        # A view would keep the inputs of the whole text alive. Recorded graphs must fit any length.
+        if records_a_graph() or context.shape[1] > 2 * reach:
+            next_window = next_window.clone()
+        taps = self.weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
+        if since is not None:
+            out = _convolve_documents(context, taps, self.dilation, since)
+        elif records_a_graph() or not torch.is_grad_enabled():
+            out = _convolve(context, taps, self.dilation)
+        else:
+            out = cast(Tensor, _ShiftedTaps.apply(context, taps, self.dilation))
+        return out if order is None else reorder(out, in_time(order)), next_window
 
 
 class ConvPast(NamedTuple):
@@ -102,58 +142,6 @@ class ConvPast(NamedTuple):
 
     window: Tensor
     gates: Tensor
-
-
-def causal_conv(
-    x: Tensor,
-    weight: Tensor,
-    dilation: int,
-    window: Tensor | None = None,
-    since: Tensor | None = None,
-    gaps: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Convolve every channel with its own taps, causally.
-
-    Args:
-        x: Inputs ``[B, T, P]``.
-        weight: Taps ``[P, 1, K]``, the last one for the present, as `torch.nn.Conv1d` has them.
-        dilation: Tokens from one tap to the next.
-        window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; missing ones are zero.
-        since: Tokens since each token's document started ``[B, T]``: no tap reaches further back.
-            None where a row is one document.
-        gaps: False at tokens to skip ``[B, T]``, whose outputs are undefined; None if there are
-            none.
-
-    Returns:
-        Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window ``[B, W, P]``
-        for the next tokens.
-    """
-    reach = (weight.shape[-1] - 1) * dilation
-    missing = reach
-    if window is not None:
-        x = torch.cat([window.to(x.dtype), x], dim=1)
-        missing -= window.shape[1]
-    # A negative pad crops a window that is longer than the taps reach.
-    context = F.pad(x, (0, 0, missing, 0)) if missing else x
-    order = None
-    if gaps is not None:
-        # Skipped tokens go before the window, so that the others follow it without a gap.
-        before = gaps.new_ones(len(gaps), reach)
-        context = reorder(context, closed_order(torch.cat([before, gaps], dim=1)))
-        order = closed_order(gaps)
-        since = None if since is None else reorder(since, order)
-    next_window = context[:, context.shape[1] - reach :]
-    # A view would keep the inputs of the whole text alive. Recorded graphs must fit any length.
-    if records_a_graph() or context.shape[1] > 2 * reach:
-        next_window = next_window.clone()
-    taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
-    if since is not None:
-        out = _convolve_documents(context, taps, dilation, since)
-    elif records_a_graph() or not torch.is_grad_enabled():
-        out = _convolve(context, taps, dilation)
-    else:
-        out = cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
-    return out if order is None else reorder(out, in_time(order)), next_window
 
 
 class _RmsNorm(torch.autograd.Function):
