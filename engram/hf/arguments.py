@@ -130,11 +130,9 @@ def told_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: Keyword arguments of the decoder's call; changed in place.
     """
     own = {key: arguments.pop(key) for key in MEMORY_ARGUMENTS if key in arguments}
-    box = None if torch.compiler.is_compiling() else _told.get()
-    told = {} if box is None else box.arguments
-    if box is not None:
-        box.taken = True
-    return {**told, **{key: value for key, value in own.items() if value is not None}}
+    box = (None if torch.compiler.is_compiling() else _told.get()) or _Told({})
+    box.taken = True
+    return box.arguments | {key: value for key, value in own.items() if value is not None}
 
 
 def checked_ids(given: Any, shape: Sequence[int]) -> Tensor:

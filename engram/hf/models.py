@@ -9,6 +9,7 @@ import torch
 from torch.nn import Embedding
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.same_tokenizer import check_tokenizer, map_of
 from engram.addressing.tokenizer_files import TOKENIZER, describe_tokenizer, load_tokenizer
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
@@ -47,8 +48,7 @@ class EngramForCausalLM:
     """Mixin for a causal language model's class: builds, loads and saves it with its memories."""
 
     config: Any
-    # Names of the cache argument in the base's own `forward`, and in `generate`.
-    engram_cache_name: ClassVar[str | None]
+    # Name of the cache argument in the base's own `prepare_inputs_for_generation`.
     engram_generate_cache_name: ClassVar[str | None]
     # Auto classes of transformers that load the class.
     engram_auto_classes: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
@@ -58,7 +58,6 @@ class EngramForCausalLM:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         base: Any = super()
-        cls.engram_cache_name = compat.cache_name(base.forward)
         cls.engram_generate_cache_name = compat.cache_name(base.prepare_inputs_for_generation)
         cls.forward = forward_with_memory(  # type: ignore[attr-defined]
             base.forward, tell_text=cls.engram_multimodal
@@ -176,8 +175,6 @@ class EngramForCausalLM:
             MismatchError: It is not the memory's tokenizer.
             UsageError: It is none of these, or a tokenizer without a tokenizer.json.
         """
-        from engram.addressing.same_tokenizer import map_of
-
         described = describe_tokenizer(tokenizer)
         token_map = self.engram_decoder.engram_token_map
         if token_map is not None:
@@ -229,15 +226,9 @@ class EngramForCausalLM:
             decoder.engram_ids.check(token_map)
 
     def _check_tokenizer(self, folder: Path) -> None:
-        """Compare the tokenizer beside the weights with that of the memory.
-
-        Raises:
-            MismatchError: It is another tokenizer.
-        """
+        """Compare the tokenizer beside the weights, if there is one, with that of the memory."""
         addresses = self.engram_addresses
         if addresses.map_sha256 is not None and (folder / TOKENIZER).is_file():
-            from engram.addressing.same_tokenizer import check_tokenizer
-
             check_tokenizer(addresses, load_tokenizer(folder))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -256,13 +247,20 @@ class EngramForCausalLM:
         # The saved folder no longer contains the base's own files, so detaching is not possible.
         base = {**self.config.engram["base"], "files": None}
         whole = not compat.has_peft_adapter(self)
-        path, saved = self._layers_paths()
-        saved = saved if kwargs.get("save_original_format", True) else path
+        _, layers, path = find_layers(self)
+        saved, first = path, self.engram_addresses.layer_ids[0]
+        if kwargs.get("save_original_format", True):
+            # Tensors are saved under the names of the files that they were loaded from.
+            part, tensor = next(layers[first].engram.named_parameters())
+            place = tensor_name("", first, part)
+            name = next(iter(compat.revert_weight_conversion(self, {path + place: tensor})))
+            saved = name.removesuffix(place)
         # Loading cast tables in memory with the rest of the model.
         memory = {**self.config.engram["config"]}
-        for module in self.modules():  # type: ignore[attr-defined]
-            if isinstance(module, MultiHeadEmbedding) and isinstance(module.embedding, Embedding):
-                memory["table_dtype"] = str(module.embedding.weight.dtype).removeprefix("torch.")
+        heads = (it for it in self.modules() if isinstance(it, MultiHeadEmbedding))  # type: ignore[attr-defined]
+        dtypes = [it.embedding.weight.dtype for it in heads if isinstance(it.embedding, Embedding)]
+        if dtypes:
+            memory["table_dtype"] = str(dtypes[0]).removeprefix("torch.")
         anew = {"base": base, "config": memory, "layers_path": saved}
         self.config.engram = {**self.config.engram, **anew}
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
@@ -274,15 +272,6 @@ class EngramForCausalLM:
             # Only when the folder is complete; pushing saves once more, to its own folder.
             self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
-
-    def _layers_paths(self) -> tuple[str, str]:
-        """Return the name of the list of layers in the model, and in files that it saves."""
-        _, layers, path = find_layers(self)
-        layer_id = self.engram_addresses.layer_ids[0]
-        part, tensor = next(layers[layer_id].engram.named_parameters())
-        place = tensor_name("", layer_id, part)
-        saved = next(iter(compat.revert_weight_conversion(self, {path + place: tensor})))
-        return path, saved.removesuffix(place)
 
     def prepare_inputs_for_generation(
         self,

@@ -124,7 +124,13 @@ def quantised_loading(
     if given is not None:
         settings = config.engram
         base = partial(base_modules, base_class, config, settings["layers_path"])
-        options[QUANTISATION] = _changed(given, memories_of(settings), base)
+        made = options[QUANTISATION] = copy.deepcopy(given)
+        values = _values(made)
+        method = find_method(method_name(values))
+        # Methods that only load quantised weights have no such list.
+        if isinstance(made, dict) or any(key in values for key in method.keys):
+            key, listed = list_without_memory(method, values, memories_of(settings), base)
+            values[key] = listed
     try:
         yield
     except ImportError as error:
@@ -199,14 +205,3 @@ def _stored(config: Any) -> dict[str, Any] | None:
 def _values(quantisation: Any) -> dict[str, Any]:
     """Return the values of a quantisation's config, a dict or an object; changes change it."""
     return quantisation if isinstance(quantisation, dict) else vars(quantisation)
-
-
-def _changed(given: Any, memories: Memories, base: Any) -> Any:
-    made = copy.deepcopy(given)
-    values = _values(made)
-    method = find_method(method_name(values))
-    # Methods that only load quantised weights have no such list.
-    if isinstance(made, dict) or any(key in values for key in method.keys):
-        key, listed = list_without_memory(method, values, memories, base)
-        values[key] = listed
-    return made
