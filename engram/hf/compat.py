@@ -37,8 +37,7 @@ _CODE = "bases that are code in their own folder"
 _QUANTISED = "memories beside quantised weights"
 _CONTINUOUS = "refusing continuous batching before it starts"
 
-# Functions that are called as they are.
-# Renaming of tensors on loading, of a type or a class.
+# Seams that are called under the names of transformers. First the renaming of tensors on loading.
 get_checkpoint_conversion_mapping = callable_seam(
     f"{PACKAGE}.conversion_mapping", "get_checkpoint_conversion_mapping", _RENAMES
 )

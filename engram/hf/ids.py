@@ -49,12 +49,8 @@ class MemoryIds:
         self._hasher: Hasher | None = None
         self._torch_hasher = TorchHasher(addresses)
 
-    def __getstate__(self) -> dict[str, Any]:
-        kept = ("addresses", "not_text", "ever_checked", "not_filled")
-        return {name: getattr(self, name) for name in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemoryIds, (self.addresses, self.not_text, self.ever_checked, self.not_filled)
 
     def readable(self, ids: Tensor, model_vocab_size: int) -> tuple[Tensor, Tensor | None]:
         """Find ids that the tokenizer does not have, and ids that do not represent text.

@@ -231,9 +231,8 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
         _write_table(folder / file, prefix, table)
     if single.is_file():
         single.replace(folder / _RENAMED_SINGLE_FILE)
-    files = sorted(set(weight_map.values()))
-    headers = [info for file in files for info in read_header(folder / file).values()]
-    total_bytes = sum(info.stop - info.start for info in headers)
+    headers = (read_header(folder / file) for file in sorted(set(weight_map.values())))
+    total_bytes = sum(info.stop - info.start for header in headers for info in header.values())
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     write_json(folder / INDEX_FILE, index)
 

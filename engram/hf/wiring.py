@@ -74,8 +74,7 @@ def wire(
         token_map = torch.zeros(addresses.raw_vocab_size, dtype=torch.int32)
         if addresses.token_map is not None:
             token_map = torch.from_numpy(addresses.token_map)
-        first = layers[addresses.layer_ids[0]].engram
-        first.register_buffer("token_map", token_map, persistent=True)
+        layers[addresses.layer_ids[0]].engram.register_buffer("token_map", token_map)
     decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
     decoder.engram_ids = MemoryIds(addresses, placeholder_ids(model.config))
     decoder.engram_layers_name = path.rpartition(".")[2]

@@ -51,17 +51,16 @@ class QuantisedEmbedding(FrozenTable):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self._format = find_format(table_dtype)
+        form = self._format = find_format(table_dtype)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.table_dtype, self.offload, self.dtype = table_dtype, offload, torch.float32
         asked = torch.get_default_device() if device is None else torch.device(device)
         home = "cpu" if offload and asked.type != "meta" else asked
-        shape, scales = (num_embeddings, embedding_dim), scales_per_row(embedding_dim, table_dtype)
-        weight = torch.empty(shape, dtype=self._format.codes, device=home)
-        scale = torch.empty((num_embeddings, scales), dtype=self._format.scales, device=home)
+        shape = (num_embeddings, embedding_dim)
+        scales = (num_embeddings, scales_per_row(embedding_dim, table_dtype))
         # Not parameters: optimisers, gradient clipping and casts must not touch them.
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
+        self.register_buffer("weight", torch.empty(shape, dtype=form.codes, device=home))
+        self.register_buffer("scale", torch.empty(scales, dtype=form.scales, device=home))
         self.register_load_state_dict_pre_hook(_check_stored)
         self.reset_parameters()
 
