@@ -160,9 +160,8 @@ def _hash(
 def _before(reader: Reader, state: MemoryState) -> Before | None:
     """Hash the tokens again from which the convolutions' windows are recomputed."""
     window, orders = reader.window_tokens, reader.ids.addresses.max_ngram_size
-    past = None
-    if window:
-        past = state.last(window + orders - 1, skip_masked=reader.closes_gaps)
+    count = window + orders - 1
+    past = state.last(count, skip_masked=reader.closes_gaps) if window else None
     if past is None:
         return None
     # The first of these tokens see less context than before: they are not among the last.

@@ -102,6 +102,7 @@ def _beside(mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
 class MemoryDecoder(nn.Module):
     """Mixed into a decoder's class: hashes the call's token ids and passes them to the layers."""
 
+    config: Any
     engram_ids: MemoryIds
     engram_layers_name: str
     engram_positional: tuple[str, ...]
@@ -186,8 +187,7 @@ class MemoryDecoder(nn.Module):
             return None
         layer_ids = self.engram_ids.addresses.layer_ids
         if cache is None:
-            config: Any = self.config
-            uses = getattr(config, "use_cache", False) if use_cache is None else use_cache
+            uses = getattr(self.config, "use_cache", False) if use_cache is None else use_cache
             return MemoryState(layer_ids) if uses else None
         state = state_of(cache, layer_ids)
         try:
@@ -206,13 +206,8 @@ class MemoryDecoder(nn.Module):
         hash_ids: Tensor | None = None,
     ) -> Lookup:
         """See `look_up`."""
-        config: Any = self.config
-        reader = Reader(
-            self.engram_ids,
-            self.engram_token_map,
-            self._first_memory.window_tokens,
-            config.vocab_size,
-        )
+        window_tokens, vocab_size = self._first_memory.window_tokens, self.config.vocab_size
+        reader = Reader(self.engram_ids, self.engram_token_map, window_tokens, vocab_size)
         found = look_up(reader, ids, mask, position_ids, state, hash_ids)
         if not records_a_graph():
             # Tables on disk start reading the rows that the layers will look up.

@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens of a call, M streams, W window of the convolution,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -100,7 +101,7 @@ class Record:
         if not self.length:
             self.buffer = None
 
-    def map_batch(self, select: Any) -> None:
+    def map_batch(self, select: Callable[[Tensor], Tensor]) -> None:
         """Replace the batch by `select` applied to it."""
         if self.buffer is not None:
             self.buffer = select(self.buffer[:, : self.length])
@@ -245,7 +246,7 @@ class MemoryState:
         for record in self._records():
             record.crop(kept)
 
-    def map_batch(self, select: Any) -> None:
+    def map_batch(self, select: Callable[[Tensor], Tensor]) -> None:
         """Replace the batch of all tensors by `select` applied to it."""
         self.windows = {layer_id: select(window) for layer_id, window in self.windows.items()}
         for record in self._records():
