@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
-from engram.backbone.counting import count, count_stored
+from engram.backbone.counting import Counts, count, count_stored
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
 from engram.backbone.float_dtype import float_dtype
 from engram.backbone.quantisation import stated_quantisation
@@ -24,7 +24,7 @@ _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class Backbone(Counts):
     """The facts about a base model that matter for attaching a memory.
 
     For a multimodal model they are those of the text decoder.
@@ -62,9 +62,6 @@ class Backbone:
     hidden_size: int
     num_layers: int
     vocab_size: int
-    params: int
-    embedding_params: int
-    active_params: int
     params_kind: Literal["exact", "estimated"] = "exact"
     tokenizer_vocab_size: int | None = None
     hc_mult: int = 1
