@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engram.addressing.tokenizer_files import describe_tokenizer
-from engram.backbone.quantisation import check_packages
+from engram.backbone.quantisation import check_packages, quantisation_method
 from engram.checkpoints.attach.apart import demand_apart
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.attached import Attached
@@ -173,7 +173,8 @@ def attach(
         trust_remote_code=trust_remote_code,
     )
     if verify and not dry_run:
-        check_packages(made.base.config)  # at once, not after the whole was written
+        # At once, not after the whole was written.
+        check_packages(quantisation_method(made.base.config))
     stored = memory.stored_dtype(made.base.dtype, dtype)
     attached = Attached(made, stored, not dry_run, tuple(torn(made.output)))
     if dry_run:

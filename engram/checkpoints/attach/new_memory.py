@@ -137,8 +137,9 @@ def _wired_classes(
     import transformers
 
     from engram.hf.admission import check_cache, check_model, of_the_base
-    from engram.hf.families import classes_of_code, load_code, model_classes
-    from engram.hf.layers import check_fits, find_layers
+    from engram.hf.compat import get_class_from_dynamic_module
+    from engram.hf.families import classes_of_code, model_classes
+    from engram.hf.wiring import check_fits, find_layers
 
     trusted = code is not None
     auto_class = "AutoModelForCausalLM"
@@ -152,7 +153,8 @@ def _wired_classes(
                 hf_config, trust_remote_code=trusted
             )
         if code is not None:
-            own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
+            reference, folder = code["AutoModelForCausalLM"], str(base.folder)
+            own: Any = type(hf_config), get_class_from_dynamic_module(reference, folder)
             classes = classes_of_code(*own)
     check_model(model)
     decoder, layers, path = find_layers(model)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.quantisation import base_params, quantisation_method
+from engram.backbone.facts import base_params
+from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
 from engram.checkpoints.published.recognise import Released

@@ -148,14 +148,17 @@ def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
         CorruptFileError: The config does not name the classes.
         LayoutError: transformers has no such model.
     """
-    from engram.hf.families import load_code, model_classes
+    from engram.hf.compat import get_class_from_dynamic_module
+    from engram.hf.families import model_classes
 
     config = opened.model_config
     if opened.base.code is None:
         return model_classes(_text(config, "model_type", opened.where))
     stated = config.get("auto_map")
     reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, opened.where)
-    model_class = load_code(opened.path or opened.name, reference, opened.revision)
+    model_class = get_class_from_dynamic_module(
+        reference, str(opened.path or opened.name), revision=opened.revision
+    )
     return model_class.config_class, model_class
 
 

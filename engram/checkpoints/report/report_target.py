@@ -95,7 +95,7 @@ def _config(
 
 def _nothing(target: str) -> MissingFileError:
     """The error for a target that is none of the things that it could be."""
-    from engram.backbone.catalogue import catalogue_names, find_in_catalogue
+    from engram.backbone.find_backbone import catalogue_names, find_in_catalogue
 
     if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
         hint = "Check the path; engram config ls lists the templates."

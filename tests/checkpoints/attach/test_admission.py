@@ -20,7 +20,7 @@ from engram.checkpoints.attach.proof import check_loads
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
-from engram.hf.layers import find_layers
+from engram.hf.wiring import find_layers
 from support import more_families, tiny
 from support.cli import run
 from support.paths import BPE
