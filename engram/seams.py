@@ -40,6 +40,21 @@ class Seam:
 
 
 @dataclass(frozen=True)
+class CallableSeam(Seam):
+    """A seam of something callable, which can be called itself.
+
+    Attributes:
+        find: Imports and returns what is called.
+    """
+
+    find: Callable[[], Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return self.find()(*args, **kwargs)
+
+
+@dataclass(frozen=True)
 class Probed:
     """Result of probing a seam.
 
@@ -54,7 +69,7 @@ class Probed:
     problem: str | None
 
 
-def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
+def callable_seam(module: str, path: str, reason: str, *takes: str) -> CallableSeam:
     """Make the seam of a function, a method or a class in a module.
 
     Args:
@@ -64,14 +79,18 @@ def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
         *takes: Names of its first arguments, in order; without any, the probe ignores arguments.
     """
 
+    def find() -> Any:
+        return attrgetter(path)(import_module(module))
+
     def is_there() -> bool:
-        found = attrgetter(path)(import_module(module))
+        found = find()
         return callable(found) and (
             not takes or tuple(inspect.signature(found).parameters)[: len(takes)] == takes
         )
 
     name = ".".join((*module.split(".")[1:], path))
-    return Seam(f"{name}({', '.join(takes)})" if takes else name, reason, is_there)
+    shown = f"{name}({', '.join(takes)})" if takes else name
+    return CallableSeam(shown, reason, is_there, find)
 
 
 def probe(package: str, seams: Iterable[Seam]) -> list[Probed]:

@@ -1,4 +1,4 @@
-"""Where the process starts: Ctrl-C ends it with 130 even while the command line is imported."""
+"""Starts the command line: Ctrl-C ends it with 130 even while it is imported."""
 
 from __future__ import annotations
 

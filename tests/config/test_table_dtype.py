@@ -18,7 +18,6 @@ from engram.checkpoints.attach.initial_values import CHUNK_VALUES, table_chunks
 from engram.checkpoints.attach.proof import max_logit_difference
 from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import read_config, write_config
-from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
 from engram.storage.stored import read_folder_headers
@@ -72,10 +71,10 @@ def test_what_is_asked_for_wins_then_the_config_then_the_base():
     config = tiny.memory_config()
     stated = replace(config, table_dtype="int8")
     origins = [
-        table_dtype(stated, "bfloat16", "fp16"),
-        table_dtype(stated, "bfloat16"),
-        table_dtype(config, "bfloat16"),
-        table_dtype(config),
+        stated.stored_dtype("bfloat16", "fp16"),
+        stated.stored_dtype("bfloat16"),
+        config.stored_dtype("bfloat16"),
+        config.stored_dtype(),
     ]
     assert [(found.name, found.origin) for found in origins] == [
         ("float16", "asked"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
-from engram.backbone.quantisation import check_packages
+from engram.backbone.quantisation import check_packages, quantisation_method
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
@@ -25,7 +25,6 @@ from engram.checkpoints.read.joined_adapter import adapter_settings
 from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
 from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of, write_json
@@ -106,7 +105,7 @@ def attach(
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
-    stored = table_dtype(memory, base.dtype, dtype)
+    stored = memory.stored_dtype(base.dtype, dtype)
     memory = replace(memory, table_dtype=stored.name)
     plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
     tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
@@ -123,7 +122,9 @@ def attach(
         plan.check_room()
     else:
         if verify:
-            check_packages(base.config)  # at once, not after the whole was written
+            check_packages(
+                quantisation_method(base.config)
+            )  # at once, not after the whole was written
         write(plan, overwrite=overwrite, progress=progress)
     if on_written is not None:
         on_written(attached)

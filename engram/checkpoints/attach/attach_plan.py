@@ -12,7 +12,6 @@ from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import TableDtype
-from engram.layouts import get_layout
 from engram.storage.safetensors_headers import INDEX_FILE
 
 
@@ -43,7 +42,7 @@ class AttachPlan(FolderPlan):
     @property
     def added_params(self) -> int:
         """Parameters of the memory: tables as stored, and dense parts."""
-        dense = sum(get_layout(self.config.layout).dense_parts(self.config.sizes).values())
+        dense = sum(self.config.rules.dense_parts(self.config.sizes).values())
         rows = sum(layer.stored_rows for layer in self.addresses.layers)
         return rows * self.config.row_width + dense * len(self.addresses.layers)
 

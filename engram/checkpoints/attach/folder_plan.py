@@ -128,7 +128,7 @@ class FolderPlan:
                 place_file(path, folder / name)
             for name, shard in self.shards:
                 digest = None if digests is None else hashlib.sha256()
-                write_shard(folder / name, shard, step, digest)
+                write_shard(folder / name, shard, step, None if digest is None else digest.update)
                 if digests is not None and digest is not None:
                     digests[name] = digest.hexdigest()
             for name, text in self.texts.items():

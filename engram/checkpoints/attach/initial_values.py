@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
@@ -54,7 +53,7 @@ def first_values(
         table = table_chunks(
             layer.stored_rows,
             config.row_width,
-            table_dtype(config).name,
+            config.stored_dtype().name,
             std=_TABLE_STD,
             key=f"{config.seed}/{layer.layer_id}",
         )
@@ -71,7 +70,7 @@ def _dense_values(
 
     from engram.nn import EngramModule
 
-    dtype = dense_dtype(table_dtype(config).name)
+    dtype = dense_dtype(config.stored_dtype().name)
     smallest = [[2] * config.n_head_per_ngram for _ in config.orders]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 1_000_003 + layer_id)

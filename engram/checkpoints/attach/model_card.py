@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from engram.addressing.addresses import Addresses
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
-from engram.layouts import get_layout
 from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
@@ -32,7 +30,7 @@ def model_card(
     Returns:
         Markdown with the metadata that the hub reads.
     """
-    layout = get_layout(config.layout)
+    layout = config.rules
     # The lines of metadata by which the hub shows a model beside its base.
     base_model = f"base_model: {base_id}\n" if base_id else ""
     if base_id and not auto_class:
@@ -61,8 +59,8 @@ Addresses: `{addresses.fingerprint}`.
 
 def layers_table(config: EngramConfig, addresses: Addresses) -> str:
     """Write the table of a memory's layers: the part of its card that its dtype changes."""
-    dense = sum(get_layout(config.layout).dense_parts(config.sizes).values())
-    dtype = table_dtype(config).name
+    dense = sum(config.rules.dense_parts(config.sizes).values())
+    dtype = config.stored_dtype().name
     bytes_per_row = row_bytes(config.row_width, dtype)
     rows = "\n".join(
         f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "

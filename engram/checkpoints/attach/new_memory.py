@@ -17,7 +17,6 @@ from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
-from engram.layouts import get_layout
 from engram.storage.dtypes import DTYPES
 from engram.version import __version__
 
@@ -141,7 +140,7 @@ def _addresses(
     try:
         return EngramTokenizer(config, tokenizer or load_tokenizer(base.folder)).addresses
     except MissingFileError as error:
-        if get_layout(config.layout).hashes == "raw":
+        if config.rules.hashes == "raw":
             return Addresses.from_config(config, None)
         raise MissingFileError(
             f"{base.folder} has no tokenizer.json, and the memory's addresses depend on it.",
@@ -163,8 +162,8 @@ def _wired_classes(
     import torch
     import transformers
 
-    from engram.hf import admission, families
-    from engram.hf.layers import check_fits, find_layers
+    from engram.hf import admission, compat, families
+    from engram.hf.wiring import check_fits, find_layers
 
     auto_class = "AutoModelForCausalLM"
     trust = {"trust_remote_code": base.code is not None}
@@ -176,8 +175,10 @@ def _wired_classes(
         with torch.device("meta"):
             model = getattr(transformers, auto_class).from_config(hf_config, **trust)
         if base.code is not None:
-            own: Any = type(hf_config), families.load_code(base.folder, base.code[auto_class])
-            classes = families.classes_of_code(*own)
+            base_class: Any = compat.get_class_from_dynamic_module(
+                base.code[auto_class], str(base.folder)
+            )
+            classes = families.classes_of_code(type(hf_config), base_class)
     admission.check_model(model)
     decoder, layers, path = find_layers(model)
     admission.check_cache(decoder)

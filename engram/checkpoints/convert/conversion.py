@@ -25,7 +25,6 @@ from engram.checkpoints.read.digests import without_weights
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import is_path
-from engram.layouts import get_layout
 from engram.layouts.settings import write_settings
 from engram.layouts.tensors import CONSTANTS, shape_of
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
@@ -80,7 +79,7 @@ def to_published(
     texts = {
         MEMORY_FILE: {"schema": 1, "config": config.to_dict(), "addresses": addresses.to_dict()}
     }
-    released = get_layout(config.layout).released
+    released = config.rules.released
     if released.model_type is not None:
         values = {
             **vars(config),
@@ -213,7 +212,7 @@ def _streams(
     record: LossRecord,
 ) -> Iterator[TensorStream]:
     """Describe one layer's tensors as their layout was published; see `recode`."""
-    layout = get_layout(config.layout)
+    layout = config.rules
     for key in layout.released.keys(layer.layer_id, config.hc_mult):
         if key.name in CONSTANTS:
             values = np.array(layer.constants[key.name], dtype="<i8")

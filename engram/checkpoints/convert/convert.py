@@ -20,7 +20,6 @@ from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
 from engram.errors import EngramError, LayoutError, UsageError
 from engram.layouts import get_layout
@@ -127,7 +126,7 @@ def convert(
     memory = open_checkpoint(Path(source), config=stated)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
     stored = memory.stored_config
-    dtype = table_dtype(stored, asked=dtype).name
+    dtype = stored.stored_dtype(asked=dtype).name
     if to != ATTACHED:
         _check_expressible(stored, to, dtype)
     if base is not None and (to != ATTACHED or memory.stated is not None):

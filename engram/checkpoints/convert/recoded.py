@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.errors import InputError
 from engram.storage.dtypes import FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
 from engram.storage.safetensors_writer import TensorStream
@@ -98,7 +97,7 @@ def recode(
     Returns:
         The tensor, and its scales where it has some.
     """
-    dtype = table_dtype(config).name
+    dtype = config.stored_dtype().name
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype

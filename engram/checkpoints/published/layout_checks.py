@@ -17,7 +17,7 @@ from engram.checkpoints.published.family import Released
 from engram.checks import Verdict, verdict
 from engram.config.engram_config import EngramConfig
 from engram.errors import MissingFileError
-from engram.layouts import Layout, get_layout
+from engram.layouts import Layout
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Key
 from engram.layouts.settings import Setting
@@ -166,7 +166,7 @@ def _check_tokenizer(setting: Setting, tokenizer: str | Path | None, found: Rele
             f"states {stated!r}"
         )
     config = cast(EngramConfig, found.config)
-    right = get_layout(config.layout).known_maps.get((config.engram_vocab_size, size), digest)
+    right = config.rules.known_maps.get((config.engram_vocab_size, size), digest)
     if digest != right:
         return False, f"another tokenizer: its map is {digest[:16]}..., not {right[:16]}..."
     return True, f"{len(token_map):,} ids compress to {size:,}, map {digest[:16]}..."

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.float_dtype import count_values, float_dtype, unstated_dtype
-from engram.backbone.quantisation import base_params
+from engram.backbone.facts import base_params
+from engram.backbone.float_dtype import float_dtype, unstated_dtype
 from engram.checkpoints.read.attached_files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -112,7 +112,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         shards=shards,
         weight_map={tensor: shards[file] for tensor, file in weight_files.items()},
         tensors={tensor: (info.dtype, info.shape) for tensor, info in files.tensors.items()},
-        dtype=float_dtype(config, count_values(files.tensors)) or "bfloat16",
+        dtype=float_dtype(config, files.tensors) or "bfloat16",
         sidecars=sidecars,
         replaced=[file for file in ours if (folder / file).is_file()],
         unstated_dtype=unstated_dtype(config, files.tensors),

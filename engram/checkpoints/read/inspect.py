@@ -9,7 +9,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.quantisation import base_params, quantisation_method
+from engram.backbone.facts import base_params
+from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
 from engram.checkpoints.published.recognise import find_family
@@ -18,7 +19,6 @@ from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
-from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Contents, Group, Weights
 from engram.storage.dtypes import DTYPES, TABLE_DTYPES
@@ -131,7 +131,7 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
     return Contents(
         kind="adapter" if opened.adapter else "attached",
         layout=config.layout,
-        title=get_layout(config.layout).title,
+        title=config.rules.title,
         config=config,
         hash_rows=hash_rows,
         weights=tuple(weights),
@@ -146,7 +146,7 @@ def _layer_weights(
     tensors: Mapping[str, TensorInfo],
 ) -> list[Weights]:
     """Sort one layer's tensors: the layout's own names, integer constants, and the table."""
-    names = get_layout(config.layout).dense_shapes(config.sizes)
+    names = config.rules.dense_shapes(config.sizes)
     dense: dict[str, list[TensorInfo]] = {}
     constants, tables = [], []
     for name, info in tensors.items():

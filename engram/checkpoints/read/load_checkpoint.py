@@ -157,7 +157,7 @@ def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
         CorruptFileError: The config does not name the classes.
         LayoutError: transformers has no such model.
     """
-    from engram.hf.families import load_code, model_classes
+    from engram.hf.families import model_classes
 
     config, has_code = opened.model_config, opened.base.code is not None
     key, values = (_MODEL_CODE, config.get("auto_map")) if has_code else ("model_type", config)
@@ -166,7 +166,9 @@ def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
         raise damaged(opened.where, f"{key} is {name!r:.80}, not a text")
     if not has_code:
         return model_classes(name)
-    model_class = load_code(opened.path or opened.name, name, opened.revision)
+    model_class = get_class_from_dynamic_module(
+        name, str(opened.path or opened.name), revision=opened.revision
+    )
     return model_class.config_class, model_class
 
 

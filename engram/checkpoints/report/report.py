@@ -3,54 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from engram.backbone import Backbone
 from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
-from engram.sizing.placement import (
-    OPTIMIZERS,
-    PLACES,
-    TOKENS_PER_STEP,
-    MemoryUse,
-    Mode,
-    Optimizer,
-    Place,
-    memory_use,
-)
-from engram.sizing.reads import rate_of, reads_of
-from engram.sizing.weights import Contents, total_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Options of `engram.report`; those of the command ``engram report`` have the same names.
-
-    Attributes:
-        mode: Weights alone, or with gradients and optimiser state.
-        optimizer: Optimiser in training; the last two are for tables, with adam for the rest.
-        tables: Place of the tables.
-        tp: Devices that share the rows of each table.
-        device_memory: Bytes of memory of one device, to say whether it fits.
-        host_memory: Bytes of memory of the host of all devices, to say whether it fits.
-        tokens_per_second: Speed to count reads and bytes a second for.
-        dtype: dtype of the tables; as they are stored when None.
-        tokens_per_step: Tokens of a training step on a device, for sparse gradients.
-        freeze_base: In training: only the memory is trained.
-    """
-
-    mode: Mode = "inference"
-    optimizer: Optimizer = "adam"
-    tables: Place = "gpu"
-    tp: int = 1
-    device_memory: int | None = None
-    host_memory: int | None = None
-    tokens_per_second: int | None = None
-    dtype: str | None = None
-    tokens_per_step: int = TOKENS_PER_STEP
-    freeze_base: bool = False
+from engram.sizing.placement import MemoryUse, memory_use
+from engram.sizing.report_options import OPTIMIZERS, PLACES, ReportOptions
+from engram.sizing.weights import Contents, reads_of, total_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,16 +22,13 @@ class Report:
         name: The target, as it was named.
         target: What it consists of.
         options: What was asked for.
+        use: The bytes, placed as asked for.
     """
 
     name: str
     target: Contents
     options: ReportOptions
-
-    @cached_property
-    def use(self) -> MemoryUse:
-        """The bytes, placed as asked for."""
-        return self._use()
+    use: MemoryUse
 
     @property
     def fits(self) -> bool | None:
@@ -98,52 +56,17 @@ class Report:
             "tp": options.tp,
             **_numbers(found, use),
             "reads": _reads(found, options.tokens_per_second),
-            "homes": [_home(self._use(tables=place), place) for place in places],
-            "training": self._training(),
+            "homes": [
+                _home(memory_use(found.weights, replace(options, tables=place))) for place in places
+            ],
+            "training": _training(found, options),
             "assumptions": [*found.notes, *use.assumptions],
-            "device_memory_bytes": use.device_memory_bytes,
-            "host_memory_bytes": use.host_memory_bytes,
+            "device_memory_bytes": options.device_memory,
+            "host_memory_bytes": options.host_memory,
             "fits_device": use.fits_device,
             "fits_host": use.fits_host,
             "fits": use.fits,
         }
-
-    def _use(self, **changed: Any) -> MemoryUse:
-        """Place the bytes, with some of the options changed."""
-        options = replace(self.options, **changed)
-        return memory_use(
-            self.target.weights,
-            mode=options.mode,
-            optimizer=options.optimizer,
-            tables=options.tables,
-            ranks=options.tp,
-            device_memory_bytes=options.device_memory,
-            host_memory_bytes=options.host_memory,
-            tokens_per_step=options.tokens_per_step,
-            freeze_base=options.freeze_base,
-        )
-
-    def _training(self) -> list[dict[str, Any]]:
-        """Bytes of training under every optimiser, on one device and on each of the ranks."""
-        tables = "cpu" if self.options.tables == "cpu" else "gpu"
-        found = []
-        for optimizer in OPTIMIZERS:
-            asked = {"mode": "training", "optimizer": optimizer, "tables": tables}
-            whole, shared = self._use(**asked, tp=1), self._use(**asked)
-            table_rows = [row for row in whole.rows if row.is_table]
-            states = [row for row in table_rows if row.part == "table optimizer state"]
-            is_estimated = any(row.kind == "estimated" for row in whole.rows)
-            found.append(
-                {
-                    "optimizer": optimizer,
-                    "table_bytes": sum(row.size_bytes for row in table_rows),
-                    "table_state_bytes": sum(row.size_bytes for row in states),
-                    "total_bytes": whole.total_bytes,
-                    "rank_bytes": sum(map(shared.rank_bytes, PLACES)),
-                    "kind": "estimated" if is_estimated else "nominal",
-                }
-            )
-        return found
 
 
 def report(
@@ -178,10 +101,9 @@ def report(
     """
     options = ReportOptions() if options is None else options
     found = find_target(target, model=model, dtype=options.dtype, revision=revision)
+    use = memory_use(found.weights, options)
     name = "config" if isinstance(target, EngramConfig) else str(target)
-    made = Report(name, found, options)
-    _ = made.use  # options that exclude each other are refused here
-    return made
+    return Report(name, found, options, use)
 
 
 def _numbers(found: Contents, use: MemoryUse) -> dict[str, Any]:
@@ -257,14 +179,14 @@ def _reads(found: Contents, tokens_per_second: int | None) -> dict[str, Any]:
         }
         if pages
         else None,
-        "rate": vars(rate_of(reads, tokens_per_second)) if tokens_per_second else None,
+        "rate": reads.rate(tokens_per_second) if tokens_per_second else None,
     }
 
 
-def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
+def _home(use: MemoryUse) -> dict[str, Any]:
     """Bytes of each place of the tables, on one rank and on the host of all."""
     return {
-        "tables": place,
+        "tables": use.options.tables,
         "rank_gpu_bytes": use.rank_bytes("gpu"),
         "rank_cpu_bytes": use.rank_bytes("cpu"),
         "rank_disk_bytes": use.rank_bytes("disk"),
@@ -273,3 +195,29 @@ def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
         "fits_host": use.fits_host,
         "fits": use.fits,
     }
+
+
+def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
+    """Bytes of training under every optimiser, on one device and on each of the ranks."""
+    trained = replace(options, mode="training", tables="cpu" if options.tables == "cpu" else "gpu")
+    found = []
+    for optimizer in OPTIMIZERS:
+        whole, shared = (
+            memory_use(target.weights, replace(trained, optimizer=optimizer, tp=count))
+            for count in (1, options.tp)
+        )
+        table_rows = [row for row in whole.rows if row.is_table]
+        kinds = {row.kind for row in whole.rows}
+        found.append(
+            {
+                "optimizer": optimizer,
+                "table_bytes": sum(row.size_bytes for row in table_rows),
+                "table_state_bytes": sum(
+                    row.size_bytes for row in table_rows if row.part == "table optimizer state"
+                ),
+                "total_bytes": whole.total_bytes,
+                "rank_bytes": sum(map(shared.rank_bytes, PLACES)),
+                "kind": "estimated" if "estimated" in kinds else "nominal",
+            }
+        )
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from engram.addressing.addresses import LayerAddresses, layer_addresses, map_digest
 from engram.addressing.prime_witness import doubt_of_primes
-from engram.addressing.same_tokenizer import check_tokenizer
+from engram.addressing.same_memory import check_tokenizer
 from engram.backbone.claims import check_claims
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests

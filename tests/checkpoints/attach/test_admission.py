@@ -19,7 +19,7 @@ from engram.checkpoints.attach.proof import check_loads, max_logit_difference
 from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
-from engram.hf.layers import find_layers
+from engram.hf.wiring import find_layers
 from support import more_families, tiny
 from support.cli import run
 from support.paths import BPE

@@ -157,8 +157,7 @@ def test_a_state_dict_of_the_demo_gives_the_golden_forward(tmp_path, monkeypatch
         shutil.copyfile(file, tmp_path / "base" / file.name)
     options = {"base": tmp_path / "base", "config": config}
     # The golden memory has four streams, as no family of transformers that can be attached to.
-    for module in ("layers", "wiring"):
-        monkeypatch.setattr(f"engram.hf.{module}.check_fits", lambda *args: None)
+    monkeypatch.setattr("engram.hf.wiring.check_fits", lambda *args: None)
     with pytest.raises(UsageError, match="-c CONFIG"):
         convert(
             tmp_path / "demo.safetensors", tmp_path / "out", base=tmp_path / "base", dry_run=True
