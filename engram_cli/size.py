@@ -23,7 +23,6 @@ from engram_cli.options import (
     TableDtypeOption,
 )
 from engram_cli.output import Output
-from engram_cli.size_text import show
 from engram_cli.taking import taking
 from engram_cli.values import blaming, read_bytes, read_count
 
@@ -172,6 +171,8 @@ def size(
             return
         write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
+    from engram_cli.size_text import show
+
     answer = sizing.to_dict()
     out.result(answer, lambda console: show(console, sizing, answer, options.per))
     if backbone is not None and backbone.unsuited:
