@@ -15,7 +15,6 @@ from engram.config.templates import template_names, template_path, template_titl
 from engram.errors import UsageError
 from engram.storage.files import check_file
 from engram_cli.config_name import note_folder
-from engram_cli.config_text import show_derived
 from engram_cli.errors import failure_of
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
@@ -27,13 +26,11 @@ from engram_cli.options import (
     ModelOption,
     OverwriteOption,
 )
-from engram_cli.output import Output
+from engram_cli.output import Output, Table
 from engram_cli.taking import taking
 from engram_cli.values import blaming
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.backbone import Backbone
     from engram.sizing.check_config import ConfigVerdict
 
@@ -71,16 +68,8 @@ def ls(*, out: Output) -> None:
         {"name": name, "title": template_title(name), "path": str(template_path(name))}
         for name in template_names()
     ]
-
-    def show(console: Console) -> None:
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2))
-        for template in templates:
-            table.add_row(template["name"], template["title"])
-        console.print(table)
-
-    out.result({"schema": SCHEMA, "templates": templates}, show)
+    table = Table([(template["name"], template["title"]) for template in templates])
+    out.result({"schema": SCHEMA, "templates": templates}, [table])
     out.next_step("engram config show NAME, or engram config new NAME -o FILE")
 
 
@@ -142,11 +131,10 @@ def new(
         "written": is_written,
     }
     if is_written:
-        out.result(payload, lambda console: console.print(f"Wrote {output}", soft_wrap=True))
+        out.result(payload, f"Wrote {output}", wrap=False)
         out.next_step(f"engram report {shlex.quote(str(output))}")
     else:
-        text = dump_config(made, title=title)
-        out.result(payload, lambda console: console.print(text, end="", soft_wrap=True))
+        out.result(payload, dump_config(made, title=title).rstrip("\n"), wrap=False)
         if not is_printed:
             out.note(f"{output} would be written.")
 
@@ -166,12 +154,8 @@ def show(
     """
     note_folder(out, source)
     found = engram.describe_config(source)
-
-    def show_config(console: Console) -> None:
-        console.print(dump_config(found.config, title=source), soft_wrap=True)
-        show_derived(console, found.derived)
-
-    out.result(found.to_dict(), show_config)
+    text = dump_config(found.config, title=source)
+    out.result(found.to_dict(), [text, _derived(found.derived)], wrap=False)
 
 
 @config.command("check", cls=Command)
@@ -204,21 +188,40 @@ def check(
     for verdict in verdicts:
         for warning in verdict.warnings:
             out.warn(f"{verdict.path}: {warning}")
-
-    def show_verdicts(console: Console) -> None:
-        for verdict in verdicts:
-            console.print(verdict.text, soft_wrap=True)
-
     payload = {
         "schema": SCHEMA,
         "ok": not exit_code,
         "files": [each.to_dict() for each in verdicts],
     }
-    out.result(payload, show_verdicts)
+    out.result(payload, [verdict.text for verdict in verdicts], wrap=False)
     if exit_code:
         for hint in dict.fromkeys(verdict.hint for verdict in verdicts if verdict.hint):
             out.next_step(hint)
         raise typer.Exit(exit_code)
+
+
+def _derived(numbers: dict[str, Any]) -> Table:
+    """List what follows from a config, as comments of the YAML above it."""
+    from engram.config.table_dtype import TableDtype
+
+    def each(key: str) -> str:
+        return ", ".join(f"{value:,}" for value in numbers[key])
+
+    dtype = TableDtype(numbers["table_dtype"], numbers["table_dtype_from"])
+    rows = {
+        "k": f"{', '.join(f'{k:.6g}' for k in numbers['k'])} times the vocabulary per order",
+        "rows per ORDER": f"{each('engram_table_size')} (engram_table_size)",
+        "rows per HEAD": f"{each('rows_per_head')} (rounded up to primes)",
+        "row width": f"{numbers['row_width']:,} columns",
+        "memory width": f"{numbers['memory_width']:,} values a token and layer",
+        **{
+            f"rows of layer {layer['layer_id']}": f"{layer['rows']:,} stored"
+            for layer in numbers["layers"]
+        },
+        "reads per token": f"{numbers['rows_per_token']:,} rows, {numbers['bytes_per_token']:,} B "
+        f"in {dtype}",
+    }
+    return Table([("#", *row) for row in rows.items()])
 
 
 def _check(source: str, backbone: Backbone | None) -> ConfigVerdict:

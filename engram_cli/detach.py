@@ -38,4 +38,4 @@ def detach(
         raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
     detached = engram.detach(folder, output, link=link)
     text = f"{output}: {plural(len(detached.files), 'file')} of the base."
-    out.result(detached.to_dict(), lambda console: console.print(text, soft_wrap=True))
+    out.result(detached.to_dict(), text, wrap=False)

@@ -15,12 +15,10 @@ from engram.seams import installed_version, tested_range
 from engram.threads import usable_cores
 from engram.units import format_bytes
 from engram_cli.options import OUTPUT
-from engram_cli.output import Output
+from engram_cli.output import Output, Shown, Table
 from engram_cli.taking import taking
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.seams import Probed
 
 # Base dependencies, then those of the extras, then other packages that work with the toolkit.
@@ -65,7 +63,7 @@ def env(
             }
             for it in probed
         ]
-    out.result({"schema": "engram.env/1", **found}, lambda console: _show(console, found))
+    out.result({"schema": "engram.env/1", **found}, _show(found))
     broken = sorted({it.package for it in probed if it.problem is not None})
     if broken:
         wanted = " ".join(f"'{name}{tested_range(name)}'" for name in broken)
@@ -105,25 +103,23 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _show(console: Console, found: dict[str, Any]) -> None:
-    from rich.table import Table
-
+def _show(found: dict[str, Any]) -> Shown:
     memory_bytes = found["memory_bytes"]
     rows = {
         **{name: found[name] for name in ("engram", "python", "python_path", "platform", "cores")},
         "memory": format_bytes(memory_bytes) if memory_bytes is not None else None,
         **found["packages"],
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, "not installed" if value is None else str(value))
-    console.print(table)
+    yield Table([(name, "not installed" if it is None else it) for name, it in rows.items()])
     if "probes" in found:
-        probes = Table(box=None, pad_edge=False)
-        for column in ("probe", "result", "used for"):
-            probes.add_column(column, overflow="fold")
-        for it in found["probes"]:
-            result = "ok" if it["ok"] else f"FAILED: {it['problem']}"
-            probes.add_row(f"{it['package']}: {it['name']}", result, it["reason"])
-        console.print()
-        console.print(probes)
+        yield ""
+        cells = [
+            (
+                f"{it['package']}: {it['name']}",
+                "ok" if it["ok"] else f"FAILED: {it['problem']}",
+                it["reason"],
+            )
+            for it in found["probes"]
+        ]
+        headings = ("probe", "result", "used for")
+        yield Table(cells, headings, left=headings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import typer
 from engram.errors import EngramError, EngramWarning, MissingPackageError
 from engram.storage.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
-from engram_cli.printable import printable
+from engram_cli.output import drop_closed_stdout, printable
 
 # Exit code of a command ended by Ctrl-C, by the convention of shells.
 INTERRUPTED = 130
@@ -168,13 +167,3 @@ def _report(error: BaseException, as_json: bool) -> int:
         text = failure.to_json() if as_json else printable(failure.to_text())
         print(text, file=sys.stderr, flush=True)
     return failure.exit_code
-
-
-def drop_closed_stdout() -> bool:
-    """Discard the rest of stdout if its reader has gone; return whether it has."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
-    if is_closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return is_closed

@@ -159,7 +159,7 @@ def hash(
     if output is not None:
         planned = plan.to_dict()
         if dry_run:
-            out.result(planned, lambda console: console.print(plan_text(planned)))
+            out.result(planned, plan_text(planned))
             return
         out.note(plan_text(planned))
     with (
@@ -171,7 +171,7 @@ def hash(
     counts, answer = hashed.counts, hashed.to_dict()
     resumed = plural(counts.resumed_shards, "shard") if counts.resumed_shards else ""
     tell_work(out, output, counts.was_finished, resumed, counts.notes)
-    out.result(answer, lambda console: show(console, answer, out.verbose))
+    out.result(answer, show(answer, out.verbose))
     if output is None and text != STDIN:
         named = tokenizer or (plan.tokenizer.name if config is None else None)
         out.next_step(f"{_again(text, config, named, options)} -o FOLDER")

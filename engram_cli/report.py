@@ -89,6 +89,6 @@ def report(
     note_folder(out, target)
     found = engram.report(target, model, options, revision=revision)
     answer = found.to_dict()
-    out.result(answer, lambda console: show(console, answer))
+    out.result(answer, show(answer))
     if found.fits is False:
         raise typer.Exit(5)

@@ -166,15 +166,15 @@ def size(
 
         title = f"Sized by engram size{f' for {backbone.name}' if backbone else ''}"
         if is_printed:
-            text = dump_config(sizing.config, title=title)
-            out.result({}, lambda console: console.print(text, end="", soft_wrap=True))
+            text = dump_config(sizing.config, title=title).rstrip("\n")
+            out.result({}, text, wrap=False)
             return
         write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
     from engram_cli.size_text import show
 
     answer = sizing.to_dict()
-    out.result(answer, lambda console: show(console, sizing, answer, options.per))
+    out.result(answer, show(sizing, answer, options.per))
     if backbone is not None and backbone.unsuited:
         out.note(f"No memory can be attached to {backbone.name}: it is {backbone.unsuited}.")
         return
