@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from typer import completion
@@ -18,19 +19,75 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 __all__ = ["PACKAGE", "SEAMS", "USAGE_ERROR", "TyperCommand", "TyperGroup"]
 
 
-def described(param: Any) -> Any:
-    """Return typer's description of a parameter: its annotation and its info.
+# Placeholders for the values of options that do not name their own.
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_WHAT = {int: "a whole number", float: "a number"}
+
+
+def prepare(params: list[Any]) -> list[Any]:
+    """Have parameters of simple types read without pydantic, with plain placeholders in help.
+
+    Recent releases of typer read every value through pydantic, whose import would double the
+    start-up time of a command. Older releases, and parameters of other types, are left unchanged.
 
     Returns:
-        An object with `annotation` and `parameter_info`; None for parameters without one, such as
-        the help option, and in releases that have no such descriptions.
+        The same parameters.
     """
-    return getattr(param, "type_descriptor", None)
+    for param in params:
+        found = getattr(param, "type_descriptor", None)
+        if found is None:
+            continue
+        info, annotation = found.parameter_info, found.annotation
+        if param.param_type_name == "option" and param.metavar is None:
+            param.metavar = _METAVARS.get(annotation)
+        if get_origin(annotation) is list:
+            (annotation,) = get_args(annotation)
+        is_checked = any((info.exists, info.writable, info.resolve_path, info.path_type))
+        if (
+            info.parser is not None
+            or annotation in (bool, int, float, str)
+            or (annotation is Path and not is_checked and info.file_okay and info.dir_okay)
+            or get_origin(annotation) is Literal
+        ):
+            param._runtime_param = _PlainValue(annotation, info)
+    return params
 
 
-def read_with(param: Any, reader: Any) -> None:
-    """Have a parameter read its values with an object that has ``coerce(value, param, ctx)``."""
-    param._runtime_param = reader
+class _PlainValue:
+    """Replacement for typer's reader of one parameter: the same method, without pydantic.
+
+    Typer's caller adds the parameter to the errors.
+    """
+
+    def __init__(self, annotation: Any, info: Any) -> None:
+        self.annotation = annotation
+        self.info = info
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Read one value, or each of several."""
+        if param.multiple or param.nargs == -1:
+            return tuple(map(self._read, value or ()))
+        return None if value is None else self._read(value)
+
+    def _read(self, value: Any) -> Any:
+        if self.info.parser is not None:
+            # Defaults have the right type already.
+            return self.info.parser(value) if isinstance(value, str) else value
+        choices = get_args(self.annotation)
+        if choices:
+            if value not in choices:
+                listed = ", ".join(map(str, choices))
+                raise typer.BadParameter(f"{value!r} is not one of {listed}.")
+            return value
+        try:
+            read = self.annotation(value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not {_WHAT[self.annotation]}.") from None
+        if self.info.min is not None and read < self.info.min:
+            raise typer.BadParameter(f"{read} is not at least {self.info.min}.")
+        if self.info.max is not None and read > self.info.max:
+            raise typer.BadParameter(f"{read} is not at most {self.info.max}.")
+        return read
 
 
 # The variable set by a shell's completion function, as in the output of `--show-completion`.
@@ -63,7 +120,7 @@ def _readers() -> bool:
     app = typer.Typer(add_completion=False)
     app.command()(command)
     (param,) = [it for it in typer.main.get_command(app).params if it.name == "count"]
-    found = described(param)
+    found = getattr(param, "type_descriptor", None)
     if found is None:  # older releases read values without pydantic
         return True
     known = found.annotation is int and hasattr(found, "parameter_info")

@@ -223,11 +223,11 @@ def drop_closed_stdout() -> bool:
 
 def silence_transformers() -> None:
     """Leave transformers and bitsandbytes only their errors; bars would land in pipes and logs."""
-    import logging
+    from logging import ERROR, getLogger
 
-    from transformers.utils import logging as transformers_logging
+    from transformers import logging
 
     # It remarks on every projection that it casts.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    getLogger("bitsandbytes").setLevel(ERROR)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
