@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 import engram
-from engram_cli.options import OUTPUT
+from engram_cli.options import (
+    OUTPUT,
+    taking,
+)
 from engram_cli.output import Output, Shown, Table
-from engram_cli.taking import taking
 from engram_cli.values import blaming, read_count
 
 # By name of a value that the library refuses: the options that set it.

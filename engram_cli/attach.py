@@ -13,7 +13,6 @@ import typer
 import engram
 from engram.errors import UsageError
 from engram.units import format_bytes, format_count
-from engram_cli.config_name import read_named
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
@@ -24,10 +23,10 @@ from engram_cli.options import (
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
+    taking,
 )
 from engram_cli.output import Output, Shown, Table, silence_transformers
-from engram_cli.taking import taking
-from engram_cli.values import DTYPES, blaming, read_dtype
+from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 
 if TYPE_CHECKING:
     from engram.checkpoints.attach.attached import Attached

@@ -14,7 +14,6 @@ from engram.config.config_file import dump_config, write_config
 from engram.config.templates import template_names, template_path, template_title
 from engram.errors import UsageError
 from engram.storage.files import check_file
-from engram_cli.config_name import note_folder
 from engram_cli.errors import failure_of
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
@@ -25,10 +24,10 @@ from engram_cli.options import (
     KOption,
     ModelOption,
     OverwriteOption,
+    taking,
 )
 from engram_cli.output import Output, Table
-from engram_cli.taking import taking
-from engram_cli.values import blaming
+from engram_cli.values import blaming, note_folder
 
 if TYPE_CHECKING:
     from engram.backbone import Backbone

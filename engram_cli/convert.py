@@ -10,7 +10,6 @@ import typer
 from engram.errors import UsageError
 from engram.layouts import LAYOUTS
 from engram_cli.attach import files_table
-from engram_cli.config_name import read_named
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
@@ -20,10 +19,10 @@ from engram_cli.options import (
     OverwriteOption,
     TokenizerOption,
     TrustRemoteCodeOption,
+    taking,
 )
 from engram_cli.output import Output, Shown, Table
-from engram_cli.taking import taking
-from engram_cli.values import DTYPES, blaming, read_dtype
+from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 
 if TYPE_CHECKING:
     from engram.checkpoints.convert.conversion import Conversion

@@ -30,9 +30,9 @@ from engram_cli.options import (
     OutputOption,
     OverwriteOption,
     ResumeOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.taking import taking
 
 corpus = new_app(
     help="""Build token shards from text, show what they hold, check them.

@@ -14,9 +14,9 @@ from engram_cli.options import (
     OUTPUT,
     LinkOption,
     OutputOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.taking import taking
 
 
 @taking(out=OUTPUT)

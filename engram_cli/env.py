@@ -14,9 +14,11 @@ from engram.errors import DependencyError
 from engram.seams import installed_version, tested_range
 from engram.threads import usable_cores
 from engram.units import format_bytes
-from engram_cli.options import OUTPUT
+from engram_cli.options import (
+    OUTPUT,
+    taking,
+)
 from engram_cli.output import Output, Shown, Table
-from engram_cli.taking import taking
 
 if TYPE_CHECKING:
     from engram.seams import Probed

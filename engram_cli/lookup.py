@@ -8,14 +8,14 @@ import typer
 
 import engram
 from engram.units import plural
-from engram_cli.config_name import read_named
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
     TokenizerOption,
+    taking,
 )
 from engram_cli.output import Output, Shown, Table
-from engram_cli.taking import taking
+from engram_cli.values import read_named
 
 if TYPE_CHECKING:
     from engram.checkpoints.read.lookup import LayerLookup, Ngram, TextLookup

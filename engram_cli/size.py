@@ -21,9 +21,9 @@ from engram_cli.options import (
     ModelOption,
     OverwriteOption,
     TableDtypeOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.taking import taking
 from engram_cli.values import blaming, read_bytes, read_count
 
 # By config key, or name of a value: the options that decide it.

@@ -13,9 +13,9 @@ from engram_cli.options import (
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
+    taking,
 )
 from engram_cli.output import Output, Table, silence_transformers
-from engram_cli.taking import taking
 
 if TYPE_CHECKING:
     from engram.checks import Check
