@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
 
@@ -106,9 +106,9 @@ class Growth:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Growth:
         """Read what `to_dict` returned."""
-        names = [field.name for field in fields(GrowthPoint)]
-        points = [GrowthPoint(*map(point.get, names)) for point in values["points"]]
-        return cls(values["order"], tuple(points))
+        points = values["points"]
+        kept = (GrowthPoint(it["tokens"], it["distinct_ngrams"], it["kind"]) for it in points)
+        return cls(values["order"], tuple(kept))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve for JSON."""

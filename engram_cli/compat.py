@@ -16,7 +16,7 @@ PROGRAM = "engram"
 # Typer has its own copy of Click, so its class of usage errors has no public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
-__all__ = ["PACKAGE", "SEAMS", "USAGE_ERROR", "TyperCommand", "TyperGroup"]
+__all__ = ["PACKAGE", "SEAMS", "USAGE_ERROR", "CompletionItem", "TyperCommand", "TyperGroup"]
 
 
 # Placeholders for the values of options that do not name their own.
@@ -103,11 +103,6 @@ def complete(group: Any, instruction: str) -> int:
     """
     completion.get_completion_inspect_parameters()  # registers the known shells
     return completion.shell_complete(group, {}, PROGRAM, COMPLETE_VARIABLE, instruction)
-
-
-def completion_item(value: str, help: str) -> Any:
-    """Return one completion, as a group's `shell_complete` lists them."""
-    return CompletionItem(value, help=help)
 
 
 def _usage_errors() -> bool:

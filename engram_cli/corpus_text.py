@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 _LISTED_PROBLEMS = 10
 _LISTED_NAMES = 3
-_NAMED = 100
 
 
 def plan_text(plan: dict[str, Any]) -> str:

@@ -52,7 +52,15 @@ def env(
         $ engram env --json
         $ engram env --probe
     """
-    found = _environment()
+    found = {
+        "engram": engram.__version__,
+        "python": platform.python_version(),
+        "python_path": sys.executable,
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        "memory_bytes": _memory_bytes(),
+        "packages": {name: installed_version(name) for name in PACKAGES},
+    }
     probed = _probe() if probe else []
     if probe:
         found["probes"] = [
@@ -84,18 +92,6 @@ def _probe() -> list[Probed]:
     except DependencyError as error:  # importing engram.hf raises what is listed here
         found = list(error.probed)
     return [*found, *probe(compat.PACKAGE, compat.SEAMS)]
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "engram": engram.__version__,
-        "python": platform.python_version(),
-        "python_path": sys.executable,
-        "platform": platform.platform(),
-        "cores": usable_cores(),
-        "memory_bytes": _memory_bytes(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
-    }
 
 
 def _memory_bytes() -> int | None:

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import typer
 
@@ -59,8 +59,9 @@ def failure_of(error: BaseException) -> Failure:
     """Return the failure to report for an exception."""
     if isinstance(error, EngramError):
         return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
-    if isinstance(error, ModuleNotFoundError) and _is_of_another_package(error.name):
-        package = _DISTRIBUTIONS.get(error.name, error.name)
+    module = error.name if isinstance(error, ModuleNotFoundError) else None
+    if module is not None and "." not in module and not module.startswith("engram"):
+        package = _DISTRIBUTIONS.get(module, module)
         return failure_of(MissingPackageError(package, None, "This command"))
     if isinstance(error, USAGE_ERROR):
         context: Any = getattr(error, "ctx", None)
@@ -83,11 +84,6 @@ def failure_of(error: BaseException) -> Failure:
         "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows the traceback.",
         1,
     )
-
-
-def _is_of_another_package(module: str | None) -> TypeGuard[str]:
-    """Whether a module that was not found is a third-party package as a whole."""
-    return module is not None and "." not in module and not module.startswith("engram")
 
 
 def _os_failure(error: OSError) -> Failure:
@@ -116,54 +112,39 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     Returns:
         The exit code.
     """
-    with _warnings_as_text():
-        return _run(action, as_json)
-
-
-@contextmanager
-def _warnings_as_text() -> Iterator[None]:
-    """Show the library's own warnings like those of the command line, without a line of code."""
     show = warnings.showwarning
 
     def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
-        if issubclass(category, EngramWarning):
+        if issubclass(category, EngramWarning):  # as the command line's own, without a line of code
             print(printable(f"Warning: {message}"), file=sys.stderr, flush=True)
         else:
             show(message, category, *more, **options)
 
-    warnings.showwarning = tell
-    try:
-        yield
-    finally:
-        warnings.showwarning = show
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        return _run(action, as_json)
 
 
 def _run(action: Callable[[], object], as_json: bool) -> int:
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    code = 0
     try:
         try:
             action()
-            code = 0
         except typer.Exit as end:
             code = end.exit_code
         sys.stdout.flush()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and drop_closed_stdout():
             return 0
-        code = _report(error, as_json)
-    except KeyboardInterrupt as error:
-        code = _report(error, as_json)
+        failure = failure_of(error)
+        with suppress(BrokenPipeError):
+            if os.environ.get("ENGRAM_DEBUG") == "1":
+                import traceback
+
+                traceback.print_exception(error)
+            text = failure.to_json() if as_json else printable(failure.to_text())
+            print(text, file=sys.stderr, flush=True)
+        code = failure.exit_code
     return code
-
-
-def _report(error: BaseException, as_json: bool) -> int:
-    failure = failure_of(error)
-    with suppress(BrokenPipeError):
-        if os.environ.get("ENGRAM_DEBUG") == "1":
-            import traceback
-
-            traceback.print_exception(error)
-        text = failure.to_json() if as_json else printable(failure.to_text())
-        print(text, file=sys.stderr, flush=True)
-    return failure.exit_code

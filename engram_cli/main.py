@@ -16,7 +16,7 @@ from typer import completion
 
 import engram
 from engram.errors import UsageError
-from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, complete, completion_item
+from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, CompletionItem, complete
 from engram_cli.errors import INTERRUPTED, run
 from engram_cli.help import Group, command_of, new_app
 from engram_cli.interrupts import no_interrupt_lost
@@ -70,10 +70,10 @@ class Commands(Group):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """List what completes a word, without importing a command."""
-        found = [(name, text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
         if incomplete.startswith("-"):
             return list(super().shell_complete(ctx, incomplete))
-        return [completion_item(name, text) for name, text in found]
+        found = [(name, text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [CompletionItem(name, help=text) for name, text in found]
 
     def main(
         self,
