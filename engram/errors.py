@@ -132,6 +132,17 @@ class MissingFileError(MissingError):
 
     code = "missing_file"
 
+    @classmethod
+    def at(cls, path: object, hint: str = "Check the path.", /, **details: Any) -> MissingFileError:
+        """Return the error for a path that does not exist.
+
+        Args:
+            path: The path, as it was given.
+            hint: See `EngramError`.
+            **details: See `EngramError`.
+        """
+        return cls(f"{path} does not exist.", hint, **details)
+
 
 class MissingPackageError(MissingError):
     """A Python package that is not installed.

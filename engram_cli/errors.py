@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from engram.errors import EngramError, EngramWarning, MissingPackageError
+from engram.errors import EngramError, EngramWarning, MissingFileError, MissingPackageError
 from engram.storage.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
 from engram_cli.output import drop_closed_stdout, printable
@@ -91,8 +91,7 @@ def _os_failure(error: OSError) -> Failure:
     where = f"{path}: " if path else ""
     details = {"path": path, "errno": errno.errorcode.get(error.errno or 0)}
     if isinstance(error, FileNotFoundError):
-        hint = "Check the path."
-        return Failure("missing_file", f"{where}no such file or folder.", hint, 4, details)
+        return failure_of(MissingFileError.at(path or "A file", **details))
     if isinstance(error, (ConnectionError, TimeoutError)):
         hint = "Check the network, or give a local folder."
         return Failure("network", f"{where}{error.strerror}.", hint, 4, details)

@@ -156,7 +156,7 @@ def read_statistics(file: Path) -> CorpusStatistics:
         values = read_json(file, _SHAPE)
     except MissingFileError:
         hint = f"engram hash TEXT --json > {file.name} writes it."
-        raise MissingFileError(f"{file} does not exist.", hint, file=str(file)) from None
+        raise MissingFileError.at(file, hint, file=str(file)) from None
     except CorruptFileError as error:
         raise InputError(
             f"{file} is not a result of engram hash --json: {error.message}",

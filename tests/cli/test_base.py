@@ -154,7 +154,12 @@ def test_progress_fits_its_line_and_says_no_absurd_rate(monkeypatch, width):
         (MissingPackageError("ray", "ray", "The engine"), "missing_package", 4, "ray"),
         (DoesNotFitError("Too large."), "does_not_fit", 5, "Too large."),
         (MismatchError("They differ."), "mismatch", 5, "They differ."),
-        (FileNotFoundError(errno.ENOENT, "No", "a.txt"), "missing_file", 4, "a.txt: no such"),
+        (
+            FileNotFoundError(errno.ENOENT, "No", "a.txt"),
+            "missing_file",
+            4,
+            "a.txt does not exist.",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "b"), "no_permission", 3, "b: Perm"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "c"), "bad_input", 3, "c: Is a dir"),
         (OSError(errno.ENOSPC, "No space left on device", "d"), "does_not_fit", 5, "d: No space"),

@@ -48,7 +48,7 @@ def here(folders, monkeypatch):
             (f"{command} none{more}", 4, "none: no such ")
             for command, more in (("lookup", " hi"), ("convert", " -o x"), ("detach", " -o x"))
         ),
-        ("verify ./none", 4, "none: no such file or folder"),
+        ("verify ./none", 4, "none does not exist."),
         ("attach none/none -c memory.yaml -o new", 4, "Connection refused"),
         ("verify none/none", 4, "asking the hub failed"),
         ("verify attached -t none", 4, "The tokenizer none is not a folder here"),

@@ -58,8 +58,8 @@ def _demand_here(path: Path) -> Path:
     """Return a path; refuse one that is neither a folder nor a safetensors file."""
     refuse_gguf(path)
     if not path.exists():
-        raise MissingFileError(
-            f"{path}: no such file or folder.",
+        raise MissingFileError.at(
+            path,
             "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
             path=str(path),
         )

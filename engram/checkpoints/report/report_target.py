@@ -102,7 +102,7 @@ def _nothing(target: str) -> MissingFileError:
 
     if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
         hint = "Check the path; engram config ls lists the templates."
-        return MissingFileError(f"{target}: no such file or folder.", hint, target=target)
+        return MissingFileError.at(target, hint, target=target)
     base = find_in_catalogue(target)
     if base is not None:
         return MissingFileError(
