@@ -10,10 +10,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from engram.errors import DependencyError, EngramError
 
@@ -22,8 +21,7 @@ _DISTRIBUTION = "engram-toolkit"
 _NAMED = 3
 
 
-@dataclass(frozen=True)
-class Seam:
+class Seam(NamedTuple):
     """An undocumented name of a dependency.
 
     Attributes:
@@ -38,8 +36,7 @@ class Seam:
     probe: Callable[[], Any]
 
 
-@dataclass(frozen=True)
-class Probed:
+class Probed(NamedTuple):
     """Result of probing a seam.
 
     Attributes:

@@ -9,9 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -26,8 +25,7 @@ INTERRUPTED = 130
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """An error in the form that users and scripts get.
 
     Attributes:
@@ -42,7 +40,7 @@ class Failure:
     message: str
     hint: str
     exit_code: int
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
 
     def to_json(self) -> str:
         """Return this failure as one JSON line."""
@@ -71,9 +69,9 @@ def failure_of(error: BaseException) -> Failure:
         message = error.format_message()  # type: ignore[attr-defined]
         return Failure("usage", message, hint, 2, details)
     if isinstance(error, KeyboardInterrupt):
-        return Failure("interrupted", "Interrupted.", "", INTERRUPTED)
+        return Failure("interrupted", "Interrupted.", "", INTERRUPTED, {})
     if isinstance(error, MemoryError):
-        return Failure("does_not_fit", "Out of memory.", "", 5)
+        return Failure("does_not_fit", "Out of memory.", "", 5, {})
     if (full := full_disk(error, getattr(error, "filename", None))) is not None:
         return failure_of(full)
     if isinstance(error, OSError) and error.errno is not None:
@@ -83,6 +81,7 @@ def failure_of(error: BaseException) -> Failure:
         f"{type(error).__name__}: {error}. This is a bug in engram, not in your input.",
         "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows the traceback.",
         1,
+        {},
     )
 
 

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
-from engram.growth import Growth
 from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
+
+if TYPE_CHECKING:
+    from engram.growth import Growth
 
 SCHEMA = "engram.hash/1"
 _ORDER = Kind("an n-gram order from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16)
@@ -149,6 +151,8 @@ def read_statistics(file: Path) -> CorpusStatistics:
         MissingFileError: There is no such file.
         InputError: It holds something else.
     """
+    from engram.growth import Growth
+
     # Any other file is probably the text itself, which the hint must not overwrite.
     text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))
     other = "hash.json" if file.name == "stats.json" else "stats.json"
