@@ -67,8 +67,8 @@ def ls(*, out: Output) -> None:
         {"name": name, "title": template_title(name), "path": str(template_path(name))}
         for name in template_names()
     ]
-    table = Table([(template["name"], template["title"]) for template in templates])
-    out.result({"schema": SCHEMA, "templates": templates}, [table])
+    rows = [(template["name"], template["title"]) for template in templates]
+    out.result({"schema": SCHEMA, "templates": templates}, [Table(rows)])
     out.next_step("engram config show NAME, or engram config new NAME -o FILE")
 
 
@@ -104,9 +104,9 @@ def new(
         $ engram config new gpt2 --k 5 --set layer_ids=[1,5] -o engram.yaml
         $ engram config new llama --model llama-3.2-3b --budget 400M --json
     """
-    is_printed = output is None or str(output) == "-"
-    if output is not None and not is_printed:
-        check_file(output, overwrite)
+    file = None if str(output) == "-" else output
+    if file is not None:
+        check_file(file, overwrite)
     elif output is not None and out.json:
         raise UsageError("-o - and --json both want stdout.", "Give -o a file.")
     backbone = None if model is None else engram.load_backbone(model)
@@ -118,24 +118,22 @@ def new(
     for doubt in config_doubts(made):
         out.warn(doubt)
     title = f"From template {template}" + (f", for {model}" if model else "")
-    is_written = False
-    if output is not None and not is_printed and not dry_run:
-        write_config(output, made, title=title)
-        is_written = True
+    written = None if dry_run else file
     payload = {
         **answer,
         "config": made.to_dict(),
         "derived": engram.describe_config(made).derived,
         "output": None if output is None else str(output),
-        "written": is_written,
+        "written": written is not None,
     }
-    if is_written:
-        out.result(payload, f"Wrote {output}", wrap=False)
-        out.next_step(f"engram report {shlex.quote(str(output))}")
+    if written is not None:
+        write_config(written, made, title=title)
+        out.result(payload, f"Wrote {written}", wrap=False)
+        out.next_step(f"engram report {shlex.quote(str(written))}")
     else:
         out.result(payload, dump_config(made, title=title).rstrip("\n"), wrap=False)
-        if not is_printed:
-            out.note(f"{output} would be written.")
+        if file is not None:
+            out.note(f"{file} would be written.")
 
 
 @config.command("show", cls=Command)

@@ -14,6 +14,7 @@ from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.errors import UsageError
 from engram.threads import usable_cores
 from engram.units import plural
+from engram_cli.corpus_text import built_text, info_text, passed_over_text, plan_text
 from engram_cli.engine import (
     find_engine,
     tell_work,
@@ -103,7 +104,6 @@ def build(
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     from engram.corpus.building.build_corpus import plan_build
-    from engram_cli.corpus_text import built_text, passed_over_text, plan_text
 
     plan = plan_build(inputs, tokenizer, output, options, resume=resume, overwrite=overwrite)
     if plan.passed_over:
@@ -141,8 +141,6 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
-    from engram_cli.corpus_text import info_text
-
     answer = engram.describe_corpus(folder).to_dict()
     out.result(answer, info_text(answer, out.verbose))
 

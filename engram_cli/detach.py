@@ -37,5 +37,5 @@ def detach(
     if output is None:
         raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
     detached = engram.detach(folder, output, link=link)
-    text = f"{output}: {plural(len(detached.files), 'file')} of the base."
-    out.result(detached.to_dict(), text, wrap=False)
+    files = plural(len(detached.files), "file")
+    out.result(detached.to_dict(), f"{output}: {files} of the base.", wrap=False)

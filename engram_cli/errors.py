@@ -44,8 +44,8 @@ class Failure(NamedTuple):
 
     def to_json(self) -> str:
         """Return this failure as one JSON line."""
-        values = {"schema": "engram.error/1", "code": self.code, "message": self.message}
-        return json.dumps({**values, "hint": self.hint, "details": self.details}, default=str)
+        told = {key: value for key, value in self._asdict().items() if key != "exit_code"}
+        return json.dumps({"schema": "engram.error/1", **told}, default=str)
 
     def to_text(self) -> str:
         """Return the message and, on its own line, the hint."""
@@ -87,17 +87,16 @@ def failure_of(error: BaseException) -> Failure:
 
 def _os_failure(error: OSError) -> Failure:
     path = None if error.filename is None else str(error.filename)
-    where = f"{path}: " if path else ""
+    message = f"{path}: {error.strerror}." if path else f"{error.strerror}."
     details = {"path": path, "errno": errno.errorcode.get(error.errno or 0)}
     if isinstance(error, FileNotFoundError):
         return failure_of(MissingFileError.at(path or "A file", **details))
     if isinstance(error, (ConnectionError, TimeoutError)):
-        hint = "Check the network, or give a local folder."
-        return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
+        return Failure("network", message, "Check the network, or give a local folder.", 4, details)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         hint = "Change its permissions, or choose another path."
-        return Failure("no_permission", f"{where}{error.strerror}.", hint, 3, details)
-    return Failure("bad_input", f"{where}{error.strerror}.", "", 3, details)
+        return Failure("no_permission", message, hint, 3, details)
+    return Failure("bad_input", message, "", 3, details)
 
 
 def run(action: Callable[[], object], *, as_json: bool) -> int:

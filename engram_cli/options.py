@@ -227,8 +227,8 @@ def _expanded(
 ) -> Iterator[inspect.Parameter]:
     for name, parameter in signature.parameters.items():
         if name not in declared:
-            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            continue
-        known = inspect.signature(classes[name]).parameters
-        for option, annotation in declared[name].items():
-            yield known[option].replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+            yield parameter.replace(kind=parameter.KEYWORD_ONLY)
+        else:
+            known = inspect.signature(classes[name]).parameters
+            for option, annotation in declared[name].items():
+                yield known[option].replace(kind=parameter.KEYWORD_ONLY, annotation=annotation)

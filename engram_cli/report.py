@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Annotated, Any
@@ -155,9 +156,8 @@ def _folded(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Join equal parts of many layers into one line."""
     names: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        _, _, part = row["part"].removeprefix("layers.").partition(".")
-        is_layer = row["part"].startswith("layers.") and row["params"] is not None
-        names.setdefault(f"layers.*.{part}" if is_layer else row["part"], []).append(row)
+        many = re.sub(r"^layers\.[^.]*\.?", "layers.*.", row["part"])
+        names.setdefault(row["part"] if row["params"] is None else many, []).append(row)
     if max(map(len, names.values())) < _FOLDED:
         yield from rows
         return
@@ -166,10 +166,10 @@ def _folded(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             parts = list(run)
             if len(parts) < _FOLDED:
                 yield from parts
-                continue
-            keys = ("params", "bytes", "rank_bytes")
-            sums = {key: sum(row[key] for row in parts) for key in keys}
-            yield {**parts[0], **sums, "part": f"{name} ({len(parts)} layers)"}
+            else:
+                keys = ("params", "bytes", "rank_bytes")
+                sums = {key: sum(row[key] for row in parts) for key in keys}
+                yield {**parts[0], **sums, "part": f"{name} ({len(parts)} layers)"}
 
 
 def _reads(reads: dict[str, Any]) -> Shown:

@@ -20,49 +20,48 @@ def show(sizing: Sizing, answer: dict[str, Any], per: str) -> Shown:
         answer: The same as `--json` prints it.
         per: Whether the table shows rows per "order" or per "head".
     """
-    yield Table(list(_facts(sizing, answer)))
+    yield Table(_facts(sizing, answer))
     if answer["corpus"] is not None:
         yield from _corpus(answer["corpus"])
     yield ""
     yield _layers_by_head(sizing) if per == "head" else _layers_by_order(sizing)
 
 
-def _facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _facts(sizing: Sizing, answer: dict[str, Any]) -> list[tuple[str, ...]]:
     from engram.config.table_dtype import TableDtype
 
-    config, counts = sizing.config, sizing.counts
-    if answer["model"] is not None:
-        yield ("model", f"{answer['model_params']:,} parameters", answer["model"])
-    yield from _size_facts(sizing, answer)
-    yield ("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size")
-    yield (
-        "rows per HEAD",
-        _each(config.rows_per_head),
-        f"nominal: an order's rows / {plural(config.n_head_per_ngram, 'head')}",
-    )
-    yield (
-        "row width",
-        f"{config.row_width}",
-        f"x {plural(counts.n_columns, 'row')} = a token's memory of {config.memory_width}",
-    )
+    config, counts, model = sizing.config, sizing.counts, answer["model"]
+    base = [] if model is None else [("model", f"{answer['model_params']:,} parameters", model)]
     primes = [prime for layer in counts.layers for order in layer.primes for prime in order]
-    yield (
-        "primes",
-        f"{min(primes):,} to {max(primes):,}",
-        f"{plural(len(primes), 'head')}, all different",
-    )
-    yield ("tables", f"{counts.table_params:,} parameters")
-    yield ("dense parts", f"{counts.dense_params:,} parameters")
-    rest = [] if sizing.slack_params is None else [f"{sizing.slack_params:,} of the budget left"]
-    if answer["share_of_whole"] is not None:
-        rest.insert(0, f"{answer['share_of_whole']:.2%} of the whole")
-    yield ("total", f"{counts.total_params:,} parameters", ", ".join(rest))
-    yield (
-        "bytes",
-        format_bytes(answer["total_bytes"]),
-        f"tables {format_bytes(answer['table_bytes'])} in "
-        f"{TableDtype(answer['table_dtype'], answer['table_dtype_from'])}",
-    )
+    share, left = answer["share_of_whole"], sizing.slack_params
+    shares = [] if share is None else [f"{share:.2%} of the whole"]
+    shares += [] if left is None else [f"{left:,} of the budget left"]
+    dtype = TableDtype(answer["table_dtype"], answer["table_dtype_from"])
+    tables = f"tables {format_bytes(answer['table_bytes'])} in {dtype}"
+    return [
+        *base,
+        *_size_facts(sizing, answer),
+        ("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size"),
+        (
+            "rows per HEAD",
+            _each(config.rows_per_head),
+            f"nominal: an order's rows / {plural(config.n_head_per_ngram, 'head')}",
+        ),
+        (
+            "row width",
+            f"{config.row_width}",
+            f"x {plural(counts.n_columns, 'row')} = a token's memory of {config.memory_width}",
+        ),
+        (
+            "primes",
+            f"{min(primes):,} to {max(primes):,}",
+            f"{plural(len(primes), 'head')}, all different",
+        ),
+        ("tables", f"{counts.table_params:,} parameters"),
+        ("dense parts", f"{counts.dense_params:,} parameters"),
+        ("total", f"{counts.total_params:,} parameters", ", ".join(shares)),
+        ("bytes", format_bytes(answer["total_bytes"]), tables),
+    ]
 
 
 def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -59,8 +59,8 @@ def verify(
     told: list[Check] = []
 
     def tell(check: Check) -> None:
-        rows = [] if told else [("check", "result", "detail")]
-        rows.append((check.name, check.verdict, check.detail))
+        head = [] if told else [("check", "result", "detail")]
+        rows = [*head, (check.name, check.verdict, check.detail)]
         # The columns are as wide as the rows to come may need.
         out.part([Table([(f"{name:<16}", f"{result:<11}", text) for name, result, text in rows])])
         told.append(check)
