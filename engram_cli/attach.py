@@ -161,12 +161,11 @@ def _show(attached: Attached) -> Shown:
     plan = attached.plan
     yield files_table(plan.files())
     layers = ", ".join(map(str, plan.addresses.layer_ids))
-    base, added = plan.base.params, plan.added_params
-    share = added / (base + added)
+    added, whole = plan.added_params, plan.base.params + plan.added_params
     verb = "Attached" if attached.written else "Would attach"
     yield (
-        f"\n{verb} {format_count(added)} parameters ({added:,}; {share:.1%} of the whole) to "
-        f"layers {layers} in {attached.dtype}."
+        f"\n{verb} {format_count(added)} parameters ({added:,}; {added / whole:.1%} of the whole) "
+        f"to layers {layers} in {attached.dtype}."
     )
 
 

@@ -229,10 +229,11 @@ def _check(source: str, backbone: Backbone | None) -> ConfigVerdict:
         from engram.sizing.check_config import ConfigVerdict
 
         failure = failure_of(error)
-        problem = {"key": "", "message": failure.message, "line": None}
-        text = f"{failure.message} {failure.hint}"
         return ConfigVerdict(
-            path=source, text=text, problems=(problem,), exit_code=failure.exit_code
+            path=source,
+            text=f"{failure.message} {failure.hint}",
+            problems=({"key": "", "message": failure.message, "line": None},),
+            exit_code=failure.exit_code,
         )
 
 
