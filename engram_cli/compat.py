@@ -118,8 +118,11 @@ def _readers() -> bool:
     found = getattr(param, "type_descriptor", None)
     if found is None:  # older releases read values without pydantic
         return True
-    known = found.annotation is int and hasattr(found, "parameter_info")
-    return known and hasattr(param, "_runtime_param")
+    return (
+        found.annotation is int
+        and hasattr(found, "parameter_info")
+        and hasattr(param, "_runtime_param")
+    )
 
 
 # Methods of commands, and of groups of commands, that are overridden here.

@@ -123,8 +123,11 @@ def _show(plan: Conversion, answer: dict[str, Any]) -> Shown:
             for layer_id, parts in plan.losses().items()
             for part, loss in parts.items()
         ]
-        headings = ("layer", "part", "largest error", "rms error", "rms of values")
-        yield Table(rows, headings, left=["part"])
+        yield Table(
+            rows,
+            ("layer", "part", "largest error", "rms error", "rms of values"),
+            left=["part"],
+        )
 
 
 def _words(loss: Loss) -> tuple[str, str, str]:

@@ -136,8 +136,7 @@ def _growth(curves: list[dict[str, Any]], tokens: int) -> Shown:
     for row, then in zip(rows, predictions, strict=True):
         miss = then["relative_error"]
         row.append("not checked" if miss is None else f"{miss:.1%} in {then['checks']} checks")
-    headings = ("order", "now", "exponent", "then", "of all tokens", "missed by\nat most")
-    yield Table(rows, headings)
+    yield Table(rows, ("order", "now", "exponent", "then", "of all tokens", "missed by\nat most"))
     if not checked:
         yield (
             f"not checked: the text is too short for a prediction to {wanted / tokens:,.0f} times "

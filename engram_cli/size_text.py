@@ -103,8 +103,11 @@ def _layers_by_order(sizing: Sizing) -> Table:
         for order, primes in zip(sizing.config.orders, layer.primes, strict=True):
             rows.append((name, order, *(f"{count:,}" for count in (sum(primes), *sums))))
             name, sums = "", ()
-    headings = ("layer", "order", "rows of ORDER", "rows stored", "table", "dense")
-    return Table(rows, headings, left=("layer", "order"))
+    return Table(
+        rows,
+        ("layer", "order", "rows of ORDER", "rows stored", "table", "dense"),
+        left=("layer", "order"),
+    )
 
 
 def _corpus(corpus: dict[str, Any]) -> Shown:
@@ -127,8 +130,7 @@ def _corpus(corpus: dict[str, Any]) -> Shown:
             )
         )
     wanted = f"rows per HEAD for load {corpus['wanted_load']:g}"
-    headings = ("order", "distinct n-grams", "error", wanted, "rows", "rows hit", "load")
-    yield Table(rows, headings)
+    yield Table(rows, ("order", "distinct n-grams", "error", wanted, "rows", "rows hit", "load"))
     yield (
         "rows, rows hit, load: of all heads of the order in one layer, as expected of n-grams that "
         "fall on\nrows evenly. A full table is not a failure: in one study, tables without "
