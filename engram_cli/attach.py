@@ -148,8 +148,11 @@ def _tell(out: Output, attached: Attached) -> None:
         out.next_step(f"python -c {shlex.quote(code)}")
     elif attached.written:
         out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
-    loaded = loading_note(dtype.name, base.dtype)
-    for note in (quantisation_note(base.config), dtype.note, loaded):
+    for note in (
+        quantisation_note(base.config),
+        dtype.note,
+        loading_note(dtype.name, base.dtype),
+    ):
         if note is not None:
             out.note(note)
     for folder in attached.removed:

@@ -24,11 +24,10 @@ _SHARES = {
 
 def default_note(config: EngramConfig, addresses: Addresses) -> str:
     """Say which memory a text is hashed for without a config."""
-    layers = ", ".join(map(str, addresses.layer_ids))
     return (
         f"No -c: sized for the tokenizer, with {config.engram_table_size[0]:,} rows per order "
         f"(twice its {config.engram_vocab_size:,} ids) in {config.n_head_per_ngram} heads, orders "
-        f"2 to {config.max_ngram_size}, layers [{layers}], layout {config.layout}, "
+        f"2 to {config.max_ngram_size}, layers {list(addresses.layer_ids)}, layout {config.layout}, "
         f"seed {config.seed}."
     )
 
@@ -86,16 +85,15 @@ def _heads(heads: list[dict[str, Any]], verbose: bool) -> Table:
         groups.setdefault(key, []).append(head)
     rows = [
         (
-            first["order"],
-            first["head"] if verbose else len(group),
+            group[0]["order"],
+            group[0]["head"] if verbose else len(group),
             _range(group, "rows", "{:,}"),
             _range(group, "rows_hit", "{:,}"),
             _range(group, "load", "{:.2%}"),
-            f"{_about(first)}{first['distinct_ngrams']:,}",
-            _about(first) + _range(group, "collisions", "{:,}"),
+            f"{_about(group[0])}{group[0]['distinct_ngrams']:,}",
+            _about(group[0]) + _range(group, "collisions", "{:,}"),
         )
         for group in groups.values()
-        for first in group[:1]
     ]
     return Table(rows, ("order", "head" if verbose else "heads", *_MEASURES))
 

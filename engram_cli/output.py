@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from engram.errors import DoesNotFitError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from engram.storage.files import Progress
 
 # Rich cuts tables to 80 columns without a terminal; text in a pipe should not be cut.
@@ -167,7 +169,6 @@ def _write_at_once(text: str) -> None:
 
 
 def _draw(shown: Shown, wrap: bool) -> str:
-    from rich import table
     from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
@@ -182,23 +183,29 @@ def _draw(shown: Shown, wrap: bool) -> str:
         for part in [shown] if isinstance(shown, str) else shown:
             if isinstance(part, str):
                 console.print(printable(part), soft_wrap=not wrap)
-                continue
-            rows = [[printable(str(cell)) for cell in row] for row in part.rows]
-            drawn = table.Table(
-                box=None,
-                pad_edge=False,
-                show_header=bool(part.headings),
-                collapse_padding=part.is_dense,
-            )
-            for heading in part.headings or [""] * max(map(len, rows), default=0):
-                side: Literal["left", "right"] = "left" if heading in ("", *part.left) else "right"
-                drawn.add_column(printable(heading), justify=side, overflow="fold")
-            for row in rows:
-                drawn.add_row(*row)
-            console.print(drawn)
+            else:
+                console.print(_draw_table(part))
     text = capture.get()
     # Rich pads the cells of a table with spaces, which are not wanted in a file.
     return text if is_terminal else re.sub(r" +$", "", text, flags=re.MULTILINE)
+
+
+def _draw_table(part: Table) -> RenderableType:
+    from rich import table
+
+    drawn = table.Table(
+        box=None,
+        pad_edge=False,
+        show_header=bool(part.headings),
+        collapse_padding=part.is_dense,
+    )
+    rows = [[printable(str(cell)) for cell in row] for row in part.rows]
+    for heading in part.headings or [""] * max(map(len, rows), default=0):
+        side: Literal["left", "right"] = "left" if heading in ("", *part.left) else "right"
+        drawn.add_column(printable(heading), justify=side, overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
 
 
 def printable(text: str) -> str:

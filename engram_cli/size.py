@@ -179,8 +179,7 @@ def size(
         out.note(f"No memory can be attached to {backbone.name}: it is {backbone.unsuited}.")
         return
     # A catalogue name may be short; attach asks the hub.
-    is_listed = backbone is not None and backbone.source == "catalogue"
-    target = backbone.name if backbone is not None and is_listed else model or "MODEL"
+    name = backbone.name if backbone is not None and backbone.source == "catalogue" else model
     config = shlex.quote(str(emit or "engram.yaml"))
-    attach = f"engram attach {shlex.quote(target)} -c {config} -o FOLDER"
+    attach = f"engram attach {shlex.quote(name or 'MODEL')} -c {config} -o FOLDER"
     out.next_step(attach if emit else f"the same with --emit engram.yaml, then {attach}")
