@@ -27,8 +27,8 @@ def default_note(config: EngramConfig, addresses: Addresses) -> str:
     return (
         f"No -c: sized for the tokenizer, with {config.engram_table_size[0]:,} rows per order "
         f"(twice its {config.engram_vocab_size:,} ids) in {config.n_head_per_ngram} heads, orders "
-        f"2 to {config.max_ngram_size}, layers {list(addresses.layer_ids)}, layout {config.layout}, "
-        f"seed {config.seed}."
+        f"2 to {config.max_ngram_size}, layers {list(addresses.layer_ids)}, "
+        f"layout {config.layout}, seed {config.seed}."
     )
 
 
