@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from engram.errors import DependencyError, EngramError
 
@@ -21,7 +22,8 @@ _DISTRIBUTION = "engram-toolkit"
 _NAMED = 3
 
 
-class Seam(NamedTuple):
+@dataclass(frozen=True)
+class Seam:
     """An undocumented name of a dependency.
 
     Attributes:
@@ -36,7 +38,8 @@ class Seam(NamedTuple):
     probe: Callable[[], Any]
 
 
-class Probed(NamedTuple):
+@dataclass(frozen=True)
+class Probed:
     """Result of probing a seam.
 
     Attributes:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 from typer import completion
 from typer.core import CompletionItem, TyperCommand, TyperGroup  # type: ignore[attr-defined]
 
-from engram.seams import Seam, callable_seam
+if TYPE_CHECKING:
+    from engram.seams import Probed
 
-PACKAGE = "typer"
 PROGRAM = "engram"
 # Typer has its own copy of Click, so its class of usage errors has no public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
-__all__ = ["PACKAGE", "SEAMS", "USAGE_ERROR", "CompletionItem", "TyperCommand", "TyperGroup"]
+__all__ = ["USAGE_ERROR", "CompletionItem", "TyperCommand", "TyperGroup"]
 
 
 # Placeholders for the values of options that do not name their own.
@@ -116,50 +116,57 @@ def _readers() -> bool:
     app.command()(command)
     (param,) = [it for it in typer.main.get_command(app).params if it.name == "count"]
     found = getattr(param, "type_descriptor", None)
-    if found is None:  # older releases read values without pydantic
-        return True
-    return (
+    return found is None or (  # older releases read values without pydantic
         found.annotation is int
         and hasattr(found, "parameter_info")
         and hasattr(param, "_runtime_param")
     )
 
 
-# Methods of commands, and of groups of commands, that are overridden here.
-_OF_COMMANDS = (
-    *("get_params", "collect_usage_pieces", "format_options", "format_epilog"),
-    "parse_args",
-)
-_OF_GROUPS = (
-    *("get_params", "format_commands", "format_epilog", "list_commands", "get_command"),
-    *("resolve_command", "parse_args", "make_context", "invoke"),
+_COMPLETION = "completion of commands in shells"
+# Undocumented names that are called or overridden: by module, and by their use.
+_CALLED = (
+    (
+        "typer.core",
+        "help pages of commands",
+        *("TyperCommand.get_params", "TyperCommand.collect_usage_pieces"),
+        *("TyperCommand.format_options", "TyperCommand.format_epilog", "TyperCommand.parse_args"),
+    ),
+    (
+        "typer.core",
+        "importing commands only when called",
+        *("TyperGroup.get_params", "TyperGroup.format_commands", "TyperGroup.format_epilog"),
+        *("TyperGroup.list_commands", "TyperGroup.get_command", "TyperGroup.resolve_command"),
+        *("TyperGroup.parse_args", "TyperGroup.make_context", "TyperGroup.invoke"),
+    ),
+    (
+        "typer.completion",
+        _COMPLETION,
+        *("get_completion_inspect_parameters", "install_callback"),
+        *("show_callback", "shell_complete"),
+    ),
+    ("typer.core", _COMPLETION, "CompletionItem"),
 )
 
-SEAMS = (
-    *(
-        callable_seam("typer.core", f"TyperCommand.{name}", "help pages of commands")
-        for name in _OF_COMMANDS
-    ),
-    *(
-        callable_seam("typer.core", f"TyperGroup.{name}", "importing commands only when called")
-        for name in _OF_GROUPS
-    ),
-    *(
-        callable_seam("typer.completion", name, "completion of commands in shells")
-        for name in (
-            *("get_completion_inspect_parameters", "install_callback"),
-            *("show_callback", "shell_complete"),
-        )
-    ),
-    callable_seam("typer.core", "CompletionItem", "completion of commands in shells"),
-    Seam(
-        "BadParameter.__mro__[1]",
-        "ending usage errors with exit code 2 and naming the option",
-        _usage_errors,
-    ),
-    Seam(
-        "param.type_descriptor, param._runtime_param",
-        "reading values without pydantic, whose import is slow",
-        _readers,
-    ),
-)
+
+def probed() -> list[Probed]:
+    """Probe every seam to typer."""
+    from engram.seams import Seam, callable_seam, probe
+
+    called = (callable_seam(module, name, use) for module, use, *names in _CALLED for name in names)
+    return probe(
+        "typer",
+        [
+            *called,
+            Seam(
+                "BadParameter.__mro__[1]",
+                "ending usage errors with exit code 2 and naming the option",
+                _usage_errors,
+            ),
+            Seam(
+                "param.type_descriptor, param._runtime_param",
+                "reading values without pydantic, whose import is slow",
+                _readers,
+            ),
+        ],
+    )

@@ -56,8 +56,10 @@ def counts_text(payload: dict[str, Any]) -> str:
 def _summary(payload: dict[str, Any]) -> Shown:
     tokenizer = payload["tokenizer"]
     yield counts_text(payload)
-    size = format_bytes(payload["output_bytes"])
-    yield f"{plural(payload['shards'], 'shard')} of {payload['dtype']}, {size}"
+    yield (
+        f"{plural(payload['shards'], 'shard')} of {payload['dtype']}, "
+        f"{format_bytes(payload['output_bytes'])}"
+    )
     yield f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids."
 
 

@@ -82,7 +82,6 @@ def env(
 
 
 def _probe() -> list[Probed]:
-    from engram.seams import probe
     from engram_cli import compat
 
     try:
@@ -91,7 +90,7 @@ def _probe() -> list[Probed]:
         found = probed()
     except DependencyError as error:  # importing engram.hf raises what is listed here
         found = list(error.probed)
-    return [*found, *probe(compat.PACKAGE, compat.SEAMS)]
+    return [*found, *compat.probed()]
 
 
 def _memory_bytes() -> int | None:

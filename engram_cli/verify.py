@@ -60,9 +60,12 @@ def verify(
 
     def tell(check: Check) -> None:
         head = [] if told else [("check", "result", "detail")]
-        rows = [*head, (check.name, check.verdict, check.detail)]
-        # The columns are as wide as the rows to come may need.
-        out.part([Table([(f"{name:<16}", f"{result:<11}", text) for name, result, text in rows])])
+        rows = [
+            # The columns are as wide as the rows to come may need.
+            (f"{name:<16}", f"{result:<11}", detail)
+            for name, result, detail in [*head, (check.name, check.verdict, check.detail)]
+        ]
+        out.part([Table(rows)])
         told.append(check)
         # The last check that needs no model; what is downloaded before shows its bars.
         if check.name == "base config" and not headers_only:

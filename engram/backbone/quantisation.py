@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engram.errors import InputError, LayoutError, MissingPackageError
-from engram.seams import installed_version
 
 QUANTISATION = "quantization_config"
 
@@ -201,6 +200,8 @@ def missing_packages(name: str) -> list[str]:
     Raises:
         LayoutError: The method is unknown.
     """
+    from engram.seams import installed_version
+
     return [it for it in find_method(name).packages if installed_version(it) is None]
 
 

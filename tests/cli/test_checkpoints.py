@@ -45,7 +45,7 @@ def here(folders, monkeypatch):
             for file in ("memory.yaml", "text.txt")
         ),
         *(
-            (f"{command} none{more}", 4, "none: no such ")
+            (f"{command} none{more}", 4, "none does not exist.")
             for command, more in (("lookup", " hi"), ("convert", " -o x"), ("detach", " -o x"))
         ),
         ("verify ./none", 4, "none does not exist."),
