@@ -112,7 +112,7 @@ def _check(name: str, value: Any, hints: Mapping[str, Any], least: Mapping[str, 
 
 
 def _accepts(hint: Any, value: Any) -> bool:
-    """Whether a value is of a type; of types that are not told apart here, any value is."""
+    """Whether a value is of a type; of types that are not known here, any value is."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

@@ -1,4 +1,4 @@
-"""Where the process starts: Ctrl-C ends it with 130 even while the command line is imported."""
+"""Start of the process: Ctrl-C ends it with 130 even while the command line is imported."""
 
 from __future__ import annotations
 

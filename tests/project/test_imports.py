@@ -95,6 +95,7 @@ FLOORS = {
     "engram": (
         ("errors",),
         ("checks", "growth", "seams", "tensor_names", "threads", "units", "version"),
+        ("arguments",),
         ("storage",),
         ("layouts",),
         ("config", "backbone"),
