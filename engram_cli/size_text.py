@@ -50,7 +50,7 @@ def _facts(sizing: Sizing, answer: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             "row width",
             f"{config.row_width}",
-            f"x {plural(counts.n_columns, 'row')} = a token's memory of {config.memory_width}",
+            f"x {plural(config.n_columns, 'row')} = a token's memory of {config.memory_width}",
         ),
         (
             "primes",
