@@ -26,6 +26,11 @@ class Check:
     ok: bool | None
     detail: str
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        return {True: "ok", False: "FAILED", None: "not checked"}[self.ok]
+
 
 @dataclass(frozen=True, repr=False)
 class Checks:

@@ -135,7 +135,7 @@ def _from_folder(path: Path) -> Backbone:
     if not exists(file):
         refuse_gguf(path)
         refuse_gguf_folder(folder)
-        what = "it has no config.json" if exists(folder) else "there is no such folder"
+        what = "it has no config.json" if exists(folder) else "it does not exist"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",
             "Give a folder with config.json, a hub id, or a name in the catalogue, such as gpt2.",

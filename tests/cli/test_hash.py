@@ -83,20 +83,19 @@ def test_text(text, config):
     assert len(out.splitlines()) < len(run("hash", text, "-c", config, "-v")[1].splitlines())
 
 
-def test_tables_fit_a_terminal(text, config):
-    from rich.console import Console
-
+def test_tables_fit_a_terminal(text, config, capsys, monkeypatch):
     from engram_cli.hash_text import show
+    from engram_cli.output import Output
 
     payload = run("hash", text, "-c", config, "--cache-curve", "--json").json()
     for layer in payload["cache"]["layers"]:
         for point in layer["points"]:
             point |= {"rows": 1_234_567, "bytes": dict.fromkeys(point["bytes"], 2**30 - 2**20)}
+    monkeypatch.setenv("TERM", "dumb")  # which is 80 columns wide
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     for verbose in (False, True):
-        console = Console(width=80, markup=False, highlight=False)
-        with console.capture() as capture:
-            show(console, payload, verbose)
-        lines = capture.get().splitlines()
+        Output().result({}, show(payload, verbose))
+        lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
         assert not any("\u2026" in line for line in lines)
         assert any("1,234,567 1023 MiB 1023 MiB 1023 MiB 1023 MiB" in line for line in lines)

@@ -37,7 +37,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).parents[1:3]]  # tests,
 
 from engram.errors import EngramError  # noqa: E402
 from engram_cli.main import COMMANDS, main  # noqa: E402
-from engram_cli.silence import silence_transformers  # noqa: E402
+from engram_cli.output import silence_transformers  # noqa: E402
 from torture.artefacts import OUT, PATH, Artefact, list_artefacts, write_artefacts  # noqa: E402
 from torture.mutations import mutated  # noqa: E402
 

@@ -57,11 +57,10 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
     """
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
-        raise MissingFileError(
-            f"{folder}: {'not a' if folder.exists() else 'no such'} folder.",
-            "Give one that `engram attach` wrote.",
-            folder=str(folder),
-        )
+        hint = "Give one that `engram attach` wrote."
+        if not folder.exists():
+            raise MissingFileError.at(folder, hint, folder=str(folder))
+        raise MissingFileError(f"{folder} is not a folder.", hint, folder=str(folder))
     demand_apart(output, folder)
     opened = open_checkpoint(folder)
     if opened.adapter:

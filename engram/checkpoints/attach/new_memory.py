@@ -175,10 +175,9 @@ def _wired_classes(
         with torch.device("meta"):
             model = getattr(transformers, auto_class).from_config(hf_config, **trust)
         if base.code is not None:
-            base_class: Any = compat.get_class_from_dynamic_module(
-                base.code[auto_class], str(base.folder)
-            )
-            classes = families.classes_of_code(type(hf_config), base_class)
+            reference, folder = base.code[auto_class], str(base.folder)
+            own: Any = type(hf_config), compat.get_class_from_dynamic_module(reference, folder)
+            classes = families.classes_of_code(*own)
     admission.check_model(model)
     decoder, layers, path = find_layers(model)
     admission.check_cache(decoder)

@@ -157,6 +157,7 @@ def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
         CorruptFileError: The config does not name the classes.
         LayoutError: transformers has no such model.
     """
+    from engram.hf.compat import get_class_from_dynamic_module
     from engram.hf.families import model_classes
 
     config, has_code = opened.model_config, opened.base.code is not None

@@ -54,8 +54,8 @@ def open_checkpoint(
     else:
         refuse_gguf(path)
         if not path.exists():
-            raise MissingFileError(
-                f"{path}: no such file or folder.",
+            raise MissingFileError.at(
+                path,
                 "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the "
                 "hub.",
                 path=str(path),

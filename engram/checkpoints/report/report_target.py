@@ -77,11 +77,8 @@ def _nothing(target: str) -> MissingFileError:
     from engram.backbone.find_backbone import catalogue_names, find_in_catalogue
 
     if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
-        return MissingFileError(
-            f"{target}: no such file or folder.",
-            "Check the path; engram config ls lists the templates.",
-            target=target,
-        )
+        hint = "Check the path; engram config ls lists the templates."
+        return MissingFileError.at(target, hint, target=target)
     base = find_in_catalogue(target)
     if base is not None:
         return MissingFileError(

@@ -108,7 +108,7 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
     """
     path, hint, schemas = folder / MANIFEST, "Build it again.", schemas or (CORPUS_SCHEMA,)
     if not folder.is_dir():
-        raise MissingFileError(f"{folder} does not exist.", "Check the path.", folder=str(folder))
+        raise MissingFileError.at(folder, folder=str(folder))
     if not path.is_file():
         raise MissingFileError(
             f"{folder} is not a corpus: it has no {MANIFEST}.",

@@ -119,9 +119,7 @@ def find_sources(
         return [Source("<stdin>", None, "jsonl" if stdin_records else "text")], []
     path = Path(where)
     if not path.exists():
-        raise MissingFileError(
-            f"{where} does not exist.", _missing_hint(str(where)), file=str(where)
-        )
+        raise MissingFileError.at(where, _missing_hint(str(where)), file=str(where))
     if not path.is_dir():
         if not _is_utf8(str(path)):
             raise InputError(

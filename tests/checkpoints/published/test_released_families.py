@@ -410,7 +410,7 @@ def test_what_has_no_memory(tmp_path):
         run(command, tmp_path / "nothing").ended(4)
     with pytest.raises(InputError, match="has no memory"):
         verify(base)
-    with pytest.raises(MissingFileError, match="no such file or folder"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         verify(tmp_path / "nothing")
 
 

@@ -96,7 +96,7 @@ def test_a_config_is_read_once_in_a_verify(folders, kind, monkeypatch):
 
 
 def test_what_cannot_be_opened(folders, tmp_path):
-    with pytest.raises(MissingFileError, match="no such file or folder"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         open_checkpoint(tmp_path / "nothing")
     (tmp_path / "notes.txt").write_text("no weights")
     with pytest.raises(InputError, match="neither a folder nor a safetensors file"):
