@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from engram.corpus.text.sources import Source
-from engram.errors import CorruptFileError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,48 +37,3 @@ class Block:
     def _line(self, index: int) -> int:
         lines = index if self.records else sum(text.count("\n") for text in self.texts[:index])
         return self.line + lines
-
-
-class Record(NamedTuple):
-    """One record: its position, its text unless it was skipped, and the bytes read so far."""
-
-    line: int
-    text: str | None
-    read_bytes: int
-
-
-def gather(source: Source, records: Iterable[Record], block_characters: int) -> Iterator[Block]:
-    """Combine consecutive records into blocks; a skipped record ends a block.
-
-    Args:
-        source: Their file.
-        records: The records.
-        block_characters: Approximate characters per block.
-
-    Raises:
-        CorruptFileError: The file is truncated; raised after the records before the end.
-    """
-    texts: list[str] = []
-    first = characters = read_bytes = 0
-    broken: CorruptFileError | None = None
-    records = iter(records)
-    while True:
-        try:
-            record = next(records, None)
-        except CorruptFileError as error:
-            record, broken = None, error
-        if record is None:
-            break
-        line, text, now_read = record
-        if texts and (text is None or line != first + len(texts) or characters > block_characters):
-            yield Block(source, first, texts, True, read_bytes)
-            texts, characters = [], 0
-        if text is not None:
-            first = first if texts else line
-            texts.append(text)
-            characters += len(text)
-            read_bytes = now_read
-    if texts:
-        yield Block(source, first, texts, True, read_bytes)
-    if broken is not None:
-        raise broken

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engram.corpus.text.documents import BLANK, DocumentEnds, Split
-from engram.corpus.text.reading_errors import blank, no_text_at, too_long
+from engram.corpus.text.reading_errors import binary_file, too_long
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
 from engram.errors import InputError
@@ -69,7 +69,8 @@ class DocumentBytes:
             ends = documents.finish() if at_end else documents.feed(block)
             if at_end and self._split != "line" and not documents.has_text:
                 if ends and start >= kept.offset:
-                    self._wrong(blank(self._source))
+                    name = self._source.name
+                    self._wrong(InputError(f"{name} contains only blank lines.", file=name))
                 return
             # White space before the block may turn out to start a document, whose length then
             # includes it and a part of the block.
@@ -109,12 +110,21 @@ class DocumentBytes:
             kept.drop(end)
 
     def _give_up(self) -> None:
+        """Report the current document as too long, or as binary if it is not text."""
         data, source = self._kept.data(), self._source
+        at = data.find(b"\0")
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            # The last character may continue after the data.
+            if error.start < len(data) - 3:
+                at = error.start if at < 0 else min(at, error.start)
+        if at >= 0:
+            self._wrong(binary_file(source, self._kept.offset + at, data[at]))
+            return
         split = None if source.has_keys else self._split
         has_lines = b"\n" in (data.lstrip(BLANK) or data)
-        binary = no_text_at(source, data, self._kept.offset)
-        long = too_long(source, self._kept.line, self._limit_bytes, split, has_lines)
-        self._wrong(binary or long)
+        self._wrong(too_long(source, self._kept.line, self._limit_bytes, split, has_lines))
 
 
 class _Kept:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from engram.corpus.text.documents import BLANK, MAX_DOCUMENT_BYTES
-from engram.corpus.text.reading_errors import broken_json, not_records
+from engram.corpus.text.reading_errors import broken_json
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
+from engram.errors import CorruptFileError
 from engram.units import format_bytes
 
 _BLOCK_BYTES = 2**18
@@ -22,26 +23,19 @@ _LONGEST_WORD = 16
 
 def holds_json_lines(stream: ByteStream) -> bool:
     """Whether the first line that is not blank is a JSON object; the stream does not move."""
-    first: list[bytes] = []
-    start = b""
-    size_bytes, is_read = 0, False
-    while not is_read and size_bytes <= MAX_DOCUMENT_BYTES:
-        block = stream.read(_BLOCK_BYTES)
-        first.append(block)
-        size_bytes += len(block)
-        line = block if start else block.lstrip(BLANK)
-        start = start or line[:1]
-        is_read = not block or start not in (b"", b"{") or b"\n" in line
-    data = b"".join(first)
+    data = line = b""
+    is_read = False
+    while not is_read and len(data) <= MAX_DOCUMENT_BYTES:
+        # Twice as much each time, so that many blank lines take linear time.
+        block = stream.read(max(_BLOCK_BYTES, len(data)))
+        data += block
+        line = data.lstrip(BLANK)
+        is_read = not block or line[:1] not in (b"", b"{") or b"\n" in line
     stream.put_back(data)
-    line = data.lstrip(BLANK).partition(b"\n")[0]
-    if not line.startswith(b"{"):
-        return False
     try:
-        json.loads(line)
+        return line.startswith(b"{") and isinstance(json.loads(line.partition(b"\n")[0]), dict)
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 class JsonValues:
@@ -77,7 +71,12 @@ class JsonValues:
         """
         start = self._next_sign()
         if start not in ("", "{", "["):
-            raise not_records(self._source, start)
+            name = self._source.name
+            raise CorruptFileError(
+                f"{name} must start with a JSON object or a list of objects, got {start!r}.",
+                "Rename it to end with .txt to read it as plain text.",
+                file=name,
+            )
         is_array = start == "["
         if is_array:
             self._at += 1

@@ -24,23 +24,6 @@ def no_text(sources: Sequence[Source], skipped: Sequence[InputError]) -> InputEr
     return InputError(f"There is no text in {names}.{first}", hint, files=len(sources))
 
 
-def blank(source: Source) -> InputError:
-    """Return the error for a file without text."""
-    return InputError(f"{source.name} contains only blank lines.", file=source.name)
-
-
-def no_text_at(source: Source, data: bytes, offset: int) -> InputError | None:
-    """Return the error for data that is not text, from byte `offset` on; None if it is text."""
-    try:
-        at = data.find(b"\0")
-        data.decode()
-    except UnicodeDecodeError as error:
-        # The last character may continue after the data.
-        if error.start < len(data) - 3:
-            at = error.start if at < 0 else min(at, error.start)
-    return None if at < 0 else binary_file(source, offset + at, data[at])
-
-
 def binary_file(source: Source, offset: int, byte: int) -> InputError:
     """Return the error for a byte that is not text."""
     return InputError(
@@ -70,23 +53,12 @@ def not_utf8(
 
 
 def wrong_record(source: Source, line: int, problem: str) -> InputError:
-    """Return the error for a record or row that starts at a line."""
+    """Return the error for a record that starts at a line, or for a row of a .parquet."""
     line = source.file_line(line)
-    return InputError(
-        f"{source.name}:{line}: {problem}",
-        f"Correct it, give the key or column with --text-column, {_SKIP}",
-        file=source.name,
-        line=line,
-    )
-
-
-def not_records(source: Source, start: str) -> CorruptFileError:
-    """Return the error for a .json without records, by its first character."""
-    return CorruptFileError(
-        f"{source.name} must start with a JSON object or a list of objects, got {start!r}.",
-        "Rename it to end with .txt to read it as plain text.",
-        file=source.name,
-    )
+    unit, hint = "line", f"Correct it, give the key or column with --text-column, {_SKIP}"
+    if source.format == "parquet":
+        unit, hint = "row", "Leave such rows out with --on-error skip."
+    return InputError(f"{source.name}:{line}: {problem}", hint, file=source.name, **{unit: line})
 
 
 def broken_json(source: Source, number: int, problem: str) -> CorruptFileError:
@@ -96,28 +68,6 @@ def broken_json(source: Source, number: int, problem: str) -> CorruptFileError:
         "Correct the file, or use the records before it with --on-error skip.",
         file=source.name,
         record=number,
-    )
-
-
-def no_header(source: Source, line: int, problem: str) -> CorruptFileError:
-    """Return the error for a .csv whose first row cannot be read."""
-    return CorruptFileError(
-        f"{source.name}:{line}: the names of the columns cannot be read: {problem}.",
-        "The first row of a .csv must have its column names, separated by commas.",
-        file=source.name,
-        line=line,
-    )
-
-
-def long_row(source: Source, line: int, limit_bytes: int) -> CorruptFileError:
-    """Return the error for a row of a .csv that is too long, at the last line read."""
-    return CorruptFileError(
-        f"{source.name}:{line}: the row that continues here is longer than "
-        f"{format_bytes(limit_bytes)}; a quote may not be closed.",
-        "Correct the file, or use the rows before it with --on-error skip.",
-        file=source.name,
-        line=line,
-        limit_bytes=limit_bytes,
     )
 
 
@@ -135,16 +85,6 @@ def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError
         hint,
         file=source.name,
         columns=list(columns),
-    )
-
-
-def wrong_row(source: Source, row: int, problem: str) -> InputError:
-    """Return the error for a row of a .parquet."""
-    return InputError(
-        f"{source.name}:{row}: {problem}",
-        "Leave such rows out with --on-error skip.",
-        file=source.name,
-        row=row,
     )
 
 

@@ -1,9 +1,17 @@
-"""Returns the text of a JSON record or a row, or its problem."""
+"""The texts of JSON records and of rows, or the errors of those that have none."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from engram.corpus.text.reading_errors import wrong_record
+from engram.corpus.text.sources import Source
+from engram.errors import InputError
+
+# The line, row or number of a record; its text, or the error for having none; and the bytes of the
+# file read so far, as stored.
+Record = tuple[int, str | InputError, int]
 
 # Types by their names in JSON.
 _KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null"} | {
@@ -13,41 +21,43 @@ _KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null"
 }
 
 
-def record_text(line: str, key: str) -> tuple[str | None, str]:
-    """Parse a JSON record; return its text, or its problem."""
+def text_of_json(source: Source, line: int, data: str, key: str) -> str | InputError:
+    """Parse a JSON record; return its text, or its error."""
     try:
-        record: Any = json.loads(line.rstrip("\r\n"))
+        record: Any = json.loads(data.rstrip("\r"))
     except json.JSONDecodeError as error:
         # Its own message has a line within the record, not within the file.
-        return None, f"not JSON: {error.msg} at column {error.colno}."
+        return wrong_record(source, line, f"not JSON: {error.msg} at column {error.colno}.")
     except (ValueError, RecursionError) as error:
-        return None, f"not JSON: {error}."
-    return text_of_record(record, key)
+        return wrong_record(source, line, f"not JSON: {error}.")
+    return text_of_record(source, line, record, key)
 
 
-def text_of_record(record: Any, key: str) -> tuple[str | None, str]:
-    """Return the text of a parsed record, or its problem."""
+def text_of_record(source: Source, line: int, record: Any, key: str) -> str | InputError:
+    """Return the text of a parsed record, or its error."""
     if not isinstance(record, dict):
-        return None, f"{_kind(record)}, not an object."
+        return wrong_record(source, line, f"{_kind(record)}, not an object.")
     if key not in record:
         keys = ", ".join(map(repr, list(record)[:8])) or "none"
-        return None, f"the record has no key {key!r}; its keys are {keys}."
-    return text_of(record[key], key)
+        problem = f"the record has no key {key!r}; its keys are {keys}."
+        return wrong_record(source, line, problem)
+    return text_of(source, line, record[key], key)
 
 
-def text_of(text: Any, key: str) -> tuple[str | None, str]:
-    """Return the text of a value, or its problem."""
+def text_of(source: Source, line: int, text: Any, key: str) -> str | InputError:
+    """Return the text of a value, or its error."""
     if not isinstance(text, str):
-        return None, f"{key!r} is {_kind(text)}, not a string."
+        return wrong_record(source, line, f"{key!r} is {_kind(text)}, not a string.")
     if not text:
-        return None, f"{key!r} is an empty string."
+        return wrong_record(source, line, f"{key!r} is an empty string.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        if "\udc80" <= text[error.start] <= "\udcff":  # a byte that was read with surrogateescape
-            return None, f"{key!r} is not valid UTF-8 at character {error.start}."
-        return None, f"{key!r} holds half of a surrogate pair at character {error.start}."
-    return text, ""
+        # A byte that was read with surrogateescape is one of these.
+        is_byte = "\udc80" <= text[error.start] <= "\udcff"
+        what = "is not valid UTF-8" if is_byte else "holds half of a surrogate pair"
+        return wrong_record(source, line, f"{key!r} {what} at character {error.start}.")
+    return text
 
 
 def _kind(value: Any) -> str:
