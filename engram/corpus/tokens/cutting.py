@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from engram.corpus.text.blocks import Block
+from engram.errors import InputError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -47,16 +50,25 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
     return [*pieces, text[begin:]]
 
 
-def uncut_characters(encoder: Tokenizer, text: str) -> int:
-    """Return the length of the longest piece of a text if it is too long to encode, else 0.
+def too_long_to_encode(encoder: Tokenizer, block: Block, index: int) -> InputError | None:
+    """Return the error for a document that is too long to encode, None if it is not.
 
     Examples are a long run of blank lines, a long word, or a document for a tokenizer that does not
     split words.
     """
-    if len(text) <= MOST_CHARACTERS:
-        return 0
-    longest = max(map(len, cut_long(encoder, text)))
-    return longest if longest > MOST_CHARACTERS else 0
+    text = block.texts[index]
+    longest = max(map(len, cut_long(encoder, text))) if len(text) > MOST_CHARACTERS else 0
+    if longest <= MOST_CHARACTERS:
+        return None
+    where = block.position(index)
+    return InputError(
+        f"{where}: the document that starts here has {longest:,} characters that must be encoded "
+        f"in one piece; at most {MOST_CHARACTERS:,} fit into memory.",
+        "Cut the text smaller, with --split line, or leave such documents out with --on-error "
+        "skip.",
+        document=where,
+        characters=longest,
+    )
 
 
 def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:

@@ -41,14 +41,10 @@ class StoredTokens:
         manifest = read_token_manifest(folder)
         shards, self.tokenizer = manifest["shards"], manifest["tokenizer"]
         check_whole(folder, manifest, _HINT, digests=check_digests)
-        files = [
-            tuple(
-                read_npy(folder / shard[f"{kind}_file"], 1, hint=_HINT)
-                for kind in ("tokens", "documents")
-            )
-            for shard in shards
-        ]
-        for shard, (tokens, bounds) in zip(shards, files, strict=True):
+        self._shards: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        for shard in shards:
+            tokens = read_npy(folder / shard["tokens_file"], 1, hint=_HINT)
+            bounds = read_npy(folder / shard["documents_file"], 1, hint=_HINT)
             sizes = (len(tokens), len(bounds) - 1, int(bounds[-1]) if len(bounds) else 0)
             if sizes != (shard["tokens"], shard["documents"], shard["tokens"]):
                 raise CorruptFileError(
@@ -58,15 +54,14 @@ class StoredTokens:
                     _HINT,
                     file=str(folder / shard["tokens_file"]),
                 )
-        self._tokens = [tokens for tokens, _ in files]
-        self._bounds = [bounds for _, bounds in files]
-        self._firsts = [0, *accumulate(map(len, self._tokens))]
+            self._shards.append((tokens, bounds))
+        self._firsts = [0, *accumulate(len(tokens) for tokens, _ in self._shards)]
         self.n_tokens = self._firsts[-1]
 
     @property
     def total_bytes(self) -> int:
         """Bytes of the tokens."""
-        return sum(int(tokens.nbytes) for tokens in self._tokens)
+        return sum(int(tokens.nbytes) for tokens, _ in self._shards)
 
     def batches(self) -> Generator[TokenBatch]:
         """Read the documents, in the form of `tokenise`.
@@ -75,7 +70,7 @@ class StoredTokens:
             CorruptFileError: The boundaries of documents do not rise.
         """
         read_bytes = 0
-        for tokens, bounds in zip(self._tokens, self._bounds, strict=True):
+        for tokens, bounds in self._shards:
             self._check_rising(bounds, 0, len(tokens))
             for start, end in pairwise(cut_batches(bounds)):
                 part = tokens[bounds[start] : bounds[end]]
@@ -95,9 +90,7 @@ class StoredTokens:
         shard = int(np.searchsorted(self._firsts, begin, side="right")) - 1
         position = begin
         while position < end:
-            first, tokens, bounds = (
-                self._firsts[shard], self._tokens[shard], self._bounds[shard],
-            )  # fmt: skip
+            first, (tokens, bounds) = self._firsts[shard], self._shards[shard]
             stop = min(end, first + len(tokens))
             parts.append(tokens[position - first : stop - first])
             low, high = np.searchsorted(bounds, [position - first, stop - first])
