@@ -60,15 +60,8 @@ def order_collisions(
         return _estimate(order, distinct, primes)
     from engram.corpus.counts import count_kernels
 
-    factors = np.array(multipliers[:order], dtype=np.uint64)
-    mixes: Any = np.empty(distinct, np.uint64)
-    counts: Any = np.empty(distinct, np.uint32)
-    filled = 0
-    for slots, occurrences in windows.windows():
-        end = filled + len(occurrences)
-        count_kernels.mix_windows(slots, factors, mixes[filled:end])
-        counts[filled:end] = occurrences
-        filled = end
+    mixes = windows.mixes(np.array(multipliers[:order], dtype=np.uint64))
+    counts = np.concatenate([counts for _, counts in windows.sets()])
     shared: Any = np.zeros(distinct, np.uint8 if len(primes) < 2**8 else np.uint16)
     for prime in primes:
         count_kernels.mark_shared_rows(mixes, np.uint64(prime), np.zeros(prime, np.uint8), shared)
@@ -96,5 +89,4 @@ def _estimate(order: int, distinct: int, primes: Sequence[int]) -> OrderCollisio
     alone = [math.exp(others * math.log1p(-1 / prime)) for prime in primes]
     any_head = 1 - math.prod(alone)
     every_head = math.prod(1 - part for part in alone)
-    kind: Literal["estimated"] = "estimated"
-    return OrderCollisions(order, any_head, every_head, None, any_head, every_head, kind)
+    return OrderCollisions(order, any_head, every_head, None, any_head, every_head, "estimated")
