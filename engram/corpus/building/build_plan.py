@@ -45,7 +45,7 @@ from engram.corpus.results.work_folder import (
     note_assembled,
     working,
 )
-from engram.corpus.text.reading_errors import no_text
+from engram.corpus.text.readers import no_text
 from engram.corpus.text.sources import PassedOver, Source, passed_over_dict
 from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.token_shards import DocumentShards

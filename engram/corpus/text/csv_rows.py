@@ -7,8 +7,7 @@ import io
 from collections.abc import Iterator
 
 from engram.corpus.text.document_bytes import DocumentBytes
-from engram.corpus.text.reading_errors import no_column, wrong_record
-from engram.corpus.text.records import Record, text_of
+from engram.corpus.text.records import Record, no_column, text_of, wrong_record
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
 from engram.errors import CorruptFileError, InputError

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engram.corpus.text.documents import BLANK, DocumentEnds, Split
-from engram.corpus.text.reading_errors import binary_file, too_long
+from engram.corpus.text.records import too_long
 from engram.corpus.text.sources import Source
-from engram.corpus.text.streams import ByteStream
+from engram.corpus.text.streams import ByteStream, binary_file
 from engram.errors import InputError
 
 

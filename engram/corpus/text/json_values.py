@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from engram.corpus.text.documents import BLANK, MAX_DOCUMENT_BYTES
-from engram.corpus.text.reading_errors import broken_json
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
 from engram.errors import CorruptFileError
@@ -89,13 +88,11 @@ class JsonValues:
             start = self._next_sign()
             if is_array:
                 if start not in (",", "]"):
-                    raise broken_json(self._source, self._number, "',' or ']' expected after it")
+                    raise self._broken("',' or ']' expected after it")
                 self._at += 1
                 start = "" if start == "]" else start
         if is_array and self._next_sign():
-            raise broken_json(
-                self._source, self._number, "the file continues after the end of the list"
-            )
+            raise self._broken("the file continues after the end of the list")
 
     def _value(self) -> Any:
         self._next_sign()
@@ -106,9 +103,9 @@ class JsonValues:
                 is_near_end = error.pos > len(self._text) - _LONGEST_WORD
                 may_go_on = is_near_end or error.msg.startswith("Unterminated string")
                 if self._at_end or not may_go_on:
-                    raise broken_json(self._source, self._number, error.msg) from error
+                    raise self._broken(error.msg) from error
             except (ValueError, RecursionError) as error:
-                raise broken_json(self._source, self._number, str(error)) from error
+                raise self._broken(str(error)) from error
             else:
                 # A number may continue in the next block.
                 if end < len(self._text) or self._at_end:
@@ -116,7 +113,7 @@ class JsonValues:
                     return value
             if len(self._text) - self._at > self._limit_bytes:
                 problem = f"it is longer than {format_bytes(self._limit_bytes)}"
-                raise broken_json(self._source, self._number, problem)
+                raise self._broken(problem)
             self._read_on()
 
     def _next_sign(self) -> str:
@@ -132,7 +129,7 @@ class JsonValues:
         rest = self._text[self._at :]
         most = self._limit_bytes + self._block_bytes - len(rest)
         if self._problem:
-            raise broken_json(self._source, max(self._number, 1), self._problem)
+            raise self._broken(self._problem)
         before = self._stream.offset - len(self._utf8.getstate()[0])
         fresh = self._stream.read(max(1, min(max(self._block_bytes, len(rest)), most)))
         try:
@@ -141,3 +138,13 @@ class JsonValues:
             self._text = rest + error.object[: error.start].decode()
             self._problem = f"byte {before + error.start:,} is not valid UTF-8: {error.reason}"
         self._at, self._at_end = 0, not fresh
+
+    def _broken(self, problem: str) -> CorruptFileError:
+        """Return the error for the current value, or the first."""
+        name, number = self._source.name, max(self._number, 1)
+        return CorruptFileError(
+            f"{name}: record {number:,} is not JSON: {problem}.",
+            "Correct the file, or use the records before it with --on-error skip.",
+            file=name,
+            record=number,
+        )

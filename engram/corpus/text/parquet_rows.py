@@ -9,8 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.text.reading_errors import no_column, too_long
-from engram.corpus.text.records import Record, text_of
+from engram.corpus.text.records import Record, no_column, text_of, too_long
 from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
@@ -62,7 +61,7 @@ def read_parquet(source: Source, column: str, limit_bytes: int) -> Iterator[Reco
             )
         path = source.path or Path(source.name)
         groups = range(file.num_row_groups)[source.begin : source.end]
-        firsts = [0, *accumulate(_rows_of_groups(file))]
+        firsts = [0, *accumulate(rows_of_groups(source))]
         first, done = firsts[groups.start], 0
         for group in groups:
             size = _batch_rows(path, file.metadata.row_group(group), column)
@@ -132,11 +131,7 @@ def _values(source: Source, row: int, array: Any, limit_bytes: int) -> list[Any]
 def rows_of_groups(source: Source) -> list[int]:
     """Return the number of rows of each row group; raise the errors of `read_parquet`."""
     with _open(source) as file:
-        return _rows_of_groups(file)
-
-
-def _rows_of_groups(file: Any) -> list[int]:
-    return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
 
 
 @contextmanager

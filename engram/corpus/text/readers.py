@@ -14,7 +14,6 @@ from engram.corpus.text.document_bytes import DocumentBytes, Stretch
 from engram.corpus.text.documents import MAX_DOCUMENT_BYTES, Split
 from engram.corpus.text.json_values import JsonValues, holds_json_lines
 from engram.corpus.text.parquet_rows import read_parquet
-from engram.corpus.text.reading_errors import no_text, not_utf8
 from engram.corpus.text.records import Record, text_of_json, text_of_record
 from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
 from engram.corpus.text.streams import ByteStream, open_source
@@ -213,6 +212,14 @@ class TextReader:
             self.errors.append(error)
 
 
+def no_text(sources: Sequence[Source], skipped: Sequence[InputError]) -> InputError:
+    """Return the error for a text without documents, or with all of them skipped."""
+    names = ", ".join(source.name for source in sources[:3])
+    first = f" Skipped: {skipped[0].message}" if skipped else ""
+    hint = skipped[0].hint if skipped else ""
+    return InputError(f"There is no text in {names}.{first}", hint, files=len(sources))
+
+
 def _decoded(
     source: Source, found: Stretch, spans: Iterable[tuple[int, int]], read_bytes: int
 ) -> Iterator[Record]:
@@ -224,4 +231,15 @@ def _decoded(
         try:
             yield line, data.decode(), read_bytes
         except UnicodeDecodeError as error:
-            yield line, not_utf8(source, line, data, found.offset + start, error), read_bytes
+            bad = source.file_line(line) + data.count(b"\n", 0, error.start)
+            at = found.offset + start + error.start
+            looks = " This looks like a binary file." if b"\0" in data else ""
+            invalid = InputError(
+                f"{source.name}:{bad}: byte {at:,} (0x{data[error.start]:02x}) is not valid UTF-8: "
+                f"{error.reason}.{looks}",
+                "Convert the file to UTF-8, or leave such documents out with --on-error skip.",
+                file=source.name,
+                line=bad,
+                byte_offset=at,
+            )
+            yield line, invalid, read_bytes

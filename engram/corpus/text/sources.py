@@ -32,6 +32,8 @@ FOLDER_SUFFIXES = tuple(_FORMATS)
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
 _NAMED = 100
+# Python writes bytes of a name that are not UTF-8 as halves of surrogate pairs.
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
 _HUB_NAME = re.compile(r"(?:[\w-]+/)?[\w-]+(?:\.[\w-]+)*")
 
 
@@ -126,7 +128,7 @@ def find_sources(
         )
     if path.is_dir():
         files, passed_over = _walk(path)
-    elif not _is_utf8(str(path)):
+    elif _NOT_UTF8.search(str(path)):
         raise InputError(
             f"The name {str(path)!a} is not UTF-8 and cannot be written to a manifest.",
             "Rename the file.",
@@ -201,7 +203,7 @@ def _reason_not_to_read(path: Path) -> str:
     """Return the reason for not reading an entry of a folder; empty if it is read."""
     if path.name.startswith("."):
         return "hidden"
-    if not _is_utf8(path.name):
+    if _NOT_UTF8.search(path.name):
         return "its name is not UTF-8"
     if path.is_dir():
         if path.is_symlink():
@@ -236,14 +238,6 @@ def _plain_suffix(path: Path) -> str:
     *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
     # A .parquet is read from its end, so it cannot be compressed as a whole.
     return before if last in _COMPRESSIONS and before != ".parquet" else last
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @lru_cache(maxsize=8)

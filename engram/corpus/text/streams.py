@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, Any
 
-from engram.corpus.text.reading_errors import binary_file
 from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
@@ -151,4 +150,16 @@ def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileEr
         f"Convert it first: {hint}",
         file=source.name,
         encoding=encoding,
+    )
+
+
+def binary_file(source: Source, offset: int, byte: int) -> InputError:
+    """Return the error for a byte that is not text."""
+    return InputError(
+        f"{source.name}: byte {offset:,} (0x{byte:02x}) is not text: this looks like a binary "
+        "file.",
+        "Give text in UTF-8 (unpack an archive first), or leave such documents out with --on-error "
+        "skip.",
+        file=source.name,
+        byte_offset=offset,
     )
