@@ -1,10 +1,14 @@
-"""Blocks of consecutive documents of one file, with their positions."""
+"""Blocks of consecutive documents with their positions, and groups of consecutive items."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from engram.corpus.text.sources import Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +41,26 @@ class Block:
     def _line(self, index: int) -> int:
         lines = index if self.records else sum(text.count("\n") for text in self.texts[:index])
         return self.line + lines
+
+
+def grouped(items: Iterable[T], size_of: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+    """Group consecutive items.
+
+    Args:
+        items: The items.
+        size_of: Returns the size of an item.
+        enough: Size at which a group is complete.
+
+    Yields:
+        The groups, each as soon as it is complete; the last one may be smaller.
+    """
+    group: list[T] = []
+    size = 0
+    for item in items:
+        group.append(item)
+        size += size_of(item)
+        if size >= enough:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

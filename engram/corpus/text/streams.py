@@ -140,14 +140,15 @@ def open_source(source: Source) -> Iterator[ByteStream]:
 def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileError:
     name = shlex.quote("corpus.txt" if source.path is None else source.name)
     suffix = "txt" if source.format == "text" else source.format
-    hint = f"iconv -f {encoding} -t UTF-8 {name} > utf8.{suffix}"
-    if source.compression is not None:
-        unpack = _UNPACK[source.compression]
-        hint = f"{unpack} {name} | iconv -f {encoding} -t UTF-8 > utf8.{suffix}"
+    command = f"iconv -f {encoding} -t UTF-8"
+    if source.compression is None:
+        command = f"{command} {name}"
+    else:
+        command = f"{_UNPACK[source.compression]} {name} | {command}"
     return CorruptFileError(
         f"{source.name} is in {encoding}, by its first bytes ({mark.hex(' ')}); texts must be "
         "in UTF-8.",
-        f"Convert it first: {hint}",
+        f"Convert it first: {command} > utf8.{suffix}",
         file=source.name,
         encoding=encoding,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from engram.corpus.text.blocks import Block
@@ -73,25 +74,24 @@ def too_long_to_encode(encoder: Tokenizer, block: Block, index: int) -> InputErr
 
 def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:
     """Return the first safe cut after a position, None if there is none near it."""
-    end = min(position + _PIECE, len(text))
-    for candidate in _CANDIDATES:
-        matches = candidate.finditer(text, position, end)
-        for _, match in zip(range(_MOST_TRIES), matches, strict=False):
-            cut = match.start()
-            if _is_safe(encoder, text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]):
-                return cut
-    return None
+    end = position + _PIECE
+    matches = chain.from_iterable(
+        islice(candidate.finditer(text, position, end), _MOST_TRIES) for candidate in _CANDIDATES
+    )
+    cuts = (match.start() for match in matches)
+    return next((cut for cut in cuts if _is_safe(encoder, text, cut)), None)
 
 
-def _is_safe(encoder: Tokenizer, before: str, behind: str) -> bool:
-    """Whether two strings can be encoded separately, with the same ids as together."""
+def _is_safe(encoder: Tokenizer, text: str, cut: int) -> bool:
+    """Whether the strings around a cut can be encoded separately, with the same ids as together."""
+    before, after = text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]
     whole, *parts = encoder.encode_batch_fast(
-        [before + behind, before, behind], add_special_tokens=False
+        [before + after, before, after], add_special_tokens=False
     )
     if whole.ids != parts[0].ids + parts[1].ids:
         return False
     # A word longer than the checked part may be encoded differently as a whole.
     if encoder.normalizer is not None:
-        before, behind = map(encoder.normalizer.normalize_str, (before, behind))
-    words = encoder.pre_tokenizer.pre_tokenize_str(before + behind)
+        before, after = map(encoder.normalizer.normalize_str, (before, after))
+    words = encoder.pre_tokenizer.pre_tokenize_str(before + after)
     return not any(start < len(before) < end for _, (start, end) in words)

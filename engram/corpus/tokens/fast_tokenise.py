@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.grouped import grouped
+from engram.corpus.text.blocks import grouped
 from engram.corpus.tokens.cutting import cut_long
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ WORTH_BYTES = 2**23
 
 _GROUP_CHARACTERS = 2**20
 # Memory of an encoding besides its tokens, as characters of text.
-_DOCUMENT_CHARACTERS = 16
+_TEXT_OVERHEAD = 16
 _SAMPLE_CHARACTERS = 2**11
 _LONGEST_COMPARED = 2**14
 _WORDS_CHARACTERS = 2**11
@@ -117,16 +117,13 @@ class FastEncoder:
     def _trusted(self, texts: list[str]) -> NDArray[np.bool_]:
         if self.problem:
             return np.zeros(len(texts), bool)
-        whole = "".join(texts)
-        if self._added.search(whole) is None and self._knows(whole):
-            return np.ones(len(texts), bool)
-        return np.array(
-            [self._added.search(text) is None and self._knows(text) for text in texts],
-            bool,
-        )
+        all_known = self._knows("".join(texts))
+        return np.array([all_known or self._knows(text) for text in texts], bool)
 
     def _knows(self, text: str) -> bool:
-        """Whether both encode all characters of a string alike; new characters are tried."""
+        """Whether both encode a string alike by its characters; new characters are tried."""
+        if self._added.search(text):
+            return False
         if text.isascii():
             return True
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -198,7 +195,8 @@ def encode_reference(
     pieces = [cut_long(reference, text) for text in texts]
     parts: list[NDArray[Any]] = []
     lengths: list[int] = []
-    for group in grouped(chain.from_iterable(pieces), _characters, _GROUP_CHARACTERS):
+    all_pieces = chain.from_iterable(pieces)
+    for group in grouped(all_pieces, lambda text: len(text) + _TEXT_OVERHEAD, _GROUP_CHARACTERS):
         encodings = reference.encode_batch_fast(group, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
         sizes = list(map(len, ids))
@@ -206,10 +204,6 @@ def encode_reference(
         parts.append(np.fromiter(chain.from_iterable(ids), np.uint32, sum(sizes)))
     firsts = np.cumsum([0, *map(len, pieces[:-1])])
     return np.concatenate(parts), np.add.reduceat(np.array(lengths, np.int64), firsts)
-
-
-def _characters(text: str) -> int:
-    return len(text) + _DOCUMENT_CHARACTERS
 
 
 def _may_use_threads() -> bool:

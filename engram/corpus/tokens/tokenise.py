@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.grouped import grouped
-from engram.corpus.text.blocks import Block
+from engram.corpus.text.blocks import Block, grouped
 from engram.corpus.tokens.cutting import too_long_to_encode
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference
 from engram.errors import InputError
