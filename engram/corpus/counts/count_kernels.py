@@ -50,10 +50,8 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
         while boundaries[document + 1] <= t:
             document += 1
         slots[0, t - begin] = ids[t]
-        is_blocked = False
         for k in range(1, slots.shape[0]):
-            is_blocked |= t - k < boundaries[document]
-            slots[k, t - begin] = fill if is_blocked else ids[t - k]
+            slots[k, t - begin] = fill if t - k < boundaries[document] else ids[t - k]
 
 
 @kernel

@@ -1,6 +1,14 @@
-"""Counts the distinct n-grams of one order of a text: exactly up to a limit, then by sampling."""
+"""Counts the distinct n-grams of one order of a text, and those whose rows others read too.
+
+They are counted exactly up to a limit, and estimated from a sample above it.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +21,8 @@ WindowSets = list[tuple[Words, Counts]]
 DEFAULT_MOST = 2**24
 _PENDING = 2**22
 _MOST_PARTS = 64
+# Mixes stay below it, so heads whose primes have a larger product distinguish all mixes.
+_MIXES = 2**63
 
 
 class DistinctWindows:
@@ -37,17 +47,14 @@ class DistinctWindows:
         self, order: int, vocab_size: int, most: int = DEFAULT_MOST, level: int = 0
     ) -> None:
         self._order, self._vocab_size, self._most = order, vocab_size, most
-        others = vocab_size ** (order - 1)
         # The fewest parts with which a part's windows fit into 64 bits; 0 if there are too many.
-        first = 2**64 // others
-        self._parts = -(-vocab_size // first) if first else 0
-        if self._parts > _MOST_PARTS:
-            self._parts = 0
+        firsts = 2**64 // vocab_size ** (order - 1)
+        parts = -(-vocab_size // firsts) if firsts else 0
+        self._parts = parts if parts <= _MOST_PARTS else 0
         empty: tuple[Words, Counts] = np.empty(0, np.uint64), np.empty(0, np.uint32)
         self._sets: WindowSets = [empty] * max(self._parts, 1)
         # Words that are not yet in the sets, and the part of each.
         self._pending: list[tuple[Words, NDArray[np.uint8]]] = []
-        self._n_pending = 0
         self.level = level
 
     def add(self, slots: NDArray[np.uint32]) -> None:
@@ -65,8 +72,7 @@ class DistinctWindows:
             stays = self._stays(words)
             words, part_of = words[stays], part_of[stays]
         self._pending.append((words, part_of))
-        self._n_pending += len(words)
-        if self._n_pending >= min(_PENDING, self._most):
+        if sum(len(pending) for pending, _ in self._pending) >= min(_PENDING, self._most):
             self._settle()
 
     def count(self) -> int:
@@ -134,7 +140,7 @@ class DistinctWindows:
         if not self._pending:
             return
         words, part_of = map(np.concatenate, zip(*self._pending, strict=True))
-        self._pending, self._n_pending = [], 0
+        self._pending.clear()
         for part in range(len(self._sets)):
             fresh = words[part_of == part]
             fresh.sort()
@@ -158,3 +164,80 @@ class DistinctWindows:
             self.level += 1
             kept = [(words, counts, self._stays(words)) for words, counts in self._sets]
             self._sets = [(words[stays], counts[stays]) for words, counts, stays in kept]
+
+
+@dataclass(frozen=True)
+class OrderCollisions:
+    """Collisions of the n-grams of one order in one layer.
+
+    An n-gram collides in a head where its row is also the row of another n-gram of the text.
+
+    Attributes:
+        order: n of the n-grams.
+        any_head: Share of the distinct n-grams that collide in at least one head.
+        every_head: Share that collide in every head, mostly with different ones.
+        same_rows: Share that have exactly the same rows as another in all heads; None if unknown.
+        occurrences_any_head: Share of the text's n-grams, each as often as it occurs, that collide
+            in at least one head.
+        occurrences_every_head: The same for every head.
+        kind: Exact; or estimated, assuming that n-grams are hashed evenly, heads are independent,
+            and frequent n-grams collide as often as rare ones.
+    """
+
+    order: int
+    any_head: float
+    every_head: float
+    same_rows: float | None
+    occurrences_any_head: float
+    occurrences_every_head: float
+    kind: Literal["exact", "estimated"]
+
+
+def order_collisions(
+    order: int, windows: DistinctWindows, multipliers: Sequence[int], primes: Sequence[int]
+) -> OrderCollisions:
+    """Count the collisions of one layer and order, or estimate them if the set is a sample.
+
+    Memory: 25 bytes for each distinct n-gram, and one for each row of one head.
+
+    Args:
+        order: n of the n-grams.
+        windows: The distinct n-grams of the text.
+        multipliers: The layer's multipliers, at least n of them.
+        primes: Rows of each head.
+    """
+    distinct = windows.count()
+    if not windows.is_exact or not distinct:
+        return _estimate(order, distinct, primes)
+    from engram.corpus.counts import count_kernels
+
+    mixes = windows.mixes(np.array(multipliers[:order], dtype=np.uint64))
+    counts = np.concatenate([counts for _, counts in windows.sets()])
+    shared: Any = np.zeros(distinct, np.uint8 if len(primes) < 2**8 else np.uint16)
+    for prime in primes:
+        count_kernels.mark_shared_rows(mixes, np.uint64(prime), np.zeros(prime, np.uint8), shared)
+    occurred = int(counts.sum(dtype=np.uint64))
+    any_head, every_head = shared > 0, shared == len(primes)
+    product = math.prod(primes)
+    # Equal rows in all heads are equal remainders of the product of their primes.
+    keys = mixes if product >= _MIXES else mixes % np.uint64(product)
+    keys.sort()
+    equal = keys[1:] == keys[:-1]
+    same = np.concatenate([equal, [False]]) | np.concatenate([[False], equal])
+    return OrderCollisions(
+        order=order,
+        any_head=int(any_head.sum()) / distinct,
+        every_head=int(every_head.sum()) / distinct,
+        same_rows=int(same.sum()) / distinct,
+        occurrences_any_head=int(counts[any_head].sum(dtype=np.uint64)) / occurred,
+        occurrences_every_head=int(counts[every_head].sum(dtype=np.uint64)) / occurred,
+        kind="exact",
+    )
+
+
+def _estimate(order: int, distinct: int, primes: Sequence[int]) -> OrderCollisions:
+    others = max(distinct - 1, 0)
+    alone = [math.exp(others * math.log1p(-1 / prime)) for prime in primes]
+    any_head = 1 - math.prod(alone)
+    every_head = math.prod(1 - part for part in alone)
+    return OrderCollisions(order, any_head, every_head, None, any_head, every_head, "estimated")

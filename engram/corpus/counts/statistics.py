@@ -18,8 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.counts.collisions import OrderCollisions, order_collisions
-from engram.corpus.counts.distinct import DEFAULT_MOST, DistinctWindows, WindowSets
+from engram.corpus.counts.distinct import (
+    DEFAULT_MOST,
+    DistinctWindows,
+    OrderCollisions,
+    WindowSets,
+    order_collisions,
+)
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
 from engram.growth import Growth, GrowthPoint, length_behind, pieces

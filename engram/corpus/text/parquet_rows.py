@@ -118,8 +118,7 @@ def _values(source: Source, row: int, array: Any, limit_bytes: int) -> list[Any]
         array = array.cast(array.type.value_type)
     # This few bytes cannot contain long texts.
     if pa.types.is_null(array.type) or array.nbytes <= limit_bytes:
-        values: list[Any] = array.to_pylist()
-        return values
+        return list(array.to_pylist())
     return [
         too_long(source, row + i, limit_bytes, None, False)
         if (length or 0) > limit_bytes

@@ -98,11 +98,10 @@ class TextReader:
             CorruptFileError: A compressed file is truncated, or a .json is not JSON.
             MissingPackageError: Reading .zst and .parquet needs pyarrow.
         """
-        is_empty = True
+        block: Block | None = None
         for block in self.blocks():
-            is_empty = False
             yield block
-        if is_empty:
+        if block is None:
             raise no_text(self.sources, self.errors)
 
     def blocks(self) -> Iterator[Block]:

@@ -165,9 +165,7 @@ def _encodable(
                 if start < index:
                     yield block.part(start, index)
                 start = index + 1
-        if start == 0:
-            yield block
-        elif start < len(block.texts):
+        if start < len(block.texts):
             yield block.part(start, len(block.texts))
 
 

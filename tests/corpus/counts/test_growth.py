@@ -12,8 +12,7 @@ import pytest
 
 from engram import growth as growth_module
 from engram.corpus.counts import statistics as statistics_module
-from engram.corpus.counts.collisions import order_collisions
-from engram.corpus.counts.distinct import DistinctWindows
+from engram.corpus.counts.distinct import DistinctWindows, order_collisions
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
 from support.cli import run
