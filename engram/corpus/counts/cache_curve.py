@@ -122,11 +122,10 @@ class CacheSample:
         """Measure the curves of every layer."""
         tokens: Any = np.concatenate(self._parts)
         boundaries = np.concatenate([*self._starts, [self.tokens]])
-        curves = []
-        for layer in self._addresses.layers:
-            hasher = Hasher(replace(self._addresses, layers=(layer,)))
-            curves.append(cache_curve(layer, hasher.hash_documents(tokens, boundaries)[:, 0]))
-        return tuple(curves)
+        layers = self._addresses.layers
+        hashers = (Hasher(replace(self._addresses, layers=(layer,))) for layer in layers)
+        ids = (hasher.hash_documents(tokens, boundaries)[:, 0] for hasher in hashers)
+        return tuple(map(cache_curve, layers, ids))
 
 
 def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:

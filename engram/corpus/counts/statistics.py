@@ -148,9 +148,11 @@ class Statistics:
         ids, boundaries = self._ids(batch)
         for first in range(begin, end, _CHUNK):
             self._add(ids, boundaries, first, min(first + _CHUNK, end))
-        distinct = {order: windows.sets() for order, windows in self._distinct.items()}
-        rows = {key: rows.bits for key, rows in self._rows.items()}
-        return PartialStatistics(end - begin, distinct, rows)
+        return PartialStatistics(
+            tokens=end - begin,
+            distinct={order: windows.sets() for order, windows in self._distinct.items()},
+            rows={key: rows.bits for key, rows in self._rows.items()},
+        )
 
     def merge(self, part: PartialStatistics) -> None:
         """Add the counts from elsewhere for the next piece of the text, cut by `pieces`.
@@ -159,8 +161,7 @@ class Statistics:
         """
         for key, rows in self._rows.items():
             rows.bits |= part.rows[key]
-        mine, others = self._distinct.values(), part.distinct.values()
-        list(self._pool.map(DistinctWindows.merge, mine, others))
+        list(self._pool.map(DistinctWindows.merge, self._distinct.values(), part.distinct.values()))
         self._advance(part.tokens)
 
     def _ids(self, batch: TokenBatch) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -226,14 +227,14 @@ class Statistics:
             collisions = self._pool.map(
                 order_collisions, addresses.orders, windows, factors, layer.primes
             )
-            heads = tuple(
+            heads = (
                 _head(order, head, prime, hit, self._distinct[order])
                 for order, primes in zip(addresses.orders, layer.primes, strict=True)
                 for head, (prime, hit) in enumerate(
                     zip(primes, self._rows[layer.layer_id, order].hits(), strict=True)
                 )
             )
-            found.append(LayerStatistics(layer.layer_id, heads, tuple(collisions)))
+            found.append(LayerStatistics(layer.layer_id, tuple(heads), tuple(collisions)))
         return tuple(found)
 
 

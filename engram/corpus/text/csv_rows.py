@@ -48,8 +48,9 @@ def read_csv(
 
     def lines() -> Iterator[str]:
         nonlocal line_count, row_characters
-        limits = block_bytes, limit_bytes
-        for found in DocumentBytes(source, stream, "line", *limits, refuse_long_row):
+        for found in DocumentBytes(
+            source, stream, "line", block_bytes, limit_bytes, refuse_long_row
+        ):
             for data in io.BytesIO(found.data[: found.bounds[-1]]):
                 line = data.decode("utf-8", "surrogateescape")
                 line_count += 1

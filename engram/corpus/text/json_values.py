@@ -70,11 +70,11 @@ class JsonValues:
         """
         start = self._next_sign()
         if start not in ("", "{", "["):
-            name = self._source.name
             raise CorruptFileError(
-                f"{name} must start with a JSON object or a list of objects, got {start!r}.",
+                f"{self._source.name} must start with a JSON object or a list of objects, got "
+                f"{start!r}.",
                 "Rename it to end with .txt to read it as plain text.",
-                file=name,
+                file=self._source.name,
             )
         is_array = start == "["
         if is_array:
@@ -112,8 +112,7 @@ class JsonValues:
                     self._at = end
                     return value
             if len(self._text) - self._at > self._limit_bytes:
-                problem = f"it is longer than {format_bytes(self._limit_bytes)}"
-                raise self._broken(problem)
+                raise self._broken(f"it is longer than {format_bytes(self._limit_bytes)}")
             self._read_on()
 
     def _next_sign(self) -> str:

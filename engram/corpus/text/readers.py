@@ -117,12 +117,12 @@ class TextReader:
     def _read(self, source: Source) -> Iterator[Block]:
         if source.format == "parquet":
             yield from self._gather(source, read_parquet(source, self._key, MAX_DOCUMENT_BYTES))
-            return
-        with open_source(source) as stream:
-            yield from self._read_stream(source, stream)
-            if stream.offset == stream.begin:
-                problem = f"{source.name} is empty: there is no text in it."
-                self.wrong(InputError(problem, file=source.name))
+        else:
+            with open_source(source) as stream:
+                yield from self._read_stream(source, stream)
+                if stream.offset == stream.begin:
+                    name = source.name
+                    self.wrong(InputError(f"{name} is empty: there is no text in it.", file=name))
 
     def _read_stream(self, source: Source, stream: ByteStream) -> Iterator[Block]:
         """Read a file; a .json depending on its contents, but a part of one starts at a line."""

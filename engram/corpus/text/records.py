@@ -47,8 +47,7 @@ def text_of_record(source: Source, line: int, record: Any, key: str) -> str | In
         return wrong_record(source, line, f"{_kind(record)}, not an object.")
     if key not in record:
         keys = ", ".join(map(repr, list(record)[:8])) or "none"
-        problem = f"the record has no key {key!r}; its keys are {keys}."
-        return wrong_record(source, line, problem)
+        return wrong_record(source, line, f"the record has no key {key!r}; its keys are {keys}.")
     return text_of(source, line, record[key], key)
 
 

@@ -143,7 +143,7 @@ def find_sources(
             folder=str(path),
             entries=len(passed_over),
         )
-    sources = [
+    return [
         Source(
             name=str(file),
             path=file,
@@ -152,8 +152,7 @@ def find_sources(
             size_bytes=file.stat().st_size if file.is_file() else None,
         )
         for file in files
-    ]
-    return sources, passed_over
+    ], passed_over
 
 
 def check_options(sources: Sequence[Source], split: Split | None, text_key: str | None) -> None:

@@ -88,15 +88,15 @@ class StoredTokens:
         """
         parts, starts = [], np.zeros(end - begin, dtype=bool)
         shard = int(np.searchsorted(self._firsts, begin, side="right")) - 1
-        position = begin
-        while position < end:
-            first, (tokens, bounds) = self._firsts[shard], self._shards[shard]
-            stop = min(end, first + len(tokens))
-            parts.append(tokens[position - first : stop - first])
-            low, high = np.searchsorted(bounds, [position - first, stop - first])
-            self._check_rising(bounds[low:high], position - first, stop - first)
+        last = int(np.searchsorted(self._firsts, end))
+        for first, (tokens, bounds) in zip(
+            self._firsts[shard:last], self._shards[shard:last], strict=True
+        ):
+            start, stop = max(begin - first, 0), min(end - first, len(tokens))
+            parts.append(tokens[start:stop])
+            low, high = np.searchsorted(bounds, [start, stop])
+            self._check_rising(bounds[low:high], start, stop)
             starts[bounds[low:high] + (first - begin)] = True
-            position, shard = stop, shard + 1
         return np.concatenate(parts) if parts else np.empty(0, np.uint32), starts
 
     def _check_rising(self, bounds: NDArray[Any], low: int, high: int) -> None:
