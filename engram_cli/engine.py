@@ -13,8 +13,8 @@ from engram_cli.interrupts import stopping_at_once
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
-    from engram.corpus.building.unit_work import Notes
     from engram.corpus.ray.ray_engine import RayEngine
+    from engram.corpus.results.stored_corpus import Notes
 
 
 def find_engine(

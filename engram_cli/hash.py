@@ -199,7 +199,7 @@ def _memory_config(out: Output, name: str, tokenizer: str | None) -> EngramConfi
         return read_named(out, name)
     from engram.checkpoints.read.inspect import inspect_checkpoint
     from engram.checkpoints.read.open_checkpoint import open_checkpoint
-    from engram.corpus.hash.hash_config import find_memory
+    from engram.corpus.hash.hash_text import find_memory
 
     found = inspect_checkpoint(folder)
     if found.config is None:

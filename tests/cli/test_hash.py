@@ -131,7 +131,7 @@ def test_output(text, config, tmp_path):
 
 
 def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
-    from engram.corpus.hash import hash_folder
+    from engram.corpus.hash import hash_shards
 
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -139,7 +139,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
     words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-size", "300", "--json")
     whole = run(*words[:5], tmp_path / "whole", *words[6:]).json()
     with monkeypatch.context() as patch:
-        patch.setattr(hash_folder, "write_shard", no_room)
+        patch.setattr(hash_shards, "write_shard", no_room)
         code, out, err = run(*words)
     assert (code, out) == (5, "")
     assert "continue with --resume" in err

@@ -50,7 +50,7 @@ _LIGHT = (
     *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert_memory"),
     *("engram.checkpoints.verify.verify_checkpoint", "engram.corpus.verify.verify_corpus"),
     *("engram.corpus.counts.count_kernels", "engram.corpus.hash.hash_text"),
-    *("engram.corpus.hash.hash_config", "engram.backbone", "engram.sizing.table_load"),
+    *("engram.backbone", "engram.sizing.table_load"),
     *("engram.addressing.tokenizer", "engram.addressing.same_tokenizer"),
     *("engram_cli.hash_text", "engram_cli.corpus_text"),
 )

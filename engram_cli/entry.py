@@ -1,0 +1,15 @@
+"""Where the process starts: Ctrl-C ends it with 130 even while the command line is imported."""
+
+from __future__ import annotations
+
+import os
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from engram_cli.main import main as run
+    except KeyboardInterrupt:
+        os.write(2, b"Interrupted.\n")
+        os._exit(130)
+    run()
