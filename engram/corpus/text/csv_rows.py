@@ -64,14 +64,7 @@ def read_csv(
     while True:
         start = rows.line_num + 1
         row_characters = 0
-        # csv has one limit for the whole process.
-        limit_before = csv.field_size_limit(limit_bytes)
-        try:
-            row: list[str] | csv.Error | None = next(rows, None)
-        except csv.Error as error:
-            row = error
-        finally:
-            csv.field_size_limit(limit_before)
+        row = _next_row(rows, limit_bytes)
         if row is None:
             return
         if isinstance(row, csv.Error):
@@ -96,3 +89,15 @@ def read_csv(
             problem = f"the row has {len(row)} fields, and {column!r} is not among them."
             text = wrong_record(source, start, problem)
         yield start, text, stream.stored_offset
+
+
+def _next_row(rows: Iterator[list[str]], limit_bytes: int) -> list[str] | csv.Error | None:
+    """Return the next row, the problem of one that is not valid, or None at the end."""
+    # csv has one limit for the whole process.
+    limit_before = csv.field_size_limit(limit_bytes)
+    try:
+        return next(rows, None)
+    except csv.Error as error:
+        return error
+    finally:
+        csv.field_size_limit(limit_before)
