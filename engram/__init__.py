@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from engram.checkpoints.read.load_checkpoint import load
     from engram.checkpoints.read.lookup import look_up
     from engram.checkpoints.report.report import report
-    from engram.checkpoints.report.report_options import ReportOptions
     from engram.checkpoints.verify.verify import verify
     from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from engram.sizing.check_config import check_config
     from engram.sizing.describe_config import describe_config
     from engram.sizing.new_config import new_config
+    from engram.sizing.report_options import ReportOptions
     from engram.sizing.size import size
     from engram.sizing.size_options import SizeOptions
 
@@ -54,7 +54,6 @@ _NAMES = {
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.checkpoints.read.lookup": ("look_up",),
     "engram.checkpoints.report.report": ("report",),
-    "engram.checkpoints.report.report_options": ("ReportOptions",),
     "engram.checkpoints.verify.verify": ("verify",),
     "engram.config.config_file": ("write_config",),
     "engram.config.engram_config": ("EngramConfig",),
@@ -72,6 +71,7 @@ _NAMES = {
     "engram.sizing.check_config": ("check_config",),
     "engram.sizing.describe_config": ("describe_config",),
     "engram.sizing.new_config": ("new_config",),
+    "engram.sizing.report_options": ("ReportOptions",),
     "engram.sizing.size": ("size",),
     "engram.sizing.size_options": ("SizeOptions",),
 }

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import engram
-from engram.config.config_doubts import config_doubts
 from engram.config.config_file import dump_config, write_config
 from engram.config.templates import template_names, template_path, template_title
 from engram.errors import UsageError
@@ -127,7 +126,7 @@ def new(
         made = engram.new_config(
             template, model=backbone, k=k, budget=budget, settings=_settings(settings or [])
         )
-    for doubt in config_doubts(made):
+    for doubt in made.doubts:
         out.warn(doubt)
     title = f"From template {template}" + (f", for {model}" if model else "")
     is_written = False

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 import engram
-from engram.checkpoints.report.report_options import ReportOptions
-from engram.sizing.placement import Mode, Optimizer, Place
+from engram.sizing.report_options import Mode, Optimizer, Place, ReportOptions
 from engram_cli.config_name import note_folder
 from engram_cli.options import OUTPUT, ModelOption, RevisionOption, TableDtypeOption
 from engram_cli.output import Output

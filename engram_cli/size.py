@@ -151,7 +151,6 @@ def size(
     if emit is not None and not is_printed:
         check_file(emit, overwrite)
     from engram.backbone import load_backbone
-    from engram.config.config_doubts import config_doubts
     from engram.sizing.sized_memory import SCHEMA
 
     backbone = None if model is None else load_backbone(model)
@@ -160,7 +159,7 @@ def size(
         sizing = engram.size(backbone, options)
     for note in sizing.notes:
         out.note(note)
-    for doubt in config_doubts(sizing.config):
+    for doubt in sizing.config.doubts:
         out.warn(doubt)
     if emit is not None:
         from engram.config.config_file import dump_config, write_config

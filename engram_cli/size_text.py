@@ -50,7 +50,7 @@ def _facts(sizing: Sizing, answer: dict[str, Any]) -> Table:
     facts.add_row(
         "row width",
         f"{config.row_width}",
-        f"x {plural(counts.n_columns, 'row')} = a token's memory of {config.memory_width}",
+        f"x {plural(config.n_columns, 'row')} = a token's memory of {config.memory_width}",
     )
     primes = [prime for layer in counts.layers for order in layer.primes for prime in order]
     facts.add_row(

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import HeadPrimes, head_primes, stored_rows
-from engram.addressing.stored_form import check_form
+from engram.addressing.stored_form import ADDRESSES_SHAPE
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import Layout, get_layout
+from engram.storage.json_files import check_shape
 
 TokenMap = NDArray[np.int32]
 
@@ -128,21 +129,21 @@ class Addresses:
             LayoutError: There are no layers, the map or pad is missing, or the pad is outside the
                 vocabulary.
         """
-        layout = get_layout(config.layout)
-        ids = list(config.layer_ids if layer_ids is None else layer_ids)
+        layout = config.rules
+        ids = config.layer_ids if layer_ids is None else layer_ids
         if not ids:
             raise LayoutError(
                 "No layer reads the memory.", "Give layer_ids, in the config or as an argument."
             )
-        if layout.hashes == "compressed":
-            if token_map is None:
-                raise LayoutError(
-                    f"Layout {layout.name} hashes compressed ids, so it needs the token map."
-                )
+        compresses = layout.hashes == "compressed"
+        if compresses and token_map is None:
+            raise LayoutError(
+                f"Layout {layout.name} hashes compressed ids, so it needs the token map."
+            )
+        raw_vocab_size = vocab_size = config.engram_vocab_size
+        token_map = token_map if compresses else None
+        if token_map is not None:
             raw_vocab_size, vocab_size = len(token_map), int(token_map.max()) + 1
-        else:
-            token_map, raw_vocab_size = None, config.engram_vocab_size
-            vocab_size = raw_vocab_size
         fill = pad_id if layout.fill == "pad" else config.eos_id
         if fill is None or not 0 <= fill < raw_vocab_size:
             raise LayoutError(
@@ -152,10 +153,16 @@ class Addresses:
             )
         if token_map is not None:
             fill = int(token_map[fill])
-        layers = layer_addresses(config, vocab_size, ids)
-        digest = None if token_map is None else map_digest(token_map)
-        end_id = config.eos_id if config.ends_after_eos else None
-        return cls(layout, layers, digest, raw_vocab_size, vocab_size, fill, token_map, end_id)
+        return cls(
+            layout,
+            layer_addresses(config, vocab_size, ids),
+            None if token_map is None else map_digest(token_map),
+            raw_vocab_size,
+            vocab_size,
+            fill,
+            token_map,
+            config.eos_id if config.ends_after_eos else None,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Addresses:
@@ -166,27 +173,26 @@ class Addresses:
             LayoutError: Their layout is unknown.
             MismatchError: They do not match their fingerprint.
         """
-        check_form(values)
-        layers = tuple(
-            LayerAddresses(
-                layer["layer_id"],
-                tuple(int(factor) for factor in layer["multipliers"]),
-                tuple(map(tuple, layer["primes"])),
-                layer["stored_rows"],
-            )
-            for layer in values["layers"]
-        )
+        hint = "Copy the files again from where the memory was made, or make it again."
+        check_shape(values, ADDRESSES_SHAPE, "The record of the memory's addresses", hint=hint)
+        layout = get_layout(values["layout"])
         addresses = cls(
-            get_layout(values["layout"]),
-            layers,
+            layout,
+            tuple(
+                LayerAddresses(
+                    layer["layer_id"],
+                    tuple(map(int, layer["multipliers"])),
+                    tuple(map(tuple, layer["primes"])),
+                    layer["stored_rows"],
+                )
+                for layer in values["layers"]
+            ),
             values["map_sha256"],
             values["raw_vocab_size"],
             values["vocab_size"],
             values["fill"],
-            end_id=values.get("end_id"),
+            end_id=values["fill"] if layout.ends_after_eos else values.get("end_id"),
         )
-        if addresses.layout.ends_after_eos:
-            addresses = replace(addresses, end_id=addresses.fill)
         addresses.check(values)
         return addresses
 
@@ -244,9 +250,9 @@ class Addresses:
         keys = {**mine, **({"end_id": None} if "end_id" in stored else {})}
         parts = [key for key in keys if key != "fingerprint" and stored.get(key) != mine.get(key)]
         if parts or stored.get("fingerprint") != mine["fingerprint"]:
-            what = ", ".join(parts) if parts else "fingerprint"
             raise MismatchError(
-                f"The memory's addresses differ in: {what}. Wrong rows would be read.",
+                f"The memory's addresses differ in: {', '.join(parts) or 'fingerprint'}. Wrong "
+                "rows would be read.",
                 "Use the tokenizer and config with which the memory was made.",
                 parts=parts,
                 fingerprint=stored.get("fingerprint"),

@@ -1,4 +1,4 @@
-"""Checks the inputs of a hash, and brings them into the form that the kernel reads."""
+"""The inputs of a hash, checked and brought into the form that the compiled kernel reads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,43 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.constants import MASKED, START
 from engram.addressing.reference import check_ids
 from engram.errors import InputError
 
 # Dtypes of token ids that the kernel reads as they are.
 KERNEL_DTYPES = frozenset(np.dtype(name) for name in ("i8", "i4", "u2", "u4"))
+
+
+# Flags of a position: a document starts there; it is masked.
+START = 1
+MASKED = 2
+# End-of-document token of memories without one.
+NO_END = -(2**63)
+
+
+def pack(addresses: Addresses, offsets: bool) -> NDArray[np.uint64]:
+    """Pack the constants in the form that the kernel reads.
+
+    Args:
+        addresses: The memory's constants.
+        offsets: Whether ids count from the start of the layer's table instead of the head's part.
+
+    Returns:
+        uint64 ``[L, N + 4 C]``: a layer's multipliers, then per order the primes of its heads,
+        the lower and the upper halves of their reciprocals ``floor(2^64 / p)``, and the offsets
+        that are added to their ids.
+    """
+    heads = addresses.n_heads
+    rows = []
+    for layer in addresses.layers:
+        row = list(layer.multipliers)
+        for order, primes in enumerate(layer.primes):
+            bars = [2**64 // prime for prime in primes]
+            row += [*primes, *(bar % 2**32 for bar in bars), *(bar >> 32 for bar in bars)]
+            firsts = layer.offsets[order * heads : (order + 1) * heads]
+            row += firsts if offsets else [0] * heads
+        rows.append(row)
+    return np.array(rows, dtype=np.uint64)
 
 
 def check_out(
@@ -39,11 +70,9 @@ def check_out(
             f"got {what}.",
             expected=list(expected),
         )
-    layers = addresses.layers
-    if out.dtype == np.int32:
-        rows = max(layer.hash_rows if offsets else max(layer.heads) for layer in layers)
-        if rows > 2**31:
-            raise InputError(f"out is int32, but ids go up to {rows - 1}.", "Use int64.", rows=rows)
+    tables = (layer.hash_rows if offsets else max(layer.heads) for layer in addresses.layers)
+    if out.dtype == np.int32 and (rows := max(tables)) > 2**31:
+        raise InputError(f"out is int32, but ids go up to {rows - 1}.", "Use int64.", rows=rows)
 
 
 def token_array(addresses: Addresses, ids: ArrayLike, ndim: int) -> NDArray[Any]:

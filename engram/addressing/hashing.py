@@ -14,22 +14,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.constants import MASKED, NO_END, START, pack
 from engram.addressing.hash_inputs import (
     KERNEL_DTYPES,
+    MASKED,
+    NO_END,
+    START,
     check_out,
+    pack,
     position_flags,
     token_array,
     wrong_shape,
 )
-from engram.addressing.reference import Ids, check_ids
+from engram.addressing.reference import Ids, check_ids, hash_chunks
 from engram.errors import EngramWarning, InputError, LayoutError, UsageError
 from engram.threads import kept_threads
 
 Form = Literal["auto", "numba", "numpy"]
 
 _NO_FLAGS = np.empty((0, 0), dtype=np.uint8)
-_NO_MAP = np.empty(0, dtype=np.int32)
 # On fewer ids than this, two threads are slower than one.
 _IDS_PER_THREAD = 2**18
 # Output larger than this bypasses the processor's caches, which would not keep it until it is read.
@@ -80,13 +82,12 @@ class Hasher:
         self._shape = (len(addresses.layers), addresses.n_columns)
         self._kind = (addresses.n_orders, addresses.n_heads)
         self._ids_per_token = len(addresses.layers) * addresses.n_columns
-        self._tokens_to_share = sys.maxsize
-        if threads > 1:
-            self._tokens_to_share = max(1, 2 * _IDS_PER_THREAD // self._ids_per_token)
+        self._tokens_to_share = (
+            max(1, 2 * _IDS_PER_THREAD // self._ids_per_token) if threads > 1 else sys.maxsize
+        )
         self._past = addresses.max_ngram_size - 1
-        self._token_map = _NO_MAP
-        if addresses.token_map is not None:
-            self._token_map = np.array(addresses.token_map, dtype=np.int32)
+        has_map = addresses.token_map is not None
+        self._token_map = np.array(addresses.token_map if has_map else [], dtype=np.int32)
         self._rules = (
             addresses.raw_vocab_size,
             addresses.fill,
@@ -145,9 +146,8 @@ class Hasher:
             window = np.array(history, np.int64)
             if window.shape != (batch, self._past):
                 raise wrong_shape("history", window, (batch, self._past))
-        flags = None
-        if keep is not None or starts is not None:
-            flags = position_flags(keep, starts, ids.shape)
+        is_marked = keep is not None or starts is not None
+        flags = position_flags(keep, starts, ids.shape) if is_marked else None
         return out, self._hash(ids, flags, window, offsets, out)
 
     def hash_documents(
@@ -173,8 +173,7 @@ class Hasher:
             InputError: See `hash`; or the boundaries are not valid for n tokens.
         """
         ids = token_array(self.addresses, ids, 1)
-        size = len(ids)
-        bounds = np.asarray(boundaries)
+        size, bounds = len(ids), np.asarray(boundaries)
         if (
             bounds.ndim != 1
             or not len(bounds)
@@ -216,15 +215,12 @@ class Hasher:
             return window
         kernel = self._kernel or self._load(size)
         if kernel is None:
-            from engram.addressing.chunked import hash_chunks
-
             check_ids(self.addresses, ids)
             keep = None if flags is None else flags & MASKED == 0
             starts = None if flags is None else flags & START != 0
             return hash_chunks(self.addresses, ids, keep, starts, window, offsets, out)
-        constants = self._constants[bool(offsets)]
         flags = _NO_FLAGS if flags is None else flags
-        arrays = (ids, self._token_map, constants, flags)
+        arrays = (ids, self._token_map, self._constants[bool(offsets)], flags)
         streamed = out.nbytes >= _STREAMED_BYTES and out.ctypes.data % 16 == 0
         rules = (streamed, *self._rules)
         try:
@@ -274,8 +270,9 @@ class Hasher:
             return None
         if self._kind not in _KERNELS:
             if self._form == "auto":
-                self._numpy_seconds += _SECONDS_PER_CALL
-                self._numpy_seconds += _SECONDS_PER_ID * size * self._ids_per_token
+                self._numpy_seconds += (
+                    _SECONDS_PER_CALL + _SECONDS_PER_ID * size * self._ids_per_token
+                )
                 if self._numpy_seconds < _SECONDS_TO_LOAD:
                     return None
             try:

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import njit, types  # noqa: TID253 - this module is itself imported only when needed
 from numba.extending import intrinsic  # noqa: TID253
 
-from engram.addressing.constants import MASKED
+from engram.addressing.hash_inputs import MASKED
 
 LANES = 8
 HashRange = Callable[..., int]
@@ -39,7 +39,7 @@ def _store_rows(
     Args:
         context: Numba's typing context.
         mix: The mix, below 2^63.
-        constants: See `addressing.constants.pack`.
+        constants: See `hash_inputs.pack`.
         at: Index of the first head's prime in the flat `constants`.
         heads: Heads per order: the distance to the next kind of constants.
         out: Ids; the dtype may be narrower than 64 bits.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
-from engram.layouts import get_layout
 
 LAYER_STEP = 10007
 _MASK = 2**64 - 1
@@ -31,10 +30,9 @@ def multipliers(
         LayoutError: The seed of a layer is negative.
     """
     ids = list(config.layer_ids if layer_ids is None else layer_ids)
-    layout = get_layout(config.layout)
+    layout = config.rules
     half = max(1, (2**63 - 1) // vocab_size // 2)
-    places = {layer_id: place for place, layer_id in enumerate(sorted(ids))}
-    keys = ids if layout.multiplier_key == "layer_id" else [places[layer_id] for layer_id in ids]
+    keys = ids if layout.multiplier_key == "layer_id" else [*map(sorted(ids).index, ids)]
     draw = _pcg64 if layout.multiplier_draw == "pcg64" else _splitmix64
     return {
         layer_id: draw(config.seed + LAYER_STEP * key, half, config.max_ngram_size)

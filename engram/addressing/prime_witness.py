@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from engram.config.engram_config import EngramConfig
-from engram.layouts import get_layout
 
 
 def first_composite(heads: Sequence[int]) -> int | None:
@@ -35,10 +34,10 @@ def doubt_of_primes(config: EngramConfig, heads: Mapping[int, Sequence[int]]) ->
     """
     from sympy import isprime, nextprime
 
-    walk = sorted(heads) if get_layout(config.layout).prime_order == "sorted" else list(heads)
+    is_sorted = config.rules.prime_order == "sorted"
     taken: set[int] = set()
     last_of = {nominal: nominal - 1 for nominal in config.rows_per_head}
-    for layer_id in walk:
+    for layer_id in sorted(heads) if is_sorted else heads:
         primes = iter(heads[layer_id])
         if len(heads[layer_id]) != config.n_columns:
             return f"layer {layer_id} has {len(heads[layer_id])} heads, not {config.n_columns}"

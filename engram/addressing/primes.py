@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count, islice
 
 from engram.config.config_rules import too_many_heads
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
-from engram.layouts import get_layout
 
 # These bases decide primality for every n below 3.3e24 (Sorenson and Webster, 2015).
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
@@ -71,7 +71,7 @@ def head_primes(
     ids = list(config.layer_ids if layer_ids is None else layer_ids)
     if too_many := too_many_heads(len(ids), config.n_columns):
         raise LayoutError(f"{too_many[0].upper()}{too_many[1:]}.", "Give fewer layers.")
-    walk = sorted(ids) if get_layout(config.layout).prime_order == "sorted" else ids
+    walk = sorted(ids) if config.rules.prime_order == "sorted" else ids
     seen: set[int] = set()
     found: dict[int, list[list[int]]] = {}
     resume: dict[int, int] = {}
@@ -80,14 +80,11 @@ def head_primes(
         for nominal in config.rows_per_head:
             # All primes between the nominal size and the last prime taken from there are used
             # already.
-            candidate = resume.get(nominal, nominal - 1)
-            primes: list[int] = []
-            while len(primes) < config.n_head_per_ngram:
-                candidate += 1
-                if candidate not in seen and is_prime(candidate):
-                    seen.add(candidate)
-                    primes.append(candidate)
-            resume[nominal] = candidate
+            candidates = count(resume.get(nominal, nominal - 1) + 1)
+            free = (each for each in candidates if each not in seen and is_prime(each))
+            primes = list(islice(free, config.n_head_per_ngram))
+            seen.update(primes)
+            resume[nominal] = primes[-1]
             found[layer_id].append(primes)
     return {
         layer_id: HeadPrimes(found[layer_id], layer_id, slot) for slot, layer_id in enumerate(ids)

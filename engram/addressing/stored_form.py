@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engram.storage.json_files import (
-    COUNT,
-    TEXT,
-    Kind,
-    Maybe,
-    OrNull,
-    check_shape,
-)
+from engram.storage.json_files import COUNT, TEXT, Kind, Maybe, OrNull
 
 _POSITIVE = Kind("a whole number from 1", lambda value: value > 0, COUNT)
 _DIGITS = Kind(
@@ -59,16 +52,3 @@ ADDRESSES_SHAPE = {
         _some(_LAYER),
     ),
 }
-
-
-def check_form(values: Any) -> None:
-    """Raise an error for values that do not have the form that `Addresses.to_dict` writes.
-
-    Args:
-        values: The stored values.
-
-    Raises:
-        CorruptFileError: A value is missing, has the wrong type, or is out of range.
-    """
-    hint = "Copy the files again from where the memory was made, or make it again."
-    check_shape(values, ADDRESSES_SHAPE, "The record of the memory's addresses", hint=hint)

@@ -19,7 +19,6 @@ from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
-from engram.layouts import Layout, get_layout
 
 
 class EngramTokenizer:
@@ -59,11 +58,10 @@ class EngramTokenizer:
                 "Pass one, or set tokenizer in the config.",
             )
         tokenizer = describe_tokenizer(given)
-        layout = get_layout(config.layout)
-        _check_length(config, layout, tokenizer)
+        _check_length(config, tokenizer)
         ids = list(config.layer_ids if layer_ids is None else layer_ids)
-        pad_id = _pad_id(config, tokenizer) if layout.fill == "pad" else None
-        token_map = compressed_map(tokenizer) if layout.hashes == "compressed" else None
+        pad_id = _pad_id(config, tokenizer) if config.rules.fill == "pad" else None
+        token_map = compressed_map(tokenizer) if config.rules.hashes == "compressed" else None
         self.addresses = Addresses.from_config(config, token_map, pad_id, ids)
         self.config = replace(
             config, layer_ids=ids, pad_id=config.pad_id if pad_id is None else pad_id
@@ -154,15 +152,22 @@ class EngramTokenizer:
             raise UsageError(
                 f'return_tensors must be "pt" (torch) or None (numpy), got {return_tensors!r}.'
             )
-        slot = None if layer_id is None else self._slot(layer_id)
+        if layer_id is not None and layer_id not in self.layer_ids:
+            raise MismatchError(
+                f"layer_id must be one of {self.layer_ids}, got {layer_id}.",
+                "Layers are counted from 0.",
+                layer_id=layer_id,
+                layer_ids=self.layer_ids,
+            )
         rows = _whole_numbers(ids, "Token ids")
-        keep = _mask(attention_mask, "attention_mask", rows.shape)
-        begins = _mask(starts, "starts", rows.shape)
-        if rows.ndim == 1:
-            rows = rows[None]
-        hashed, _ = self._hasher.hash(rows, keep=keep, starts=begins, offsets=offsets)
-        if slot is not None:
-            hashed = np.ascontiguousarray(hashed[:, :, slot])
+        hashed, _ = self._hasher.hash(
+            rows[None] if rows.ndim == 1 else rows,
+            keep=_mask(attention_mask, "attention_mask", rows.shape),
+            starts=_mask(starts, "starts", rows.shape),
+            offsets=offsets,
+        )
+        if layer_id is not None:
+            hashed = np.ascontiguousarray(hashed[:, :, self.layer_ids.index(layer_id)])
         if return_tensors != "pt":
             return hashed
         import torch
@@ -173,21 +178,11 @@ class EngramTokenizer:
     def _hasher(self) -> Hasher:
         return Hasher(self.addresses)
 
-    def _slot(self, layer_id: int) -> int:
-        if layer_id not in self.layer_ids:
-            raise MismatchError(
-                f"layer_id must be one of {self.layer_ids}, got {layer_id}.",
-                "Layers are counted from 0.",
-                layer_id=layer_id,
-                layer_ids=self.layer_ids,
-            )
-        return self.layer_ids.index(layer_id)
 
-
-def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile) -> None:
+def _check_length(config: EngramConfig, tokenizer: TokenizerFile) -> None:
     """Raise an error for a tokenizer of another length; raw ids may be fewer than the model's."""
     given, own = tokenizer.vocab_size, config.engram_vocab_size
-    if given == own or (layout.hashes == "raw" and given < own):
+    if given == own or (config.rules.hashes == "raw" and given < own):
         return
     raise MismatchError(
         f"The config is made for a tokenizer of {own:,} ids (engram_vocab_size); {tokenizer.name} "
@@ -200,25 +195,22 @@ def _check_length(config: EngramConfig, layout: Layout, tokenizer: TokenizerFile
 
 
 def _pad_id(config: EngramConfig, tokenizer: TokenizerFile) -> int:
-    pad = config.pad_id
-    if isinstance(pad, str):
-        found = tokenizer.tokenizer.token_to_id(pad)
-        if found is None:
-            raise LayoutError(
-                f"pad_id {pad!r} is not a token of {tokenizer.name}.",
-                "Set pad_id to one of its tokens, an id, or null.",
-                pad_id=pad,
-            )
-        return int(found)
-    if pad is None:
-        pad = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+    known = (config.pad_id, tokenizer.pad_id, tokenizer.eos_id)
+    pad = next((pad for pad in known if pad is not None), None)
     if pad is None:
         raise LayoutError(
             f"{tokenizer.name} has neither a padding nor an end-of-text token to read before the "
             "start of a text.",
             "Set pad_id in the config to a token or an id.",
         )
-    return pad
+    number: int | None = tokenizer.tokenizer.token_to_id(pad) if isinstance(pad, str) else pad
+    if number is None:
+        raise LayoutError(
+            f"pad_id {pad!r} is not a token of {tokenizer.name}.",
+            "Set pad_id to one of its tokens, an id, or null.",
+            pad_id=pad,
+        )
+    return number
 
 
 def _mask(mask: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:

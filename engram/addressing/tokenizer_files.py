@@ -6,66 +6,25 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engram.addressing.tokenizer_hub import fetch_files
+from engram.addressing.tokenizer_extras import EXTRAS, add_tokens, read_extras, special_id
 from engram.errors import CorruptFileError, MissingFileError, UsageError
 from engram.storage.disk_cache import read_cached, write_cached
 from engram.storage.gguf import refuse_gguf
-from engram.storage.json_files import COUNT, OBJECT, Each, Kind, Maybe, read_json
+from engram.storage.hub import download, fetch, not_had
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
-SETTINGS = "tokenizer_config.json"
 _UNCONVERTED = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 _CACHE = "digests"
-
-
-def _is_token(value: Any) -> bool:
-    if isinstance(value, dict):
-        flags = [value[flag] for flag in _FLAGS if flag in value]
-        return isinstance(value.get("content"), str) and all(type(it) is bool for it in flags)
-    return isinstance(value, str)
-
-
-def _are_tokens(value: Any) -> bool:
-    tokens = value.values() if isinstance(value, dict) else value
-    return isinstance(value, (dict, list)) and all(map(_is_token, tokens))
-
-
-_TOKEN = Kind("a token: a string, or an object with its content and flags", _is_token)
-_TOKENS = Kind("a list of tokens, or an object of them", _are_tokens)
-_BY_ID = Kind(
-    "an object of tokens by id",
-    lambda value: (
-        isinstance(value, dict)
-        and _are_tokens(value)
-        and all(key.isascii() and key.isdigit() and len(key) < 20 for key in value)
-    ),
-)
-_SPECIAL = {
-    **{f"{role}_token": Maybe(_TOKEN) for role in _ROLES},
-    "additional_special_tokens": Maybe(_TOKENS),
-}
-# Read only for special and added tokens.
-_EXTRAS: dict[str, Any] = {
-    SETTINGS: {
-        **_SPECIAL,
-        "extra_special_tokens": Maybe(_TOKENS),
-        "added_tokens_decoder": Maybe(_BY_ID),
-    },
-    "config.json": OBJECT,
-    "special_tokens_map.json": _SPECIAL,
-    "added_tokens.json": Each(COUNT),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +55,8 @@ class TokenizerFile:
     @property
     def eos_token(self) -> str | None:
         """The end-of-text token; None when it has none."""
-        name: str | None = None
-        if self.eos_id is not None:
-            name = self.tokenizer.id_to_token(self.eos_id)
+        eos_id = self.eos_id
+        name: str | None = None if eos_id is None else self.tokenizer.id_to_token(eos_id)
         return name
 
     def stated(self, add_eos: bool) -> dict[str, Any]:
@@ -140,7 +98,42 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
         raise MissingFileError(
             f"There is no tokenizer at {name}.", "Give a folder, a tokenizer.json or a hub id."
         )
-    return _read(name, fetch_files(name, revision, TOKENIZER, tuple(_EXTRAS)))
+    return _read(name, fetch_files(name, revision))
+
+
+def fetch_files(name: str, revision: str | None) -> Path:
+    """Download a tokenizer's files from the hub, or find them in the hub's local cache.
+
+    Args:
+        name: Id of the repository.
+        revision: Branch, tag or commit; the newest when None.
+
+    Returns:
+        Path of its tokenizer.json, beside which the other files are.
+
+    Raises:
+        MissingFileError: The hub cannot be reached, or the file is missing or private.
+    """
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path, online = fetch(name, TOKENIZER, revision)
+    except Exception as error:  # versions of the client differ in their exceptions
+        raise not_had(
+            error,
+            f"The tokenizer {name}",
+            TOKENIZER,
+            revision,
+            folder="a folder with its tokenizer.json",
+            unknown="Give a folder with tokenizer.json, that file, package:NAME or a hub id.",
+            absent='Convert it once: python -c "from transformers import AutoTokenizer as A; '
+            f"A.from_pretrained('{name}').save_pretrained('FOLDER')\", then give FOLDER.",
+            tokenizer=name,
+        ) from None
+    for other in EXTRAS:
+        with suppress(EntryNotFoundError):
+            download(name, other, revision, offline=not online)
+    return path
 
 
 def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
@@ -186,13 +179,12 @@ def wrap_tokenizer(
         name: Its name in messages.
         tokens: Ids of ``pad``, ``eos`` and ``bos``; None for missing ones.
     """
-    text = tokenizer.to_str()
     return TokenizerFile(
         tokenizer=tokenizer,
         name=name,
         path=None,
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
-        digest=_digest(text.encode(), []),
+        digest=_digest(tokenizer.to_str().encode(), []),
         pad_id=tokens.get("pad"),
         eos_id=tokens.get("eos"),
         bos_id=tokens.get("bos"),
@@ -213,88 +205,18 @@ def _read(name: str, path: Path) -> TokenizerFile:
             "Download it again, or save it with transformers' save_pretrained.",
             path=str(path),
         ) from None
-    extras = {extra: _read_json(path.with_name(extra)) for extra in _EXTRAS}
-    settings = _settings(extras)
-    added = _missing_tokens(tokenizer, settings, extras["added_tokens.json"])
-    tokenizer.add_tokens([_added_token(token) for token in added])
-
-    def special(role: str) -> int | None:
-        token = settings.get(f"{role}_token")
-        if token is not None:
-            number = tokenizer.token_to_id(_text(token))
-            return None if number is None else int(number)
-        # If the settings have no such token, as in the hub's gpt2, the model's config does.
-        number = extras["config.json"].get(f"{role}_token_id")
-        number = number[0] if isinstance(number, list) and number else number
-        if f"{role}_token" in settings or not isinstance(number, int):
-            return None
-        return number if 0 <= number < tokenizer.get_vocab_size() else None
-
+    extras = read_extras(path)
+    added = add_tokens(tokenizer, extras)
     return TokenizerFile(
         tokenizer=tokenizer,
         name=name,
         path=path,
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
-        digest=_digest(content, [_text(token) for token in added]),
-        pad_id=special("pad"),
-        eos_id=special("eos"),
-        bos_id=special("bos"),
+        digest=_digest(content, added),
+        pad_id=special_id(tokenizer, extras, "pad"),
+        eos_id=special_id(tokenizer, extras, "eos"),
+        bos_id=special_id(tokenizer, extras, "bos"),
     )
-
-
-def _settings(extras: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the tokenizer's settings, combined from old and new files like in transformers."""
-    settings = extras[SETTINGS]
-    if "added_tokens_decoder" in settings:
-        return settings
-    return {**settings, **extras["special_tokens_map.json"]}
-
-
-def _missing_tokens(
-    tokenizer: Tokenizer, settings: Mapping[str, Any], older: Mapping[str, int]
-) -> list[Any]:
-    """List the tokens added by the files beside tokenizer.json, in the order of their ids.
-
-    Args:
-        tokenizer: As tokenizer.json defines it.
-        settings: See `_settings`.
-        older: added_tokens.json: ids by token, used if the settings list no added tokens.
-
-    Returns:
-        Tokens, as strings or with their flags.
-    """
-    decoder = settings.get("added_tokens_decoder") or {i: token for token, i in older.items()}
-    extra = settings.get("extra_special_tokens", settings.get("additional_special_tokens")) or []
-    candidates = [
-        *(token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))),
-        *(settings[key] for key in map("{}_token".format, _ROLES) if settings.get(key) is not None),
-        *(extra.values() if isinstance(extra, dict) else extra),
-    ]
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    missing: dict[str, Any] = {}
-    for token in candidates:
-        if _text(token) not in known:
-            missing.setdefault(_text(token), token)
-    return list(missing.values())
-
-
-def _added_token(token: Any) -> Any:
-    from tokenizers import AddedToken
-
-    given = token if isinstance(token, dict) else {"special": True}
-    return AddedToken(_text(token), **{flag: given[flag] for flag in _FLAGS if flag in given})
-
-
-def _text(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a file that may be missing."""
-    if not path.is_file():
-        return {}
-    values: dict[str, Any] = read_json(path, _EXTRAS[path.name], hint="Download it again.")
-    return values
 
 
 def _in_package(package: str) -> Path:
@@ -303,7 +225,7 @@ def _in_package(package: str) -> Path:
 
     module = package.replace("-", "_")
     spec = find_spec(module) if module.isidentifier() else None
-    folders = list(spec.submodule_search_locations or []) if spec else []
+    folders = (spec and spec.submodule_search_locations) or []
     if not folders:
         raise MissingFileError(
             f"There is no installed package {package} to take a tokenizer from.",
@@ -344,8 +266,7 @@ def _digest(content: bytes, added: Sequence[str]) -> str:
     bytes.
     """
     key = hashlib.sha256(content + b"\0" + json.dumps(list(added)).encode()).hexdigest()
-    kept = read_cached(_CACHE, key)
-    if kept is not None:
+    if (kept := read_cached(_CACHE, key)) is not None:
         return kept.decode()
     values = json.loads(content)
     for setting in ("padding", "truncation"):

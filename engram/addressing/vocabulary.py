@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,8 +46,7 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 
     # The map depends on the Unicode tables of the library.
     key = f"{tokenizer.digest}-{tokenizers.__version__}"
-    kept = read_cached(_CACHE, key)
-    if kept is not None:
+    if (kept := read_cached(_CACHE, key)) is not None:
         return np.frombuffer(kept, dtype="<i4").astype(np.int32)
     token_map = build_map(tokenizer.tokenizer, tokenizer.vocab_size)
     write_cached(_CACHE, key, token_map.astype("<i4").tobytes())
@@ -57,18 +56,30 @@ def compressed_map(tokenizer: TokenizerFile) -> TokenMap:
 def build_map(tokenizer: Tokenizer, vocab_size: int) -> TokenMap:
     """Compute the result of `compressed_map`."""
     texts = tokenizer.decode_batch([[i] for i in range(vocab_size)], skip_special_tokens=False)
-    keys = _normalised(texts)
     numbers: dict[str | None, int] = {}
     token_map = np.empty(vocab_size, dtype=np.int32)
-    for i, text in enumerate(texts):
-        key = tokenizer.id_to_token(i) if _UNDECODABLE in text else keys[i] or text
+    for i, (text, normal) in enumerate(zip(texts, _normalised(texts), strict=True)):
+        key = tokenizer.id_to_token(i) if _UNDECODABLE in text else normal or text
         token_map[i] = numbers.setdefault(key, len(numbers))
     return token_map
 
 
 def _normalised(texts: list[str]) -> list[str]:
-    """Normalise strings: all that are not ASCII in one call of the library."""
-    normalise = _normaliser().normalize_str
+    """Normalise strings: all that are not ASCII in one call of the library.
+
+    The library's last steps, for single spaces and for white space around a text, are done here.
+    """
+    from tokenizers import Regex, normalizers
+
+    normalise = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.NFD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(_BLANKS.pattern), " "),
+        ]
+    ).normalize_str
     others = [text for text in texts if not text.isascii()]
     parts = normalise(_SEPARATOR.join(others)).split(_SEPARATOR)
     if len(parts) != len(others):  # a token contains the separator itself
@@ -80,18 +91,3 @@ def _normalised(texts: list[str]) -> list[str]:
         text if text == " " else text.strip(_WHITE_SPACE).replace(_LONE_SPACE, " ")
         for text in spaced
     ]
-
-
-def _normaliser() -> Any:
-    """Return the steps that use the library's tables; `_normalised` does the last ones."""
-    from tokenizers import Regex, normalizers
-
-    return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.NFD(),
-            normalizers.StripAccents(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(_BLANKS.pattern), " "),
-        ]
-    )

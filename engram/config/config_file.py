@@ -33,10 +33,11 @@ def read_config(path: Path | str) -> EngramConfig:
     """
     found = _read_mapping(Path(path))
     problems = list(found.problems)
-    config = None
     if found.lines or not problems:
         try:
             config = EngramConfig.from_dict(found.values)
+            if not problems:
+                return config
         except ConfigError as error:
             refused = found.lines.keys() - found.values.keys()
             problems += [
@@ -44,9 +45,7 @@ def read_config(path: Path | str) -> EngramConfig:
                 for problem in error.problems
                 if problem.key not in refused
             ]
-    if config is None or problems:
-        raise _error(problems, path)
-    return config
+    raise _error(problems, path)
 
 
 def read_values(path: Path | str) -> dict[str, Any]:
@@ -110,12 +109,11 @@ def _one_line(text: str) -> str:
     )
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_scalar(item) for item in value)}]"
     # PyYAML would write the string 1e5 without quotes, which is a number in YAML 1.2.
-    is_bare = not isinstance(value, str) or _BARE.fullmatch(value)
-    style = None if is_bare else '"'
+    style = None if not isinstance(value, str) or _BARE.fullmatch(value) else '"'
     text: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=2**31)
     return text.removesuffix("...\n").strip()
 
@@ -138,13 +136,11 @@ def _read_mapping(path: Path) -> Mapping:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
         message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise _error([Problem("", message, line)], path) from None
-    if path.suffix == ".json":
-        # JSON may indent with tabs, which YAML does not allow; JSON strings have them escaped.
-        text = text.replace("\t", " ")
-    return parse_mapping(text)
+        problem = Problem("", message, data.count(b"\n", 0, error.start) + 1)
+        raise _error([problem], path) from None
+    # JSON may indent with tabs, which YAML does not allow; JSON strings have them escaped.
+    return parse_mapping(text.replace("\t", " ") if path.suffix == ".json" else text)
 
 
 def _error(problems: list[Problem], path: Path | str) -> ConfigError:
@@ -152,6 +148,6 @@ def _error(problems: list[Problem], path: Path | str) -> ConfigError:
         replace(problem, message=f"{problem.message[:_MAX_MESSAGE]} ...")
         if len(problem.message) > _MAX_MESSAGE
         else problem
-        for problem in problems
+        for problem in sorted(problems, key=lambda each: each.line or 0)
     ]
-    return ConfigError(sorted(shortened, key=lambda each: each.line or 0), str(path), _HINT)
+    return ConfigError(shortened, str(path), _HINT)

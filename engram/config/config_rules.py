@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any, TypeGuard
 
 from engram.errors import InputError, Problem
 from engram.layouts import DEMO, LAYOUTS, Layout
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name
 from engram.units import plural
 
-if TYPE_CHECKING:
-    from engram.config.engram_config import EngramConfig
-
-# A key, and what is wrong with it.
-Found = tuple[str, str]
+# The values of a config by key, of any type before they are checked.
+Values = dict[str, Any]
 
 MAX_ROW_ID = 2**62
 # Each head of each layer needs its own prime, and finding one takes a tenth of a millisecond.
@@ -50,191 +48,217 @@ _BOUNDS = {
 }
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def resolve(config: EngramConfig, k: float | None) -> list[Problem]:
-    """Fill in the layout's defaults and return everything that is wrong."""
-    known = LAYOUTS.get(config.layout) if isinstance(config.layout, str) else None
+def resolve(values: Values, k: float | None) -> list[Problem]:
+    """Fill in the layout's defaults and return everything that is wrong.
+
+    Args:
+        values: The config's values by key; what is filled in is put into them.
+        k: Rows per order as a multiple of the vocabulary, instead of engram_table_size.
+    """
+    name = values["layout"]
+    known = LAYOUTS.get(name) if isinstance(name, str) else None
     layout = known or DEMO
-    for key in _DEFAULTS:
-        if getattr(config, key) is None:
-            _put(config, key, getattr(layout, key))
-    right: set[str] = set()
-    found: list[Found] = []
-    if known is None:
-        found.append(
-            ("layout", f"unknown layout {config.layout!r}; use one of {', '.join(LAYOUTS)}")
+    values |= {key: getattr(layout, key) for key in _DEFAULTS if values[key] is None}
+    wrong = {key: _wrong_number(key, values[key]) for key in _BOUNDS}
+    right = {key for key, message in wrong.items() if not message}
+    unknown = f"unknown layout {name!r}; use one of {', '.join(LAYOUTS)}"
+    return [
+        *([] if known else [Problem("layout", unknown)]),
+        *(Problem(key, message) for key, message in wrong.items() if message),
+        *_check_layout(values, layout, right),
+        *_check_others(values),
+        *_check_tokens(values, layout, right),
+        *_check_layer_ids(values, right),
+        *_check_table_size(values, layout, right, k),
+    ]
+
+
+def _wrong_number(key: str, value: object) -> str:
+    """Return the problem of a value that has to be a whole number; else ""."""
+    low, high = _BOUNDS[key]
+    if key == "engram_vocab_size" and _is_list(value):
+        return (
+            f"a list {list(value)!r}: here this is the tokenizer's length, one number. "
+            "DeepSeek's configs use the name for rows per HEAD; write engram_table_size = "
+            "those x n_head_per_ngram instead"
         )
-    found += _check_bounds(config, right)
-    found += _check_layout(config, layout, right)
-    found += _check_others(config)
-    found += _check_tokens(config, layout, right)
-    found += _check_layer_ids(config, right)
-    found += _check_table_size(config, layout, right, k)
-    return [Problem(key, message) for key, message in found]
+    if value is None:
+        return "missing; it must be a whole number"
+    if not _is_int(value):
+        return f"{value!r} is not a whole number"
+    return "" if low <= value <= high else f"must be in {low}..{high}, got {value}"
 
 
-def _put(config: EngramConfig, key: str, value: Any) -> None:
-    object.__setattr__(config, key, value)
-
-
-def _check_bounds(config: EngramConfig, right: set[str]) -> Iterator[Found]:
-    """Check whole numbers, and collect the keys of those that are right."""
-    for key, (low, high) in _BOUNDS.items():
-        value = getattr(config, key)
-        if key == "engram_vocab_size" and _is_list(value):
-            yield (
-                key,
-                f"a list {list(value)!r}: here this is the tokenizer's length, one number. "
-                "DeepSeek's configs use the name for rows per HEAD; write engram_table_size = "
-                "those x n_head_per_ngram instead",
-            )
-        elif value is None:
-            yield key, "missing; it must be a whole number"
-        elif not _is_int(value):
-            yield key, f"{value!r} is not a whole number"
-        elif not low <= value <= high:
-            yield key, f"must be in {low}..{high}, got {value}"
-        else:
-            right.add(key)
-
-
-def _check_layout(config: EngramConfig, layout: Layout, right: set[str]) -> Iterator[Found]:
+def _check_layout(values: Values, layout: Layout, right: set[str]) -> Iterator[Problem]:
     """Check numbers against each other and the layout."""
-    width, heads = config.n_embed_per_ngram, config.n_head_per_ngram
+    width, heads = values["n_embed_per_ngram"], values["n_head_per_ngram"]
     if {"n_head_per_ngram", "n_embed_per_ngram"} <= right and width % heads:
         below = width // heads * heads
         near = f"{below} and {below + heads} are" if below else f"{heads} is"
-        yield (
-            "n_embed_per_ngram",
-            f"{width} is not a multiple of n_head_per_ngram {heads}; {near}",
-        )
-    if "seed" in right and layout.seed_is_fixed and config.seed != layout.seed:
-        yield (
-            "seed",
-            f"{config.seed}: layout {config.layout} has no seed of its own, only {layout.seed} is "
-            "right",
-        )
+        message = f"{width} is not a multiple of n_head_per_ngram {heads}; {near}"
+        yield Problem("n_embed_per_ngram", message)
+    seed, kernel_size, name = values["seed"], values["kernel_size"], f"layout {values['layout']}"
     has_none = layout.kernel_size == 0
-    if "kernel_size" in right and (config.kernel_size == 0) != has_none:
-        has = "no convolution: kernel_size must be 0" if has_none else "a convolution: at least 1"
-        yield "kernel_size", f"{config.kernel_size}: layout {config.layout} has {has}"
+    has = "no convolution: kernel_size must be 0" if has_none else "a convolution: at least 1"
+    yield from _broken(
+        (
+            "seed",
+            "seed" in right and layout.seed_is_fixed and seed != layout.seed,
+            f"{seed}: {name} has no seed of its own, only {layout.seed} is right",
+        ),
+        (
+            "kernel_size",
+            "kernel_size" in right and (kernel_size == 0) != has_none,
+            f"{kernel_size}: {name} has {has}",
+        ),
+    )
 
 
-def _check_others(config: EngramConfig) -> Iterator[Found]:
+def _broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
+    """Yield the problems of rules: a key, whether its value is wrong, and what is wrong with it."""
+    return (Problem(key, message) for key, is_wrong, message in rules if is_wrong)
+
+
+def _first_broken(*rules: tuple[str, bool, str]) -> Iterator[Problem]:
+    return islice(_broken(*rules), 1)
+
+
+def _check_others(values: Values) -> Iterator[Problem]:
     """Check keys that are not whole numbers."""
-    if config.eps is not None and not (_is_number(config.eps) and config.eps > 0):
-        yield "eps", f"{config.eps!r} is not a positive number"
-    for key in ("use_offload", "ends_after_eos"):
-        if not isinstance(getattr(config, key), bool):
-            yield key, f"{getattr(config, key)!r} is not true or false"
-    if config.tokenizer is not None and not isinstance(config.tokenizer, str):
-        yield "tokenizer", f"{config.tokenizer!r} is not a text"
+    eps, offload, ends = values["eps"], values["use_offload"], values["ends_after_eos"]
+    tokenizer, dtype = values["tokenizer"], values["table_dtype"]
+    yield from _broken(
+        (
+            "eps",
+            eps is not None and not (_is_number(eps) and eps > 0),
+            f"{eps!r} is not a positive number",
+        ),
+        ("use_offload", not isinstance(offload, bool), f"{offload!r} is not true or false"),
+        ("ends_after_eos", not isinstance(ends, bool), f"{ends!r} is not true or false"),
+        ("tokenizer", not isinstance(tokenizer, str | None), f"{tokenizer!r} is not a text"),
+    )
     try:
-        if config.table_dtype is not None:
-            _put(config, "table_dtype", dtype_name(config.table_dtype))
+        values["table_dtype"] = None if dtype is None else dtype_name(dtype)
     except (InputError, AttributeError):
         known = ", ".join(TABLE_DTYPES)
-        yield "table_dtype", f"{config.table_dtype!r} is not a table dtype; one of {known}"
+        yield Problem("table_dtype", f"{dtype!r} is not a table dtype; one of {known}")
 
 
-def _check_tokens(config: EngramConfig, layout: Layout, right: set[str]) -> Iterator[Found]:
+def _check_tokens(values: Values, layout: Layout, right: set[str]) -> Iterator[Problem]:
     for key in ("pad_id", "eos_id"):
-        value = getattr(config, key)
+        value = values[key]
         if value is None or (key == "pad_id" and isinstance(value, str)):
             continue
         if not _is_int(value) or value < 0:
-            yield key, f"{value!r} is not a token id"
-        elif "engram_vocab_size" in right and value >= config.engram_vocab_size:
-            yield key, f"{value} is not below engram_vocab_size {config.engram_vocab_size}"
-    if layout.ends_after_eos and config.eos_id is None:
-        name = f"layout {config.layout}"
-        yield "eos_id", f"missing: {name} stops its look-back at the end-of-text token"
-    elif config.ends_after_eos and config.eos_id is None:
-        yield "ends_after_eos", "true without eos_id: give the token that documents end with"
-    if layout.ends_after_eos and not config.ends_after_eos:
-        yield (
+            yield Problem(key, f"{value!r} is not a token id")
+        elif "engram_vocab_size" in right and value >= values["engram_vocab_size"]:
+            size = values["engram_vocab_size"]
+            yield Problem(key, f"{value} is not below engram_vocab_size {size}")
+    name, always, ends = (
+        f"layout {values['layout']}",
+        layout.ends_after_eos,
+        values["ends_after_eos"],
+    )
+    has_none = values["eos_id"] is None
+    yield from _broken(
+        (
+            "eos_id",
+            has_none and always,
+            f"missing: {name} stops its look-back at the end-of-text token",
+        ),
+        (
             "ends_after_eos",
-            f"false: layout {config.layout} always ends documents with eos_id",
-        )
+            has_none and not always and bool(ends),
+            "true without eos_id: give the token that documents end with",
+        ),
+        (
+            "ends_after_eos",
+            always and not ends,
+            f"false: {name} always ends documents with eos_id",
+        ),
+    )
 
 
-def _check_layer_ids(config: EngramConfig, right: set[str]) -> Iterator[Found]:
-    ids = config.layer_ids
-    columns_ok = {"max_ngram_size", "n_head_per_ngram"} <= right
+def _check_layer_ids(values: Values, right: set[str]) -> Iterator[Problem]:
+    key, ids, columns = "layer_ids", values["layer_ids"], 1
     if not _is_list(ids) or not all(map(_is_int, ids)):
-        yield "layer_ids", f"{ids!r} is not a list of whole numbers"
-    elif too_many := too_many_heads(len(ids), config.n_columns if columns_ok else 1):
-        yield "layer_ids", too_many
-    elif any(item < 0 for item in ids):
-        yield "layer_ids", f"{list(ids)} has negative layers; they are counted from 0"
-    elif len(set(ids)) != len(ids):
-        yield "layer_ids", f"{list(ids)} names a layer twice"
-    else:
-        _put(config, "layer_ids", list(ids))
+        yield Problem(key, f"{ids!r} is not a list of whole numbers")
+        return
+    values[key] = list(ids)
+    if {"max_ngram_size", "n_head_per_ngram"} <= right:
+        columns = (values["max_ngram_size"] - 1) * values["n_head_per_ngram"]
+    too_many, negative = too_many_heads(len(ids), columns), any(item < 0 for item in ids)
+    yield from _first_broken(
+        (key, bool(too_many), too_many),
+        (key, negative, f"{list(ids)} has negative layers; they are counted from 0"),
+        (key, len(set(ids)) != len(ids), f"{list(ids)} names a layer twice"),
+    )
 
 
 def _check_table_size(
-    config: EngramConfig, layout: Layout, right: set[str], k: float | None
-) -> Iterator[Found]:
+    values: Values, layout: Layout, right: set[str], k: float | None
+) -> Iterator[Problem]:
     """Check the sizes of tables, after making them of `k` where it is given."""
-    if k is not None:
-        yield from _scale(config, right, k)
-    key, sizes = "engram_table_size", config.engram_table_size
+    key = "engram_table_size"
+    if k is not None and (wrong := _scale(values, right, k)):
+        yield Problem("k", wrong)
+    sizes = values[key]
+    if sizes is None and k is None:
+        yield Problem(key, "missing; give it, or k as a multiple of engram_vocab_size")
     if sizes is None:
-        if k is None:
-            yield key, "missing; give it, or k as a multiple of engram_vocab_size"
         return
     if not _is_list(sizes) or not all(map(_is_int, sizes)):
-        yield key, f"{sizes!r} is not a list of whole numbers, one per n-gram order"
+        yield Problem(key, f"{sizes!r} is not a list of whole numbers, one per n-gram order")
         return
-    _put(config, key, list(sizes))
+    values[key] = list(sizes)
     if not {"max_ngram_size", "n_head_per_ngram"} <= right:
         return
-    orders, heads = config.max_ngram_size - 1, config.n_head_per_ngram
-    if len(sizes) != orders:
-        yield (
-            key,
-            f"{plural(len(sizes), 'size')} for {plural(orders, 'order')} "
-            f"(2..{config.max_ngram_size}); give one per order",
-        )
-    elif any(size < 2 * heads for size in sizes):
-        least = f"each order needs at least 2 rows for each of its {plural(heads, 'head')}"
-        yield key, f"{_brief(sizes)}: {least}"
-    elif sum(sizes) >= MAX_ROW_ID:
-        yield key, f"{_brief(sizes)} rows do not fit 62-bit row ids"
-    elif layout.equal_tables and len(set(sizes)) > 1:
-        yield key, f"{list(sizes)}: layout {config.layout} has one size for every order"
-
-
-def _scale(config: EngramConfig, right: set[str], k: float) -> Iterator[Found]:
-    """Make the sizes of tables of `k`."""
-    if config.engram_table_size is not None:
-        yield "k", "given together with engram_table_size; keep one of the two"
-    elif not _is_number(k) or k <= 0:
-        yield "k", f"{k!r} is not a positive number"
-    elif {"engram_vocab_size", "max_ngram_size"} <= right:
-        if k * config.engram_vocab_size >= MAX_ROW_ID:
-            yield (
-                "k",
-                "that many times the vocabulary is too many rows for 62-bit row ids",
-            )
-        else:
-            rows = round(k * config.engram_vocab_size)
-            _put(config, "engram_table_size", [rows] * (config.max_ngram_size - 1))
-
-
-def _brief(sizes: Sequence[int]) -> str:
-    """Format sizes for a message; absurdly large ones as a power of two."""
+    highest, heads = values["max_ngram_size"], values["n_head_per_ngram"]
+    # Absurdly large sizes are shown as a power of two.
     words = (str(size) if size < 10**30 else f"2^{size.bit_length() - 1}.." for size in sizes)
-    return f"[{', '.join(words)}]"
+    brief = f"[{', '.join(words)}]"
+    yield from _first_broken(
+        (
+            key,
+            len(sizes) != highest - 1,
+            f"{plural(len(sizes), 'size')} for {plural(highest - 1, 'order')} (2..{highest}); give "
+            "one per order",
+        ),
+        (
+            key,
+            any(size < 2 * heads for size in sizes),
+            f"{brief}: each order needs at least 2 rows for each of its {plural(heads, 'head')}",
+        ),
+        (key, sum(sizes) >= MAX_ROW_ID, f"{brief} rows do not fit 62-bit row ids"),
+        (
+            key,
+            layout.equal_tables and len(set(sizes)) > 1,
+            f"{brief}: layout {values['layout']} has one size for every order",
+        ),
+    )
+
+
+def _scale(values: Values, right: set[str], k: float) -> str:
+    """Make the sizes of tables of `k`; return the problem with it, else ""."""
+    if values["engram_table_size"] is not None:
+        return "given together with engram_table_size; keep one of the two"
+    if not _is_number(k) or k <= 0:
+        return f"{k!r} is not a positive number"
+    if {"engram_vocab_size", "max_ngram_size"} <= right:
+        if k * values["engram_vocab_size"] >= MAX_ROW_ID:
+            return "that many times the vocabulary is too many rows for 62-bit row ids"
+        rows = round(k * values["engram_vocab_size"])
+        values["engram_table_size"] = [rows] * (values["max_ngram_size"] - 1)
+    return ""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
 from engram.config.config_rules import resolve
+from engram.config.table_dtype import ASSUMED, Origin, TableDtype
 from engram.errors import ConfigError, Problem
-from engram.layouts import LAYOUT_NAMES
+from engram.layouts import LAYOUT_NAMES, Layout, get_layout
+from engram.storage.dtypes import dtype_name, row_bytes
+from engram.units import format_bytes
 
 SCHEMA = 1
 
+# The largest published tables have 384M rows a layer and 189 GiB in all.
+MANY_ROWS = 10**12
+MANY_BYTES = 100 * 2**40
+# A text that contains every token once has as many distinct n-grams as tokens. With that many per
+# row, only one row in ten million stays free.
+FEW_ROWS = 16
 
-def _doc(text: str, default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
-    if factory is not None:
-        return field(default_factory=factory, metadata={"doc": text})
+
+def _doc(text: str, default: Any = None) -> Any:
     return field(default=default, metadata={"doc": text})
 
 
@@ -42,8 +50,9 @@ class EngramConfig:
         "Memory width per order; a row's width is this / n_head_per_ngram.", 512
     )
     n_head_per_ngram: int = _doc("Hash heads H per order.", 8)
-    layer_ids: list[int] = _doc(
-        "Layers (0-based) that read the memory; the order is part of the hash.", factory=list
+    layer_ids: list[int] = field(
+        default_factory=list,
+        metadata={"doc": "Layers (0-based) that read the memory; the order is part of the hash."},
     )
     hc_mult: int = _doc("Residual streams M of the backbone: 1, or its hyper-connection count.", 1)
     kernel_size: int = _doc(
@@ -74,8 +83,8 @@ class EngramConfig:
     k: InitVar[float | None] = None
 
     def __post_init__(self, k: float | None) -> None:
-        problems = resolve(self, k)
-        if problems:
+        # The fields are not frozen before this is done.
+        if problems := resolve(vars(self), k):
             raise ConfigError(problems)
 
     @classmethod
@@ -87,12 +96,12 @@ class EngramConfig:
         """
         values = dict(values)
         schema = values.pop("schema", SCHEMA)
-        problems = [_unknown_key(key) for key in values if key not in CONFIG_KEYS]
+        known = {key: values.pop(key) for key in CONFIG_KEYS if key in values}
+        problems = list(map(_unknown_key, values))
         if schema != SCHEMA:
             problems.append(
                 Problem("schema", f"unknown schema {schema!r}; this version reads {SCHEMA}")
             )
-        known = {key: value for key, value in values.items() if key in CONFIG_KEYS}
         try:
             config = cls(**known)
         except ConfigError as error:
@@ -104,6 +113,48 @@ class EngramConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return every key with its value, `schema` first, in the form that `from_dict` reads."""
         return {"schema": SCHEMA, **{item.name: getattr(self, item.name) for item in fields(self)}}
+
+    def stored_dtype(self, base_dtype: str | None = None, asked: str | None = None) -> TableDtype:
+        """Choose the dtype of the tables: the caller's choice, else the config's, else the base's.
+
+        Args:
+            base_dtype: Float dtype of the base's values; None if the base is unknown.
+            asked: A dtype that overrides all others, such as the value of ``--dtype``.
+
+        Raises:
+            InputError: `asked` is not a dtype of tables.
+        """
+        choices: tuple[tuple[str | None, Origin], ...] = (
+            (None if asked is None else dtype_name(asked), "asked"),
+            (self.table_dtype, "config"),
+            (base_dtype, "base"),
+            (ASSUMED, "assumed"),
+        )
+        return next(TableDtype(name, origin) for name, origin in choices if name is not None)
+
+    @property
+    def doubts(self) -> list[str]:
+        """A warning where the tables' size is valid but probably not meant; else nothing."""
+        rows, fewest = sum(self.engram_table_size), min(self.rows_per_head)
+        bytes_per_row = row_bytes(self.row_width, self.stored_dtype().name)
+        size_bytes, vocab_size = rows * bytes_per_row * len(self.layer_ids), self.engram_vocab_size
+        known = "the largest published ones have 384M rows a layer and 189 GiB in all"
+        doubts = (
+            (rows > MANY_ROWS, f"makes {rows:,} rows a layer; {known}."),
+            (size_bytes > MANY_BYTES, f"makes tables of {format_bytes(size_bytes)}; {known}."),
+            (
+                fewest * FEW_ROWS < vocab_size,
+                f"makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: any text fills such "
+                "a table, and unrelated n-grams share every row. In the template gpt2, a head has "
+                "a quarter as many rows as the vocabulary has ids.",
+            ),
+        )
+        return [f"engram_table_size {doubt}" for is_so, doubt in doubts if is_so][:1]
+
+    @property
+    def rules(self) -> Layout:
+        """The rules of its layout."""
+        return get_layout(self.layout)
 
     @property
     def orders(self) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
     depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(
@@ -114,15 +114,15 @@ def parse_mapping(text: str) -> Mapping:
     if node is None:
         found.problems.append(Problem("", "the file is empty"))
     elif not isinstance(node, yaml.MappingNode):
-        line = node.start_mark.line + 1
-        found.problems.append(Problem("", "not a mapping of `key: value` lines", line))
+        message = "not a mapping of `key: value` lines"
+        found.problems.append(Problem("", message, node.start_mark.line + 1))
     else:
         for key_node, value_node in node.value:
             _read_pair(loader, key_node, value_node, found)
     return found
 
 
-def _read_pair(loader: _Loader, key_node: Any, value_node: Any, found: Mapping) -> None:
+def _read_pair(loader: _Loader, key_node: yaml.Node, value_node: yaml.Node, found: Mapping) -> None:
     line = key_node.start_mark.line + 1
     if not isinstance(key_node, yaml.ScalarNode):
         found.problems.append(Problem("", "a key must be a plain string", line))

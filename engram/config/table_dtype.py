@@ -1,14 +1,11 @@
-"""The rule for the dtype of tables: the caller's choice, else the config's, else the base's."""
+"""The dtype of a memory's tables, the source of the choice, and what follows for training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from engram.storage.dtypes import QUANTISED, dtype_name
-
-if TYPE_CHECKING:
-    from engram.config.engram_config import EngramConfig
+from engram.storage.dtypes import QUANTISED
 
 Origin = Literal["asked", "config", "base", "assumed"]
 
@@ -68,25 +65,3 @@ def loading_note(name: str, base_dtype: str) -> str | None:
         f"Models are loaded in one dtype, the base's: tables in {name} become {base_dtype} unless "
         f'engram.load is given dtype=torch.{name}; with tables="disk" they stay as they are.'
     )
-
-
-def table_dtype(
-    config: EngramConfig, base_dtype: str | None = None, asked: str | None = None
-) -> TableDtype:
-    """Choose the dtype of a memory's tables.
-
-    Args:
-        config: The memory.
-        base_dtype: Float dtype of the base's values; None if the base is unknown.
-        asked: A dtype that overrides all others, such as the value of ``--dtype``.
-
-    Raises:
-        InputError: `asked` is not a dtype of tables.
-    """
-    if asked is not None:
-        return TableDtype(dtype_name(asked), "asked")
-    if config.table_dtype is not None:
-        return TableDtype(config.table_dtype, "config")
-    if base_dtype is not None:
-        return TableDtype(base_dtype, "base")
-    return TableDtype(ASSUMED, "assumed")

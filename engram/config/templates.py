@@ -70,7 +70,10 @@ def is_template(name_or_path: str | Path) -> bool:
     mean the folder.
     """
     path = Path(name_or_path)
-    return str(name_or_path) in template_names() and not path.is_file() and not _holds_memory(path)
+    if str(name_or_path) not in template_names() or path.is_file():
+        return False
+    files = [path / name for name in _MEMORY_FILES]
+    return not any(_MEMORY_KEY.search(file.read_bytes()) for file in files if file.is_file())
 
 
 def find_config(name_or_path: str | Path) -> Path:
@@ -130,12 +133,6 @@ def load_config(name_or_path: str | Path) -> EngramConfig:
 def given_config(config: EngramConfig | str | Path) -> EngramConfig:
     """Return a config as it is, or read what `load_config` takes."""
     return config if isinstance(config, EngramConfig) else load_config(config)
-
-
-def _holds_memory(folder: Path) -> bool:
-    """Whether a folder is a checkpoint with a memory, by its config."""
-    files = [folder / name for name in _MEMORY_FILES]
-    return any(_MEMORY_KEY.search(file.read_bytes()) for file in files if file.is_file())
 
 
 def _missing(name: str, what: str) -> MissingFileError:

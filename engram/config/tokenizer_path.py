@@ -24,8 +24,7 @@ def read_from(name: str, folder: Path) -> str:
         folder: The folder of the file.
     """
     beside = folder / name
-    is_beside = name == OWN or (not Path(name).is_absolute() and exists(beside))
-    if not is_beside:
+    if name != OWN and (Path(name).is_absolute() or not exists(beside)):
         return name
     # A linked folder has another parent than its path shows.
     short = Path(os.path.normpath(beside))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
-from engram.addressing.torch_ops import TorchHasher
 from engram.errors import MismatchError
+from engram.hf.torch_hash import TorchHasher
 from engram.nn.compat import records_a_graph, version_of
 
 

@@ -182,7 +182,7 @@ class EngramForCausalLM:
             MismatchError: It is not the memory's tokenizer.
             UsageError: It is none of these, or a tokenizer without a tokenizer.json.
         """
-        from engram.addressing.same_tokenizer import map_of
+        from engram.addressing.same_memory import map_of
 
         described = describe_tokenizer(tokenizer)
         token_map = self.engram_decoder.engram_token_map
@@ -242,7 +242,7 @@ class EngramForCausalLM:
         """
         addresses = self.engram_addresses
         if addresses.map_sha256 is not None and (folder / TOKENIZER).is_file():
-            from engram.addressing.same_tokenizer import check_tokenizer
+            from engram.addressing.same_memory import check_tokenizer
 
             check_tokenizer(addresses, load_tokenizer(folder))
 

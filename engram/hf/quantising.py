@@ -28,7 +28,6 @@ from engram.config.engram_config import EngramConfig
 from engram.errors import DependencyError
 from engram.hf import compat
 from engram.hf.tables import HUB_OPTIONS
-from engram.layouts import get_layout
 from engram.tensor_names import module_name
 
 _CONFIG_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code")
@@ -88,7 +87,7 @@ def memories_of(settings: Mapping[str, Any]) -> Memories:
     """Read a checkpoint's memories from the ``engram`` part of its config.json."""
     config = EngramConfig.from_dict(settings["config"])
     layers, path = settings["addresses"]["layers"], settings["layers_path"]
-    weights = (name for name in get_layout(config.layout).dense_shapes(config))
+    weights = (name for name in config.rules.dense_shapes(config))
     parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
     paths = (module_name(path, layer["layer_id"]) for layer in layers)
     return Memories(tuple(sorted(paths)), tuple(parts))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.same_config import check_config
+from engram.addressing.same_memory import check_config
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.hf.admission import check_cache

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from engram.addressing.same_config import check_constant
+from engram.addressing.same_memory import check_constant
 from engram.errors import LayoutError, MismatchError
 from engram.nn.compat import records_a_graph
 from engram.nn.frozen import FrozenTable

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engram.addressing.primes import HeadPrimes, stored_rows
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
-from engram.layouts import Layout, get_layout
+from engram.layouts import Layout
 from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.frozen import FrozenTable
@@ -85,7 +85,7 @@ class EngramModule(nn.Module):
     def __new__(cls, config: EngramConfig | None = None, *args: Any, **kwargs: Any) -> EngramModule:
         """Make an instance of the config's variant, or of `cls` when copying (no config)."""
         if cls is EngramModule and config is not None:
-            module = get_layout(config.layout).module or config.layout
+            module = config.rules.module or config.layout
             if module not in cls.variants:
                 raise LayoutError(
                     f"Layout {config.layout} has no module yet.",
@@ -141,7 +141,7 @@ class EngramModule(nn.Module):
     @property
     def layout(self) -> Layout:
         """The family's rules."""
-        return get_layout(self.config.layout)
+        return self.config.rules
 
     @property
     def window_tokens(self) -> int:

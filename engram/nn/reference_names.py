@@ -8,7 +8,7 @@ import torch
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
-from engram.addressing.same_config import check_constant
+from engram.addressing.same_memory import check_constant
 from engram.errors import MismatchError
 from engram.layouts.tensors import CONSTANTS
 from engram.nn.quantised import dequantise_fp8

@@ -31,52 +31,39 @@ class Split:
     engram_params: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """A published point, for comparison.
-
-    Attributes:
-        what: The experiment.
-        result: Its result.
-        kind: printed in the paper, exact (recomputed from printed counts), or read off a plot.
-    """
-
-    what: str
-    result: str
-    kind: Literal["printed", "exact", "plot"]
-
-
+# Published points, for comparison: printed in the paper, exact (recomputed from printed counts), or
+# read off a plot.
 KNOWN = (
-    Known(
-        what="best rho of both sweeps",
-        result="0.75 to 0.80; about 0.40 still equals pure experts",
-        kind="printed",
-    ),
-    Known(
-        what="sweep at 2e20 FLOPs",
-        result="P_tot 5.7B, P_act 568M, 106 experts; 46 kept: rho (46-6)/(106-6) = 0.400",
-        kind="exact",
-    ),
-    Known(
-        what="sweep at 6e20 FLOPs",
-        result="P_tot 9.9B, P_act 993M, 99 experts; 43 kept: rho (43-6)/(99-6) = 0.398",
-        kind="exact",
-    ),
-    Known(
-        what="loss at P_tot 9.9B",
-        result="1.7248 at rho 1, 1.7109 at rho about 0.8",
-        kind="printed",
-    ),
-    Known(
-        what="Engram-27B",
-        result="55 of 72 experts kept: rho (55-6)/(72-6) = 0.7424, printed 74.3 %",
-        kind="exact",
-    ),
-    Known(
-        what="tables alone, 2.6e5 to 1e7 slots",
-        result="loss falls about 0.028 for ten times the slots",
-        kind="plot",
-    ),
+    {
+        "what": "best rho of both sweeps",
+        "result": "0.75 to 0.80; about 0.40 still equals pure experts",
+        "kind": "printed",
+    },
+    {
+        "what": "sweep at 2e20 FLOPs",
+        "result": "P_tot 5.7B, P_act 568M, 106 experts; 46 kept: rho (46-6)/(106-6) = 0.400",
+        "kind": "exact",
+    },
+    {
+        "what": "sweep at 6e20 FLOPs",
+        "result": "P_tot 9.9B, P_act 993M, 99 experts; 43 kept: rho (43-6)/(99-6) = 0.398",
+        "kind": "exact",
+    },
+    {
+        "what": "loss at P_tot 9.9B",
+        "result": "1.7248 at rho 1, 1.7109 at rho about 0.8",
+        "kind": "printed",
+    },
+    {
+        "what": "Engram-27B",
+        "result": "55 of 72 experts kept: rho (55-6)/(72-6) = 0.7424, printed 74.3 %",
+        "kind": "exact",
+    },
+    {
+        "what": "tables alone, 2.6e5 to 1e7 slots",
+        "result": "loss falls about 0.028 for ten times the slots",
+        "kind": "plot",
+    },
 )
 
 
@@ -132,7 +119,16 @@ class Allocation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram allocate --json`` prints."""
-        points = [self._point(split) for split in self.splits]
+        width = self.row_width
+        points = [
+            {
+                "rho": float(split.rho),
+                "P_MoE": split.moe_params,
+                "P_Engram": split.engram_params,
+                **({} if width is None else {"table_rows": split.engram_params // width}),
+            }
+            for split in self.splits
+        ]
         total, active = self.total_params, self.active_params
         return {
             "schema": "engram.allocate/1",
@@ -142,18 +138,7 @@ class Allocation:
             **(points[0] if points else {"rho": float(self.rho), "P_MoE": None, "P_Engram": None}),
             "rho_from": self.rho_from,
             "points": points,
-            "known": [vars(known) for known in KNOWN],
-        }
-
-    def _point(self, split: Split) -> dict[str, Any]:
-        rows = (
-            {} if self.row_width is None else {"table_rows": split.engram_params // self.row_width}
-        )
-        return {
-            "rho": float(split.rho),
-            "P_MoE": split.moe_params,
-            "P_Engram": split.engram_params,
-            **rows,
+            "known": list(KNOWN),
         }
 
 
@@ -191,7 +176,14 @@ def allocate(
         >>> engram.allocate(9_900_000_000, 993_000_000, rho=0.8).splits[0].engram_params
         1781400000
     """
-    by_experts = _rho_from_counts(experts_kept, experts_baseline, experts_active)
+    counts = (experts_kept, experts_baseline, experts_active)
+    whole = [count for count in counts if count is not None]
+    if whole and len(whole) < len(counts):
+        raise UsageError(
+            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active.",
+            "Or give --rho itself.",
+        )
+    by_experts = rho_from_experts(*whole) if whole else None
     if by_experts is not None and rho is not None:
         raise UsageError("--rho and expert counts exclude each other.", "Give one of them.")
     if (total is None) != (active is None) or (total is None and by_experts is None):
@@ -208,17 +200,6 @@ def allocate(
         else tuple(split_params(total, active, value) for value in rhos),
         row_width=row_width,
     )
-
-
-def _rho_from_counts(kept: int | None, baseline: int | None, active: int | None) -> Fraction | None:
-    if kept is None and baseline is None and active is None:
-        return None
-    if kept is None or baseline is None or active is None:
-        raise UsageError(
-            "rho by experts needs all of --experts-kept, --experts-baseline and --experts-active.",
-            "Or give --rho itself.",
-        )
-    return rho_from_experts(kept, baseline, active)
 
 
 def split_params(total_params: int, active_params: int, rho: Fraction | float | str) -> Split:

@@ -7,16 +7,15 @@ over the order's heads. (The reference demo states rows per HEAD instead.)
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 from engram.config.config_rules import MAX_ROW_ID
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.errors import DoesNotFitError, InputError
-from engram.layouts import get_layout
-from engram.sizing.counts import count_params
+from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.sized_memory import Sizing
 from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
@@ -55,7 +54,7 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
 def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | None = None) -> int:
     """Return the parameters of the largest memory that fits a budget in bytes.
 
-    Rows count with their scales in the dtype chosen by `engram.config.table_dtype`, dense parts in
+    Rows count with their scales in the dtype chosen by `EngramConfig.stored_dtype`, dense parts in
     the `dense_dtype` for it.
 
     Args:
@@ -63,12 +62,12 @@ def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | Non
         budget_bytes: Bytes that tables and modules may take together.
         base_dtype: Float dtype of the base, if known.
     """
-    dense, dtype = _dense_params(config), table_dtype(config, base_dtype).name
+    dense, dtype = count_params(config).dense_params, config.stored_dtype(base_dtype).name
     itemsize = dtype_bytes(dense_dtype(dtype))
     if dense * itemsize > budget_bytes:
         return budget_bytes // itemsize
-    rows = (budget_bytes - dense * itemsize) // row_bytes(config.row_width, dtype)
-    return dense + rows * config.row_width
+    row = row_bytes(config.row_width, dtype)
+    return dense + (budget_bytes - dense * itemsize) // row * config.row_width
 
 
 def size_memory(
@@ -108,10 +107,10 @@ def size_memory(
     if rows < smallest:
         needed = smallest if part is not None else -(-smallest // vocab_size) * vocab_size
         raise _does_not_fit(config, budget_params, fill_rows, needed, base_dtype)
-    sized = _with_rows(config, rows)
+    counts = _with_rows(config, [rows] * len(config.orders))
     return Sizing(
-        config=sized,
-        counts=count_params(sized),
+        config=counts.config,
+        counts=counts,
         k=k,
         budget_params=budget_params,
         fill_rows=fill_rows,
@@ -128,12 +127,11 @@ def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Si
     """
     if isinstance(rows_per_order, int):
         rows_per_order = [rows_per_order] * len(config.orders)
-    sized = replace(config, engram_table_size=list(rows_per_order))
-    k: int | float | None = None
-    if len(set(rows_per_order)) == 1:
-        whole, rest = divmod(rows_per_order[0], config.engram_vocab_size)
-        k = rows_per_order[0] / config.engram_vocab_size if rest else whole
-    return Sizing(config=sized, counts=count_params(sized), k=k)
+    counts = _with_rows(config, rows_per_order)
+    k = Fraction(rows_per_order[0], config.engram_vocab_size)
+    shown = k.numerator if k.denominator == 1 else float(k)
+    is_one = len(set(rows_per_order)) == 1
+    return Sizing(config=counts.config, counts=counts, k=shown if is_one else None)
 
 
 def rows_of_k(config: EngramConfig, k: float) -> int:
@@ -163,49 +161,34 @@ def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
         config: The memory's shape.
         budget_params: Parameters of the memory; the README uses a third of the model's.
     """
-    hidden, streams, orders = config.hidden_size, config.hc_mult, len(config.orders)
+    hidden, streams, layers = config.hidden_size, config.hc_mult, len(config.layer_ids)
     projections = (1 + streams) * config.memory_width * hidden
     conv = hidden * streams * config.kernel_size
-    tables = budget_params - len(config.layer_ids) * (projections + conv)
-    rows_of_k = len(config.layer_ids) * orders * config.engram_vocab_size
-    return max(1, tables // (rows_of_k * config.row_width))
+    params_of_k = layers * len(config.orders) * config.engram_vocab_size * config.row_width
+    return max(1, (budget_params - layers * (projections + conv)) // params_of_k)
 
 
 def _filling_rows(config: EngramConfig, budget_params: int) -> int:
     """Return the largest rows per order whose exact total fits; 0 if none does.
 
     Primes never shrink when the nominal size grows, so the total is monotone in the rows per head.
-    No head is smaller than its nominal size, so the search starts at the nominal solution.
+    No head is smaller than its nominal size, so more than the nominal solution never fits.
     """
-    heads = config.n_head_per_ngram
-    columns = len(config.layer_ids) * config.n_columns
-
-    def fits(rows_per_head: int) -> bool:
-        sized = _with_rows(config, rows_per_head * heads)
-        return count_params(sized).total_params <= budget_params
-
-    low = (budget_params - _dense_params(config)) // (columns * config.row_width)
-    if low < MIN_ROWS_PER_HEAD:
-        return 0
-    high, step = low + 1, 1
-    while not fits(low):
-        if low == MIN_ROWS_PER_HEAD:
-            return 0
-        high, low, step = low, max(MIN_ROWS_PER_HEAD, low - step), 2 * step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    heads, orders = config.n_head_per_ngram, len(config.orders)
+    params_per_row = len(config.layer_ids) * config.n_columns * config.row_width
+    most = (budget_params - count_params(config).dense_params) // params_per_row
+    per_head = range(MIN_ROWS_PER_HEAD, most + 1)
+    fitting = bisect_right(
+        per_head,
+        budget_params,
+        key=lambda rows: _with_rows(config, [rows * heads] * orders).total_params,
+    )
     # The split over heads drops rows per order beyond a multiple of the heads.
-    return low * heads + heads - 1
+    return per_head[fitting - 1] * heads + heads - 1 if fitting else 0
 
 
-def _with_rows(config: EngramConfig, rows_per_order: int) -> EngramConfig:
-    return replace(config, engram_table_size=[rows_per_order] * len(config.orders))
-
-
-def _dense_params(config: EngramConfig) -> int:
-    per_layer = sum(get_layout(config.layout).dense_parts(config).values())
-    return per_layer * len(config.layer_ids)
+def _with_rows(config: EngramConfig, rows_per_order: Sequence[int]) -> MemoryCount:
+    return count_params(replace(config, engram_table_size=list(rows_per_order)))
 
 
 def _fraction(value: str | float | Fraction) -> Fraction | None:
@@ -226,9 +209,9 @@ def _does_not_fit(
     base_dtype: str | None,
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
-    needed = count_params(_with_rows(config, needed_rows))
-    dtype = table_dtype(config, base_dtype).name
-    needed_bytes = sum(part.size_bytes for part in config_weights(needed, dtype))
+    needed = _with_rows(config, [needed_rows] * len(config.orders))
+    parts = config_weights(needed, config.stored_dtype(base_dtype).name)
+    needed_bytes = sum(part.size_bytes for part in parts)
     what = (
         f"k = {needed_rows // vocab_size}"
         if needed_rows % vocab_size == 0

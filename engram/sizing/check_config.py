@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engram.addressing.token_doubts import token_doubts
 from engram.backbone import Backbone, given_backbone
-from engram.config.config_doubts import config_doubts
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import find_config, load_config
 from engram.errors import ConfigError, EngramError
 from engram.sizing.shape import check_backbone
 from engram.units import plural
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -79,32 +74,40 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         config = read_config(path)
         if backbone is not None:
             check_backbone(config, backbone, path)
-        tokenizer = _tokenizer(load_config(source))
-        warnings = [*config_doubts(config), *token_doubts(config, tokenizer)]
-    except ConfigError as error:
-        problems = tuple(error.details["problems"])
+        warnings = [*config.doubts, *_token_doubts(load_config(source))]
+    except EngramError as error:
+        is_all = isinstance(error, ConfigError)
+        whole = {"key": "", "message": error.message, "line": None}
         return ConfigVerdict(
             path=path,
-            text=error.message,
-            problems=problems,
-            hint=error.hint,
+            text=error.message if is_all else f"{error.message} {error.hint}",
+            problems=tuple(error.details["problems"]) if is_all else (whole,),
+            hint=error.hint if is_all else "",
             exit_code=error.exit_code,
         )
-    except EngramError as error:
-        problem = {"key": "", "message": error.message, "line": None}
-        text = f"{error.message} {error.hint}"
-        return ConfigVerdict(path=path, text=text, problems=(problem,), exit_code=error.exit_code)
     doubts = f", with {plural(len(warnings), 'warning')}" if warnings else ""
     return ConfigVerdict(path=path, text=f"{path}: ok{doubts}", warnings=tuple(warnings))
 
 
-def _tokenizer(config: EngramConfig) -> TokenizerFile | None:
-    """Read a config's tokenizer if it is a file or folder here; the hub is not asked."""
-    if config.tokenizer is None or not Path(config.tokenizer).expanduser().exists():
-        return None
+def _token_doubts(config: EngramConfig) -> list[str]:
+    """Return warnings about the pad of a config whose tokenizer is here; the hub is not asked."""
+    path, pad_id = config.tokenizer, config.pad_id
+    if path is None or pad_id is None or not Path(path).expanduser().exists():
+        return []
     from engram.addressing.tokenizer_files import load_tokenizer
 
     try:
-        return load_tokenizer(config.tokenizer)
+        tokenizer = load_tokenizer(path)
     except EngramError:
-        return None
+        return []
+    tokens, name = tokenizer.tokenizer, tokenizer.name
+    number = tokens.token_to_id(pad_id) if isinstance(pad_id, str) else pad_id
+    if number is None:
+        return [f"pad_id {pad_id!r} is not a token of {name}."]
+    special = {i for i, token in tokens.get_added_tokens_decoder().items() if token.special}
+    if number in special | {tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id}:
+        return []
+    return [
+        f"pad_id {number} is {tokens.id_to_token(number)!r} in {name}, an ordinary token of texts: "
+        "the start of a document reads the same rows as that token."
+    ]

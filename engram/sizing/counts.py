@@ -9,7 +9,6 @@ from typing import Any
 from engram.addressing.primes import head_primes, stored_rows
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
-from engram.layouts import get_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +57,12 @@ class MemoryCount:
     """Parameter counts of a whole memory.
 
     Attributes:
+        config: The memory.
         layers: One count per layer, in hash order.
-        row_width: Columns of a table row.
-        n_columns: Rows that one token reads in one layer.
     """
 
+    config: EngramConfig
     layers: tuple[LayerCount, ...]
-    row_width: int
-    n_columns: int
 
     @property
     def rows(self) -> int:
@@ -101,16 +98,18 @@ def count_params(config: EngramConfig, layer_ids: Sequence[int] | None = None) -
     primes = head_primes(config, layer_ids)
     if not primes:
         raise LayoutError("No layer reads the memory.", "Give layer_ids, such as [1, 6].")
-    dense_parts = get_layout(config.layout).dense_parts(config)
+    dense_parts = config.rules.dense_parts(config)
     rows = {layer_id: stored_rows(primes[layer_id], config.row_multiple) for layer_id in primes}
-    layers = tuple(
-        LayerCount(
-            layer_id=layer_id,
-            primes=[list(heads) for heads in primes[layer_id]],
-            rows=rows[layer_id],
-            table_params=rows[layer_id] * config.row_width,
-            dense_parts=dense_parts,
-        )
-        for layer_id in primes
+    return MemoryCount(
+        config=config,
+        layers=tuple(
+            LayerCount(
+                layer_id=layer_id,
+                primes=[list(heads) for heads in primes[layer_id]],
+                rows=rows[layer_id],
+                table_params=rows[layer_id] * config.row_width,
+                dense_parts=dense_parts,
+            )
+            for layer_id in primes
+        ),
     )
-    return MemoryCount(layers=layers, row_width=config.row_width, n_columns=config.n_columns)

@@ -9,7 +9,6 @@ from typing import Any
 from engram.addressing.primes import head_primes, stored_rows
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.config.templates import find_config
 from engram.storage.dtypes import row_bytes
 
@@ -33,7 +32,7 @@ class ConfigFacts:
     def derived(self) -> dict[str, Any]:
         """Exact rows, widths, and what one token reads."""
         config = self.config
-        rows_per_token, dtype = config.n_columns * len(config.layer_ids), table_dtype(config)
+        rows_per_token, dtype = config.n_columns * len(config.layer_ids), config.stored_dtype()
         return {
             "k": [size / config.engram_vocab_size for size in config.engram_table_size],
             "engram_table_size": config.engram_table_size,

@@ -52,8 +52,7 @@ def new_config(
     """
     backbone = given_backbone(model)
     settings = dict(settings or {})
-    sizes = {"k": k, "budget": budget}
-    by = [name for name, value in sizes.items() if value is not None]
+    by = [name for name, value in {"k": k, "budget": budget}.items() if value is not None]
     by += [f"set {key}" for key in ("k", "engram_table_size") if key in settings]
     if len(by) > 1:
         raise UsageError(f"The table size is given more than once: by {', '.join(by)}.")
@@ -61,7 +60,20 @@ def new_config(
         settings["tokenizer"] = given(settings["tokenizer"])
     values = read_values(template_path(template))
     if backbone is not None:
-        _fit(values, backbone)
+        shape = memory_shape(backbone, layout=values["layout"])
+        values |= {
+            "tokenizer": shape.tokenizer,
+            "hidden_size": shape.hidden_size,
+            "engram_vocab_size": shape.engram_vocab_size,
+            "engram_table_size": [
+                round(rows / values["engram_vocab_size"] * shape.engram_vocab_size)
+                for rows in values["engram_table_size"]
+            ],
+            "layer_ids": shape.layer_ids[: len(values["layer_ids"])],
+            "hc_mult": shape.hc_mult,
+            "pad_id": backbone.eos_token_id if shape.pad_id is None else shape.pad_id,
+            "eos_id": shape.eos_id,
+        }
     if k is not None:
         settings["k"] = k
     if "k" in settings:
@@ -77,23 +89,3 @@ def new_config(
         return config
     base_dtype = None if backbone is None else backbone.float_dtype
     return size_memory(config, budget, base_dtype=base_dtype).config
-
-
-def _fit(values: dict[str, Any], backbone: Backbone) -> None:
-    """Replace the template's numbers by those of the backbone."""
-    shape = memory_shape(backbone, layout=values["layout"])
-    vocab_size = values["engram_vocab_size"]
-    pad_id = backbone.eos_token_id if shape.pad_id is None else shape.pad_id
-    values |= {
-        "tokenizer": shape.tokenizer,
-        "hidden_size": shape.hidden_size,
-        "engram_vocab_size": shape.engram_vocab_size,
-        "engram_table_size": [
-            round(rows / vocab_size * shape.engram_vocab_size)
-            for rows in values["engram_table_size"]
-        ],
-        "layer_ids": shape.layer_ids[: len(values["layer_ids"])],
-        "hc_mult": shape.hc_mult,
-        "pad_id": pad_id,
-        "eos_id": shape.eos_id,
-    }

@@ -57,9 +57,8 @@ def row_pages(row_bytes: int, rows: int = 0, start: int | None = None) -> RowPag
         start: Byte of the file at which the first row starts; None if unknown.
     """
     if start is None:
-        least = -(-row_bytes // PAGE_BYTES)
-        most = least + (row_bytes % PAGE_BYTES != 1)
-        return RowPages(1, least, 1 + (row_bytes - 1) / PAGE_BYTES, most, False)
+        least, mean = -(-row_bytes // PAGE_BYTES), 1 + (row_bytes - 1) / PAGE_BYTES
+        return RowPages(1, least, mean, least + (row_bytes % PAGE_BYTES != 1), False)
     period = PAGE_BYTES // gcd(row_bytes, PAGE_BYTES)  # the pattern repeats after it
     firsts = [(start + i * row_bytes) % PAGE_BYTES for i in range(min(period, max(rows, 1)))]
     counts = [(first + row_bytes - 1) // PAGE_BYTES + 1 for first in firsts]

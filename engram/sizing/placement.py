@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.errors import InputError, UsageError
+from engram.sizing.report_options import Place, ReportOptions
 from engram.sizing.weights import Group, Kind, Weights
 from engram.units import plural
 
-Mode = Literal["inference", "training"]
-Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
-Place = Literal["gpu", "cpu", "disk"]
-PLACES: tuple[Place, ...] = get_args(Place)
-OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
-
 # fp32 values per parameter of a dense optimiser, besides the fp32 master copy of a 16-bit weight.
 _DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
+# State of the optimisers that touch only the rows that were read.
+_SPARSE_STATES = {
+    "rowwise-adagrad": "one fp32 a row",
+    "sparse-adam": "two values a parameter in the table's dtype",
+}
 _INDEX_BYTES = 8
-TOKENS_PER_STEP = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +56,13 @@ class MemoryUse:
         weights: The parts, in the dtypes that they have in use.
         rows: Weights part by part, then gradients and optimiser state by group.
         assumptions: The assumptions of the numbers, one sentence each.
-        ranks: Devices that share the rows of each table.
-        device_memory_bytes: Memory of one device; None if not given.
-        host_memory_bytes: Memory of the host with all ranks; None if not given.
+        options: The use, the places, and the memory that there is.
     """
 
     weights: tuple[Weights, ...]
     rows: tuple[MemoryRow, ...]
     assumptions: tuple[str, ...]
-    ranks: int
-    device_memory_bytes: int | None
-    host_memory_bytes: int | None
+    options: ReportOptions
 
     @property
     def total_bytes(self) -> int:
@@ -82,144 +76,120 @@ class MemoryUse:
     @property
     def host_bytes(self) -> int:
         """Bytes in the memory of the host, for all ranks."""
-        return self.ranks * self.rank_bytes("cpu")
+        return self.options.tp * self.rank_bytes("cpu")
 
     @property
     def fits_device(self) -> bool | None:
         """Whether one rank's GPU part fits the device; None if its memory was not given."""
-        if self.device_memory_bytes is None:
-            return None
-        return self.rank_bytes("gpu") <= self.device_memory_bytes
+        there = self.options.device_memory
+        return None if there is None else self.rank_bytes("gpu") <= there
 
     @property
     def fits_host(self) -> bool | None:
         """Whether all ranks' parts fit the host; None if its memory was not given."""
-        if self.host_memory_bytes is None:
-            return None
-        return self.host_bytes <= self.host_memory_bytes
+        there = self.options.host_memory
+        return None if there is None else self.host_bytes <= there
 
     @property
     def fits(self) -> bool | None:
         """Whether everything fits; None if the size of a used place was not given."""
-        if False in (self.fits_device, self.fits_host):
+        verdicts = {"gpu": self.fits_device, "cpu": self.fits_host}
+        if False in verdicts.values():
             return False
-        sizes = {"gpu": self.device_memory_bytes, "cpu": self.host_memory_bytes}
-        known = all(sizes.get(row.place) is not None for row in self.rows if row.rank_bytes)
-        return True if known else None
+        used = {row.place for row in self.rows if row.rank_bytes}
+        return None if any(verdicts.get(place) is None for place in used) else True
 
 
-def memory_use(
-    weights: Sequence[Weights],
-    *,
-    mode: Mode = "inference",
-    optimizer: Optimizer = "adam",
-    tables: Place = "gpu",
-    ranks: int = 1,
-    device_memory_bytes: int | None = None,
-    host_memory_bytes: int | None = None,
-    tokens_per_step: int = TOKENS_PER_STEP,
-    freeze_base: bool = False,
-) -> MemoryUse:
+def memory_use(weights: Sequence[Weights], options: ReportOptions) -> MemoryUse:
     """Place the bytes of weights, gradients and optimiser state.
+
+    The optimisers adam, momentum and sgd keep dense state for every parameter; rowwise-adagrad and
+    sparse-adam apply to tables, with adam for everything else.
 
     Args:
         weights: Parts of the memory and, if it is known, of the base model.
-        mode: Weights alone, or with gradients and optimiser state.
-        optimizer: adam, momentum and sgd keep dense state for every parameter; rowwise-adagrad and
-            sparse-adam apply to tables, with adam for everything else.
-        tables: Place of the tables and their state.
-        ranks: Devices that share the rows of each table (tensor parallel).
-        device_memory_bytes: Memory of one device, to check whether it fits.
-        host_memory_bytes: Memory of the host with all ranks, to check whether it fits.
-        tokens_per_step: Tokens of a training step on one rank, which bound a sparse gradient.
-        freeze_base: Whether the base model is not trained.
+        options: The use, the places, and the memory that there is.
 
     Raises:
         UsageError: Tables on disk are to be trained.
-        InputError: `ranks` or `tokens_per_step` is below 1.
+        InputError: The number of ranks or of tokens a step is below 1.
     """
-    if ranks < 1 or tokens_per_step < 1:
+    is_training, tables, ranks = options.mode == "training", options.tables, options.tp
+    if ranks < 1 or options.tokens_per_step < 1:
         raise InputError(
-            f"ranks and tokens_per_step must be >= 1, got {ranks} and {tokens_per_step}.",
+            f"ranks and tokens_per_step must be >= 1, got {ranks} and {options.tokens_per_step}.",
             "Use 1 rank for a single device.",
             ranks=ranks,
-            tokens_per_step=tokens_per_step,
+            tokens_per_step=options.tokens_per_step,
         )
-    if mode == "training" and tables == "disk":
+    if is_training and tables == "disk":
         raise UsageError(
             "Tables on disk cannot be trained.",
             "Use --tables gpu or --tables cpu.",
         )
-    assumptions = ["not counted: activations, KV cache, framework"]
-    if mode == "training":
-        weights, notes = _trainable(weights)
-        assumptions += notes
-    rows = [_weight_row(part, tables, ranks) for part in weights]
-    if mode == "training":
-        groups: list[Group] = ["table", "dense"] if freeze_base else ["table", "dense", "base"]
-        for group in groups:
-            parts = [part for part in weights if part.group == group and part.params]
-            rows += _training_rows(parts, group, optimizer, tables, ranks, tokens_per_step)
-        assumptions += _training_notes(optimizer, tokens_per_step)
-        if any(part.group == "base" for part in weights):
-            assumptions.append(f"the base model is {'frozen' if freeze_base else 'trained too'}")
-    if ranks > 1:
-        assumptions.append(
-            f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
-            "dense parts of the memory whole on every rank"
+    quantised = {part.dtype for part in weights} & {*INFERENCE_DTYPES}
+    if is_training:
+        weights = [part.cast("bfloat16") if part.dtype in quantised else part for part in weights]
+    rows = [
+        MemoryRow(
+            part=part.part,
+            params=part.params,
+            size_bytes=part.size_bytes,
+            rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
+            place=tables if part.group == "table" else "gpu",
+            kind=part.kind,
+            is_table=part.group == "table",
         )
-        if host_memory_bytes is not None:
-            assumptions.append("all ranks are on one host")
+        for part in weights
+    ]
+    if is_training:
+        trained: tuple[Group, ...] = ("table", "dense", "base")
+        for group in trained[:2] if options.freeze_base else trained:
+            parts = [part for part in weights if part.group == group and part.params]
+            rows += _training_rows(parts, group, options)
+    has_base = any(part.group == "base" for part in weights)
+    assumptions = (
+        (True, "not counted: activations, KV cache, framework"),
+        (
+            is_training and bool(quantised),
+            f"weights stored as {', '.join(sorted(map(str, quantised)))} are trained in bfloat16",
+        ),
+        *((is_training, note) for note in _training_notes(options)),
+        (
+            is_training and has_base,
+            f"the base model is {'frozen' if options.freeze_base else 'trained too'}",
+        ),
+        (
+            ranks > 1,
+            f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
+            "dense parts of the memory whole on every rank",
+        ),
+        (ranks > 1 and options.host_memory is not None, "all ranks are on one host"),
+    )
     return MemoryUse(
         weights=tuple(weights),
         rows=tuple(rows),
-        assumptions=tuple(assumptions),
-        ranks=ranks,
-        device_memory_bytes=device_memory_bytes,
-        host_memory_bytes=host_memory_bytes,
+        assumptions=tuple(note for is_so, note in assumptions if is_so),
+        options=options,
     )
 
 
-def _trainable(weights: Sequence[Weights]) -> tuple[list[Weights], list[str]]:
-    quantised = [part for part in weights if part.dtype in INFERENCE_DTYPES]
-    if not quantised:
-        return list(weights), []
-    what = ", ".join(sorted({str(part.dtype) for part in quantised}))
-    kept = [part.cast("bfloat16") if part in quantised else part for part in weights]
-    return kept, [f"weights stored as {what} are trained in bfloat16"]
-
-
-def _training_notes(optimizer: Optimizer, tokens_per_step: int) -> list[str]:
+def _training_notes(options: ReportOptions) -> list[str]:
+    optimizer = options.optimizer
     dense = optimizer if optimizer in _DENSE_STATES else "adam"
-    values = _DENSE_STATES[dense]
-    notes = [
-        f"{dense}: gradients in the weights' dtype, {plural(values, 'fp32 value')} a parameter, an "
-        "fp32 master copy of 16-bit weights"
-    ]
-    if optimizer in _DENSE_STATES:
-        return notes
-    state = {
-        "rowwise-adagrad": "one fp32 a row",
-        "sparse-adam": "two values a parameter in the table's dtype",
-    }[optimizer]
-    return [
-        f"tables under {optimizer}: {state}, no master copy",
-        f"sparse table gradients: {plural(tokens_per_step, 'token')} a step, every look-up a row "
-        "of its own",
-        f"everything but the tables under {notes[0]}",
-    ]
-
-
-def _weight_row(part: Weights, tables: Place, ranks: int) -> MemoryRow:
-    return MemoryRow(
-        part=part.part,
-        params=part.params,
-        size_bytes=part.size_bytes,
-        rank_bytes=_rank_bytes(part, part.size_bytes, ranks),
-        place=tables if part.group == "table" else "gpu",
-        kind=part.kind,
-        is_table=part.group == "table",
+    note = (
+        f"{dense}: gradients in the weights' dtype, "
+        f"{plural(_DENSE_STATES[dense], 'fp32 value')} a parameter, an fp32 master copy of 16-bit "
+        "weights"
     )
+    if optimizer == dense:
+        return [note]
+    return [
+        f"tables under {optimizer}: {_SPARSE_STATES[optimizer]}, no master copy",
+        f"sparse table gradients: {plural(options.tokens_per_step, 'token')} a step, every look-up "
+        "a row of its own",
+        f"everything but the tables under {note}",
+    ]
 
 
 def _rank_bytes(part: Weights, size_bytes: int, ranks: int) -> int:
@@ -230,32 +200,26 @@ def _rank_bytes(part: Weights, size_bytes: int, ranks: int) -> int:
 
 
 def _training_rows(
-    parts: Sequence[Weights],
-    group: Group,
-    optimizer: Optimizer,
-    tables: Place,
-    ranks: int,
-    tokens_per_step: int,
+    parts: Sequence[Weights], group: Group, options: ReportOptions
 ) -> list[MemoryRow]:
+    optimizer, ranks = options.optimizer, options.tp
     sparse = group == "table" and optimizer not in _DENSE_STATES
     dense_states = _DENSE_STATES.get(optimizer, _DENSE_STATES["adam"])
     gradients, states = [0, 0], [0, 0]  # over all ranks, of one rank
     for part in parts:
-        itemsize = part.size_bytes // part.params
         if sparse:
             state = part.rows * 4 if optimizer == "rowwise-adagrad" else 2 * part.size_bytes
             row = part.size_bytes // part.rows + _INDEX_BYTES
-            touched = tokens_per_step * part.reads
+            touched = options.tokens_per_step * part.reads
             gradients[0] += min(touched, part.rows) * row
             gradients[1] += min(touched, -(-part.rows // ranks)) * row
         else:
-            master = 4 if itemsize < 4 else 0
-            state = part.params * (master + dense_states * max(4, itemsize))
+            itemsize = part.size_bytes // part.params
+            state = part.params * (4 * (itemsize < 4) + dense_states * max(4, itemsize))
             gradients[0] += part.size_bytes
             gradients[1] += _rank_bytes(part, part.size_bytes, ranks)
         states[0] += state
         states[1] += _rank_bytes(part, state, ranks)
-    place: Place = tables if group == "table" else "gpu"
     kinds: tuple[Kind, Kind] = ("estimated" if sparse else "nominal", "nominal")
     return [
         MemoryRow(
@@ -263,7 +227,7 @@ def _training_rows(
             params=None,
             size_bytes=size[0],
             rank_bytes=size[1],
-            place=place,
+            place=options.tables if group == "table" else "gpu",
             kind=kind,
             is_table=group == "table",
         )

@@ -64,10 +64,10 @@ def memory_shape(
     """
     rules = get_layout(layout)
     if backbone is not None:
-        hashed = tokenizer_length(backbone) if rules.hashes == "compressed" else None
         hidden_size = backbone.hidden_size if hidden_size is None else hidden_size
         hc_mult = backbone.hc_mult if hc_mult is None else hc_mult
         if engram_vocab_size is None:
+            hashed = tokenizer_length(backbone) if rules.hashes == "compressed" else None
             engram_vocab_size = hashed or backbone.vocab_size
         layer_ids = default_layers(backbone.num_layers) if layer_ids is None else layer_ids
         check_layers(backbone, layer_ids)
@@ -76,8 +76,7 @@ def memory_shape(
             "Without a model, its hidden size, vocabulary and layers must be given.",
             "Give --model, or --hidden-size, --vocab and --layers.",
         )
-    if max_ngram_size is None:
-        max_ngram_size = rules.max_ngram_size
+    max_ngram_size = rules.max_ngram_size if max_ngram_size is None else max_ngram_size
     settings = {
         "layout": layout,
         "tokenizer": None if backbone is None else _tokenizer(backbone),
@@ -104,8 +103,7 @@ def check_layers(backbone: Backbone, layer_ids: Sequence[int]) -> None:
     Raises:
         LayoutError: It has fewer layers.
     """
-    past = [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]
-    if past:
+    if past := [layer_id for layer_id in layer_ids if layer_id >= backbone.num_layers]:
         raise LayoutError(
             f"Layers of {backbone.name} must be in 0..{backbone.num_layers - 1}, got {past[0]}.",
             "Layers are counted from 0 (papers often count from 1).",
@@ -125,19 +123,21 @@ def check_backbone(config: EngramConfig, backbone: Backbone, source: str) -> Non
     Raises:
         ConfigError: Layers, width, streams or vocabulary differ; all problems at once.
     """
-    problems = []
+    has = f"{backbone.name} has the layers 0 to {backbone.num_layers - 1}"
     past = [layer_id for layer_id in config.layer_ids if layer_id >= backbone.num_layers]
-    if past:
-        has = f"{backbone.name} has the layers 0 to {backbone.num_layers - 1}"
-        problems.append(Problem("layer_ids", f"there is no layer {past[0]}: {has}"))
-    hashed = tokenizer_length(backbone)
-    sizes = {"hidden_size": backbone.hidden_size, "hc_mult": backbone.hc_mult}
-    if get_layout(config.layout).hashes == "compressed" and hashed is not None:
-        sizes["engram_vocab_size"] = hashed
-    problems += [
-        Problem(key, f"must be {value}, that of {backbone.name}, got {getattr(config, key)}")
-        for key, value in sizes.items()
-        if getattr(config, key) != value
+    compresses = config.rules.hashes == "compressed"
+    sizes = {
+        "hidden_size": backbone.hidden_size,
+        "hc_mult": backbone.hc_mult,
+        "engram_vocab_size": tokenizer_length(backbone) if compresses else None,
+    }
+    problems = [
+        *(Problem("layer_ids", f"there is no layer {layer_id}: {has}") for layer_id in past[:1]),
+        *(
+            Problem(key, f"must be {value}, that of {backbone.name}, got {getattr(config, key)}")
+            for key, value in sizes.items()
+            if value not in (None, getattr(config, key))
+        ),
     ]
     if problems:
         hint = "engram config new TEMPLATE --model MODEL fits a template to a model."
@@ -161,9 +161,9 @@ def tokenizer_length(backbone: Backbone) -> int | None:
     content = find_json(file, _TOKENIZER)
     if content is None:
         return None
-    vocab = content["model"]["vocab"]
+    vocab, added = content["model"]["vocab"], content.get("added_tokens") or ()
     tokens = {token if isinstance(token, str) else str(token[0]) for token in vocab}
-    return len(tokens | {added["content"] for added in content.get("added_tokens") or ()})
+    return len(tokens.union(token["content"] for token in added))
 
 
 def _tokenizer(backbone: Backbone) -> str:
@@ -182,7 +182,6 @@ def _token_ids(backbone: Backbone | None, vocab_size: int, fill: str) -> dict[st
         )
     if backbone is None:
         return {}
-    eos_id = backbone.eos_token_id
-    pad_id = eos_id if backbone.pad_token_id is None else backbone.pad_token_id
-    ids = {"eos_id": eos_id} if fill == "eos" else {"pad_id": pad_id, "eos_id": eos_id}
+    pad_id = backbone.eos_token_id if backbone.pad_token_id is None else backbone.pad_token_id
+    ids = {"pad_id": pad_id if fill == "pad" else None, "eos_id": backbone.eos_token_id}
     return {key: value for key, value in ids.items() if value is not None and value < vocab_size}

@@ -50,10 +50,10 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
     if backbone is not None:
         backbone = replace(backbone, tokenizer_vocab_size=tokenizer_length(backbone))
     statistics = None if options.corpus is None else read_statistics(Path(options.corpus))
-    is_known = backbone is not None and backbone.tokenizer_vocab_size is not None
     vocab = options.vocab
-    if statistics is not None and statistics.is_compressed and vocab is None and not is_known:
-        vocab = statistics.vocab_size
+    if vocab is None and statistics is not None and statistics.is_compressed:
+        is_known = backbone is not None and backbone.tokenizer_vocab_size is not None
+        vocab = None if is_known else statistics.vocab_size
     shape = memory_shape(
         backbone,
         layout=options.layout,
@@ -74,29 +74,25 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
     length = statistics.tokens if options.tokens is None else options.tokens
     counts = [statistics.ngrams(order, length) for order in shape.orders]
     sizing = _sized(shape, backbone, options, counts)
-    fill = CorpusFill(
-        str(statistics.file),
-        statistics.tokens,
-        length,
-        options.load,
-        order_loads(counts, sizing.counts, options.load),
-    )
+    loads = order_loads(counts, sizing.counts, options.load)
+    fill = CorpusFill(str(statistics.file), statistics.tokens, length, options.load, loads)
     return replace(sizing, backbone=backbone, corpus=fill, notes=notes)
 
 
 def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:
-    notes = []
-    if shape.hidden_size != backbone.hidden_size:
-        notes.append(
+    notes = (
+        (
+            shape.hidden_size != backbone.hidden_size,
             f"Sized for hidden size {shape.hidden_size}: it cannot be attached to {backbone.name}, "
-            f"which has {backbone.hidden_size}."
-        )
-    if vocab is None and backbone.tokenizer_vocab_size is None:
-        notes.append(
+            f"which has {backbone.hidden_size}.",
+        ),
+        (
+            vocab is None and backbone.tokenizer_vocab_size is None,
             f"The length of {backbone.name}'s tokenizer is not known here: k counts its "
-            f"{shape.engram_vocab_size:,} vocabulary rows. --vocab states it."
-        )
-    return tuple(notes)
+            f"{shape.engram_vocab_size:,} vocabulary rows. --vocab states it.",
+        ),
+    )
+    return tuple(note for is_so, note in notes if is_so)
 
 
 def _sized(
@@ -115,7 +111,9 @@ def _sized(
     elif options.budget is not None:
         budget_params = options.budget
     else:
-        share = budget.SEED_SHARE if options.share is None else options.share
         # Without a model, `size` demands one of the others.
-        budget_params = budget.share_budget(backbone.params if backbone else 0, share)
+        budget_params = budget.share_budget(
+            backbone.params if backbone else 0,
+            budget.SEED_SHARE if options.share is None else options.share,
+        )
     return budget.size_memory(shape, budget_params, fill=options.fill, base_dtype=base_dtype)

@@ -67,15 +67,27 @@ class SizeOptions:
 
     def __post_init__(self) -> None:
         sizes = self.sizes
-        if len(sizes) > 1:
-            raise UsageError(f"--{' and --'.join(sizes)} exclude each other.", "Give one of them.")
-        if self.tokens is not None and self.corpus is None:
-            raise UsageError("--tokens predicts from a text.", "Give its statistics with --corpus.")
         by_corpus = self.corpus is not None and not sizes
-        if self.fill is not None and (by_corpus or not {"k", "rows"}.isdisjoint(sizes)):
-            raise UsageError(
-                "--fill is a part of a budget, but the size is given already.", "Leave it out."
-            )
+        contradictions = (
+            (
+                len(sizes) > 1,
+                f"--{' and --'.join(sizes)} exclude each other.",
+                "Give one of them.",
+            ),
+            (
+                self.tokens is not None and self.corpus is None,
+                "--tokens predicts from a text.",
+                "Give its statistics with --corpus.",
+            ),
+            (
+                self.fill is not None and (by_corpus or not {"k", "rows"}.isdisjoint(sizes)),
+                "--fill is a part of a budget, but the size is given already.",
+                "Leave it out.",
+            ),
+        )
+        for is_so, message, hint in contradictions:
+            if is_so:
+                raise UsageError(message, hint)
 
     @property
     def sizes(self) -> list[str]:

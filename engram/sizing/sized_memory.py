@@ -8,10 +8,9 @@ from typing import Any
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.sizing.counts import MemoryCount
 from engram.sizing.table_load import OrderLoad
-from engram.sizing.weights import config_weights
+from engram.sizing.weights import total_of, weigh
 
 SCHEMA = "engram.size/1"
 
@@ -81,8 +80,8 @@ class Sizing:
         config, counts, backbone = self.config, self.counts, self.backbone
         model_params = None if backbone is None else backbone.params
         whole = counts.total_params + (model_params or 0)
-        dtype = table_dtype(config, None if backbone is None else backbone.float_dtype)
-        parts = config_weights(counts, dtype.name)
+        dtype, parts = weigh(counts, backbone)
+        memory_bytes = sum(part.size_bytes for part in parts if part.group != "base")
         return {
             "schema": SCHEMA,
             "model": None if backbone is None else backbone.name,
@@ -105,7 +104,7 @@ class Sizing:
             "share_of_whole": None if model_params is None else counts.total_params / whole,
             "table_dtype": dtype.name,
             "table_dtype_from": dtype.origin,
-            "table_bytes": sum(part.size_bytes for part in parts if part.group == "table"),
-            "total_bytes": sum(part.size_bytes for part in parts),
+            "table_bytes": total_of(parts, "table")[1],
+            "total_bytes": memory_bytes,
             "corpus": None if self.corpus is None else asdict(self.corpus),
         }

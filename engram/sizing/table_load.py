@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
 from engram.growth import Growth
-from engram.layouts import get_layout
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
@@ -68,6 +67,9 @@ class NgramCount:
     relative_error: float | None
 
 
+_NGRAM_COUNT = [field.name for field in fields(NgramCount)]
+
+
 @dataclass(frozen=True)
 class CorpusStatistics:
     """The statistics of a text from `engram hash --json`.
@@ -94,7 +96,7 @@ class CorpusStatistics:
         Raises:
             MismatchError: They are for another vocabulary, or for other orders.
         """
-        compresses = get_layout(config.layout).hashes == "compressed"
+        compresses = config.rules.hashes == "compressed"
         if compresses != self.is_compressed:
             ours, theirs = ("compressed", "raw") if compresses else ("raw", "compressed")
             raise MismatchError(
@@ -111,8 +113,7 @@ class CorpusStatistics:
                 vocab_size=self.vocab_size,
                 expected=config.engram_vocab_size,
             )
-        missing = [order for order in config.orders if order not in self.counts]
-        if missing:
+        if missing := [order for order in config.orders if order not in self.counts]:
             raise MismatchError(
                 f"{self.file} counts n-grams of the orders {sorted(self.counts)}; the memory also "
                 f"reads {missing}.",
@@ -149,29 +150,30 @@ def read_statistics(file: Path) -> CorpusStatistics:
         MissingFileError: There is no such file.
         InputError: It holds something else.
     """
-    # Any other file is probably the text itself, which the hint must not overwrite.
-    text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))
-    other = "hash.json" if file.name == "stats.json" else "stats.json"
     try:
         values = read_json(file, _SHAPE)
     except MissingFileError:
         hint = f"engram hash TEXT --json > {file.name} writes it."
         raise MissingFileError(f"{file} does not exist.", hint, file=str(file)) from None
     except CorruptFileError as error:
+        # Any other file is probably the text itself, which the hint must not overwrite.
+        text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))
+        other = "hash.json" if file.name == "stats.json" else "stats.json"
         raise InputError(
             f"{file} is not a result of engram hash --json: {error.message}",
             f"engram hash {text} --json > {other} writes one.",
             file=str(file),
         ) from None
-    curves = [Growth.from_dict(curve) for curve in values["growth"]]
-    heads = {head["order"]: head for head in values["layers"][0]["heads"]}
     return CorpusStatistics(
         file=file,
         tokens=values["tokens"],
         vocab_size=values["tokenizer"]["vocab_size"],
         is_compressed=values["compressed_vocab_size"] is not None,
-        counts={order: _count(order, head) for order, head in heads.items()},
-        growth={curve.order: curve for curve in curves},
+        counts={
+            head["order"]: NgramCount(*map(head.get, _NGRAM_COUNT))
+            for head in values["layers"][0]["heads"]
+        },
+        growth={curve["order"]: Growth.from_dict(curve) for curve in values["growth"]},
     )
 
 
@@ -210,24 +212,16 @@ def rows_for_load(distinct_ngrams: int, load: float) -> int:
 
 
 @dataclass(frozen=True)
-class OrderLoad:
-    """The table load of one order for a corpus.
+class OrderLoad(NgramCount):
+    """The table load of one order for a corpus, and the n-grams that make it.
 
     Attributes:
-        order: n of the n-grams.
-        distinct_ngrams: Distinct n-grams of the corpus.
-        kind: Whether they are counted or estimated.
-        relative_error: Relative error of the estimate, as a fraction; None if unknown.
         rows_needed_per_head: Rows of one head that they fill to the wanted load.
         rows: Rows of all heads of the order in the first layer: a sum of primes.
         expected_rows_hit: Average number of these rows that the n-grams hit.
         expected_load: expected_rows_hit / rows.
     """
 
-    order: int
-    distinct_ngrams: int
-    kind: Literal["exact", "estimated"]
-    relative_error: float | None
     rows_needed_per_head: int
     rows: int
     expected_rows_hit: float
@@ -247,11 +241,10 @@ def order_loads(
     loads = []
     for count, primes in zip(counts, memory.layers[0].primes, strict=True):
         hit = sum(expected_rows_hit(count.distinct_ngrams, prime) for prime in primes)
-        needed = rows_for_load(count.distinct_ngrams, load)
         loads.append(
             OrderLoad(
                 **vars(count),
-                rows_needed_per_head=needed,
+                rows_needed_per_head=rows_for_load(count.distinct_ngrams, load),
                 rows=sum(primes),
                 expected_rows_hit=hit,
                 expected_load=hit / sum(primes),
@@ -271,10 +264,5 @@ def rows_per_order(config: EngramConfig, counts: Sequence[NgramCount], load: flo
         load: Wanted load.
     """
     rows = [rows_for_load(count.distinct_ngrams, load) for count in counts]
-    if get_layout(config.layout).equal_tables:
-        rows = [max(rows)] * len(rows)
-    return [size * config.n_head_per_ngram for size in rows]
-
-
-def _count(order: int, head: dict[str, Any]) -> NgramCount:
-    return NgramCount(order, head["distinct_ngrams"], head["kind"], head["relative_error"])
+    are_equal = config.rules.equal_tables
+    return [(max(rows) if are_equal else size) * config.n_head_per_ngram for size in rows]

@@ -1,15 +1,17 @@
-"""The weights of a memory and its base model, in parts with parameters and bytes."""
+"""The weights of a memory and its base model, in parts: parameters, bytes, and rows read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Literal
 
 from engram.backbone import Backbone
-from engram.config.table_dtype import INFERENCE_DTYPES
+from engram.config.table_dtype import INFERENCE_DTYPES, TableDtype
 from engram.sizing.counts import MemoryCount
-from engram.sizing.pages import RowPages, row_pages
+from engram.sizing.pages import PAGE_BYTES, RowPages, row_pages
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name, row_bytes
 
 Kind = Literal["exact", "nominal", "estimated"]
@@ -69,6 +71,24 @@ def dense_dtype(table_dtype: str) -> str:
     return "bfloat16" if dtype_name(table_dtype) in INFERENCE_DTYPES else dtype_name(table_dtype)
 
 
+def weigh(
+    counts: MemoryCount, backbone: Backbone | None = None, dtype: str | None = None
+) -> tuple[TableDtype, list[Weights]]:
+    """Weigh a memory that is not built yet, as `size` and `report` do.
+
+    Args:
+        counts: Its parameter counts.
+        backbone: Its base model; None if that is unknown, or not to be counted.
+        dtype: dtype of the tables; by default the config's, else the base's.
+
+    Returns:
+        The dtype of the tables; and the parts: of the memory, then the base.
+    """
+    chosen = counts.config.stored_dtype(None if backbone is None else backbone.float_dtype, dtype)
+    base = [] if backbone is None else [base_weights(backbone)]
+    return chosen, [*config_weights(counts, chosen.name), *base]
+
+
 def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
     """Return the weights of a memory that is not built yet.
 
@@ -88,11 +108,10 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
             kind="exact",
             rows=layer.rows,
             layer_id=layer.layer_id,
-            reads=counts.n_columns,
+            reads=counts.config.n_columns,
         )
-        parts.append(table.cast(table_dtype))
-        for name, params in layer.dense_parts.items():
-            dense = Weights(
+        dense = (
+            Weights(
                 part=f"layers.{layer.layer_id}.{name}",
                 group="dense",
                 params=params,
@@ -101,19 +120,68 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
                 kind="exact" if around == dtype_name(table_dtype) else "nominal",
                 layer_id=layer.layer_id,
             )
-            parts.append(dense.cast(around))
+            for name, params in layer.dense_parts.items()
+        )
+        parts += [table.cast(table_dtype), *(part.cast(around) for part in dense)]
     return parts
 
 
 def base_weights(backbone: Backbone) -> Weights:
     """Return the weights of a base model, in the dtype of its config, or bfloat16."""
-    base = Weights(
+    return Weights(
         part="base", group="base", params=backbone.params, size_bytes=0, dtype=None, kind="nominal"
-    )
-    return base.cast(backbone.dtype or BASE_DTYPE)
+    ).cast(backbone.dtype or BASE_DTYPE)
 
 
 def total_of(weights: Sequence[Weights], group: Group) -> tuple[int, int]:
     """Return the parameters and bytes of one group."""
     parts = [part for part in weights if part.group == group]
     return sum(part.params for part in parts), sum(part.size_bytes for part in parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """The reads of one token from all tables.
+
+    Attributes:
+        rows: Table rows.
+        size_bytes: Bytes of those rows, scales included.
+        pages: Disk pages and separate reads; None if there are no tables.
+    """
+
+    rows: int
+    size_bytes: int
+    pages: RowPages | None
+
+    def rate(self, tokens_per_second: int) -> dict[str, int]:
+        """Return the load on the tables' place at a speed, without any cache of frequent rows.
+
+        Args:
+            tokens_per_second: The speed.
+
+        Returns:
+            By the second, for JSON: rows; separate disk reads (values and scales of a row are
+            two); bytes of rows; and bytes of whole disk pages, on average.
+        """
+        reads, pages = (self.pages.reads, self.pages.mean) if self.pages else (self.rows, 0)
+        return {
+            "tokens_per_second": tokens_per_second,
+            "rows_per_second": tokens_per_second * self.rows,
+            "iops": tokens_per_second * reads,
+            "bytes_per_second": tokens_per_second * self.size_bytes,
+            "disk_bytes_per_second": round(tokens_per_second * PAGE_BYTES * pages),
+        }
+
+
+def reads_of(weights: Sequence[Weights]) -> Reads:
+    """Add up the reads of one token.
+
+    Pages are counted row by row: rows of one token that share a page count twice.
+    """
+    tables = [part for part in weights if part.group == "table" and part.rows]
+    pages = [part.pages.times(part.reads) for part in tables if part.pages is not None]
+    return Reads(
+        rows=sum(part.reads for part in tables),
+        size_bytes=sum(part.reads * part.size_bytes // part.rows for part in tables),
+        pages=reduce(add, pages) if pages else None,
+    )

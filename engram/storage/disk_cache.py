@@ -16,8 +16,7 @@ _DIGEST_BYTES = 32
 
 def cache_folder() -> Path:
     """Return the cache folder: ``$ENGRAM_CACHE``, or engram/ in the user's cache folder."""
-    own = os.environ.get("ENGRAM_CACHE")
-    if own:
+    if own := os.environ.get("ENGRAM_CACHE"):
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path("~/.cache").expanduser()) / "engram"

@@ -125,19 +125,14 @@ def _kind(path: Path) -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file, indented by two, whole or not at all."""
-    with atomic_write(path, "w") as file:
-        file.write(json_text(values))
-
-
-def json_text(values: Any) -> str:
-    """Write JSON, indented by two; readable in all languages where UTF-8 can hold it."""
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    """Write a JSON file, whole or not at all: indented by two, readable in all languages."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:  # a file's name need not be UTF-8
-        return json.dumps(values, indent=2) + "\n"
-    return text
+        text = json.dumps(values, indent=2)
+    with atomic_write(path, "w") as file:
+        file.write(f"{text}\n")
 
 
 def sha256_of(file: Path, step: Callable[[], None] | None = None) -> str:

@@ -53,8 +53,7 @@ def _check(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
             "Choose another folder, or pass --overwrite to replace it.",
             output=str(folder),
         )
-    others = sorted({file.name for file in folder.iterdir()} - files)
-    if others:
+    if others := sorted({file.name for file in folder.iterdir()} - files):
         raise InputError(
             f"{folder} also holds {', '.join(others[:3])}, which this command does not know as its "
             "own; the folder is not replaced.",
@@ -97,7 +96,7 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         if folder.exists():
             folder.rename(place / staging.OLD)
         new.rename(folder)
-        staging.sync_folder(folder.parent)
+        staging.sync_path(folder.parent)
 
 
 def torn(folder: Path) -> list[Path]:

@@ -32,9 +32,8 @@ def full_disk(error: BaseException, path: Path | str | None) -> DoesNotFitError 
     number = _number(error)
     if number is None:
         return None
-    where = "" if path is None else f"{path}: "
     return DoesNotFitError(
-        f"{where}{os.strerror(number)}.",
+        f"{'' if path is None else f'{path}: '}{os.strerror(number)}.",
         "Free some space, or write elsewhere with -o.",
         path=None if path is None else str(path),
         errno=errno.errorcode[number],
@@ -44,8 +43,8 @@ def full_disk(error: BaseException, path: Path | str | None) -> DoesNotFitError 
 def _number(error: BaseException) -> int | None:
     """Return the system's number of an error that tells of too little room."""
     if isinstance(error, DoesNotFitError):  # one of these, told of a file inside
-        name = error.details.get("errno")
-        return next((number for number in NO_ROOM if errno.errorcode[number] == name), None)
+        names = {errno.errorcode[number]: number for number in NO_ROOM}
+        return names.get(error.details.get("errno", ""))
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in NO_ROOM else None
     if not isinstance(error, Exception) or not (told := _TOLD.search(str(error))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from engram.errors import InputError
@@ -37,9 +38,6 @@ def refuse_gguf_folder(folder: Path) -> None:
     Raises:
         InputError: There is a GGUF file in it.
     """
-    try:
-        files = sorted(folder.glob("*.gguf"))
-    except OSError:  # told by whoever reads the folder
-        return
-    for file in files:
-        refuse_gguf(file)
+    with suppress(OSError):  # told by whoever reads the folder
+        for file in sorted(folder.glob("*.gguf")):
+            refuse_gguf(file)

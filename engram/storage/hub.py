@@ -30,17 +30,12 @@ def probe(name: str, file: str, revision: str | None) -> Exception | None:
     """
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
+    noes = errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError
     url = hf_hub_url(name, file, revision=revision, endpoint=_endpoint())
     try:
         get_hf_file_metadata(url, timeout=PROBE_SECONDS)
-    except (
-        errors.RepositoryNotFoundError,
-        errors.RevisionNotFoundError,
-        errors.EntryNotFoundError,
-    ):
-        return None
     except Exception as error:  # the client's versions differ in transport, and so in exceptions
-        return error
+        return None if isinstance(error, noes) else error
     return None
 
 
@@ -165,23 +160,35 @@ def not_had(
     """
     from huggingface_hub import errors
 
-    if isinstance(error, errors.GatedRepoError):
-        problem = "is gated"
-        hint = "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN)."
-    elif isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
-        problem, hint = "is not a folder here, and not on the hub (or private)", unknown
-    elif isinstance(error, errors.RevisionNotFoundError):
-        problem = f"has no revision {revision!r} on the hub"
-        hint = "Leave the revision out for the newest one."
-    elif isinstance(error, errors.LocalEntryNotFoundError):
-        why = f"asking the hub failed ({reason(error)})"
-        problem = f"is not a folder here, and not in the hub's local cache; {why}"
-        hint = f"Go online (HF_HUB_OFFLINE unset), or give {folder}. {unknown}"
-    elif isinstance(error, errors.EntryNotFoundError):
-        problem, hint = f"has no {file} on the hub", absent
-    else:  # the client's versions differ in transport, and so in exceptions
-        problem = f"could not be read from the hub ({type(error).__name__}: {error})"
-        hint = f"Try again, or give {folder}."
+    nowhere = "is not a folder here, and not on the hub (or private)"
+    # The first that an error is of; some are of several.
+    cases: tuple[tuple[type[Exception], str, str], ...] = (
+        (
+            errors.GatedRepoError,
+            "is gated",
+            "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN).",
+        ),
+        (errors.RepositoryNotFoundError, nowhere, unknown),
+        (errors.HFValidationError, nowhere, unknown),
+        (
+            errors.RevisionNotFoundError,
+            f"has no revision {revision!r} on the hub",
+            "Leave the revision out for the newest one.",
+        ),
+        (
+            errors.LocalEntryNotFoundError,
+            "is not a folder here, and not in the hub's local cache; asking the hub failed "
+            f"({reason(error)})",
+            f"Go online (HF_HUB_OFFLINE unset), or give {folder}. {unknown}",
+        ),
+        (errors.EntryNotFoundError, f"has no {file} on the hub", absent),
+        (  # the client's versions differ in transport, and so in exceptions
+            Exception,
+            f"could not be read from the hub ({type(error).__name__}: {error})",
+            f"Try again, or give {folder}.",
+        ),
+    )
+    problem, hint = next(case[1:] for case in cases if isinstance(error, case[0]))
     return MissingFileError(f"{subject} {problem}.", hint, **details, revision=revision)
 
 

@@ -19,7 +19,6 @@ from engram.storage.file_names import is_inside
 
 MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
 MAX_DEPTH = 100
-_TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _LIMIT = 2**63
 _NAMED = 10  # problems that a message names
 # The next step where a folder with a memory is damaged.
@@ -97,8 +96,8 @@ def one_of(*texts: str) -> Kind:
 
 def read_json(
     path: Path, shape: Any = OBJECT, *, hint: str = _HINT, file_names: bool = False
-) -> Any:
-    """Read a JSON file.
+) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Args:
         path: The file.
@@ -138,10 +137,9 @@ def find_json(
         file_names: See `read_json`.
     """
     try:
-        values: dict[str, Any] = read_json(path, shape, file_names=file_names)
+        return read_json(path, shape, file_names=file_names)
     except (OSError, EngramError):
         return None
-    return values
 
 
 def parse_json(
@@ -151,8 +149,8 @@ def parse_json(
     *,
     hint: str = _HINT,
     file_names: bool = False,
-) -> Any:
-    """Read JSON that is in memory.
+) -> dict[str, Any]:
+    """Read a JSON object that is in memory.
 
     Args:
         content: The bytes.
@@ -171,23 +169,28 @@ def parse_json(
         raise _corrupt(where, f"is larger than {MAX_JSON_BYTES:,} bytes", hint)
     try:
         text = content.decode("utf-8-sig")
-        values = json.loads(text)
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
-        raise _corrupt(where, f"is not JSON: {what}", hint) from None
+        values: dict[str, Any] = json.loads(text)
+        if _depth(values) > MAX_DEPTH:
+            raise RecursionError
     except ValueError as error:
-        raise _corrupt(where, f"is not JSON: {error}", hint) from None
+        what = f"{error}"
+        if isinstance(error, UnicodeDecodeError):
+            what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
+        raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except RecursionError:
-        raise _corrupt(where, _TOO_DEEP, hint) from None
-    if _depth(values) > MAX_DEPTH:
-        raise _corrupt(where, _TOO_DEEP, hint)
-    if "\\u" in text and not _is_unicode(values, "surrogateescape" if file_names else "strict"):
-        raise _corrupt(where, "holds half of a surrogate pair, which is not text", hint)
+        raise _corrupt(where, f"is nested more than {MAX_DEPTH} deep", hint) from None
+    try:
+        if "\\u" in text:
+            written = json.dumps(values, ensure_ascii=False)
+            written.encode(errors="surrogateescape" if file_names else "strict")
+    except UnicodeEncodeError:
+        what = "holds half of a surrogate pair, which is not text"
+        raise _corrupt(where, what, hint) from None
     check_shape(values, shape, where, hint=hint)
     return values
 
 
-def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> None:
+def check_shape(values: object, shape: Any, where: str, *, hint: str = _HINT) -> None:
     """Check that a value is of a shape.
 
     Args:
@@ -206,39 +209,37 @@ def check_shape(values: Any, shape: Any, where: str, *, hint: str = _HINT) -> No
         raise _corrupt(where, what, hint, problems=faults)
 
 
-def _faults(value: Any, shape: Any, name: str) -> Iterator[str]:
+def _faults(value: object, shape: Any, name: str) -> Iterator[str]:
     """Yield everything in which a value differs from a shape, by its path."""
-    if isinstance(shape, OrNull):
-        if value is not None:
-            yield from _faults(value, shape.shape, name)
-    elif isinstance(shape, Kind):
-        faults = [] if shape.shape is None else list(_faults(value, shape.shape, name))
-        yield from faults
-        if not faults and not shape.holds(value):
-            yield f"{name or 'its content'} is {_brief(value)}, not {shape.words}"
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            yield from _faults(value, LIST, name)
-            return
-        for index, item in enumerate(value):
-            yield from _faults(item, shape[0], f"{name}[{index}]")
-    elif not isinstance(value, dict):
-        yield from _faults(value, OBJECT, name)
-    elif isinstance(shape, Each):
-        for key, item in value.items():
-            if shape.key is not None and not shape.key.holds(key):
-                yield f"{name or 'it'} has the key {_brief(key)}, not {shape.key.words}"
-            yield from _faults(item, shape.shape, f"{name}[{_brief(key)}]")
-    else:
-        for key, inner in shape.items():
-            inside = f"{name}.{key}" if name else key
-            if key not in value and not isinstance(inner, Maybe):
-                yield f"{inside} is missing"
-            else:
-                yield from _faults(value.get(key), inner, inside)
+    match shape:
+        case OrNull():
+            if value is not None:
+                yield from _faults(value, shape.shape, name)
+        case Kind():
+            faults = [] if shape.shape is None else list(_faults(value, shape.shape, name))
+            yield from faults
+            if not faults and not shape.holds(value):
+                yield f"{name or 'its content'} is {_brief(value)}, not {shape.words}"
+        case [inner] if isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _faults(item, inner, f"{name}[{index}]")
+        case Each() if isinstance(value, dict):
+            for key, item in value.items():
+                if shape.key is not None and not shape.key.holds(key):
+                    yield f"{name or 'it'} has the key {_brief(key)}, not {shape.key.words}"
+                yield from _faults(item, shape.shape, f"{name}[{_brief(key)}]")
+        case dict() if isinstance(value, dict):
+            for key, inner in shape.items():
+                inside = f"{name}.{key}" if name else key
+                if key not in value and not isinstance(inner, Maybe):
+                    yield f"{inside} is missing"
+                else:
+                    yield from _faults(value.get(key), inner, inside)
+        case _:
+            yield from _faults(value, LIST if isinstance(shape, list) else OBJECT, name)
 
 
-def _depth(values: Any) -> int:
+def _depth(values: object) -> int:
     """Levels of lists and objects, counted without recursion."""
     level, depth = [values], 0
     while level := [item for item in level if isinstance(item, (dict, list))]:
@@ -251,15 +252,7 @@ def _depth(values: Any) -> int:
     return depth
 
 
-def _is_unicode(values: Any, errors: str) -> bool:
-    try:
-        json.dumps(values, ensure_ascii=False).encode(errors=errors)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     if isinstance(value, (dict, list)) and len(value) > 8:
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value):,}"
     if type(value) is int and abs(value) >= 10**30:

@@ -76,7 +76,7 @@ class RowFile:
                 f"{self.path} is not a file.", "Check the path.", path=str(self.path)
             )
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._fd = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise MissingFileError(
                 f"{self.path} cannot be read: {error.strerror}.",
@@ -161,10 +161,10 @@ class RowFile:
                 self._take(ids[part], out[part])
 
     def _take(self, ids: Ids, out: Rows) -> None:
-        half = len(ids) // 2 if len(ids) >= _ROWS_TO_SHARE and usable_cores() > 1 else 0
-        if not half:
+        if len(ids) < _ROWS_TO_SHARE or usable_cores() < 2:
             self._take_part(ids, out)
             return
+        half = len(ids) // 2
         # Each core waits for one row at a time, so two cores wait for two.
         other = kept_threads("engram-rows", 1).submit(self._take_part, ids[:half], out[:half])
         self._take_part(ids[half:], out[half:])

@@ -99,8 +99,9 @@ def describe_tensors(text: bytes, path: Path, file_bytes: int | None) -> dict[st
     # The format asks tensors to follow one another from the header to the end.
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if file_bytes is not None and info.stop > file_bytes:
-            what = f"ends at byte {info.stop} in a file of {file_bytes}"
-            raise _corrupt(path, f"tensor {name!r} {what}")
+            raise _corrupt(
+                path, f"tensor {name!r} ends at byte {info.stop} in a file of {file_bytes}"
+            )
         if info.start != end:
             what = "overlaps the tensor before it" if info.start < end else "follows unused bytes"
             raise _corrupt(path, f"tensor {name!r} {what}, at byte {info.start} instead of {end}")
@@ -135,15 +136,14 @@ def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
         CorruptFileError: A file or the index is torn, or the index names a file elsewhere.
         MissingFileError: A shard that the index names is not there.
     """
+    index = folder / INDEX_FILE
     if (folder / SINGLE_FILE).is_file():
         return read_header(folder / SINGLE_FILE)
-    index = folder / INDEX_FILE
     if not index.is_file():
         return None
     weight_map = read_weight_map(index)
     shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise MissingFileError(
             f"{folder} lacks {', '.join(missing)}, which its index names.",
             "Download the folder again; finished files are kept.",
@@ -167,10 +167,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
             its folder.
     """
     weight_map: dict[str, str] = read_json(index, INDEX_SHAPE)["weight_map"]
-    files = set(weight_map.values())
-    foreign = sorted(repr(file) for file in files if not is_weight_file(file))
-    if foreign:
-        what = f"it names {foreign[0]}, which is outside of its folder or no .safetensors file"
+    if foreign := [repr(file) for file in weight_map.values() if not is_weight_file(file)]:
+        what = f"it names {min(foreign)}, which is outside of its folder or no .safetensors file"
         raise _corrupt(index, what)
     return weight_map
 

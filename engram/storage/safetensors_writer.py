@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engram.storage.dtypes import DTYPES
 from engram.storage.files import Progress
@@ -17,13 +18,6 @@ from engram.storage.files import Progress
 Chunk = Any  # anything with the buffer protocol
 # Chunks of one tensor, each made when its function is called, on whatever thread.
 Chunks = Iterable[Callable[[], Chunk]]
-
-
-class Digest(Protocol):
-    """A sum over bytes, such as hashlib's."""
-
-    def update(self, data: Any, /) -> None:
-        """Take more bytes."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +61,8 @@ def plan_shards(
         if not shards or used + tensor.size_bytes > max_shard_bytes:
             shards.append([])
         shards[-1].append(tensor)
-    count = len(shards)
     return [
-        (f"{prefix}-{index:05d}-of-{count:05d}.safetensors", shard)
+        (f"{prefix}-{index:05d}-of-{len(shards):05d}.safetensors", shard)
         for index, shard in enumerate(shards, start=1)
     ]
 
@@ -78,7 +71,7 @@ def write_shard(
     path: Path,
     tensors: Sequence[TensorStream],
     progress: Progress | None,
-    digest: Digest | None = None,
+    digest: Callable[[Chunk], object] | None = None,
 ) -> None:
     """Write one safetensors file; while a chunk is written the next ones are made.
 
@@ -86,18 +79,15 @@ def write_shard(
         path: The file, which must not be there.
         tensors: What it holds.
         progress: Told the bytes of every chunk written.
-        digest: Takes every byte of the file.
+        digest: Takes every byte of the file, such as `update` of one of hashlib's.
     """
     with path.open("xb") as file:
         start = header_bytes(tensors)
-        file.write(start)
-        if digest is not None:
-            digest.update(start)
-        for chunk in chunks_of(tensors):
+        for chunk in chain([start], chunks_of(tensors)):
             file.write(chunk)
             if digest is not None:
-                digest.update(chunk)
-            if progress is not None:
+                digest(chunk)
+            if progress is not None and chunk is not start:
                 progress(memoryview(chunk).nbytes, None)
         file.flush()
         os.fsync(file.fileno())

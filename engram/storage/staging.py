@@ -139,7 +139,7 @@ def _write_mark(descriptor: int, place: Path, sync: bool) -> None:
         os.pwrite(descriptor, _TEXT, 0)
         if sync:
             os.fsync(descriptor)
-            sync_folder(place)
+            sync_path(place)
     except OSError:
         with suppress(OSError):
             (place / MARK).unlink()
@@ -149,30 +149,23 @@ def _write_mark(descriptor: int, place: Path, sync: bool) -> None:
 
 def is_stage(place: Path) -> bool:
     """Whether a folder is a stage: it bears the mark, or holds nothing."""
-    if (descriptor := _open_mark(place)) is not None:
-        os.close(descriptor)
-        return True
-    return _is_empty(place)
+    with _opened_mark(place) as mark:
+        return mark is not None or _is_empty(place)
 
 
 def in_use(place: Path) -> bool:
     """Whether a process works in a stage; never known where the file system has no locks."""
-    if (descriptor := _open_mark(place)) is None:
-        return False
-    try:
-        return not _lock(descriptor)
-    finally:
-        os.close(descriptor)
+    with _opened_mark(place) as mark:
+        return mark is not None and not _lock(mark)
 
 
 def leftovers(target: Path) -> list[Path]:
     """Find the stages of a target whose processes are gone."""
     found = []
     for place in _stages(target):
-        if (descriptor := _take(place)) is not None:
-            os.close(descriptor)
-        if descriptor is not None or _is_empty(place):
-            found.append(place)
+        with _taken(place) as is_left:
+            if is_left or _is_empty(place):
+                found.append(place)
     return found
 
 
@@ -182,12 +175,11 @@ def clean(target: Path) -> None:
         if _is_empty(place):
             with suppress(OSError):  # another process has just begun or ended there
                 place.rmdir()
-        elif (descriptor := _take(place)) is not None:
-            try:
+            continue
+        with _taken(place) as is_left:
+            if is_left:
                 _put_back(place, target)
                 remove(place)
-            finally:
-                os.close(descriptor)
 
 
 def remove(place: Path) -> None:
@@ -220,16 +212,12 @@ def sync_all(folder: Path) -> None:
             path = Path(parent, name)
             status = path.lstat()
             if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-                _sync(path)
-        sync_folder(Path(parent))
+                sync_path(path)
+        sync_path(Path(parent))
 
 
-def sync_folder(folder: Path) -> None:
-    """See the names that a folder holds onto the disk."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """See a file, or the names that a folder holds, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -259,14 +247,22 @@ def _is_empty(place: Path) -> bool:
         return False
 
 
-def _take(place: Path) -> int | None:
-    """Lock the mark of a stage whose process is gone; None when this is none, or it cannot tell."""
-    if (descriptor := _open_mark(place)) is None:
-        return None
-    if _lock(descriptor, without=False) and _is_at(descriptor, place / MARK):
-        return descriptor
-    os.close(descriptor)
-    return None
+@contextmanager
+def _taken(place: Path) -> Iterator[bool]:
+    """Lock a stage whose process is gone; False when it is in use, or that cannot be told."""
+    with _opened_mark(place) as mark:
+        yield mark is not None and _lock(mark, without=False) and _is_at(mark, place / MARK)
+
+
+@contextmanager
+def _opened_mark(place: Path) -> Iterator[int | None]:
+    """Open the mark of a stage, see `_open_mark`, and close it, which unlocks it too."""
+    descriptor = _open_mark(place)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _open_mark(place: Path, *, create: bool = False) -> int | None:
@@ -281,8 +277,7 @@ def _open_mark(place: Path, *, create: bool = False) -> int | None:
     except OSError:
         return None
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
+        names = [entry.name for entry in os.scandir(folder)]
         if not names and create:
             with suppress(FileNotFoundError):
                 return os.open(MARK, options | os.O_CREAT, 0o666, dir_fd=folder)

@@ -37,8 +37,8 @@ def _bytes_as_floats(tag: str) -> NDArray[np.float64]:
         powers[_NAN_BYTE] = np.nan
         return powers
     exponent, mantissa = (bits >> 3) & 15, bits & 7
-    normal = np.ldexp(1 + mantissa / 8, exponent - 7)
-    values = np.where(exponent == 0, np.ldexp(mantissa / 8, -6), normal)
+    # Exponent 0 is for numbers below 1 x 2^-6.
+    values = np.ldexp((exponent > 0) + mantissa / 8, np.maximum(exponent, 1) - 7)
     values[(bits & 127) == 127] = np.nan
     signed: NDArray[np.float64] = np.where(bits >> 7, -values, values)
     return signed

@@ -13,9 +13,9 @@ from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
 from engram.addressing.reference import compress, hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.addressing.torch_ops import TorchHasher
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.published.longcat import table_rows
+from engram.hf.torch_hash import TorchHasher
 from support.longcat import ngram_ids
 
 

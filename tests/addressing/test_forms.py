@@ -14,8 +14,8 @@ from engram.addressing import hashing
 from engram.addressing.addresses import Addresses, map_digest
 from engram.addressing.hashing import Hasher
 from engram.addressing.reference import hash_ids
-from engram.addressing.torch_ops import TorchHasher
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
+from engram.hf.torch_hash import TorchHasher
 
 V = 61
 MAP = (np.arange(V, dtype=np.int32) % 40).astype(np.int32)

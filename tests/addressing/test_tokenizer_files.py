@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from transformers import AutoTokenizer
 
-from engram.addressing import tokenizer_hub
+from engram.addressing import tokenizer_files
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.errors import CorruptFileError, MissingFileError
 
@@ -199,7 +199,7 @@ def test_hub_that_refuses(monkeypatch, error, message):
     def refuse(*_):
         raise kind.__new__(kind, "what") if kind is not RuntimeError else kind("what")
 
-    monkeypatch.setattr(tokenizer_hub, "fetch", refuse)
+    monkeypatch.setattr(tokenizer_files, "fetch", refuse)
     with pytest.raises(MissingFileError, match=message):
         load_tokenizer("some/model", revision="v9")
 
@@ -215,8 +215,10 @@ def test_hub_files_are_read_like_a_folder(folder, monkeypatch):
             raise errors.EntryNotFoundError.__new__(errors.EntryNotFoundError)
         return folder / file
 
-    monkeypatch.setattr(tokenizer_hub, "fetch", lambda *key: (download(*key, offline=False), True))
-    monkeypatch.setattr(tokenizer_hub, "download", download)
+    monkeypatch.setattr(
+        tokenizer_files, "fetch", lambda *key: (download(*key, offline=False), True)
+    )
+    monkeypatch.setattr(tokenizer_files, "download", download)
     tokenizer = load_tokenizer("some/model", revision="v9")
     assert (tokenizer.vocab_size, tokenizer.name, tokenizer.eos_id) == (544, "some/model", 1)
     assert {one[:1] + one[2:] for one in asked} == {("some/model", "v9", False)}

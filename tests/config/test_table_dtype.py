@@ -17,7 +17,6 @@ from engram.checkpoints.attach.detach import detach
 from engram.checkpoints.attach.initial_values import CHUNK_VALUES, normal_table, quantised_table
 from engram.checkpoints.verify.verify_checkpoint import verify
 from engram.config.config_file import read_config, write_config
-from engram.config.table_dtype import table_dtype
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
 from engram.storage.safetensors_headers import read_folder_headers
@@ -71,10 +70,10 @@ def test_what_is_asked_for_wins_then_the_config_then_the_base():
     config = tiny.memory_config()
     stated = replace(config, table_dtype="int8")
     origins = [
-        table_dtype(stated, "bfloat16", "fp16"),
-        table_dtype(stated, "bfloat16"),
-        table_dtype(config, "bfloat16"),
-        table_dtype(config),
+        stated.stored_dtype("bfloat16", "fp16"),
+        stated.stored_dtype("bfloat16"),
+        config.stored_dtype("bfloat16"),
+        config.stored_dtype(),
     ]
     assert [(found.name, found.origin) for found in origins] == [
         ("float16", "asked"),

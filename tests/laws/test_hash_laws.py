@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.reference import hash_ids
-from engram.addressing.torch_ops import TorchHasher
 from engram.config.engram_config import EngramConfig
 from engram.corpus.counts.cache_curve import cache_curve
 from engram.corpus.counts.distinct import DistinctWindows
+from engram.hf.torch_hash import TorchHasher
 from engram.nn.row_cache import RowCache
 from engram.storage.row_file import RowFile
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engram.sizing.pages import PAGE_BYTES, RowPages, joined, row_pages
-from engram.sizing.reads import rate_of, reads_of
-from engram.sizing.weights import Weights
+from engram.sizing.weights import Weights, reads_of
 
 
 def counted(row_bytes, rows, start):
@@ -52,9 +51,9 @@ def test_a_memory_of_two_tables():
     reads = reads_of(tables)
     assert (reads.rows, reads.size_bytes) == (6, 4 * 128 + 2 * 4096)
     assert reads.pages == RowPages(6, 6, 6.0, 6, True)
-    rate = rate_of(reads, 1000)
-    assert (rate.rows_per_second, rate.iops) == (6000, 6000)
-    assert rate.disk_bytes_per_second == 6000 * 4096
+    rate = reads.rate(1000)
+    assert (rate["rows_per_second"], rate["iops"]) == (6000, 6000)
+    assert rate["disk_bytes_per_second"] == 6000 * 4096
     assert reads_of([]).pages is None
 
 

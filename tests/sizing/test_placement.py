@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from engram.backbone import load_backbone
-from engram.config.table_dtype import table_dtype
 from engram.config.templates import load_template
 from engram.errors import InputError, UsageError
 from engram.sizing.counts import count_params
 from engram.sizing.placement import memory_use
+from engram.sizing.report_options import ReportOptions
 from engram.sizing.weights import base_weights, config_weights, dense_dtype, total_of
 
 GIB = 2**30
@@ -17,8 +19,8 @@ GIB = 2**30
 
 def use_of(name, dtype=None, **options):
     config = load_template(name)
-    weights = config_weights(count_params(config), table_dtype(config, asked=dtype).name)
-    return memory_use(weights, **options)
+    weights = config_weights(count_params(config), config.stored_dtype(asked=dtype).name)
+    return memory_use(weights, ReportOptions(**options))
 
 
 def row(use, part):
@@ -40,7 +42,7 @@ def test_table_bytes_as_published(name, dtype, gib):
 
 @pytest.mark.parametrize(("ranks", "gib"), [(1, 188.83), (2, 94.42), (4, 47.21)])
 def test_a_ranks_part_of_the_v41_tables(ranks, gib):
-    use = use_of("deepseek-v4.1-flash", ranks=ranks)
+    use = use_of("deepseek-v4.1-flash", tp=ranks)
     tables = [item for item in use.rows if item.part.endswith(".table")]
     assert sum(item.size_bytes for item in tables) == 202_758_032_400
     assert round(sum(item.rank_bytes for item in tables) / GIB, 2) == pytest.approx(gib, abs=0.011)
@@ -102,13 +104,13 @@ def test_quantised_rows_are_trained_in_bfloat16():
 
 @pytest.mark.parametrize("place", ["gpu", "cpu", "disk"])
 def test_tables_are_where_they_are_put(place):
-    use = use_of("engram-27b", "bf16", tables=place, device_memory_bytes=2**30)
+    use = use_of("engram-27b", "bf16", tables=place, device_memory=2**30)
     tables, dense = (total_of(use.weights, group)[1] for group in ("table", "dense"))
     assert use.rank_bytes(place) == tables + (dense if place == "gpu" else 0)
     # Of RAM and disk nobody gave the size.
     assert use.fits is (False if place == "gpu" else None)
     if place == "cpu":
-        sized = {"device_memory_bytes": 2**30, "host_memory_bytes": 2**40}
+        sized = {"device_memory": 2**30, "host_memory": 2**40}
         assert use_of("engram-27b", "bf16", tables=place, **sized).fits is True
     assert sum(use.rank_bytes(home) for home in ("gpu", "cpu", "disk")) == use.total_bytes
 
@@ -123,8 +125,8 @@ def test_state_of_the_tables_goes_where_they_are():
 def test_fits_is_judged_to_the_byte():
     needed = use_of("gpt2").total_bytes
     assert use_of("gpt2").fits is None
-    assert use_of("gpt2", device_memory_bytes=needed).fits is True
-    assert use_of("gpt2", device_memory_bytes=needed - 1).fits is False
+    assert use_of("gpt2", device_memory=needed).fits is True
+    assert use_of("gpt2", device_memory=needed - 1).fits is False
 
 
 def test_base_model_is_counted_and_may_be_frozen():
@@ -132,13 +134,12 @@ def test_base_model_is_counted_and_may_be_frozen():
     base = base_weights(gpt2)
     assert (base.params, base.size_bytes, base.kind) == (gpt2.params, 4 * gpt2.params, "nominal")
     weights = [*config_weights(count_params(config), "float32"), base]
-    options = {"mode": "training"}
-    trained = memory_use(weights, **options)
-    frozen = memory_use(weights, **options, freeze_base=True)
+    options = ReportOptions(mode="training")
+    trained = memory_use(weights, options)
+    frozen = memory_use(weights, replace(options, freeze_base=True))
     assert trained.total_bytes - frozen.total_bytes == 12 * gpt2.params
-    assert row(memory_use(weights, **options, ranks=3), "base").rank_bytes == -(
-        -base.size_bytes // 3
-    )
+    shared = memory_use(weights, replace(options, tp=3))
+    assert row(shared, "base").rank_bytes == -(-base.size_bytes // 3)
 
 
 def test_dense_parts_of_quantised_tables_are_bfloat16():
@@ -152,7 +153,7 @@ def test_dense_parts_of_quantised_tables_are_bfloat16():
     assert kinds == {"table": "exact", "dense": "nominal"}
 
 
-@pytest.mark.parametrize("options", [{"ranks": 0}, {"tokens_per_step": 0}])
+@pytest.mark.parametrize("options", [{"tp": 0}, {"tokens_per_step": 0}])
 def test_wrong_numbers(options):
     with pytest.raises(InputError):
         use_of("gpt2", **options)

@@ -74,8 +74,9 @@ def test_dense_parts_of_published_models():
 
 
 def test_parts_add_up():
-    counts = count_params(load_template("qwen3.8-flash-next"))
-    assert counts.rows * counts.row_width == counts.table_params
+    config = load_template("qwen3.8-flash-next")
+    counts = count_params(config)
+    assert counts.rows * config.row_width == counts.table_params
     assert sum(layer.table_params + layer.dense_params for layer in counts.layers) == (
         counts.total_params
     )

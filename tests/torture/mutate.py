@@ -51,7 +51,7 @@ _LIGHT = (
     *("engram.checkpoints.verify.verify_checkpoint", "engram.corpus.verify.verify_corpus"),
     *("engram.corpus.counts.count_kernels", "engram.corpus.hash.hash_text"),
     *("engram.backbone", "engram.sizing.table_load"),
-    *("engram.addressing.tokenizer", "engram.addressing.same_tokenizer"),
+    *("engram.addressing.tokenizer", "engram.addressing.same_memory"),
     *("engram_cli.hash_text", "engram_cli.corpus_text"),
 )
 _HEAVY = (

@@ -31,7 +31,6 @@ from engram.checkpoints.read.joined_adapter import adapter_settings
 from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.config.templates import given_config
 from engram.errors import DoesNotFitError, InputError, UsageError
 from engram.storage.files import Progress, sha256_of, write_json
@@ -69,7 +68,7 @@ def plan(
         output: The folder to appear.
         tokenizer: The model's tokenizer; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
-        dtype: Dtype of the tables, see `engram.config.table_dtype`: when None the config's, or the
+        dtype: Dtype of the tables, see `EngramConfig.stored_dtype`: when None the config's, or the
             base's own. What lies around quantised tables (fp8, int8) is bfloat16.
         link: Hard-link the base's files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
@@ -89,7 +88,7 @@ def plan(
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
-    config = replace(config, table_dtype=table_dtype(config, base.dtype, dtype).name)
+    config = replace(config, table_dtype=config.stored_dtype(base.dtype, dtype).name)
     made = describe_attachment(base, config, output, tokenizer, trust_remote_code, adapter=adapter)
     tensors = expected_tensors(made.config, made.addresses, made.layers_path)
     own_code = "auto_map" in made.model_config["engram"]["base"]
@@ -175,7 +174,7 @@ def attach(
     )
     if verify and not dry_run:
         check_packages(made.base.config)  # at once, not after the whole was written
-    stored = table_dtype(memory, made.base.dtype, dtype)
+    stored = memory.stored_dtype(made.base.dtype, dtype)
     attached = Attached(made, stored, not dry_run, tuple(torn(made.output)))
     if dry_run:
         check_output(made, overwrite=overwrite)
@@ -217,7 +216,7 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
             _write_base(plan, folder, step, weights)
         for name, shard in plan.shards:
             digest = hashlib.sha256()
-            write_shard(folder / name, shard, step, None if weights is None else digest)
+            write_shard(folder / name, shard, step, None if weights is None else digest.update)
             if weights is not None:
                 weights[name] = digest.hexdigest()
         for name, text in plan.texts.items():

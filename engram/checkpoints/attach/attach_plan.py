@@ -11,7 +11,6 @@ from engram.addressing.addresses import Addresses
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE, KEPT_FOLDER
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
-from engram.layouts import get_layout
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream
 
@@ -51,7 +50,7 @@ class AttachPlan:
     @property
     def added_params(self) -> int:
         """Parameters of the memory: tables as stored, and dense parts."""
-        dense = sum(get_layout(self.config.layout).dense_parts(self.config).values())
+        dense = sum(self.config.rules.dense_parts(self.config).values())
         rows = sum(layer.stored_rows for layer in self.addresses.layers)
         return rows * self.config.row_width + dense * len(self.addresses.layers)
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
@@ -58,7 +57,7 @@ def first_values(
 
 def _table_values(config: EngramConfig, layer_id: int, rows: int) -> dict[str, Chunks]:
     """Describe the table of one layer, and its scales where it has some."""
-    dtype, key = table_dtype(config).name, f"{config.seed}/{layer_id}"
+    dtype, key = config.stored_dtype().name, f"{config.seed}/{layer_id}"
     if dtype in QUANTISED:
         codes, scales = quantised_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)
         return {TABLE: codes, SCALE: scales}
@@ -73,7 +72,7 @@ def _dense_values(
 
     from engram.nn import EngramModule
 
-    dtype = dense_dtype(table_dtype(config).name)
+    dtype = dense_dtype(config.stored_dtype().name)
     smallest = [[2] * config.n_head_per_ngram for _ in config.orders]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 1_000_003 + layer_id)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from engram.addressing.addresses import Addresses
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
-from engram.layouts import get_layout
 from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
@@ -32,9 +30,9 @@ def model_card(
     Returns:
         Markdown with the metadata that the hub reads.
     """
-    layout = get_layout(config.layout)
+    layout = config.rules
     dense = sum(layout.dense_parts(config).values())
-    dtype = table_dtype(config).name
+    dtype = config.stored_dtype().name
     bytes_per_row = row_bytes(config.row_width, dtype)
     rows = "\n".join(
         f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "

@@ -16,7 +16,6 @@ from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
-from engram.layouts import get_layout
 from engram.version import __version__
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def _addresses(
     try:
         return EngramTokenizer(config, tokenizer or load_tokenizer(base.folder)).addresses
     except MissingFileError as error:
-        if get_layout(config.layout).hashes == "raw":
+        if config.rules.hashes == "raw":
             return Addresses.from_config(config, None)
         raise MissingFileError(
             f"{base.folder} has no tokenizer.json, and the memory's addresses depend on it.",

@@ -28,7 +28,6 @@ from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import without_weights
 from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.config.tokenizer_path import is_path
 from engram.storage.dtypes import QUANTISED
 from engram.storage.safetensors_headers import INDEX_FILE, TensorInfo
@@ -281,7 +280,7 @@ def _recoded(
     scale: str,
 ) -> list[TensorStream]:
     """Describe how one tensor of the memory is written."""
-    dtype = table_dtype(config).name
+    dtype = config.stored_dtype().name
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         # Beside quantised tables the rest stays as it is; quantised projections are not read.

@@ -28,7 +28,6 @@ from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.errors import EngramError, UsageError
 from engram.storage.files import Progress, write_json
 from engram.storage.folders import check_folder, new_folder
@@ -73,7 +72,7 @@ def plan(
     demand_apart(output, Path(source))
     memory = open_checkpoint(Path(source), config=config)
     stored = memory.stored_config
-    dtype = table_dtype(stored, asked=dtype).name
+    dtype = stored.stored_dtype(asked=dtype).name
     if to != ATTACHED:
         check_expressible(stored, to, dtype)
         _refuse_base(base, f"--to {to} writes the memory alone")

@@ -70,7 +70,7 @@ def published_tensors(
     Yields:
         Names, names of scales, and values.
     """
-    layout = get_layout(config.layout)
+    layout = config.rules
     names = layout.released.names
     for key in layout.released.keys(layer.layer_id, config.hc_mult):
         if key.name in CONSTANTS:
@@ -105,7 +105,7 @@ def published_config(
     Returns:
         The settings; none for a layout that has no file for them.
     """
-    released = get_layout(config.layout).released
+    released = config.rules.released
     values = {
         **vars(config),
         "rows_per_head": config.rows_per_head[0],

@@ -15,7 +15,6 @@ from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, MismatchError, MissingFileError
-from engram.layouts import get_layout
 from engram.storage.gguf import refuse_gguf_folder
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.safetensors_headers import TensorInfo
@@ -213,7 +212,7 @@ class Checkpoint:
             MismatchError: They are not those of their fingerprint, or of the config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_config import check_shape
+        from engram.addressing.same_memory import check_shape
 
         if self.stated is None:
             return Addresses.from_dict((self._beside or {})["addresses"])
@@ -305,14 +304,14 @@ class Checkpoint:
             MismatchError: It is another tokenizer, or another config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_tokenizer import check_tokenizer
+        from engram.addressing.same_memory import check_tokenizer
         from engram.addressing.tokenizer import EngramTokenizer
 
         if self.stores_addresses:
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)
             return self.addresses
-        if get_layout(self.config.layout).hashes == "raw":
+        if self.config.rules.hashes == "raw":
             made = Addresses.from_config(self.config, None)
         else:
             made = EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses

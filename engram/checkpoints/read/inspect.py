@@ -17,7 +17,6 @@ from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
-from engram.layouts import get_layout
 from engram.sizing.pages import row_pages
 from engram.sizing.weights import Group, Weights
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name
@@ -155,7 +154,7 @@ def _inspect_ours(opened: Checkpoint, settings: dict[str, Any]) -> Inspection:
     return Inspection(
         kind=opened.kind,
         layout=config.layout,
-        title=get_layout(config.layout).title,
+        title=config.rules.title,
         config=config,
         hash_rows=hash_rows,
         weights=tuple(weights),
@@ -197,7 +196,7 @@ def _layer_weights(
 ) -> list[Weights]:
     """Sort one layer's tensors: the layout's own names, integer constants, and the table."""
     dense: dict[str, list[TensorInfo]] = {}
-    names = get_layout(config.layout).dense_shapes(config)
+    names = config.rules.dense_shapes(config)
     constants, tables, scales = [], [], []
     for name, info in tensors.items():
         if name in names:

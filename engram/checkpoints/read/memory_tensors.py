@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from engram.checkpoints.published.stored import Stored
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import table_dtype
 from engram.errors import MissingFileError
-from engram.layouts import get_layout
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import TABLE_DTYPES, scales_per_row
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's parameters under our names, its table of so many rows last."""
-    return {**get_layout(config.layout).dense_shapes(config), TABLE: (rows, config.row_width)}
+    return {**config.rules.dense_shapes(config), TABLE: (rows, config.row_width)}
 
 
 def expected_tensors(
@@ -37,7 +35,7 @@ def expected_tensors(
         Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
         config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
     """
-    dtype = table_dtype(config).name
+    dtype = config.stored_dtype().name
     form, tag = TABLE_DTYPES[dtype], TABLE_DTYPES[dense_dtype(dtype)].tag
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engram.backbone import Backbone
-from engram.checkpoints.report.report_options import ReportOptions
 from engram.checkpoints.report.report_target import ReportTarget, find_target
 from engram.config.engram_config import EngramConfig
-from engram.sizing.placement import OPTIMIZERS, PLACES, MemoryUse, Place, memory_use
-from engram.sizing.reads import rate_of, reads_of
-from engram.sizing.weights import total_of
+from engram.sizing.placement import MemoryUse, memory_use
+from engram.sizing.report_options import OPTIMIZERS, PLACES, ReportOptions
+from engram.sizing.weights import reads_of, total_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,14 +22,12 @@ class Report:
         name: The target, as it was named.
         target: What it consists of.
         options: What was asked for.
-        use_of: Places the bytes for other options: those of `memory_use`, by name.
         use: The bytes, placed as asked for.
     """
 
     name: str
     target: ReportTarget
     options: ReportOptions
-    use_of: Callable[..., MemoryUse]
     use: MemoryUse
 
     @property
@@ -48,7 +43,6 @@ class Report:
         """Return what ``engram report --json`` prints."""
         found, options, use = self.target, self.options, self.use
         mode, tables = options.mode, options.tables
-        asked = {"mode": mode, "optimizer": options.optimizer, "ranks": options.tp}
         places = [place for place in PLACES if not (mode == "training" and place == "disk")]
         return {
             "schema": "engram.report/1",
@@ -62,11 +56,13 @@ class Report:
             "tp": options.tp,
             **_numbers(found, use),
             "reads": _reads(found, options.tokens_per_second),
-            "homes": [_home(self.use_of(tables=place, **asked), place) for place in places],
-            "training": _training(self.use_of, "cpu" if tables == "cpu" else "gpu", options.tp),
+            "homes": [
+                _home(memory_use(found.weights, replace(options, tables=place))) for place in places
+            ],
+            "training": _training(found, options),
             "assumptions": [*found.notes, *use.assumptions],
-            "device_memory_bytes": use.device_memory_bytes,
-            "host_memory_bytes": use.host_memory_bytes,
+            "device_memory_bytes": options.device_memory,
+            "host_memory_bytes": options.host_memory,
             "fits_device": use.fits_device,
             "fits_host": use.fits_host,
             "fits": use.fits,
@@ -105,19 +101,9 @@ def report(
     """
     options = ReportOptions() if options is None else options
     found = find_target(target, model=model, dtype=options.dtype, revision=revision)
-    use_of = partial(
-        memory_use,
-        found.weights,
-        device_memory_bytes=options.device_memory,
-        host_memory_bytes=options.host_memory,
-        tokens_per_step=options.tokens_per_step,
-        freeze_base=options.freeze_base,
-    )
-    use = use_of(
-        mode=options.mode, optimizer=options.optimizer, tables=options.tables, ranks=options.tp
-    )
+    use = memory_use(found.weights, options)
     name = "config" if isinstance(target, EngramConfig) else str(target)
-    return Report(name, found, options, use_of, use)
+    return Report(name, found, options, use)
 
 
 def _numbers(found: ReportTarget, use: MemoryUse) -> dict[str, Any]:
@@ -193,14 +179,14 @@ def _reads(found: ReportTarget, tokens_per_second: int | None) -> dict[str, Any]
         }
         if pages
         else None,
-        "rate": vars(rate_of(reads, tokens_per_second)) if tokens_per_second else None,
+        "rate": reads.rate(tokens_per_second) if tokens_per_second else None,
     }
 
 
-def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
+def _home(use: MemoryUse) -> dict[str, Any]:
     """Bytes of each place of the tables, on one rank and on the host of all."""
     return {
-        "tables": place,
+        "tables": use.options.tables,
         "rank_gpu_bytes": use.rank_bytes("gpu"),
         "rank_cpu_bytes": use.rank_bytes("cpu"),
         "rank_disk_bytes": use.rank_bytes("disk"),
@@ -211,13 +197,14 @@ def _home(use: MemoryUse, place: Place) -> dict[str, Any]:
     }
 
 
-def _training(use_of: Callable[..., MemoryUse], tables: Place, ranks: int) -> list[dict[str, Any]]:
+def _training(target: ReportTarget, options: ReportOptions) -> list[dict[str, Any]]:
     """Bytes of training under every optimiser, on one device and on each of the ranks."""
+    trained = replace(options, mode="training", tables="cpu" if options.tables == "cpu" else "gpu")
     found = []
     for optimizer in OPTIMIZERS:
         whole, shared = (
-            use_of(mode="training", optimizer=optimizer, tables=tables, ranks=count)
-            for count in (1, ranks)
+            memory_use(target.weights, replace(trained, optimizer=optimizer, tp=count))
+            for count in (1, options.tp)
         )
         table_rows = [row for row in whole.rows if row.is_table]
         kinds = {row.kind for row in whole.rows}

@@ -11,7 +11,7 @@ from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
-from engram.sizing.weights import Weights, base_weights, config_weights, dense_dtype
+from engram.sizing.weights import Weights, dense_dtype, weigh
 from engram.storage.dtypes import dtype_name
 
 
@@ -68,20 +68,17 @@ def find_target(
 def _config(
     config: EngramConfig, model: str | Path | Backbone | None, dtype: str | None
 ) -> ReportTarget:
-    from engram.config.table_dtype import table_dtype
-    from engram.layouts import get_layout
     from engram.sizing.counts import count_params
 
-    backbone = given_backbone(model)
-    stored = table_dtype(config, None if backbone is None else backbone.float_dtype, dtype)
-    counts = count_params(config)
-    weights, notes = config_weights(counts, stored.name), [f"tables in {stored}"]
-    if stored.name != weights[-1].dtype:
-        notes.append(f"dense parts of the memory in {weights[-1].dtype} (nominal)")
+    backbone, counts = given_backbone(model), count_params(config)
+    stored, weights = weigh(counts, backbone, dtype)
+    notes = [f"tables in {stored}"]
+    around = dense_dtype(stored.name)
+    if stored.name != around:
+        notes.append(f"dense parts of the memory in {around} (nominal)")
     if backbone is None:
         notes.append("without the base model: --model adds it")
     else:
-        weights.append(base_weights(backbone))
         stated = "as its config says" if backbone.dtype else "assumed"
         notes.append(
             f"{backbone.name} in {weights[-1].dtype}, {stated}, without quantisation scales"
@@ -89,7 +86,7 @@ def _config(
     return ReportTarget(
         kind="config",
         layout=config.layout,
-        title=get_layout(config.layout).title,
+        title=config.rules.title,
         hash_rows={layer.layer_id: layer.hash_rows for layer in counts.layers},
         weights=weights,
         notes=notes,

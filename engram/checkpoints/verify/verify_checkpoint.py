@@ -193,7 +193,7 @@ def _check_token_map(memory: Checkpoint) -> Verdict:
 
 
 def _check_tokenizer(memory: Checkpoint, load: Callable[[], TokenizerFile]) -> Verdict:
-    from engram.addressing.same_tokenizer import check_tokenizer
+    from engram.addressing.same_memory import check_tokenizer
 
     if memory.addresses.map_sha256 is None:
         return None, "this layout hashes raw ids, whatever the tokenizer"
@@ -226,7 +226,7 @@ def _check_small_files(memory: Checkpoint, load: Callable[[], TokenizerFile]) ->
 
 def _has_new_tokens(memory: Checkpoint, load: Callable[[], TokenizerFile]) -> bool:
     """Whether the tokenizer is the memory's own with tokens added, as people do."""
-    from engram.addressing.same_tokenizer import check_tokenizer
+    from engram.addressing.same_memory import check_tokenizer
 
     if memory.addresses.map_sha256 is None:
         return False

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from engram.sizing.placement import TOKENS_PER_STEP, Mode, Optimizer, Place
+Mode = Literal["inference", "training"]
+Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
+Place = Literal["gpu", "cpu", "disk"]
+PLACES: tuple[Place, ...] = get_args(Place)
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +37,5 @@ class ReportOptions:
     host_memory: int | None = None
     tokens_per_second: int | None = None
     dtype: str | None = None
-    tokens_per_step: int = TOKENS_PER_STEP
+    tokens_per_step: int = 8192
     freeze_base: bool = False

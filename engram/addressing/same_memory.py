@@ -1,10 +1,12 @@
-"""Compares stored addresses with the memory's config."""
+"""Compares a memory's stored addresses with its config, and with a tokenizer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from engram.addressing.addresses import Addresses, layer_addresses
+from engram.addressing.addresses import Addresses, TokenMap, layer_addresses, map_digest
+from engram.addressing.tokenizer_files import TokenizerFile
+from engram.addressing.vocabulary import compressed_map
 from engram.config.engram_config import EngramConfig
 from engram.errors import MismatchError
 from engram.storage.json_files import COPY_AGAIN
@@ -21,14 +23,14 @@ def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
     Raises:
         MismatchError: They differ.
     """
-    pairs = {
+    parts = {
         "layout": (addresses.layout.name, config.layout),
         "layer_ids": (addresses.layer_ids, config.layer_ids),
         "max_ngram_size": (addresses.max_ngram_size, config.max_ngram_size),
         "n_head_per_ngram": (addresses.n_heads, config.n_head_per_ngram),
         "engram_vocab_size": (addresses.raw_vocab_size, config.engram_vocab_size),
     }
-    for key, (stored, stated) in pairs.items():
+    for key, (stored, stated) in parts.items():
         if stored != stated:
             raise MismatchError(
                 f"{where}: the memory's addresses are for {key} {stored}, but its config has "
@@ -72,7 +74,7 @@ def check_constant(name: str, stored: Any, expected: Any) -> None:
     Raises:
         MismatchError: They differ; the message names the first differing entry.
     """
-    stored, expected = [int(value) for value in stored], [int(value) for value in expected]
+    stored, expected = list(map(int, stored)), list(map(int, expected))
     if stored == expected:
         return
     pairs = zip(stored, expected, strict=False)
@@ -90,3 +92,49 @@ def check_constant(name: str, stored: Any, expected: Any) -> None:
         stored=stored[:100],
         expected=expected[:100],
     )
+
+
+def check_tokenizer(addresses: Addresses, tokenizer: TokenizerFile) -> int:
+    """Compare a tokenizer with the one that a memory was made with.
+
+    Tokens that were added after the others do not matter: the memory treats them as masked.
+
+    Args:
+        addresses: The memory's constants, of a layout that hashes compressed ids.
+        tokenizer: The tokenizer.
+
+    Returns:
+        The number of tokens added since.
+
+    Raises:
+        MismatchError: It is another tokenizer.
+    """
+    own = addresses.raw_vocab_size
+    token_map = compressed_map(tokenizer)
+    if len(token_map) < own or map_digest(token_map[:own]) != addresses.map_sha256:
+        raise MismatchError(
+            f"{tokenizer.name}: the tokenizer is not the one that the memory was made with: its "
+            f"{len(token_map)} ids compress to {int(token_map.max()) + 1}, those of the memory's "
+            f"{own} to {addresses.vocab_size}, or are grouped differently.",
+            "Restore the tokenizer's files; otherwise n-grams would read the rows of others.",
+            ids=len(token_map),
+            expected_ids=own,
+        )
+    return len(token_map) - own
+
+
+def map_of(addresses: Addresses, tokenizer: TokenizerFile) -> TokenMap:
+    """Compute the token map of a memory from its tokenizer.
+
+    Args:
+        addresses: The memory's constants, of a layout that hashes compressed ids.
+        tokenizer: The tokenizer.
+
+    Returns:
+        Compressed id per token id, int32 ``[V]``.
+
+    Raises:
+        MismatchError: It is another tokenizer.
+    """
+    check_tokenizer(addresses, tokenizer)
+    return compressed_map(tokenizer)[: addresses.raw_vocab_size]

@@ -7,14 +7,11 @@ order.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from engram.addressing.addresses import Addresses
 from engram.errors import LayoutError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class TorchHasher:
@@ -61,8 +58,6 @@ class TorchHasher:
         Raises:
             LayoutError: The layout hashes compressed ids and there is no token map.
         """
-        import torch
-
         compressed = self._compress(ids, token_map)
         ends = None if self.addresses.end_id is None else ids == self.addresses.end_id
         slots, history = self._look_back(compressed, keep, starts, ends, history)
@@ -97,8 +92,6 @@ class TorchHasher:
         history: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
         """See `reference.look_back`; the slots are N tensors ``[B, T]``."""
-        import torch
-
         fill, past = self.addresses.fill, self.addresses.max_ngram_size - 1
         batch, length = compressed.shape
         if history is None:
@@ -108,9 +101,7 @@ class TorchHasher:
         alive = torch.ones_like(compressed, dtype=torch.bool) if keep is None else keep.bool()
         # Whether position t may look back at t - 1, from the history to one position after the
         # last, whose slots are the history for the next call.
-        before = alive
-        if ends is not None:
-            before = before & ~ends
+        before = alive if ends is None else alive & ~ends
         reaches = torch.cat([edge.expand(batch, past + 1), before], dim=1)
         if starts is not None:
             here = torch.cat([edge.expand(batch, past), ~starts.bool(), edge], dim=1)
@@ -126,18 +117,16 @@ class TorchHasher:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Multipliers ``[L, N]`` and primes ``[L, C]`` on a device."""
-        import torch
-
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        found = None if tracing else self._constants.get(device)
-        if found is None:
-            layers = self.addresses.layers
-            found = (
-                torch.tensor([layer.multipliers for layer in layers], device=device),
-                torch.tensor([layer.heads for layer in layers], device=device),
-            )
-            # Exported tensors have no values to cache, and a function that is traced twice must
-            # give the same trace.
-            if not (tracing or torch.compiler.is_exporting()):
-                self._constants[device] = found
-        return found
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        if not tracing and device in self._constants:
+            return self._constants[device]
+        layers = self.addresses.layers
+        made = (
+            torch.tensor([layer.multipliers for layer in layers], device=device),
+            torch.tensor([layer.heads for layer in layers], device=device),
+        )
+        # Exported tensors have no values to cache, and a function that is traced twice must give
+        # the same trace.
+        if not (tracing or torch.compiler.is_exporting()):
+            self._constants[device] = made
+        return made
