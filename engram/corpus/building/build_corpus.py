@@ -29,7 +29,7 @@ from engram.corpus.results.result_folder import (
 )
 from engram.corpus.results.stored_corpus import BuiltCorpus, Notes
 from engram.corpus.results.work_folder import ATTEMPT, discard, drop_done
-from engram.corpus.text.reading_errors import no_text
+from engram.corpus.text.readers import no_text
 from engram.corpus.text.sources import (
     PassedOver,
     Source,

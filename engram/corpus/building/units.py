@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 
+from engram.corpus.text.blocks import grouped
 from engram.corpus.text.documents import DocumentEnds, Split
 from engram.corpus.text.json_values import holds_json_lines
 from engram.corpus.text.parquet_rows import rows_of_groups
@@ -38,16 +39,8 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
     Returns:
         The units. Their documents, in order, are those of the sources.
     """
-    units: list[Unit] = []
-    waiting: list[Source] = []
-    size = 0
-    for part in (part for source in sources for part in _parts(source, split, unit_bytes)):
-        waiting.append(part)
-        size += part.size_bytes or 0
-        if size >= unit_bytes:
-            units.append(tuple(waiting))
-            waiting, size = [], 0
-    return [*units, tuple(waiting)] if waiting else units
+    parts = (part for source in sources for part in _parts(source, split, unit_bytes))
+    return list(map(tuple, grouped(parts, lambda part: part.size_bytes or 0, unit_bytes)))
 
 
 def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:

@@ -38,7 +38,7 @@ from engram.corpus.results.stored_corpus import Notes
 from engram.corpus.results.work_folder import discard
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import PassedOver
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, token_dtype, tokenise
 from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of

@@ -21,7 +21,7 @@ from engram.corpus.results.manifests import HASHES_SCHEMA
 from engram.corpus.results.result_folder import MANIFEST, ResultFolder
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import STDIN
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.files import Progress
 

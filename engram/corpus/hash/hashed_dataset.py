@@ -24,7 +24,7 @@ from engram.corpus.hash.windows import Document, DocumentPieces, Window, cut_sto
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.documents import Split
 from engram.corpus.text.readers import TextReader
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MismatchError, UsageError
 
 

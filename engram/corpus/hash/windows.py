@@ -20,7 +20,7 @@ from engram.corpus.text.blocks import Block
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import Source
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.tokens.tokenise import (
     check_eos,
     fast_encoder,

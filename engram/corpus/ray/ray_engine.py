@@ -24,6 +24,7 @@ from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, encode_unit, write_units
 from engram.corpus.counts.statistics import PartialStatistics, Statistics
 from engram.corpus.results.stored_corpus import Notes
+from engram.corpus.text.blocks import grouped
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import (
     EngramError,
@@ -216,7 +217,8 @@ def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, in
         The documents that contain a piece, and its begin and end in their tokens.
     """
     first = 0
-    for batch in _gather(batches):
+    for group in grouped(batches, lambda batch: len(batch.tokens), _PIECE_TOKENS):
+        batch = _join(group)
         bounds = batch.boundaries
         for begin, end in pieces(first, len(batch.tokens), _PIECE_TOKENS):
             low = int(np.searchsorted(bounds, begin, side="right")) - 1
@@ -225,18 +227,6 @@ def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, in
             tokens = batch.tokens[start : bounds[high]]
             yield TokenBatch(tokens, bounds[low : high + 1] - start, 0), begin - start, end - start
         first += len(batch.tokens)
-
-
-def _gather(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
-    """Combine batches to about the tokens of a piece."""
-    waiting: list[TokenBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(len(part.tokens) for part in waiting) >= _PIECE_TOKENS:
-            yield _join(waiting)
-            waiting = []
-    if waiting:
-        yield _join(waiting)
 
 
 def _join(batches: Sequence[TokenBatch]) -> TokenBatch:

@@ -17,7 +17,7 @@ from engram.corpus.hash.hash_text import hash_text
 from engram.corpus.hash.hashed_dataset import HashedDataset
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
 from engram.storage.files import sha256_of
