@@ -21,11 +21,11 @@ test: $(VENV)/installed  ## The tests that need no download.
 real: assets  ## The tests on real tokenizers, a real checkpoint and real text, and slow ones.
 	$(BIN)/python -m pytest -m "real or slow"
 
-check: $(VENV)/installed  ## Lint, types and tests.
+check: $(VENV)/installed  ## Lint, types, tests and their coverage.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not real and not slow and not torture"
+	$(PYTEST) -m "not real and not slow and not torture" --cov
 
 range: $(VENV)/installed  ## The tests with the oldest and newest dependencies, and the wheel without torch.
 	$(BIN)/python scripts/range.py

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from engram.addressing.primes import head_primes
 from engram.config.engram_config import EngramConfig
 from engram.nn import DemoModule
-from engram.nn.functional import causal_conv, rms_norm, signed_sqrt_gate
+from engram.nn.functional import rms_norm, signed_sqrt_gate
 
 BATCH, LENGTH, HIDDEN = 4, 512, 768
 SUBJECT, TARGET = "module, sparse table gradient", 2.0
@@ -74,7 +74,7 @@ def parts(module: DemoModule, dense: DemoModule) -> dict[str, Callable[[], objec
 
     def conv() -> torch.Tensor:
         inputs = rms_norm(keys, module.conv_norm, 1e-5).flatten(2)
-        return F.silu(causal_conv(inputs, module.conv.weight, config.max_ngram_size)[0])
+        return F.silu(module.conv(inputs, None)[0])
 
     return {
         "floor": lambda: [F.linear(memory.detach(), weight) for weight in weights],

@@ -26,6 +26,11 @@ class Check:
     ok: bool | None
     detail: str
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        return {True: "ok", False: "FAILED", None: "not checked"}[self.ok]
+
 
 @dataclass(frozen=True, repr=False)
 class Checks:
@@ -56,15 +61,15 @@ class Checks:
         return {**self.about, "ok": self.ok, "checks": [vars(check) for check in self.checks]}
 
 
-def run_check(name: str, check: Callable[[], Verdict]) -> Check:
-    """Run a check; an error that it raises is a failed check.
+def run_check(name: str, check: Callable[..., Verdict], *arguments: Any) -> Check:
+    """Run a check with its arguments; an error that it raises is a failed check.
 
     Raises:
         MissingError: A package is missing, or in a version that does not work, which says nothing
             about the thing that is checked.
     """
     try:
-        ok, detail = check()
+        ok, detail = check(*arguments)
     except (EngramError, OSError, KeyError, ValueError) as error:
         if not is_about_files(error):
             raise
@@ -88,3 +93,16 @@ def first_of(problems: list[str]) -> str:
     """Return the first problem, and the number of others."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return problems[0] + more
+
+
+def verdict(problems: list[str], right: str, unknown: str = "") -> Verdict:
+    """Return the verdict on something with problems, or without any.
+
+    Args:
+        problems: What is wrong.
+        right: What is right, when nothing is wrong.
+        unknown: Why that cannot be said, when nothing is wrong that could be checked.
+    """
+    if problems:
+        return False, first_of(problems)
+    return (None, unknown) if unknown else (True, right)

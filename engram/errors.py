@@ -51,17 +51,11 @@ class EngramError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Makes every class picklable, whatever arguments its constructor takes.
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class EngramWarning(UserWarning):
     """Something that works, but not as well as it should; the message says why."""
-
-
-def _rebuild(kind: type[EngramError], args: tuple[Any, ...], values: dict[str, Any]) -> EngramError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(values)
-    return error
 
 
 class UsageError(EngramError):
@@ -99,7 +93,11 @@ class ConfigError(InputError):
     code = "bad_config"
 
     def __init__(self, problems: list[Problem], source: str = "config", hint: str = "") -> None:
-        lines = [self._line(problem, source) for problem in problems]
+        lines = [
+            f"  {source}{f':{it.line}' if it.line else ''}: "
+            f"{f'{it.key}: ' if it.key else ''}{it.message}"
+            for it in problems
+        ]
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__(
             f"{count} in {source}:\n" + "\n".join(lines),
@@ -108,15 +106,6 @@ class ConfigError(InputError):
             problems=[vars(problem) for problem in problems],
         )
         self.problems = problems
-
-    @staticmethod
-    def _line(problem: Problem, source: str) -> str:
-        where = f"{source}:{problem.line}" if problem.line else source
-        return (
-            f"  {where}: {problem.key}: {problem.message}"
-            if problem.key
-            else f"  {where}: {problem.message}"
-        )
 
 
 class LayoutError(InputError):
@@ -142,6 +131,17 @@ class MissingFileError(MissingError):
     """A file, folder or model that is not there, here or on the hub."""
 
     code = "missing_file"
+
+    @classmethod
+    def at(cls, path: object, hint: str = "Check the path.", /, **details: Any) -> MissingFileError:
+        """Return the error for a path that does not exist.
+
+        Args:
+            path: The path, as it was given.
+            hint: See `EngramError`.
+            **details: See `EngramError`.
+        """
+        return cls(f"{path} does not exist.", hint, **details)
 
 
 class MissingPackageError(MissingError):

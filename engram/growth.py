@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from itertools import count
+from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, Literal
 
 FIRST_TOKENS = 1000
@@ -106,9 +106,9 @@ class Growth:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Growth:
         """Read what `to_dict` returned."""
-        names = [field.name for field in fields(GrowthPoint)]
-        points = [GrowthPoint(*map(point.get, names)) for point in values["points"]]
-        return cls(values["order"], tuple(points))
+        points = values["points"]
+        kept = (GrowthPoint(it["tokens"], it["distinct_ngrams"], it["kind"]) for it in points)
+        return cls(values["order"], tuple(kept))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve for JSON."""
@@ -142,8 +142,7 @@ class Growth:
             return None
         if tokens <= curve[-1][0]:
             return Prediction(tokens, round(_between(curve, tokens)), None, 0)
-        times = tokens / curve[-1][0]
-        misses = list(_misses(curve, times))
+        misses = list(islice(_misses(curve, tokens / curve[-1][0]), _MOST_CHECKS))
         return Prediction(
             tokens=tokens,
             # A text has at most as many n-grams as tokens.
@@ -208,16 +207,14 @@ class _Fit:
 
 def _misses(curve: Sequence[tuple[float, float]], times: float) -> Iterator[float]:
     """Predict from prefixes of the curve, the longest first, and compare with the curve."""
-    checks = 0
     for end in range(len(curve) - 1, 0, -1):
         target = curve[end - 1][0] * times
         if target > curve[-1][0]:
             continue
         # A prefix without a fit gives no prediction to check.
         fit = _Fit.of(curve[:end]) if curve[0][0] * _LEAST_TAIL <= curve[end - 1][0] else None
-        if fit is None or checks == _MOST_CHECKS:
+        if fit is None:
             return
-        checks += 1
         yield abs(fit.at(target) / _between(curve, target) - 1)
 
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires, version
 from operator import attrgetter
 from typing import Any
 
@@ -40,6 +39,21 @@ class Seam:
 
 
 @dataclass(frozen=True)
+class CallableSeam(Seam):
+    """A seam of something callable, which can be called itself.
+
+    Attributes:
+        find: Imports and returns what is called.
+    """
+
+    find: Callable[[], Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return self.find()(*args, **kwargs)
+
+
+@dataclass(frozen=True)
 class Probed:
     """Result of probing a seam.
 
@@ -54,7 +68,7 @@ class Probed:
     problem: str | None
 
 
-def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
+def callable_seam(module: str, path: str, reason: str, *takes: str) -> CallableSeam:
     """Make the seam of a function, a method or a class in a module.
 
     Args:
@@ -64,14 +78,18 @@ def callable_seam(module: str, path: str, reason: str, *takes: str) -> Seam:
         *takes: Names of its first arguments, in order; without any, the probe ignores arguments.
     """
 
+    def find() -> Any:
+        return attrgetter(path)(import_module(module))
+
     def is_there() -> bool:
-        found = attrgetter(path)(import_module(module))
+        found = find()
         return callable(found) and (
             not takes or tuple(inspect.signature(found).parameters)[: len(takes)] == takes
         )
 
     name = ".".join((*module.split(".")[1:], path))
-    return Seam(f"{name}({', '.join(takes)})" if takes else name, reason, is_there)
+    shown = f"{name}({', '.join(takes)})" if takes else name
+    return CallableSeam(shown, reason, is_there, find)
 
 
 def probe(package: str, seams: Iterable[Seam]) -> list[Probed]:
@@ -122,9 +140,11 @@ def require(probed: Iterable[Probed]) -> None:
 
 def installed_version(package: str) -> str | None:
     """Return the installed version of a package; None when it is not installed."""
+    from importlib import metadata  # a tenth of the time of `engram --help`, which asks nothing
+
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -133,9 +153,11 @@ def tested_range(package: str) -> str:
 
     Empty where the toolkit runs from a folder without being installed.
     """
+    from importlib import metadata
+
     try:
-        stated = requires(_DISTRIBUTION) or []
-    except PackageNotFoundError:
+        stated = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
         return ""
     for requirement in stated:
         match = re.match(r"([A-Za-z0-9._-]+)\s*\(?([^;)]*)", requirement)

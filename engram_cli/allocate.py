@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 import engram
-from engram_cli.options import OUTPUT
-from engram_cli.output import Output
-from engram_cli.taking import taking
+from engram_cli.options import (
+    OUTPUT,
+    taking,
+)
+from engram_cli.output import Output, Shown, Table
 from engram_cli.values import blaming, read_count
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 # By name of a value that the library refuses: the options that set it.
 _OPTIONS_OF = {
@@ -78,26 +76,20 @@ def allocate(
             row_width=row_width,
         )
     answer = found.to_dict()
-    out.result(answer, lambda console: _show(console, answer))
+    out.result(answer, _show(answer), wrap=False)
     if found.splits:
         out.next_step(f"engram size --model MODEL --budget {found.splits[0].engram_params}")
 
 
-def _show(console: Console, payload: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    if payload["points"]:
-        console.print(
-            f"P_sparse {payload['P_sparse']:,} = {payload['P_tot']:,} - {payload['P_act']:,}"
-        )
-        table = Table(box=None, pad_edge=False)
-        for heading in payload["points"][0]:
-            table.add_column(heading, justify="right")
-        for point in payload["points"]:
-            table.add_row(f"{point['rho']:.4g}", *(f"{point[key]:,}" for key in list(point)[1:]))
-        console.print(table)
+def _show(payload: dict[str, Any]) -> Shown:
+    points = payload["points"]
+    if points:
+        yield f"P_sparse {payload['P_sparse']:,} = {payload['P_tot']:,} - {payload['P_act']:,}"
+        rho, *counts = headings = list(points[0])
+        rows = [(f"{one[rho]:.4g}", *(f"{one[key]:,}" for key in counts)) for one in points]
+        yield Table(rows, headings)
     else:
-        console.print(f"rho {payload['rho']:.4f}")
-    console.print("\nPublished points")
+        yield f"rho {payload['rho']:.4f}"
+    yield "\nPublished points"
     for item in payload["known"]:
-        console.print(f"  {item['what']} ({item['kind']})\n    {item['result']}", soft_wrap=True)
+        yield f"  {item['what']} ({item['kind']})\n    {item['result']}"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from contextlib import ExitStack
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import engram
 from engram.errors import UsageError
 from engram.units import format_bytes, format_count
-from engram_cli.config_name import read_named
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
@@ -23,16 +23,13 @@ from engram_cli.options import (
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
+    taking,
 )
-from engram_cli.output import Output
-from engram_cli.silence import silence_transformers
-from engram_cli.taking import taking
-from engram_cli.values import DTYPES, blaming, read_dtype
+from engram_cli.output import Output, Shown, Table, silence_transformers
+from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from engram.checkpoints.attach.attached import Attached
+    from engram.checkpoints.attach.attach_plan import Attached
 
 _InitOption = Annotated[
     Literal["identity", "paper"],
@@ -109,7 +106,7 @@ def attach(
 
         def tell(written: Attached) -> None:
             bar.close()
-            out.part(lambda console: _show(console, written))
+            out.part(_show(written))
 
         attached = engram.attach(
             model,
@@ -130,7 +127,8 @@ def attach(
             on_written=tell,
         )
     difference = attached.max_logit_difference
-    out.result(attached.to_dict(), lambda console: _show_difference(console, difference))
+    same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
+    out.result(attached.to_dict(), [] if difference is None else [f"Logits: {same}."])
     _tell(out, attached)
     if difference and init == "identity":
         out.warn("the logits changed, although the memory should start as the identity")
@@ -150,8 +148,11 @@ def _tell(out: Output, attached: Attached) -> None:
         out.next_step(f"python -c {shlex.quote(code)}")
     elif attached.written:
         out.next_step(f"engram verify {shlex.quote(str(plan.output))}")
-    loaded = loading_note(dtype.name, base.dtype)
-    for note in (quantisation_note(base.config), dtype.note, loaded):
+    for note in (
+        quantisation_note(base.config),
+        dtype.note,
+        loading_note(dtype.name, base.dtype),
+    ):
         if note is not None:
             out.note(note)
     for folder in attached.removed:
@@ -159,29 +160,20 @@ def _tell(out: Output, attached: Attached) -> None:
         out.note(f"{folder} {verb}: a process that was killed left it.")
 
 
-def _show(console: Console, attached: Attached) -> None:
-    from rich.table import Table
-
+def _show(attached: Attached) -> Shown:
     plan = attached.plan
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("file", "size", "what"):
-        table.add_column(column, justify="right" if column == "size" else "left")
-    what = {"copied": "base, copied", "linked": "base, linked", "memory": "memory"}
-    for file in plan.files():
-        table.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
-    console.print(table)
+    yield files_table(plan.files())
     layers = ", ".join(map(str, plan.addresses.layer_ids))
-    base, added = plan.base.params, plan.added_params
-    share = added / (base + added)
+    added, whole = plan.added_params, plan.base.params + plan.added_params
     verb = "Attached" if attached.written else "Would attach"
-    console.print(
-        f"\n{verb} {format_count(added)} parameters ({added:,}; {share:.1%} of the whole) to "
-        f"layers {layers} in {attached.dtype}."
+    yield (
+        f"\n{verb} {format_count(added)} parameters ({added:,}; {added / whole:.1%} of the whole) "
+        f"to layers {layers} in {attached.dtype}."
     )
 
 
-def _show_difference(console: Console, difference: float | None) -> None:
-    if difference is not None:
-        same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
-        console.print(f"Logits: {same}.")
+def files_table(files: Iterable[dict[str, Any]]) -> Table:
+    """List weight files that are written: name, size, and where each comes from."""
+    what = {"copied": "base, copied", "linked": "base, linked", "memory": "memory"}
+    rows = [(file["name"], format_bytes(file["bytes"]), what[file["origin"]]) for file in files]
+    return Table(rows, ("file", "size", "what"), left=("file", "what"))

@@ -13,8 +13,6 @@ from engram.config.config_file import dump_config, write_config
 from engram.config.templates import template_names, template_path, template_title
 from engram.errors import UsageError
 from engram.storage.files import check_file
-from engram_cli.config_name import note_folder
-from engram_cli.config_text import show_derived
 from engram_cli.errors import failure_of
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
@@ -25,14 +23,12 @@ from engram_cli.options import (
     KOption,
     ModelOption,
     OverwriteOption,
+    taking,
 )
-from engram_cli.output import Output
-from engram_cli.taking import taking
-from engram_cli.values import blaming
+from engram_cli.output import Output, Table
+from engram_cli.values import blaming, note_folder
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.backbone import Backbone
     from engram.sizing.check_config import ConfigVerdict
 
@@ -70,16 +66,8 @@ def ls(*, out: Output) -> None:
         {"name": name, "title": template_title(name), "path": str(template_path(name))}
         for name in template_names()
     ]
-
-    def show(console: Console) -> None:
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2))
-        for template in templates:
-            table.add_row(template["name"], template["title"])
-        console.print(table)
-
-    out.result({"schema": SCHEMA, "templates": templates}, show)
+    rows = [(template["name"], template["title"]) for template in templates]
+    out.result({"schema": SCHEMA, "templates": templates}, [Table(rows)])
     out.next_step("engram config show NAME, or engram config new NAME -o FILE")
 
 
@@ -115,9 +103,9 @@ def new(
         $ engram config new gpt2 --k 5 --set layer_ids=[1,5] -o engram.yaml
         $ engram config new llama --model llama-3.2-3b --budget 400M --json
     """
-    is_printed = output is None or str(output) == "-"
-    if output is not None and not is_printed:
-        check_file(output, overwrite)
+    file = None if str(output) == "-" else output
+    if file is not None:
+        check_file(file, overwrite)
     elif output is not None and out.json:
         raise UsageError("-o - and --json both want stdout.", "Give -o a file.")
     backbone = None if model is None else engram.load_backbone(model)
@@ -129,25 +117,22 @@ def new(
     for doubt in made.doubts:
         out.warn(doubt)
     title = f"From template {template}" + (f", for {model}" if model else "")
-    is_written = False
-    if output is not None and not is_printed and not dry_run:
-        write_config(output, made, title=title)
-        is_written = True
+    written = None if dry_run else file
     payload = {
         **answer,
         "config": made.to_dict(),
         "derived": engram.describe_config(made).derived,
         "output": None if output is None else str(output),
-        "written": is_written,
+        "written": written is not None,
     }
-    if is_written:
-        out.result(payload, lambda console: console.print(f"Wrote {output}", soft_wrap=True))
-        out.next_step(f"engram report {shlex.quote(str(output))}")
+    if written is not None:
+        write_config(written, made, title=title)
+        out.result(payload, f"Wrote {written}", wrap=False)
+        out.next_step(f"engram report {shlex.quote(str(written))}")
     else:
-        text = dump_config(made, title=title)
-        out.result(payload, lambda console: console.print(text, end="", soft_wrap=True))
-        if not is_printed:
-            out.note(f"{output} would be written.")
+        out.result(payload, dump_config(made, title=title).rstrip("\n"), wrap=False)
+        if file is not None:
+            out.note(f"{file} would be written.")
 
 
 @config.command("show", cls=Command)
@@ -165,12 +150,8 @@ def show(
     """
     note_folder(out, source)
     found = engram.describe_config(source)
-
-    def show_config(console: Console) -> None:
-        console.print(dump_config(found.config, title=source), soft_wrap=True)
-        show_derived(console, found.derived)
-
-    out.result(found.to_dict(), show_config)
+    text = dump_config(found.config, title=source)
+    out.result(found.to_dict(), [text, _derived(found.derived)], wrap=False)
 
 
 @config.command("check", cls=Command)
@@ -203,21 +184,40 @@ def check(
     for verdict in verdicts:
         for warning in verdict.warnings:
             out.warn(f"{verdict.path}: {warning}")
-
-    def show_verdicts(console: Console) -> None:
-        for verdict in verdicts:
-            console.print(verdict.text, soft_wrap=True)
-
     payload = {
         "schema": SCHEMA,
         "ok": not exit_code,
         "files": [each.to_dict() for each in verdicts],
     }
-    out.result(payload, show_verdicts)
+    out.result(payload, [verdict.text for verdict in verdicts], wrap=False)
     if exit_code:
         for hint in dict.fromkeys(verdict.hint for verdict in verdicts if verdict.hint):
             out.next_step(hint)
         raise typer.Exit(exit_code)
+
+
+def _derived(numbers: dict[str, Any]) -> Table:
+    """List what follows from a config, as comments of the YAML above it."""
+    from engram.config.table_dtype import TableDtype
+
+    def each(key: str) -> str:
+        return ", ".join(f"{value:,}" for value in numbers[key])
+
+    dtype = TableDtype(numbers["table_dtype"], numbers["table_dtype_from"])
+    rows = {
+        "k": f"{', '.join(f'{k:.6g}' for k in numbers['k'])} times the vocabulary per order",
+        "rows per ORDER": f"{each('engram_table_size')} (engram_table_size)",
+        "rows per HEAD": f"{each('rows_per_head')} (rounded up to primes)",
+        "row width": f"{numbers['row_width']:,} columns",
+        "memory width": f"{numbers['memory_width']:,} values a token and layer",
+        **{
+            f"rows of layer {layer['layer_id']}": f"{layer['rows']:,} stored"
+            for layer in numbers["layers"]
+        },
+        "reads per token": f"{numbers['rows_per_token']:,} rows, {numbers['bytes_per_token']:,} B "
+        f"in {dtype}",
+    }
+    return Table([("#", *row) for row in rows.items()])
 
 
 def _check(source: str, backbone: Backbone | None) -> ConfigVerdict:
@@ -228,10 +228,11 @@ def _check(source: str, backbone: Backbone | None) -> ConfigVerdict:
         from engram.sizing.check_config import ConfigVerdict
 
         failure = failure_of(error)
-        problem = {"key": "", "message": failure.message, "line": None}
-        text = f"{failure.message} {failure.hint}"
         return ConfigVerdict(
-            path=source, text=text, problems=(problem,), exit_code=failure.exit_code
+            path=source,
+            text=f"{failure.message} {failure.hint}",
+            problems=({"key": "", "message": failure.message, "line": None},),
+            exit_code=failure.exit_code,
         )
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+import engram
 from engram.errors import UsageError
 from engram.layouts import LAYOUTS
-from engram.units import format_bytes
-from engram_cli.config_name import read_named
+from engram_cli.attach import files_table
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
@@ -20,14 +20,12 @@ from engram_cli.options import (
     OverwriteOption,
     TokenizerOption,
     TrustRemoteCodeOption,
+    taking,
 )
-from engram_cli.output import Output
-from engram_cli.taking import taking
-from engram_cli.values import DTYPES, blaming, read_dtype
+from engram_cli.output import Output, Shown, Table
+from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.checkpoints.convert.conversion import Conversion
     from engram.checkpoints.convert.recoded import Loss
 
@@ -88,13 +86,14 @@ def convert(
     if output is None:
         raise UsageError("convert needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.checkpoints.convert import convert_memory
-    from engram.checkpoints.convert.convert import run_convert
 
     memory = None if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
-    with blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}):
-        made = convert_memory.plan(
+    with (
+        blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}),
+        out.progress("Converting", unit="B") as step,
+    ):
+        converted = engram.convert(
             source,
             output,
             to,
@@ -104,39 +103,34 @@ def convert(
             tokenizer=own,
             link=link,
             trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=step,
         )
-    with out.progress("Converting", unit="B") as step:
-        converted = run_convert(made, source, overwrite=overwrite, dry_run=dry_run, progress=step)
     answer = converted.to_dict()
-    out.result(answer, lambda console: _show(console, converted.plan, answer))
+    out.result(answer, _show(converted.plan, answer))
     if not dry_run:
         out.next_step(f"engram verify {shlex.quote(str(output))}")
 
 
-def _show(console: Console, plan: Conversion, payload: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    files = Table(box=None, pad_edge=False)
-    for column in ("file", "size", "what"):
-        files.add_column(column, justify="right" if column == "size" else "left")
-    what = {"copied": "base, copied", "linked": "base, linked", "memory": "memory"}
-    for file in payload["files"]:
-        files.add_row(file["name"], format_bytes(file["bytes"]), what[file["origin"]])
-    console.print(files)
-    verb = "Converted" if payload["written"] else "Would convert"
-    console.print(
-        f"\n{verb} tables from {payload['from_dtype']} to {payload['dtype']} "
-        f"({payload['layout']}, written as {payload['to']})."
+def _show(plan: Conversion, answer: dict[str, Any]) -> Shown:
+    yield files_table(answer["files"])
+    verb = "Converted" if answer["written"] else "Would convert"
+    yield (
+        f"\n{verb} tables from {answer['from_dtype']} to {answer['dtype']} "
+        f"({answer['layout']}, written as {answer['to']})."
     )
-    if not payload["written"]:
-        return
-    losses = Table(box=None, pad_edge=False)
-    for column in ("layer", "part", "largest error", "rms error", "rms of values"):
-        losses.add_column(column, justify="left" if column == "part" else "right")
-    for layer_id, parts in plan.losses().items():
-        for part, loss in parts.items():
-            losses.add_row(str(layer_id), part, *_words(loss))
-    console.print(losses)
+    if answer["written"]:
+        rows = [
+            (layer_id, part, *_words(loss))
+            for layer_id, parts in plan.losses().items()
+            for part, loss in parts.items()
+        ]
+        yield Table(
+            rows,
+            ("layer", "part", "largest error", "rms error", "rms of values"),
+            left=["part"],
+        )
 
 
 def _words(loss: Loss) -> tuple[str, str, str]:

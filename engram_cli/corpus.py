@@ -14,6 +14,7 @@ from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.errors import UsageError
 from engram.threads import usable_cores
 from engram.units import plural
+from engram_cli.corpus_text import built_text, info_text, passed_over_text, plan_text
 from engram_cli.engine import (
     find_engine,
     tell_work,
@@ -30,9 +31,9 @@ from engram_cli.options import (
     OutputOption,
     OverwriteOption,
     ResumeOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.taking import taking
 
 corpus = new_app(
     help="""Build token shards from text, show what they hold, check them.
@@ -103,7 +104,6 @@ def build(
     # Read by tokenizers when it first encodes a batch; it takes all cores by itself.
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     from engram.corpus.building.build_corpus import plan_build
-    from engram_cli.corpus_text import passed_over_text, plan_text, show_built
 
     plan = plan_build(inputs, tokenizer, output, options, resume=resume, overwrite=overwrite)
     if plan.passed_over:
@@ -111,7 +111,7 @@ def build(
     plan.check()
     if dry_run:
         planned = plan.to_dict()
-        out.result(planned, lambda console: console.print(plan_text(planned)))
+        out.result(planned, plan_text(planned))
         return
     with (
         working_on(out, output, STDIN in inputs),
@@ -124,7 +124,7 @@ def build(
     resumed = f"{plural(built.resumed_units, 'unit')} of work" if built.resumed_units else ""
     tell_work(out, output, built.was_finished, resumed, built.notes)
     answer = built.to_dict()
-    out.result(answer, lambda console: show_built(console, answer))
+    out.result(answer, built_text(answer))
     out.next_step(f"engram hash {shlex.quote(str(output))} -c CONFIG")
 
 
@@ -141,10 +141,8 @@ def info(
         $ engram corpus info tokens
         $ engram corpus info tokens --json
     """
-    from engram_cli.corpus_text import show_info
-
     answer = engram.describe_corpus(folder).to_dict()
-    out.result(answer, lambda console: show_info(console, answer, out.verbose))
+    out.result(answer, info_text(answer, out.verbose))
 
 
 @corpus.command(cls=Command)
@@ -164,10 +162,8 @@ def verify(
         $ engram corpus verify tokens
         $ engram corpus verify tokens --json
     """
-    from engram_cli.corpus_text import show_checks
-
     checks = engram.verify_corpus(folder)
-    answer = checks.to_dict()
-    out.result(answer, lambda console: show_checks(console, answer))
+    texts = [f"{check.verdict:<12} {check.name}: {check.detail}" for check in checks]
+    out.result(checks.to_dict(), texts)
     if not checks.ok:
         raise typer.Exit(5)

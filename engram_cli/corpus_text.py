@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engram.units import format_bytes, format_count, plural
+from engram_cli.output import Shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.corpus.text.sources import PassedOver
 
 _LISTED_PROBLEMS = 10
 _LISTED_NAMES = 3
-_NAMED = 100
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -55,41 +53,34 @@ def counts_text(payload: dict[str, Any]) -> str:
     return f"{counts}, each ended by {name} (--no-eos leaves it out)"
 
 
-def _show_summary(console: Console, payload: dict[str, Any]) -> None:
+def _summary(payload: dict[str, Any]) -> Shown:
     tokenizer = payload["tokenizer"]
-    console.print(counts_text(payload))
-    console.print(
+    yield counts_text(payload)
+    yield (
         f"{plural(payload['shards'], 'shard')} of {payload['dtype']}, "
         f"{format_bytes(payload['output_bytes'])}"
     )
-    console.print(f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids.")
+    yield f"Tokenizer {tokenizer['name']}: {tokenizer['vocab_size']:,} ids."
 
 
-def show_built(console: Console, payload: dict[str, Any]) -> None:
-    """Print the result of a build."""
-    _show_summary(console, payload)
+def built_text(payload: dict[str, Any]) -> Shown:
+    """Describe the result of a build."""
+    yield from _summary(payload)
     if not payload["was_finished"]:
         rate = payload["tokens_per_second"]
         speed = f" ({format_count(rate)} tokens/s)" if rate is not None else ""
-        console.print(f"Took {payload['seconds']:.1f} s{speed}.")
+        yield f"Took {payload['seconds']:.1f} s{speed}."
 
 
-def show_info(console: Console, payload: dict[str, Any], verbose: bool) -> None:
-    """Print the contents of a corpus."""
-    _show_summary(console, payload)
+def info_text(payload: dict[str, Any], verbose: bool) -> Shown:
+    """Describe the contents of a corpus."""
+    yield from _summary(payload)
     inputs = payload["inputs"]
     sizes = [file["bytes"] for file in inputs]
     size = "" if None in sizes else f", {format_bytes(sum(sizes))}"
-    console.print(f"From {plural(len(inputs), 'file')}{size}, split by {payload['split']}.")
+    yield f"From {plural(len(inputs), 'file')}{size}, split by {payload['split']}."
     for file in inputs if verbose else ():
-        console.print(f"  {file['name']}")
+        yield f"  {file['name']}"
     if payload["skipped"]:
         listed = len(payload["problems"]) if verbose else _LISTED_PROBLEMS
-        console.print(skipped_text(payload["skipped"], payload["problems"], listed))
-
-
-def show_checks(console: Console, payload: dict[str, Any]) -> None:
-    """Print the checks of a corpus."""
-    words = {True: "ok", False: "FAILED", None: "not checked"}
-    for check in payload["checks"]:
-        console.print(f"{words[check['ok']]:<12} {check['name']}: {check['detail']}")
+        yield skipped_text(payload["skipped"], payload["problems"], listed)

@@ -14,9 +14,9 @@ from engram_cli.options import (
     OUTPUT,
     LinkOption,
     OutputOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.taking import taking
 
 
 @taking(out=OUTPUT)
@@ -37,5 +37,5 @@ def detach(
     if output is None:
         raise UsageError("detach needs a folder to write.", "Pass -o FOLDER.")
     detached = engram.detach(folder, output, link=link)
-    text = f"{output}: {plural(len(detached.files), 'file')} of the base."
-    out.result(detached.to_dict(), lambda console: console.print(text, soft_wrap=True))
+    files = plural(len(detached.files), "file")
+    out.result(detached.to_dict(), f"{output}: {files} of the base.", wrap=False)

@@ -13,8 +13,8 @@ from engram_cli.interrupts import stopping_at_once
 from engram_cli.output import Output
 
 if TYPE_CHECKING:
-    from engram.corpus.building.unit_work import Notes
     from engram.corpus.ray.ray_engine import RayEngine
+    from engram.corpus.results.stored_corpus import Notes
 
 
 def find_engine(
@@ -58,8 +58,13 @@ def working_on(out: Output, folder: Path | None, reads_stdin: bool) -> Iterator[
         with stopping_at_once(out):
             yield
     except BaseException as error:
-        if folder is not None:
-            _tell_what_is_kept(out, error, folder, reads_stdin)
+        from engram.corpus.results.work_folder import is_resumable
+
+        if folder is not None and not reads_stdin and is_resumable(folder):
+            kept = "Finished work is kept: continue with --resume, or start over with --overwrite."
+            out.note(kept)
+        elif folder is not None and isinstance(error, KeyboardInterrupt):
+            out.note("Nothing is kept, since nothing resumable was finished: start over.")
         raise
 
 
@@ -88,12 +93,3 @@ def tell_work(
         out.warn(warning)
     if met.skipped:
         out.warn(skipped_text(met.skipped, met.problems))
-
-
-def _tell_what_is_kept(out: Output, error: BaseException, folder: Path, reads_stdin: bool) -> None:
-    from engram.corpus.results.work_folder import is_resumable
-
-    if not reads_stdin and is_resumable(folder):
-        out.note("Finished work is kept: continue with --resume, or start over with --overwrite.")
-    elif isinstance(error, KeyboardInterrupt):
-        out.note("Nothing is kept, since nothing resumable was finished: start over.")

@@ -14,13 +14,13 @@ from engram.errors import DependencyError
 from engram.seams import installed_version, tested_range
 from engram.threads import usable_cores
 from engram.units import format_bytes
-from engram_cli.options import OUTPUT
-from engram_cli.output import Output
-from engram_cli.taking import taking
+from engram_cli.options import (
+    OUTPUT,
+    taking,
+)
+from engram_cli.output import Output, Shown, Table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.seams import Probed
 
 # Base dependencies, then those of the extras, then other packages that work with the toolkit.
@@ -52,7 +52,15 @@ def env(
         $ engram env --json
         $ engram env --probe
     """
-    found = _environment()
+    found = {
+        "engram": engram.__version__,
+        "python": platform.python_version(),
+        "python_path": sys.executable,
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        "memory_bytes": _memory_bytes(),
+        "packages": {name: installed_version(name) for name in PACKAGES},
+    }
     probed = _probe() if probe else []
     if probe:
         found["probes"] = [
@@ -65,7 +73,7 @@ def env(
             }
             for it in probed
         ]
-    out.result({"schema": "engram.env/1", **found}, lambda console: _show(console, found))
+    out.result({"schema": "engram.env/1", **found}, _show(found))
     broken = sorted({it.package for it in probed if it.problem is not None})
     if broken:
         wanted = " ".join(f"'{name}{tested_range(name)}'" for name in broken)
@@ -74,7 +82,6 @@ def env(
 
 
 def _probe() -> list[Probed]:
-    from engram.seams import probe
     from engram_cli import compat
 
     try:
@@ -83,19 +90,7 @@ def _probe() -> list[Probed]:
         found = probed()
     except DependencyError as error:  # importing engram.hf raises what is listed here
         found = list(error.probed)
-    return [*found, *probe(compat.PACKAGE, compat.SEAMS)]
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "engram": engram.__version__,
-        "python": platform.python_version(),
-        "python_path": sys.executable,
-        "platform": platform.platform(),
-        "cores": usable_cores(),
-        "memory_bytes": _memory_bytes(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
-    }
+    return [*found, *compat.probed()]
 
 
 def _memory_bytes() -> int | None:
@@ -105,25 +100,23 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _show(console: Console, found: dict[str, Any]) -> None:
-    from rich.table import Table
-
+def _show(found: dict[str, Any]) -> Shown:
     memory_bytes = found["memory_bytes"]
     rows = {
         **{name: found[name] for name in ("engram", "python", "python_path", "platform", "cores")},
         "memory": format_bytes(memory_bytes) if memory_bytes is not None else None,
         **found["packages"],
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, "not installed" if value is None else str(value))
-    console.print(table)
+    yield Table([(name, "not installed" if it is None else it) for name, it in rows.items()])
     if "probes" in found:
-        probes = Table(box=None, pad_edge=False)
-        for column in ("probe", "result", "used for"):
-            probes.add_column(column, overflow="fold")
-        for it in found["probes"]:
-            result = "ok" if it["ok"] else f"FAILED: {it['problem']}"
-            probes.add_row(f"{it['package']}: {it['name']}", result, it["reason"])
-        console.print()
-        console.print(probes)
+        yield ""
+        cells = [
+            (
+                f"{it['package']}: {it['name']}",
+                "ok" if it["ok"] else f"FAILED: {it['problem']}",
+                it["reason"],
+            )
+            for it in found["probes"]
+        ]
+        headings = ("probe", "result", "used for")
+        yield Table(cells, headings, left=headings)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 import typer
 
-from engram.errors import EngramError, EngramWarning, MissingPackageError
+from engram.errors import EngramError, EngramWarning, MissingFileError, MissingPackageError
 from engram.storage.full_disk import full_disk
 from engram_cli.compat import USAGE_ERROR
-from engram_cli.printable import printable
+from engram_cli.output import drop_closed_stdout, printable
 
 # Exit code of a command ended by Ctrl-C, by the convention of shells.
 INTERRUPTED = 130
@@ -27,8 +25,7 @@ INTERRUPTED = 130
 _DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """An error in the form that users and scripts get.
 
     Attributes:
@@ -43,12 +40,12 @@ class Failure:
     message: str
     hint: str
     exit_code: int
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
 
     def to_json(self) -> str:
         """Return this failure as one JSON line."""
-        values = {"schema": "engram.error/1", "code": self.code, "message": self.message}
-        return json.dumps({**values, "hint": self.hint, "details": self.details}, default=str)
+        told = {key: value for key, value in self._asdict().items() if key != "exit_code"}
+        return json.dumps({"schema": "engram.error/1", **told}, default=str)
 
     def to_text(self) -> str:
         """Return the message and, on its own line, the hint."""
@@ -60,8 +57,9 @@ def failure_of(error: BaseException) -> Failure:
     """Return the failure to report for an exception."""
     if isinstance(error, EngramError):
         return Failure(error.code, error.message, error.hint, error.exit_code, error.details)
-    if isinstance(error, ModuleNotFoundError) and _is_of_another_package(error.name):
-        package = _DISTRIBUTIONS.get(error.name, error.name)
+    module = error.name if isinstance(error, ModuleNotFoundError) else None
+    if module is not None and "." not in module and not module.startswith("engram"):
+        package = _DISTRIBUTIONS.get(module, module)
         return failure_of(MissingPackageError(package, None, "This command"))
     if isinstance(error, USAGE_ERROR):
         context: Any = getattr(error, "ctx", None)
@@ -71,9 +69,9 @@ def failure_of(error: BaseException) -> Failure:
         message = error.format_message()  # type: ignore[attr-defined]
         return Failure("usage", message, hint, 2, details)
     if isinstance(error, KeyboardInterrupt):
-        return Failure("interrupted", "Interrupted.", "", INTERRUPTED)
+        return Failure("interrupted", "Interrupted.", "", INTERRUPTED, {})
     if isinstance(error, MemoryError):
-        return Failure("does_not_fit", "Out of memory.", "", 5)
+        return Failure("does_not_fit", "Out of memory.", "", 5, {})
     if (full := full_disk(error, getattr(error, "filename", None))) is not None:
         return failure_of(full)
     if isinstance(error, OSError) and error.errno is not None:
@@ -83,28 +81,22 @@ def failure_of(error: BaseException) -> Failure:
         f"{type(error).__name__}: {error}. This is a bug in engram, not in your input.",
         "Please report it with the output of `engram env`; ENGRAM_DEBUG=1 shows the traceback.",
         1,
+        {},
     )
-
-
-def _is_of_another_package(module: str | None) -> TypeGuard[str]:
-    """Whether a module that was not found is a third-party package as a whole."""
-    return module is not None and "." not in module and not module.startswith("engram")
 
 
 def _os_failure(error: OSError) -> Failure:
     path = None if error.filename is None else str(error.filename)
-    where = f"{path}: " if path else ""
+    message = f"{path}: {error.strerror}." if path else f"{error.strerror}."
     details = {"path": path, "errno": errno.errorcode.get(error.errno or 0)}
     if isinstance(error, FileNotFoundError):
-        hint = "Check the path."
-        return Failure("missing_file", f"{where}no such file or folder.", hint, 4, details)
+        return failure_of(MissingFileError.at(path or "A file", **details))
     if isinstance(error, (ConnectionError, TimeoutError)):
-        hint = "Check the network, or give a local folder."
-        return Failure("network", f"{where}{error.strerror}.", hint, 4, details)
+        return Failure("network", message, "Check the network, or give a local folder.", 4, details)
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         hint = "Change its permissions, or choose another path."
-        return Failure("no_permission", f"{where}{error.strerror}.", hint, 3, details)
-    return Failure("bad_input", f"{where}{error.strerror}.", "", 3, details)
+        return Failure("no_permission", message, hint, 3, details)
+    return Failure("bad_input", message, "", 3, details)
 
 
 def run(action: Callable[[], object], *, as_json: bool) -> int:
@@ -117,64 +109,39 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     Returns:
         The exit code.
     """
-    with _warnings_as_text():
-        return _run(action, as_json)
-
-
-@contextmanager
-def _warnings_as_text() -> Iterator[None]:
-    """Show the library's own warnings like those of the command line, without a line of code."""
     show = warnings.showwarning
 
     def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
-        if issubclass(category, EngramWarning):
+        if issubclass(category, EngramWarning):  # as the command line's own, without a line of code
             print(printable(f"Warning: {message}"), file=sys.stderr, flush=True)
         else:
             show(message, category, *more, **options)
 
-    warnings.showwarning = tell
-    try:
-        yield
-    finally:
-        warnings.showwarning = show
+    with warnings.catch_warnings():
+        warnings.showwarning = tell
+        return _run(action, as_json)
 
 
 def _run(action: Callable[[], object], as_json: bool) -> int:
     if sys.stdout is None:  # closed by the caller: >&-
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    code = 0
     try:
         try:
             action()
-            code = 0
         except typer.Exit as end:
             code = end.exit_code
         sys.stdout.flush()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and drop_closed_stdout():
             return 0
-        code = _report(error, as_json)
-    except KeyboardInterrupt as error:
-        code = _report(error, as_json)
+        failure = failure_of(error)
+        with suppress(BrokenPipeError):
+            if os.environ.get("ENGRAM_DEBUG") == "1":
+                import traceback
+
+                traceback.print_exception(error)
+            text = failure.to_json() if as_json else printable(failure.to_text())
+            print(text, file=sys.stderr, flush=True)
+        code = failure.exit_code
     return code
-
-
-def _report(error: BaseException, as_json: bool) -> int:
-    failure = failure_of(error)
-    with suppress(BrokenPipeError):
-        if os.environ.get("ENGRAM_DEBUG") == "1":
-            import traceback
-
-            traceback.print_exception(error)
-        text = failure.to_json() if as_json else printable(failure.to_text())
-        print(text, file=sys.stderr, flush=True)
-    return failure.exit_code
-
-
-def drop_closed_stdout() -> bool:
-    """Discard the rest of stdout if its reader has gone; return whether it has."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
-    if is_closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return is_closed

@@ -28,10 +28,10 @@ from engram_cli.options import (
     OutputOption,
     OverwriteOption,
     ResumeOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.taking import taking
-from engram_cli.values import read_count
+from engram_cli.values import read_count, read_named
 
 if TYPE_CHECKING:
     from engram.config.engram_config import EngramConfig
@@ -159,7 +159,7 @@ def hash(
     if output is not None:
         planned = plan.to_dict()
         if dry_run:
-            out.result(planned, lambda console: console.print(plan_text(planned)))
+            out.result(planned, plan_text(planned))
             return
         out.note(plan_text(planned))
     with (
@@ -171,7 +171,7 @@ def hash(
     counts, answer = hashed.counts, hashed.to_dict()
     resumed = plural(counts.resumed_shards, "shard") if counts.resumed_shards else ""
     tell_work(out, output, counts.was_finished, resumed, counts.notes)
-    out.result(answer, lambda console: show(console, answer, out.verbose))
+    out.result(answer, show(answer, out.verbose))
     if output is None and text != STDIN:
         named = tokenizer or (plan.tokenizer.name if config is None else None)
         out.next_step(f"{_again(text, config, named, options)} -o FOLDER")
@@ -179,27 +179,29 @@ def hash(
 
 def _again(text: str, config: str | None, tokenizer: str | None, options: HashOptions) -> str:
     """The same call once more, but for what is counted."""
-    words = ["engram", "hash", text, *(["-c", config] if config else [])]
-    words += ["-t", tokenizer] if tokenizer else []
-    words += ["--layers", ",".join(map(str, options.layers))] if options.layers else []
-    words += ["--split", options.split] if options.split else []
-    words += ["--text-column", options.text_key] if options.text_key else []
-    words += ["--no-eos"] if options.add_eos is False else []
-    words += ["--on-error", options.on_error] if options.on_error != "stop" else []
-    return shlex.join(words)
+    given = {
+        "-c": config,
+        "-t": tokenizer,
+        "--layers": ",".join(map(str, options.layers or ())),
+        "--split": options.split,
+        "--text-column": options.text_key,
+        "--on-error": None if options.on_error == "stop" else options.on_error,
+    }
+    words = [word for flag, value in given.items() if value for word in (flag, value)]
+    end = ["--no-eos"] if options.add_eos is False else []
+    return shlex.join(["engram", "hash", text, *words, *end])
 
 
 def _memory_config(out: Output, name: str, tokenizer: str | None) -> EngramConfig:
     """Read a config file or template, or what a checkpoint with a memory says of itself."""
     from engram.config.templates import is_template
-    from engram_cli.config_name import read_named
 
     folder = Path(name)
     if is_template(name) or not folder.is_dir():
         return read_named(out, name)
     from engram.checkpoints.read.inspect import inspect_checkpoint
     from engram.checkpoints.read.open_checkpoint import open_checkpoint
-    from engram.corpus.hash.hash_config import find_memory
+    from engram.corpus.hash.hash_text import find_memory
 
     found = inspect_checkpoint(folder)
     if found.config is None:

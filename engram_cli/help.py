@@ -9,13 +9,11 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from engram_cli.compat import TyperCommand, TyperGroup, described
-from engram_cli.params import read_plainly
+from engram_cli.compat import TyperCommand, TyperGroup, prepare
 
 
 def split_examples(docstring: str | None) -> tuple[str, str]:
@@ -24,23 +22,11 @@ def split_examples(docstring: str | None) -> tuple[str, str]:
     return text, textwrap.dedent(examples).strip("\n")
 
 
-def _write_examples(formatter: Any, examples: str | None) -> None:
-    if examples:
+def _format_epilog(self: Any, ctx: Any, formatter: Any) -> None:
+    """Write the examples unwrapped, so that they can be copied."""
+    if self.epilog:
         with formatter.section("Examples"):
-            formatter.write(textwrap.indent(examples, " " * formatter.current_indent) + "\n")
-
-
-# Placeholders for the values of options that do not name their own.
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
-
-
-def _prepared(params: list[Any]) -> list[Any]:
-    """Read values without pydantic, and show plain placeholders instead of Python types in help."""
-    for param in read_plainly(params):
-        if param.param_type_name == "option" and param.metavar is None:
-            found = described(param)
-            param.metavar = None if found is None else _METAVARS.get(found.annotation)
-    return params
+            formatter.write(textwrap.indent(self.epilog, " " * formatter.current_indent) + "\n")
 
 
 # Former names of options: still read, but not shown in help.
@@ -65,9 +51,11 @@ class Command(TyperCommand):
         text, rest["epilog"] = split_examples(help)
         super().__init__(name, help=text, **rest)
 
+    format_epilog = _format_epilog
+
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, including the help option."""
-        return _prepared(super().get_params(ctx))
+        return prepare(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command's arguments; options are also known by their former names."""
@@ -96,10 +84,6 @@ class Command(TyperCommand):
         params = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         return [(param.metavar or param.name.upper(), param.help or "") for param in params]
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples unwrapped, so that they can be copied."""
-        _write_examples(formatter, self.epilog)
-
 
 class Group(TyperGroup):
     """A command with subcommands; without one it shows its help and ends as a usage error."""
@@ -108,9 +92,11 @@ class Group(TyperGroup):
         text, rest["epilog"] = split_examples(help)
         super().__init__(help=text, **rest)
 
+    format_epilog = _format_epilog
+
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, including the help option."""
-        return _prepared(super().get_params(ctx))
+        return prepare(super().get_params(ctx))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands, each with the whole first paragraph of its help."""
@@ -125,10 +111,6 @@ class Group(TyperGroup):
                     for name, text in texts.items()
                 ]
             )
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples unwrapped, so that they can be copied."""
-        _write_examples(formatter, self.epilog)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the group's own arguments."""

@@ -8,19 +8,16 @@ import typer
 
 import engram
 from engram.units import plural
-from engram_cli.config_name import read_named
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
     TokenizerOption,
+    taking,
 )
-from engram_cli.output import Output
-from engram_cli.taking import taking
+from engram_cli.output import Output, Shown, Table
+from engram_cli.values import read_named
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from engram.checkpoints.read.lookup import LayerLookup, Ngram, TextLookup
 
 
@@ -55,31 +52,27 @@ def lookup(
         config=None if config is None else read_named(out, config),
         tokenizer=tokenizer,
     )
-    out.result(found.to_dict(), lambda console: _show(console, found))
+    out.result(found.to_dict(), _show(found))
 
 
-def _show(console: Console, found: TextLookup) -> None:
+def _show(found: TextLookup) -> Shown:
     for layer in found.layers:
-        console.print(
+        yield (
             f"Layer {layer.layer_id}: {layer.rows_read:,} of {plural(layer.table_rows, 'row')} "
             f"({found.config.table_dtype})"
         )
-        console.print(_table(found, layer))
+        yield _table(found, layer)
         for shared in layer.shared:
             readers = ", ".join(f"{ngram.text!r} at {_places(ngram)}" for ngram in shared.ngrams)
-            console.print(
-                f"Shared: row {shared.row} (order {shared.order}, head {shared.head}): {readers}"
-            )
+            yield f"Shared: row {shared.row} (order {shared.order}, head {shared.head}): {readers}"
         if layer is not found.layers[-1]:
-            console.print()
+            yield ""
     for order, ngrams in found.repeated.items():
         for ngram in ngrams:
-            console.print(f"Repeated: {ngram.text!r} (order {order}) at {_places(ngram)}")
+            yield f"Repeated: {ngram.text!r} (order {order}) at {_places(ngram)}"
 
 
 def _table(found: TextLookup, layer: LayerLookup) -> Table:
-    from rich.table import Table
-
     # A row and its norm form one word of fixed width, so that folded lines keep their columns.
     words = [
         [f"{row}:{norm:.3g}" for row, norm in zip(rows, norms, strict=True)]
@@ -90,17 +83,14 @@ def _table(found: TextLookup, layer: LayerLookup) -> Table:
         )
     ]
     width = max(len(word) for line in words for word in line)
-    table = Table(box=None, pad_edge=False)
-    for column in ("position", "id", "token", "order"):
-        table.add_column(column, overflow="fold")
-    table.add_column("row:norm of each head", overflow="fold")
-    lines = iter(words)
+    lines, cells = iter(words), []
     for position, token in enumerate(found.tokens):
-        head = (str(position), str(token.token_id), repr(token.text))
+        head: tuple[object, ...] = (position, token.token_id, repr(token.text))
         for order in found.orders:
-            table.add_row(*head, str(order), " ".join(word.ljust(width) for word in next(lines)))
+            cells.append((*head, order, " ".join(word.ljust(width) for word in next(lines))))
             head = ("", "", "")
-    return table
+    headings = ("position", "id", "token", "order", "row:norm of each head")
+    return Table(cells, headings, left=headings)
 
 
 def _places(ngram: Ngram) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
+from typer import completion
 
 import engram
 from engram.errors import UsageError
-from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, complete, completion_item
-from engram_cli.completion import InstallCompletionOption, ShowCompletionOption
+from engram_cli.compat import COMPLETE_VARIABLE, PROGRAM, CompletionItem, complete
 from engram_cli.errors import INTERRUPTED, run
 from engram_cli.help import Group, command_of, new_app
 from engram_cli.interrupts import no_interrupt_lost
@@ -69,10 +70,10 @@ class Commands(Group):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """List what completes a word, without importing a command."""
-        found = [(name, text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
         if incomplete.startswith("-"):
             return list(super().shell_complete(ctx, incomplete))
-        return [completion_item(name, text) for name, text in found]
+        found = [(name, text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [CompletionItem(name, help=text) for name, text in found]
 
     def main(
         self,
@@ -106,6 +107,19 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
+def _complete(ctx: typer.Context, param: Any, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    is_install = param.name == "install_completion"
+    try:
+        (completion.install_callback if is_install else completion.show_callback)(ctx, param, value)
+    except typer.Exit:
+        raise UsageError(
+            "The shell that this runs in is unknown, or completion is not available for it.",
+            "Run it from bash, zsh, fish or PowerShell.",
+        ) from None
+
+
 @app.callback()
 def engram_(
     version: Annotated[
@@ -114,8 +128,24 @@ def engram_(
             "-V", "--version", help="Show the version.", callback=_show_version, is_eager=True
         ),
     ] = False,
-    install_completion: InstallCompletionOption = False,
-    show_completion: ShowCompletionOption = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            help="Have this shell complete commands and options; adds to its start-up file.",
+            callback=_complete,
+            is_eager=True,
+        ),
+    ] = False,
+    show_completion: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion",
+            help="Print the script that --install-completion would install.",
+            callback=_complete,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
     """Size, build, attach, check and report Engram memories for language models.
 
@@ -128,27 +158,22 @@ def engram_(
 
 def main() -> None:
     """Run the command line."""
-    try:
-        code = _exit_code()
-    except KeyboardInterrupt:  # before the command has begun, or while the first one is told
-        code = INTERRUPTED
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not crash
+            stream.reconfigure(errors="backslashreplace")
+    code: Any = INTERRUPTED  # unless it is said otherwise
+    # Ctrl-C may come before there is a command that catches it, or while the first one is told.
+    with suppress(KeyboardInterrupt):
+        try:
+            with no_interrupt_lost():
+                code = run(app, as_json="--json" in sys.argv)
+        except SystemExit as end:
+            code = end.code
     if code == INTERRUPTED:
         # Python waits for threads that are still at work, and a second Ctrl-C would be told.
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     sys.exit(code)
-
-
-def _exit_code() -> Any:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not crash
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        # Ctrl-C may come before there is a command that catches it.
-        with no_interrupt_lost():
-            return run(app, as_json="--json" in sys.argv)
-    except SystemExit as end:
-        return end.code
 
 
 if __name__ == "__main__":

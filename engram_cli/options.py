@@ -1,10 +1,12 @@
-"""Options that commands share: each has one name, one type and one help everywhere."""
+"""Options that commands share, each with one name, type and help, and objects made of options."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -180,3 +182,53 @@ AddressOption = Annotated[
         "tokenizer. Default: a Ray on this machine with as many CPUs as -j says.",
     ),
 ]
+
+
+# The options that make an object, by name of an argument of its class.
+Options = Mapping[str, Any]
+
+
+def taking(**declared: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Have the command line make the object that a parameter of a command is.
+
+    Args:
+        **declared: By name of the command's parameter: the options to make it of, as `Annotated`
+            types by name of an argument of its class. Their defaults are the class's.
+
+    Returns:
+        A decorator; what it returns has the options where the parameter was.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        classes = {name: signature.parameters[name].annotation for name in declared}
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            made = {
+                name: kind(**{option: values.pop(option) for option in declared[name]})
+                for name, kind in classes.items()
+            }
+            command(**values, **made)
+
+        parameters = _expanded(signature, classes, declared)
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=list(parameters)
+        )
+        return run
+
+    return decorate
+
+
+def _expanded(
+    signature: inspect.Signature,
+    classes: Mapping[str, Any],
+    declared: Mapping[str, Options],
+) -> Iterator[inspect.Parameter]:
+    for name, parameter in signature.parameters.items():
+        if name not in declared:
+            yield parameter.replace(kind=parameter.KEYWORD_ONLY)
+        else:
+            known = inspect.signature(classes[name]).parameters
+            for option, annotation in declared[name].items():
+                yield known[option].replace(kind=parameter.KEYWORD_ONLY, annotation=annotation)

@@ -5,23 +5,48 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from engram.errors import DoesNotFitError
-from engram.storage.files import Progress
-from engram_cli.errors import drop_closed_stdout
-from engram_cli.printable import Printable, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
+
+    from engram.storage.files import Progress
 
 # Rich cuts tables to 80 columns without a terminal; text in a pipe should not be cut.
 PIPE_WIDTH = 1000
 # Shows the cursor again, which progress bars hide.
 _SHOW_CURSOR = "\x1b[?25h"
+# Control characters except tab and newline, which commands print themselves; marks that change
+# the direction of text; half surrogates, which represent bytes of names that are not UTF-8.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+class Table(NamedTuple):
+    """Text in columns; cells that do not fit are folded, never cut.
+
+    Attributes:
+        rows: Lines of cells: strings, or values that are shown as `str` writes them.
+        headings: Names of the columns; without any, the first line is a row.
+        left: Names of the columns that are aligned to the left, as those without a name are.
+        is_dense: Whether one space is between columns, instead of two.
+    """
+
+    rows: Iterable[Sequence[object]]
+    headings: Sequence[str] = ()
+    left: Sequence[str] = ()
+    is_dense: bool = False
+
+
+# An answer for people: a paragraph, or several and tables. A generator is run only to be shown.
+Shown: TypeAlias = Iterable[str | Table]
 
 
 class Output:
@@ -38,24 +63,29 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose
 
-    def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
+    def result(self, payload: Mapping[str, Any], shown: Shown, *, wrap: bool = True) -> None:
         """Print the answer, once.
 
         Args:
             payload: The answer for programs; its first key is `schema`.
-            show: Prints the answer for people on the console that it is given. Text is printed as
-                it is: square brackets are not markup.
+            shown: The answer for people. Text is printed as it is: square brackets are not markup,
+                control characters are escaped.
+            wrap: Whether paragraphs are wrapped at the width of the terminal.
         """
-        _print(json.dumps(payload, allow_nan=False) + "\n" if self.json else _draw(show))
+        if self.json:
+            _print(json.dumps(payload, allow_nan=False) + "\n")
+        else:
+            self.part(shown, wrap=wrap)
 
-    def part(self, show: Callable[[Console], None]) -> None:
+    def part(self, shown: Shown, *, wrap: bool = True) -> None:
         """Print a part of the answer as soon as it is known; with JSON, it all comes at the end.
 
         Args:
-            show: See `result`.
+            shown: See `result`.
+            wrap: See `result`.
         """
         if not self.json:
-            _print(_draw(show))
+            _print(_draw(shown, wrap))
 
     def note(self, text: str) -> None:
         """Print a note, which is not part of the answer."""
@@ -97,7 +127,7 @@ class Output:
             yield
         except DoesNotFitError as error:
             if self.json:
-                self.result({**payload, "fits": False, **error.details}, lambda _: None)
+                self.result({**payload, "fits": False, **error.details}, [])
             raise
 
     @contextmanager
@@ -112,7 +142,7 @@ class Output:
             A function to call with the amount done so far and the total (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
-            yield _ignore
+            yield lambda done, total: None
             return
         from engram_cli.progress import progress_bar
 
@@ -138,16 +168,8 @@ def _write_at_once(text: str) -> None:
         os.write(sys.stderr.fileno(), text.encode())
 
 
-def _ignore(done: int, total: int | None) -> None:
-    """Do nothing, in the place of a progress bar."""
-
-
-def _draw(show: Callable[[Console], None]) -> str:
-    from rich.console import Console, RenderHook
-
-    class Hook(RenderHook):
-        def process_renderables(self, renderables: list[Any]) -> list[Any]:
-            return [Printable(renderable) for renderable in renderables]
+def _draw(shown: Shown, wrap: bool) -> str:
+    from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
     console = Console(
@@ -157,9 +179,62 @@ def _draw(show: Callable[[Console], None]) -> str:
         highlight=False,
         emoji=False,
     )
-    console.push_render_hook(Hook())
     with console.capture() as capture:
-        show(console)
+        for part in [shown] if isinstance(shown, str) else shown:
+            if isinstance(part, str):
+                console.print(printable(part), soft_wrap=not wrap)
+            else:
+                console.print(_draw_table(part))
     text = capture.get()
     # Rich pads the cells of a table with spaces, which are not wanted in a file.
     return text if is_terminal else re.sub(r" +$", "", text, flags=re.MULTILINE)
+
+
+def _draw_table(part: Table) -> RenderableType:
+    from rich import table
+
+    drawn = table.Table(
+        box=None,
+        pad_edge=False,
+        show_header=bool(part.headings),
+        collapse_padding=part.is_dense,
+    )
+    rows = [[printable(str(cell)) for cell in row] for row in part.rows]
+    for heading in part.headings or [""] * max(map(len, rows), default=0):
+        side: Literal["left", "right"] = "left" if heading in ("", *part.left) else "right"
+        drawn.add_column(printable(heading), justify=side, overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def printable(text: str) -> str:
+    r"""Return a string with its control characters written as escapes, such as ``\x1b``."""
+    return _UNSAFE.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def drop_closed_stdout() -> bool:
+    """Discard the rest of stdout if its reader has gone; return whether it has."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if is_closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_closed
+
+
+def silence_transformers() -> None:
+    """Leave transformers and bitsandbytes only their errors; bars would land in pipes and logs."""
+    from logging import ERROR, getLogger
+
+    from transformers import logging
+
+    # It remarks on every projection that it casts.
+    getLogger("bitsandbytes").setLevel(ERROR)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -21,10 +21,9 @@ from engram_cli.options import (
     ModelOption,
     OverwriteOption,
     TableDtypeOption,
+    taking,
 )
 from engram_cli.output import Output
-from engram_cli.size_text import show
-from engram_cli.taking import taking
 from engram_cli.values import blaming, read_bytes, read_count
 
 # By config key, or name of a value: the options that decide it.
@@ -166,19 +165,20 @@ def size(
 
         title = f"Sized by engram size{f' for {backbone.name}' if backbone else ''}"
         if is_printed:
-            text = dump_config(sizing.config, title=title)
-            out.result({}, lambda console: console.print(text, end="", soft_wrap=True))
+            text = dump_config(sizing.config, title=title).rstrip("\n")
+            out.result({}, text, wrap=False)
             return
         write_config(emit, sizing.config, title=title)
         out.note(f"Wrote {emit}.")
+    from engram_cli.size_text import show
+
     answer = sizing.to_dict()
-    out.result(answer, lambda console: show(console, sizing, answer, options.per))
+    out.result(answer, show(sizing, answer, options.per))
     if backbone is not None and backbone.unsuited:
         out.note(f"No memory can be attached to {backbone.name}: it is {backbone.unsuited}.")
         return
     # A catalogue name may be short; attach asks the hub.
-    is_listed = backbone is not None and backbone.source == "catalogue"
-    target = backbone.name if backbone is not None and is_listed else model or "MODEL"
+    name = backbone.name if backbone is not None and backbone.source == "catalogue" else model
     config = shlex.quote(str(emit or "engram.yaml"))
-    attach = f"engram attach {shlex.quote(target)} -c {config} -o FOLDER"
+    attach = f"engram attach {shlex.quote(name or 'MODEL')} -c {config} -o FOLDER"
     out.next_step(attach if emit else f"the same with --emit engram.yaml, then {attach}")

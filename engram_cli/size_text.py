@@ -6,71 +6,62 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from engram.units import format_bytes, plural
+from engram_cli.output import Shown, Table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from engram.sizing.sized_memory import Sizing
 
 
-def show(console: Console, sizing: Sizing, answer: dict[str, Any], per: str) -> None:
-    """Print what was sized.
+def show(sizing: Sizing, answer: dict[str, Any], per: str) -> Shown:
+    """Describe a memory that was sized.
 
     Args:
-        console: Where to.
         sizing: The memory.
         answer: The same as `--json` prints it.
         per: Whether the table shows rows per "order" or per "head".
     """
-    console.print(_facts(sizing, answer))
+    yield Table(_facts(sizing, answer))
     if answer["corpus"] is not None:
-        _show_corpus(console, answer["corpus"])
-    console.print()
-    console.print(_layer_table(sizing, per))
+        yield from _corpus(answer["corpus"])
+    yield ""
+    yield _layers_by_head(sizing) if per == "head" else _layers_by_order(sizing)
 
 
-def _facts(sizing: Sizing, answer: dict[str, Any]) -> Table:
-    from rich.table import Table
-
+def _facts(sizing: Sizing, answer: dict[str, Any]) -> list[tuple[str, ...]]:
     from engram.config.table_dtype import TableDtype
 
-    config, counts = sizing.config, sizing.counts
-    facts = Table.grid(padding=(0, 2))
-    if answer["model"] is not None:
-        facts.add_row("model", f"{answer['model_params']:,} parameters", answer["model"])
-    for fact in _size_facts(sizing, answer):
-        facts.add_row(*fact)
-    facts.add_row("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size")
-    facts.add_row(
-        "rows per HEAD",
-        _each(config.rows_per_head),
-        f"nominal: an order's rows / {plural(config.n_head_per_ngram, 'head')}",
-    )
-    facts.add_row(
-        "row width",
-        f"{config.row_width}",
-        f"x {plural(config.n_columns, 'row')} = a token's memory of {config.memory_width}",
-    )
+    config, counts, model = sizing.config, sizing.counts, answer["model"]
+    base = [] if model is None else [("model", f"{answer['model_params']:,} parameters", model)]
     primes = [prime for layer in counts.layers for order in layer.primes for prime in order]
-    facts.add_row(
-        "primes",
-        f"{min(primes):,} to {max(primes):,}",
-        f"{plural(len(primes), 'head')}, all different",
-    )
-    facts.add_row("tables", f"{counts.table_params:,} parameters")
-    facts.add_row("dense parts", f"{counts.dense_params:,} parameters")
-    rest = [] if sizing.slack_params is None else [f"{sizing.slack_params:,} of the budget left"]
-    if answer["share_of_whole"] is not None:
-        rest.insert(0, f"{answer['share_of_whole']:.2%} of the whole")
-    facts.add_row("total", f"{counts.total_params:,} parameters", ", ".join(rest))
-    facts.add_row(
-        "bytes",
-        format_bytes(answer["total_bytes"]),
-        f"tables {format_bytes(answer['table_bytes'])} in "
-        f"{TableDtype(answer['table_dtype'], answer['table_dtype_from'])}",
-    )
-    return facts
+    share, left = answer["share_of_whole"], sizing.slack_params
+    shares = [] if share is None else [f"{share:.2%} of the whole"]
+    shares += [] if left is None else [f"{left:,} of the budget left"]
+    dtype = TableDtype(answer["table_dtype"], answer["table_dtype_from"])
+    tables = f"tables {format_bytes(answer['table_bytes'])} in {dtype}"
+    return [
+        *base,
+        *_size_facts(sizing, answer),
+        ("rows per ORDER", _each(config.engram_table_size), "nominal: engram_table_size"),
+        (
+            "rows per HEAD",
+            _each(config.rows_per_head),
+            f"nominal: an order's rows / {plural(config.n_head_per_ngram, 'head')}",
+        ),
+        (
+            "row width",
+            f"{config.row_width}",
+            f"x {plural(config.n_columns, 'row')} = a token's memory of {config.memory_width}",
+        ),
+        (
+            "primes",
+            f"{min(primes):,} to {max(primes):,}",
+            f"{plural(len(primes), 'head')}, all different",
+        ),
+        ("tables", f"{counts.table_params:,} parameters"),
+        ("dense parts", f"{counts.dense_params:,} parameters"),
+        ("total", f"{counts.total_params:,} parameters", ", ".join(shares)),
+        ("bytes", format_bytes(answer["total_bytes"]), tables),
+    ]
 
 
 def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -94,56 +85,53 @@ def _each(sizes: list[int]) -> str:
     return f"{sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{size:,}" for size in sizes)
 
 
-def _layer_table(sizing: Sizing, per: str) -> Table:
-    from rich.table import Table
+def _layers_by_head(sizing: Sizing) -> Table:
+    headings = ("layer", "order", "rows of each HEAD (primes)")
+    rows = [
+        (layer.layer_id, order, " ".join(map(str, primes)))
+        for layer in sizing.counts.layers
+        for order, primes in zip(sizing.config.orders, layer.primes, strict=True)
+    ]
+    return Table(rows, headings, left=headings)
 
-    orders = sizing.config.orders
-    if per == "head":
-        table = Table("layer", "order", "rows of each HEAD (primes)", box=None, pad_edge=False)
-        for layer in sizing.counts.layers:
-            for order, primes in zip(orders, layer.primes, strict=True):
-                table.add_row(str(layer.layer_id), str(order), " ".join(map(str, primes)))
-        return table
-    table = Table("layer", "order", box=None, pad_edge=False)
-    for heading in ("rows of ORDER", "rows stored", "table", "dense"):
-        table.add_column(heading, justify="right")
+
+def _layers_by_order(sizing: Sizing) -> Table:
+    rows: list[tuple[object, ...]] = []
     for layer in sizing.counts.layers:
-        sums = (f"{layer.rows:,}", f"{layer.table_params:,}", f"{layer.dense_params:,}")
-        for i, (order, primes) in enumerate(zip(orders, layer.primes, strict=True)):
-            first = i == 0
-            table.add_row(
-                str(layer.layer_id) if first else "",
-                str(order),
-                f"{sum(primes):,}",
-                *(sums if first else ()),
-            )
-    return table
+        name: object = layer.layer_id
+        sums: tuple[int, ...] = (layer.rows, layer.table_params, layer.dense_params)
+        for order, primes in zip(sizing.config.orders, layer.primes, strict=True):
+            rows.append((name, order, *(f"{count:,}" for count in (sum(primes), *sums))))
+            name, sums = "", ()
+    return Table(
+        rows,
+        ("layer", "order", "rows of ORDER", "rows stored", "table", "dense"),
+        left=("layer", "order"),
+    )
 
 
-def _show_corpus(console: Console, corpus: dict[str, Any]) -> None:
-    """Print how full the tables get."""
-    from rich.table import Table
-
+def _corpus(corpus: dict[str, Any]) -> Shown:
+    """Describe how full the tables get."""
     tokens, length = corpus["tokens"], corpus["sized_for_tokens"]
     source = f", predicted from the {tokens:,} of" if length != tokens else " of"
-    console.print(f"\nFilled by {length:,} tokens{source} {corpus['file']}")
-    wanted = f"rows per HEAD for load {corpus['wanted_load']:g}"
-    table = Table(box=None, pad_edge=False)
-    for heading in ("order", "distinct n-grams", "error", wanted, "rows", "rows hit", "load"):
-        table.add_column(heading, justify="right")
+    yield f"\nFilled by {length:,} tokens{source} {corpus['file']}"
+    rows = []
     for order in corpus["orders"]:
         is_exact, error = order["kind"] == "exact", order["relative_error"]
-        table.add_row(
-            str(order["order"]),
-            f"{'' if is_exact else '~'}{order['distinct_ngrams']:,}",
-            "exact" if is_exact else "not known" if error is None else f"{error:.1%}",
-            f"{order['rows_needed_per_head']:,}",
-            f"{order['rows']:,}",
-            f"~{order['expected_rows_hit']:,.0f}",
-            f"~{order['expected_load']:.2%}",
+        rows.append(
+            (
+                order["order"],
+                f"{'' if is_exact else '~'}{order['distinct_ngrams']:,}",
+                "exact" if is_exact else "not known" if error is None else f"{error:.1%}",
+                f"{order['rows_needed_per_head']:,}",
+                f"{order['rows']:,}",
+                f"~{order['expected_rows_hit']:,.0f}",
+                f"~{order['expected_load']:.2%}",
+            )
         )
-    console.print(table)
-    console.print(
+    wanted = f"rows per HEAD for load {corpus['wanted_load']:g}"
+    yield Table(rows, ("order", "distinct n-grams", "error", wanted, "rows", "rows hit", "load"))
+    yield (
         "rows, rows hit, load: of all heads of the order in one layer, as expected of n-grams that "
         "fall on\nrows evenly. A full table is not a failure: in one study, tables without "
         "collisions brought nothing\n(arXiv:2601.16531)."

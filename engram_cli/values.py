@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from engram.errors import ConfigError, InputError, UsageError
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name
 from engram.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from engram.config.engram_config import EngramConfig
+    from engram_cli.output import Output
 
 T = TypeVar("T")
 
@@ -39,6 +44,22 @@ read_dtype = reader(dtype_name)
 DTYPES = ", ".join(TABLE_DTYPES)
 
 
+def read_named(out: Output, name: str) -> EngramConfig:
+    """Read the config of a file or template, and note a folder of that name."""
+    from engram.config.templates import load_config
+
+    note_folder(out, name)
+    return load_config(name)
+
+
+def note_folder(out: Output, name: str) -> None:
+    """Tell the user that a name is taken for a template although a folder has it, too."""
+    from engram.config.templates import is_template
+
+    if is_template(name) and Path(name).is_dir():
+        out.note(f"{name} means the template; ./{name} means the folder here, which has no memory.")
+
+
 @contextmanager
 def blaming(
     ctx: typer.Context, sources: Mapping[str, Sequence[str]], general: str = ""
@@ -58,7 +79,10 @@ def blaming(
         yield
     except InputError as error:
         if isinstance(error, ConfigError):
-            refused = [(problem.key, _sentence(problem.message)) for problem in error.problems]
+            refused = [
+                (it.key, it.message if it.message.endswith("?") else f"{it.message}.")
+                for it in error.problems
+            ]
         else:
             known = [key for key in sources if key in error.details]
             given = [key for key in known if _first_given(ctx, [*sources[key], general])]
@@ -69,7 +93,8 @@ def blaming(
             name = _first_given(ctx, [*names, general])
             if name is None:
                 raise
-            flags.append(_flag(ctx, name))
+            # As the user writes it.
+            flags += [param.opts[-1] for param in ctx.command.params if param.name == name]
             about = "" if name in names[:1] else f"{key}: "
             lines.append(f"Invalid value for '{flags[-1]}': {about}{text}")
         if not lines:
@@ -78,19 +103,6 @@ def blaming(
         raise UsageError("\n".join(lines), hint, options=flags) from None
 
 
-def _sentence(text: str) -> str:
-    return text if text.endswith("?") else f"{text}."
-
-
 def _first_given(ctx: typer.Context, names: Sequence[str]) -> str | None:
-    for name in names:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            return name
-    return None
-
-
-def _flag(ctx: typer.Context, name: str) -> str:
-    """Return a parameter as the user writes it."""
-    (param,) = (param for param in ctx.command.params if param.name == name)
-    return str(param.opts[-1])
+    sources = ((name, ctx.get_parameter_source(name)) for name in names)
+    return next((name for name, it in sources if it and it.name == "COMMANDLINE"), None)

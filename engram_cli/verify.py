@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,14 +13,11 @@ from engram_cli.options import (
     RevisionOption,
     TokenizerOption,
     TrustRemoteCodeOption,
+    taking,
 )
-from engram_cli.output import Output
-from engram_cli.silence import silence_transformers
-from engram_cli.taking import taking
+from engram_cli.output import Output, Table, silence_transformers
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engram.checks import Check
 
 
@@ -64,9 +59,13 @@ def verify(
     told: list[Check] = []
 
     def tell(check: Check) -> None:
-        rows = [] if told else [("check", "result", "detail")]
-        rows.append((check.name, _verdict(check), check.detail))
-        out.part(partial(_show_rows, rows))
+        head = [] if told else [("check", "result", "detail")]
+        rows = [
+            # The columns are as wide as the rows to come may need.
+            (f"{name:<16}", f"{result:<11}", detail)
+            for name, result, detail in [*head, (check.name, check.verdict, check.detail)]
+        ]
+        out.part([Table(rows)])
         told.append(check)
         # The last check that needs no model; what is downloaded before shows its bars.
         if check.name == "base config" and not headers_only:
@@ -81,31 +80,15 @@ def verify(
         trust_remote_code=trust_remote_code,
         on_check=tell,
     )
-    out.result(checks.to_dict(), lambda console: _show(console, target, told))
+    out.result(checks.to_dict(), _answer(target, told))
     if not checks.ok:
         raise typer.Exit(5)
 
 
-def _verdict(check: Check) -> str:
-    return {True: "ok", False: "FAILED", None: "not checked"}[check.ok]
-
-
-def _show_rows(rows: Sequence[tuple[str, str, str]], console: Console) -> None:
-    """Print rows of the table, whose columns are as wide as those to come may need."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for width in (16, 11, None):
-        table.add_column(min_width=width, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _show(console: Console, target: str, checks: list[Check]) -> None:
+def _answer(target: str, checks: list[Check]) -> str:
     failed, open_ = (sum(check.ok is verdict for check in checks) for verdict in (False, None))
     answer = f"{plural(failed, 'check')} failed" if failed else "wired right"
     if not failed and any(check.name in ("forward", "finite") and not check.ok for check in checks):
         answer = "nothing wrong found, but the base by itself does not run"
     rest = f"; {plural(open_, 'thing')} could not be checked" if open_ else ""
-    console.print(f"\n{target}: {answer}{rest}.")
+    return f"\n{target}: {answer}{rest}."

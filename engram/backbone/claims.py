@@ -40,8 +40,8 @@ def check_claims(
     Raises:
         ConfigError: Depth, width or vocabulary differ, or a count is larger than the tensors allow.
     """
-    problems = [*_depth_problems(config, shapes), *_width_problems(config, shapes)]
-    problems += _count_problems(config, shapes)
+    rules = (_depth_problems, _width_problems, _count_problems)
+    problems = [problem for rule in rules for problem in rule(config, shapes)]
     if problems:
         raise ConfigError(
             problems, source, "Restore the config.json that belongs to these weights."
@@ -103,21 +103,18 @@ def _depth_problems(
     depth, stored = stated_depth(config), stored_depths(shapes)
     if depth is None:
         return
-    if type(depth) is not int or depth < 1:
-        yield Problem("num_hidden_layers", f"must be a whole number, at least 1, got {depth!r}")
-        return
-    if not stored and depth > len(shapes):
-        yield Problem("num_hidden_layers", f"is {depth}; the weights hold {len(shapes)} tensors")
-    if not stored:
-        return
     extra = [
         value
         for key, value in text_part(config).items()
         if _EXTRA_LAYERS.search(key) and type(value) is int
     ]
-    if not any(layers - max([0, *extra]) <= depth <= layers for layers in stored.values()):
-        files = " and ".join(f"{layers} in {name}" for name, layers in sorted(stored.items()))
-        yield Problem("num_hidden_layers", f"is {depth}; the weights hold {files}")
+    bounds = [(layers - max([0, *extra]), layers) for layers in stored.values()]
+    held = " and ".join(f"{layers} in {name}" for name, layers in sorted(stored.items()))
+    if type(depth) is not int or depth < 1:
+        yield Problem("num_hidden_layers", f"must be a whole number, at least 1, got {depth!r}")
+    elif not any(low <= depth <= high for low, high in bounds or [(1, len(shapes))]):
+        held = held or f"{len(shapes)} tensors"
+        yield Problem("num_hidden_layers", f"is {depth}; the weights hold {held}")
 
 
 def _width_problems(
@@ -125,7 +122,12 @@ def _width_problems(
 ) -> Iterator[Problem]:
     widths = {size for shape in shapes.values() for size in shape}
     keys = canonical(text_part(config))
-    for key in (*_WIDTHS, *_inner_width(keys)):
+    exact = [*_WIDTHS]
+    family = FAMILIES.get(str(keys.get("model_type")).removeprefix(ATTACHED_PREFIX))
+    # Every model of these families has the feed-forward width; packed values have other widths.
+    if family is not None and not keys.get("quantization_config"):
+        exact.append(family.expert_width or "intermediate_size")
+    for key in exact:
         value = keys.get(key)
         if type(value) is int and value not in widths:
             yield Problem(key, f"is {value}; no tensor of the weights has such a dimension")
@@ -133,14 +135,6 @@ def _width_problems(
         value = keys.get(key)
         if type(value) is int and value > max(widths, default=0):
             yield Problem(key, f"is {value}, more than any tensor of the weights is wide")
-
-
-def _inner_width(keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the key of the feed-forward width, in families where every model has one."""
-    family = FAMILIES.get(str(keys.get("model_type")).removeprefix(ATTACHED_PREFIX))
-    if family is None or keys.get("quantization_config"):  # packed values have other widths
-        return ()
-    return (family.expert_width or "intermediate_size",)
 
 
 def _count_problems(

@@ -1,4 +1,4 @@
-"""Parameter counts of causal language models in closed form, from config and family.
+"""Parameter counts of causal language models: in closed form, else from their stored tensors.
 
 Shapes: D hidden width, F width of a feed-forward part. A projection to X columns has D * X weights.
 """
@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from engram.backbone.families import Family
+from engram.backbone.families import FAMILIES, Family
+from engram.errors import LayoutError
+from engram.storage.stored import read_folder_headers
+from engram.tensor_names import is_memory
+
+PACKED_DTYPES = ("I8", "U8", "I32")  # several quantised weights per value, or their codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +115,70 @@ def _experts(family: Family, config: Mapping[str, Any]) -> tuple[int, int, int]:
     router = config["num_experts"] * config["hidden_size"]
     shared = _mlp(family, config, width * config.get("n_shared_experts", 0))
     return layers, router + shared, _mlp(family, config, width)
+
+
+def count_stored(
+    folder: Path | None, config: Mapping[str, Any], name: str, model_type: str
+) -> Counts:
+    """Count a folder's stored parameters: the floating-point tensors in its headers.
+
+    Rotary frequencies, a second copy of a tied head, and an attached memory are left out.
+
+    Args:
+        folder: A Hugging Face folder; None for a model without one.
+        config: Its config under canonical names.
+        name: The model's name, for the message.
+        model_type: Its type, likewise.
+
+    Raises:
+        CorruptFileError: A file is torn or inconsistent.
+        MissingFileError: A shard is missing.
+        LayoutError: There are no safetensors weights, they are packed into integers, or experts
+            cannot be counted.
+    """
+    headers = None if folder is None else read_folder_headers(folder)
+    if folder is None or headers is None:
+        raise LayoutError(
+            f"{name}: parameters of model type {model_type!r} cannot be counted from the config.",
+            f"Download the model (`hf download {name}`) and give its folder: the headers of its "
+            "safetensors files are counted then.",
+            model_type=model_type,
+            known_model_types=sorted(FAMILIES),
+        )
+    packed = any(tensor.dtype in PACKED_DTYPES for tensor in headers.values())
+    if packed and config.get("quantization_config"):
+        raise LayoutError(
+            f"{folder}: its weights are packed into integers, so headers do not show their number.",
+            "Give the model from which it was quantised.",
+        )
+    sizes = {
+        name: tensor.size for name, tensor in headers.items() if _counts(name, tensor.dtype, config)
+    }
+    params, vocabulary = sum(sizes.values()), (config["vocab_size"], config["hidden_size"])
+    return Counts(
+        params=params,
+        embedding_params=sum(sizes[name] for name in sizes if headers[name].shape == vocabulary),
+        active_params=params - _idle_experts(folder, sizes, config),
+    )
+
+
+def _counts(name: str, dtype: str, config: Mapping[str, Any]) -> bool:
+    left_out = is_memory(name) or name.endswith("rotary_emb.inv_freq")
+    second_head = config.get("tie_word_embeddings") is True and name.endswith("lm_head.weight")
+    return dtype.startswith(("F", "BF")) and not left_out and not second_head
+
+
+def _idle_experts(folder: Path, sizes: Mapping[str, int], config: Mapping[str, Any]) -> int:
+    """Count the parameters of the routed experts that a token is not sent to."""
+    routed = sum(size for name, size in sizes.items() if ".experts." in name)
+    if not routed:
+        return 0
+    experts, used = config.get("num_experts"), config.get("num_experts_per_tok")
+    if not (isinstance(experts, int) and isinstance(used, int) and 0 < used <= experts):
+        raise LayoutError(
+            f"{folder} has routed experts, but its config does not state how many a token uses.",
+            "State num_experts and num_experts_per_tok in config.json.",
+            num_experts=experts,
+            num_experts_per_tok=used,
+        )
+    return routed // experts * (experts - used)

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from engram.backbone.activations import Decoder
 from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
-from engram.backbone.counting import Counts, count
+from engram.backbone.counting import Counts, count, count_stored
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
-from engram.backbone.float_dtype import count_values, float_dtype
-from engram.backbone.stored_count import count_folder
-from engram.errors import ConfigError, LayoutError, MissingFileError, Problem
+from engram.backbone.float_dtype import float_dtype
+from engram.backbone.quantisation import stated_quantisation
+from engram.errors import ConfigError, InputError, MissingFileError, Problem
 from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
-from engram.storage.safetensors_headers import TensorInfo, read_folder_headers
+from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import is_memory
 
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -25,7 +26,7 @@ _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank", "sliding_windo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class Backbone(Counts):
     """The facts about a base model that matter for attaching a memory.
 
     For a multimodal model they are those of the text decoder.
@@ -65,9 +66,6 @@ class Backbone:
     hidden_size: int
     num_layers: int
     vocab_size: int
-    params: int
-    embedding_params: int
-    active_params: int
     params_kind: Literal["exact", "estimated"] = "exact"
     tokenizer_vocab_size: int | None = None
     hc_mult: int = 1
@@ -122,12 +120,9 @@ class Backbone:
         if headers is not None:
             shapes = {tensor: it.shape for tensor, it in headers.items()}
             check_claims(config, shapes, f"{source}/config.json")
-        kind: Literal["exact", "estimated"] = "exact"
-        if family is not None:
-            counts = count(family, keys)
-        else:
-            counts = _from_headers(keys, model_type, name, folder)
-            kind = "estimated" if keys.get("quantization_config") else "exact"
+        counts = (
+            count_stored(folder, keys, name, model_type) if family is None else count(family, keys)
+        )
         return cls(
             name=name,
             source=source,
@@ -137,18 +132,36 @@ class Backbone:
             vocab_size=keys["vocab_size"],
             tokenizer_vocab_size=tokenizer_vocab_size,
             hc_mult=keys.get("hc_mult") or 1,
-            params=counts.params,
-            embedding_params=counts.embedding_params,
-            active_params=counts.active_params,
-            params_kind=kind,
+            params_kind="estimated"
+            if family is None and keys.get("quantization_config")
+            else "exact",
             pad_token_id=_token_id(keys.get("pad_token_id")),
             bos_token_id=_token_id(keys.get("bos_token_id")),
             eos_token_id=_token_id(keys.get("eos_token_id")),
             dtype=_dtype(keys),
-            float_dtype=float_dtype(config, None if headers is None else count_values(headers)),
+            float_dtype=float_dtype(config, headers),
             decoder=Decoder.from_keys(keys, model_type),
             unsuited=unsuited(config),
+            **vars(counts),
         )
+
+
+def base_params(config: Mapping[str, Any]) -> int | None:
+    """Count the parameters of a quantised base, whose weights are packed, from its config.
+
+    Args:
+        config: Its config.json, or that of a checkpoint attached to it.
+
+    Returns:
+        Their number before quantisation; None if the base is not quantised, or its family has no
+        closed form.
+    """
+    if stated_quantisation(config) is None:
+        return None
+    try:
+        return Backbone.from_config(config, "", "").params
+    except InputError:
+        return None
 
 
 def _problems(keys: Mapping[str, Any], family: Family | None) -> list[Problem]:
@@ -200,24 +213,7 @@ def _base_headers(folder: Path | None) -> dict[str, TensorInfo] | None:
         headers = None if folder is None else read_folder_headers(folder)
     except MissingFileError:  # an incomplete download: there is nothing to compare yet
         return None
-    if headers is None:
-        return None
-    return {name: info for name, info in headers.items() if not is_memory(name)}
-
-
-def _from_headers(
-    keys: Mapping[str, Any], model_type: str, name: str, folder: Path | None
-) -> Counts:
-    counts = count_folder(folder, keys) if folder is not None else None
-    if counts is None:
-        raise LayoutError(
-            f"{name}: parameters of model type {model_type!r} cannot be counted from the config.",
-            f"Download the model (`hf download {name}`) and give its folder: the headers of its "
-            "safetensors files are counted then.",
-            model_type=model_type,
-            known_model_types=sorted(FAMILIES),
-        )
-    return counts
+    return headers and {name: it for name, it in headers.items() if not is_memory(name)}
 
 
 def _token_id(value: Any) -> int | None:
@@ -228,10 +224,9 @@ def _token_id(value: Any) -> int | None:
 
 def _dtype(keys: Mapping[str, Any]) -> str | None:
     quantization = keys.get("quantization_config")
+    stated = keys.get("dtype")
     if isinstance(quantization, dict):
         stated = quantization.get("quant_method")
-    else:
-        stated = keys.get("dtype")
     name = str(stated).removeprefix("torch.")
     name = DTYPE_ALIASES.get(name, name)
     return name if name in TABLE_DTYPES else None

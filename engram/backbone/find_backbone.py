@@ -1,17 +1,26 @@
-"""Finds the facts about a base model: in the catalogue, in a folder, or on the hub."""
+"""Finds the facts about a base model: in the built-in catalogue, in a folder, or on the hub.
+
+The catalogue, `data/backbones.json`, has the config.json keys that set the sizes of common models.
+It is a list of groups: the tokenizer's length, the keys that the models of the group share, and
+`models`, the keys of each by hub id. A model with `like` copies the keys of another one and changes
+a few.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.catalogue import catalogue_names, find_in_catalogue
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
 from engram.storage.file_names import exists
 from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
 from engram.storage.hub import fetch, not_had
 from engram.storage.json_files import read_json
+
+CATALOGUE_FILE = Path(__file__).parents[1] / "data" / "backbones.json"
 
 
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
@@ -70,7 +79,54 @@ def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
         MissingFileError: It does not exist, is private, or cannot be reached.
         CorruptFileError: It is not a JSON object.
     """
-    return _read_config(_hub_config(name, revision))
+    try:
+        file = fetch(name, "config.json", revision)[0]
+    except Exception as error:  # versions of the client differ in their exceptions
+        raise not_had(
+            error,
+            name,
+            "config.json",
+            revision,
+            folder="the model's folder",
+            unknown=_did_you_mean(name),
+            absent="Give a model in transformers' format; a repository of GGUF files alone has "
+            "none.",
+            model=name,
+        ) from None
+    return _read_config(file)
+
+
+def catalogue_names() -> list[str]:
+    """Return the hub ids of the models in the catalogue."""
+    return [name for name, _, _ in read_catalogue().values()]
+
+
+def find_in_catalogue(name: str) -> Backbone | None:
+    """Look up a model by hub id, with or without its organisation, ignoring case.
+
+    Returns:
+        Its facts; None if it is not in the catalogue.
+    """
+    key = name.lower()
+    for id_, (hub_id, config, tokenizer_vocab_size) in read_catalogue().items():
+        if key in (id_, id_.rpartition("/")[2]):
+            return Backbone.from_config(
+                config, hub_id, "catalogue", tokenizer_vocab_size=tokenizer_vocab_size
+            )
+    return None
+
+
+@functools.cache
+def read_catalogue() -> dict[str, tuple[str, dict[str, Any], int | None]]:
+    """Hub id, config keys and tokenizer length of every model, by lower-case hub id; read once."""
+    entries = {}
+    for group in json.loads(CATALOGUE_FILE.read_bytes()):
+        for name, own in group["models"].items():
+            like = group["models"][own["like"]] if "like" in own else {}
+            config = {**group["shared"], **like, **own}
+            config.pop("like", None)
+            entries[name.lower()] = (name, config, group["tokenizer_vocab_size"])
+    return entries
 
 
 def _from_folder(path: Path) -> Backbone:
@@ -79,7 +135,7 @@ def _from_folder(path: Path) -> Backbone:
     if not exists(file):
         refuse_gguf(path)
         refuse_gguf_folder(folder)
-        what = "it has no config.json" if exists(folder) else "there is no such folder"
+        what = "it has no config.json" if exists(folder) else "it does not exist"
         raise MissingFileError(
             f"{folder} is not a model: {what}.",
             "Give a folder with config.json, a hub id, or a name in the catalogue, such as gpt2.",
@@ -97,23 +153,6 @@ def _read_config(file: Path) -> dict[str, Any]:
             f"{file} cannot be read: {error.strerror}.", "Check its permissions.", path=str(file)
         ) from None
     return config
-
-
-def _hub_config(name: str, revision: str | None) -> Path:
-    try:
-        return fetch(name, "config.json", revision)[0]
-    except Exception as error:  # versions of the client differ in their exceptions
-        raise not_had(
-            error,
-            name,
-            "config.json",
-            revision,
-            folder="the model's folder",
-            unknown=_did_you_mean(name),
-            absent="Give a model in transformers' format; a repository of GGUF files alone has "
-            "none.",
-            model=name,
-        ) from None
 
 
 def _did_you_mean(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,30 +11,24 @@ from engram.storage.dtypes import FLOATS
 from engram.storage.safetensors_headers import TensorInfo
 
 
-def count_values(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """Count the values of tensors by dtype tag."""
-    values: dict[str, int] = {}
-    for info in tensors.values():
-        values[info.dtype] = values.get(info.dtype, 0) + info.size
-    return values
-
-
-def float_dtype(config: Mapping[str, Any], values: Mapping[str, int] | None) -> str | None:
+def float_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None) -> str | None:
     """Return the dtype of most of a base's values, or the one that a quantised base computes in.
 
     Args:
         config: Its config.json.
-        values: Number of values by dtype tag, from the headers of its weights; None without
-            weights.
+        tensors: Its tensors by name, from their headers; None without weights.
 
     Returns:
         Name of a float dtype; None if neither config nor weights show it.
     """
     stated = _stated(config)
-    if stated is not None and (not values or stated_quantisation(config) is not None):
+    if stated is not None and (not tensors or stated_quantisation(config) is not None):
         return stated
-    floats = {tag: size for tag, size in (values or {}).items() if tag in FLOATS}
-    return FLOATS[max(floats, key=lambda tag: floats[tag])] if floats else None
+    values: Counter[str] = Counter()
+    for info in (tensors or {}).values():
+        if info.dtype in FLOATS:
+            values[info.dtype] += info.size
+    return FLOATS[values.most_common(1)[0][0]] if values else None
 
 
 def unstated_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str | None:

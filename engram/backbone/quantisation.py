@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engram.errors import InputError, LayoutError, MissingPackageError
+from engram.errors import LayoutError, MissingPackageError
 from engram.seams import installed_version
 
 QUANTISATION = "quantization_config"
@@ -44,34 +44,6 @@ class BaseModules:
     projections: tuple[str, ...]
 
 
-def _by_prefix(memories: Memories) -> list[str]:
-    """Return regular expressions, matched from the start of names, for modules and their parts."""
-    return list(memories.paths)
-
-
-def _by_full_name(memories: Memories) -> list[str]:
-    return [f"{path}.{part}" for path in memories.paths for part in memories.parts]
-
-
-def _by_pattern(memories: Memories) -> list[str]:
-    """Add the prefix ``re:``, without which compressed-tensors expects full or class names."""
-    return [f"re:{re.escape(path)}\\..*" for path in memories.paths]
-
-
-def _by_wildcard(memories: Memories) -> list[str]:
-    return [f"{path}.*" for path in memories.paths]
-
-
-def _by_tag(memories: Memories) -> list[str]:
-    """Return names in HQQ's form, without numbers, ``model`` and ``layers``."""
-    left_out = ("model", "layers")
-    tags = (
-        ".".join(it for it in name.split(".") if it not in left_out and not it.isnumeric())
-        for name in _by_full_name(memories)
-    )
-    return list(dict.fromkeys(tags))
-
-
 @dataclass(frozen=True)
 class Method:
     """A method of quantisation that transformers loads.
@@ -79,13 +51,15 @@ class Method:
     Attributes:
         packages: Distributions that loading needs.
         keys: Config keys of the list of modules: the first that is set is used, or else the first.
-        entries: Makes the memory's entries; None if the list has the modules to quantise.
+        entries: Form of the memory's entries, with the `path` of a module, `escaped` for a regular
+            expression, and the `name` of a part; HQQ's `tag` is that name without numbers,
+            ``model`` and ``layers``. None if the list has the modules to quantise.
         unset: The list of a config without one; "kept" for the choice of transformers.
     """
 
     packages: tuple[str, ...] = ()
     keys: tuple[str, ...] = ("modules_to_not_convert",)
-    entries: Callable[[Memories], list[str]] | None = _by_prefix
+    entries: str | None = "{path}"
     unset: Literal["kept"] | tuple[str, ...] = "kept"
 
 
@@ -95,24 +69,25 @@ METHODS = {
     "awq": Method(("accelerate", "gptqmodel"), unset=()),
     "bitnet": Method(("accelerate",)),
     "bitsandbytes": Method(("accelerate", "bitsandbytes"), ("llm_int8_skip_modules",)),
+    # Without the prefix "re:" its entries are full names or classes.
     "compressed-tensors": Method(
-        ("compressed-tensors",), ("ignore",), entries=_by_pattern, unset=()
+        ("compressed-tensors",), ("ignore",), entries="re:{escaped}\\..*", unset=()
     ),
     "eetq": Method(("accelerate", "kernels")),
     "fbgemm_fp8": Method(("accelerate",)),
-    "fouroversix": Method(("fouroversix",), entries=_by_full_name, unset=("lm_head",)),
+    "fouroversix": Method(("fouroversix",), entries="{name}", unset=("lm_head",)),
     "fp8": Method(("accelerate",), ("modules_to_not_convert", "ignored_layers")),
-    "fp_quant": Method(("fp-quant",), entries=_by_full_name, unset=("lm_head",)),
+    "fp_quant": Method(("fp-quant",), entries="{name}", unset=("lm_head",)),
     "gemma": Method(),
     "gptq": Method(("optimum", "gptqmodel"), ("modules_in_block_to_quantize",), entries=None),
     "higgs": Method(("accelerate", "flute-kernel", "fast-hadamard-transform")),
-    "hqq": Method(("hqq",), ("skip_modules",), entries=_by_tag, unset=("lm_head",)),
+    "hqq": Method(("hqq",), ("skip_modules",), entries="{tag}", unset=("lm_head",)),
     "metal": Method(("kernels",)),
     "mxfp4": Method(("accelerate",)),
     "mxfp8": Method(("accelerate",), ("modules_to_not_convert", "ignored_layers")),
     "nvfp4": Method(("kernels",)),
     "quanto": Method(("accelerate", "optimum-quanto")),
-    "quark": Method(("amd-quark",), ("exclude",), entries=_by_wildcard, unset=()),
+    "quark": Method(("amd-quark",), ("exclude",), entries="{path}.*", unset=()),
     "sinq": Method(("sinq",), unset=()),
     "spqr": Method(("accelerate", "spqr_quant")),
     "torchao": Method(("torchao",)),
@@ -192,7 +167,17 @@ def list_without_memory(
         return key, [list(base().projections)] if listed is None else listed
     if listed is None:
         listed = base().kept if method.unset == "kept" else method.unset
-    return key, [*listed, *(it for it in method.entries(memories) if it not in listed)]
+    entries = dict.fromkeys(
+        method.entries.format(path=path, escaped=re.escape(path), name=name, tag=_tag(name))
+        for path in memories.paths
+        for name in (f"{path}.{part}" for part in memories.parts)
+    )
+    return key, [*listed, *(it for it in entries if it not in listed)]
+
+
+def _tag(name: str) -> str:
+    left_out = ("model", "layers")
+    return ".".join(it for it in name.split(".") if it not in left_out and not it.isnumeric())
 
 
 def missing_packages(name: str) -> list[str]:
@@ -204,29 +189,17 @@ def missing_packages(name: str) -> list[str]:
     return [it for it in find_method(name).packages if installed_version(it) is None]
 
 
-def check_packages(config: Mapping[str, Any]) -> None:
-    """Check that the packages of a quantised base are installed.
-
-    Args:
-        config: Its config.json, or that of a checkpoint attached to it.
-
-    Raises:
-        MissingPackageError: One is missing.
-        LayoutError: The method is unknown.
-    """
-    name = quantisation_method(config)
-    if name is not None:
-        demand_packages(name)
-
-
-def demand_packages(name: str) -> None:
+def check_packages(name: str | None) -> None:
     """Check that the packages of a method of quantisation are installed.
 
+    Args:
+        name: The method; None for weights that are not quantised.
+
     Raises:
         MissingPackageError: One is missing.
         LayoutError: The method is unknown.
     """
-    for package in missing_packages(name):
+    for package in [] if name is None else missing_packages(name):
         raise MissingPackageError(package, None, f"A model quantised with {name}")
 
 
@@ -246,26 +219,6 @@ def quantisation_note(config: Mapping[str, Any]) -> str | None:
     if missing:
         text += f" (not installed here: pip install {' '.join(missing)})"
     return f"{text}."
-
-
-def base_params(config: Mapping[str, Any]) -> int | None:
-    """Count the parameters of a quantised base, whose weights are packed, from its config.
-
-    Args:
-        config: Its config.json, or that of a checkpoint attached to it.
-
-    Returns:
-        Their number before quantisation; None if the base is not quantised, or its family has no
-        closed form.
-    """
-    from engram.backbone.facts import Backbone  # a circular import otherwise
-
-    if stated_quantisation(config) is None:
-        return None
-    try:
-        return Backbone.from_config(config, "", "").params
-    except InputError:
-        return None
 
 
 def quantised_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -124,8 +124,8 @@ def _read_mapping(path: Path) -> Mapping:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
-        raise MissingFileError(
-            f"{path} does not exist.",
+        raise MissingFileError.at(
+            path,
             "`engram config ls` lists the templates; `engram config new` writes a file.",
             path=str(path),
         ) from None

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from engram.nn.compat import records_a_graph
 MEMORY_ARGUMENTS = ("engram_input_ids", "engram_mask", "hash_ids")
 
 
+T = TypeVar("T")
+
+
 @dataclass
 class _Told:
     """The memory's arguments of a call, and whether its decoder took them."""
@@ -39,6 +43,16 @@ class _Told:
 
 
 _told: ContextVar[_Told | None] = ContextVar("engram_arguments", default=None)
+
+
+@contextmanager
+def bound(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Give a context variable a value inside a block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) -> Callable[..., Any]:
@@ -71,11 +85,8 @@ def forward_with_memory(base: Callable[..., Any], *, tell_text: bool = False) ->
         if torch.compiler.is_compiling():
             return base(self, *args, **kwargs)
         box = _Told(told)
-        before = _told.set(box)
-        try:
+        with bound(_told, box):
             outputs = base(self, *args, **kwargs)
-        finally:
-            _told.reset(before)
         if not box.taken and (tell_text or not hands_on):
             raise _not_handed_on(self, told)
         return outputs
@@ -119,11 +130,9 @@ def told_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: Keyword arguments of the decoder's call; changed in place.
     """
     own = {key: arguments.pop(key) for key in MEMORY_ARGUMENTS if key in arguments}
-    box = None if torch.compiler.is_compiling() else _told.get()
-    told = {} if box is None else box.arguments
-    if box is not None:
-        box.taken = True
-    return {**told, **{key: value for key, value in own.items() if value is not None}}
+    box = (None if torch.compiler.is_compiling() else _told.get()) or _Told({})
+    box.taken = True
+    return box.arguments | {key: value for key, value in own.items() if value is not None}
 
 
 def checked_ids(given: Any, shape: Sequence[int]) -> Tensor:

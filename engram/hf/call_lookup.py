@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens of a call, L layers with a memory, C columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,8 +15,7 @@ from engram.errors import InputError
 from engram.hf.ids import MemoryIds
 from engram.hf.packed import document_starts, tokens_since_start
 from engram.hf.state import MemoryState, Past, Record, both
-from engram.nn.compat import records_a_graph
-from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
+from engram.nn.gaps import closed_order, gaps_in, in_time, masks_some, reorder
 from engram.nn.module import GatedTokens
 
 
@@ -38,7 +38,7 @@ class Reader:
     @property
     def closes_gaps(self) -> bool:
         """Whether masked tokens inside rows are skipped."""
-        return self.ids.addresses.layout.closes_gaps
+        return self.ids.addresses.layout.masked == "absent"
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class Before:
 
     def with_gates(self, record: Record) -> GatedTokens:
         """Add a layer's gates from its state."""
-        gates = record.last(self.ids.shape[1]) if self.places is None else record.at(self.places)
-        assert gates is not None
+        gates = cast(Tensor, record.last(self.ids.shape[1], self.places))
         if self.keep is not None:
             gates = gates.masked_fill(~self.keep.to(gates.device)[:, :, None], 0)
         return GatedTokens(self.ids, gates)
@@ -161,16 +160,14 @@ def _hash(
 def _before(reader: Reader, state: MemoryState) -> Before | None:
     """Hash the tokens again from which the convolutions' windows are recomputed."""
     window, orders = reader.window_tokens, reader.ids.addresses.max_ngram_size
-    past = None
-    if window:
-        past = state.last(window + orders - 1, skip_masked=reader.closes_gaps)
+    count = window + orders - 1
+    past = state.last(count, skip_masked=reader.closes_gaps) if window else None
     if past is None:
         return None
     # The first of these tokens see less context than before: they are not among the last.
     hashed = reader.ids(past.tokens, reader.token_map, past.keep, past.starts)
     keep, places = past.keep, past.places
-    count = past.tokens.shape[1]
-    given = state.hash_ids.last(count) if places is None else state.hash_ids.at(places)
+    given = state.hash_ids.last(past.tokens.shape[1], places)
     if given is not None:
         hashed = given.where(given >= 0, hashed)
     cut = slice(-window, None)
@@ -220,7 +217,4 @@ def _own_part(mask: Tensor, seen: int, length: int) -> Tensor | None:
             tokens=seen + length,
         )
     own = mask[:, seen : seen + length].bool()
-    # On a CPU, where checking is cheap, a mask that masks nothing becomes None.
-    if own.device.type == "cpu" and not records_a_graph() and bool(own.all()):
-        return None
-    return own
+    return own if masks_some(own) else None

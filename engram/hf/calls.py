@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from engram.errors import InputError
 from engram.hf import compat
 from engram.hf.arguments import (
+    bound,
     checked_hash_ids,
     checked_ids,
     checked_mask,
@@ -31,7 +32,7 @@ from engram.hf.state import MemoryState, give_state, state_of
 from engram.nn import EngramModule
 from engram.nn.compat import records_a_graph, records_a_lasting_graph
 from engram.nn.disk import prefetch
-from engram.nn.module import GatedTokens, memory_in
+from engram.nn.module import GatedTokens
 
 _passed_beside: ContextVar[Lookup | None] = ContextVar("engram_lookup", default=None)
 
@@ -88,9 +89,9 @@ def _read(memory: nn.Module, layer_id: int, hidden_states: Tensor, lookup: Looku
         return_past=True,
     )
     if state is not None and past is not None:
-        state.remember(layer_id, past)
-    added: Tensor = out
-    return added
+        state.windows[layer_id] = past.window
+        state.gates[layer_id].append(past.gates, past.gates)
+    return cast(Tensor, out)
 
 
 def _beside(mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
@@ -101,6 +102,7 @@ def _beside(mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
 class MemoryDecoder(nn.Module):
     """Mixed into a decoder's class: hashes the call's token ids and passes them to the layers."""
 
+    config: Any
     engram_ids: MemoryIds
     engram_layers_name: str
     engram_positional: tuple[str, ...]
@@ -166,11 +168,8 @@ class MemoryDecoder(nn.Module):
         if torch.compiler.is_compiling():
             outputs = super().forward(input_ids, **kwargs)
         else:
-            before = _passed_beside.set(lookup)
-            try:
+            with bound(_passed_beside, lookup):
                 outputs = super().forward(input_ids, **kwargs)
-            finally:
-                _passed_beside.reset(before)
         if cache is None and state is not None:
             made = compat.cache_of(outputs)
             if made is not None:
@@ -188,8 +187,7 @@ class MemoryDecoder(nn.Module):
             return None
         layer_ids = self.engram_ids.addresses.layer_ids
         if cache is None:
-            config: Any = self.config
-            uses = getattr(config, "use_cache", False) if use_cache is None else use_cache
+            uses = getattr(self.config, "use_cache", False) if use_cache is None else use_cache
             return MemoryState(layer_ids) if uses else None
         state = state_of(cache, layer_ids)
         try:
@@ -208,37 +206,29 @@ class MemoryDecoder(nn.Module):
         hash_ids: Tensor | None = None,
     ) -> Lookup:
         """See `look_up`."""
-        config: Any = self.config
-        reader = Reader(
-            self.engram_ids,
-            self.engram_token_map,
-            self._first_memory.window_tokens,
-            config.vocab_size,
-        )
+        window_tokens, vocab_size = self._first_memory.window_tokens, self.config.vocab_size
+        reader = Reader(self.engram_ids, self.engram_token_map, window_tokens, vocab_size)
         found = look_up(reader, ids, mask, position_ids, state, hash_ids)
-        self._prefetch(found.ids)
-        return found
-
-    def _prefetch(self, hashed: Tensor) -> None:
-        """Have tables on disk start reading the rows that the layers will look up."""
         if not records_a_graph():
-            layer_ids = sorted(self.engram_ids.addresses.layer_ids)
-            modules = [self._memory(layer_id) for layer_id in layer_ids]
-            prefetch(pair for module in modules for pair in module.wanted_rows(hashed))
+            # Tables on disk start reading the rows that the layers will look up.
+            memories = map(self._memory, sorted(self.engram_ids.addresses.layer_ids))
+            prefetch(rows for memory in memories for rows in memory.wanted_rows(found.ids))
+        return found
 
     @property
     def engram_layers(self) -> nn.ModuleList:
         """The decoder's list of layers."""
-        layers: nn.ModuleList = getattr(self, self.engram_layers_name)
-        return layers
+        return cast(nn.ModuleList, getattr(self, self.engram_layers_name))
 
     @property
     def _first_memory(self) -> EngramModule:
         return self._memory(self.engram_ids.addresses.layer_ids[0])
 
     def _memory(self, layer_id: int) -> EngramModule:
+        """Return a layer's memory, or the active one inside a wrapper, for its attributes."""
         layer: Any = self.engram_layers[layer_id]
-        return memory_in(layer.engram)
+        inside = (it for it in layer.engram.modules() if isinstance(it, EngramModule))
+        return cast(EngramModule, getattr(layer.engram, "in_use", None) or next(inside))
 
     @property
     def engram_token_map(self) -> Tensor | None:

@@ -8,7 +8,7 @@ transformers' own classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ FAMILIES = (
     "qwen3_moe",
     "smollm3",
     *MULTIMODAL,
+)
+# Auto classes of a base's tokenizer and processor: the mapping with its own, and the argument that
+# registers it.
+_READERS = (
+    ("AutoTokenizer", "TOKENIZER_MAPPING", "fast_tokenizer_class"),
+    ("AutoProcessor", "PROCESSOR_MAPPING", "processor_class"),
 )
 
 
@@ -80,7 +86,7 @@ def classes_of_code(config_class: Any, model_class: Any) -> tuple[type[Any], typ
     bases = (config_class, model_class)
     methods = {"__init__": init, "__reduce_ex__": made_again_by(_class_of_code, 0, *bases)}
     made = _make_config(config_class, config_class.model_type, methods)
-    base = compat.with_generation(model_class)
+    base = compat.add_generation_mixin_to_remote_model(model_class)
     return made, _make_model(base, made, made_again_by(_class_of_code, 1, *bases))
 
 
@@ -125,19 +131,6 @@ def not_trusted(folder: Path | str, reference: str) -> InputError:
     )
 
 
-def load_code(folder: Path | str, reference: str, revision: str | None = None) -> Any:
-    """Run the code beside a checkpoint, and return the class that it defines.
-
-    Only for code that the user trusts.
-
-    Args:
-        folder: Folder or hub id.
-        reference: Module and class, as in ``auto_map``.
-        revision: Branch, tag or commit on the hub.
-    """
-    return compat.class_in_folder(reference, str(folder), revision)
-
-
 def _is_known(model_type: str) -> bool:
     config = compat.config_class(model_type)
     return config is not None and base_class(config)[0] is not None
@@ -150,12 +143,14 @@ def _config_class(base_type: str) -> Any:
     base: Any = compat.config_class(base_type)
     if base is None:
         raise _unknown(base_type)
-    methods = {
+
+    def post_init(self: Any, **kwargs: Any) -> None:
+        base.__post_init__(self, **kwargs)
         # Model classes are slow to import: one is made when the first config of its type is seen.
-        **compat.run_after_init(base, partial(_model_class, base_type)),
-        "__reduce_ex__": made_again_by(_config_class, base_type),
-    }
-    made = _make_config(base, base_type, methods)
+        _model_class(base_type)
+
+    reduce = made_again_by(_config_class, base_type)
+    made = _make_config(base, base_type, {"__post_init__": post_init, "__reduce_ex__": reduce})
     AutoConfig.register(made.model_type, made, exist_ok=True)
     return made
 
@@ -169,7 +164,7 @@ def _make_config(base: Any, base_type: str, methods: dict[str, Any]) -> Any:
             "__annotations__": {"engram": dict[str, Any] | None},
             "model_type": ATTACHED_PREFIX + base_type,
             "engram": None,
-            **compat.without_copying(),
+            **compat.NEVER_COPIED,
             **methods,
         },
     )
@@ -192,24 +187,25 @@ def _model_class(base_type: str) -> Any:
         engram_auto_classes=auto_classes,
         engram_multimodal=base_type in MULTIMODAL,
     )
-    compat.share_conversions({base_type: config_class.model_type, base.__name__: made.__name__})
+    # The base's tensors are renamed for our types and classes, too.
+    for theirs, ours in ((base_type, config_class.model_type), (base.__name__, made.__name__)):
+        mapping = compat.get_checkpoint_conversion_mapping(theirs)
+        if mapping is not None:
+            compat.register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
     for name in auto_classes:
         getattr(transformers, name).register(config_class, made, exist_ok=True)
-    tokenizer = compat.tokenizer_class(base_config)
-    if tokenizer is not None:
-        transformers.AutoTokenizer.register(
-            config_class, fast_tokenizer_class=tokenizer, exist_ok=True
-        )
-    processor = compat.processor_class(base_config)
-    if processor is not None:
-        transformers.AutoProcessor.register(config_class, processor, exist_ok=True)
+    for name, entries, argument in _READERS:
+        reader = compat.mapped(entries, base_config)
+        if reader is not None:
+            register = getattr(transformers, name).register
+            register(config_class, exist_ok=True, **{argument: reader})
     return made
 
 
 def _make_model(base: Any, config_class: Any, reduce: Any, **members: Any) -> Any:
-    members |= {"__module__": __name__, "config_class": config_class, "__reduce_ex__": reduce}
-    members |= compat.without_copying()
-    return type(f"Engram{base.__name__}", (EngramForCausalLM, base), members)
+    own = {"__module__": __name__, "config_class": config_class, "__reduce_ex__": reduce}
+    bases = (EngramForCausalLM, base)
+    return type(f"Engram{base.__name__}", bases, {**members, **own, **compat.NEVER_COPIED})
 
 
 def _unknown(base_type: str) -> LayoutError:

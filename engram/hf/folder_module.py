@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import InputError
-from engram.hf.compat import files_beside
+from engram.hf.compat import get_relative_import_files
 
 REMOTE_MODULE = "modeling_engram"
 CODE_KEYS = ("AutoConfig", "AutoModelForCausalLM")
@@ -78,16 +78,19 @@ def remote_module(
     return f"{REMOTE_MODULE}.py", "\n".join(lines) + "\n"
 
 
-def copy_code(model_class: type[Any], folder: Path) -> None:
-    """Copy the modules of a base that is code in its folder, with the modules they import there.
+def write_code(model: Any, folder: Path) -> None:
+    """Write the module that `trust_remote_code` runs, and the code of the base that it builds on.
 
     Args:
-        model_class: The class with memories, derived from the base's.
+        model: A model with memories, of which the base may be code in its folder.
         folder: The target folder.
     """
-    for made in (model_class, model_class.config_class):
-        for base in made.__mro__:
-            if base.__module__.startswith("transformers_modules."):
-                file = str(sys.modules[base.__module__].__file__)
-                for needed in files_beside(file):
-                    shutil.copyfile(needed, folder / Path(needed).name)
+    code = model.config.engram["base"].get("auto_map")
+    name, text = remote_module(type(model.config), type(model), code)
+    (folder / name).write_text(text, encoding="utf-8")
+    bases = () if code is None else (*type(model).__mro__, *type(model.config).__mro__)
+    for base in bases:
+        if base.__module__.startswith("transformers_modules."):
+            file = str(sys.modules[base.__module__].__file__)
+            for needed in (file, *get_relative_import_files(file)):
+                shutil.copyfile(needed, folder / Path(needed).name)

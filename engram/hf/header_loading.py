@@ -43,7 +43,10 @@ def load_from_headers(
     Raises:
         MismatchError: A tensor of the memory is missing or has another shape.
     """
-    state = {name: _described(tag, shape) for name, (tag, shape) in tensors.items()}
+    state = {
+        name: _without_values(shape, TORCH_DTYPES.get(tag, torch.uint8))
+        for name, (tag, shape) in tensors.items()
+    }
     # The caller may be building a model on the meta device, where from_pretrained refuses to load.
     with _quiet(), torch.device("cpu"), _StayOnMeta():
         _, info = model_class.from_pretrained(
@@ -83,10 +86,6 @@ class _Described(Tensor):
     def to(self, *args: Any, **kwargs: Any) -> Any:
         dtype = kwargs.get("dtype")
         return self if dtype is None else _without_values(self.shape, dtype)
-
-
-def _described(tag: str, shape: tuple[int, ...]) -> Any:
-    return _without_values(shape, TORCH_DTYPES.get(tag, torch.uint8))
 
 
 def _without_values(shape: tuple[int, ...], dtype: torch.dtype) -> Any:

@@ -17,6 +17,7 @@ from engram.addressing.hashing import Hasher
 from engram.errors import MismatchError
 from engram.hf.torch_hash import TorchHasher
 from engram.nn.compat import records_a_graph, version_of
+from engram.nn.gaps import masks_some
 
 
 class MemoryIds:
@@ -48,12 +49,8 @@ class MemoryIds:
         self._hasher: Hasher | None = None
         self._torch_hasher = TorchHasher(addresses)
 
-    def __getstate__(self) -> dict[str, Any]:
-        kept = ("addresses", "not_text", "ever_checked", "not_filled")
-        return {name: getattr(self, name) for name in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemoryIds, (self.addresses, self.not_text, self.ever_checked, self.not_filled)
 
     def readable(self, ids: Tensor, model_vocab_size: int) -> tuple[Tensor, Tensor | None]:
         """Find ids that the tokenizer does not have, and ids that do not represent text.
@@ -74,8 +71,7 @@ class MemoryIds:
         known = ids < self.addresses.raw_vocab_size
         for token_id in self.not_text:
             known = known & (ids != token_id)
-        # On a CPU, where checking is cheap, a mask that masks nothing becomes None.
-        if known.device.type == "cpu" and not records_a_graph() and bool(known.all()):
+        if not masks_some(known):
             return ids, None
         return ids.clamp_max(self.addresses.raw_vocab_size - 1), known
 
@@ -97,10 +93,7 @@ class MemoryIds:
         if ids.device.type != "cpu" or records_a_graph():
             if token_map is not None:
                 token_map = token_map.to(ids.device)  # its layer may be on another device
-            hashed: Tensor = self._torch_hasher.hash(
-                ids, token_map=token_map, keep=keep, starts=starts
-            )[0]
-            return hashed
+            return self._torch_hasher.hash(ids, token_map=token_map, keep=keep, starts=starts)[0]
         hasher = self._hasher  # another thread may check a map, and reset this, at any time
         if hasher is None:
             addresses = self.addresses

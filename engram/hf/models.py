@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch.nn import Embedding
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.same_memory import check_tokenizer, map_of
 from engram.addressing.tokenizer_files import TOKENIZER, describe_tokenizer, load_tokenizer
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
-from engram.errors import EngramError, MismatchError, MissingFileError, UsageError
+from engram.errors import EngramError, MismatchError, MissingFileError
 from engram.hf import compat
-from engram.hf.arguments import forward_with_memory
+from engram.hf.arguments import bound, forward_with_memory
 from engram.hf.calls import refuse_continuous_batching
 from engram.hf.classes import class_after
-from engram.hf.folder_module import auto_map, copy_code, remote_module
-from engram.hf.layers import find_layers
+from engram.hf.folder_module import auto_map, write_code
 from engram.hf.prompts import check_prompt, keep_prompt
 from engram.hf.quantising import quantised_loading
 from engram.hf.tables import (
+    IN_FILES,
     add_tables,
-    built_with,
     check_saving,
     refuse_other_tables,
-    tables_in_files,
     tables_on_disk,
     weights_beside_tables,
 )
-from engram.hf.wiring import wire
+from engram.hf.wiring import find_layers, wire
 from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.nn.embedding import check_offsets
 from engram.tensor_names import is_memory, tensor_name
 
 Tables = Literal["ram", "disk"]
@@ -48,8 +48,7 @@ class EngramForCausalLM:
     """Mixin for a causal language model's class: builds, loads and saves it with its memories."""
 
     config: Any
-    # Names of the cache argument in the base's own `forward`, and in `generate`.
-    engram_cache_name: ClassVar[str | None]
+    # Name of the cache argument in the base's own `prepare_inputs_for_generation`.
     engram_generate_cache_name: ClassVar[str | None]
     # Auto classes of transformers that load the class.
     engram_auto_classes: ClassVar[tuple[str, ...]] = ("AutoModelForCausalLM",)
@@ -59,7 +58,6 @@ class EngramForCausalLM:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         base: Any = super()
-        cls.engram_cache_name = compat.cache_name(base.forward)
         cls.engram_generate_cache_name = compat.cache_name(base.prepare_inputs_for_generation)
         cls.forward = forward_with_memory(  # type: ignore[attr-defined]
             base.forward, tell_text=cls.engram_multimodal
@@ -74,7 +72,7 @@ class EngramForCausalLM:
                 "Attach one first: engram attach MODEL -c CONFIG -o FOLDER",
             )
         addresses = Addresses.from_dict(settings["addresses"])
-        wire(self, EngramConfig.from_dict(settings["config"]), addresses, tables_in_files())
+        wire(self, EngramConfig.from_dict(settings["config"]), addresses, IN_FILES.get())
         self._fill_token_map()
 
     @classmethod
@@ -104,23 +102,19 @@ class EngramForCausalLM:
             MissingError: A quantised base needs a package that is not installed, or a newer
                 version.
         """
-        _check_places(tables, cache_rows)
-        in_files = None
-        if tables == "disk":
-            compat.weight_loader(super())
-            in_files = tables_on_disk(pretrained_model_name_or_path, cache_rows, kwargs)
+        source = pretrained_model_name_or_path
+        in_files = tables_on_disk(source, tables, cache_rows, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         # Wrong shapes are reported below, with their names.
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         base = class_after(cls, EngramForCausalLM)
-        source = pretrained_model_name_or_path
         with (
-            built_with(in_files),
+            bound(IN_FILES, in_files),
             quantised_loading(base, cls.config_class, source, kwargs),  # type: ignore[attr-defined]
         ):
             model, info = super().from_pretrained(  # type: ignore[misc]
-                pretrained_model_name_or_path, *args, **kwargs
+                source, *args, **kwargs
             )
         wrong = [f"{name} is missing" for name in info["missing_keys"] if is_memory(name)]
         wrong += [
@@ -131,12 +125,12 @@ class EngramForCausalLM:
         if wrong:
             raise MismatchError(
                 f"{len(wrong)} tensors are missing or have another shape: {sorted(wrong)[0]}.",
-                f"Check the folder: engram verify {pretrained_model_name_or_path}",
+                f"Check the folder: engram verify {source}",
                 tensors=sorted(wrong),
             )
         model.check_constants()
-        if pretrained_model_name_or_path is not None:
-            model._check_tokenizer(Path(pretrained_model_name_or_path))
+        if source is not None:
+            model._check_tokenizer(Path(source))
         return (model, info) if wants_info else model
 
     @staticmethod
@@ -164,8 +158,7 @@ class EngramForCausalLM:
     @property
     def engram_addresses(self) -> Addresses:
         """The memory's constants, without their token map."""
-        addresses: Addresses = self.engram_decoder.engram_ids.addresses
-        return addresses
+        return cast(Addresses, self.engram_decoder.engram_ids.addresses)
 
     def fill_token_map(self, tokenizer: Any) -> None:
         """Fill the token map of a model that was made from its config, not loaded.
@@ -182,8 +175,6 @@ class EngramForCausalLM:
             MismatchError: It is not the memory's tokenizer.
             UsageError: It is none of these, or a tokenizer without a tokenizer.json.
         """
-        from engram.addressing.same_memory import map_of
-
         described = describe_tokenizer(tokenizer)
         token_map = self.engram_decoder.engram_token_map
         if token_map is not None:
@@ -221,7 +212,7 @@ class EngramForCausalLM:
         self.check_token_map()
         for name, module in self.named_modules():  # type: ignore[attr-defined]
             if isinstance(module, MultiHeadEmbedding):
-                module.check_offsets(name)
+                check_offsets(module, {f"{name}.offsets": module.offsets}, f"{name}.")
 
     def check_token_map(self) -> None:
         """Compare the loaded token map with the fingerprint.
@@ -235,15 +226,9 @@ class EngramForCausalLM:
             decoder.engram_ids.check(token_map)
 
     def _check_tokenizer(self, folder: Path) -> None:
-        """Compare the tokenizer beside the weights with that of the memory.
-
-        Raises:
-            MismatchError: It is another tokenizer.
-        """
+        """Compare the tokenizer beside the weights, if there is one, with that of the memory."""
         addresses = self.engram_addresses
         if addresses.map_sha256 is not None and (folder / TOKENIZER).is_file():
-            from engram.addressing.same_memory import check_tokenizer
-
             check_tokenizer(addresses, load_tokenizer(folder))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -262,43 +247,31 @@ class EngramForCausalLM:
         # The saved folder no longer contains the base's own files, so detaching is not possible.
         base = {**self.config.engram["base"], "files": None}
         whole = not compat.has_peft_adapter(self)
-        path, saved = self._layers_paths()
-        saved = saved if kwargs.get("save_original_format", True) else path
-        memory = {**self.config.engram["config"], **self._dtype_of_tables()}
+        _, layers, path = find_layers(self)
+        saved, first = path, self.engram_addresses.layer_ids[0]
+        if kwargs.get("save_original_format", True):
+            # Tensors are saved under the names of the files that they were loaded from.
+            part, tensor = next(layers[first].engram.named_parameters())
+            place = tensor_name("", first, part)
+            name = next(iter(compat.revert_weight_conversion(self, {path + place: tensor})))
+            saved = name.removesuffix(place)
+        # Loading cast tables in memory with the rest of the model.
+        memory = {**self.config.engram["config"]}
+        heads = (it for it in self.modules() if isinstance(it, MultiHeadEmbedding))  # type: ignore[attr-defined]
+        dtypes = [it.embedding.weight.dtype for it in heads if isinstance(it.embedding, Embedding)]
+        if dtypes:
+            memory["table_dtype"] = str(dtypes[0]).removeprefix("torch.")
         anew = {"base": base, "config": memory, "layers_path": saved}
         self.config.engram = {**self.config.engram, **anew}
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if tables and whole and kwargs.get("is_main_process", True):
             renamed = {saved + name.removeprefix(path): it for name, it in tables.items()}
             add_tables(Path(save_directory), renamed)
-        self._write_code(Path(save_directory))
+        write_code(self, Path(save_directory))
         if push and kwargs.get("is_main_process", True):
             # Only when the folder is complete; pushing saves once more, to its own folder.
             self.push_to_hub(repo_id, **uploading)  # type: ignore[attr-defined]
         return result
-
-    def _dtype_of_tables(self) -> dict[str, str]:
-        """Record the dtype of tables in memory: loading cast them with the rest of the model."""
-        for module in self.modules():  # type: ignore[attr-defined]
-            if isinstance(module, MultiHeadEmbedding) and isinstance(module.embedding, Embedding):
-                return {"table_dtype": str(module.embedding.weight.dtype).removeprefix("torch.")}
-        return {}
-
-    def _layers_paths(self) -> tuple[str, str]:
-        """Return the name of the list of layers in the model, and in files that it saves."""
-        _, layers, path = find_layers(self)
-        layer_id = self.engram_addresses.layer_ids[0]
-        part, tensor = next(layers[layer_id].engram.named_parameters())
-        place = tensor_name("", layer_id, part)
-        return path, compat.saved_name(self, path + place, tensor).removesuffix(place)
-
-    def _write_code(self, folder: Path) -> None:
-        """Write the module that `trust_remote_code` loads, and the modules that it imports."""
-        code = self.config.engram["base"].get("auto_map")
-        name, text = remote_module(type(self.config), type(self), code)
-        (folder / name).write_text(text, encoding="utf-8")
-        if code is not None:
-            copy_code(type(self), folder)
 
     def prepare_inputs_for_generation(
         self,
@@ -373,29 +346,3 @@ def _tokenizers_here(config: Any) -> list[Path]:
     if named and found:
         return [*found, Path(read_from(named, found[0]))]
     return [*found, Path(named)] if named and named != OWN else found
-
-
-def _check_places(tables: str, cache_rows: int) -> None:
-    """Check the place of tables.
-
-    Raises:
-        UsageError: `tables` is unknown, or `cache_rows` is below 0 or given for tables in memory.
-    """
-    if tables not in ("ram", "disk"):
-        raise UsageError(
-            f'tables must be "ram" or "disk", got {tables!r}.',
-            'Use "ram" for tables in memory, "disk" for rows read from the checkpoint.',
-            tables=tables,
-        )
-    if cache_rows < 0:
-        raise UsageError(
-            f"cache_rows must be >= 0, got {cache_rows}.",
-            "Use 0 for no cache, or the number of rows of each table to keep in memory.",
-            cache_rows=cache_rows,
-        )
-    if tables == "ram" and cache_rows:
-        raise UsageError(
-            f'cache_rows must be 0 with tables="ram", got {cache_rows}.',
-            'Use tables="disk", or leave cache_rows out: tables in memory need no cache.',
-            cache_rows=cache_rows,
-        )

@@ -31,6 +31,12 @@ MULTIMODAL = (
 _OTHER_SENSES = ("vision_config", "audio_config", "image_config", "video_config")
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
 _TEXT_ALONE, _WITH_IMAGES = "AutoModelForCausalLM", "AutoModelForImageTextToText"
+# Auto classes of models that generate text, with the mapping of each.
+_GENERATING = {
+    _TEXT_ALONE: "MODEL_FOR_CAUSAL_LM_MAPPING",
+    _WITH_IMAGES: "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+}
 
 
 def other_sense(known: Any, config: Mapping[str, Any]) -> str | None:
@@ -40,7 +46,7 @@ def other_sense(known: Any, config: Mapping[str, Any]) -> str | None:
         known: transformers' config class of the type.
         config: A config.json of that type.
     """
-    found = compat.generating_classes(known)
+    found = _generating_classes(known)
     parts = getattr(known, "sub_configs", {})
     for name in _OTHER_SENSES:
         if name in parts or (name in config and _TEXT_ALONE not in found):
@@ -72,7 +78,7 @@ def base_class(known: Any) -> tuple[Any, tuple[str, ...]]:
         The class, or None; and the names of the Auto classes that load the attached model, of which
         the first also loads the base as that class.
     """
-    found = compat.generating_classes(known)
+    found = _generating_classes(known)
     first = auto_class_of({"model_type": known.model_type})
     if first not in found:
         return None, ()
@@ -87,3 +93,9 @@ def placeholder_ids(config: Any) -> tuple[int, ...]:
     """
     found = (getattr(config, name, None) for name in _PLACEHOLDERS)
     return tuple(sorted({value for value in found if isinstance(value, int)}))
+
+
+def _generating_classes(config: Any) -> dict[str, Any]:
+    """Return transformers' models of a config class that generate text, by Auto class."""
+    found = {name: compat.mapped(mapping, config) for name, mapping in _GENERATING.items()}
+    return {name: model for name, model in found.items() if model is not None}

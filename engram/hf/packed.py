@@ -39,9 +39,8 @@ def document_starts(
     if after is not None:
         starts = after if starts is None else starts | after
     # A compiled graph cannot check values; it always computes as for several documents.
-    if starts is None or records_a_graph() or bool(starts.any()):
-        return starts
-    return None
+    several = starts is not None and (records_a_graph() or bool(starts.any()))
+    return starts if several else None
 
 
 def tokens_since_start(starts: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -17,7 +17,6 @@ from engram.backbone.quantisation import (
     BaseModules,
     Memories,
     check_packages,
-    demand_packages,
     find_method,
     list_without_memory,
     method_name,
@@ -47,9 +46,10 @@ def base_modules(base_class: Any, config: Any, layers_path: str) -> BaseModules:
         name.removeprefix(f"{layers_path}.").partition(".")[2]
         for name, module in model.named_modules()
         if name.startswith(f"{layers_path}.")
-        and isinstance(module, (nn.Linear, nn.Conv2d, compat.turned_linear()))
+        and isinstance(module, (nn.Linear, nn.Conv2d, compat.Conv1D.find()))
     ]
-    return BaseModules(tuple(sorted(compat.never_quantised(model))), tuple(dict.fromkeys(inside)))
+    kept = compat.get_modules_to_not_convert(model)
+    return BaseModules(tuple(sorted(kept)), tuple(dict.fromkeys(inside)))
 
 
 def keep_memory_out(
@@ -87,7 +87,7 @@ def memories_of(settings: Mapping[str, Any]) -> Memories:
     """Read a checkpoint's memories from the ``engram`` part of its config.json."""
     config = EngramConfig.from_dict(settings["config"])
     layers, path = settings["addresses"]["layers"], settings["layers_path"]
-    weights = (name for name in config.rules.dense_shapes(config))
+    weights = (name for name in config.rules.dense_shapes(config.sizes))
     parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
     paths = (module_name(path, layer["layer_id"]) for layer in layers)
     return Memories(tuple(sorted(paths)), tuple(parts))
@@ -119,11 +119,17 @@ def quantised_loading(
         yield
         return
     name = method_name(stored or _values(given))
-    demand_packages(name)
+    check_packages(name)
     if given is not None:
         settings = config.engram
         base = partial(base_modules, base_class, config, settings["layers_path"])
-        options[QUANTISATION] = _changed(given, memories_of(settings), base)
+        made = options[QUANTISATION] = copy.deepcopy(given)
+        values = _values(made)
+        method = find_method(method_name(values))
+        # Methods that only load quantised weights have no such list.
+        if isinstance(made, dict) or any(key in values for key in method.keys):
+            key, listed = list_without_memory(method, values, memories_of(settings), base)
+            values[key] = listed
     try:
         yield
     except ImportError as error:
@@ -150,9 +156,10 @@ def reason_not_loaded(config: Mapping[str, Any]) -> str | None:
     quantisation = stated_quantisation(config)
     if quantisation is None:
         return None
-    check_packages(config)
+    check_packages(method_name(quantisation))
     try:
-        compat.check_quantiser(copy.deepcopy(quantisation))
+        quantiser = compat.quantiser_from_config(copy.deepcopy(quantisation), pre_quantized=True)
+        quantiser.validate_environment(device_map=None, weights_only=True)
     except (ImportError, RuntimeError, ValueError) as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
@@ -189,26 +196,11 @@ def _config(config_class: Any, model: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _stored(config: Any) -> dict[str, Any] | None:
-    for part in (config, config.get_text_config()):
-        stated = getattr(part, QUANTISATION, None)
-        if stated is not None:
-            return _values(stated)
-    return None
+    parts = (config, config.get_text_config())
+    stated = (getattr(part, QUANTISATION, None) for part in parts)
+    return next((_values(it) for it in stated if it is not None), None)
 
 
 def _values(quantisation: Any) -> dict[str, Any]:
-    """Return the values of a quantisation's config: a dict, or an object of transformers."""
+    """Return the values of a quantisation's config, a dict or an object; changes change it."""
     return quantisation if isinstance(quantisation, dict) else vars(quantisation)
-
-
-def _changed(given: Any, memories: Memories, base: Any) -> Any:
-    made, values = copy.deepcopy(given), _values(given)
-    method = find_method(method_name(given if isinstance(given, dict) else given.to_dict()))
-    # Methods that only load quantised weights have no such list.
-    if isinstance(given, dict) or any(key in values for key in method.keys):
-        key, listed = list_without_memory(method, values, memories, base)
-        if isinstance(made, dict):
-            made[key] = listed
-        else:
-            setattr(made, key, listed)
-    return made

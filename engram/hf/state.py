@@ -8,6 +8,7 @@ Shapes: B sequences, T tokens of a call, M streams, W window of the convolution,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,9 +18,7 @@ from torch import Tensor
 from engram.errors import InputError, MismatchError
 from engram.hf.classes import mixed
 from engram.hf.compat import self_attention_cache
-from engram.nn.compat import records_a_graph
-from engram.nn.functional import ConvPast
-from engram.nn.gaps import reorder
+from engram.nn.gaps import masks_some, reorder
 
 # A buffer grows by at least this many tokens, or by half of its size if that is more.
 _GROWTH_TOKENS = 256
@@ -76,20 +75,22 @@ class Record:
                 self.buffer = grown
             self.buffer[:, self.length : end] = new
 
-    def last(self, count: int) -> Tensor | None:
-        """Return the last `count` steps, or fewer if there are fewer; None if all are default."""
+    def last(self, count: int, places: Tensor | None = None) -> Tensor | None:
+        """Return the last `count` steps, or fewer if there are fewer; None if all are default.
+
+        Args:
+            count: Number of steps.
+            places: Positions of the steps to return instead ``[B, S]``; 0 at negative ones.
+        """
         if self.buffer is None:
             return None
-        steps = self.buffer[:, max(0, self.length - count) : self.length]
+        start = max(0, self.length - count) if places is None else 0
+        steps = self.buffer[:, start : self.length]
         # Tensors made in inference mode cannot take part in gradients, but copies can.
-        frozen = steps.is_inference() and not torch.is_inference_mode_enabled()
-        return steps.clone() if frozen else steps
-
-    def at(self, places: Tensor) -> Tensor | None:
-        """Return the steps at positions ``[B, S]``, 0 at negative ones; None as in `last`."""
-        steps = self.last(self.length)
-        if steps is None:
-            return None
+        if steps.is_inference() and not torch.is_inference_mode_enabled():
+            steps = steps.clone()
+        if places is None:
+            return steps
         places = places.to(steps.device)
         found = reorder(steps, places.clamp_min(0))
         return found.masked_fill((places < 0).view(*places.shape, *[1] * (found.ndim - 2)), 0)
@@ -100,7 +101,7 @@ class Record:
         if not self.length:
             self.buffer = None
 
-    def map_batch(self, select: Any) -> None:
+    def map_batch(self, select: Callable[[Tensor], Tensor]) -> None:
         """Replace the batch by `select` applied to it."""
         if self.buffer is not None:
             self.buffer = select(self.buffer[:, : self.length])
@@ -147,6 +148,10 @@ class MemoryState:
     def __init__(self, layer_ids: list[int]) -> None:
         self.tokens, self.starts, self.positions = Record(), Record(default=0), Record(default=-1)
         self.mask, self.known, self.hash_ids = Record(default=1), Record(default=1), Record(-1)
+        self._by_token = (
+            *(self.tokens, self.mask, self.known),
+            *(self.starts, self.positions, self.hash_ids),
+        )
         self.gates = {layer_id: Record() for layer_id in layer_ids}
         self.windows: dict[int, Tensor] = {}
 
@@ -160,12 +165,9 @@ class MemoryState:
         hash_ids: Tensor | None,
     ) -> None:
         """Append the tokens of a call ``[B, T]``."""
-        self.tokens.append(tokens, tokens)
-        self.mask.append(mask, tokens)
-        self.known.append(known, tokens)
-        self.starts.append(starts, tokens)
-        self.positions.append(positions, tokens)
-        self.hash_ids.append(hash_ids, tokens)
+        steps = (tokens, mask, known, starts, positions, hash_ids)
+        for record, new in zip(self._by_token, steps, strict=True):
+            record.append(new, tokens)
 
     def kept(self) -> Tensor | None:
         """Return a mask of the tokens so far that are read ``[B, T]``; None if all are."""
@@ -209,24 +211,14 @@ class MemoryState:
         if tokens is None or not count:
             return None
         keep = both(self.mask.last(count), self.known.last(count))
-        if keep is None or not skip_masked or _shows_all(keep):
-            starts, positions = self.starts.last(count), self.positions.last(count)
-            return Past(tokens, keep, starts, positions, None)
-        kept = cast(Tensor, self.kept())
-        places = torch.arange(kept.shape[1], device=kept.device).where(kept, -1)
-        places = places.topk(count, dim=1).values.flip(1)  # by time
-        return Past(
-            cast(Tensor, self.tokens.at(places)),
-            places >= 0,
-            self.starts.at(places),
-            self.positions.at(places),
-            places,
-        )
-
-    def remember(self, layer_id: int, past: ConvPast) -> None:
-        """Append the window and gates of a layer for the tokens of a call."""
-        self.windows[layer_id] = past.window
-        self.gates[layer_id].append(past.gates, past.gates)
+        places = None
+        if skip_masked and masks_some(keep):
+            kept = cast(Tensor, self.kept())
+            places = torch.arange(kept.shape[1], device=kept.device).where(kept, -1)
+            places = places.topk(count, dim=1).values.flip(1)  # by time
+            tokens, keep = cast(Tensor, self.tokens.last(count, places)), places >= 0
+        starts, positions = self.starts.last(count, places), self.positions.last(count, places)
+        return Past(tokens, keep, starts, positions, places)
 
     def follow(self, cached_tokens: int) -> None:
         """Drop the tokens that are not in the cache, such as those of a failed call.
@@ -254,15 +246,14 @@ class MemoryState:
         for record in self._records():
             record.crop(kept)
 
-    def map_batch(self, select: Any) -> None:
+    def map_batch(self, select: Callable[[Tensor], Tensor]) -> None:
         """Replace the batch of all tensors by `select` applied to it."""
         self.windows = {layer_id: select(window) for layer_id, window in self.windows.items()}
         for record in self._records():
             record.map_batch(select)
 
     def _records(self) -> list[Record]:
-        own = (self.tokens, self.mask, self.known, self.starts, self.positions, self.hash_ids)
-        return [*own, *self.gates.values()]
+        return [*self._by_token, *self.gates.values()]
 
 
 def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -270,11 +261,6 @@ def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return other if one is None else one
     return one & other.to(one.device)
-
-
-def _shows_all(keep: Tensor) -> bool:
-    """Whether a mask masks nothing; checked on a CPU only, where it is cheap."""
-    return keep.device.type == "cpu" and not records_a_graph() and bool(keep.all())
 
 
 def state_of(cache: Any, layer_ids: list[int]) -> MemoryState:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engram.errors import InputError, LayoutError, MismatchError, MissingFileError
+from engram.errors import InputError, LayoutError, MismatchError, MissingFileError, UsageError
 from engram.nn import DiskEmbedding
 from engram.nn.quantised_disk import QuantisedDiskEmbedding
 from engram.storage.dtypes import DTYPES, scales_per_row
@@ -21,11 +21,11 @@ from engram.storage.safetensors_headers import (
     INDEX_FILE,
     SINGLE_FILE,
     TensorInfo,
-    read_folder_headers,
     read_header,
     read_weight_map,
 )
 from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 
 # Dtypes by their name in safetensors headers.
@@ -35,44 +35,51 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "t
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
 
 
-# Tables for the model under construction. An argument of `from_pretrained` would also end up in the
-# model's generation config.
-_IN_FILES: ContextVar[Mapping[int, DiskEmbedding] | None] = ContextVar("tables", default=None)
-
-
-@contextmanager
-def built_with(tables: Mapping[int, DiskEmbedding] | None) -> Iterator[None]:
-    """Give the models built in a block tables that stay in files; None for tables in RAM."""
-    token = _IN_FILES.set(tables)
-    try:
-        yield
-    finally:
-        _IN_FILES.reset(token)
-
-
-def tables_in_files() -> Mapping[int, DiskEmbedding] | None:
-    """Return the tables set by `built_with`, by layer id; None for tables in RAM."""
-    return _IN_FILES.get()
+# Tables by layer id for the model under construction; None for tables in RAM. An argument of
+# `from_pretrained` would also end up in the model's generation config.
+IN_FILES: ContextVar[Mapping[int, DiskEmbedding] | None] = ContextVar("tables", default=None)
 
 
 def tables_on_disk(
-    model: str | Path, cache_rows: int, options: Mapping[str, Any]
-) -> dict[int, DiskEmbedding]:
+    model: str | Path, place: str, cache_rows: int, options: Mapping[str, Any]
+) -> dict[int, DiskEmbedding] | None:
     """Find the tables of a checkpoint, from its headers alone.
 
     Args:
         model: Its folder or hub id; weights on the hub are downloaded to the local cache.
+        place: ``ram`` or ``disk``.
         cache_rows: Rows of each table to keep in memory.
         options: Arguments of `from_pretrained`.
 
     Returns:
-        The tables by layer id.
+        The tables by layer id; None if they are to be in memory.
 
     Raises:
+        UsageError: The place is unknown, or `cache_rows` is below 0 or given for tables in memory.
         MissingFileError: The folder has no safetensors weights, or some are missing.
         CorruptFileError: A file is torn or contradicts its header.
         LayoutError: The tables are stored in a format that cannot be read from disk.
     """
+    if place not in ("ram", "disk"):
+        raise UsageError(
+            f'tables must be "ram" or "disk", got {place!r}.',
+            'Use "ram" for tables in memory, "disk" for rows read from the checkpoint.',
+            tables=place,
+        )
+    if cache_rows < 0:
+        raise UsageError(
+            f"cache_rows must be >= 0, got {cache_rows}.",
+            "Use 0 for no cache, or the number of rows of each table to keep in memory.",
+            cache_rows=cache_rows,
+        )
+    if place == "ram" and cache_rows:
+        raise UsageError(
+            f'cache_rows must be 0 with tables="ram", got {cache_rows}.',
+            'Use tables="disk", or leave cache_rows out: tables in memory need no cache.',
+            cache_rows=cache_rows,
+        )
+    if place == "ram":
+        return None
     folder = Path(model)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -224,9 +231,8 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
         _write_table(folder / file, prefix, table)
     if single.is_file():
         single.replace(folder / _RENAMED_SINGLE_FILE)
-    files = sorted(set(weight_map.values()))
-    headers = [info for file in files for info in read_header(folder / file).values()]
-    total_bytes = sum(info.stop - info.start for info in headers)
+    headers = (read_header(folder / file) for file in sorted(set(weight_map.values())))
+    total_bytes = sum(info.stop - info.start for header in headers for info in header.values())
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     write_json(folder / INDEX_FILE, index)
 

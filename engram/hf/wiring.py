@@ -6,20 +6,22 @@ subclasses that call the memory (`engram.hf.calls`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.same_memory import check_config
+from engram.backbone.families import stated_layers
 from engram.config.engram_config import EngramConfig
-from engram.errors import MismatchError
+from engram.errors import LayoutError, MismatchError
 from engram.hf.admission import check_cache
 from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
 from engram.hf.classes import mixed
 from engram.hf.ids import MemoryIds
-from engram.hf.layers import check_fits, find_layers
 from engram.hf.multimodal import placeholder_ids
 from engram.hf.tables import refuse_loaded_tables
 from engram.nn import DiskEmbedding, EngramModule
@@ -56,7 +58,14 @@ def wire(
         layer.__class__ = mixed(mixin, layer.__class__)
         if index in distributions:
             layer.engram_layer_id = index
-            table = None if tables is None else _table_of(index, tables)
+            if tables is not None and index not in tables:
+                raise MismatchError(
+                    f"The files have no table for layer {index}, only for {sorted(tables)}.",
+                    "Download or copy the whole checkpoint again.",
+                    layer_id=index,
+                    tables=sorted(tables),
+                )
+            table = None if tables is None else tables[index]
             module = EngramModule(config, distributions[index], init="identity", table=table)
             layer.engram = module.to(dtype)
             if table is not None:
@@ -65,19 +74,97 @@ def wire(
         token_map = torch.zeros(addresses.raw_vocab_size, dtype=torch.int32)
         if addresses.token_map is not None:
             token_map = torch.from_numpy(addresses.token_map)
-        first = layers[addresses.layer_ids[0]].engram
-        first.register_buffer("token_map", token_map, persistent=True)
+        layers[addresses.layer_ids[0]].engram.register_buffer("token_map", token_map)
     decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
     decoder.engram_ids = MemoryIds(addresses, placeholder_ids(model.config))
     decoder.engram_layers_name = path.rpartition(".")[2]
 
 
-def _table_of(layer_id: int, tables: Mapping[int, DiskEmbedding]) -> DiskEmbedding:
-    if layer_id not in tables:
-        raise MismatchError(
-            f"The files have no table for layer {layer_id}, only for {sorted(tables)}.",
-            "Download or copy the whole checkpoint again.",
-            layer_id=layer_id,
-            tables=sorted(tables),
+def find_layers(model: Any) -> tuple[Any, Any, str]:
+    """Find the decoder of a causal language model and its list of layers.
+
+    The decoder is the module that takes token ids and has one list of layers, as long as the depth
+    of the text model in its config.
+
+    Args:
+        model: A transformers model, on any device, the meta device included.
+
+    Returns:
+        The decoder, its layers, and the dotted name of the list in the model.
+
+    Raises:
+        LayoutError: There is no such module.
+    """
+    depth = _depth(model.config.get_text_config())
+    named = [
+        (path, module)
+        for path, module in model.named_modules()
+        if "input_ids" in inspect.signature(module.forward).parameters
+    ]
+    own = model.get_decoder() if hasattr(model, "get_decoder") else model
+    for path, decoder in sorted(named, key=lambda pair: pair[1] is not own):
+        lists = {
+            name: child
+            for name, child in decoder.named_children()
+            if isinstance(child, nn.ModuleList) and len(child) == depth
+        }
+        if len(lists) == 1:
+            name, layers = next(iter(lists.items()))
+            return decoder, layers, f"{path}.{name}" if path else name
+        if lists:
+            raise _not_found(model, f"{type(decoder).__name__} has several: {', '.join(lists)}")
+    raise _not_found(model, "no module that takes token ids has one")
+
+
+def _depth(text_config: Any) -> int | None:
+    model_type = str(text_config.model_type).removeprefix("engram_")
+    return cast(int | None, stated_layers(model_type, lambda key: getattr(text_config, key, None)))
+
+
+def _not_found(model: Any, reason: str) -> LayoutError:
+    depth = _depth(model.config.get_text_config())
+    return LayoutError(
+        f"The layers of {type(model).__name__} cannot be found: a memory needs one list of {depth} "
+        f"layers, and {reason}.",
+        "Choose a decoder that keeps its layers in one list, such as Llama or Qwen.",
+        model=type(model).__name__,
+        num_layers=depth,
+    )
+
+
+def check_fits(config: EngramConfig, layer_ids: list[int], depth: int, backbone: Any) -> None:
+    """Compare a memory with its backbone.
+
+    Args:
+        config: The memory.
+        layer_ids: Layers that read it.
+        depth: Layers of the decoder.
+        backbone: The transformers config of the text model.
+
+    Raises:
+        LayoutError: A layer does not exist, or hidden sizes or streams differ.
+    """
+    width = backbone.hidden_size
+    beyond = [layer_id for layer_id in layer_ids if layer_id >= depth]
+    if beyond:
+        raise LayoutError(
+            f"layer_ids must be in 0..{depth - 1}, the layers of the model, got {beyond}.",
+            "Choose other layer_ids in the config.",
+            layer_ids=beyond,
+            num_layers=depth,
         )
-    return tables[layer_id]
+    if config.hidden_size != width:
+        raise LayoutError(
+            f"hidden_size must be {width}, that of the model, got {config.hidden_size}.",
+            f"Set hidden_size: {width} in the config.",
+            hidden_size=config.hidden_size,
+            model_hidden_size=width,
+        )
+    streams = getattr(backbone, "hc_mult", None) or getattr(backbone, "hc_count", None) or 1
+    if config.hc_mult != streams:
+        raise LayoutError(
+            f"hc_mult must be {streams}, the model's residual streams, got {config.hc_mult}.",
+            f"Set hc_mult: {streams} in the config.",
+            hc_mult=config.hc_mult,
+            model_hc_mult=streams,
+        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
-from engram.layouts.dialect import Dialect, Slot
-from engram.layouts.tensors import HasSizes, Tensor, shape_of
+from engram.layouts.dialect import Dialect, Key, Slot
+from engram.layouts.tensors import CONSTANTS, Tensor, shape_of
 from engram.tensor_names import TABLE
 
 
@@ -50,9 +51,9 @@ class Naming:
     def marks(self, name: str) -> bool:
         """Whether a tensor's name tells that its model is of this family."""
         slot = self.read(name)
-        if slot is None or slot.is_scale or not slot.key.known:
+        if slot is None or slot.is_scale:
             return False
-        return slot.key.name == self.mark
+        return slot.key.known and slot.key.name == self.mark
 
     def part(self, slot: Slot) -> str:
         """Name the part of the memory that a tensor is counted under, such as ``wkv``."""
@@ -61,13 +62,11 @@ class Naming:
         name = self.released.names.get(slot.key.name, slot.key.name)
         return name.rpartition("{layer}.")[2].split(".")[0]
 
-    def read(self, name: str) -> Slot | None:
-        """Tell what a model's tensor is by its name, in any dialect; None for the model's own."""
-        return _best(dialect.read(name) for dialect in self.dialects)
-
-    def read_inside(self, name: str) -> Slot | None:
-        """Tell what a module's tensor is by its name, in any dialect."""
-        return _best(dialect.read_inside(name) for dialect in self.dialects)
+    def read(self, name: str, *, inside: bool = False) -> Slot | None:
+        """Tell what a tensor is by its name, in any dialect; see `Dialect.read`."""
+        read = (dialect.read(name, inside=inside) for dialect in self.dialects)
+        found = [slot for slot in read if slot is not None]
+        return next((slot for slot in found if slot.key.known), found[0] if found else None)
 
     def spoken(self, names: Iterable[str]) -> Dialect:
         """Find the dialect that tensors are named in: the release's, unless a name is another's."""
@@ -134,30 +133,30 @@ class Layout(Naming):
     known_maps: Mapping[tuple[int, int], str] = field(default_factory=dict)
     apart: str
 
-    @property
-    def closes_gaps(self) -> bool:
-        """Whether masked tokens inside a row are passed over."""
-        return self.masked == "absent"
-
-    @property
+    @cached_property
     def all_tensors(self) -> dict[str, Tensor]:
-        """Parameters of one layer by our name, its table last."""
+        """Parameters of one layer and constants of its hash by our name, the table last."""
         table = Tensor(TABLE, "R, W", self.table_block)
-        return {tensor.name: tensor for tensor in (*self.tensors, table)}
+        return CONSTANTS | {tensor.name: tensor for tensor in (*self.tensors, table)}
 
-    def dense_shapes(self, config: HasSizes) -> dict[str, tuple[int, ...]]:
-        """Shapes of one layer's parameters without its table, by our name."""
-        return {tensor.name: shape_of(tensor.shape, config.sizes) for tensor in self.tensors}
+    def letters(self, key: Key) -> str:
+        """Shape of a tensor in the letters of the legend; that of a stream where it is of one."""
+        shape = self.all_tensors[key.name].shape
+        if key.number is None:
+            return shape
+        return shape.removeprefix("M, ").removeprefix("M*")
 
-    def dense_parts(self, config: HasSizes) -> dict[str, int]:
+    def dense_shapes(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's parameters without its table, by our name.
+
+        Args:
+            sizes: Values of the legend's letters, as a config has them.
+        """
+        return {tensor.name: shape_of(tensor.shape, sizes) for tensor in self.tensors}
+
+    def dense_parts(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """Count the parameters of one layer's module without its table, part by part."""
         parts: dict[str, int] = defaultdict(int)
-        for name, shape in self.dense_shapes(config).items():
+        for name, shape in self.dense_shapes(sizes).items():
             parts[name.split(".")[0]] += prod(shape)
         return dict(parts)
-
-
-def _best(slots: Iterable[Slot | None]) -> Slot | None:
-    """Return the first slot of a tensor that is known, else the first of any."""
-    found = [slot for slot in slots if slot is not None]
-    return next((slot for slot in found if slot.key.known), found[0] if found else None)

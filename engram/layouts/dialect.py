@@ -58,16 +58,6 @@ class Slot:
             return "constants"
         return "table" if self.key.known and self.key.name == TABLE else "dense"
 
-    @property
-    def layer_id(self) -> int | None:
-        """Its layer; None when it belongs to no layer alone."""
-        return self.key.layer_id
-
-
-def without_scale(name: str) -> tuple[str, bool]:
-    """Return the name of the weight that a tensor's name speaks of, and whether of its scales."""
-    return (_SCALE.sub(".weight", name), True) if _SCALE.search(name) else (name, False)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
@@ -99,34 +89,36 @@ class Dialect:
     settings: tuple[Setting, ...] = ()
     block_keys: Mapping[str, str] | None = None
 
-    def read(self, name: str) -> Slot | None:
-        """Tell what a model's tensor is by its name; None for one that is not the memory's."""
-        if not any(stem in name for stem in self._stems):
+    def read(self, name: str, *, inside: bool = False) -> Slot | None:
+        """Tell what a tensor is by its name; None for one that is not the memory's.
+
+        Args:
+            name: Its name in a model.
+            inside: The name is one in the memory's module, without its place in the model.
+        """
+        if not inside and not any(stem in name for stem in self._stems):
             return None
-        plain, is_scale = without_scale(name)
-        match = self._place.match(plain)
-        if match is None:
-            return None
-        number = _NUMBER.search(match["place"]) if self._numbered else None
-        return self._inside(match["name"], is_scale, int(number[0]) if number else None)
+        layer_id: int | None = None
+        plain = _SCALE.sub(".weight", name)
+        is_scale = plain != name
+        if not inside:
+            match = self._place.match(plain)
+            if match is None:
+                return None
+            number = _NUMBER.search(match["place"]) if self._numbered else None
+            plain, layer_id = match["name"], int(number[0]) if number else None
+        for ours, pattern in self._patterns.items():
+            match = pattern.fullmatch(plain)
+            if match is not None:
+                found = {kind: int(number) for kind, number in match.groupdict().items()}
+                key = Key(found.get("layer", layer_id), ours, found.get("number"))
+                return Slot(key, is_scale, found.get("shard"))
+        return Slot(Key(layer_id, plain, known=False), is_scale)
 
     def knows(self, name: str) -> bool:
         """Whether it has that name for one of the layout's tensors."""
         slot = self.read(name)
         return slot is not None and slot.key.known
-
-    def read_inside(self, name: str) -> Slot:
-        """Tell what a module's tensor is by its name, without its place in the model."""
-        return self._inside(*without_scale(name), None)
-
-    def _inside(self, name: str, is_scale: bool, layer_id: int | None) -> Slot:
-        for ours, pattern in self._patterns.items():
-            match = pattern.fullmatch(name)
-            if match is not None:
-                found = {kind: int(number) for kind, number in match.groupdict().items()}
-                key = Key(found.get("layer", layer_id), ours, found.get("number"))
-                return Slot(key, is_scale, found.get("shard"))
-        return Slot(Key(layer_id, name, known=False), is_scale)
 
     def write(
         self, key: Key, shard: int | None = None, *, scale: bool = False, like: str | None = None
@@ -141,10 +133,8 @@ class Dialect:
         """
         values = {"layer": key.layer_id, "stream": key.number, "table": key.number, "shard": shard}
         name = self.names[key.name].format(**values)
-        match = None if like is None else self._place.match(without_scale(like)[0])
-        if match is None:
-            place = self.root + self.place.format(**values)
-        else:
+        place = self.root + self.place.format(**values)
+        if like is not None and (match := self._place.match(_SCALE.sub(".weight", like))):
             place = match["place"]
             place = _NUMBER.sub(str(key.layer_id), place) if self._numbered else place
         return place + (name.removesuffix("weight") + self.scale if scale else name)
@@ -186,8 +176,7 @@ class Dialect:
 
 
 def _pattern(name: str, *, named: bool = True) -> str:
-    pattern = re.escape(name)
-    for word, group in _NUMBERS.items():
-        number = rf"(?P<{group}>\d+)" if named else r"\d+"
-        pattern = pattern.replace(rf"\{{{word}\}}", number)
-    return pattern
+    def number(word: re.Match[str]) -> str:
+        return rf"(?P<{_NUMBERS[word[1]]}>\d+)" if named else r"\d+"
+
+    return re.sub(r"\\\{(\w+)\\\}", number, re.escape(name))

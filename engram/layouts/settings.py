@@ -44,13 +44,19 @@ class Setting:
     written: bool = True
 
     def stated(self, config: Mapping[str, Any]) -> Any:
-        """The value of the first of its names that a config states; None without one."""
-        return next((config[name] for name in self.theirs if config.get(name) is not None), None)
+        """The value of the first of its names that a config states; None without one.
 
-    def shown(self, value: Any) -> Any:
-        """Write one of our values as the published config states it."""
-        first = self.counted_from
-        return [item + first for item in value] if first else value
+        Args:
+            config: A config.json; the part of it that is the text model's comes first.
+        """
+        parts = (part for part in (config.get("text_config"), config) if isinstance(part, Mapping))
+        values = (part.get(name) for part in parts for name in self.theirs)
+        return next((value for value in values if value is not None), None)
+
+    def counted(self, value: Any, sign: Literal[1, -1]) -> Any:
+        """Count layers as the published config does (1), or from 0 as ours does (-1)."""
+        first = sign * self.counted_from
+        return [item + first for item in value] if first and value else value
 
     def problem(self, value: Any) -> str | None:
         """Say what is wrong with a value; None when nothing is."""
@@ -93,16 +99,14 @@ def read_settings(
             continue
         if setting.kind == "first" and isinstance(value, list):
             value = value[0] if value else None
-        if setting.kind == "wholes" and value:
-            value = [item - setting.counted_from for item in value]
         if value is not None:
-            values[setting.ours] = value
+            values[setting.ours] = setting.counted(value, -1)
     return values, problems
 
 
 def write_settings(settings: Iterable[Setting], values: Mapping[str, Any]) -> dict[str, Any]:
     """Write values by our names as a published config states them."""
-    return {one.theirs[0]: one.shown(values[one.ours]) for one in settings if one.written}
+    return {one.theirs[0]: one.counted(values[one.ours], 1) for one in settings if one.written}
 
 
 def config_keys(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,19 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
-
-# Constants of a layer's hash that files may hold as 64-bit integers: where each head's rows start,
-# how many it has, and the multipliers.
-CONSTANTS = {"offsets": "C", "sizes": "C", "factors": "N"}
-
-
-class HasSizes(Protocol):
-    """A config: what shapes follow from."""
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The values of the legend's letters, but for R."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +26,13 @@ class Tensor:
     shape: str
     block: tuple[int, int] | None = None
 
-    @property
-    def stream_shape(self) -> str:
-        """Shape of one stream's part, where files hold every stream apart."""
-        first, _, rest = self.shape.partition(", ")
-        return rest if first == "M" else self.shape.removeprefix("M*")
+
+# Constants of a layer's hash that files may hold as 64-bit integers: where each head's rows start,
+# how many it has, and the multipliers.
+CONSTANTS = {
+    tensor.name: tensor
+    for tensor in (Tensor("offsets", "C"), Tensor("sizes", "C"), Tensor("factors", "N"))
+}
 
 
 def shape_of(shape: str, values: Mapping[str, int]) -> tuple[int, ...]:

@@ -45,12 +45,18 @@ class DiskEmbedding(FrozenTable):
         cache_rows: Rows kept in memory, preferably those that are read repeatedly; 0 leaves
             caching to the kernel, which is best for tables that fit into memory.
 
+    Attributes:
+        file: The file with the table.
+        stored: The row files of the table and their dtypes, by the names of its tensors.
+        sources: The row files that a row is read from, or caches of them.
+
     Raises:
         MissingFileError: The file is not there.
         CorruptFileError: The file ends before the table does.
         InputError: Rows of that dtype cannot be read, or a size is not valid.
     """
 
+    way_out = 'Load with tables="ram" to train it'
     stored_dtypes: ClassVar[tuple[torch.dtype, ...]] = (
         torch.float32,
         torch.bfloat16,
@@ -83,24 +89,11 @@ class DiskEmbedding(FrozenTable):
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.stored_dtype = self.dtype = dtype
-        file = RowFile(path, start_byte, num_embeddings, embedding_dim * dtype.itemsize)
-        self.source = row_source(file, cache_rows)
+        self.file = RowFile(path, start_byte, num_embeddings, embedding_dim * dtype.itemsize)
+        self.stored = {"weight": (self.file, dtype)}
+        self.source = row_source(self.file, cache_rows)
+        self.sources = [self.source]
         self._register()
-
-    @property
-    def file(self) -> RowFile:
-        """The file with the table."""
-        return self.source.file if isinstance(self.source, RowCache) else self.source
-
-    @property
-    def sources(self) -> tuple[RowFile | RowCache, ...]:
-        """The row files that a row is read from."""
-        return (self.source,)
-
-    @property
-    def stored(self) -> dict[str, tuple[RowFile, torch.dtype]]:
-        """The row files of the table, by the names of its tensors."""
-        return {"weight": (self.file, self.stored_dtype)}
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows.
@@ -117,8 +110,7 @@ class DiskEmbedding(FrozenTable):
         """
         if not records_a_graph():
             return self.read(input)
-        rows: Tensor = _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype)
-        return rows
+        return cast(Tensor, _rows_on_disk(input, self._handle, self.embedding_dim, self.dtype))
 
     def read(self, input: Tensor) -> Tensor:
         """Body of `forward`, which `torch.compile` does not trace."""
@@ -131,10 +123,6 @@ class DiskEmbedding(FrozenTable):
     def describe(self) -> str:
         """Return the start of a sentence that identifies this table."""
         return f"The table in {self.file.path} is read from disk"
-
-    def way_out(self) -> str:
-        """Return advice for getting a trainable table."""
-        return 'Load with tables="ram" to train it'
 
     def extra_repr(self) -> str:
         """Describe the table for `print(model)`."""

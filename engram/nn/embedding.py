@@ -72,7 +72,15 @@ class MultiHeadEmbedding(nn.Module):
                 stored_rows=rows,
             )
         if table is not None:
-            _check_shape(table, rows, width)
+            shape = (table.num_embeddings, table.embedding_dim)
+            if shape != (rows, width):
+                raise MismatchError(
+                    f"{table.describe()} and has {shape[0]} rows of {shape[1]}; the memory needs "
+                    f"{rows} of {width}.",
+                    "Use the table that was made for this config.",
+                    stored=list(shape),
+                    expected=[rows, width],
+                )
             self.embedding = table
         elif offload:
             self.embedding = OffloadEmbedding(
@@ -83,7 +91,7 @@ class MultiHeadEmbedding(nn.Module):
         self._bounds: tuple[Tensor, Tensor] | None = None
         # Persistent: models built on the meta device get only the buffers that a checkpoint has.
         self.register_buffer("offsets", torch.tensor(self._first_rows(), device=device))
-        self.register_load_state_dict_pre_hook(_check_offsets)
+        self.register_load_state_dict_pre_hook(check_offsets)
 
     def reset_parameters(self) -> None:
         """Draw the table from N(0, 1), as the reference demo does, and restore the offsets.
@@ -149,18 +157,6 @@ class MultiHeadEmbedding(nn.Module):
                 rows=rows,
             ) from None
 
-    def check_offsets(self, name: str) -> None:
-        """Compare the offsets with the sizes of the heads; skipped on the meta device.
-
-        Args:
-            name: The module's name, for the message.
-
-        Raises:
-            MismatchError: They are for heads of other sizes.
-        """
-        if not self.offsets.is_meta:
-            check_constant(f"{name}.offsets", self.offsets.tolist(), self._first_rows())
-
     def _check_range(self, hash_ids: Tensor) -> None:
         """Raise an error for ids that would read another head's rows."""
         if self._bounds is None:
@@ -185,20 +181,17 @@ class MultiHeadEmbedding(nn.Module):
         return [0, *accumulate(self.head_sizes[:-1])]
 
 
-def _check_shape(table: FrozenTable, rows: int, width: int) -> None:
-    shape = (table.num_embeddings, table.embedding_dim)
-    if shape != (rows, width):
-        raise MismatchError(
-            f"{table.describe()} and has {shape[0]} rows of {shape[1]}; the memory needs {rows} of "
-            f"{width}.",
-            "Use the table that was made for this config.",
-            stored=list(shape),
-            expected=[rows, width],
-        )
+def check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Compare stored offsets with the sizes of a table's heads, as a hook before loading.
 
+    Args:
+        module: The table.
+        state: Tensors by name; the offsets may be missing, or on the meta device.
+        prefix: Start of the table's names in them.
 
-def _check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Raise an error, before loading, for a table made for heads of other sizes."""
+    Raises:
+        MismatchError: They are for heads of other sizes.
+    """
     stored = state.get(f"{prefix}offsets")
     if stored is not None and not stored.is_meta:
         check_constant(f"{prefix}offsets", stored.tolist(), module._first_rows())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class FrozenTable(nn.Module):
         num_embeddings: Rows of the table.
         embedding_dim: Width of a row.
         dtype: dtype of the rows that a look-up returns.
+        way_out: Advice for getting a trainable table.
         frozen: Whether the user has frozen the table, to train the rest around it:
             ``requires_grad_(False)`` sets it, as it would freeze a table in memory.
     """
@@ -27,15 +28,12 @@ class FrozenTable(nn.Module):
     num_embeddings: int
     embedding_dim: int
     dtype: torch.dtype
+    way_out: ClassVar[str]
     frozen: bool = False
 
     @abstractmethod
     def describe(self) -> str:
         """Return the start of a sentence that identifies this table."""
-
-    @abstractmethod
-    def way_out(self) -> str:
-        """Return advice for getting a trainable table."""
 
     def refuse_gradients(self, rows: Tensor) -> Tensor:
         """Guard looked-up rows against training the table by mistake.
@@ -64,7 +62,7 @@ class FrozenTable(nn.Module):
     def _cannot_learn(self) -> LayoutError:
         return LayoutError(
             f"{self.describe()} and cannot be trained.",
-            f"{self.way_out()}; to train the rest around it, freeze it: "
+            f"{self.way_out}; to train the rest around it, freeze it: "
             "layer.engram.multi_head_embedding.embedding.requires_grad_(False)",
         )
 

@@ -10,7 +10,6 @@ Shapes: B sequences, T tokens, M streams, D hidden size, P channels, K taps, W c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from engram.nn.compat import records_a_graph
-from engram.nn.gaps import closed_order, gaps_in, in_time, reorder
+from engram.nn.gaps import closed_order, in_time, reorder
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
@@ -72,7 +71,8 @@ class CausalConv(nn.Module):
         channels: Channels P.
         taps: Taps K per channel.
         dilation: Tokens from one tap to the next.
-        factory: `device` and `dtype` of the weight.
+        factory: `device` and `dtype` of the weight ``[P, 1, K]``: the last tap is for the present,
+            as `torch.nn.Conv1d` has it.
     """
 
     def __init__(self, channels: int, taps: int, dilation: int, factory: dict[str, Any]) -> None:
@@ -87,8 +87,47 @@ class CausalConv(nn.Module):
         since: Tensor | None = None,
         gaps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Convolve ``[B, T, P]``, after the window ``[B, <= W, P]``. See `causal_conv`."""
-        return causal_conv(x, self.weight, self.dilation, window, since, gaps)
+        """Convolve every channel with its own taps, causally.
+
+        Args:
+            x: Inputs ``[B, T, P]``.
+            window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; missing ones are
+                zero.
+            since: Tokens since each token's document started ``[B, T]``: no tap reaches further
+                back. None where a row is one document.
+            gaps: False at tokens to skip ``[B, T]``, whose outputs are undefined; None if there are
+                none.
+
+        Returns:
+            Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window
+            ``[B, W, P]`` for the next tokens.
+        """
+        reach = (self.weight.shape[-1] - 1) * self.dilation
+        missing = reach
+        if window is not None:
+            x = torch.cat([window.to(x.dtype), x], dim=1)
+            missing -= window.shape[1]
+        # A negative pad crops a window that is longer than the taps reach.
+        context = F.pad(x, (0, 0, missing, 0)) if missing else x
+        order = None
+        if gaps is not None:
+            # Skipped tokens go before the window, so that the others follow it without a gap.
+            before = gaps.new_ones(len(gaps), reach)
+            context = reorder(context, closed_order(torch.cat([before, gaps], dim=1)))
+            order = closed_order(gaps)
+            since = None if since is None else reorder(since, order)
+        next_window = context[:, context.shape[1] - reach :]
+        # A view would keep the inputs of the whole text alive. Recorded graphs must fit any length.
+        if records_a_graph() or context.shape[1] > 2 * reach:
+            next_window = next_window.clone()
+        taps = self.weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
+        if since is not None:
+            out = _convolve_documents(context, taps, self.dilation, since)
+        elif records_a_graph() or not torch.is_grad_enabled():
+            out = _convolve(context, taps, self.dilation)
+        else:
+            out = cast(Tensor, _ShiftedTaps.apply(context, taps, self.dilation))
+        return out if order is None else reorder(out, in_time(order)), next_window
 
 
 class ConvPast(NamedTuple):
@@ -103,114 +142,6 @@ class ConvPast(NamedTuple):
 
     window: Tensor
     gates: Tensor
-
-
-def gate_and_smooth(
-    gates: Tensor,
-    value: Tensor,
-    norm: Callable[[Tensor], Tensor],
-    conv: CausalConv,
-    keep: Tensor | None,
-    window: Tensor | None,
-    since: Tensor | None,
-    *,
-    close_gaps: bool,
-) -> tuple[Tensor, ConvPast]:
-    """Gate the value for every stream, and add a causal convolution of it.
-
-    Args:
-        gates: One per stream ``[B, T, M]``.
-        value: The memory's value, the same for all streams ``[B, T, D]``.
-        norm: Normalises the convolution's inputs ``[B, T, M, D]``.
-        conv: The convolution over M * D channels.
-        keep: False at masked positions ``[B, T]``, which get zero and contribute zero; or None.
-        window: The convolution's inputs before these ``[B, <= W, P]``, or None.
-        since: Tokens since each token's document started ``[B, T]``, or None.
-        close_gaps: Whether the convolution skips masked tokens as if they did not exist; else they
-            keep their place in time.
-
-    Returns:
-        The sum ``[B, T, M, D]``, in float32 or better, and the past for later tokens.
-    """
-    if keep is not None:
-        # A closed gate makes the convolution's input zero as well.
-        gates = gates.masked_fill(~keep[:, :, None], 0)
-    gated, inputs = conv_inputs(gates, value, norm)
-    gaps = gaps_in(keep, window is not None) if close_gaps else None
-    convolved, window = conv(inputs, window, since, gaps)
-    out = F.silu(convolved).view_as(gated).add_(gated)
-    if keep is not None:
-        out = out.masked_fill(~keep[:, :, None, None], 0)
-    return out, ConvPast(window, gates)
-
-
-def conv_inputs(
-    gates: Tensor, value: Tensor, norm: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Gate the value, and normalise it for the convolution.
-
-    Args:
-        gates: One per stream ``[B, T, M]``.
-        value: The memory's value, the same for all streams ``[B, T, D]``.
-        norm: Normalises the convolution's inputs ``[B, T, M, D]``.
-
-    Returns:
-        The gated value ``[B, T, M, D]``, and the convolution's inputs ``[B, T, P]``.
-    """
-    gated = gates[..., None] * value[:, :, None]
-    return gated, norm(gated).to(value.dtype).flatten(2)
-
-
-def causal_conv(
-    x: Tensor,
-    weight: Tensor,
-    dilation: int,
-    window: Tensor | None = None,
-    since: Tensor | None = None,
-    gaps: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Convolve every channel with its own taps, causally.
-
-    Args:
-        x: Inputs ``[B, T, P]``.
-        weight: Taps ``[P, 1, K]``, the last one for the present, as `torch.nn.Conv1d` has them.
-        dilation: Tokens from one tap to the next.
-        window: Inputs before `x` ``[B, <= W, P]``, W = (K - 1) * dilation; missing ones are zero.
-        since: Tokens since each token's document started ``[B, T]``: no tap reaches further back.
-            None where a row is one document.
-        gaps: False at tokens to skip ``[B, T]``, whose outputs are undefined; None if there are
-            none.
-
-    Returns:
-        Outputs ``[B, T, P]``, float32 where `x` is of half precision; and the window ``[B, W, P]``
-        for the next tokens.
-    """
-    reach = (weight.shape[-1] - 1) * dilation
-    missing = reach
-    if window is not None:
-        x = torch.cat([window.to(x.dtype), x], dim=1)
-        missing -= window.shape[1]
-    # A negative pad crops a window that is longer than the taps reach.
-    context = F.pad(x, (0, 0, missing, 0)) if missing else x
-    order = None
-    if gaps is not None:
-        # Skipped tokens go before the window, so that the others follow it without a gap.
-        before = gaps.new_ones(len(gaps), reach)
-        context = reorder(context, closed_order(torch.cat([before, gaps], dim=1)))
-        order = closed_order(gaps)
-        since = None if since is None else reorder(since, order)
-    next_window = context[:, context.shape[1] - reach :]
-    # A view would keep the inputs of the whole text alive. Recorded graphs must fit any length.
-    if records_a_graph() or context.shape[1] > 2 * reach:
-        next_window = next_window.clone()
-    taps = weight.squeeze(1).t().to(torch.promote_types(x.dtype, torch.float32))
-    if since is not None:
-        out = _convolve_documents(context, taps, dilation, since)
-    elif records_a_graph() or not torch.is_grad_enabled():
-        out = _convolve(context, taps, dilation)
-    else:
-        out = cast(Tensor, _ShiftedTaps.apply(context, taps, dilation))
-    return out if order is None else reorder(out, in_time(order)), next_window
 
 
 class _RmsNorm(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Moves masked tokens inside rows before the others, so that those become neighbours.
+"""Masks: whether they mask tokens; moves those inside rows away, so that others are neighbours.
 
 Shapes: B sequences, T tokens.
 """
@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 from engram.nn.compat import records_a_graph
+
+
+def masks_some(keep: Tensor | None) -> bool:
+    """Whether a mask masks tokens.
+
+    Args:
+        keep: False at masked positions, or None.
+
+    Returns:
+        False for None, and on a CPU, where examining values is cheap, for a mask that is all True.
+    """
+    if keep is None:
+        return False
+    return keep.device.type != "cpu" or records_a_graph() or not bool(keep.all())
 
 
 def gaps_in(keep: Tensor | None, follows: bool) -> Tensor | None:

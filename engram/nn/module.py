@@ -7,7 +7,7 @@ width, W tokens of the convolution's window, P = M * D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,16 @@ class EngramModule(nn.Module):
             self.layer_id, self.slot = layer_vocab_sizes.layer_id, layer_vocab_sizes.slot
         rows = stored_rows(layer_vocab_sizes, config.row_multiple)
         if table is None and config.table_dtype in FORMATS:
-            table = _quantised_table(config, rows, device)
+            stored = str(config.table_dtype)
+            if config.offload_cache_lines:
+                raise LayoutError(
+                    f"offload_cache_lines must be 0 for tables stored in {stored}.",
+                    "Set offload_cache_lines to 0.",
+                    offload_cache_lines=config.offload_cache_lines,
+                )
+            table = QuantisedEmbedding(
+                rows, config.row_width, stored, offload=config.use_offload, device=device
+            )
         self.multi_head_embedding = MultiHeadEmbedding(
             [prime for primes in layer_vocab_sizes for prime in primes],
             config.row_width,
@@ -235,20 +244,9 @@ class EngramModule(nn.Module):
 
     @property
     def frozen_table(self) -> FrozenTable | None:
-        """The table if it is frozen (on disk or quantised), else None."""
-        table: FrozenTable | None = self._table_of(FrozenTable)
-        return table
-
-    @property
-    def table_on_disk(self) -> DiskEmbedding | None:
-        """The table if it is read from disk, else None."""
-        table: DiskEmbedding | None = self._table_of(DiskEmbedding)
-        return table
-
-    def _table_of(self, kind: type[Any]) -> Any:
-        """Return the table, without wrappers, if it is of a class; else None."""
+        """The table, without wrappers, if it is frozen (on disk or quantised), else None."""
         inside = self.multi_head_embedding.embedding.modules()
-        return next((module for module in inside if isinstance(module, kind)), None)
+        return next((module for module in inside if isinstance(module, FrozenTable)), None)
 
     def wanted_rows(self, hash_ids: Tensor) -> list[tuple[DiskEmbedding, Tensor]]:
         """Return the argument of `prefetch` that has this module's rows read ahead.
@@ -259,8 +257,8 @@ class EngramModule(nn.Module):
         Returns:
             The table with its row ids; empty if the table is in memory.
         """
-        table = self.table_on_disk
-        if table is None:
+        table = self.frozen_table
+        if not isinstance(table, DiskEmbedding):
             return []
         own_ids = ids_of_layer(hash_ids, self.slot, hash_ids.shape[:2])
         return [(table, self.multi_head_embedding.row_ids(own_ids))]
@@ -275,9 +273,6 @@ class EngramModule(nn.Module):
             parts[part] = parts.get(part, 0) + parameter.numel()
         return parts
 
-    def _learns(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.parameters())
-
     def _build(self, factory: dict[str, Any]) -> None:
         """Make the variant's weights, with `device` and `dtype` as in `factory`."""
         raise NotImplementedError
@@ -290,9 +285,10 @@ class EngramModule(nn.Module):
         """Look up the memory ``[B, T, E]`` of hash ids ``[B, T, C]`` or ``[B, T, L, C]``."""
         memory: Tensor = self.multi_head_embedding(ids_of_layer(hash_ids, self.slot, positions))
         table = self.frozen_table
-        if table is not None and torch.is_grad_enabled() and self._learns():
-            memory = table.refuse_gradients(memory)
-        return memory
+        if table is None or not torch.is_grad_enabled():
+            return memory
+        learns = any(parameter.requires_grad for parameter in self.parameters())
+        return table.refuse_gradients(memory) if learns else memory
 
     def _read(
         self,
@@ -324,29 +320,3 @@ class EngramModule(nn.Module):
             gates: The gates that `_read` returned ``[B, T, M]``.
         """
         raise NotImplementedError
-
-
-def memory_in(module: nn.Module) -> EngramModule:
-    """Return the memory in a module: the module itself, or the active one inside a wrapper.
-
-    To read the memory, call the wrapper; this gives access to attributes.
-    """
-    found = getattr(module, "in_use", None)
-    if found is None:
-        found = next(inner for inner in module.modules() if isinstance(inner, EngramModule))
-    return cast(EngramModule, found)
-
-
-def _quantised_table(
-    config: EngramConfig, rows: int, device: torch.device | str | None
-) -> QuantisedEmbedding:
-    stored = str(config.table_dtype)
-    if config.offload_cache_lines:
-        raise LayoutError(
-            f"offload_cache_lines must be 0 for tables stored in {stored}.",
-            "Set offload_cache_lines to 0.",
-            offload_cache_lines=config.offload_cache_lines,
-        )
-    return QuantisedEmbedding(
-        rows, config.row_width, stored, offload=config.use_offload, device=device
-    )

@@ -74,7 +74,15 @@ class OffloadEmbedding(nn.Embedding):
 
     def _through_cache(self, distinct: Tensor) -> Tensor:
         """Look up distinct ids ``[n]``, and add missing rows to the cache."""
-        self._open_cache(distinct.device)
+        home = distinct.device
+        key = (home, self.weight.dtype, address_of(self.weight), version_of(self.weight))
+        if key != self._cache_key:
+            # Tensors made in inference mode could not be written to later, outside of it.
+            with torch.inference_mode(False):
+                shape = (self.cache_lines, self.embedding_dim)
+                self._cached_ids = torch.full(shape[:1], -1, dtype=torch.int64, device=home)
+                self._cached_rows = torch.empty(shape, dtype=self.weight.dtype, device=home)
+            self._cache_key = key
         lines = distinct % self.cache_lines
         missed = self._cached_ids[lines] != distinct
         missing, free = distinct[missed], lines[missed]
@@ -87,18 +95,6 @@ class OffloadEmbedding(nn.Embedding):
         owns = self._cached_ids[free] == missing
         self._cached_rows[free[owns]] = fetched[owns]
         return rows
-
-    def _open_cache(self, device: torch.device) -> None:
-        weight = self.weight
-        key = (device, weight.dtype, address_of(weight), version_of(weight))
-        if key == self._cache_key:
-            return
-        # Tensors made in inference mode could not be written to later, outside of it.
-        with torch.inference_mode(False):
-            shape = (self.cache_lines, self.embedding_dim)
-            self._cached_ids = torch.full(shape[:1], -1, dtype=torch.int64, device=device)
-            self._cached_rows = torch.empty(shape, dtype=weight.dtype, device=device)
-        self._cache_key = key
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OffloadEmbedding:
         """Follow changes of dtype, and moves between host and meta, but not to an accelerator."""

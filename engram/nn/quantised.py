@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engram.errors import MismatchError
+from engram.errors import LayoutError, MismatchError
 from engram.storage.dtypes import FP8_SCALE_BLOCK
 
 # Largest e4m3 value, 1.75 * 2^8, and the floor of a block's largest value (DeepSeek-V4.1's tables).
@@ -152,3 +152,18 @@ FORMATS = {
     ),
     "int8": Format(torch.int8, torch.float32, quantise_int8, dequantise_int8),
 }
+
+
+def find_format(table_dtype: str) -> Format:
+    """Return a format by its name.
+
+    Raises:
+        LayoutError: It is unknown.
+    """
+    if table_dtype not in FORMATS:
+        raise LayoutError(
+            f"table_dtype must be one of {', '.join(FORMATS)}, got {table_dtype!r}.",
+            "Use another class for tables that are not quantised.",
+            table_dtype=table_dtype,
+        )
+    return FORMATS[table_dtype]

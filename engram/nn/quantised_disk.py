@@ -10,10 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engram.errors import LayoutError
 from engram.nn.disk import DiskEmbedding, row_source
-from engram.nn.quantised import FORMATS
-from engram.nn.row_cache import RowCache
+from engram.nn.quantised import FORMATS, find_format
 from engram.storage.dtypes import scales_per_row
 from engram.storage.row_file import RowFile
 
@@ -49,36 +47,21 @@ class QuantisedDiskEmbedding(DiskEmbedding):
         *,
         cache_rows: int = 0,
     ) -> None:
-        if table_dtype not in FORMATS:
-            raise LayoutError(
-                f"table_dtype must be one of {', '.join(FORMATS)}, got {table_dtype!r}.",
-                "Use another class for tables that are not quantised.",
-                table_dtype=table_dtype,
-            )
-        form = FORMATS[table_dtype]
+        form = find_format(table_dtype)
         super().__init__(
             path, start_byte, num_embeddings, embedding_dim, form.codes, cache_rows=cache_rows
         )
-        self.table_dtype, self.dtype = table_dtype, torch.float32
+        self.table_dtype, self.dtype, self._format = table_dtype, torch.float32, form
         scale_bytes = scales_per_row(embedding_dim, table_dtype) * form.scales.itemsize
         scales = RowFile(scale_path, scale_start_byte, num_embeddings, scale_bytes)
-        self.scale_source = row_source(scales, cache_rows)
-
-    @property
-    def sources(self) -> tuple[RowFile | RowCache, ...]:
-        """The row files that a row is read from: values and scales."""
-        return self.source, self.scale_source
-
-    @property
-    def stored(self) -> dict[str, tuple[RowFile, torch.dtype]]:
-        """The row files of the table, by the names of its tensors."""
-        source = self.scale_source
-        file = source.file if isinstance(source, RowCache) else source
-        return {**super().stored, "scale": (file, FORMATS[self.table_dtype].scales)}
+        self.stored["scale"] = (scales, form.scales)
+        self.sources.append(row_source(scales, cache_rows))
 
     def _rows(self, host_ids: Tensor, device: torch.device) -> Tensor:
-        form, flat = FORMATS[self.table_dtype], host_ids.reshape(-1)
-        codes = self._read(self.source, flat, device, form.codes)
-        scales = self._read(self.scale_source, flat, device, form.scales)
-        rows = form.dequantise(codes, scales, dtype=self.dtype)
+        flat, dtypes = host_ids.reshape(-1), (self._format.codes, self._format.scales)
+        codes, scales = (
+            self._read(source, flat, device, dtype)
+            for source, dtype in zip(self.sources, dtypes, strict=True)
+        )
+        rows = self._format.dequantise(codes, scales, dtype=self.dtype)
         return rows.view(*host_ids.shape, self.embedding_dim)

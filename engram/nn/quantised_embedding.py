@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engram.errors import LayoutError, MismatchError
+from engram.errors import MismatchError
 from engram.nn.frozen import FrozenTable
-from engram.nn.quantised import FORMATS, Format
+from engram.nn.quantised import find_format
 from engram.storage.dtypes import scales_per_row
 
 
@@ -39,6 +39,7 @@ class QuantisedEmbedding(FrozenTable):
 
     weight: Tensor
     scale: Tensor
+    way_out = "Convert the checkpoint to train it: engram convert FOLDER -o OUT --dtype bfloat16"
 
     def __init__(
         self,
@@ -50,28 +51,18 @@ class QuantisedEmbedding(FrozenTable):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if table_dtype not in FORMATS:
-            raise LayoutError(
-                f"table_dtype must be one of {', '.join(FORMATS)}, got {table_dtype!r}.",
-                "Use another class for tables that are not quantised.",
-                table_dtype=table_dtype,
-            )
+        form = self._format = find_format(table_dtype)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.table_dtype, self.offload, self.dtype = table_dtype, offload, torch.float32
         asked = torch.get_default_device() if device is None else torch.device(device)
         home = "cpu" if offload and asked.type != "meta" else asked
-        shape, scales = (num_embeddings, embedding_dim), scales_per_row(embedding_dim, table_dtype)
-        weight = torch.empty(shape, dtype=self._format.codes, device=home)
-        scale = torch.empty((num_embeddings, scales), dtype=self._format.scales, device=home)
+        shape = (num_embeddings, embedding_dim)
+        scales = (num_embeddings, scales_per_row(embedding_dim, table_dtype))
         # Not parameters: optimisers, gradient clipping and casts must not touch them.
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
+        self.register_buffer("weight", torch.empty(shape, dtype=form.codes, device=home))
+        self.register_buffer("scale", torch.empty(scales, dtype=form.scales, device=home))
         self.register_load_state_dict_pre_hook(_check_stored)
         self.reset_parameters()
-
-    @property
-    def _format(self) -> Format:
-        return FORMATS[self.table_dtype]
 
     def reset_parameters(self) -> None:
         """Make every row zero."""
@@ -99,10 +90,6 @@ class QuantisedEmbedding(FrozenTable):
     def describe(self) -> str:
         """Return the start of a sentence that identifies this table."""
         return f"The table is stored in {self.table_dtype}, for inference,"
-
-    def way_out(self) -> str:
-        """Return advice for getting a trainable table."""
-        return "Convert the checkpoint to train it: engram convert FOLDER -o OUT --dtype bfloat16"
 
     def extra_repr(self) -> str:
         """Describe the table for `print(model)`."""

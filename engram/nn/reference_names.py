@@ -33,7 +33,7 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
     layout = module.layout
     pieces: dict[str, dict[int, str]] = {}
     for name in [name for name in state if name.startswith(prefix)]:
-        slot = layout.read_inside(name.removeprefix(prefix))
+        slot = layout.read(name.removeprefix(prefix), inside=True)
         if slot is None or not slot.key.known:
             continue
         ours = OFFSETS if slot.key.name == "offsets" else slot.key.name

@@ -98,7 +98,7 @@ def count_params(config: EngramConfig, layer_ids: Sequence[int] | None = None) -
     primes = head_primes(config, layer_ids)
     if not primes:
         raise LayoutError("No layer reads the memory.", "Give layer_ids, such as [1, 6].")
-    dense_parts = config.rules.dense_parts(config)
+    dense_parts = config.rules.dense_parts(config.sizes)
     rows = {layer_id: stored_rows(primes[layer_id], config.row_multiple) for layer_id in primes}
     return MemoryCount(
         config=config,

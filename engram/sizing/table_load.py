@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from engram.config.engram_config import EngramConfig
 from engram.errors import CorruptFileError, InputError, MismatchError, MissingFileError
-from engram.growth import Growth
 from engram.sizing.counts import MemoryCount
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.storage.json_files import COUNT, NUMBER, Kind, OrNull, one_of, read_json
+
+if TYPE_CHECKING:
+    from engram.growth import Growth
 
 SCHEMA = "engram.hash/1"
 _ORDER = Kind("an n-gram order from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16)
@@ -150,11 +152,13 @@ def read_statistics(file: Path) -> CorpusStatistics:
         MissingFileError: There is no such file.
         InputError: It holds something else.
     """
+    from engram.growth import Growth
+
     try:
         values = read_json(file, _SHAPE)
     except MissingFileError:
         hint = f"engram hash TEXT --json > {file.name} writes it."
-        raise MissingFileError(f"{file} does not exist.", hint, file=str(file)) from None
+        raise MissingFileError.at(file, hint, file=str(file)) from None
     except CorruptFileError as error:
         # Any other file is probably the text itself, which the hint must not overwrite.
         text = "TEXT" if file.suffix == ".json" else shlex.quote(str(file))

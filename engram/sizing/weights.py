@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Literal
 
 from engram.backbone import Backbone
+from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import INFERENCE_DTYPES, TableDtype
 from engram.sizing.counts import MemoryCount
 from engram.sizing.pages import PAGE_BYTES, RowPages, row_pages
@@ -59,6 +60,30 @@ class Weights:
         if row > values:  # the scales are a separate tensor
             pages = pages + row_pages(row - values)
         return replace(self, dtype=name, size_bytes=self.rows * row, pages=pages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Contents of a checkpoint, or of one that a config describes.
+
+    Attributes:
+        kind: config, attached, adapter or released.
+        layout: Name of the layout.
+        title: The layout or family in one line.
+        config: The memory in our terms; None for a kind of memory that we do not run.
+        hash_rows: Rows that ids can reach, by layer in hash order; None is the layer of tables
+            that belong to no layer alone.
+        weights: Parts of the memory by layer, and the base as one, if it is known.
+        notes: What should be said with the numbers.
+    """
+
+    kind: Literal["config", "attached", "adapter", "released"]
+    layout: str
+    title: str
+    config: EngramConfig | None
+    hash_rows: Mapping[int | None, int]
+    weights: tuple[Weights, ...]
+    notes: tuple[str, ...]
 
 
 def dtype_bytes(dtype: str) -> int:

@@ -52,9 +52,7 @@ def check_file(path: Path, overwrite: bool) -> None:
         )
     check_parents(target)
     if not target.parent.is_dir():
-        raise MissingFileError(
-            f"{target.parent}: no such folder.", "Make it first.", path=str(target.parent)
-        )
+        raise MissingFileError.at(target.parent, "Make it first.", path=str(target.parent))
 
 
 def check_parents(path: Path) -> None:

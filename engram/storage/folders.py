@@ -99,6 +99,35 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         staging.sync_path(folder.parent)
 
 
+def demand_apart(output: Path, *inputs: Path) -> None:
+    """Refuse an output that is an input, lies in one, or would take one with it.
+
+    Paths are compared by where they lead: links and relative paths do not hide an input.
+
+    Args:
+        output: Folder to appear, which may replace one that is there.
+        *inputs: Folders and files that are read.
+
+    Raises:
+        InputError: It is not apart from them.
+    """
+    target = output.expanduser().resolve()
+    for given in inputs:
+        source = given.expanduser().resolve()
+        clashes = {
+            f"{output} is what is read": target == source,
+            f"{output} lies in {given}, which is read": source in target.parents,
+            f"{given}, which is read, lies in {output}": target in source.parents,
+        }
+        for what in (text for text, holds in clashes.items() if holds):
+            raise InputError(
+                f"{what}: it would be changed or lost.",
+                "Choose another folder; what is read stays as it is.",
+                output=str(output),
+                input=str(given),
+            )
+
+
 def torn(folder: Path) -> list[Path]:
     """Find what processes that were killed while they wrote a folder left beside it.
 

@@ -118,9 +118,7 @@ def read_json(
         with path.open("rb") as file:
             content = file.read(MAX_JSON_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(
-            f"{path}: no such file.", "Check the path.", path=str(path)
-        ) from None
+        raise MissingFileError.at(path, path=str(path)) from None
     except IsADirectoryError:
         raise CorruptFileError(f"{path} is a folder, not a file.", hint, path=str(path)) from None
     return parse_json(content, str(path), shape, hint=hint, file_names=file_names)

@@ -124,38 +124,6 @@ def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     return TensorInfo(entry["dtype"], shape, data_start + first, data_start + last, path)
 
 
-def read_folder_headers(folder: Path) -> dict[str, TensorInfo] | None:
-    """Read the headers of all weights of a Hugging Face folder.
-
-    Like transformers, prefers ``model.safetensors`` to the index of shards.
-
-    Returns:
-        The tensors that the model has by name; None when the folder holds no safetensors weights.
-
-    Raises:
-        CorruptFileError: A file or the index is torn, or the index names a file elsewhere.
-        MissingFileError: A shard that the index names is not there.
-    """
-    index = folder / INDEX_FILE
-    if (folder / SINGLE_FILE).is_file():
-        return read_header(folder / SINGLE_FILE)
-    if not index.is_file():
-        return None
-    weight_map = read_weight_map(index)
-    shards = sorted(set(weight_map.values()))
-    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise MissingFileError(
-            f"{folder} lacks {', '.join(missing)}, which its index names.",
-            "Download the folder again; finished files are kept.",
-            missing=missing,
-        )
-    headers = {shard: read_header(folder / shard) for shard in shards}
-    absent = [name for name, shard in weight_map.items() if name not in headers[shard]]
-    if absent:
-        raise _corrupt(index, f"tensor {absent[0]!r} is not in the shard it names")
-    return {name: headers[shard][name] for name, shard in weight_map.items()}
-
-
 def read_weight_map(index: Path) -> dict[str, str]:
     """Read which file an index of shards names for each tensor.
 

@@ -11,8 +11,8 @@ import pytest
 
 from engram.backbone import Backbone, catalogue_names, load_backbone
 from engram.backbone.activations import Decoder
-from engram.backbone.catalogue import read_catalogue
 from engram.backbone.families import FAMILIES
+from engram.backbone.find_backbone import read_catalogue
 from support.backbones import TINY, counted, write_config
 
 # As published: the totals that the hub shows for these checkpoints, tied weights once.

@@ -51,12 +51,12 @@ def test_bad_configs_name_what_is_wrong(tmp_path, config, error, words):
 
 
 def test_missing_folder_and_missing_config(tmp_path):
-    for path, words in ((tmp_path / "none", "no such folder"), (tmp_path, "no config.json")):
+    for path, words in ((tmp_path / "none", "does not exist"), (tmp_path, "no config.json")):
         with pytest.raises(MissingFileError, match=words) as caught:
             load_backbone(str(path))
         assert caught.value.hint
     for path in ("./gpt2x", "/" + "n" * 5000):
-        with pytest.raises(MissingFileError, match="no such folder"):
+        with pytest.raises(MissingFileError, match="does not exist"):
             load_backbone(path)
 
 

@@ -27,7 +27,7 @@ from engram.errors import (
 from engram_cli import main as cli
 from engram_cli.errors import failure_of
 from engram_cli.errors import run as run_action
-from engram_cli.output import Output
+from engram_cli.output import Output, Table
 from support.cli import TERMINAL, command, imported_by, run, run_apart
 
 ENV = {**os.environ, **TERMINAL}
@@ -52,9 +52,7 @@ def answer(out):
     out.warn("a warning")
     with out.progress("Counting", unit="rows") as step:
         step(1, 2)
-    out.result(
-        {"schema": "engram.test/1", "path": "[/a/b]"}, lambda console: console.print("[/a/b]")
-    )
+    out.result({"schema": "engram.test/1", "path": "[/a/b]"}, "[/a/b]")
 
 
 def test_output_for_people(capsys):
@@ -89,21 +87,13 @@ def test_the_next_step_is_for_people_alone(capsys):
 
 def test_a_pipe_cuts_no_line(capsys):
     wide = "x" * 300
-
-    def show(console):
-        from rich.table import Table
-
-        table = Table.grid()
-        table.add_row(wide, wide)
-        console.print(table)
-
-    Output().result({"schema": "engram.test/1"}, show)
-    assert capsys.readouterr().out == f"{wide}{wide}\n"
+    Output().result({"schema": "engram.test/1"}, [Table([(wide, wide)], is_dense=True)])
+    assert capsys.readouterr().out == f"{wide} {wide}\n"
 
 
 def test_nan_is_no_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Output(json=True).result({"schema": "engram.test/1", "x": float("nan")}, lambda _: None)
+        Output(json=True).result({"schema": "engram.test/1", "x": float("nan")}, "")
 
 
 def test_progress_on_a_terminal_only_shows_rate_and_amount(monkeypatch):
@@ -164,7 +154,12 @@ def test_progress_fits_its_line_and_says_no_absurd_rate(monkeypatch, width):
         (MissingPackageError("ray", "ray", "The engine"), "missing_package", 4, "ray"),
         (DoesNotFitError("Too large."), "does_not_fit", 5, "Too large."),
         (MismatchError("They differ."), "mismatch", 5, "They differ."),
-        (FileNotFoundError(errno.ENOENT, "No", "a.txt"), "missing_file", 4, "a.txt: no such"),
+        (
+            FileNotFoundError(errno.ENOENT, "No", "a.txt"),
+            "missing_file",
+            4,
+            "a.txt does not exist.",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "b"), "no_permission", 3, "b: Perm"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "c"), "bad_input", 3, "c: Is a dir"),
         (OSError(errno.ENOSPC, "No space left on device", "d"), "does_not_fit", 5, "d: No space"),

@@ -45,10 +45,10 @@ def here(folders, monkeypatch):
             for file in ("memory.yaml", "text.txt")
         ),
         *(
-            (f"{command} none{more}", 4, "none: no such ")
+            (f"{command} none{more}", 4, "none does not exist.")
             for command, more in (("lookup", " hi"), ("convert", " -o x"), ("detach", " -o x"))
         ),
-        ("verify ./none", 4, "none: no such file or folder"),
+        ("verify ./none", 4, "none does not exist."),
         ("attach none/none -c memory.yaml -o new", 4, "Connection refused"),
         ("verify none/none", 4, "asking the hub failed"),
         ("verify attached -t none", 4, "The tokenizer none is not a folder here"),

@@ -74,12 +74,11 @@ def test_dry_run_writes_nothing(text, tmp_path):
 @pytest.fixture
 def unfinished(text, tmp_path, monkeypatch):
     """A build that broke off behind its first unit, of a text of several."""
-    from engram.corpus.building import build_job
-    from engram.corpus.building import build_plan as module
+    from engram.corpus.building import build_corpus as module
 
     text.write_text(TEXT * 20)
-    plan, done = build_job.plan_units, []
-    monkeypatch.setattr(build_job, "plan_units", lambda files, split, _: plan(files, split, 9000))
+    plan, done = module.plan_units, []
+    monkeypatch.setattr(module, "plan_units", lambda files, split, _: plan(files, split, 9000))
     run_local = module.run_local
 
     def break_off(*call):
@@ -147,7 +146,7 @@ def test_what_breaks_off_before_anything_is_finished_says_so(text, tmp_path, mon
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(local_engine, "run_unit", interrupt)
+    monkeypatch.setattr(local_engine, "encode_unit", interrupt)
     try:
         code, _, err = run("corpus", "build", text, "-t", BPE, "-o", tmp_path / "kd", "-j", "1")
     finally:

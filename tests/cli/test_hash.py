@@ -83,20 +83,19 @@ def test_text(text, config):
     assert len(out.splitlines()) < len(run("hash", text, "-c", config, "-v")[1].splitlines())
 
 
-def test_tables_fit_a_terminal(text, config):
-    from rich.console import Console
-
+def test_tables_fit_a_terminal(text, config, capsys, monkeypatch):
     from engram_cli.hash_text import show
+    from engram_cli.output import Output
 
     payload = run("hash", text, "-c", config, "--cache-curve", "--json").json()
     for layer in payload["cache"]["layers"]:
         for point in layer["points"]:
             point |= {"rows": 1_234_567, "bytes": dict.fromkeys(point["bytes"], 2**30 - 2**20)}
+    monkeypatch.setenv("TERM", "dumb")  # which is 80 columns wide
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     for verbose in (False, True):
-        console = Console(width=80, markup=False, highlight=False)
-        with console.capture() as capture:
-            show(console, payload, verbose)
-        lines = capture.get().splitlines()
+        Output().result({}, show(payload, verbose))
+        lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
         assert not any("\u2026" in line for line in lines)
         assert any("1,234,567 1023 MiB 1023 MiB 1023 MiB 1023 MiB" in line for line in lines)
@@ -131,7 +130,7 @@ def test_output(text, config, tmp_path):
 
 
 def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
-    from engram.corpus.hash import hash_folder
+    from engram.corpus.hash import hash_shards
 
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -139,7 +138,7 @@ def test_what_breaks_off_is_resumed(text, config, tmp_path, monkeypatch):
     words = ("hash", text, "-c", config, "-o", tmp_path / "out", "--shard-size", "300", "--json")
     whole = run(*words[:5], tmp_path / "whole", *words[6:]).json()
     with monkeypatch.context() as patch:
-        patch.setattr(hash_folder, "write_shard", no_room)
+        patch.setattr(hash_shards, "write_shard", no_room)
         code, out, err = run(*words)
     assert (code, out) == (5, "")
     assert "continue with --resume" in err

@@ -64,3 +64,14 @@ def test_a_block_gives_the_handlers_back():
         assert sys.unraisablehook is not hook
     assert sys.unraisablehook is hook
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_while_the_command_line_is_imported_is_one_line():
+    script = "import engram_cli.entry as it; "
+    script += "import builtins; real = builtins.__import__\n"
+    script += "def strike(name, *more):\n"
+    script += "    if name == 'typer': raise KeyboardInterrupt\n"
+    script += "    return real(name, *more)\n"
+    script += "builtins.__import__ = strike\nit.main()\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")

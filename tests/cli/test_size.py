@@ -153,7 +153,7 @@ def test_no_k_fits():
         (["--layout", "paper"], 2, "'--layout': unknown layout 'paper'.\nOne of demo"),
         (["--rows", "3"], 2, "'--rows': [3, 3]: each order needs at least 2 rows"),
         (["--emit", "."], 3, "is a folder"),
-        (["--emit", "none/a.yaml"], 4, "none: no such folder"),
+        (["--emit", "none/a.yaml"], 4, "none does not exist"),
     ],
 )
 def test_wrong_input(words, code, says):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 import engram
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
-from engram.checkpoints.attach.initial_values import CHUNK_VALUES, normal_table, quantised_table
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.attach.initial_values import CHUNK_VALUES, table_chunks
+from engram.checkpoints.attach.proof import max_logit_difference
+from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import read_config, write_config
 from engram.errors import LayoutError
 from engram.nn.quantised import FORMATS
-from engram.storage.safetensors_headers import read_folder_headers
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE
 from support import tiny
 from support.cli import run
@@ -105,7 +106,7 @@ def test_quantised_tables_are_attached_and_start_as_the_identity(bases, tmp_path
         assert not torch.equal(plain(ids).logits, model(ids).logits)
     with pytest.raises(LayoutError, match="cannot be trained"):
         model.train()(ids, labels=ids)
-    assert all(check.ok is not False for check in verify(folder, weights=False))
+    assert all(check.ok is not False for check in verify(folder, headers_only=True))
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "int8"])
@@ -113,11 +114,12 @@ def test_quantised_first_values_are_those_of_a_float_table_across_chunks(dtype, 
     monkeypatch.setattr("engram.checkpoints.attach.initial_values.CHUNK_VALUES", 256)
     assert CHUNK_VALUES > 256
     rows, width = 37, 40  # rows that cross the chunks' borders
-    wide = [make() for make in normal_table(rows, width, "float32", std=1.0, key="k")]
+    chunks_of = partial(table_chunks, rows, width, std=1.0, key="k")
+    wide = [make() for make in chunks_of("float32")[TABLE]]
     values = torch.cat([torch.from_numpy(part) for part in wide]).view(rows, width)
     for part, chunks in zip(
         FORMATS[dtype].quantise(values),
-        quantised_table(rows, width, dtype, std=1.0, key="k"),
+        map(chunks_of(dtype).get, (TABLE, SCALE)),
         strict=True,
     ):
         made = torch.cat([torch.from_numpy(make()) for make in chunks])

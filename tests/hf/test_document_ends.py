@@ -12,8 +12,8 @@ from engram import EngramConfig, EngramTokenizer
 from engram.addressing.addresses import Addresses
 from engram.addressing.hashing import Hasher
 from engram.addressing.reference import hash_ids
-from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.convert.convert import convert
+from engram.checkpoints.verify.verify import verify
 from engram.errors import ConfigError, LayoutError
 from support import tiny
 from support.near import assert_near
@@ -134,7 +134,7 @@ def test_left_padding_with_the_end_token(model, ids):
 def test_verify_passes_and_the_published_format_is_refused(attached, tmp_path):
     assert all(check.ok is not False for check in verify(attached))
     with pytest.raises(LayoutError, match="ends documents with token 1"):
-        convert_memory.plan(attached, tmp_path / "out", "demo")
+        convert(attached, tmp_path / "out", "demo", dry_run=True)
 
 
 def test_the_tokenizer_starts_documents_behind_ends(ids):

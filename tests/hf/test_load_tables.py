@@ -296,12 +296,12 @@ def test_tables_larger_than_memory(tmp_path, monkeypatch):
     """64 GB by name; only what is read of it takes up memory."""
     base = tiny.base_model("llama", tmp_path / "base")
     config = tiny.memory_config(engram_table_size=[2 * 670_000_000] * 3, layer_ids=[2])
-    plan = attach.plan(base, config, tmp_path / "big", init="paper")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**12))
+    plan = attach.attach(base, config, tmp_path / "big", init="paper", dry_run=True).plan
     file, (table,) = plan.shards[-1]
     assert table.size_bytes > 64e9
     plan.shards[-1] = (file, [dataclasses.replace(table, chunks=[])])
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**12))
     attach.write(plan)
     with (tmp_path / "big" / file).open("r+b") as shard:
         shard.truncate(shard.seek(0, 2) + table.size_bytes)

@@ -21,9 +21,13 @@ import engram.hf
 from engram import EngramTokenizer
 from engram.checkpoints.attach import attach, detach
 from engram.checkpoints.read import load_checkpoint
-from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
-from engram.checkpoints.verify.images import ImagePrompt, image_prompt
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.image_ways import (
+    IMAGE_GENERATING,
+    IMAGE_READING,
+    ImagePrompt,
+    image_prompt,
+)
+from engram.checkpoints.verify.verify import verify
 from engram.checkpoints.verify.ways import READING
 from engram.errors import InputError, LayoutError
 from engram.hf.compat import cache_name, cache_of
@@ -291,7 +295,7 @@ def test_old_names_of_tensors_load_with_a_memory(
     for saved in ("saved", "again"):
         again = load_checkpoint.load(tmp_path / saved)
         assert torch.equal(_logits(again, prompt), _logits(model, prompt))
-        assert not [it for it in verify(tmp_path / saved, weights=False) if it.ok is False]
+        assert not [it for it in verify(tmp_path / saved, headers_only=True) if it.ok is False]
 
 
 def test_text_decoders_of_their_own_stay_as_they_are() -> None:
@@ -315,7 +319,7 @@ def _other_base(folder: Path, model_type: str) -> Path:
 def test_another_type_is_refused_by_name(model_type: str, tmp_path: Path) -> None:
     base = _other_base(tmp_path / "base", model_type)
     with pytest.raises(LayoutError, match="multimodal") as raised:
-        attach.plan(base, memory_config(), tmp_path / "out")
+        attach.attach(base, memory_config(), tmp_path / "out")
     assert "qwen3_5" in str(raised.value.hint)
     assert model_type in raised.value.message
     assert not (tmp_path / "out").exists()
@@ -323,4 +327,4 @@ def test_another_type_is_refused_by_name(model_type: str, tmp_path: Path) -> Non
 
 def test_a_memory_of_another_width_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match=f"must be {HIDDEN}"):
-        attach.plan(made.base, memory_config(hidden_size=64), tmp_path / "out")
+        attach.attach(made.base, memory_config(hidden_size=64), tmp_path / "out")

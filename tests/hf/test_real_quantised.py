@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import engram
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.config.templates import load_template
 from support import tiny
 

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, GenerationMixin
 
 import engram
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
 from engram.checkpoints.attach.detach import detach
-from engram.checkpoints.convert import convert_memory
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.attach.proof import max_logit_difference
+from engram.checkpoints.convert.convert import convert
+from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
 from engram.errors import InputError
 from engram.hf.compat import cache_name
@@ -59,7 +59,7 @@ def test_code_is_not_run_unasked(tmp_path, capsys):
     trace = tmp_path / "it-ran"
     base = remote_base(tmp_path / "base", trace)
     with pytest.raises(InputError, match="would run the code") as caught:
-        attach.plan(base, tiny.memory_config(), tmp_path / "out")
+        attach.attach(base, tiny.memory_config(), tmp_path / "out")
     assert "--trust-remote-code" in caught.value.hint
     folder = tiny.attached_model(base, tmp_path / "attached", trust_remote_code=True)
     assert trace.exists()
@@ -189,16 +189,13 @@ def test_an_adapter(base, model, attached, tmp_path):
 
 
 def test_convert_to_another_dtype_and_onto_the_base(base, attached, tmp_path):
-    convert_memory.write(convert_memory.plan(attached, tmp_path / "small", dtype="bfloat16"))
+    convert(attached, tmp_path / "small", dtype="bfloat16")
     small = engram.load(tmp_path / "small", trust_remote_code=True, dtype=torch.float32)
     assert torch.isfinite(small(IDS).logits).all()
-    convert_memory.write(convert_memory.plan(attached, tmp_path / "published", "demo"))
+    convert(attached, tmp_path / "published", "demo")
     with pytest.raises(InputError, match="would run the code"):
-        convert_memory.plan(tmp_path / "published", tmp_path / "whole", base=base)
-    made = convert_memory.plan(
-        tmp_path / "published", tmp_path / "whole", base=base, trust_remote_code=True
-    )
-    convert_memory.write(made)
+        convert(tmp_path / "published", tmp_path / "whole", base=base, dry_run=True)
+    convert(tmp_path / "published", tmp_path / "whole", base=base, trust_remote_code=True)
     name = "model.layers.1.engram.multi_head_embedding.embedding.weight"
     tables = [
         load_file(folder / "engram-00001-of-00001.safetensors")[name]
@@ -213,7 +210,7 @@ def test_code_in_another_repository_is_refused(base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "copy")
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="another repository"):
-        attach.plan(copy, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
+        attach.attach(copy, tiny.memory_config(), tmp_path / "out", trust_remote_code=True)
 
 
 def test_what_stands_in_a_config_does_not_become_code(tmp_path, tmp_path_factory):

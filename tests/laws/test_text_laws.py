@@ -83,9 +83,9 @@ def test_units_hold_the_documents_of_the_whole(tmp_path, lines, split, unit_byte
     path = tmp_path / "text.txt"
     path.write_bytes(("x" + "\n".join(lines)).encode())
     units = plan_units(find_sources(path, False)[0], split, unit_bytes)
-    apart = [text for unit in units for text in documents(unit.sources, split=split)]
+    apart = [text for unit in units for text in documents(unit, split=split)]
     assert apart == documents(path, split=split)
-    assert sum(unit.size_bytes for unit in units) == path.stat().st_size
+    assert sum(source.size_bytes for unit in units for source in unit) == path.stat().st_size
 
 
 @fast

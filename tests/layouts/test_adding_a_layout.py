@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import engram
 from engram.addressing.tokenizer import EngramTokenizer
-from engram.checkpoints.convert import convert_memory
 from engram.checkpoints.read.inspect import inspect_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import LayoutError, MismatchError
 from engram.layouts import LAYOUTS
 from engram.layouts.dialect import Key
@@ -53,7 +52,7 @@ def published(attached, tmp_path):
 
 
 def convert(source, output, to="attached", **options):
-    convert_memory.write(convert_memory.plan(source, output, to, **options))
+    engram.convert(source, output, to, **options)
     return output
 
 
@@ -178,7 +177,7 @@ def test_a_module_loads_published_names(attached, published, dialect):
     state = {}
     for name, value in tensors(published).items():
         slot = RELEASED.read(name)
-        if slot.layer_id == 1:
+        if slot.key.layer_id == 1:
             inside = dialect.write(slot.key, slot.shard).partition(".recall.")[2]
             state[inside] = torch.cat([state[inside], value]) if inside in state else value
     result = module.load_state_dict(dict(state))
@@ -202,9 +201,9 @@ def test_a_layout_may_borrow_another_ones_module(monkeypatch):
 def test_other_layouts_are_not_written_as_it(published, base, tmp_path):
     folder = tiny.attached_model(base, tmp_path / "demo")
     with pytest.raises(LayoutError, match="one gate a stream and nothing else"):
-        convert_memory.plan(folder, tmp_path / "x", "toy")
+        convert(folder, tmp_path / "x", "toy", dry_run=True)
     with pytest.raises(LayoutError, match="no tensors for fp8"):
-        convert_memory.plan(published, tmp_path / "x", "toy", dtype="fp8")
+        convert(published, tmp_path / "x", "toy", dtype="fp8", dry_run=True)
 
 
 def test_a_dialect_may_share_its_place_with_the_model():

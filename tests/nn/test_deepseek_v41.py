@@ -213,13 +213,13 @@ def test_counted_parameters_are_those_built():
     assert type(module) is DeepseekV41Module
     counts = module.count_parameters()
     assert counts.pop("table") == 60 * config.row_width
-    assert counts == get_layout(config.layout).dense_parts(config)
+    assert counts == get_layout(config.layout).dense_parts(config.sizes)
     shapes = {
         name: tuple(value.shape)
         for name, value in module.state_dict().items()
         if not name.startswith("multi_head_embedding.")
     }
-    assert shapes == get_layout(config.layout).dense_shapes(config)
+    assert shapes == get_layout(config.layout).dense_shapes(config.sizes)
 
 
 def test_own_and_released_state_dicts_load_under_a_prefix():

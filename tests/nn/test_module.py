@@ -309,7 +309,7 @@ def test_parameters_equal_the_closed_form(streams, order, kernel, width, multipl
     rows = -(-sum(map(sum, primes)) // multiple) * multiple
     assert counted == {
         "table": rows * config.row_width,
-        **get_layout("demo").dense_parts(config),
+        **get_layout("demo").dense_parts(config.sizes),
     }
     assert sum(counted.values()) == sum(p.numel() for p in module.parameters())
 

@@ -376,13 +376,13 @@ def test_counted_parameters_are_those_built():
     module = built(config)
     counts = module.count_parameters()
     assert counts.pop("table") == 424 * 4
-    assert counts == get_layout("qwen_ple").dense_parts(config)
+    assert counts == get_layout("qwen_ple").dense_parts(config.sizes)
     shapes = {
         name: tuple(value.shape)
         for name, value in module.state_dict().items()
         if not name.startswith("multi_head_embedding.")
     }
-    assert shapes == get_layout("qwen_ple").dense_shapes(config)
+    assert shapes == get_layout("qwen_ple").dense_shapes(config.sizes)
 
 
 def test_constants_of_the_release():

@@ -19,13 +19,8 @@ from support.paths import REPOSITORY, TESTS
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 BASE = [Requirement(line) for line in PROJECT["dependencies"]]
-# Extras of packages that no environment of the project's own has.
-UNTESTED_EXTRAS = {"pictures"}
 EXTRAS = [
-    Requirement(line)
-    for extra, lines in PROJECT["optional-dependencies"].items()
-    if extra not in UNTESTED_EXTRAS
-    for line in lines
+    Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines
 ]
 LOCK = [
     line

@@ -95,6 +95,7 @@ FLOORS = {
     "engram": (
         ("errors",),
         ("checks", "growth", "seams", "tensor_names", "threads", "units", "version"),
+        ("arguments",),
         ("storage",),
         ("layouts",),
         ("config", "backbone"),
@@ -122,8 +123,8 @@ FLOORS = {
 def imported_names(path):
     """Dotted names that a file imports: `engram.addressing.primes.head_primes`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
@@ -158,3 +159,14 @@ def test_nothing_below_imports_the_front_door():
         if name == "engram" or (name.startswith("engram.") and name.split(".")[1] not in parts)
     ]
     assert found == []
+
+
+def test_no_test_imports_another():
+    folder = Path(__file__).parents[1]
+    found = [
+        f"{path.relative_to(folder)} imports {name}"
+        for path in folder.rglob("*.py")
+        for name in imported_names(path)
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert found == [], "what tests share lies in tests/support"

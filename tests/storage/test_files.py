@@ -81,7 +81,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
             check_file(path, overwrite=True)
         with pytest.raises(InputError, match=f"{text} is a file, not a folder"):
             check_folder(path, lambda _: set(), overwrite=True)
-    with pytest.raises(MissingFileError, match="none: no such folder"):
+    with pytest.raises(MissingFileError, match="none does not exist"):
         check_file(tmp_path / "none" / "a", overwrite=True)
     assert text.read_text() == "words"
 

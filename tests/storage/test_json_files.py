@@ -39,7 +39,7 @@ def test_what_is_right_is_read(tmp_path):
     file.write_text(json.dumps({"files": []}))
     assert read_json(file, SHAPE) == {"files": []}
     assert parse_json(b'{"a": "\\ud83d\\ude00"}', "F") == {"a": "\U0001f600"}
-    with pytest.raises(MissingFileError, match="no such file"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         read_json(tmp_path / "b.json")
     with pytest.raises(CorruptFileError, match="a folder"):
         read_json(tmp_path)

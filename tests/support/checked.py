@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 
 
 def verdicts(target, **options):
     """Every check."""
-    return {check.name: check for check in verify(target, weights=False, **options)}
+    return {check.name: check for check in verify(target, headers_only=True, **options)}
 
 
 def failed(target, **options):

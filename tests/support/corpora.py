@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_corpus import build_corpus
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_documents
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.hash.hash_text import plan_hash
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
 from support.paths import BPE
@@ -35,7 +35,7 @@ def build_small(where, folder: Path, *, unit_bytes=5000, workers=1, resume=False
     return build_corpus(sources, load_tokenizer(str(BPE)), folder, TextOptions(**values), **options)
 
 
-def hash_small(reader, folder: Path, *, threads=1, progress=None, add_eos=False, **target):
+def hash_small(where, folder: Path, *, workers=1, progress=None, **options):
     config = EngramConfig(
         tokenizer=str(BPE),
         engram_vocab_size=544,
@@ -46,17 +46,9 @@ def hash_small(reader, folder: Path, *, threads=1, progress=None, add_eos=False,
         n_head_per_ngram=4,
         layer_ids=[3, 1],
     )
-    _, tokenizer, addresses = find_memory(config)
-    return hash_documents(
-        reader,
-        tokenizer,
-        addresses,
-        add_eos=add_eos,
-        threads=threads,
-        target=Target(folder, **{"shard_tokens": 3000, **target}),
-        progress=progress,
-        unit_bytes=5000,
-    )
+    form = HashOptions(**{"shard_tokens": 3000, **options})
+    plan = replace(plan_hash(where, config, output=folder, options=form), unit_bytes=5000)
+    return plan.run(workers=workers, progress=progress).counts
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ def write(folder: Path) -> Path:
     memory = {"model.layers.3.engram.token_map": np.zeros(config.engram_vocab_size, np.int32)}
     for layer in counts.layers:
         prefix = f"model.layers.{layer.layer_id}.engram."
-        for name, shape in get_layout(config.layout).dense_shapes(config).items():
+        for name, shape in get_layout(config.layout).dense_shapes(config.sizes).items():
             memory[prefix + name] = np.ones(shape, np.float16)
         memory[prefix + TABLE] = np.ones((layer.rows, 2), np.float16)
         memory[f"{prefix}multi_head_embedding.offsets"] = np.zeros(8, np.int64)

@@ -146,7 +146,7 @@ def attached_model(
     base: Path, folder: Path, config: EngramConfig | None = None, **options: object
 ) -> Path:
     """Attach a memory and return the new folder."""
-    attach.write(attach.plan(base, config or memory_config(), folder, **options))
+    attach.attach(base, config or memory_config(), folder, **options)
     return folder
 
 

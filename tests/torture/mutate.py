@@ -37,7 +37,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).parents[1:3]]  # tests,
 
 from engram.errors import EngramError  # noqa: E402
 from engram_cli.main import COMMANDS, main  # noqa: E402
-from engram_cli.silence import silence_transformers  # noqa: E402
+from engram_cli.output import silence_transformers  # noqa: E402
 from torture.artefacts import OUT, PATH, Artefact, list_artefacts, write_artefacts  # noqa: E402
 from torture.mutations import mutated  # noqa: E402
 
@@ -47,10 +47,10 @@ _LIGHT = (
     *(f"engram_cli.{name}" for name in COMMANDS),
     *("numpy", "rich.table", "rich.console", "tokenizers", "numba", "sympy"),
     *("engram.checkpoints.read.inspect", "engram.checkpoints.read.lookup"),
-    *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert_memory"),
-    *("engram.checkpoints.verify.verify_checkpoint", "engram.corpus.verify.verify_corpus"),
+    *("engram.checkpoints.attach.detach", "engram.checkpoints.convert.convert"),
+    *("engram.checkpoints.verify.verify", "engram.corpus.verify.verify_corpus"),
     *("engram.corpus.counts.count_kernels", "engram.corpus.hash.hash_text"),
-    *("engram.corpus.hash.hash_config", "engram.backbone", "engram.sizing.table_load"),
+    *("engram.backbone", "engram.sizing.table_load"),
     *("engram.addressing.tokenizer", "engram.addressing.same_memory"),
     *("engram_cli.hash_text", "engram_cli.corpus_text"),
 )

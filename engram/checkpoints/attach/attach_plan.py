@@ -1,22 +1,22 @@
-"""`AttachPlan`: a memory that is attached to a base, and the folder that holds them."""
+"""`AttachPlan`: a memory that is attached to a base, and its folder; `Attached`: the result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE, KEPT_FOLDER
+from engram.checkpoints.attach.folder_plan import FolderPlan
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import TableDtype
 from engram.storage.safetensors_headers import INDEX_FILE
-from engram.storage.safetensors_writer import TensorStream
 
 
-@dataclass(frozen=True)
-class AttachPlan:
+@dataclass(frozen=True, kw_only=True)
+class AttachPlan(FolderPlan):
     """A memory that is attached to a base, and what is written of the two.
 
     Attributes:
@@ -25,11 +25,7 @@ class AttachPlan:
         addresses: Its constants.
         layers_path: Dotted name of the model's list of layers.
         model_config: The attached folder's config.json.
-        texts: Small files of the attached folder, by name.
         classes: Config class and model class of the attached checkpoint.
-        output: The folder to appear.
-        shards: New weight files with their tensors; none before they are planned.
-        link: Whether base files are hard-linked instead of copied.
         adapter: Whether the memory alone is written, without the base's files.
         digests: Whether the sha256 of every weight file is recorded.
     """
@@ -39,52 +35,68 @@ class AttachPlan:
     addresses: Addresses
     layers_path: str
     model_config: dict[str, Any]
-    texts: dict[str, str]
     classes: tuple[Any, Any]
-    output: Path
-    shards: Sequence[tuple[str, list[TensorStream]]] = ()
-    link: bool = False
     adapter: bool = False
     digests: bool = False
 
     @property
     def added_params(self) -> int:
         """Parameters of the memory: tables as stored, and dense parts."""
-        dense = sum(self.config.rules.dense_parts(self.config).values())
+        dense = sum(self.config.rules.dense_parts(self.config.sizes).values())
         rows = sum(layer.stored_rows for layer in self.addresses.layers)
         return rows * self.config.row_width + dense * len(self.addresses.layers)
 
-    @property
-    def added_bytes(self) -> int:
-        """Bytes of the new shards."""
-        return sum(tensor.size_bytes for _, shard in self.shards for tensor in shard)
 
-    @property
-    def written_bytes(self) -> int:
-        """Bytes that are written to disk."""
-        return self.added_bytes + (0 if self.link or self.adapter else self.base.size_bytes)
+@dataclass(frozen=True, repr=False)
+class Attached:
+    """Result of `attach`.
 
-    @property
-    def copied(self) -> Path | None:
-        """Folder whose weight files are copied; None when they are linked, or stay there."""
-        return None if self.link or self.adapter else self.base.folder
+    Attributes:
+        plan: The base, the memory, and their files.
+        dtype: dtype of the tables.
+        written: Whether the folder was written, and not only planned.
+        removed: Folders that a process that was killed had left, and that are removed.
+        max_logit_difference: Largest difference to the base's logits; None when not compared.
+    """
 
-    def small_files(self) -> list[str]:
-        """Name the other files of the folder: settings, model card, tokenizer."""
-        own = [ADAPTER_FILE if self.adapter else CONFIG_FILE, INDEX_FILE, *self.texts]
-        kept = [f"{KEPT_FOLDER}/{name}" for name in self.base.replaced]
-        return sorted(own if self.adapter else [*own, *self.base.sidecars, *kept])
+    plan: AttachPlan
+    dtype: TableDtype
+    written: bool
+    removed: tuple[Path, ...] = ()
+    max_logit_difference: float | None = None
 
-    def files(self) -> list[dict[str, Any]]:
-        """List the weight files of the folder: name, bytes, and where each comes from."""
-        origin = "linked" if self.link else "copied"
-        kept = [
-            {"name": new, "bytes": (self.base.folder / old).stat().st_size, "origin": origin}
-            for old, new in self.base.shards.items()
-            if not self.adapter
-        ]
-        added = [
-            {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
-            for name, shard in self.shards
-        ]
-        return kept + added
+    def __repr__(self) -> str:
+        return f"<Attached {self.plan.output}: {self.plan.added_params:,} parameters added>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram attach --json`` prints."""
+        plan = self.plan
+        return {
+            "schema": "engram.attach/1",
+            "plan": {
+                "base": str(plan.base.folder),
+                "base_params": plan.base.params,
+                "output": str(plan.output),
+                "written": self.written,
+                "small_files": sorted(
+                    [
+                        ADAPTER_FILE if plan.adapter else CONFIG_FILE,
+                        INDEX_FILE,
+                        *plan.texts,
+                        *plan.copies,
+                    ]
+                ),
+                "written_bytes": plan.written_bytes,
+                "added_bytes": plan.added_bytes,
+                "dtype": self.dtype.name,
+                "dtype_from": self.dtype.origin,
+                "layers_path": plan.layers_path,
+                "layer_ids": plan.addresses.layer_ids,
+                "layer_rows": [layer.stored_rows for layer in plan.addresses.layers],
+                "fingerprint": plan.addresses.fingerprint,
+                "removed": [str(folder) for folder in self.removed],
+            },
+            "files": plan.files(),
+            "added_params": plan.added_params,
+            "max_logit_difference": self.max_logit_difference,
+        }

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.checkpoints.attach.apart import demand_apart
-from engram.checkpoints.attach.attach import place_file
+from engram.checkpoints.attach.folder_plan import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
-from engram.checkpoints.read.digests import demand_unchanged, read_digests
+from engram.checkpoints.read.digests import changed_files, read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.errors import LayoutError, MissingFileError
-from engram.storage.folders import new_folder
+from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.storage.folders import demand_apart, new_folder
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,10 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
     """
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
-        raise MissingFileError(
-            f"{folder}: {'not a' if folder.exists() else 'no such'} folder.",
-            "Give one that `engram attach` wrote.",
-            folder=str(folder),
-        )
+        hint = "Give one that `engram attach` wrote."
+        if not folder.exists():
+            raise MissingFileError.at(folder, hint, folder=str(folder))
+        raise MissingFileError(f"{folder} is not a folder.", hint, folder=str(folder))
     demand_apart(output, folder)
     opened = open_checkpoint(folder)
     if opened.adapter:
@@ -81,12 +78,11 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             "Without one it is as it was: there is nothing to detach.",
             folder=str(folder),
         )
-    base, kept = opened.base, folder / KEPT_FOLDER
-    shards = base.shards
+    base = opened.base
     if (
-        shards is None
-        or not kept.is_dir()
-        or not all((folder / new).is_file() for new in shards.values())
+        not base.shards
+        or not (folder / KEPT_FOLDER).is_dir()
+        or not all((folder / new).is_file() for new in base.shards.values())
     ):
         raise LayoutError(
             f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
@@ -94,21 +90,27 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             "Detach the folder that `engram attach` wrote.",
             folder=str(folder),
         )
-    others = {name: folder / name for name in base.sidecars}
-    others |= {name: kept / name for name in base.replaced}
-    missing = [str(path) for path in others.values() if not path.is_file()]
-    if missing:
+    others = {old: folder / new for old, new in base.small_files.items()}
+    if missing := [str(path) for path in others.values() if not path.is_file()]:
         raise MissingFileError(
             f"{missing[0]} is not there, and the base had it.",
             "Copy the folder again from where it was made.",
             missing=missing,
         )
     recorded = read_digests(opened)
-    demand_unchanged(folder, {**(recorded.small or {}), **(recorded.weights or {})})
+    small, weights = recorded.get("small_files") or {}, recorded.get("weight_files") or {}
+    changed = changed_files(folder, {**small, **weights})
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise CorruptFileError(
+            f"{folder / changed[0]} is not the file that attach wrote: its sha256 differs{more}.",
+            "It was damaged or edited since. Restore it, or copy the folder again from where it "
+            "was made.",
+            files=changed,
+        )
     with new_folder(output, lambda _: None, overwrite=False) as part:
-        for old, new in shards.items():
+        for old, new in base.shards.items():
             place_file(folder / new, part / old, link)
         for name, path in others.items():
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, part / name)
-    return Detached(str(output), sorted([*shards, *others]))
+            place_file(path, part / name)
+    return Detached(str(output), sorted([*base.shards, *others]))

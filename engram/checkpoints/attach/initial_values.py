@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.checkpoints.attach.attach_plan import AttachPlan
+from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
 from engram.storage.safetensors_writer import Chunks, TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
+
+if TYPE_CHECKING:
+    pass
 
 _TABLE_STD = 1.0  # as the reference demo's table starts
 # Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
@@ -38,36 +42,30 @@ def first_values(
         tensors: Dtype tag and shape of each, by name.
         init: See `EngramModule.reset_parameters`.
     """
-    streams, config, addresses = [], made.config, made.addresses
-    for layer in addresses.layers:
+    config = made.config
+    chunks: dict[str, Chunks] = {}
+    for layer in made.addresses.layers:
         prefix = tensor_name(made.layers_path, layer.layer_id, "")
         values = _dense_values(config, layer.layer_id, init)
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
-        if prefix + TOKEN_MAP in tensors and addresses.token_map is not None:
-            values[TOKEN_MAP] = addresses.token_map.astype("<i4")
-        tables = _table_values(config, layer.layer_id, layer.stored_rows)
-        for name, (tag, shape) in tensors.items():
-            if not name.startswith(prefix):
-                continue
-            part = name.removeprefix(prefix)
-            chunks = tables.get(part) or [partial(np.ascontiguousarray, values[part])]
-            streams.append(TensorStream(name, tag, shape, chunks))
-    return streams
-
-
-def _table_values(config: EngramConfig, layer_id: int, rows: int) -> dict[str, Chunks]:
-    """Describe the table of one layer, and its scales where it has some."""
-    dtype, key = config.stored_dtype().name, f"{config.seed}/{layer_id}"
-    if dtype in QUANTISED:
-        codes, scales = quantised_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)
-        return {TABLE: codes, SCALE: scales}
-    return {TABLE: normal_table(rows, config.row_width, dtype, std=_TABLE_STD, key=key)}
+        if prefix + TOKEN_MAP in tensors and made.addresses.token_map is not None:
+            values[TOKEN_MAP] = made.addresses.token_map.astype("<i4")
+        table = table_chunks(
+            layer.stored_rows,
+            config.row_width,
+            config.stored_dtype().name,
+            std=_TABLE_STD,
+            key=f"{config.seed}/{layer.layer_id}",
+        )
+        chunks |= {prefix + part: [partial(np.copy, value)] for part, value in values.items()}
+        chunks |= {prefix + part: makers for part, makers in table.items()}
+    return [TensorStream(name, tag, shape, chunks[name]) for name, (tag, shape) in tensors.items()]
 
 
 def _dense_values(
     config: EngramConfig, layer_id: int, init: Literal["identity", "paper"]
-) -> dict[str, Any]:
-    """Let the module itself draw everything but its table."""
+) -> dict[str, NDArray[Any]]:
+    """Let the module itself draw everything but its table, as bytes."""
     import torch
 
     from engram.nn import EngramModule
@@ -77,25 +75,23 @@ def _dense_values(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 1_000_003 + layer_id)
         module = EngramModule(replace(config, table_dtype=dtype), smallest, init=init)
-    module = module.to(getattr(torch, dtype))
-    return {
-        name: value.detach().view(_bits(value)).numpy()
-        if value.is_floating_point()
-        else value.numpy()
-        for name, value in module.state_dict().items()
-        if name not in (TABLE, OFFSETS)
-    }
+    parts = module.to(getattr(torch, dtype)).state_dict().items()
+    return {name: tensor_bytes(value) for name, value in parts if name not in (TABLE, OFFSETS)}
 
 
-def _bits(value: Any) -> Any:
-    """Return the integer dtype of the same size: numpy has no bfloat16."""
-    import torch
+@dataclass(frozen=True)
+class _Chunks:
+    """Makers of a table's chunks, made when asked for: a large table has very many."""
 
-    return {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+    count: int
+    make: Callable[[int], NDArray[Any]]
+
+    def __iter__(self) -> Iterator[Callable[[], NDArray[Any]]]:
+        return (partial(self.make, index) for index in range(self.count))
 
 
-def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> Chunks:
-    """Describe a table of normal values, chunk by chunk.
+def table_chunks(rows: int, width: int, dtype: str, *, std: float, key: str) -> dict[str, Chunks]:
+    """Describe a table of normal values, and the scales of a quantised one, chunk by chunk.
 
     Every chunk has a generator of its own (splitmix64), seeded by the key and the
     chunk's number, so that chunks can be made on any thread and in any order. Values are the 65,536
@@ -104,93 +100,50 @@ def normal_table(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
     Args:
         rows: Rows of the table.
         width: Columns.
-        dtype: float32, bfloat16, float16 or float64.
+        dtype: float32, bfloat16, float16 or float64; or fp8 or int8, see `engram.nn.quantised`.
         std: Standard deviation.
         key: Seed of the values, as text.
 
     Returns:
-        Makers of the chunks' bytes.
+        Makers of the bytes of the table's chunks, and of the scales' chunks, by part.
     """
-    return _NormalChunks(rows * width, dtype, std, key)
+    values = rows * width
+    count = -(-values // CHUNK_VALUES)
+    is_quantised = dtype in QUANTISED
+    normal = partial(_normal_chunk, values, "float32" if is_quantised else dtype, std, key)
+    if not is_quantised:
+        return {TABLE: _Chunks(count, normal)}
+    quantised = partial(_quantised_chunk, normal, values, width, dtype)
+    return {
+        TABLE: _Chunks(count, partial(quantised, 0)),
+        SCALE: _Chunks(count, partial(quantised, 1)),
+    }
 
 
-def quantised_table(
-    rows: int, width: int, dtype: str, *, std: float, key: str
-) -> tuple[Chunks, Chunks]:
-    """Describe the table of `normal_table` as quantised rows, chunk by chunk.
+def _quantised_chunk(
+    wide: Callable[[int], NDArray[Any]], values: int, width: int, dtype: str, part: int, index: int
+) -> NDArray[np.uint8]:
+    """Make codes (part 0) or scales (part 1) of the rows that start in a chunk."""
+    import torch
 
-    Args:
-        rows: Rows of the table.
-        width: Columns.
-        dtype: fp8 or int8, see `engram.nn.quantised`.
-        std: Standard deviation.
-        key: Seed of the values, as text.
+    from engram.nn.quantised import FORMATS
 
-    Returns:
-        Makers of the codes' bytes and of the scales' bytes.
-    """
-    values = _NormalChunks(rows * width, "float32", std, key)
-    return _QuantisedChunks(values, width, dtype, 0), _QuantisedChunks(values, width, dtype, 1)
-
-
-@dataclass(frozen=True)
-class _NormalChunks(Sequence[Callable[[], NDArray[Any]]]):
-    """Makers of a table's chunks, made when asked for: a large table has very many."""
-
-    values: int
-    dtype: str
-    std: float
-    key: str
-
-    def __len__(self) -> int:
-        return -(-self.values // CHUNK_VALUES)
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        count = min(CHUNK_VALUES, self.values - index * CHUNK_VALUES)
-        return partial(_chunk, self.dtype, self.std, f"{self.key}/{index}", count)
+    start = index * CHUNK_VALUES
+    stop = min(start + CHUNK_VALUES, values)
+    first, last = -(-start // width) * width - start, -(-stop // width) * width - stop
+    found = [wide(index)[first:]]
+    if last:  # the row that ends in the next chunk
+        found.append(wide(index + 1)[:last])
+    rows = torch.from_numpy(np.concatenate(found).reshape(-1, width))
+    return tensor_bytes(FORMATS[dtype].quantise(rows)[part])
 
 
-@dataclass(frozen=True)
-class _QuantisedChunks(Sequence[Callable[[], NDArray[Any]]]):
-    """Makers of codes (part 0) or scales (part 1) of a table: of the rows that start in a chunk."""
-
-    values: _NormalChunks
-    width: int
-    dtype: str
-    part: int
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return partial(self._make, index)
-
-    def _make(self, index: int) -> NDArray[np.uint8]:
-        import torch
-
-        from engram.nn.quantised import FORMATS
-
-        start, width = index * CHUNK_VALUES, self.width
-        stop = min(start + CHUNK_VALUES, self.values.values)
-        first, last = -(-start // width) * width - start, -(-stop // width) * width - stop
-        found = [self.values[index]()[first:]]
-        if last:  # the row that ends in the next chunk
-            found.append(self.values[index + 1]()[:last])
-        rows = torch.from_numpy(np.concatenate(found).reshape(-1, width))
-        stored = FORMATS[self.dtype].quantise(rows)[self.part]
-        raw: NDArray[np.uint8] = stored.contiguous().flatten().view(torch.uint8).numpy()
-        return raw
-
-
-def _chunk(dtype: str, std: float, key: str, count: int) -> NDArray[Any]:
-    state = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+def _normal_chunk(values: int, dtype: str, std: float, key: str, index: int) -> NDArray[Any]:
+    count = min(CHUNK_VALUES, values - index * CHUNK_VALUES)
+    seed = hashlib.sha256(f"{key}/{index}".encode()).digest()[:8]
     quantiles = _quantiles(dtype, std)
     out = np.empty(-(-count // 4) * 4, dtype=quantiles.dtype)
-    _filler()(np.uint64(state), quantiles, out)
+    _filler()(np.uint64(int.from_bytes(seed, "little")), quantiles, out)
     return out[:count]
 
 

@@ -31,18 +31,14 @@ def model_card(
         Markdown with the metadata that the hub reads.
     """
     layout = config.rules
-    dense = sum(layout.dense_parts(config).values())
-    dtype = config.stored_dtype().name
-    bytes_per_row = row_bytes(config.row_width, dtype)
-    rows = "\n".join(
-        f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
-        f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
-        for layer in addresses.layers
-    )
+    # The lines of metadata by which the hub shows a model beside its base.
+    base_model = f"base_model: {base_id}\n" if base_id else ""
+    if base_id and not auto_class:
+        base_model += "base_model_relation: adapter\n"
     per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
     return f"""---
 library_name: transformers
-{_base_model(base_id, auto_class)}tags: [engram]
+{base_model}tags: [engram]
 ---
 
 # {base_name} with an Engram memory
@@ -50,9 +46,7 @@ library_name: transformers
 A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base_name}
 ({base_params:,} parameters). The base's weights are unchanged.
 
-| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
-|---|---|---|---|---|
-{rows}
+{layers_table(config, addresses)}
 
 N-gram orders {", ".join(map(str, config.orders))}, {config.n_head_per_ngram} heads an order,
 {config.row_width} values a row; nominal rows per head {per_head}.
@@ -63,11 +57,19 @@ Addresses: `{addresses.fingerprint}`.
 {_use(base_name, base_id, auto_class)}"""
 
 
-def _base_model(base_id: str | None, auto_class: str | None) -> str:
-    """The lines of metadata by which the hub shows a model beside its base."""
-    if base_id is None:
-        return ""
-    return f"base_model: {base_id}\n" + ("" if auto_class else "base_model_relation: adapter\n")
+def layers_table(config: EngramConfig, addresses: Addresses) -> str:
+    """Write the table of a memory's layers: the part of its card that its dtype changes."""
+    dense = sum(config.rules.dense_parts(config.sizes).values())
+    dtype = config.stored_dtype().name
+    bytes_per_row = row_bytes(config.row_width, dtype)
+    rows = "\n".join(
+        f"| {layer.layer_id} | {layer.hash_rows:,} | {layer.stored_rows * config.row_width:,} | "
+        f"{dense:,} | {format_bytes(layer.stored_rows * bytes_per_row)} |"
+        for layer in addresses.layers
+    )
+    return f"""| layer (0-based) | rows | table parameters | other parameters | table ({dtype}) |
+|---|---|---|---|---|
+{rows}"""
 
 
 def _use(base_name: str, base_id: str | None, auto_class: str | None) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer import EngramTokenizer
-from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.attach.model_card import model_card
 from engram.checkpoints.read.attached_files import CARD_FILE
@@ -16,10 +17,8 @@ from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, is_path
 from engram.errors import LayoutError, MissingFileError
+from engram.storage.dtypes import DTYPES
 from engram.version import __version__
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 SETTINGS_SCHEMA = 1
 
@@ -50,10 +49,8 @@ def describe_attachment(
             cannot be found, or its code is not trusted.
     """
     from engram.backbone.claims import check_claims
-    from engram.hf.admission import check_type
+    from engram.hf import admission, families, folder_module
     from engram.hf.classes import class_after
-    from engram.hf.families import code_of_base
-    from engram.hf.folder_module import auto_map, remote_module
     from engram.hf.models import EngramForCausalLM
     from engram.hf.quantising import keep_memory_out
 
@@ -61,16 +58,57 @@ def describe_attachment(
         raise LayoutError(
             f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
         )
-    code = code_of_base(base.folder, base.config, trust_remote_code)
+    code = families.code_of_base(base.folder, base.config, trust_remote_code)
+    base = replace(base, code=code)
     if code is None:
-        check_type(base.config)
-    shapes = {name: shape for name, (_, shape) in base.tensors.items()}
-    check_claims(base.config, shapes, f"{base.folder}/config.json")
+        admission.check_type(base.config)
+    check_claims(
+        base.config,
+        {name: shape for name, (_, shape) in base.tensors.items()},
+        f"{base.folder}/config.json",
+    )
     addresses = _addresses(base, config, tokenizer)
-    layers_path, config_class, model_class = _wired_classes(base, config, addresses, code)
+    layers_path, config_class, model_class = _wired_classes(base, config, addresses)
     if config.tokenizer is not None and is_path(config.tokenizer):
         # The base's tokenizer lies beside the weights, and no other machine has this one's folders.
         config = replace(config, tokenizer=OWN)
+    model_config = _model_config(base, config, addresses, layers_path, config_class, model_class)
+    name, text = folder_module.remote_module(config_class, model_class, code)
+    base_class = class_after(model_class, EngramForCausalLM)
+    auto_class = None if adapter else model_class.engram_auto_classes[0]
+    card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
+    return AttachPlan(
+        base=base,
+        config=config,
+        addresses=addresses,
+        layers_path=layers_path,
+        model_config=keep_memory_out(model_config, base_class, config_class),
+        texts={name: text, CARD_FILE: card},
+        classes=(config_class, model_class),
+        output=output,
+        adapter=adapter,
+        kept={} if adapter else {new: base.folder / old for old, new in base.shards.items()},
+        kept_tensors={
+            name: (base.weight_map[name], prod(shape) * DTYPES[tag].bits // 8)
+            for name, (tag, shape) in ({} if adapter else base.tensors).items()
+        },
+        copies={
+            new: base.folder / old for old, new in ({} if adapter else base.small_files).items()
+        },
+    )
+
+
+def _model_config(
+    base: BaseCheckpoint,
+    config: EngramConfig,
+    addresses: Addresses,
+    layers_path: str,
+    config_class: Any,
+    model_class: Any,
+) -> dict[str, Any]:
+    """The config.json of an attached checkpoint, before the memory's keys are kept out of it."""
+    from engram.hf.folder_module import auto_map
+
     settings = {
         "schema": SETTINGS_SCHEMA,
         "toolkit_version": __version__,
@@ -82,29 +120,18 @@ def describe_attachment(
             "files": base.shards,
             "sidecars": base.sidecars,
             "replaced": base.replaced,
-            **({} if code is None else {"auto_map": code}),
+            **({} if base.code is None else {"auto_map": base.code}),
         },
     }
-    # transformers would look at the first tensor, which may be the memory's.
-    dtype = {} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}
-    model_config = {
+    return {
         **base.config,
-        **dtype,
+        # transformers would look at the first tensor, which may be the memory's.
+        **({} if base.unstated_dtype is None else {"dtype": base.unstated_dtype}),
         "architectures": [model_class.__name__],
         "auto_map": auto_map(config_class, model_class),
         "model_type": config_class.model_type,
         "engram": settings,
     }
-    base_class = class_after(model_class, EngramForCausalLM)
-    model_config = keep_memory_out(model_config, base_class, config_class)
-    name, text = remote_module(config_class, model_class, code)
-    auto_class = None if adapter else model_class.engram_auto_classes[0]
-    card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
-    texts = {name: text, CARD_FILE: card}
-    classes = config_class, model_class
-    return AttachPlan(
-        base, config, addresses, layers_path, model_config, texts, classes, output, adapter=adapter
-    )
 
 
 def _addresses(
@@ -123,7 +150,7 @@ def _addresses(
 
 
 def _wired_classes(
-    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses, code: dict[str, str] | None
+    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses
 ) -> tuple[str, Any, Any]:
     """Build the base without its weights and see where the memory goes.
 
@@ -131,31 +158,28 @@ def _wired_classes(
         base: The base.
         config: The memory.
         addresses: Its constants.
-        code: The base's own classes, if they are trusted code in its folder.
     """
     import torch
     import transformers
 
-    from engram.hf.admission import check_cache, check_model, of_the_base
-    from engram.hf.families import classes_of_code, load_code, model_classes
-    from engram.hf.layers import check_fits, find_layers
+    from engram.hf import admission, compat, families
+    from engram.hf.wiring import check_fits, find_layers
 
-    trusted = code is not None
     auto_class = "AutoModelForCausalLM"
-    if code is None:
-        classes = model_classes(str(base.config["model_type"]))
+    trust = {"trust_remote_code": base.code is not None}
+    if base.code is None:
+        classes = families.model_classes(str(base.config["model_type"]))
         auto_class = classes[1].engram_auto_classes[0]
-    with of_the_base(base.folder):
-        hf_config = transformers.AutoConfig.from_pretrained(base.folder, trust_remote_code=trusted)
+    with admission.of_the_base(base.folder):
+        hf_config = transformers.AutoConfig.from_pretrained(base.folder, **trust)
         with torch.device("meta"):
-            model = getattr(transformers, auto_class).from_config(
-                hf_config, trust_remote_code=trusted
-            )
-        if code is not None:
-            own: Any = type(hf_config), load_code(base.folder, code["AutoModelForCausalLM"])
-            classes = classes_of_code(*own)
-    check_model(model)
+            model = getattr(transformers, auto_class).from_config(hf_config, **trust)
+        if base.code is not None:
+            reference, folder = base.code[auto_class], str(base.folder)
+            own: Any = type(hf_config), compat.get_class_from_dynamic_module(reference, folder)
+            classes = families.classes_of_code(*own)
+    admission.check_model(model)
     decoder, layers, path = find_layers(model)
-    check_cache(decoder)
+    admission.check_cache(decoder)
     check_fits(config, addresses.layer_ids, len(layers), hf_config.get_text_config())
     return path, *classes

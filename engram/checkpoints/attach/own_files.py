@@ -13,7 +13,6 @@ from engram.checkpoints.read.attached_files import (
     ADAPTER_FILE,
     CARD_FILE,
     CONFIG_FILE,
-    KEPT_FOLDER,
 )
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
@@ -36,8 +35,8 @@ def own_files(folder: Path) -> set[str] | None:
     A folder below is named when nothing else is in it.
     """
     try:
-        own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py"}
-        own |= set(read_weight_map(folder / INDEX_FILE).values())
+        shards = read_weight_map(folder / INDEX_FILE).values()
+        own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py", *shards}
         opened = open_checkpoint(folder)
         if opened.adapter:
             return {*own, ADAPTER_FILE}
@@ -47,15 +46,14 @@ def own_files(folder: Path) -> set[str] | None:
         base = opened.base
     except (EngramError, OSError):
         return None
-    listed = {name for name in base.sidecars if _is_usual(name)}
-    listed |= {f"{KEPT_FOLDER}/{name}" for name in base.replaced}
+    listed = {
+        here
+        for name, here in base.small_files.items()
+        if name in base.replaced
+        or any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in _SIDECARS)
+    }
     for top in {name.partition("/")[0] for name in listed}:
-        inside = [path for path in (folder / top).rglob("*") if not path.is_dir()]
-        if all(path.relative_to(folder).as_posix() in listed for path in inside):
+        inside = (folder / top).rglob("*")
+        if all(path.is_dir() or path.relative_to(folder).as_posix() in listed for path in inside):
             own.add(top)
     return {*own, CONFIG_FILE}
-
-
-def _is_usual(name: str) -> bool:
-    file = name.rpartition("/")[2].lower()
-    return any(fnmatchcase(file, pattern) for pattern in _SIDECARS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engram.checkpoints.read.adapter import demand_file, read_adapter
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE
+from engram.checkpoints.read.joined_adapter import demand_file, open_adapter
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 
@@ -41,7 +41,7 @@ def push_to_hub(
     from huggingface_hub import HfApi
 
     folder = Path(folder)
-    read_adapter(folder)
+    open_adapter(folder)
     index = folder / INDEX_FILE
     demand_file(index)
     names = {ADAPTER_FILE, INDEX_FILE, *read_weight_map(index).values()}

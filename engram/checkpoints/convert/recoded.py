@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.read.stored_tensor import StoredTensor
+from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
+from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
-from engram.storage.dtypes import FP8_SCALE_BLOCK, TABLE_DTYPES, scales_per_row
+from engram.storage.dtypes import FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
 from engram.storage.safetensors_writer import TensorStream
+from engram.tensor_names import TABLE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Part = Literal["table", "dense"]
+# Makes the bytes of a chunk, given its first row and number of rows.
+Make = Callable[[int, int], NDArray[np.uint8]]
 PARTS: tuple[Part, ...] = ("table", "dense")
 # Small: three chunks are in memory at a time, each with what its conversion needs.
 _CHUNK_VALUES = 2**18
@@ -73,101 +77,82 @@ class LossRecord:
 def recode(
     tensor: StoredTensor,
     name: str,
-    dtype: str,
-    record: Callable[[Tensor, Tensor], None],
-    scale_name: str = "",
+    config: EngramConfig,
+    record: LossRecord,
+    layer_id: int,
+    scale_name: str,
 ) -> list[TensorStream]:
-    """Describe how a stored tensor is written in another dtype, chunk by chunk.
+    """Describe how a tensor of a memory is written in the memory's dtype, chunk by chunk.
+
+    Beside quantised tables the rest stays as it is; quantised projections are not read.
 
     Args:
-        tensor: Where it is.
+        tensor: Where it is; as it is stored now, its bytes are copied.
         name: Its name in the new file.
-        dtype: What it is to be stored as; as it is stored now, its bytes are copied.
-        record: Called with the values of every chunk that is rounded, before and after.
+        config: The memory as it is to be stored.
+        record: Told the values of every chunk that is rounded, before and after.
+        layer_id: Its layer.
         scale_name: Name of the scales of quantised values in the new file.
 
     Returns:
         The tensor, and its scales where it has some.
     """
-    chunks = _chunks(tensor)
+    dtype = config.stored_dtype().name
+    part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
+    if part == "dense" and dtype in QUANTISED:
+        dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
+    stays = tensor.dtype == dtype and not tensor.float_scales
+    rounded = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
+    make: Make = tensor.read_bytes if stays else rounded
+    # Chunks hold whole blocks of scales.
+    step = max(1, _CHUNK_VALUES // tensor.width // FP8_SCALE_BLOCK) * FP8_SCALE_BLOCK
+    chunks = [(first, min(step, tensor.rows - first)) for first in range(0, tensor.rows, step)]
     form = TABLE_DTYPES[dtype]
-    if tensor.dtype == dtype and not tensor.float_scales:
-        values = [partial(tensor.read_bytes, *chunk) for chunk in chunks]
-        scales = [partial(tensor.read_scale_bytes, *chunk) for chunk in chunks]
-        scale_shape: tuple[int, ...] = tensor.scale_shape
-    elif form.scale_tag:
-        values = [partial(_quantised, tensor, dtype, record, *chunk) for chunk in chunks]
-        scales = [partial(_scales, tensor, dtype, *chunk) for chunk in chunks]
-        scale_shape = (tensor.rows, scales_per_row(tensor.width, dtype))
-    else:
-        values = [partial(_cast, tensor, dtype, record, *chunk) for chunk in chunks]
-    streams = [TensorStream(name, form.tag, tensor.shape, values)]
+    streams = [TensorStream(name, form.tag, tensor.shape, [partial(make, *it) for it in chunks])]
     if form.scale_tag:
-        streams.append(TensorStream(scale_name, form.scale_tag, scale_shape, scales))
+        make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype)
+        new_shape = (tensor.rows, scales_per_row(tensor.width, dtype))
+        shape = tensor.scale_shape if stays else new_shape
+        scales = [partial(make, *it) for it in chunks]
+        streams.append(TensorStream(scale_name, form.scale_tag, shape, scales))
     return streams
 
 
-def _chunks(tensor: StoredTensor) -> list[tuple[int, int]]:
-    """First row and number of rows of every chunk; chunks hold whole blocks of scales."""
-    rows = max(1, _CHUNK_VALUES // tensor.width // FP8_SCALE_BLOCK) * FP8_SCALE_BLOCK
-    return [(first, min(rows, tensor.rows - first)) for first in range(0, tensor.rows, rows)]
-
-
-def _cast(
+def _rounded(
     tensor: StoredTensor,
     dtype: str,
     record: Callable[[Tensor, Tensor], None],
     first_row: int,
     rows: int,
 ) -> NDArray[np.uint8]:
-    import torch
+    """Make the values of a chunk.
 
-    before = tensor.read(first_row, rows)
-    after = before.to(getattr(torch, dtype))
-    _demand_finite(tensor, dtype, after)
-    record(before, after)
-    return _bytes(after)
-
-
-def _quantised(
-    tensor: StoredTensor,
-    dtype: str,
-    record: Callable[[Tensor, Tensor], None],
-    first_row: int,
-    rows: int,
-) -> NDArray[np.uint8]:
+    Raises:
+        InputError: They are not finite, or the dtype cannot hold them.
+    """
     import torch
 
     from engram.nn.quantised import FORMATS
 
     before = tensor.read(first_row, rows)
-    codes, scales = FORMATS[dtype].quantise(before)
-    after = FORMATS[dtype].dequantise(codes, scales, dtype=torch.float32)
-    _demand_finite(tensor, dtype, before)
-    _demand_finite(tensor, dtype, after)
+    if dtype in FORMATS:
+        stored, scales = FORMATS[dtype].quantise(before)
+        after = FORMATS[dtype].dequantise(stored, scales, dtype=torch.float32)
+    else:
+        stored = after = before.to(getattr(torch, dtype))
+    if not (before.isfinite().all() and after.isfinite().all()):
+        raise InputError(
+            f"{tensor.name} holds values that are not finite, or that {dtype} cannot hold.",
+            "Keep its dtype, or use bfloat16.",
+            tensor=tensor.name,
+            stored_as=dtype,
+        )
     record(before, after)
-    return _bytes(codes)
+    return tensor_bytes(stored)
 
 
 def _scales(tensor: StoredTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
     """Make the scales of a chunk, from the values once more: keeping them takes memory."""
     from engram.nn.quantised import FORMATS
 
-    return _bytes(FORMATS[dtype].quantise(tensor.read(first_row, rows))[1])
-
-
-def _demand_finite(tensor: StoredTensor, dtype: str, values: Tensor) -> None:
-    if not values.isfinite().all():
-        raise InputError(
-            f"{tensor.name} holds values that are not finite, or that {dtype} cannot hold.",
-            "Keep its dtype, or use bfloat16.",
-            tensor=tensor.name,
-            dtype=dtype,
-        )
-
-
-def _bytes(values: Tensor) -> NDArray[np.uint8]:
-    import torch
-
-    raw: NDArray[np.uint8] = values.contiguous().flatten().view(torch.uint8).numpy()
-    return raw
+    return tensor_bytes(FORMATS[dtype].quantise(tensor.read(first_row, rows))[1])

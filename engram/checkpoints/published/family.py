@@ -1,20 +1,19 @@
-"""`Family`: released checkpoints that name and lay out their memory alike; one recognised."""
+"""`Released`: a released checkpoint, recognised, and the tensors that it should hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from engram.checkpoints.published.stored import Stored
-from engram.checks import Verdict
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, Problem
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Key, Slot
 from engram.layouts.settings import Setting, read_settings
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,40 +32,38 @@ class Expected:
     shards: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """The memory that a checkpoint should hold.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Released:
+    """A released checkpoint, recognised: its files, and the memory that they should hold.
 
     Attributes:
+        family: Its names; those of checkpoints that name and lay out their memory alike.
+        stored: Its files.
         config: The memory in our terms; None for a kind of memory that we do not run.
         reads: Rows that a token reads of each table.
         hash_rows: Rows that ids can reach, by layer.
         expected: Every tensor by its key.
-        notes: What should be said with the numbers.
+        note: Text that should be said with the numbers.
     """
 
-    config: EngramConfig | None
+    family: Naming
+    stored: Stored
+    config: EngramConfig | None = None
     reads: int
     hash_rows: Mapping[int | None, int]
     expected: Mapping[Key, Expected]
-    notes: tuple[str, ...] = ()
+    note: str
 
+    @cached_property
+    def slots(self) -> dict[str, Slot]:
+        """Places of the memory's tensors, by their names in the files."""
+        found = {name: self.family.read(name) for name in self.stored.tensors}
+        return {name: slot for name, slot in found.items() if slot is not None}
 
-@dataclass(frozen=True, eq=False)
-class Released:
-    """A released checkpoint, recognised.
-
-    Attributes:
-        family: Its family.
-        stored: Its files.
-        memory: What they should hold.
-        slots: Where every tensor of the memory belongs, by its name in the files.
-    """
-
-    family: Family
-    stored: Stored
-    memory: Memory
-    slots: Mapping[str, Slot]
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        return self.family.files_title or self.family.title
 
     def names(self, key: Key, *, scale: bool = False) -> list[str]:
         """Names in the files of a tensor's pieces, in order."""
@@ -88,52 +85,14 @@ class Released:
         there = {self.slots[name].shard for name in self.names(key)}
         if None in there:
             return []
-        shards = range(self.memory.expected[key].shards)
+        shards = range(self.expected[key].shards)
         return [self.name_of(key, shard) for shard in shards if shard not in there]
 
     def name_of(self, key: Key, shard: int | None, *, scale: bool = False) -> str:
         """Name a tensor as these files would, whether they hold it or not."""
-        of_layer = (name for name, slot in self.slots.items() if slot.layer_id == key.layer_id)
+        of_layer = (name for name, slot in self.slots.items() if slot.key.layer_id == key.layer_id)
         like = next(of_layer, next(iter(self.slots), None))
-        return self.family.naming.spoken(self.slots).write(key, shard, scale=scale, like=like)
-
-    def missing_tables(self) -> list[str]:
-        """Names of pieces of tables that are not in the files."""
-        tables = {slot.key.name for slot in self.slots.values() if slot.role == "table"}
-        keys = [key for key in self.memory.expected if key.name in tables]
-        return [name for key in keys for name in self.missing(key)]
-
-
-@dataclass(frozen=True, eq=False)
-class Family:
-    """Checkpoints that name and lay out their memory alike.
-
-    Attributes:
-        naming: Their names.
-        describe: What the files should hold.
-        checks: What can be checked besides names and shapes, by name; they are given the
-            checkpoint, and a tokenizer to use instead of its own.
-    """
-
-    naming: Naming
-    describe: Callable[[Stored], Memory]
-    checks: Mapping[str, Callable[[Released, str | None], Verdict]] = field(default_factory=dict)
-
-    @property
-    def layout(self) -> str:
-        """Name of the layout."""
-        return self.naming.name
-
-    @property
-    def title(self) -> str:
-        """One line for people."""
-        return self.naming.files_title or self.naming.title
-
-
-def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The text model's settings: those of a config, or of the part of it that has them."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
+        return self.family.spoken(self.slots).write(key, shard, scale=scale, like=like)
 
 
 def demand_settings(
@@ -149,7 +108,7 @@ def demand_settings(
     Raises:
         ConfigError: Everything that is wrong with them.
     """
-    values, found = read_settings(settings, text_part(stored.config))
+    values, found = read_settings(settings, stored.config)
     if found := [*found, *problems]:
         raise ConfigError(found, f"{stored.name}: config.json")
     return values

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from engram.storage.dtypes import FLOATS
 from engram.storage.safetensors_headers import TensorInfo
 
-_FP8 = ("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ")
 # Quantised by MLX: several values to an integer, their scales and biases beside them.
 MLX_TAG, MLX_PACKED = "U32", "is packed by MLX, which is not read here"
 SCALE_TAGS = ("F8_E8M0", "U8", "F8_E4M3", "BF16", "F16", "F32")
@@ -28,6 +27,15 @@ class Format:
     scaled: bool
 
 
+_FORMATS = {
+    **{tag: Format(name, 1, False) for tag, name in FLOATS.items()},
+    **{f"F8_{form}": Format("fp8", 1, True) for form in ("E4M3", "E4M3FNUZ", "E5M2", "E5M2FNUZ")},
+    **{"F4": Format("fp4", 1, True), "U8": Format("fp8", 1, True), "I8": Format("int8", 1, True)},
+}
+# Formats of rows with half as many bytes as values.
+_PACKED = {"U8": Format("fp4", 2, True), "I8": Format("int4", 2, True)}
+
+
 def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
     """Tell the format of a tensor.
 
@@ -39,23 +47,9 @@ def format_of(info: TensorInfo, columns: int | None = None) -> Format | None:
     Returns:
         The format; None for integers other than quantised values.
     """
-    if info.dtype in FLOATS:
-        return Format(FLOATS[info.dtype], 1, False)
-    if info.dtype in _FP8:
-        return Format("fp8", 1, True)
-    if info.dtype == "F4":
-        return Format("fp4", 1, True)
-    if info.dtype not in ("U8", "I8"):
-        return None
-    packed = columns is not None and len(info.shape) == 2 and 2 * info.shape[1] == columns
-    if packed:
-        return Format("fp4" if info.dtype == "U8" else "int4", 2, True)
-    return Format("fp8" if info.dtype == "U8" else "int8", 1, True)
-
-
-def stored_shape(shape: tuple[int, ...], packed: int) -> tuple[int, ...]:
-    """The shape of a tensor whose rows are packed."""
-    return (*shape[:-1], -(-shape[-1] // packed)) if packed > 1 else shape
+    is_packed = len(info.shape) == 2 and 2 * info.shape[1] == columns
+    packed = _PACKED if is_packed else {}
+    return packed.get(info.dtype, _FORMATS.get(info.dtype))
 
 
 def scale_shapes(shape: tuple[int, ...], block: tuple[int, int] | None) -> list[tuple[int, ...]]:

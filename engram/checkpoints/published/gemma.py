@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from engram.checkpoints.published.family import Expected, Family, Memory, demand_settings
-from engram.checkpoints.published.stored import Stored
+from engram.checkpoints.published.family import Expected, Released, demand_settings
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key
 from engram.layouts.settings import MOST_LAYERS, Setting
+from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
 
 _LAYER = "layers.{layer}."
@@ -31,7 +31,7 @@ _RELEASED = Dialect(
         Setting("rows", ("vocab_size_per_layer_input",), default=262_144),
     ),
 )
-_NAMING = Naming(
+FAMILY = Naming(
     name="gemma_ple",
     title="Gemma per-layer embeddings",
     dialects=(_RELEASED,),
@@ -39,7 +39,8 @@ _NAMING = Naming(
 )
 
 
-def _describe(stored: Stored) -> Memory:
+def describe(stored: Stored) -> Released:
+    """Tell what a checkpoint of the family should hold."""
     hidden, layers, width, rows = demand_settings(_RELEASED.settings, stored).values()
     expected: dict[Key, Expected] = {
         Key(None, TABLE): Expected(shape=(rows, layers * width)),
@@ -49,13 +50,11 @@ def _describe(stored: Stored) -> Memory:
     shapes = {"gate": (width, hidden), "output": (hidden, width), "output_norm": (hidden,)}
     for layer in range(layers):
         expected |= {Key(layer, name): Expected(shape=shape) for name, shape in shapes.items()}
-    return Memory(
-        config=None,
+    return Released(
+        family=FAMILY,
+        stored=stored,
         reads=1,
         hash_rows={None: rows},
         expected=expected,
-        notes=(f"no hash: a token reads its own row, {width} columns for each of {layers} layers",),
+        note=f"no hash: a token reads its own row, {width} columns for each of {layers} layers",
     )
-
-
-FAMILY = Family(_NAMING, _describe)

@@ -4,44 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
+from pathlib import Path
 from typing import cast
 
-from engram.addressing.prime_witness import first_composite
+from engram.addressing.addresses import layer_addresses, map_digest
+from engram.addressing.prime_witness import doubt_of_primes, first_composite
 from engram.addressing.primes import head_primes
-from engram.checkpoints.published.family import Released, text_part
-from engram.checks import Verdict, first_of
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.vocabulary import compressed_map
+from engram.checkpoints.published.family import Released
+from engram.checks import Verdict, verdict
 from engram.config.engram_config import EngramConfig
 from engram.errors import MissingFileError
 from engram.layouts import Layout
+from engram.layouts.base import Naming
 from engram.layouts.dialect import Key
 from engram.layouts.settings import Setting
 from engram.layouts.tensors import CONSTANTS
 from engram.tensor_names import TABLE
 
-Check = Callable[[Released, str | None], Verdict]
+Check = Callable[[Released], Verdict]
 
 
-def checks_of(layout: Layout) -> dict[str, Check]:
-    """List the checks that a layout's published names and settings allow."""
-    released = layout.released
+def checks_of(family: Naming, tokenizer: str | Path | None) -> dict[str, Check]:
+    """List the checks that a layout's published names and settings allow, beside those of all.
+
+    Args:
+        family: The layout, or a family without checks of its own.
+        tokenizer: Name or path of a tokenizer to use instead of a checkpoint's own.
+    """
+    released = family.released
+    if not isinstance(family, Layout):
+        return {}
     if not released.settings:
         return {"rows": _check_offsets, "constants": _no_constants}
-    checks: dict[str, Check] = {"sizes": _check_sizes}
     rows, size = released.setting("stored_rows"), released.setting("compressed_vocab_size")
-    if rows is not None:
-        checks["rows"] = partial(_check_stated_rows, rows)
-    checks["constants"] = partial(_check_constants, layout)
-    if size is not None:
-        checks["tokenizer"] = partial(_check_tokenizer, layout, size)
-    return checks
+    return {
+        "sizes": _check_sizes,
+        **({"rows": partial(_check_stated_rows, rows)} if rows else {}),
+        "constants": partial(_check_constants, size),
+        **({"tokenizer": partial(_check_tokenizer, size, tokenizer)} if size else {}),
+    }
 
 
-def _check_sizes(found: Released, tokenizer: str | None) -> Verdict:
+def _check_sizes(found: Released) -> Verdict:
     """Rows of the heads, stored or of the config, against the primes that sympy finds."""
-    from engram.addressing.prime_witness import doubt_of_primes
-
-    config = cast(EngramConfig, found.memory.config)
+    config = cast(EngramConfig, found.config)
     heads: dict[int, list[int]] = {}
     for layer_id, primes in head_primes(config).items():
         names = found.names(Key(layer_id, "sizes"))
@@ -53,12 +62,12 @@ def _check_sizes(found: Released, tokenizer: str | None) -> Verdict:
     return doubt is None, doubt or right
 
 
-def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None) -> Verdict:
+def _check_stated_rows(setting: Setting, found: Released) -> Verdict:
     """The rows of tables as the config states them against those that follow from it."""
-    name, stated = setting.theirs[0], setting.stated(text_part(found.stored.config))
-    expected = found.memory.expected
-    sums = [expected[Key(layer_id, TABLE)].shape[0] for layer_id in found.memory.hash_rows]
-    layers = ", ".join(map(str, found.memory.hash_rows))
+    name, stated = setting.theirs[0], setting.stated(found.stored.config)
+    expected = found.expected
+    sums = [expected[Key(layer_id, TABLE)].shape[0] for layer_id in found.hash_rows]
+    layers = ", ".join(map(str, found.hash_rows))
     if stated is None:
         return None, f"config.json states no {name}; sums of primes: {sums}"
     if stated == sums:
@@ -69,10 +78,10 @@ def _check_stated_rows(setting: Setting, found: Released, tokenizer: str | None)
     return False, f"{name} is {stated}; primes of layers {layers} sum to {sums}"
 
 
-def _check_offsets(found: Released, tokenizer: str | None) -> Verdict:
+def _check_offsets(found: Released) -> Verdict:
     """Offsets, where nothing else is stored, against what heads can be."""
     problems, sizes = [], []
-    for layer_id, rows in found.memory.hash_rows.items():
+    for layer_id, rows in found.hash_rows.items():
         names = found.names(Key(layer_id, "offsets"))
         if not names:
             return None, "the offsets are not in the files"
@@ -83,50 +92,47 @@ def _check_offsets(found: Released, tokenizer: str | None) -> Verdict:
             problems.append(f"{names[0]} begins with {offsets[0]}, not 0")
         wrong = first_composite(heads)
         if wrong is not None:
-            column = f"column {wrong} has {heads[wrong]} rows"
-            problems.append(f"{names[0]}: {column}, which is not prime")
+            problems.append(
+                f"{names[0]}: column {wrong} has {heads[wrong]} rows, which is not prime"
+            )
     if not problems and len(set(sizes)) != len(sizes):
         problems.append("two heads have the same prime; every head has its own")
-    if problems:
-        return False, first_of(problems)
-    return True, f"{len(sizes)} heads of different primes fill the tables to the last row"
+    return verdict(
+        problems, f"{len(sizes)} heads of different primes fill the tables to the last row"
+    )
 
 
-def _no_constants(found: Released, tokenizer: str | None) -> Verdict:
+def _no_constants(found: Released) -> Verdict:
     return None, "a state dict stores no multipliers, seed or token map, and no config says them"
 
 
-def _check_constants(layout: Layout, found: Released, tokenizer: str | None) -> Verdict:
+def _check_constants(setting: Setting | None, found: Released) -> Verdict:
     """Stored constants against those of the config."""
-    from engram.addressing.addresses import layer_addresses
-
-    config = cast(EngramConfig, found.memory.config)
-    setting = layout.released.setting("compressed_vocab_size")
-    size = setting.stated(text_part(found.stored.config)) if setting else config.engram_vocab_size
+    config = cast(EngramConfig, found.config)
+    size = setting.stated(found.stored.config) if setting else config.engram_vocab_size
     if setting and (type(size) is not int or size < 1):
         return False, f"{setting.theirs[0]} is {size!r}: multipliers follow from it"
-    layers = layer_addresses(config, size)
-    kept = [name for name in layout.released.names if name in CONSTANTS]
+    layers = {layer.layer_id: layer for layer in layer_addresses(config, size)}
+    kept = [name for name in found.family.released.names if name in CONSTANTS]
     if not kept:
-        drawn = "; ".join(f"layer {one.layer_id} {list(one.multipliers)}" for one in layers)
+        drawn = "; ".join(f"layer {i} {list(one.multipliers)}" for i, one in layers.items())
         return None, f"the files store no multipliers; those of the config are: {drawn}"
-    right = {layer.layer_id: layer.constants for layer in layers}
     problems, unread = [], 0
-    for layer_id, constants in right.items():
-        for kind in kept:
-            names = found.names(Key(layer_id, kind))
-            if not names:
-                unread += 1
-                continue
-            stored = found.stored.integers(names[0])
-            if stored != list(constants[kind]):
-                theirs = {other: right[other][kind] for other in right if other != layer_id}
-                problems.append(_difference(kind, names[0], stored, constants[kind], theirs))
-    if problems:
-        return False, first_of(problems)
-    if unread:
-        return None, f"{unread} of {len(kept) * len(right)} buffers are not in the files"
-    return True, "the stored multipliers, head sizes and offsets are those of the config"
+    for layer_id, kind in product(layers, kept):
+        names = found.names(Key(layer_id, kind))
+        if not names:
+            unread += 1
+            continue
+        stored = found.stored.integers(names[0])
+        values = {other: layer.constants[kind] for other, layer in layers.items()}
+        right = values.pop(layer_id)
+        if stored != list(right):
+            problems.append(_difference(kind, names[0], stored, right, values))
+    return verdict(
+        problems,
+        "the stored multipliers, head sizes and offsets are those of the config",
+        f"{unread} of {len(kept) * len(layers)} buffers are not in the files" if unread else "",
+    )
 
 
 def _difference(
@@ -146,14 +152,8 @@ def _difference(
     return f"{name}[{i}] is {stored[i]}, not {values[i]}{hint if kind == 'factors' else ''}"
 
 
-def _check_tokenizer(
-    layout: Layout, setting: Setting, found: Released, tokenizer: str | None
-) -> Verdict:
-    from engram.addressing.addresses import map_digest
-    from engram.addressing.tokenizer_files import load_tokenizer
-    from engram.addressing.vocabulary import compressed_map
-
-    stated = setting.stated(text_part(found.stored.config))
+def _check_tokenizer(setting: Setting, tokenizer: str | Path | None, found: Released) -> Verdict:
+    stated = setting.stated(found.stored.config)
     try:
         known = load_tokenizer(tokenizer or found.stored.folder or found.stored.name)
     except MissingFileError as error:
@@ -161,10 +161,12 @@ def _check_tokenizer(
     token_map = compressed_map(known)
     size, digest = int(token_map.max()) + 1, map_digest(token_map)
     if size != stated:
-        what = f"{len(token_map):,} ids compress to {size:,}, the config states {stated!r}"
-        return False, f"another tokenizer: its {what}"
-    config = cast(EngramConfig, found.memory.config)
-    right = layout.known_maps.get((config.engram_vocab_size, size), digest)
+        return False, (
+            f"another tokenizer: its {len(token_map):,} ids compress to {size:,}, the config "
+            f"states {stated!r}"
+        )
+    config = cast(EngramConfig, found.config)
+    right = config.rules.known_maps.get((config.engram_vocab_size, size), digest)
     if digest != right:
         return False, f"another tokenizer: its map is {digest[:16]}..., not {right[:16]}..."
     return True, f"{len(token_map):,} ids compress to {size:,}, map {digest[:16]}..."

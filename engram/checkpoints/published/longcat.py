@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from engram.backbone.claims import text_part
 from engram.checkpoints.published.family import (
     Expected,
-    Family,
-    Memory,
+    Released,
     demand_settings,
-    text_part,
 )
-from engram.checkpoints.published.stored import Stored
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key, Slot
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS, Setting
+from engram.storage.stored import Stored
 from engram.tensor_names import TABLE
 
 # Names of meituan-longcat/LongCat-Flash-Lite modeling_longcat_ngram.py.
@@ -39,7 +38,7 @@ _FLAT = replace(
     place="",
     names={TABLE: "oe_embed_tokens{table}.weight", "post_projs": "oe_embed_proj{table}.weight"},
 )
-_NAMING = Naming(
+FAMILY = Naming(
     name="longcat_ngram",
     title="LongCat n-gram embeddings",
     dialects=(_RELEASED, _FLAT),
@@ -64,7 +63,8 @@ def table_rows(vocab_size: int, ratio: float, max_ngram_size: int, splits: int) 
     return [int(base + 2 * i + 1) for i in range((max_ngram_size - 1) * splits)]
 
 
-def _describe(stored: Stored) -> Memory:
+def describe(stored: Stored) -> Released:
+    """Tell what a checkpoint of the family should hold."""
     stated = demand_settings(_RELEASED.settings, stored)
     orders, splits, hidden, vocab_size, ratio = stated.values()
     rows = table_rows(_vocab_size(stored, ratio, vocab_size), ratio, orders, splits)
@@ -73,12 +73,13 @@ def _describe(stored: Stored) -> Memory:
     for i, count in enumerate(rows):
         expected[Key(None, TABLE, i)] = Expected(shape=(count, width))
         expected[Key(None, "post_projs", i)] = Expected(shape=(hidden, width))
-    return Memory(
-        config=None,
+    return Released(
+        family=FAMILY,
+        stored=stored,
         reads=1,
         hash_rows={None: sum(rows)},
         expected=expected,
-        notes=(f"orders 2 to {orders}, {splits} tables each, averaged into the input embedding",),
+        note=f"orders 2 to {orders}, {splits} tables each, averaged into the input embedding",
     )
 
 
@@ -92,9 +93,6 @@ def _vocab_size(stored: Stored, ratio: float, stated: int) -> int:
     first = {
         info.shape[0]
         for name, info in stored.tensors.items()
-        if _NAMING.read(name) == Slot(Key(None, TABLE, 0), is_scale=False)
+        if FAMILY.read(name) == Slot(Key(None, TABLE, 0), is_scale=False)
     }
     return next((size for size in sizes if table_rows(size, ratio, 2, 1)[0] in first), stated)
-
-
-FAMILY = Family(_NAMING, _describe)

@@ -1,6 +1,25 @@
-"""Names of the files that attaching and converting write, or find beside a base's weights."""
+"""The attached format: names of its files, and what a config.json says of a memory."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engram.addressing.stored_form import ADDRESSES_SHAPE
+from engram.errors import CorruptFileError
+from engram.storage.file_names import is_inside, is_weight_file
+from engram.storage.json_files import (
+    COPY_AGAIN,
+    OBJECT,
+    TEXT,
+    Each,
+    Kind,
+    Maybe,
+    OrNull,
+    check_shape,
+    one_of,
+)
+from engram.storage.safetensors_headers import INDEX_FILE
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "engram_adapter.json"
@@ -12,3 +31,56 @@ KEPT_FOLDER = "engram_base"
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
 # and would drop the memory without a word.
 RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
+
+_REPLACED = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
+_WEIGHTS = Kind("the name of a safetensors file of its folder", is_weight_file)
+_SIDECAR = Kind(
+    "the name of another file of the base",
+    lambda name: is_inside(name) and not is_weight_file(name) and name not in _REPLACED,
+)
+BASE_SHAPE = {
+    "files": OrNull(Each(_WEIGHTS, _WEIGHTS)),
+    "sidecars": [_SIDECAR],
+    "replaced": [one_of(*_REPLACED)],
+    "auto_map": Maybe({"AutoModelForCausalLM": TEXT}),
+}
+# What attaching writes beside them.
+MEMORY_SHAPE = {"config": OBJECT, "layers_path": TEXT, "addresses": ADDRESSES_SHAPE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFiles:
+    """Places of the base's own files in an attached folder; every name stays inside it.
+
+    Attributes:
+        shards: Its weight files: name in the base, and name in an attached folder; none where the
+            folder was saved anew since.
+        sidecars: Its other files (tokenizer, generation config), by name here and there.
+        replaced: Files of which an attached folder has its own version.
+        code: Its entries of `auto_map`, where it is code beside its weights, and that is trusted.
+    """
+
+    shards: dict[str, str]
+    sidecars: list[str]
+    replaced: list[str]
+    code: dict[str, str] | None = None
+
+    @property
+    def small_files(self) -> dict[str, str]:
+        """Its files beside the weights: name in the base, and name in an attached folder."""
+        kept = {name: f"{KEPT_FOLDER}/{name}" for name in self.replaced}
+        return {name: name for name in self.sidecars} | kept
+
+
+def check_settings(settings: Any, shape: Any, where: str) -> None:
+    """Check the shape of the key ``engram`` of a model's config, see `json_files.check_shape`."""
+    check_shape({"engram": settings}, {"engram": shape}, where, hint=COPY_AGAIN)
+
+
+def damaged(where: str, what: str) -> CorruptFileError:
+    """The error for a file that is not what attaching writes."""
+    return CorruptFileError(
+        f"{where} is not what attaching writes: {what}.",
+        COPY_AGAIN,
+        path=where,
+    )

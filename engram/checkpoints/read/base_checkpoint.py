@@ -8,13 +8,17 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.float_dtype import count_values, float_dtype, unstated_dtype
-from engram.backbone.quantisation import base_params
-from engram.checkpoints.read.attached_files import CARD_FILE, CONFIG_FILE, RENAMED_SINGLE_FILE
+from engram.backbone.facts import base_params
+from engram.backbone.float_dtype import float_dtype, unstated_dtype
+from engram.checkpoints.read.attached_files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    RENAMED_SINGLE_FILE,
+    BaseFiles,
+)
 from engram.checkpoints.read.model_folder import snapshot_of
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
-from engram.storage.dtypes import DTYPES
 from engram.storage.file_names import is_inside
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
 
@@ -33,21 +37,18 @@ _WEIGHT_SUFFIXES = {
 }
 
 
-@dataclass(frozen=True)
-class BaseCheckpoint:
-    """A Hugging Face folder with safetensors weights.
+@dataclass(frozen=True, kw_only=True)
+class BaseCheckpoint(BaseFiles):
+    """A Hugging Face folder with safetensors weights, and the names of its files.
 
     Attributes:
         folder: Where it is.
         name: What people call it: its hub id, or its folder's name.
         config: Its config.json.
-        shards: Its weight files: name here, and name in an attached folder.
         weight_map: File in an attached folder that holds each tensor.
         tensors: Dtype tag and shape of each tensor.
         dtype: Dtype of most of its values, as torch names it; the one that a quantised base
             computes in.
-        sidecars: Its other files (tokenizer, generation config), by name.
-        replaced: Files of which an attached folder has its own version.
         unstated_dtype: Dtype that transformers finds for it, where its config states none.
         hub_id: Its id on the hub, where it lies in the hub's cache.
         commit: The commit there that it is of.
@@ -56,12 +57,9 @@ class BaseCheckpoint:
     folder: Path
     name: str
     config: dict[str, Any]
-    shards: dict[str, str]
     weight_map: dict[str, str]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     dtype: str
-    sidecars: list[str]
-    replaced: list[str]
     unstated_dtype: str | None = None
     hub_id: str | None = None
     commit: str | None = None
@@ -70,16 +68,6 @@ class BaseCheckpoint:
     def params(self) -> int:
         """Number of its values; of a quantised base before it was quantised, where known."""
         return base_params(self.config) or sum(prod(shape) for _, shape in self.tensors.values())
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes of the tensors, without the headers of their files."""
-        return sum(prod(shape) * DTYPES[tag].bits // 8 for tag, shape in self.tensors.values())
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the weight files."""
-        return sum((self.folder / name).stat().st_size for name in self.shards)
 
 
 def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
@@ -124,7 +112,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         shards=shards,
         weight_map={tensor: shards[file] for tensor, file in weight_files.items()},
         tensors={tensor: (info.dtype, info.shape) for tensor, info in files.tensors.items()},
-        dtype=float_dtype(config, count_values(files.tensors)) or "bfloat16",
+        dtype=float_dtype(config, files.tensors) or "bfloat16",
         sidecars=sidecars,
         replaced=[file for file in ours if (folder / file).is_file()],
         unstated_dtype=unstated_dtype(config, files.tensors),
@@ -153,14 +141,14 @@ def _small_files(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         nested = len(name.parts) > 1
-        hidden = nested and any(part.startswith(".") for part in name.parts)
-        if not path.is_file() or hidden or path.suffix in _WEIGHT_SUFFIXES:
-            continue
-        if not is_inside(name.as_posix()):
-            continue  # not a name on every system, such as one with a backslash
-        if name.name.endswith(".index.json") or (nested and path.suffix not in _TEXT_SUFFIXES):
-            continue
-        found.append(name.as_posix())
+        is_small = path.is_file() and path.suffix not in _WEIGHT_SUFFIXES
+        # Some systems take no such name, as one with a backslash.
+        is_small &= is_inside(name.as_posix()) and not name.name.endswith(".index.json")
+        if nested:
+            is_small &= path.suffix in _TEXT_SUFFIXES
+            is_small &= not any(part.startswith(".") for part in name.parts)
+        if is_small:
+            found.append(name.as_posix())
     return found
 
 

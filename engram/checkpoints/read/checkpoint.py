@@ -6,29 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from engram.checkpoints.published.recognise import Released, find_family, no_memory, recognise
-from engram.checkpoints.published.stored import Stored, read_stored
-from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
+from engram.checkpoints.published.family import Released
+from engram.checkpoints.published.recognise import recognise
+from engram.checkpoints.read.attached_files import (
+    BASE_SHAPE,
+    CONFIG_FILE,
+    MEMORY_FILE,
+    MEMORY_SHAPE,
+    BaseFiles,
+    check_settings,
+)
 from engram.checkpoints.read.model_folder import resolve_model
-from engram.checkpoints.read.settings import MEMORY_SHAPE, BaseFiles, base_files, check_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import ConfigError, MismatchError, MissingFileError
 from engram.storage.gguf import refuse_gguf_folder
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored, read_stored
 from engram.tensor_names import TABLE, is_memory, tensor_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engram.addressing.addresses import Addresses
-    from engram.addressing.tokenizer_files import TokenizerFile
     from engram.checkpoints.read.stored_tensor import StoredTensor
-
-# With a memory that was attached, such a memory alone, a release with a memory, or without any.
-Kind = Literal["attached", "adapter", "released", "base"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,7 @@ class Checkpoint:
         adapter: What an adapter says about itself; empty for the rest.
         stated: What attaching wrote about the memory; None for what attaching did not write.
         given: The memory, where the caller states it and the files do not.
+        tokenizer: Name or path of a tokenizer to use instead of the one beside its files.
     """
 
     name: str
@@ -56,13 +61,7 @@ class Checkpoint:
     adapter: Mapping[str, Any] = field(default_factory=dict)
     stated: dict[str, Any] | None = None
     given: EngramConfig | None = None
-
-    @property
-    def kind(self) -> Kind:
-        """Its kind."""
-        if self.stated is not None:
-            return "adapter" if self.adapter else "attached"
-        return "base" if find_family(self.files) is None else "released"
+    tokenizer: str | Path | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -90,18 +89,17 @@ class Checkpoint:
         Raises:
             MissingFileError: The hub does not give it.
         """
-        if self.path is not None:
-            return self
-        path = resolve_model(self.name, self.revision, trust_remote_code=trust_remote_code)
-        return replace(self, path=path)
+        path = self.path or resolve_model(
+            self.name, self.revision, trust_remote_code=trust_remote_code
+        )
+        return self if path == self.path else replace(self, path=path)
 
     @cached_property
     def files(self) -> Stored:
         """Its weight files, as their headers describe them; what is wrong with them is in it."""
         if self.path is not None:
-            needs_index = self.stated is not None
-            return read_stored(self.path, self.model_config, needs_index=needs_index)
-        from engram.checkpoints.published.stored_on_hub import read_hub
+            return read_stored(self.path, self.model_config, needs_index=self.stated is not None)
+        from engram.storage.stored_on_hub import read_hub
 
         return read_hub(self.name, self.revision, self.model_config)
 
@@ -131,25 +129,46 @@ class Checkpoint:
             ConfigError: Its config lacks what the memory follows from.
         """
         found = recognise(self.files)
-        if found is None:
-            raise no_memory(self.files)
         self.files.demand_whole()
         return found
 
     @cached_property
     def base(self) -> BaseFiles:
-        """The places of its base's files, in a folder that attaching wrote."""
-        return base_files(self.stated or {}, self.where)
+        """The places of its base's files, in a folder that attaching wrote.
+
+        Raises:
+            CorruptFileError: Something is missing, of another type, or names a file outside.
+        """
+        check_settings(self.stated, {"base": BASE_SHAPE}, self.where)
+        base = (self.stated or {})["base"]
+        return BaseFiles(
+            shards=base["files"] or {},
+            sidecars=base["sidecars"],
+            replaced=base["replaced"],
+            code=base.get("auto_map"),
+        )
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that attaching wrote about the memory.
+        """The memory's config and addresses, as attaching stated them, or converting did.
+
+        Converting writes them beside published names. Empty where neither did.
 
         Raises:
-            CorruptFileError: It is not what attaching writes; every problem is named.
+            CorruptFileError: It is not what they write; every problem is named.
         """
-        check_settings(self.stated, MEMORY_SHAPE, self.where)
-        return self.stated or {}
+        if self.stated is not None:
+            check_settings(self.stated, MEMORY_SHAPE, self.where)
+            return self.stated
+        file = None if self.folder is None else self.folder / MEMORY_FILE
+        if file is None or not file.is_file():
+            return {}
+        values: dict[str, Any] = read_json(
+            file,
+            {"config": OBJECT, "addresses": OBJECT},
+            hint="Restore it, or remove it and give -c CONFIG.",
+        )
+        return values
 
     @cached_property
     def config(self) -> EngramConfig:
@@ -163,12 +182,13 @@ class Checkpoint:
             try:
                 return EngramConfig.from_dict(self.settings["config"])
             except ConfigError as error:
-                what = f"engram.config of {self.where}"
-                raise ConfigError(error.problems, what, COPY_AGAIN) from None
+                raise ConfigError(
+                    error.problems, f"engram.config of {self.where}", COPY_AGAIN
+                ) from None
         given = self.given
-        if given is None and self._beside is not None:
-            given = EngramConfig.from_dict(self._beside["config"])
-        from engram.checkpoints.read.published_memory import config_of_release
+        if given is None and self.settings:
+            given = EngramConfig.from_dict(self.settings["config"])
+        from engram.checkpoints.read.memory_tensors import config_of_release
 
         return config_of_release(self.released, given)
 
@@ -187,20 +207,10 @@ class Checkpoint:
             )
         return replace(self.config, table_dtype=dtypes.pop())
 
-    @cached_property
-    def _beside(self) -> dict[str, Any] | None:
-        """Config and addresses that `engram convert` wrote beside published names."""
-        file = None if self.folder is None else self.folder / MEMORY_FILE
-        if file is None or not file.is_file():
-            return None
-        hint = "Restore it, or remove it and give -c CONFIG."
-        values: dict[str, Any] = read_json(file, {"config": OBJECT, "addresses": OBJECT}, hint=hint)
-        return values
-
     @property
     def stores_addresses(self) -> bool:
         """Whether the memory's constants are stored, and not only what they follow from."""
-        return self.stated is not None or self._beside is not None
+        return bool(self.settings)
 
     @cached_property
     def addresses(self) -> Addresses:
@@ -214,17 +224,15 @@ class Checkpoint:
         from engram.addressing.addresses import Addresses
         from engram.addressing.same_memory import check_shape
 
-        if self.stated is None:
-            return Addresses.from_dict((self._beside or {})["addresses"])
         addresses = Addresses.from_dict(self.settings["addresses"])
-        check_shape(addresses, self.config, self.where)
+        if self.stated is not None:
+            check_shape(addresses, self.config, self.where)
         return addresses
 
     @property
     def layers_path(self) -> str:
         """Dotted name of the list of layers of the model that a memory was attached to."""
-        path: str = self.settings["layers_path"]
-        return path
+        return str(self.settings["layers_path"])
 
     def demand_settings(self) -> None:
         """Refuse a memory that attaching did not describe as it does.
@@ -258,8 +266,7 @@ class Checkpoint:
             MismatchError: They do not fit the config.
             LayoutError: They hold a kind of memory that is not converted.
         """
-        from engram.checkpoints.read.memory_tensors import attached_layers
-        from engram.checkpoints.read.published_memory import layers_of_release
+        from engram.checkpoints.read.memory_tensors import attached_layers, layers_of_release
 
         if self.stated is None:
             return layers_of_release(self.released, self.config)
@@ -268,13 +275,13 @@ class Checkpoint:
         return attached_layers(self.files, self.config, self.addresses, self.layers_path)
 
     def load_tokenizer(self) -> TokenizerFile:
-        """Read the tokenizer beside its files, here or on the hub.
+        """Read its tokenizer: the one beside its files, here or on the hub, unless it has another.
 
         Raises:
             MissingFileError: There is none.
         """
-        from engram.addressing.tokenizer_files import load_tokenizer
-
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
         return load_tokenizer(self.folder or self.name, self.revision)
 
     def check(self, addresses: Addresses) -> None:
@@ -283,7 +290,7 @@ class Checkpoint:
         Raises:
             MismatchError: They differ: it is another tokenizer, or another config.
         """
-        from engram.checkpoints.read.published_memory import check_constants
+        from engram.checkpoints.read.memory_tensors import check_constants
 
         if self.stores_addresses:
             addresses.check(self.addresses.to_dict())
@@ -311,9 +318,11 @@ class Checkpoint:
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)
             return self.addresses
-        if self.config.rules.hashes == "raw":
-            made = Addresses.from_config(self.config, None)
-        else:
-            made = EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses
+        is_raw = self.config.rules.hashes == "raw"
+        made = (
+            Addresses.from_config(self.config, None)
+            if is_raw
+            else EngramTokenizer(self.config, tokenizer or self.load_tokenizer()).addresses
+        )
         self.check(made)
         return made

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from engram.checkpoints.read.attached_files import check_settings
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.settings import check_settings
-from engram.errors import CorruptFileError
 from engram.storage.file_names import is_inside
 from engram.storage.files import sha256_of
 from engram.storage.json_files import SHA256, Each, Kind, Maybe
 
-# Key of the memory's settings, and its two parts.
+# Key of the memory's settings.
 DIGESTS = "sha256"
-_SMALL, _WEIGHTS = "small_files", "weight_files"
 _FILES = Maybe(Each(SHA256, Kind("the name of a file of the folder", is_inside)))
-_SHAPE = {_SMALL: _FILES, _WEIGHTS: _FILES}
+_SHAPE = {"small_files": _FILES, "weight_files": _FILES}
 # Files of a tokenizer that change when tokens are added to it.
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 
 
-@dataclass(frozen=True)
-class Digests:
+class Digests(TypedDict, total=False):
     """sha256 of files by their names in the folder.
 
     Attributes:
-        small: The base's small files, its replaced ones, and the module beside the weights; None
-            where attach recorded none, or the folder was saved anew since.
-        weights: Weight files; None where attach was not asked to record them.
+        small_files: The base's small files, its replaced ones, and the module beside the weights;
+            not there where attach recorded none, or the folder was saved anew since.
+        weight_files: Weight files; not there where attach was not asked to record them.
     """
 
-    small: Mapping[str, str] | None
-    weights: Mapping[str, str] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `read_digests` reads."""
-        parts = {_SMALL: self.small, _WEIGHTS: self.weights}
-        return {key: dict(part) for key, part in parts.items() if part is not None}
+    small_files: Mapping[str, str] | None
+    weight_files: Mapping[str, str] | None
 
 
 def read_digests(memory: Checkpoint) -> Digests:
@@ -53,12 +44,11 @@ def read_digests(memory: Checkpoint) -> Digests:
     Raises:
         CorruptFileError: They are of another form.
     """
-    if memory.base.shards is None:
-        return Digests(None, None)
-    stated = memory.stated or {}
-    check_settings(stated, {DIGESTS: Maybe(_SHAPE)}, memory.where)
-    parts = [(stated.get(DIGESTS) or {}).get(key) for key in (_SMALL, _WEIGHTS)]
-    return Digests(*parts)
+    if not memory.base.shards:
+        return {}
+    check_settings(memory.stated, {DIGESTS: Maybe(_SHAPE)}, memory.where)
+    recorded: Digests | None = (memory.stated or {}).get(DIGESTS)
+    return recorded or {}
 
 
 def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
@@ -66,12 +56,7 @@ def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
     stated = settings.get(DIGESTS)
     if not isinstance(stated, dict):
         return settings
-    return {**settings, DIGESTS: {key: stated[key] for key in stated if key != _WEIGHTS}}
-
-
-def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Compute the sha256 of files of a folder, by name."""
-    return {name: sha256_of(folder / name) for name in names}
+    return {**settings, DIGESTS: {key: stated[key] for key in stated if key != "weight_files"}}
 
 
 def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
@@ -81,20 +66,3 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:
     """
     there = {name: digest for name, digest in recorded.items() if (folder / name).is_file()}
     return [name for name, digest in there.items() if sha256_of(folder / name) != digest]
-
-
-def demand_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
-    """Refuse files that are not what they were when their digests were taken.
-
-    Raises:
-        CorruptFileError: One of them differs.
-    """
-    changed = changed_files(folder, recorded)
-    if changed:
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise CorruptFileError(
-            f"{folder / changed[0]} is not the file that attach wrote: its sha256 differs{more}.",
-            "It was damaged or edited since. Restore it, or copy the folder again from where it "
-            "was made.",
-            files=changed,
-        )

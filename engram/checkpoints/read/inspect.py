@@ -1,27 +1,30 @@
-"""`Inspection`: the contents of a checkpoint, from its configs and safetensors headers alone."""
+"""Contents of a checkpoint, from its configs and safetensors headers alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.quantisation import base_params, quantisation_method
+from engram.backbone.facts import base_params
+from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
-from engram.checkpoints.published.recognise import Released
-from engram.checkpoints.published.stored import named
-from engram.checkpoints.read.checkpoint import Checkpoint, Kind
+from engram.checkpoints.published.recognise import find_family
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
-from engram.errors import CorruptFileError, InputError, LayoutError, MissingFileError
+from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.sizing.pages import row_pages
-from engram.sizing.weights import Group, Weights
-from engram.storage.dtypes import TABLE_DTYPES, dtype_name
+from engram.sizing.weights import Contents, Group, Weights
+from engram.storage.dtypes import DTYPES, TABLE_DTYPES
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import named
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 
 _SETTINGS = {
@@ -30,32 +33,7 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """Contents of a checkpoint.
-
-    Attributes:
-        kind: A base with a memory that was attached to it, such a memory alone, or a checkpoint
-            that was released with its memory.
-        layout: Name of the layout.
-        title: The layout or family in one line.
-        config: The memory in our terms; None for a kind of memory that we do not run.
-        hash_rows: Rows that ids can reach, by layer in hash order; None is the layer of tables
-            that belong to no layer alone.
-        weights: Its tensors in parts: of the memory by layer, and the base as one.
-        notes: What should be said with the numbers.
-    """
-
-    kind: Kind
-    layout: str
-    title: str
-    config: EngramConfig | None
-    hash_rows: Mapping[int | None, int]
-    weights: tuple[Weights, ...]
-    notes: tuple[str, ...]
-
-
-def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspection:
+def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Contents:
     """Read what a checkpoint holds; no tensor is loaded.
 
     Args:
@@ -73,48 +51,13 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Inspe
     opened = open_checkpoint(target, revision)
     if opened.stated is not None:
         opened.files.demand_whole()
-        return _inspect_ours(opened, opened.stated)
-    if opened.kind == "base" and opened.folder == opened.path:
+        return _inspect_ours(opened)
+    if opened.folder == opened.path and find_family(opened.files) is None:
         opened.demand_config()  # without one, that is what is wrong
     found, name = opened.released, opened.name
-    _demand_tables(found)
-    weights, notes = released_weights(found)
-    tables = [part for part in weights if part.group == "table"]
-    wrong = [part.part for part in tables if not part.rows]
-    if wrong or not tables:
-        what = f"{wrong[0]} is not a table of rows" if wrong else "the files hold no table"
-        raise CorruptFileError(
-            f"{name}: its config states a memory, and {what}.",
-            f"Check it: engram verify {name}",
-            path=name,
-        )
-    return Inspection(
-        kind="released",
-        layout=found.family.layout,
-        title=found.family.title,
-        config=_as_stored(found.memory.config, tables),
-        hash_rows=found.memory.hash_rows,
-        weights=tuple(weights),
-        notes=(*found.memory.notes, *notes),
-    )
-
-
-def _as_stored(config: EngramConfig | None, tables: list[Weights]) -> EngramConfig | None:
-    """Return a config with the dtype of the stored tables, where they have one and it is known."""
-    dtypes = {part.dtype for part in tables}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    return replace(config, table_dtype=dtype) if config and dtype in TABLE_DTYPES else config
-
-
-def _demand_tables(found: Released) -> None:
-    """Refuse a checkpoint whose tables are not whole, or cannot be counted.
-
-    Raises:
-        MissingFileError: A piece of a table is not in the files.
-        LayoutError: A table is packed in a way that is not read here.
-    """
-    name, missing = found.stored.name, found.missing_tables()
-    if missing:
+    keys = [key for key in found.expected if key.name == TABLE]
+    missing = [piece for key in keys for piece in found.missing(key)]
+    if missing and any(map(found.names, keys)):
         raise MissingFileError(
             f"{name} lacks {named(missing)}: its tables are not whole.",
             "Download or copy the checkpoint again; finished files are kept.",
@@ -127,32 +70,66 @@ def _demand_tables(found: Released) -> None:
                 "Give the release that it was converted from, or an MLX conversion in bfloat16.",
                 tensor=tensor,
             )
+    weights, notes = released_weights(found)
+    tables = [part for part in weights if part.group == "table"]
+    wrong = [f"{part.part} is not a table of rows" for part in tables if not part.rows]
+    if wrong or not tables:
+        what = wrong[0] if wrong else "the files hold no table"
+        raise CorruptFileError(
+            f"{name}: its config states a memory, and {what}.",
+            f"Check it: engram verify {name}",
+            path=name,
+        )
+    config = found.config
+    dtypes = {part.dtype for part in tables}
+    if config and len(dtypes) == 1 and dtypes <= set(TABLE_DTYPES):
+        config = replace(config, table_dtype=dtypes.pop())
+    return Contents(
+        kind="released",
+        layout=found.family.name,
+        title=found.title,
+        config=config,
+        hash_rows=found.hash_rows,
+        weights=tuple(weights),
+        notes=(found.note, *notes),
+    )
 
 
-def _inspect_ours(opened: Checkpoint, settings: dict[str, Any]) -> Inspection:
+def _inspect_ours(opened: Checkpoint) -> Contents:
     """Count a memory that attach wrote."""
-    name, config, hash_rows = opened.name, *_stated(opened.name, settings)
+    check_shape(opened.stated, _SETTINGS, f"The key engram of {opened.name}'s config")
+    settings: dict[str, Any] = opened.stated or {}
+    config = EngramConfig.from_dict(settings["config"])
     if config.tokenizer is not None:
-        own = name if config.tokenizer == OWN else read_from(config.tokenizer, Path(name))
+        folder = Path(opened.name)
+        own = opened.name if config.tokenizer == OWN else read_from(config.tokenizer, folder)
         config = replace(config, tokenizer=own)
+    hash_rows: dict[int | None, int] = {
+        layer["layer_id"]: sum(map(sum, layer["primes"]))
+        for layer in settings["addresses"]["layers"]
+    }
     of_layer: dict[int | None, dict[str, TensorInfo]] = {layer_id: {} for layer_id in hash_rows}
     for tensor, info in opened.tensors.items():
-        layer_id, part = layer_and_part(tensor) or (None, "")
-        if part:
-            of_layer.setdefault(layer_id, {})[part] = info
-    base = list(opened.base_tensors.values())
+        if place := layer_and_part(tensor):
+            of_layer.setdefault(place[0], {})[place[1]] = info
     weights = [
-        part
-        for layer_id, found in of_layer.items()
-        for part in _layer_weights(name, config, layer_id, found, opened.files.lengths_known)
+        part for found in of_layer.items() for part in _layer_weights(opened, config, *found)
     ]
     notes = ["an adapter: its base model is not counted"] if opened.adapter else []
-    if base:
-        counted, more = _base_weights(base, opened.model_config)
-        weights.append(counted)
-        notes += more
-    return Inspection(
-        kind=opened.kind,
+    if opened.base_tensors:
+        base = _weights("base", "base", list(opened.base_tensors.values()))
+        if method := quantisation_method(opened.model_config):
+            params = base_params(opened.model_config)
+            how = (
+                ", and its parameters are those stored as floats; packed ones are left out"
+                if params is None
+                else "; its parameters follow from its config"
+            )
+            notes.append(f"the base is quantised with {method}{how}")
+            base = replace(base, params=base.params if params is None else params)
+        weights.append(base)
+    return Contents(
+        kind="adapter" if opened.adapter else "attached",
         layout=config.layout,
         title=config.rules.title,
         config=config,
@@ -162,107 +139,65 @@ def _inspect_ours(opened: Checkpoint, settings: dict[str, Any]) -> Inspection:
     )
 
 
-def _base_weights(
-    tensors: list[TensorInfo], model_config: Mapping[str, Any]
-) -> tuple[Weights, list[str]]:
-    """Count a base, and say how that was done where it is quantised."""
-    stored, method = _weights("base", "base", tensors), quantisation_method(model_config)
-    if method is None:
-        return stored, []
-    params = base_params(model_config)
-    if params is None:
-        kept = "those stored as floats; packed ones are left out"
-        return stored, [f"the base is quantised with {method}, and its parameters are {kept}"]
-    note = f"the base is quantised with {method}; its parameters follow from its config"
-    return replace(stored, params=params), [note]
-
-
-def _stated(name: str, settings: Any) -> tuple[EngramConfig, dict[int | None, int]]:
-    check_shape(settings, _SETTINGS, f"The key engram of {name}'s config")
-    config = EngramConfig.from_dict(settings["config"])
-    hash_rows: dict[int | None, int] = {
-        layer["layer_id"]: sum(map(sum, layer["primes"]))
-        for layer in settings["addresses"]["layers"]
-    }
-    return config, hash_rows
-
-
 def _layer_weights(
-    source: str,
+    opened: Checkpoint,
     config: EngramConfig,
     layer_id: int | None,
     tensors: Mapping[str, TensorInfo],
-    located: bool,
 ) -> list[Weights]:
     """Sort one layer's tensors: the layout's own names, integer constants, and the table."""
+    names = config.rules.dense_shapes(config.sizes)
     dense: dict[str, list[TensorInfo]] = {}
-    names = config.rules.dense_shapes(config)
-    constants, tables, scales = [], [], []
+    constants, tables = [], []
     for name, info in tensors.items():
         if name in names:
             dense.setdefault(name.split(".")[0], []).append(info)
-        elif name == SCALE:
-            scales.append(info)
-        elif name == TABLE:
-            tables.append(info)
-        elif info.dtype.startswith(("I", "U", "BOOL")):
+        elif name not in (TABLE, SCALE) and info.dtype.startswith(("I", "U", "BOOL")):
             constants.append(info)
-        else:
+        elif name != SCALE:
             tables.append(info)
     if len(tables) != 1 or len(tables[0].shape) != 2 or not tables[0].size:
         raise CorruptFileError(
-            f"{source}: layer {layer_id} should have one table of rows, the files hold "
+            f"{opened.name}: layer {layer_id} should have one table of rows, the files hold "
             f"{[list(table.shape) for table in tables] or 'none'}.",
-            f"Check it: engram verify {source}",
+            f"Check it: engram verify {opened.name}",
             layer_id=layer_id,
         )
-    rows = tables[0].shape[0]
-    prefix = f"layers.{layer_id}"
-    info = tables[0]
-    row = (info.stop - info.start) // rows
-    pages = row_pages(row, rows, info.start if located else None)
-    for scale in scales:
-        row = (scale.stop - scale.start) // rows
-        pages = pages + row_pages(row, rows, scale.start if located else None)
-    parts = [
-        replace(
-            _weights(f"{prefix}.table", "table", tables + scales, layer_id),
-            params=info.size,
-            dtype=_dtype(info.dtype),
-            rows=rows,
-            reads=config.n_columns,
-            pages=pages,
+    table = tables[0]
+    rows = table.shape[0]
+    stored = [table, *([tensors[SCALE]] if SCALE in tensors else [])]
+    pages = (
+        row_pages(
+            (info.stop - info.start) // rows,
+            rows,
+            info.start if opened.folder is not None else None,
         )
-    ]
-    parts += [
-        _weights(f"{prefix}.{part}", "dense", found, layer_id) for part, found in dense.items()
-    ]
+        for info in stored
+    )
+    counted = replace(
+        _weights("table", "table", stored),
+        params=table.size,
+        dtype=DTYPES[table.dtype].name,
+        rows=rows,
+        reads=config.n_columns,
+        pages=reduce(add, pages),
+    )
+    parts = [counted, *(_weights(part, "dense", found) for part, found in dense.items())]
     if constants:
-        parts.append(_weights(f"{prefix}.constants", "constants", constants, layer_id))
-    return parts
+        parts.append(_weights("constants", "constants", constants))
+    return [
+        replace(part, part=f"layers.{layer_id}.{part.part}", layer_id=layer_id) for part in parts
+    ]
 
 
-def _weights(
-    part: str,
-    group: Group,
-    tensors: list[TensorInfo],
-    layer_id: int | None = None,
-) -> Weights:
+def _weights(part: str, group: Group, tensors: Sequence[TensorInfo]) -> Weights:
     values = [info for info in tensors if info.dtype.startswith(("F", "BF"))]
-    dtypes = {info.dtype for info in values}
+    dtypes = {DTYPES[info.dtype].name for info in values}
     return Weights(
         part=part,
         group=group,
         params=sum(info.size for info in values),
         size_bytes=sum(info.stop - info.start for info in tensors),
-        dtype=_dtype(dtypes.pop()) if len(dtypes) == 1 else None,
+        dtype=dtypes.pop() if len(dtypes) == 1 else None,
         kind="exact",
-        layer_id=layer_id,
     )
-
-
-def _dtype(tag: str) -> str | None:
-    try:
-        return dtype_name(tag)
-    except InputError:
-        return None

@@ -8,13 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from engram.checkpoints.read.adapter import demand_file
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE, damaged
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint, read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.settings import damaged
-from engram.errors import MismatchError
+from engram.errors import MismatchError, MissingFileError
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE, read_weight_map
 
 
@@ -105,8 +103,8 @@ def joined_folder(base_folder: Path, memory: Checkpoint) -> TemporaryDirectory[s
     folder = Path(joined.name)
     for name, path in links.items():
         (folder / name).symlink_to(path.resolve())
-    weight_map = {**base.weight_map, **added}
-    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    index_values = {"metadata": {}, "weight_map": base.weight_map | added}
+    (folder / INDEX_FILE).write_text(json.dumps(index_values))
     (folder / CONFIG_FILE).write_text(json.dumps(memory.model_config))
     return joined
 
@@ -125,3 +123,17 @@ def pinned_revision(model: str | Path, memory: Checkpoint) -> str | None:
     is_same = str(model) == base.get("hub_id") and not Path(model).is_dir()
     revision: str | None = base.get("revision") if is_same else None
     return revision
+
+
+def demand_file(path: Path) -> None:
+    """Refuse an adapter that lacks a file.
+
+    Raises:
+        MissingFileError: It is not there.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path} is not there: {path.parent} is not an adapter.",
+            "Make one: engram attach MODEL -c CONFIG -o FOLDER --adapter",
+            path=str(path),
+        )

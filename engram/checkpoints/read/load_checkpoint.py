@@ -1,26 +1,34 @@
-"""Loads attached checkpoints, and bases together with an adapter."""
+"""Loads attached checkpoints, and bases with an adapter; finds the damage in those that fail."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from engram.checkpoints.read.attached_files import CONFIG_FILE
+from engram.checkpoints.read.attached_files import CONFIG_FILE, damaged
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.damage import find_damage
 from engram.checkpoints.read.joined_adapter import joined_folder, open_adapter, pinned_revision
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.settings import damaged
-from engram.errors import EngramError, LayoutError, UsageError
+from engram.errors import CorruptFileError, EngramError, InputError, LayoutError, UsageError
 from engram.storage.hub import probe
+from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Each, Maybe, read_json
+from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
+from engram.storage.stored import read_folder_headers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MODEL_CODE = "AutoModelForCausalLM"
+_GENERATION_FILE = "generation_config.json"
+# Files that transformers reads with the weights, and what it takes for granted of them.
+_SHAPES = {
+    _GENERATION_FILE: OBJECT,
+    INDEX_FILE: {"metadata": Maybe(OBJECT), "weight_map": Each(TEXT)},
+}
 
 
 def load(
@@ -93,8 +101,9 @@ def load(
             f"adapter_revision is {adapter_revision!r}, and there is no adapter.",
             "Give the adapter, or revision for the model's own.",
         )
-    opened = open_checkpoint(model, revision, short_names=True)
-    return load_opened(opened, trust_remote_code, **kwargs)
+    return load_opened(
+        open_checkpoint(model, revision, short_names=True), trust_remote_code, **kwargs
+    )
 
 
 def load_opened(
@@ -132,7 +141,7 @@ def load_opened(
     except Exception as error:  # transformers raises whatever a damaged file leads to
         if opened.path is not None:
             try:
-                find_damage(opened.path, config_class, model_class)
+                _find_damage(opened.path, config_class, model_class)
             except EngramError as damage:
                 raise damage from error
         raise
@@ -148,19 +157,72 @@ def classes_of(opened: Checkpoint) -> tuple[Any, Any]:
         CorruptFileError: The config does not name the classes.
         LayoutError: transformers has no such model.
     """
-    from engram.hf.families import load_code, model_classes
+    from engram.hf.compat import get_class_from_dynamic_module
+    from engram.hf.families import model_classes
 
-    config = opened.model_config
-    if opened.base.code is None:
-        return model_classes(_text(config, "model_type", opened.where))
-    stated = config.get("auto_map")
-    reference = _text(stated if isinstance(stated, dict) else {}, _MODEL_CODE, opened.where)
-    model_class = load_code(opened.path or opened.name, reference, opened.revision)
+    config, has_code = opened.model_config, opened.base.code is not None
+    key, values = (_MODEL_CODE, config.get("auto_map")) if has_code else ("model_type", config)
+    name = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(name, str):
+        raise damaged(opened.where, f"{key} is {name!r:.80}, not a text")
+    if not has_code:
+        return model_classes(name)
+    model_class = get_class_from_dynamic_module(
+        name, str(opened.path or opened.name), revision=opened.revision
+    )
     return model_class.config_class, model_class
 
 
-def _text(values: Mapping[str, Any], key: str, where: str) -> str:
-    value = values.get(key)
-    if not isinstance(value, str):
-        raise damaged(where, f"{key} is {value!r:.80}, not a text")
-    return value
+def _find_damage(folder: Path, config_class: Any, model_class: Any) -> None:
+    """Look at the files of a folder one by one; return when each is as it should be.
+
+    Args:
+        folder: An attached folder that was not loaded.
+        config_class: Its config class.
+        model_class: Its model class.
+
+    Raises:
+        CorruptFileError: A file is damaged.
+        InputError: The path of the folder cannot be opened.
+        MissingFileError: A shard is not there.
+    """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{folder}: safetensors opens no path that is not UTF-8.",
+            "Rename the folder.",
+            path=str(folder),
+        ) from None
+    is_single = (folder / SINGLE_FILE).is_file()
+    for name, shape in _SHAPES.items():
+        if (folder / name).exists() and not (name == INDEX_FILE and is_single):
+            read_json(folder / name, shape, hint=COPY_AGAIN)
+    from safetensors import safe_open
+
+    readers: dict[Path, Callable[[], object]] = {
+        path: partial(safe_open, path, framework="numpy")
+        for path in sorted({info.path for info in (read_folder_headers(folder) or {}).values()})
+    }
+    if (folder / _GENERATION_FILE).is_file():
+        from transformers import GenerationConfig
+
+        readers[folder / _GENERATION_FILE] = partial(GenerationConfig.from_pretrained, folder)
+    readers[folder / CONFIG_FILE] = partial(_build, folder, config_class, model_class)
+    for path, read in readers.items():
+        try:
+            read()
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".rstrip(".")
+            raise CorruptFileError(
+                f"{path} is damaged: {what}.", COPY_AGAIN, path=str(path)
+            ) from None
+
+
+def _build(folder: Path, config_class: Any, model_class: Any) -> None:
+    """Build the model of the config alone, without weights and without what the caller asked."""
+    import torch
+
+    config = config_class.from_pretrained(folder)
+    with torch.device("meta"):
+        model_class(config)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
-from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.stored_rows import read_rows
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import InputError, MissingFileError
 from engram.tensor_names import TABLE
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,7 @@ class Ngram:
     """
 
     text: str
-    positions: tuple[int, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it in the terms of ``--json``."""
-        return {"text": self.text, "positions": list(self.positions)}
+    positions: list[int]
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class SharedRow:
     order: int
     head: int
     row: int
-    ngrams: tuple[Ngram, ...]
+    ngrams: list[Ngram]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +101,7 @@ class LayerLookup:
             "hash_ids": self.hash_ids.tolist(),
             "rows": self.rows.tolist(),
             "norms": self.norms.tolist(),
-            "shared": [
-                {**vars(shared), "ngrams": [ngram.to_dict() for ngram in shared.ngrams]}
-                for shared in self.shared
-            ],
+            "shared": list(map(asdict, self.shared)),
         }
 
 
@@ -153,7 +143,7 @@ class TextLookup:
             "heads": self.config.n_head_per_ngram,
             "tokens": [{"position": i, **vars(token)} for i, token in enumerate(self.tokens)],
             "repeated": [
-                {"order": order, **ngram.to_dict()}
+                {"order": order, **vars(ngram)}
                 for order, ngrams in self.repeated.items()
                 for ngram in ngrams
             ],
@@ -210,13 +200,20 @@ def look_up(
     layers = []
     for slot, layer in enumerate(addresses.layers):
         shape = (len(tokens), addresses.n_orders, addresses.n_heads)
-        own = hashed[:, slot].reshape(shape)
         rows = (hashed[:, slot] + np.array(layer.offsets)).reshape(shape)
         table = layers_of[layer.layer_id][TABLE]
         distinct, inverse = np.unique(rows, return_inverse=True)
-        norms = np.linalg.norm(read_rows(table, distinct), axis=1)[inverse].reshape(shape)
-        shared = _shared(rows, ngrams, addresses)
-        layers.append(LayerLookup(layer.layer_id, table.rows, own, rows, norms, shared))
+        norms = np.linalg.norm(table.read_rows(distinct), axis=1)[inverse].reshape(shape)
+        layers.append(
+            LayerLookup(
+                layer_id=layer.layer_id,
+                table_rows=table.rows,
+                hash_ids=hashed[:, slot].reshape(shape),
+                rows=rows,
+                norms=norms,
+                shared=_shared(rows, ngrams, addresses),
+            )
+        )
     repeated = {
         order: tuple(ngram for ngram in found if len(ngram.positions) > 1)
         for order, found in ngrams.items()
@@ -248,11 +245,11 @@ def _ngrams(slots: NDArray[np.int64], text: str, offsets: Sequence[tuple[int, in
     positions: dict[tuple[int, ...], list[int]] = {}
     for position, key in enumerate(map(tuple, slots.tolist())):
         positions.setdefault(key, []).append(position)
-    ngrams = []
-    for found in positions.values():
-        first, last = max(0, found[0] + 1 - slots.shape[1]), found[0]
-        ngrams.append(Ngram(text[offsets[first][0] : offsets[last][1]], tuple(found)))
-    return ngrams
+    starts = {key: max(0, found[0] + 1 - slots.shape[1]) for key, found in positions.items()}
+    return [
+        Ngram(text[offsets[starts[key]][0] : offsets[found[0]][1]], found)
+        for key, found in positions.items()
+    ]
 
 
 def _shared(
@@ -260,15 +257,11 @@ def _shared(
 ) -> tuple[SharedRow, ...]:
     """Find rows that different n-grams read; those of one head never meet those of another."""
     shared = []
-    for i, order in enumerate(addresses.orders):
-        for head in range(addresses.n_heads):
-            readers: dict[int, list[Ngram]] = {}
-            for ngram in ngrams[order]:
-                row = int(rows[ngram.positions[0], i, head])
-                readers.setdefault(row, []).append(ngram)
-            shared += [
-                SharedRow(order, head, row, tuple(found))
-                for row, found in readers.items()
-                if len(found) > 1
-            ]
+    for (i, order), head in product(enumerate(addresses.orders), range(addresses.n_heads)):
+        readers: dict[int, list[Ngram]] = {}
+        for ngram in ngrams[order]:
+            readers.setdefault(int(rows[ngram.positions[0], i, head]), []).append(ngram)
+        shared += [
+            SharedRow(order, head, row, found) for row, found in readers.items() if len(found) > 1
+        ]
     return tuple(shared)

@@ -41,18 +41,19 @@ def resolve_model(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     # Pickled weights are never asked for.
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*"]
-    wanted += ["*.py"] if trust_remote_code else []
+    code = ["*.py"] if trust_remote_code else []
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.md", "LICENSE*", *code]
     problem: Exception | None = None
     try:
         problem = probe(model, CONFIG_FILE, revision)
-        folder = snapshot_download(
-            model, revision=revision, allow_patterns=wanted, local_files_only=problem is not None
+        offline = problem is not None
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=wanted, local_files_only=offline
+            )
         )
-        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        text = str(problem or error).strip() or type(problem or error).__name__
-        reason = text.splitlines()[0]
+        reason = (str(problem or error).strip() or type(problem or error).__name__).splitlines()[0]
         raise MissingFileError(
             f"{model} is not a folder here, and the hub does not give it: {reason}",
             "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engram.backbone.find_backbone import read_hub_config
 from engram.checkpoints.published.recognise import is_hub_id
-from engram.checkpoints.published.stored import stored_model_config
-from engram.checkpoints.read.adapter import read_adapter
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    check_settings,
+    damaged,
+)
 from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.settings import damaged, stated_settings
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf import refuse_gguf
+from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, OrNull, read_json
+from engram.storage.stored import stored_model_config
+
+# What an adapter says about itself, and about the base that it was made for.
+_BASE = {"name": TEXT, "tensors_sha256": TEXT, "hub_id": Maybe(TEXT), "revision": Maybe(TEXT)}
+_ADAPTER = {"base": _BASE, "model_config": OBJECT}
 
 
 def open_checkpoint(
@@ -37,36 +46,35 @@ def open_checkpoint(
         CorruptFileError: Its config is not JSON, or what it says about a memory is damaged.
         UsageError: A config was given, and the files state their own.
     """
-    name, path, adapter = str(target), Path(target), {}
+    name, path = str(target), Path(target)
+    adapter: dict[str, Any] = {}
     is_name = is_hub_id(name) or (short_names and not name.startswith((".", "/", "~")))
     if is_name and isinstance(target, str) and not path.exists():
         model_config, here = read_hub_config(name, revision), None
     else:
-        name, here = str(path), _demand_here(path)
-        adapter = read_adapter(path) if (path / ADAPTER_FILE).is_file() else {}
+        refuse_gguf(path)
+        if not path.exists():
+            raise MissingFileError.at(
+                path,
+                "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the "
+                "hub.",
+                path=str(path),
+            )
+        if not path.is_dir() and path.suffix != ".safetensors":
+            raise InputError(
+                f"{path} is not a checkpoint: neither a folder nor a safetensors file.",
+                "Give the checkpoint's folder. What a config means, engram report shows.",
+                path=str(path),
+            )
+        name, here = str(path), path
+        if (path / ADAPTER_FILE).is_file():
+            adapter = read_json(path / ADAPTER_FILE, _ADAPTER, hint=COPY_AGAIN)
         model_config = adapter["model_config"] if adapter else stored_model_config(path)
     where = f"{name}/{ADAPTER_FILE if adapter else CONFIG_FILE}"
-    stated = stated_settings(model_config, where)
+    stated = model_config.get("engram")
+    check_settings(stated, OrNull(OBJECT), where)
     if stated is None and adapter:
         raise damaged(where, "model_config.engram is missing")
     if stated is not None and config is not None:
         raise UsageError(f"{name} states its config: leave -c out.")
     return Checkpoint(name, where, here, revision, model_config, adapter, stated, config)
-
-
-def _demand_here(path: Path) -> Path:
-    """Return a path; refuse one that is neither a folder nor a safetensors file."""
-    refuse_gguf(path)
-    if not path.exists():
-        raise MissingFileError(
-            f"{path}: no such file or folder.",
-            "Check the path; hf download NAME --local-dir FOLDER brings a checkpoint from the hub.",
-            path=str(path),
-        )
-    if not path.is_dir() and path.suffix != ".safetensors":
-        raise InputError(
-            f"{path} is not a checkpoint: neither a folder nor a safetensors file.",
-            "Give the checkpoint's folder. What a config means, engram report shows.",
-            path=str(path),
-        )
-    return path

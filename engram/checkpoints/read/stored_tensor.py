@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.errors import CorruptFileError, LayoutError, MismatchError
-from engram.storage.dtypes import DTYPES, FP8_SCALE_BLOCK, TABLE_DTYPES
+from engram.storage.dtypes import DTYPES, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored_values import decode
 
@@ -90,18 +90,36 @@ class StoredTensor:
     def row_factors(self, first_row: int, rows: int) -> NDArray[np.float64]:
         """Read what rows with float scales are multiplied by ``[rows]``."""
         row_ids, count = np.arange(first_row, first_row + rows), _count(self.scales)
-        if count == 1:
-            index = np.zeros_like(row_ids)
-        elif count == self.rows:
-            index = row_ids
-        else:
-            ends = np.cumsum([info.size // self.width for info in self.pieces])
-            index = np.searchsorted(ends, row_ids, side="right")
+        ends = [self.rows] if count == 1 else [info.size // self.width for info in self.pieces]
+        is_own = count == self.rows
+        index = row_ids if is_own else np.searchsorted(np.cumsum(ends), row_ids, side="right")
         first, last = int(index[0]), int(index[-1])
         tag = self.scales[0].dtype
         item = DTYPES[tag].bits // 8
         raw = read_bytes(self.scales, first * item, (last + 1 - first) * item)
         return decode(raw, tag)[index - first]
+
+    def read_rows(self, row_ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Read single rows as floats, in numpy; nothing else is read.
+
+        Args:
+            row_ids: Rows, within the tensor ``[n]``.
+
+        Returns:
+            Their values ``[n, width]``; every stored format fits float64 exactly.
+        """
+        form = TABLE_DTYPES[self.dtype]
+        out = np.empty((len(row_ids), self.width))
+        for i, row in enumerate(row_ids.tolist()):
+            out[i] = decode(self.read_bytes(row, 1), form.tag)
+            if self.float_scales:
+                out[i] *= self.row_factors(row, 1)
+            elif form.scale_tag:
+                factors = decode(self.read_scale_bytes(row, 1), form.scale_tag)
+                out[i] *= (
+                    factors if len(factors) == 1 else factors.repeat(FP8_SCALE_BLOCK)[: len(out[i])]
+                )
+        return out
 
     def read(self, first_row: int, rows: int) -> Tensor:
         """Read rows as floats.
@@ -174,16 +192,14 @@ def stored_tensor(
             expected=list(shape),
         )
     made = StoredTensor(name, shape, tuple(pieces), tuple(scales))
-    if made.dtype not in ("fp8", "int8"):
+    if made.dtype not in QUANTISED:
         if scales:
             raise MismatchError(f"{name} is {made.dtype}, and has scales.", tensor=name)
         return made
-    for rows_per_scale in (1, FP8_SCALE_BLOCK):
-        made = replace(made, rows_per_scale=rows_per_scale)
-        if _scales_fit(made):
-            return made
-    if _float_scales_fit(made):
-        return replace(made, rows_per_scale=1, float_scales=True)
+    for kind in ({}, {"rows_per_scale": FP8_SCALE_BLOCK}, {"float_scales": True}):
+        scaled = replace(made, **kind)
+        if _scales_fit(scaled):
+            return scaled
     found = [f"{info.dtype} {list(info.shape)}" for info in scales]
     raise MismatchError(
         f"{name} is {made.dtype}, and its scales are {', '.join(found) or 'missing'}.",
@@ -195,19 +211,15 @@ def stored_tensor(
 
 
 def _scales_fit(tensor: StoredTensor) -> bool:
-    tags = {info.dtype for info in tensor.scales}
+    tags, count = {info.dtype for info in tensor.scales}, _count(tensor.scales)
+    if tensor.float_scales:  # of the whole, of pieces or of rows
+        is_float = len(tags) == 1 and tags <= set(_SCALE_FLOATS)
+        counts = (1, len(tensor.pieces), tensor.rows)
+        return tensor.dtype == "fp8" and is_float and count in counts
     right = tags == {"F32"} if tensor.dtype == "int8" else bool(tags) and tags <= {"F8_E8M0", "U8"}
     rows, columns = tensor.scale_shape
     shaped = all(info.size % columns == 0 for info in tensor.scales)
-    return right and shaped and sum(info.size for info in tensor.scales) == rows * columns
-
-
-def _float_scales_fit(tensor: StoredTensor) -> bool:
-    """Whether the scales are floats for fp8 values: of the whole, of pieces or of rows."""
-    tags = {info.dtype for info in tensor.scales}
-    counts = (1, len(tensor.pieces), tensor.rows)
-    is_float = len(tags) == 1 and tags <= set(_SCALE_FLOATS)
-    return tensor.dtype == "fp8" and is_float and _count(tensor.scales) in counts
+    return right and shaped and count == rows * columns
 
 
 def _count(tensors: Sequence[TensorInfo]) -> int:
@@ -226,31 +238,29 @@ def read_bytes(pieces: Sequence[TensorInfo], first_byte: int, count: int) -> NDA
         CorruptFileError: A file was cut short since its header was read.
     """
     out = np.empty(count, dtype=np.uint8)
-    target = out.data
     done = 0
     for info in pieces:
         size = info.stop - info.start
         if done < count and first_byte < size:
             taken = min(size - first_byte, count - done)
-            _read_file(info, first_byte, target[done : done + taken])
-            done += taken
-            first_byte = 0
-        else:
-            first_byte = max(0, first_byte - size)
-    return out
-
-
-def _read_file(info: TensorInfo, first_byte: int, target: Any) -> None:
-    # Not mapped: pages of a map count as the process's memory.
-    with info.path.open("rb", buffering=0) as file:
-        file.seek(info.start + first_byte)
-        done = 0
-        while done < len(target):
-            read = file.readinto(target[done:])
-            if not read:
+            # Not mapped: pages of a map count as the process's memory.
+            with info.path.open("rb") as file:
+                file.seek(info.start + first_byte)
+                read = file.readinto(out.data[done : done + taken])
+            if read < taken:
                 raise CorruptFileError(
                     f"{info.path} ends inside of a tensor.",
                     "Copy or download it again.",
                     path=str(info.path),
                 )
-            done += read
+            done += taken
+        first_byte = max(0, first_byte - size)
+    return out
+
+
+def tensor_bytes(values: Tensor) -> NDArray[np.uint8]:
+    """Return the values of a tensor as bytes, as files store them."""
+    import torch
+
+    raw: NDArray[np.uint8] = values.detach().contiguous().flatten().view(torch.uint8).numpy()
+    return raw

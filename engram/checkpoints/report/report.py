@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone import Backbone
-from engram.checkpoints.report.report_target import ReportTarget, find_target
+from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
 from engram.sizing.placement import MemoryUse, memory_use
 from engram.sizing.report_options import OPTIMIZERS, PLACES, ReportOptions
-from engram.sizing.weights import reads_of, total_of
+from engram.sizing.weights import Contents, reads_of, total_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +26,7 @@ class Report:
     """
 
     name: str
-    target: ReportTarget
+    target: Contents
     options: ReportOptions
     use: MemoryUse
 
@@ -106,7 +106,7 @@ def report(
     return Report(name, found, options, use)
 
 
-def _numbers(found: ReportTarget, use: MemoryUse) -> dict[str, Any]:
+def _numbers(found: Contents, use: MemoryUse) -> dict[str, Any]:
     (table_params, table_bytes), (dense_params, dense_bytes), (base_params, base_bytes) = (
         total_of(use.weights, group) for group in ("table", "dense", "base")
     )
@@ -158,7 +158,7 @@ def _layer(use: MemoryUse, layer_id: int | None, hash_rows: int) -> dict[str, An
     }
 
 
-def _reads(found: ReportTarget, tokens_per_second: int | None) -> dict[str, Any]:
+def _reads(found: Contents, tokens_per_second: int | None) -> dict[str, Any]:
     reads = reads_of(found.weights)
     by_layer = [
         reads_of([part for part in found.weights if part.layer_id == layer_id])
@@ -197,7 +197,7 @@ def _home(use: MemoryUse) -> dict[str, Any]:
     }
 
 
-def _training(target: ReportTarget, options: ReportOptions) -> list[dict[str, Any]]:
+def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
     """Bytes of training under every optimiser, on one device and on each of the ranks."""
     trained = replace(options, mode="training", tables="cpu" if options.tables == "cpu" else "gpu")
     found = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,29 +10,8 @@ from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
-from engram.sizing.weights import Weights, dense_dtype, weigh
+from engram.sizing.weights import Contents, dense_dtype, weigh
 from engram.storage.dtypes import dtype_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportTarget:
-    """The target of a report.
-
-    Attributes:
-        kind: config, attached, adapter or released.
-        layout: Name of the layout.
-        title: The layout or family in one line.
-        hash_rows: Rows that ids reach, by layer; None is the layer of what no layer has alone.
-        weights: Parts of the memory, and of the base model if it is known.
-        notes: What the numbers rest on.
-    """
-
-    kind: str
-    layout: str
-    title: str
-    hash_rows: Mapping[int | None, int]
-    weights: Sequence[Weights]
-    notes: list[str]
 
 
 def find_target(
@@ -42,7 +20,7 @@ def find_target(
     model: str | Path | Backbone | None,
     dtype: str | None,
     revision: str | None,
-) -> ReportTarget:
+) -> Contents:
     """Find out what is meant, and what it consists of; see `report`."""
     if isinstance(target, EngramConfig):
         return _config(target, model, dtype)
@@ -67,7 +45,7 @@ def find_target(
 
 def _config(
     config: EngramConfig, model: str | Path | Backbone | None, dtype: str | None
-) -> ReportTarget:
+) -> Contents:
     from engram.sizing.counts import count_params
 
     backbone, counts = given_backbone(model), count_params(config)
@@ -83,23 +61,24 @@ def _config(
         notes.append(
             f"{backbone.name} in {weights[-1].dtype}, {stated}, without quantisation scales"
         )
-    return ReportTarget(
+    return Contents(
         kind="config",
         layout=config.layout,
         title=config.rules.title,
+        config=config,
         hash_rows={layer.layer_id: layer.hash_rows for layer in counts.layers},
-        weights=weights,
-        notes=notes,
+        weights=tuple(weights),
+        notes=tuple(notes),
     )
 
 
 def _nothing(target: str) -> MissingFileError:
     """The error for a target that is none of the things that it could be."""
-    from engram.backbone.catalogue import catalogue_names, find_in_catalogue
+    from engram.backbone.find_backbone import catalogue_names, find_in_catalogue
 
     if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
         hint = "Check the path; engram config ls lists the templates."
-        return MissingFileError(f"{target}: no such file or folder.", hint, target=target)
+        return MissingFileError.at(target, hint, target=target)
     base = find_in_catalogue(target)
     if base is not None:
         return MissingFileError(
@@ -107,7 +86,7 @@ def _nothing(target: str) -> MissingFileError:
             f"engram size --model {target} sizes one for it.",
             target=target,
         )
-    models = [name.rpartition("/")[2].lower() for name in catalogue_names()]
+    models = (name.rpartition("/")[2].lower() for name in catalogue_names())
     names = dict.fromkeys([*template_names(), *models])
     near = get_close_matches(target.lower(), names, n=3)
     return MissingFileError(
@@ -119,23 +98,17 @@ def _nothing(target: str) -> MissingFileError:
     )
 
 
-def _checkpoint(target: str, dtype: str | None, revision: str | None) -> ReportTarget:
+def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Contents:
     from engram.checkpoints.read.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(target, revision)
-    weights, notes = found.weights, ["bytes of weights as the safetensors headers say"]
-    if dtype is not None:
-        names = {"table": dtype, "dense": dense_dtype(dtype)}
-        weights = tuple(
-            replace(part.cast(names[part.group]), kind="nominal") if part.group in names else part
-            for part in found.weights
-        )
-        notes = [f"the memory as if it were stored in {dtype_name(dtype)}"]
-    return ReportTarget(
-        kind=found.kind,
-        layout=found.layout,
-        title=found.title,
-        hash_rows=found.hash_rows,
-        weights=weights,
-        notes=[*notes, *found.notes],
+    if dtype is None:
+        note = "bytes of weights as the safetensors headers say"
+        return replace(found, notes=(note, *found.notes))
+    names = {"table": dtype, "dense": dense_dtype(dtype)}
+    weights = tuple(
+        replace(part.cast(names[part.group]), kind="nominal") if part.group in names else part
+        for part in found.weights
     )
+    note = f"the memory as if it were stored in {dtype_name(dtype)}"
+    return replace(found, weights=weights, notes=(note, *found.notes))

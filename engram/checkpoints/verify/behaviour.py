@@ -7,17 +7,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch  # noqa: TID253 - this module is itself imported only when needed
+from torch import Tensor  # noqa: TID253
 
 from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.load_checkpoint import load_opened
+from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
+from engram.checkpoints.verify.ways import GENERATING, READING, Way, plain
 from engram.checks import Check, Verdict, is_about_files
 from engram.errors import EngramError
+from engram.hf.admission import of_the_base
+from engram.hf.multimodal import placeholder_ids
+from engram.hf.quantising import dequantise, has_quantised_weights, reason_not_loaded
+from engram.hf.unwired import base_of
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 from engram.units import format_bytes
-
-if TYPE_CHECKING:
-    from engram.checkpoints.verify.ways import Way
 
 # Largest difference of logits that counts as equal, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 6e-2, "float16": 1e-2}
@@ -56,14 +63,6 @@ def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Ite
         MissingError: A package that the base needs is not installed, or in a version that does not
             work.
     """
-    import torch
-
-    from engram.checkpoints.verify.image_ways import IMAGE_GENERATING, IMAGE_READING
-    from engram.checkpoints.verify.ways import GENERATING, READING, plain
-    from engram.hf.multimodal import placeholder_ids
-    from engram.hf.quantising import dequantise
-    from engram.hf.unwired import base_of
-
     try:
         model, why_not = _load(memory, trust_remote_code)
     except (EngramError, OSError) as error:
@@ -74,8 +73,9 @@ def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Ite
     if model is None:
         yield Check("load", None, why_not)
         return
-    dtype = str(model.dtype).removeprefix("torch.")
-    yield Check("load", True, f"{type(model).__name__} in {dtype}{_as_stored(memory)}")
+    dtype, method = _dtype_name(model), quantisation_method(memory.model_config)
+    stored = "" if method is None else f", as stored: its base is quantised ({method})"
+    yield Check("load", True, f"{type(model).__name__} in {dtype}{stored}")
     vocab = min(model.engram_addresses.raw_vocab_size, model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocab, (1, _TOKENS), generator=generator)
@@ -84,54 +84,53 @@ def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Ite
         ids = ids.masked_fill(ids == token_id, 0)
     base = cache(lambda: base_of(model))
     with torch.no_grad():
-        runs, _ = _judge("forward", partial(_runs, ids), model, base)
-        if not runs.ok:
-            yield runs
+        finite, raised = _judge("finite", partial(_is_finite, ids), model, base)
+        yield replace(finite, name="forward") if raised else finite
+        if raised or finite.ok is None:  # NaN equals nothing, itself included
             return
         own = plain(model, ids).logits
-        finite, _ = _judge("finite", partial(_is_finite, ids), model, base)
-        yield finite
-        if finite.ok is None:  # NaN equals nothing, itself included
-            return
         randomise(model, generator)
         difference = float((plain(model, ids).logits - own).abs().max())
-        detail = f"other memory weights change the logits by up to {difference:.3g}"
-        yield Check("memory responds", difference > 0, detail)
-        exact = _fits_dequantised(memory, model) and dequantise(model)
-        ways = {**READING, **GENERATING}
-        if model.engram_multimodal:
-            # After those of text alone: some models remember where their last image was.
-            ways |= {**IMAGE_READING, **IMAGE_GENERATING}
-        for name, way in ways.items():
-            generates = name in GENERATING or name in IMAGE_GENERATING
-            if generates and not (exact and dtype in ("float32", "float64")):
-                how = dtype if exact else "quantised weights"
-                yield Check(name, None, f"in {how} rounding alone changes tokens")
-            else:
-                agree = partial(_agree, way, ids, TOLERANCE[dtype] if exact else None)
-                found, raised = _judge(name, agree, model, base)
-                rounds = exact and dtype == "float32" and not (found.ok or raised)
-                if rounds and _fits_doubled(model):
-                    found = _judge_in_float64(found, partial(_agree, way, ids), model, base)
-                yield found
+        yield Check(
+            "memory responds",
+            difference > 0,
+            f"other memory weights change the logits by up to {difference:.3g}",
+        )
+        # A weight of 4 bits may come to have 32.
+        widened_bytes = 8 * memory.files.size_bytes if has_quantised_weights(model) else 0
+        exact = widened_bytes < _available_bytes() and dequantise(model)
+        yield from _compare_ways(model, ids, exact, base)
 
 
-def _as_stored(memory: Checkpoint) -> str:
-    method = quantisation_method(memory.model_config)
-    return "" if method is None else f", as stored: its base is quantised ({method})"
+def _compare_ways(model: Any, ids: Tensor, exact: bool, base: Callable[[], Any]) -> Iterator[Check]:
+    """Compare every way of running with the plain one.
+
+    Args:
+        model: The model.
+        ids: A text ``[1, T]``.
+        exact: Whether a difference is a mistake, or may be how quantised weights round.
+        base: Returns its base.
+    """
+    dtype, ways = _dtype_name(model), {**READING, **GENERATING}
+    if model.engram_multimodal:
+        # After those of text alone: some models remember where their last image was.
+        ways |= {**IMAGE_READING, **IMAGE_GENERATING}
+    for name, way in ways.items():
+        generates = name in GENERATING or name in IMAGE_GENERATING
+        if generates and not (exact and dtype in ("float32", "float64")):
+            how = dtype if exact else "quantised weights"
+            yield Check(name, None, f"in {how} rounding alone changes tokens")
+            continue
+        agree = partial(_agree, way, ids)
+        tolerance = TOLERANCE[dtype] if exact else None
+        found, raised = _judge(name, partial(agree, tolerance), model, base)
+        if exact and dtype == "float32" and not (found.ok or raised):
+            found = _judge_in_float64(found, agree, model, base)
+        yield found
 
 
-def _fits_dequantised(memory: Checkpoint, model: Any) -> bool:
-    """Whether a model fits into RAM with 32 bits in place of the 4 that a weight may have."""
-    from engram.hf.quantising import has_quantised_weights
-
-    return not has_quantised_weights(model) or 8 * memory.files.size_bytes < _available_bytes()
-
-
-def _fits_doubled(model: Any) -> bool:
-    """Whether RAM has room for a model in float64; its base shares its weights."""
-    weights: int = sum(it.numel() * it.element_size() for it in model.parameters())
-    return 2 * weights < _available_bytes()
+def _dtype_name(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _judge_in_float64(
@@ -143,8 +142,13 @@ def _judge_in_float64(
         found: The check in float32.
         agree: Compares, given a tolerance and a model.
         model: The model in float32, which it is again afterwards.
-        base: Its base.
+        base: Returns its base, which shares its weights.
+
+    Returns:
+        The check in float64; the one in float32 where RAM has no room, or that says nothing.
     """
+    if 2 * sum(it.numel() * it.element_size() for it in model.parameters()) >= _available_bytes():
+        return found
     models = (model, base())
     try:
         for it in models:
@@ -160,19 +164,15 @@ def _judge_in_float64(
 
 def _load(memory: Checkpoint, trust_remote_code: bool) -> tuple[Any, str]:
     """Return the model, in float32 if that fits; None and the reason when it is not loaded."""
-    import torch
-
-    from engram.checkpoints.read.load_checkpoint import load_opened
-    from engram.hf.admission import of_the_base
-    from engram.hf.quantising import reason_not_loaded
-
     if memory.base.code is not None and not trust_remote_code:
         return None, "loading it would run code in its folder (--trust-remote-code)"
     stored_bytes = memory.files.size_bytes
     free_bytes = _available_bytes()
     if stored_bytes > free_bytes:
-        free, needed = format_bytes(free_bytes), format_bytes(stored_bytes)
-        return None, f"the weights take {needed}, {free} of RAM are free"
+        return None, (
+            f"the weights take {format_bytes(stored_bytes)}, {format_bytes(free_bytes)} of RAM are "
+            "free"
+        )
     reason = reason_not_loaded(memory.model_config)
     if reason is not None:
         return None, reason
@@ -186,17 +186,13 @@ def _load(memory: Checkpoint, trust_remote_code: bool) -> tuple[Any, str]:
 def _available_bytes() -> int:
     """RAM that programs can have, the system's file cache included where it says so."""
     meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    stated = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return stated[0] if stated else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def randomise(model: Any, generator: Any) -> None:
+def randomise(model: Any, generator: torch.Generator) -> None:
     """Give every dense weight of a model's memories random values, in place."""
-    import torch
-
     for name, parameter in model.named_parameters():
         found = layer_and_part(name)
         if found is not None and found[1] not in (TABLE, SCALE):
@@ -205,23 +201,12 @@ def randomise(model: Any, generator: Any) -> None:
             parameter.copy_(noise * scale)
 
 
-def _runs(ids: Any, model: Any) -> Verdict:
-    from engram.checkpoints.verify.ways import plain
-
-    plain(model, ids)
-    return True, "the model runs"
-
-
-def _is_finite(ids: Any, model: Any) -> Verdict:
-    import torch
-
-    from engram.checkpoints.verify.ways import plain
-
+def _is_finite(ids: Tensor, model: Any) -> Verdict:
     finite = bool(torch.isfinite(plain(model, ids).logits).all())
     return finite, "logits are finite" if finite else "logits are NaN or infinite"
 
 
-def _agree(way: Way, ids: Any, tolerance: float | None, model: Any) -> Verdict:
+def _agree(way: Way, ids: Tensor, tolerance: float | None, model: Any) -> Verdict:
     """Compare a way of running with the plain one; without a tolerance, find gross mistakes."""
     pairs = way(model, ids)
     tokens = [[None if it.tokens is None else it.tokens.tolist() for it in pair] for pair in pairs]
@@ -237,10 +222,8 @@ def _agree(way: Way, ids: Any, tolerance: float | None, model: Any) -> Verdict:
     return difference <= bound, same + detail
 
 
-def _largest(tensors: Iterable[Any]) -> float:
+def _largest(tensors: Iterable[Tensor]) -> float:
     """The largest value; NaN if there is one."""
-    import torch
-
     return float(torch.stack([tensor.max() for tensor in tensors]).max())
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.checkpoints.verify import verify_checkpoint
-from engram.checks import Check, Checks
+from engram.checkpoints.attach.proof import judge_base_weights
+from engram.checkpoints.published.verify_released import verify_released
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.checkpoints.verify.checkpoint_checks import CHECKS, check_base_config
+from engram.checks import Check, Checks, run_check, what_happened
 from engram.config.templates import template_names
-from engram.errors import MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError, MissingPackageError
 
 
 def verify(
@@ -26,7 +31,8 @@ def verify(
 
     A memory that was attached is given random weights in RAM, and the logits of cached, chunked and
     left-padded runs are compared with those of a full one. Of released checkpoints headers and
-    constants are read. A check that could not run does not fail.
+    constants are read. A check that could not run does not fail. An attached checkpoint on the hub
+    is downloaded to the local cache, unless headers are enough.
 
     Args:
         target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone
@@ -61,15 +67,68 @@ def verify(
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
     checks = []
-    for check in verify_checkpoint.verify(
-        target,
-        weights=not headers_only,
-        full=full,
-        tokenizer=None if tokenizer is None else str(tokenizer),
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    ):
+    for check in _checks(target, tokenizer, revision, not headers_only, full, trust_remote_code):
         checks.append(check)
         if on_check is not None:
             on_check(check)
     return Checks({"schema": "engram.verify/1", "target": name}, tuple(checks))
+
+
+def _checks(
+    target: str | Path,
+    tokenizer: str | Path | None,
+    revision: str | None,
+    weights: bool,
+    full: bool,
+    trusted: bool,
+) -> Iterator[Check]:
+    """Yield a check at a time: of headers first, then, with weights, of how the model runs."""
+    try:
+        memory = replace(open_checkpoint(target, revision), tokenizer=tokenizer)
+    except CorruptFileError as error:
+        yield Check("settings", False, what_happened(error))
+        return
+    if memory.stated is None:
+        yield from verify_released(memory.files, tokenizer)
+        return
+    loads = weights and not memory.adapter
+    if loads:
+        for package in ("torch", "transformers"):
+            if find_spec(package) is None:
+                raise MissingPackageError(package, None, "Loading a model")
+        if memory.path is None:
+            _check_packages()  # before anything is downloaded
+    if weights:
+        memory = memory.downloaded(trusted)
+    files = memory.files  # a hub that does not answer fails no check
+    try:
+        memory.demand_settings()
+        files.demand_whole()
+    except EngramError as error:
+        yield Check("settings", False, what_happened(error))
+        return
+    yield Check("fingerprint", True, f"constants hash to {memory.addresses.fingerprint[:16]}...")
+    for title, check in CHECKS.items():
+        if full or title != "weight files":
+            yield run_check(title, check, memory)
+    if memory.adapter:
+        alone = "an adapter runs with its base alone: engram.load(base, adapter)"
+        yield Check("logits", None, alone)
+        return
+    claims = run_check("base config", check_base_config, memory)
+    yield claims
+    if loads and claims.ok:
+        _check_packages()
+        from engram.checkpoints.verify.behaviour import behaviour_checks
+
+        whole = run_check("base weights", judge_base_weights, memory, trusted)
+        yield whole
+        if whole.ok is not False:  # beside random weights there is nothing to compare
+            yield from behaviour_checks(memory, trusted)
+
+
+def _check_packages() -> None:
+    """Check that models can be loaded; importing torch takes seconds, which headers do not need."""
+    from engram.hf import compat
+
+    compat.check()

@@ -5,7 +5,7 @@ Shapes: B sequences, T tokens, V vocabulary, S steps of generating.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,16 +60,21 @@ def continued(model: Any, ids: Tensor, past: Any, **kwargs: Any) -> tuple[Run, A
     return Run(out.logits.float()), compat.cache_of(out)
 
 
-def _in_pieces(pieces: list[int], model: Any, ids: Tensor) -> list[Pair]:
+def in_pieces(model: Any, pieces: Sequence[Tensor], **first: Any) -> Run:
+    """Run token ids piece by piece; further arguments are those of the first piece."""
     past, logits = None, []
-    for piece in torch.split(ids, [*pieces, ids.shape[1] - sum(pieces)], dim=1):
-        run, past = continued(model, piece, past)
+    for piece in pieces:
+        run, past = continued(model, piece, past, **first)
         logits.append(run.logits)
-    return [(Run(torch.cat(logits, dim=1)), plain(model, ids))]
+        first = {}
+    return Run(torch.cat(logits, dim=1))
 
 
-def _token_by_token(model: Any, ids: Tensor) -> list[Pair]:
-    return _in_pieces([1] * (ids.shape[1] - 1), model, ids)
+def _in_pieces(sizes: int | list[int], model: Any, ids: Tensor) -> list[Pair]:
+    """Read pieces of a size, or of some sizes and the rest at once."""
+    if not isinstance(sizes, int):
+        sizes = [*sizes, ids.shape[1] - sum(sizes)]
+    return [(in_pieces(model, torch.split(ids, sizes, dim=1)), plain(model, ids))]
 
 
 def _padded(model: Any, ids: Tensor) -> list[Pair]:
@@ -152,7 +157,7 @@ _STATIC: dict[str, Any] = {"cache_implementation": "static", "disable_compile": 
 # Takes a model and token ids [1, T].
 Way = Callable[[Any, Tensor], list[Pair]]
 READING: dict[str, Way] = {
-    "cached = full": _token_by_token,
+    "cached = full": partial(_in_pieces, 1),
     "chunked = full": partial(_in_pieces, [7, 1, 5]),
     "padded = full": _padded,
     "crop and go on": _cropped,

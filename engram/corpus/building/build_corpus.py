@@ -1,22 +1,52 @@
-"""`build_corpus`: text to token shards, in a folder that appears whole or not at all."""
+"""`build_corpus`: text to token shards, in units that are done once, whatever interrupts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from engram.addressing.tokenizer_files import describe_tokenizer
-from engram.corpus.building.build_plan import BuildPlan, Engine
-from engram.corpus.building.built_corpus import BuiltCorpus
-from engram.corpus.building.units import UNIT_BYTES
-from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.corpus.building.local_engine import run_local
+from engram.corpus.building.unit_work import (
+    Report,
+    UnitResult,
+    UnitTask,
+    finished_unit,
+    keep_unit,
+    read_unit,
+    reporting,
+)
+from engram.corpus.building.units import UNIT_BYTES, plan_units
+from engram.corpus.results.manifests import CORPUS_SCHEMA, read_manifest
+from engram.corpus.results.result_folder import (
+    ResultFolder,
+    listed_bytes,
+    write_manifest,
+)
+from engram.corpus.results.stored_corpus import BuiltCorpus, Notes
+from engram.corpus.results.work_folder import ATTEMPT, discard, drop_done
+from engram.corpus.text.readers import no_text
+from engram.corpus.text.sources import (
+    PassedOver,
+    Source,
+    check_options,
+    find_sources,
+    passed_over_dict,
+)
 from engram.corpus.text.text_options import STDIN, TextOptions
-from engram.errors import UsageError
+from engram.corpus.tokens.token_shards import DocumentShards
+from engram.corpus.tokens.tokenise import check_eos, token_dtype
+from engram.errors import InputError, UsageError
 from engram.storage.files import Progress
+from engram.storage.folders import remove_torn
+from engram.version import __version__
 
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
+# Does units and gives each one's index and result, in their order; reports the bytes it has read.
+Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
 
 
 def build_corpus(
@@ -66,10 +96,9 @@ def build_corpus(
         >>> built.manifest["counts"]["documents"]
         2
     """
-    plan = plan_build(
+    return plan_build(
         text, tokenizer, folder, options, resume=resume, overwrite=overwrite, unit_bytes=unit_bytes
-    )
-    return plan.run(workers=workers, engine=engine, progress=progress)
+    ).run(workers=workers, engine=engine, progress=progress)
 
 
 def plan_build(
@@ -93,24 +122,217 @@ def plan_build(
     if STDIN in names and (len(names) > 1 or resume):
         what = "read together with other inputs" if len(names) > 1 else "read again to resume"
         raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
-    sources: list[Source] = []
-    passed_over: list[PassedOver] = []
-    for name in names:
-        if isinstance(name, Source):
-            sources.append(name)
-            continue
-        found, entries = find_sources(name, options.text_key is not None)
-        sources += found
-        passed_over += entries
+    found = [
+        ([name], [])
+        if isinstance(name, Source)
+        else find_sources(name, options.text_key is not None)
+        for name in names
+    ]
+    sources = [source for files, _ in found for source in files]
     if not all(isinstance(name, Source) for name in names):
         check_options(sources, options.split, options.text_key)
     return BuildPlan(
         sources=sources,
         tokenizer=describe_tokenizer(tokenizer),
-        folder=Path(folder),
+        output=ResultFolder(Path(folder), CORPUS_SCHEMA, resume, overwrite),
         options=options,
-        passed_over=tuple(passed_over),
-        resume=resume,
-        overwrite=overwrite,
+        passed_over=tuple(entry for _, entries in found for entry in entries),
         unit_bytes=unit_bytes,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """A corpus to be built, from `plan_build`.
+
+    Attributes:
+        sources: The files of the text.
+        tokenizer: The tokenizer, read from a file.
+        output: The folder to appear.
+        options: Rules by which the text becomes a corpus.
+        passed_over: Entries of the text's folders that are not read.
+        unit_bytes: About as many bytes of text as a unit has.
+    """
+
+    sources: Sequence[Source]
+    tokenizer: TokenizerFile
+    output: ResultFolder
+    options: TextOptions
+    passed_over: tuple[PassedOver, ...] = ()
+    unit_bytes: int = UNIT_BYTES
+
+    @property
+    def text_bytes(self) -> int | None:
+        """Size of the text as stored; None when not known."""
+        sizes = [source.size_bytes for source in self.sources]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def job(self) -> dict[str, Any]:
+        """Everything that the bytes of the corpus follow from, and when the files were changed."""
+        options = self.options
+        return {
+            "engram_version": __version__,
+            "tokenizer": self.tokenizer.stated(options.adds_eos),
+            **{field.name: getattr(options, field.name) for field in fields(TextOptions)},
+            **{"add_eos": options.adds_eos, "split": options.splits_by},
+            "unit_bytes": self.unit_bytes,
+            "inputs": [
+                {
+                    "name": source.name,
+                    "bytes": source.size_bytes,
+                    "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
+                }
+                for source in self.sources
+            ],
+        }
+
+    def tasks(self, folder: Path) -> list[UnitTask]:
+        """Cut the work into units, whose files appear in a folder; see `plan_units`."""
+        units = plan_units(self.sources, self.options.splits_by, self.unit_bytes)
+        made_with = str(self.tokenizer.path or self.tokenizer.name), self.tokenizer.digest
+        return [
+            UnitTask(i, unit, self.options, *made_with, folder, self.text_bytes)
+            for i, unit in enumerate(units)
+        ]
+
+    def check(self) -> None:
+        """Check that `run` may begin; nothing is written.
+
+        Raises:
+            InputError: What `run` would raise before it begins.
+        """
+        check_eos(self.tokenizer, self.options.adds_eos)
+        job = self.job()
+        if self._finished(job) is None:
+            self.output.check(job)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``engram corpus build --dry-run --json`` prints."""
+        return {
+            "schema": CORPUS_SCHEMA,
+            "dry_run": True,
+            "output": str(self.output.path),
+            "files": len(self.sources),
+            "input_bytes": self.text_bytes,
+            "passed_over": passed_over_dict(self.passed_over),
+        }
+
+    def run(
+        self, *, workers: int = 1, engine: Engine | None = None, progress: Progress | None = None
+    ) -> BuiltCorpus:
+        """Do the work; see `build_corpus`."""
+        started = time.perf_counter()
+        check_eos(self.tokenizer, self.options.adds_eos)
+        folder, job = self.output.path, self.job()
+        remove_torn(folder)
+        manifest = self._finished(job)
+        if was_finished := manifest is not None:
+            discard(folder)
+            notes = Notes(
+                skipped=manifest["counts"]["skipped"], problems=tuple(manifest["problems"])
+            )
+            fresh_tokens, resumed_units = 0, len(manifest["units"])
+        else:
+            do = engine or (lambda tasks, report: run_local(tasks, workers, report))
+            fresh_tokens, resumed_units, notes = self._build(job, do, progress)
+            manifest = read_manifest(folder)
+        return BuiltCorpus(
+            folder=folder,
+            manifest=manifest,
+            written_bytes=listed_bytes(folder, manifest),
+            fresh_tokens=fresh_tokens,
+            resumed_units=resumed_units,
+            was_finished=was_finished,
+            notes=notes,
+            passed_over=self.passed_over,
+            eos_token=self.tokenizer.eos_token if self.options.adds_eos else None,
+            engine="local" if engine is None else "ray",
+            seconds=time.perf_counter() - started,
+        )
+
+    def _finished(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the manifest of the corpus that is there when it is the one asked for."""
+        return self.output.finished(_without_times(job), "Build it again")
+
+    def _build(
+        self, job: dict[str, Any], do: Engine, progress: Progress | None
+    ) -> tuple[int, int, Notes]:
+        """Do the units that are not done, and put all of them together.
+
+        Returns:
+            Tokens of the units that were done now, the number of the others, and notes about all.
+        """
+        with self.output.working(job) as work:
+            tasks = self.tasks(work)
+            results = {
+                task.index: done for task in tasks if (done := finished_unit(task)) is not None
+            }
+            todo = [task for task in tasks if task.index not in results]
+            report = reporting(tasks, todo, progress)
+            report(0)
+            done_bytes = 0
+            attempt = work / f"{ATTEMPT}{uuid.uuid4().hex[:8]}"
+            attempt.mkdir()
+            # A worker that outlives this process does not write where another one works.
+            for index, result in do([replace(task, folder=attempt) for task in todo], report):
+                keep_unit(tasks[index], attempt)
+                results[index] = result
+                done_bytes += tasks[index].size_bytes
+                report(done_bytes)
+            ordered = [results[task.index] for task in tasks]
+            if not sum(result.tokens for result in ordered):
+                drop_done(work)
+                problems = [InputError(text) for result in ordered for text in result.problems[:1]]
+                raise no_text(self.sources, problems)
+            notes = Notes.of_parts(ordered)
+            self._assemble(work, job, tasks, ordered, notes)
+        fresh_tokens = sum(results[task.index].tokens for task in todo)
+        return fresh_tokens, len(tasks) - len(todo), notes
+
+    def _assemble(
+        self,
+        work: Path,
+        job: dict[str, Any],
+        tasks: Sequence[UnitTask],
+        results: Sequence[UnitResult],
+        notes: Notes,
+    ) -> None:
+        """Put the units together as shards, in a folder that appears whole."""
+        vocab_size = self.tokenizer.vocab_size
+        with self.output.new() as new:
+            shards = DocumentShards(new, vocab_size, self.options.shard_tokens)
+            for task in tasks:
+                for batch in read_unit(task, vocab_size):
+                    shards.add(batch)
+            shards.close()
+            units = [
+                {
+                    "documents": result.documents,
+                    "tokens": result.tokens,
+                    "sources": [
+                        {"name": source.name, "begin": source.begin, "end": source.end}
+                        for source in task.sources
+                    ],
+                }
+                for task, result in zip(tasks, results, strict=True)
+            ]
+            values = {
+                "schema": CORPUS_SCHEMA,
+                **_without_times(job),
+                "dtype": token_dtype(vocab_size).name,
+                "counts": {
+                    "documents": sum(result.documents for result in results),
+                    "tokens": sum(result.tokens for result in results),
+                    "skipped": notes.skipped,
+                },
+                "problems": list(notes.problems),
+                "units": units,
+                "shards": shards.shards,
+            }
+            write_manifest(new, work, values, {})
+
+
+def _without_times(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job with the names and sizes of its inputs alone, as manifests tell it."""
+    inputs = [{key: file[key] for key in ("name", "bytes")} for file in job["inputs"]]
+    return {**job, "inputs": inputs}

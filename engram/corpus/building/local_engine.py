@@ -15,7 +15,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, run_unit
+from engram.corpus.building.unit_work import (
+    Report,
+    UnitResult,
+    UnitTask,
+    encode_unit,
+    write_unit,
+    write_units,
+)
 from engram.errors import EngramError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -49,81 +56,65 @@ def run_local(
         InputError: A document cannot be read or encoded.
         WorkerLostError: A worker was killed.
     """
-    if min(workers, len(tasks)) <= 1 or any(s.path is None for t in tasks for s in t.unit.sources):
-        before = 0
-        for task in tasks:
-            yield task.index, run_unit(task, behind(report, before))
-            before += task.unit.size_bytes
+    if min(workers, len(tasks)) <= 1 or any(s.path is None for t in tasks for s in t.sources):
+        yield from write_units(tasks, map(encode_unit, tasks), report)
         return
-    processes = _Processes(min(workers, len(tasks)), max(1, workers // len(tasks)), len(tasks))
+    # A forked process would lack the threads of the tokenizers.
+    spawn = multiprocessing.get_context("spawn")
+    read_bytes = spawn.RawArray("q", len(tasks))
+    started: list[Any] = []
+    idle: list[Connection] = []
     try:
-        processes.start()
-        yield from processes.run(tasks, report)
-    finally:
-        processes.kill()
-
-
-class _Processes:
-    """Worker processes that do units, each connected by a pipe.
-
-    Args:
-        count: Number of processes.
-        threads: Threads that each process encodes with.
-        tasks: Units to do.
-    """
-
-    def __init__(self, count: int, threads: int, tasks: int) -> None:
-        # A forked process would lack the threads of the tokenizers.
-        self._spawn = multiprocessing.get_context("spawn")
-        self._read_bytes: Any = self._spawn.RawArray("q", tasks)
-        self._count, self._threads = count, threads
-        self._processes: list[Any] = []
-        self._idle: list[Connection] = []
-
-    def start(self) -> None:
-        """Start them."""
         with _interrupts_blocked():
-            for _ in range(self._count):
-                here, there = self._spawn.Pipe()
-                process = self._spawn.Process(
-                    target=_work, args=(there, self._threads, self._read_bytes), daemon=True
-                )
-                self._processes.append(process)
-                process.start()
+            for _ in range(min(workers, len(tasks))):
+                here, there = spawn.Pipe()
+                arguments = there, max(1, workers // len(tasks)), read_bytes
+                started.append(spawn.Process(target=_work, args=arguments, daemon=True))
+                started[-1].start()
                 there.close()
-                self._idle.append(here)
-
-    def run(self, tasks: Sequence[UnitTask], report: Report) -> Iterator[tuple[int, UnitResult]]:
-        """Do units; see `run_local`."""
-        waiting = deque(enumerate(tasks))
-        busy: dict[Any, tuple[int, UnitTask]] = {}
-        failed: dict[int, Exception] = {}
-        while busy or (waiting and not failed):
-            while waiting and self._idle and not failed:
-                pipe = self._idle.pop()
-                busy[pipe] = waiting.popleft()
-                with _lost_if_closed():
-                    pipe.send(busy[pipe])
-            ready: Any = wait(list(busy), _SECONDS_BETWEEN_REPORTS)
-            for pipe in ready:
-                place, task = busy.pop(pipe)
-                with _lost_if_closed():
-                    done = pipe.recv()
-                self._idle.append(pipe)
-                if isinstance(done, UnitResult):
-                    yield task.index, done
-                else:
-                    failed[place] = done
-            report(sum(self._read_bytes))
-        if failed:
-            raise failed[min(failed)]
-
-    def kill(self) -> None:
-        """Kill them at once; unfinished files do no harm."""
-        for process in self._processes:
+                idle.append(here)
+        yield from _deal(tasks, idle, read_bytes, report)
+    finally:
+        # At once: unfinished files do no harm.
+        for process in started:
             if process.pid is not None:
                 process.kill()
                 process.join()
+
+
+def _deal(
+    tasks: Sequence[UnitTask], idle: list[Connection], read_bytes: Any, report: Report
+) -> Iterator[tuple[int, UnitResult]]:
+    """Deal units to worker processes; see `run_local`.
+
+    Args:
+        tasks: The units.
+        idle: Pipes to the processes.
+        read_bytes: Memory shared with them, see `_work`.
+        report: See `run_local`.
+    """
+    waiting = deque(enumerate(tasks))
+    busy: dict[Any, tuple[int, UnitTask]] = {}
+    failed: dict[int, Exception] = {}
+    while busy or (waiting and not failed):
+        while waiting and idle and not failed:
+            pipe = idle.pop()
+            busy[pipe] = waiting.popleft()
+            with _lost_if_closed():
+                pipe.send(busy[pipe])
+        ready: Any = wait(list(busy), _SECONDS_BETWEEN_REPORTS)
+        for pipe in ready:
+            place, task = busy.pop(pipe)
+            with _lost_if_closed():
+                done = pipe.recv()
+            idle.append(pipe)
+            if isinstance(done, UnitResult):
+                yield task.index, done
+            else:
+                failed[place] = done
+        report(sum(read_bytes))
+    if failed:
+        raise failed[min(failed)]
 
 
 @contextmanager
@@ -182,8 +173,8 @@ def _work(pipe: Connection, threads: int, read_bytes: Any) -> None:
         while True:
             place, task = pipe.recv()
             try:
-                done: UnitResult | Exception = run_unit(
-                    task, partial(read_bytes.__setitem__, place)
+                done: UnitResult | Exception = write_unit(
+                    task, encode_unit(task), partial(read_bytes.__setitem__, place)
                 )
             except Exception as error:
                 error.add_note("".join(traceback.format_exception(error)))

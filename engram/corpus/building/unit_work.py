@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.corpus.building.units import Unit
 from engram.corpus.results.manifests import UNIT_SHAPE
-from engram.corpus.text.readers import MAX_LISTED_PROBLEMS, TextReader
+from engram.corpus.results.stored_corpus import Notes
+from engram.corpus.text.blocks import Block
+from engram.corpus.text.readers import TextReader
 from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.fast_tokenise import FastEncoder
 from engram.corpus.tokens.tokenise import (
@@ -27,14 +30,16 @@ from engram.corpus.tokens.tokenise import (
     tokenise,
 )
 from engram.errors import MismatchError
-from engram.storage.files import are_as_digested
+from engram.storage.files import Progress, are_as_digested
 from engram.storage.json_files import find_json
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 # Called with the bytes of text read so far.
 Report = Callable[[int], None]
+# The arrays of a unit, each in a file.
+_ARRAYS = ("tokens", "lengths")
+# A process encodes all units with the same tokenizer.
+_tokenizer = lru_cache(maxsize=1)(load_tokenizer)
+_fast_encoder = lru_cache(maxsize=1)(fast_encoder)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class UnitTask:
 
     Attributes:
         index: Its number, from 0.
-        unit: Its files and parts of files.
+        sources: Its files and parts of files.
         rules: How it is tokenised.
         tokenizer: Name or path of the tokenizer.
         tokenizer_sha256: Its digest.
@@ -52,137 +57,168 @@ class UnitTask:
     """
 
     index: int
-    unit: Unit
+    sources: Unit
     rules: TextOptions
     tokenizer: str
     tokenizer_sha256: str
     folder: Path
     text_bytes: int | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its text as stored; 0 for standard input."""
+        return sum(source.size_bytes or 0 for source in self.sources)
 
-@dataclass(frozen=True)
-class UnitResult:
-    """Result of a unit.
+
+@dataclass(frozen=True, kw_only=True)
+class UnitResult(Notes):
+    """Result of a unit, with its notes.
 
     Attributes:
         documents: Its documents.
         tokens: Its tokens.
-        skipped: Documents that were left out.
-        problems: Their problems, the first hundred.
         tokens_sha256: Digest of its token ids.
         lengths_sha256: Digest of its documents' lengths.
-        engine: The tokenising library and the reason for it, as a sentence.
-        problem: Reason for giving up the fast engine; empty if it was not given up.
     """
 
     documents: int
     tokens: int
-    skipped: int
-    problems: tuple[str, ...]
     tokens_sha256: str
     lengths_sha256: str
-    engine: str
-    problem: str
 
 
-@dataclass(frozen=True)
-class Notes:
-    """Notes from tokenising a text.
-
-    Attributes:
-        skipped: Documents that were left out.
-        problems: Their problems, the first hundred.
-        engines: What tokenised it, as sentences; a line below says why, where it has to.
-        warnings: Why the fast engine was given up, where it was.
-    """
-
-    skipped: int = 0
-    problems: tuple[str, ...] = ()
-    engines: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @classmethod
-    def of_units(cls, results: Sequence[UnitResult]) -> Notes:
-        """Combine the notes of units."""
-        problems = [problem for result in results for problem in result.problems]
-        return cls(
-            skipped=sum(result.skipped for result in results),
-            problems=tuple(problems[:MAX_LISTED_PROBLEMS]),
-            engines=tuple(sorted({result.engine for result in results})),
-            warnings=tuple(sorted({result.problem for result in results} - {""})),
-        )
-
-
-def run_unit(task: UnitTask, report: Report) -> UnitResult:
-    """Tokenise a unit and write its files; raise the errors of `encode_unit`.
-
-    Args:
-        task: The unit.
-        report: Called with the bytes of the unit read so far.
-    """
-    with closing(encode_unit(task)) as parts:
-        return write_unit(task, parts, report)
-
-
-def encode_unit(task: UnitTask) -> Generator[TokenBatch | UnitResult]:
+def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
     """Tokenise a unit.
 
     Yields:
-        Its documents and, last, its result.
+        Its documents and, last, its notes.
 
     Raises:
         InputError: A document cannot be read or encoded.
         MismatchError: The tokenizer is no longer the one that the build started with.
     """
-    tokenizer = _tokenizer(task.tokenizer)
-    fast, engine = _fast_encoder(tokenizer, task.text_bytes)
+    tokenizer, rules = _tokenizer(task.tokenizer), task.rules
+    chosen = _fast_encoder(tokenizer, task.text_bytes)
     check_digest(tokenizer, task.tokenizer_sha256)
-    rules = task.rules
     reader = TextReader(
-        task.unit.sources,
+        task.sources,
         split=rules.splits_by,
         text_key=rules.text_key,
         on_error=rules.on_error,
     )
-    documents = tokens = 0
-    digests = hashlib.sha256(), hashlib.sha256()
-    blocks, add_eos = reader.blocks(), rules.adds_eos
-    for batch in tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong):
-        for digest, data in zip(digests, _data(batch), strict=True):
-            digest.update(data)
-        documents += len(batch.boundaries) - 1
-        tokens += len(batch.tokens)
-        yield batch
-    yield UnitResult(
-        documents=documents,
-        tokens=tokens,
+    yield from encode(reader, reader.blocks(), tokenizer, rules.adds_eos, chosen)
+
+
+def encode(
+    reader: TextReader,
+    blocks: Iterable[Block],
+    tokenizer: TokenizerFile,
+    add_eos: bool,
+    chosen: tuple[FastEncoder | None, str],
+) -> Generator[TokenBatch | Notes]:
+    """Tokenise a text.
+
+    Args:
+        reader: The text, which keeps its problems.
+        blocks: Its documents.
+        tokenizer: The tokenizer.
+        add_eos: Whether every document ends with the end-of-text token.
+        chosen: What encodes it, from `fast_encoder`.
+
+    Yields:
+        Its documents and, last, its notes.
+
+    Raises:
+        InputError: A document cannot be read or encoded.
+    """
+    fast, engine = chosen
+    yield from tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong)
+    yield Notes(
         skipped=reader.skipped,
         problems=tuple(error.message for error in reader.errors),
-        tokens_sha256=digests[0].hexdigest(),
-        lengths_sha256=digests[1].hexdigest(),
-        engine=engine,
-        problem="" if fast is None else fast.problem,
+        engines=(engine,),
+        warnings=(fast.problem,) if fast is not None and fast.problem else (),
     )
 
 
+def reporting(
+    tasks: Sequence[UnitTask], todo: Sequence[UnitTask], progress: Progress | None
+) -> Report:
+    """Return a report of the bytes of units to be done that tells the progress of all units.
+
+    Args:
+        tasks: All units.
+        todo: Those to be done.
+        progress: Called with the bytes of the text done so far and their total.
+    """
+    total = sum(task.size_bytes for task in tasks)
+    before = total - sum(task.size_bytes for task in todo)
+    highest = -1
+
+    def report(read_bytes: int) -> None:
+        nonlocal highest
+        # Workers are ahead of the units that are counted, and a file's share is only about its own.
+        done = min(before + read_bytes, total) if total else read_bytes
+        if progress is not None and done > highest:
+            highest = done
+            progress(done, total or None)
+
+    return report
+
+
+def write_units(
+    tasks: Sequence[UnitTask], encoded: Iterable[Iterator[TokenBatch | Notes]], report: Report
+) -> Iterator[tuple[int, UnitResult]]:
+    """Write the files of units, one after the other.
+
+    Args:
+        tasks: The units.
+        encoded: The output of `encode_unit` for each of them.
+        report: Called with the bytes of all the units that were read so far.
+
+    Yields:
+        The index and result of each unit when it is done.
+    """
+    before = 0
+    for task, parts in zip(tasks, encoded, strict=True):
+        yield task.index, write_unit(task, parts, report, before)
+        before += task.size_bytes
+
+
 def write_unit(
-    task: UnitTask, parts: Iterable[TokenBatch | UnitResult], report: Report
+    task: UnitTask, parts: Iterable[TokenBatch | Notes], report: Report, before: int = 0
 ) -> UnitResult:
-    """Write the files of a unit from the output of `encode_unit`, the one with the result last.
+    """Write the files of a unit.
 
     Args:
         task: The unit.
-        parts: Its documents and its result.
-        report: Called with the bytes of the unit read so far.
+        parts: The output of `encode_unit`.
+        report: Called with the bytes read so far: of the unit, after those of earlier ones.
+        before: Bytes of earlier units.
     """
-    with _file(task, "tokens").open("wb") as tokens, _file(task, "lengths").open("wb") as lengths:
+    documents = tokens = 0
+    digests = {kind: hashlib.sha256() for kind in _ARRAYS}
+    with ExitStack() as stack:
+        files = {kind: stack.enter_context(_file(task, kind).open("wb")) for kind in _ARRAYS}
         for part in parts:
-            if isinstance(part, UnitResult):
-                result = part
+            if isinstance(part, Notes):
+                notes = part
                 continue
-            for file, data in zip((tokens, lengths), _data(part), strict=True):
-                file.write(data)
-            report(part.read_bytes)
+            arrays = {"tokens": part.tokens, "lengths": np.diff(part.boundaries)}
+            for kind, array in arrays.items():
+                data = array.tobytes()
+                files[kind].write(data)
+                digests[kind].update(data)
+            documents += len(part.boundaries) - 1
+            tokens += len(part.tokens)
+            report(before + part.read_bytes)
+    result = UnitResult(
+        documents=documents,
+        tokens=tokens,
+        tokens_sha256=digests["tokens"].hexdigest(),
+        lengths_sha256=digests["lengths"].hexdigest(),
+        **vars(notes),
+    )
     # Not flushed to disk: a resumed build detects files torn by a power cut by their digests.
     _file(task, "json").write_text(json.dumps(asdict(result)), encoding="utf-8")
     return result
@@ -195,14 +231,9 @@ def keep_unit(task: UnitTask, folder: Path) -> None:
         task: The unit, in the folder of finished ones.
         folder: The folder that `write_unit` wrote to.
     """
-    for kind in ("tokens", "lengths", "json"):  # the last one marks the others as complete
+    for kind in (*_ARRAYS, "json"):  # the last one marks the others as complete
         target = _file(task, kind)
         (folder / target.name).replace(target)
-
-
-def behind(report: Report, before: int) -> Report:
-    """Return a callback that adds `before` bytes of earlier units to the bytes of a unit."""
-    return lambda read_bytes: report(before + read_bytes)
 
 
 def finished_unit(task: UnitTask) -> UnitResult | None:
@@ -210,10 +241,11 @@ def finished_unit(task: UnitTask) -> UnitResult | None:
     values = find_json(_file(task, "json"), UNIT_SHAPE, file_names=True)
     if values is None or values.keys() != UNIT_SHAPE.keys():
         return None
-    digests = {_file(task, kind).name: values[f"{kind}_sha256"] for kind in ("tokens", "lengths")}
+    digests = {_file(task, kind).name: values[f"{kind}_sha256"] for kind in _ARRAYS}
     if not are_as_digested(task.folder, digests):
         return None
-    return UnitResult(**{**values, "problems": tuple(values["problems"])})
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return UnitResult(**values | lists)
 
 
 def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
@@ -230,8 +262,9 @@ def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
     if bounds[-1]:
         tokens = np.memmap(_file(task, "tokens"), token_dtype(vocab_size), "r")
     for start, end in pairwise(cut_batches(bounds)):
-        first = bounds[start]
-        yield TokenBatch(tokens[first : bounds[end]], bounds[start : end + 1] - first, 0)
+        yield TokenBatch(
+            tokens[bounds[start] : bounds[end]], bounds[start : end + 1] - bounds[start], 0
+        )
 
 
 def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
@@ -251,24 +284,5 @@ def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
         )
 
 
-def _data(batch: TokenBatch) -> tuple[bytes, bytes]:
-    """Return the contents of a unit's files for a batch: tokens, and lengths of documents."""
-    return batch.tokens.tobytes(), np.diff(batch.boundaries).tobytes()
-
-
 def _file(task: UnitTask, kind: str) -> Path:
     return task.folder / f"unit-{task.index:06d}.{kind}"
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(name: str) -> TokenizerFile:
-    from engram.addressing.tokenizer_files import load_tokenizer
-
-    return load_tokenizer(name)
-
-
-@lru_cache(maxsize=1)
-def _fast_encoder(
-    tokenizer: TokenizerFile, text_bytes: int | None
-) -> tuple[FastEncoder | None, str]:
-    return fast_encoder(tokenizer, text_bytes)

@@ -1,11 +1,14 @@
-"""Splits the work on a text into units, independent of the number of workers."""
+"""Cuts a text into units of work, independent of the number of workers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, pairwise
 
+from engram.corpus.text.blocks import grouped
 from engram.corpus.text.documents import DocumentEnds, Split
 from engram.corpus.text.json_values import holds_json_lines
 from engram.corpus.text.parquet_rows import rows_of_groups
@@ -17,20 +20,8 @@ UNIT_BYTES = 2**22
 _BLOCK_BYTES = 2**18
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A unit of work: a part of the text for one worker.
-
-    Attributes:
-        sources: Files and parts of files; parts start and end between documents.
-    """
-
-    sources: tuple[Source, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes as stored; 0 for standard input."""
-        return sum(source.size_bytes or 0 for source in self.sources)
+# Files and parts of files, for one worker; parts start and end between documents.
+Unit = tuple[Source, ...]
 
 
 def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
@@ -48,16 +39,8 @@ def plan_units(sources: Sequence[Source], split: Split, unit_bytes: int = UNIT_B
     Returns:
         The units. Their documents, in order, are those of the sources.
     """
-    units: list[Unit] = []
-    waiting: list[Source] = []
-    size = 0
-    for part in (part for source in sources for part in _parts(source, split, unit_bytes)):
-        waiting.append(part)
-        size += part.size_bytes or 0
-        if size >= unit_bytes:
-            units.append(Unit(tuple(waiting)))
-            waiting, size = [], 0
-    return [*units, Unit(tuple(waiting))] if waiting else units
+    parts = (part for source in sources for part in _parts(source, split, unit_bytes))
+    return list(map(tuple, grouped(parts, lambda part: part.size_bytes or 0, unit_bytes)))
 
 
 def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
@@ -68,17 +51,15 @@ def _parts(source: Source, split: Split, unit_bytes: int) -> Iterator[Source]:
     bounds = [0]
     if source.format == "parquet":
         groups = rows_of_groups(source)
-        done, total = 0, max(sum(groups), 1)
-        for group, rows in enumerate(groups[:-1], 1):
-            done += rows
+        total = max(sum(groups), 1)
+        for group, done in enumerate(accumulate(groups[:-1]), 1):
             if size * done // total >= len(bounds) * unit_bytes:
                 bounds.append(group)
         bounds.append(len(groups))
         shares = [sum(groups[a:b]) * size // total for a, b in pairwise(bounds)]
         shares[-1] += size - sum(shares)
     else:
-        bounds += _cuts(source, "line" if source.has_keys else split, size, unit_bytes)
-        bounds.append(size)
+        bounds += [*_cuts(source, "line" if source.has_keys else split, size, unit_bytes), size]
         shares = [end - begin for begin, end in pairwise(bounds)]
     for (begin, end), share in zip(pairwise(bounds), shares, strict=True):
         yield replace(source, begin=begin, end=end, size_bytes=share)
@@ -93,21 +74,14 @@ def _cuts(source: Source, split: Split, size: int, unit_bytes: int) -> Iterator[
         while cut + unit_bytes < size:
             ends = DocumentEnds(split, cut + unit_bytes)
             file.seek(ends.seen)
-            found: list[int] = []
-            while not found:
-                block = file.read(_BLOCK_BYTES)
-                if not block:
-                    return
-                found = ends.feed(block)
-            cut = found[0]
+            blocks = iter(partial(file.read, _BLOCK_BYTES), b"")
+            cut = next((found[0] for found in map(ends.feed, blocks) if found), size)
             if cut < size:
                 yield cut
 
 
 def _is_cut(source: Source) -> bool:
     """Whether a file can be cut at newlines: not a list of JSON records, not UTF-16."""
-    try:
-        with open_source(source) as stream:
-            return source.format != "json" or holds_json_lines(stream)
-    except InputError:  # reported when the file is read
-        return False
+    with suppress(InputError), open_source(source) as stream:  # reported when the file is read
+        return source.format != "json" or holds_json_lines(stream)
+    return False

@@ -8,7 +8,6 @@ text fills the cache or selects the fixed set, and only the second half is count
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,16 +122,10 @@ class CacheSample:
         """Measure the curves of every layer."""
         tokens: Any = np.concatenate(self._parts)
         boundaries = np.concatenate([*self._starts, [self.tokens]])
-        return tuple(
-            cache_curve(layer, self._rows(layer, tokens, boundaries))
-            for layer in self._addresses.layers
-        )
-
-    def _rows(
-        self, layer: LayerAddresses, tokens: Tokens, boundaries: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        hasher = Hasher(replace(self._addresses, layers=(layer,)))
-        return hasher.hash_documents(tokens, boundaries)[:, 0]
+        layers = self._addresses.layers
+        hashers = (Hasher(replace(self._addresses, layers=(layer,))) for layer in layers)
+        ids = (hasher.hash_documents(tokens, boundaries)[:, 0] for hasher in hashers)
+        return tuple(map(cache_curve, layers, ids))
 
 
 def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
@@ -145,35 +138,29 @@ def cache_curve(layer: LayerAddresses, ids: NDArray[np.int64]) -> LayerCache:
     """
     rows, distinct = _number_rows(layer, ids)
     half = len(ids) // 2 * ids.shape[1]
-    sizes = np.array(list(_sizes(distinct)))
-    lookups, later = len(rows), len(rows) - half
-    lru = _lru_hits(rows, distinct, half)
-    rates, fewest = [], []
-    for hits, total in (
-        (lru[0], lookups),
-        (lru[1], later),
-        (_static_cold_hits(rows), lookups),
-        (_static_warm_hits(rows, distinct, half), later),
-    ):
-        rates.append((hits[sizes] / total).tolist())
-        # Hits are whole numbers: the fewest that reach the rate.
-        wanted = np.ceil(np.array(TARGETS) * total - 1e-9)
-        found = np.searchsorted(hits, wanted)
-        fewest.append([int(size) if size <= distinct else None for size in found])
+    hits = [*_lru_hits(rows, distinct, half), *_static_hits(rows, distinct, half)]
+    totals = [len(rows), len(rows) - half] * 2
+    steps = (step * 10**power for power in range(1, 20) for step in (1, 2, 5))
+    sizes = [*(step for step in steps if step < distinct), distinct]
+    rates = [(many[sizes] / total).tolist() for many, total in zip(hits, totals, strict=True)]
     return LayerCache(
         layer_id=layer.layer_id,
         table_rows=layer.hash_rows,
-        lookups=lookups,
+        lookups=len(rows),
         distinct_rows=distinct,
-        points=tuple(
-            CachePoint(int(size), *values)
-            for size, *values in zip(sizes.tolist(), *rates, strict=True)
-        ),
+        points=tuple(map(CachePoint, sizes, *rates)),
         targets=tuple(
-            CacheTarget(rate, lru_rows, static_rows)
-            for rate, lru_rows, static_rows in zip(TARGETS, fewest[1], fewest[3], strict=True)
+            CacheTarget(rate, *(_fewest_rows(many, rate * totals[1]) for many in hits[1::2]))
+            for rate in TARGETS
         ),
     )
+
+
+def _fewest_rows(hits: NDArray[np.int64], wanted: float) -> int | None:
+    """Return the size of the smallest cache with so many hits, None if there is none."""
+    # Hits are whole numbers.
+    rows = int(np.searchsorted(hits, np.ceil(wanted - 1e-9)))
+    return rows if rows < len(hits) else None
 
 
 def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
@@ -206,23 +193,13 @@ def _lru_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.i
     return np.cumsum(hits, axis=1, out=hits)
 
 
-def _static_cold_hits(rows: NDArray[np.int32]) -> NDArray[np.int64]:
-    repeats = np.sort(np.bincount(rows))[::-1] - 1
-    return np.concatenate([[0], np.cumsum(repeats)])
-
-
-def _static_warm_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
-    before = np.bincount(rows[:half], minlength=distinct)
-    after = np.bincount(rows[half:], minlength=distinct)
+def _static_hits(
+    rows: NDArray[np.int32], distinct: int, half: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the hits of the best fixed sets of 0, 1, 2 ... rows, cold and warm."""
+    before, after = (np.bincount(part, minlength=distinct) for part in (rows[:half], rows[half:]))
+    cold = np.sort(before + after)[::-1] - 1
     # A row that is not in the first half cannot be selected.
     chosen = np.argsort(-before, kind="stable")
-    hits = np.where(before[chosen] > 0, after[chosen], 0)
-    return np.concatenate([[0], np.cumsum(hits)])
-
-
-def _sizes(distinct: int) -> Iterator[int]:
-    decade = 10
-    while decade < distinct:
-        yield from (decade * step for step in (1, 2, 5) if decade * step < distinct)
-        decade *= 10
-    yield distinct
+    warm = np.where(before[chosen] > 0, after[chosen], 0)
+    return np.insert(np.cumsum(cold), 0, 0), np.insert(np.cumsum(warm), 0, 0)

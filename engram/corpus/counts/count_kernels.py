@@ -15,6 +15,7 @@ from engram.storage.machine_code import compiled
 
 _CHUNK = 2048
 _ONE = np.uint64(1)
+_ALL = np.uint64(2**64 - 1)
 _HALF = np.uint64(32)
 _LOW = np.uint64(2**32 - 1)
 _WORD_BITS = np.uint64(6)
@@ -49,10 +50,8 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
         while boundaries[document + 1] <= t:
             document += 1
         slots[0, t - begin] = ids[t]
-        is_blocked = False
         for k in range(1, slots.shape[0]):
-            is_blocked |= t - k < boundaries[document]
-            slots[k, t - begin] = fill if is_blocked else ids[t - k]
+            slots[k, t - begin] = fill if t - k < boundaries[document] else ids[t - k]
 
 
 @kernel
@@ -80,7 +79,7 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
                 mixes[i] ^= np.uint64(slots[k, begin + i]) * multipliers[k]
         for head in range(len(primes)):
             prime = primes[head]
-            bar = np.uint64(_reciprocal(prime))
+            bar = _ALL // prime  # floor(2^64 / prime), but one less for 2, which is close enough
             low_bar, high_bar = bar & _LOW, bar >> _HALF
             for i in range(size):
                 low, high = mixes[i] & _LOW, mixes[i] >> _HALF
@@ -93,13 +92,6 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
             for i in range(size):
                 word = bases[head] + np.int64(rows[i] >> _WORD_BITS)
                 bits[word] |= _ONE << (rows[i] & _WORD_LOW)
-
-
-@inner
-def _reciprocal(prime: Any) -> Any:
-    """Return floor(2^64 / prime), for an odd prime or 2."""
-    bar = np.uint64(2**64 - 1) // prime
-    return bar + _ONE if prime == np.uint64(2) else bar
 
 
 @kernel
@@ -133,23 +125,24 @@ def hash_windows(slots: Any, words: Any) -> None:
 
 
 @kernel
-def unpack_windows(words: Any, part: Any, radix: Any, parts: Any, slots: Any) -> None:
-    """Turn words of `pack_windows` back into windows.
+def mix_words(words: Any, part: Any, radix: Any, parts: Any, multipliers: Any, mixes: Any) -> None:
+    """Turn words of `pack_windows` back into windows, and mix those for the heads of a layer.
 
     Args:
         words: Words of one part, uint64 ``[n]``.
         part: Index of the part.
         radix: Size of the vocabulary.
         parts: Number of parts.
-        slots: Output, uint32 ``[order, n]``.
+        multipliers: Multipliers of the layer, uint64 ``[order]``.
+        mixes: Output, uint64 ``[n]``.
     """
     base = np.uint64(radix)
     for t in range(len(words)):
-        word = _gather(words[t])
-        for k in range(slots.shape[0] - 1, 0, -1):
-            slots[k, t] = word % base
+        word, mix = _gather(words[t]), np.uint64(0)
+        for k in range(len(multipliers) - 1, 0, -1):
+            mix ^= word % base * multipliers[k]
             word //= base
-        slots[0, t] = word * np.uint64(parts) + np.uint64(part)
+        mixes[t] = mix ^ (word * np.uint64(parts) + np.uint64(part)) * multipliers[0]
 
 
 @inner
@@ -212,16 +205,6 @@ def merge(
         counts[count : count + size] = rest_counts[start:]
         count += size
     return count
-
-
-@kernel
-def mix_windows(slots: Any, multipliers: Any, mixes: Any) -> None:
-    """Fill `mixes` ``[n]`` with the mixes of windows ``[order, n]`` for the heads of a layer."""
-    for t in range(slots.shape[1]):
-        mix = np.uint64(slots[0, t]) * multipliers[0]
-        for k in range(1, slots.shape[0]):
-            mix ^= np.uint64(slots[k, t]) * multipliers[k]
-        mixes[t] = mix
 
 
 @kernel

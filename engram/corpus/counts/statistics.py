@@ -11,20 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.corpus.counts.collisions import OrderCollisions, order_collisions
-from engram.corpus.counts.distinct import DEFAULT_MOST, DistinctWindows, WindowSets
+from engram.corpus.counts.distinct import (
+    DEFAULT_MOST,
+    DistinctWindows,
+    OrderCollisions,
+    WindowSets,
+    order_collisions,
+)
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
 from engram.growth import Growth, GrowthPoint, length_behind, pieces
 
 _CHUNK = 2**18
-_COUNT_WORDS = 2**16
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,8 @@ class Statistics:
         }
         self._pool = ThreadPoolExecutor(threads)
         self._tokens = 0
-        self._next_length = length_behind(0)
-        self._points: dict[int, list[GrowthPoint]] = {order: [] for order in addresses.orders}
+        # By length of the text, the points of the growth curves by order.
+        self._points: dict[int, dict[int, GrowthPoint]] = {}
 
     def add(self, batch: TokenBatch) -> None:
         """Add documents.
@@ -143,22 +148,20 @@ class Statistics:
         ids, boundaries = self._ids(batch)
         for first in range(begin, end, _CHUNK):
             self._add(ids, boundaries, first, min(first + _CHUNK, end))
-        distinct = {order: windows.sets() for order, windows in self._distinct.items()}
-        rows = {key: rows.bits for key, rows in self._rows.items()}
-        return PartialStatistics(end - begin, distinct, rows)
+        return PartialStatistics(
+            tokens=end - begin,
+            distinct={order: windows.sets() for order, windows in self._distinct.items()},
+            rows={key: rows.bits for key, rows in self._rows.items()},
+        )
 
     def merge(self, part: PartialStatistics) -> None:
         """Add the counts from elsewhere for the next piece of the text, cut by `pieces`.
 
         The result is the same as if the piece had been added.
         """
-        jobs = [
-            self._pool.submit(self._distinct[n].merge, part.distinct[n]) for n in self._distinct
-        ]
         for key, rows in self._rows.items():
             rows.bits |= part.rows[key]
-        for job in jobs:
-            job.result()
+        list(self._pool.map(DistinctWindows.merge, self._distinct.values(), part.distinct.values()))
         self._advance(part.tokens)
 
     def _ids(self, batch: TokenBatch) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -181,11 +184,10 @@ class Statistics:
         return ids, boundaries
 
     def _advance(self, tokens: int) -> None:
+        counted = length_behind(self._tokens)
         self._tokens += tokens
-        if self._tokens == self._next_length:
-            self._next_length = length_behind(self._tokens)
-            for order, point in self._now().items():
-                self._points[order].append(point)
+        if self._tokens == counted:
+            self._points[counted] = self._now()
 
     def _add(
         self, ids: NDArray[np.uint32], boundaries: NDArray[np.int64], begin: int, end: int
@@ -195,18 +197,16 @@ class Statistics:
         addresses, size = self.addresses, end - begin
         slots = self._buffer[: addresses.max_ngram_size * size].reshape(-1, size)
         count_kernels.lay_windows(ids, boundaries, begin, end, addresses.fill, slots)
-        jobs = [self._pool.submit(self._distinct[n].add, slots[:n]) for n in addresses.orders]
-        jobs += [self._pool.submit(rows.add, slots[:n]) for (_, n), rows in self._rows.items()]
-        for job in jobs:
-            job.result()
+        counters = *self._distinct.values(), *self._rows.values()
+        list(self._pool.map(lambda counter: counter.add(slots), counters))
 
     def growth(self) -> tuple[Growth, ...]:
         """Return the growth curve of the distinct n-grams of each order."""
-        curves = []
-        for order, last in self._now().items():
-            points = [point for point in self._points[order] if point.tokens < last.tokens]
-            curves.append(Growth(order, (*points, last)))
-        return tuple(curves)
+        points = self._points | {self._tokens: self._now()}
+        return tuple(
+            Growth(order, tuple(point[order] for point in points.values()))
+            for order in self._distinct
+        )
 
     def _now(self) -> dict[int, GrowthPoint]:
         counts = self._pool.map(DistinctWindows.count, self._distinct.values())
@@ -220,58 +220,60 @@ class Statistics:
         addresses, found = self.addresses, []
         # Merges pending words, since the sets are then read in parallel.
         self._now()
+        windows = [self._distinct[order] for order in addresses.orders]
         # One layer at a time: collisions take more memory than the sets.
         for layer in addresses.layers:
             factors = [layer.multipliers] * addresses.n_orders
-            windows = [self._distinct[order] for order in addresses.orders]
             collisions = self._pool.map(
                 order_collisions, addresses.orders, windows, factors, layer.primes
             )
-            heads = tuple(
-                self._head(layer.layer_id, order, head)
-                for order in addresses.orders
-                for head in range(addresses.n_heads)
+            heads = (
+                _head(order, head, prime, hit, self._distinct[order])
+                for order, primes in zip(addresses.orders, layer.primes, strict=True)
+                for head, (prime, hit) in enumerate(
+                    zip(primes, self._rows[layer.layer_id, order].hits(), strict=True)
+                )
             )
-            found.append(LayerStatistics(layer.layer_id, heads, tuple(collisions)))
+            found.append(LayerStatistics(layer.layer_id, tuple(heads), tuple(collisions)))
         return tuple(found)
 
-    def _head(self, layer_id: int, order: int, head: int) -> HeadStatistics:
-        rows, windows = self._rows[layer_id, order], self._distinct[order]
-        size, hit = int(rows.primes[head]), rows.count(head)
-        # An estimate may be below the certain minimum, the number of rows hit.
-        distinct = windows.count() if windows.is_exact else max(windows.count(), hit)
-        return HeadStatistics(
-            order=order,
-            head=head,
-            rows=size,
-            rows_hit=hit,
-            load=hit / size,
-            distinct_ngrams=distinct,
-            collisions=distinct - hit,
-            kind="exact" if windows.is_exact else "estimated",
-            relative_error=windows.relative_error,
-        )
+
+def _head(
+    order: int, head: int, rows: int, rows_hit: int, windows: DistinctWindows
+) -> HeadStatistics:
+    # An estimate may be below the certain minimum, the number of rows hit.
+    distinct = windows.count() if windows.is_exact else max(windows.count(), rows_hit)
+    return HeadStatistics(
+        order=order,
+        head=head,
+        rows=rows,
+        rows_hit=rows_hit,
+        load=rows_hit / rows,
+        distinct_ngrams=distinct,
+        collisions=distinct - rows_hit,
+        kind="exact" if windows.is_exact else "estimated",
+        relative_error=windows.relative_error,
+    )
 
 
 class _RowsHit:
-    """Return the bitmaps of the heads of one layer and order."""
+    """Bitmaps of the rows hit, of the heads of one layer and order."""
 
     def __init__(self, multipliers: tuple[int, ...], primes: tuple[int, ...]) -> None:
-        self.primes = np.array(primes, dtype=np.uint64)
+        self._primes = np.array(primes, dtype=np.uint64)
         self._multipliers = np.array(multipliers, dtype=np.uint64)
-        words = np.array([-(-prime // 64) for prime in primes], dtype=np.int64)
-        self._ends = np.cumsum(words)
-        self._bases = self._ends - words
-        self.bits = np.zeros(int(self._ends[-1]), dtype=np.uint64)
+        *bases, words = accumulate((-(-prime // 64) for prime in primes), initial=0)
+        self._bases = np.array(bases)
+        self.bits = np.zeros(words, dtype=np.uint64)
 
     def add(self, slots: NDArray[np.uint32]) -> None:
+        """Add windows, see `DistinctWindows.add`."""
         from engram.corpus.counts import count_kernels
 
-        count_kernels.mark_rows(slots, self._multipliers, self.primes, self._bases, self.bits)
+        slots = slots[: len(self._multipliers)]
+        count_kernels.mark_rows(slots, self._multipliers, self._primes, self._bases, self.bits)
 
-    def count(self, head: int) -> int:
-        words: Any = self.bits[self._bases[head] : self._ends[head]]
-        return sum(
-            int.from_bytes(words[at : at + _COUNT_WORDS].tobytes(), "little").bit_count()
-            for at in range(0, len(words), _COUNT_WORDS)
-        )
+    def hits(self) -> list[int]:
+        """Return the number of rows hit of each head."""
+        rows_of_words = np.bitwise_count(self.bits)
+        return list(map(int, np.add.reduceat(rows_of_words, self._bases, dtype=np.int64)))

@@ -9,6 +9,7 @@ from typing import Literal
 from engram.corpus.text.text_options import SHARD_TOKENS, TextOptions
 from engram.errors import UsageError
 
+Format = Literal["npy", "parquet"]
 _CACHE_TOKENS = 1_000_000
 
 
@@ -35,7 +36,7 @@ class HashOptions(TextOptions):
     predict: int | None = None
     cache_curve: bool = False
     cache_tokens: int | None = None
-    format: Literal["npy", "parquet"] = "npy"
+    format: Format = "npy"
     overwrite: bool = False
     resume: bool = False
 
@@ -59,12 +60,6 @@ class HashOptions(TextOptions):
         """Tokens that cache curves are measured with; None without them."""
         tokens = _CACHE_TOKENS if self.cache_tokens is None else self.cache_tokens
         return tokens if self.cache_curve else None
-
-    @property
-    def is_about_text(self) -> bool:
-        """Whether one of the options applies to text alone, and not to tokens."""
-        said = (self.add_eos, self.text_key, self.split)
-        return said != (None, None, None) or self.on_error != "stop"
 
     def check_writing(self, is_written: bool, is_stdin: bool) -> None:
         """Check that what is said about writing has an effect.

@@ -1,23 +1,29 @@
-"""The files of one shard of hash ids: plain .npy files, or parquet."""
+"""Writes shards of hash ids, several in parallel: plain .npy files, or parquet."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
+from engram.corpus.hash.hash_options import Format, HashOptions
+from engram.corpus.results.manifests import DIGESTS_SHAPE
 from engram.corpus.tokens import token_shards
-from engram.corpus.tokens.token_shards import save_array
-from engram.corpus.tokens.tokenise import Tokens, token_dtype
+from engram.corpus.tokens.tokenise import Tokens, cut_batches, token_dtype
 from engram.errors import MissingPackageError
+from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.json_files import find_json, read_json
 
-Format = Literal["npy", "parquet"]
-
+TOKEN_MAP = "token_map.npy"
 _CHUNK_TOKENS = 2**16
 # Flushes to disk in steps of this size, since a flush cannot be interrupted.
 _SYNCED_BYTES = 2**26
@@ -41,11 +47,8 @@ def check_format(format: Format) -> None:
     Raises:
         MissingPackageError: parquet needs pyarrow.
     """
-    if format == "parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise MissingPackageError("pyarrow", "parquet", "--format parquet") from None
+    if format == "parquet" and find_spec("pyarrow") is None:
+        raise MissingPackageError("pyarrow", "parquet", "--format parquet")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,83 @@ def shard_names(index: int, format: Format) -> dict[str, str]:
     return {f"{kind}_file": f"{kind}-{index:05d}.npy" for kind in ("tokens", "documents", "ids")}
 
 
+class HashWriter(token_shards.DocumentShards):
+    """Cuts documents into shards, and hashes and writes several shards in parallel.
+
+    A .json with digests is written after each shard's files; shards that have one are kept.
+
+    Args:
+        work: The hidden folder for files until all are written.
+        options: Format and size of the shards.
+        addresses: The memory's constants.
+        vocab_size: Length of the tokenizer.
+        threads: Shards that are written in parallel.
+
+    Attributes:
+        resumed: Shards that existed already.
+    """
+
+    def __init__(
+        self, work: Path, options: HashOptions, addresses: Addresses, vocab_size: int, threads: int
+    ) -> None:
+        super().__init__(work, vocab_size, options.shard_tokens)
+        self.resumed = 0
+        self._format, self._addresses = options.format, addresses
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self._running: deque[Future[bool]] = deque()
+        self._is_stopped = False
+
+    def _write_files(self, tokens: Tokens, boundaries: NDArray[np.int64]) -> dict[str, str]:
+        while len(self._running) >= self._threads:
+            self.resumed += self._running.popleft().result()
+        documents = sum(shard["documents"] for shard in self.shards)
+        shard = Shard(len(self.shards), tokens, boundaries, documents)
+        self._running.append(self._pool.submit(self._do, shard))
+        return shard_names(shard.index, self._format)
+
+    def _do(self, shard: Shard) -> bool:
+        """Write a shard; return whether it existed already."""
+        self._check_going()
+        digests = find_json(self._record(shard.index), DIGESTS_SHAPE)
+        if digests is not None and are_as_digested(self._folder, digests, self._check_going):
+            return True
+        write_shard(self._folder, self._addresses, shard, self._format, self._check_going)
+        names = shard_names(shard.index, self._format).values()
+        digests = {name: sha256_of(self._folder / name, self._check_going) for name in names}
+        write_json(self._record(shard.index), digests)
+        return False
+
+    def _check_going(self) -> None:
+        if self._is_stopped:
+            raise CancelledError
+
+    def _record(self, index: int) -> Path:
+        return self._folder / f"shard-{index:05d}.json"
+
+    def close(self) -> None:
+        """Write the remaining documents as the last shard, and wait for all shards."""
+        super().close()
+        while self._running:
+            self.resumed += self._running.popleft().result()
+
+    def stop(self) -> None:
+        """Start no further shards, and abandon those in progress."""
+        self._is_stopped = True
+        self._pool.shutdown(cancel_futures=True)
+
+    def move(self, folder: Path) -> dict[str, str]:
+        """Move the shards to a folder, with the token map; return the digests of their files."""
+        digests = dict[str, str]()
+        for index in range(len(self.shards)):
+            record: dict[str, str] = read_json(self._record(index), DIGESTS_SHAPE)
+            for name in record:
+                (self._folder / name).rename(folder / name)
+            digests |= record
+        if self._addresses.token_map is not None:
+            token_shards.save_array(folder / TOKEN_MAP, self._addresses.token_map.astype(np.int32))
+        return digests
+
+
 def write_shard(
     folder: Path, addresses: Addresses, shard: Shard, format: Format, step: Callable[[], None]
 ) -> None:
@@ -92,11 +172,11 @@ def write_shard(
     if format == "parquet":
         _write_parquet(folder / names["file"], addresses, shard, step)
         return
-    save_array(folder / names["tokens_file"], shard.tokens)
-    save_array(folder / names["documents_file"], shard.boundaries)
-    size, dtype = len(shard.tokens), ids_dtype(addresses)
+    token_shards.save_array(folder / names["tokens_file"], shard.tokens)
+    token_shards.save_array(folder / names["documents_file"], shard.boundaries)
+    size = len(shard.tokens)
     shape = (size, len(addresses.layers), addresses.n_columns)
-    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    header = {"descr": ids_dtype(addresses).str, "fortran_order": False, "shape": shape}
     cuts = range(_CHUNK_TOKENS, size + _CHUNK_TOKENS, _CHUNK_TOKENS)
     with (folder / names["ids_file"]).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -119,34 +199,28 @@ def _write_parquet(
 
     columns = len(addresses.layers) * addresses.n_columns
     boundaries, tokens = shard.boundaries, shard.tokens
-    # A row group holds whole documents, about a chunk of tokens.
-    steps = boundaries[1:] // _CHUNK_TOKENS
-    last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1
-    cuts = boundaries[last]
-    token_type = pa.from_numpy_dtype(tokens.dtype)
-    id_type = pa.from_numpy_dtype(ids_dtype(addresses))
     # Lists with 64-bit lengths: one long document can have more than 2^31 ids.
-    lists = {"tokens": pa.large_list(token_type), "ids": pa.large_list(id_type)}
-    schema = pa.schema({"document": pa.int64(), **lists})
+    schema = pa.schema(
+        {
+            "document": pa.int64(),
+            "tokens": pa.large_list(pa.from_numpy_dtype(tokens.dtype)),
+            "ids": pa.large_list(pa.from_numpy_dtype(ids_dtype(addresses))),
+        }
+    )
     array_of = pa.LargeListArray.from_arrays
-    first = 0
+    # A row group holds whole documents, about a chunk of tokens.
+    cuts = cut_batches(boundaries, _CHUNK_TOKENS)
     with path.open("wb") as file:
         with pq.ParquetWriter(file, schema, use_dictionary=False) as writer:
-            chunks = zip(last, cuts, _hash(addresses, shard, cuts), strict=True)
-            for end, cut, ids in chunks:
-                start = boundaries[first]
-                offsets = boundaries[first : end + 1] - start
-                numbers = np.arange(first, end, dtype=np.int64) + shard.first_document
-                table = pa.table(
-                    [
-                        pa.array(numbers),
-                        array_of(offsets, tokens[start:cut]),
-                        array_of(offsets * columns, ids.reshape(-1)),
-                    ],
-                    schema=schema,
-                )
-                writer.write_table(table)
-                first = int(end)
+            hashed = _hash(addresses, shard, boundaries[cuts[1:]])
+            for (first, end), ids in zip(pairwise(cuts), hashed, strict=True):
+                offsets = boundaries[first : end + 1] - boundaries[first]
+                arrays = [
+                    pa.array(np.arange(first, end, dtype=np.int64) + shard.first_document),
+                    array_of(offsets, tokens[boundaries[first] : boundaries[end]]),
+                    array_of(offsets * columns, ids.reshape(-1)),
+                ]
+                writer.write_table(pa.table(arrays, schema=schema))
                 step()
         token_shards.sync(file)
 

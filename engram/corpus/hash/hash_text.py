@@ -2,116 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.tokenizer import EngramTokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
 from engram.config.engram_config import EngramConfig
-from engram.config.templates import given_config
+from engram.config.templates import given_config, load_template
 from engram.corpus.building.unit_work import check_digest
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
 from engram.corpus.hash.hash_options import HashOptions
-from engram.corpus.hash.hash_shards import bytes_per_token
-from engram.corpus.hash.hashed_text import SCHEMA, HashedText
-from engram.corpus.hash.pipeline import check_target, estimate_bytes, hash_documents
-from engram.corpus.results.result_folder import MANIFEST
+from engram.corpus.hash.hash_plan import HashPlan
+from engram.corpus.hash.hash_shards import check_format
+from engram.corpus.hash.hashed_text import HashedText
+from engram.corpus.ray.ray_engine import RayEngine
+from engram.corpus.results.manifests import HASHES_SCHEMA
+from engram.corpus.results.result_folder import MANIFEST, ResultFolder
 from engram.corpus.text.readers import TextReader
-from engram.corpus.text.sources import PassedOver
 from engram.corpus.text.text_options import STDIN
-from engram.corpus.tokens.stored_tokens import StoredTokens
-from engram.errors import UsageError
+from engram.corpus.tokens.token_shards import StoredTokens
+from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.files import Progress
-
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
-    from engram.corpus.ray.ray_engine import RayEngine
-
-
-@dataclass(frozen=True, kw_only=True)
-class HashPlan:
-    """A text to be hashed, from `plan_hash`.
-
-    Attributes:
-        reader: The documents, as text or as tokens.
-        config: The memory.
-        tokenizer: Its tokenizer.
-        addresses: Its constants, of the layers that are hashed.
-        add_eos: Whether every document ends with the end-of-text token.
-        target: The folder of hash ids to appear; None for statistics alone.
-        options: What is counted, and the form of the ids.
-    """
-
-    reader: TextReader | StoredTokens
-    config: EngramConfig
-    tokenizer: TokenizerFile
-    addresses: Addresses
-    add_eos: bool
-    target: Target | None
-    options: HashOptions
-
-    @property
-    def passed_over(self) -> list[PassedOver]:
-        """Entries of the text's folder that are not read."""
-        return [] if isinstance(self.reader, StoredTokens) else self.reader.passed_over
-
-    @property
-    def compressed_vocab_size(self) -> int | None:
-        """Distinct ids after compression; None where raw ids are hashed."""
-        return None if self.addresses.token_map is None else self.addresses.vocab_size
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``engram hash -o DIR --dry-run --json`` prints; .parquet is smaller."""
-        target = self.target
-        if target is None:
-            raise UsageError("Without a folder nothing is written.", "Give output, or -o.")
-        parent = target.folder.absolute().parent
-        while not parent.exists():
-            parent = parent.parent
-        return {
-            "schema": SCHEMA,
-            "dry_run": True,
-            "fingerprint": self.addresses.fingerprint,
-            "output": str(target.folder),
-            "format": target.format,
-            "bytes_per_token": bytes_per_token(self.addresses, self.tokenizer.vocab_size),
-            "estimated_bytes": estimate_bytes(
-                self.reader, self.tokenizer, self.addresses, self.add_eos
-            ),
-            "free_bytes": shutil.disk_usage(parent).free,
-        }
-
-    def check(self) -> None:
-        """Check that `run` may begin; nothing is written.
-
-        Raises:
-            InputError: Something is at the target that is not to be replaced.
-        """
-        if self.target is not None:
-            check_target(self.reader, self.tokenizer, self.addresses, self.add_eos, self.target)
-
-    def run(
-        self,
-        *,
-        workers: int = 1,
-        engine: RayEngine | None = None,
-        progress: Progress | None = None,
-    ) -> HashedText:
-        """Do the work; see `hash_text`."""
-        counts = hash_documents(
-            self.reader,
-            self.tokenizer,
-            self.addresses,
-            add_eos=self.add_eos,
-            threads=workers,
-            engine=engine,
-            target=self.target,
-            cache_tokens=self.options.measured_tokens,
-            progress=progress,
-        )
-        return HashedText(self, counts, "local" if engine is None else "ray")
 
 
 def hash_text(
@@ -175,7 +87,14 @@ def plan_hash(
     options.check_writing(output is not None, str(text) == STDIN)
     reader: TextReader | StoredTokens
     if (Path(text) / MANIFEST).is_file():
-        reader, add_eos = _stored(Path(text), options)
+        said = (options.add_eos, options.text_key, options.split)
+        if said != (None, None, None) or options.on_error != "stop":
+            raise UsageError(
+                f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
+                "for text.",
+                "They were chosen when it was built.",
+            )
+        reader = StoredTokens(Path(text), check_digests=options.check)
         tokenizer = tokenizer or (reader.tokenizer["name"] if config is None else None)
     elif options.check:
         raise UsageError(
@@ -185,15 +104,15 @@ def plan_hash(
         reader = TextReader(
             text, split=options.split, text_key=options.text_key, on_error=options.on_error
         )
-        add_eos = options.adds_eos
-    target = None
+    folder = None
     if output is not None:
-        form = (options.format, options.shard_tokens, options.overwrite, options.resume)
-        target = Target(Path(output), *form)
-        if not target.resume:
-            target.check()
-    stated = None if config is None else given_config(config)
-    memory, file, addresses = find_memory(stated, tokenizer, options.layers)
+        folder = ResultFolder(Path(output), HASHES_SCHEMA, options.resume, options.overwrite)
+        if not options.resume:
+            check_format(options.format)
+            folder.check(None)
+    memory, file, addresses = find_memory(
+        None if config is None else given_config(config), tokenizer, options.layers
+    )
     if isinstance(reader, StoredTokens):
         check_digest(file, reader.tokenizer["sha256"])
     return HashPlan(
@@ -201,19 +120,77 @@ def plan_hash(
         config=memory,
         tokenizer=file,
         addresses=addresses,
-        add_eos=add_eos,
-        target=target,
+        output=folder,
         options=options,
     )
 
 
-def _stored(folder: Path, options: HashOptions) -> tuple[StoredTokens, bool]:
-    """Open token shards; say whether the end-of-text token ends their documents."""
-    if options.is_about_text:
-        raise UsageError(
-            f"{folder} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
-            "for text.",
-            "They were chosen when it was built.",
+def sized_for(tokenizer: TokenizerFile) -> EngramConfig:
+    """Return the memory of the template gpt2 with tables sized for another tokenizer.
+
+    It has layout demo, 2- and 3-grams, 8 heads, layers 1 and 6, and, per order, twice as many rows
+    as the tokenizer has ids.
+    """
+    template = load_template("gpt2")
+    return replace(
+        template,
+        tokenizer=tokenizer.name,
+        engram_vocab_size=tokenizer.vocab_size,
+        engram_table_size=[2 * tokenizer.vocab_size] * len(template.orders),
+        pad_id=None,
+    )
+
+
+def find_memory(
+    config: EngramConfig | None,
+    tokenizer: str | Path | None = None,
+    layer_ids: Sequence[int] | None = None,
+) -> tuple[EngramConfig, TokenizerFile, Addresses]:
+    """Assemble the config, tokenizer and constants for hashing a text.
+
+    Args:
+        config: The memory; one sized for the tokenizer when None.
+        tokenizer: Name or path of the tokenizer; the config's, or gpt2, when None.
+        layer_ids: The config's layers to hash, all when None; without a config, the memory's
+            layers.
+
+    Returns:
+        The config, the tokenizer and the constants.
+
+    Raises:
+        MissingFileError: The tokenizer cannot be reached.
+        InputError: Neither the config nor the call names a tokenizer, or the config does not have
+            a layer.
+        MismatchError: The config was made for a tokenizer of another length.
+        LayoutError: There are no layers, or no token to read before a text.
+    """
+    name = tokenizer or (config.tokenizer if config is not None else "gpt2")
+    if name is None:
+        raise InputError("The config does not name a tokenizer.", "Give one with -t.")
+    try:
+        file = load_tokenizer(name)
+    except MissingFileError as error:
+        if tokenizer is not None:
+            raise
+        raise MissingFileError(
+            error.message, f"Give a tokenizer with -t. {error.hint}", **error.details
+        ) from error
+    if config is None:
+        config = sized_for(file)
+        return config, file, EngramTokenizer(config, file, layer_ids=layer_ids).addresses
+    addresses = EngramTokenizer(config, file).addresses
+    if layer_ids is None:
+        return config, file, addresses
+    # The constants of a layer depend on all the layers, and were computed together.
+    layers = {layer.layer_id: layer for layer in addresses.layers}
+    unknown = [layer_id for layer_id in layer_ids if layer_id not in layers]
+    if unknown:
+        raise InputError(
+            f"Layers must be among those of the memory, {', '.join(map(str, layers))}, got "
+            f"{', '.join(map(str, unknown))}.",
+            "Choose from them.",
+            layer_ids=unknown,
+            expected=list(layers),
         )
-    stored = StoredTokens(folder, check_digests=options.check)
-    return stored, stored.tokenizer.get("eos_id") is not None
+    chosen = tuple(layers[layer_id] for layer_id in layer_ids)
+    return config, file, replace(addresses, layers=chosen)

@@ -19,12 +19,12 @@ from engram.addressing.hashing import Hasher
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.windows import Document, DocumentPieces, Place, Window, cut_stored
+from engram.corpus.hash.hash_text import find_memory
+from engram.corpus.hash.windows import Document, DocumentPieces, Window, cut_stored
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.documents import Split
 from engram.corpus.text.readers import TextReader
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MismatchError, UsageError
 
 
@@ -110,8 +110,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 rank=rank,
                 world_size=world_size,
             )
-        memory = given_config(config)
-        _, file, self.addresses = find_memory(memory, tokenizer)
+        _, file, self.addresses = find_memory(given_config(config), tokenizer)
         self._rank, self._world_size, self._window_tokens = rank, world_size, window_tokens
         self.n_windows: int | None = None
         if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
@@ -127,12 +126,12 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
                 )
             self._cut: Callable[..., Iterator[Window]] = partial(cut_stored, stored)
         else:
-            documents: TextReader | Iterable[Document]
-            if isinstance(source, (str, Path)):
-                documents = TextReader(source, split=split, text_key=text_key)
-            else:
-                documents = source
-            self._cut = DocumentPieces(documents, file, add_eos).cut
+            text = (
+                TextReader(source, split=split, text_key=text_key)
+                if isinstance(source, (str, Path))
+                else source
+            )
+            self._cut = DocumentPieces(text, file, add_eos).cut
         self._state: dict[str, int] = {}
         self._resume: dict[str, int] = {}
 
@@ -184,13 +183,20 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             )
         # The position is consumed here, not with the first window: a loader that was saved after
         # its last window reads none, and the epoch after it is complete.
-        return self._windows(work, Place(self._state["piece"], self._state["token"]))
+        return self._windows(self._state)
 
-    def _windows(self, work: dict[str, int], place: Place) -> Iterator[dict[str, torch.Tensor]]:
-        past = self.addresses.max_ngram_size - 1
-        for window in self._cut(self._window_tokens, past, work["share"], work["shares"], place):
-            self._state = {**work, "piece": window.end.piece, "token": window.end.token}
-            yield self._hash(window)
+    def _windows(self, state: dict[str, int]) -> Iterator[dict[str, torch.Tensor]]:
+        for window in self._cut(most_past=self.addresses.max_ngram_size - 1, **state):
+            self._state = {**state, "piece": window.piece, "token": window.token}
+            ids, _ = self._hasher.hash(window.tokens[None], starts=window.starts[None])
+            tokens, starts = window.tokens[window.past :], window.starts[window.past :]
+            places = np.arange(len(tokens))
+            places -= np.maximum.accumulate(np.where(starts, places, 0))
+            yield {
+                "input_ids": torch.from_numpy(tokens.astype(np.int64)),
+                "position_ids": torch.from_numpy(places),
+                "hash_ids": torch.from_numpy(ids[0, window.past :]),
+            }
 
     def state_dict(self) -> dict[str, int]:
         """Return the position after the last yielded window; {} before the first."""
@@ -199,17 +205,6 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue the next iteration at a position that `state_dict` returned."""
         self._resume = dict(state)
-
-    def _hash(self, window: Window) -> dict[str, torch.Tensor]:
-        ids, _ = self._hasher.hash(window.tokens[None], starts=window.starts[None])
-        tokens, starts = window.tokens[window.past :], window.starts[window.past :]
-        places = np.arange(len(tokens))
-        places -= np.maximum.accumulate(np.where(starts, places, 0))
-        return {
-            "input_ids": torch.from_numpy(tokens.astype(np.int64)),
-            "position_ids": torch.from_numpy(places),
-            "hash_ids": torch.from_numpy(ids[0, window.past :]),
-        }
 
     @cached_property
     def _hasher(self) -> Hasher:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import Block
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import Source
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.tokens.tokenise import (
     check_eos,
     fast_encoder,
@@ -28,67 +30,63 @@ from engram.corpus.tokens.tokenise import (
 )
 from engram.errors import InputError
 
-if TYPE_CHECKING:
-    from engram.addressing.tokenizer_files import TokenizerFile
-
 Document = str | Sequence[int]
 
 _DOCUMENTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A position in the corpus, for one share.
-
-    Attributes:
-        piece: Number of earlier pieces of the share: windows of a folder, else blocks or
-            documents.
-        token: Number of earlier tokens in the piece.
-    """
-
-    piece: int
-    token: int
-
-
-@dataclass(frozen=True, slots=True)
 class Window:
     """Tokens of a window, and the tokens before it that its n-grams look back to.
+
+    The position after it is that of the next token in the window's share of the corpus.
 
     Attributes:
         tokens: Token ids ``[past + T]``.
         starts: True where a document starts ``[past + T]``.
         past: Tokens before the window, at most N - 1.
-        end: The position after the window.
+        piece: Position after it: earlier pieces of the share, which are windows of a folder, else
+            blocks or documents.
+        token: Position after it: earlier tokens in the piece.
     """
 
     tokens: NDArray[Any]
     starts: NDArray[np.bool_]
     past: int
-    end: Place
+    piece: int
+    token: int
 
 
 def cut_stored(
-    stored: StoredTokens, size: int, most_past: int, share: int, shares: int, place: Place
+    stored: StoredTokens,
+    *,
+    window_tokens: int,
+    most_past: int,
+    share: int,
+    shares: int,
+    piece: int,
+    token: int,
 ) -> Iterator[Window]:
     """Cut the tokens of a folder, as one text; window i belongs to share ``i % shares``.
 
     Args:
         stored: The folder's tokens.
-        size: Tokens T of a window.
+        window_tokens: Tokens T of a window.
         most_past: Tokens that an n-gram looks back: N - 1.
         share: Index of the share to read.
         shares: Number of shares.
-        place: Position to start at.
+        piece: Pieces of the share to leave out.
+        token: Tokens of the next piece to leave out: none, since a piece is a window.
 
     Yields:
         Windows. An incomplete one at the end is left out.
     """
-    windows = range(share, stored.n_tokens // size, shares)
-    for piece in range(place.piece, len(windows)):
-        begin = windows[piece] * size
+    windows = range(share, stored.n_tokens // window_tokens, shares)
+    for done, window in enumerate(windows[piece:], piece + 1):
+        begin = window * window_tokens
         past = min(begin, most_past)
-        tokens, starts = stored.read(begin - past, begin + size)
-        yield Window(tokens, starts, past, Place(piece + 1, 0))
+        tokens, starts = stored.read(begin - past, begin + window_tokens)
+        yield Window(tokens, starts, past, done, token)
 
 
 class DocumentPieces:
@@ -116,31 +114,38 @@ class DocumentPieces:
         self._tokenizer = whole_documents(tokenizer)
 
     def cut(
-        self, size: int, most_past: int, share: int, shares: int, place: Place
+        self,
+        *,
+        window_tokens: int,
+        most_past: int,
+        share: int,
+        shares: int,
+        piece: int,
+        token: int,
     ) -> Iterator[Window]:
         """Cut windows from the pieces of one share, with the arguments and result of `cut_stored`.
 
         Raises:
             InputError: A document cannot be read or tokenised.
         """
-        skipped, past = place.token, 0
+        skipped, past = token, 0
         tokens: Any = np.empty(0, token_dtype(self._tokenizer.vocab_size))
         starts: Any = np.empty(0, dtype=bool)
-        for piece, fresh, fresh_starts in self._pieces(share, shares, place.piece):
+        for current, fresh, fresh_starts in self._pieces(share, shares, piece):
             # The rest is shorter than a window, so each window ends in the new piece.
             before = len(tokens)
             tokens = np.concatenate([tokens, fresh])
             starts = np.concatenate([starts, fresh_starts])
             begin = past + skipped
             skipped = 0
-            while begin + size <= len(tokens):
-                end = begin + size
+            while (end := begin + window_tokens) <= len(tokens):
                 past = min(begin, most_past)
                 yield Window(
                     tokens[begin - past : end],
                     starts[begin - past : end],
                     past,
-                    Place(piece, end - before),
+                    current,
+                    end - before,
                 )
                 begin = end
             past = min(begin, most_past)
@@ -184,11 +189,9 @@ class DocumentPieces:
                     vocab_size=vocab_size,
                 )
         if self._add_eos:
-            end = np.array([self._tokenizer.eos_id])
-            arrays = [np.append(array, end) for array in arrays]
+            arrays = [np.append(array, [self._tokenizer.eos_id]) for array in arrays]
         boundaries = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
-        dtype = token_dtype(vocab_size)
-        return np.concatenate([array.astype(dtype) for array in arrays]), _starts(boundaries)
+        return np.concatenate(arrays).astype(token_dtype(vocab_size)), _starts(boundaries)
 
 
 class _Texts:
@@ -201,20 +204,19 @@ class _Texts:
         self._tokenizer, self._add_eos = tokenizer, add_eos
         # The size of an iterable is unknown: the amount so far decides.
         self._size = expected_bytes
-        self._fast: FastEncoder | None = None
-        self._is_chosen = self._is_reported = False
+
+    @cached_property
+    def _fast(self) -> FastEncoder | None:
+        return fast_encoder(self._tokenizer, None)[0]
 
     def tokens(self, block: Block) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the token ids of some documents, and a mask of document starts."""
-        if self._size >= WORTH_BYTES and not self._is_chosen:
-            self._is_chosen = True
-            self._fast, _ = fast_encoder(self._tokenizer, None)
+        fast = self._fast if self._size >= WORTH_BYTES else None
+        was_given_up = fast is None or fast.problem
         self._size += sum(map(len, block.texts))
-        batches = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=self._fast)
-        (batch,) = batches
-        if self._fast is not None and self._fast.problem and not self._is_reported:
-            self._is_reported = True
-            warnings.warn(self._fast.problem, stacklevel=2)
+        (batch,) = tokenise([block], self._tokenizer, add_eos=self._add_eos, fast=fast)
+        if fast is not None and fast.problem and not was_given_up:
+            warnings.warn(fast.problem, stacklevel=2)
         return batch.tokens, _starts(batch.boundaries)
 
 

@@ -12,25 +12,35 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engram.addressing.addresses import Addresses
 from engram.corpus.building.local_engine import WorkerLostError
-from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, behind, write_unit
-from engram.corpus.counts.statistics import Statistics
-from engram.corpus.ray import ray_tasks
+from engram.corpus.building.unit_work import Report, UnitResult, UnitTask, encode_unit, write_units
+from engram.corpus.counts.statistics import PartialStatistics, Statistics
+from engram.corpus.results.stored_corpus import Notes
+from engram.corpus.text.blocks import grouped
 from engram.corpus.tokens.tokenise import TokenBatch
-from engram.errors import MissingError, MissingPackageError, UsageError
+from engram.errors import (
+    EngramError,
+    MismatchError,
+    MissingError,
+    MissingFileError,
+    MissingPackageError,
+    UsageError,
+)
 from engram.growth import pieces
 from engram.version import __version__
 
 RETRIES = 3
 _REACH_SECONDS = 5
 _PIECE_TOKENS = 2**22
+_NO_LIMIT = 2**62
 # Ray prints messages about its workers to stdout, which belongs to the caller.
 _SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
@@ -38,6 +48,17 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _MISSING_MODULE = re.compile("No module named '[^']*'")
+
+
+# A module-level generator function; Ray sends its name, not its code.
+Work = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Result of a task that raised an error meant for the user."""
+
+    error: Exception
 
 
 class RayEngine:
@@ -78,29 +99,28 @@ class RayEngine:
             raise MissingPackageError("ray", "ray", "--engine ray") from None
         if not ray.is_initialized():
             self._is_mine = True
-            self._connect()
+            self._connect(ray)
         self._ray = ray
-        cpus = int(ray.cluster_resources().get("CPU", 1))
         # One waiting task per running one keeps the workers busy.
-        self._most_in_flight = 2 * max(cpus, 1)
-        options = {"num_cpus": 1, "num_returns": "streaming", "max_retries": self._retries}
-        self._serve = ray.remote(**options)(ray_tasks.serve)
+        self._most_in_flight = 2 * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        self._serve = ray.remote(num_cpus=1, num_returns="streaming", max_retries=self._retries)(
+            _serve
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._is_mine:
             self._ray.shutdown()
 
-    def _connect(self) -> None:
-        import ray
-
+    def _connect(self, ray: Any) -> None:
         options: dict[str, Any] = {"address": self._address}
         if self._address is None:
             options = {"address": "local", "num_cpus": self._workers, "include_dashboard": False}
         try:
             # Ray itself would retry for minutes, and then end the process.
             if self._address not in (None, "auto"):
-                _reach(self._address)
+                host, _, port = self._address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, ValueError) as error:
             raise MissingError(
@@ -123,15 +143,16 @@ class RayEngine:
             MissingFileError: A worker does not see the text or the tokenizer.
             WorkerLostError: A task lost its worker too often.
         """
-        before = 0
-        for task, parts in zip(tasks, self._encode(tasks), strict=True):
-            yield task.index, write_unit(task, parts, behind(report, before))
-            before += task.unit.size_bytes
+        return write_units(tasks, self.encode_units(tasks), report)
 
-    def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[TokenBatch | UnitResult]:
-        """Tokenise units in order; yield and raise like `encode_unit`."""
-        for parts in self._encode(tasks):
-            yield from parts
+    def encode_units(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[TokenBatch | Notes]]:
+        """Tokenise units; yield what `encode_unit` yields for each, and raise its errors."""
+        if any(source.path is None for task in tasks for source in task.sources):
+            raise UsageError(
+                "Ray workers cannot read this command's standard input.",
+                "Write it to a file first, or leave out --engine ray.",
+            )
+        return self._streams(_encode, ((_absolute(task),) for task in tasks))
 
     def count(self, batches: Iterable[TokenBatch], statistics: Statistics) -> None:
         """Add documents to statistics; workers count pieces, which are merged here.
@@ -144,21 +165,11 @@ class RayEngine:
             (statistics.addresses, statistics.levels, piece, begin, end)
             for piece, begin, end in _pieces(batches)
         )
-        for parts in self._streams(ray_tasks.count, calls):
+        for parts in self._streams(_count, calls):
             for part in parts:
                 statistics.merge(part)
 
-    def _encode(self, tasks: Sequence[UnitTask]) -> Iterator[Iterator[Any]]:
-        if any(source.path is None for task in tasks for source in task.unit.sources):
-            raise UsageError(
-                "Ray workers cannot read this command's standard input.",
-                "Write it to a file first, or leave out --engine ray.",
-            )
-        return self._streams(ray_tasks.encode, ((_absolute(task),) for task in tasks))
-
-    def _streams(
-        self, work: ray_tasks.Work, calls: Iterable[tuple[Any, ...]]
-    ) -> Iterator[Iterator[Any]]:
+    def _streams(self, work: Work, calls: Iterable[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
         """Run a task for each of several arguments.
 
         Yields:
@@ -178,7 +189,7 @@ class RayEngine:
         try:
             for reference in stream:
                 value = self._ray.get(reference)
-                if isinstance(value, ray_tasks.Failure):
+                if isinstance(value, Failure):
                     raise value.error
                 yield value
         except RayTaskError as error:
@@ -199,17 +210,6 @@ class RayEngine:
             ) from error
 
 
-def _reach(address: str) -> None:
-    """Check that a server listens at an address.
-
-    Raises:
-        OSError: None does.
-        ValueError: It is not HOST:PORT.
-    """
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
-
-
 def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, int]]:
     """Cut a text into pieces for workers to count, see `growth.pieces`.
 
@@ -217,44 +217,69 @@ def _pieces(batches: Iterable[TokenBatch]) -> Iterator[tuple[TokenBatch, int, in
         The documents that contain a piece, and its begin and end in their tokens.
     """
     first = 0
-    for batch in _gather(batches):
+    for group in grouped(batches, lambda batch: len(batch.tokens), _PIECE_TOKENS):
+        batch = _join(group)
         bounds = batch.boundaries
         for begin, end in pieces(first, len(batch.tokens), _PIECE_TOKENS):
             low = int(np.searchsorted(bounds, begin, side="right")) - 1
             high = int(np.searchsorted(bounds, end))
             start = int(bounds[low])
-            documents = TokenBatch(
-                batch.tokens[start : bounds[high]], bounds[low : high + 1] - start, 0
-            )
-            yield documents, begin - start, end - start
+            tokens = batch.tokens[start : bounds[high]]
+            yield TokenBatch(tokens, bounds[low : high + 1] - start, 0), begin - start, end - start
         first += len(batch.tokens)
-
-
-def _gather(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
-    """Combine batches to about the tokens of a piece."""
-    waiting: list[TokenBatch] = []
-    size = 0
-    for batch in batches:
-        waiting.append(batch)
-        size += len(batch.tokens)
-        if size >= _PIECE_TOKENS:
-            yield _join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield _join(waiting)
 
 
 def _join(batches: Sequence[TokenBatch]) -> TokenBatch:
     lengths = [np.zeros(1, np.int64), *(np.diff(batch.boundaries) for batch in batches)]
-    tokens = np.concatenate([batch.tokens for batch in batches])
-    return TokenBatch(tokens, np.cumsum(np.concatenate(lengths)), 0)
+    boundaries = np.cumsum(np.concatenate(lengths))
+    return TokenBatch(np.concatenate([batch.tokens for batch in batches]), boundaries, 0)
 
 
 def _absolute(task: UnitTask) -> UnitTask:
     """Return the task with absolute paths."""
     sources = tuple(
-        replace(source, path=source.path and source.path.absolute()) for source in task.unit.sources
+        replace(source, path=source.path and source.path.absolute()) for source in task.sources
     )
     path = Path(task.tokenizer).expanduser()
     tokenizer = str(path.absolute()) if path.exists() else task.tokenizer
-    return replace(task, unit=replace(task.unit, sources=sources), tokenizer=tokenizer)
+    return replace(task, sources=sources, tokenizer=tokenizer)
+
+
+def _serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
+    """Run a task in a Ray worker, which has one CPU."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    try:
+        if __version__ != version:
+            raise MismatchError(
+                f"The Ray worker on {socket.gethostname()} has engram-toolkit {__version__}, "
+                f"this command is {version}: their results may differ.",
+                "Install the same version on every node.",
+                expected=version,
+                found=__version__,
+            )
+        yield from work(*call)
+    except (EngramError, OSError) as error:
+        yield Failure(error)
+
+
+def _encode(task: UnitTask) -> Iterator[TokenBatch | Notes]:
+    """Tokenise a unit, see `encode_unit`; check first that this node sees its files."""
+    for path in (*(source.path for source in task.sources), Path(task.tokenizer)):
+        if path is not None and path.is_absolute() and not path.exists():
+            raise MissingFileError(
+                f"The Ray worker on {socket.gethostname()} does not see {path}.",
+                "Put the text and the tokenizer where every node sees them under the same path, or "
+                "leave out --engine ray.",
+                file=str(path),
+                node=socket.gethostname(),
+            )
+    yield from encode_unit(task)
+
+
+def _count(
+    addresses: Addresses, levels: dict[int, int], documents: TokenBatch, begin: int, end: int
+) -> Iterator[PartialStatistics]:
+    """Count positions begin..end-1 of documents, see `Statistics.part`."""
+    # Copied, since kernels would be compiled again for read-only arrays.
+    own = TokenBatch(documents.tokens.copy(), documents.boundaries.copy(), 0)
+    yield Statistics(addresses, most_distinct=_NO_LIMIT, levels=levels).part(own, begin, end)

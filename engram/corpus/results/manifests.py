@@ -63,6 +63,7 @@ HASHES_SHAPE = {
     "token_map_file": OrNull(FILE_NAME),
     "files": [_FILE],
 }
+SHAPES = {CORPUS_SCHEMA: CORPUS_SHAPE, HASHES_SCHEMA: HASHES_SHAPE}
 ID_SHARDS_SHAPE = {
     "shards": [{"tokens_file": FILE_NAME, "documents_file": FILE_NAME, "ids_file": FILE_NAME}]
 }
@@ -77,8 +78,8 @@ UNIT_SHAPE = {
     "problems": [TEXT],
     "tokens_sha256": SHA256,
     "lengths_sha256": SHA256,
-    "engine": TEXT,
-    "problem": TEXT,
+    "engines": [TEXT],
+    "warnings": [TEXT],
 }
 
 
@@ -105,17 +106,15 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
         MissingFileError: The folder does not exist, or it has no manifest.
         CorruptFileError: The manifest is torn, or has another schema.
     """
-    path, hint = folder / MANIFEST, "Build it again."
+    path, hint, schemas = folder / MANIFEST, "Build it again.", schemas or (CORPUS_SCHEMA,)
     if not folder.is_dir():
-        raise MissingFileError(f"{folder} does not exist.", "Check the path.", folder=str(folder))
+        raise MissingFileError.at(folder, folder=str(folder))
     if not path.is_file():
         raise MissingFileError(
             f"{folder} is not a corpus: it has no {MANIFEST}.",
             "engram corpus build TEXT -t TOKENIZER -o FOLDER writes one.",
             folder=str(folder),
         )
-    known = {CORPUS_SCHEMA: CORPUS_SHAPE, HASHES_SCHEMA: HASHES_SHAPE}
-    schemas = schemas or (CORPUS_SCHEMA,)
     manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
     if manifest["schema"] not in schemas:
         raise CorruptFileError(
@@ -124,7 +123,7 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
             file=str(path),
             found=manifest["schema"],
         )
-    check_shape(manifest, known[manifest["schema"]], str(path), hint=hint)
+    check_shape(manifest, SHAPES[manifest["schema"]], str(path), hint=hint)
     return manifest
 
 

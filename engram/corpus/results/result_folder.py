@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.results.manifests import find_manifest
-from engram.corpus.results.work_folder import discard_spent
+from engram.corpus.results.manifests import SHAPES, find_manifest
+from engram.corpus.results.work_folder import (
+    ASSEMBLED,
+    check_work,
+    discard_spent,
+    working,
+)
 from engram.corpus.text.sources import MANIFEST as MANIFEST
 from engram.errors import CorruptFileError
 from engram.storage import folders
@@ -17,48 +23,97 @@ from engram.storage.files import sha256_of, write_json
 from engram.units import plural
 
 
-def check_folder(folder: Path, schema: str, overwrite: bool) -> None:
-    """Check that a folder of results can be created at a path, see `folders.check_folder`.
+@dataclass(frozen=True)
+class ResultFolder:
+    """A folder of results to be written.
 
-    The remains of a build that was killed after the folder appeared are removed.
-
-    Args:
-        folder: Path of the folder.
-        schema: `schema` in the manifest of a folder that may be replaced.
-        overwrite: Whether it may be replaced.
+    Attributes:
+        path: The folder to appear.
+        schema: `schema` in its manifest, and in that of a folder that may be replaced.
+        resume: Whether to continue an unfinished build; a finished one is recognised.
+        overwrite: Whether a finished or unfinished folder that is there may be replaced.
     """
-    discard_spent(folder)
-    folders.check_folder(folder, partial(_own_files, schema=schema), overwrite)
 
+    path: Path
+    schema: str
+    resume: bool = False
+    overwrite: bool = False
 
-def new_folder(folder: Path, schema: str, overwrite: bool) -> AbstractContextManager[Path]:
-    """Provide a temporary sibling that becomes `folder`, see `folders.new_folder`."""
-    return folders.new_folder(folder, partial(_own_files, schema=schema), overwrite)
+    def check(self, job: dict[str, Any] | None) -> None:
+        """Check that the folder can be created, and that no unfinished one is lost.
+
+        The remains of a build that was killed after the folder appeared are removed.
+
+        Args:
+            job: See `check_work`.
+
+        Raises:
+            InputError: The path exists and may not be replaced, or see `working`.
+        """
+        discard_spent(self.path)
+        folders.check_folder(self.path, self._own_files, self.overwrite)
+        check_work(self.path, job, self.resume, self.overwrite)
+
+    def working(self, job: dict[str, Any]) -> AbstractContextManager[Path]:
+        """Check, and provide the hidden folder of the build, see `work_folder.working`."""
+        self.check(job)
+        return working(self.path, job, self.resume)
+
+    def new(self) -> AbstractContextManager[Path]:
+        """Provide a temporary sibling that becomes the folder, see `folders.new_folder`."""
+        return folders.new_folder(self.path, self._own_files, self.overwrite)
+
+    def find(self) -> dict[str, Any] | None:
+        """Return the manifest of a folder to recognise; None if there is none."""
+        return find_manifest(self.path, self.schema, SHAPES[self.schema]) if self.resume else None
+
+    def finished(self, expected: dict[str, Any], again: str) -> dict[str, Any] | None:
+        """Return the manifest of the folder to recognise; None unless it is the one asked for.
+
+        Args:
+            expected: All that its manifest must say.
+            again: The next step if it is damaged.
+
+        Raises:
+            CorruptFileError: A file is missing or changed; with `overwrite` it counts as none.
+        """
+        manifest = self.find()
+        if manifest is None or not json.loads(json.dumps(expected)).items() <= manifest.items():
+            return None
+        if not self.overwrite:
+            check_whole(self.path, manifest, f"{again}: --overwrite instead of --resume.")
+        return None if damage(self.path, manifest) else manifest
+
+    def _own_files(self, folder: Path) -> set[str] | None:
+        """Return the names of the files in a folder's manifest; None without a valid manifest."""
+        manifest = find_manifest(folder, self.schema)
+        return None if manifest is None else {MANIFEST, *(it["name"] for it in manifest["files"])}
 
 
 def write_manifest(
-    folder: Path, values: dict[str, Any], digests: Mapping[str, str] | None = None
+    folder: Path, work: Path, values: dict[str, Any], digests: Mapping[str, str]
 ) -> int:
     """Write the manifest: `values`, and the size and sha256 of every file of the folder.
 
     Args:
         folder: The folder.
+        work: The hidden folder of its build, where it is recorded that the results are complete.
         values: Its other keys.
         digests: The known sha256 of files, by name.
 
     Returns:
         Bytes of all the files, the manifest's own included.
     """
-    known = digests or {}
     files = [
         {
             "name": file.name,
             "bytes": file.stat().st_size,
-            "sha256": known.get(file.name) or sha256_of(file),
+            "sha256": digests.get(file.name) or sha256_of(file),
         }
         for file in sorted(folder.iterdir())
     ]
     write_json(folder / MANIFEST, {**values, "files": files})
+    write_json(work / ASSEMBLED, {MANIFEST: sha256_of(folder / MANIFEST)})
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
@@ -113,10 +168,3 @@ def listed_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
     return (
         sum(int(file["bytes"]) for file in manifest["files"]) + (folder / MANIFEST).stat().st_size
     )
-
-
-def _own_files(folder: Path, schema: str) -> set[str] | None:
-    """Return the names of the files in a folder's manifest; None without a valid manifest."""
-    if (manifest := find_manifest(folder, schema)) is None:
-        return None
-    return {MANIFEST, *(file["name"] for file in manifest["files"])}

@@ -11,12 +11,12 @@ from typing import Any
 from engram.corpus.results.manifests import DIGESTS_SHAPE, JOB_SHAPE
 from engram.errors import InputError
 from engram.storage import staging
-from engram.storage.files import are_as_digested, sha256_of, write_json
+from engram.storage.files import are_as_digested, write_json
 from engram.storage.json_files import find_json
 
 _JOB = "job.json"
 # Digests of the results' files, written before the results appear.
-_ASSEMBLED = "assembled.sha256"
+ASSEMBLED = "assembled.sha256"
 # Folder for unfinished files of a run; only the process with the lock moves files from it.
 ATTEMPT = "attempt-"
 # Words for a job's keys in messages, where they differ from the keys.
@@ -30,23 +30,23 @@ def work_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
+def working(folder: Path, job: dict[str, Any], resume: bool) -> Iterator[Path]:
     """Provide the hidden folder of a build; it is removed when all or nothing is done.
+
+    See `check_work` for the check that comes first.
 
     Args:
         folder: The folder to build.
         job: Everything that determines the results; only the same job can be resumed.
         resume: Whether to continue an unfinished build.
-        overwrite: Whether an unfinished build may be discarded.
 
     Yields:
         The hidden folder, with the finished units of earlier runs.
 
     Raises:
-        InputError: An unfinished build exists, the job differs, or another process is building.
+        InputError: Another process is building.
         DoesNotFitError: The disk is full.
     """
-    check_work(folder, job, resume, overwrite)
     work = work_folder(folder)
     with staging.telling_of(work, folder):
         work.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,10 @@ def working(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
                 (work / _JOB).unlink(missing_ok=True)
                 staging.empty(work)
             try:
-                _drop_parts(work)
+                # Files that a process left unfinished.
+                for entry in [*work.rglob("*.part"), *work.rglob(f"{ATTEMPT}*")]:
+                    if os.path.lexists(entry):
+                        staging.remove_entry(entry)
                 write_json(work / _JOB, job)
                 yield work
             except BaseException:
@@ -78,12 +81,10 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
         overwrite: Whether an unfinished build may be discarded.
 
     Raises:
-        InputError: See `working`.
+        InputError: An unfinished build exists, the job differs, or another process is building.
     """
     work = work_folder(folder)
-    if not os.path.lexists(work):
-        return
-    if not staging.is_stage(work):
+    if os.path.lexists(work) and not staging.is_stage(work):
         raise staging.in_the_way(work)
     if staging.in_use(work):
         raise _at_work(folder)
@@ -124,7 +125,7 @@ def is_resumable(folder: Path) -> bool:
 def discard(folder: Path) -> None:
     """Remove the remains of a build that was killed after its folder appeared."""
     work = work_folder(folder)
-    if os.path.lexists(work) and staging.is_stage(work):
+    if staging.is_stage(work):
         with _claimed(work, folder):
             _remove(work)
 
@@ -134,46 +135,24 @@ def drop_done(work: Path) -> None:
     (work / _JOB).unlink()
 
 
-def note_assembled(work: Path, file: Path) -> None:
-    """Record that results are complete, before they appear.
-
-    Args:
-        work: The hidden folder of their build.
-        file: A file that identifies them, such as their manifest.
-    """
-    write_json(work / _ASSEMBLED, {file.name: sha256_of(file)})
-
-
 def discard_spent(folder: Path) -> None:
     """Remove the hidden folder of a killed build that has finished nothing, or everything.
 
     Everything is finished when the results have appeared.
     """
     work = work_folder(folder)
-    is_left = os.path.lexists(work) and staging.is_stage(work) and not staging.in_use(work)
-    if is_left and (not _is_begun(work) or _has_appeared(work, folder)):
-        discard(folder)
-
-
-def _has_appeared(work: Path, folder: Path) -> bool:
-    """Whether the results that were recorded as complete exist."""
-    noted = find_json(work / _ASSEMBLED, DIGESTS_SHAPE)
-    return noted is not None and are_as_digested(folder, noted)
+    if staging.is_stage(work) and not staging.in_use(work):
+        noted = find_json(work / ASSEMBLED, DIGESTS_SHAPE)
+        if not _is_begun(work) or (noted is not None and are_as_digested(folder, noted)):
+            discard(folder)
 
 
 def _remove(work: Path) -> None:
     """Remove the hidden folder of existing results, in an order that a kill cannot confuse."""
     for entry in work.iterdir():
-        if entry.name not in (_ASSEMBLED, staging.MARK):
+        if entry.name not in (ASSEMBLED, staging.MARK):
             staging.remove_entry(entry)
     staging.remove(work)
-
-
-def _drop_parts(work: Path) -> None:
-    """Remove files that a process left unfinished."""
-    for entry in [*work.rglob("*.part"), *work.rglob(f"{ATTEMPT}*")]:
-        if os.path.lexists(entry):
-            staging.remove_entry(entry)
 
 
 def _is_begun(work: Path) -> bool:
@@ -190,9 +169,8 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
         differs.remove("on_error")
     # Without an end of documents, it is none of the tokenizer's either.
     if "add_eos" in differs and "tokenizer" in differs:
-        both = (before.get("tokenizer"), job["tokenizer"])
-        first, second = ({**(one or {}), "eos_id": None} for one in both)
-        if first == second:
+        other = {**(before.get("tokenizer") or {}), "eos_id": None}
+        if other == {**job["tokenizer"], "eos_id": None}:
             differs.remove("tokenizer")
     return differs
 

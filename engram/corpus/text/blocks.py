@@ -1,13 +1,14 @@
-"""Blocks of consecutive documents of one file, with their positions."""
+"""Blocks of consecutive documents with their positions, and groups of consecutive items."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TypeVar
 
 from engram.corpus.text.sources import Source
-from engram.errors import CorruptFileError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +43,24 @@ class Block:
         return self.line + lines
 
 
-class Record(NamedTuple):
-    """One record: its position, its text unless it was skipped, and the bytes read so far."""
-
-    line: int
-    text: str | None
-    read_bytes: int
-
-
-def gather(source: Source, records: Iterable[Record], block_characters: int) -> Iterator[Block]:
-    """Combine consecutive records into blocks; a skipped record ends a block.
+def grouped(items: Iterable[T], size_of: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+    """Group consecutive items.
 
     Args:
-        source: Their file.
-        records: The records.
-        block_characters: Approximate characters per block.
+        items: The items.
+        size_of: Returns the size of an item.
+        enough: Size at which a group is complete.
 
-    Raises:
-        CorruptFileError: The file is truncated; raised after the records before the end.
+    Yields:
+        The groups, each as soon as it is complete; the last one may be smaller.
     """
-    texts: list[str] = []
-    first = characters = read_bytes = 0
-    broken: CorruptFileError | None = None
-    records = iter(records)
-    while True:
-        try:
-            record = next(records, None)
-        except CorruptFileError as error:
-            record, broken = None, error
-        if record is None:
-            break
-        line, text, now_read = record
-        if texts and (text is None or line != first + len(texts) or characters > block_characters):
-            yield Block(source, first, texts, True, read_bytes)
-            texts, characters = [], 0
-        if text is not None:
-            first = first if texts else line
-            texts.append(text)
-            characters += len(text)
-            read_bytes = now_read
-    if texts:
-        yield Block(source, first, texts, True, read_bytes)
-    if broken is not None:
-        raise broken
+    group: list[T] = []
+    size = 0
+    for item in items:
+        group.append(item)
+        size += size_of(item)
+        if size >= enough:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -6,15 +6,17 @@ import csv
 import io
 from collections.abc import Iterator
 
-from engram.corpus.text.reading_errors import long_row, no_column, no_header
-from engram.corpus.text.records import text_of
+from engram.corpus.text.document_bytes import DocumentBytes
+from engram.corpus.text.records import Record, no_column, text_of, wrong_record
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
+from engram.errors import CorruptFileError, InputError
+from engram.units import format_bytes
 
 
 def read_csv(
     source: Source, stream: ByteStream, column: str, block_bytes: int, limit_bytes: int
-) -> Iterator[tuple[int, str | None, str]]:
+) -> Iterator[Record]:
     """Read a column; the first row names the columns, quoted fields may hold newlines.
 
     Args:
@@ -25,99 +27,77 @@ def read_csv(
         limit_bytes: The longest valid row.
 
     Yields:
-        The line of the file where a row starts, its text, and the problem of a row without text.
-        Empty lines are left out.
+        The line of the file where a row starts, and its text. Empty lines are left out.
 
     Raises:
         InputError: There is no such column.
         CorruptFileError: The first row is not valid, or a row is too long (a quote may not be
             closed).
     """
-    lines = _Lines(source, stream, block_bytes, limit_bytes)
-    rows = csv.reader(lines, strict=True, delimiter=source.delimiter)
+    line_count = row_characters = 0
+
+    def refuse_long_row(error: InputError | None = None) -> None:
+        raise CorruptFileError(
+            f"{source.name}:{line_count}: the row that continues here is longer than "
+            f"{format_bytes(limit_bytes)}; a quote may not be closed.",
+            "Correct the file, or use the rows before it with --on-error skip.",
+            file=source.name,
+            line=line_count,
+            limit_bytes=limit_bytes,
+        ) from error
+
+    def lines() -> Iterator[str]:
+        nonlocal line_count, row_characters
+        for found in DocumentBytes(
+            source, stream, "line", block_bytes, limit_bytes, refuse_long_row
+        ):
+            for data in io.BytesIO(found.data[: found.bounds[-1]]):
+                line = data.decode("utf-8", "surrogateescape")
+                line_count += 1
+                row_characters += len(line)
+                if row_characters > limit_bytes:
+                    refuse_long_row()
+                yield line
+
+    rows = csv.reader(lines(), strict=True, delimiter=source.delimiter)
     place: int | None = None
     while True:
-        line = rows.line_num + 1
-        lines.row_bytes = 0
-        problem = ""
-        # csv has one limit for the whole process.
-        limit_before = csv.field_size_limit(limit_bytes)
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            problem = str(error)
-        finally:
-            csv.field_size_limit(limit_before)
-        if problem:
-            if place is None:
-                raise no_header(source, line, problem)
-            yield line, None, f"not a row of a .csv: {problem}."
-            continue
+        start = rows.line_num + 1
+        row_characters = 0
+        row = _next_row(rows, limit_bytes)
         if row is None:
             return
-        if place is None and row:
+        if isinstance(row, csv.Error):
+            if place is None:
+                raise CorruptFileError(
+                    f"{source.name}:{start}: the names of the columns cannot be read: {row}.",
+                    "The first row of a .csv must have its column names, separated by commas.",
+                    file=source.name,
+                    line=start,
+                )
+            text: str | InputError = wrong_record(source, start, f"not a row of a .csv: {row}.")
+        elif not row:
+            continue
+        elif place is None:
             if column not in row:
                 raise no_column(source, column, row)
             place = row.index(column)
-        elif place is not None and row:
-            if place < len(row):
-                yield line, *text_of(row[place], column)
-            else:
-                yield (
-                    line,
-                    None,
-                    f"the row has {len(row)} fields, and {column!r} is not among them.",
-                )
-
-
-class _Lines:
-    """The lines of a stream, for csv.reader; raises an error for rows that are too long.
-
-    Attributes:
-        row_bytes: Bytes of the current row.
-    """
-
-    def __init__(
-        self, source: Source, stream: ByteStream, block_bytes: int, limit_bytes: int
-    ) -> None:
-        self.row_bytes = 0
-        self._source, self._stream = source, stream
-        self._block_bytes, self._limit_bytes = block_bytes, limit_bytes
-        self._lines: Iterator[str] = iter(())
-        self._rest: list[bytes] = []
-        self._rest_bytes = self._count = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines, None)
-        while line is None:
-            self._read_on()
-            line = next(self._lines, None)
-        self._count += 1
-        self.row_bytes += len(line)
-        self._check(self.row_bytes)
-        return line
-
-    def _read_on(self) -> None:
-        """Read up to the end of a line."""
-        while block := self._stream.read(self._block_bytes):
-            cut = block.rfind(b"\n") + 1
-            self._rest.append(block[:cut] if cut else block)
-            self._rest_bytes += len(self._rest[-1])
-            self._check(self.row_bytes + self._rest_bytes - self._block_bytes)
-            if cut:
-                data = b"".join(self._rest)
-                self._rest, self._rest_bytes = [block[cut:]], len(block) - cut
-                break
+            continue
+        elif place < len(row):
+            text = text_of(source, start, row[place], column)
         else:
-            data, self._rest, self._rest_bytes = b"".join(self._rest), [], 0
-            if not data:
-                raise StopIteration
-        text = data.decode("utf-8", "surrogateescape")
-        self._lines = iter(io.StringIO(text, newline="\n"))
+            problem = f"the row has {len(row)} fields, and {column!r} is not among them."
+            text = wrong_record(source, start, problem)
+        yield start, text, stream.stored_offset
 
-    def _check(self, size_bytes: int) -> None:
-        if size_bytes > self._limit_bytes:
-            raise long_row(self._source, self._count, self._limit_bytes)
+
+def _next_row(rows: Iterator[list[str]], limit_bytes: int) -> list[str] | csv.Error | None:
+    """Return the next row, the problem of one that is not valid, or None at the end."""
+    # csv has one limit for the whole process.
+    limit_before = csv.field_size_limit(limit_bytes)
+    try:
+        return next(rows, None)
+    except csv.Error as error:
+        return error
+    finally:
+        csv.field_size_limit(limit_before)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engram.corpus.text.documents import BLANK, DocumentEnds, Split
-from engram.corpus.text.reading_errors import blank, no_text_at, too_long
+from engram.corpus.text.records import too_long
 from engram.corpus.text.sources import Source
-from engram.corpus.text.streams import ByteStream
+from engram.corpus.text.streams import ByteStream, binary_file
 from engram.errors import InputError
 
 
@@ -54,23 +54,17 @@ class DocumentBytes:
         self._source, self._stream, self._split = source, stream, split
         self._block_bytes, self._limit_bytes = block_bytes, limit_bytes
         self._wrong = wrong
-        self._kept = _Kept(source.begin + stream.offset)
+        # The bytes that are still needed, and the byte and line at which they start.
+        self._blocks: list[bytes] = []
+        self._offset, self._line = source.begin + stream.offset, 1
 
     def __iter__(self) -> Iterator[Stretch]:
         """Read the documents, in stretches of about a block."""
-        stream, kept = self._stream, self._kept
-        start = kept.offset
+        start = self._offset
         documents = DocumentEnds(self._split, start)
-        at_end = False
-        while not at_end:
-            block = stream.read(self._block_bytes)
-            at_end = not block
-            kept.add(block)
-            ends = documents.finish() if at_end else documents.feed(block)
-            if at_end and self._split != "line" and not documents.has_text:
-                if ends and start >= kept.offset:
-                    self._wrong(blank(self._source))
-                return
+        while block := self._stream.read(self._block_bytes):
+            self._blocks.append(block)
+            ends = documents.feed(block)
             # White space before the block may turn out to start a document, whose length then
             # includes it and a part of the block.
             early = sum(end <= documents.seen - len(block) for end in ends[:1])
@@ -78,70 +72,66 @@ class DocumentBytes:
                 if some:
                     yield from self._documents([start, *some])
                     start = some[-1]
-            if not at_end:
-                self._check_length(start, documents)
+            self._check_length(start, documents)
+        ends = documents.finish()
+        if self._split == "line" or documents.has_text:
+            yield from self._documents([start, *ends])
+        elif ends and start >= self._offset:
+            name = self._source.name
+            self._wrong(InputError(f"{name} contains only blank lines.", file=name))
 
     def _documents(self, bounds: list[int]) -> Iterator[Stretch]:
         """Return the documents between the bounds, of which only the first may be too long."""
-        kept = self._kept
         # A document that starts before the kept bytes was dropped.
-        bounds = [bound for bound in bounds if bound >= kept.offset]
+        bounds = [bound for bound in bounds if bound >= self._offset]
         if len(bounds) > 1 and bounds[1] - bounds[0] > self._limit_bytes:
             self._give_up()
-            kept.drop(bounds.pop(0))
+            self._drop(bounds.pop(0))
         if len(bounds) > 1:
-            kept.drop(bounds[0])
-            places = [bound - kept.offset for bound in bounds]
-            yield Stretch(kept.offset, kept.line, kept.data(), places)
+            self._drop(bounds[0])
+            places = [bound - self._offset for bound in bounds]
+            yield Stretch(self._offset, self._line, self._data(), places)
         if bounds:
-            kept.drop(bounds[-1])
+            self._drop(bounds[-1])
 
     def _check_length(self, start: int, documents: DocumentEnds) -> None:
         """Drop the current document if it is too long."""
-        kept, end = self._kept, documents.possible_end
-        known_bytes = end - max(start, kept.offset)
-        open_bytes = documents.seen - max(end, kept.offset)
+        end = documents.possible_end
+        known_bytes = end - max(start, self._offset)
+        open_bytes = documents.seen - max(end, self._offset)
         if max(known_bytes, open_bytes) > self._limit_bytes:
             self._give_up()
             # This much white space is too long, whether it ends this document or starts the next.
-            kept.drop(documents.seen if open_bytes > self._limit_bytes else end)
-        elif start < kept.offset:
-            kept.drop(end)
+            self._drop(documents.seen if open_bytes > self._limit_bytes else end)
+        elif start < self._offset:
+            self._drop(end)
 
     def _give_up(self) -> None:
-        data, source = self._kept.data(), self._source
+        """Report the current document as too long, or as binary if it is not text."""
+        data, source = self._data(), self._source
+        at = data.find(b"\0")
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            # The last character may continue after the data.
+            if error.start < len(data) - 3:
+                at = error.start if at < 0 else min(at, error.start)
+        if at >= 0:
+            self._wrong(binary_file(source, self._offset + at, data[at]))
+            return
         split = None if source.has_keys else self._split
         has_lines = b"\n" in (data.lstrip(BLANK) or data)
-        binary = no_text_at(source, data, self._kept.offset)
-        long = too_long(source, self._kept.line, self._limit_bytes, split, has_lines)
-        self._wrong(binary or long)
+        self._wrong(too_long(source, self._line, self._limit_bytes, split, has_lines))
 
-
-class _Kept:
-    """A buffer of the bytes of a file that are still needed.
-
-    Attributes:
-        offset: Byte of the file at which they start.
-        line: 1-based line of the part in which they start.
-    """
-
-    def __init__(self, offset: int) -> None:
-        self.offset, self.line = offset, 1
-        self._blocks: list[bytes] = []
-
-    def add(self, block: bytes) -> None:
-        """Add the bytes that follow."""
-        self._blocks.append(block)
-
-    def data(self) -> bytes:
-        """Return all bytes."""
+    def _data(self) -> bytes:
+        """Return the kept bytes, as one block."""
         if len(self._blocks) != 1:
             self._blocks = [b"".join(self._blocks)]
         return self._blocks[0]
 
-    def drop(self, offset: int) -> None:
+    def _drop(self, offset: int) -> None:
         """Drop the bytes before a position."""
-        if offset > self.offset:
-            data, size = self.data(), offset - self.offset
-            self.line += data.count(b"\n", 0, size)
-            self._blocks, self.offset = [data[size:]], offset
+        if offset > self._offset:
+            data, size = self._data(), offset - self._offset
+            self._line += data.count(b"\n", 0, size)
+            self._blocks, self._offset = [data[size:]], offset

@@ -59,8 +59,7 @@ class DocumentEnds:
             ends = []
             if self._split == "line" and b"\n" in block:
                 ends = sorted({before + at + 1 for at in (block.index(b"\n"), block.rindex(b"\n"))})
-        if ends:
-            self._ended = ends[-1]
+        self._ended = max([self._ended, *ends[-1:]])
         return ends
 
     def finish(self) -> list[int]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from engram.corpus.text.documents import BLANK, MAX_DOCUMENT_BYTES
-from engram.corpus.text.reading_errors import broken_json, not_records
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
+from engram.errors import CorruptFileError
 from engram.units import format_bytes
 
 _BLOCK_BYTES = 2**18
@@ -22,26 +22,19 @@ _LONGEST_WORD = 16
 
 def holds_json_lines(stream: ByteStream) -> bool:
     """Whether the first line that is not blank is a JSON object; the stream does not move."""
-    first: list[bytes] = []
-    start = b""
-    size_bytes, is_read = 0, False
-    while not is_read and size_bytes <= MAX_DOCUMENT_BYTES:
-        block = stream.read(_BLOCK_BYTES)
-        first.append(block)
-        size_bytes += len(block)
-        line = block if start else block.lstrip(BLANK)
-        start = start or line[:1]
-        is_read = not block or start not in (b"", b"{") or b"\n" in line
-    data = b"".join(first)
+    data = line = b""
+    is_read = False
+    while not is_read and len(data) <= MAX_DOCUMENT_BYTES:
+        # Twice as much each time, so that many blank lines take linear time.
+        block = stream.read(max(_BLOCK_BYTES, len(data)))
+        data += block
+        line = data.lstrip(BLANK)
+        is_read = not block or line[:1] not in (b"", b"{") or b"\n" in line
     stream.put_back(data)
-    line = data.lstrip(BLANK).partition(b"\n")[0]
-    if not line.startswith(b"{"):
-        return False
     try:
-        json.loads(line)
+        return line.startswith(b"{") and isinstance(json.loads(line.partition(b"\n")[0]), dict)
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 class JsonValues:
@@ -77,7 +70,12 @@ class JsonValues:
         """
         start = self._next_sign()
         if start not in ("", "{", "["):
-            raise not_records(self._source, start)
+            raise CorruptFileError(
+                f"{self._source.name} must start with a JSON object or a list of objects, got "
+                f"{start!r}.",
+                "Rename it to end with .txt to read it as plain text.",
+                file=self._source.name,
+            )
         is_array = start == "["
         if is_array:
             self._at += 1
@@ -90,13 +88,11 @@ class JsonValues:
             start = self._next_sign()
             if is_array:
                 if start not in (",", "]"):
-                    raise broken_json(self._source, self._number, "',' or ']' expected after it")
+                    raise self._broken("',' or ']' expected after it")
                 self._at += 1
                 start = "" if start == "]" else start
         if is_array and self._next_sign():
-            raise broken_json(
-                self._source, self._number, "the file continues after the end of the list"
-            )
+            raise self._broken("the file continues after the end of the list")
 
     def _value(self) -> Any:
         self._next_sign()
@@ -107,17 +103,16 @@ class JsonValues:
                 is_near_end = error.pos > len(self._text) - _LONGEST_WORD
                 may_go_on = is_near_end or error.msg.startswith("Unterminated string")
                 if self._at_end or not may_go_on:
-                    raise broken_json(self._source, self._number, error.msg) from error
+                    raise self._broken(error.msg) from error
             except (ValueError, RecursionError) as error:
-                raise broken_json(self._source, self._number, str(error)) from error
+                raise self._broken(str(error)) from error
             else:
                 # A number may continue in the next block.
                 if end < len(self._text) or self._at_end:
                     self._at = end
                     return value
             if len(self._text) - self._at > self._limit_bytes:
-                problem = f"it is longer than {format_bytes(self._limit_bytes)}"
-                raise broken_json(self._source, self._number, problem)
+                raise self._broken(f"it is longer than {format_bytes(self._limit_bytes)}")
             self._read_on()
 
     def _next_sign(self) -> str:
@@ -133,7 +128,7 @@ class JsonValues:
         rest = self._text[self._at :]
         most = self._limit_bytes + self._block_bytes - len(rest)
         if self._problem:
-            raise broken_json(self._source, max(self._number, 1), self._problem)
+            raise self._broken(self._problem)
         before = self._stream.offset - len(self._utf8.getstate()[0])
         fresh = self._stream.read(max(1, min(max(self._block_bytes, len(rest)), most)))
         try:
@@ -142,3 +137,13 @@ class JsonValues:
             self._text = rest + error.object[: error.start].decode()
             self._problem = f"byte {before + error.start:,} is not valid UTF-8: {error.reason}"
         self._at, self._at_end = 0, not fresh
+
+    def _broken(self, problem: str) -> CorruptFileError:
+        """Return the error for the current value, or the first."""
+        name, number = self._source.name, max(self._number, 1)
+        return CorruptFileError(
+            f"{name}: record {number:,} is not JSON: {problem}.",
+            "Correct the file, or use the records before it with --on-error skip.",
+            file=name,
+            record=number,
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from engram.corpus.text.reading_errors import no_column
+from engram.corpus.text.records import Record, no_column, text_of, too_long
 from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
@@ -16,14 +17,14 @@ _MOST_ROWS = 1024
 _FEW_ROWS = 4
 _BATCH_BYTES = 2**20
 _MOST_BYTES = 2**24
+# The start of a page: its type and its size.
+_PAGE_HEAD = re.compile(rb"\x15([\x80-\xff]*[\0-\x7f])\x15([\x80-\xff]*[\0-\x7f])")
 _DICTIONARY_PAGE = 2
 # Values stored as differences from the previous one may be longer than the file.
 _SHARED_PREFIXES = "DELTA_BYTE_ARRAY"
 
 
-def read_rows(
-    source: Source, column: str, limit_bytes: int
-) -> Iterator[tuple[int, list[Any], int]]:
+def read_parquet(source: Source, column: str, limit_bytes: int) -> Iterator[Record]:
     """Read a column of the row groups of a source, in bounded memory.
 
     A file of a few KB may contain gigabytes of text, since equal rows are stored once. So the
@@ -35,8 +36,8 @@ def read_rows(
         limit_bytes: The longest valid value.
 
     Yields:
-        The 1-based number of a row in the file, its value and those of the rows after it, and the
-        bytes read so far (a proportional share of the file). A value that is too long is `TooLong`.
+        The 1-based number of a row in the file, its text, and the bytes read so far (a proportional
+        share of the file).
 
     Raises:
         InputError: There is no such column, or it does not contain strings.
@@ -44,27 +45,34 @@ def read_rows(
         MissingPackageError: pyarrow is not installed.
     """
     with _open(source) as file:
+        from pyarrow import types
+
         names = file.schema_arrow.names
         if column not in names:
             raise no_column(source, column, names)
-        _check_type(source, column, file.schema_arrow.field(column).type)
+        stored = file.schema_arrow.field(column).type
+        inner = stored.value_type if types.is_dictionary(stored) else stored
+        if not (types.is_string(inner) or types.is_large_string(inner) or types.is_null(inner)):
+            raise InputError(
+                f"{source.name}: the column {column!r} must be strings, got {stored}.",
+                "Give the column of the texts with --text-column.",
+                file=source.name,
+                type=str(stored),
+            )
         path = source.path or Path(source.name)
         groups = range(file.num_row_groups)[source.begin : source.end]
-        firsts = [0, *accumulate(_rows_of_groups(file))]
-        rows = firsts[groups.stop] - firsts[groups.start] if groups else 0
-        row = firsts[groups.start] + 1 if groups else 1
-        done = 0
+        firsts = [0, *accumulate(rows_of_groups(source))]
+        first, done = firsts[groups.start], 0
         for group in groups:
             size = _batch_rows(path, file.metadata.row_group(group), column)
             for batch in file.iter_batches(size, row_groups=[group], columns=[column]):
-                values = _values(batch.column(0), limit_bytes)
+                row = first + done + 1
+                values = _values(source, row, batch.column(0), limit_bytes)
                 done += len(values)
-                yield row, values, (source.size_bytes or 0) * done // rows
-                row += len(values)
-
-
-class TooLong:
-    """Marker of a value that was not read because it is too long."""
+                read_bytes = (source.size_bytes or 0) * done // (firsts[groups.stop] - first)
+                for at, value in enumerate(values, row):
+                    is_error = isinstance(value, InputError)
+                    yield at, value if is_error else text_of(source, at, value, column), read_bytes
 
 
 def _batch_rows(path: Path, group: Any, column: str) -> int:
@@ -88,66 +96,41 @@ def _dictionary_bytes(path: Path, chunk: Any) -> int:
     begin = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
     with path.open("rb") as file:
         file.seek(begin)
-        head = file.read(12)
-    kind, rest = _whole_number(head)
-    size, _ = _whole_number(rest)
-    if kind is None or size is None:
+        head = _PAGE_HEAD.match(file.read(12))
+    if head is None:
         return _MOST_BYTES
+    kind, size = map(_zigzag, head.groups())
     return max(size, 1) if kind == _DICTIONARY_PAGE else 1
 
 
-def _whole_number(head: bytes) -> tuple[int | None, bytes]:
-    """Read an integer field of a page header; None if it is not one."""
-    if head[:1] != b"\x15":
-        return None, b""
-    value = 0
-    for place, byte in enumerate(head[1:]):
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return (value >> 1) ^ -(value & 1), head[place + 2 :]
-    return None, b""
+def _zigzag(varint: bytes) -> int:
+    """Return the signed integer of a varint."""
+    value = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(varint))
+    return (value >> 1) ^ -(value & 1)
 
 
-def _values(array: Any, limit_bytes: int) -> list[Any]:
-    """Turn an array into values, with `TooLong` for those that are too long."""
+def _values(source: Source, row: int, array: Any, limit_bytes: int) -> list[Any]:
+    """Turn an array into values, with errors for those that are too long."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(array.type):  # if the file's schema requires it
         array = array.cast(array.type.value_type)
     # This few bytes cannot contain long texts.
-    if not pa.types.is_null(array.type) and array.nbytes > limit_bytes:
-        lengths = pc.binary_length(array)
-        return [
-            TooLong if (length or 0) > limit_bytes else array[i].as_py()
-            for i, length in enumerate(lengths.to_pylist())
-        ]
-    values: list[Any] = array.to_pylist()
-    return values
-
-
-def _check_type(source: Source, column: str, stored: Any) -> None:
-    from pyarrow import types
-
-    inner = stored.value_type if types.is_dictionary(stored) else stored
-    is_text = types.is_string(inner) or types.is_large_string(inner) or types.is_null(inner)
-    if not is_text:
-        raise InputError(
-            f"{source.name}: the column {column!r} must be strings, got {stored}.",
-            "Give the column of the texts with --text-column.",
-            file=source.name,
-            type=str(stored),
-        )
+    if pa.types.is_null(array.type) or array.nbytes <= limit_bytes:
+        return list(array.to_pylist())
+    return [
+        too_long(source, row + i, limit_bytes, None, False)
+        if (length or 0) > limit_bytes
+        else array[i].as_py()
+        for i, length in enumerate(pc.binary_length(array).to_pylist())
+    ]
 
 
 def rows_of_groups(source: Source) -> list[int]:
-    """Return the number of rows of each row group; raise the errors of `read_rows`."""
+    """Return the number of rows of each row group; raise the errors of `read_parquet`."""
     with _open(source) as file:
-        return _rows_of_groups(file)
-
-
-def _rows_of_groups(file: Any) -> list[int]:
-    return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
 
 
 @contextmanager

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from engram.corpus.text.blocks import Block, Record, gather
+from engram.corpus.text.blocks import Block
 from engram.corpus.text.csv_rows import read_csv
 from engram.corpus.text.document_bytes import DocumentBytes, Stretch
 from engram.corpus.text.documents import MAX_DOCUMENT_BYTES, Split
 from engram.corpus.text.json_values import JsonValues, holds_json_lines
-from engram.corpus.text.parquet_rows import TooLong, read_rows
-from engram.corpus.text.reading_errors import no_text, not_utf8, too_long, wrong_record, wrong_row
-from engram.corpus.text.records import record_text, text_of, text_of_record
+from engram.corpus.text.parquet_rows import read_parquet
+from engram.corpus.text.records import Record, text_of_json, text_of_record
 from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
 from engram.corpus.text.streams import ByteStream, open_source
 from engram.corpus.text.text_options import OnError
-from engram.errors import InputError
+from engram.errors import CorruptFileError, InputError
 
 MAX_LISTED_PROBLEMS = 100
 _BLOCK_BYTES = 2**20
 # A line that is not blank, from its first character that is not a space.
 _FILLED_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
+_LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
 class TextReader:
@@ -99,169 +98,109 @@ class TextReader:
             CorruptFileError: A compressed file is truncated, or a .json is not JSON.
             MissingPackageError: Reading .zst and .parquet needs pyarrow.
         """
-        is_empty = True
+        block: Block | None = None
         for block in self.blocks():
-            is_empty = False
             yield block
-        if is_empty:
+        if block is None:
             raise no_text(self.sources, self.errors)
 
     def blocks(self) -> Iterator[Block]:
         """Read the documents like iterating, except that having none is not an error."""
         self.errors, self.skipped, self._read_before = [], 0, 0
         for source in self.sources:
-            read = self._read_rows if source.format == "parquet" else self._read_stream
             try:
-                yield from read(source)
+                yield from self._read(source)
             except InputError as error:  # an error of the whole file
                 self.wrong(error)
+            self._read_before += source.size_bytes or 0
 
-    def _read_bytes(self, stream: ByteStream) -> int:
-        """Bytes read of all files so far."""
-        return self._read_before + stream.stored_offset
+    def _read(self, source: Source) -> Iterator[Block]:
+        if source.format == "parquet":
+            yield from self._gather(source, read_parquet(source, self._key, MAX_DOCUMENT_BYTES))
+        else:
+            with open_source(source) as stream:
+                yield from self._read_stream(source, stream)
+                if stream.offset == stream.begin:
+                    name = source.name
+                    self.wrong(InputError(f"{name} is empty: there is no text in it.", file=name))
 
-    def _read_stream(self, source: Source) -> Iterator[Block]:
-        with open_source(source) as stream:
-            try:
-                yield from self._reader(source, stream)(source, stream)
-            finally:
-                self._read_before += stream.stored_offset
-            if stream.offset == stream.begin:
-                problem = f"{source.name} is empty: there is no text in it."
-                self.wrong(InputError(problem, file=source.name))
-
-    def _reader(
-        self, source: Source, stream: ByteStream
-    ) -> Callable[[Source, ByteStream], Iterator[Block]]:
-        """Choose the reader of a source; for a .json by its contents."""
+    def _read_stream(self, source: Source, stream: ByteStream) -> Iterator[Block]:
+        """Read a file; a .json depending on its contents, but a part of one starts at a line."""
+        key, limits = self._key, (_BLOCK_BYTES, MAX_DOCUMENT_BYTES)
         if source.format == "csv":
-            return self._read_csv
-        if source.format == "text":
-            return self._read_text
-        # A part of a .json starts at a line.
-        is_lines = source.format == "jsonl" or source.begin or holds_json_lines(stream)
-        return self._read_lines if is_lines else self._read_json
+            yield from self._gather(source, read_csv(source, stream, key, *limits))
+        elif source.format == "json" and not source.begin and not holds_json_lines(stream):
+            values = (
+                (number, text_of_record(source, number, value, key), stream.stored_offset)
+                for number, value in JsonValues(source, stream, *limits)
+            )
+            yield from self._gather(source, values)
+        else:
+            split: Split = "line" if source.has_keys else self.split
+            read = self._read_lines if source.has_keys else self._read_text
+            for found in DocumentBytes(source, stream, split, *limits, self.wrong):
+                yield from read(source, found, stream.stored_offset)
 
-    def _read_csv(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        rows = read_csv(source, stream, self._key, _BLOCK_BYTES, MAX_DOCUMENT_BYTES)
-        yield from self._gather(
-            source,
-            (
-                Record(line, self._record(source, line, text, problem), self._read_bytes(stream))
-                for line, text, problem in rows
-            ),
+    def _read_lines(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Block]:
+        """Read JSON records with one per line, without blank lines."""
+        spans = (
+            (found.data.rfind(b"\n", 0, filled.start()) + 1, filled.end())
+            for filled in _FILLED_LINE.finditer(found.data, 0, found.bounds[-1])
         )
-
-    def _read_json(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        values = JsonValues(source, stream, _BLOCK_BYTES, MAX_DOCUMENT_BYTES)
-        yield from self._gather(
-            source,
-            (
-                Record(
-                    number,
-                    self._record(source, number, *text_of_record(value, self._key)),
-                    self._read_bytes(stream),
-                )
-                for number, value in values
-            ),
+        records = (
+            (line, text_of_json(source, line, text, self._key), read_bytes)
+            if isinstance(text, str)
+            else (line, text, read_bytes)
+            for line, text, _ in _decoded(source, found, spans, read_bytes)
         )
+        yield from self._gather(source, records)
 
-    def _record(self, source: Source, line: int, text: str | None, problem: str) -> str | None:
-        """Return the text of a record, None if it has none and is skipped."""
-        if text is None:
-            self.wrong(wrong_record(source, line, problem))
-        return text
-
-    def _read_rows(self, source: Source) -> Iterator[Block]:
-        yield from self._gather(
-            source,
-            (
-                Record(
-                    row + i, self._row_text(source, row + i, value), self._read_before + read_bytes
-                )
-                for row, values, read_bytes in read_rows(source, self._key, MAX_DOCUMENT_BYTES)
-                for i, value in enumerate(values)
-            ),
-        )
-        self._read_before += source.size_bytes or 0
-
-    def _row_text(self, source: Source, row: int, value: Any) -> str | None:
-        """Return the text of a row of a .parquet, None if it has none and is skipped."""
-        if value is TooLong:
-            self.wrong(too_long(source, row, MAX_DOCUMENT_BYTES, None, False))
-            return None
-        text, problem = text_of(value, self._key)
-        if text is None:
-            self.wrong(wrong_row(source, row, problem))
-        return text
-
-    def _read_text(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        for found in self._stretches(source, stream, self.split):
-            yield from self._decode(source, found, self._read_bytes(stream))
-
-    def _read_lines(self, source: Source, stream: ByteStream) -> Iterator[Block]:
-        """Read records with one per line."""
-        for found in self._stretches(source, stream, "line"):
-            yield from self._gather(source, self._records(source, found, self._read_bytes(stream)))
-
-    def _stretches(self, source: Source, stream: ByteStream, split: Split) -> DocumentBytes:
-        return DocumentBytes(source, stream, split, _BLOCK_BYTES, MAX_DOCUMENT_BYTES, self.wrong)
-
-    def _gather(self, source: Source, records: Iterable[Record]) -> Iterator[Block]:
-        return gather(source, records, _BLOCK_BYTES)
-
-    def _decode(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Block]:
+    def _read_text(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Block]:
         data, bounds = found.data, found.bounds
         try:
             if self.split == "line":
-                text = data[: bounds[-1]].decode()
-                texts = list(io.StringIO(text, newline="\n"))
+                texts = list(io.StringIO(data[: bounds[-1]].decode(), newline="\n"))
             else:
                 texts = [data[start:end].decode() for start, end in pairwise(bounds)]
         except UnicodeDecodeError:
-            yield from self._decode_singly(source, found, read_bytes)
+            spans: Iterable[tuple[int, int]] = pairwise(bounds)
+            if self.split == "line":
+                spans = (line.span() for line in _LINE.finditer(data, 0, bounds[-1]))
+            documents = _decoded(source, found, spans, read_bytes)
+            yield from self._gather(source, documents, are_records=False)
         else:
-            yield Block(source, found.line, texts, False, read_bytes)
+            yield Block(source, found.line, texts, False, self._read_before + read_bytes)
 
-    def _decode_singly(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Block]:
-        """Decode documents, some of which are not UTF-8; a skipped one ends a block."""
-        data, bounds, line = found.data, found.bounds, found.line
-        documents: Iterable[bytes] = io.BytesIO(data[: bounds[-1]])
-        if self.split != "line":
-            documents = (data[start:end] for start, end in pairwise(bounds))
-        at, first = found.offset, line
+    def _gather(
+        self, source: Source, records: Iterable[Record], are_records: bool = True
+    ) -> Iterator[Block]:
+        """Combine consecutive records into blocks; one without text ends a block.
+
+        Raises:
+            CorruptFileError: The file is truncated; raised after the records before the end.
+        """
         texts: list[str] = []
-        for document in documents:
-            try:
-                texts.append(document.decode())
-            except UnicodeDecodeError as error:
-                if texts:
-                    yield Block(source, first, texts, False, read_bytes)
-                self.wrong(not_utf8(source, line, document, at, error))
-                texts, first = [], line + document.count(b"\n")
-            line += document.count(b"\n")
-            at += len(document)
-        if texts:
-            yield Block(source, first, texts, False, read_bytes)
-
-    def _records(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Record]:
-        """Read the records of lines, without blank lines."""
-        data, line, before = found.data, found.line, 0
-        for filled in _FILLED_LINE.finditer(data, 0, found.bounds[-1]):
-            line += data.count(b"\n", before, filled.start())
-            start = data.rfind(b"\n", before, filled.start()) + 1
-            before = filled.start()
-            record = data[start : filled.end()]
-            text = self._record_of_line(source, record, found.offset + start, line)
-            yield Record(line, text, read_bytes)
-
-    def _record_of_line(self, source: Source, data: bytes, offset: int, line: int) -> str | None:
+        first = characters = read_bytes = 0
+        broken: CorruptFileError | None = None
         try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            self.wrong(not_utf8(source, line, data, offset, error))
-            return None
-        return self._record(source, line, *record_text(text, self._key))
+            for line, text, now_read in records:
+                is_full = characters > _BLOCK_BYTES or line != first + len(texts)
+                if texts and (isinstance(text, InputError) or (are_records and is_full)):
+                    yield Block(source, first, texts, are_records, self._read_before + read_bytes)
+                    texts, characters = [], 0
+                if isinstance(text, InputError):
+                    self.wrong(text)
+                    continue
+                first = first if texts else line
+                texts.append(text)
+                characters += len(text)
+                read_bytes = now_read
+        except CorruptFileError as error:
+            broken = error
+        if texts:
+            yield Block(source, first, texts, are_records, self._read_before + read_bytes)
+        if broken is not None:
+            raise broken
 
     def wrong(self, error: InputError) -> None:
         """Raise the error of a document, or list it as skipped, depending on `on_error`."""
@@ -270,3 +209,36 @@ class TextReader:
         self.skipped += 1
         if len(self.errors) < MAX_LISTED_PROBLEMS:
             self.errors.append(error)
+
+
+def no_text(sources: Sequence[Source], skipped: Sequence[InputError]) -> InputError:
+    """Return the error for a text without documents, or with all of them skipped."""
+    names = ", ".join(source.name for source in sources[:3])
+    first = f" Skipped: {skipped[0].message}" if skipped else ""
+    hint = skipped[0].hint if skipped else ""
+    return InputError(f"There is no text in {names}.{first}", hint, files=len(sources))
+
+
+def _decoded(
+    source: Source, found: Stretch, spans: Iterable[tuple[int, int]], read_bytes: int
+) -> Iterator[Record]:
+    """Decode spans of a stretch, each on its own."""
+    line, before = found.line, 0
+    for start, end in spans:
+        line += found.data.count(b"\n", before, start)
+        before, data = start, found.data[start:end]
+        try:
+            yield line, data.decode(), read_bytes
+        except UnicodeDecodeError as error:
+            bad = source.file_line(line) + data.count(b"\n", 0, error.start)
+            at = found.offset + start + error.start
+            looks = " This looks like a binary file." if b"\0" in data else ""
+            invalid = InputError(
+                f"{source.name}:{bad}: byte {at:,} (0x{data[error.start]:02x}) is not valid UTF-8: "
+                f"{error.reason}.{looks}",
+                "Convert the file to UTF-8, or leave such documents out with --on-error skip.",
+                file=source.name,
+                line=bad,
+                byte_offset=at,
+            )
+            yield line, invalid, read_bytes

@@ -32,6 +32,8 @@ FOLDER_SUFFIXES = tuple(_FORMATS)
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
 _NAMED = 100
+# Python writes bytes of a name that are not UTF-8 as halves of surrogate pairs.
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
 _HUB_NAME = re.compile(r"(?:[\w-]+/)?[\w-]+(?:\.[\w-]+)*")
 
 
@@ -118,19 +120,19 @@ def find_sources(
     if str(where) == STDIN:
         return [Source("<stdin>", None, "jsonl" if stdin_records else "text")], []
     path = Path(where)
+    files: list[Path] = [path]
+    passed_over: list[PassedOver] = []
     if not path.exists():
-        raise MissingFileError(
-            f"{where} does not exist.", _missing_hint(str(where)), file=str(where)
+        raise MissingFileError.at(where, _missing_hint(str(where)), file=str(where))
+    if path.is_dir():
+        files, passed_over = _walk(path)
+    elif _NOT_UTF8.search(str(path)):
+        raise InputError(
+            f"The name {str(path)!a} is not UTF-8 and cannot be written to a manifest.",
+            "Rename the file.",
         )
-    if not path.is_dir():
-        if not _is_utf8(str(path)):
-            raise InputError(
-                f"The name {str(path)!a} is not UTF-8 and cannot be written to a manifest.",
-                "Rename the file.",
-            )
+    else:
         refuse_gguf(path)
-        return [_source(path)], []
-    files, passed_over = _walk(path)
     if not files:
         raise InputError(
             f"The folder {path} has no text files: {len(passed_over)} entries, none of them "
@@ -139,7 +141,16 @@ def find_sources(
             folder=str(path),
             entries=len(passed_over),
         )
-    return [_source(file) for file in files], passed_over
+    return [
+        Source(
+            name=str(file),
+            path=file,
+            format=_FORMATS.get(_plain_suffix(file), "text"),
+            compression=_COMPRESSIONS.get(file.suffix.lower()),
+            size_bytes=file.stat().st_size if file.is_file() else None,
+        )
+        for file in files
+    ], passed_over
 
 
 def check_options(sources: Sequence[Source], split: Split | None, text_key: str | None) -> None:
@@ -172,41 +183,35 @@ def check_options(sources: Sequence[Source], split: Split | None, text_key: str 
 def _walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
     """Find the files to read below a folder, and the other entries; both sorted by path."""
     found: list[Path] = []
-    passed_over: list[PassedOver] = []
-
-    def unreadable(error: OSError) -> None:
-        passed_over.append(PassedOver(str(error.filename), f"{error.strerror}"))
-
-    for base, folders, names in os.walk(folder, onerror=unreadable):
+    unreadable: list[OSError] = []
+    reasons: dict[str, str] = {}
+    for base, folders, names in os.walk(folder, onerror=unreadable.append):
         for path in (Path(base, name) for name in [*folders, *names]):
-            reason = _reason_not_to_read(path)
-            if reason:
-                passed_over.append(PassedOver(str(path), reason))
+            if reason := _reason_not_to_read(path):
+                reasons[str(path)] = reason
             elif not path.is_dir():
                 found.append(path)
-        folders[:] = [name for name in folders if not _reason_not_to_read(Path(base, name))]
-    return sorted(found), sorted(passed_over, key=lambda entry: entry.name)
+        folders[:] = [name for name in folders if str(Path(base, name)) not in reasons]
+    reasons |= {str(error.filename): str(error.strerror) for error in unreadable}
+    return sorted(found), [PassedOver(name, reason) for name, reason in sorted(reasons.items())]
 
 
 def _reason_not_to_read(path: Path) -> str:
     """Return the reason for not reading an entry of a folder; empty if it is read."""
     if path.name.startswith("."):
         return "hidden"
-    if not _is_utf8(path.name):
+    if _NOT_UTF8.search(path.name):
         return "its name is not UTF-8"
     if path.is_dir():
         if path.is_symlink():
             return "a linked folder"
-        return "results of this toolkit" if _holds_results(path) else ""
+        # The manifest of tokens or hash ids is not a text.
+        manifest = find_json(path / MANIFEST, {"schema": TEXT}, file_names=True)
+        is_result = manifest is not None and manifest["schema"].startswith("engram.")
+        return "results of this toolkit" if is_result else ""
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"
     return "" if _plain_suffix(path) in FOLDER_SUFFIXES else "not text by its name"
-
-
-def _holds_results(folder: Path) -> bool:
-    """Whether a folder has tokens or hash ids, whose manifest is not a text."""
-    manifest = find_json(folder / MANIFEST, {"schema": TEXT}, file_names=True)
-    return manifest is not None and manifest["schema"].startswith("engram.")
 
 
 def _missing_hint(name: str) -> str:
@@ -232,29 +237,8 @@ def _plain_suffix(path: Path) -> str:
     return before if last in _COMPRESSIONS and before != ".parquet" else last
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _source(path: Path) -> Source:
-    return Source(
-        name=str(path),
-        path=path,
-        format=_FORMATS.get(_plain_suffix(path), "text"),
-        compression=_COMPRESSIONS.get(path.suffix.lower()),
-        size_bytes=path.stat().st_size if path.is_file() else None,
-    )
-
-
 @lru_cache(maxsize=8)
 def _lines_before(path: Path, begin: int) -> int:
-    lines = 0
     with path.open("rb") as file:
-        while begin and (block := file.read(min(begin, _BLOCK_BYTES))):
-            lines += block.count(b"\n")
-            begin -= len(block)
-    return lines
+        blocks = (file.read(min(_BLOCK_BYTES, begin - at)) for at in range(0, begin, _BLOCK_BYTES))
+        return sum(block.count(b"\n") for block in blocks)

@@ -8,15 +8,13 @@ import shlex
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, Any
 
-from engram.corpus.text.reading_errors import binary_file
 from engram.corpus.text.sources import Source
 from engram.errors import CorruptFileError, InputError, MissingPackageError
 
 _UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
-_TRUNCATED = "Download or compress it again, or use the readable part with --on-error skip."
 # Bytes of a file to check for binary data; git checks as many.
 _HEAD_BYTES = 8000
 # The first four bytes of UTF-32 may be those of UTF-16, too.
@@ -39,7 +37,7 @@ class ByteStream:
     def __init__(self, source: Source, file: IO[bytes], stored: IO[bytes]) -> None:
         self.offset = self.begin = 0
         self._source, self._file, self._stored = source, file, stored
-        self._left = None if source.end is None else source.end - source.begin
+        self._size = None if source.end is None else source.end - source.begin
         self._ahead = b""
 
     @property
@@ -55,33 +53,33 @@ class ByteStream:
             CorruptFileError: The compressed file is truncated or has another format.
             InputError: The file cannot be read.
         """
-        if self._left is not None:
-            size_bytes = min(size_bytes, self._left)
+        if self._size is not None:
+            size_bytes = min(size_bytes, self._size - self.offset)
         data, self._ahead = self._ahead[:size_bytes], self._ahead[size_bytes:]
         try:
             if len(data) < size_bytes:
                 data += self._file.read(size_bytes - len(data))
         except (EOFError, OSError, zlib.error) as error:
             name, packed = self._source.name, self._source.compression
-            kind = InputError if packed is None else CorruptFileError
-            what = "cannot be read" if packed is None else f"is truncated or not a {packed} file"
+            kind, what, hint = InputError, "cannot be read", ""
+            if packed is not None:
+                kind, what = CorruptFileError, f"is truncated or not a {packed} file"
+                hint = (
+                    "Download or compress it again, or use the readable part with --on-error skip."
+                )
             raise kind(
                 f"{name} {what}, after {self.offset:,} bytes of text: {error}",
-                "" if packed is None else _TRUNCATED,
+                hint,
                 file=name,
                 byte_offset=self.offset,
             ) from error
         self.offset += len(data)
-        if self._left is not None:
-            self._left -= len(data)
         return data
 
     def put_back(self, data: bytes) -> None:
         """Push back bytes that were just read."""
         self._ahead = data + self._ahead
         self.offset -= len(data)
-        if self._left is not None:
-            self._left += len(data)
 
     def skip_mark(self) -> None:
         """Skip the byte-order mark of UTF-8 at the start of a file.
@@ -113,18 +111,15 @@ def open_source(source: Source) -> Iterator[ByteStream]:
             its first bytes.
         MissingPackageError: Reading .zst needs pyarrow.
     """
-    if source.path is None:
-        stream = ByteStream(source, sys.stdin.buffer, sys.stdin.buffer)
-        stream.skip_mark()
-        yield stream
-        return
+    opened: AbstractContextManager[IO[bytes]] = nullcontext(sys.stdin.buffer)
     try:
-        stored = source.path.open("rb")
+        if source.path is not None:
+            opened = source.path.open("rb")
     except OSError as error:
         raise InputError(
             f"{source.name} cannot be opened: {error.strerror}.", file=source.name
         ) from error
-    with stored:
+    with opened as stored:
         if source.begin:
             stored.seek(source.begin)
         file: Any = stored
@@ -145,14 +140,27 @@ def open_source(source: Source) -> Iterator[ByteStream]:
 def _wrong_encoding(source: Source, mark: bytes, encoding: str) -> CorruptFileError:
     name = shlex.quote("corpus.txt" if source.path is None else source.name)
     suffix = "txt" if source.format == "text" else source.format
-    hint = f"iconv -f {encoding} -t UTF-8 {name} > utf8.{suffix}"
-    if source.compression is not None:
-        unpack = _UNPACK[source.compression]
-        hint = f"{unpack} {name} | iconv -f {encoding} -t UTF-8 > utf8.{suffix}"
+    command = f"iconv -f {encoding} -t UTF-8"
+    if source.compression is None:
+        command = f"{command} {name}"
+    else:
+        command = f"{_UNPACK[source.compression]} {name} | {command}"
     return CorruptFileError(
         f"{source.name} is in {encoding}, by its first bytes ({mark.hex(' ')}); texts must be "
         "in UTF-8.",
-        f"Convert it first: {hint}",
+        f"Convert it first: {command} > utf8.{suffix}",
         file=source.name,
         encoding=encoding,
+    )
+
+
+def binary_file(source: Source, offset: int, byte: int) -> InputError:
+    """Return the error for a byte that is not text."""
+    return InputError(
+        f"{source.name}: byte {offset:,} (0x{byte:02x}) is not text: this looks like a binary "
+        "file.",
+        "Give text in UTF-8 (unpack an archive first), or leave such documents out with --on-error "
+        "skip.",
+        file=source.name,
+        byte_offset=offset,
     )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import chain, islice
 from typing import TYPE_CHECKING
+
+from engram.corpus.text.blocks import Block
+from engram.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,39 +51,47 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
     return [*pieces, text[begin:]]
 
 
-def uncut_characters(encoder: Tokenizer, text: str) -> int:
-    """Return the length of the longest piece of a text if it is too long to encode, else 0.
+def too_long_to_encode(encoder: Tokenizer, block: Block, index: int) -> InputError | None:
+    """Return the error for a document that is too long to encode, None if it is not.
 
     Examples are a long run of blank lines, a long word, or a document for a tokenizer that does not
     split words.
     """
-    if len(text) <= MOST_CHARACTERS:
-        return 0
-    longest = max(map(len, cut_long(encoder, text)))
-    return longest if longest > MOST_CHARACTERS else 0
+    text = block.texts[index]
+    longest = max(map(len, cut_long(encoder, text))) if len(text) > MOST_CHARACTERS else 0
+    if longest <= MOST_CHARACTERS:
+        return None
+    where = block.position(index)
+    return InputError(
+        f"{where}: the document that starts here has {longest:,} characters that must be encoded "
+        f"in one piece; at most {MOST_CHARACTERS:,} fit into memory.",
+        "Cut the text smaller, with --split line, or leave such documents out with --on-error "
+        "skip.",
+        document=where,
+        characters=longest,
+    )
 
 
 def _safe_cut(encoder: Tokenizer, text: str, position: int) -> int | None:
     """Return the first safe cut after a position, None if there is none near it."""
-    end = min(position + _PIECE, len(text))
-    for candidate in _CANDIDATES:
-        matches = candidate.finditer(text, position, end)
-        for _, match in zip(range(_MOST_TRIES), matches, strict=False):
-            cut = match.start()
-            if _is_safe(encoder, text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]):
-                return cut
-    return None
+    end = position + _PIECE
+    matches = chain.from_iterable(
+        islice(candidate.finditer(text, position, end), _MOST_TRIES) for candidate in _CANDIDATES
+    )
+    cuts = (match.start() for match in matches)
+    return next((cut for cut in cuts if _is_safe(encoder, text, cut)), None)
 
 
-def _is_safe(encoder: Tokenizer, before: str, behind: str) -> bool:
-    """Whether two strings can be encoded separately, with the same ids as together."""
+def _is_safe(encoder: Tokenizer, text: str, cut: int) -> bool:
+    """Whether the strings around a cut can be encoded separately, with the same ids as together."""
+    before, after = text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]
     whole, *parts = encoder.encode_batch_fast(
-        [before + behind, before, behind], add_special_tokens=False
+        [before + after, before, after], add_special_tokens=False
     )
     if whole.ids != parts[0].ids + parts[1].ids:
         return False
     # A word longer than the checked part may be encoded differently as a whole.
     if encoder.normalizer is not None:
-        before, behind = map(encoder.normalizer.normalize_str, (before, behind))
-    words = encoder.pre_tokenizer.pre_tokenize_str(before + behind)
+        before, after = map(encoder.normalizer.normalize_str, (before, after))
+    words = encoder.pre_tokenizer.pre_tokenize_str(before + after)
     return not any(start < len(before) < end for _, (start, end) in words)

@@ -14,14 +14,13 @@ import os
 import random
 import re
 import unicodedata
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.corpus.text.blocks import grouped
 from engram.corpus.tokens.cutting import cut_long
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ WORTH_BYTES = 2**23
 
 _GROUP_CHARACTERS = 2**20
 # Memory of an encoding besides its tokens, as characters of text.
-_DOCUMENT_CHARACTERS = 16
+_TEXT_OVERHEAD = 16
 _SAMPLE_CHARACTERS = 2**11
 _LONGEST_COMPARED = 2**14
 _WORDS_CHARACTERS = 2**11
@@ -73,7 +72,10 @@ class FastEncoder:
         )
         self._reference = reference
         self._fast = _load(self._source)
-        self._added = _starts_of_added(reference)
+        added = reference.get_added_tokens_decoder().values()
+        starts = sorted({token.content[:2] for token in added if token.content})
+        # Matches in every string with an added token.
+        self._added = re.compile("|".join(map(re.escape, starts)) or r"(?!)")
         self._characters = np.zeros(0x110000, np.uint8)
         self._fresh_characters = 0.0
         self._words: set[int] = set()
@@ -95,32 +97,33 @@ class FastEncoder:
             Ids of all documents, one after the other, and the length of each.
         """
         trusted = self._trusted(texts)
+        mine = list(compress(texts, trusted))
+        tokens, lengths = self._encode_fast(mine)
+        if not self._is_equal(mine, tokens, lengths):
+            trusted[:] = False
+            tokens, lengths = tokens[:0], lengths[:0]
         if trusted.all():
-            tokens, lengths = self._encode_fast(texts)
-            if self._is_equal(texts, tokens, lengths):
-                return tokens, lengths
-            trusted[:] = False
-        elif trusted.any():
-            mine = [text for text, is_mine in zip(texts, trusted, strict=True) if is_mine]
-            tokens, lengths = self._encode_fast(mine)
-            if self._is_equal(mine, tokens, lengths):
-                return self._merge(texts, trusted, tokens, lengths)
-            trusted[:] = False
-        return self._encode_reference(texts)
+            return tokens, lengths
+        others = list(compress(texts, ~trusted))
+        self.reference_documents += len(others)
+        more, more_lengths = encode_reference(self._reference, others)
+        all_lengths = np.empty(len(texts), np.int64)
+        all_lengths[trusted], all_lengths[~trusted] = lengths, more_lengths
+        is_mine = np.repeat(trusted, all_lengths)
+        merged = np.empty(len(is_mine), np.uint32)
+        merged[is_mine], merged[~is_mine] = tokens, more
+        return merged, all_lengths
 
     def _trusted(self, texts: list[str]) -> NDArray[np.bool_]:
         if self.problem:
             return np.zeros(len(texts), bool)
-        whole = "".join(texts)
-        if self._added.search(whole) is None and self._knows(whole):
-            return np.ones(len(texts), bool)
-        return np.array(
-            [self._added.search(text) is None and self._knows(text) for text in texts],
-            bool,
-        )
+        all_known = self._knows("".join(texts))
+        return np.array([all_known or self._knows(text) for text in texts], bool)
 
     def _knows(self, text: str) -> bool:
-        """Whether both encode all characters of a string alike; new characters are tried."""
+        """Whether both encode a string alike by its characters; new characters are tried."""
+        if self._added.search(text):
+            return False
         if text.isascii():
             return True
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -184,66 +187,23 @@ class FastEncoder:
                 break
         return True
 
-    def _encode_reference(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        self.reference_documents += len(texts)
-        return encode_reference(self._reference, texts)
-
-    def _merge(
-        self,
-        texts: list[str],
-        trusted: NDArray[np.bool_],
-        tokens: NDArray[Any],
-        lengths: NDArray[np.int64],
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Add the ids of the documents that were left out."""
-        others = [text for text, is_mine in zip(texts, trusted, strict=True) if not is_mine]
-        more, more_lengths = self._encode_reference(others)
-        all_lengths = np.empty(len(texts), np.int64)
-        all_lengths[trusted], all_lengths[~trusted] = lengths, more_lengths
-        is_mine = np.repeat(trusted, all_lengths)
-        merged = np.empty(len(is_mine), np.uint32)
-        merged[is_mine], merged[~is_mine] = tokens, more
-        return merged, all_lengths
-
 
 def encode_reference(
     reference: Tokenizer, texts: list[str]
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Encode documents with `tokenizers`; returns what `FastEncoder.encode` does."""
-    pieces: list[str] = []
-    firsts: list[int] = []
-    for text in texts:
-        firsts.append(len(pieces))
-        pieces += cut_long(reference, text)
+    pieces = [cut_long(reference, text) for text in texts]
     parts: list[NDArray[Any]] = []
-    lengths = np.empty(len(pieces), dtype=np.int64)
-    for start, stop in _groups(pieces):
-        encodings = reference.encode_batch_fast(pieces[start:stop], add_special_tokens=False)
+    lengths: list[int] = []
+    all_pieces = chain.from_iterable(pieces)
+    for group in grouped(all_pieces, lambda text: len(text) + _TEXT_OVERHEAD, _GROUP_CHARACTERS):
+        encodings = reference.encode_batch_fast(group, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
-        lengths[start:stop] = np.fromiter(map(len, ids), np.int64, len(ids))
-        size = int(lengths[start:stop].sum())
-        parts.append(np.fromiter(chain.from_iterable(ids), np.uint32, size))
-    return np.concatenate(parts), np.add.reduceat(lengths, firsts)
-
-
-def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
-    """Cut a list into runs whose encodings fit into memory."""
-    start = characters = 0
-    for index, text in enumerate(texts):
-        characters += len(text) + _DOCUMENT_CHARACTERS
-        if characters >= _GROUP_CHARACTERS:
-            yield start, index + 1
-            start, characters = index + 1, 0
-    if start < len(texts):
-        yield start, len(texts)
-
-
-def fast_name() -> str:
-    """Return the name and version of the fast engine; empty if it is not installed."""
-    try:
-        return f"gigatoken {version('gigatoken')}"
-    except PackageNotFoundError:
-        return ""
+        sizes = list(map(len, ids))
+        lengths += sizes
+        parts.append(np.fromiter(chain.from_iterable(ids), np.uint32, sum(sizes)))
+    firsts = np.cumsum([0, *map(len, pieces[:-1])])
+    return np.concatenate(parts), np.add.reduceat(np.array(lengths, np.int64), firsts)
 
 
 def _may_use_threads() -> bool:
@@ -280,10 +240,3 @@ def _load(source: bytes) -> Any:
     if not isinstance(encoder, BPETokenizer):
         raise ValueError("gigatoken is used for byte-level BPE only")
     return encoder
-
-
-def _starts_of_added(reference: Tokenizer) -> re.Pattern[str]:
-    """Return a pattern that matches in every string with an added token: their first characters."""
-    added = reference.get_added_tokens_decoder().values()
-    starts = sorted({token.content[:2] for token in added if token.content})
-    return re.compile("|".join(map(re.escape, starts)) if starts else r"(?!)")

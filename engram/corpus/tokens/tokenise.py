@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.corpus.text.blocks import Block
-from engram.corpus.tokens.cutting import MOST_CHARACTERS, uncut_characters
-from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference, fast_name
+from engram.corpus.text.blocks import Block, grouped
+from engram.corpus.tokens.cutting import too_long_to_encode
+from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference
 from engram.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def tokenise(
     check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
     encoder = whole_documents(tokenizer).tokenizer
-    for batch in _batches(_encodable(blocks, encoder, wrong)):
+    # Batches that keep all cores busy.
+    encodable = _encodable(blocks, encoder, wrong)
+    for batch in grouped(encodable, lambda block: sum(map(len, block.texts)), _BATCH_CHARACTERS):
         try:
             encoded = _encode(batch, encoder, fast, token_dtype(tokenizer.vocab_size), end)
         except Exception as error:
@@ -119,7 +122,10 @@ def fast_encoder(
     except ValueError as error:
         sentence = "Tokenised with tokenizers (gigatoken does not support this tokenizer)."
         return None, f"{sentence}\nThe reason: {error}."
-    return fast, f"Tokenised with {fast_name()}, compared with tokenizers in samples."
+    return (
+        fast,
+        f"Tokenised with gigatoken {version('gigatoken')}, compared with tokenizers in samples.",
+    )
 
 
 def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
@@ -147,47 +153,20 @@ def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:
         )
 
 
-def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    """Combine small blocks, so that each batch keeps all cores busy."""
-    batch: list[Block] = []
-    characters = 0
-    for block in blocks:
-        batch.append(block)
-        characters += sum(map(len, block.texts))
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
 def _encodable(
     blocks: Iterable[Block], encoder: Tokenizer, wrong: Callable[[InputError], None]
 ) -> Iterator[Block]:
     """Leave out documents that take too much memory to encode."""
     for block in blocks:
         start = 0
-        for index, text in enumerate(block.texts):
-            if characters := uncut_characters(encoder, text):
-                wrong(_too_long_to_encode(block.position(index), characters))
+        for index in range(len(block.texts)):
+            if error := too_long_to_encode(encoder, block, index):
+                wrong(error)
                 if start < index:
                     yield block.part(start, index)
                 start = index + 1
-        if start == 0:
-            yield block
-        elif start < len(block.texts):
+        if start < len(block.texts):
             yield block.part(start, len(block.texts))
-
-
-def _too_long_to_encode(where: str, characters: int) -> InputError:
-    return InputError(
-        f"{where}: the document that starts here has {characters:,} characters that must be "
-        f"encoded in one piece; at most {MOST_CHARACTERS:,} fit into memory.",
-        "Cut the text smaller, with --split line, or leave such documents out with --on-error "
-        "skip.",
-        document=where,
-        characters=characters,
-    )
 
 
 def _encode(
@@ -202,8 +181,7 @@ def _encode(
     if end is not None:
         tokens = np.insert(tokens, np.cumsum(lengths), end)
         lengths = lengths + 1
-    boundaries = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=boundaries[1:])
+    boundaries = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     return TokenBatch(tokens.astype(dtype, copy=False), boundaries, blocks[-1].read_bytes)
 
 

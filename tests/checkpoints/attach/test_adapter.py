@@ -88,8 +88,8 @@ def test_detach_says_why_there_is_nothing_to_detach(base, adapter, tmp_path):
     for folder, error, words in (
         (base, LayoutError, "has no memory that `engram attach` wrote"),
         (adapter, LayoutError, f"is an adapter: a memory alone, beside which {base.name} was"),
-        (tmp_path / "none", MissingFileError, "none: no such folder"),
-        (tmp_path / "text.txt", MissingFileError, "text.txt: not a folder"),
+        (tmp_path / "none", MissingFileError, "none does not exist"),
+        (tmp_path / "text.txt", MissingFileError, "text.txt is not a folder"),
     ):
         with pytest.raises(error, match=words) as caught:
             detach(folder, tmp_path / "again")

@@ -15,12 +15,11 @@ from engram import EngramConfig
 from engram.backbone.claims import check_claims, stored_depths
 from engram.backbone.find_backbone import load_backbone
 from engram.checkpoints.attach import attach
-from engram.checkpoints.attach.compare_logits import max_logit_difference
-from engram.checkpoints.attach.proof import check_loads
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.attach.proof import check_loads, max_logit_difference
+from engram.checkpoints.verify.verify import verify
 from engram.config.config_file import write_config
 from engram.errors import ConfigError, EngramError, LayoutError
-from engram.hf.layers import find_layers
+from engram.hf.wiring import find_layers
 from support import more_families, tiny
 from support.cli import run
 from support.paths import BPE
@@ -60,7 +59,7 @@ def refusal(base: Path, config: EngramConfig | None = None) -> EngramError:
     """Attach, expecting a refusal that leaves nothing; a dry run refuses in the same words."""
     output = base.parent / "out"
     with pytest.raises(EngramError) as planned:
-        attach.plan(base, config or tiny.memory_config(), output)
+        attach.attach(base, config or tiny.memory_config(), output, dry_run=True)
     with pytest.raises(EngramError) as caught:
         attach.attach(base, config or tiny.memory_config(), output)
     assert str(planned.value) == str(caught.value)
@@ -216,7 +215,7 @@ def test_a_config_of_other_weights_is_refused(llama, changes, words):
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
 def test_experts_that_transformers_merges(tmp_path, model_type):
     base = tiny.base_model(model_type, tmp_path / "work" / "base")
-    checks = verify(tiny.attached_model(base, tmp_path / "out"), weights=True)
+    checks = verify(tiny.attached_model(base, tmp_path / "out"))
     assert next(check for check in checks if check.name == "base weights").ok
     error = refusal(change_config(base, num_local_experts=5))
     assert "experts" in error.message
@@ -237,7 +236,7 @@ def test_tied_weights_and_left_over_buffers_are_no_fault(tmp_path):
     assert "lm_head.weight" not in tensors
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(tensors, base / "model.safetensors", {"format": "pt"})
-    checks = verify(tiny.attached_model(base, tmp_path / "out"), weights=True)
+    checks = verify(tiny.attached_model(base, tmp_path / "out"))
     assert next(check for check in checks if check.name == "base weights").ok
 
 
@@ -284,7 +283,7 @@ def test_a_depth_without_weights_is_bounded(tmp_path):
 
 def test_nothing_is_read_and_nothing_is_held(llama, tmp_path):
     base = attach.read_base(llama)
-    attachment = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    attachment = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
     tensors = {
         **base.tensors,
         **{it.name: (it.tag, it.shape) for _, shard in attachment.shards for it in shard},
@@ -326,7 +325,7 @@ def test_verify_fails_a_base_that_would_be_random(attached):
 
 def test_verify_judges_the_depth_from_headers(attached):
     change_config(attached, num_hidden_layers=4)
-    checks = {check.name: check for check in verify(attached, weights=False)}
+    checks = {check.name: check for check in verify(attached, headers_only=True)}
     assert checks["base config"].ok is False
     assert "num_hidden_layers is 4" in checks["base config"].detail
 
@@ -371,5 +370,5 @@ def test_a_family_is_sized_and_its_layers_are_found(tmp_path, model_type):
     # Routers' corrections are stored in floating point, too, and are no parameters.
     params = sum(parameter.numel() for parameter in model.parameters())
     assert params <= backbone.params <= params + 32
-    checks = verify(tiny.attached_model(base, tmp_path / "out"), weights=True)
+    checks = verify(tiny.attached_model(base, tmp_path / "out"))
     assert next(check for check in checks if check.name == "base weights").ok

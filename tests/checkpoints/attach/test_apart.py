@@ -9,9 +9,9 @@ import pytest
 
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.errors import InputError
-from engram.storage.safetensors_headers import read_folder_headers
+from engram.storage.stored import read_folder_headers
 from support import tiny
 
 
@@ -45,9 +45,7 @@ WRITERS = {
     ),
     "convert": (
         "attached",
-        lambda source, out: convert_memory.write(
-            convert_memory.plan(source, out, dtype="bfloat16"), overwrite=True
-        ),
+        lambda source, out: convert(source, out, dtype="bfloat16", overwrite=True),
     ),
     "detach": ("attached", detach),
 }
@@ -74,7 +72,7 @@ def test_folders_side_by_side_are_apart(place):
 @pytest.mark.parametrize("dtype", [None, "fp8"])
 def test_total_size_counts_the_bytes_of_tensors(place, dtype):
     attach.attach("base", tiny.memory_config(), place / "made", dtype=dtype)
-    convert_memory.write(convert_memory.plan("made", place / "again", dtype="float16"))
+    convert("made", place / "again", dtype="float16")
     for folder in (place / "made", place / "again"):
         index = json.loads((folder / "model.safetensors.index.json").read_text())
         tensors = read_folder_headers(folder).values()

@@ -241,35 +241,35 @@ def test_changed_constants_fail_the_load(llama, tmp_path):
 
 def test_layers_past_the_depth_are_refused(llama, tmp_path):
     with pytest.raises(LayoutError, match="must be in 0..2, "):
-        attach.plan(llama, tiny.memory_config(layer_ids=[1, 4]), tmp_path / "x")
+        attach.attach(llama, tiny.memory_config(layer_ids=[1, 4]), tmp_path / "x")
 
 
 def test_another_width_is_refused(llama, tmp_path):
     with pytest.raises(LayoutError, match="must be 32, .* got 64"):
-        attach.plan(llama, tiny.memory_config(hidden_size=64), tmp_path / "x")
+        attach.attach(llama, tiny.memory_config(hidden_size=64), tmp_path / "x")
 
 
 def test_other_streams_are_refused(llama, tmp_path):
     with pytest.raises(LayoutError, match="must be 1, .* got 4"):
-        attach.plan(llama, tiny.memory_config(hc_mult=4), tmp_path / "x")
+        attach.attach(llama, tiny.memory_config(hc_mult=4), tmp_path / "x")
 
 
 def test_another_tokenizer_is_refused(llama, tmp_path):
     with pytest.raises(MismatchError, match="544"):
-        attach.plan(llama, tiny.memory_config(engram_vocab_size=545), tmp_path / "x")
+        attach.attach(llama, tiny.memory_config(engram_vocab_size=545), tmp_path / "x")
 
 
 def test_an_attached_base_is_refused(folders, tmp_path):
     _, attached = folders
     with pytest.raises(LayoutError, match="has a memory already"):
-        attach.plan(attached, tiny.memory_config(), tmp_path / "x")
+        attach.attach(attached, tiny.memory_config(), tmp_path / "x")
 
 
 def test_pickled_weights_are_refused(llama, tmp_path):
     base = shutil.copytree(llama, tmp_path / "base")
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     with pytest.raises(LayoutError, match="pickled"):
-        attach.plan(base, tiny.memory_config(), tmp_path / "x")
+        attach.attach(base, tiny.memory_config(), tmp_path / "x")
 
 
 def test_truncated_base_is_refused(llama, tmp_path):
@@ -277,7 +277,7 @@ def test_truncated_base_is_refused(llama, tmp_path):
     content = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(content[:-100])
     with pytest.raises(CorruptFileError):
-        attach.plan(base, tiny.memory_config(), tmp_path / "x")
+        attach.attach(base, tiny.memory_config(), tmp_path / "x")
 
 
 def test_index_that_leaves_the_folder_is_refused(llama, tmp_path):
@@ -286,16 +286,16 @@ def test_index_that_leaves_the_folder_is_refused(llama, tmp_path):
     index = {"weight_map": {"model.norm.weight": "../outside.safetensors"}}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CorruptFileError, match="outside"):
-        attach.plan(base, tiny.memory_config(), tmp_path / "x")
+        attach.attach(base, tiny.memory_config(), tmp_path / "x")
 
 
 def test_missing_model_is_named(tmp_path):
     with pytest.raises(MissingFileError, match="nothing-here"):
-        attach.plan(tmp_path / "nothing-here", tiny.memory_config(), tmp_path / "x")
+        attach.attach(tmp_path / "nothing-here", tiny.memory_config(), tmp_path / "x")
 
 
 def test_output_that_is_there_is_kept(llama, tmp_path):
-    plan = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    plan = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="there already"):
@@ -307,8 +307,7 @@ def test_output_that_is_there_is_kept(llama, tmp_path):
 
 def test_overwrite_replaces_an_attached_folder(llama, tmp_path):
     tiny.attached_model(llama, tmp_path / "out")
-    plan = attach.plan(llama, tiny.memory_config(seed=9), tmp_path / "out")
-    attach.write(plan, overwrite=True)
+    attach.attach(llama, tiny.memory_config(seed=9), tmp_path / "out", overwrite=True)
     assert engram.load(tmp_path / "out").config.engram["config"]["seed"] == 9
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -316,18 +315,17 @@ def test_overwrite_replaces_an_attached_folder(llama, tmp_path):
 def test_overwrite_keeps_what_the_user_put_there(llama, tmp_path):
     tiny.attached_model(llama, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("precious")
-    plan = attach.plan(llama, tiny.memory_config(seed=9), tmp_path / "out")
     with pytest.raises(InputError, match=r"notes\.txt"):
-        attach.write(plan, overwrite=True)
+        attach.attach(llama, tiny.memory_config(seed=9), tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "notes.txt").read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_interrupted_write_leaves_nothing(llama, tmp_path):
-    plan = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    plan = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
 
     def stop(done: int, total: int | None) -> None:
-        if done > plan.base.size_bytes:
+        if done > plan.written_bytes - plan.added_bytes:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -336,7 +334,7 @@ def test_an_interrupted_write_leaves_nothing(llama, tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(llama, tmp_path, monkeypatch):
-    plan = attach.plan(llama, tiny.memory_config(), tmp_path / "out")
+    plan = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(DoesNotFitError, match="1000 B free"):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import engram
 from engram.addressing.reference import hash_ids
 from engram.checkpoints.read.inspect import inspect_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import MismatchError
 from engram.hf.calls import MemoryLayer
 from engram.layouts import get_layout
@@ -94,7 +94,7 @@ def test_every_tensor_is_stored_and_loaded(attached):
         constants = {"multi_head_embedding.offsets", "multi_head_embedding.embedding.weight"}
         if layout.hashes == "compressed" and layer_id == config.layer_ids[0]:
             constants.add("token_map")
-        assert names == constants | set(layout.dense_shapes(config))
+        assert names == constants | set(layout.dense_shapes(config.sizes))
     table = "model.layers.1.engram.multi_head_embedding.embedding.weight"
     assert stored[table].shape[0] % config.row_multiple == 0
 
@@ -183,7 +183,7 @@ def test_a_missing_tensor_fails_the_load(attached, tmp_path):
     save_file(tensors, shard, metadata={"format": "pt"})
     with pytest.raises(MismatchError, match="engram"):
         engram.load(tmp_path)
-    checks = {check.name: check for check in verify(tmp_path, weights=False)}
+    checks = {check.name: check for check in verify(tmp_path, headers_only=True)}
     assert not all(check.ok is not False for check in checks.values())
 
 
@@ -199,7 +199,7 @@ def test_verify_finds_it_right(attached):
 def test_parts_are_counted_as_stored(attached):
     inspection = inspect_checkpoint(attached)
     config = inspection.config
-    dense = get_layout(config.layout).dense_parts(config)
+    dense = get_layout(config.layout).dense_parts(config.sizes)
     parts = {part.part: part.params for part in inspection.weights}
     assert {f"layers.1.{name}": count for name, count in dense.items()}.items() <= parts.items()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 
@@ -263,7 +264,7 @@ def test_an_index_that_names_what_is_no_weight_file(base, adapter, attached, tmp
     (plain / "model.safetensors").rename(plain / "model-1.safetensors")
     (plain / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     out = tmp_path / "out"
-    refused(lambda: attach.plan(plain, tiny.memory_config(), out), tmp_path, match="weight|safet")
+    refused(lambda: attach.attach(plain, tiny.memory_config(), out), tmp_path, match="weight|safet")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00001.safetensors"])
@@ -293,25 +294,27 @@ def test_a_user_file_that_a_config_calls_its_own(attached, base, tmp_path, name,
         listed = [name, f"{name}/notes.txt"]
         value = dict.fromkeys(listed, name) if key == "files" else listed
         edit_engram(attached, "base", key, value=(value,))
-    plan = attach.plan(base, tiny.memory_config(seed=9), attached)
-    refused(lambda: attach.write(plan, overwrite=True), tmp_path, InputError, "not replaced")
+    again = partial(attach.attach, base, tiny.memory_config(seed=9), attached, overwrite=True)
+    refused(again, tmp_path, InputError, "not replaced")
 
 
 def test_a_user_file_below_a_folder_of_the_base(attached, base, tmp_path):
-    plan = attach.plan(base, tiny.memory_config(seed=9), attached)
+    again = partial(attach.attach, base, tiny.memory_config(seed=9), attached, overwrite=True)
     (attached / "engram_base" / "notes.txt").write_text("precious")
-    refused(lambda: attach.write(plan, overwrite=True), tmp_path, InputError, "engram_base")
+    refused(again, tmp_path, InputError, "engram_base")
     (attached / "engram_base" / "notes.txt").unlink()
-    attach.write(plan, overwrite=True)
+    again()
     assert json.loads((attached / "config.json").read_text())["engram"]["config"]["seed"] == 9
 
 
 def test_an_adapter_is_replaced_and_what_lies_beside_it_is_kept(adapter, base, tmp_path):
-    plan = attach.plan(base, tiny.memory_config(seed=9), adapter, adapter=True)
+    again = partial(
+        attach.attach, base, tiny.memory_config(seed=9), adapter, adapter=True, overwrite=True
+    )
     (adapter / "tokenizer.json").write_text("precious")
-    refused(lambda: attach.write(plan, overwrite=True), tmp_path, InputError, "tokenizer.json")
+    refused(again, tmp_path, InputError, "tokenizer.json")
     (adapter / "tokenizer.json").unlink()
-    attach.write(plan, overwrite=True)
+    again()
     assert engram.load(base, adapter).config.engram["config"]["seed"] == 9
 
 

@@ -8,12 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engram.checkpoints.attach import attach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.stored_rows import read_rows
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import LayoutError, MissingFileError
 from engram.tensor_names import TABLE
 from support import tiny
@@ -38,7 +37,7 @@ def published(tmp_path_factory):
         pad_id=None,
     )
     attach.attach(base, config, root / "attached")
-    convert_memory.write(convert_memory.plan(root / "attached", root / "published", "qwen_ple"))
+    convert(root / "attached", root / "published", "qwen_ple")
     (file,) = (root / "published").glob("*.safetensors")
     others = {path.name: path.read_text() for path in (root / "published").glob("*.json")}
     return load_file(file), {k: v for k, v in others.items() if "index" not in k}, base
@@ -64,7 +63,7 @@ def tables(tensors):
 
 
 def verdicts(made):
-    return {check.name: check for check in verify(made, weights=False)}
+    return {check.name: check for check in verify(made, headers_only=True)}
 
 
 @pytest.mark.parametrize("lost", ["shard_44.", "shard_"])
@@ -111,18 +110,16 @@ def test_fp8_tables_with_float_scales_are_read_and_converted(published, folder, 
     made = folder(tensors)
     (table,) = [layer[TABLE] for layer in open_checkpoint(made).layers.values()]
     rows = np.arange(table.rows)
-    assert np.allclose(read_rows(table, rows), expected, rtol=1e-6)
+    assert np.allclose(table.read_rows(rows), expected, rtol=1e-6)
     assert torch.allclose(table.read(32, 64), expected[32:96], rtol=1e-6)
     assert look_up(made, "the tables are read").layers[0].norms.max() > 0
     assert all(check.ok is not False for check in verdicts(made).values())
-    convert_memory.write(
-        convert_memory.plan(made, tmp_path / "float", "attached", base=published[2])
-    )
+    convert(made, tmp_path / "float", "attached", base=published[2])
     for dtype, error in (("float32", 1e-6), ("fp8", 2**-4)):
         out = tmp_path / dtype
-        convert_memory.write(convert_memory.plan(made, out, base=published[2], dtype=dtype))
+        convert(made, out, base=published[2], dtype=dtype)
         (again,) = [layer[TABLE] for layer in open_checkpoint(out).layers.values()]
-        assert np.allclose(read_rows(again, rows), expected, rtol=error, atol=error * 0.02)
+        assert np.allclose(again.read_rows(rows), expected, rtol=error, atol=error * 0.02)
 
 
 def test_names_of_mlx_are_known(published, folder):

@@ -16,7 +16,7 @@ from engram.checkpoints.published.longcat import table_rows
 from engram.checkpoints.published.recognise import families, find_family, recognise
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.config.templates import load_template
 from engram.errors import ConfigError, CorruptFileError, InputError, MissingFileError
 from engram.sizing.weights import total_of
@@ -409,9 +409,9 @@ def test_what_has_no_memory(tmp_path):
         run(command, base).ended(3)
         run(command, tmp_path / "nothing").ended(4)
     with pytest.raises(InputError, match="has no memory"):
-        list(verify(base))
-    with pytest.raises(MissingFileError, match="no such file or folder"):
-        list(verify(tmp_path / "nothing"))
+        verify(base)
+    with pytest.raises(MissingFileError, match="does not exist"):
+        verify(tmp_path / "nothing")
 
 
 def test_settings_that_make_no_sense(tmp_path):
@@ -430,11 +430,11 @@ def test_families_do_not_take_each_other_for_their_own(qwen, tmp_path, demo):
         "qwen_ple": qwen[0],
         "longcat_ngram": longcat(tmp_path / "longcat"),
     }
-    assert [family.layout for family in families()] == [*folders, "gemma_ple"]
+    assert [family.name for family in families()] == [*folders, "gemma_ple"]
     for layout, folder in folders.items():
-        assert recognise(open_checkpoint(folder).files).family.layout == layout
+        assert recognise(open_checkpoint(folder).files).family.name == layout
         if folder.is_dir():  # the names alone say it, too
-            assert find_family(replace(open_checkpoint(folder).files, config={})).layout == layout
+            assert find_family(replace(open_checkpoint(folder).files, config={})).name == layout
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import engram
 from engram.checkpoints.attach import attach
 from engram.checkpoints.attach.detach import detach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.digests import read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import CorruptFileError, MissingError
 from engram.storage.files import sha256_of
 from support import tiny
@@ -46,7 +46,7 @@ def recorded(folder):
 
 
 def verdicts(folder, **options):
-    checks = verify(folder, weights=False, **options)
+    checks = verify(folder, headers_only=True, **options)
     return {check.name: check.ok for check in checks if check.name.endswith(" files")}
 
 
@@ -59,13 +59,13 @@ def flip(path):
 def test_what_is_recorded_is_what_the_files_hold(made, base):
     found = recorded(made / "full")
     weights = {path.name for path in (made / "full").glob("*.safetensors")}
-    assert set(found.weights) == weights
-    assert found.weights == recorded(made / "linked").weights
-    assert recorded(made / "plain").weights is None
-    for name, digest in {**found.small, **found.weights}.items():
+    assert set(found["weight_files"]) == weights
+    assert found["weight_files"] == recorded(made / "linked")["weight_files"]
+    assert recorded(made / "plain").get("weight_files") is None
+    for name, digest in {**found["small_files"], **found["weight_files"]}.items():
         assert sha256_of(made / "full" / name) == digest
     names = {"modeling_engram.py", "tokenizer.json", ".gitattributes", "engram_base/config.json"}
-    assert names < set(found.small)
+    assert names < set(found["small_files"])
 
 
 def test_verify_says_so_and_what_was_not_recorded(made):
@@ -77,10 +77,10 @@ def test_verify_says_so_and_what_was_not_recorded(made):
 
 def test_every_flip_is_noticed(made, tmp_path):
     found = recorded(made / "full")
-    for number, name in enumerate([*found.small, *found.weights]):
+    for number, name in enumerate([*found["small_files"], *found["weight_files"]]):
         folder = shutil.copytree(made / "full", tmp_path / str(number))
         flip(folder / name)
-        kind = "small files" if name in found.small else "weight files"
+        kind = "small files" if name in found["small_files"] else "weight files"
         assert verdicts(folder, full=True)[kind] is False, name
         with pytest.raises(CorruptFileError, match="sha256 differs") as refused:
             detach(folder, tmp_path / "again")
@@ -112,7 +112,7 @@ def test_a_folder_that_was_saved_anew_is_no_false_alarm(made, tmp_path, tables):
 
 
 def test_a_converted_folder_keeps_what_is_still_right(made, base, tmp_path):
-    convert_memory.write(convert_memory.plan(made / "full", tmp_path / "int8", dtype="int8"))
+    convert(made / "full", tmp_path / "int8", dtype="int8")
     assert verdicts(tmp_path / "int8", full=True) == {"small files": True, "weight files": None}
     detach(tmp_path / "int8", tmp_path / "again")
     assert (tmp_path / "again" / ".gitattributes").is_file()
@@ -132,12 +132,14 @@ def test_digests_of_another_form_are_damage(made, tmp_path):
 def test_rows_appear_as_they_are_done(made, monkeypatch):
     seen = []
 
-    def check_and_look(*args, **options):
-        for check in verify(*args, **options):
-            yield check
+    def look(target, on_check, **options):
+        def tell_and_look(check):
+            on_check(check)
             seen.append((check.name, sys.stdout.buffer.getvalue().decode()))
 
-    monkeypatch.setattr("engram.checkpoints.verify.verify_checkpoint.verify", check_and_look)
+        return verify(target, on_check=tell_and_look, **options)
+
+    monkeypatch.setattr(engram, "verify", look)
     done = run("verify", made / "plain", "--headers-only").ended()
     assert len(seen) > 5
     for name, text in seen:
@@ -150,10 +152,8 @@ def test_what_headers_tell_is_shown_before_packages_are_imported(made, monkeypat
         raise MissingError("no torch")
 
     monkeypatch.setattr("engram.hf.compat.check", fail)
-    checks = verify(made / "plain")
-    seen = [next(checks).name]
-    while seen[-1] != "base config":
-        seen.append(next(checks).name)
-    assert seen[0] == "fingerprint"
+    seen = []
     with pytest.raises(MissingError, match="no torch"):
-        next(checks)
+        verify(made / "plain", on_check=lambda check: seen.append(check.name))
+    assert seen[0] == "fingerprint"
+    assert seen[-1] == "base config"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.lookup import look_up
 from engram.errors import MismatchError
 from support import tiny
@@ -49,7 +49,9 @@ def test_convert_and_look_up(attached, other, tmp_path):
     tokenizer = load_tokenizer(str(other))
     for to in ("attached", "demo"):
         with pytest.raises(MismatchError, match="not the one that the memory was made with"):
-            convert_memory.plan(attached, tmp_path / "out", to, tokenizer=tokenizer)
-        convert_memory.plan(attached, tmp_path / "out", to, tokenizer=load_tokenizer(str(attached)))
+            convert(attached, tmp_path / "out", to, tokenizer=tokenizer, dry_run=True)
+        convert(
+            attached, tmp_path / "out", to, tokenizer=load_tokenizer(str(attached)), dry_run=True
+        )
     with pytest.raises(MismatchError):
         look_up(attached, "the river", tokenizer=tokenizer)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import engram
 import engram.hf
 from engram.errors import CorruptFileError, EngramError, MismatchError
-from engram.storage.safetensors_headers import read_folder_headers
+from engram.storage.stored import read_folder_headers
 from engram.tensor_names import OFFSETS, TOKEN_MAP
 from support import tiny
 

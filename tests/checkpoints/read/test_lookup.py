@@ -14,10 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import engram
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.attach import attach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.lookup import look_up
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.read.stored_rows import read_rows
 from engram.errors import InputError, MismatchError, MissingFileError
 from engram.storage.safetensors_writer import write_shard
 from engram.tensor_names import TABLE
@@ -56,7 +55,7 @@ def seen_by_the_model(folder, text=TEXT):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "fp8", "int8"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_ids_and_norms_are_those_of_the_model(folders, layout, dtype, tmp_path):
-    convert_memory.write(convert_memory.plan(folders[layout], tmp_path / "x", dtype=dtype))
+    convert(folders[layout], tmp_path / "x", dtype=dtype)
     found = look_up(tmp_path / "x", TEXT)
     ids, seen = seen_by_the_model(tmp_path / "x")
     assert [token.token_id for token in found.tokens] == ids
@@ -74,7 +73,7 @@ def test_ids_and_norms_are_those_of_the_model(folders, layout, dtype, tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_published_names_and_adapters(folders, layout, tmp_path):
-    convert_memory.write(convert_memory.plan(folders[layout], tmp_path / "published", layout))
+    convert(folders[layout], tmp_path / "published", layout)
     tokenizer = load_tokenizer(BPE)
     found = look_up(tmp_path / "published", TEXT, tokenizer=tokenizer)
     expected = look_up(folders[layout], TEXT)
@@ -112,7 +111,7 @@ def test_a_checkpoint_of_transformers_own_qwen(tmp_path):
     memory = open_checkpoint(tmp_path)
     for layer in found.layers:
         table = memory.layers[layer.layer_id][TABLE]
-        rows = read_rows(table, layer.rows.reshape(-1)).reshape(len(row), -1)
+        rows = table.read_rows(layer.rows.reshape(-1)).reshape(len(row), -1)
         assert np.array_equal(rows, seen[layer.layer_id][0].double().numpy())
 
 
@@ -150,12 +149,14 @@ def test_another_tokenizer_is_refused(folders, local_word):
         look_up(folders["demo"], "")
 
 
-def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path):
+def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     """The table has 64 GB by name; torch stays out."""
     folder = tmp_path / "big"
     base = tiny.base_model("llama", tmp_path / "base")
     config = tiny.memory_config(engram_table_size=[2 * 670_000_000] * 3, layer_ids=[2])
-    plan = attach.plan(base, config, folder, init="paper")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**12))
+    plan = attach.attach(base, config, folder, init="paper", dry_run=True).plan
     tensors = [tensor for _, shard in plan.shards for tensor in shard]
     (table,) = [tensor for tensor in tensors if tensor.name.endswith(TABLE)]
     others = [tensor for tensor in tensors if tensor is not table]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from engram.checkpoints.attach import attach
-from engram.checkpoints.convert import convert_memory
+from engram.checkpoints.convert.convert import convert
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
 from engram.storage import json_files
 from engram.tensor_names import (
@@ -33,15 +33,14 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     attach.attach(base, tiny.memory_config(), root / "attached")
     attach.attach(base, tiny.memory_config(), root / "adapter", adapter=True)
-    made = convert_memory.plan(root / "attached", root / "released", "demo")
-    convert_memory.write(made)
+    convert(root / "attached", root / "released", "demo")
     return {"base": base, **{name: root / name for name in ("attached", "adapter", "released")}}
 
 
 @pytest.mark.parametrize("kind", ["base", "attached", "adapter", "released"])
 def test_kinds(folders, kind):
     opened = open_checkpoint(folders[kind])
-    assert opened.kind == kind
+    assert bool(opened.adapter) == (kind == "adapter")
     assert (opened.stated is not None) == (kind in ("attached", "adapter"))
     if kind == "base":
         assert (opened.memory_tensors, len(opened.base_tensors)) == ({}, len(opened.tensors))
@@ -91,13 +90,13 @@ def test_a_config_is_read_once_in_a_verify(folders, kind, monkeypatch):
 
     monkeypatch.setattr(json_files, "parse_json", count)
     # Its own tokenizer would be described by its config.json, too.
-    checks = verify(folders[kind], weights=False, tokenizer=str(BPE))
+    checks = verify(folders[kind], headers_only=True, tokenizer=str(BPE))
     assert [check.name for check in checks if check.ok is False] == []
     assert read["config.json"] + read["engram_adapter.json"] == 1
 
 
 def test_what_cannot_be_opened(folders, tmp_path):
-    with pytest.raises(MissingFileError, match="no such file or folder"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         open_checkpoint(tmp_path / "nothing")
     (tmp_path / "notes.txt").write_text("no weights")
     with pytest.raises(InputError, match="neither a folder nor a safetensors file"):

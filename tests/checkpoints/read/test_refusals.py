@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import engram
 from engram.addressing.addresses import Addresses
-from engram.checkpoints.verify.verify_checkpoint import verify
+from engram.checkpoints.verify.verify import verify
 from engram.errors import DependencyError, InputError, LayoutError, MismatchError
 from support import tiny
 from support.checked import failed, verdicts
@@ -200,7 +200,7 @@ def test_engram_keys_that_the_config_does_not_wire(attached):
     with pytest.raises(MismatchError, match="has no memory"):
         AutoModelForCausalLM.from_pretrained(attached)
     with pytest.raises(InputError, match="has no memory"):
-        list(verify(attached))
+        verify(attached)
 
 
 def test_embeddings_without_ids(attached):

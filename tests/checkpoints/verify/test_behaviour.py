@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import engram
-from engram.checkpoints.attach.compare_logits import max_logit_difference
+from engram.checkpoints.attach.proof import max_logit_difference
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify import behaviour
 from engram.checkpoints.verify.behaviour import behaviour_checks

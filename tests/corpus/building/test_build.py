@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
-from engram.corpus.building import build_plan as build_module
+from engram.corpus.building import build_corpus as build_module
 from engram.corpus.building import unit_work
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
@@ -72,11 +72,13 @@ def test_units_hold_the_documents_of_the_text(tmp_path, split, unit_bytes):
     found = [
         text
         for unit in units
-        for block in TextReader(unit.sources, split=split).blocks()
+        for block in TextReader(unit, split=split).blocks()
         for text in block.texts
     ]
     assert found == [text for block in TextReader(tmp_path, split=split) for text in block.texts]
-    assert sum(unit.size_bytes for unit in units) == sum(s.size_bytes for s in sources)
+    assert sum(source.size_bytes for unit in units for source in unit) == sum(
+        s.size_bytes for s in sources
+    )
     assert (len(units) == 1) == (unit_bytes == 10**9)
 
 
@@ -89,7 +91,7 @@ def test_units_of_parquet_are_row_groups(tmp_path):
     pq.write_table(pa.table({"id": range(1000), "text": texts}), path, row_group_size=100)
     units = plan_units(find_sources(path)[0], "paragraph", path.stat().st_size // 4)
     assert 3 <= len(units) <= 5
-    readers = [TextReader(unit.sources) for unit in units]
+    readers = [TextReader(unit) for unit in units]
     blocks = [block for reader in readers for block in reader.blocks()]
     assert [text for block in blocks for text in block.texts] == texts
     assert blocks[-1].position(0).startswith(f"{path}:")

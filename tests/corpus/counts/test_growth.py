@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from engram import growth as growth_module
-from engram.corpus.counts import distinct as distinct_module
 from engram.corpus.counts import statistics as statistics_module
-from engram.corpus.counts.collisions import order_collisions
-from engram.corpus.counts.distinct import DistinctWindows
+from engram.corpus.counts.distinct import DistinctWindows, order_collisions
 from engram.corpus.counts.statistics import Statistics
 from engram.growth import Growth, GrowthPoint, growth_lengths
 from support.cli import run
@@ -122,8 +120,7 @@ def test_what_a_short_text_cannot_tell():
 
 
 @pytest.mark.parametrize(("order", "vocab_size"), [(2, 447), (3, 32_962), (4, 99_092)])
-def test_the_set_gives_back_its_windows_and_how_often_they_came(monkeypatch, order, vocab_size):
-    monkeypatch.setattr(distinct_module, "_CHUNK", 1000)
+def test_the_set_gives_back_its_windows_and_how_often_they_came(order, vocab_size):
     rng = np.random.default_rng(5)
     slots = rng.integers(0, vocab_size, (order, 6000)).astype(np.uint32)
     slots = slots[:, rng.integers(0, 6000, 20_000)]
@@ -133,9 +130,11 @@ def test_the_set_gives_back_its_windows_and_how_often_they_came(monkeypatch, ord
         windows.add(slots[:, start : start + 777])
         if start % 7 == 0:
             windows.count()
-    found = {}
-    for chunk, counts in windows.windows():
-        found.update(zip(map(tuple, chunk.T.tolist()), counts.tolist(), strict=True))
+    # Multipliers that keep one id of a window, and drop the others.
+    ids = [windows.mixes(one).tolist() for one in np.eye(order, dtype=np.uint64)]
+    counts = [int(count) for _, counts in windows.sets() for count in counts]
+    found = dict(zip(zip(*ids, strict=True), counts, strict=True))
+    assert len(found) == len(counts)
     expected: dict[tuple[int, ...], int] = {}
     for window in map(tuple, slots.T.tolist()):
         expected[window] = expected.get(window, 0) + 1

@@ -14,7 +14,7 @@ from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.counts.cache_curve import CacheSample
 from engram.corpus.counts.statistics import Statistics
-from engram.corpus.hash.hash_config import find_memory, sized_for
+from engram.corpus.hash.hash_text import find_memory, sized_for
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 

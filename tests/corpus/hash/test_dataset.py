@@ -17,10 +17,8 @@ from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.hash import windows
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_documents
-from engram.corpus.text.readers import TextReader
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.hash.hash_text import hash_text
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import (
@@ -40,10 +38,7 @@ def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored") / "out"
     text = folder.with_name("text.txt")
     text.write_text(TEXT)
-    _, file, addresses = find_memory(CONFIG)
-    hash_documents(
-        TextReader(text), file, addresses, add_eos=True, target=Target(folder, "npy", 777)
-    )
+    hash_text(text, CONFIG, output=folder, options=HashOptions(shard_tokens=777))
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     assert len(shards) > 3
     tokens, ids = (

@@ -16,10 +16,9 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
-from engram.corpus.hash import hash_shards, pipeline
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import estimate_bytes, hash_documents
+from engram.corpus.hash import hash_shards, hashed_text
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.hash.hash_text import find_memory, hash_text, plan_hash
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
 from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
@@ -45,10 +44,10 @@ def text_file(folder: Path, text: str = TEXT) -> Path:
     return path
 
 
-def hash_to(folder: Path, reader: TextReader, layout="demo", *, add_eos=False, threads=1, **target):
-    _, tokenizer, addresses = find_memory(config_of(layout))
-    options = {"add_eos": add_eos, "threads": threads, "target": Target(folder, **target)}
-    return hash_documents(reader, tokenizer, addresses, **options)
+def hash_to(folder: Path, where: Path | str, layout="demo", *, add_eos=False, workers=1, **form):
+    options = HashOptions(add_eos=add_eos, **form)
+    hashed = hash_text(where, config_of(layout), output=folder, options=options, workers=workers)
+    return hashed.counts
 
 
 # --- tokens -----------------------------------------------------------------------------------
@@ -106,18 +105,18 @@ def test_shards_are_read_by_numpy_and_equal_the_reference(
 ):
     monkeypatch.setattr(hash_shards, "_CHUNK_TOKENS", 300)
     text = TEXT[:6000] if shard_tokens == 1 else TEXT
-    reader = TextReader(text_file(tmp_path, text))
-    hashed = hash_to(tmp_path / "out", reader, layout, add_eos=True, shard_tokens=shard_tokens)
+    path = text_file(tmp_path, text)
+    hashed = hash_to(tmp_path / "out", path, layout, add_eos=True, shard_tokens=shard_tokens)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["schema"] == "engram.hashes/1"
     addresses = Addresses.from_dict(manifest["addresses"])
     assert (manifest["token_map_file"] is None) == (layout == "qwen_ple")
     if manifest["token_map_file"] is not None:
-        path = tmp_path / "out" / manifest["token_map_file"]
-        addresses = addresses.with_map(np.load(path, allow_pickle=False))
+        token_map = np.load(tmp_path / "out" / manifest["token_map_file"], allow_pickle=False)
+        addresses = addresses.with_map(token_map)
     assert addresses.fingerprint == manifest["fingerprint"]
     tokenizer = load_tokenizer(str(BPE)).tokenizer
-    texts = iter([text for block in reader for text in block.texts])
+    texts = iter([text for block in TextReader(path) for text in block.texts])
     documents = tokens = 0
     for shard in manifest["shards"]:
         parts = [
@@ -147,7 +146,7 @@ def test_shards_are_read_by_numpy_and_equal_the_reference(
 
 
 def test_the_manifest_lists_every_file(tmp_path):
-    hashed = hash_to(tmp_path / "out", TextReader(text_file(tmp_path)))
+    hashed = hash_to(tmp_path / "out", text_file(tmp_path))
     files = {file.name: file for file in (tmp_path / "out").iterdir()}
     manifest = json.loads(files.pop("manifest.json").read_text())
     assert [file["name"] for file in manifest["files"]] == sorted(files)
@@ -160,7 +159,7 @@ def test_the_manifest_lists_every_file(tmp_path):
 
 def test_bytes_depend_on_the_text_alone(tmp_path, monkeypatch):
     path = text_file(tmp_path)
-    hash_to(tmp_path / "one", TextReader(path), shard_tokens=2000)
+    hash_to(tmp_path / "one", path, shard_tokens=2000)
     expected = digests(tmp_path / "one")
     monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 700)
     monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 333)
@@ -168,9 +167,9 @@ def test_bytes_depend_on_the_text_alone(tmp_path, monkeypatch):
     packed.write_bytes(gzip.compress(TEXT.encode()))
     with path.open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        for threads, where in ((1, path), (2, packed), (3, "-")):
-            folder = tmp_path / f"{threads}"
-            hash_to(folder, TextReader(where), threads=threads, shard_tokens=2000)
+        for workers, where in ((1, path), (2, packed), (3, "-")):
+            folder = tmp_path / f"{workers}"
+            hash_to(folder, where, workers=workers, shard_tokens=2000)
             assert digests(folder) == expected
 
 
@@ -178,8 +177,8 @@ def test_parquet_holds_the_same(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(hash_shards, "_CHUNK_TOKENS", 300)
     path = text_file(tmp_path)
-    hash_to(tmp_path / "npy", TextReader(path), shard_tokens=2000)
-    hash_to(tmp_path / "parquet", TextReader(path), shard_tokens=2000, format="parquet")
+    hash_to(tmp_path / "npy", path, shard_tokens=2000)
+    hash_to(tmp_path / "parquet", path, shard_tokens=2000, format="parquet")
     one, other = (
         json.loads((tmp_path / name / "manifest.json").read_text())["shards"]
         for name in ("npy", "parquet")
@@ -204,17 +203,16 @@ def test_parquet_holds_the_same(tmp_path, monkeypatch):
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingPackageError, match="pyarrow") as caught:
-        hash_to(tmp_path / "out", TextReader(text_file(tmp_path)), format="parquet")
+        hash_to(tmp_path / "out", text_file(tmp_path), format="parquet")
     assert "engram-toolkit[parquet]" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
 def test_the_estimate_is_near_what_is_written(tmp_path):
-    reader = TextReader(text_file(tmp_path))
-    _, tokenizer, addresses = find_memory(config_of())
-    estimate = estimate_bytes(reader, tokenizer, addresses)
-    ids = sum(hash_to(tmp_path / "out", reader).written_bytes for _ in range(1))
-    assert estimate == pytest.approx(ids, rel=0.05)
+    path, folder = text_file(tmp_path), tmp_path / "out"
+    planned = plan_hash(path, config_of(), output=folder).to_dict()
+    written_bytes = hash_to(folder, path, add_eos=True).written_bytes
+    assert planned["estimated_bytes"] == pytest.approx(written_bytes, rel=0.05)
 
 
 # --- whole or not at all ----------------------------------------------------------------------
@@ -227,7 +225,7 @@ def test_what_breaks_off_leaves_what_was_there_and_is_resumed(
 ):
     path, folder = text_file(tmp_path), tmp_path / "results" / "out"
     if has_old:
-        hash_to(folder, TextReader(path))
+        hash_to(folder, path)
     before = digests(folder) if has_old else None
     written = []
 
@@ -238,14 +236,14 @@ def test_what_breaks_off_leaves_what_was_there_and_is_resumed(
 
     monkeypatch.setattr(token_shards, "sync", break_off)
     with pytest.raises(DoesNotFitError if isinstance(error, OSError) else error):
-        hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True)
+        hash_to(folder, path, shard_tokens=500, overwrite=True)
     names = sorted(f.name for f in folder.parent.iterdir())
     assert names == [".out.building", *(["out"] if has_old else [])]
     if has_old:
         assert digests(folder) == before
     monkeypatch.undo()
-    hash_to(folder, TextReader(path), shard_tokens=500, overwrite=True, resume=True)
-    hash_to(tmp_path / "whole", TextReader(path), shard_tokens=500)
+    hash_to(folder, path, shard_tokens=500, overwrite=True, resume=True)
+    hash_to(tmp_path / "whole", path, shard_tokens=500)
     assert digests(folder) == digests(tmp_path / "whole")
     assert [f.name for f in folder.parent.iterdir()] == ["out"]
 
@@ -254,34 +252,34 @@ def test_a_text_that_goes_wrong_leaves_nothing(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(TEXT.encode() * 80 + b"\xff")
     with pytest.raises(InputError, match="UTF-8"):
-        hash_to(tmp_path / "out", TextReader(path), shard_tokens=100_000)
+        hash_to(tmp_path / "out", path, shard_tokens=100_000)
     assert [f.name for f in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_what_is_there_is_replaced_only_when_asked_and_ours(tmp_path):
     path, folder = text_file(tmp_path), tmp_path / "out"
     folder.mkdir()
-    hash_to(folder, TextReader(path), shard_tokens=500)
+    hash_to(folder, path, shard_tokens=500)
     before = digests(folder)
     with pytest.raises(InputError, match="is there already") as caught:
-        hash_to(folder, TextReader(path))
+        hash_to(folder, path)
     assert "--overwrite" in caught.value.hint
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"also holds notes\.txt"):
-        hash_to(folder, TextReader(path), overwrite=True)
+        hash_to(folder, path, overwrite=True)
     (folder / "notes.txt").unlink()
     assert digests(folder) == before
-    hash_to(folder, TextReader(path), overwrite=True)
+    hash_to(folder, path, overwrite=True)
     assert set(digests(folder)) < set(before)
     for name, data in (("other", "mine"), ("manifest.json", '{"schema": "x/1", "files": []}')):
         foreign = tmp_path / f"foreign-{name}"
         foreign.mkdir()
         (foreign / name).write_text(data)
         with pytest.raises(InputError, match="nothing in it says that this command wrote it"):
-            hash_to(foreign, TextReader(path), overwrite=True)
+            hash_to(foreign, path, overwrite=True)
         assert (foreign / name).read_text() == data
     with pytest.raises(InputError, match="nothing in it says that this command wrote it"):
-        hash_to(path, TextReader(path), overwrite=True)
+        hash_to(path, path, overwrite=True)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
         "foreign-manifest.json", "foreign-other", "out", "text.txt",
     ]  # fmt: skip
@@ -321,23 +319,16 @@ def test_the_layers_asked_for_are_those_of_the_config():
 
 def test_a_text_without_tokens(tmp_path):
     path = text_file(tmp_path, "\u00a0\n\n \n")
-    _, tokenizer, addresses = find_memory(None, str(WORD))
     with pytest.raises(InputError, match="has no tokens"):
-        hash_documents(TextReader(path), tokenizer, addresses, add_eos=False)
+        hash_text(path, tokenizer=str(WORD), options=HashOptions(add_eos=False))
 
 
 def test_progress_counts_bytes_up_to_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 2000)
     monkeypatch.setattr("engram.corpus.text.readers._BLOCK_BYTES", 2000)
     path = text_file(tmp_path)
-    _, tokenizer, addresses = find_memory(config_of())
     steps = []
-    hash_documents(
-        TextReader(path),
-        tokenizer,
-        addresses,
-        progress=lambda done, total: steps.append((done, total)),
-    )
+    hash_text(path, config_of(), progress=lambda done, total: steps.append((done, total)))
     size = path.stat().st_size
     assert len(steps) > 3
     assert steps == sorted(steps)
@@ -351,4 +342,4 @@ def test_an_error_in_the_reading_thread_arrives():
 
     seen = []
     with pytest.raises(InputError, match="late"):
-        seen.extend(pipeline._one_ahead(items()))
+        seen.extend(hashed_text._one_ahead(items()))

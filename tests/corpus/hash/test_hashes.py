@@ -13,11 +13,8 @@ import pytest
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.building.build_corpus import build_corpus
-from engram.corpus.hash import hash_folder
+from engram.corpus.hash import hash_shards
 from engram.corpus.results.work_folder import work_folder
-from engram.corpus.text.readers import TextReader
-from engram.corpus.text.text_options import TextOptions
-from engram.corpus.tokens.stored_tokens import StoredTokens
 from engram.errors import DoesNotFitError, InputError
 from support.corpora import digests, hash_small, text_file
 from support.paths import BPE, TESTS
@@ -26,11 +23,10 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from engram.corpus.text.readers import TextReader
 from support.corpora import hash_small
 if __name__ == "__main__":
     step = lambda done, total: print(done, flush=True)
-    hash_small(TextReader(sys.argv[1]), Path(sys.argv[2]), threads=int(sys.argv[3]), resume=True,
+    hash_small(sys.argv[1], Path(sys.argv[2]), workers=int(sys.argv[3]), resume=True,
           progress=step)
 """
 
@@ -38,7 +34,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed_is_the_same(tmp_path, workers):
     path = text_file(tmp_path)
-    hash_small(TextReader(path), tmp_path / "whole")
+    hash_small(path, tmp_path / "whole")
     script = tmp_path / "run.py"
     script.write_text(RUN.format(tests=str(TESTS)))
     words = [sys.executable, str(script), str(path), str(tmp_path / "out"), str(workers)]
@@ -48,12 +44,12 @@ def test_killed_and_resumed_is_the_same(tmp_path, workers):
             for _ in range(rng.randrange(1, 9)):
                 process.stdout.readline()
             process.send_signal(signal.SIGKILL)
-    hash_small(TextReader(path), tmp_path / "out", threads=workers, resume=True)
+    hash_small(path, tmp_path / "out", workers=workers, resume=True)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "run.py", "text.txt", "whole"]
 
 
-def interrupted(reader, folder: Path, monkeypatch, after: int) -> Path:
+def interrupted(where, folder: Path, monkeypatch, after: int) -> Path:
     """Break off when some shards are written, and return what is left."""
     done = []
 
@@ -62,19 +58,19 @@ def interrupted(reader, folder: Path, monkeypatch, after: int) -> Path:
             raise KeyboardInterrupt
         done.append(real(*arguments))
 
-    real = hash_folder.write_shard
+    real = hash_shards.write_shard
     with monkeypatch.context() as patch:
-        patch.setattr(hash_folder, "write_shard", write_shard)
+        patch.setattr(hash_shards, "write_shard", write_shard)
         with pytest.raises(KeyboardInterrupt):
-            hash_small(reader, folder)
+            hash_small(where, folder)
     return work_folder(folder)
 
 
 @pytest.mark.parametrize("format", ["npy", "parquet"])
 def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, format):
-    reader = TextReader(text_file(tmp_path))
-    hash_small(reader, tmp_path / "whole", format=format)
-    real = hash_folder.write_shard
+    path = text_file(tmp_path)
+    hash_small(path, tmp_path / "whole", format=format)
+    real = hash_shards.write_shard
     broken = []
 
     def write_shard(*arguments):
@@ -84,15 +80,15 @@ def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, form
         real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(hash_folder, "write_shard", write_shard)
+        patch.setattr(hash_shards, "write_shard", write_shard)
         with pytest.raises(DoesNotFitError, match="No space"):
-            hash_small(reader, tmp_path / "out", format=format)
+            hash_small(path, tmp_path / "out", format=format)
     assert broken
     assert not (tmp_path / "out").exists()
     work = work_folder(tmp_path / "out")
     torn = next(file for file in work.iterdir() if "00001" in file.name and file.suffix != ".json")
     torn.write_bytes(torn.read_bytes()[:-2])
-    hashed = hash_small(reader, tmp_path / "out", format=format, resume=True, threads=2)
+    hashed = hash_small(path, tmp_path / "out", format=format, resume=True, workers=2)
     assert hashed.resumed_shards == 3
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert not work.exists()
@@ -100,44 +96,43 @@ def test_shards_that_are_whole_are_not_written_again(tmp_path, monkeypatch, form
 
 def test_a_corpus_is_resumed_too(tmp_path, monkeypatch):
     path = text_file(tmp_path)
-    reader = TextReader(path)
-    build_corpus(reader.sources, load_tokenizer(str(BPE)), tmp_path / "tokens", TextOptions())
-    stored = StoredTokens(tmp_path / "tokens")
-    hash_small(stored, tmp_path / "whole", add_eos=True)
-    interrupted(stored, tmp_path / "out", monkeypatch, after=2)
-    hashed = hash_small(stored, tmp_path / "out", add_eos=True, resume=True)
+    tokens = tmp_path / "tokens"
+    build_corpus(path, load_tokenizer(str(BPE)), tokens)
+    hash_small(tokens, tmp_path / "whole")
+    interrupted(tokens, tmp_path / "out", monkeypatch, after=2)
+    hashed = hash_small(tokens, tmp_path / "out", resume=True)
     assert hashed.resumed_shards == 2
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-    of_text = hash_small(reader, tmp_path / "text", add_eos=True)
+    of_text = hash_small(path, tmp_path / "text")
     assert digests(tmp_path / "text") == digests(tmp_path / "whole")
     assert (of_text.layers, of_text.growth) == (hashed.layers, hashed.growth)
 
 
 def test_what_is_unfinished_is_neither_lost_nor_mixed_up(tmp_path, monkeypatch):
     path = text_file(tmp_path)
-    work = interrupted(TextReader(path), tmp_path / "out", monkeypatch, after=2)
+    work = interrupted(path, tmp_path / "out", monkeypatch, after=2)
     with pytest.raises(InputError, match="unfinished build") as caught:
-        hash_small(TextReader(path), tmp_path / "out")
+        hash_small(path, tmp_path / "out")
     assert "--resume" in caught.value.hint
     with pytest.raises(InputError, match="was started with format npy, not parquet"):
-        hash_small(TextReader(path), tmp_path / "out", resume=True, format="parquet")
+        hash_small(path, tmp_path / "out", resume=True, format="parquet")
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match="was started with other inputs"):
-        hash_small(TextReader(path), tmp_path / "out", resume=True)
+        hash_small(path, tmp_path / "out", resume=True)
     assert work.exists()
-    assert hash_small(TextReader(path), tmp_path / "out", overwrite=True).resumed_shards == 0
+    assert hash_small(path, tmp_path / "out", overwrite=True).resumed_shards == 0
     assert not work.exists()
 
 
 def test_what_is_finished_is_recognised(tmp_path):
     path = text_file(tmp_path)
-    first = hash_small(TextReader(path), tmp_path / "out")
+    first = hash_small(path, tmp_path / "out")
     before = digests(tmp_path / "out")
-    again = hash_small(TextReader(path), tmp_path / "out", resume=True)
+    again = hash_small(path, tmp_path / "out", resume=True)
     assert again.was_finished
     assert again.written_bytes == first.written_bytes
     assert (again.layers, again.growth) == (first.layers, first.growth)
-    for differs in ({"format": "parquet"}, {"shard_tokens": 500}, {"add_eos": True}):
+    for differs in ({"format": "parquet"}, {"shard_tokens": 500}, {"add_eos": False}):
         with pytest.raises(InputError, match="is there already"):
-            hash_small(TextReader(path), tmp_path / "out", resume=True, **differs)
+            hash_small(path, tmp_path / "out", resume=True, **differs)
     assert digests(tmp_path / "out") == before

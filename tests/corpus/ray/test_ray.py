@@ -17,11 +17,9 @@ from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.building.local_engine import WorkerLostError
 from engram.corpus.building.unit_work import UnitTask
-from engram.corpus.building.units import Unit
 from engram.corpus.counts.statistics import Statistics
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
-from engram.corpus.hash.pipeline import hash_documents
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.hash.hash_text import find_memory, plan_hash
 from engram.corpus.ray import ray_engine
 from engram.corpus.ray.ray_engine import RayEngine
 from engram.corpus.text.readers import TextReader
@@ -118,9 +116,9 @@ def test_what_a_worker_lacks_is_named(ray, tmp_path, monkeypatch):
     with pytest.raises(MissingError, match="no_such_module"):
         list(next(ray._streams(imports_what_is_not_there, [()])))
     path.rename(tmp_path / "away.txt")
-    task = UnitTask(0, Unit(tuple(sources)), TextOptions(), str(BPE), "", tmp_path)
+    task = UnitTask(0, tuple(sources), TextOptions(), str(BPE), "", tmp_path)
     with pytest.raises(MissingFileError, match=r"worker on .* does not see .*text\.txt") as caught:
-        list(ray.encode_units([task]))
+        list(next(ray.encode_units([task])))
     assert "every node" in caught.value.hint
     monkeypatch.setattr(ray_engine, "__version__", "9.9")
     with pytest.raises(MismatchError, match="this command is 9.9"):
@@ -164,16 +162,16 @@ def test_standard_input_stays_here(ray, tmp_path):
 
 @pytest.fixture(scope="module")
 def memory():
-    """A tokenizer and the constants of a memory with two layers."""
+    """A memory with two layers."""
     values = {"engram_vocab_size": 544, "k": 3, "pad_id": 2, "layer_ids": [3, 1]}
     shape = {"hidden_size": 8, "n_embed_per_ngram": 8, "n_head_per_ngram": 4}
-    return find_memory(EngramConfig(tokenizer=str(BPE), **values, **shape))[1:]
+    return EngramConfig(tokenizer=str(BPE), **values, **shape)
 
 
 @pytest.mark.parametrize("most_distinct", [2**24, 100])
 def test_merged_statistics_are_those_of_one_pass(ray, memory, tmp_path, monkeypatch, most_distinct):
     monkeypatch.setattr(ray_engine, "_PIECE_TOKENS", 3000)
-    tokenizer, addresses = memory
+    _, tokenizer, addresses = find_memory(memory)
     alone, merged = (Statistics(addresses, most_distinct=most_distinct) for _ in range(2))
     batches = list(tokenise(TextReader(text_file(tmp_path)), tokenizer))
     long = TokenBatch(batches[0].tokens, batches[0].boundaries[[0, -1]], 0)
@@ -194,12 +192,12 @@ def test_hashing_gives_the_numbers_and_bytes_of_the_local_engine(
     path = text_file(tmp_path)
     path.write_bytes(TEXT.encode() + b"\n\nbad \xff\n\n" + TEXT.encode())
     found = []
+    counted = {"on_error": "skip", "cache_curve": True, "cache_tokens": 500}
     for name, engine in (("local", None), ("ray", ray)):
-        for target in (None, Target(tmp_path / name, shard_tokens=4000)):
-            reader = TextReader(path, on_error="skip")
-            hashed = hash_documents(
-                reader, *memory, engine=engine, target=target, cache_tokens=500, unit_bytes=5000
-            )
+        for output, form in ((None, {}), (tmp_path / name, {"shard_tokens": 4000})):
+            options = HashOptions(**counted, **form)
+            plan = plan_hash(path, memory, output=output, options=options)
+            hashed = replace(plan, unit_bytes=5000).run(engine=engine).counts
             found.append(replace(hashed, seconds=0.0, written_bytes=0))
     assert found[0].notes.skipped == 1
     assert found.count(found[0]) == 4

@@ -221,7 +221,7 @@ def test_a_byte_order_mark_is_skipped_at_the_start_of_a_file_alone(
     path = write(tmp_path, "a.txt", "\ufeff" + text)
     assert documents(path) == ["one\n\n", "\ufefftwo\n\n", "three"]
     units = plan_units(find_sources(path)[0], "paragraph", 6)
-    parts = [documents(unit.sources) for unit in units]
+    parts = [documents(unit) for unit in units]
     assert len(parts) > 1
     assert [text for part in parts for text in part] == documents(path)
     bad = write(tmp_path, "b.txt", codecs.BOM_UTF8 + b"ab\xff")
@@ -263,7 +263,7 @@ def test_json_lines_are_cut_into_units_and_lists_are_not(tmp_path):
     path = write(tmp_path, "a.json", as_lines(records))
     units = plan_units(find_sources(path)[0], "paragraph", 500)
     assert len(units) > 5
-    assert [t for unit in units for t in documents(unit.sources)] == [r["text"] for r in records]
+    assert [t for unit in units for t in documents(unit)] == [r["text"] for r in records]
     for name, data in (
         ("b.json", json.dumps(records, indent=1)),
         ("c.csv", "text\n" + "x\n" * 900),

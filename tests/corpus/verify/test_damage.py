@@ -12,14 +12,12 @@ import pytest
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.config.engram_config import EngramConfig
 from engram.corpus.building.build_corpus import build_corpus
-from engram.corpus.hash.hash_config import find_memory
-from engram.corpus.hash.hash_folder import Target
+from engram.corpus.hash.hash_options import HashOptions
+from engram.corpus.hash.hash_text import hash_text
 from engram.corpus.hash.hashed_dataset import HashedDataset
-from engram.corpus.hash.pipeline import hash_documents
-from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
-from engram.corpus.tokens.stored_tokens import StoredTokens
+from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.verify.verify_corpus import verify_corpus
 from engram.errors import CorruptFileError, EngramError
 from engram.storage.files import sha256_of
@@ -51,10 +49,9 @@ def build(path, **options):
 
 
 def hash_ids(path, **options):
-    _, tokenizer, addresses = find_memory(CONFIG)
     name = "parquet" if options.get("format") == "parquet" else "ids"
-    target = Target(path / name, shard_tokens=500, **options)
-    return hash_documents(TextReader(path / "text.txt"), tokenizer, addresses, target=target)
+    form = HashOptions(shard_tokens=500, **options)
+    return hash_text(path / "text.txt", CONFIG, output=path / name, options=form).counts
 
 
 def contents(path):

@@ -1,0 +1,164 @@
+"""`FolderPlan`: a folder of weights that is to appear, of new files and of files that are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engram.errors import DoesNotFitError, InputError
+from engram.storage import folders
+from engram.storage.files import Progress, sha256_of, write_json
+from engram.storage.safetensors_headers import INDEX_FILE
+from engram.storage.safetensors_writer import TensorStream, write_shard
+from engram.units import format_bytes
+
+_SPARE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderPlan:
+    """A folder of weights that is to appear.
+
+    Attributes:
+        output: The folder.
+        shards: New weight files with their tensors; none before they are planned.
+        kept: Weight files that stay as they are: where they lie now, by name in the folder.
+        kept_tensors: File in the folder and bytes of each of their tensors, by name.
+        copies: Other files that stay as they are: where they lie now, by name in the folder.
+        texts: Small new files, by name.
+        link: Whether weight files that are kept are hard-linked instead of copied.
+    """
+
+    output: Path
+    shards: Sequence[tuple[str, list[TensorStream]]] = ()
+    kept: Mapping[str, Path] = field(default_factory=dict)
+    kept_tensors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    link: bool = False
+
+    @property
+    def added_bytes(self) -> int:
+        """Bytes of the new tensors."""
+        return sum(tensor.size_bytes for _, shard in self.shards for tensor in shard)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that are written to disk."""
+        return sum(file["bytes"] for file in self.files() if file["origin"] != "linked")
+
+    def files(self) -> list[dict[str, Any]]:
+        """List the weight files: name, bytes, and where each comes from."""
+        origin = "linked" if self.link else "copied"
+        kept = [
+            {"name": name, "bytes": path.stat().st_size, "origin": origin}
+            for name, path in self.kept.items()
+        ]
+        return kept + [
+            {"name": name, "bytes": sum(t.size_bytes for t in shard), "origin": "memory"}
+            for name, shard in self.shards
+        ]
+
+    def check_room(self) -> None:
+        """Refuse to write more than the disk has room for.
+
+        Raises:
+            DoesNotFitError: It has too little.
+        """
+        parent = next(folder for folder in self.output.absolute().parents if folder.exists())
+        free = shutil.disk_usage(parent).free
+        if self.written_bytes + _SPARE_BYTES > free:
+            hint = "Free some space, write to another disk, or make the tables smaller"
+            here = parent.stat().st_dev
+            if not self.link and any(path.stat().st_dev == here for path in self.kept.values()):
+                hint += ", or pass --link, which links the base's files instead of copying them"
+            raise DoesNotFitError(
+                f"{format_bytes(self.written_bytes)} are to be written to {parent}, which has "
+                f"{format_bytes(free)} free.",
+                f"{hint}.",
+                needed_bytes=self.written_bytes,
+                free_bytes=free,
+            )
+
+    @contextmanager
+    def new_folder(
+        self,
+        own_files: Callable[[Path], set[str] | None],
+        overwrite: bool,
+        progress: Progress | None,
+        digests: dict[str, str] | None = None,
+    ) -> Iterator[Path]:
+        """Write everything into a folder that appears whole or not at all; its index last.
+
+        Args:
+            own_files: Names the files of a folder that may be replaced.
+            overwrite: Replace such a folder.
+            progress: Told the bytes written so far.
+            digests: Takes the sha256 of every weight file, by name.
+
+        Yields:
+            The folder before it appears, for more files.
+
+        Raises:
+            InputError: Something is at the output that may not be replaced.
+            DoesNotFitError: The disk has too little room.
+        """
+        done, total = 0, self.written_bytes
+
+        def step(size_bytes: int, _: int | None = None) -> None:
+            nonlocal done
+            done += size_bytes
+            if progress is not None:
+                progress(done, total)
+
+        with folders.new_folder(self.output, own_files, overwrite) as folder:
+            self.check_room()
+            for name, path in self.kept.items():
+                place_file(path, folder / name, self.link)
+                if digests is not None:
+                    digests[name] = sha256_of(folder / name)
+                step(0 if self.link else path.stat().st_size)
+            for name, path in self.copies.items():
+                place_file(path, folder / name)
+            for name, shard in self.shards:
+                digest = None if digests is None else hashlib.sha256()
+                write_shard(folder / name, shard, step, None if digest is None else digest.update)
+                if digests is not None and digest is not None:
+                    digests[name] = digest.hexdigest()
+            for name, text in self.texts.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            yield folder
+            # Bytes of tensors, as transformers counts them: without the files' headers.
+            kept_bytes = sum(size for _, size in self.kept_tensors.values())
+            weight_map = {name: file for name, (file, _) in self.kept_tensors.items()}
+            for name, shard in self.shards:
+                weight_map |= {tensor.name: name for tensor in shard}
+            metadata = {"total_size": self.added_bytes + kept_bytes}
+            write_json(folder / INDEX_FILE, {"metadata": metadata, "weight_map": weight_map})
+
+
+def place_file(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a file, or hard-link it; the folder that it is to be in is made.
+
+    Raises:
+        InputError: The file cannot be linked there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not link:
+        shutil.copyfile(source, target)
+        return
+    try:
+        # Resolved, because the hub's cache keeps links to its files.
+        os.link(source.resolve(), target)
+    except OSError as error:
+        raise InputError(
+            f"{source} cannot be hard-linked to {target.parent}: {error.strerror}.",
+            "Attach without --link, or write to the same disk.",
+            path=str(source),
+        ) from None

@@ -1,0 +1,146 @@
+"""The modules with a gate and a causal convolution: the reference demo's, and Qwen's.
+
+Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M * D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engram.nn.functional import CausalConv, ConvPast, rms_norm, signed_sqrt_gate
+from engram.nn.gaps import gaps_in
+from engram.nn.inputs import for_projection
+from engram.nn.module import EngramModule, Init
+
+CONV_NORM_EPS = 1e-5
+
+
+class DemoModule(EngramModule, layout="demo"):
+    """The reference demo's module (engram_demo_v1.py; arXiv 2601.07372, section 2.3).
+
+    All streams share one value of the memory; each gates it by the agreement of its key with its
+    hidden state. A dilated causal convolution with SiLU is added. State dicts with the demo's own
+    names load directly.
+
+    Everything between the projections and the result is computed in float32 or better.
+    """
+
+    # Differences of Qwen's: biases, names of the convolution and the norm of its inputs, and the
+    # initial weight of norms.
+    bias: ClassVar[bool] = True
+    conv_name: ClassVar[str] = "conv"
+    conv_norm_name: ClassVar[str] = "conv_norm"
+    norm_start: ClassVar[float] = 1.0
+
+    def _build(self, factory: dict[str, Any]) -> None:
+        config = self.config
+        memory, hidden, streams = config.memory_width, config.hidden_size, config.hc_mult
+        self.value_proj = nn.Linear(memory, hidden, bias=self.bias, **factory)
+        self.key_proj = nn.Linear(memory, streams * hidden, bias=self.bias, **factory)
+        for name in ("norm_key", "norm_query", self.conv_norm_name):
+            setattr(self, name, self._new_norm(factory))
+        conv = CausalConv(streams * hidden, config.kernel_size, config.max_ngram_size, factory)
+        setattr(self, self.conv_name, conv)
+
+    def _reset_dense(self, init: Init) -> None:
+        self.value_proj.reset_parameters()
+        self.key_proj.reset_parameters()
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                nn.init.constant_(parameter, self.norm_start)
+        nn.init.zeros_(self._conv.weight)
+        if init == "identity":
+            for parameter in self.value_proj.parameters():
+                nn.init.zeros_(parameter)
+
+    def _read(
+        self,
+        streams: Tensor,
+        memory: Tensor,
+        keep: Tensor | None,
+        window: Tensor | None,
+        since: Tensor | None,
+    ) -> tuple[Tensor, ConvPast]:
+        memory = for_projection(memory, self.value_proj, self._conv.weight.dtype)
+        value = self.value_proj(memory)  # [B, T, D]
+        keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
+        gates = signed_sqrt_gate(self._norm("norm_key", keys), self._norm("norm_query", streams))
+        if keep is not None:
+            # A closed gate makes the convolution's input zero as well.
+            gates = gates.masked_fill(~keep[:, :, None], 0)
+        gated, inputs = self._gated(value, gates)
+        gaps = gaps_in(keep, window is not None) if self.layout.masked == "absent" else None
+        convolved, window = self._conv(inputs, window, since, gaps)
+        out = F.silu(convolved).view_as(gated).add_(gated)
+        if keep is not None:
+            out = out.masked_fill(~keep[:, :, None, None], 0)
+        return out.to(streams.dtype), ConvPast(window, gates)
+
+    def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
+        memory = for_projection(memory, self.value_proj, self._conv.weight.dtype)
+        return self._gated(self.value_proj(memory), gates)[1]
+
+    def _gated(self, value: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate the value ``[B, T, M, D]``, and normalise it for the convolution ``[B, T, P]``."""
+        gated = gates[..., None] * value[:, :, None]
+        return gated, self._norm(self.conv_norm_name, gated).to(value.dtype).flatten(2)
+
+    @property
+    def _conv(self) -> CausalConv:
+        return cast(CausalConv, getattr(self, self.conv_name))
+
+    def _new_norm(self, factory: dict[str, Any]) -> nn.Module | nn.Parameter:
+        """Make the weight of a norm of every stream."""
+        return nn.Parameter(torch.empty(self.config.hc_mult, self.config.hidden_size, **factory))
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        """Normalise ``[B, T, M, D]``, in float32 or better."""
+        eps = CONV_NORM_EPS if name == self.conv_norm_name else self.config.eps
+        return rms_norm(x, getattr(self, name), eps)
+
+
+class GroupedNorm(nn.Module):
+    """Root mean square norm of every stream, with factors 1 + weight.
+
+    Args:
+        streams: Streams M.
+        hidden_size: Channels D of a stream.
+        eps: Epsilon added to the mean square.
+        factory: `device` and `dtype` of the weight.
+    """
+
+    def __init__(
+        self, streams: int, hidden_size: int, eps: float | None, factory: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(streams * hidden_size, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[B, T, M, D]``, in float32 or better."""
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return rms_norm(x, (1 + self.weight.to(wide)).view(x.shape[-2:]), self.eps)
+
+
+class QwenPleModule(DemoModule, layout="qwen_ple"):
+    """The per-layer n-gram embedding of Qwen3.8-Flash-Next (transformers' `Qwen4ExpTextPLELayer`).
+
+    Like the demo's module, without biases and with norms that start at 1 + 0. State dicts with
+    transformers' names load directly, the table in shards or whole; the constants in them are
+    compared with those of this module.
+    """
+
+    bias = False
+    conv_name = "conv1d"
+    conv_norm_name = "norm_conv"
+    norm_start = 0.0
+
+    def _new_norm(self, factory: dict[str, Any]) -> nn.Module:
+        return GroupedNorm(self.config.hc_mult, self.config.hidden_size, self.config.eps, factory)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return cast(Tensor, getattr(self, name)(x))
