@@ -45,7 +45,7 @@ class ConfigVerdict:
         return f"<ConfigVerdict: {self.text}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict in the terms of `--json`."""
+        """Return one of the files that ``engram config check --json`` prints."""
         return {
             "path": self.path,
             "ok": self.ok,

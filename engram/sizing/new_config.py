@@ -39,7 +39,8 @@ def new_config(
         settings: Values by config key; they come last and win.
 
     Returns:
-        The config; `engram.write_config` writes it as a file with comments.
+        The config; `engram.write_config` writes it as a file with comments. `to_dict()` is the
+        `config` that ``engram config new --json`` prints.
 
     Raises:
         ConfigError: The result is not a valid config; it has all problems.
