@@ -83,7 +83,7 @@ def layer_addresses(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Addresses:
     """The constants of a memory, as plain numbers without tensors or a tokenizer.
 
@@ -195,6 +195,12 @@ class Addresses:
         )
         addresses.check(values)
         return addresses
+
+    def __repr__(self) -> str:
+        return (
+            f"<Addresses: layout {self.layout.name}, layers {self.layer_ids}, "
+            f"{self.n_columns} rows a token, {self.fingerprint[:16]}>"
+        )
 
     def with_map(self, token_map: TokenMap) -> Addresses:
         """Return these constants with their token map added.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.arguments import checked
 from engram.backbone.quantisation import check_packages, quantisation_method
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
@@ -35,6 +36,7 @@ MAX_SHARD_BYTES = 5 * 10**9
 _SPARE_BYTES = 64 * 2**20
 
 
+@checked()
 def attach(
     model: str | Path,
     config: str | Path | EngramConfig,

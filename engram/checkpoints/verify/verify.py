@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engram.addressing.tokenizer_files import load_tokenizer
+from engram.arguments import checked
 from engram.checkpoints.attach.proof import judge_base_weights
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
@@ -17,6 +18,7 @@ from engram.config.templates import template_names
 from engram.errors import CorruptFileError, EngramError, MissingFileError, MissingPackageError
 
 
+@checked()
 def verify(
     target: str | Path,
     *,
