@@ -61,7 +61,7 @@ def recognise(stored: Stored) -> Released:
         folder = str(stored.folder or stored.name)
         if any(map(is_memory, stored.tensors)):
             raise InputError(
-                f"{stored.name} has no memory by its config, only tensors of one that was attached.",
+                f"{stored.name} has no memory by its config, but tensors of an attached one.",
                 f"Give the whole folder, with the config that attach wrote: {folder}",
                 folder=folder,
             )
