@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engram.backbone import Backbone, load_backbone
     from engram.checkpoints.attach.attach import attach
     from engram.checkpoints.attach.detach import detach
+    from engram.checkpoints.attach.push import push_to_hub
     from engram.checkpoints.convert.convert import convert
     from engram.checkpoints.read.load_checkpoint import load
     from engram.checkpoints.read.lookup import look_up
@@ -50,6 +51,7 @@ _NAMES = {
     "engram.backbone": ("Backbone", "load_backbone"),
     "engram.checkpoints.attach.attach": ("attach",),
     "engram.checkpoints.attach.detach": ("detach",),
+    "engram.checkpoints.attach.push": ("push_to_hub",),
     "engram.checkpoints.convert.convert": ("convert",),
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.checkpoints.read.lookup": ("look_up",),
@@ -106,6 +108,7 @@ __all__ = [
     "load_config",
     "look_up",
     "new_config",
+    "push_to_hub",
     "report",
     "size",
     "template_names",
