@@ -34,7 +34,7 @@ def _check_sizes(memory: Checkpoint) -> Verdict:
         if layer.stored_rows != rows:
             return False, f"layer {layer.layer_id}: {layer.stored_rows} stored rows, not {rows}"
     by_layer = [layer.hash_rows for layer in layers]
-    return True, f"primes follow from the config, by sympy's account too; rows by layer {by_layer}"
+    return True, f"primes follow from the config, and sympy agrees; rows by layer {by_layer}"
 
 
 def _check_constants(memory: Checkpoint) -> Verdict:
