@@ -50,7 +50,7 @@ def _check_constants(memory: Checkpoint) -> Verdict:
 
 
 def _check_stated(memory: Checkpoint) -> Verdict:
-    """What converting wrote beside published names, against its config and the files."""
+    """Compare the constants beside published names with their config and the files."""
     check_config(memory.addresses, memory.config, memory.settings_file)
     memory.check(memory.addresses)
     if not memory.files.problems:
