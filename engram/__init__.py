@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engram.checkpoints.attach.attach import attach
     from engram.checkpoints.attach.attach_plan import Attached
     from engram.checkpoints.attach.detach import Detached, detach
+    from engram.checkpoints.attach.push import push_to_hub
     from engram.checkpoints.convert.convert import Converted, convert
     from engram.checkpoints.read.load_checkpoint import load
     from engram.checkpoints.read.lookup import TextLookup, look_up
@@ -71,6 +72,7 @@ _NAMES = {
     "engram.checkpoints.attach.attach": ("attach",),
     "engram.checkpoints.attach.attach_plan": ("Attached",),
     "engram.checkpoints.attach.detach": ("Detached", "detach"),
+    "engram.checkpoints.attach.push": ("push_to_hub",),
     "engram.checkpoints.convert.convert": ("Converted", "convert"),
     "engram.checkpoints.read.load_checkpoint": ("load",),
     "engram.checkpoints.read.lookup": ("TextLookup", "look_up"),
@@ -174,6 +176,7 @@ __all__ = [
     "load_config",
     "look_up",
     "new_config",
+    "push_to_hub",
     "report",
     "size",
     "template_names",

@@ -33,6 +33,13 @@ def read_config(path: Path | str) -> EngramConfig:
         MissingFileError: There is no such file.
     """
     found = _read_mapping(Path(path))
+    if "model_type" in found.lines:
+        folder = Path(path).parent
+        raise ConfigError(
+            [Problem("", "this is the config of a checkpoint's model, not of a memory")],
+            str(path),
+            f"engram report {folder} tells about the memory of a checkpoint, if it has one.",
+        )
     problems = list(found.problems)
     if found.lines or not problems:
         try:

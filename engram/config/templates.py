@@ -13,6 +13,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import read_from
 from engram.errors import InputError, MissingFileError
 from engram.layouts import LAYOUTS
+from engram.storage.file_names import refuse_empty
 
 _SUFFIX = ".yaml"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -87,6 +88,7 @@ def find_config(name_or_path: str | Path) -> Path:
         InputError: The path is a folder.
         MissingFileError: There is no such template or file.
     """
+    refuse_empty(name_or_path, "the config")
     path, name = Path(name_or_path), str(name_or_path)
     if is_template(name_or_path):
         return template_path(name)

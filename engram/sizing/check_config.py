@@ -81,7 +81,7 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         config = read_config(path)
         if backbone is not None:
             check_backbone(config, backbone, path)
-        warnings = [*config.doubts, *_token_doubts(load_config(source))]
+        warnings = [*_layer_doubts(config), *config.doubts, *_token_doubts(load_config(source))]
     except EngramError as error:
         is_all = isinstance(error, ConfigError)
         whole = {"key": "", "message": error.message, "line": None}
@@ -94,6 +94,13 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         )
     doubts = f", with {plural(len(warnings), 'warning')}" if warnings else ""
     return ConfigVerdict(path=path, text=f"{path}: ok{doubts}", warnings=tuple(warnings))
+
+
+def _layer_doubts(config: EngramConfig) -> list[str]:
+    """Return a warning about a config that commands which read a memory will refuse."""
+    if config.layer_ids:
+        return []
+    return ["layer_ids names no layer: engram hash, report and attach need at least one."]
 
 
 def _token_doubts(config: EngramConfig) -> list[str]:

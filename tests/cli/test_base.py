@@ -161,6 +161,7 @@ def test_progress_fits_its_line_and_says_no_absurd_rate(monkeypatch, width):
             "a.txt does not exist.",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "b"), "no_permission", 3, "b: Perm"),
+        (OSError(errno.EROFS, "Read-only file system", "r"), "no_permission", 3, "another disk"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "c"), "bad_input", 3, "c: Is a dir"),
         (OSError(errno.ENOSPC, "No space left on device", "d"), "does_not_fit", 5, "d: No space"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Refused"), "network", 4, "Refused"),

@@ -37,6 +37,10 @@ def push_to_hub(
     Raises:
         MissingFileError: The folder is not an adapter, or lacks a file of it.
         CorruptFileError: Its settings or its index are damaged.
+
+    Examples:
+        >>> import engram
+        >>> engram.push_to_hub("adapter", "me/memory")  # doctest: +SKIP
     """
     from huggingface_hub import HfApi
 

@@ -175,7 +175,7 @@ def find_memory(
         if tokenizer is not None:
             raise
         raise MissingFileError(
-            error.message, f"Give a tokenizer with -t. {error.hint}", **error.details
+            error.message, f"{error.hint} The option for it is -t.", **error.details
         ) from error
     if config is None:
         config = sized_for(file)
