@@ -82,19 +82,18 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
 
 
 def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:
-    notes = (
-        (
-            shape.hidden_size != backbone.hidden_size,
+    notes = []
+    if shape.hidden_size != backbone.hidden_size:
+        notes.append(
             f"Sized for hidden size {shape.hidden_size}: it cannot be attached to {backbone.name}, "
-            f"which has {backbone.hidden_size}.",
-        ),
-        (
-            vocab is None and backbone.tokenizer_vocab_size is None,
+            f"which has {backbone.hidden_size}."
+        )
+    if vocab is None and backbone.tokenizer_vocab_size is None:
+        notes.append(
             f"The length of {backbone.name}'s tokenizer is not known here: k counts its "
-            f"{shape.engram_vocab_size:,} vocabulary rows. --vocab states it.",
-        ),
-    )
-    return tuple(note for is_so, note in notes if is_so)
+            f"{shape.engram_vocab_size:,} vocabulary rows. --vocab states it."
+        )
+    return tuple(notes)
 
 
 def _sized(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from engram.arguments import checked
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE
 from engram.checkpoints.read.joined_adapter import demand_file, open_adapter
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 
+@checked()
 def push_to_hub(
     folder: str | Path,
     repo_id: str,
