@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
 from engram.storage.file_names import exists, refuse_empty
@@ -23,6 +24,7 @@ from engram.storage.json_files import read_json
 CATALOGUE_FILE = Path(__file__).parents[1] / "data" / "backbones.json"
 
 
+@checked()
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
     """Find the facts about a base model; only its config.json is ever downloaded.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from engram.arguments import checked
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import read_from
@@ -102,6 +103,7 @@ def find_config(name_or_path: str | Path) -> Path:
     return path
 
 
+@checked()
 def load_config(name_or_path: str | Path) -> EngramConfig:
     """Read a config by a template's name or a file's path.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
@@ -35,19 +36,25 @@ class ConfigVerdict:
     hint: str = ""
     exit_code: int = 0
 
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.exit_code
+
     def __repr__(self) -> str:
         return f"<ConfigVerdict: {self.text}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict in the terms of `--json`."""
+        """Return one of the files that ``engram config check --json`` prints."""
         return {
             "path": self.path,
-            "ok": not self.exit_code,
+            "ok": self.ok,
             "problems": list(self.problems),
             "warnings": list(self.warnings),
         }
 
 
+@checked()
 def check_config(source: str | Path, model: str | Path | Backbone | None = None) -> ConfigVerdict:
     """Check the config of a file or template; whatever is wrong with it is the answer.
 

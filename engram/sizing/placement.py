@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engram.config.table_dtype import INFERENCE_DTYPES
-from engram.errors import InputError, UsageError
+from engram.errors import UsageError
 from engram.sizing.report_options import Place, ReportOptions
 from engram.sizing.weights import Group, Kind, Weights
 from engram.units import plural
@@ -112,16 +112,8 @@ def memory_use(weights: Sequence[Weights], options: ReportOptions) -> MemoryUse:
 
     Raises:
         UsageError: Tables on disk are to be trained.
-        InputError: The number of ranks or of tokens a step is below 1.
     """
     is_training, tables, ranks = options.mode == "training", options.tables, options.tp
-    if ranks < 1 or options.tokens_per_step < 1:
-        raise InputError(
-            f"ranks and tokens_per_step must be >= 1, got {ranks} and {options.tokens_per_step}.",
-            "Use 1 rank for a single device.",
-            ranks=ranks,
-            tokens_per_step=options.tokens_per_step,
-        )
     if is_training and tables == "disk":
         raise UsageError(
             "Tables on disk cannot be trained.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from engram.arguments import check_fields
+
 Mode = Literal["inference", "training"]
 Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
 Place = Literal["gpu", "cpu", "disk"]
@@ -27,6 +29,9 @@ class ReportOptions:
         dtype: dtype of the tables; as they are stored when None.
         tokens_per_step: Tokens of a training step on a device, for sparse gradients.
         freeze_base: In training: only the memory is trained.
+
+    Raises:
+        UsageError: An option is none of its choices, of another type, or too small.
     """
 
     mode: Mode = "inference"
@@ -39,3 +44,13 @@ class ReportOptions:
     dtype: str | None = None
     tokens_per_step: int = 8192
     freeze_base: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            tp=1,
+            device_memory=0,
+            host_memory=0,
+            tokens_per_second=1,
+            tokens_per_step=1,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
 from engram.errors import UsageError
@@ -15,6 +16,7 @@ from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
 
 
+@checked()
 def size(model: str | Path | Backbone | None = None, options: SizeOptions | None = None) -> Sizing:
     """Find the largest memory that fits a budget, its tables sized by their real primes.
 

@@ -238,7 +238,7 @@ def test_usage_errors_end_with_2_in_both_forms(words, message, hint):
 
 def test_an_option_without_its_value_names_the_help():
     done = run("size", "--model").ended(2)
-    assert done.stderr.endswith("'--model' requires an argument.\nSee engram --help.\n")
+    assert done.stderr.endswith("'--model' requires an argument.\nSee engram size --help.\n")
 
 
 def test_json_after_two_dashes_is_no_option():

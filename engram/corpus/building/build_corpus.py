@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.arguments import checked
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
     Report,
@@ -49,6 +50,7 @@ from engram.version import __version__
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
 
 
+@checked(workers=1, unit_bytes=1)
 def build_corpus(
     text: str | Path | Sequence[str | Path | Source],
     tokenizer: str | Path | TokenizerFile,
