@@ -276,7 +276,7 @@ def test_results_and_errors_are_public():
     for name in FUNCTIONS:
         function = getattr(engram, name)
         result = function.__annotations__["return"]
-        assert result in (*engram.__all__, "None", "list[str]", "PreTrainedModel"), name
+        assert result in (*engram.__all__, "None", "str", "list[str]", "PreTrainedModel"), name
     errors = {*leaves(engram.EngramError)}
     assert {error.__name__ for error in errors if error.__module__ == "engram.errors"} <= {
         *engram.__all__
