@@ -105,8 +105,7 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
 
     Raises:
         MissingFileError: The folder does not exist, or it has no manifest.
-        InputError: It holds hash ids, and a corpus was asked for.
-        CorruptFileError: The manifest is torn, or has another schema.
+        CorruptFileError: The manifest is torn, or has another schema, such as that of hash ids.
     """
     path = folder / MANIFEST
     hint = "Build it again."
@@ -122,7 +121,7 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
     manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
     if manifest["schema"] not in schemas:
         if manifest["schema"] == HASHES_SCHEMA:
-            raise InputError(
+            raise CorruptFileError(
                 f"{folder} holds hash ids, not a corpus of tokens.",
                 f"engram corpus verify {quote(str(folder))} counts and checks them.",
                 folder=str(folder),
