@@ -106,7 +106,7 @@ class EngramModule(nn.Module):
         init: Init = "paper",
         sparse: bool = False,
         table: FrozenTable | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()

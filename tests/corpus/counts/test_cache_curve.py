@@ -136,7 +136,7 @@ def hashed(tmp_path):
     def run_hash(*words):
         text, config = tmp_path / "text.txt", tmp_path / "config.yaml"
         text.write_text("Alexander the Great saw the Milky Way.\n\nBy the way, he did.\n\n" * 30)
-        write_config(config, SMALL)
+        write_config(config, SMALL, overwrite=True)
         return run("hash", text, "-c", config, *words)
 
     return run_hash
