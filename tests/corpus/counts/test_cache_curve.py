@@ -169,4 +169,4 @@ def test_the_command_prints_the_curve_as_text(hashed):
     assert out.count("A row cache for layer") == 2
     assert "99% of look-ups" in out
     assert "Exact for these tokens." in out
-    assert hashed("--cache-curve", "--cache-tokens", "0")[0] == 3
+    assert hashed("--cache-curve", "--cache-tokens", "0")[0] == 2
