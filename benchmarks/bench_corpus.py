@@ -33,7 +33,7 @@ def plain_pipeline(text: Path, tokenizer: str) -> None:
     from tokenizers import Tokenizer
 
     from engram.addressing.reference import hash_ids
-    from engram.corpus.hash.hash_config import find_memory
+    from engram.corpus.hash.hash_text import find_memory
     from engram.corpus.text.readers import TextReader
 
     _, _, addresses = find_memory(None, tokenizer, LAYERS)

@@ -16,31 +16,52 @@ if TYPE_CHECKING:
     from engram.addressing.tokenizer import EngramTokenizer
     from engram.backbone import Backbone, load_backbone
     from engram.checkpoints.attach.attach import attach
-    from engram.checkpoints.attach.detach import detach
-    from engram.checkpoints.convert.convert import convert
+    from engram.checkpoints.attach.attach_plan import Attached
+    from engram.checkpoints.attach.detach import Detached, detach
+    from engram.checkpoints.attach.push import push_to_hub
+    from engram.checkpoints.convert.convert import Converted, convert
     from engram.checkpoints.read.load_checkpoint import load
-    from engram.checkpoints.read.lookup import look_up
-    from engram.checkpoints.report.report import report
+    from engram.checkpoints.read.lookup import TextLookup, look_up
+    from engram.checkpoints.report.report import Report, report
     from engram.checkpoints.verify.verify import verify
+    from engram.checks import Check, Checks
     from engram.config.config_file import write_config
     from engram.config.engram_config import EngramConfig
     from engram.config.templates import load_config, template_names
     from engram.corpus.building.build_corpus import build_corpus
+    from engram.corpus.building.local_engine import WorkerLostError
     from engram.corpus.hash.hash_options import HashOptions
     from engram.corpus.hash.hash_text import hash_text
     from engram.corpus.hash.hashed_dataset import HashedDataset
-    from engram.corpus.results.stored_corpus import describe_corpus
+    from engram.corpus.hash.hashed_text import HashedText
+    from engram.corpus.results.stored_corpus import BuiltCorpus, StoredCorpus, describe_corpus
     from engram.corpus.text.text_options import TextOptions
     from engram.corpus.verify.verify_corpus import verify_corpus
-    from engram.errors import EngramError
+    from engram.errors import (
+        ConfigError,
+        CorruptFileError,
+        DependencyError,
+        DoesNotFitError,
+        EngramError,
+        EngramWarning,
+        InputError,
+        LayoutError,
+        MismatchError,
+        MissingError,
+        MissingFileError,
+        MissingPackageError,
+        NoError,
+        UsageError,
+    )
     from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
-    from engram.sizing.allocation import allocate
-    from engram.sizing.check_config import check_config
-    from engram.sizing.describe_config import describe_config
+    from engram.sizing.allocation import Allocation, allocate
+    from engram.sizing.check_config import ConfigVerdict, check_config
+    from engram.sizing.describe_config import ConfigFacts, describe_config
     from engram.sizing.new_config import new_config
     from engram.sizing.report_options import ReportOptions
     from engram.sizing.size import size
     from engram.sizing.size_options import SizeOptions
+    from engram.sizing.sized_memory import Sizing
 
 # By module: its public names.
 _NAMES = {
@@ -49,49 +70,98 @@ _NAMES = {
     "engram.addressing.tokenizer": ("EngramTokenizer",),
     "engram.backbone": ("Backbone", "load_backbone"),
     "engram.checkpoints.attach.attach": ("attach",),
-    "engram.checkpoints.attach.detach": ("detach",),
-    "engram.checkpoints.convert.convert": ("convert",),
+    "engram.checkpoints.attach.attach_plan": ("Attached",),
+    "engram.checkpoints.attach.detach": ("Detached", "detach"),
+    "engram.checkpoints.attach.push": ("push_to_hub",),
+    "engram.checkpoints.convert.convert": ("Converted", "convert"),
     "engram.checkpoints.read.load_checkpoint": ("load",),
-    "engram.checkpoints.read.lookup": ("look_up",),
-    "engram.checkpoints.report.report": ("report",),
+    "engram.checkpoints.read.lookup": ("TextLookup", "look_up"),
+    "engram.checkpoints.report.report": ("Report", "report"),
     "engram.checkpoints.verify.verify": ("verify",),
+    "engram.checks": ("Check", "Checks"),
     "engram.config.config_file": ("write_config",),
     "engram.config.engram_config": ("EngramConfig",),
     "engram.config.templates": ("load_config", "template_names"),
     "engram.corpus.building.build_corpus": ("build_corpus",),
+    "engram.corpus.building.local_engine": ("WorkerLostError",),
     "engram.corpus.hash.hash_options": ("HashOptions",),
     "engram.corpus.hash.hash_text": ("hash_text",),
     "engram.corpus.hash.hashed_dataset": ("HashedDataset",),
-    "engram.corpus.results.stored_corpus": ("describe_corpus",),
+    "engram.corpus.hash.hashed_text": ("HashedText",),
+    "engram.corpus.results.stored_corpus": ("BuiltCorpus", "StoredCorpus", "describe_corpus"),
     "engram.corpus.text.text_options": ("TextOptions",),
     "engram.corpus.verify.verify_corpus": ("verify_corpus",),
-    "engram.errors": ("EngramError",),
+    "engram.errors": (
+        "ConfigError",
+        "CorruptFileError",
+        "DependencyError",
+        "DoesNotFitError",
+        "EngramError",
+        "EngramWarning",
+        "InputError",
+        "LayoutError",
+        "MismatchError",
+        "MissingError",
+        "MissingFileError",
+        "MissingPackageError",
+        "NoError",
+        "UsageError",
+    ),
     "engram.nn": ("EngramModule", "MultiHeadEmbedding", "OffloadEmbedding"),
-    "engram.sizing.allocation": ("allocate",),
-    "engram.sizing.check_config": ("check_config",),
-    "engram.sizing.describe_config": ("describe_config",),
+    "engram.sizing.allocation": ("Allocation", "allocate"),
+    "engram.sizing.check_config": ("ConfigVerdict", "check_config"),
+    "engram.sizing.describe_config": ("ConfigFacts", "describe_config"),
     "engram.sizing.new_config": ("new_config",),
     "engram.sizing.report_options": ("ReportOptions",),
     "engram.sizing.size": ("size",),
     "engram.sizing.size_options": ("SizeOptions",),
+    "engram.sizing.sized_memory": ("Sizing",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Addresses",
+    "Allocation",
+    "Attached",
     "Backbone",
+    "BuiltCorpus",
+    "Check",
+    "Checks",
+    "ConfigError",
+    "ConfigFacts",
+    "ConfigVerdict",
+    "Converted",
+    "CorruptFileError",
+    "DependencyError",
+    "Detached",
+    "DoesNotFitError",
     "EngramConfig",
     "EngramError",
     "EngramModule",
     "EngramTokenizer",
+    "EngramWarning",
     "HashOptions",
     "HashedDataset",
+    "HashedText",
     "Hasher",
+    "InputError",
+    "LayoutError",
+    "MismatchError",
+    "MissingError",
+    "MissingFileError",
+    "MissingPackageError",
     "MultiHeadEmbedding",
+    "NoError",
     "OffloadEmbedding",
+    "Report",
     "ReportOptions",
     "SizeOptions",
+    "Sizing",
+    "StoredCorpus",
+    "TextLookup",
     "TextOptions",
+    "UsageError",
+    "WorkerLostError",
     "allocate",
     "attach",
     "build_corpus",
@@ -106,6 +176,7 @@ __all__ = [
     "load_config",
     "look_up",
     "new_config",
+    "push_to_hub",
     "report",
     "size",
     "template_names",

@@ -148,8 +148,11 @@ def _words(hint: Any) -> str:
     if hint is None or hint is NoneType:
         return "None"
     if origin is Sequence:
-        return f"a list of {_words(parts[0])}"
-    return _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+        return f"a list (of each: {_words(parts[0])})"
+    if "Callable" in str(origin):
+        return "a function"
+    name = getattr(hint, "__name__", str(hint))
+    return _WORDS.get(hint) or f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def _number_in(value: Any) -> str:

@@ -126,7 +126,7 @@ def new(
         "written": written is not None,
     }
     if written is not None:
-        write_config(written, made, title=title)
+        write_config(written, made, title=title, overwrite=overwrite)
         out.result(payload, f"Wrote {written}", wrap=False)
         out.next_step(f"engram report {shlex.quote(str(written))}")
     else:

@@ -93,9 +93,11 @@ def _os_failure(error: OSError) -> Failure:
         return failure_of(MissingFileError.at(path or "A file", **details))
     if isinstance(error, (ConnectionError, TimeoutError)):
         return Failure("network", message, "Check the network, or give a local folder.", 4, details)
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+    if isinstance(error, PermissionError):
         hint = "Change its permissions, or choose another path."
         return Failure("no_permission", message, hint, 3, details)
+    if error.errno == errno.EROFS:
+        return Failure("no_permission", message, "Choose a path on another disk.", 3, details)
     return Failure("bad_input", message, "", 3, details)
 
 

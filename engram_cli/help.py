@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from engram_cli.compat import TyperCommand, TyperGroup, prepare
+from engram_cli.compat import USAGE_ERROR, TyperCommand, TyperGroup, prepare
 
 
 def split_examples(docstring: str | None) -> tuple[str, str]:
@@ -62,7 +62,12 @@ class Command(TyperCommand):
         known = {name for param in self.get_params(ctx) for name in param.opts}
         end = args.index("--") if "--" in args else len(args)
         words = [_by_new_name(word, known) for word in args[:end]]
-        return super().parse_args(ctx, words + args[end:])
+        try:
+            return super().parse_args(ctx, words + args[end:])
+        except USAGE_ERROR as error:
+            if getattr(error, "ctx", None) is None:  # an option without its value
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line after the command's name."""

@@ -168,7 +168,7 @@ def size(
             text = dump_config(sizing.config, title=title).rstrip("\n")
             out.result({}, text, wrap=False)
             return
-        write_config(emit, sizing.config, title=title)
+        write_config(emit, sizing.config, title=title, overwrite=overwrite)
         out.note(f"Wrote {emit}.")
     from engram_cli.size_text import show
 

@@ -77,7 +77,8 @@ def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, .
     used = config.engram_table_size[0] / config.engram_vocab_size
     whole = f"whole k {sizing.k}; " if used != sizing.k else ""
     filling = f"{sizing.k_fill:.4g} fills the budget (--fill 1)"
-    yield "k", f"{used:.6g}", f"{whole}{filling}; seed's rule {sizing.seed_rule_k}"
+    theirs = f"engram_torch_unofficial gives {sizing.seed_rule_k}"
+    yield "k", f"{used:.6g}", f"{whole}{filling}; {theirs}"
 
 
 def _each(sizes: list[int]) -> str:

@@ -70,7 +70,10 @@ def test_what_is_right_passes():
         ({"count": 2.5}, "count must be a whole number, got 2.5 (float)."),
         ({"count": 0}, "count must be >= 1, got 0."),
         ({"form": "csv"}, "form must be one of 'npy', 'parquet', got 'csv' (str)."),
-        ({"layers": "1,5"}, "layers must be a list of a whole number or None, got '1,5' (str)."),
+        (
+            {"layers": "1,5"},
+            "layers must be a list (of each: a whole number) or None, got '1,5' (str).",
+        ),
         ({"layers": [1, "5"]}, "layers must be a list"),
         ({"flag": 1}, "flag must be True or False, got 1 (int)."),
         ({"call": "print"}, "call must be a"),

@@ -83,7 +83,7 @@ def layer_addresses(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Addresses:
     """The constants of a memory, as plain numbers without tensors or a tokenizer.
 
@@ -165,8 +165,12 @@ class Addresses:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Addresses:
+    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Addresses:
         """Rebuild stored constants, without the token map.
+
+        Args:
+            values: The result of `to_dict`.
+            where: The file that they are from, for messages.
 
         Raises:
             CorruptFileError: They do not have the form that `to_dict` writes.
@@ -193,8 +197,14 @@ class Addresses:
             values["fill"],
             end_id=values["fill"] if layout.ends_after_eos else values.get("end_id"),
         )
-        addresses.check(values)
+        addresses.check(values, where)
         return addresses
+
+    def __repr__(self) -> str:
+        return (
+            f"<Addresses: layout {self.layout.name}, layers {self.layer_ids}, "
+            f"{self.n_columns} rows a token, {self.fingerprint[:16]}>"
+        )
 
     def with_map(self, token_map: TokenMap) -> Addresses:
         """Return these constants with their token map added.
@@ -237,11 +247,12 @@ class Addresses:
             ],
         }
 
-    def check(self, stored: Mapping[str, Any]) -> None:
+    def check(self, stored: Mapping[str, Any], where: str = "") -> None:
         """Compare with stored constants.
 
         Args:
             stored: The result of `to_dict` when they were written.
+            where: The file that they are from, for messages.
 
         Raises:
             MismatchError: They differ; the message names the parts that differ.
@@ -250,9 +261,10 @@ class Addresses:
         keys = {**mine, **({"end_id": None} if "end_id" in stored else {})}
         parts = [key for key in keys if key != "fingerprint" and stored.get(key) != mine.get(key)]
         if parts or stored.get("fingerprint") != mine["fingerprint"]:
+            memory = f"{where}: the memory" if where else "The memory"
             raise MismatchError(
-                f"The memory's addresses differ in: {', '.join(parts) or 'fingerprint'}. Wrong "
-                "rows would be read.",
+                f"{memory}'s addresses differ in: {', '.join(parts) or 'fingerprint'}. Wrong rows "
+                "would be read.",
                 "Use the tokenizer and config with which the memory was made.",
                 parts=parts,
                 fingerprint=stored.get("fingerprint"),

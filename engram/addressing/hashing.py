@@ -26,6 +26,7 @@ from engram.addressing.hash_inputs import (
     wrong_shape,
 )
 from engram.addressing.reference import Ids, check_ids, hash_chunks
+from engram.arguments import checked
 from engram.errors import EngramWarning, InputError, LayoutError, UsageError
 from engram.threads import kept_threads
 
@@ -66,11 +67,8 @@ class Hasher:
         UsageError: `threads` is not positive, or `form` is unknown.
     """
 
+    @checked(threads=1)
     def __init__(self, addresses: Addresses, *, threads: int = 1, form: Form = "auto") -> None:
-        if threads < 1:
-            raise UsageError(f"threads must be >= 1, got {threads}.", threads=threads)
-        if form not in ("auto", "numba", "numpy"):
-            raise UsageError(f"form must be auto, numba or numpy, got {form!r}.", form=form)
         if addresses.map_sha256 is not None and addresses.token_map is None:
             raise LayoutError(
                 "The memory hashes compressed ids, but its constants lack the token map.",
@@ -96,6 +94,9 @@ class Hasher:
         self._constants = pack(addresses, offsets=False), pack(addresses, offsets=True)
         self._kernel: Any = None
         self._numpy_seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Hasher: {self.addresses!r}>"
 
     def hash(
         self,

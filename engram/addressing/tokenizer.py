@@ -17,6 +17,7 @@ from engram.addressing.primes import HeadPrimes
 from engram.addressing.reference import compress
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
+from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, MismatchError, UsageError
 
@@ -45,6 +46,7 @@ class EngramTokenizer:
         MissingFileError: The tokenizer cannot be found.
     """
 
+    @checked()
     def __init__(
         self,
         config: EngramConfig,
@@ -66,6 +68,9 @@ class EngramTokenizer:
         self.config = replace(
             config, layer_ids=ids, pad_id=config.pad_id if pad_id is None else pad_id
         )
+
+    def __repr__(self) -> str:
+        return f"<EngramTokenizer: {self.addresses!r}>"
 
     @property
     def layer_ids(self) -> list[int]:
@@ -94,7 +99,7 @@ class EngramTokenizer:
         Raises:
             InputError: They are not ids, or not of this tokenizer.
         """
-        return compress(self.addresses, _whole_numbers(ids, "Token ids"))
+        return compress(self.addresses, _token_ids(ids))
 
     def compress_and_hash(
         self,
@@ -159,7 +164,7 @@ class EngramTokenizer:
                 layer_id=layer_id,
                 layer_ids=self.layer_ids,
             )
-        rows = _whole_numbers(ids, "Token ids")
+        rows = _token_ids(ids)
         hashed, _ = self._hasher.hash(
             rows[None] if rows.ndim == 1 else rows,
             keep=_mask(attention_mask, "attention_mask", rows.shape),
@@ -224,6 +229,18 @@ def _mask(mask: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_] | N
             shape=list(array.shape),
         )
     return np.atleast_2d(array != 0)
+
+
+def _token_ids(ids: Any) -> NDArray[Any]:
+    """Return token ids as an array; those above the tokenizer's are found where they are read."""
+    array = _whole_numbers(ids, "Token ids")
+    if array.size and int(array.min()) < 0:
+        raise InputError(
+            f"Token ids must be >= 0, got {int(array.min())}.",
+            "Give positions that are not text any id, and pass attention_mask=.",
+            token_id=int(array.min()),
+        )
+    return array
 
 
 def _whole_numbers(values: Any, what: str) -> NDArray[Any]:

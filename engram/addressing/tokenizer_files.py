@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engram.addressing.tokenizer_extras import EXTRAS, add_tokens, read_extras, special_id
 from engram.errors import CorruptFileError, MissingFileError, UsageError
 from engram.storage.disk_cache import read_cached, write_cached
+from engram.storage.file_names import refuse_empty
 from engram.storage.gguf import refuse_gguf
 from engram.storage.hub import download, fetch, not_had
 
@@ -85,6 +86,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Tok
         MissingFileError: It does not exist or cannot be reached.
         CorruptFileError: One of its files cannot be read.
     """
+    refuse_empty(name_or_path, "the tokenizer")
     name = str(name_or_path)
     if name.startswith(_PACKAGE):
         return _read(name, _in_package(name.removeprefix(_PACKAGE)))
@@ -124,8 +126,7 @@ def fetch_files(name: str, revision: str | None) -> Path:
             f"The tokenizer {name}",
             TOKENIZER,
             revision,
-            folder="a folder with its tokenizer.json",
-            unknown="Give a folder with tokenizer.json, that file, package:NAME or a hub id.",
+            folder="a folder with its tokenizer.json, that file or package:NAME",
             absent='Convert it once: python -c "from transformers import AutoTokenizer as A; '
             f"A.from_pretrained('{name}').save_pretrained('FOLDER')\", then give FOLDER.",
             tokenizer=name,
@@ -159,8 +160,8 @@ def describe_tokenizer(tokenizer: Any) -> TokenizerFile:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UsageError(
-            f"A {type(tokenizer).__name__} cannot be read as a tokenizer: it is not backed by the "
-            "tokenizers library.",
+            f"The {type(tokenizer).__name__} given cannot be read as a tokenizer: it is not backed "
+            "by the tokenizers library.",
             "Pass a path, a hub id, or the fast version of the tokenizer, which has a "
             f"{TOKENIZER}.",
             type=type(tokenizer).__name__,

@@ -13,9 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.backbone.facts import Backbone
 from engram.errors import MissingFileError
-from engram.storage.file_names import exists
+from engram.storage.file_names import exists, refuse_empty
 from engram.storage.gguf import refuse_gguf, refuse_gguf_folder
 from engram.storage.hub import fetch, not_had
 from engram.storage.json_files import read_json
@@ -23,6 +24,7 @@ from engram.storage.json_files import read_json
 CATALOGUE_FILE = Path(__file__).parents[1] / "data" / "backbones.json"
 
 
+@checked()
 def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Backbone:
     """Find the facts about a base model; only its config.json is ever downloaded.
 
@@ -50,6 +52,7 @@ def load_backbone(name_or_path: str | Path, revision: str | None = None) -> Back
         >>> engram.load_backbone("gpt2").hidden_size
         768
     """
+    refuse_empty(name_or_path, "the model")
     name, path = str(name_or_path), Path(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith((".", "/"))
     if is_path or ("/" in name and exists(path)):
@@ -88,9 +91,9 @@ def read_hub_config(name: str, revision: str | None = None) -> dict[str, Any]:
             "config.json",
             revision,
             folder="the model's folder",
-            unknown=_did_you_mean(name),
             absent="Give a model in transformers' format; a repository of GGUF files alone has "
             "none.",
+            similar=_did_you_mean(name),
             model=name,
         ) from None
     return _read_config(file)

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
+from engram.arguments import checked
 from engram.config.engram_config import CONFIG_KEYS, EngramConfig
 from engram.config.strict_yaml import Mapping, parse_mapping
 from engram.config.tokenizer_path import write_to
 from engram.errors import ConfigError, MissingFileError, Problem
-from engram.storage.files import atomic_write
+from engram.storage.files import atomic_write, check_file
 from engram.storage.gguf import refuse_gguf
 
 MAX_CONFIG_BYTES = 2**20
@@ -32,6 +33,13 @@ def read_config(path: Path | str) -> EngramConfig:
         MissingFileError: There is no such file.
     """
     found = _read_mapping(Path(path))
+    if "model_type" in found.lines:
+        folder = Path(path).parent
+        raise ConfigError(
+            [Problem("", "this is the config of a checkpoint's model, not of a memory")],
+            str(path),
+            f"engram report {folder} tells about the memory of a checkpoint, if it has one.",
+        )
     problems = list(found.problems)
     if found.lines or not problems:
         try:
@@ -79,10 +87,16 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
     return "\n".join(lines) + "\n"
 
 
+@checked()
 def write_config(
-    path: Path | str, config: EngramConfig, *, comments: bool = True, title: str = ""
+    path: Path | str,
+    config: EngramConfig,
+    *,
+    comments: bool = True,
+    title: str = "",
+    overwrite: bool = False,
 ) -> None:
-    """Write a config file as `dump_config` does, atomically; an existing file is replaced.
+    """Write a config file as `dump_config` does, whole or not at all.
 
     A tokenizer by a path that starts with ``.`` is written as a path from the file's folder.
 
@@ -91,11 +105,17 @@ def write_config(
         config: The config.
         comments: Explain every key in the line above it.
         title: What the config is, for the first line.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        InputError: Something is at the path that may not be replaced.
+        MissingFileError: There is no folder to put it into.
 
     Examples:
         >>> import engram
         >>> engram.write_config("written.yaml", engram.load_config("gpt2"), title="As the template")
     """
+    check_file(Path(path), overwrite)
     if config.tokenizer is not None:
         config = replace(config, tokenizer=write_to(config.tokenizer, Path(path).parent))
     with atomic_write(Path(path), "w") as file:

@@ -139,17 +139,17 @@ class EngramConfig:
         bytes_per_row = row_bytes(self.row_width, self.stored_dtype().name)
         size_bytes, vocab_size = rows * bytes_per_row * len(self.layer_ids), self.engram_vocab_size
         known = "the largest published ones have 384M rows a layer and 189 GiB in all"
-        doubts = (
-            (rows > MANY_ROWS, f"makes {rows:,} rows a layer; {known}."),
-            (size_bytes > MANY_BYTES, f"makes tables of {format_bytes(size_bytes)}; {known}."),
-            (
-                fewest * FEW_ROWS < vocab_size,
-                f"makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: any text fills such "
-                "a table, and unrelated n-grams share every row. In the template gpt2, a head has "
-                "a quarter as many rows as the vocabulary has ids.",
-            ),
-        )
-        return [f"engram_table_size {doubt}" for is_so, doubt in doubts if is_so][:1]
+        if rows > MANY_ROWS:
+            return [f"engram_table_size makes {rows:,} rows a layer; {known}."]
+        if size_bytes > MANY_BYTES:
+            return [f"engram_table_size makes tables of {format_bytes(size_bytes)}; {known}."]
+        if fewest * FEW_ROWS < vocab_size:
+            return [
+                f"engram_table_size makes {fewest:,} rows per HEAD for {vocab_size:,} token ids: "
+                "any text fills such a table, and unrelated n-grams share every row. In the "
+                "template gpt2, a head has a quarter as many rows as the vocabulary has ids."
+            ]
+        return []
 
     @property
     def rules(self) -> Layout:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from engram.arguments import checked
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import read_from
 from engram.errors import InputError, MissingFileError
 from engram.layouts import LAYOUTS
+from engram.storage.file_names import refuse_empty
 
 _SUFFIX = ".yaml"
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
@@ -86,6 +88,7 @@ def find_config(name_or_path: str | Path) -> Path:
         InputError: The path is a folder.
         MissingFileError: There is no such template or file.
     """
+    refuse_empty(name_or_path, "the config")
     path, name = Path(name_or_path), str(name_or_path)
     if is_template(name_or_path):
         return template_path(name)
@@ -100,6 +103,7 @@ def find_config(name_or_path: str | Path) -> Path:
     return path
 
 
+@checked()
 def load_config(name_or_path: str | Path) -> EngramConfig:
     """Read a config by a template's name or a file's path.
 

@@ -170,11 +170,23 @@ def mapped(mapping: str, key: Any) -> Any:
     return entries[key] if key in entries else None  # noqa: SIM401
 
 
+_load_pretrained_model = callable_seam(
+    PACKAGE,
+    "PreTrainedModel._load_pretrained_model",
+    "tables that stay on disk",
+    *("model", "state_dict", "checkpoint_files"),
+)
+
+
 def weight_loader(model_class: Any) -> Any:
     """Return the method through which `from_pretrained` loads weights.
 
     There is no public way to exclude a part of a checkpoint from being loaded into memory.
+
+    Raises:
+        DependencyError: The installed transformers loads weights in another way.
     """
+    require(probe(PACKAGE, [_load_pretrained_model]))
     return model_class._load_pretrained_model
 
 
@@ -292,12 +304,7 @@ SEAMS = (
         add_generation_mixin_to_remote_model,
     ),
     *(get_class_from_dynamic_module, get_relative_import_files),
-    callable_seam(
-        PACKAGE,
-        "PreTrainedModel._load_pretrained_model",
-        "tables that stay on disk",
-        *("model", "state_dict", "checkpoint_files"),
-    ),
+    _load_pretrained_model,
     Seam(
         "PreTrainedModel.from_pretrained(None, config, state_dict) of tensors without values",
         "proving from headers that a checkpoint loads whole",

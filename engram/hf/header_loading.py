@@ -108,12 +108,24 @@ def _quiet() -> Iterator[None]:
     """Silence transformers' report and progress bar, since nothing is really loaded."""
     from transformers import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
+    try:
+        with without_bars():
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence transformers' progress bars of loading, which it shows without being asked."""
+    from transformers import logging
+
+    were_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if bars:
+        if were_enabled:
             logging.enable_progress_bar()

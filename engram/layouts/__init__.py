@@ -22,5 +22,5 @@ def get_layout(name: str) -> Layout:
         LayoutError: There is no such layout.
     """
     if name not in LAYOUTS:
-        raise LayoutError(f"unknown layout {name!r}.", f"One of {', '.join(LAYOUTS)}.", layout=name)
+        raise LayoutError(f"Unknown layout {name!r}.", f"One of {', '.join(LAYOUTS)}.", layout=name)
     return LAYOUTS[name]

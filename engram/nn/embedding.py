@@ -56,7 +56,7 @@ class MultiHeadEmbedding(nn.Module):
         offload: bool = False,
         cache_lines: int = 0,
         table: FrozenTable | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.addressing.primes import HeadPrimes, stored_rows
+from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.layouts import Layout
@@ -82,6 +83,7 @@ class EngramModule(nn.Module):
         if layout is not None:
             EngramModule.variants[layout] = cls
 
+    @checked()
     def __new__(cls, config: EngramConfig | None = None, *args: Any, **kwargs: Any) -> EngramModule:
         """Make an instance of the config's variant, or of `cls` when copying (no config)."""
         if cls is EngramModule and config is not None:
@@ -95,6 +97,7 @@ class EngramModule(nn.Module):
             cls = cls.variants[module]
         return super().__new__(cls)
 
+    @checked()
     def __init__(
         self,
         config: EngramConfig,
@@ -103,7 +106,7 @@ class EngramModule(nn.Module):
         init: Init = "paper",
         sparse: bool = False,
         table: FrozenTable | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()

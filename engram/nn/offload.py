@@ -39,7 +39,7 @@ class OffloadEmbedding(nn.Embedding):
         cache_lines: int = 0,
         *,
         sparse: bool = False,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         asked = torch.get_default_device() if device is None else torch.device(device)

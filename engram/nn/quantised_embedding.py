@@ -48,7 +48,7 @@ class QuantisedEmbedding(FrozenTable):
         table_dtype: str,
         *,
         offload: bool = False,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
     ) -> None:
         super().__init__()
         form = self._format = find_format(table_dtype)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
+from engram.arguments import checked
 from engram.errors import InputError, UsageError
 
 # The paper's optimum; `engram size` uses the lower end, which gives the memory more.
@@ -142,6 +143,7 @@ class Allocation:
         }
 
 
+@checked(row_width=1)
 def allocate(
     total: int | None = None,
     active: int | None = None,

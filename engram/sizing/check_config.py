@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
@@ -35,19 +36,25 @@ class ConfigVerdict:
     hint: str = ""
     exit_code: int = 0
 
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.exit_code
+
     def __repr__(self) -> str:
         return f"<ConfigVerdict: {self.text}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict in the terms of `--json`."""
+        """Return one of the files that ``engram config check --json`` prints."""
         return {
             "path": self.path,
-            "ok": not self.exit_code,
+            "ok": self.ok,
             "problems": list(self.problems),
             "warnings": list(self.warnings),
         }
 
 
+@checked()
 def check_config(source: str | Path, model: str | Path | Backbone | None = None) -> ConfigVerdict:
     """Check the config of a file or template; whatever is wrong with it is the answer.
 
@@ -74,7 +81,7 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         config = read_config(path)
         if backbone is not None:
             check_backbone(config, backbone, path)
-        warnings = [*config.doubts, *_token_doubts(load_config(source))]
+        warnings = [*_layer_doubts(config), *config.doubts, *_token_doubts(load_config(source))]
     except EngramError as error:
         is_all = isinstance(error, ConfigError)
         whole = {"key": "", "message": error.message, "line": None}
@@ -87,6 +94,13 @@ def check_config(source: str | Path, model: str | Path | Backbone | None = None)
         )
     doubts = f", with {plural(len(warnings), 'warning')}" if warnings else ""
     return ConfigVerdict(path=path, text=f"{path}: ok{doubts}", warnings=tuple(warnings))
+
+
+def _layer_doubts(config: EngramConfig) -> list[str]:
+    """Return a warning about a config that commands which read a memory will refuse."""
+    if config.layer_ids:
+        return []
+    return ["layer_ids names no layer: engram hash, report and attach need at least one."]
 
 
 def _token_doubts(config: EngramConfig) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.primes import head_primes, stored_rows
+from engram.arguments import checked
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import find_config
@@ -59,6 +60,7 @@ class ConfigFacts:
         }
 
 
+@checked()
 def describe_config(source: str | Path | EngramConfig) -> ConfigFacts:
     """Read a config and work out the numbers that follow from it.
 

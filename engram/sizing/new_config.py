@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.config_file import read_values
 from engram.config.engram_config import EngramConfig
@@ -16,6 +17,7 @@ from engram.sizing.budget import size_memory
 from engram.sizing.shape import check_layers, memory_shape
 
 
+@checked()
 def new_config(
     template: str,
     *,
@@ -37,7 +39,8 @@ def new_config(
         settings: Values by config key; they come last and win.
 
     Returns:
-        The config; `engram.write_config` writes it as a file with comments.
+        The config; `engram.write_config` writes it as a file with comments. `to_dict()` is the
+        `config` that ``engram config new --json`` prints.
 
     Raises:
         ConfigError: The result is not a valid config; it has all problems.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
 from engram.errors import UsageError
@@ -15,6 +16,7 @@ from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
 
 
+@checked()
 def size(model: str | Path | Backbone | None = None, options: SizeOptions | None = None) -> Sizing:
     """Find the largest memory that fits a budget, its tables sized by their real primes.
 
@@ -80,19 +82,18 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
 
 
 def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:
-    notes = (
-        (
-            shape.hidden_size != backbone.hidden_size,
+    notes = []
+    if shape.hidden_size != backbone.hidden_size:
+        notes.append(
             f"Sized for hidden size {shape.hidden_size}: it cannot be attached to {backbone.name}, "
-            f"which has {backbone.hidden_size}.",
-        ),
-        (
-            vocab is None and backbone.tokenizer_vocab_size is None,
+            f"which has {backbone.hidden_size}."
+        )
+    if vocab is None and backbone.tokenizer_vocab_size is None:
+        notes.append(
             f"The length of {backbone.name}'s tokenizer is not known here: k counts its "
-            f"{shape.engram_vocab_size:,} vocabulary rows. --vocab states it.",
-        ),
-    )
-    return tuple(note for is_so, note in notes if is_so)
+            f"{shape.engram_vocab_size:,} vocabulary rows. --vocab states it."
+        )
+    return tuple(notes)
 
 
 def _sized(

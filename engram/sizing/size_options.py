@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from engram.arguments import check_fields
 from engram.errors import UsageError
 
 
@@ -41,7 +42,7 @@ class SizeOptions:
         dtype: dtype of the tables; the model's own when None.
 
     Raises:
-        UsageError: Options exclude each other.
+        UsageError: Options exclude each other, or are of another type.
     """
 
     budget: int | None = None
@@ -66,28 +67,17 @@ class SizeOptions:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         sizes = self.sizes
         by_corpus = self.corpus is not None and not sizes
-        contradictions = (
-            (
-                len(sizes) > 1,
-                f"--{' and --'.join(sizes)} exclude each other.",
-                "Give one of them.",
-            ),
-            (
-                self.tokens is not None and self.corpus is None,
-                "--tokens predicts from a text.",
-                "Give its statistics with --corpus.",
-            ),
-            (
-                self.fill is not None and (by_corpus or not {"k", "rows"}.isdisjoint(sizes)),
-                "--fill is a part of a budget, but the size is given already.",
-                "Leave it out.",
-            ),
-        )
-        for is_so, message, hint in contradictions:
-            if is_so:
-                raise UsageError(message, hint)
+        if len(sizes) > 1:
+            raise UsageError(f"--{' and --'.join(sizes)} exclude each other.", "Give one of them.")
+        if self.tokens is not None and self.corpus is None:
+            raise UsageError("--tokens predicts from a text.", "Give its statistics with --corpus.")
+        if self.fill is not None and (by_corpus or not {"k", "rows"}.isdisjoint(sizes)):
+            raise UsageError(
+                "--fill is a part of a budget, but the size is given already.", "Leave it out."
+            )
 
     @property
     def sizes(self) -> list[str]:

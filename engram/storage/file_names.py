@@ -6,6 +6,8 @@ import os
 from pathlib import Path, PureWindowsPath
 from typing import TypeGuard
 
+from engram.errors import UsageError
+
 _MAX_PART_BYTES, _MAX_NAME_BYTES = 255, 1024
 
 
@@ -28,6 +30,20 @@ def is_inside(name: object) -> TypeGuard[str]:
 def is_weight_file(name: object) -> TypeGuard[str]:
     """Whether something names a safetensors file right in a folder."""
     return is_inside(name) and "/" not in name and name.endswith(".safetensors")
+
+
+def refuse_empty(name: str | Path, subject: str) -> None:
+    """Refuse an empty name, which as a path would mean the current folder.
+
+    Args:
+        name: A path or another name.
+        subject: The thing that it names, for the message.
+
+    Raises:
+        UsageError: It is empty.
+    """
+    if not str(name):
+        raise UsageError(f"The name of {subject} is empty.", "Write . for the current folder.")
 
 
 def exists(path: Path) -> bool:

@@ -142,8 +142,8 @@ def not_had(
     revision: str | None,
     *,
     folder: str,
-    unknown: str,
     absent: str,
+    similar: str = "",
     **details: Any,
 ) -> MissingFileError:
     """Say why `fetch` did not bring a file, and what to do.
@@ -154,13 +154,14 @@ def not_had(
         file: The file.
         revision: Branch, tag or commit.
         folder: A folder that would do instead, with its article.
-        unknown: Next step where there is no such repository.
         absent: Next step where it does not have the file.
+        similar: A sentence about other names, for one that is not known.
         **details: Details of the error, beside the revision.
     """
     from huggingface_hub import errors
 
     nowhere = "is not a folder here, and not on the hub (or private)"
+    another = f"Give {folder}, or another hub id. {similar}".rstrip()
     # The first that an error is of; some are of several.
     cases: tuple[tuple[type[Exception], str, str], ...] = (
         (
@@ -168,8 +169,8 @@ def not_had(
             "is gated",
             "Accept its terms on its hub page, then `hf auth login` (or set HF_TOKEN).",
         ),
-        (errors.RepositoryNotFoundError, nowhere, unknown),
-        (errors.HFValidationError, nowhere, unknown),
+        (errors.RepositoryNotFoundError, nowhere, another),
+        (errors.HFValidationError, nowhere, another),
         (
             errors.RevisionNotFoundError,
             f"has no revision {revision!r} on the hub",
@@ -179,7 +180,7 @@ def not_had(
             errors.LocalEntryNotFoundError,
             "is not a folder here, and not in the hub's local cache; asking the hub failed "
             f"({reason(error)})",
-            f"Go online (HF_HUB_OFFLINE unset), or give {folder}. {unknown}",
+            f"Go online (HF_HUB_OFFLINE unset), or give {folder}. {similar}".rstrip(),
         ),
         (errors.EntryNotFoundError, f"has no {file} on the hub", absent),
         (  # the client's versions differ in transport, and so in exceptions

@@ -161,6 +161,7 @@ def test_progress_fits_its_line_and_says_no_absurd_rate(monkeypatch, width):
             "a.txt does not exist.",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "b"), "no_permission", 3, "b: Perm"),
+        (OSError(errno.EROFS, "Read-only file system", "r"), "no_permission", 3, "another disk"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "c"), "bad_input", 3, "c: Is a dir"),
         (OSError(errno.ENOSPC, "No space left on device", "d"), "does_not_fit", 5, "d: No space"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Refused"), "network", 4, "Refused"),
@@ -237,7 +238,7 @@ def test_usage_errors_end_with_2_in_both_forms(words, message, hint):
 
 def test_an_option_without_its_value_names_the_help():
     done = run("size", "--model").ended(2)
-    assert done.stderr.endswith("'--model' requires an argument.\nSee engram --help.\n")
+    assert done.stderr.endswith("'--model' requires an argument.\nSee engram size --help.\n")
 
 
 def test_json_after_two_dashes_is_no_option():

@@ -1,13 +1,15 @@
 """`engram config`: ls, new, show, check, for people and for programs."""
 
 import json
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 
 from engram.config.config_file import read_config
 from engram.config.engram_config import EngramConfig
-from engram.config.templates import load_config, load_template, template_names
+from engram.config.templates import load_config, load_template, template_names, template_path
 from support.cli import run
 
 
@@ -318,6 +320,16 @@ def test_check_doubts_tables_that_any_text_fills():
     code, out, err = run("config", "check", "small.yaml")
     assert (code, out) == (0, "small.yaml: ok, with 1 warning\n")
     assert "32 rows per HEAD for 50,257 token ids: any text fills" in err
+
+
+def test_check_doubts_a_config_that_no_layer_reads():
+    text = template_path("tiny").read_text()
+    for layers, doubts in (("[]", 1), ("[1]", 0)):
+        Path("a.yaml").write_text(re.sub(r"layer_ids: .*", f"layer_ids: {layers}", text))
+        warnings = answer("check", "a.yaml")[1]["files"][0]["warnings"]
+        assert len(warnings) == doubts
+        assert run("report", "a.yaml").code == (3 if doubts else 0)
+        assert all("report" in text for text in warnings)
 
 
 def test_check_doubts_a_pad_that_texts_hold(local_bpe):

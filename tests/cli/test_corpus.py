@@ -192,6 +192,14 @@ def test_what_is_wrong_is_said_and_what_is_done_is_kept(tmp_path, monkeypatch):
     assert str(path) in run("corpus", "info", tmp_path / "o")[1]
 
 
+def test_info_of_hash_ids_names_the_command_for_them(folder):
+    ids = folder.with_name("ids of it")
+    assert run("hash", folder, "-t", BPE, "-o", ids).code == 0
+    error = run("corpus", "info", ids, "--json").error(3)
+    assert error["message"] == f"{ids} holds hash ids, not a corpus of tokens."
+    assert run(*shlex.split(error["hint"])[1:4]).code == 0
+
+
 def test_info(folder):
     payload = answer(run("corpus", "info", folder, "--json"))
     assert payload["documents"] == DOCUMENTS

@@ -150,7 +150,7 @@ def test_no_k_fits():
             "\nInvalid value for '--hc-mult': must be in 1..64, got 0",
         ),
         (["--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
-        (["--layout", "paper"], 2, "'--layout': unknown layout 'paper'.\nOne of demo"),
+        (["--layout", "paper"], 2, "'--layout': Unknown layout 'paper'.\nOne of demo"),
         (["--rows", "3"], 2, "'--rows': [3, 3]: each order needs at least 2 rows"),
         (["--emit", "."], 3, "is a folder"),
         (["--emit", "none/a.yaml"], 4, "none does not exist"),

@@ -267,3 +267,12 @@ def test_names_of_every_kind_are_written_and_read(tmp_path):
     config = replace(load_template("tiny"), tokenizer=name)
     write_config(tmp_path / "a.yaml", config, title=f"For {name}")
     assert read_config(tmp_path / "a.yaml") == config
+
+
+def test_the_config_of_a_checkpoint_is_one_problem(tmp_path):
+    values = {"model_type": "engram_llama", "hidden_size": 32, "engram": {"schema": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="config of a checkpoint's model") as caught:
+        read_config(tmp_path / "config.json")
+    assert len(caught.value.problems) == 1
+    assert f"engram report {tmp_path}" in caught.value.hint

@@ -224,9 +224,7 @@ def test_saving_that_would_lose_the_tables_is_refused(llama, tmp_path, option):
 def test_options_that_make_no_sense(llama):
     with pytest.raises(UsageError, match="gpu"):
         engram.load(llama, tables="gpu")
-    with pytest.raises(
-        UsageError, match='^tables must be "ram" or "disk", got \'dsik\''
-    ) as refusal:
+    with pytest.raises(UsageError, match="^tables must be one of 'ram', 'disk'") as refusal:
         engram.load(llama, tables="dsik")
     assert "cache_rows" not in str(refusal.value)
     with pytest.raises(UsageError, match='^cache_rows must be 0 with tables="ram", got 5'):

@@ -6,6 +6,7 @@ import doctest
 import inspect
 import json
 import shlex
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -160,3 +161,129 @@ def test_paths_and_what_they_hold_are_taken_alike(here):
     one, other = (engram.size(it, OPTIONS_OF_TINY) for it in (here / "model", backbone))
     assert one.to_dict() == other.to_dict()
     assert engram.check_config(here / "memory.yaml", backbone).exit_code == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_configs_are_parts_of_what_their_commands_print():
+    (checked,) = run("config", "check", "memory.yaml", "--json").json()["files"]
+    verdict = engram.check_config("memory.yaml")
+    assert (verdict.to_dict(), verdict.ok) == (checked, True)
+    made = run("config", "new", "gpt2", "--k", "5", "--json").json()
+    assert engram.new_config("gpt2", k=5).to_dict() == made["config"]
+
+
+# Public names that the calls below use as arguments.
+ACCESSIBLE = {name: getattr(engram, name) for name in ("TextOptions", "load_config")}
+# Calls that are not meant, each with the words that name the argument and say what is right.
+REFUSED = {
+    "attach('model', 'memory.yaml', 'out', init='zero')": "init must be one of 'identity', 'paper'",
+    "attach('model', 5, 'out')": "config must be a text or a Path or an EngramConfig, got 5 (int)",
+    "SizeOptions(per='Head')": "per must be one of 'order', 'head', got 'Head'",
+    "SizeOptions(budget='40M')": "Give the number itself: 40_000_000.",
+    "SizeOptions(layers='1,6')": "layers must be a list (of each: a whole number) or None",
+    "HashOptions(format='csv')": "format must be one of 'npy', 'parquet'",
+    "HashOptions(split='sentence')": "split must be one of 'paragraph', 'line', 'file'",
+    "HashOptions(cache_curve=True, cache_tokens=0)": "cache_tokens must be >= 1, got 0",
+    "TextOptions(on_error='ignore')": "on_error must be one of 'stop', 'skip'",
+    "TextOptions(shard_tokens=0)": "shard_tokens must be >= 1, got 0",
+    "ReportOptions(mode='train')": "mode must be one of 'inference', 'training'",
+    "ReportOptions(tables='ssd')": "tables must be one of 'gpu', 'cpu', 'disk'",
+    "ReportOptions(optimizer='lion')": "optimizer must be one of 'adam'",
+    "ReportOptions(device_memory=-1)": "device_memory must be >= 0, got -1",
+    "ReportOptions(device_memory='80GiB')": "Give the number itself: 85_899_345_920.",
+    "ReportOptions(tp=0)": "tp must be >= 1, got 0",
+    "build_corpus('corpus.txt', 'gpt2', 'out', workers=0)": "workers must be >= 1, got 0",
+    "build_corpus('corpus.txt', 'gpt2', 'out', unit_bytes=0)": "unit_bytes must be >= 1, got 0",
+    "hash_text('corpus.txt', workers=0)": "workers must be >= 1, got 0",
+    "hash_text('corpus.txt', options=TextOptions())": "options must be a HashOptions or None",
+    "size(5)": "model must be a text or a Path or a Backbone or None, got 5 (int)",
+    "size('gpt2', 40_000_000)": "options must be a SizeOptions or None, got 40000000 (int)",
+    "allocate('9.9B', 993_000_000)": "Give the number itself: 9_900_000_000.",
+    "allocate(9_900_000_000, '993M')": "active must be a whole number or None, got '993M'",
+    "write_config('new.yaml', 'gpt2')": "config must be an EngramConfig, got 'gpt2' (str)",
+    "EngramTokenizer('memory.yaml')": "config must be an EngramConfig, got 'memory.yaml' (str)",
+    "EngramModule('memory.yaml', [[7]])": "config must be an EngramConfig or None, got",
+    "EngramModule(load_config('gpt2'), 5)": "layer_vocab_sizes must be a list",
+    "Hasher('memory.yaml')": "addresses must be an Addresses, got 'memory.yaml' (str)",
+    "HashedDataset('corpus.txt', 'memory.yaml', window_tokens=0)": "window_tokens must be >= 1",
+    "HashedDataset('corpus.txt', 5, window_tokens=8)": "config must be an EngramConfig or a text",
+    "look_up('with-memory', 5)": "text must be a text, got 5 (int)",
+    "load('with-memory', tables='ssd')": "tables must be one of 'ram', 'disk'",
+    "load('with-memory', cache_rows=-1)": "cache_rows must be >= 0, got -1",
+    "load_backbone(None)": "name_or_path must be a text or a Path, got None",
+    "load_config(5)": "name_or_path must be a text or a Path, got 5 (int)",
+    "new_config('gpt2', k='5')": "k must be a number or None, got '5' (str)",
+    "new_config('gpt2', settings=['k'])": "settings must be a Mapping or None",
+    "report('gpt2', options={'tp': 2})": "options must be a ReportOptions or None",
+    "check_config(load_config('gpt2'))": "source must be a text or a Path, got EngramConfig",
+    "describe_config(5)": "source must be a text or a Path or an EngramConfig",
+    "describe_corpus(5)": "folder must be a text or a Path",
+    "verify_corpus('built', print)": "tokenizer must be a text or a Path or a TokenizerFile",
+    "verify('with-memory', full=1)": "full must be True or False, got 1 (int)",
+    "convert('with-memory', 'out', link='yes')": "link must be True or False, got 'yes' (str)",
+    "detach('with-memory', 5)": "output must be a text or a Path, got 5 (int)",
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("call", REFUSED)
+def test_what_is_not_meant_is_refused_by_name(call):
+    before = sorted(Path().iterdir())
+    with pytest.raises(engram.UsageError) as caught:
+        eval(f"engram.{call}", {"engram": engram, **ACCESSIBLE})
+    assert REFUSED[call] in str(caught.value)
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_configs_are_not_replaced_silently():
+    config = engram.load_config("gpt2")
+    engram.write_config("kept.yaml", config, title="The first")
+    with pytest.raises(engram.InputError, match="already there"):
+        engram.write_config("kept.yaml", config)
+    assert "The first" in Path("kept.yaml").read_text()
+    engram.write_config("kept.yaml", config, overwrite=True)
+    assert "The first" not in Path("kept.yaml").read_text()
+    with pytest.raises(engram.MissingFileError, match="nowhere does not exist"):
+        engram.write_config("nowhere/new.yaml", config)
+
+
+@pytest.mark.usefixtures("here")
+def test_ids_below_zero_are_refused():
+    tokenizer = engram.EngramTokenizer(tiny.memory_config(), "gpt2")
+    for call in (tokenizer.compress, tokenizer.compress_and_hash, tokenizer.row_ids):
+        with pytest.raises(engram.InputError, match=r"Token ids must be >= 0, got -7\."):
+            call([[3, -7]])
+
+
+@pytest.mark.usefixtures("here")
+def test_classes_name_themselves_shortly():
+    tokenizer = engram.EngramTokenizer(tiny.memory_config(), "gpt2")
+    windows = engram.HashedDataset("corpus.txt", "memory.yaml", window_tokens=8, tokenizer="gpt2")
+    for each in (tokenizer, tokenizer.addresses, engram.Hasher(tokenizer.addresses), windows):
+        assert repr(each).startswith(f"<{type(each).__name__}: ")
+        assert len(repr(each)) < 160
+
+
+@pytest.mark.usefixtures("here")
+def test_an_adapter_alone_names_the_call_that_joins_it():
+    engram.attach("model", "memory.yaml", "alone", adapter=True)
+    with pytest.raises(engram.LayoutError, match=r'engram\.load\(BASE, "alone"\)'):
+        engram.load("alone")
+
+
+def test_results_and_errors_are_public():
+    for name in FUNCTIONS:
+        function = getattr(engram, name)
+        result = function.__annotations__["return"]
+        assert result in (*engram.__all__, "None", "str", "list[str]", "PreTrainedModel"), name
+    errors = {*leaves(engram.EngramError)}
+    assert {error.__name__ for error in errors if error.__module__ == "engram.errors"} <= {
+        *engram.__all__
+    }
+
+
+def leaves(kind):
+    for each in kind.__subclasses__():
+        yield each
+        yield from leaves(each)

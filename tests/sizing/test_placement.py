@@ -8,7 +8,7 @@ import pytest
 
 from engram.backbone import load_backbone
 from engram.config.templates import load_template
-from engram.errors import InputError, UsageError
+from engram.errors import UsageError
 from engram.sizing.counts import count_params
 from engram.sizing.placement import memory_use
 from engram.sizing.report_options import ReportOptions
@@ -155,5 +155,5 @@ def test_dense_parts_of_quantised_tables_are_bfloat16():
 
 @pytest.mark.parametrize("options", [{"tp": 0}, {"tokens_per_step": 0}])
 def test_wrong_numbers(options):
-    with pytest.raises(InputError):
+    with pytest.raises(UsageError):
         use_of("gpt2", **options)

@@ -325,7 +325,7 @@ def test_shapes_that_are_none():
     gpt2 = load_backbone("gpt2")
     with pytest.raises(LayoutError, match="must be in 0..11, got 12"):
         memory_shape(gpt2, layer_ids=[1, 12])
-    with pytest.raises(LayoutError, match="unknown layout 'paper'"):
+    with pytest.raises(LayoutError, match="Unknown layout 'paper'"):
         memory_shape(gpt2, layout="paper")
     with pytest.raises(UsageError):
         memory_shape(None, hidden_size=768, engram_vocab_size=50_257)

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.arguments import checked
 from engram.backbone.quantisation import check_packages, quantisation_method
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.attach.own_files import own_files
 from engram.checkpoints.attach.proof import check_loads, max_logit_difference
-from engram.checkpoints.read.attached_files import (
-    ADAPTER_FILE,
-    CARD_FILE,
-    CONFIG_FILE,
-)
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.digests import DIGESTS, Digests
 from engram.checkpoints.read.joined_adapter import adapter_settings
@@ -32,9 +29,9 @@ from engram.storage.folders import check_folder, demand_apart, torn
 from engram.storage.safetensors_writer import plan_shards
 
 MAX_SHARD_BYTES = 5 * 10**9
-_SPARE_BYTES = 64 * 2**20
 
 
+@checked()
 def attach(
     model: str | Path,
     config: str | Path | EngramConfig,
@@ -85,7 +82,7 @@ def attach(
     Raises:
         EngramError: Whatever does not fit: the output, the files, the config, the tokenizer, the
             depth.
-        UsageError: An adapter cannot be compared with its base.
+        UsageError: An adapter, or what is not written, cannot be compared with its base.
 
     Examples:
         >>> import engram
@@ -96,6 +93,11 @@ def attach(
         raise UsageError(
             "--verify compares whole folders; it does not go with --adapter.",
             "Leave one of them out; engram verify FOLDER checks an adapter's files.",
+        )
+    if verify and dry_run:
+        raise UsageError(
+            "--verify loads the folder that is written; it does not go with --dry-run.",
+            "Leave one of them out.",
         )
     from engram.hf import compat
 
@@ -121,14 +123,12 @@ def attach(
         check_folder(output, own_files, overwrite)
         plan.check_room()
     else:
-        if verify:
-            check_packages(
-                quantisation_method(base.config)
-            )  # at once, not after the whole was written
+        if verify:  # at once, not after the whole was written
+            check_packages(quantisation_method(base.config))
         write(plan, overwrite=overwrite, progress=progress)
     if on_written is not None:
         on_written(attached)
-    if not verify or dry_run:
+    if not verify:
         return attached
     difference = max_logit_difference(folder, output, trust_remote_code)
     return replace(attached, max_logit_difference=difference)

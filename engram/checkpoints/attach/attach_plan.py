@@ -66,7 +66,9 @@ class Attached:
     max_logit_difference: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Attached {self.plan.output}: {self.plan.added_params:,} parameters added>"
+        difference = self.max_logit_difference
+        differ = f", logits differ by {difference:.3g}" if difference else ""
+        return f"<Attached {self.plan.output}: {self.plan.added_params:,} parameters added{differ}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram attach --json`` prints."""

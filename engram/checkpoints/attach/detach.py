@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.checkpoints.attach.folder_plan import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
 from engram.checkpoints.read.digests import changed_files, read_digests
@@ -31,6 +32,7 @@ class Detached:
         return {"schema": "engram.detach/1", **vars(self)}
 
 
+@checked()
 def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Detached:
     """Write the base checkpoint that a memory was attached to.
 

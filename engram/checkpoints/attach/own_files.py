@@ -9,11 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from engram.checkpoints.read.attached_files import (
-    ADAPTER_FILE,
-    CARD_FILE,
-    CONFIG_FILE,
-)
+from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map

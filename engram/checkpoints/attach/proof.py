@@ -90,11 +90,12 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
     import transformers
 
     from engram.hf.admission import of_the_base
+    from engram.hf.header_loading import without_bars
     from engram.hf.multimodal import auto_class_of
 
     opened = open_checkpoint(attached)
     auto_class = getattr(transformers, auto_class_of((opened.stated or {})["base"]))
-    with torch.no_grad():
+    with torch.no_grad(), without_bars():
         with of_the_base(base, "run"):
             model = auto_class.from_pretrained(
                 base, dtype="auto", trust_remote_code=trust_remote_code

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from engram.arguments import checked
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE
 from engram.checkpoints.read.joined_adapter import demand_file, open_adapter
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 
+@checked()
 def push_to_hub(
     folder: str | Path,
     repo_id: str,
@@ -37,6 +39,10 @@ def push_to_hub(
     Raises:
         MissingFileError: The folder is not an adapter, or lacks a file of it.
         CorruptFileError: Its settings or its index are damaged.
+
+    Examples:
+        >>> import engram
+        >>> engram.push_to_hub("adapter", "me/memory")  # doctest: +SKIP
     """
     from huggingface_hub import HfApi
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.arguments import checked
 from engram.checkpoints.attach.attach import write
 from engram.checkpoints.attach.own_files import own_files as attached_files
 from engram.checkpoints.convert.conversion import (
@@ -73,6 +74,7 @@ class Converted:
         }
 
 
+@checked()
 def convert(
     source: str | Path,
     output: str | Path,

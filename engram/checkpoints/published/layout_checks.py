@@ -58,7 +58,7 @@ def _check_sizes(found: Released) -> Verdict:
         heads[layer_id] = found.stored.integers(names[0]) if names else from_config
     doubt = doubt_of_primes(config, heads)
     count = sum(map(len, heads.values()))
-    right = f"{count} heads have the next primes that are free, by sympy's account too"
+    right = f"{count} heads have the next primes that are free, and sympy agrees"
     return doubt is None, doubt or right
 
 

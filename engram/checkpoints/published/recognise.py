@@ -20,7 +20,7 @@ from engram.layouts.settings import config_keys
 from engram.layouts.tensors import shape_of
 from engram.storage.safetensors_headers import TensorInfo
 from engram.storage.stored import Stored
-from engram.tensor_names import TABLE
+from engram.tensor_names import TABLE, is_memory
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _Block = tuple[int, int]
@@ -58,11 +58,18 @@ def recognise(stored: Stored) -> Released:
     """
     family = find_family(stored)
     if family is None:
+        folder = str(stored.folder or stored.name)
+        if any(map(is_memory, stored.tensors)):
+            raise InputError(
+                f"{stored.name} has no memory by its config, but tensors of an attached one.",
+                f"Give the whole folder, with the config that attach wrote: {folder}",
+                folder=folder,
+            )
         raise InputError(
             f"{stored.name} has no memory: its config.json lacks the key engram, and its tensors "
             "are of no known family.",
-            f"Attach one: engram attach {stored.name} -c CONFIG -o FOLDER",
-            folder=stored.name,
+            f"Attach one: engram attach {folder} -c CONFIG -o FOLDER",
+            folder=folder,
         )
     return families()[family](stored)
 

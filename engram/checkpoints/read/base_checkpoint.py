@@ -140,15 +140,18 @@ def _small_files(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        nested = len(name.parts) > 1
-        is_small = path.is_file() and path.suffix not in _WEIGHT_SUFFIXES
-        # Some systems take no such name, as one with a backslash.
-        is_small &= is_inside(name.as_posix()) and not name.name.endswith(".index.json")
-        if nested:
-            is_small &= path.suffix in _TEXT_SUFFIXES
-            is_small &= not any(part.startswith(".") for part in name.parts)
-        if is_small:
-            found.append(name.as_posix())
+        if (
+            not path.is_file()
+            or path.suffix in _WEIGHT_SUFFIXES
+            or name.name.endswith(".index.json")
+        ):
+            continue
+        if not is_inside(name.as_posix()):
+            continue  # some systems take no such name, as one with a backslash
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        if len(name.parts) > 1 and (is_hidden or path.suffix not in _TEXT_SUFFIXES):
+            continue
+        found.append(name.as_posix())
     return found
 
 

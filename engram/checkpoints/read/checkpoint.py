@@ -178,19 +178,19 @@ class Checkpoint:
             UsageError: Nobody states it.
             ConfigError: It is wrong.
         """
-        if self.stated is not None:
+        config = self.given
+        if config is None and self.settings:
             try:
-                return EngramConfig.from_dict(self.settings["config"])
+                config = EngramConfig.from_dict(self.settings["config"])
             except ConfigError as error:
-                raise ConfigError(
-                    error.problems, f"engram.config of {self.where}", COPY_AGAIN
-                ) from None
-        given = self.given
-        if given is None and self.settings:
-            given = EngramConfig.from_dict(self.settings["config"])
+                key = "config" if self.stated is None else "engram.config"
+                source = f"{key} of {self.settings_file}"
+                raise ConfigError(error.problems, source, COPY_AGAIN) from None
+        if config is not None and self.stated is not None:
+            return config
         from engram.checkpoints.read.memory_tensors import config_of_release
 
-        return config_of_release(self.released, given)
+        return config_of_release(self.released, config)
 
     @cached_property
     def stored_config(self) -> EngramConfig:
@@ -206,6 +206,11 @@ class Checkpoint:
                 dtypes=sorted(dtypes),
             )
         return replace(self.config, table_dtype=dtypes.pop())
+
+    @property
+    def settings_file(self) -> str:
+        """The file with its settings, for messages."""
+        return self.where if self.stated is not None else f"{self.folder}/{MEMORY_FILE}"
 
     @property
     def stores_addresses(self) -> bool:
@@ -224,9 +229,9 @@ class Checkpoint:
         from engram.addressing.addresses import Addresses
         from engram.addressing.same_memory import check_shape
 
-        addresses = Addresses.from_dict(self.settings["addresses"])
+        addresses = Addresses.from_dict(self.settings["addresses"], self.settings_file)
         if self.stated is not None:
-            check_shape(addresses, self.config, self.where)
+            check_shape(addresses, self.config, self.settings_file)
         return addresses
 
     @property
@@ -293,7 +298,7 @@ class Checkpoint:
         from engram.checkpoints.read.memory_tensors import check_constants
 
         if self.stores_addresses:
-            addresses.check(self.addresses.to_dict())
+            addresses.check(self.addresses.to_dict(), self.settings_file)
         if self.stated is None:
             check_constants(self.released, addresses)
 
@@ -308,13 +313,15 @@ class Checkpoint:
 
         Raises:
             MissingFileError: There is no tokenizer where one is needed.
-            MismatchError: It is another tokenizer, or another config.
+            MismatchError: It is another tokenizer, or another config; or the constants that are
+                stored are not those of their config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_memory import check_tokenizer
+        from engram.addressing.same_memory import check_config, check_tokenizer
         from engram.addressing.tokenizer import EngramTokenizer
 
         if self.stores_addresses:
+            check_config(self.addresses, self.config, self.settings_file)
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)
             return self.addresses

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from engram.arguments import checked
 from engram.checkpoints.read.attached_files import CONFIG_FILE, damaged
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.joined_adapter import joined_folder, open_adapter, pinned_revision
@@ -31,6 +32,7 @@ _SHAPES = {
 }
 
 
+@checked(cache_rows=0)
 def load(
     model: str | Path,
     adapter: str | Path | None = None,
@@ -111,6 +113,13 @@ def load_opened(
 ) -> PreTrainedModel:
     """Load an attached checkpoint that was opened; see `load` for arguments and errors."""
     model = opened.path or opened.name
+    if opened.adapter:
+        raise LayoutError(
+            f"{model} is an adapter: a memory without its base.",
+            f'Load both: engram.load(BASE, "{model}")',
+            model=str(model),
+            base=opened.adapter["base"]["name"],
+        )
     opened.demand_config()
     if opened.stated is None:
         raise LayoutError(

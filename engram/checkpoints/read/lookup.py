@@ -15,6 +15,7 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.addressing.vocabulary import compressed_map
+from engram.arguments import checked
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
@@ -151,6 +152,7 @@ class TextLookup:
         }
 
 
+@checked()
 def look_up(
     target: str | Path,
     text: str,

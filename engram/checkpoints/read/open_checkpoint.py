@@ -16,6 +16,7 @@ from engram.checkpoints.read.attached_files import (
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, MissingFileError, UsageError
+from engram.storage.file_names import refuse_empty
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, OrNull, read_json
 from engram.storage.stored import stored_model_config
@@ -46,6 +47,7 @@ def open_checkpoint(
         CorruptFileError: Its config is not JSON, or what it says about a memory is damaged.
         UsageError: A config was given, and the files state their own.
     """
+    refuse_empty(target, "the checkpoint")
     name, path = str(target), Path(target)
     adapter: dict[str, Any] = {}
     is_name = is_hub_id(name) or (short_names and not name.startswith((".", "/", "~")))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.backbone import Backbone
 from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
@@ -69,6 +70,7 @@ class Report:
         }
 
 
+@checked()
 def report(
     target: str | Path | EngramConfig,
     model: str | Path | Backbone | None = None,

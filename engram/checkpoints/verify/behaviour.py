@@ -20,6 +20,7 @@ from engram.checkpoints.verify.ways import GENERATING, READING, Way, plain
 from engram.checks import Check, Verdict, is_about_files
 from engram.errors import EngramError
 from engram.hf.admission import of_the_base
+from engram.hf.header_loading import without_bars
 from engram.hf.multimodal import placeholder_ids
 from engram.hf.quantising import dequantise, has_quantised_weights, reason_not_loaded
 from engram.hf.unwired import base_of
@@ -179,7 +180,7 @@ def _load(memory: Checkpoint, trust_remote_code: bool) -> tuple[Any, str]:
     # Half-precision weights double; a quantiser may do other things in another dtype.
     fits_wide = 2 * stored_bytes < free_bytes and quantisation_method(memory.model_config) is None
     dtype = torch.float32 if fits_wide else "auto"
-    with of_the_base(memory.folder or Path(memory.name), "load"):
+    with of_the_base(memory.folder or Path(memory.name), "load"), without_bars():
         return load_opened(memory, trust_remote_code, dtype=dtype), ""
 
 

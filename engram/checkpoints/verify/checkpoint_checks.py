@@ -9,8 +9,9 @@ import numpy as np
 
 from engram.addressing.addresses import LayerAddresses, layer_addresses, map_digest
 from engram.addressing.prime_witness import doubt_of_primes
-from engram.addressing.same_memory import check_tokenizer
+from engram.addressing.same_memory import check_config, check_tokenizer
 from engram.backbone.claims import check_claims
+from engram.checkpoints.read.attached_files import MEMORY_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import TOKENIZER_FILES, changed_files, read_digests
 from engram.checkpoints.read.memory_tensors import expected_tensors
@@ -33,7 +34,7 @@ def _check_sizes(memory: Checkpoint) -> Verdict:
         if layer.stored_rows != rows:
             return False, f"layer {layer.layer_id}: {layer.stored_rows} stored rows, not {rows}"
     by_layer = [layer.hash_rows for layer in layers]
-    return True, f"primes follow from the config, by sympy's account too; rows by layer {by_layer}"
+    return True, f"primes follow from the config, and sympy agrees; rows by layer {by_layer}"
 
 
 def _check_constants(memory: Checkpoint) -> Verdict:
@@ -46,6 +47,15 @@ def _check_constants(memory: Checkpoint) -> Verdict:
         if tuple(stored.tolist()) != layer.offsets:
             return False, f"layer {layer.layer_id}: the offsets are not those of its primes"
     return True, "multipliers follow from seed and vocabulary, offsets from the primes"
+
+
+def _check_stated(memory: Checkpoint) -> Verdict:
+    """Compare the constants beside published names with their config and the files."""
+    check_config(memory.addresses, memory.config, memory.settings_file)
+    memory.check(memory.addresses)
+    if not memory.files.problems:
+        _ = memory.layers
+    return True, f"those of {MEMORY_FILE} follow from its config, and are those of the files"
 
 
 def _expected(memory: Checkpoint) -> dict[int, LayerAddresses]:
@@ -146,4 +156,9 @@ CHECKS: dict[str, Callable[[Checkpoint], Verdict]] = {
     "tokenizer": _check_tokenizer,
     "small files": _check_small_files,
     "weight files": _check_weight_files,
+}
+# Of a memory that was converted to published names, beside those of its layout.
+STATED: dict[str, Callable[[Checkpoint], Verdict]] = {
+    "constants": _check_stated,
+    "tokenizer": _check_tokenizer,
 }

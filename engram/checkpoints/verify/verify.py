@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from engram.addressing.tokenizer_files import load_tokenizer
+from engram.arguments import checked
 from engram.checkpoints.attach.proof import judge_base_weights
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
-from engram.checkpoints.verify.checkpoint_checks import CHECKS, check_base_config
+from engram.checkpoints.verify.checkpoint_checks import CHECKS, STATED, check_base_config
 from engram.checks import Check, Checks, run_check, what_happened
 from engram.config.templates import template_names
 from engram.errors import CorruptFileError, EngramError, MissingFileError, MissingPackageError
 
 
+@checked()
 def verify(
     target: str | Path,
     *,
@@ -89,7 +92,13 @@ def _checks(
         yield Check("settings", False, what_happened(error))
         return
     if memory.stated is None:
-        yield from verify_released(memory.files, tokenizer)
+        try:
+            stated = STATED if memory.settings else {}
+        except EngramError as error:
+            yield Check("settings", False, what_happened(error))
+            return
+        checks = {name: partial(check, memory) for name, check in stated.items()}
+        yield from verify_released(memory.files, tokenizer, checks)
         return
     loads = weights and not memory.adapter
     if loads:

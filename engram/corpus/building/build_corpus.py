@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.arguments import checked
 from engram.corpus.building.local_engine import run_local
 from engram.corpus.building.unit_work import (
     Report,
@@ -49,6 +50,7 @@ from engram.version import __version__
 Engine = Callable[[Sequence[UnitTask], Report], Iterator[tuple[int, UnitResult]]]
 
 
+@checked(workers=1, unit_bytes=1)
 def build_corpus(
     text: str | Path | Sequence[str | Path | Source],
     tokenizer: str | Path | TokenizerFile,
@@ -114,14 +116,21 @@ def plan_build(
     """Find out what `build_corpus` would read; its arguments and errors are the same.
 
     Raises:
-        UsageError: Standard input is read together with other inputs, or is to be resumed; or an
-            option has no effect on the text.
+        UsageError: There are no inputs; standard input is read together with others, or is to be
+            resumed; or an option has no effect on the text.
     """
     options = TextOptions() if options is None else options
     names = [text] if isinstance(text, (str, Path)) else text
-    if STDIN in names and (len(names) > 1 or resume):
-        what = "read together with other inputs" if len(names) > 1 else "read again to resume"
-        raise UsageError(f"Standard input cannot be {what}.", "Write it to a file first.")
+    if not names:
+        raise UsageError("The list of texts is empty.", "Give at least one file or folder.")
+    if STDIN in names and len(names) > 1:
+        raise UsageError(
+            "Standard input cannot be read together with other inputs.", "Write it to a file first."
+        )
+    if STDIN in names and resume:
+        raise UsageError(
+            "Standard input cannot be read again to resume.", "Write it to a file first."
+        )
     found = [
         ([name], [])
         if isinstance(name, Source)

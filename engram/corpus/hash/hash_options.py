@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from engram.arguments import check_fields
 from engram.corpus.text.text_options import SHARD_TOKENS, TextOptions
 from engram.errors import UsageError
 
@@ -28,7 +29,7 @@ class HashOptions(TextOptions):
         resume: Continue an unfinished folder; a finished one is recognised.
 
     Raises:
-        UsageError: An option has no effect, or the length to predict is too short.
+        UsageError: An option has no effect, is of another type, none of its choices or too small.
     """
 
     layers: Sequence[int] | None = None
@@ -43,6 +44,7 @@ class HashOptions(TextOptions):
     def __post_init__(self) -> None:
         from engram.growth import FIRST_TOKENS
 
+        check_fields(self, shard_tokens=1, cache_tokens=1)
         if self.predict is not None and self.predict < FIRST_TOKENS:
             raise UsageError(
                 f"--predict {self.predict}: growth is counted from {FIRST_TOKENS:,} tokens on.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer import EngramTokenizer
 from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
+from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config, load_template
 from engram.corpus.building.unit_work import check_digest
@@ -26,6 +27,7 @@ from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.files import Progress
 
 
+@checked(workers=1)
 def hash_text(
     text: str | Path,
     config: str | Path | EngramConfig | None = None,
@@ -173,7 +175,7 @@ def find_memory(
         if tokenizer is not None:
             raise
         raise MissingFileError(
-            error.message, f"Give a tokenizer with -t. {error.hint}", **error.details
+            error.message, f"{error.hint} The option for it is -t.", **error.details
         ) from error
     if config is None:
         config = sized_for(file)

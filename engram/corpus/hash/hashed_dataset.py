@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
 
 from engram.addressing.hashing import Hasher
 from engram.addressing.tokenizer_files import TokenizerFile
+from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.corpus.hash.hash_text import find_memory
@@ -83,6 +84,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         MissingFileError: The corpus, config or tokenizer does not exist.
     """
 
+    @checked(window_tokens=1, rank=0, world_size=1)
     def __init__(
         self,
         source: str | Path | Iterable[Document],
@@ -97,13 +99,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         world_size: int = 1,
         check_digests: bool = False,
     ) -> None:
-        if window_tokens < 1:
-            raise UsageError(
-                f"window_tokens must be >= 1, got {window_tokens}.",
-                "Give the number of tokens of a window.",
-                window_tokens=window_tokens,
-            )
-        if not 0 <= rank < world_size:
+        if rank >= world_size:
             raise UsageError(
                 f"rank must be >= 0 and below world_size ({world_size}), got {rank}.",
                 "Ranks count from 0.",
@@ -134,6 +130,10 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             self._cut = DocumentPieces(text, file, add_eos).cut
         self._state: dict[str, int] = {}
         self._resume: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        count = "" if self.n_windows is None else f"{self.n_windows:,} "
+        return f"<HashedDataset: {count}windows of {self._window_tokens} tokens>"
 
     def check(self, model: Any) -> None:
         """Compare the memory of these hash ids with a model's.

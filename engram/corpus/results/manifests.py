@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_args
 
 from engram.corpus.text.documents import Split
@@ -104,9 +105,11 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
 
     Raises:
         MissingFileError: The folder does not exist, or it has no manifest.
-        CorruptFileError: The manifest is torn, or has another schema.
+        CorruptFileError: The manifest is torn, or has another schema, such as that of hash ids.
     """
-    path, hint, schemas = folder / MANIFEST, "Build it again.", schemas or (CORPUS_SCHEMA,)
+    path = folder / MANIFEST
+    hint = "Build it again."
+    schemas = schemas or (CORPUS_SCHEMA,)
     if not folder.is_dir():
         raise MissingFileError.at(folder, folder=str(folder))
     if not path.is_file():
@@ -117,6 +120,12 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
         )
     manifest: dict[str, Any] = read_json(path, {"schema": TEXT}, hint=hint, file_names=True)
     if manifest["schema"] not in schemas:
+        if manifest["schema"] == HASHES_SCHEMA:
+            raise CorruptFileError(
+                f"{folder} holds hash ids, not a corpus of tokens.",
+                f"engram corpus verify {quote(str(folder))} counts and checks them.",
+                folder=str(folder),
+            )
         raise CorruptFileError(
             f"{path} has the schema {manifest['schema']!r}, not {' or '.join(schemas)}.",
             "Give a folder that engram corpus build wrote.",

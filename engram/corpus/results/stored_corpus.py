@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.arguments import checked
 from engram.corpus.results.manifests import CORPUS_SCHEMA, read_manifest
 from engram.corpus.results.result_folder import listed_bytes
 from engram.corpus.text.readers import MAX_LISTED_PROBLEMS
@@ -116,6 +117,7 @@ class BuiltCorpus(StoredCorpus):
         }
 
 
+@checked()
 def describe_corpus(folder: str | Path) -> StoredCorpus:
     """Read what a corpus holds, from its manifest alone.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from engram.corpus.text.documents import Split
 from engram.corpus.text.text_options import STDIN
 from engram.errors import InputError, MissingFileError, UsageError
+from engram.storage.file_names import refuse_empty
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import TEXT, find_json
 
@@ -117,6 +118,7 @@ def find_sources(
         MissingFileError: There is no such file or folder.
         InputError: The folder has no text files, or the name is not UTF-8.
     """
+    refuse_empty(where, "the text")
     if str(where) == STDIN:
         return [Source("<stdin>", None, "jsonl" if stdin_records else "text")], []
     path = Path(where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engram.arguments import check_fields
 from engram.corpus.text.documents import Split
 
 OnError = Literal["stop", "skip"]
@@ -23,6 +24,9 @@ class TextOptions:
         text_key: Key of the text in JSON records, or column of a .parquet; ``text`` when None.
         on_error: Whether a document that cannot be read is an error, or skipped and listed.
         shard_tokens: Tokens that fill a shard.
+
+    Raises:
+        UsageError: An option is none of its choices, of another type, or too small.
     """
 
     add_eos: bool | None = None
@@ -30,6 +34,9 @@ class TextOptions:
     text_key: str | None = None
     on_error: OnError = "stop"
     shard_tokens: int = SHARD_TOKENS
+
+    def __post_init__(self) -> None:
+        check_fields(self, shard_tokens=1)
 
     @property
     def adds_eos(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from engram.addressing.tokenizer_files import TokenizerFile, load_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer, load_tokenizer
+from engram.arguments import checked
 from engram.checks import Check, Checks
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA, read_manifest
 from engram.corpus.text.readers import TextReader
@@ -32,9 +33,10 @@ from engram.errors import EngramError, MissingFileError
 from engram.units import plural
 
 
+@checked(sample_units=0, sample_documents=1)
 def verify_corpus(
     folder: str | Path,
-    find_tokenizer: Callable[[str], TokenizerFile] = load_tokenizer,
+    tokenizer: str | Path | TokenizerFile | None = None,
     *,
     sample_units: int = 3,
     sample_documents: int = 1000,
@@ -43,7 +45,8 @@ def verify_corpus(
 
     Args:
         folder: Folder that `engram.build_corpus` or `engram.hash_text` wrote.
-        find_tokenizer: Reads the tokenizer that the manifest names; may raise MissingFileError.
+        tokenizer: The corpus's tokenizer, or its name or path; the one that the manifest names when
+            None.
         sample_units: Units whose first documents are tokenised again, where the text is still
             there; always the same ones for the same corpus.
         sample_documents: Documents of each.
@@ -53,7 +56,7 @@ def verify_corpus(
         left out when the files are not what they were.
 
     Raises:
-        MissingFileError: It is not a corpus.
+        MissingFileError: It is not a corpus, or the given tokenizer is not there.
         CorruptFileError: The manifest cannot be read.
 
     Examples:
@@ -61,15 +64,16 @@ def verify_corpus(
         >>> engram.verify_corpus("shards").ok
         True
     """
+    own = None if tokenizer is None else describe_tokenizer(tokenizer)
     return Checks(
         {"schema": CORPUS_SCHEMA, "folder": str(folder)},
-        tuple(_checks(Path(folder), find_tokenizer, sample_units, sample_documents)),
+        tuple(_checks(Path(folder), own, sample_units, sample_documents)),
     )
 
 
 def _checks(
     folder: Path,
-    find_tokenizer: Callable[[str], TokenizerFile],
+    own: TokenizerFile | None,
     sample_units: int,
     sample_documents: int,
 ) -> list[Check]:
@@ -84,23 +88,21 @@ def _checks(
     if all(check.ok for check in checks):
         checks.append(check_token_ids(manifest, shards))
     if all(check.ok for check in checks):
-        checks.append(
-            _check_sample(manifest, shards, find_tokenizer, sample_units, sample_documents)
-        )
+        checks.append(_check_sample(manifest, shards, own, sample_units, sample_documents))
     return checks
 
 
 def _check_sample(
     manifest: dict[str, Any],
     shards: Shards,
-    find_tokenizer: Callable[[str], TokenizerFile],
+    own: TokenizerFile | None,
     sample_units: int,
     sample_documents: int,
 ) -> Check:
     """Tokenise the first documents of some units again."""
     name = "text"
     try:
-        tokenizer = find_tokenizer(manifest["tokenizer"]["name"])
+        tokenizer = load_tokenizer(manifest["tokenizer"]["name"]) if own is None else own
     except MissingFileError as error:
         return Check(name, None, f"not compared: {error.message}")
     if tokenizer.digest != manifest["tokenizer"]["sha256"]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -23,6 +25,7 @@ from engram.errors import (
     LayoutError,
     MismatchError,
     MissingFileError,
+    UsageError,
 )
 from engram.hf.calls import MemoryLayer
 from support import tiny
@@ -340,3 +343,16 @@ def test_a_full_disk_is_told_before_anything_is_written(llama, tmp_path, monkeyp
     with pytest.raises(DoesNotFitError, match="1000 B free"):
         attach.write(plan)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_comparing_with_the_base_shows_no_bar_and_tells_of_a_difference(llama, tmp_path, capfd):
+    make = partial(attach.attach, llama, tiny.memory_config(), verify=True)
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    same = make(tmp_path / "same")
+    other = make(tmp_path / "other", init="paper")
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.is_progress_bar_enabled() == bars
+    assert repr(same).endswith(f"{same.plan.added_params:,} parameters added>")
+    assert f", logits differ by {other.max_logit_difference:.3g}>" in repr(other)
+    with pytest.raises(UsageError, match="does not go with --dry-run"):
+        make(tmp_path / "planned", dry_run=True)

@@ -25,10 +25,10 @@ from engram.backbone.quantisation import (
 )
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.checkpoints.verify import behaviour
 from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
-from engram.hf import quantising
 from support import tiny
 from support.cli import run
 from support.paths import BPE
@@ -131,7 +131,7 @@ def test_verify_in_float32_compares_tokens_of_dequantised_weights(plain, tmp_pat
 
 
 def test_weights_that_stay_quantised_are_judged_coarsely(quantised, monkeypatch):
-    monkeypatch.setattr(quantising, "dequantise", lambda model: False)
+    monkeypatch.setattr(behaviour, "dequantise", lambda model: False)
     found = {check.name: check for check in behaviour_checks(open_checkpoint(quantised[1]))}
     assert found["greedy"].detail == ("in quantised weights rounding alone changes tokens")
     assert [name for name, check in found.items() if check.ok is False] == []

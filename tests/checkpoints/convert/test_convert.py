@@ -23,6 +23,7 @@ from engram.errors import InputError, LayoutError, MismatchError, UsageError
 from engram.nn import EngramModule
 from engram.nn.quantised import FORMATS, dequantise_fp8
 from support import cli, tiny
+from support.checked import failed, verdicts
 from support.layouts import LAYOUTS, layout_config, random_memory
 from support.near import assert_near
 from support.paths import BPE, GOLDEN
@@ -88,6 +89,28 @@ def test_to_published_names_and_back_is_equal_to_the_bit(folders, base, layout, 
     again = run(tmp_path / "published", tmp_path / "again", layout)
     equal(tensors(tmp_path / "again"), tensors(tmp_path / "published"))
     assert again.addresses.fingerprint == made.addresses.fingerprint
+
+
+@EACH_LAYOUT
+def test_published_names_are_compared_with_what_is_stated_beside_them(folders, layout, tmp_path):
+    published = tmp_path / "published"
+    run(folders[layout], published, layout)
+    right, wrong = (
+        {name: check.ok for name, check in verdicts(published, tokenizer=tokenizer).items()}
+        for tokenizer in (BPE, BPE.with_name("local_word"))
+    )
+    is_raw = layout == "qwen_ple"
+    assert (right["constants"], right["tokenizer"]) == (True, None if is_raw else True)
+    assert wrong == {**right, "tokenizer": None if is_raw else False}
+    file = published / "engram_memory.json"
+    stated = json.loads(file.read_text())
+    stated["config"]["row_multiple"] = 1009
+    file.write_text(json.dumps(stated))
+    assert "constants" in failed(published)
+    with pytest.raises(MismatchError):
+        engram.look_up(published, "the Milky Way", tokenizer=BPE)
+    file.write_text("{}")
+    assert [*verdicts(published)] == [*failed(published)] == ["settings"]
 
 
 @EACH_LAYOUT

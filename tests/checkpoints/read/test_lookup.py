@@ -200,10 +200,9 @@ def test_the_command(folders):
     assert all(f"{row}:{norm:.3g}" in shown for row, norm in zip(rows, norms, strict=True))
 
 
-def test_a_line_is_folded_on_a_terminal_and_whole_in_a_pipe(folders, capsys):
-    from rich.console import Console
-
+def test_a_line_is_folded_on_a_terminal_and_whole_in_a_pipe(folders, monkeypatch):
     from engram_cli.lookup import _show
+    from engram_cli.output import _draw
 
     found = look_up(folders["demo"], TEXT)
     layer = found.layers[0]
@@ -211,10 +210,9 @@ def test_a_line_is_folded_on_a_terminal_and_whole_in_a_pipe(folders, capsys):
         f"{row}:{norm:.3g}"
         for row, norm in zip(layer.rows[0, 0].tolist(), layer.norms[0, 0].tolist(), strict=True)
     ]
-    _show(Console(width=50, color_system=None), found)
-    folded = capsys.readouterr().out
-    assert all(len(line) <= 50 for line in folded.splitlines())
-    _show(Console(width=1000, color_system=None), found)
-    first = capsys.readouterr().out.splitlines()[2]
+    first = _draw(_show(found), wrap=True).splitlines()[2]
     assert [word for word in first.split() if ":" in word] == words
+    monkeypatch.setattr("engram_cli.output.PIPE_WIDTH", 50)  # as wide as a narrow terminal
+    folded = _draw(_show(found), wrap=True)
+    assert all(len(line) <= 50 for line in folded.splitlines())
     assert all(word in folded for word in words)

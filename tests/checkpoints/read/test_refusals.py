@@ -203,6 +203,22 @@ def test_engram_keys_that_the_config_does_not_wire(attached):
         verify(attached)
 
 
+@pytest.mark.parametrize("read", [verify, engram.report])
+def test_a_lone_file_of_a_memory_names_its_folder(attached, read):
+    with pytest.raises(InputError, match="has no memory by its config") as caught:
+        read(attached / SHARD)
+    assert caught.value.hint.endswith(f": {attached}")
+
+
+def test_a_seed_that_the_constants_were_not_drawn_with(attached):
+    edit_config(attached, lambda config: config["engram"]["config"].update(seed=77))
+    with pytest.raises(MismatchError, match="multipliers: entry 0 must be"):
+        engram.load(attached)
+    with pytest.raises(MismatchError, match="config.json: layer 2: multipliers: entry 0 must be"):
+        engram.look_up(attached, "the Milky Way")
+    assert [*failed(attached)] == ["constants"]
+
+
 def test_embeddings_without_ids(attached):
     model = engram.load(attached)
     embedded = model.get_input_embeddings()(torch.tensor([[3, 4, 5]]))
@@ -217,10 +233,10 @@ def test_a_transformers_that_loads_weights_in_another_way(attached, monkeypatch)
 
     monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", staticmethod(load))
     load_on_disk = partial(AutoModelForCausalLM.from_pretrained, attached, tables="disk")
-    with pytest.raises(DependencyError, match=r"\(model, files, state_dict\) instead of \(model, "):
+    with pytest.raises(DependencyError, match=r"_load_pretrained_model\(model, state_dict, check"):
         load_on_disk()
     monkeypatch.delattr(PreTrainedModel, "_load_pretrained_model")
-    with pytest.raises(DependencyError, match=r"\(nothing\) instead of"):
+    with pytest.raises(DependencyError, match="has no attribute ._load_pretrained_model"):
         load_on_disk()
     with pytest.raises(DependencyError, match="_load_pretrained_model"):
         engram.load(attached, tables="disk")

@@ -104,13 +104,17 @@ def test_rounding_in_float32_is_judged_again_in_float64(llama, monkeypatch):
 
 def test_a_memory_that_remembers_a_little_wrong_fails(llama, monkeypatch):
     """A difference that changes no token is found in the logits."""
-    remember = MemoryState.remember
+    begin = MemoryState.__init__
 
-    def inexactly(self, layer_id, past):
-        remember(self, layer_id, past)
-        self.windows[layer_id] = self.windows[layer_id] * 1.01
+    class Inexact(dict):
+        def __setitem__(self, layer_id, window):
+            super().__setitem__(layer_id, window * 1.01)
 
-    monkeypatch.setattr(MemoryState, "remember", inexactly)
+    def inexactly(self, layer_ids):
+        begin(self, layer_ids)
+        self.windows = Inexact(self.windows)
+
+    monkeypatch.setattr(MemoryState, "__init__", inexactly)
     found = checks_of(llama[1])
     assert found["greedy"].ok is False
     assert "the same tokens; largest logit difference" in found["greedy"].detail

@@ -28,7 +28,13 @@ from engram.corpus.results.work_folder import work_folder
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
+from engram.errors import (
+    DoesNotFitError,
+    InputError,
+    MismatchError,
+    MissingPackageError,
+    UsageError,
+)
 from engram.storage.staging import claim
 from support.corpora import TEXT, build_small, digests, text_file
 from support.named_pipe import NamedPipe
@@ -52,6 +58,12 @@ def expected_documents(where, *, eos=True, **options) -> list[list[int]]:
     encode = load_tokenizer(str(BPE)).tokenizer.encode
     texts = [text for block in TextReader(where, **options) for text in block.texts]
     return [[*encode(t, add_special_tokens=False).ids, *[EOS] * eos] for t in texts]
+
+
+def test_an_empty_list_of_texts_is_said_to_be_empty(tmp_path):
+    with pytest.raises(UsageError, match="list of texts is empty"):
+        build_corpus([], str(BPE), tmp_path / "o")
+    assert not list(tmp_path.iterdir())
 
 
 # --- units ------------------------------------------------------------------------------------

@@ -130,17 +130,17 @@ def test_readers_check_digests_when_asked_to(folder, tmp_path):
 
 
 def test_verify_takes_hash_ids(folder, tmp_path):
-    checks = verify_corpus(folder / "ids", load_tokenizer)
+    checks = verify_corpus(folder / "ids")
     assert [(check.name, check.ok) for check in checks] == [
         ("files", True), ("counts", True), ("hash ids", True),
     ]  # fmt: skip
-    assert verify_corpus(folder / "parquet", load_tokenizer).checks[0].ok
+    assert verify_corpus(folder / "parquet").checks[0].ok
     for name in ("ids", "parquet"):
         path = tmp_path / name
         shutil.copytree(folder / name, path)
         shard = next(path.glob("*-00001*"))
         change(shard)
-        (files,) = verify_corpus(path, load_tokenizer)
+        (files,) = verify_corpus(path)
         assert (files.ok, files.detail.split()[0]) == (False, shard.name)
         assert not run("corpus", "verify", path, "--json").json(5)["ok"]
 
@@ -150,7 +150,7 @@ def test_verify_hashes_a_sample_again(folder, tmp_path):
     shutil.copytree(folder / "ids", path)
     change(path / "ids-00001.npy")
     list_again(path)
-    files, _, ids = verify_corpus(path, load_tokenizer)
+    files, _, ids = verify_corpus(path)
     assert (files.ok, ids.ok) == (True, False)
     assert "ids-00001.npy holds other ids" in ids.detail
 
@@ -158,14 +158,14 @@ def test_verify_hashes_a_sample_again(folder, tmp_path):
 def test_verify_hashes_a_sample_of_documents_longer_than_it_again(tmp_path):
     (tmp_path / "text.txt").write_text("Milky Way " * 9000)
     hash_ids(tmp_path)
-    *_, ids = verify_corpus(tmp_path / "ids", load_tokenizer)
+    *_, ids = verify_corpus(tmp_path / "ids")
     assert ids.ok
     assert int(ids.detail.split()[0].replace(",", "")) > 10_000
     array = np.load(tmp_path / "ids" / "ids-00000.npy")
     array[9999, 0, 0] ^= 1
     np.save(tmp_path / "ids" / "ids-00000.npy", array)
     list_again(tmp_path / "ids")
-    *_, ids = verify_corpus(tmp_path / "ids", load_tokenizer)
+    *_, ids = verify_corpus(tmp_path / "ids")
     assert not ids.ok
 
 
@@ -197,7 +197,7 @@ def test_forged_arrays_are_damage_whatever_their_digests(folder, tmp_path, name,
     np.save(path / file, forge(np.load(path / file)))
     list_again(path)
     with suppress(EngramError):
-        assert not all(check.ok for check in verify_corpus(path, load_tokenizer))
+        assert not all(check.ok for check in verify_corpus(path))
     if file.startswith("documents"):
         with pytest.raises(CorruptFileError):
             list(HashedDataset(path, CONFIG, window_tokens=8))
@@ -215,4 +215,4 @@ def test_boundaries_that_fall_are_damage_to_readers(folder, tmp_path, name):
         list(HashedDataset(path, CONFIG, window_tokens=8))
     with pytest.raises(CorruptFileError, match="boundaries"):
         list(StoredTokens(path).batches())
-    assert not all(check.ok for check in verify_corpus(path, load_tokenizer))
+    assert not all(check.ok for check in verify_corpus(path))
