@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from engram.sizing.check_config import ConfigVerdict, check_config
     from engram.sizing.describe_config import ConfigFacts, describe_config
     from engram.sizing.new_config import new_config
-    from engram.sizing.report_options import ReportOptions
+    from engram.sizing.run_options import ReportOptions
     from engram.sizing.size import size
     from engram.sizing.size_options import SizeOptions
     from engram.sizing.sized_memory import Sizing
@@ -112,7 +112,7 @@ _NAMES = {
     "engram.sizing.check_config": ("ConfigVerdict", "check_config"),
     "engram.sizing.describe_config": ("ConfigFacts", "describe_config"),
     "engram.sizing.new_config": ("new_config",),
-    "engram.sizing.report_options": ("ReportOptions",),
+    "engram.sizing.run_options": ("ReportOptions",),
     "engram.sizing.size": ("size",),
     "engram.sizing.size_options": ("SizeOptions",),
     "engram.sizing.sized_memory": ("Sizing",),

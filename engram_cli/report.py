@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import engram
-from engram.sizing.report_options import Mode, Optimizer, Place, ReportOptions
+from engram.sizing.run_options import Mode, Optimizer, Place, ReportOptions
 from engram.units import format_bytes, plural
 from engram_cli.options import (
     OUTPUT,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from engram.errors import InputError, UsageError
+from engram.arguments import check_fields
+from engram.errors import UsageError
 
 Mode = Literal["inference", "training"]
 Train = Literal["memory", "all", "lora"]
@@ -14,6 +15,7 @@ Place = Literal["gpu", "cpu", "disk"]
 Tables = Literal["auto", "gpu", "cpu", "disk"]
 PLACES: tuple[Place, ...] = get_args(Place)
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+_FROM_ONE = dict.fromkeys(("batch", "context", "tokens_per_second", "disk_iops"), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +57,7 @@ class RunOptions:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        lowest = {"tp": 0, "batch": 1, "context": 1, "tokens_per_second": 1, "disk_iops": 1}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(
-                    f"{name} must be >= {least}, got {value}.",
-                    "0 GPUs are a machine without any." if name == "tp" else "",
-                    **{name: value},
-                )
+        check_fields(self, tp=0, device_memory=0, host_memory=0, disk=0, base_bytes=0, **_FROM_ONE)
         if self.mode == "training" and self.tables == "disk":
             raise UsageError(
                 "Tables on disk cannot be trained.", "Use --tables gpu or --tables cpu."
@@ -78,3 +72,8 @@ class RunOptions:
     def has_machine(self) -> bool:
         """Whether the size of anything is given that weights may fill."""
         return (self.device_memory, self.host_memory, self.disk) != (None, None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(RunOptions):
+    """Options of `engram.report`: those of `RunOptions` alone."""

@@ -8,16 +8,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from engram.arguments import check_fields
 from engram.errors import UsageError
+from engram.sizing.run_options import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeOptions:
+class SizeOptions(RunOptions):
     """Options of `engram.size`; those of the command ``engram size`` have the same names.
 
-    At most one of budget, share, memory, k and rows is given; without one of them the tables are
-    those that `corpus` fills to `load`, or else a share of 0.25 of the model.
+    At most one of budget, share, memory, k and rows is given. Without one of them the tables are
+    those that `corpus` fills to `load`; else the largest that the machine holds, if a size of it is
+    given; else a share of 0.25 of the model. A budget and a machine both limit them.
 
     Attributes:
         budget: Parameters of the memory, tables and dense parts.
@@ -28,7 +29,8 @@ class SizeOptions:
         corpus: File with what ``engram hash --json`` printed of a text.
         load: Share of a table's rows that the corpus may fill, between 0 and 1.
         tokens: Tokens of the text to size for, predicted from the growth of `corpus`.
-        fill: Instead of a whole k, this fraction of the rows that fill the budget; 1 takes all.
+        whole_k: Take the largest whole k, as engram_torch_unofficial rounds, not every row that
+            fits.
         per: Whether k and rows count rows of an n-gram order (all of its heads) or of one head.
         layers: Layers (0-based) that read the memory; by default the second and the middle one.
         heads: Hash heads per order.
@@ -39,7 +41,6 @@ class SizeOptions:
         hc_mult: Residual streams; the model's when None.
         kernel_size: Taps of the convolution; the layout's when None.
         layout: Name of a layout, see `engram.layouts`.
-        dtype: dtype of the tables; the model's own when None.
 
     Raises:
         UsageError: Options exclude each other, or are of another type.
@@ -53,7 +54,7 @@ class SizeOptions:
     corpus: str | Path | None = None
     load: float = 0.7
     tokens: int | None = None
-    fill: str | float | None = None
+    whole_k: bool = False
     per: Literal["order", "head"] = "order"
     layers: Sequence[int] | None = None
     heads: int = 8
@@ -64,20 +65,24 @@ class SizeOptions:
     hc_mult: int | None = None
     kernel_size: int | None = None
     layout: str = "demo"
-    dtype: str | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         sizes = self.sizes
-        by_corpus = self.corpus is not None and not sizes
         if len(sizes) > 1:
             raise UsageError(f"--{' and --'.join(sizes)} exclude each other.", "Give one of them.")
         if self.tokens is not None and self.corpus is None:
             raise UsageError("--tokens predicts from a text.", "Give its statistics with --corpus.")
-        if self.fill is not None and (by_corpus or not {"k", "rows"}.isdisjoint(sizes)):
+        if self.whole_k and not self.is_solved:
             raise UsageError(
-                "--fill is a part of a budget, but the size is given already.", "Leave it out."
+                "--whole-k rounds what fits down, but the size is given already.", "Leave it out."
             )
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the size is the largest that fits, and not stated itself."""
+        by_corpus = self.corpus is not None and not self.sizes and not self.has_machine
+        return not by_corpus and {"k", "rows"}.isdisjoint(self.sizes)
 
     @property
     def sizes(self) -> list[str]:

@@ -41,10 +41,11 @@ class Sizing:
     Attributes:
         config: The memory, its table size set.
         counts: Its parts, counted exactly.
-        k: Largest whole k that fits the budget (0: none); without a budget, the k of the tables,
-            None where orders differ.
-        budget_params: Parameters that the memory may have; None when its size was given.
-        fill_rows: Largest rows per order that fit the budget; None without a budget.
+        k: Largest whole k that fits (0: none); where the size was given, the k of the tables, None
+            where orders differ.
+        trial: Its bytes, placed, and what it takes of the budget and the machine.
+        budget_params: Parameters that the memory may have; None without a budget of parameters.
+        plan: The largest memory that fits; None where the size was given.
         seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
         backbone: The base model, if one is known.
         corpus: How full a text makes the tables, where one was given.
@@ -54,8 +55,9 @@ class Sizing:
     config: EngramConfig
     counts: MemoryCount
     k: int | float | None
+    trial: Trial
     budget_params: int | None = None
-    fill_rows: int | None = None
+    plan: Plan | None = None
     seed_rule_k: int | None = None
     backbone: Backbone | None = None
     corpus: CorpusFill | None = None
@@ -63,8 +65,16 @@ class Sizing:
 
     @property
     def k_fill(self) -> float | None:
-        """Largest k, in steps of 1/engram_vocab_size, that fits the budget."""
-        return None if self.fill_rows is None else self.fill_rows / self.config.engram_vocab_size
+        """Largest k, in steps of 1/engram_vocab_size, that fits; None where the size was given."""
+        if self.plan is None:
+            return None
+        return self.plan.rows_per_order / self.config.engram_vocab_size
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether budget and machine hold it; None if neither was given, or not all of it."""
+        answers = [resource.fits for resource in self.trial.resources]
+        return False if False in answers else None if None in answers else True
 
     @property
     def slack_params(self) -> int | None:

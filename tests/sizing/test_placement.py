@@ -11,7 +11,7 @@ from engram.config.templates import load_template
 from engram.errors import UsageError
 from engram.sizing.counts import count_params
 from engram.sizing.placement import memory_use
-from engram.sizing.report_options import ReportOptions
+from engram.sizing.run_options import ReportOptions
 from engram.sizing.weights import base_weights, config_weights, dense_dtype, total_of
 
 GIB = 2**30

@@ -11,7 +11,7 @@ from engram.backbone import Backbone
 from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
 from engram.sizing.placement import MemoryUse, memory_use
-from engram.sizing.report_options import OPTIMIZERS, PLACES, ReportOptions
+from engram.sizing.run_options import OPTIMIZERS, PLACES, ReportOptions
 from engram.sizing.weights import Contents, reads_of, total_of
 
 
