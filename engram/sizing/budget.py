@@ -1,4 +1,4 @@
-"""Table sizes from a budget: the largest k whose exact total, with real primes, fits.
+"""Budgets and table sizes: shares of a model, k, and rows.
 
 `k` is the number of table rows per n-gram ORDER as a multiple of the vocabulary; the rows are split
 over the order's heads. (The reference demo states rows per HEAD instead.)
@@ -7,20 +7,14 @@ over the order's heads. (The reference demo states rows per HEAD instead.)
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 from engram.config.config_rules import MAX_ROW_ID
 from engram.config.engram_config import EngramConfig
-from engram.errors import DoesNotFitError, InputError
+from engram.errors import InputError
 from engram.sizing.counts import MemoryCount, count_params
-from engram.sizing.shape import MIN_ROWS_PER_HEAD
-from engram.sizing.sized_memory import Sizing
-from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
-from engram.storage.dtypes import row_bytes
-from engram.units import format_bytes
 
 SEED_SHARE = Fraction(1, 4)
 # Limits exponents, which Python would compute at any size.
@@ -51,8 +45,8 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
     return int(part / (1 - part) * model_params)
 
 
-def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Sizing:
-    """Count a memory whose table size is given: the inverse of `size_memory`.
+def count_rows(config: EngramConfig, rows_per_order: int | Sequence[int]) -> MemoryCount:
+    """Count a memory whose table size is given.
 
     Args:
         config: The memory's shape; its table size is ignored.
@@ -60,11 +54,16 @@ def memory_cost(config: EngramConfig, rows_per_order: int | Sequence[int]) -> Si
     """
     if isinstance(rows_per_order, int):
         rows_per_order = [rows_per_order] * len(config.orders)
-    counts = _with_rows(config, rows_per_order)
-    k = Fraction(rows_per_order[0], config.engram_vocab_size)
-    shown = k.numerator if k.denominator == 1 else float(k)
-    is_one = len(set(rows_per_order)) == 1
-    return Sizing(config=counts.config, counts=counts, k=shown if is_one else None)
+    return count_params(replace(config, engram_table_size=list(rows_per_order)))
+
+
+def k_of(config: EngramConfig) -> int | float | None:
+    """Return the rows per n-gram order as a multiple of the vocabulary; None if orders differ."""
+    sizes = set(config.engram_table_size)
+    if len(sizes) > 1:
+        return None
+    k = Fraction(sizes.pop(), config.engram_vocab_size)
+    return k.numerator if k.denominator == 1 else float(k)
 
 
 def rows_of_k(config: EngramConfig, k: float) -> int:
@@ -99,10 +98,6 @@ def seed_rule_k(config: EngramConfig, budget_params: int) -> int:
     conv = hidden * streams * config.kernel_size
     params_of_k = layers * len(config.orders) * config.engram_vocab_size * config.row_width
     return max(1, (budget_params - layers * (projections + conv)) // params_of_k)
-
-
-def _with_rows(config: EngramConfig, rows_per_order: Sequence[int]) -> MemoryCount:
-    return count_params(replace(config, engram_table_size=list(rows_per_order)))
 
 
 def _fraction(value: str | float | Fraction) -> Fraction | None:

@@ -30,7 +30,7 @@ from engram.sizing.working_state import (
     context_of,
     lora_params,
 )
-from engram.units import plural
+from engram.units import format_bytes, plural
 
 # fp32 values per parameter of a dense optimiser, besides the fp32 master copy of a 16-bit weight.
 _DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
@@ -92,6 +92,12 @@ class Resource:
     def missing(self) -> int:
         """Amount that there is too little; 0 if it fits, or if nobody said."""
         return 0 if self.capacity is None else max(0, self.used - self.capacity)
+
+    def shown(self, amount: int | None) -> str:
+        """Return an amount with its unit, for people."""
+        if amount is None:
+            return "unknown"
+        return format_bytes(amount) if self.unit == "bytes" else f"{amount:,} {self.unit}"
 
 
 @dataclass(frozen=True, kw_only=True)

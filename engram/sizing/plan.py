@@ -152,7 +152,7 @@ class Planner:
         """Count and place a memory of a size, with its real primes."""
         rows = rows_per_head * self.shape.n_head_per_ngram
         sized = replace(self.shape, engram_table_size=[rows] * len(self.shape.orders))
-        return self._judged(count_params(sized))
+        return self.judge(count_params(sized))
 
     def alternatives(self, plan: Plan) -> list[Alternative]:
         """Return the largest memories with one thing changed: place, dtype or optimiser."""
@@ -182,6 +182,14 @@ class Planner:
                 )
             )
         return found
+
+    def judge(self, counts: MemoryCount, tables: Place | None = None) -> Trial:
+        """Place a memory, its tables where asked or where the options say."""
+        options = self.options if tables is None else replace(self.options, tables=tables)
+        weights = weigh(counts, self.backbone, options.dtype)[1]
+        use = memory_use(weights, options, backbone=self.backbone, config=counts.config)
+        found = [*self.limits.resources(counts, use), *use.resources.values()]
+        return Trial(counts=counts, use=use, resources=tuple(found))
 
     def _in(self, place: Place) -> Planner:
         return replace(self, options=replace(self.options, tables=place))
@@ -214,18 +222,12 @@ class Planner:
             replace(layer, rows=rows, table_params=rows * self.shape.row_width)
             for layer in base.layers
         )
-        return self._judged(replace(base, layers=layers))
+        return self.judge(replace(base, layers=layers))
 
     @property
     def _smallest_counts(self) -> MemoryCount:
         rows = MIN_ROWS_PER_HEAD * self.shape.n_head_per_ngram
         return count_params(replace(self.shape, engram_table_size=[rows] * len(self.shape.orders)))
-
-    def _judged(self, counts: MemoryCount) -> Trial:
-        weights = weigh(counts, self.backbone, self.options.dtype)[1]
-        use = memory_use(weights, self.options, backbone=self.backbone, config=counts.config)
-        found = [*self.limits.resources(counts, use), *use.resources.values()]
-        return Trial(counts=counts, use=use, resources=tuple(found))
 
 
 def _largest(fits: Callable[[int], bool], least: int, near: int | None = None) -> int:

@@ -8,12 +8,14 @@ from pathlib import Path
 from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
-from engram.errors import UsageError
+from engram.errors import DoesNotFitError, UsageError
 from engram.sizing import budget
+from engram.sizing.plan import Limits, Planner, Trial
 from engram.sizing.shape import memory_shape, tokenizer_length
 from engram.sizing.size_options import SizeOptions
 from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
+from engram.units import format_bytes, plural
 
 
 @checked()
@@ -43,10 +45,10 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         (2, [100514, 100514])
     """
     options = SizeOptions() if options is None else options
-    if model is None and ("share" in options.sizes or not (options.sizes or options.corpus)):
+    if model is None and ("share" in options.sizes or not (options.sizes or options.corpus or options.has_machine)):
         raise UsageError(
             "A share of the whole needs the model's size.",
-            "Give --model, or --budget, --memory, --k, --rows or --corpus.",
+            "Give --model, or --budget, --memory, --k, --rows, --corpus or --device-memory.",
         )
     backbone = given_backbone(model)
     if backbone is not None:
@@ -99,22 +101,76 @@ def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[
 def _sized(
     shape: EngramConfig, backbone: Backbone | None, options: SizeOptions, counts: list[NgramCount]
 ) -> Sizing:
-    heads = options.heads if options.per == "head" else 1
-    if counts and not options.sizes:
-        return budget.memory_cost(shape, rows_per_order(shape, counts, options.load))
-    if options.k is not None:
-        return budget.memory_cost(shape, budget.rows_of_k(shape, options.k) * heads)
-    if options.rows is not None:
-        return budget.memory_cost(shape, options.rows * heads)
-    base_dtype = None if backbone is None else backbone.float_dtype
-    if options.memory is not None:
-        budget_params = budget.memory_budget(shape, options.memory, base_dtype)
-    elif options.budget is not None:
-        budget_params = options.budget
-    else:
-        # Without a model, `size` demands one of the others.
-        budget_params = budget.share_budget(
-            backbone.params if backbone else 0,
-            budget.SEED_SHARE if options.share is None else options.share,
+    limits = Limits(params=_budget_params(backbone, options), memory_bytes=options.memory)
+    planner = Planner(shape=shape, backbone=backbone, options=options, limits=limits)
+    seed_k = None if limits.params is None else budget.seed_rule_k(shape, limits.params)
+    if not options.is_solved:
+        trial = planner.judge(budget.count_rows(shape, _stated_rows(shape, options, counts)))
+        config = trial.counts.config
+        return Sizing(
+            config=config, counts=trial.counts, k=budget.k_of(config), trial=trial, backbone=backbone
         )
-    return budget.size_memory(shape, budget_params, fill=options.fill, base_dtype=base_dtype)
+    plan = planner.largest()
+    if plan is None:
+        raise _does_not_fit(planner.smallest(), limits, seed_k)
+    k = plan.rows_per_order // shape.engram_vocab_size
+    rows = k * shape.engram_vocab_size if options.whole_k else plan.rows_per_order
+    if not k and options.whole_k:
+        raise _does_not_fit(planner.judge(budget.count_rows(shape, shape.engram_vocab_size)), limits, seed_k)
+    trial = planner.judge(budget.count_rows(shape, rows), plan.trial.use.tables)
+    return Sizing(
+        config=trial.counts.config,
+        counts=trial.counts,
+        k=k,
+        trial=trial,
+        budget_params=limits.params,
+        plan=plan,
+        seed_rule_k=seed_k,
+        backbone=backbone,
+    )
+
+
+def _budget_params(backbone: Backbone | None, options: SizeOptions) -> int | None:
+    """Return the parameters that the memory may have; None where nothing limits them."""
+    if options.budget is not None:
+        return options.budget
+    is_default = options.is_solved and not options.sizes and not options.has_machine
+    if options.share is None and not is_default:
+        return None
+    share = budget.SEED_SHARE if options.share is None else options.share
+    # Without a model, `size` demands one of the others.
+    return budget.share_budget(backbone.params if backbone else 0, share)
+
+
+def _stated_rows(
+    shape: EngramConfig, options: SizeOptions, counts: list[NgramCount]
+) -> int | list[int]:
+    """Return the rows per order that were asked for, or that a text fills."""
+    heads = options.heads if options.per == "head" else 1
+    if options.k is not None:
+        return budget.rows_of_k(shape, options.k) * heads
+    if options.rows is not None:
+        return options.rows * heads
+    return rows_per_order(shape, counts, options.load)
+
+
+def _does_not_fit(smallest: Trial, limits: Limits, seed_k: int | None) -> DoesNotFitError:
+    """Make the error for a budget or a machine that holds no table of the shape."""
+    counts, lacks = smallest.counts, [it for it in smallest.resources if it.missing]
+    rows = counts.config.engram_table_size[0]
+    size_bytes = sum(part.size_bytes for part in smallest.use.weights if part.group != "base")
+    missing = "; ".join(f"{it.name} {it.shown(it.used)} of {it.shown(it.capacity)}" for it in lacks)
+    return DoesNotFitError(
+        f"Not even the smallest table fits, {plural(rows, 'row')} per order, {counts.total_params:,} "
+        f"parameters ({format_bytes(size_bytes)}) with {counts.dense_params:,} outside of the "
+        f"tables: it takes {missing}.",
+        "Fewer layers or a smaller width per order cost less; so do --train memory, a shorter "
+        "--context and a smaller --batch.",
+        budget_params=limits.params,
+        smallest_budget_params=counts.total_params,
+        smallest_budget_bytes=size_bytes,
+        dense_params=counts.dense_params,
+        k=0,
+        seed_rule_k=seed_k,
+        lacking={it.name: it.missing for it in lacks},
+    )
