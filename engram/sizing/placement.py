@@ -119,9 +119,12 @@ def memory_use(weights: Sequence[Weights], options: ReportOptions) -> MemoryUse:
             "Tables on disk cannot be trained.",
             "Use --tables gpu or --tables cpu.",
         )
+    assumptions = ["not counted: activations, KV cache, framework"]
     quantised = {part.dtype for part in weights} & {*INFERENCE_DTYPES}
-    if is_training:
+    if is_training and quantised:
         weights = [part.cast("bfloat16") if part.dtype in quantised else part for part in weights]
+        stored = ", ".join(sorted(map(str, quantised)))
+        assumptions.append(f"weights stored as {stored} are trained in bfloat16")
     rows = [
         MemoryRow(
             part=part.part,
@@ -139,29 +142,21 @@ def memory_use(weights: Sequence[Weights], options: ReportOptions) -> MemoryUse:
         for group in trained[:2] if options.freeze_base else trained:
             parts = [part for part in weights if part.group == group and part.params]
             rows += _training_rows(parts, group, options)
-    has_base = any(part.group == "base" for part in weights)
-    assumptions = (
-        (True, "not counted: activations, KV cache, framework"),
-        (
-            is_training and bool(quantised),
-            f"weights stored as {', '.join(sorted(map(str, quantised)))} are trained in bfloat16",
-        ),
-        *((is_training, note) for note in _training_notes(options)),
-        (
-            is_training and has_base,
-            f"the base model is {'frozen' if options.freeze_base else 'trained too'}",
-        ),
-        (
-            ranks > 1,
+        assumptions += _training_notes(options)
+        if any(part.group == "base" for part in weights):
+            state = "frozen" if options.freeze_base else "trained too"
+            assumptions.append(f"the base model is {state}")
+    if ranks > 1:
+        assumptions.append(
             f"{ranks} ranks: table rows split ceil(rows / {ranks}), base split evenly (nominal), "
-            "dense parts of the memory whole on every rank",
-        ),
-        (ranks > 1 and options.host_memory is not None, "all ranks are on one host"),
-    )
+            "dense parts of the memory whole on every rank"
+        )
+        if options.host_memory is not None:
+            assumptions.append("all ranks are on one host")
     return MemoryUse(
         weights=tuple(weights),
         rows=tuple(rows),
-        assumptions=tuple(note for is_so, note in assumptions if is_so),
+        assumptions=tuple(assumptions),
         options=options,
     )
 
