@@ -1,7 +1,5 @@
 """`Setting`: a key of a published config.json, read and written by the same row of a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -4,8 +4,6 @@
 over the order's heads. (The reference demo states rows per HEAD instead.)
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Sequence

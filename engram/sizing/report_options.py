@@ -1,7 +1,5 @@
 """`ReportOptions`: where the parts of a memory are, and how they are used."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 
