@@ -3,8 +3,6 @@
 The command line reads text and refuses what is not meant; a call from Python has nothing before it.
 """
 
-from __future__ import annotations
-
 import builtins
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """`Check`: one thing that was checked, and its verdict; `Checks`: all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ There is one file of them for each dependency: `engram/hf/compat.py` (transforme
 error, which names the seam, the installed version and the range that works.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Names of a memory's tensors in a checkpoint: ``<layers_path>.<layer_id>.engram.<part>``."""
 
-from __future__ import annotations
-
 import re
 
 # Parts beside those that the layout names.

@@ -1,7 +1,5 @@
 """Shared thread pools: starting a thread costs as much as a small task."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache

@@ -1,7 +1,5 @@
 """Numbers with units: counts (K, M, B: decimal) and bytes (KiB, GiB binary; KB, GB decimal)."""
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 

@@ -1,7 +1,5 @@
 """`engram allocate`: split a sparse parameter budget between experts and memory."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

@@ -1,7 +1,5 @@
 """`engram corpus`: text to token shards, what they hold, and whether they are whole."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`engram detach`: gives the base of an attached checkpoint back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

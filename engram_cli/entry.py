@@ -1,7 +1,5 @@
 """Starts the command line: Ctrl-C ends it with 130 even while it is imported."""
 
-from __future__ import annotations
-
 import os
 
 

@@ -1,7 +1,5 @@
 """Turns exceptions into messages, JSON lines and exit codes."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

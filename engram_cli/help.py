@@ -4,8 +4,6 @@ A command's docstring ends with an ``Examples:`` section of lines such as ``$ en
 gpt2``. The tests run all of them.
 """
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The Typer `app` and `main()`: finds the command that is asked for and ends with its exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

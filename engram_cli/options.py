@@ -1,7 +1,5 @@
 """Options that commands share, each with one name, type and help, and objects made of options."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps

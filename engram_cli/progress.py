@@ -1,7 +1,5 @@
 """The progress bar on a terminal: amount done, rate, and time left."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """`engram report`: parameters and bytes of a config, a template or a checkpoint with a memory."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby

@@ -1,7 +1,5 @@
 """`engram size`: table sizes from a budget, or the cost of given table sizes."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal

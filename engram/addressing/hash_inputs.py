@@ -1,7 +1,5 @@
 """The inputs of a hash, checked and brought into the form that the compiled kernel reads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ Shapes: B sequences, T tokens, n tokens of a flat corpus, L layers, C columns, N
 order.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from typing import Any, Literal

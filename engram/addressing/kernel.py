@@ -6,8 +6,6 @@ the two lower halves makes it at most one less again, and needs only 32-bit prod
 processors compute for whole vectors: eight heads at a time, unlike divisions and 128-bit products.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

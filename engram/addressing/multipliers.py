@@ -1,7 +1,5 @@
 """Hash multipliers: odd, one per layer and look-back position, small enough to avoid overflow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from engram.config.engram_config import EngramConfig

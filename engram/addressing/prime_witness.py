@@ -4,8 +4,6 @@ Sizes are computed with the toolkit's own primality test (`primes.is_prime`), si
 takes longer than `engram size`. This module repeats the search with functions of sympy only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from engram.config.engram_config import EngramConfig

@@ -1,7 +1,5 @@
 """Prime table sizes: one prime per layer, order and head, all different in a model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import count, islice
 

@@ -1,7 +1,5 @@
 """Compares a memory's stored addresses with its config, and with a tokenizer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from engram.addressing.addresses import Addresses, TokenMap, layer_addresses, map_digest

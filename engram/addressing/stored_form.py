@@ -1,7 +1,5 @@
 """The form of constants that an artefact stores, checked before anything is computed with them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from engram.storage.json_files import COUNT, TEXT, Kind, Maybe, OrNull

@@ -1,7 +1,5 @@
 """`EngramTokenizer`: turns token ids into a memory's hash ids."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

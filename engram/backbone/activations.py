@@ -6,8 +6,6 @@ family: its hooks on saved tensors see the same bytes. What is computed and drop
 the allocator loses, is not in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self

@@ -4,8 +4,6 @@ A wrong count, such as a depth of 2^53, would be built forever. So counts are bo
 of the weights.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

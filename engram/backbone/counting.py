@@ -3,8 +3,6 @@
 Shapes: D hidden width, F width of a feed-forward part. A projection to X columns has D * X weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Source: the configuration and modelling files of transformers 5.23.0, with which
 default and every count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -6,8 +6,6 @@ It is a list of groups: the tokenizer's length, the keys that the models of the 
 a few.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The dtype of a base's values, which an attached memory takes over."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

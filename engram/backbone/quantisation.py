@@ -5,8 +5,6 @@ including those of a memory, whose weights are not quantised. So a memory's modu
 that list.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Config files: read with every problem and its line, written with every key explained."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fills in a config: the defaults of its layout, and every check of every key."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice

@@ -4,8 +4,6 @@ Scalars follow YAML 1.2: `1e-20` is a number, `no` is a string, `0777` is not oc
 aliases, deep nesting and duplicate keys are reported as problems.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

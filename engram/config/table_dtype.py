@@ -1,7 +1,5 @@
 """The dtype of a memory's tables, the source of the choice, and what follows for training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Templates: the commented configs that ship with the toolkit, looked up by name."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Tokenizer paths in configs, relative to the config's file so that folders can be moved."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

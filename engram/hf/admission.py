@@ -3,8 +3,6 @@
 All checks run before anything is written, and without weights.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 import typing

@@ -8,8 +8,6 @@ variables, find them among their keywords, if the model passes those on.
 Shapes: B sequences, T tokens, L layers with a memory, C columns.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens of a call, L layers with a memory, C columns.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import cast
 

@@ -7,8 +7,6 @@ reach their layers through a context variable, of which every thread has its own
 Shapes: B sequences, T tokens, D hidden size, L layers with a memory, C columns.
 """
 
-from __future__ import annotations
-
 import inspect
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast

@@ -1,7 +1,5 @@
 """Makes classes at run time whose objects can still be pickled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

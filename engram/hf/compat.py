@@ -4,8 +4,6 @@ They cover two kinds of change: names that differ between the tested releases, w
 signature, and names that a future release may drop, which have a probe in `SEAMS`.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial

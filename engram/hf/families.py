@@ -5,8 +5,6 @@ memory's settings under the key ``engram``) and `EngramLlamaForCausalLM`, both d
 transformers' own classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,6 @@ It imports the installed toolkit instead of containing a copy. If the base itsel
 folder, that code is saved beside the module, which builds on it.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 No weights are read or kept: tensors have names, dtypes and shapes, but no values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

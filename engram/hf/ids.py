@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens, L layers, C columns.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

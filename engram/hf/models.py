@@ -1,7 +1,5 @@
 """`EngramForCausalLM`: mixin that gives memories to a causal language model's class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 

@@ -6,8 +6,6 @@ tokenizer does not have: they get nothing, and no n-gram contains them. The toke
 start and end of an image are text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens of a call.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Shapes: B sequences, P tokens of the prompt, S tokens so far, L layers with a memory, C columns.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Excludes memories from transformers' quantisers while a model is loaded."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

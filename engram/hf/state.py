@@ -6,8 +6,6 @@ when the cache is reset, cropped, reordered or repeated, as beam search and assi
 Shapes: B sequences, T tokens of a call, M streams, W window of the convolution, P its channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Tables that stay in a checkpoint's files: found there on loading, copied on saving."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar

@@ -5,8 +5,6 @@ compile all of it. Shapes: B sequences, T tokens, L layers, C columns, H heads, 
 order.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

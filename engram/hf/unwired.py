@@ -1,7 +1,5 @@
 """Returns the base of a wired model as a separate model that shares its weights."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

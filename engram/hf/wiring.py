@@ -4,8 +4,6 @@ The decoder and its layers keep their weights, hooks and names; only their class
 subclasses that call the memory (`engram.hf.calls`).
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast

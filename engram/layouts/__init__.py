@@ -1,7 +1,5 @@
 """The published families of Engram memories: one file each for its rules, defaults and names."""
 
-from __future__ import annotations
-
 from engram.errors import LayoutError
 from engram.layouts.base import Layout
 from engram.layouts.deepseek_v41 import DEEPSEEK_V41

@@ -1,7 +1,5 @@
 """`Layout`: a published family as data. `Naming`: the part of it that files need."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

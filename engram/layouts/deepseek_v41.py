@@ -1,7 +1,5 @@
 """The layout of DeepSeek-V4.1-Flash: orders 2..4, one fused projection, no convolution."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from engram.layouts.base import Layout

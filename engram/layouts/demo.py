@@ -1,7 +1,5 @@
 """The layout of DeepSeek's reference demo and of the paper's Engram-27B and Engram-40B."""
 
-from __future__ import annotations
-
 from engram.layouts.base import Layout
 from engram.layouts.dialect import Dialect
 from engram.layouts.tensors import Tensor

@@ -1,7 +1,5 @@
 """`Dialect`: the names that some files give a layout's tensors and settings, in both directions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

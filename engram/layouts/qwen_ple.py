@@ -1,7 +1,5 @@
 """The layout of Qwen3.8-Flash-Next's per-layer n-gram embedding (transformers: ``qwen4_exp``)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from engram.layouts.base import Layout

@@ -1,7 +1,5 @@
 """`Setting`: a key of a published config.json, read and written by the same row of a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,20 +60,17 @@ class Setting:
         """Say what is wrong with a value; None when nothing is."""
         if value is None:
             return "missing" if self.needed and self.kind not in ("first", "any") else None
-        items = value if isinstance(value, list) else []
-        checks = {
-            "whole": (
-                type(value) is int and self.low <= value <= self.high,
-                f"whole number in {self.low}..{self.high}",
-            ),
-            "wholes": (
-                bool(items) and all(type(item) is int and item >= 0 for item in items),
-                "list of whole numbers",
-            ),
-            "number": (type(value) in (int, float) and 0 < value < 2**31, "number above 0"),
-        }
-        right, what = checks.get(self.kind, (True, ""))
-        return None if right else f"{value!r} is not a {what}"
+        if self.kind == "whole":
+            right = type(value) is int and self.low <= value <= self.high
+            return None if right else f"{value!r} is not a whole number in {self.low}..{self.high}"
+        if self.kind == "wholes":
+            items = value if isinstance(value, list) else []
+            right = bool(items) and all(type(item) is int and item >= 0 for item in items)
+            return None if right else f"{value!r} is not a list of whole numbers"
+        if self.kind == "number":
+            right = type(value) in (int, float) and 0 < value < 2**31
+            return None if right else f"{value!r} is not a number above 0"
+        return None
 
 
 def read_settings(

@@ -4,8 +4,6 @@ Letters: D hidden size, M streams, K taps of the convolution, E memory width, R 
 of a row, C columns (orders x heads), N highest n-gram order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod

@@ -1,7 +1,5 @@
 """Seams to torch: the undocumented names that the toolkit uses, in one function each."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens, M streams, D hidden size, E memory width.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

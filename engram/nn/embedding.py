@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens, C columns (orders x heads).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, cast

@@ -7,8 +7,6 @@ several times as much. torch.compile sees plain operations, which it fuses itsel
 Shapes: B sequences, T tokens, M streams, D hidden size, P channels, K taps, W context before T.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple, cast
 

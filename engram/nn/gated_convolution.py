@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens, M streams, D hidden size, E memory width, P = M * D channels.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, cast
 
 import torch

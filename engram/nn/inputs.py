@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens, M streams, D hidden size, C columns, L layers with a memory.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

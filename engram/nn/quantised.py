@@ -3,8 +3,6 @@
 Shapes: R rows, width columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

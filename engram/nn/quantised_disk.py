@@ -3,8 +3,6 @@
 Shapes: n row ids, E width of a row.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

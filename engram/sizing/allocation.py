@@ -4,8 +4,6 @@ P_sparse = P_tot - P_act; experts get rho of it and the memory the rest (arXiv 2
 3). P_tot leaves out the vocabulary embedding and head; tables count whole as inactive.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal

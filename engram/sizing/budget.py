@@ -4,8 +4,6 @@
 over the order's heads. (The reference demo states rows per HEAD instead.)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

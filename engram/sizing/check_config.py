@@ -1,7 +1,5 @@
 """`check_config`: whether a config is right, with every problem and what is hardly meant."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

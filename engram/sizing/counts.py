@@ -1,7 +1,5 @@
 """Exact parameter counts of a memory in closed form: real primes, every dense part."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

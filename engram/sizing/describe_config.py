@@ -1,7 +1,5 @@
 """`describe_config`: a config with every default, and the numbers that follow from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Makes a config from a template: fitted to a backbone, sized, and with single keys changed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

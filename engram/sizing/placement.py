@@ -4,8 +4,6 @@ Every line has a label: *exact* (parameters counted, dtype given), *nominal* (ex
 a convention, such as 16 bytes a parameter under Adam) or *estimated* (depends on the assumptions).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """`RunOptions`: how a model with a memory is run, and the machine that it is run on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

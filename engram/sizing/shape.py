@@ -1,7 +1,5 @@
 """Chooses a memory's shape for a base model: all of its config except the table size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`size`: the table sizes of a memory from a budget, or the cost of given table sizes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

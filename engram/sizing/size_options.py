@@ -1,7 +1,5 @@
 """`SizeOptions`: the shape of a memory, and the one thing that its table sizes follow from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """`Sizing`: a memory whose tables are sized, and how full a text makes them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -5,8 +5,6 @@ the loss by the tensors as large as the logits that are alive at once. Source: h
 tensors and the resident memory of real runs, which tests and a benchmark compare.
 """
 
-from __future__ import annotations
-
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
 from engram.sizing.run_options import RunOptions

@@ -1,7 +1,5 @@
 """Cache on disk for small results; losing one costs only time."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from contextlib import suppress

@@ -4,8 +4,6 @@ Names of dtypes that tables can have are those of configs and messages: float64,
 float16, fp8 and int8.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from engram.errors import InputError

@@ -1,7 +1,5 @@
 """Names of files that anyone may have given: are they there, do they stay in their folder?"""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path, PureWindowsPath
 from typing import TypeGuard

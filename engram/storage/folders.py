@@ -1,7 +1,5 @@
 """Folders that appear whole or not at all, and never take anything of the user's with them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A disk without room, in whatever words a library tells of it, as one error."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

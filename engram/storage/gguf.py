@@ -1,7 +1,5 @@
 """Recognises GGUF files, which are not read, and says what is."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

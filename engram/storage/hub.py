@@ -6,8 +6,6 @@ the bytes that it wanted, a whole file from a server that knows no ranges. So ra
 and checked here.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

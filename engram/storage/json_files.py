@@ -5,8 +5,6 @@ may stand beside them), a list of one shape is a list of such values, and a `Kin
 adds a rule to a shape.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator

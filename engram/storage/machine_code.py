@@ -1,7 +1,5 @@
 """Functions compiled by numba, whose machine code is kept on disk where that works."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import Any

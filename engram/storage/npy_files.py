@@ -1,7 +1,5 @@
 """Reads .npy files of whole numbers that anyone may have written: mapped, never unpickled."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads what safetensors files hold from their headers alone; no weight is read."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes safetensors files as a stream: header first, then each tensor chunk by chunk."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

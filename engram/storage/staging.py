@@ -6,8 +6,6 @@ so that whoever finds a folder that is not locked knows that its process is gone
 followed.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

@@ -1,7 +1,5 @@
 """Headers of a checkpoint on the Hugging Face hub, by range requests; no weight file is fetched."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Values of stored bytes as float64, in which every stored dtype is exact."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

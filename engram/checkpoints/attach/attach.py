@@ -1,7 +1,5 @@
 """Attaches a memory to a checkpoint: base files as they are, new shards beside them, index last."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`AttachPlan`: a memory that is attached to a base, and its folder; `Attached`: the result."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

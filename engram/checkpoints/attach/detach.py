@@ -1,7 +1,5 @@
 """Gives the base of an attached checkpoint back, byte for byte."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`FolderPlan`: a folder of weights that is to appear, of new files and of files that are kept."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

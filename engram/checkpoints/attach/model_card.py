@@ -1,7 +1,5 @@
 """The model card of a memory: what was added, to what, and how to load it."""
 
-from __future__ import annotations
-
 from engram.addressing.addresses import Addresses
 from engram.config.engram_config import EngramConfig
 from engram.storage.dtypes import row_bytes

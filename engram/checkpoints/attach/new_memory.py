@@ -1,7 +1,5 @@
 """Describes the memory that is attached: its constants, its place in the model, its settings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import prod
 from pathlib import Path

@@ -4,8 +4,6 @@ A config may have been written by anyone, and a user's files may lie beside it. 
 counts only under names that files of a checkpoint have.
 """
 
-from __future__ import annotations
-
 from fnmatch import fnmatchcase
 from pathlib import Path
 

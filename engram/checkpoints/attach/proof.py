@@ -1,7 +1,5 @@
 """Proves from headers that an attached checkpoint loads; compares its logits with the base's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,7 +1,5 @@
 """Uploads adapters to the hub."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

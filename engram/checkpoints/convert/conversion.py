@@ -1,7 +1,5 @@
 """Plans of conversions: to published names, onto a base, or to another dtype."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`convert`: a memory in another dtype, under the names of a published layout, or back."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`Released`: a released checkpoint, recognised, and the tensors that it should hold."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property

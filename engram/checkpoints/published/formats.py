@@ -1,7 +1,5 @@
 """Formats of stored values: how many a tensor holds, and which scales belong to them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from engram.storage.dtypes import FLOATS

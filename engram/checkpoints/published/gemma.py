@@ -1,7 +1,5 @@
 """Gemma 3n and 4: per-layer embeddings, a plain memory per token without any hash."""
 
-from __future__ import annotations
-
 from engram.checkpoints.published.family import Expected, Released, demand_settings
 from engram.layouts.base import Naming
 from engram.layouts.dialect import Dialect, Key

@@ -1,7 +1,5 @@
 """Checks of a released memory of our layouts: rows, constants and tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product

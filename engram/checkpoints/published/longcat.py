@@ -1,7 +1,5 @@
 """LongCat's n-gram embeddings: several tables that are averaged into the input embedding."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from engram.backbone.claims import text_part

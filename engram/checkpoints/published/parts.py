@@ -1,7 +1,5 @@
 """The weights of a released checkpoint in parts: what the headers say, counted in values."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

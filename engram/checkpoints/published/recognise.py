@@ -1,7 +1,5 @@
 """Released checkpoints with a memory: recognised by config and names, and what they should hold."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

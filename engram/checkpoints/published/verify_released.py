@@ -1,7 +1,5 @@
 """Checks that a released checkpoint is what its config says, from its headers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The attached format: names of its files, and what a config.json says of a memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The checkpoint that a memory is attached to: its files, its tensors, and where its layers are."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod

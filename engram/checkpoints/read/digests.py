@@ -1,7 +1,5 @@
 """sha256 of an attached folder's files: recorded by attach, compared by detach and verify."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict

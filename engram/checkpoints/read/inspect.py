@@ -1,7 +1,5 @@
 """Contents of a checkpoint, from its configs and safetensors headers alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce

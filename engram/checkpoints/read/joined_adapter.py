@@ -1,7 +1,5 @@
 """An adapter and its base: the digest that ties them, and the folder in which they are one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

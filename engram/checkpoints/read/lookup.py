@@ -1,7 +1,5 @@
 """Looks up what a text reads from a stored memory: ids, rows and their norms; only those rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product

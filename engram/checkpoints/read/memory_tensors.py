@@ -1,7 +1,5 @@
 """Tensors that a memory consists of: shapes, names and places, ours or of a published layout."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The folder of a model: as it was named, or the hub's after a download."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

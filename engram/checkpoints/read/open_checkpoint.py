@@ -1,7 +1,5 @@
 """`open_checkpoint`: the one way to open what may hold a memory, here or on the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

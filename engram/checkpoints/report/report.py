@@ -1,7 +1,5 @@
 """`report`: parameters and bytes of a config or a checkpoint, and whether they fit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The subject of a report: a config or template, or a checkpoint here or on the hub."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks that need the weights: is every way of running the same, and does the memory count?"""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace

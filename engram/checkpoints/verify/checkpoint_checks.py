@@ -1,7 +1,5 @@
 """Checks of an attached memory that headers, constants and small files are enough for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 

@@ -5,8 +5,6 @@ The image is random, and made from the model's config without its processor.
 Shapes: B sequences, T tokens, I tokens of the image.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`verify`: whether a checkpoint's memory is wired right, with all of its checks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Does units of work in processes on this machine."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """One unit of work of a corpus: its documents to token ids, in separate files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

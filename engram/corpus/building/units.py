@@ -1,7 +1,5 @@
 """Cuts a text into units of work, independent of the number of workers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace

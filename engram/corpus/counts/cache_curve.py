@@ -6,8 +6,6 @@ cold (empty at first, so that the first look-up of a row misses) and warm (the f
 text fills the cache or selects the fixed set, and only the second half is counted).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

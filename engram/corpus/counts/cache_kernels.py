@@ -3,8 +3,6 @@
 Shapes: T tokens, C columns, n look-ups.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

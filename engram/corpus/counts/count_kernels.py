@@ -3,8 +3,6 @@
 Shapes: N the highest n-gram order, n tokens of a batch, H heads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 They are counted exactly up to a limit, and estimated from a sample above it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ Distinct n-grams are those that the layout reads (compressed ids, the fill inclu
 not depend on the layer; rows do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

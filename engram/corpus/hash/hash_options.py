@@ -1,7 +1,5 @@
 """`HashOptions`: what of a text is hashed and counted, and the form of the ids that are written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """`HashPlan`: the work that hashes a text, from its tokens to statistics and a folder of ids."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable, Generator

@@ -1,7 +1,5 @@
 """Writes shards of hash ids, several in parallel: plain .npy files, or parquet."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """`hash_text`: a text or token shards to hash ids, and how it fills the tables of a memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

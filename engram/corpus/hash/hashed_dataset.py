@@ -4,8 +4,6 @@ It is a torch dataset, so it is imported on first use. Shapes: T tokens of a win
 columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path

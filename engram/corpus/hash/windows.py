@@ -3,8 +3,6 @@
 Shapes: T tokens of a window, N the highest n-gram order.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

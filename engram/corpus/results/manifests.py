@@ -1,7 +1,5 @@
 """Manifests of folders of results: their shapes, and the one way to read them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from shlex import quote
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """A folder of results that appears whole or not at all, with a manifest of its files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """The hidden folder for unfinished results, from which a build can be resumed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """Reads the text column of a .csv file, row by row."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator

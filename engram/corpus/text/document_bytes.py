@@ -1,7 +1,5 @@
 """Cuts plain text, or records in lines, into documents, as bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Finds the ends of documents in plain text that is read in blocks."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Reads the JSON values of a file, in one array or in sequence, in bounded memory."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import re

@@ -1,7 +1,5 @@
 """Reads the text column of a .parquet file, row group by row group."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

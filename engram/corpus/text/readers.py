@@ -1,7 +1,5 @@
 """Reads documents from text in blocks: paragraphs, lines, whole files, records or rows."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The texts of JSON records and of rows, or the errors of those that have none."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

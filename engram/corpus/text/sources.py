@@ -1,7 +1,5 @@
 """Finds the files of a text: in folders, as parts of files, and entries that are not read."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

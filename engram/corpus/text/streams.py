@@ -1,7 +1,5 @@
 """Opens a source of text as a stream: stdin, gzip, zstd, byte-order marks, parts."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import shlex

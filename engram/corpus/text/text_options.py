@@ -1,7 +1,5 @@
 """`TextOptions`: the rules by which a text becomes tokens, and tokens become shards."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

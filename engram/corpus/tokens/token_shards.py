@@ -1,7 +1,5 @@
 """Writes and reads shards of whole documents: plain .npy files of token ids and boundaries."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator
 from itertools import accumulate, pairwise

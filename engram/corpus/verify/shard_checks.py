@@ -1,7 +1,5 @@
 """Checks of folders of results by themselves: files, counts, boundaries, token ids, hash ids."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

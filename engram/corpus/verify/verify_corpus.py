@@ -1,7 +1,5 @@
 """Verifies a corpus: its files, counts and token ids, and a sample against the original text."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import suppress
