@@ -3,22 +3,21 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 import engram
-from engram.sizing.run_options import Mode, Optimizer, Place, ReportOptions
+from engram.checkpoints.report.report import Report
+from engram.errors import UsageError
+from engram.sizing.run_options import ReportOptions
 from engram.units import format_bytes, plural
-from engram_cli.options import (
-    OUTPUT,
-    ModelOption,
-    RevisionOption,
-    TableDtypeOption,
-    taking,
-)
+from engram_cli.machine_text import machine
+from engram_cli.options import OUTPUT, ModelOption, RevisionOption, taking
 from engram_cli.output import Output, Shown, Table
-from engram_cli.values import note_folder, read_bytes
+from engram_cli.plain_tables import as_csv, as_markdown
+from engram_cli.run_options import RUN
+from engram_cli.values import note_folder
 
 _PLACES = ("gpu", "cpu", "disk")
 _FITS = {True: "yes", False: "no", None: "unknown"}
@@ -28,48 +27,11 @@ _KINDS = {
     "attached": "a model with a memory",
     "adapter": "a memory without its base",
     "released": "a released checkpoint",
-}
-_REPORT = {
-    "mode": Annotated[
-        Mode,
-        typer.Option(help="Weights alone, or with gradients and optimizer state."),
-    ],
-    "optimizer": Annotated[
-        Optimizer,
-        typer.Option(help="In training; the last two are for tables, with adam for the rest."),
-    ],
-    "tables": Annotated[Place, typer.Option(help="Where the tables are.")],
-    "tp": Annotated[int, typer.Option(min=1, help="Devices that share the rows of each table.")],
-    "device_memory": Annotated[
-        int | None,
-        typer.Option(
-            metavar="SIZE", parser=read_bytes, help="Memory of one device, as 80GiB: does it fit?"
-        ),
-    ],
-    "host_memory": Annotated[
-        int | None,
-        typer.Option(
-            metavar="SIZE",
-            parser=read_bytes,
-            help="Memory of the host of all devices, as 1TiB: does it fit?",
-        ),
-    ],
-    "tokens_per_second": Annotated[
-        int | None,
-        typer.Option(metavar="COUNT", min=1, help="Speed: reads and bytes a second that it takes."),
-    ],
-    "dtype": TableDtypeOption,
-    "tokens_per_step": Annotated[
-        int,
-        typer.Option(min=1, help="Tokens of a training step on a device, for sparse gradients."),
-    ],
-    "freeze_base": Annotated[
-        bool, typer.Option("--freeze-base", help="In training: only the memory is trained.")
-    ],
+    "base": "a base model without a memory",
 }
 
 
-@taking(options=_REPORT, out=OUTPUT)
+@taking(options=RUN, out=OUTPUT)
 def report(
     target: Annotated[
         str,
@@ -83,47 +45,76 @@ def report(
     *,
     options: ReportOptions,
     revision: RevisionOption = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="The answer and the totals, without the parts.")
+    ] = False,
+    form: Annotated[
+        Literal["text", "markdown", "csv"],
+        typer.Option("--format", help="Text, Markdown for documents, or the parts as CSV."),
+    ] = "text",
     out: Output,
 ) -> None:
-    """Count parameters and bytes by layer and part, reads per token, and say whether they fit.
+    """Say whether a memory fits a machine, and count its parameters, bytes and reads by part.
 
     Every line is exact, nominal (a stated convention) or estimated. Of a checkpoint only config and
     headers are read, on the hub too: attached memories and adapters, DeepSeek-V4.1, Qwen's
-    per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict. Exits with
-    5 when --device-memory or --host-memory is too small.
+    per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict. A base
+    model of the catalogue is counted alone. Exits with 5 when something that is given is too small.
 
     Examples:
         $ engram report engram-27b
         $ engram report deepseek-v4.1-flash --tp 4 --device-memory 80GiB
         $ engram report deepseek-v4.1-flash --tables disk --tokens-per-second 10000
         $ engram report gpt2 --model gpt2 --mode training --optimizer rowwise-adagrad --json
+        $ engram report engram-27b --base-bytes 54GB --device-memory 80GB --summary
+        $ engram report engram-27b --format markdown
     """
+    if form != "text" and out.json:
+        raise UsageError(f"--json and --format {form} both want stdout.", "Give one of them.")
     note_folder(out, target)
     found = engram.report(target, model, options, revision=revision)
     answer = found.to_dict()
-    out.result(answer, _show(answer))
+    if form == "csv":
+        out.result(answer, as_csv(answer["rows"]), wrap=False)
+    elif form == "markdown":
+        out.result(answer, as_markdown(_show(found, answer, summary)), wrap=False)
+    else:
+        out.result(answer, _show(found, answer, summary))
     if found.fits is False:
         raise typer.Exit(5)
 
 
-def _show(payload: dict[str, Any]) -> Shown:
+def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
     dtype, optimizer = payload["table_dtype"] or "several dtypes", payload["optimizer"]
+    use = found.use
+    yield from machine(use, list(use.resources.values()), use.fits)
     yield (
-        f"{payload['target']} is {_KINDS[payload['target_kind']]}.\n"
+        f"\n{payload['target']} is {_KINDS[payload['target_kind']]}.\n"
         f"Layout {payload['layout']}: {payload['title']}.\n"
         f"Counted for {payload['mode']}{f' with {optimizer}' if optimizer else ''}, tables in "
         f"{dtype} on the {payload['tables']}.\n"
     )
-    yield _parts(payload)
+    yield _totals(payload) if summary else _parts(payload)
     yield from _reads(payload["reads"])
-    yield ""
-    yield _homes(payload)
-    if payload["mode"] == "training":
+    if not summary:
         yield ""
-        yield _training(payload)
+        yield _homes(payload)
+        if payload["mode"] == "training":
+            yield ""
+            yield _training(payload)
     yield ""
-    yield from _fits(payload)
     yield Table([("-", assumption) for assumption in payload["assumptions"]], is_dense=True)
+
+
+def _totals(payload: dict[str, Any]) -> Table:
+    totals = payload["totals"]
+    rows = [
+        (name, f"{totals[f'{key}_params']:,}", format_bytes(totals[f"{key}_bytes"]))
+        for name, key in (("tables", "table"), ("dense parts", "dense"), ("base", "base"))
+        if totals[f"{key}_params"] is not None
+    ]
+    total = ("all, with gradients, state and caches", "", format_bytes(totals["total_bytes"]))
+    return Table([*rows, total], ("part", "parameters", "bytes"), left=("part",))
 
 
 def _parts(payload: dict[str, Any]) -> Table:
@@ -150,7 +141,8 @@ def _parts(payload: dict[str, Any]) -> Table:
 
 
 def _folded(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Join equal parts of many layers into one line."""
+    """Join the norms of a layer, and equal parts of many layers, into one line."""
+    rows = list(_joined_norms(rows))
     names: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         many = re.sub(r"^layers\.[^.]*\.?", "layers.*.", row["part"])
@@ -164,9 +156,27 @@ def _folded(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             if len(parts) < _FOLDED:
                 yield from parts
             else:
-                keys = ("params", "bytes", "rank_bytes")
-                sums = {key: sum(row[key] for row in parts) for key in keys}
-                yield {**parts[0], **sums, "part": f"{name} ({len(parts)} layers)"}
+                yield _sum(parts, f"{name} ({len(parts)} layers)")
+
+
+def _joined_norms(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def layer_of_norm(row: dict[str, Any]) -> str:
+        found = re.fullmatch(r"(layers\.[^.]*)\..*norm.*", row["part"])
+        return found[1] if found and row["params"] is not None else ""
+
+    by_layer: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if layer := layer_of_norm(row):
+            by_layer.setdefault(layer, []).append(row)
+    for row in rows:
+        norms = by_layer.get(layer_of_norm(row), [row])
+        if row is norms[0]:
+            yield row if len(norms) == 1 else _sum(norms, f"{layer_of_norm(row)}.norms")
+
+
+def _sum(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    sums = {key: sum(row[key] for row in rows) for key in ("params", "bytes", "rank_bytes")}
+    return {**rows[0], **sums, "part": name}
 
 
 def _reads(reads: dict[str, Any]) -> Shown:
@@ -216,19 +226,3 @@ def _training(payload: dict[str, Any]) -> Table:
         for row in payload["training"]
     ]
     return Table(rows, ("optimizer", *headings.values(), "kind"), left=("optimizer", "kind"))
-
-
-def _fits(payload: dict[str, Any]) -> Shown:
-    totals = payload["totals"]
-    if payload["fits_device"] is not None:
-        yield (
-            f"Fits a device of {format_bytes(payload['device_memory_bytes'])}: "
-            f"{_FITS[payload['fits_device']]}, {format_bytes(totals['rank_gpu_bytes'])} "
-            f"on the device{'' if totals['base_params'] else ', without the base model'}"
-        )
-    if payload["fits_host"] is not None:
-        host_bytes = payload["tp"] * totals["rank_cpu_bytes"]
-        yield (
-            f"Fits a host of {format_bytes(payload['host_memory_bytes'])}: "
-            f"{_FITS[payload['fits_host']]}, {format_bytes(host_bytes)} on the host"
-        )

@@ -18,10 +18,10 @@ from engram_cli.options import (
     LayersOption,
     ModelOption,
     OverwriteOption,
-    TableDtypeOption,
     taking,
 )
 from engram_cli.output import Output
+from engram_cli.run_options import RUN
 from engram_cli.values import blaming, read_bytes, read_count
 
 # By config key, or name of a value: the options that decide it.
@@ -30,7 +30,7 @@ _OPTIONS_OF = {
     **{"n_embed_per_ngram": ("dim", "heads"), "max_ngram_size": ("max_ngram_size",)},
     **{"hidden_size": ("hidden_size",), "engram_vocab_size": ("vocab",), "hc_mult": ("hc_mult",)},
     **{"kernel_size": ("kernel_size",), "table_dtype": ("dtype",), "load": ("load",)},
-    **{"k": ("k",), "share": ("share",), "fill": ("fill",), "tokens": ("tokens",)},
+    **{"k": ("k",), "share": ("share",), "tokens": ("tokens",)},
     "engram_table_size": ("rows", "k", "budget", "share", "memory", "corpus"),
 }
 _SIZE = {
@@ -79,11 +79,23 @@ _SIZE = {
             help="Size for a text of this length, as 10B, predicted from that of --corpus.",
         ),
     ],
-    "fill": Annotated[
-        str | None,
+    "train_tokens": Annotated[
+        int | None,
         typer.Option(
-            metavar="F",
-            help="Not a whole k: F (0 to 1) of the rows that fill the budget; 1 takes all of them.",
+            metavar="COUNT",
+            parser=read_count,
+            help="Tokens of the training: how often it touches a row, and how far that moves it.",
+        ),
+    ],
+    "learning_rate": Annotated[
+        float, typer.Option(metavar="F", help="Learning rate of the tables, for --train-tokens.")
+    ],
+    "whole_k": Annotated[
+        bool,
+        typer.Option(
+            "--whole-k",
+            help="Round k down to a whole number, as engram_torch_unofficial does. Default: all "
+            "rows that fit.",
         ),
     ],
     "per": Annotated[
@@ -112,7 +124,7 @@ _SIZE = {
         int | None, typer.Option(help="Taps of the convolution. Default: the layout's (demo 4).")
     ],
     "layout": Annotated[str, typer.Option(metavar="NAME", help=f"{LAYOUT_NAMES}.")],
-    "dtype": TableDtypeOption,
+    **RUN,
 }
 
 
@@ -128,16 +140,20 @@ def size(
     overwrite: OverwriteOption = False,
     out: Output,
 ) -> None:
-    """Find the largest k, and with it the table sizes, whose exact parameters fit a budget.
+    """Find the largest memory that a budget or a machine holds: its k, table sizes and place.
 
     k counts table rows per n-gram order as a multiple of the vocabulary. Every table gets its real
-    prime, every projection, norm and convolution is counted. The memory is read in layers 1 and
-    half the depth, unless --layers says otherwise.
+    prime, every projection, norm and convolution is counted; on a machine also the base model,
+    gradients, optimizer state, caches and activations (estimated). The memory is read in layers 1
+    and half the depth, unless --layers says otherwise. `engram report` of the config that comes
+    out, with the same options, says the same.
 
     Examples:
         $ engram size --model gpt2
-        $ engram size --model gpt2 --share 0.2 --layers 1,5 --json
-        $ engram size --model llama-3.2-1b --memory 2GiB --dtype bf16 --fill 1
+        $ engram size --model gpt2 --share 20% --layers 1,5 --json
+        $ engram size --model qwen3-0.6b --device-memory 24GB --host-memory 64GB
+        $ engram size --model qwen3-0.6b --device-memory 24GB --mode training --train memory
+        $ engram size --model llama-3.2-1b --disk 500GB --disk-iops 500K --tokens-per-second 2000
         $ engram size --model gpt2 --k 5
         $ engram size --model gpt2 --corpus stats.json --load 0.5 --tokens 1B
         $ engram size --hidden-size 2560 --vocab 128815 --layers 1,14 --hc-mult 4 --budget 5.8B

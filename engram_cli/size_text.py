@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from engram.units import format_bytes, plural
+from engram.units import format_bytes, format_count, plural
+from engram_cli.machine_text import and_, machine
 from engram_cli.output import Shown, Table
 
 if TYPE_CHECKING:
@@ -21,10 +22,45 @@ def show(sizing: Sizing, answer: dict[str, Any], per: str) -> Shown:
         per: Whether the table shows rows per "order" or per "head".
     """
     yield Table(_facts(sizing, answer))
+    if sizing.trial.use.options.has_machine:
+        yield from _machine(sizing)
     if answer["corpus"] is not None:
         yield from _corpus(answer["corpus"])
     yield ""
     yield _layers_by_head(sizing) if per == "head" else _layers_by_order(sizing)
+    advice = answer["advice"]["notes"]
+    if advice:
+        yield ""
+        yield Table([("-", note) for note in advice], is_dense=True)
+
+
+def _machine(sizing: Sizing) -> Shown:
+    """Describe where everything lies, what limits the memory, and what else could be done."""
+    plan = sizing.plan
+    yield ""
+    yield from machine(sizing.trial.use, sizing.trial.resources, sizing.fits)
+    if plan is not None and plan.binding:
+        lacking = [f"{it.shown(it.missing)} of {name}" for name, it in plan.doubling.items()]
+        yield f"Limited by {and_(plan.binding)}; twice the rows would lack {and_(lacking)}."
+    if sizing.alternatives:
+        yield "\nThe most with one thing changed:"
+        yield Table(
+            [
+                (
+                    it.tables,
+                    it.dtype,
+                    it.optimizer or "",
+                    f"{it.rows_per_order:,}" if it.rows_per_order else "none fits",
+                    format_count(it.total_params) if it.total_params else "",
+                    and_(it.binding),
+                )
+                for it in sizing.alternatives
+            ],
+            ("tables on", "dtype", "optimizer", "rows per ORDER", "parameters", "limited by"),
+            left=("tables on", "dtype", "optimizer", "limited by"),
+        )
+    yield ""
+    yield Table([("-", note) for note in sizing.trial.use.assumptions], is_dense=True)
 
 
 def _facts(sizing: Sizing, answer: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -68,17 +104,15 @@ def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, .
     """The budget and k, or k alone where the size was given."""
     config, budget = sizing.config, sizing.budget_params
     if budget is None:
-        if sizing.k is not None:
-            yield "k", f"{sizing.k:.6g}"
+        if answer["k_used"] is not None:
+            yield "k", f"{answer['k_used']:.6g}"
         return
     of = answer["model_params"]
     part = "" if of is None else f"{budget / (budget + of):.2%} of the whole"
     yield "budget", f"{budget:,} parameters", part
-    used = config.engram_table_size[0] / config.engram_vocab_size
-    whole = f"whole k {sizing.k}; " if used != sizing.k else ""
-    filling = f"{sizing.k_fill:.4g} fills the budget (--fill 1)"
-    theirs = f"engram_torch_unofficial gives {sizing.seed_rule_k}"
-    yield "k", f"{used:.6g}", f"{whole}{filling}; {theirs}"
+    whole = f"{sizing.k} rounded down (--whole-k)"
+    theirs = f"engram_torch_unofficial's formula, of nominal rows, gives {sizing.seed_rule_k}"
+    yield "k", f"{answer['k_used']:.6g}", f"{whole}; {theirs}"
 
 
 def _each(sizes: list[int]) -> str:

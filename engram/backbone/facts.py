@@ -146,6 +146,19 @@ class Backbone(Counts):
         )
 
 
+def stated_backbone(config: Mapping[str, Any], name: str = "") -> Backbone | None:
+    """Read the facts that a config states by itself; None where they would need the weights.
+
+    Args:
+        config: A config.json, or that of a checkpoint attached to it.
+        name: Name of the model.
+    """
+    try:
+        return Backbone.from_config(config, name, name)
+    except InputError:
+        return None
+
+
 def base_params(config: Mapping[str, Any]) -> int | None:
     """Count the parameters of a quantised base, whose weights are packed, from its config.
 
@@ -156,12 +169,9 @@ def base_params(config: Mapping[str, Any]) -> int | None:
         Their number before quantisation; None if the base is not quantised, or its family has no
         closed form.
     """
-    if stated_quantisation(config) is None:
-        return None
-    try:
-        return Backbone.from_config(config, "", "").params
-    except InputError:
-        return None
+    is_quantised = stated_quantisation(config) is not None
+    backbone = stated_backbone(config) if is_quantised else None
+    return None if backbone is None else backbone.params
 
 
 def _problems(keys: Mapping[str, Any], family: Family | None) -> list[Problem]:

@@ -11,7 +11,9 @@ from engram.config.engram_config import EngramConfig
 from engram.config.templates import template_path
 from engram.config.tokenizer_path import given
 from engram.errors import ConfigError, UsageError
-from engram.sizing.budget import size_memory
+from engram.sizing.budget import count_rows
+from engram.sizing.plan import Limits, Planner
+from engram.sizing.run_options import RunOptions
 from engram.sizing.shape import check_layers, memory_shape
 
 
@@ -88,5 +90,6 @@ def new_config(
         check_layers(backbone, config.layer_ids)
     if budget is None:
         return config
-    base_dtype = None if backbone is None else backbone.float_dtype
-    return size_memory(config, budget, base_dtype=base_dtype).config
+    limits = Limits(params=budget)
+    plan = Planner(shape=config, backbone=backbone, options=RunOptions(), limits=limits).largest()
+    return count_rows(config, plan.rows_per_order).config

@@ -4,14 +4,14 @@ Every line has a label: *exact* (parameters counted, dtype given), *nominal* (ex
 a convention, such as 16 bytes a parameter under Adam) or *estimated* (depends on the assumptions).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import INFERENCE_DTYPES
-from engram.sizing.run_options import PLACES, Place, RunOptions
+from engram.sizing.run_options import Place, RunOptions
 from engram.sizing.weights import (
     BASE_DTYPE,
     Group,
@@ -98,6 +98,14 @@ class Resource:
         return format_bytes(amount) if self.unit == "bytes" else f"{amount:,} {self.unit}"
 
 
+def all_fit(resources: Iterable[Resource]) -> bool | None:
+    """Return whether there is enough of all of them; None where that is not known."""
+    answers = [resource.fits for resource in resources]
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
     """The places of the bytes of a model with memory.
@@ -157,8 +165,7 @@ class MemoryUse:
     @property
     def fits(self) -> bool | None:
         """Whether everything fits; None if nobody said how much there is of what is used."""
-        answers = [resource.fits for resource in self.resources.values()]
-        return False if False in answers else None if None in answers else True
+        return all_fit(self.resources.values())
 
 
 def memory_use(
@@ -172,9 +179,9 @@ def memory_use(
 
     Args:
         weights: Parts of the memory and, if it is known, of the base model.
-        options: The use, and the machine. With tables "auto" they go to the first place where
-            everything fits, gpu, cpu or disk; if it fits nowhere, to the first that is not known
-            to be too small.
+        options: The use, and the machine. Of the places that tables may be in, they go to the first
+            where everything fits; if it fits nowhere, to the first that is not known to be too
+            small.
         backbone: The base model; without it neither caches nor activations are counted.
         config: The memory, for its activations.
     """
@@ -186,19 +193,8 @@ def memory_use(
         weights = [part.cast("bfloat16") if part.dtype in quantised else part for part in weights]
         stored = ", ".join(sorted(map(str, quantised)))
         notes.append(f"weights stored as {stored} are trained in bfloat16")
-    homes = [place for place in PLACES if _is_home(place, options)]
-    placed = [_placed(weights, options, home, backbone, config, notes) for home in homes]
-    likely = sorted(placed, key=lambda use: {True: 0, None: 1, False: 2}[use.fits])
-    return likely[0]
-
-
-def _is_home(place: Place, options: RunOptions) -> bool:
-    """Whether tables may be in a place."""
-    if options.tables != "auto":
-        return place == options.tables
-    if place == "gpu":
-        return options.tp > 0
-    return place == "cpu" or options.mode == "inference"
+    placed = [_placed(weights, options, home, backbone, config, notes) for home in options.homes]
+    return min(placed, key=lambda use: {True: 0, None: 1, False: 2}[use.fits])
 
 
 def _placed(

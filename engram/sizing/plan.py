@@ -4,21 +4,23 @@
 out, so the two agree.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 from engram.backbone import Backbone
 from engram.config.config_rules import MAX_ROW_ID
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import INFERENCE_DTYPES
+from engram.errors import DoesNotFitError
+from engram.sizing.budget import seed_rule_k
 from engram.sizing.counts import MemoryCount, count_params
-from engram.sizing.placement import MemoryUse, Resource, memory_use
-from engram.sizing.run_options import PLACES, Optimizer, Place, RunOptions
+from engram.sizing.placement import MemoryUse, Resource, all_fit, memory_use
+from engram.sizing.run_options import Optimizer, Place, RunOptions
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
-from engram.sizing.weights import weigh
+from engram.sizing.weights import total_of, weigh
+from engram.units import format_bytes, plural
 
 # dtypes and optimisers that alternatives are tried with.
 _DTYPES = ("bfloat16", "fp8")
@@ -47,8 +49,12 @@ class Limits:
                 capacity=self.params,
             )
         if self.memory_bytes is not None:
-            size = sum(part.size_bytes for part in use.weights if part.group != "base")
-            yield Resource(name="--memory", unit="bytes", used=size, capacity=self.memory_bytes)
+            yield Resource(
+                name="bytes of the memory",
+                unit="bytes",
+                used=total_of(use.weights)[1],
+                capacity=self.memory_bytes,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class Trial:
     Attributes:
         counts: Its parameters, and its config.
         use: Its bytes, placed.
-        resources: What it takes of the machine and of the limits.
+        resources: What it takes of the limits, and of the machine if anything of it is known.
     """
 
     counts: MemoryCount
@@ -66,9 +72,14 @@ class Trial:
     resources: tuple[Resource, ...]
 
     @property
-    def fits(self) -> bool:
-        """Whether nothing is known to be too small."""
-        return not any(resource.missing for resource in self.resources)
+    def fits(self) -> bool | None:
+        """Whether there is enough of all that it takes; None where that is not known."""
+        return all_fit(self.resources) if self.resources else None
+
+    @property
+    def lacks(self) -> dict[str, Resource]:
+        """What is known to be too small, by name."""
+        return {resource.name: resource for resource in self.resources if resource.missing}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +92,7 @@ class Alternative:
         optimizer: Optimiser; None at inference.
         rows_per_order: Rows per n-gram order; 0 if not even the smallest table fits.
         total_params: Parameters of the memory; 0 if none fits.
-        binding: What limits it.
+        binding: Names of what limits it; empty if not even the smallest table fits.
     """
 
     tables: Place
@@ -89,7 +100,7 @@ class Alternative:
     optimizer: Optimizer | None
     rows_per_order: int
     total_params: int
-    binding: str
+    binding: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +111,13 @@ class Plan:
         rows_per_order: The largest number of rows per n-gram order, summed over its heads.
         trial: The memory of that size.
         binding: Names of what one more row of every head would exceed.
-        doubling: Names of what twice the rows would exceed, and by how much.
+        doubling: What twice the rows would exceed, by name.
     """
 
     rows_per_order: int
     trial: Trial
     binding: tuple[str, ...]
-    doubling: dict[str, int]
+    doubling: dict[str, Resource]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,28 +136,53 @@ class Planner:
     options: RunOptions
     limits: Limits
 
-    def largest(self) -> Plan | None:
-        """Return the largest memory that fits; None if not even the smallest table does.
+    def largest(self) -> Plan:
+        """Return the largest memory that fits.
 
         With tables "auto" it is the place with the most rows; of equals, the fastest.
+
+        Raises:
+            DoesNotFitError: Not even the smallest table fits anywhere.
         """
-        plans = [plan for place in self.homes() if (plan := self._at(place)) is not None]
-        return max(plans, key=lambda plan: plan.rows_per_order, default=None)
+        plans = [plan for place in self.options.homes if (plan := self._at(place)) is not None]
+        if not plans:
+            raise self.refusal(self._in(self.options.homes[0]).try_size(MIN_ROWS_PER_HEAD))
+        return max(plans, key=lambda plan: plan.rows_per_order)
 
-    def smallest(self) -> Trial:
-        """Return the memory with the smallest tables there are, in the first place for them."""
-        return self._in(self.homes()[0]).try_size(MIN_ROWS_PER_HEAD)
+    def refusal(self, smallest: Trial) -> DoesNotFitError:
+        """Make the error for limits or a machine that hold no memory of the shape.
 
-    def homes(self) -> list[Place]:
-        """Return the places that tables may be in: as asked, or all whose size is known."""
-        options = self.options
-        if options.tables != "auto":
-            return [options.tables]
-        there = {"gpu": options.device_memory, "cpu": options.host_memory, "disk": options.disk}
-        homes = [place for place in PLACES if there[place] is not None]
-        if options.mode == "training" and "disk" in homes:
-            homes.remove("disk")
-        return homes or ["gpu" if options.tp else "cpu"]
+        Args:
+            smallest: The smallest memory that would do.
+        """
+        counts, params = smallest.counts, self.limits.params
+        rows = counts.config.engram_table_size[0]
+        _, size_bytes = total_of(smallest.use.weights)
+        lacks = [
+            f"{it.name} {it.shown(it.used)} of {it.shown(it.capacity)}"
+            for it in smallest.lacks.values()
+        ]
+        return DoesNotFitError(
+            f"Not even the smallest tables fit, {plural(rows, 'row')} per n-gram order, "
+            f"{counts.total_params:,} parameters ({format_bytes(size_bytes)}) with "
+            f"{counts.dense_params:,} outside of the tables. It would take {'; '.join(lacks)}.",
+            self._advice(),
+            budget_params=params,
+            smallest_budget_params=counts.total_params,
+            smallest_budget_bytes=size_bytes,
+            dense_params=counts.dense_params,
+            k=0,
+            seed_rule_k=None if params is None else seed_rule_k(self.shape, params),
+            missing={name: it.missing for name, it in smallest.lacks.items()},
+        )
+
+    def _advice(self) -> str:
+        advice = ["Fewer layers, or a smaller width per order, cost less."]
+        if self.options.mode == "training" and self.options.has_machine:
+            if self.options.train == "all" and self.backbone is not None:
+                advice.append("--train memory leaves the base frozen.")
+            advice.append("A shorter --context or a smaller --batch keeps fewer activations.")
+        return " ".join(advice)
 
     def try_size(self, rows_per_head: int) -> Trial:
         """Count and place a memory of a size, with its real primes."""
@@ -154,12 +190,16 @@ class Planner:
         sized = replace(self.shape, engram_table_size=[rows] * len(self.shape.orders))
         return self.judge(count_params(sized))
 
-    def alternatives(self, plan: Plan) -> list[Alternative]:
+    def alternatives(self, plan: Plan) -> tuple[Alternative, ...]:
         """Return the largest memories with one thing changed: place, dtype or optimiser."""
         training = self.options.mode == "training"
         dtype = weigh(plan.trial.counts, self.backbone, self.options.dtype)[0].name
         place, optimizer = plan.trial.use.tables, self.options.optimizer
-        changes = [(home, dtype, optimizer) for home in self.homes() if home != place]
+        changes = [
+            (home, dtype, optimizer)
+            for home in replace(self.options, tables="auto").homes
+            if home != place
+        ]
         changes += [
             (place, other, optimizer)
             for other in _DTYPES
@@ -170,7 +210,7 @@ class Planner:
         found = []
         for home, other, state in changes:
             options = replace(self.options, tables=home, dtype=other, optimizer=state)
-            best = replace(self, options=options).largest()
+            best = replace(self, options=options)._at(home)
             found.append(
                 Alternative(
                     tables=home,
@@ -178,40 +218,39 @@ class Planner:
                     optimizer=state if training else None,
                     rows_per_order=best.rows_per_order if best else 0,
                     total_params=best.trial.counts.total_params if best else 0,
-                    binding=" and ".join(best.binding) if best else "nothing fits",
+                    binding=best.binding if best else (),
                 )
             )
-        return found
+        return tuple(found)
 
     def judge(self, counts: MemoryCount, tables: Place | None = None) -> Trial:
         """Place a memory, its tables where asked or where the options say."""
         options = self.options if tables is None else replace(self.options, tables=tables)
         weights = weigh(counts, self.backbone, options.dtype)[1]
         use = memory_use(weights, options, backbone=self.backbone, config=counts.config)
-        found = [*self.limits.resources(counts, use), *use.resources.values()]
-        return Trial(counts=counts, use=use, resources=tuple(found))
+        machine = use.resources.values() if options.has_machine else ()
+        found = (*self.limits.resources(counts, use), *machine)
+        return Trial(counts=counts, use=use, resources=found)
 
-    def _in(self, place: Place) -> Planner:
+    def _in(self, place: Place) -> Self:
         return replace(self, options=replace(self.options, tables=place))
 
     def _at(self, place: Place) -> Plan | None:
         """Return the largest memory with its tables in a place."""
         here = self._in(place)
-        if not here.try_size(MIN_ROWS_PER_HEAD).fits:
+        if here.try_size(MIN_ROWS_PER_HEAD).lacks:
             return None
-        nominal = _largest(lambda rows: here._nominal(rows).fits, MIN_ROWS_PER_HEAD)
+        nominal = _largest(lambda rows: not here._nominal(rows).lacks, MIN_ROWS_PER_HEAD)
         # No head is smaller than its nominal size, so no more rows than the nominal ones fit.
-        rows = _largest(lambda rows: here.try_size(rows).fits, MIN_ROWS_PER_HEAD, near=nominal)
+        rows = _largest(lambda rows: not here.try_size(rows).lacks, MIN_ROWS_PER_HEAD, near=nominal)
         best, more = here.try_size(rows), here.try_size(rows + 1)
         heads = self.shape.n_head_per_ngram
         return Plan(
             # The split over heads drops rows per order beyond a multiple of the heads.
             rows_per_order=rows * heads + heads - 1,
             trial=best,
-            binding=tuple(it.name for it in more.resources if it.missing),
-            doubling={
-                it.name: it.missing for it in here._nominal(2 * rows).resources if it.missing
-            },
+            binding=tuple(more.lacks),
+            doubling=here._nominal(2 * rows).lacks,
         )
 
     def _nominal(self, rows_per_head: int) -> Trial:

@@ -69,7 +69,25 @@ class RunOptions:
     @property
     def has_machine(self) -> bool:
         """Whether the size of anything is given that weights may fill."""
-        return (self.device_memory, self.host_memory, self.disk) != (None, None, None)
+        return any(size is not None for size in self.sizes_of_places.values())
+
+    @property
+    def sizes_of_places(self) -> dict[Place, int | None]:
+        """Bytes that there are in each place, the fastest first; None where nobody said."""
+        return {"gpu": self.device_memory, "cpu": self.host_memory, "disk": self.disk}
+
+    @property
+    def homes(self) -> list[Place]:
+        """Places that tables may be in, the fastest first.
+
+        The one that was asked for; or all whose size is given; or the memory of what computes.
+        """
+        if self.tables != "auto":
+            return [self.tables]
+        there = [place for place, size in self.sizes_of_places.items() if size is not None]
+        if self.mode == "training" and "disk" in there:
+            there.remove("disk")
+        return there or ["gpu" if self.tp else "cpu"]
 
 
 @dataclass(frozen=True, kw_only=True)

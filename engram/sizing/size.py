@@ -6,14 +6,14 @@ from pathlib import Path
 from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
-from engram.errors import DoesNotFitError, UsageError
+from engram.errors import UsageError
 from engram.sizing import budget
-from engram.sizing.plan import Limits, Planner, Trial
+from engram.sizing.advice import advise
+from engram.sizing.plan import Limits, Planner
 from engram.sizing.shape import memory_shape, tokenizer_length
 from engram.sizing.size_options import SizeOptions
 from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
-from engram.units import format_bytes, plural
 
 
 @checked()
@@ -30,7 +30,8 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         ``engram size --json`` prints.
 
     Raises:
-        DoesNotFitError: No whole k fits the budget; the details name the smallest that would do.
+        DoesNotFitError: Not even the smallest tables fit, or no whole k where one was asked for;
+            the details name the smallest memory that would do.
         UsageError: Options exclude each other, or the model's sizes are not known.
         MissingFileError: There is no such model, or no such file of statistics.
         ConfigError: The config would hold impossible values.
@@ -40,10 +41,11 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         >>> import engram
         >>> sized = engram.size("gpt2", engram.SizeOptions(budget=40_000_000, layers=[1, 6]))
         >>> sized.k, sized.config.engram_table_size
-        (2, [100514, 100514])
+        (2, [X, X])
     """
     options = SizeOptions() if options is None else options
-    if model is None and ("share" in options.sizes or not (options.sizes or options.corpus or options.has_machine)):
+    is_free = not (options.sizes or options.corpus or options.has_machine)
+    if model is None and (options.share is not None or is_free):
         raise UsageError(
             "A share of the whole needs the model's size.",
             "Give --model, or --budget, --memory, --k, --rows, --corpus or --device-memory.",
@@ -69,16 +71,29 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         kernel_size=options.kernel_size,
         table_dtype=options.dtype,
     )
-    notes = () if backbone is None else _notes(backbone, shape, vocab)
-    if statistics is None:
-        return replace(_sized(shape, backbone, options, []), backbone=backbone, notes=notes)
-    statistics.check(shape)
-    length = statistics.tokens if options.tokens is None else options.tokens
-    counts = [statistics.ngrams(order, length) for order in shape.orders]
+    counts: list[NgramCount] = []
+    if statistics is not None:
+        statistics.check(shape)
+        length = statistics.tokens if options.tokens is None else options.tokens
+        counts = [statistics.ngrams(order, length) for order in shape.orders]
     sizing = _sized(shape, backbone, options, counts)
-    loads = order_loads(counts, sizing.counts, options.load)
-    fill = CorpusFill(str(statistics.file), statistics.tokens, length, options.load, loads)
-    return replace(sizing, backbone=backbone, corpus=fill, notes=notes)
+    fill = None
+    if statistics is not None:
+        loads = order_loads(counts, sizing.counts, options.load)
+        fill = CorpusFill(str(statistics.file), statistics.tokens, length, options.load, loads)
+    return replace(
+        sizing,
+        backbone=backbone,
+        corpus=fill,
+        advice=advise(
+            sizing.counts,
+            backbone,
+            () if fill is None else fill.orders,
+            options.train_tokens,
+            options.learning_rate,
+        ),
+        notes=() if backbone is None else _notes(backbone, shape, vocab),
+    )
 
 
 def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:
@@ -101,20 +116,16 @@ def _sized(
 ) -> Sizing:
     limits = Limits(params=_budget_params(backbone, options), memory_bytes=options.memory)
     planner = Planner(shape=shape, backbone=backbone, options=options, limits=limits)
-    seed_k = None if limits.params is None else budget.seed_rule_k(shape, limits.params)
     if not options.is_solved:
         trial = planner.judge(budget.count_rows(shape, _stated_rows(shape, options, counts)))
         config = trial.counts.config
-        return Sizing(
-            config=config, counts=trial.counts, k=budget.k_of(config), trial=trial, backbone=backbone
-        )
+        return Sizing(config=config, counts=trial.counts, k=budget.k_of(config), trial=trial)
     plan = planner.largest()
-    if plan is None:
-        raise _does_not_fit(planner.smallest(), limits, seed_k)
-    k = plan.rows_per_order // shape.engram_vocab_size
-    rows = k * shape.engram_vocab_size if options.whole_k else plan.rows_per_order
-    if not k and options.whole_k:
-        raise _does_not_fit(planner.judge(budget.count_rows(shape, shape.engram_vocab_size)), limits, seed_k)
+    k, rows = plan.rows_per_order // shape.engram_vocab_size, plan.rows_per_order
+    if options.whole_k:
+        if not k:
+            raise planner.refusal(planner.judge(budget.count_rows(shape, shape.engram_vocab_size)))
+        rows = k * shape.engram_vocab_size
     trial = planner.judge(budget.count_rows(shape, rows), plan.trial.use.tables)
     return Sizing(
         config=trial.counts.config,
@@ -123,8 +134,8 @@ def _sized(
         trial=trial,
         budget_params=limits.params,
         plan=plan,
-        seed_rule_k=seed_k,
-        backbone=backbone,
+        alternatives=planner.alternatives(plan) if options.has_machine else (),
+        seed_rule_k=None if limits.params is None else budget.seed_rule_k(shape, limits.params),
     )
 
 
@@ -150,25 +161,3 @@ def _stated_rows(
     if options.rows is not None:
         return options.rows * heads
     return rows_per_order(shape, counts, options.load)
-
-
-def _does_not_fit(smallest: Trial, limits: Limits, seed_k: int | None) -> DoesNotFitError:
-    """Make the error for a budget or a machine that holds no table of the shape."""
-    counts, lacks = smallest.counts, [it for it in smallest.resources if it.missing]
-    rows = counts.config.engram_table_size[0]
-    size_bytes = sum(part.size_bytes for part in smallest.use.weights if part.group != "base")
-    missing = "; ".join(f"{it.name} {it.shown(it.used)} of {it.shown(it.capacity)}" for it in lacks)
-    return DoesNotFitError(
-        f"Not even the smallest table fits, {plural(rows, 'row')} per order, {counts.total_params:,} "
-        f"parameters ({format_bytes(size_bytes)}) with {counts.dense_params:,} outside of the "
-        f"tables: it takes {missing}.",
-        "Fewer layers or a smaller width per order cost less; so do --train memory, a shorter "
-        "--context and a smaller --batch.",
-        budget_params=limits.params,
-        smallest_budget_params=counts.total_params,
-        smallest_budget_bytes=size_bytes,
-        dense_params=counts.dense_params,
-        k=0,
-        seed_rule_k=seed_k,
-        lacking={it.name: it.missing for it in lacks},
-    )

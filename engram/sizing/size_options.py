@@ -27,6 +27,8 @@ class SizeOptions(RunOptions):
         corpus: File with what ``engram hash --json`` printed of a text.
         load: Share of a table's rows that the corpus may fill, between 0 and 1.
         tokens: Tokens of the text to size for, predicted from the growth of `corpus`.
+        train_tokens: Tokens of the training, for advice on how often it touches a row.
+        learning_rate: Learning rate of the tables, for advice on how far a row moves.
         whole_k: Take the largest whole k, as engram_torch_unofficial rounds, not every row that
             fits.
         per: Whether k and rows count rows of an n-gram order (all of its heads) or of one head.
@@ -52,6 +54,8 @@ class SizeOptions(RunOptions):
     corpus: str | Path | None = None
     load: float = 0.7
     tokens: int | None = None
+    train_tokens: int | None = None
+    learning_rate: float = 2e-3
     whole_k: bool = False
     per: Literal["order", "head"] = "order"
     layers: Sequence[int] | None = None

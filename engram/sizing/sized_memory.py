@@ -1,12 +1,15 @@
 """`Sizing`: a memory whose tables are sized, and how full a text makes them."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
+from engram.sizing.advice import Advice
+from engram.sizing.budget import k_of
 from engram.sizing.counts import MemoryCount
+from engram.sizing.plan import Alternative, Plan, Trial
+from engram.sizing.run_options import PLACES
 from engram.sizing.table_load import OrderLoad
 from engram.sizing.weights import total_of, weigh
 
@@ -29,7 +32,7 @@ class CorpusFill:
     tokens: int
     sized_for_tokens: int
     wanted_load: float
-    orders: Sequence[OrderLoad]
+    orders: tuple[OrderLoad, ...]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -44,9 +47,11 @@ class Sizing:
         trial: Its bytes, placed, and what it takes of the budget and the machine.
         budget_params: Parameters that the memory may have; None without a budget of parameters.
         plan: The largest memory that fits; None where the size was given.
+        alternatives: The largest memories with another place, dtype or optimiser.
         seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
         backbone: The base model, if one is known.
         corpus: How full a text makes the tables, where one was given.
+        advice: What is known about memories of this size.
         notes: Sentences about what was assumed.
     """
 
@@ -56,9 +61,11 @@ class Sizing:
     trial: Trial
     budget_params: int | None = None
     plan: Plan | None = None
+    alternatives: tuple[Alternative, ...] = ()
     seed_rule_k: int | None = None
     backbone: Backbone | None = None
     corpus: CorpusFill | None = None
+    advice: Advice | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -71,8 +78,7 @@ class Sizing:
     @property
     def fits(self) -> bool | None:
         """Whether budget and machine hold it; None if neither was given, or not all of it."""
-        answers = [resource.fits for resource in self.trial.resources]
-        return False if False in answers else None if None in answers else True
+        return self.trial.fits
 
     @property
     def slack_params(self) -> int | None:
@@ -88,17 +94,17 @@ class Sizing:
         config, counts, backbone = self.config, self.counts, self.backbone
         model_params = None if backbone is None else backbone.params
         whole = counts.total_params + (model_params or 0)
-        dtype, parts = weigh(counts, backbone)
-        memory_bytes = sum(part.size_bytes for part in parts if part.group != "base")
+        dtype, parts = weigh(counts, backbone, self.trial.use.options.dtype)
         return {
             "schema": SCHEMA,
             "model": None if backbone is None else backbone.name,
             "layout": config.layout,
             "model_params": model_params,
             "budget_params": self.budget_params,
-            "fits": None if self.budget_params is None else True,
+            "fits": self.fits,
             "k": self.k,
             "k_fill": self.k_fill,
+            "k_used": k_of(config),
             "seed_rule_k": self.seed_rule_k,
             "engram_vocab_size": config.engram_vocab_size,
             "engram_table_size": config.engram_table_size,
@@ -113,6 +119,26 @@ class Sizing:
             "table_dtype": dtype.name,
             "table_dtype_from": dtype.origin,
             "table_bytes": total_of(parts, "table")[1],
-            "total_bytes": memory_bytes,
+            "total_bytes": total_of(parts)[1],
+            "plan": self._plan(),
             "corpus": None if self.corpus is None else asdict(self.corpus),
+            "advice": None if self.advice is None else asdict(self.advice),
+        }
+
+    def _plan(self) -> dict[str, Any]:
+        use, plan = self.trial.use, self.plan
+        places = {place: use.resources[place] for place in PLACES}
+        return {
+            "tables": use.tables,
+            "places": {
+                place: {"capacity_bytes": it.capacity, "used_bytes": it.used}
+                for place, it in places.items()
+            },
+            "fits": use.fits,
+            "binding": [] if plan is None else list(plan.binding),
+            "doubling_misses": {}
+            if plan is None
+            else {name: it.missing for name, it in plan.doubling.items()},
+            "alternatives": [asdict(alternative) for alternative in self.alternatives],
+            "assumptions": list(use.assumptions),
         }

@@ -75,6 +75,7 @@ class Contents:
             that belong to no layer alone.
         weights: Parts of the memory by layer, and the base as one, if it is known.
         notes: What should be said with the numbers.
+        backbone: The base model, if its config is known.
     """
 
     kind: Literal["config", "attached", "adapter", "released"]
@@ -84,6 +85,7 @@ class Contents:
     hash_rows: Mapping[int | None, int]
     weights: tuple[Weights, ...]
     notes: tuple[str, ...]
+    backbone: Backbone | None = None
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -165,9 +167,11 @@ def given_base(size_bytes: int) -> Weights:
     )
 
 
-def total_of(weights: Sequence[Weights], group: Group) -> tuple[int, int]:
-    """Return the parameters and bytes of one group."""
-    parts = [part for part in weights if part.group == group]
+def total_of(weights: Sequence[Weights], group: Group | None = None) -> tuple[int, int]:
+    """Return the parameters and bytes of one group, or of the memory: all but the base."""
+    parts = [
+        part for part in weights if part.group == group or (group is None and part.group != "base")
+    ]
     return sum(part.params for part in parts), sum(part.size_bytes for part in parts)
 
 

@@ -7,7 +7,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.facts import base_params
+from engram.backbone.facts import base_params, stated_backbone
 from engram.backbone.quantisation import quantisation_method
 from engram.checkpoints.published.formats import MLX_PACKED, MLX_TAG
 from engram.checkpoints.published.parts import released_weights
@@ -134,6 +134,7 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
         hash_rows=hash_rows,
         weights=tuple(weights),
         notes=tuple(notes),
+        backbone=stated_backbone(opened.model_config, opened.name) if opened.base_tensors else None,
     )
 
 

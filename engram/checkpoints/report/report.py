@@ -9,7 +9,7 @@ from engram.backbone import Backbone
 from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
 from engram.sizing.placement import MemoryUse, memory_use
-from engram.sizing.run_options import OPTIMIZERS, PLACES, ReportOptions
+from engram.sizing.run_options import OPTIMIZERS, PLACES, Place, ReportOptions
 from engram.sizing.weights import Contents, reads_of, total_of
 
 
@@ -41,8 +41,10 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram report --json`` prints."""
         found, options, use = self.target, self.options, self.use
-        mode, tables = options.mode, options.tables
+        mode = options.mode
         places = [place for place in PLACES if not (mode == "training" and place == "disk")]
+        if not options.tp:
+            places.remove("gpu")
         return {
             "schema": "engram.report/1",
             "target": self.name,
@@ -51,20 +53,19 @@ class Report:
             "title": found.title,
             "mode": mode,
             "optimizer": options.optimizer if mode == "training" else None,
-            "tables": tables,
+            "train": options.train if mode == "training" else None,
+            "tables": use.tables,
             "tp": options.tp,
             **_numbers(found, use),
             "reads": _reads(found, options.tokens_per_second),
-            "homes": [
-                _home(memory_use(found.weights, replace(options, tables=place))) for place in places
-            ],
+            "homes": [_home(_use(found, replace(options, tables=place))) for place in places],
             "training": _training(found, options),
             "assumptions": [*found.notes, *use.assumptions],
             "device_memory_bytes": options.device_memory,
             "host_memory_bytes": options.host_memory,
-            "fits_device": use.fits_device,
-            "fits_host": use.fits_host,
-            "fits": use.fits,
+            "disk_bytes": options.disk,
+            "disk_iops": options.disk_iops,
+            **_fits(use),
         }
 
 
@@ -101,9 +102,25 @@ def report(
     """
     options = ReportOptions() if options is None else options
     found = find_target(target, model=model, dtype=options.dtype, revision=revision)
-    use = memory_use(found.weights, options)
+    use = _use(found, options)
     name = "config" if isinstance(target, EngramConfig) else str(target)
     return Report(name, found, options, use)
+
+
+def _use(found: Contents, options: ReportOptions) -> MemoryUse:
+    return memory_use(found.weights, options, backbone=found.backbone, config=found.config)
+
+
+def _fits(use: MemoryUse) -> dict[str, bool | None]:
+    """Whether there is enough of each thing; None where its size was not given."""
+    known = {name: None if it.capacity is None else it.fits for name, it in use.resources.items()}
+    return {
+        "fits_device": known["gpu"],
+        "fits_host": known["cpu"],
+        "fits_disk": known["disk"],
+        "fits_disk_reads": known.get("iops"),
+        "fits": use.fits,
+    }
 
 
 def _numbers(found: Contents, use: MemoryUse) -> dict[str, Any]:
@@ -186,25 +203,24 @@ def _reads(found: Contents, tokens_per_second: int | None) -> dict[str, Any]:
 def _home(use: MemoryUse) -> dict[str, Any]:
     """Bytes of each place of the tables, on one rank and on the host of all."""
     return {
-        "tables": use.options.tables,
+        "tables": use.tables,
         "rank_gpu_bytes": use.rank_bytes("gpu"),
         "rank_cpu_bytes": use.rank_bytes("cpu"),
         "rank_disk_bytes": use.rank_bytes("disk"),
         "host_bytes": use.host_bytes,
-        "fits_device": use.fits_device,
-        "fits_host": use.fits_host,
-        "fits": use.fits,
+        **_fits(use),
     }
 
 
 def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
     """Bytes of training under every optimiser, on one device and on each of the ranks."""
-    trained = replace(options, mode="training", tables="cpu" if options.tables == "cpu" else "gpu")
+    tables: Place = "cpu" if options.tables == "cpu" or not options.tp else "gpu"
+    trained = replace(options, mode="training", tables=tables)
     found = []
     for optimizer in OPTIMIZERS:
         whole, shared = (
-            memory_use(target.weights, replace(trained, optimizer=optimizer, tp=count))
-            for count in (1, options.tp)
+            _use(target, replace(trained, optimizer=optimizer, tp=count))
+            for count in (min(1, options.tp), options.tp)
         )
         table_rows = [row for row in whole.rows if row.is_table]
         kinds = {row.kind for row in whole.rows}

@@ -53,7 +53,7 @@ def _config(
     if stored.name != around:
         notes.append(f"dense parts of the memory in {around} (nominal)")
     if backbone is None:
-        notes.append("without the base model: --model adds it")
+        notes.append("without the base model: --model adds it, or --base-bytes its size")
     else:
         stated = "as its config says" if backbone.dtype else "assumed"
         notes.append(
@@ -67,6 +67,7 @@ def _config(
         hash_rows={layer.layer_id: layer.hash_rows for layer in counts.layers},
         weights=tuple(weights),
         notes=tuple(notes),
+        backbone=backbone,
     )
 
 

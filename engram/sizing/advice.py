@@ -1,0 +1,136 @@
+"""Advice on a memory's size: crowded rows, how often training touches them, and what others found.
+
+Every threshold is named in the sentence that uses it. Sources: expected values of an even hash, and
+the papers that the sentences name.
+"""
+
+import math
+from dataclasses import dataclass
+
+from engram.backbone import Backbone
+from engram.sizing.counts import MemoryCount
+from engram.sizing.table_load import OrderLoad
+from engram.units import format_count
+
+# Share of distinct n-grams that meet another one in every head, below which more rows change little.
+_CROWDED = 0.01
+# Rows of the reference start with values of this size, or near it.
+_ROW_SIZE = 1.0
+# Movement of a row in sizes of its start, below which a table stays about as random as it was.
+_MOVED = 0.5
+_MOST_SHARE = 0.5
+_SMALL_BASE = 10**9
+
+
+@dataclass(frozen=True)
+class Crowding:
+    """How crowded the rows of one order are for a text.
+
+    Attributes:
+        order: n of the n-grams.
+        ngrams_per_row: Distinct n-grams to a row of one head, on average.
+        colliding: Share of distinct n-grams that share their row in every head, as expected of an
+            even hash.
+        rows_enough: Rows per order, of all heads, at which that share falls to 1 %.
+    """
+
+    order: int
+    ngrams_per_row: float
+    colliding: float
+    rows_enough: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is known about a memory of a size, besides that it fits.
+
+    Attributes:
+        crowding: Each n-gram order, for a text; empty without one.
+        train_tokens: Tokens of the training; None if not given.
+        touches_per_row: How often it reads a row of one head, on average.
+        row_movement: How far the touches move a row at the learning rate, in sizes of a row's start
+            (updates of Adam's size, all in one direction: the most there can be).
+        notes: Sentences for people.
+    """
+
+    crowding: tuple[Crowding, ...]
+    train_tokens: int | None
+    touches_per_row: float | None
+    row_movement: float | None
+    notes: tuple[str, ...]
+
+
+def advise(
+    counts: MemoryCount,
+    backbone: Backbone | None,
+    loads: tuple[OrderLoad, ...] = (),
+    train_tokens: int | None = None,
+    learning_rate: float = 2e-3,
+) -> Advice:
+    """Say what is known about a memory of a size.
+
+    Args:
+        counts: Its parameters.
+        backbone: Its base model, if known.
+        loads: How full a text makes its tables.
+        train_tokens: Tokens of the training.
+        learning_rate: Of the tables, in training.
+    """
+    crowding = tuple(
+        _crowding(load, primes)
+        for load, primes in zip(loads, counts.layers[0].primes, strict=False)
+    )
+    primes = [prime for order in counts.layers[0].primes for prime in order]
+    touches = None if train_tokens is None else train_tokens * len(primes) / sum(primes)
+    movement = None if touches is None else touches * learning_rate / _ROW_SIZE
+    notes = [*_size_notes(counts, backbone), *map(_crowding_note, crowding)]
+    if touches is not None and movement is not None:
+        notes.append(
+            f"{format_count(train_tokens or 0)} tokens touch a row {touches:.3g} times on average; "
+            f"at learning rate {learning_rate:g} and updates of Adam's size it moves by at most "
+            f"{movement:.2g} of its size at the start"
+            + (
+                f": less than {_MOVED:g}, so the tables stay nearly as random as they began. Start "
+                "them at zero, raise the learning rate, or take fewer rows."
+                if movement < _MOVED
+                else "."
+            )
+        )
+    return Advice(crowding, train_tokens, touches, movement, tuple(notes))
+
+
+def _crowding(load: OrderLoad, primes: list[int]) -> Crowding:
+    """Compute how crowded an order is, as expected of n-grams that fall on rows evenly."""
+    ngrams, heads = load.distinct_ngrams, len(primes)
+    others = max(0, ngrams - 1)
+    in_head = [-math.expm1(others * math.log1p(-1 / prime)) for prime in primes]
+    of_one = _CROWDED ** (1 / heads)
+    enough = math.ceil(-others / math.log1p(-of_one)) if others else 1
+    return Crowding(load.order, ngrams * heads / load.rows, math.prod(in_head), enough * heads)
+
+
+def _crowding_note(it: Crowding) -> str:
+    return (
+        f"Order {it.order}: {it.ngrams_per_row:.2g} distinct n-grams a row of a HEAD, "
+        f"{it.colliding:.2%} of them share their row in every head; beyond {it.rows_enough:,} rows "
+        f"per ORDER it is under {_CROWDED:.0%}, and more rows change little for this text."
+    )
+
+
+def _size_notes(counts: MemoryCount, backbone: Backbone | None) -> list[str]:
+    notes = []
+    if backbone is None:
+        return notes
+    share = counts.total_params / (counts.total_params + backbone.params)
+    if share > _MOST_SHARE:
+        notes.append(
+            f"The memory is {share:.0%} of the whole; LongCat's authors advise at most "
+            f"{_MOST_SHARE:.0%} for n-gram tables."
+        )
+    if backbone.params <= _SMALL_BASE:
+        notes.append(
+            f"{backbone.name} has {format_count(backbone.params)} parameters: reports of gains for "
+            "models of up to 1B are mixed, and few had a control (arXiv:2609.35578 found none at 1B "
+            "dense)."
+        )
+    return notes

@@ -1,0 +1,51 @@
+"""What a model takes of a machine, for people: the answer, and what is used of each resource."""
+
+from collections.abc import Sequence
+
+from engram.sizing.placement import MemoryUse, Resource
+from engram_cli.output import Shown, Table
+
+_TRAINED = {
+    "memory": "training the memory",
+    "all": "training everything",
+    "lora": "training the memory and low-rank adapters",
+}
+
+
+def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) -> Shown:
+    """Say whether a model fits, and what it takes.
+
+    Args:
+        use: Its bytes, placed.
+        resources: What it takes.
+        fits: Whether that is there; None if it is not known.
+    """
+    options = use.options
+    work = _TRAINED[options.train] if options.mode == "training" else "inference"
+    unknown = [it.name for it in resources if it.fits is None]
+    lacking = [f"{it.name} lacks {it.shown(it.missing)}" for it in resources if it.missing]
+    answer = {
+        True: "yes",
+        False: f"no, {and_(lacking)}",
+        None: f"unknown, {and_(unknown)} not given",
+    }[fits]
+    alone = "" if any(part.group == "base" for part in use.weights) else " of the memory alone"
+    gpus = f" on {options.tp} GPUs" if options.tp > 1 else "" if options.tp else " without a GPU"
+    yield f"Fits for {work}{alone}{gpus}, tables on the {use.tables}: {answer}."
+    rows = [
+        (it.name, it.shown(it.used), it.shown(it.capacity), _left(it))
+        for it in resources
+        if it.used or it.capacity is not None
+    ]
+    yield Table(rows, ("", "used", "there is", "left"), left=("",))
+
+
+def and_(names: Sequence[str]) -> str:
+    """Join names for people: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _left(it: Resource) -> str:
+    if it.capacity is None:
+        return ""
+    return f"lacks {it.shown(it.missing)}" if it.missing else it.shown(it.capacity - it.used)

@@ -1,0 +1,69 @@
+"""Options of `size` and `report` that say how a model runs, and on what machine."""
+
+from typing import Annotated
+
+import typer
+
+from engram.sizing.run_options import Mode, Optimizer, Tables, Train
+from engram_cli.options import TableDtypeOption
+from engram_cli.values import read_bytes, read_count
+
+_SIZE = {"metavar": "SIZE", "parser": read_bytes}
+_COUNT = {"metavar": "COUNT", "parser": read_count}
+
+# The fields of `RunOptions`.
+RUN = {
+    "mode": Annotated[
+        Mode, typer.Option(help="Inference, or training with gradients and optimizer state.")
+    ],
+    "train": Annotated[
+        Train,
+        typer.Option(
+            help="In training: the memory beside a frozen base, all weights, or the memory and "
+            "low-rank adapters of the base."
+        ),
+    ],
+    "optimizer": Annotated[
+        Optimizer,
+        typer.Option(help="In training; the last two are for tables, with adam for the rest."),
+    ],
+    "tables": Annotated[
+        Tables,
+        typer.Option(
+            help="Where the tables are. auto: of the places whose size is given, where they fit; "
+            "else with what computes."
+        ),
+    ],
+    "tp": Annotated[
+        int,
+        typer.Option(
+            "--tp", "--gpus", min=0, help="GPUs that share the rows of each table; 0: none."
+        ),
+    ],
+    "device_memory": Annotated[
+        int | None, typer.Option(**_SIZE, help="Memory of one GPU, as 24GB.")
+    ],
+    "host_memory": Annotated[
+        int | None, typer.Option(**_SIZE, help="Memory of the host of all GPUs, as 64GB.")
+    ],
+    "disk": Annotated[
+        int | None, typer.Option(**_SIZE, help="Disk that tables may be read from, as 500GB.")
+    ],
+    "disk_iops": Annotated[
+        int | None, typer.Option(**_COUNT, help="Its random reads a second, as 500K.")
+    ],
+    "tokens_per_second": Annotated[
+        int | None,
+        typer.Option(**_COUNT, help="Speed: the reads it takes, and whether the disk does them."),
+    ],
+    "context": Annotated[
+        int | None,
+        typer.Option(**_COUNT, help="Tokens of a sequence. Default: the model's, at most 4,096."),
+    ],
+    "batch": Annotated[int, typer.Option(min=1, help="Sequences at a time, on each GPU.")],
+    "base_bytes": Annotated[
+        int | None,
+        typer.Option(**_SIZE, help="Bytes of a base model that is not known otherwise."),
+    ],
+    "dtype": TableDtypeOption,
+}
