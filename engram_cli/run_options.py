@@ -1,6 +1,6 @@
 """Options of `size` and `report` that say how a model runs, and on what machine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -8,8 +8,14 @@ from engram.sizing.run_options import Mode, Optimizer, Tables, Train
 from engram_cli.options import TableDtypeOption
 from engram_cli.values import read_bytes, read_count
 
-_SIZE = {"metavar": "SIZE", "parser": read_bytes}
-_COUNT = {"metavar": "COUNT", "parser": read_count}
+
+def _size(text: str) -> Any:
+    return typer.Option(metavar="SIZE", parser=read_bytes, help=text)
+
+
+def _count(text: str) -> Any:
+    return typer.Option(metavar="COUNT", parser=read_count, help=text)
+
 
 # The fields of `RunOptions`.
 RUN = {
@@ -40,30 +46,22 @@ RUN = {
             "--tp", "--gpus", min=0, help="GPUs that share the rows of each table; 0: none."
         ),
     ],
-    "device_memory": Annotated[
-        int | None, typer.Option(**_SIZE, help="Memory of one GPU, as 24GB.")
-    ],
-    "host_memory": Annotated[
-        int | None, typer.Option(**_SIZE, help="Memory of the host of all GPUs, as 64GB.")
-    ],
-    "disk": Annotated[
-        int | None, typer.Option(**_SIZE, help="Disk that tables may be read from, as 500GB.")
-    ],
-    "disk_iops": Annotated[
-        int | None, typer.Option(**_COUNT, help="Its random reads a second, as 500K.")
-    ],
+    "device_memory": Annotated[int | None, _size("Memory of one GPU, as 24GB.")],
+    "host_memory": Annotated[int | None, _size("Memory of the host of all GPUs, as 64GB.")],
+    "disk": Annotated[int | None, _size("Disk that tables may be read from, as 500GB.")],
+    "disk_iops": Annotated[int | None, _count("Its random reads a second, as 500K.")],
     "tokens_per_second": Annotated[
         int | None,
-        typer.Option(**_COUNT, help="Speed: the reads it takes, and whether the disk does them."),
+        _count("Speed: the reads it takes, and whether the disk does them."),
     ],
     "context": Annotated[
         int | None,
-        typer.Option(**_COUNT, help="Tokens of a sequence. Default: the model's, at most 4,096."),
+        _count("Tokens of a sequence. Default: the model's, at most 4,096."),
     ],
     "batch": Annotated[int, typer.Option(min=1, help="Sequences at a time, on each GPU.")],
     "base_bytes": Annotated[
         int | None,
-        typer.Option(**_SIZE, help="Bytes of a base model that is not known otherwise."),
+        _size("Bytes of a base model that is not known otherwise."),
     ],
     "dtype": TableDtypeOption,
 }

@@ -102,7 +102,7 @@ def _facts(sizing: Sizing, answer: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """The budget and k, or k alone where the size was given."""
-    config, budget = sizing.config, sizing.budget_params
+    budget = sizing.budget_params
     if budget is None:
         if answer["k_used"] is not None:
             yield "k", f"{answer['k_used']:.6g}"

@@ -12,7 +12,7 @@ from engram.sizing.counts import MemoryCount
 from engram.sizing.table_load import OrderLoad
 from engram.units import format_count
 
-# Share of distinct n-grams that meet another one in every head, below which more rows change little.
+# Share of n-grams that meet another in every head, below which more rows change little.
 _CROWDED = 0.01
 # Rows of the reference start with values of this size, or near it.
 _ROW_SIZE = 1.0
@@ -118,7 +118,7 @@ def _crowding_note(it: Crowding) -> str:
 
 
 def _size_notes(counts: MemoryCount, backbone: Backbone | None) -> list[str]:
-    notes = []
+    notes: list[str] = []
     if backbone is None:
         return notes
     share = counts.total_params / (counts.total_params + backbone.params)
@@ -130,7 +130,7 @@ def _size_notes(counts: MemoryCount, backbone: Backbone | None) -> list[str]:
     if backbone.params <= _SMALL_BASE:
         notes.append(
             f"{backbone.name} has {format_count(backbone.params)} parameters: reports of gains for "
-            "models of up to 1B are mixed, and few had a control (arXiv:2609.35578 found none at 1B "
-            "dense)."
+            "models of up to 1B are mixed, and few had a control (arXiv:2609.35578 found none for "
+            "1B dense)."
         )
     return notes

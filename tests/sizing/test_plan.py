@@ -1,4 +1,4 @@
-"""The planner against a search by hand: every k in turn, then single steps, with sums of its own."""
+"""The planner against a search by hand: every k in turn, then single steps, with its own sums."""
 
 from __future__ import annotations
 
