@@ -153,7 +153,7 @@ class MemoryUse:
             "cpu": Resource(
                 name="host memory", unit="bytes", used=self.host_bytes, capacity=there.host_memory
             ),
-            "disk": Resource(name="disk", unit="bytes", used=disk, capacity=there.disk),
+            "disk": Resource(name="disk space", unit="bytes", used=disk, capacity=there.disk),
         }
         if self.tables == "disk" and there.tokens_per_second is not None:
             reads = reads_of(self.weights).rate(there.tokens_per_second)["iops"]

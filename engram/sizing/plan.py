@@ -149,24 +149,25 @@ class Planner:
             raise self.refusal(self._in(self.options.homes[0]).try_size(MIN_ROWS_PER_HEAD))
         return max(plans, key=lambda plan: plan.rows_per_order)
 
-    def refusal(self, smallest: Trial) -> DoesNotFitError:
+    def refusal(self, smallest: Trial, hint: str = "") -> DoesNotFitError:
         """Make the error for limits or a machine that hold no memory of the shape.
 
         Args:
             smallest: The smallest memory that would do.
+            hint: Another way out than a smaller shape.
         """
         counts, params = smallest.counts, self.limits.params
         rows = counts.config.engram_table_size[0]
         _, size_bytes = total_of(smallest.use.weights)
         lacks = [
-            f"{it.name} {it.shown(it.used)} of {it.shown(it.capacity)}"
+            f"{it.name} of {it.shown(it.capacity)}, {it.shown(it.used)} are needed"
             for it in smallest.lacks.values()
         ]
         return DoesNotFitError(
-            f"Not even the smallest tables fit, {plural(rows, 'row')} per n-gram order, "
-            f"{counts.total_params:,} parameters ({format_bytes(size_bytes)}) with "
-            f"{counts.dense_params:,} outside of the tables. It would take {'; '.join(lacks)}.",
-            self._advice(),
+            f"No memory fits. The smallest has {plural(rows, 'row')} per n-gram order and "
+            f"{counts.total_params:,} parameters ({format_bytes(size_bytes)}), of them "
+            f"{counts.dense_params:,} outside of the tables. Too small: {'; '.join(lacks)}.",
+            hint or self._advice(),
             budget_params=params,
             smallest_budget_params=counts.total_params,
             smallest_budget_bytes=size_bytes,

@@ -1,7 +1,7 @@
 """`RunOptions`: how a model with a memory is run, and the machine that it is run on."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from engram.arguments import check_fields
 from engram.errors import UsageError
@@ -13,7 +13,6 @@ Place = Literal["gpu", "cpu", "disk"]
 Tables = Literal["auto", "gpu", "cpu", "disk"]
 PLACES: tuple[Place, ...] = get_args(Place)
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
-_FROM_ONE = dict.fromkeys(("batch", "context", "tokens_per_second", "disk_iops"), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +20,7 @@ class RunOptions:
     """Options that `engram.size` and `engram.report` share; those of the commands are the same.
 
     Attributes:
+        LEAST: The least values of numbers, by name.
         mode: Weights alone, or with gradients and optimiser state.
         train: In training: the memory alone, all weights, or the memory and low-rank adapters of
             the base.
@@ -39,6 +39,11 @@ class RunOptions:
         dtype: dtype of the tables; as they are stored, or the model's own, when None.
     """
 
+    LEAST: ClassVar[dict[str, int]] = {
+        **dict.fromkeys(("tp", "device_memory", "host_memory", "disk", "base_bytes"), 0),
+        **dict.fromkeys(("batch", "context", "tokens_per_second", "disk_iops"), 1),
+    }
+
     mode: Mode = "inference"
     train: Train = "all"
     optimizer: Optimizer = "adam"
@@ -55,7 +60,7 @@ class RunOptions:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, tp=0, device_memory=0, host_memory=0, disk=0, base_bytes=0, **_FROM_ONE)
+        check_fields(self, **self.LEAST)
         if self.mode == "training" and self.tables == "disk":
             raise UsageError(
                 "Tables on disk cannot be trained.", "Use --tables gpu or --tables cpu."

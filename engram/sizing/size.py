@@ -124,7 +124,8 @@ def _sized(
     k, rows = plan.rows_per_order // shape.engram_vocab_size, plan.rows_per_order
     if options.whole_k:
         if not k:
-            raise planner.refusal(planner.judge(budget.count_rows(shape, shape.engram_vocab_size)))
+            whole = planner.judge(budget.count_rows(shape, shape.engram_vocab_size))
+            raise planner.refusal(whole, "Without --whole-k, smaller tables fit.")
         rows = k * shape.engram_vocab_size
     trial = planner.judge(budget.count_rows(shape, rows), plan.trial.use.tables)
     return Sizing(

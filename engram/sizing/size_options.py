@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from engram.errors import UsageError
 from engram.sizing.run_options import RunOptions
@@ -45,6 +45,11 @@ class SizeOptions(RunOptions):
     Raises:
         UsageError: Options exclude each other, or are of another type.
     """
+
+    LEAST: ClassVar[dict[str, int]] = {
+        **RunOptions.LEAST,
+        **{"budget": 0, "memory": 0, "rows": 1, "tokens": 1, "train_tokens": 1},
+    }
 
     budget: int | None = None
     share: str | float | Fraction | None = None

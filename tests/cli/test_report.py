@@ -48,8 +48,9 @@ def test_rows_add_up_to_the_totals():
     assert totals["engram_params"] == totals["table_params"] + totals["dense_params"]
     assert totals["engram_params"] == count_params(load_template("gpt2")).total_params
     assert totals["base_params"] == 124_439_808
-    assert {row["kind"] for row in rows} == {"exact", "nominal"}
-    assert totals["total_bytes"] == 16 * params
+    estimated = [row for row in rows if row["kind"] == "estimated"]
+    assert [row["part"] for row in estimated] == ["activations"]
+    assert totals["total_bytes"] == 16 * params + estimated[0]["bytes"]
 
 
 def test_reads_per_token():
@@ -68,7 +69,10 @@ def test_what_does_not_fit():
     assert payload["totals"]["rank_gpu_bytes"] > payload["device_memory_bytes"] == 80 * 2**30
     code, out, _ = run(*words)
     assert code == 5
-    assert "Fits a device of 80.00 GiB: no, 189.42 GiB on the device" in out
+    says = (
+        "Fits for inference of the memory alone, tables on the gpu: no, device memory lacks 109.42"
+    )
+    assert out.startswith(says)
     for more, fits in (
         (["--tp", 4], True),
         (["--tables", "cpu"], None),
@@ -133,11 +137,11 @@ def test_ranks():
 
 
 def test_every_line_is_labelled_for_people():
-    words = ["--mode", "training", "--optimizer", "rowwise-adagrad", "--tokens-per-step", 512]
+    words = ["--mode", "training", "--optimizer", "rowwise-adagrad", "--context", 512]
     code, out, _ = run("report", "engram-27b", *words)
     assert code == 0
     lines = [line for line in out.splitlines() if line.startswith(("layers.", "table ", "dense "))]
-    assert len(lines) == 2 * 7 + 4
+    assert len(lines) == 2 * 5 + 4
     assert all(any(kind in line for kind in ("exact", "nominal", "estimated")) for line in lines)
     assert "512 tokens a step" in out
     assert "without the base model" in out
@@ -147,7 +151,7 @@ def test_config_file(tmp_path):
     file = tmp_path / "mine.yaml"
     assert run("size", "--model", "gpt2", "--emit", file)[0] == 0
     payload = run("report", file, "--json").json()
-    assert payload["totals"]["engram_params"] == 29_178_240
+    assert payload["totals"]["engram_params"] == 41_479_680
 
 
 def test_attached_folder(tmp_path):
@@ -179,8 +183,9 @@ def test_attached_folder(tmp_path):
         (["gpt2", "--mode", "rest"], 2, "rest"),
         (["gpt2", "--optimizer", "lion"], 2, "lion"),
         (["gpt2", "--mode", "training", "--tables", "disk"], 2, "Tables on disk cannot be trained"),
-        (["gpt2", "--tp", "0"], 2, "'--tp': 0 is not "),
-        (["gpt2", "--tokens-per-step", "0"], 2, "'--tokens-per-step': 0 is not "),
+        (["gpt2", "--tp", "-1"], 2, "'--tp' / '--gpus': -1 is not "),
+        (["gpt2", "--batch", "0"], 2, "'--batch': 0 is not "),
+        (["gpt2", "--format", "csv", "--json"], 2, "both want stdout"),
         (["gpt2", "--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
         (["gpt2", "--device-memory", "much"], 2, "'--device-memory': 'much' is not a size"),
         (["gpt2", "--device-memory", "80"], 2, "it has no unit. Write it as 8GiB, 80GB or"),
@@ -216,11 +221,42 @@ def test_starts_without_heavy_packages(tmp_path, target):
 def test_it_begins_with_what_is_reported_on(tmp_path):
     folder = stored_folder.write(tmp_path)
     _, out, _ = run("report", folder)
-    assert out.splitlines()[:2] == [
+    lines = out.splitlines()
+    assert lines[0] == "Fits for inference, tables on the gpu: unknown, device memory not given."
+    assert lines[4:6] == [
         f"{folder} is a model with a memory.",
         "Layout demo: reference demo; Engram-27B and Engram-40B of the paper.",
     ]
     words = ["--mode", "training", "--optimizer", "sgd", "--tables", "cpu"]
     lines = run("report", "engram-27b", *words)[1].splitlines()
-    assert lines[0] == "engram-27b is a config."
-    assert lines[2] == "Counted for training with sgd, tables in bfloat16 on the cpu."
+    assert lines[0].startswith(
+        "Fits for training everything of the memory alone, tables on the cpu"
+    )
+    assert lines[5] == "engram-27b is a config."
+    assert lines[7] == "Counted for training with sgd, tables in bfloat16 on the cpu."
+
+
+def test_forms_for_documents_and_spreadsheets():
+    payload = run("report", "gpt2", "--json").json()
+    lines = run("report", "gpt2", "--format", "csv")[1].splitlines()
+    assert lines[0] == "part,params,bytes,kind,place,rank_bytes"
+    assert len(lines) == 1 + len(payload["rows"])
+    first = payload["rows"][0]
+    assert (
+        lines[1] == f"{first['part']},{first['params']},{first['bytes']},exact,gpu,{first['bytes']}"
+    )
+    text = run("report", "gpt2", "--format", "markdown")[1]
+    assert "| part | parameters | bytes | kind | place |\n| --- | ---: | ---: | --- | --- |" in text
+    short = run("report", "gpt2", "--summary")[1]
+    assert any(line.split()[:2] == ["tables", "26,018,688"] for line in short.splitlines())
+    assert "layers." not in short
+
+
+def test_a_base_of_which_only_the_size_is_known():
+    words = ["report", "deepseek-v4.1-flash", "--tp", 4, "--device-memory", "80GB"]
+    alone = run(*words, "--json").json()
+    assert alone["fits"] is True
+    assert any("--base-bytes" in text for text in alone["assumptions"])
+    beside = run(*words, "--base-bytes", "160GB", "--json").json(5)
+    assert beside["totals"]["rank_gpu_bytes"] == alone["totals"]["rank_gpu_bytes"] + 40 * 10**9
+    assert beside["fits"] is False

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from engram.config.config_file import read_config
-from engram.sizing.budget import size_memory
+from engram.sizing.counts import count_params
 from support import sparse_folder
 from support.cli import imported_by, run
 
@@ -19,6 +19,12 @@ def test_gpt2():
     assert payload["model_params"] == 124_439_808
     assert payload["budget_params"] == 41_479_936
     assert (payload["k"], payload["seed_rule_k"]) == (2, 2)
+    # By default all rows that fit; a whole k where it is asked for.
+    assert payload["engram_table_size"] == [148_175, 148_175]
+    assert payload["k_used"] == payload["k_fill"] == 148_175 / 50_257
+    assert payload["fits"] is True
+    payload = run("size", "--model", "gpt2", "--whole-k", "--json").json()
+    assert (payload["k"], payload["k_used"]) == (2, 2)
     assert payload["engram_table_size"] == [100_514, 100_514]
     assert payload["rows_per_head"] == [12_564, 12_564]
     primes = [p for layer in payload["layers"] for heads in layer["primes"] for p in heads]
@@ -44,11 +50,9 @@ def test_budgets():
     assert share["budget_params"] == share["model_params"]
     counted = run("size", "--model", "gpt2", "--budget", "124439808", "--json").json()
     assert counted["total_params"] == share["total_params"]
-    memory = run(
-        "size", "--model", "gpt2", "--memory", "64MiB", "--dtype", "bf16", "--fill", 1, "--json"
-    ).json()
+    memory = run("size", "--model", "gpt2", "--memory", "64MiB", "--dtype", "bf16", "--json").json()
     assert memory["table_dtype"] == "bfloat16"
-    assert memory["budget_params"] == 2**26 // 2
+    assert memory["plan"]["binding"] == ["bytes of the memory"]
     assert 2**26 - 2**16 < memory["total_bytes"] <= 2**26
 
 
@@ -71,13 +75,14 @@ def test_k_is_per_order_or_per_head():
 
 
 def test_people_read_both_sizes():
-    code, out, _ = run("size", "--model", "gpt2")
+    code, out, _ = run("size", "--model", "gpt2", "--whole-k")
     assert code == 0
     assert "rows per ORDER  100,514" in out
     assert "rows per HEAD   12,564" in out
     assert "12,569 to 12,853" in out
     assert "18.99% of the whole" in out
-    _, out, _ = run("size", "--model", "gpt2", "--per", "head")
+    assert "25.00% of the whole" in run("size", "--model", "gpt2")[1].split("total")[1]
+    _, out, _ = run("size", "--model", "gpt2", "--per", "head", "--whole-k")
     assert "12569 12577" in out
 
 
@@ -86,7 +91,7 @@ def test_emitted_config_is_the_one_that_was_sized(tmp_path):
     payload = run("size", "--model", "gpt2", "--emit", file, "--json").json()
     config = read_config(file)
     assert config.engram_table_size == payload["engram_table_size"]
-    assert size_memory(config, 41_479_936).counts.total_params == payload["total_params"]
+    assert count_params(config).total_params == payload["total_params"]
     before = file.read_text()
     assert run("size", "--model", "gpt2", "--k", 3, "--emit", file)[0] == 3
     assert file.read_text() == before
@@ -96,25 +101,80 @@ def test_emitted_config_is_the_one_that_was_sized(tmp_path):
 
 
 def test_no_k_fits():
-    code, out, err = run("size", "--model", "gpt2", "--budget", "10M", "--json")
+    words = ["size", "--model", "gpt2", "--whole-k"]
+    code, out, err = run(*words, "--budget", "10M", "--json")
     payload, error = json.loads(out), json.loads(err)
     assert code == 5
     assert (payload["schema"], payload["fits"], payload["k"]) == ("engram.size/1", False, 0)
     assert error["code"] == "does_not_fit"
     needed = payload["smallest_budget_params"]
     assert error["details"]["smallest_budget_params"] == needed
-    assert run("size", "--model", "gpt2", "--budget", needed, "--json").json()["k"] == 1
-    code, out, err = run("size", "--model", "gpt2", "--budget", "10M")
+    assert run(*words, "--budget", needed, "--json").json()["k"] == 1
+    code, out, err = run(*words, "--budget", "10M")
     assert (code, out) == (5, "")
-    assert "k = 1 takes 16,300,032" in err
-    assert "--fill 1" in err
+    assert "50,257 rows per n-gram order and 16,300,032 parameters" in err
+    assert "Without --whole-k" in err
+
+
+MACHINES = [
+    ["--device-memory", "24GB", "--mode", "training", "--train", "memory"],
+    ["--device-memory", "24GB", "--host-memory", "64GB", "--mode", "training", "--train", "memory"],
+    ["--host-memory", "8GB", "--gpus", "0"],
+    ["--device-memory", "8GB", "--disk", "50GB", "--disk-iops", "500K"],
+    ["--device-memory", "4G", "--dtype", "fp8", "--context", "512", "--batch", "4"],
+    ["--device-memory", "24GB", "--tp", "2", "--mode", "training", "--context", "1024"],
+    ["--device-memory", "1GB", "--budget", "1B"],
+]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_report_of_what_was_sized_agrees(machine, tmp_path):
+    file = tmp_path / "engram.yaml"
+    words = ["--model", "smollm2-135m", *machine]
+    sized = run("size", *words, "--emit", file, "--json").json()
+    told = [word for word in words if word not in ("--budget", "1B")]
+    reported = run("report", file, *told, "--json").json()
+    plan, totals = sized["plan"], reported["totals"]
+    assert sized["fits"] is plan["fits"] is reported["fits"] is True
+    assert reported["tables"] == plan["tables"]
+    places = plan["places"]
+    assert places["gpu"]["used_bytes"] == totals["rank_gpu_bytes"]
+    assert places["disk"]["used_bytes"] == totals["rank_disk_bytes"] * max(1, reported["tp"])
+    assert places["cpu"]["used_bytes"] == totals["rank_cpu_bytes"] * max(1, reported["tp"])
+    if "--budget" not in machine:
+        # With one more row for every head it does not fit there.
+        rows = sized["engram_table_size"][0] + 8
+        there = ["--rows", rows, "--tables", plan["tables"]]
+        assert run("size", *words, *there, "--json").json()["fits"] is False
+
+
+def test_people_read_what_limits_them():
+    words = ["--device-memory", "24GB", "--mode", "training", "--train", "memory"]
+    code, out, _ = run("size", "--model", "qwen3-0.6b", *words, "--train-tokens", "10M")
+    assert code == 0
+    assert "Fits for training the memory, tables on the gpu: yes." in out
+    assert "Limited by device memory; twice the rows would lack" in out
+    assert "rowwise-adagrad" in out
+    assert "touch a row" in out
+
+
+def test_a_base_that_is_too_large_says_what_helps():
+    words = ["--device-memory", "24GB", "--mode", "training"]
+    code, out, err = run("size", "--model", "qwen3-0.6b", *words)
+    assert (code, out) == (5, "")
+    assert "device memory of 22.35 GiB" in err
+    assert "--train memory" in err
+    assert "--context" in err
 
 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
         (["--budget", "1M", "--k", "2"], 2, "exclude each other"),
-        (["--k", "2", "--fill", "1"], 2, "--fill"),
+        (["--k", "2", "--whole-k"], 2, "--whole-k"),
+        (["--gpus", "0", "--device-memory", "8GB"], 2, "A machine without GPUs"),
+        (["--mode", "training", "--tables", "disk"], 2, "cannot be trained"),
+        (["--device-memory", "1MB"], 5, "device memory of 976.56 KiB"),
         (["--emit", "-", "--json"], 2, "stdout"),
         (["--per", "row"], 2, "row"),
         (["--heads", "x"], 2, "'--heads': 'x' is not "),
@@ -127,8 +187,6 @@ def test_no_k_fits():
         (["--share", "1"], 2, "'--share': share must be between 0 and 1"),
         (["--share", "x"], 2, "'--share': share must be between 0 and 1"),
         (["--share", "nan"], 2, "'--share': share must be between 0 and 1"),
-        (["--fill", "2"], 2, "'--fill': fill must be above 0 and at most 1, got 2"),
-        (["--fill", "all"], 2, "'--fill': fill must be above 0 and at most 1, got all"),
         (["--k", "-1"], 2, "'--k': k = -1.0 is not a positive number"),
         (["--k", "nan"], 2, "'--k': k = nan is not a positive number"),
         (["--k", "1e300"], 2, "'--k': k = 1e+300 makes 5.03e+304 rows"),

@@ -86,12 +86,12 @@ def test_sparse_adam_holds_two_tables():
 
 def test_sparse_gradients_are_what_a_step_touches():
     options = {"mode": "training", "optimizer": "rowwise-adagrad"}
-    use = use_of("engram-27b", "bf16", tokens_per_step=100, **options)
+    use = use_of("engram-27b", "bf16", context=50, batch=2, **options)
     gradients = row(use, "table gradients")
     assert gradients.size_bytes == 2 * 100 * 16 * (80 * 2 + 8)
     assert gradients.kind == "estimated"
     assert any("100 tokens a step" in text for text in use.assumptions)
-    every_row = use_of("gpt2", "bf16", tokens_per_step=10**9, **options)
+    every_row = use_of("gpt2", "bf16", context=10**9, **options)
     rows = count_params(load_template("gpt2")).rows
     assert row(every_row, "table gradients").size_bytes == rows * (64 * 2 + 8)
 
@@ -136,7 +136,7 @@ def test_base_model_is_counted_and_may_be_frozen():
     weights = [*config_weights(count_params(config), "float32"), base]
     options = ReportOptions(mode="training")
     trained = memory_use(weights, options)
-    frozen = memory_use(weights, replace(options, freeze_base=True))
+    frozen = memory_use(weights, replace(options, train="memory"))
     assert trained.total_bytes - frozen.total_bytes == 12 * gpt2.params
     shared = memory_use(weights, replace(options, tp=3))
     assert row(shared, "base").rank_bytes == -(-base.size_bytes // 3)
@@ -153,7 +153,9 @@ def test_dense_parts_of_quantised_tables_are_bfloat16():
     assert kinds == {"table": "exact", "dense": "nominal"}
 
 
-@pytest.mark.parametrize("options", [{"tp": 0}, {"tokens_per_step": 0}])
+@pytest.mark.parametrize(
+    "options", [{"tp": -1}, {"batch": 0}, {"context": 0}, {"tp": 0, "tables": "gpu"}]
+)
 def test_wrong_numbers(options):
     with pytest.raises(UsageError):
         use_of("gpt2", **options)

@@ -40,7 +40,7 @@ class ByHand:
         self.shape, self.backbone, self.options, self.budget = shape, backbone, options, budget
         self.base_dtype = backbone.dtype or "bfloat16"
         self.dtype = options.dtype or backbone.float_dtype or "bfloat16"
-        parts = get_layout(shape.layout).dense_parts(shape)
+        parts = get_layout(shape.layout).dense_parts(shape.sizes)
         self.dense = sum(parts.values()) * len(shape.layer_ids)
         self.ranks = max(1, options.tp)
 

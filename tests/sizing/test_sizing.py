@@ -9,25 +9,29 @@ from dataclasses import replace
 
 import pytest
 
+import engram
 from engram.backbone import load_backbone
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
 from engram.errors import ConfigError, DoesNotFitError, InputError, LayoutError, UsageError
 from engram.layouts import get_layout
-from engram.sizing.budget import (
-    memory_budget,
-    memory_cost,
-    rows_of_k,
-    seed_rule_k,
-    share_budget,
-    size_memory,
-)
+from engram.sizing.budget import count_rows, k_of, rows_of_k, seed_rule_k, share_budget
 from engram.sizing.counts import count_params
+from engram.sizing.plan import Limits, Planner
+from engram.sizing.run_options import RunOptions
 from engram.sizing.shape import default_layers, memory_shape, tokenizer_length
 from engram.sizing.weights import config_weights
 from support.paths import TOKENIZERS
 
 GPT2_PARAMS = 124_439_808
+
+
+def largest(shape, budget=None, memory=None, options=None):
+    """The largest memory of a shape within a budget of parameters or bytes, on any machine."""
+    limits = Limits(params=budget, memory_bytes=memory)
+    options = RunOptions() if options is None else options
+    return Planner(shape=shape, backbone=None, options=options, limits=limits).largest()
+
 
 # Rows stored by layer, rows that ids reach, table parameters, first and last prime.
 KNOWN = {
@@ -88,13 +92,18 @@ def test_gpt2_by_the_seeds_rule():
     budget = share_budget(gpt2.params)
     assert (gpt2.params, budget) == (GPT2_PARAMS, 41_479_936)
     for hidden_size in (None, 1024):
-        shape = memory_shape(gpt2, hidden_size=hidden_size)
-        sizing = size_memory(shape, budget)
+        options = engram.SizeOptions(hidden_size=hidden_size, whole_k=True)
+        sizing = engram.size(gpt2, options)
         assert (sizing.k, sizing.seed_rule_k) == (2, 2)
         assert sizing.config.engram_table_size == [100_514, 100_514]
         assert sizing.config.rows_per_head == [12_564, 12_564]
         assert sizing.counts.total_params + sizing.slack_params == budget
-    assert shape.layer_ids == [1, 6]
+        assert sizing.config.layer_ids == [1, 6]
+        # All that fits, where nobody asked for a whole k.
+        filled = engram.size(gpt2, replace(options, whole_k=False))
+        assert filled.k == 2 < filled.k_fill < 3
+        assert filled.config.engram_table_size == [round(filled.k_fill * 50_257)] * 2
+        assert 0 <= filled.slack_params < sizing.slack_params
 
 
 def readme_k(model_params, hidden, n_embed, heads, streams, top, kernel, layers, vocab):
@@ -157,38 +166,30 @@ def random_shape(draw):
 
 
 def total(shape, rows):
-    return memory_cost(shape, rows).counts.total_params
+    return count_rows(shape, rows).total_params
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_filling_size_is_the_boundary(seed):
     draw = random.Random(seed)
     shape = random_shape(draw)
-    heads, vocab = shape.n_head_per_ngram, shape.engram_vocab_size
+    heads = shape.n_head_per_ngram
     budget = total(shape, 2 * heads) + draw.randrange(0, 300_000)
-    sizing = size_memory(shape, budget, fill=1)
-    rows = sizing.fill_rows
-    assert sizing.config.engram_table_size[0] == rows
-    assert total(shape, rows) == sizing.counts.total_params <= budget
+    plan = largest(shape, budget)
+    rows = plan.rows_per_order
+    assert total(shape, rows) == plan.trial.counts.total_params <= budget
+    assert plan.binding == ("budget",)
     # By brute force: nothing larger fits, and nothing smaller costs more.
     assert all(total(shape, rows + more) > budget for more in (*range(1, 3 * heads), 1000))
     smaller = [total(shape, size) for size in range(max(2 * heads, rows - 50), rows + 50)]
     assert smaller == sorted(smaller)
-    assert sizing.k_fill == rows / vocab
-    whole = next(k for k in range(rows // vocab + 2, -1, -1) if k * vocab <= rows)
-    assert sizing.k == whole
-    if whole * vocab >= 2 * heads:
-        fitting = size_memory(shape, budget)
-        assert fitting.config.engram_table_size[0] == whole * vocab
-        assert fitting.counts.total_params <= budget < total(shape, (whole + 1) * vocab)
 
 
 def test_a_larger_budget_never_gives_less():
     shape = memory_shape(load_backbone("gpt2"))
-    sizings = [size_memory(shape, budget) for budget in range(16_400_000, 120_000_000, 7_654_321)]
-    fills = [sizing.fill_rows for sizing in sizings]
-    assert fills == sorted(set(fills))
-    assert [sizing.k for sizing in sizings] == sorted(sizing.k for sizing in sizings)
+    plans = [largest(shape, budget) for budget in range(16_400_000, 120_000_000, 7_654_321)]
+    rows = [plan.rows_per_order for plan in plans]
+    assert rows == sorted(set(rows))
 
 
 @pytest.mark.parametrize(
@@ -216,68 +217,52 @@ def test_shares_that_are_none(share):
 def test_memory_budget_holds_in_bytes(dtype):
     shape = replace(memory_shape(load_backbone("gpt2")), table_dtype=dtype)
     for budget_bytes in (2**26, 123_456_789):
-        sizing = size_memory(shape, memory_budget(shape, budget_bytes), fill=1)
+        plan = largest(shape, memory=budget_bytes)
 
         def size_bytes(rows):
-            counts = memory_cost(shape, rows).counts
+            counts = count_rows(shape, rows)
             return sum(part.size_bytes for part in config_weights(counts, dtype))
 
-        assert size_bytes(sizing.fill_rows) <= budget_bytes < size_bytes(sizing.fill_rows + 1)
+        assert size_bytes(plan.rows_per_order) <= budget_bytes
+        assert budget_bytes < size_bytes(plan.rows_per_order + 1)
     with pytest.raises(DoesNotFitError):
-        size_memory(shape, memory_budget(shape, 10_000))
-
-
-def test_fraction_of_the_filling_size():
-    shape = memory_shape(load_backbone("gpt2"))
-    full = size_memory(shape, 41_479_936, fill="1")
-    half = size_memory(shape, 41_479_936, fill=0.5)
-    assert half.config.engram_table_size == [full.fill_rows // 2] * 2
-    assert half.k == full.k == 2
-    for fill in (0, -1, 1.01, "x"):
-        with pytest.raises(InputError):
-            size_memory(shape, 41_479_936, fill=fill)
+        largest(shape, memory=10_000)
 
 
 def test_nothing_fits_says_what_would():
-    shape = memory_shape(load_backbone("gpt2"))
-    with pytest.raises(DoesNotFitError, match="k = 1 takes") as caught:
-        size_memory(shape, 10**7)
+    gpt2 = load_backbone("gpt2")
+    whole = engram.SizeOptions(budget=10**7, whole_k=True)
+    with pytest.raises(DoesNotFitError, match="budget of 10,000,000") as caught:
+        engram.size(gpt2, whole)
     details = caught.value.details
     needed = details["smallest_budget_params"]
     assert (details["k"], details["seed_rule_k"]) == (0, 1)
-    assert 0 < details["k_fill"] < 1
-    assert size_memory(shape, needed).k == 1
+    assert details["missing"] == {"budget": needed - 10**7}
+    assert engram.size(gpt2, replace(whole, budget=needed)).k == 1
     with pytest.raises(DoesNotFitError):
-        size_memory(shape, needed - 1)
+        engram.size(gpt2, replace(whole, budget=needed - 1))
     with pytest.raises(DoesNotFitError) as caught:
-        size_memory(shape, 0, fill=1)
+        engram.size(gpt2, engram.SizeOptions(budget=0))
     needed = caught.value.details["smallest_budget_params"]
-    assert size_memory(shape, needed, fill=1).k == 0
+    assert engram.size(gpt2, engram.SizeOptions(budget=needed)).k == 0
     with pytest.raises(DoesNotFitError):
-        size_memory(shape, needed - 1, fill=1)
-    with pytest.raises(InputError):
-        size_memory(shape, -1)
-
-
-def test_vocabulary_smaller_than_the_heads():
-    shape = replace(memory_shape(None, hidden_size=8, engram_vocab_size=5, layer_ids=[0]))
-    with pytest.raises(DoesNotFitError, match="k = 4") as caught:
-        size_memory(shape, 0)
-    assert size_memory(shape, caught.value.details["smallest_budget_params"]).k == 4
+        engram.size(gpt2, engram.SizeOptions(budget=needed - 1))
+    with pytest.raises(UsageError, match="budget must be >= 0, got -1"):
+        engram.SizeOptions(budget=-1)
 
 
 def test_cost_of_given_sizes():
     shape = memory_shape(load_backbone("gpt2"))
     assert rows_of_k(shape, 2) == 100_514
-    whole, part = memory_cost(shape, 100_514), memory_cost(shape, 100_515)
-    assert (whole.k, whole.budget_params, whole.slack_params, whole.k_fill) == (2, None, None, None)
-    assert isinstance(whole.k, int)
-    assert part.k == 100_515 / 50_257
+    assert k_of(count_rows(shape, 100_514).config) == 2
+    assert isinstance(k_of(count_rows(shape, 100_514).config), int)
+    assert k_of(count_rows(shape, 100_515).config) == 100_515 / 50_257
+    assert k_of(count_rows(shape, [100_514, 201_028]).config) is None
     for k in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InputError):
             rows_of_k(shape, k)
     with pytest.raises(ConfigError):
-        memory_cost(shape, 3)
+        count_rows(shape, 3)
 
 
 def test_shape_follows_the_model_and_the_layout():

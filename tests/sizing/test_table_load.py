@@ -94,8 +94,12 @@ def test_how_full_the_tables_of_a_budget_get(tmp_path):
         run("size", "--model", "gpt2", "--budget", "40M", "--corpus", stats, "--json")[1]
     )
     corpus = payload.pop("corpus")
+    advice = payload.pop("advice")
     assert plain.pop("corpus") is None
+    assert plain.pop("advice")["crowding"] == []
     assert payload == plain
+    for crowding, order in zip(advice["crowding"], corpus["orders"], strict=True):
+        assert crowding["ngrams_per_row"] == order["distinct_ngrams"] * 8 / order["rows"]
     assert 0 < corpus["orders"][0]["expected_load"] < corpus["orders"][1]["expected_load"] < 1
     assert corpus["orders"][0]["rows"] == sum(payload["layers"][0]["primes"][0])
     shown = run("size", "--model", "gpt2", "--budget", "40M", "--corpus", stats)[1]
@@ -120,7 +124,7 @@ def test_statistics_of_something_else_are_refused(tmp_path):
         (("--model", "qwen3-0.6b"), 5, "50,257 ids; the memory has 151,669"),
         (("--model", "gpt2", "--max-ngram-size", 4), 5, "also reads [4]"),
         (("--model", "gpt2", "--load", 2), 2, "'--load': The load must be between 0 and 1"),
-        (("--model", "gpt2", "--fill", 1), 2, "--fill is a part of a budget"),
+        (("--model", "gpt2", "--whole-k"), 2, "--whole-k rounds what fits down"),
     ):
         found = run("size", *words, "--corpus", stats)
         assert (found[0], found[1]) == (code, "")
