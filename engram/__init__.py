@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engram.addressing.addresses import Addresses
     from engram.addressing.hashing import Hasher
     from engram.addressing.tokenizer import EngramTokenizer
-    from engram.backbone import Backbone, load_backbone
+    from engram.backbone import Backbone, list_backbones, load_backbone
     from engram.checkpoints.attach.attach import attach
     from engram.checkpoints.attach.attach_plan import Attached
     from engram.checkpoints.attach.detach import Detached, detach
@@ -68,7 +68,7 @@ _NAMES = {
     "engram.addressing.addresses": ("Addresses",),
     "engram.addressing.hashing": ("Hasher",),
     "engram.addressing.tokenizer": ("EngramTokenizer",),
-    "engram.backbone": ("Backbone", "load_backbone"),
+    "engram.backbone": ("Backbone", "list_backbones", "load_backbone"),
     "engram.checkpoints.attach.attach": ("attach",),
     "engram.checkpoints.attach.attach_plan": ("Attached",),
     "engram.checkpoints.attach.detach": ("Detached", "detach"),
@@ -171,6 +171,7 @@ __all__ = [
     "describe_corpus",
     "detach",
     "hash_text",
+    "list_backbones",
     "load",
     "load_backbone",
     "load_config",

@@ -12,15 +12,21 @@ import typer
 
 import engram
 from engram.errors import UsageError
+from engram.sizing.size_options import SizeOptions
 from engram.units import format_bytes, format_count
 from engram_cli.options import (
     OUTPUT,
+    BudgetOption,
     ConfigOption,
     DryRunOption,
+    KOption,
+    LayersOption,
     LinkOption,
+    MemoryOption,
     OutputOption,
     OverwriteOption,
     RevisionOption,
+    ShareOption,
     TokenizerOption,
     TrustRemoteCodeOption,
     taking,
@@ -58,13 +64,24 @@ _VerifyOption = Annotated[
 ]
 
 
-@taking(out=OUTPUT)
+_SIZE = {
+    "share": ShareOption,
+    "budget": BudgetOption,
+    "memory": MemoryOption,
+    "k": KOption,
+    "layers": LayersOption,
+}
+
+
+@taking(sizes=_SIZE, out=OUTPUT)
 def attach(
     ctx: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Base: a Hugging Face folder, or a hub id.")
     ],
     config: ConfigOption = None,
+    *,
+    sizes: SizeOptions,
     output: OutputOption = None,
     tokenizer: TokenizerOption = None,
     init: _InitOption = "identity",
@@ -77,32 +94,36 @@ def attach(
     verify: _VerifyOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
-    *,
     out: Output,
 ) -> None:
     """Attach a memory to a checkpoint: a new folder that transformers loads.
 
     The base's weight files are copied or linked, never decoded; the memory is written beside them
-    as a stream, so that memory use does not grow with the model.
+    as a stream, so that memory use does not grow with the model. Without -c a memory is sized for
+    the base as `engram size` does, a quarter of the whole unless an option says otherwise, and its
+    config is written into the folder as engram.yaml.
 
     Examples:
+        $ engram attach ./model -o attached
+        $ engram attach ./model --share 10% -o small
         $ engram attach ./model -c config.yaml -o attached
         $ engram attach ./model -c config.yaml -o bf16 --dtype bfloat16 --verify
         $ engram attach ./model -c config.yaml -o planned --link --dry-run --json
     """
-    if config is None:
+    if config is not None and sizes != SizeOptions():
         raise UsageError(
-            "attach needs the memory's config.",
-            "engram config new TEMPLATE --model MODEL -o config.yaml, then -c config.yaml",
+            "-c gives the memory's config, and another option its size.",
+            f"engram config new {config} changes a config; give -c alone.",
         )
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")
     from engram.addressing.tokenizer_files import load_tokenizer
 
-    memory = read_named(out, config)
+    memory = sizes if config is None else read_named(out, config)
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     silence_transformers()
-    with blaming(ctx, {"dtype": ("dtype",)}), ExitStack() as bar:
+    options = {"dtype": ("dtype",), **{name: (name,) for name in _SIZE}}
+    with blaming(ctx, options), ExitStack() as bar:
 
         def tell(written: Attached) -> None:
             bar.close()

@@ -75,7 +75,10 @@ def ls(*, out: Output) -> None:
 @taking(out=OUTPUT)
 def new(
     ctx: typer.Context,
-    template: Annotated[str, typer.Argument(help="Name of the template to start from.")],
+    template: Annotated[
+        str | None,
+        typer.Argument(help="Name of the template to start from. Default: the shape for --model."),
+    ] = None,
     model: ModelOption = None,
     k: KOption = None,
     budget: BudgetOption = None,
@@ -95,11 +98,12 @@ def new(
 
     With --model, hidden size, streams, vocabulary, tokenizer and token ids are the model's, the
     memory is read in its layers 1 and half the depth, and the template's k is kept unless --k says
-    otherwise or --budget asks for the largest whole k that fits. A model without a pad token gets
-    its end-of-text token.
+    otherwise or --budget asks for all rows that fit. Without a template, --model gets a memory of a
+    quarter of the whole. A model without a pad token gets its end-of-text token.
 
     Examples:
         $ engram config new gpt2
+        $ engram config new --model llama-3.2-1b -o llama.yaml
         $ engram config new gpt2 --k 5 --set layer_ids=[1,5] -o engram.yaml
         $ engram config new llama --model llama-3.2-3b --budget 400M --json
     """
@@ -116,7 +120,8 @@ def new(
         )
     for doubt in made.doubts:
         out.warn(doubt)
-    title = f"From template {template}" + (f", for {model}" if model else "")
+    start = f"From template {template}" if template else "Sized"
+    title = f"{start}{',' if template else ''} for {model}" if model else start
     written = None if dry_run else file
     payload = {
         **answer,

@@ -1,4 +1,4 @@
-"""What a model takes of a machine, for people: the answer, and what is used of each resource."""
+"""Whether a model fits a machine, for people, and how much of each resource it takes."""
 
 from collections.abc import Sequence
 
@@ -29,9 +29,11 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
         False: f"no, {and_(lacking)}",
         None: f"unknown, {and_(unknown)} not given",
     }[fits]
-    alone = "" if any(part.group == "base" for part in use.weights) else " of the memory alone"
+    groups = {part.group for part in use.weights}
+    alone = "" if "base" in groups else " of the memory alone"
+    tables = f", tables on the {use.tables}" if "table" in groups else ""
     gpus = f" on {options.tp} GPUs" if options.tp > 1 else "" if options.tp else " without a GPU"
-    yield f"Fits for {work}{alone}{gpus}, tables on the {use.tables}: {answer}."
+    yield f"Fits for {work}{alone}{gpus}{tables}: {answer}."
     rows = [
         (it.name, it.shown(it.used), it.shown(it.capacity), _left(it))
         for it in resources

@@ -22,8 +22,9 @@ from engram_cli.interrupts import no_interrupt_lost
 # What `engram --help` says, without importing a command. Each is the function, or the Typer app, of
 # its own name in the module of its own name.
 COMMANDS = {
-    "size": "Find the table sizes that a budget of parameters or bytes buys.",
+    "size": "Find the largest memory that a budget or a machine holds.",
     "allocate": "Split sparse parameters between experts and tables by the allocation law.",
+    "models": "List the base models whose sizes are known, and show one.",
     "config": "List the templates, write a config, show it, check files.",
     "corpus": "Build token shards from text, show what they hold, check them.",
     "hash": "Turn a text or a token corpus into hash ids, with statistics of every head.",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from engram.errors import InputError
-from engram_cli.values import DTYPES, read_count, read_dtype, reader
+from engram_cli.values import DTYPES, read_bytes, read_count, read_dtype, reader
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")]
@@ -86,6 +86,18 @@ KOption = Annotated[
         metavar="K",
         help="Instead of a budget: rows per n-gram ORDER as this multiple of the vocabulary.",
     ),
+]
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S",
+        help="Memory's share of the whole after attaching, as 20%: a budget of S/(1-S) of the "
+        "model. Default 0.25, a third of the model.",
+    ),
+]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(metavar="SIZE", parser=read_bytes, help="Bytes for tables and modules, as 8GiB."),
 ]
 TableDtypeOption = Annotated[
     str | None,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -48,10 +48,8 @@ def report(
     summary: Annotated[
         bool, typer.Option("--summary", help="The answer and the totals, without the parts.")
     ] = False,
-    form: Annotated[
-        Literal["text", "markdown", "csv"],
-        typer.Option("--format", help="Text, Markdown for documents, or the parts as CSV."),
-    ] = "text",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for documents.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="The parts alone, as CSV.")] = False,
     out: Output,
 ) -> None:
     """Say whether a memory fits a machine, and count its parameters, bytes and reads by part.
@@ -67,16 +65,18 @@ def report(
         $ engram report deepseek-v4.1-flash --tables disk --tokens-per-second 10000
         $ engram report gpt2 --model gpt2 --mode training --optimizer rowwise-adagrad --json
         $ engram report engram-27b --base-bytes 54GB --device-memory 80GB --summary
-        $ engram report engram-27b --format markdown
+        $ engram report engram-27b --markdown
     """
-    if form != "text" and out.json:
-        raise UsageError(f"--json and --format {form} both want stdout.", "Give one of them.")
+    forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
+    asked = [flag for flag, is_asked in forms.items() if is_asked]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} exclude each other.", "Give one of them.")
     note_folder(out, target)
     found = engram.report(target, model, options, revision=revision)
     answer = found.to_dict()
-    if form == "csv":
+    if csv:
         out.result(answer, as_csv(answer["rows"]), wrap=False)
-    elif form == "markdown":
+    elif markdown:
         out.result(answer, as_markdown(_show(found, answer, summary)), wrap=False)
     else:
         out.result(answer, _show(found, answer, summary))
@@ -86,17 +86,19 @@ def report(
 
 def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
     dtype, optimizer = payload["table_dtype"] or "several dtypes", payload["optimizer"]
-    use = found.use
+    use, has_memory = found.use, payload["target_kind"] != "base"
     yield from machine(use, list(use.resources.values()), use.fits)
+    named = f"Layout {payload['layout']}" if has_memory else "Family"
+    tables = f", tables in {dtype} on the {payload['tables']}" if has_memory else ""
     yield (
         f"\n{payload['target']} is {_KINDS[payload['target_kind']]}.\n"
-        f"Layout {payload['layout']}: {payload['title']}.\n"
-        f"Counted for {payload['mode']}{f' with {optimizer}' if optimizer else ''}, tables in "
-        f"{dtype} on the {payload['tables']}.\n"
+        f"{named}: {payload['title']}.\n"
+        f"Counted for {payload['mode']}{f' with {optimizer}' if optimizer else ''}{tables}.\n"
     )
     yield _totals(payload) if summary else _parts(payload)
-    yield from _reads(payload["reads"])
-    if not summary:
+    if has_memory:
+        yield from _reads(payload["reads"])
+    if has_memory and not summary:
         yield ""
         yield _homes(payload)
         if payload["mode"] == "training":
@@ -111,7 +113,7 @@ def _totals(payload: dict[str, Any]) -> Table:
     rows = [
         (name, f"{totals[f'{key}_params']:,}", format_bytes(totals[f"{key}_bytes"]))
         for name, key in (("tables", "table"), ("dense parts", "dense"), ("base", "base"))
-        if totals[f"{key}_params"] is not None
+        if totals[f"{key}_bytes"]
     ]
     total = ("all, with gradients, state and caches", "", format_bytes(totals["total_bytes"]))
     return Table([*rows, total], ("part", "parameters", "bytes"), left=("part",))

@@ -16,13 +16,15 @@ from engram_cli.options import (
     BudgetOption,
     KOption,
     LayersOption,
+    MemoryOption,
     ModelOption,
     OverwriteOption,
+    ShareOption,
     taking,
 )
 from engram_cli.output import Output
 from engram_cli.run_options import RUN
-from engram_cli.values import blaming, read_bytes, read_count
+from engram_cli.values import blaming, read_count
 
 # By config key, or name of a value: the options that decide it.
 _OPTIONS_OF = {
@@ -35,22 +37,8 @@ _OPTIONS_OF = {
 }
 _SIZE = {
     "budget": BudgetOption,
-    "share": Annotated[
-        str | None,
-        typer.Option(
-            metavar="S",
-            help="Memory's share of the whole after attaching: a budget of S/(1-S) of the model. "
-            "Default 0.25, a third of the model.",
-        ),
-    ],
-    "memory": Annotated[
-        int | None,
-        typer.Option(
-            metavar="SIZE",
-            parser=read_bytes,
-            help="Bytes for tables (in --dtype) and modules, as 8GiB.",
-        ),
-    ],
+    "share": ShareOption,
+    "memory": MemoryOption,
     "k": KOption,
     "rows": Annotated[
         int | None,

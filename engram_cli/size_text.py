@@ -102,7 +102,12 @@ def _facts(sizing: Sizing, answer: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """The budget and k, or k alone where the size was given."""
+    from engram.sizing.plan import MEMORY_BYTES
+
     budget = sizing.budget_params
+    for it in sizing.trial.resources:
+        if it.name == MEMORY_BYTES and it.capacity is not None:
+            yield "budget", it.shown(it.capacity), f"{it.shown(it.capacity - it.used)} left"
     if budget is None:
         if answer["k_used"] is not None:
             yield "k", f"{answer['k_used']:.6g}"

@@ -39,7 +39,7 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptOf:
-    """What a family keeps.
+    """Bytes that a family keeps.
 
     Attributes:
         trained: Where all weights are trained.

@@ -77,6 +77,28 @@ class Backbone(Counts):
     decoder: Decoder | None = None
     unsuited: str = ""
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights in their dtype, bfloat16 where the config states none."""
+        return self.params * TABLE_DTYPES[self.dtype or "bfloat16"].bits // 8
+
+    @property
+    def cache_bytes_per_token(self) -> int | None:
+        """Bytes that the key-value cache takes for a token; None if the heads are not known."""
+        if self.decoder is None:
+            return None
+        return self.decoder.cache_bytes(1, TABLE_DTYPES[self.float_dtype or "bfloat16"].bits // 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as ``engram models show --json`` prints it."""
+        facts = {key: value for key, value in vars(self).items() if key != "decoder"}
+        return {
+            **facts,
+            "size_bytes": self.size_bytes,
+            "cache_bytes_per_token": self.cache_bytes_per_token,
+            "max_position_embeddings": None if self.decoder is None else self.decoder.positions,
+        }
+
     @classmethod
     def from_config(
         cls,

@@ -102,6 +102,22 @@ def catalogue_names() -> list[str]:
     return [name for name, _, _ in read_catalogue().values()]
 
 
+@checked()
+def list_backbones() -> tuple[Backbone, ...]:
+    """List the base models of the built-in catalogue, by name.
+
+    Returns:
+        The facts about each, as `load_backbone` finds them.
+
+    Examples:
+        >>> import engram
+        >>> [it.name for it in engram.list_backbones() if it.hidden_size == 576]
+        ['HuggingFaceTB/SmolLM2-135M']
+    """
+    found = (find_in_catalogue(name) for name in catalogue_names())
+    return tuple(sorted(filter(None, found), key=lambda backbone: backbone.name.lower()))
+
+
 def find_in_catalogue(name: str) -> Backbone | None:
     """Look up a model by hub id, with or without its organisation, ignoring case.
 

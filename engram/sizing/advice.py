@@ -24,7 +24,7 @@ _SMALL_BASE = 10**9
 
 @dataclass(frozen=True)
 class Crowding:
-    """How crowded the rows of one order are for a text.
+    """The crowd in the rows of one order, for a text.
 
     Attributes:
         order: n of the n-grams.
@@ -42,7 +42,7 @@ class Crowding:
 
 @dataclass(frozen=True)
 class Advice:
-    """What is known about a memory of a size, besides that it fits.
+    """Facts about a memory of a size, besides that it fits.
 
     Attributes:
         crowding: Each n-gram order, for a text; empty without one.

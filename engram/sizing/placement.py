@@ -140,7 +140,7 @@ class MemoryUse:
 
     @property
     def resources(self) -> dict[str, Resource]:
-        """What is taken of the machine, by place; "iops" for reads of tables on disk."""
+        """Amounts that are taken of the machine, by place; "iops" for reads of tables on disk."""
         there = self.options
         disk = sum(row.size_bytes for row in self.rows if row.place == "disk")
         found = {

@@ -22,6 +22,7 @@ from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.weights import total_of, weigh
 from engram.units import format_bytes, plural
 
+MEMORY_BYTES = "bytes of the memory"
 # dtypes and optimisers that alternatives are tried with.
 _DTYPES = ("bfloat16", "fp8")
 _OPTIMIZERS: tuple[Optimizer, ...] = ("rowwise-adagrad", "sparse-adam", "adam")
@@ -29,7 +30,7 @@ _OPTIMIZERS: tuple[Optimizer, ...] = ("rowwise-adagrad", "sparse-adam", "adam")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a memory may take at most, whatever machine there is.
+    """The most that a memory may take, whatever machine there is.
 
     Attributes:
         params: Parameters of tables and modules; None for any number.
@@ -50,7 +51,7 @@ class Limits:
             )
         if self.memory_bytes is not None:
             yield Resource(
-                name="bytes of the memory",
+                name=MEMORY_BYTES,
                 unit="bytes",
                 used=total_of(use.weights)[1],
                 capacity=self.memory_bytes,
@@ -78,7 +79,7 @@ class Trial:
 
     @property
     def lacks(self) -> dict[str, Resource]:
-        """What is known to be too small, by name."""
+        """Resources that are known to be too small, by name."""
         return {resource.name: resource for resource in self.resources if resource.missing}
 
 

@@ -41,7 +41,7 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
         >>> import engram
         >>> sized = engram.size("gpt2", engram.SizeOptions(budget=40_000_000, layers=[1, 6]))
         >>> sized.k, sized.config.engram_table_size
-        (2, [X, X])
+        (2, [142719, 142719])
     """
     options = SizeOptions() if options is None else options
     is_free = not (options.sizes or options.corpus or options.has_machine)

@@ -94,7 +94,7 @@ class Sizing:
         config, counts, backbone = self.config, self.counts, self.backbone
         model_params = None if backbone is None else backbone.params
         whole = counts.total_params + (model_params or 0)
-        dtype, parts = weigh(counts, backbone, self.trial.use.options.dtype)
+        dtype, parts = weigh(counts, backbone)
         return {
             "schema": SCHEMA,
             "model": None if backbone is None else backbone.name,

@@ -68,7 +68,7 @@ class Contents:
 
     Attributes:
         kind: config, attached, adapter or released.
-        layout: Name of the layout.
+        layout: Name of the layout; None for a base model without a memory.
         title: The layout or family in one line.
         config: The memory in our terms; None for a kind of memory that we do not run.
         hash_rows: Rows that ids can reach, by layer in hash order; None is the layer of tables
@@ -78,8 +78,8 @@ class Contents:
         backbone: The base model, if its config is known.
     """
 
-    kind: Literal["config", "attached", "adapter", "released"]
-    layout: str
+    kind: Literal["config", "attached", "adapter", "released", "base"]
+    layout: str | None
     title: str
     config: EngramConfig | None
     hash_rows: Mapping[int | None, int]
@@ -164,6 +164,26 @@ def given_base(size_bytes: int) -> Weights:
     """Return the weights of a base of which only the size was given."""
     return Weights(
         part="base", group="base", params=0, size_bytes=size_bytes, dtype=None, kind="nominal"
+    )
+
+
+def base_alone(backbone: Backbone, weights: Weights) -> Contents:
+    """Return the contents of a base model without a memory.
+
+    Args:
+        backbone: Its facts.
+        weights: Its weights.
+    """
+    layers = f"{backbone.num_layers} layers of width {backbone.hidden_size}"
+    return Contents(
+        kind="base",
+        layout=None,
+        title=f"{backbone.model_type}, {layers}",
+        config=None,
+        hash_rows={},
+        weights=(weights,),
+        notes=(),
+        backbone=backbone,
     )
 
 

@@ -155,7 +155,7 @@ def test_a_budget_that_nothing_fits_is_answered_in_both_forms():
     assert error["code"] == "does_not_fit"
     code, out, err = run("config", "new", "gpt2", "--budget", "1M")
     assert (code, out) == (5, "")
-    assert "too small" in err
+    assert "Too small: budget of 1,000,000 parameters" in err
 
 
 def test_new_for_a_model_of_the_catalogue():
@@ -184,15 +184,26 @@ def test_new_for_a_folder_and_a_budget(tmp_path):
     made = EngramConfig.from_dict(payload["config"])
     assert (made.hidden_size, made.engram_vocab_size, made.layer_ids) == (48, 1000, [1, 4])
     assert (made.pad_id, made.eos_id, made.n_head_per_ngram) == (7, 2, 4)
-    k = payload["derived"]["k"][0]
-    assert k == int(k) > 16  # tiny's own is 16384 / 50257
+    assert payload["derived"]["k"][0] > 16  # tiny's own is 16384 / 50257
 
     from engram.sizing.counts import count_params
 
     total = count_params(made).total_params
-    next_k = made.engram_table_size[0] + 1000
-    wider = EngramConfig.from_dict({**payload["config"], "engram_table_size": [next_k] * 2})
+    more = made.engram_table_size[0] + 1
+    wider = EngramConfig.from_dict({**payload["config"], "engram_table_size": [more] * 2})
     assert total <= 1_000_000 < count_params(wider).total_params
+
+
+def test_new_for_a_model_alone():
+    _, payload = answer("new", "--model", "smollm2-135m")
+    made = EngramConfig.from_dict(payload["config"])
+    sized = run("size", "--model", "smollm2-135m", "--json").json()
+    assert made.engram_table_size == sized["engram_table_size"]
+    assert payload["template"] is None
+    by_k = answer("new", "--model", "smollm2-135m", "--k", "2")[1]["config"]
+    assert by_k["engram_table_size"] == [2 * 49_152] * 2
+    code, error = failure("new")
+    assert (code, "template or a model" in error["message"]) == (2, True)
 
 
 def test_layers_that_the_model_lacks_are_refused():

@@ -6,7 +6,7 @@ import pytest
 
 from engram.config.templates import load_template
 from engram.sizing.counts import count_params
-from support import stored_folder
+from support import stored_folder, tiny
 from support.cli import imported_by, run
 
 KNOWN = {
@@ -83,7 +83,7 @@ def test_what_does_not_fit():
         assert payload["fits"] is fits, more
         (home,) = [home for home in payload["homes"] if home["tables"] == payload["tables"]]
         assert home["fits"] is fits
-    lines = run(*words, "--tables", "disk")[1].splitlines()
+    lines = run(*words, "--tables", "disk")[1].partition("tables on  ")[2].splitlines()
     assert [line.split()[-1] for line in lines if line.startswith(("gpu ", "cpu ", "disk "))] == [
         *("no", "unknown", "unknown")
     ]
@@ -176,7 +176,6 @@ def test_attached_folder(tmp_path):
         (["nope"], 4, "engram config ls lists the templates."),
         (["gpt3"], 4, "Did you mean gpt2?"),
         (["qwen3.8-flash"], 4, "Did you mean qwen3.8-flash-next"),
-        (["llama-3.2-1b"], 4, "engram size --model llama-3.2-1b sizes one for it."),
         (["./nothing"], 4, "./nothing does not exist."),
         (["nothing.yaml"], 4, "nothing.yaml does not exist."),
         (["gpt2", "--model", "./nothing"], 4, "nothing"),
@@ -185,7 +184,7 @@ def test_attached_folder(tmp_path):
         (["gpt2", "--mode", "training", "--tables", "disk"], 2, "Tables on disk cannot be trained"),
         (["gpt2", "--tp", "-1"], 2, "'--tp' / '--gpus': -1 is not "),
         (["gpt2", "--batch", "0"], 2, "'--batch': 0 is not "),
-        (["gpt2", "--format", "csv", "--json"], 2, "both want stdout"),
+        (["gpt2", "--csv", "--json"], 2, "--json and --csv exclude each other"),
         (["gpt2", "--dtype", "float3"], 2, "'--dtype': 'float3' is not a table dtype. One of"),
         (["gpt2", "--device-memory", "much"], 2, "'--device-memory': 'much' is not a size"),
         (["gpt2", "--device-memory", "80"], 2, "it has no unit. Write it as 8GiB, 80GB or"),
@@ -238,14 +237,14 @@ def test_it_begins_with_what_is_reported_on(tmp_path):
 
 def test_forms_for_documents_and_spreadsheets():
     payload = run("report", "gpt2", "--json").json()
-    lines = run("report", "gpt2", "--format", "csv")[1].splitlines()
+    lines = run("report", "gpt2", "--csv")[1].splitlines()
     assert lines[0] == "part,params,bytes,kind,place,rank_bytes"
     assert len(lines) == 1 + len(payload["rows"])
     first = payload["rows"][0]
     assert (
         lines[1] == f"{first['part']},{first['params']},{first['bytes']},exact,gpu,{first['bytes']}"
     )
-    text = run("report", "gpt2", "--format", "markdown")[1]
+    text = run("report", "gpt2", "--markdown")[1]
     assert "| part | parameters | bytes | kind | place |\n| --- | ---: | ---: | --- | --- |" in text
     short = run("report", "gpt2", "--summary")[1]
     assert any(line.split()[:2] == ["tables", "26,018,688"] for line in short.splitlines())
@@ -260,3 +259,19 @@ def test_a_base_of_which_only_the_size_is_known():
     beside = run(*words, "--base-bytes", "160GB", "--json").json(5)
     assert beside["totals"]["rank_gpu_bytes"] == alone["totals"]["rank_gpu_bytes"] + 40 * 10**9
     assert beside["fits"] is False
+
+
+def test_a_base_alone(tmp_path):
+    known = run("report", "llama-3.2-1b", "--device-memory", "8GB", "--json").json()
+    assert (known["target_kind"], known["layout"]) == ("base", None)
+    assert known["totals"]["base_params"] == 1_235_814_400
+    assert known["totals"]["table_params"] == 0
+    assert known["fits"] is True
+    folder = tmp_path / "model"
+    tiny.base_model("llama", folder)
+    alone = run("report", folder, "--json").json()
+    assert alone["target_kind"] == "base"
+    sized = alone["totals"]["base_bytes"]
+    assert sized < sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert sized == 4 * alone["totals"]["base_params"]
+    assert "base model without a memory" in run("report", folder)[1]

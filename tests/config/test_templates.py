@@ -24,8 +24,10 @@ from engram.config.templates import (
     template_title,
 )
 from engram.errors import InputError, MissingFileError
-from engram.sizing.budget import seed_rule_k, share_budget, size_memory
+from engram.sizing.budget import seed_rule_k, share_budget
 from engram.sizing.counts import count_params
+from engram.sizing.size import size
+from engram.sizing.size_options import SizeOptions
 from support.cli import run
 from support.paths import REPOSITORY
 
@@ -76,8 +78,8 @@ def test_templates_for_models_of_the_catalogue(name):
     assert config.layer_ids == [1, backbone.num_layers // 2]
     assert config.tokenizer in (backbone.name, backbone.name.rpartition("/")[2])
     budget_params = share_budget(backbone.params)
-    sized = size_memory(config, budget_params)
-    assert config == sized.config
+    sized = size(backbone, SizeOptions(whole_k=True, layers=config.layer_ids))
+    assert config.engram_table_size == sized.config.engram_table_size
     assert sized.k <= seed_rule_k(config, budget_params) <= sized.k + 1
     total = sized.counts.total_params
     share = f"{total / (total + backbone.params):.0%}".replace("%", " %")

@@ -101,7 +101,8 @@ def models(texts, tmp_path_factory):
     from support import tiny
 
     folder = shutil.copytree(texts, tmp_path_factory.mktemp("models") / "models")
-    tiny.base_model("llama", folder / "model")
+    # Wide enough for a tenth of it to hold two layers' tables.
+    tiny.base_model("llama", folder / "model", sizes={"intermediate_size": 4096})
     config = read_config(folder / "config.yaml")
     tiny.attached_model(folder / "model", folder / "attached-model", config)
     return folder

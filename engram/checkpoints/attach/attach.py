@@ -19,20 +19,24 @@ from engram.checkpoints.read.digests import DIGESTS, Digests
 from engram.checkpoints.read.joined_adapter import adapter_settings
 from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.model_folder import resolve_model
+from engram.config.config_file import dump_config
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import UsageError
+from engram.sizing.size import size
+from engram.sizing.size_options import SizeOptions
 from engram.storage.files import Progress, sha256_of, write_json
 from engram.storage.folders import check_folder, demand_apart, torn
 from engram.storage.safetensors_writer import plan_shards
 
+CONFIG_YAML = "engram.yaml"
 MAX_SHARD_BYTES = 5 * 10**9
 
 
 @checked()
 def attach(
     model: str | Path,
-    config: str | Path | EngramConfig,
+    config: str | Path | EngramConfig | SizeOptions | None,
     output: str | Path,
     *,
     tokenizer: str | Path | TokenizerFile | None = None,
@@ -56,7 +60,9 @@ def attach(
 
     Args:
         model: Hugging Face folder or hub id of the base.
-        config: The memory: a config, its file, or the name of a template.
+        config: The memory: a config, its file, or the name of a template; or what `engram.size`
+            takes to size one for the base, a quarter of the whole when None. The config that it
+            finds is written into the folder as engram.yaml.
         output: The folder to appear.
         tokenizer: The model's tokenizer, or its name or path; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
@@ -99,15 +105,22 @@ def attach(
         )
     from engram.hf import compat
 
-    memory, output = given_config(config), Path(output)
+    output = Path(output)
+    asked = SizeOptions() if config is None else config
+    if not isinstance(asked, SizeOptions):
+        asked = given_config(asked)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
     compat.check()
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
+    memory = size(folder, asked).config if isinstance(asked, SizeOptions) else asked
     stored = memory.stored_dtype(base.dtype, dtype)
     memory = replace(memory, table_dtype=stored.name)
     plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
+    if isinstance(asked, SizeOptions):
+        text = dump_config(plan.config, title=f"Sized for {base.name}")
+        plan = replace(plan, texts={**plan.texts, CONFIG_YAML: text})
     tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
     check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
     plan = replace(

@@ -18,7 +18,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, read_from
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
 from engram.sizing.pages import row_pages
-from engram.sizing.weights import Contents, Group, Weights
+from engram.sizing.weights import Contents, Group, Weights, base_alone
 from engram.storage.dtypes import DTYPES, TABLE_DTYPES
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo
@@ -52,6 +52,9 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
         return _inspect_ours(opened)
     if opened.folder == opened.path and find_family(opened.files) is None:
         opened.demand_config()  # without one, that is what is wrong
+        if opened.tensors and (backbone := stated_backbone(opened.model_config, opened.name)):
+            opened.files.demand_whole()
+            return base_alone(backbone, _weights("base", "base", list(opened.tensors.values())))
     found, name = opened.released, opened.name
     keys = [key for key in found.expected if key.name == TABLE]
     missing = [piece for key in keys for piece in found.missing(key)]

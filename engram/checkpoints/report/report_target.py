@@ -5,10 +5,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from engram.backbone import Backbone, given_backbone
+from engram.backbone.find_backbone import find_in_catalogue
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
-from engram.sizing.weights import Contents, dense_dtype, weigh
+from engram.sizing.weights import Contents, base_alone, base_weights, dense_dtype, weigh
 from engram.storage.dtypes import dtype_name
 
 
@@ -37,7 +38,10 @@ def find_target(
     try:
         config = load_config(target)
     except MissingFileError:
-        raise _nothing(name) from None
+        base = find_in_catalogue(name) if Path(name).name == name and model is None else None
+        if base is None:
+            raise _nothing(name) from None
+        return base_alone(base, base_weights(base))
     return _config(config, model, dtype)
 
 
@@ -73,18 +77,11 @@ def _config(
 
 def _nothing(target: str) -> MissingFileError:
     """The error for a target that is none of the things that it could be."""
-    from engram.backbone.find_backbone import catalogue_names, find_in_catalogue
+    from engram.backbone.find_backbone import catalogue_names
 
     if Path(target).name != target or Path(target).suffix in CONFIG_SUFFIXES:
         hint = "Check the path; engram config ls lists the templates."
         return MissingFileError.at(target, hint, target=target)
-    base = find_in_catalogue(target)
-    if base is not None:
-        return MissingFileError(
-            f"{target} is a base model without a memory ({base.params:,} parameters).",
-            f"engram size --model {target} sizes one for it.",
-            target=target,
-        )
     models = (name.rpartition("/")[2].lower() for name in catalogue_names())
     names = dict.fromkeys([*template_names(), *models])
     near = get_close_matches(target.lower(), names, n=3)
