@@ -1,7 +1,8 @@
 """Compares the estimate of `engram report` with the memory that real runs take on a CPU.
 
 Each run is a process of its own: resident memory after the imports, then its peak once a model with
-a memory is loaded and trained, or generates, on one thread. Target: the estimate within 15 % of the difference.
+a memory is loaded and trained, or generates, on one thread. Target: the estimate within 15 % of
+the difference.
 
     python benchmarks/bench_memory.py ATTACHED_FOLDER
 """

@@ -101,10 +101,10 @@ def attach(
     The base's weight files are copied or linked, never decoded; the memory is written beside them
     as a stream, so that memory use does not grow with the model. Without -c a memory is sized for
     the base as `engram size` does, a quarter of the whole unless an option says otherwise, and its
-    config is written into the folder as engram.yaml.
+    config is written into the folder as memory.yaml.
 
     Examples:
-        $ engram attach ./model -o attached
+        $ engram attach ./model -o quarter
         $ engram attach ./model --share 10% -o small
         $ engram attach ./model -c config.yaml -o attached
         $ engram attach ./model -c config.yaml -o bf16 --dtype bfloat16 --verify

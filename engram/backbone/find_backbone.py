@@ -111,8 +111,8 @@ def list_backbones() -> tuple[Backbone, ...]:
 
     Examples:
         >>> import engram
-        >>> [it.name for it in engram.list_backbones() if it.hidden_size == 576]
-        ['HuggingFaceTB/SmolLM2-135M']
+        >>> [it.name for it in engram.list_backbones() if it.num_layers == 30][0]
+        'HuggingFaceTB/SmolLM2-135M'
     """
     found = (find_in_catalogue(name) for name in catalogue_names())
     return tuple(sorted(filter(None, found), key=lambda backbone: backbone.name.lower()))

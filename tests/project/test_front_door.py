@@ -184,7 +184,7 @@ ACCESSIBLE = {name: getattr(engram, name) for name in ("TextOptions", "load_conf
 # Calls that are not meant, each with the words that name the argument and say what is right.
 REFUSED = {
     "attach('model', 'memory.yaml', 'out', init='zero')": "init must be one of 'identity', 'paper'",
-    "attach('model', 5, 'out')": "config must be a text or a Path or an EngramConfig or a SizeOptions or None, got 5 (int)",
+    "attach('model', 5, 'out')": "config must be a text or a Path or an EngramConfig or a SizeOp",
     "SizeOptions(per='Head')": "per must be one of 'order', 'head', got 'Head'",
     "SizeOptions(budget='40M')": "Give the number itself: 40_000_000.",
     "SizeOptions(layers='1,6')": "layers must be a list (of each: a whole number) or None",

@@ -29,7 +29,7 @@ from engram.storage.files import Progress, sha256_of, write_json
 from engram.storage.folders import check_folder, demand_apart, torn
 from engram.storage.safetensors_writer import plan_shards
 
-CONFIG_YAML = "engram.yaml"
+CONFIG_YAML = "memory.yaml"
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -62,7 +62,7 @@ def attach(
         model: Hugging Face folder or hub id of the base.
         config: The memory: a config, its file, or the name of a template; or what `engram.size`
             takes to size one for the base, a quarter of the whole when None. The config that it
-            finds is written into the folder as engram.yaml.
+            finds is written into the folder as memory.yaml.
         output: The folder to appear.
         tokenizer: The model's tokenizer, or its name or path; the one in its folder when None.
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.

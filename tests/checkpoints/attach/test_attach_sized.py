@@ -1,4 +1,4 @@
-"""A memory that is sized while it is attached: the config is the planner's, and lies in the folder."""
+"""A memory that is sized while it is attached: its config is the planner's, in the folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_what_is_attached_is_what_size_finds(base, tmp_path, options):
     assert attached.max_logit_difference == 0
     sized = engram.size(base, options)
     assert attached.plan.added_params == sized.counts.total_params
-    written = engram.load_config(tmp_path / "out" / "engram.yaml")
+    written = engram.load_config(tmp_path / "out" / "memory.yaml")
     assert written.engram_table_size == sized.config.engram_table_size
     assert written.layer_ids == sized.config.layer_ids
     assert engram.verify(tmp_path / "out").ok
     # The file describes the same memory, for another base or another place.
-    again = engram.attach(base, tmp_path / "out" / "engram.yaml", tmp_path / "again")
+    again = engram.attach(base, tmp_path / "out" / "memory.yaml", tmp_path / "again")
     assert again.plan.addresses.fingerprint == attached.plan.addresses.fingerprint
 
 
