@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from engram.sizing.placement import MemoryUse, Resource
+from engram.sizing.placement import MemoryUse
+from engram.sizing.resources import Resource
 from engram_cli.output import Shown, Table
 
 _TRAINED = {

@@ -16,7 +16,8 @@ from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.errors import DoesNotFitError
 from engram.sizing.budget import seed_rule_k
 from engram.sizing.counts import MemoryCount, count_params
-from engram.sizing.placement import MemoryUse, Resource, all_fit, memory_use
+from engram.sizing.placement import MemoryUse, memory_use
+from engram.sizing.resources import Resource, all_fit
 from engram.sizing.run_options import Optimizer, Place, RunOptions
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.weights import total_of, weigh
@@ -161,7 +162,7 @@ class Planner:
         rows = counts.config.engram_table_size[0]
         _, size_bytes = total_of(smallest.use.weights)
         lacks = [
-            f"{it.name} of {it.shown(it.capacity)}, {it.shown(it.used)} are needed"
+            f"{it.name} of {it.shown(it.capacity)} lacks {it.shown(it.missing)}"
             for it in smallest.lacks.values()
         ]
         return DoesNotFitError(
@@ -180,10 +181,10 @@ class Planner:
 
     def _advice(self) -> str:
         advice = ["Fewer layers, or a smaller width per order, cost less."]
-        if self.options.mode == "training" and self.options.has_machine:
-            if self.options.train == "all" and self.backbone is not None:
+        if self.options.has_machine and self.backbone is not None:
+            if self.options.mode == "training" and self.options.train == "all":
                 advice.append("--train memory leaves the base frozen.")
-            advice.append("A shorter --context or a smaller --batch keeps fewer activations.")
+            advice.append("A shorter --context and a smaller --batch need less beside the weights.")
         return " ".join(advice)
 
     def try_size(self, rows_per_head: int) -> Trial:

@@ -13,6 +13,9 @@ DEFAULT_CONTEXT = 4096
 LORA_RANK = 16
 # Part of the activations that an allocator loses to gaps between tensors of different lifetimes.
 ALLOCATOR_SLACK = 0.1
+# Part of a cache that the same loses while the cache grows: its tensors are copied at every token,
+# each copy a little larger than the gap that the last one left.
+_CACHE_GAPS = 0.5
 _FULL = 4  # bytes of float32, in which loss and norms are computed
 # What a memory's module keeps of a token, in bytes: (a, b) as in `backbone.activations.Kept`, by
 # hidden width, and by hidden width times streams; and bytes an element, by memory width, of ids
@@ -67,7 +70,9 @@ def activation_bytes(
         layer = element_bytes * (widest + 2 * decoder.hidden) + 2 * _FULL * decoder.hidden
         peak = tokens * max(layer, memory)
         peak += options.batch * decoder.vocab * (element_bytes + _FULL)
+        gaps = _CACHE_GAPS * cache_bytes(backbone, options, element_bytes) / max(1, options.tp)
     else:
+        gaps = 0.0
         is_frozen = options.train == "memory"
         first = min(config.layer_ids or [0]) if config is not None else 0
         layers = decoder.layers - first if is_frozen else decoder.layers
@@ -79,7 +84,7 @@ def activation_bytes(
             + (0 if config is None else module_bytes(config, element_bytes))
             * len(config.layer_ids or [] if config is not None else [])
         )
-    return int(peak * (1 + ALLOCATOR_SLACK))
+    return int(peak * (1 + ALLOCATOR_SLACK) + gaps)
 
 
 def module_bytes(config: EngramConfig, element_bytes: int) -> int:

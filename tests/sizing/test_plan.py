@@ -192,7 +192,7 @@ QUESTIONS = {
         "llama-3.2-1b", device_memory=24 * GB, tp=2, optimizer="rowwise-adagrad", **TRAIN
     ),
     "long context": ask("llama-3.2-1b", device_memory=8 * GB, context=32_768),
-    "large batch": ask("qwen3-0.6b", device_memory=8 * GB, batch=16, context=2048),
+    "large batch": ask("qwen3-0.6b", device_memory=12 * GB, batch=16, context=2048),
     "budget": ask("gpt2", budget=40_000_000),
     "budget and device": ask("gpt2", budget=10**9, device_memory=2 * GB),
     "device and budget": ask("gpt2", budget=60_000_000, device_memory=2 * GB),
