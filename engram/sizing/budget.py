@@ -16,7 +16,7 @@ from engram.errors import DoesNotFitError, InputError
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.sized_memory import Sizing
-from engram.sizing.weights import config_weights, dense_dtype, dtype_bytes
+from engram.sizing.weights import config_weights, dtype_bytes
 from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
@@ -53,18 +53,18 @@ def memory_budget(config: EngramConfig, budget_bytes: int, base_dtype: str | Non
     """Return the parameters of the largest memory that fits a budget in bytes.
 
     Rows count with their scales in the dtype chosen by `EngramConfig.stored_dtype`, dense parts in
-    the `dense_dtype` for it.
+    that of `TableDtype.around`.
 
     Args:
         config: The memory's shape.
         budget_bytes: Bytes that tables and modules may take together.
         base_dtype: Float dtype of the base, if known.
     """
-    dense, dtype = count_params(config).dense_params, config.stored_dtype(base_dtype).name
-    itemsize = dtype_bytes(dense_dtype(dtype))
+    dense, dtype = count_params(config).dense_params, config.stored_dtype(base_dtype)
+    itemsize = dtype_bytes(dtype.around)
     if dense * itemsize > budget_bytes:
         return budget_bytes // itemsize
-    row = row_bytes(config.row_width, dtype)
+    row = row_bytes(config.row_width, dtype.name)
     return dense + (budget_bytes - dense * itemsize) // row * config.row_width
 
 
@@ -208,7 +208,7 @@ def _does_not_fit(
 ) -> DoesNotFitError:
     vocab_size = config.engram_vocab_size
     needed = _with_rows(config, [needed_rows] * len(config.orders))
-    parts = config_weights(needed, config.stored_dtype(base_dtype).name)
+    parts = config_weights(needed, config.stored_dtype(base_dtype))
     needed_bytes = sum(part.size_bytes for part in parts)
     what = (
         f"k = {needed_rows // vocab_size}"

@@ -220,7 +220,7 @@ def test_memory_budget_holds_in_bytes(dtype):
 
         def size_bytes(rows):
             counts = memory_cost(shape, rows).counts
-            return sum(part.size_bytes for part in config_weights(counts, dtype))
+            return sum(part.size_bytes for part in config_weights(counts, shape.stored_dtype()))
 
         assert size_bytes(sizing.fill_rows) <= budget_bytes < size_bytes(sizing.fill_rows + 1)
     with pytest.raises(DoesNotFitError):

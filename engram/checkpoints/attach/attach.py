@@ -7,7 +7,7 @@ from typing import Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
-from engram.backbone.quantisation import check_packages, quantisation_method
+from engram.backbone.quantisation import check_packages
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
@@ -108,11 +108,11 @@ def attach(
     stored = memory.stored_dtype(base.dtype, dtype)
     memory = replace(memory, table_dtype=stored.name)
     plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
-    tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
+    tensors = expected_tensors(plan.config, stored, plan.addresses, plan.layers_path)
     check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
     plan = replace(
         plan,
-        shards=plan_shards(first_values(plan, tensors, init), MAX_SHARD_BYTES),
+        shards=plan_shards(first_values(plan, tensors, stored, init), MAX_SHARD_BYTES),
         link=link,
         digests=digests,
     )
@@ -121,8 +121,8 @@ def attach(
         check_folder(output, own_files, overwrite)
         plan.check_room()
     else:
-        if verify:  # at once, not after the whole was written
-            check_packages(quantisation_method(base.config))
+        if verify and base.quantisation:  # at once, not after the whole was written
+            check_packages(base.quantisation)
         write(plan, overwrite=overwrite, progress=progress)
     if on_written is not None:
         on_written(attached)
@@ -152,7 +152,8 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         if weights is not None:
             recorded["weight_files"] = weights
         config = {**plan.model_config, "engram": {**plan.model_config["engram"], DIGESTS: recorded}}
+        name = CONFIG_FILE
         if plan.adapter:
-            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, config))
-        else:
-            write_json(folder / CONFIG_FILE, config)
+            name = ADAPTER_FILE
+            config = adapter_settings(plan.base, config)
+        write_json(folder / name, config)
