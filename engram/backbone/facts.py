@@ -11,7 +11,6 @@ from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_
 from engram.backbone.counting import Counts, count, count_stored
 from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
 from engram.backbone.float_dtype import float_dtype
-from engram.backbone.quantisation import stated_quantisation
 from engram.errors import ConfigError, InputError, MissingFileError, Problem
 from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
 from engram.storage.safetensors_headers import TensorInfo
@@ -148,11 +147,8 @@ def base_params(config: Mapping[str, Any]) -> int | None:
         config: Its config.json, or that of a checkpoint attached to it.
 
     Returns:
-        Their number before quantisation; None if the base is not quantised, or its family has no
-        closed form.
+        Their number before quantisation; None if its family has no closed form.
     """
-    if stated_quantisation(config) is None:
-        return None
     try:
         return Backbone.from_config(config, "", "").params
     except InputError:

@@ -28,7 +28,13 @@ NEVER_COPIED = {
     "_auto_class": None,
     "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
 }
-
+# Auto classes of models that generate text, with the mapping of each.
+TEXT_ALONE, WITH_IMAGES = "AutoModelForCausalLM", "AutoModelForImageTextToText"
+_GENERATING = {
+    TEXT_ALONE: "MODEL_FOR_CAUSAL_LM_MAPPING",
+    WITH_IMAGES: "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+}
 
 _RENAMES = "loading bases whose tensors are renamed"
 _CODE = "bases that are code in their own folder"
@@ -166,6 +172,12 @@ def mapped(mapping: str, key: Any) -> Any:
     entries = getattr(transformers, mapping)
     # Lazy mappings fill themselves when they are indexed, not in `get`.
     return entries[key] if key in entries else None  # noqa: SIM401
+
+
+def generating_classes(config: Any) -> dict[str, Any]:
+    """Return transformers' models of a config class that generate text, by Auto class."""
+    found = {name: mapped(mapping, config) for name, mapping in _GENERATING.items()}
+    return {name: model for name, model in found.items() if model is not None}
 
 
 _load_pretrained_model = callable_seam(

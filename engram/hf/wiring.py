@@ -47,9 +47,7 @@ def wire(
             config.
     """
     check_config(addresses, config, model.config.name_or_path or type(model).__name__)
-    decoder, layers, path = find_layers(model)
-    check_cache(decoder)
-    check_fits(config, addresses.layer_ids, len(layers), model.config.get_text_config())
+    decoder, layers, path = find_place(model, config, addresses.layer_ids)
     dtype, distributions = model.dtype, addresses.vocab_distributions
     for index, layer in enumerate(layers):
         mixin = MemoryLayer if index in distributions else PlainLayer
@@ -76,6 +74,18 @@ def wire(
     decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
     decoder.engram_ids = MemoryIds(addresses, placeholder_ids(model.config))
     decoder.engram_layers_name = path.rpartition(".")[2]
+
+
+def find_place(model: Any, config: EngramConfig, layer_ids: list[int]) -> tuple[Any, Any, str]:
+    """Find the decoder and the layers that a memory goes to; see `find_layers`.
+
+    Raises:
+        LayoutError: There are none, they carry no memory, or not this one.
+    """
+    decoder, layers, path = find_layers(model)
+    check_cache(decoder)
+    check_fits(config, layer_ids, len(layers), model.config.get_text_config())
+    return decoder, layers, path
 
 
 def find_layers(model: Any) -> tuple[Any, Any, str]:
