@@ -72,10 +72,7 @@ def unsuited(config: Mapping[str, Any]) -> str:
 
 def stated_depth(config: Mapping[str, Any]) -> Any:
     """Return the number of decoder layers in a raw config, unchecked; None if it has none."""
-    text = text_part(config)
-    model_type = str(text.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
-    keys = {**text, **canonical(text)}
-    return stated_layers(model_type, keys.get)
+    return stated_layers(canonical(text_part(config)).get)
 
 
 def stored_depths(names: Iterable[str]) -> dict[str, int]:

@@ -41,9 +41,10 @@ def admit(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str
         InputError: Its code may not run, and transformers has no such model; or its code is in
             another repository.
     """
-    model_type, stated = config.get("model_type"), config.get("auto_map") or {}
+    model_type, stated = config.get("model_type"), config.get("auto_map")
     if not isinstance(model_type, str):
         raise LayoutError(f"{folder}/config.json names no model_type.", folder=str(folder))
+    stated = stated if isinstance(stated, dict) else {}
     code = {key: str(stated[key]) for key in CODE_KEYS if key in stated}
     needs_code = compat.TEXT_ALONE in code
     if needs_code and trust:

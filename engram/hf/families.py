@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from engram.backbone.families import ATTACHED_PREFIX
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError
 from engram.hf import compat
@@ -25,24 +25,7 @@ from engram.seams import tested_range
 
 # Families that `import engram.hf` registers with transformers' Auto classes; others are registered
 # when this toolkit attaches to or loads one of their checkpoints.
-FAMILIES = (
-    "deepseek_v3",
-    "deepseek_v4",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "mixtral",
-    "olmo2",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "smollm3",
-    *MULTIMODAL,
-)
+REGISTERED = (*FAMILIES, "deepseek_v4", *MULTIMODAL)
 # Auto classes of a base's tokenizer and processor: the mapping with its own, and the argument that
 # registers it.
 _READERS = (
@@ -218,5 +201,5 @@ def _unknown(base_type: str) -> LayoutError:
 
 def register_families() -> None:
     """Register the known families with transformers' Auto classes and pipelines."""
-    for model_type in FAMILIES:
+    for model_type in REGISTERED:
         _config_class(model_type)

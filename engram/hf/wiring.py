@@ -125,8 +125,7 @@ def find_layers(model: Any) -> tuple[Any, Any, str]:
 
 
 def _depth(text_config: Any) -> int | None:
-    model_type = str(text_config.model_type).removeprefix("engram_")
-    return cast(int | None, stated_layers(model_type, lambda key: getattr(text_config, key, None)))
+    return cast(int | None, stated_layers(lambda key: getattr(text_config, key, None)))
 
 
 def _not_found(model: Any, reason: str) -> LayoutError:
