@@ -67,7 +67,7 @@ def describe_attachment(
     model_config = _model_config(base, config, addresses, layers_path, config_class, model_class)
     name, text = folder_module.remote_module(config_class, model_class, code)
     auto_class = None if adapter else model_class.engram_auto_classes[0]
-    card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
+    card = model_card(base, config, addresses, auto_class)
     return AttachPlan(
         base=base,
         config=config,
