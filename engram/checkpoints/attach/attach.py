@@ -62,7 +62,7 @@ def attach(
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
         dtype: dtype of the tables, see `engram.config.table_dtype`; the config's, or the base's
             own, when None. What lies around quantised tables (fp8, int8) is bfloat16.
-        link: Hard-link the base's files instead of copying them.
+        link: Hard-link the base's weight files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
         digests: Record the sha256 of every weight file, which `verify` compares when asked to; that
             of small files is always recorded.
