@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
+from engram.backbone.claims import MAX_LAYERS, check_claims, text_part, unsuited
 from engram.backbone.counting import Counts, count, count_stored
-from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical, stated_layers
 from engram.backbone.float_dtype import float_dtype
 from engram.errors import ConfigError, InputError, MissingFileError, Problem
 from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
@@ -98,11 +98,11 @@ class Backbone(Counts):
             LayoutError: The family is unknown and there are no safetensors files to count.
             CorruptFileError: A safetensors file is torn or inconsistent.
         """
-        merged = text_part(config)
-        model_type = str(merged.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
+        stated = canonical(text_part(config))
+        model_type = str(stated.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
         family = FAMILIES.get(model_type)
-        keys = {**(family.defaults if family else {}), **canonical(merged)}
-        keys["num_hidden_layers"] = stated_depth(config)
+        keys = {**(family.defaults if family else {}), **stated}
+        keys["num_hidden_layers"] = stated_layers(stated.get)
         problems = _problems(keys, family)
         if problems:
             raise ConfigError(
