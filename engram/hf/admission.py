@@ -99,7 +99,7 @@ def not_trusted(folder: Path | str, reference: str) -> InputError:
 
 
 @contextmanager
-def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
+def of_the_base(folder: Path, doing: str = "build") -> Iterator[None]:
     """Turn errors of transformers about a base's own files into errors that name the base.
 
     Args:
