@@ -52,7 +52,6 @@ class FastEncoder:
 
     Args:
         tokenizer: The tokenizer.
-        reference: Its `tokenizers` object, without truncation or padding.
 
     Attributes:
         reference_documents: Documents that went to `tokenizers`.
@@ -64,7 +63,8 @@ class FastEncoder:
         ValueError: gigatoken is not safe for this tokenizer; the message has the reason.
     """
 
-    def __init__(self, tokenizer: TokenizerFile, reference: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenizerFile) -> None:
+        reference = tokenizer.tokenizer
         _check_kind(reference)
         # Tokens that were added to it since do not matter: their strings go to `tokenizers`.
         self._source = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def tokenise(
     """
     check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
-    encoder = whole_documents(tokenizer).tokenizer
+    encoder = tokenizer.tokenizer
     # Batches that keep all cores busy.
     encodable = _encodable(blocks, encoder, wrong)
     for batch in grouped(encodable, lambda block: sum(map(len, block.texts)), _BATCH_CHARACTERS):
@@ -115,7 +115,7 @@ def fast_encoder(
     if size_bytes is not None and size_bytes < WORTH_BYTES:
         return None, "Tokenised with tokenizers: the text is small."
     try:
-        fast = FastEncoder(tokenizer, whole_documents(tokenizer).tokenizer)
+        fast = FastEncoder(tokenizer)
     except ImportError:
         install = "pip install 'engram-toolkit[fast]'"
         return None, f"Tokenised with tokenizers: gigatoken is not installed ({install})."
@@ -126,17 +126,6 @@ def fast_encoder(
         fast,
         f"Tokenised with gigatoken {version('gigatoken')}, compared with tokenizers in samples.",
     )
-
-
-def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
-    """Return the tokenizer without the truncation and padding that its file may set."""
-    encoder = tokenizer.tokenizer
-    if encoder.truncation is None and encoder.padding is None:
-        return tokenizer
-    copy = type(encoder).from_str(encoder.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return replace(tokenizer, tokenizer=copy)
 
 
 def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:
