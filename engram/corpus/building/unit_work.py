@@ -98,12 +98,7 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
     tokenizer, rules = _tokenizer(task.tokenizer), task.rules
     chosen = _fast_encoder(tokenizer, task.text_bytes)
     check_digest(tokenizer, task.tokenizer_sha256)
-    reader = TextReader(
-        task.sources,
-        split=rules.splits_by,
-        text_key=rules.text_key,
-        on_error=rules.on_error,
-    )
+    reader = TextReader(task.sources, rules)
     yield from encode(reader, reader.blocks(), tokenizer, rules.adds_eos, chosen)
 
 

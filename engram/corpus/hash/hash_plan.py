@@ -210,10 +210,9 @@ class HashPlan:
     def _tokenising(self, reader: TextReader, folder: Path) -> BuildPlan:
         """Return the plan that tokenises the text into a folder of this job."""
         return BuildPlan(
-            sources=reader.sources,
+            reader=reader,
             tokenizer=self.tokenizer,
             output=ResultFolder(folder, CORPUS_SCHEMA, resume=True, overwrite=True),
-            options=self.options,
             unit_bytes=self.unit_bytes,
         )
 

@@ -101,9 +101,7 @@ def plan_hash(
             f"{text} is not a folder of tokens: it has no digests.", "Leave out --check."
         )
     else:
-        reader = TextReader(
-            text, split=options.split, text_key=options.text_key, on_error=options.on_error
-        )
+        reader = TextReader(text, options)
     folder = None
     if output is not None:
         folder = ResultFolder(Path(output), HASHES_SCHEMA, options.resume, options.overwrite)

@@ -23,6 +23,7 @@ from engram.corpus.hash.windows import Document, DocumentPieces, Window, cut_sto
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.documents import Split
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MismatchError, UsageError
 
@@ -121,7 +122,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             self._cut: Callable[..., Iterator[Window]] = partial(cut_stored, stored)
         else:
             text = (
-                TextReader(source, split=split, text_key=text_key)
+                TextReader(source, TextOptions(split=split, text_key=text_key))
                 if isinstance(source, (str, Path))
                 else source
             )

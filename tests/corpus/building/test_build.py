@@ -56,7 +56,7 @@ def documents(folder: Path) -> list[list[int]]:
 
 def expected_documents(where, *, eos=True, **options) -> list[list[int]]:
     encode = load_tokenizer(str(BPE)).tokenizer.encode
-    texts = [text for block in TextReader(where, **options) for text in block.texts]
+    texts = [text for block in TextReader(where, TextOptions(**options)) for text in block.texts]
     return [[*encode(t, add_special_tokens=False).ids, *[EOS] * eos] for t in texts]
 
 
@@ -84,10 +84,12 @@ def test_units_hold_the_documents_of_the_text(tmp_path, split, unit_bytes):
     found = [
         text
         for unit in units
-        for block in TextReader(unit, split=split).blocks()
+        for block in TextReader(unit, TextOptions(split=split)).blocks()
         for text in block.texts
     ]
-    assert found == [text for block in TextReader(tmp_path, split=split) for text in block.texts]
+    assert found == [
+        text for block in TextReader(tmp_path, TextOptions(split=split)) for text in block.texts
+    ]
     assert sum(source.size_bytes for unit in units for source in unit) == sum(
         s.size_bytes for s in sources
     )
