@@ -194,7 +194,7 @@ class HashPlan:
             yield from reader.batches()
         elif engine is None:
             chosen = fast_encoder(self.tokenizer, reader.total_bytes)
-            yield from encode(reader, reader, self.tokenizer, self.add_eos, chosen)
+            yield from encode(reader, reader, self.tokenizer, chosen)
         else:
             tasks = self._tokenising(reader, Path()).tasks(Path())
             notes, read_before = [], 0

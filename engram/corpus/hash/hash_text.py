@@ -92,7 +92,7 @@ def plan_hash(
             raise UsageError(
                 f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
                 "for text.",
-                "They were chosen when it was built.",
+                "Leave them out: they were chosen when it was built.",
             )
         reader = StoredTokens(Path(text), check_digests=options.check)
         tokenizer = tokenizer or (reader.tokenizer["name"] if config is None else None)
@@ -112,7 +112,7 @@ def plan_hash(
         None if config is None else given_config(config), tokenizer, options.layers
     )
     if isinstance(reader, StoredTokens):
-        check_digest(file, reader.tokenizer["sha256"])
+        check_digest(file, reader.tokenizer["name"], reader.tokenizer["sha256"])
     return HashPlan(
         reader=reader,
         config=memory,

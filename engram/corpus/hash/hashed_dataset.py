@@ -14,10 +14,10 @@ import torch  # noqa: TID253 - this module is itself imported only when needed
 from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
 
 from engram.addressing.hashing import Hasher
-from engram.addressing.tokenizer_files import TokenizerFile
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
+from engram.corpus.building.unit_work import check_digest
 from engram.corpus.hash.hash_text import find_memory
 from engram.corpus.hash.windows import Document, DocumentPieces, Window, cut_stored
 from engram.corpus.results.result_folder import MANIFEST
@@ -110,7 +110,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.n_windows: int | None = None
         if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
             stored = StoredTokens(Path(source), check_digests=check_digests)
-            _check_tokenizer(stored, file)
+            check_digest(file, stored.tokenizer["name"], stored.tokenizer["sha256"])
             self.n_windows = stored.n_tokens // window_tokens
             if not self.n_windows:
                 raise InputError(
@@ -217,14 +217,3 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
 
 def _words(work: Mapping[str, int]) -> str:
     return f"share {work['share']} of {work['shares']} in windows of {work['window_tokens']} tokens"
-
-
-def _check_tokenizer(stored: StoredTokens, tokenizer: TokenizerFile) -> None:
-    if stored.tokenizer.get("sha256") != tokenizer.digest:
-        raise MismatchError(
-            f"The tokens of {stored.folder} were made with the tokenizer "
-            f"{stored.tokenizer.get('name')}, not with {tokenizer.name}.",
-            "Use the config's tokenizer for both.",
-            sha256=stored.tokenizer.get("sha256"),
-            expected=tokenizer.digest,
-        )

@@ -98,8 +98,8 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
     before = find_json(work / _JOB, JOB_SHAPE, file_names=True)
     if before is None:
         raise InputError(
-            f"{work / _JOB} is damaged: it does not show how the unfinished build of {folder} "
-            "began with.",
+            f"{work / _JOB} is damaged: it does not tell how the unfinished build of {folder} "
+            "began.",
             "Start over with --overwrite and without --resume.",
             output=str(folder),
             work=str(work),
@@ -160,7 +160,7 @@ def _is_begun(work: Path) -> bool:
 
 
 def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
-    """Return the keys of a job on which the finished units do not depend."""
+    """Return the keys in which a job differs from the one that began, if units depend on them."""
     differs = [key for key in job if before.get(key) != job[key]]
     # A unit that was finished without an error has none to skip.
     if "on_error" in differs and before.get("on_error") == "stop":
@@ -174,7 +174,7 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
-    """Describe the start of a build, and the difference to the current call."""
+    """Describe in which way a job differs from the one that began."""
     if key == "inputs":
         files = {file["name"]: file for file in before or ()}
         changed = [file["name"] for file in now if files.get(file["name"], file) != file]
@@ -199,10 +199,8 @@ def _claimed(work: Path, folder: Path) -> Iterator[None]:
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)
-    try:
+    with os.fdopen(descriptor):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _at_work(folder: Path) -> InputError:

@@ -116,8 +116,8 @@ class TextReader:
             with open_source(source) as stream:
                 yield from self._read_stream(source, stream)
                 if stream.offset == stream.begin:
-                    name = source.name
-                    self.wrong(InputError(f"{name} is empty: there is no text in it.", file=name))
+                    message = f"{source.name} is empty: there is no text in it."
+                    self.wrong(InputError(message, file=source.name))
 
     def _read_stream(self, source: Source, stream: ByteStream) -> Iterator[Block]:
         """Read a file; a .json depending on its contents, but a part of one starts at a line."""

@@ -209,7 +209,7 @@ def test_what_cannot_be_read_is_refused(stored, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     other = {**manifest, "tokenizer": {**manifest["tokenizer"], "sha256": "0" * 64}}
     (folder / "manifest.json").write_text(json.dumps(other))
-    with pytest.raises(MismatchError, match="not with"):
+    with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
         HashedDataset(folder, CONFIG, window_tokens=T)
     manifest["shards"][1]["tokens"] += 1
     (folder / "manifest.json").write_text(json.dumps(manifest))
