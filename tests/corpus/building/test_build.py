@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -342,6 +343,23 @@ def test_an_unfinished_build_is_neither_lost_nor_mixed_up(tmp_path):
     assert work.exists()
     built = build_small(path, tmp_path / "out", overwrite=True)
     assert (built.resumed_units, work.exists()) == (0, False)
+
+
+def test_an_unfinished_build_of_another_tokenizer_or_with_a_damaged_record(tmp_path):
+    path = text_file(tmp_path)
+    work = interrupted(path, tmp_path / "out")
+    changed = replace(load_tokenizer(str(BPE)), digest="0" * 64)
+    options = TextOptions(add_eos=False)
+    for other, message in (
+        (WORD, f"was started with tokenizer {BPE}, not {WORD}; end-of-text tokens yes, not no"),
+        (changed, f"was started with another tokenizer with the name {BPE}; end-of-text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build_corpus(path, other, tmp_path / "out", options, unit_bytes=5000, resume=True)
+    (work / "job.json").write_text("{")
+    with pytest.raises(InputError, match=r"job\.json is damaged: it does not tell how"):
+        build_small(path, tmp_path / "out", resume=True)
+    assert build_small(path, tmp_path / "out", overwrite=True).resumed_units == 0
 
 
 def test_two_builds_at_once_are_refused(tmp_path):
