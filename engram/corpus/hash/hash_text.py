@@ -107,7 +107,7 @@ def plan_hash(
         folder = ResultFolder(Path(output), HASHES_SCHEMA, options.resume, options.overwrite)
         if not options.resume:
             check_format(options.format)
-            folder.check(None)
+            folder.check({})
     memory, file, addresses = find_memory(
         None if config is None else given_config(config), tokenizer, options.layers
     )

@@ -68,13 +68,12 @@ def working(folder: Path, job: dict[str, Any], resume: bool) -> Iterator[Path]:
             _remove(work)
 
 
-def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite: bool) -> None:
+def check_work(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Check that a build of a folder can start; nothing is written.
 
     Args:
         folder: The folder to build.
-        job: Everything that determines the results; None skips the comparison with an unfinished
-            build.
+        job: Everything that determines the results, to compare with that of a build to resume.
         resume: Whether to continue an unfinished build.
         overwrite: Whether an unfinished build may be discarded.
 
@@ -86,9 +85,9 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
         raise staging.in_the_way(work)
     if staging.in_use(work):
         raise _at_work(folder)
-    if not _is_begun(work):
+    if not _is_begun(work) or (overwrite and not resume):
         return
-    if not resume and not overwrite:
+    if not resume:
         raise InputError(
             f"There is an unfinished build of {folder} ({work.name} beside it).",
             "Continue with --resume, or start over with --overwrite.",
@@ -104,7 +103,7 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
             output=str(folder),
             work=str(work),
         )
-    if job is not None and resume and (differs := _differences(before, job)):
+    if differs := _differences(before, job):
         words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
         raise InputError(
             f"The unfinished build of {folder} was started with {words}.",
