@@ -172,7 +172,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         }
         self._state = self._resume or {**work, "piece": 0, "token": 0}
         self._resume = {}
-        saved = {key: self._state[key] for key in work}
+        saved = {key: self._state.get(key) for key in work}
         if saved != work:
             raise MismatchError(
                 f"The saved position is for {_words(saved)}; this is {_words(work)}.",
@@ -215,5 +215,5 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         return {key: value for key, value in self.__dict__.items() if key != "_hasher"}
 
 
-def _words(work: Mapping[str, int]) -> str:
+def _words(work: Mapping[str, int | None]) -> str:
     return f"share {work['share']} of {work['shares']} in windows of {work['window_tokens']} tokens"

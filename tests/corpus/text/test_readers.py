@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -321,3 +323,20 @@ def test_the_command_names_faults_and_skips_them_when_told_to(faults, tmp_path, 
     if command == "corpus build":
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert len(manifest["problems"]) == manifest["counts"]["skipped"] == len(said)
+
+
+def test_a_document_of_a_named_pipe_that_cannot_be_read_is_told(tmp_path):
+    """The pipe is not opened again to count lines, which would wait for another writer."""
+    path, found = tmp_path / "pipe.txt", []
+    os.mkfifo(path)
+
+    def read():
+        with pytest.raises(InputError) as caught:
+            list(TextReader(path))
+        found.append(caught.value.message)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    path.write_bytes(b"good\n\nbad \xff\n")
+    reading.join(10)
+    assert [f"{path}:3: byte 10 " in message for message in found] == [True]
