@@ -106,9 +106,11 @@ class Growth:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Growth:
         """Read what `to_dict` returned."""
-        points = values["points"]
-        kept = (GrowthPoint(it["tokens"], it["distinct_ngrams"], it["kind"]) for it in points)
-        return cls(values["order"], tuple(kept))
+        points = (
+            GrowthPoint(point["tokens"], point["distinct_ngrams"], point["kind"])
+            for point in values["points"]
+        )
+        return cls(values["order"], tuple(points))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve for JSON."""

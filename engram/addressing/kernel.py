@@ -18,7 +18,6 @@ from engram.addressing.hash_inputs import MASKED
 from engram.storage.machine_code import compiled
 
 LANES = 8
-HashRange = Callable[..., int]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -101,7 +100,7 @@ def _store_rows(
     return signature, generate
 
 
-def make_hash_range(n_orders: int, n_heads: int) -> HashRange:
+def make_hash_range(n_orders: int, n_heads: int) -> Callable[..., int]:
     """Compile the kernel for a fixed number of orders and heads.
 
     Args:

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import grouped
 from engram.corpus.tokens.cutting import cut_long
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 # Loading gigatoken takes as long as encoding this much text with `tokenizers`.
 WORTH_BYTES = 2**23

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import Block, grouped
 from engram.corpus.tokens.cutting import too_long_to_encode
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference
@@ -17,8 +18,6 @@ from engram.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 

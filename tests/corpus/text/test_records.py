@@ -188,7 +188,7 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path):
     path = write(
         tmp_path, "a.csv", b'n,text\n1,one\n2\n3,"\n4,t\xffo\n"5"x,five\n\n6,six\n7,\n8,eight\n'
     )
-    with pytest.raises(InputError, match=r"a\.csv:3: the row has 1 fields"):
+    with pytest.raises(InputError, match=r"a\.csv:3: the row has 1 field"):
         documents(path)
     path = write(
         tmp_path, "a.csv", b'n,text\n1,one\n2\n4,t\xffo\n"5"x,five\n\n6,six\n7,\n8,eight\n'
@@ -197,7 +197,7 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path):
     assert [text for block in reader for text in block.texts] == ["one", "six", "eight"]
     said = [error.message.removeprefix(str(path)) for error in reader.errors]
     assert said[:2] == [
-        ":3: the row has 1 fields, and 'text' is not among them.",
+        ":3: the row has 1 field, and 'text' is not among them.",
         ":4: 'text' is not valid UTF-8 at character 1.",
     ]
     assert said[2].startswith(":5: not a row of a .csv: ")
