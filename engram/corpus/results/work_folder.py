@@ -24,7 +24,7 @@ _NAMES = {"shard_tokens": "shard size", "add_eos": "end-of-text tokens"}
 def work_folder(folder: Path) -> Path:
     """Return the hidden folder of an unfinished build."""
     folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.building")
+    return folder.parent / f".{folder.name}.building"
 
 
 @contextmanager

@@ -399,6 +399,12 @@ def test_what_is_in_the_way_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+def test_the_root_of_the_files_is_refused(tmp_path, overwrite):
+    with pytest.raises(InputError, match="^/ is there already"):
+        build_small(text_file(tmp_path), Path("/"), overwrite=overwrite)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_a_link_in_the_way_is_refused_and_its_folder_stays(tmp_path, overwrite):
     path = text_file(tmp_path)
     other = interrupted(path, tmp_path / "other")
