@@ -36,7 +36,6 @@ Report = Callable[[int], None]
 # The arrays of a unit, each in a file.
 _ARRAYS = ("tokens", "lengths")
 # A process encodes all units with the same tokenizer.
-_tokenizer = lru_cache(maxsize=1)(load_tokenizer)
 _fast_encoder = lru_cache(maxsize=1)(fast_encoder)
 
 
@@ -95,11 +94,17 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
         InputError: A document cannot be read or encoded.
         MismatchError: The tokenizer is no longer the one that the build started with.
     """
-    tokenizer = _tokenizer(task.tokenizer)
-    check_digest(tokenizer, task.tokenizer, task.tokenizer_sha256)
+    tokenizer = _tokenizer(task.tokenizer, task.tokenizer_sha256)
     reader = TextReader(task.sources, task.rules)
     chosen = _fast_encoder(tokenizer, task.text_bytes)
     yield from encode(reader, reader.blocks(), tokenizer, chosen)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(name: str, sha256: str) -> TokenizerFile:
+    tokenizer = load_tokenizer(name)
+    check_digest(tokenizer, name, sha256)
+    return tokenizer
 
 
 def encode(

@@ -17,7 +17,6 @@ from engram.addressing.hashing import Hasher
 from engram.corpus.tokens.tokenise import TokenBatch, Tokens
 from engram.errors import InputError
 
-DEFAULT_CACHE_TOKENS = 10**6
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
 _MOST_LOOKUPS = 2**31 - 1
 
@@ -94,7 +93,7 @@ class CacheSample:
         InputError: A layer would have more than 2^31 look-ups, or none.
     """
 
-    def __init__(self, addresses: Addresses, most_tokens: int = DEFAULT_CACHE_TOKENS) -> None:
+    def __init__(self, addresses: Addresses, most_tokens: int) -> None:
         most = _MOST_LOOKUPS // addresses.n_columns
         if not 0 < most_tokens <= most:
             raise InputError(

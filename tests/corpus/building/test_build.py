@@ -429,9 +429,19 @@ def test_what_a_kill_before_the_first_unit_leaves_blocks_nothing(tmp_path):
             shutil.rmtree(tmp_path / "out")
 
 
+def test_a_tokenizer_that_changes_between_builds_is_read_again(tmp_path):
+    path, folder = text_file(tmp_path), shutil.copytree(BPE, tmp_path / "tokenizer")
+    before = build_corpus(path, folder, tmp_path / "one").manifest["tokenizer"]
+    settings = folder / "tokenizer_config.json"
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**values, "extra_special_tokens": ["<new>"]}))
+    after = build_corpus(path, folder, tmp_path / "two").manifest["tokenizer"]
+    assert after["vocab_size"] == before["vocab_size"] + 1
+
+
 def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):
     unit_work._tokenizer.cache_clear()
     word = load_tokenizer(str(WORD))
-    monkeypatch.setattr(unit_work, "_tokenizer", lambda _name: word)
+    monkeypatch.setattr(unit_work, "load_tokenizer", lambda _name: word)
     with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
         build_small(text_file(tmp_path), tmp_path / "out")

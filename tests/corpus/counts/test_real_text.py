@@ -99,7 +99,7 @@ def test_statistics_equal_python_sets(text):
 
 
 def test_the_cache_curve_equals_a_simulated_lru_at_five_sizes(text):
-    sample = CacheSample(text.addresses)
+    sample = CacheSample(text.addresses, 10**6)
     for batch in text.batches:
         sample.add(batch)
     curve = sample.layers()[0]
