@@ -104,8 +104,8 @@ def build(
     from engram.corpus.building.build_corpus import plan_build
 
     plan = plan_build(inputs, tokenizer, output, options, resume=resume, overwrite=overwrite)
-    if plan.passed_over:
-        out.note(passed_over_text(plan.passed_over))
+    if plan.reader.passed_over:
+        out.note(passed_over_text(plan.reader.passed_over))
     plan.check()
     if dry_run:
         planned = plan.to_dict()

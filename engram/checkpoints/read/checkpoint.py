@@ -222,11 +222,11 @@ class Checkpoint:
             MismatchError: They are not those of their fingerprint, or of the config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_memory import check_shape
+        from engram.addressing.same_memory import check_outline
 
         addresses = Addresses.from_dict(self.settings["addresses"], self.settings_file)
         if self.stated is not None:
-            check_shape(addresses, self.config, self.settings_file)
+            check_outline(addresses, self.config, self.settings_file)
         return addresses
 
     @property

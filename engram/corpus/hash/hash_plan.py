@@ -194,7 +194,7 @@ class HashPlan:
             yield from reader.batches()
         elif engine is None:
             chosen = fast_encoder(self.tokenizer, reader.total_bytes)
-            yield from encode(reader, reader, self.tokenizer, self.add_eos, chosen)
+            yield from encode(reader, reader, self.tokenizer, chosen)
         else:
             tasks = self._tokenising(reader, Path()).tasks(Path())
             notes, read_before = [], 0
@@ -210,10 +210,9 @@ class HashPlan:
     def _tokenising(self, reader: TextReader, folder: Path) -> BuildPlan:
         """Return the plan that tokenises the text into a folder of this job."""
         return BuildPlan(
-            sources=reader.sources,
+            reader=reader,
             tokenizer=self.tokenizer,
             output=ResultFolder(folder, CORPUS_SCHEMA, resume=True, overwrite=True),
-            options=self.options,
             unit_bytes=self.unit_bytes,
         )
 

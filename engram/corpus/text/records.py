@@ -30,12 +30,11 @@ def text_of_json(source: Source, line: int, data: str, key: str) -> str | InputE
     """Parse a JSON record; return its text, or its error."""
     try:
         record: Any = json.loads(data.rstrip("\r"))
+    except json.JSONDecodeError as error:
+        # Its own message has a line within the record, not within the file.
+        return wrong_record(source, line, f"not JSON: {error.msg} at column {error.colno}.")
     except (ValueError, RecursionError) as error:
-        problem = f"{error}"
-        if isinstance(error, json.JSONDecodeError):
-            # Its own message has a line within the record, not within the file.
-            problem = f"{error.msg} at column {error.colno}"
-        return wrong_record(source, line, f"not JSON: {problem}.")
+        return wrong_record(source, line, f"not JSON: {error}.")
     return text_of_record(source, line, record, key)
 
 

@@ -149,6 +149,14 @@ def test_another_tokenizer_is_refused(folders, local_word):
         look_up(folders["demo"], "")
 
 
+def test_tokens_that_were_added_since_do_not_matter(folders, tmp_path):
+    tokenizer = load_tokenizer(folders["demo"]).tokenizer
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = look_up(folders["demo"], TEXT, tokenizer=tmp_path)
+    assert found.to_dict() == look_up(folders["demo"], TEXT).to_dict()
+
+
 def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     """The table has 64 GB by name; torch stays out."""
     folder = tmp_path / "big"
