@@ -43,7 +43,8 @@ class MemoryIds:
         self.addresses, self.not_text = addresses, not_text
         self.ever_checked = ever_checked  # copies of a checked map are valid, too
         self.not_filled = not_filled
-        self._checked: tuple[int, int] | None = None
+        # The map itself, not its id, which another map may get when this one is gone.
+        self._checked: tuple[Tensor | None, int] = (None, 0)
         self._hasher: Hasher | None = None
         self._torch_hasher = TorchHasher(addresses)
 
@@ -118,11 +119,11 @@ class MemoryIds:
         if token_map is None:
             return
         version = version_of(token_map)
-        if self._checked != (id(token_map), version):
+        if self._checked[0] is not token_map or self._checked[1] != version:
             if not bool(token_map.any()):
                 raise self._empty_map(len(token_map))
             self.addresses.with_map(_as_numpy(token_map))
-            self._checked, self._hasher = (id(token_map), version), None
+            self._checked, self._hasher = (token_map, version), None
             self.ever_checked = True
 
     def _empty_map(self, ids: int) -> MismatchError:
