@@ -22,7 +22,7 @@ from engram.nn.quantised import dequantise_fp8
 from support import tiny
 from support.checked import failed, verdicts
 from support.converted import IDS, equal, logits, memory_of, run, tensors
-from support.layouts import LAYOUTS, layout_config
+from support.layouts import LAYOUTS, layout_config, random_memory
 from support.near import assert_near
 from support.paths import BPE, GOLDEN
 
@@ -193,6 +193,34 @@ def test_v41_tables_in_fp8_are_rows_with_scales_of_their_own(folders, base, tmp_
     run(folders["deepseek_v41"], tmp_path / "own", dtype="fp8")
     equal(memory_of(tmp_path / "back"), memory_of(tmp_path / "own"))
     assert torch.equal(logits(tmp_path / "back"), logits(tmp_path / "own"))
+
+
+def test_v41_tables_with_a_scale_for_32_rows_get_one_for_every_row(folders, base, tmp_path):
+    run(folders["deepseek_v41"], tmp_path / "v41", "deepseek_v41", dtype="fp8")
+    expected = {}
+    for file in (tmp_path / "v41").glob("*.safetensors"):
+        found = load_file(file)
+        for name in [name for name in found if name.endswith("embed.weight")]:
+            blocks = -(-len(found[name]) // 32)
+            scales = torch.randint(118, 124, (blocks, 1), dtype=torch.uint8)
+            found[name.replace("weight", "scale")] = scales.view(torch.float8_e8m0fnu)
+            expected[name.split(".")[1]] = dequantise_fp8(found[name], scales, rows_per_scale=32)
+        save_file(found, file)
+    made = run(tmp_path / "v41", tmp_path / "back", base=base)
+    assert [parts["table"].max_error for parts in made.losses().values()] == [0, 0]
+    layers = engram.load(tmp_path / "back").get_decoder().engram_layers
+    for layer_id, values in expected.items():
+        table = layers[int(layer_id)].engram.multi_head_embedding.embedding
+        assert torch.equal(table(torch.arange(len(values))), values.float())
+
+
+def test_a_pad_that_only_the_tokenizer_names(base, tmp_path):
+    folder = random_memory(base, tmp_path / "attached", "deepseek_v41", pad_id=None)
+    run(folder, tmp_path / "v41", "deepseek_v41")
+    run(tmp_path / "v41", tmp_path / "again", "deepseek_v41")
+    one, other = ((tmp_path / name / "config.json").read_text() for name in ("v41", "again"))
+    assert json.loads(one)["engram_pad_token_id"] == 2
+    assert one == other
 
 
 def test_memories_of_other_constants_are_refused(folders, base, local_word, tmp_path):

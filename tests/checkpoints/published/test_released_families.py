@@ -202,6 +202,10 @@ def test_a_state_dict_of_several_layers(demo):
         ("key_projs.1.weight", torch.ones(16, 12), "tensors", "key_projs.1.weight: [16 x 12]"),
         ("short_conv.conv.weight", torch.ones(48, 1, 4), "tensors", "calls for [64 x 1 x 4]"),
         ("multi_head_embedding.offsets", None, "config", "lacks multi_head_embedding"),
+        (
+            *("multi_head_embedding.offsets", torch.zeros(0, dtype=torch.int64)),
+            *("config", "lacks multi_head_embedding"),
+        ),
     ],
 )
 def test_a_broken_state_dict(demo, key, value, name, words):
