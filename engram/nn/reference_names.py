@@ -40,15 +40,15 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
         if ours in CONSTANTS:
             _check(module, ours, name, state.pop(name))
             continue
+        if ours == TABLE and "offsets" not in layout.released.names:
+            # The release derives them from the config, as this module did.
+            state.setdefault(prefix + OFFSETS, module.multi_head_embedding.offsets)
         target = prefix + (ours.removesuffix("weight") + "scale" if slot.is_scale else ours)
         piece = slot.shard if slot.key.number is None else slot.key.number
         if piece is not None:
             pieces.setdefault(target, {})[piece] = name
         elif target != name:
             state[target] = state.pop(name)
-            if ours == TABLE and "offsets" not in layout.released.names:
-                # The release derives them from the config, as this module did.
-                state[prefix + OFFSETS] = module.multi_head_embedding.offsets
     for target, names in pieces.items():
         _join(module, state, target, target.removeprefix(prefix), names)
     for tensor in layout.all_tensors.values():
@@ -91,8 +91,9 @@ def _dequantise(
 
 def _check(module: EngramModule, constant: str, name: str, stored: Any) -> None:
     """Compare a stored constant with the module's own, where the module can know it."""
-    is_sizes = constant == "sizes"
-    if stored.is_meta or not (is_sizes or module.layout.hashes == "raw"):
+    is_sizes, layout = constant == "sizes", module.layout
+    drawn_from_place = layout.hashes == "raw" and layout.multiplier_key == "index"
+    if stored.is_meta or not (is_sizes or drawn_from_place):
         return
     expected = module.multi_head_embedding.head_sizes if is_sizes else _multipliers(module)
     check_constant(name, stored.tolist(), expected)
