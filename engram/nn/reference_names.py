@@ -12,7 +12,7 @@ from engram.addressing.same_memory import check_constant
 from engram.errors import MismatchError
 from engram.layouts.tensors import CONSTANTS
 from engram.nn.quantised import dequantise_fp8
-from engram.nn.quantised_embedding import QuantisedEmbedding
+from engram.nn.quantised_tables import QuantisedEmbedding
 from engram.tensor_names import OFFSETS, TABLE
 
 if TYPE_CHECKING:
