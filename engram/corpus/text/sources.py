@@ -72,7 +72,8 @@ class Source:
 
     def file_line(self, line: int) -> int:
         """Turn a line of the part into one of the file; rows of a .parquet start at its first."""
-        if self.format == "parquet" or self.path is None:
+        # A whole file is not opened again: a pipe would wait for another writer.
+        if self.format == "parquet" or self.path is None or not self.begin:
             return line
         return line + _lines_before(self.path, self.begin)
 

@@ -213,6 +213,13 @@ def test_a_broken_state_dict(demo, key, value, name, words):
     assert words in failed(path)[name]
 
 
+@pytest.mark.parametrize("name", ["key_projs.{}.weight", "{}.multi_head_embedding.offsets"])
+def test_a_number_that_is_too_long_for_python_is_no_layer(demo, name):
+    path = demo(lambda state: state.update({name.format("9" * 5000): torch.ones(3)}))
+    assert failed(path) == {}
+    run("verify", path).ended(0)
+
+
 def test_a_torn_state_dict(demo):
     path = demo()
     path.write_bytes(path.read_bytes()[:-1])

@@ -111,6 +111,7 @@ QWEN_BROKEN = {
     "other base": (None, {"ngram_vocab_size_base": 60}, "tensors", "and the config calls for"),
     "other padding": (None, {"make_ngram_vocab_size_divisible_by": 128}, "tensors", "calls for"),
     "other width": (None, {"ple_embed_dim": 48}, "tensors", "calls for"),
+    "odd width": (None, {"ple_embed_dim": 25}, "config", "25 is not a multiple of 2"),
     "more shards": (None, {"split_ngram_parts": 5}, "tensors", "shard_4.weight is missing"),
     "fewer shards": (None, {"split_ngram_parts": 3}, "tensors", "the config calls for 3 shards"),
     "lost shard": (
