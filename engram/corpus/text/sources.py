@@ -72,8 +72,7 @@ class Source:
 
     def file_line(self, line: int) -> int:
         """Turn a line of the part into one of the file; rows of a .parquet start at its first."""
-        # A whole file is not opened again: a pipe would wait for another writer.
-        if self.format == "parquet" or self.path is None or not self.begin:
+        if self.format == "parquet" or self.path is None:
             return line
         return line + _lines_before(self.path, self.begin)
 
