@@ -214,6 +214,15 @@ def test_v41_tables_with_a_scale_for_32_rows_get_one_for_every_row(folders, base
         assert torch.equal(table(torch.arange(len(values))), values.float())
 
 
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_shards_of_a_quantised_table_keep_their_own_scales(folders, base, dtype, tmp_path):
+    run(folders["qwen_ple"], tmp_path / "small", dtype=dtype)
+    run(tmp_path / "small", tmp_path / "wide", dtype="float32")
+    run(tmp_path / "small", tmp_path / "published", "qwen_ple", dtype="float32")
+    run(tmp_path / "published", tmp_path / "back", base=base)
+    equal(memory_of(tmp_path / "back"), memory_of(tmp_path / "wide"))
+
+
 def test_a_pad_that_only_the_tokenizer_names(base, tmp_path):
     folder = random_memory(base, tmp_path / "attached", "deepseek_v41", pad_id=None)
     run(folder, tmp_path / "v41", "deepseek_v41")
