@@ -176,7 +176,9 @@ def _gather(table: Tensor, ids: Tensor) -> Tensor:
     return F.embedding(ids, table.view(torch.uint8)).view(table.dtype)
 
 
-def _check_stored(table: QuantisedEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _check_stored(
+    table: QuantisedEmbedding, state: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
     """Raise an error, before loading, for values in another storage format."""
     for name, mine in (("weight", table.weight), ("scale", table.scale)):
         stored = state.get(prefix + name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from engram.nn.module import EngramModule
 
 
-def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def load_published(module: EngramModule, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Give the tensors of a published module our names and shapes, in place.
 
     Args:
@@ -57,7 +58,7 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
 
 
 def _join(
-    module: EngramModule, state: dict[str, Any], target: str, ours: str, names: dict[int, str]
+    module: EngramModule, state: dict[str, Tensor], target: str, ours: str, names: dict[int, str]
 ) -> None:
     """Join the pieces of a tensor. A gap is left alone: torch then names them as unexpected."""
     in_streams = any("{stream}" in d.names.get(ours, "") for d in module.layout.dialects)
@@ -71,7 +72,7 @@ def _join(
 
 
 def _dequantise(
-    module: EngramModule, state: dict[str, Any], name: str, rows_per_scale: int
+    module: EngramModule, state: dict[str, Tensor], name: str, rows_per_scale: int
 ) -> None:
     """Dequantise fp8 values that are not to stay quantised."""
     is_table = name.endswith(TABLE)
@@ -89,7 +90,7 @@ def _dequantise(
     state[name] = dequantise_fp8(codes, scales, rows_per_scale=rows_per_scale)
 
 
-def _check(module: EngramModule, constant: str, name: str, stored: Any) -> None:
+def _check(module: EngramModule, constant: str, name: str, stored: Tensor) -> None:
     """Compare a stored constant with the module's own, where the module can know it."""
     is_sizes, layout = constant == "sizes", module.layout
     drawn_from_place = layout.hashes == "raw" and layout.multiplier_key == "index"
