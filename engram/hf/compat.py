@@ -11,13 +11,7 @@ from typing import Any
 
 from engram.hf.header_loading import loads_from_headers
 from engram.nn import compat as torch_seams
-from engram.seams import (
-    Probed,
-    Seam,
-    callable_seam,
-    probe,
-    require,
-)
+from engram.seams import Probed, Seam, callable_seam, probe, require
 
 PACKAGE = "transformers"
 # transformers 5.24 renamed the argument; the old name is an alias until 5.40, and remains the only
@@ -263,7 +257,11 @@ _BY_TYPE = "finding a base's config class by its model_type"
 _BY_CONFIG = "finding a base's classes by its config"
 # Methods of a cache that also apply to the memory's past.
 _OF_CACHES = (
-    *("reset", "crop", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"),
+    "reset",
+    "crop",
+    "reorder_cache",
+    "batch_repeat_interleave",
+    "batch_select_indices",
     "get_seq_length",
 )
 # Mappings, each with a model type of which it has an entry.

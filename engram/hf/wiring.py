@@ -120,16 +120,17 @@ def find_layers(model: Any) -> tuple[Any, Any, str]:
             name, layers = next(iter(lists.items()))
             return decoder, layers, f"{path}.{name}" if path else name
         if lists:
-            raise _not_found(model, f"{type(decoder).__name__} has several: {', '.join(lists)}")
-    raise _not_found(model, "no module that takes token ids has one")
+            raise _not_found(
+                model, depth, f"{type(decoder).__name__} has several: {', '.join(lists)}"
+            )
+    raise _not_found(model, depth, "no module that takes token ids has one")
 
 
 def _depth(text_config: Any) -> int | None:
     return cast(int | None, stated_layers(lambda key: getattr(text_config, key, None)))
 
 
-def _not_found(model: Any, reason: str) -> LayoutError:
-    depth = _depth(model.config.get_text_config())
+def _not_found(model: Any, depth: int | None, reason: str) -> LayoutError:
     return LayoutError(
         f"The layers of {type(model).__name__} cannot be found: a memory needs one list of {depth} "
         f"layers, and {reason}.",
