@@ -329,6 +329,15 @@ def test_a_reader_that_goes_away_is_no_error(command):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_notes_and_errors_never_move_to_stdout(tmp_path):
+    file = tmp_path / "config.yaml"
+    done = shell(f"engram config new gpt2 -o {file} --dry-run --json 2>&-")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert json.loads(done.stdout)["written"] is False
+    done = shell(f"engram config show {file} 2>&-")
+    assert (done.returncode, done.stdout) == (4, "")
+
+
 def test_a_verdict_survives_a_closed_pipe(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("layout: none\n")
