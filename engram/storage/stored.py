@@ -105,7 +105,7 @@ class Stored:
         files: dict[str, list[str]] = {}
         for name, file in weight_map.items():
             files.setdefault(file, []).append(name)
-        for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
+        for file in sorted(it for it in files if not is_weight_file(it)):
             self.problems.append(
                 CorruptFileError(
                     f"{where} names {file!r}, which is outside of its folder or no .safetensors "
@@ -115,8 +115,8 @@ class Stored:
             self.unread.update(files.pop(file))
         return files
 
-    def take(self, files: Files, header: Callable[[str], dict[str, TensorInfo]]) -> Stored:
-        """Take the tensors of files; return itself.
+    def take(self, files: Files, header: Callable[[str], dict[str, TensorInfo]]) -> None:
+        """Take the tensors of files.
 
         Args:
             files: See `indexed`.
@@ -153,7 +153,6 @@ class Stored:
                     CorruptFileError(f"{twice} is in {file}, and in another file too.")
                 )
             self.tensors.update(new)
-        return self
 
 
 def named(names: Iterable[str]) -> str:
@@ -189,7 +188,8 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
         files = stored.indexed(index.read_bytes(), str(index))
     elif not needs_index:
         files = {file.name: None for file in path.glob("*.safetensors")}
-    return stored.take(files, header)
+    stored.take(files, header)
+    return stored
 
 
 def _read(info: TensorInfo) -> bytes:
@@ -224,5 +224,4 @@ def stored_model_config(path: Path) -> dict[str, Any]:
         CorruptFileError: It is not a JSON object.
     """
     files = [path / name for name in CONFIG_FILES if (path / name).is_file()]
-    config: dict[str, Any] = read_json(files[0]) if files else {}
-    return config
+    return read_json(files[0]) if files else {}
