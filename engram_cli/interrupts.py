@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engram_cli.output import Output
 
 _AGAIN_SECONDS = 0.01
+# Shows the cursor again, which progress bars hide.
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 @contextmanager
@@ -38,10 +40,12 @@ def stopping_at_once(out: Output) -> Iterator[None]:
         if is_stopping:
             for worker in active_children():
                 worker.kill()
-            out.leave()
+            if sys.stderr.isatty():
+                _write_at_once(f"{_SHOW_CURSOR}\n")
             os._exit(INTERRUPTED)
         is_stopping = True
-        out.note_from_signal("Stopping.")
+        if not out.quiet:
+            _write_at_once("Stopping.\n")
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, stop)
@@ -51,6 +55,12 @@ def stopping_at_once(out: Output) -> Iterator[None]:
         # Threads may outlive the block; a second Ctrl-C does not wait for them.
         if not is_stopping:
             signal.signal(signal.SIGINT, before)
+
+
+def _write_at_once(text: str) -> None:
+    """Write to stderr from a signal handler, which may have interrupted another print."""
+    with suppress(OSError, ValueError):  # the reader is gone
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import re
 import select
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from engram.errors import DoesNotFitError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 # Rich cuts tables to 80 columns without a terminal; text in a pipe should not be cut.
 PIPE_WIDTH = 1000
-# Shows the cursor again, which progress bars hide.
-_SHOW_CURSOR = "\x1b[?25h"
 # Control characters except tab and newline, which commands print themselves; marks that change
 # the direction of text; half surrogates, which represent bytes of names that are not UTF-8.
 _UNSAFE = re.compile(
@@ -49,6 +48,7 @@ class Table(NamedTuple):
 Shown: TypeAlias = Iterable[str | Table]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """The answer goes to stdout; notes, warnings and progress go to stderr.
 
@@ -58,10 +58,9 @@ class Output:
         verbose: Whether to print details as well.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
-        self.json = json
-        self.quiet = quiet
-        self.verbose = verbose
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
 
     def result(self, payload: Mapping[str, Any], shown: Shown, *, wrap: bool = True) -> None:
         """Print the answer, once.
@@ -91,16 +90,6 @@ class Output:
         """Print a note, which is not part of the answer."""
         if not self.quiet:
             _tell(text)
-
-    def note_from_signal(self, text: str) -> None:
-        """Print a note from a signal handler, which may have interrupted another print."""
-        if not self.quiet:
-            _write_at_once(f"{printable(text)}\n")
-
-    def leave(self) -> None:
-        """Restore the terminal when the process is about to end in a signal handler."""
-        if sys.stderr.isatty():
-            _write_at_once(_SHOW_CURSOR + "\n")
 
     def next_step(self, text: str) -> None:
         """Print a suggested next command, for people only."""
@@ -161,11 +150,6 @@ def _print(text: str) -> None:
         # The exit code stays valid although nobody reads the rest of the answer.
         if not drop_closed_stdout():
             raise
-
-
-def _write_at_once(text: str) -> None:
-    with suppress(OSError, ValueError):  # the reader is gone
-        os.write(sys.stderr.fileno(), text.encode())
 
 
 def _draw(shown: Shown, wrap: bool) -> str:
