@@ -1,6 +1,7 @@
 """Numbers with units: counts (K, M, B: decimal) and bytes (KiB, GiB binary; KB, GB decimal)."""
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from engram.errors import InputError
@@ -77,6 +78,18 @@ def plural(count: int, noun: str, many: str = "") -> str:
         many: The plural, if it is not the noun plus an s.
     """
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
+def listed(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Join the first of several texts, and say how many more there are.
+
+    Args:
+        texts: The texts, at least one.
+        most: As many as are shown.
+        separator: The text between two of them.
+    """
+    more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
+    return separator.join([*texts[:most], *more])
 
 
 def format_count(count: int) -> str:

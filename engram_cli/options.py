@@ -1,7 +1,7 @@
 """Options that commands share, each with one name, type and help, and objects made of options."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -209,24 +209,16 @@ def taking(**declared: Options) -> Callable[[Callable[..., None]], Callable[...,
             }
             command(**values, **made)
 
-        parameters = _expanded(signature, classes, declared)
+        options = []
+        for name, parameter in signature.parameters.items():
+            if name not in declared:
+                options.append(parameter)
+                continue
+            known = inspect.signature(classes[name]).parameters
+            options += [known[key].replace(annotation=it) for key, it in declared[name].items()]
         run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=list(parameters)
+            parameters=[option.replace(kind=option.KEYWORD_ONLY) for option in options]
         )
         return run
 
     return decorate
-
-
-def _expanded(
-    signature: inspect.Signature,
-    classes: Mapping[str, Any],
-    declared: Mapping[str, Options],
-) -> Iterator[inspect.Parameter]:
-    for name, parameter in signature.parameters.items():
-        if name not in declared:
-            yield parameter.replace(kind=parameter.KEYWORD_ONLY)
-        else:
-            known = inspect.signature(classes[name]).parameters
-            for option, annotation in declared[name].items():
-                yield known[option].replace(kind=parameter.KEYWORD_ONLY, annotation=annotation)

@@ -46,7 +46,9 @@ def check_file(path: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         clean(target)
         raise InputError(
-            f"{path} is already there.", "Give --overwrite to replace it.", path=str(path)
+            f"{path} is already there.",
+            "Pass --overwrite (in Python, overwrite=True) to replace it.",
+            path=str(path),
         )
     check_parents(target)
     if not target.parent.is_dir():

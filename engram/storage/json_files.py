@@ -14,6 +14,7 @@ from typing import Any
 
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.file_names import is_inside
+from engram.units import listed
 
 MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
 MAX_DEPTH = 100
@@ -200,8 +201,7 @@ def check_shape(values: object, shape: Any, where: str, *, hint: str = _HINT) ->
             value that is wrong, the message the first ones.
     """
     if faults := list(_faults(values, shape, "")):
-        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        what = f"is damaged: {'; '.join(faults[:_NAMED])}{more}"
+        what = f"is damaged: {listed(faults, _NAMED, '; ')}"
         raise _corrupt(where, what, hint, problems=faults)
 
 

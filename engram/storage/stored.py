@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from engram.storage.safetensors_headers import (
     TensorInfo,
     read_header,
 )
+from engram.units import listed
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")
-_NAMED = 3  # as many as a message names
+NAMED = 3  # as many as a message names
 _AT_A_TIME = 8
 
 # Names that an index places in each file; None where all of a file's tensors count.
@@ -74,7 +75,7 @@ class Stored:
         """
         if self.missing:
             raise MissingFileError(
-                f"{self.name} lacks {named(self.missing)}, named by its index.",
+                f"{self.name} lacks {listed(self.missing, NAMED)}, named by its index.",
                 "Download the checkpoint again; finished files are kept.",
                 missing=self.missing,
             )
@@ -143,7 +144,9 @@ class Stored:
             absent = [name for name in names or () if name not in found]
             if absent:
                 self.problems.append(
-                    CorruptFileError(f"{named(absent)} should be in {file}, and is not there.")
+                    CorruptFileError(
+                        f"{listed(absent, NAMED)} should be in {file}, and is not there."
+                    )
                 )
             wanted = set(found if names is None else names)
             new = {name: info for name, info in found.items() if name in wanted}
@@ -153,13 +156,6 @@ class Stored:
                     CorruptFileError(f"{twice} is in {file}, and in another file too.")
                 )
             self.tensors.update(new)
-
-
-def named(names: Iterable[str]) -> str:
-    """The first names of many."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
 
 
 def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False) -> Stored:
