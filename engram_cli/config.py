@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,6 @@ from engram_cli.options import (
     OUTPUT,
     BudgetOption,
     DryRunOption,
-    FileOption,
     KOption,
     ModelOption,
     OverwriteOption,
@@ -47,10 +47,6 @@ config = new_app(
         $ engram config check engram.yaml
     """
 )
-
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="FILE|TEMPLATE", help="Config file, or name of a template.")
-]
 
 
 @config.command("ls", cls=Command)
@@ -85,7 +81,12 @@ def new(
             "--set", metavar="KEY=VALUE", help="Set a config key, the value as in YAML. Repeatable."
         ),
     ] = None,
-    output: FileOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Where to write the result; - prints it instead."
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     *,
@@ -138,7 +139,9 @@ def new(
 @config.command("show", cls=Command)
 @taking(out=OUTPUT)
 def show(
-    source: ConfigArgument,
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|TEMPLATE", help="Config file, or name of a template.")
+    ],
     *,
     out: Output,
 ) -> None:
