@@ -27,6 +27,7 @@ class _Page:
 
     def __init__(self, *args: Any, help: str | None = None, **rest: Any) -> None:
         text, rest["epilog"] = split_examples(help)
+        rest["short_help"] = " ".join(text.partition("\n\n")[0].split())
         super().__init__(*args, help=text, **rest)  # type: ignore[call-arg]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -93,20 +94,6 @@ class Command(_Page, TyperCommand):
 
 class Group(_Page, TyperGroup):
     """A command with subcommands; without one it shows its help and ends as a usage error."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of commands, each with the whole first paragraph of its help."""
-        texts = {
-            name: getattr(self.get_command(ctx, name), "help", None) or ""
-            for name in self.list_commands(ctx)
-        }
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, " ".join(text.partition("\n\n")[0].split()))
-                    for name, text in texts.items()
-                ]
-            )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the group's own arguments."""

@@ -169,20 +169,19 @@ def parse_json(
         values: dict[str, Any] = json.loads(text)
         if _depth(values) > MAX_DEPTH:
             raise RecursionError
-    except ValueError as error:
-        what = f"{error}"
-        if isinstance(error, UnicodeDecodeError):
-            what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
-        raise _corrupt(where, f"is not JSON: {what}", hint) from None
-    except RecursionError:
-        raise _corrupt(where, f"is nested more than {MAX_DEPTH} deep", hint) from None
-    try:
         if "\\u" in text:
             written = json.dumps(values, ensure_ascii=False)
             written.encode(errors="surrogateescape" if file_names else "strict")
+    except RecursionError:
+        raise _corrupt(where, f"is nested more than {MAX_DEPTH} deep", hint) from None
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
+        raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except UnicodeEncodeError:
         what = "holds half of a surrogate pair, which is not text"
         raise _corrupt(where, what, hint) from None
+    except ValueError as error:
+        raise _corrupt(where, f"is not JSON: {error}", hint) from None
     check_shape(values, shape, where, hint=hint)
     return values
 

@@ -125,20 +125,15 @@ class Stored:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        def read(file: str) -> dict[str, TensorInfo] | EngramError:
-            try:
-                return header(file)
-            except EngramError as error:
-                return error
-
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            headers = dict(zip(files, pool.map(read, files), strict=True))
+            headers = {file: pool.submit(header, file) for file in files}
         for file, names in sorted(files.items()):
-            found = headers[file]
-            if isinstance(found, EngramError):
-                self.problems.append(found)
+            try:
+                found = headers[file].result()
+            except EngramError as error:
+                self.problems.append(error)
                 self.unread.update(names or ())
-                if names and isinstance(found, MissingFileError):
+                if names and isinstance(error, MissingFileError):
                     self.missing.append(file)
                 continue
             absent = [name for name in names or () if name not in found]
