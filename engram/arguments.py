@@ -95,7 +95,7 @@ def _check(name: str, value: Any, hint: Any, least: Mapping[str, int]) -> None:
         raise UsageError(f"{name} must be >= {least[name]}, got {value}.", argument=name)
 
 
-def _accepts(hint: Any, value: Any) -> bool:
+def _accepts(hint: Any, value: object) -> bool:
     """Whether a value is of a type; other types are not checked."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -109,8 +109,9 @@ def _accepts(hint: Any, value: Any) -> bool:
     if hint in _NUMBERS:
         return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
     if origin is Sequence:
-        is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-        return is_list and all(_accepts(parts[0], item) for item in value)
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            return False
+        return all(_accepts(parts[0], item) for item in value)
     if inspect.isclass(origin) and issubclass(origin, Collection):
         return isinstance(value, origin)
     if origin is not None:
@@ -136,7 +137,7 @@ def _words(hint: Any) -> str:
     return _WORDS.get(hint) or f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
-def _number_in(value: Any) -> str:
+def _number_in(value: object) -> str:
     """Return the next step for somebody who gave the text of a number."""
     if not isinstance(value, str):
         return ""

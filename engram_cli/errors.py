@@ -111,7 +111,7 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     """
     show = warnings.showwarning
 
-    def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
+    def tell(message: Warning | str, category: type[Warning], *more: Any, **options: Any) -> None:
         if issubclass(category, EngramWarning):  # as the command line's own, without a line of code
             print(printable(f"Warning: {message}"), file=sys.stderr, flush=True)
         else:

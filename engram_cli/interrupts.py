@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engram_cli.errors import INTERRUPTED
 
@@ -72,7 +72,7 @@ def no_interrupt_lost() -> Iterator[None]:
     """
     before = sys.unraisablehook
 
-    def hear(event: Any) -> None:
+    def hear(event: sys.UnraisableHookArgs) -> None:
         if not issubclass(event.exc_type, KeyboardInterrupt):
             before(event)
             return
