@@ -93,6 +93,9 @@ TableDtypeOption = Annotated[
 ]
 
 
+_LONGEST_NUMBER = 20  # Python refuses to read thousands of digits
+
+
 def layer_list(text: str) -> list[int]:
     """Read the value of ``--layers``, such as 1,6.
 
@@ -100,7 +103,7 @@ def layer_list(text: str) -> list[int]:
         InputError: It is not a list of whole numbers.
     """
     words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
+    if not all(word.strip().isdecimal() and len(word) < _LONGEST_NUMBER for word in words):
         raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
     return [int(word) for word in words]
 
