@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 SCHEMA = "engram.config/1"
 # By config key: the options that decide it; --set decides any.
 _OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    **{"k": ("k",), "engram_table_size": ("k", "budget"), "layer_ids": ()},
+    "k": ("k",),
+    "engram_table_size": ("k", "budget"),
+    "layer_ids": (),
 }
 
 config = new_app(
