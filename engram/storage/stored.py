@@ -10,7 +10,7 @@ from typing import Any
 
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.file_names import is_weight_file
-from engram.storage.json_files import parse_json, read_json
+from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
     INDEX_SHAPE,
@@ -91,15 +91,10 @@ class Stored:
                 f"{self.name} has no safetensors weights.", "Copy the whole folder.", path=self.name
             )
 
-    def indexed(self, content: bytes, where: str) -> Files:
-        """Return the names that an index places in each file.
-
-        Args:
-            content: The index.
-            where: Its name.
-        """
+    def indexed(self, index: Path) -> Files:
+        """Return the names that an index places in each file."""
         try:
-            weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
+            weight_map = read_json(index, INDEX_SHAPE)["weight_map"]
         except CorruptFileError as error:
             self.problems.append(error)
             return {}
@@ -109,7 +104,7 @@ class Stored:
         for file in sorted(it for it in files if not is_weight_file(it)):
             self.problems.append(
                 CorruptFileError(
-                    f"{where} names {file!r}, which is outside of its folder or no .safetensors "
+                    f"{index} names {file!r}, which is outside of its folder or no .safetensors "
                     "file."
                 )
             )
@@ -176,7 +171,7 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
     elif (path / SINGLE_FILE).is_file():
         files = {SINGLE_FILE: None}
     elif index.is_file():
-        files = stored.indexed(index.read_bytes(), str(index))
+        files = stored.indexed(index)
     elif not needs_index:
         files = {file.name: None for file in path.glob("*.safetensors")}
     stored.take(files, header)

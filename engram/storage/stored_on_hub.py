@@ -66,8 +66,7 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
         if hub.has_file(name, SINGLE_FILE, revision):
             files = {SINGLE_FILE: None}
         elif hub.has_file(name, INDEX_FILE, revision):
-            index = hub.download(name, INDEX_FILE, revision, offline=False).read_bytes()
-            files = stored.indexed(index, INDEX_FILE)
+            files = stored.indexed(hub.download(name, INDEX_FILE, revision, offline=False))
         stored.take(files, header)
     return stored
 
