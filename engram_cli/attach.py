@@ -119,7 +119,7 @@ def attach(
             verify=verify,
             overwrite=overwrite,
             dry_run=dry_run,
-            progress=bar.enter_context(out.progress("Writing", unit="B")),
+            progress=bar.enter_context(out.progress("Writing")),
             on_written=tell,
         )
     difference = attached.max_logit_difference

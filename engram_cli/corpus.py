@@ -109,7 +109,7 @@ def build(
         return
     with (
         working_on(out, output, STDIN in inputs),
-        out.progress("Tokenising", unit="B") as step,
+        out.progress("Tokenising") as step,
         doing as ray,
     ):
         built = plan.run(

@@ -161,7 +161,7 @@ def hash(
         out.note(plan_text(planned))
     with (
         working_on(out, output, text == STDIN),
-        out.progress("Hashing", unit="B") as step,
+        out.progress("Hashing") as step,
         doing as ray,
     ):
         hashed = plan.run(workers=workers, engine=ray, progress=step)

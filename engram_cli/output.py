@@ -120,22 +120,21 @@ class Output:
             raise
 
     @contextmanager
-    def progress(self, title: str, unit: str) -> Iterator[Progress]:
+    def progress(self, title: str) -> Iterator[Progress]:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
             title: Name of the work, such as "Hashing".
-            unit: Unit of the amounts: "B" for bytes, or a plural such as "tokens".
 
         Yields:
-            A function to call with the amount done so far and the total (None if unknown).
+            A function to call with the bytes done so far and in all (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(printable(title), unit) as step:
+        with progress_bar(printable(title)) as step:
             yield step
 
 
