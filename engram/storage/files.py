@@ -26,7 +26,7 @@ _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)$|fd/)|/proc/")
 
 _BLOCK_BYTES = 2**20
 
-# Called with the units done so far and the total, None when it is not known.
+# Called with the bytes done so far and in all, None when that is not known.
 Progress = Callable[[int, "int | None"], None]
 
 
