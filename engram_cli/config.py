@@ -247,7 +247,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals:
+        if not (key and equals):
             raise UsageError(f"--set {pair}: not of the form KEY=VALUE.", "As in --set seed=1.")
         if key in settings:
             raise UsageError(f"--set {key}: given twice.")

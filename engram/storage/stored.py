@@ -104,8 +104,7 @@ class Stored:
         for file in sorted(it for it in files if not is_weight_file(it)):
             self.problems.append(
                 CorruptFileError(
-                    f"{index} names {file!r}, which is outside of its folder or no .safetensors "
-                    "file."
+                    f"{index} names {file!r}, outside of its folder or not a .safetensors file."
                 )
             )
             self.unread.update(files.pop(file))
