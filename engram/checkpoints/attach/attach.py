@@ -23,8 +23,9 @@ from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of, write_json
-from engram.storage.folders import check_folder, demand_apart, torn
+from engram.storage.folders import check_folder, demand_apart
 from engram.storage.safetensors_writer import plan_shards
+from engram.storage.staging import leftovers
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -116,7 +117,7 @@ def attach(
         link=link,
         digests=digests,
     )
-    attached = Attached(plan, stored, not dry_run, tuple(torn(output)))
+    attached = Attached(plan, stored, not dry_run, tuple(leftovers(output)))
     if dry_run:
         check_folder(output, own_files, overwrite)
         plan.check_room()

@@ -136,6 +136,6 @@ def _addresses(
             return Addresses.from_config(config, None)
         raise MissingFileError(
             f"{base.folder} has no tokenizer.json, and the memory's addresses depend on it.",
-            "Name the model's tokenizer: -t FOLDER",
+            "Name the model's tokenizer: -t FOLDER (in Python, tokenizer=FOLDER)",
             path=str(base.folder),
         ) from error

@@ -166,7 +166,7 @@ class Checkpoint:
         values: dict[str, Any] = read_json(
             file,
             {"config": OBJECT, "addresses": OBJECT},
-            hint="Restore it, or remove it and give -c CONFIG.",
+            hint="Restore it, or remove it and give -c CONFIG (in Python, config=CONFIG).",
         )
         return values
 

@@ -229,7 +229,7 @@ def _tokenizer_of(memory: Checkpoint) -> TokenizerFile:
     except MissingFileError as error:
         raise MissingFileError(
             f"{memory.folder} has no tokenizer.json, and the text has to be cut into tokens.",
-            "Name the model's tokenizer: -t TOKENIZER",
+            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
             path=str(memory.folder),
         ) from error
 

@@ -107,7 +107,10 @@ def config_of_release(found: Released, given: EngramConfig | None) -> EngramConf
             layout=layout,
         )
     if config is None:
-        raise UsageError(f"{name} does not state the config of its memory.", "Give it: -c CONFIG")
+        raise UsageError(
+            f"{name} does not state the config of its memory.",
+            "Give it: -c CONFIG (in Python, config=CONFIG)",
+        )
     if config.layout != layout:
         raise MismatchError(
             f"{name} holds a memory of layout {layout}, the config is for {config.layout}.",
@@ -157,7 +160,8 @@ def check_constants(found: Released, addresses: Addresses) -> None:
         raise MismatchError(
             f"{found.stored.name} was made for {vocab_size} compressed ids, the tokenizer gives "
             f"{addresses.vocab_size}.",
-            "Name the tokenizer that the memory was made with: -t TOKENIZER",
+            "Name the tokenizer that the memory was made with: -t TOKENIZER (in Python, "
+            "tokenizer=TOKENIZER)",
             stored=vocab_size,
             expected=addresses.vocab_size,
         )

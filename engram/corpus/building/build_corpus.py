@@ -37,7 +37,7 @@ from engram.corpus.tokens.token_shards import DocumentShards
 from engram.corpus.tokens.tokenise import check_eos, token_dtype
 from engram.errors import InputError, UsageError
 from engram.storage.files import Progress
-from engram.storage.folders import remove_torn
+from engram.storage.staging import clean
 from engram.version import __version__
 
 # Does units and gives each one's index and result, in their order; reports the bytes it has read.
@@ -214,7 +214,7 @@ class BuildPlan:
         started = time.perf_counter()
         check_eos(self.tokenizer, self.reader.options.adds_eos)
         folder, job = self.output.path, self.job()
-        remove_torn(folder)
+        clean(folder)
         manifest = self._finished(job)
         if was_finished := manifest is not None:
             discard(folder)

@@ -82,7 +82,7 @@ class HashOptions(TextOptions):
         if is_said and not is_written:
             raise UsageError(
                 "--format, --shard-size and --overwrite are for what -o writes.",
-                "Leave them out, or give -o.",
+                "Leave them out, or give -o (in Python, output).",
             )
         if self.resume and (is_stdin or not is_written):
             raise UsageError(

@@ -40,7 +40,7 @@ from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, token_dtype, tokenise
 from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of
-from engram.storage.folders import remove_torn
+from engram.storage.staging import clean
 from engram.version import __version__
 
 
@@ -133,7 +133,7 @@ class HashPlan:
         if self.output is None:
             counts = count(self._tokens(engine), total_bytes=self.reader.total_bytes)
         else:
-            remove_torn(self.output.path)
+            clean(self.output.path)
             counts = self._finished(self.output, engine, count) or self._write(
                 self.output, workers, engine, progress, count
             )

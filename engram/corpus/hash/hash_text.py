@@ -164,14 +164,18 @@ def find_memory(
     """
     name = tokenizer or (config.tokenizer if config is not None else "gpt2")
     if name is None:
-        raise InputError("The config does not name a tokenizer.", "Give one with -t.")
+        raise InputError(
+            "The config does not name a tokenizer.", "Give one with -t (in Python, tokenizer)."
+        )
     try:
         file = load_tokenizer(name)
     except MissingFileError as error:
         if tokenizer is not None:
             raise
         raise MissingFileError(
-            error.message, f"{error.hint} The option for it is -t.", **error.details
+            error.message,
+            f"{error.hint} The option for it is -t (in Python, tokenizer).",
+            **error.details,
         ) from error
     if config is None:
         config = sized_for(file)
