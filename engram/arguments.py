@@ -7,7 +7,7 @@ import builtins
 import functools
 import inspect
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from numbers import Integral, Real
@@ -33,14 +33,13 @@ def checked(**least: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
-        hints = _Hints(function.__annotations__, function.__globals__)
+        annotations, names = function.__annotations__, function.__globals__
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            given = signature.bind(*args, **kwargs).arguments
-            for name, value in given.items():
-                if signature.parameters[name].kind not in _VARIADIC:
-                    _check(name, value, hints, least)
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                if name in annotations and signature.parameters[name].kind not in _VARIADIC:
+                    _check(name, value, _as_type(annotations[name], names), least)
             return function(*args, **kwargs)
 
         return call
@@ -58,35 +57,23 @@ def check_fields(options: Any, **least: int) -> None:
     Raises:
         UsageError: A value is of another type than its field, none of its choices, or too small.
     """
-    for part in reversed(type(options).__mro__):
-        own = vars(part).get("__annotations__", {})
-        if own:
-            hints = _Hints(own, vars(inspect.getmodule(part)))
-            for name in own.keys() & {field.name for field in fields(options)}:
-                _check(name, getattr(options, name), hints, least)
+    for field in fields(options):
+        home = next(it for it in type(options).__mro__ if field.name in inspect.get_annotations(it))
+        hint = _as_type(field.type, vars(inspect.getmodule(home)))
+        _check(field.name, getattr(options, field.name), hint, least)
 
 
-class _Hints(Mapping[str, Any]):
-    """Annotations as types, worked out when they are asked for.
+def _as_type(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """Return an annotation as a type; a name that is there for type checkers alone means anything.
 
-    A name that is there for type checkers alone means anything.
+    Args:
+        annotation: The type, or the text of it.
+        names: The names of the module that states it.
     """
-
-    def __init__(self, annotations: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-        self._annotations, self._names = annotations, names
-
-    def __getitem__(self, name: str) -> Any:
-        stated = self._annotations[name]
-        if not isinstance(stated, str):
-            return stated
-        known = ChainMap(dict(self._names), vars(builtins), _Anything())
-        return eval(stated, {}, known)  # text of this package's own source
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._annotations)
-
-    def __len__(self) -> int:
-        return len(self._annotations)
+    if not isinstance(annotation, str):
+        return annotation
+    known = ChainMap(dict(names), vars(builtins), _Anything())
+    return eval(annotation, {}, known)  # text of this package's own source
 
 
 class _Anything(dict[str, Any]):
@@ -94,8 +81,7 @@ class _Anything(dict[str, Any]):
         return Any
 
 
-def _check(name: str, value: Any, hints: Mapping[str, Any], least: Mapping[str, int]) -> None:
-    hint = hints.get(name, Any)
+def _check(name: str, value: Any, hint: Any, least: Mapping[str, int]) -> None:
     if not _accepts(hint, value):
         shown = repr(value)
         if len(shown) > 60:
@@ -109,7 +95,7 @@ def _check(name: str, value: Any, hints: Mapping[str, Any], least: Mapping[str, 
         raise UsageError(f"{name} must be >= {least[name]}, got {value}.", argument=name)
 
 
-def _accepts(hint: Any, value: Any) -> bool:
+def _accepts(hint: Any, value: object) -> bool:
     """Whether a value is of a type; other types are not checked."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -123,17 +109,15 @@ def _accepts(hint: Any, value: Any) -> bool:
     if hint in _NUMBERS:
         return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
     if origin is Sequence:
-        is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-        return is_list and all(_accepts(parts[0], item) for item in value)
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            return False
+        return all(_accepts(parts[0], item) for item in value)
     if inspect.isclass(origin) and issubclass(origin, Collection):
         return isinstance(value, origin)
     if origin is not None:
         return callable(value) if "Callable" in str(origin) else True
-    return isinstance(value, hint) if inspect.isclass(hint) and not _is_protocol(hint) else True
-
-
-def _is_protocol(hint: Any) -> bool:
-    return bool(getattr(hint, "_is_protocol", False))
+    is_protocol = getattr(hint, "_is_protocol", False)
+    return isinstance(value, hint) if inspect.isclass(hint) and not is_protocol else True
 
 
 def _words(hint: Any) -> str:
@@ -153,7 +137,7 @@ def _words(hint: Any) -> str:
     return _WORDS.get(hint) or f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
-def _number_in(value: Any) -> str:
+def _number_in(value: object) -> str:
     """Return the next step for somebody who gave the text of a number."""
     if not isinstance(value, str):
         return ""

@@ -33,7 +33,7 @@ def growth_lengths() -> Iterator[int]:
         yield round(FIRST_TOKENS * 2 ** (step / _POINTS_PER_DOUBLING))
 
 
-def length_behind(tokens: int) -> int:
+def length_after(tokens: int) -> int:
     """Return the first of the `growth_lengths` that is longer."""
     return next(length for length in growth_lengths() if length > tokens)
 
@@ -51,7 +51,7 @@ def pieces(first: int, size: int, most: int) -> Iterator[tuple[int, int]]:
     """
     begin = 0
     while begin < size:
-        end = min(begin + most, size, length_behind(first + begin) - first)
+        end = min(begin + most, size, length_after(first + begin) - first)
         yield begin, end
         begin = end
 
@@ -106,9 +106,11 @@ class Growth:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Growth:
         """Read what `to_dict` returned."""
-        points = values["points"]
-        kept = (GrowthPoint(it["tokens"], it["distinct_ngrams"], it["kind"]) for it in points)
-        return cls(values["order"], tuple(kept))
+        points = (
+            GrowthPoint(point["tokens"], point["distinct_ngrams"], point["kind"])
+            for point in values["points"]
+        )
+        return cls(values["order"], tuple(points))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve for JSON."""

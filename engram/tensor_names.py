@@ -9,7 +9,7 @@ OFFSETS = "multi_head_embedding.offsets"
 TOKEN_MAP = "token_map"
 
 _MODULE = "engram"
-_NAME = re.compile(rf"(?:^|\.)(\d+)\.{_MODULE}\.(.+)$")
+_NAME = re.compile(rf"(?:^|\.)(\d{{1,9}})\.{_MODULE}\.(.+)$")
 
 
 def module_name(layers_path: str, layer_id: int) -> str:

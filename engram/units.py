@@ -1,15 +1,19 @@
 """Numbers with units: counts (K, M, B: decimal) and bytes (KiB, GiB binary; KB, GB decimal)."""
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from engram.errors import InputError
 
-_COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_DECIMAL = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_COUNT_UNITS = {"": 1, **_DECIMAL, "B": 10**9}
 _BYTE_UNITS = {
-    **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
-    **{"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
-    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+    "B": 1,
+    **_DECIMAL,
+    **{f"{unit}B": factor for unit, factor in _DECIMAL.items()},
+    **{unit.upper(): factor for unit, factor in _BINARY.items()},
 }
 _NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)(e\+?[0-9]{1,3})?\s*([A-Za-z]*)\s*")
 _MOST = 2**63 - 1
@@ -79,6 +83,18 @@ def plural(count: int, noun: str, many: str = "") -> str:
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
+def listed(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Join the first of several texts, and say how many more there are.
+
+    Args:
+        texts: The texts, at least one.
+        most: As many as are shown.
+        separator: The text between two of them.
+    """
+    more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
+    return separator.join([*texts[:most], *more])
+
+
 def format_count(count: int) -> str:
     """Write a count for people: 124,439,808 as ``124.4M``, small ones whole."""
     sign, count = ("-" if count < 0 else ""), abs(count)
@@ -91,7 +107,7 @@ def format_count(count: int) -> str:
 def format_bytes(size_bytes: int) -> str:
     """Write a size for people in binary units: 8589934592 as ``8.00 GiB``."""
     sign, size = ("-" if size_bytes < 0 else ""), abs(size_bytes)
-    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    for unit, factor in reversed(_BINARY.items()):
         if size >= factor:
             return f"{sign}{size / factor:.2f} {unit}"
     return f"{sign}{size} B"

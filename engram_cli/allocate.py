@@ -5,17 +5,17 @@ from typing import Annotated, Any
 import typer
 
 import engram
-from engram_cli.options import (
-    OUTPUT,
-    taking,
-)
+from engram_cli.options import OUTPUT, taking
 from engram_cli.output import Output, Shown, Table
 from engram_cli.values import blaming, read_count
 
 # By name of a value that the library refuses: the options that set it.
 _OPTIONS_OF = {
-    **{"rho": ("rho",), "active_params": ("active", "total")},
-    **{"kept": ("experts_kept",), "baseline": ("experts_baseline",), "active": ("experts_active",)},
+    "rho": ("rho",),
+    "active_params": ("active", "total"),
+    "kept": ("experts_kept",),
+    "baseline": ("experts_baseline",),
+    "active": ("experts_active",),
 }
 
 

@@ -37,32 +37,6 @@ from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 if TYPE_CHECKING:
     from engram.checkpoints.attach.attach_plan import Attached
 
-_InitOption = Annotated[
-    Literal["identity", "paper"],
-    typer.Option(help="identity: the model's output stays as it was until trained further."),
-]
-_DtypeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DTYPE",
-        parser=read_dtype,
-        help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
-        "base's own.",
-    ),
-]
-_AdapterOption = Annotated[
-    bool,
-    typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
-]
-_DigestsOption = Annotated[
-    bool,
-    typer.Option("--digests", help="Record the sha256 of every weight file, for verify --full."),
-]
-_VerifyOption = Annotated[
-    bool,
-    typer.Option("--verify", help="Load both models afterwards and compare their logits."),
-]
-
 
 _SIZE = {
     "share": ShareOption,
@@ -84,14 +58,36 @@ def attach(
     sizes: SizeOptions,
     output: OutputOption = None,
     tokenizer: TokenizerOption = None,
-    init: _InitOption = "identity",
-    dtype: _DtypeOption = None,
+    init: Annotated[
+        Literal["identity", "paper"],
+        typer.Option(help="identity: the model's output stays as it was until trained further."),
+    ] = "identity",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            parser=read_dtype,
+            help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
+            "base's own.",
+        ),
+    ] = None,
     link: LinkOption = False,
-    adapter: _AdapterOption = False,
-    digests: _DigestsOption = False,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
+    ] = False,
+    digests: Annotated[
+        bool,
+        typer.Option(
+            "--digests", help="Record the sha256 of every weight file, for verify --full."
+        ),
+    ] = False,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
-    verify: _VerifyOption = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Load both models afterwards and compare their logits."),
+    ] = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     out: Output,
@@ -144,7 +140,7 @@ def attach(
             verify=verify,
             overwrite=overwrite,
             dry_run=dry_run,
-            progress=bar.enter_context(out.progress("Writing", unit="B")),
+            progress=bar.enter_context(out.progress("Writing")),
             on_written=tell,
         )
     difference = attached.max_logit_difference

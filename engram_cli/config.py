@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,6 @@ from engram_cli.options import (
     OUTPUT,
     BudgetOption,
     DryRunOption,
-    FileOption,
     KOption,
     ModelOption,
     OverwriteOption,
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 SCHEMA = "engram.config/1"
 # By config key: the options that decide it; --set decides any.
 _OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    **{"k": ("k",), "engram_table_size": ("k", "budget"), "layer_ids": ()},
+    "k": ("k",),
+    "engram_table_size": ("k", "budget"),
+    "layer_ids": (),
 }
 
 config = new_app(
@@ -47,10 +49,6 @@ config = new_app(
         $ engram config check engram.yaml
     """
 )
-
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="FILE|TEMPLATE", help="Config file, or name of a template.")
-]
 
 
 @config.command("ls", cls=Command)
@@ -88,7 +86,12 @@ def new(
             "--set", metavar="KEY=VALUE", help="Set a config key, the value as in YAML. Repeatable."
         ),
     ] = None,
-    output: FileOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Where to write the result; - prints it instead."
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     *,
@@ -143,7 +146,9 @@ def new(
 @config.command("show", cls=Command)
 @taking(out=OUTPUT)
 def show(
-    source: ConfigArgument,
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|TEMPLATE", help="Config file, or name of a template.")
+    ],
     *,
     out: Output,
 ) -> None:
@@ -247,7 +252,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals:
+        if not (key and equals):
             raise UsageError(f"--set {pair}: not of the form KEY=VALUE.", "As in --set seed=1.")
         if key in settings:
             raise UsageError(f"--set {key}: given twice.")

@@ -91,7 +91,7 @@ def convert(
     own = None if tokenizer is None else load_tokenizer(tokenizer)
     with (
         blaming(ctx, {"dtype": ("dtype",), "to": ("to",)}),
-        out.progress("Converting", unit="B") as step,
+        out.progress("Converting") as step,
     ):
         converted = engram.convert(
             source,

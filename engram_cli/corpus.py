@@ -13,11 +13,7 @@ from engram.errors import UsageError
 from engram.threads import usable_cores
 from engram.units import plural
 from engram_cli.corpus_text import built_text, info_text, passed_over_text, plan_text
-from engram_cli.engine import (
-    find_engine,
-    tell_work,
-    working_on,
-)
+from engram_cli.engine import find_engine, tell_work, working_on
 from engram_cli.help import Command, new_app
 from engram_cli.options import (
     OUTPUT,
@@ -104,8 +100,8 @@ def build(
     from engram.corpus.building.build_corpus import plan_build
 
     plan = plan_build(inputs, tokenizer, output, options, resume=resume, overwrite=overwrite)
-    if plan.passed_over:
-        out.note(passed_over_text(plan.passed_over))
+    if plan.reader.passed_over:
+        out.note(passed_over_text(plan.reader.passed_over))
     plan.check()
     if dry_run:
         planned = plan.to_dict()
@@ -113,7 +109,7 @@ def build(
         return
     with (
         working_on(out, output, STDIN in inputs),
-        out.progress("Tokenising", unit="B") as step,
+        out.progress("Tokenising") as step,
         doing as ray,
     ):
         built = plan.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engram.units import format_bytes, format_count, plural
+from engram.units import format_bytes, format_count, listed, plural
 from engram_cli.output import Shown
 
 if TYPE_CHECKING:
@@ -21,22 +21,20 @@ def plan_text(plan: dict[str, Any]) -> str:
     return f"Would write {plan['output']} from {plural(plan['files'], 'file')}, {size}."
 
 
-def skipped_text(count: int, problems: Sequence[str], listed: int = _LISTED_PROBLEMS) -> str:
+def skipped_text(count: int, problems: Sequence[str], most: int = _LISTED_PROBLEMS) -> str:
     """Describe the skipped documents, the first of them by line."""
     were = "was" if count == 1 else "were"
-    lines = [f"{plural(count, 'document')} {were} skipped:", *problems[:listed]]
+    lines = [f"{plural(count, 'document')} {were} skipped:", *problems[:most]]
     if count > len(lines) - 1:
         lines.append(f"... and {count - len(lines) + 1:,} more")
     return "\n  ".join(lines)
 
 
-def passed_over_text(names: Sequence[PassedOver], listed: int = _LISTED_NAMES) -> str:
+def passed_over_text(names: Sequence[PassedOver]) -> str:
     """Describe the folder entries that were not read, the first of them by name."""
-    words = [f"{entry.name} ({entry.reason})" for entry in names[:listed]]
-    if len(names) > listed:
-        words.append(f"and {len(names) - listed:,} more")
+    words = [f"{entry.name} ({entry.reason})" for entry in names]
     entries = "1 entry was" if len(names) == 1 else f"{len(names):,} entries were"
-    return f"{entries} not read: {', '.join(words)}."
+    return f"{entries} not read: {listed(words, _LISTED_NAMES)}."
 
 
 def counts_text(payload: dict[str, Any]) -> str:
@@ -82,5 +80,5 @@ def info_text(payload: dict[str, Any], verbose: bool) -> Shown:
     for file in inputs if verbose else ():
         yield f"  {file['name']}"
     if payload["skipped"]:
-        listed = len(payload["problems"]) if verbose else _LISTED_PROBLEMS
-        yield skipped_text(payload["skipped"], payload["problems"], listed)
+        most = len(payload["problems"]) if verbose else _LISTED_PROBLEMS
+        yield skipped_text(payload["skipped"], payload["problems"], most)

@@ -8,12 +8,7 @@ import typer
 import engram
 from engram.errors import UsageError
 from engram.units import plural
-from engram_cli.options import (
-    OUTPUT,
-    LinkOption,
-    OutputOption,
-    taking,
-)
+from engram_cli.options import OUTPUT, LinkOption, OutputOption, taking
 from engram_cli.output import Output
 
 

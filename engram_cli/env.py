@@ -14,10 +14,7 @@ from engram.errors import DependencyError
 from engram.seams import installed_version, tested_range
 from engram.threads import usable_cores
 from engram.units import format_bytes
-from engram_cli.options import (
-    OUTPUT,
-    taking,
-)
+from engram_cli.options import OUTPUT, taking
 from engram_cli.output import Output, Shown, Table
 
 if TYPE_CHECKING:

@@ -111,7 +111,7 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
     """
     show = warnings.showwarning
 
-    def tell(message: Any, category: Any, *more: Any, **options: Any) -> None:
+    def tell(message: Warning | str, category: type[Warning], *more: Any, **options: Any) -> None:
         if issubclass(category, EngramWarning):  # as the command line's own, without a line of code
             print(printable(f"Warning: {message}"), file=sys.stderr, flush=True)
         else:
@@ -123,8 +123,9 @@ def run(action: Callable[[], object], *, as_json: bool) -> int:
 
 
 def _run(action: Callable[[], object], as_json: bool) -> int:
-    if sys.stdout is None:  # closed by the caller: >&-
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     code = 0
     try:
         try:

@@ -73,36 +73,33 @@ _HASH = {
     "overwrite": OverwriteOption,
     "resume": ResumeOption,
 }
-_TextArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="INPUT",
-        help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet; .gz, .zst), folder of "
-        "texts or of token shards, or - for stdin.",
-    ),
-]
-_TokenizerOption = Annotated[
-    str | None,
-    typer.Option(
-        "-t",
-        "--tokenizer",
-        metavar="NAME|PATH",
-        help="Folder, tokenizer.json or hub id. Default: the config's, or gpt2.",
-    ),
-]
-_StatsOption = Annotated[
-    bool, typer.Option("--stats", help="Statistics only, no ids; the same as no -o.")
-]
 
 
 @taking(options=_HASH, out=OUTPUT)
 def hash(
-    text: _TextArgument,
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Text (.txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet; .gz, .zst), folder of "
+            "texts or of token shards, or - for stdin.",
+        ),
+    ],
     config: ConfigOption = None,
-    tokenizer: _TokenizerOption = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "-t",
+            "--tokenizer",
+            metavar="NAME|PATH",
+            help="Folder, tokenizer.json or hub id. Default: the config's, or gpt2.",
+        ),
+    ] = None,
     output: OutputOption = None,
     *,
-    stats: _StatsOption = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Statistics only, no ids; the same as no -o.")
+    ] = False,
     options: HashOptions,
     num_proc: NumProcOption = None,
     engine: EngineOption = "local",
@@ -164,7 +161,7 @@ def hash(
         out.note(plan_text(planned))
     with (
         working_on(out, output, text == STDIN),
-        out.progress("Hashing", unit="B") as step,
+        out.progress("Hashing") as step,
         doing as ray,
     ):
         hashed = plan.run(workers=workers, engine=ray, progress=step)

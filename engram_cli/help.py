@@ -20,11 +20,25 @@ def split_examples(docstring: str | None) -> tuple[str, str]:
     return text, textwrap.dedent(examples).strip("\n")
 
 
-def _format_epilog(self: Any, ctx: Any, formatter: Any) -> None:
-    """Write the examples unwrapped, so that they can be copied."""
-    if self.epilog:
-        with formatter.section("Examples"):
-            formatter.write(textwrap.indent(self.epilog, " " * formatter.current_indent) + "\n")
+class _Page:
+    """Help of a command or a group of them; before a class of typer's among the bases."""
+
+    epilog: str | None
+
+    def __init__(self, *args: Any, help: str | None = None, **rest: Any) -> None:
+        text, rest["epilog"] = split_examples(help)
+        rest["short_help"] = " ".join(text.partition("\n\n")[0].split())
+        super().__init__(*args, help=text, **rest)  # type: ignore[call-arg]
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples unwrapped, so that they can be copied."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                formatter.write(textwrap.indent(self.epilog, " " * formatter.current_indent) + "\n")
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, including the help option."""
+        return prepare(super().get_params(ctx))  # type: ignore[misc]
 
 
 # Former names of options: still read, but not shown in help.
@@ -42,18 +56,8 @@ def _by_new_name(word: str, known: set[str]) -> str:
     return new + equals + value if new in known else word
 
 
-class Command(TyperCommand):
+class Command(_Page, TyperCommand):
     """One command."""
-
-    def __init__(self, name: str | None, *, help: str | None = None, **rest: Any) -> None:
-        text, rest["epilog"] = split_examples(help)
-        super().__init__(name, help=text, **rest)
-
-    format_epilog = _format_epilog
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, including the help option."""
-        return prepare(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command's arguments; options are also known by their former names."""
@@ -88,32 +92,8 @@ class Command(TyperCommand):
         return [(param.metavar or param.name.upper(), param.help or "") for param in params]
 
 
-class Group(TyperGroup):
+class Group(_Page, TyperGroup):
     """A command with subcommands; without one it shows its help and ends as a usage error."""
-
-    def __init__(self, *, help: str | None = None, **rest: Any) -> None:
-        text, rest["epilog"] = split_examples(help)
-        super().__init__(help=text, **rest)
-
-    format_epilog = _format_epilog
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, including the help option."""
-        return prepare(super().get_params(ctx))
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of commands, each with the whole first paragraph of its help."""
-        texts = {
-            name: getattr(self.get_command(ctx, name), "help", None) or ""
-            for name in self.list_commands(ctx)
-        }
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, " ".join(text.partition("\n\n")[0].split()))
-                    for name, text in texts.items()
-                ]
-            )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the group's own arguments."""

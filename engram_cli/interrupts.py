@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engram_cli.errors import INTERRUPTED
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engram_cli.output import Output
 
 _AGAIN_SECONDS = 0.01
+# Shows the cursor again, which progress bars hide.
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 @contextmanager
@@ -38,10 +40,12 @@ def stopping_at_once(out: Output) -> Iterator[None]:
         if is_stopping:
             for worker in active_children():
                 worker.kill()
-            out.leave()
+            if sys.stderr.isatty():
+                _write_at_once(f"{_SHOW_CURSOR}\n")
             os._exit(INTERRUPTED)
         is_stopping = True
-        out.note_from_signal("Stopping.")
+        if not out.quiet:
+            _write_at_once("Stopping.\n")
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, stop)
@@ -53,6 +57,12 @@ def stopping_at_once(out: Output) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def _write_at_once(text: str) -> None:
+    """Write to stderr from a signal handler, which may have interrupted another print."""
+    with suppress(OSError, ValueError):  # the reader is gone
+        os.write(sys.stderr.fileno(), text.encode())
+
+
 @contextmanager
 def no_interrupt_lost() -> Iterator[None]:
     """Raise a Ctrl-C again that struck while Python ran a callback.
@@ -62,7 +72,7 @@ def no_interrupt_lost() -> Iterator[None]:
     """
     before = sys.unraisablehook
 
-    def hear(event: Any) -> None:
+    def hear(event: sys.UnraisableHookArgs) -> None:
         if not issubclass(event.exc_type, KeyboardInterrupt):
             before(event)
             return

@@ -8,12 +8,7 @@ import typer
 
 import engram
 from engram.units import plural
-from engram_cli.options import (
-    OUTPUT,
-    ConfigOption,
-    TokenizerOption,
-    taking,
-)
+from engram_cli.options import OUTPUT, ConfigOption, TokenizerOption, taking
 from engram_cli.output import Output, Shown, Table
 from engram_cli.values import read_named
 

@@ -106,7 +106,7 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-def _complete(ctx: typer.Context, param: Any, value: bool) -> None:
+def _complete(ctx: typer.Context, param: typer.CallbackParam, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
     is_install = param.name == "install_completion"
@@ -160,7 +160,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not crash
             stream.reconfigure(errors="backslashreplace")
-    code: Any = INTERRUPTED  # unless it is said otherwise
+    code: int | str | None = INTERRUPTED  # unless it is said otherwise
     # Ctrl-C may come before there is a command that catches it, or while the first one is told.
     with suppress(KeyboardInterrupt):
         try:

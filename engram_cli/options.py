@@ -1,7 +1,7 @@
 """Options that commands share, each with one name, type and help, and objects made of options."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +11,12 @@ import typer
 from engram.errors import InputError
 from engram_cli.values import DTYPES, read_bytes, read_count, read_dtype, reader
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr.")]
-OUTPUT = {"json": JsonOption, "quiet": QuietOption, "verbose": VerboseOption}
+# The fields of `Output`.
+OUTPUT = {
+    "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")],
+    "quiet": Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress bars.")],
+    "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr.")],
+}
 
 ConfigOption = Annotated[
     str | None,
@@ -56,12 +58,6 @@ TrustRemoteCodeOption = Annotated[
 
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write the result.")
-]
-FileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "-o", "--output", metavar="FILE", help="Where to write the result; - prints it instead."
-    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is already at the output path.")
@@ -109,6 +105,9 @@ TableDtypeOption = Annotated[
 ]
 
 
+_LONGEST_NUMBER = 20  # Python refuses to read thousands of digits
+
+
 def layer_list(text: str) -> list[int]:
     """Read the value of ``--layers``, such as 1,6.
 
@@ -116,7 +115,7 @@ def layer_list(text: str) -> list[int]:
         InputError: It is not a list of whole numbers.
     """
     words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
+    if not all(word.strip().isdecimal() and len(word) < _LONGEST_NUMBER for word in words):
         raise InputError(f"{text!r} is not a list of layers.", "Write it as 1,6.", value=text)
     return [int(word) for word in words]
 
@@ -126,30 +125,6 @@ LayersOption = Annotated[
     typer.Option(metavar="IDS", parser=reader(layer_list), help="Layers from 0, as 1,6."),
 ]
 
-SplitOption = Annotated[
-    Literal["paragraph", "line", "file"] | None,
-    typer.Option(
-        help="What is one document of a plain text; blank lines end a paragraph. Default: "
-        "paragraph. Records are documents as they are."
-    ),
-]
-TextColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        "--text-column",
-        metavar="NAME",
-        help="Key of the text in JSON records, or column of a .csv, .tsv or .parquet. Default: "
-        "text. With it stdin is JSON lines.",
-    ),
-]
-EosOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--eos/--no-eos",
-        help="Whether each document ends with the tokenizer's end-of-text token. Default: --eos; "
-        "a tokenizer that has none needs --no-eos.",
-    ),
-]
 NumProcOption = Annotated[
     int | None,
     typer.Option(
@@ -159,20 +134,39 @@ NumProcOption = Annotated[
         help="Processes that tokenise, and threads. Default: one for each core.",
     ),
 ]
-ShardSizeOption = Annotated[
-    int, typer.Option("--shard-size", metavar="TOKENS", min=1, help="Tokens that fill a shard.")
-]
-OnErrorOption = Annotated[
-    Literal["stop", "skip"],
-    typer.Option(help="Stop at a document that cannot be read, or skip and list it."),
-]
 # The fields of `TextOptions`.
 TEXT = {
-    "split": SplitOption,
-    "text_key": TextColumnOption,
-    "add_eos": EosOption,
-    "shard_tokens": ShardSizeOption,
-    "on_error": OnErrorOption,
+    "split": Annotated[
+        Literal["paragraph", "line", "file"] | None,
+        typer.Option(
+            help="What is one document of a plain text; blank lines end a paragraph. Default: "
+            "paragraph. Records are documents as they are."
+        ),
+    ],
+    "text_key": Annotated[
+        str | None,
+        typer.Option(
+            "--text-column",
+            metavar="NAME",
+            help="Key of the text in JSON records, or column of a .csv, .tsv or .parquet. Default: "
+            "text. With it stdin is JSON lines.",
+        ),
+    ],
+    "add_eos": Annotated[
+        bool | None,
+        typer.Option(
+            "--eos/--no-eos",
+            help="Whether each document ends with the tokenizer's end-of-text token. Default: "
+            "--eos; a tokenizer that has none needs --no-eos.",
+        ),
+    ],
+    "shard_tokens": Annotated[
+        int, typer.Option("--shard-size", metavar="TOKENS", min=1, help="Tokens that fill a shard.")
+    ],
+    "on_error": Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="Stop at a document that cannot be read, or skip and list it."),
+    ],
 }
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what was interrupted; the result is the same.")
@@ -194,11 +188,7 @@ AddressOption = Annotated[
 ]
 
 
-# The options that make an object, by name of an argument of its class.
-Options = Mapping[str, Any]
-
-
-def taking(**declared: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def taking(**declared: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Have the command line make the object that a parameter of a command is.
 
     Args:
@@ -221,24 +211,16 @@ def taking(**declared: Options) -> Callable[[Callable[..., None]], Callable[...,
             }
             command(**values, **made)
 
-        parameters = _expanded(signature, classes, declared)
+        options = []
+        for name, parameter in signature.parameters.items():
+            if name not in declared:
+                options.append(parameter)
+                continue
+            known = inspect.signature(classes[name]).parameters
+            options += [known[key].replace(annotation=it) for key, it in declared[name].items()]
         run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=list(parameters)
+            parameters=[option.replace(kind=option.KEYWORD_ONLY) for option in options]
         )
         return run
 
     return decorate
-
-
-def _expanded(
-    signature: inspect.Signature,
-    classes: Mapping[str, Any],
-    declared: Mapping[str, Options],
-) -> Iterator[inspect.Parameter]:
-    for name, parameter in signature.parameters.items():
-        if name not in declared:
-            yield parameter.replace(kind=parameter.KEYWORD_ONLY)
-        else:
-            known = inspect.signature(classes[name]).parameters
-            for option, annotation in declared[name].items():
-                yield known[option].replace(kind=parameter.KEYWORD_ONLY, annotation=annotation)

@@ -8,7 +8,8 @@ import re
 import select
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from engram.errors import DoesNotFitError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 # Rich cuts tables to 80 columns without a terminal; text in a pipe should not be cut.
 PIPE_WIDTH = 1000
-# Shows the cursor again, which progress bars hide.
-_SHOW_CURSOR = "\x1b[?25h"
 # Control characters except tab and newline, which commands print themselves; marks that change
 # the direction of text; half surrogates, which represent bytes of names that are not UTF-8.
 _UNSAFE = re.compile(
@@ -49,6 +48,7 @@ class Table(NamedTuple):
 Shown: TypeAlias = Iterable[str | Table]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """The answer goes to stdout; notes, warnings and progress go to stderr.
 
@@ -58,10 +58,9 @@ class Output:
         verbose: Whether to print details as well.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
-        self.json = json
-        self.quiet = quiet
-        self.verbose = verbose
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
 
     def result(self, payload: Mapping[str, Any], shown: Shown, *, wrap: bool = True) -> None:
         """Print the answer, once.
@@ -92,16 +91,6 @@ class Output:
         if not self.quiet:
             _tell(text)
 
-    def note_from_signal(self, text: str) -> None:
-        """Print a note from a signal handler, which may have interrupted another print."""
-        if not self.quiet:
-            _write_at_once(f"{printable(text)}\n")
-
-    def leave(self) -> None:
-        """Restore the terminal when the process is about to end in a signal handler."""
-        if sys.stderr.isatty():
-            _write_at_once(_SHOW_CURSOR + "\n")
-
     def next_step(self, text: str) -> None:
         """Print a suggested next command, for people only."""
         if not self.json:
@@ -131,22 +120,21 @@ class Output:
             raise
 
     @contextmanager
-    def progress(self, title: str, unit: str) -> Iterator[Progress]:
+    def progress(self, title: str) -> Iterator[Progress]:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
             title: Name of the work, such as "Hashing".
-            unit: Unit of the amounts: "B" for bytes, or a plural such as "tokens".
 
         Yields:
-            A function to call with the amount done so far and the total (None if unknown).
+            A function to call with the bytes done so far and in all (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(printable(title), unit) as step:
+        with progress_bar(printable(title)) as step:
             yield step
 
 
@@ -161,11 +149,6 @@ def _print(text: str) -> None:
         # The exit code stays valid although nobody reads the rest of the answer.
         if not drop_closed_stdout():
             raise
-
-
-def _write_at_once(text: str) -> None:
-    with suppress(OSError, ValueError):  # the reader is gone
-        os.write(sys.stderr.fileno(), text.encode())
 
 
 def _draw(shown: Shown, wrap: bool) -> str:

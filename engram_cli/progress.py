@@ -1,4 +1,4 @@
-"""The progress bar on a terminal: amount done, rate, and time left."""
+"""The progress bar on a terminal: bytes done, rate, and time left."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,54 +17,43 @@ from rich.table import Column
 from rich.text import Text
 
 from engram.storage import files
-from engram.units import format_bytes, format_count
+from engram.units import format_bytes
 
 # A rate over less time is not reliable.
 _LEAST_SECONDS = 0.5
 
 
 class _AmountColumn(ProgressColumn):
-    """Column with the amount done, the total, and the rate."""
-
-    def __init__(self, unit: str) -> None:
-        # Where the line does not fit, only the bar gets shorter.
-        super().__init__(Column(no_wrap=True))
-        self.unit = unit
+    """Column with the bytes done, the total, and the rate."""
 
     def render(self, task: Task) -> Text:
         """Format the amounts of a task."""
-        done = self._write(task.completed)
-        of = f" / {self._write(task.total)}" if task.total is not None else ""
+        done = format_bytes(int(task.completed))
+        of = f" / {format_bytes(int(task.total))}" if task.total is not None else ""
         # Rich's own rate is wrong when several reports arrive at once.
         seconds = task.finished_time or task.elapsed or 0.0
         speed = (task.completed - task.fields["begin"]) / max(seconds, _LEAST_SECONDS)
-        rate = f", {self._write(speed)}/s" if speed > 0 and seconds >= _LEAST_SECONDS else ""
+        is_known = speed > 0 and seconds >= _LEAST_SECONDS
+        rate = f", {format_bytes(int(speed))}/s" if is_known else ""
         return Text(f"{done}{of}{rate}")
-
-    def _write(self, amount: float) -> str:
-        return (
-            format_bytes(int(amount))
-            if self.unit == "B"
-            else f"{format_count(int(amount))} {self.unit}"
-        )
 
 
 @contextmanager
-def progress_bar(title: str, unit: str) -> Iterator[files.Progress]:
+def progress_bar(title: str) -> Iterator[files.Progress]:
     """Show a bar on stderr while the block runs.
 
     Args:
         title: Name of the work.
-        unit: "B" for bytes, or a plural such as "tokens".
 
     Yields:
-        A function to call with the amount done so far and the total.
+        A function to call with the bytes done so far and in all.
     """
+    # Where the line does not fit, only the bar gets shorter.
     columns = (
         SpinnerColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        _AmountColumn(unit),
+        _AmountColumn(Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

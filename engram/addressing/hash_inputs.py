@@ -11,8 +11,6 @@ from engram.errors import InputError
 
 # Dtypes of token ids that the kernel reads as they are.
 KERNEL_DTYPES = frozenset(np.dtype(name) for name in ("i8", "i4", "u2", "u4"))
-
-
 # Flags of a position: a document starts there; it is masked.
 START = 1
 MASKED = 2
@@ -73,27 +71,42 @@ def check_out(
         raise InputError(f"out is int32, but ids go up to {rows - 1}.", "Use int64.", rows=rows)
 
 
+def whole_numbers(values: Any, what: str, mask: str) -> NDArray[Any]:
+    """Return lists or arrays of whole numbers as an array.
+
+    Args:
+        values: The numbers.
+        what: What they are: token ids may not be bool, masks may.
+        mask: The argument that masks padded positions.
+
+    Raises:
+        InputError: They are not whole numbers, or rows of different lengths.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(
+            f"{what} are rows of different lengths.", f"Pad them and pass {mask}=."
+        ) from None
+    if not array.size:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "biu" or (array.dtype.kind == "b" and what == "Token ids"):
+        raise InputError(f"{what} must be whole numbers, got {array.dtype}.")
+    return array
+
+
 def token_array(addresses: Addresses, ids: ArrayLike, ndim: int) -> NDArray[Any]:
     """Return token ids as a contiguous array of a dtype that the kernel reads.
 
     Raises:
         InputError: They are not whole numbers, or not an array of `ndim` dimensions.
     """
-    try:
-        array = np.asarray(ids)
-    except ValueError:
-        raise InputError(
-            "The token ids are rows of different lengths.", "Pad them and pass keep=."
-        ) from None
+    array = whole_numbers(ids, "Token ids", "keep")
     if array.ndim != ndim:
         letters = "[B, T]" if ndim == 2 else "[n]"
         raise InputError(
             f"Token ids must be {letters}, got {list(array.shape)}.", shape=list(array.shape)
         )
-    if not array.size:
-        return np.empty(array.shape, dtype=np.int64)
-    if array.dtype.kind not in "iu":
-        raise InputError(f"Token ids must be whole numbers, got {array.dtype}.")
     if array.dtype not in KERNEL_DTYPES:
         check_ids(addresses, array)  # uint64 ids may not fit
         array = array.astype(np.int64)

@@ -172,6 +172,7 @@ class Hasher:
             InputError: See `hash`; or the boundaries are not valid for n tokens.
         """
         ids = token_array(self.addresses, ids, 1)
+        check_ids(self.addresses, ids)  # an error names the position in the flat array
         size, bounds = len(ids), np.asarray(boundaries)
         if (
             bounds.ndim != 1
@@ -187,17 +188,11 @@ class Hasher:
                 tokens=size,
             )
         if out is None:
-            out = np.empty((size, *self._shape), dtype=np.int64)
-        else:
-            check_out(self.addresses, out, (size,), offsets)
-        flags = np.zeros((1, size), np.uint8)
-        flags[0, bounds[:-1][bounds[:-1] < size]] = START
-        window = np.full((1, self._past), self.addresses.fill, np.int64)
-        try:
-            self._hash(ids[None], flags, window, offsets, out[None])
-        except InputError:
-            check_ids(self.addresses, ids)  # so that an error names the position in the flat array
-            raise
+            out = np.empty((size, *self._shape), np.int64)
+        check_out(self.addresses, out, (size,), offsets)
+        starts = np.zeros((1, size), bool)
+        starts[0, bounds[:-1][bounds[:-1] < size]] = True
+        self.hash(ids[None], starts=starts, offsets=offsets, out=out[None])
         return out
 
     def _hash(
@@ -222,15 +217,10 @@ class Hasher:
         arrays = (ids, self._token_map, self._constants[bool(offsets)], flags)
         streamed = out.nbytes >= _STREAMED_BYTES and out.ctypes.data % 16 == 0
         rules = (streamed, *self._rules)
-        try:
-            if size < self._tokens_to_share:
-                stopped = kernel(*arrays, window, out, 0, size, *rules)
-            else:
-                stopped = self._share(kernel, arrays, window, out, rules)
-        except Exception:
-            # The machine code could not be stored on disk, or the stored code is damaged.
-            self._kernel = _KERNELS[self._kind] = _compile(self._kind, cache=False)
-            stopped = self._kernel(*arrays, window, out, 0, size, *rules)
+        if size < self._tokens_to_share:
+            stopped = kernel(*arrays, window, out, 0, size, *rules)
+        else:
+            stopped = self._share(kernel, arrays, window, out, rules)
         if stopped >= 0:
             check_ids(self.addresses, ids)
         return window
@@ -288,14 +278,11 @@ class Hasher:
         return self._kernel
 
 
-def _compile(kind: tuple[int, int], cache: bool = True) -> Any:
+def _compile(kind: tuple[int, int]) -> Any:
     import numba
 
     if numba.config.DISABLE_JIT:
         raise UsageError("NUMBA_DISABLE_JIT is set.", "Unset it.")
     from engram.addressing.kernel import make_hash_range
 
-    try:
-        return make_hash_range(*kind, cache=cache)
-    except RuntimeError:  # no folder to store machine code in
-        return make_hash_range(*kind, cache=False)
+    return make_hash_range(*kind)

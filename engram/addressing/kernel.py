@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types  # noqa: TID253 - this module is itself imported only when needed
+from numba import types  # noqa: TID253 - this module is itself imported only when needed
 from numba.extending import intrinsic  # noqa: TID253
 
 from engram.addressing.hash_inputs import MASKED
+from engram.storage.machine_code import compiled
 
 LANES = 8
-HashRange = Callable[..., int]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -100,13 +100,12 @@ def _store_rows(
     return signature, generate
 
 
-def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRange:
+def make_hash_range(n_orders: int, n_heads: int) -> Callable[..., int]:
     """Compile the kernel for a fixed number of orders and heads.
 
     Args:
         n_orders: Orders of n-grams.
         n_heads: Hash heads per order.
-        cache: Whether to store the machine code on disk, beside this file or in numba's own folder.
 
     Returns:
         ``hash_range(ids, token_map, constants, flags, window, out, begin, end, streamed,
@@ -124,6 +123,7 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
     # Numba knows the length of a tuple at compile time, but not the value of an int.
     lanes, rest_lanes = (0,) * LANES, (0,) * rest
 
+    @compiled(nogil=True, error_model="numpy")
     def hash_range(
         ids: Any,
         token_map: Any,
@@ -213,4 +213,4 @@ def make_hash_range(n_orders: int, n_heads: int, cache: bool = True) -> HashRang
                     window[row, :] = fill
         return -1
 
-    return njit(cache=cache, nogil=True, error_model="numpy")(hash_range)  # type: ignore[no-any-return]
+    return hash_range  # type: ignore[no-any-return]

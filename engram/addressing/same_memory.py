@@ -10,7 +10,7 @@ from engram.errors import MismatchError
 from engram.storage.json_files import COPY_AGAIN
 
 
-def check_shape(addresses: Addresses, config: EngramConfig, where: str) -> None:
+def check_outline(addresses: Addresses, config: EngramConfig, where: str) -> None:
     """Compare the layout, layers, orders, heads and ids of stored addresses with a config.
 
     Args:
@@ -52,7 +52,7 @@ def check_config(addresses: Addresses, config: EngramConfig, where: str) -> None
     Raises:
         MismatchError: They differ; the message names the layer and the first differing entry.
     """
-    check_shape(addresses, config, where)
+    check_outline(addresses, config, where)
     right = layer_addresses(config, addresses.vocab_size, addresses.layer_ids)
     for layer, expected in zip(addresses.layers, right, strict=True):
         name = f"{where}: layer {layer.layer_id}: "

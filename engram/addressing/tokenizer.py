@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
+from engram.addressing.hash_inputs import whole_numbers
 from engram.addressing.hashing import Hasher
 from engram.addressing.primes import HeadPrimes
 from engram.addressing.reference import compress
@@ -246,14 +247,4 @@ def _whole_numbers(values: Any, what: str) -> NDArray[Any]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InputError(
-            f"{what} are rows of different lengths.", "Pad them and pass attention_mask=."
-        ) from None
-    if not array.size:
-        return array.astype(np.int64)
-    if array.dtype.kind not in "biu" or (array.dtype.kind == "b" and what == "Token ids"):
-        raise InputError(f"{what} must be whole numbers, got {array.dtype}.")
-    return array
+    return whole_numbers(values, what, "attention_mask")

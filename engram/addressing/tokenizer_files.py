@@ -33,7 +33,7 @@ class TokenizerFile:
     """A tokenizer, with the facts in its files.
 
     Attributes:
-        tokenizer: The `tokenizers` object, with every added token.
+        tokenizer: The `tokenizers` object, with every added token; it neither truncates nor pads.
         name: The name or path under which it was requested.
         path: Its tokenizer.json; None for one that was passed in memory.
         vocab_size: Number of token ids, as ``len(AutoTokenizer)`` counts them.
@@ -180,12 +180,17 @@ def wrap_tokenizer(
         name: Its name in messages.
         tokens: Ids of ``pad``, ``eos`` and ``bos``; None for missing ones.
     """
+    stored = tokenizer.to_str()
+    if tokenizer.truncation is not None or tokenizer.padding is not None:
+        tokenizer = type(tokenizer).from_str(stored)  # the caller's own stays as it is
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
     return TokenizerFile(
         tokenizer=tokenizer,
         name=name,
         path=None,
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
-        digest=_digest(tokenizer.to_str().encode(), []),
+        digest=_digest(stored.encode(), []),
         pad_id=tokens.get("pad"),
         eos_id=tokens.get("eos"),
         bos_id=tokens.get("bos"),
@@ -206,6 +211,8 @@ def _read(name: str, path: Path) -> TokenizerFile:
             "Download it again, or save it with transformers' save_pretrained.",
             path=str(path),
         ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     extras = read_extras(path)
     added = add_tokens(tokenizer, extras)
     return TokenizerFile(

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engram.addressing.addresses import TokenMap
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.storage.disk_cache import read_cached, write_cached
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 _CACHE = "maps"
 _UNDECODABLE = "\ufffd"

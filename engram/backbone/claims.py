@@ -70,14 +70,6 @@ def unsuited(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def stated_depth(config: Mapping[str, Any]) -> Any:
-    """Return the number of decoder layers in a raw config, unchecked; None if it has none."""
-    text = text_part(config)
-    model_type = str(text.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
-    keys = {**text, **canonical(text)}
-    return stated_layers(model_type, keys.get)
-
-
 def stored_depths(names: Iterable[str]) -> dict[str, int]:
     """Count the layers in each list of modules, from tensor names.
 
@@ -98,7 +90,7 @@ def stored_depths(names: Iterable[str]) -> dict[str, int]:
 def _depth_problems(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Problem]:
-    depth, stored = stated_depth(config), stored_depths(shapes)
+    depth, stored = stated_layers(canonical(text_part(config)).get), stored_depths(shapes)
     if depth is None:
         return
     extra = [

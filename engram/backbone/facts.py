@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engram.backbone.activations import Decoder
-from engram.backbone.claims import MAX_LAYERS, check_claims, stated_depth, text_part, unsuited
+from engram.backbone.claims import MAX_LAYERS, check_claims, text_part, unsuited
 from engram.backbone.counting import Counts, count, count_stored
-from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES, Family, canonical, stated_layers
 from engram.backbone.float_dtype import float_dtype
-from engram.backbone.quantisation import stated_quantisation
 from engram.errors import ConfigError, InputError, MissingFileError, Problem
 from engram.storage.dtypes import DTYPE_ALIASES, TABLE_DTYPES
 from engram.storage.safetensors_headers import TensorInfo
@@ -125,11 +124,11 @@ class Backbone(Counts):
             LayoutError: The family is unknown and there are no safetensors files to count.
             CorruptFileError: A safetensors file is torn or inconsistent.
         """
-        merged = text_part(config)
-        model_type = str(merged.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
+        stated = canonical(text_part(config))
+        model_type = str(stated.get("model_type") or "").removeprefix(ATTACHED_PREFIX)
         family = FAMILIES.get(model_type)
-        keys = {**(family.defaults if family else {}), **canonical(merged)}
-        keys["num_hidden_layers"] = stated_depth(config)
+        keys = {**(family.defaults if family else {}), **stated}
+        keys["num_hidden_layers"] = stated_layers(stated.get)
         problems = _problems(keys, family)
         if problems:
             raise ConfigError(
@@ -188,11 +187,9 @@ def base_params(config: Mapping[str, Any]) -> int | None:
         config: Its config.json, or that of a checkpoint attached to it.
 
     Returns:
-        Their number before quantisation; None if the base is not quantised, or its family has no
-        closed form.
+        Their number before quantisation; None if its family has no closed form.
     """
-    is_quantised = stated_quantisation(config) is not None
-    backbone = stated_backbone(config) if is_quantised else None
+    backbone = stated_backbone(config)
     return None if backbone is None else backbone.params
 
 

@@ -39,13 +39,13 @@ def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**raw, **{key: raw[stated] for key, stated in found.items() if stated is not None}}
 
 
-def stated_layers(model_type: str, read: Callable[[str], Any]) -> Any:
+def stated_layers(read: Callable[[str], Any]) -> Any:
     """Return the number of decoder layers in a config, unchecked; None if it has none.
 
     Args:
-        model_type: The family, by its name in transformers.
         read: Returns the value of a config key, None if it is missing.
     """
+    model_type = str(read("model_type")).removeprefix(ATTACHED_PREFIX)
     for key in LAYER_KEYS.get(model_type, ()):
         value = read(key)
         if value is not None:

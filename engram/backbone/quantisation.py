@@ -1,12 +1,6 @@
-"""Quantised bases: each method's skip list and packages, and the memory's entries in that list.
+"""Quantised bases: the quantisation in a config.json, and each method's packages and skip list."""
 
-A quantiser of transformers replaces every projection that is not in the skip list of its config,
-including those of a memory, whose weights are not quantised. So a memory's modules are added to
-that list.
-"""
-
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,32 +8,6 @@ from engram.errors import LayoutError, MissingPackageError
 from engram.seams import installed_version
 
 QUANTISATION = "quantization_config"
-
-
-@dataclass(frozen=True)
-class Memories:
-    """Modules of a checkpoint's memories.
-
-    Attributes:
-        paths: Full names, such as ``model.layers.1.engram``.
-        parts: Names of the parts with weights inside each module, such as ``value_proj``.
-    """
-
-    paths: tuple[str, ...]
-    parts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BaseModules:
-    """Modules of a base model, for configs without a skip list.
-
-    Attributes:
-        kept: Full names of modules that transformers never quantises, such as ``lm_head``.
-        projections: Names inside a layer of modules that can be quantised, such as ``mlp.up_proj``.
-    """
-
-    kept: tuple[str, ...]
-    projections: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -141,43 +109,6 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def list_without_memory(
-    method: Method,
-    stated: Mapping[str, Any],
-    memories: Memories,
-    base: Callable[[], BaseModules],
-) -> tuple[str, list[Any]]:
-    """Extend a method's list of modules to exclude memories from quantisation.
-
-    Args:
-        method: The method.
-        stated: Its config, or the relevant keys of it.
-        memories: The memories.
-        base: Builds the base, if the config has no list.
-
-    Returns:
-        The key and its new value.
-    """
-    key = next((key for key in method.keys if stated.get(key) is not None), method.keys[0])
-    listed = stated.get(key)
-    if method.entries is None:
-        # A list of lists, each quantised together; the default is one list.
-        return key, [list(base().projections)] if listed is None else listed
-    if listed is None:
-        listed = base().kept if method.unset == "kept" else method.unset
-    entries = dict.fromkeys(
-        method.entries.format(path=path, escaped=re.escape(path), name=name, tag=_tag(name))
-        for path in memories.paths
-        for name in (f"{path}.{part}" for part in memories.parts)
-    )
-    return key, [*listed, *(it for it in entries if it not in listed)]
-
-
-def _tag(name: str) -> str:
-    left_out = ("model", "layers")
-    return ".".join(it for it in name.split(".") if it not in left_out and not it.isnumeric())
-
-
 def missing_packages(name: str) -> list[str]:
     """Return the missing packages of a method of quantisation.
 
@@ -187,17 +118,18 @@ def missing_packages(name: str) -> list[str]:
     return [it for it in find_method(name).packages if installed_version(it) is None]
 
 
-def check_packages(name: str | None) -> None:
+def check_packages(quantisation: Mapping[str, Any]) -> None:
     """Check that the packages of a method of quantisation are installed.
 
     Args:
-        name: The method; None for weights that are not quantised.
+        quantisation: The ``quantization_config`` of a config.json.
 
     Raises:
         MissingPackageError: One is missing.
-        LayoutError: The method is unknown.
+        LayoutError: The method is unknown, or is not named.
     """
-    for package in [] if name is None else missing_packages(name):
+    name = method_name(quantisation)
+    for package in missing_packages(name):
         raise MissingPackageError(package, None, f"A model quantised with {name}")
 
 

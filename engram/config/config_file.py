@@ -141,7 +141,7 @@ def _read_mapping(path: Path) -> Mapping:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError.at(
             path,
             "`engram config ls` lists the templates; `engram config new` writes a file.",

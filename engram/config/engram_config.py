@@ -180,9 +180,13 @@ class EngramConfig:
     def sizes(self) -> dict[str, int]:
         """Sizes in the shapes of tensors, by letter; see `engram.layouts.tensors`."""
         return {
-            **{"D": self.hidden_size, "M": self.hc_mult, "K": self.kernel_size},
-            **{"E": self.memory_width, "W": self.row_width},
-            **{"C": self.n_columns, "N": self.max_ngram_size},
+            "D": self.hidden_size,
+            "M": self.hc_mult,
+            "K": self.kernel_size,
+            "E": self.memory_width,
+            "W": self.row_width,
+            "C": self.n_columns,
+            "N": self.max_ngram_size,
         }
 
     @property

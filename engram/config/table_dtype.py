@@ -37,6 +37,11 @@ class TableDtype:
         return f"{self.name}, {_SAID[self.origin]}"
 
     @property
+    def around(self) -> str:
+        """The dtype of modules around a table: the table's, or bfloat16 if it is quantised."""
+        return "bfloat16" if self.name in INFERENCE_DTYPES else self.name
+
+    @property
     def note(self) -> str | None:
         """Return a sentence about tables that cannot be trained; None for those that can."""
         if self.name not in INFERENCE_DTYPES:

@@ -43,7 +43,7 @@ def template_path(name: str) -> Path:
         MissingFileError: There is no such template.
     """
     if name not in template_names():
-        raise _missing(name, "no template")
+        raise _missing(name, "not a template")
     return _folder() / f"{name}{_SUFFIX}"
 
 

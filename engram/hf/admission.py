@@ -8,10 +8,12 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from engram.errors import EngramError, LayoutError, MissingError
+from engram.errors import EngramError, InputError, LayoutError, MissingError
 from engram.hf import compat
+from engram.hf.folder_module import CODE_KEYS, module_and_class
 from engram.hf.multimodal import MULTIMODAL, base_class, other_sense
 
 _WORKS = "Choose a decoder-only language model, such as Llama, Qwen, Gemma or GPT-2."
@@ -19,21 +21,43 @@ _WORKS = "Choose a decoder-only language model, such as Llama, Qwen, Gemma or GP
 _CROSS_ATTENTION = re.compile(r"cross_?att|encoder_att|encoder_decoder_att", re.IGNORECASE)
 
 
-def check_type(config: Mapping[str, Any]) -> None:
+def admit(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str] | None:
     """Refuse a type of model without a causal language model, from its raw config.json alone.
 
     A type that the installed transformers does not know is left to the code that loads it.
 
     Args:
-        config: The base's config.json, whose classes are transformers' own.
+        folder: The base's folder.
+        config: Its config.json.
+        trust: Whether the code in the folder may run.
+
+    Returns:
+        The entries of `auto_map` for a base that needs that code; None for one whose classes are
+        transformers' own.
 
     Raises:
-        LayoutError: It is an encoder-decoder, multimodal, or a type without a causal head.
+        LayoutError: It is an encoder-decoder, multimodal, or of a type without a causal head, or
+            its config names no type.
+        InputError: Its code may not run, and transformers has no such model; or its code is in
+            another repository.
     """
-    model_type = str(config["model_type"])
+    model_type, stated = config.get("model_type"), config.get("auto_map")
+    if not isinstance(model_type, str):
+        raise LayoutError(f"{folder}/config.json names no model_type.", folder=str(folder))
+    stated = stated if isinstance(stated, dict) else {}
+    code = {key: str(stated[key]) for key in CODE_KEYS if key in stated}
+    needs_code = compat.TEXT_ALONE in code
+    if needs_code and trust:
+        for reference in code.values():
+            module_and_class(reference)
+        return code
     known = compat.config_class(model_type)
-    stated = getattr(known, "is_encoder_decoder", False)
-    if config.get("is_encoder_decoder", stated) is True:
+    found = compat.generating_classes(known)
+    base, _ = base_class(model_type, found)
+    sense = other_sense(known, config, found)
+    if needs_code and base is None:
+        raise not_trusted(folder, code[compat.TEXT_ALONE])
+    if config.get("is_encoder_decoder", getattr(known, "is_encoder_decoder", False)) is True:
         raise LayoutError(
             f"The base is an encoder-decoder (model type {model_type!r}): its decoder reads the "
             "output of an encoder, and is not a causal language model by itself.",
@@ -42,8 +66,7 @@ def check_type(config: Mapping[str, Any]) -> None:
             reason="encoder-decoder",
         )
     if known is None:
-        return
-    sense = other_sense(known, config)
+        return None
     if sense is not None and model_type not in MULTIMODAL:
         raise LayoutError(
             f"The base is multimodal (model type {model_type!r}, with a {sense}), and memories "
@@ -54,18 +77,29 @@ def check_type(config: Mapping[str, Any]) -> None:
             model_type=model_type,
             reason="multimodal",
         )
-    if base_class(known)[0] is not None:
-        return
-    raise LayoutError(
-        f"transformers has no causal language model for the known type {model_type!r}.",
-        _WORKS,
-        model_type=model_type,
-        reason="no causal language model",
+    if base is None:
+        raise LayoutError(
+            f"transformers has no causal language model for the known type {model_type!r}.",
+            _WORKS,
+            model_type=model_type,
+            reason="no causal language model",
+        )
+    return None
+
+
+def not_trusted(folder: Path | str, reference: str) -> InputError:
+    """Return the error for a model whose code may not run."""
+    return InputError(
+        f"{folder}: transformers has no class for this model; loading it would run the code "
+        f"beside its weights ({reference}).",
+        "Read that code; if you trust it, pass --trust-remote-code (in Python, "
+        "trust_remote_code=True).",
+        reference=reference,
     )
 
 
 @contextmanager
-def of_the_base(folder: Any, doing: str = "build") -> Iterator[None]:
+def of_the_base(folder: Path, doing: str = "build") -> Iterator[None]:
     """Turn errors of transformers about a base's own files into errors that name the base.
 
     Args:

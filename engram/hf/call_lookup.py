@@ -88,7 +88,7 @@ def look_up(
     mask: Tensor | None,
     position_ids: Tensor | None,
     state: MemoryState | None,
-    hash_ids: Tensor | None = None,
+    hash_ids: Tensor | None,
 ) -> Lookup:
     """Look up the tokens of a call, and add them to the state.
 
@@ -125,7 +125,8 @@ def look_up(
         if position_ids is not None and position_ids.ndim == 2:
             positions = position_ids.expand_as(ids)
         state.append(ids, shown, known, starts, positions, hash_ids)
-        starts, counted = state.starts.last(state.starts.length), state.kept()
+        so_far = state.tokens.length
+        starts, counted = state.starts.last(so_far), state.kept(so_far)
     since = None
     if starts is not None:
         counted = counted if reader.closes_gaps else None
@@ -184,7 +185,7 @@ def _follow_mask(reader: Reader, state: MemoryState, mask: Tensor) -> None:
         length = state.tokens.length
         tokens, positions = state.tokens.last(length), state.positions.last(length)
         assert tokens is not None
-        starts = document_starts(reader.ids.addresses, positions, tokens, state.kept())
+        starts = document_starts(reader.ids.addresses, positions, tokens, state.kept(length))
         state.starts.replace(torch.zeros_like(mask) if starts is None else starts)
 
 

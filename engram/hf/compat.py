@@ -11,13 +11,7 @@ from typing import Any
 
 from engram.hf.header_loading import loads_from_headers
 from engram.nn import compat as torch_seams
-from engram.seams import (
-    Probed,
-    Seam,
-    callable_seam,
-    probe,
-    require,
-)
+from engram.seams import Probed, Seam, callable_seam, probe, require
 
 PACKAGE = "transformers"
 # transformers 5.24 renamed the argument; the old name is an alias until 5.40, and remains the only
@@ -28,7 +22,13 @@ NEVER_COPIED = {
     "_auto_class": None,
     "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
 }
-
+# Auto classes of models that generate text, with the mapping of each.
+TEXT_ALONE, WITH_IMAGES = "AutoModelForCausalLM", "AutoModelForImageTextToText"
+_GENERATING = {
+    TEXT_ALONE: "MODEL_FOR_CAUSAL_LM_MAPPING",
+    WITH_IMAGES: "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+}
 
 _RENAMES = "loading bases whose tensors are renamed"
 _CODE = "bases that are code in their own folder"
@@ -168,6 +168,12 @@ def mapped(mapping: str, key: Any) -> Any:
     return entries[key] if key in entries else None  # noqa: SIM401
 
 
+def generating_classes(config: Any) -> dict[str, Any]:
+    """Return transformers' models of a config class that generate text, by Auto class."""
+    found = {name: mapped(mapping, config) for name, mapping in _GENERATING.items()}
+    return {name: model for name, model in found.items() if model is not None}
+
+
 _load_pretrained_model = callable_seam(
     PACKAGE,
     "PreTrainedModel._load_pretrained_model",
@@ -251,7 +257,11 @@ _BY_TYPE = "finding a base's config class by its model_type"
 _BY_CONFIG = "finding a base's classes by its config"
 # Methods of a cache that also apply to the memory's past.
 _OF_CACHES = (
-    *("reset", "crop", "reorder_cache", "batch_repeat_interleave", "batch_select_indices"),
+    "reset",
+    "crop",
+    "reorder_cache",
+    "batch_repeat_interleave",
+    "batch_select_indices",
     "get_seq_length",
 )
 # Mappings, each with a model type of which it has an entry.

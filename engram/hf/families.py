@@ -10,35 +10,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from engram.backbone.families import ATTACHED_PREFIX
-from engram.errors import InputError, LayoutError
+import torch
+
+from engram.backbone.families import ATTACHED_PREFIX, FAMILIES
+from engram.config.engram_config import EngramConfig
+from engram.errors import LayoutError
 from engram.hf import compat
+from engram.hf.admission import check_model, of_the_base
 from engram.hf.classes import made_again_by
-from engram.hf.folder_module import CODE_KEYS, module_and_class
 from engram.hf.models import EngramForCausalLM
 from engram.hf.multimodal import MULTIMODAL, base_class
+from engram.hf.wiring import find_place
 from engram.seams import tested_range
 
 # Families that `import engram.hf` registers with transformers' Auto classes; others are registered
 # when this toolkit attaches to or loads one of their checkpoints.
-FAMILIES = (
-    "deepseek_v3",
-    "deepseek_v4",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "mixtral",
-    "olmo2",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "smollm3",
-    *MULTIMODAL,
-)
+REGISTERED = (*FAMILIES, "deepseek_v4", *MULTIMODAL)
 # Auto classes of a base's tokenizer and processor: the mapping with its own, and the argument that
 # registers it.
 _READERS = (
@@ -92,46 +79,43 @@ def _class_of_code(which: int, config_class: Any, model_class: Any) -> Any:
     return classes_of_code(config_class, model_class)[which]
 
 
-def code_of_base(folder: Path, config: Mapping[str, Any], trust: bool) -> dict[str, str] | None:
-    """Return the entries of `auto_map` for a base that needs the code in its folder.
+def wired_classes(
+    folder: Path, model_type: str, code: Mapping[str, str] | None, memory: EngramConfig
+) -> tuple[str, type[Any], type[Any]]:
+    """Make the classes for a base, build it without its weights, and see where the memory goes.
 
     Args:
-        folder: The base's folder.
-        config: Its config.json.
-        trust: Whether the user allows its code to run.
+        folder: The base.
+        model_type: Its type.
+        code: Its entries of `auto_map`, if its own classes are code in its folder, which is run.
+        memory: The memory.
 
     Returns:
-        The entries; None if transformers has the base's classes.
+        Dotted name of its list of layers; the config class and the model class with memories.
 
     Raises:
-        InputError: Its code may not run, and transformers has no such model; or its code is in
-            another repository.
+        EngramError: It cannot be built, or carries no memory, or not this one.
     """
-    stated = config.get("auto_map")
-    code = {key: str(stated[key]) for key in CODE_KEYS if key in stated} if stated else {}
-    if "AutoModelForCausalLM" not in code or (not trust and _is_known(str(config["model_type"]))):
-        return None
-    if not trust:
-        raise not_trusted(folder, code["AutoModelForCausalLM"])
-    for reference in code.values():
-        module_and_class(reference)
-    return code
-
-
-def not_trusted(folder: Path | str, reference: str) -> InputError:
-    """Return the error for a model whose code may not run."""
-    return InputError(
-        f"{folder}: transformers has no class for this model; loading it would run the code "
-        f"beside its weights ({reference}).",
-        "Read that code; if you trust it, pass --trust-remote-code (in Python, "
-        "trust_remote_code=True).",
-        reference=reference,
-    )
-
-
-def _is_known(model_type: str) -> bool:
-    config = compat.config_class(model_type)
-    return config is not None and base_class(config)[0] is not None
+    if code is None:
+        config_class, model_class = model_classes(model_type)
+    else:
+        with of_the_base(folder):
+            own = {
+                name: compat.get_class_from_dynamic_module(reference, str(folder))
+                for name, reference in code.items()
+            }
+            theirs = own[compat.TEXT_ALONE]
+            config_class, model_class = classes_of_code(
+                own.get("AutoConfig", theirs.config_class), theirs
+            )
+    with of_the_base(folder), torch.device("meta"):
+        # Both classes derive from the base's own.
+        own_config: Any = config_class.__bases__[0]
+        hf_config = own_config.from_json_file(folder / "config.json")
+        model = model_class.__bases__[1](hf_config)
+    check_model(model)
+    _, _, layers_path = find_place(model, memory, memory.layer_ids)
+    return layers_path, config_class, model_class
 
 
 @cache
@@ -174,7 +158,7 @@ def _model_class(base_type: str) -> Any:
 
     config_class = _config_class(base_type)
     base_config = config_class.__bases__[0]
-    base, auto_classes = base_class(base_config)
+    base, auto_classes = base_class(base_type, compat.generating_classes(base_config))
     if base is None:
         raise _unknown(base_type)
     reduce = made_again_by(_model_class, base_type)
@@ -217,5 +201,5 @@ def _unknown(base_type: str) -> LayoutError:
 
 def register_families() -> None:
     """Register the known families with transformers' Auto classes and pipelines."""
-    for model_type in FAMILIES:
+    for model_type in REGISTERED:
         _config_class(model_type)

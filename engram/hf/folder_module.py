@@ -55,24 +55,23 @@ def remote_module(
     Raises:
         InputError: The base's own classes are not beside the weights.
     """
+    if code is None:
+        imports, made = [], f'model_classes("{config_class.model_type}")'
+    else:
+        bases = {key: module_and_class(code[key]) for key in CODE_KEYS if key in code}
+        imports = [f"from .{module} import {name}" for module, name in bases.values()]
+        model = bases["AutoModelForCausalLM"][1]
+        config = bases["AutoConfig"][1] if "AutoConfig" in bases else f"{model}.config_class"
+        made = f"classes_of_code({config}, {model})"
     lines = [
         '"""Loads this checkpoint through the installed toolkit: pip install engram-toolkit."""',
         "",
+        f"from engram.hf import {made.partition('(')[0]}",
+        "",
+        *imports,
+        *([""] if imports else []),
+        f"{config_class.__name__}, {model_class.__name__} = {made}",
     ]
-    made = f"{config_class.__name__}, {model_class.__name__} ="
-    if code is None:
-        lines += ["from engram.hf import model_classes", ""]
-        lines.append(f'{made} model_classes("{config_class.model_type}")')
-    else:
-        bases = {}
-        lines += ["from engram.hf import classes_of_code", ""]
-        for key in CODE_KEYS:
-            if key in code:
-                module, bases[key] = module_and_class(code[key])
-                lines.append(f"from .{module} import {bases[key]}")
-        model = bases["AutoModelForCausalLM"]
-        config = bases.get("AutoConfig", f"{model}.config_class")
-        lines += ["", f"{made} classes_of_code({config}, {model})"]
     return f"{REMOTE_MODULE}.py", "\n".join(lines) + "\n"
 
 

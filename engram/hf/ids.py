@@ -29,26 +29,23 @@ class MemoryIds:
         not_text: Ids of tokens that do not represent text, such as a part of an image.
 
     Attributes:
+        ever_checked: Whether a token map was checked; without one, no graph may be recorded.
         not_filled: The reason that `from_config` could not fill the token map, as a sentence; empty
             for models that were loaded.
     """
 
-    def __init__(
-        self,
-        addresses: Addresses,
-        not_text: tuple[int, ...] = (),
-        ever_checked: bool = False,
-        not_filled: str = "",
-    ) -> None:
+    def __init__(self, addresses: Addresses, not_text: tuple[int, ...] = ()) -> None:
         self.addresses, self.not_text = addresses, not_text
-        self.ever_checked = ever_checked  # copies of a checked map are valid, too
-        self.not_filled = not_filled
-        self._checked: tuple[int, int] | None = None
+        self.ever_checked, self.not_filled = False, ""
+        # The map itself, not its id, which another map may get when this one is gone.
+        self._checked: tuple[Tensor | None, int] = (None, 0)
         self._hasher: Hasher | None = None
         self._torch_hasher = TorchHasher(addresses)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemoryIds, (self.addresses, self.not_text, self.ever_checked, self.not_filled)
+        # Copies of a checked map are valid, too.
+        kept = {"ever_checked": self.ever_checked, "not_filled": self.not_filled}
+        return MemoryIds, (self.addresses, self.not_text), kept
 
     def readable(self, ids: Tensor, model_vocab_size: int) -> tuple[Tensor, Tensor | None]:
         """Find ids that the tokenizer does not have, and ids that do not represent text.
@@ -118,11 +115,11 @@ class MemoryIds:
         if token_map is None:
             return
         version = version_of(token_map)
-        if self._checked != (id(token_map), version):
+        if self._checked[0] is not token_map or self._checked[1] != version:
             if not bool(token_map.any()):
                 raise self._empty_map(len(token_map))
             self.addresses.with_map(_as_numpy(token_map))
-            self._checked, self._hasher = (id(token_map), version), None
+            self._checked, self._hasher = (token_map, version), None
             self.ever_checked = True
 
     def _empty_map(self, ids: int) -> MismatchError:

@@ -38,7 +38,13 @@ Tables = Literal["ram", "disk"]
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 # Arguments of `save_pretrained` for `push_to_hub` only.
 _UPLOADING = (
-    *("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags"),
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
 )
 
 

@@ -9,7 +9,7 @@ start and end of an image are text.
 from collections.abc import Mapping
 from typing import Any
 
-from engram.hf import compat
+from engram.hf.compat import TEXT_ALONE, WITH_IMAGES
 
 # Types whose wrapper is tested with a memory, with and without an image.
 MULTIMODAL = (
@@ -28,28 +28,21 @@ MULTIMODAL = (
 # Sub-configs of models that read more than text.
 _OTHER_SENSES = ("vision_config", "audio_config", "image_config", "video_config")
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
-_TEXT_ALONE, _WITH_IMAGES = "AutoModelForCausalLM", "AutoModelForImageTextToText"
-# Auto classes of models that generate text, with the mapping of each.
-_GENERATING = {
-    _TEXT_ALONE: "MODEL_FOR_CAUSAL_LM_MAPPING",
-    _WITH_IMAGES: "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
-    "AutoModelForMultimodalLM": "MODEL_FOR_MULTIMODAL_LM_MAPPING",
-}
 
 
-def other_sense(known: Any, config: Mapping[str, Any]) -> str | None:
+def other_sense(known: Any, config: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
     """Return the sub-config for reading more than text of a model type; None if there is none.
 
     Args:
         known: transformers' config class of the type.
         config: A config.json of that type.
+        found: Its models, see `compat.generating_classes`.
     """
-    found = _generating_classes(known)
     parts = getattr(known, "sub_configs", {})
     for name in _OTHER_SENSES:
-        if name in parts or (name in config and _TEXT_ALONE not in found):
+        if name in parts or (name in config and TEXT_ALONE not in found):
             return name
-    return "text_config" if "text_config" in parts and _WITH_IMAGES in found else None
+    return "text_config" if "text_config" in parts and WITH_IMAGES in found else None
 
 
 def auto_class_of(base: Mapping[str, Any]) -> str:
@@ -59,10 +52,10 @@ def auto_class_of(base: Mapping[str, Any]) -> str:
         base: Its `model_type`, and its `auto_map` if it is code in its own folder.
     """
     whole = "auto_map" not in base and base["model_type"] in MULTIMODAL
-    return _WITH_IMAGES if whole else _TEXT_ALONE
+    return WITH_IMAGES if whole else TEXT_ALONE
 
 
-def base_class(known: Any) -> tuple[Any, tuple[str, ...]]:
+def base_class(model_type: str, found: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """Return the model class of a base for attaching a memory, and its Auto classes.
 
     For a multimodal type it is the whole model, even if `AutoModelForCausalLM` would load only its
@@ -70,14 +63,14 @@ def base_class(known: Any) -> tuple[Any, tuple[str, ...]]:
     the same text.
 
     Args:
-        known: transformers' config class of the base.
+        model_type: The base's type.
+        found: Its models, see `compat.generating_classes`.
 
     Returns:
         The class, or None; and the names of the Auto classes that load the attached model, of which
         the first also loads the base as that class.
     """
-    found = _generating_classes(known)
-    first = auto_class_of({"model_type": known.model_type})
+    first = auto_class_of({"model_type": model_type})
     if first not in found:
         return None, ()
     return found[first], (first, *(name for name in found if name != first))
@@ -91,9 +84,3 @@ def placeholder_ids(config: Any) -> tuple[int, ...]:
     """
     found = (getattr(config, name, None) for name in _PLACEHOLDERS)
     return tuple(sorted({value for value in found if isinstance(value, int)}))
-
-
-def _generating_classes(config: Any) -> dict[str, Any]:
-    """Return transformers' models of a config class that generate text, by Auto class."""
-    found = {name: compat.mapped(mapping, config) for name, mapping in _GENERATING.items()}
-    return {name: model for name, model in found.items() if model is not None}

@@ -41,7 +41,7 @@ def document_starts(
     return starts if several else None
 
 
-def tokens_since_start(starts: Tensor, keep: Tensor | None = None) -> Tensor:
+def tokens_since_start(starts: Tensor, keep: Tensor | None) -> Tensor:
     """Count the tokens since each token's document started.
 
     Args:

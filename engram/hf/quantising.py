@@ -1,9 +1,15 @@
-"""Excludes memories from transformers' quantisers while a model is loaded."""
+"""Excludes memories from transformers' quantisers.
+
+A quantiser replaces every projection that is not in the skip list of its config, including those of
+a memory, whose weights are not quantised. So a memory's modules are added to that list.
+"""
 
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +18,9 @@ from torch import nn
 
 from engram.backbone.quantisation import (
     QUANTISATION,
-    BaseModules,
-    Memories,
+    Method,
     check_packages,
     find_method,
-    list_without_memory,
     method_name,
     quantised_part,
     stated_quantisation,
@@ -27,38 +31,19 @@ from engram.hf import compat
 from engram.hf.tables import HUB_OPTIONS
 from engram.tensor_names import module_name
 
+_NOT_IN_TAGS = ("model", "layers")
 _CONFIG_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code")
 
 
-def base_modules(base_class: Any, config: Any, layers_path: str) -> BaseModules:
-    """Build a base without its weights, and list its modules.
-
-    Args:
-        base_class: Its model class, without a memory.
-        config: Its config, or that of a checkpoint attached to it.
-        layers_path: Dotted name of its list of layers.
-    """
-    with torch.device("meta"):
-        model = base_class(config)
-    inside = [
-        name.removeprefix(f"{layers_path}.").partition(".")[2]
-        for name, module in model.named_modules()
-        if name.startswith(f"{layers_path}.")
-        and isinstance(module, (nn.Linear, nn.Conv2d, compat.Conv1D.find()))
-    ]
-    kept = compat.get_modules_to_not_convert(model)
-    return BaseModules(tuple(sorted(kept)), tuple(dict.fromkeys(inside)))
-
-
 def keep_memory_out(
-    model_config: Mapping[str, Any], base_class: Any, config_class: Any
+    model_config: Mapping[str, Any], config_class: Any, model_class: Any
 ) -> dict[str, Any]:
     """Write the memory's modules into the skip list of an attached checkpoint's config.
 
     Args:
         model_config: The checkpoint's config.json, with its ``engram`` part.
-        base_class: The base's model class, without a memory.
         config_class: The checkpoint's config class.
+        model_class: Its model class, which derives from the base's.
 
     Returns:
         The config, changed only where the base is quantised.
@@ -69,26 +54,73 @@ def keep_memory_out(
     part = quantised_part(model_config)
     if part is None:
         return dict(model_config)
-    settings, quantisation = model_config["engram"], part[QUANTISATION]
-
-    def base() -> BaseModules:
-        config = config_class.from_dict(model_config)
-        return base_modules(base_class, config, settings["layers_path"])
-
+    quantisation = part[QUANTISATION]
     method = find_method(method_name(quantisation))
-    key, listed = list_without_memory(method, quantisation, memories_of(settings), base)
+    key, listed = list_without_memory(
+        method,
+        quantisation,
+        model_config["engram"],
+        lambda: model_class.__bases__[1](config_class.from_dict(model_config)),
+    )
     changed = {**part, QUANTISATION: {**quantisation, key: listed}}
     return changed if part is model_config else {**model_config, "text_config": changed}
 
 
-def memories_of(settings: Mapping[str, Any]) -> Memories:
-    """Read a checkpoint's memories from the ``engram`` part of its config.json."""
+def list_without_memory(
+    method: Method,
+    stated: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    base: Callable[[], nn.Module],
+) -> tuple[str, list[Any]]:
+    """Extend a method's list of modules to exclude memories from quantisation.
+
+    Args:
+        method: The method.
+        stated: Its config, or the relevant keys of it.
+        settings: The ``engram`` part of a checkpoint's config.json.
+        base: Makes the base, which is looked at where the config has no list.
+
+    Returns:
+        The key and its new value.
+    """
+    key = next((key for key in method.keys if stated.get(key) is not None), method.keys[0])
+    listed: Any = stated.get(key)
+    layers_path = settings["layers_path"]
+    if listed is None:
+        with torch.device("meta"):
+            if method.entries is None:
+                # A list of lists, each quantised together; the default is one list.
+                listed = [_projections(base(), layers_path)]
+            elif method.unset == "kept":
+                listed = sorted(compat.get_modules_to_not_convert(base()))
+            else:
+                listed = list(method.unset)
+    if method.entries is None:
+        return key, listed
     config = EngramConfig.from_dict(settings["config"])
-    layers, path = settings["addresses"]["layers"], settings["layers_path"]
-    weights = (name for name in config.rules.dense_shapes(config.sizes))
-    parts = (name.removesuffix(".weight") for name in weights if name.endswith(".weight"))
-    paths = (module_name(path, layer["layer_id"]) for layer in layers)
-    return Memories(tuple(sorted(paths)), tuple(parts))
+    weights = [name for name in config.rules.dense_shapes(config.sizes) if name.endswith(".weight")]
+    paths = [module_name(layers_path, it["layer_id"]) for it in settings["addresses"]["layers"]]
+    listed = list(listed)
+    for path, weight in product(sorted(paths), weights):
+        name = f"{path}.{weight.removesuffix('.weight')}"
+        tag = [it for it in name.split(".") if not (it in _NOT_IN_TAGS or it.isnumeric())]
+        entry = method.entries.format(
+            path=path, escaped=re.escape(path), name=name, tag=".".join(tag)
+        )
+        if entry not in listed:
+            listed.append(entry)
+    return key, listed
+
+
+def _projections(model: nn.Module, layers_path: str) -> list[str]:
+    """Name the modules inside a layer that can be quantised, such as ``mlp.up_proj``."""
+    kinds = (nn.Linear, nn.Conv2d, compat.Conv1D.find())
+    inside = (
+        name.removeprefix(f"{layers_path}.").partition(".")[2]
+        for name, module in model.named_modules()
+        if name.startswith(f"{layers_path}.") and isinstance(module, kinds)
+    )
+    return list(dict.fromkeys(inside))
 
 
 @contextmanager
@@ -116,17 +148,17 @@ def quantised_loading(
     if given is None and stored is None:
         yield
         return
-    name = method_name(stored or _values(given))
-    check_packages(name)
+    loaded = stored or _values(given)
+    check_packages(loaded)
+    name = method_name(loaded)
     if given is not None:
-        settings = config.engram
-        base = partial(base_modules, base_class, config, settings["layers_path"])
         made = options[QUANTISATION] = copy.deepcopy(given)
         values = _values(made)
         method = find_method(method_name(values))
         # Methods that only load quantised weights have no such list.
         if isinstance(made, dict) or any(key in values for key in method.keys):
-            key, listed = list_without_memory(method, values, memories_of(settings), base)
+            base = partial(base_class, config)
+            key, listed = list_without_memory(method, values, config.engram, base)
             values[key] = listed
     try:
         yield
@@ -154,7 +186,7 @@ def reason_not_loaded(config: Mapping[str, Any]) -> str | None:
     quantisation = stated_quantisation(config)
     if quantisation is None:
         return None
-    check_packages(method_name(quantisation))
+    check_packages(quantisation)
     try:
         quantiser = compat.quantiser_from_config(copy.deepcopy(quantisation), pre_quantized=True)
         quantiser.validate_environment(device_map=None, weights_only=True)

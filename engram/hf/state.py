@@ -167,10 +167,9 @@ class MemoryState:
         for record, new in zip(self._by_token, steps, strict=True):
             record.append(new, tokens)
 
-    def kept(self) -> Tensor | None:
-        """Return a mask of the tokens so far that are read ``[B, T]``; None if all are."""
-        length = self.tokens.length
-        return both(self.mask.last(length), self.known.last(length))
+    def kept(self, count: int) -> Tensor | None:
+        """Return a mask of those of the last `count` tokens that are read; None if all are."""
+        return both(self.mask.last(count), self.known.last(count))
 
     def mask_again(self, mask: Tensor) -> bool:
         """Update the mask if the caller masks other tokens of the past than before.
@@ -208,10 +207,10 @@ class MemoryState:
         tokens = self.tokens.last(count)
         if tokens is None or not count:
             return None
-        keep = both(self.mask.last(count), self.known.last(count))
+        keep = self.kept(count)
         places = None
         if skip_masked and masks_some(keep):
-            kept = cast(Tensor, self.kept())
+            kept = cast(Tensor, self.kept(self.tokens.length))
             places = torch.arange(kept.shape[1], device=kept.device).where(kept, -1)
             places = places.topk(count, dim=1).values.flip(1)  # by time
             tokens, keep = cast(Tensor, self.tokens.last(count, places)), places >= 0

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError, UsageError
-from engram.nn import DiskEmbedding
-from engram.nn.quantised_disk import QuantisedDiskEmbedding
+from engram.nn import DiskEmbedding, QuantisedDiskEmbedding
 from engram.storage.dtypes import DTYPES, scales_per_row
 from engram.storage.files import atomic_write, write_json
 from engram.storage.safetensors_headers import (

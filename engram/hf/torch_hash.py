@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engram.addressing.addresses import Addresses
 from engram.errors import LayoutError
+from engram.nn.compat import records_a_lasting_graph
 
 
 class TorchHasher:
@@ -79,7 +80,7 @@ class TorchHasher:
                 "The memory hashes compressed ids, but got no token map.",
                 "Pass the model's token_map with the call.",
             )
-        return (token_map[ids.clamp(min=0)].long()).where(ids >= 0, ids)
+        return token_map[ids.clamp(min=0)].long().where(ids >= 0, ids)
 
     def _look_back(
         self,
@@ -115,8 +116,8 @@ class TorchHasher:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Multipliers ``[L, N]`` and primes ``[L, C]`` on a device."""
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
-        if not tracing and device in self._constants:
+        lasting = records_a_lasting_graph()
+        if device in self._constants and not lasting:
             return self._constants[device]
         layers = self.addresses.layers
         made = (
@@ -125,6 +126,6 @@ class TorchHasher:
         )
         # Exported tensors have no values to cache, and a function that is traced twice must give
         # the same trace.
-        if not (tracing or torch.compiler.is_exporting()):
+        if not lasting:
             self._constants[device] = made
         return made

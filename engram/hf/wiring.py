@@ -47,9 +47,7 @@ def wire(
             config.
     """
     check_config(addresses, config, model.config.name_or_path or type(model).__name__)
-    decoder, layers, path = find_layers(model)
-    check_cache(decoder)
-    check_fits(config, addresses.layer_ids, len(layers), model.config.get_text_config())
+    decoder, layers, path = find_place(model, config, addresses.layer_ids)
     dtype, distributions = model.dtype, addresses.vocab_distributions
     for index, layer in enumerate(layers):
         mixin = MemoryLayer if index in distributions else PlainLayer
@@ -76,6 +74,18 @@ def wire(
     decoder.__class__ = mixed(MemoryDecoder, decoder.__class__)
     decoder.engram_ids = MemoryIds(addresses, placeholder_ids(model.config))
     decoder.engram_layers_name = path.rpartition(".")[2]
+
+
+def find_place(model: Any, config: EngramConfig, layer_ids: list[int]) -> tuple[Any, Any, str]:
+    """Find the decoder and the layers that a memory goes to; see `find_layers`.
+
+    Raises:
+        LayoutError: There are none, they carry no memory, or not this one.
+    """
+    decoder, layers, path = find_layers(model)
+    check_cache(decoder)
+    check_fits(config, layer_ids, len(layers), model.config.get_text_config())
+    return decoder, layers, path
 
 
 def find_layers(model: Any) -> tuple[Any, Any, str]:
@@ -110,17 +120,17 @@ def find_layers(model: Any) -> tuple[Any, Any, str]:
             name, layers = next(iter(lists.items()))
             return decoder, layers, f"{path}.{name}" if path else name
         if lists:
-            raise _not_found(model, f"{type(decoder).__name__} has several: {', '.join(lists)}")
-    raise _not_found(model, "no module that takes token ids has one")
+            raise _not_found(
+                model, depth, f"{type(decoder).__name__} has several: {', '.join(lists)}"
+            )
+    raise _not_found(model, depth, "no module that takes token ids has one")
 
 
 def _depth(text_config: Any) -> int | None:
-    model_type = str(text_config.model_type).removeprefix("engram_")
-    return cast(int | None, stated_layers(model_type, lambda key: getattr(text_config, key, None)))
+    return cast(int | None, stated_layers(lambda key: getattr(text_config, key, None)))
 
 
-def _not_found(model: Any, reason: str) -> LayoutError:
-    depth = _depth(model.config.get_text_config())
+def _not_found(model: Any, depth: int | None, reason: str) -> LayoutError:
     return LayoutError(
         f"The layers of {type(model).__name__} cannot be found: a memory needs one list of {depth} "
         f"layers, and {reason}.",

@@ -49,9 +49,9 @@ class Naming:
     def marks(self, name: str) -> bool:
         """Whether a tensor's name tells that its model is of this family."""
         slot = self.read(name)
-        if slot is None or slot.is_scale:
-            return False
-        return slot.key.known and slot.key.name == self.mark
+        return (
+            slot is not None and not slot.is_scale and slot.key.known and slot.key.name == self.mark
+        )
 
     def part(self, slot: Slot) -> str:
         """Name the part of the memory that a tensor is counted under, such as ``wkv``."""

@@ -12,7 +12,9 @@ from engram.tensor_names import TABLE
 
 Role = Literal["table", "dense", "constants"]
 
-_NUMBER = re.compile(r"\d+(?!.*\d)")
+# Longer numbers are of no model, and some are too long for `int`.
+_DIGITS = r"\d{1,9}"
+_NUMBER = re.compile(rf"(?<!\d){_DIGITS}(?!.*\d)")
 _SCALE = re.compile(r"\.(?:scale|weight_scale|weight_scale_inv)$")
 # Numbers in names, by the word that stands for them in a table.
 _NUMBERS = {"layer": "layer", "stream": "number", "table": "number", "shard": "shard"}
@@ -169,12 +171,12 @@ class Dialect:
         names = "|".join(_pattern(theirs, named=False) for theirs in self.names.values())
         root = r"(?:.*\.)?" + _pattern(self.place, named=False)
         if self.anywhere:
-            root = r"(?:(?:.*\.)?(?:engram|\d+)\.)?"
+            root = rf"(?:(?:.*\.)?(?:engram|{_DIGITS})\.)?"
         return re.compile(rf"(?P<place>{root})(?P<name>{'.+' if self.own else names})$")
 
 
 def _pattern(name: str, *, named: bool = True) -> str:
     def number(word: re.Match[str]) -> str:
-        return rf"(?P<{_NUMBERS[word[1]]}>\d+)" if named else r"\d+"
+        return f"(?P<{_NUMBERS[word[1]]}>{_DIGITS})" if named else _DIGITS
 
     return re.sub(r"\\\{(\w+)\\\}", number, re.escape(name))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engram.errors import Problem
+from engram.errors import ConfigError, Problem
 
 # More than any model has: a config that says so would only keep the machine busy.
 MOST_ORDERS, MOST_HEADS, MOST_LAYERS, MOST_SHARDS = 16, 256, 4096, 65536
@@ -105,7 +105,11 @@ def write_settings(settings: Iterable[Setting], values: Mapping[str, Any]) -> di
 
 
 def config_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the values of a published config into the keys of our config."""
+    """Translate the values of a published config into the keys of our config.
+
+    Raises:
+        ConfigError: The memory's width is not that of so many orders.
+    """
     keys = dict(values)
     orders, heads = keys["max_ngram_size"] - 1, keys["n_head_per_ngram"]
     keys.pop("shards", None)
@@ -114,5 +118,9 @@ def config_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if "row_width" in keys:
         keys["n_embed_per_ngram"] = keys.pop("row_width") * heads
     if "memory_width" in keys:
-        keys["n_embed_per_ngram"] = keys.pop("memory_width") // orders
+        width = keys.pop("memory_width")
+        if width % orders:
+            problem = f"{width} is not a multiple of {orders}, the number of orders"
+            raise ConfigError([Problem("memory_width", problem)], "config.json")
+        keys["n_embed_per_ngram"] = width // orders
     return keys

@@ -6,8 +6,7 @@ from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.gated_convolution import DemoModule, QwenPleModule
 from engram.nn.module import EngramModule
 from engram.nn.offload import OffloadEmbedding
-from engram.nn.quantised_disk import QuantisedDiskEmbedding
-from engram.nn.quantised_embedding import QuantisedEmbedding
+from engram.nn.quantised_tables import QuantisedDiskEmbedding, QuantisedEmbedding
 
 __all__ = [
     "DeepseekV41Module",

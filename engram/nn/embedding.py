@@ -179,7 +179,9 @@ class MultiHeadEmbedding(nn.Module):
         return [0, *accumulate(self.head_sizes[:-1])]
 
 
-def check_offsets(module: MultiHeadEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def check_offsets(
+    module: MultiHeadEmbedding, state: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
     """Compare stored offsets with the sizes of a table's heads, as a hook before loading.
 
     Args:

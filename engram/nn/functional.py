@@ -82,8 +82,8 @@ class CausalConv(nn.Module):
         self,
         x: Tensor,
         window: Tensor | None,
-        since: Tensor | None = None,
-        gaps: Tensor | None = None,
+        since: Tensor | None,
+        gaps: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Convolve every channel with its own taps, causally.
 

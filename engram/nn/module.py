@@ -23,7 +23,7 @@ from engram.nn.frozen import FrozenTable
 from engram.nn.functional import ConvPast
 from engram.nn.inputs import as_mask, as_streams, ids_of_layer
 from engram.nn.quantised import FORMATS
-from engram.nn.quantised_embedding import QuantisedEmbedding
+from engram.nn.quantised_tables import QuantisedEmbedding
 from engram.nn.reference_names import load_published
 
 Init = Literal["identity", "paper"]
@@ -214,9 +214,7 @@ class EngramModule(nn.Module):
         positions = streams.shape[:2]
         if keep is not None:
             keep = as_mask(keep, positions)
-        if isinstance(
-            window, tuple
-        ):  # hooks of other libraries turn the named tuple into a plain one
+        if isinstance(window, tuple):  # a plain one after hooks of other libraries
             ids_before, gates = window
             before = self._look_up(ids_before, gates.shape[:2])
             window = self._conv_inputs(before, gates)

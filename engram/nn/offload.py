@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.nn.compat import address_of, version_of
+
+# Held while a cache is read and written: threads that share a model share its caches. Not an
+# attribute, since modules are copied and pickled.
+_cache_lock = threading.Lock()
 
 
 class OffloadEmbedding(nn.Embedding):
@@ -67,7 +72,8 @@ class OffloadEmbedding(nn.Embedding):
             self.clear_cache()
             rows = cast(Tensor, _HostRows.apply(self.weight, distinct, self.sparse))
         elif self.cache_lines:
-            rows = self._through_cache(distinct)
+            with _cache_lock:
+                rows = self._through_cache(distinct)
         else:
             rows = _gather(self.weight, distinct)
         return F.embedding(inverse, rows)

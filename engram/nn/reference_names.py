@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
@@ -12,14 +13,14 @@ from engram.addressing.same_memory import check_constant
 from engram.errors import MismatchError
 from engram.layouts.tensors import CONSTANTS
 from engram.nn.quantised import dequantise_fp8
-from engram.nn.quantised_embedding import QuantisedEmbedding
+from engram.nn.quantised_tables import QuantisedEmbedding
 from engram.tensor_names import OFFSETS, TABLE
 
 if TYPE_CHECKING:
     from engram.nn.module import EngramModule
 
 
-def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def load_published(module: EngramModule, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Give the tensors of a published module our names and shapes, in place.
 
     Args:
@@ -40,15 +41,15 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
         if ours in CONSTANTS:
             _check(module, ours, name, state.pop(name))
             continue
+        if ours == TABLE and "offsets" not in layout.released.names:
+            # The release derives them from the config, as this module did.
+            state.setdefault(prefix + OFFSETS, module.multi_head_embedding.offsets)
         target = prefix + (ours.removesuffix("weight") + "scale" if slot.is_scale else ours)
         piece = slot.shard if slot.key.number is None else slot.key.number
         if piece is not None:
             pieces.setdefault(target, {})[piece] = name
         elif target != name:
             state[target] = state.pop(name)
-            if ours == TABLE and "offsets" not in layout.released.names:
-                # The release derives them from the config, as this module did.
-                state[prefix + OFFSETS] = module.multi_head_embedding.offsets
     for target, names in pieces.items():
         _join(module, state, target, target.removeprefix(prefix), names)
     for tensor in layout.all_tensors.values():
@@ -57,7 +58,7 @@ def load_published(module: EngramModule, state: dict[str, Any], prefix: str, *_:
 
 
 def _join(
-    module: EngramModule, state: dict[str, Any], target: str, ours: str, names: dict[int, str]
+    module: EngramModule, state: dict[str, Tensor], target: str, ours: str, names: dict[int, str]
 ) -> None:
     """Join the pieces of a tensor. A gap is left alone: torch then names them as unexpected."""
     in_streams = any("{stream}" in d.names.get(ours, "") for d in module.layout.dialects)
@@ -71,7 +72,7 @@ def _join(
 
 
 def _dequantise(
-    module: EngramModule, state: dict[str, Any], name: str, rows_per_scale: int
+    module: EngramModule, state: dict[str, Tensor], name: str, rows_per_scale: int
 ) -> None:
     """Dequantise fp8 values that are not to stay quantised."""
     is_table = name.endswith(TABLE)
@@ -89,10 +90,11 @@ def _dequantise(
     state[name] = dequantise_fp8(codes, scales, rows_per_scale=rows_per_scale)
 
 
-def _check(module: EngramModule, constant: str, name: str, stored: Any) -> None:
+def _check(module: EngramModule, constant: str, name: str, stored: Tensor) -> None:
     """Compare a stored constant with the module's own, where the module can know it."""
-    is_sizes = constant == "sizes"
-    if stored.is_meta or not (is_sizes or module.layout.hashes == "raw"):
+    is_sizes, layout = constant == "sizes", module.layout
+    drawn_from_place = layout.hashes == "raw" and layout.multiplier_key == "index"
+    if stored.is_meta or not (is_sizes or drawn_from_place):
         return
     expected = module.multi_head_embedding.head_sizes if is_sizes else _multipliers(module)
     check_constant(name, stored.tolist(), expected)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import INFERENCE_DTYPES, TableDtype
+from engram.config.table_dtype import TableDtype
 from engram.sizing.counts import MemoryCount
 from engram.sizing.pages import PAGE_BYTES, RowPages, row_pages
 from engram.storage.dtypes import TABLE_DTYPES, dtype_name, row_bytes
@@ -93,11 +93,6 @@ def dtype_bytes(dtype: str) -> int:
     return TABLE_DTYPES[dtype_name(dtype)].bits // 8
 
 
-def dense_dtype(table_dtype: str) -> str:
-    """Return the dtype of modules around a table: the table's, or bfloat16 if it is quantised."""
-    return "bfloat16" if dtype_name(table_dtype) in INFERENCE_DTYPES else dtype_name(table_dtype)
-
-
 def weigh(
     counts: MemoryCount, backbone: Backbone | None = None, dtype: str | None = None
 ) -> tuple[TableDtype, list[Weights]]:
@@ -113,17 +108,16 @@ def weigh(
     """
     chosen = counts.config.stored_dtype(None if backbone is None else backbone.float_dtype, dtype)
     base = [] if backbone is None else [base_weights(backbone)]
-    return chosen, [*config_weights(counts, chosen.name), *base]
+    return chosen, [*config_weights(counts, chosen), *base]
 
 
-def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
+def config_weights(counts: MemoryCount, dtype: TableDtype) -> list[Weights]:
     """Return the weights of a memory that is not built yet.
 
     Args:
         counts: Its parameter counts.
-        table_dtype: dtype of the stored tables; the other parts have the `dense_dtype` for it.
+        dtype: dtype of the stored tables; the other parts have that of `TableDtype.around`.
     """
-    around = dense_dtype(table_dtype)
     parts = []
     for layer in counts.layers:
         table = Weights(
@@ -144,12 +138,12 @@ def config_weights(counts: MemoryCount, table_dtype: str) -> list[Weights]:
                 params=params,
                 size_bytes=0,
                 dtype=None,
-                kind="exact" if around == dtype_name(table_dtype) else "nominal",
+                kind="exact" if dtype.around == dtype.name else "nominal",
                 layer_id=layer.layer_id,
             )
             for name, params in layer.dense_parts.items()
         )
-        parts += [table.cast(table_dtype), *(part.cast(around) for part in dense)]
+        parts += [table.cast(dtype.name), *(part.cast(dtype.around) for part in dense)]
     return parts
 
 

@@ -66,7 +66,10 @@ FLOATS = {dtype.tag: name for name, dtype in TABLE_DTYPES.items() if not dtype.s
 DTYPE_ALIASES = {
     **{dtype.tag.lower(): name for name, dtype in TABLE_DTYPES.items()},
     **{dtype.torch or name: name for name, dtype in TABLE_DTYPES.items()},
-    **{"fp64": "float64", "fp32": "float32", "fp16": "float16", "half": "float16"},
+    "fp64": "float64",
+    "fp32": "float32",
+    "fp16": "float16",
+    "half": "float16",
 }
 
 

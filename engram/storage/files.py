@@ -26,7 +26,7 @@ _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)$|fd/)|/proc/")
 
 _BLOCK_BYTES = 2**20
 
-# Called with the units done so far and the total, None when it is not known.
+# Called with the bytes done so far and in all, None when that is not known.
 Progress = Callable[[int, "int | None"], None]
 
 
@@ -46,7 +46,9 @@ def check_file(path: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         clean(target)
         raise InputError(
-            f"{path} is already there.", "Give --overwrite to replace it.", path=str(path)
+            f"{path} is already there.",
+            "Pass --overwrite (in Python, overwrite=True) to replace it.",
+            path=str(path),
         )
     check_parents(target)
     if not target.parent.is_dir():

@@ -29,7 +29,7 @@ def check_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
     try:
         _check(folder, own_files, overwrite)
     except InputError:
-        remove_torn(folder)
+        staging.clean(folder)
         raise
 
 
@@ -48,7 +48,7 @@ def _check(folder: Path, own_files: OwnFiles, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(
             f"{folder} is there already.",
-            "Choose another folder, or pass --overwrite to replace it.",
+            "Choose another folder, or pass --overwrite (in Python, overwrite=True) to replace it.",
             output=str(folder),
         )
     if others := sorted({file.name for file in folder.iterdir()} - files):
@@ -82,7 +82,7 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         DoesNotFitError: The disk is full.
     """
     folder = folder.resolve()
-    remove_torn(folder)
+    staging.clean(folder)
     check_folder(folder, own_files, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with staging.stage(folder, folder) as place:
@@ -97,47 +97,30 @@ def new_folder(folder: Path, own_files: OwnFiles, overwrite: bool) -> Iterator[P
         staging.sync_path(folder.parent)
 
 
-def demand_apart(output: Path, *inputs: Path) -> None:
-    """Refuse an output that is an input, lies in one, or would take one with it.
+def demand_apart(output: Path, given: Path) -> None:
+    """Refuse an output that is an input, lies in it, or would take it with it.
 
     Paths are compared by where they lead: links and relative paths do not hide an input.
 
     Args:
         output: Folder to appear, which may replace one that is there.
-        *inputs: Folders and files that are read.
+        given: The folder or file that is read.
 
     Raises:
-        InputError: It is not apart from them.
+        InputError: They are not apart.
     """
-    target = output.expanduser().resolve()
-    for given in inputs:
-        source = given.expanduser().resolve()
-        clashes = {
-            f"{output} is what is read": target == source,
-            f"{output} lies in {given}, which is read": source in target.parents,
-            f"{given}, which is read, lies in {output}": target in source.parents,
-        }
-        for what in (text for text, holds in clashes.items() if holds):
-            raise InputError(
-                f"{what}: it would be changed or lost.",
-                "Choose another folder; what is read stays as it is.",
-                output=str(output),
-                input=str(given),
-            )
-
-
-def torn(folder: Path) -> list[Path]:
-    """Find what processes that were killed while they wrote a folder left beside it.
-
-    Args:
-        folder: The folder that they were to write.
-
-    Returns:
-        Folders that `remove_torn` would remove; those of processes that live are not among them.
-    """
-    return staging.leftovers(folder.resolve())
-
-
-def remove_torn(folder: Path) -> None:
-    """Remove what `torn` finds; a folder that was about to be replaced is put back instead."""
-    staging.clean(folder.resolve())
+    target, source = output.expanduser().resolve(), given.expanduser().resolve()
+    if target == source:
+        what = f"{output} is what is read"
+    elif source in target.parents:
+        what = f"{output} lies in {given}, which is read"
+    elif target in source.parents:
+        what = f"{given}, which is read, lies in {output}"
+    else:
+        return
+    raise InputError(
+        f"{what}: it would be changed or lost.",
+        "Choose another folder; what is read stays as it is.",
+        output=str(output),
+        input=str(given),
+    )

@@ -32,7 +32,7 @@ def full_disk(error: BaseException, path: Path | str | None) -> DoesNotFitError 
         return None
     return DoesNotFitError(
         f"{'' if path is None else f'{path}: '}{os.strerror(number)}.",
-        "Free some space, or write elsewhere with -o.",
+        "Free some space, or write to another disk.",
         path=None if path is None else str(path),
         errno=errno.errorcode[number],
     )

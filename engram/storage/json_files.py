@@ -14,6 +14,7 @@ from typing import Any
 
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.file_names import is_inside
+from engram.units import listed
 
 MAX_JSON_BYTES = 100_000_000  # the limit of safetensors headers, the largest JSON that is read
 MAX_DEPTH = 100
@@ -168,20 +169,19 @@ def parse_json(
         values: dict[str, Any] = json.loads(text)
         if _depth(values) > MAX_DEPTH:
             raise RecursionError
-    except ValueError as error:
-        what = f"{error}"
-        if isinstance(error, UnicodeDecodeError):
-            what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
-        raise _corrupt(where, f"is not JSON: {what}", hint) from None
-    except RecursionError:
-        raise _corrupt(where, f"is nested more than {MAX_DEPTH} deep", hint) from None
-    try:
         if "\\u" in text:
             written = json.dumps(values, ensure_ascii=False)
             written.encode(errors="surrogateescape" if file_names else "strict")
+    except RecursionError:
+        raise _corrupt(where, f"is nested more than {MAX_DEPTH} deep", hint) from None
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start} is 0x{content[error.start]:02x}, which is not UTF-8"
+        raise _corrupt(where, f"is not JSON: {what}", hint) from None
     except UnicodeEncodeError:
         what = "holds half of a surrogate pair, which is not text"
         raise _corrupt(where, what, hint) from None
+    except ValueError as error:
+        raise _corrupt(where, f"is not JSON: {error}", hint) from None
     check_shape(values, shape, where, hint=hint)
     return values
 
@@ -200,8 +200,7 @@ def check_shape(values: object, shape: Any, where: str, *, hint: str = _HINT) ->
             value that is wrong, the message the first ones.
     """
     if faults := list(_faults(values, shape, "")):
-        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        what = f"is damaged: {'; '.join(faults[:_NAMED])}{more}"
+        what = f"is damaged: {listed(faults, _NAMED, '; ')}"
         raise _corrupt(where, what, hint, problems=faults)
 
 

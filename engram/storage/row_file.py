@@ -94,7 +94,7 @@ class RowFile:
     def __reduce__(self) -> tuple[Any, ...]:
         return RowFile, (self.path, self.start_byte, self.rows, self.row_bytes)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> RowFile:
+    def __deepcopy__(self, memo: dict[int, object]) -> RowFile:
         return self
 
     def read(self, ids: Ids, out: Rows) -> None:

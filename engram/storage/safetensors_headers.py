@@ -134,7 +134,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     """
     weight_map: dict[str, str] = read_json(index, INDEX_SHAPE)["weight_map"]
     if foreign := [repr(file) for file in weight_map.values() if not is_weight_file(file)]:
-        what = f"it names {min(foreign)}, which is outside of its folder or no .safetensors file"
+        what = f"it names {min(foreign)}, outside of its folder or not a .safetensors file"
         raise _corrupt(index, what)
     return weight_map
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from engram.storage.dtypes import DTYPES
-from engram.storage.files import Progress
 
 Chunk = Any  # anything with the buffer protocol
 # Chunks of one tensor, each made when its function is called, on whatever thread.
@@ -68,7 +67,7 @@ def plan_shards(
 def write_shard(
     path: Path,
     tensors: Sequence[TensorStream],
-    progress: Progress | None,
+    step: Callable[[int], object],
     digest: Callable[[Chunk], object] | None = None,
 ) -> None:
     """Write one safetensors file; while a chunk is written the next ones are made.
@@ -76,7 +75,7 @@ def write_shard(
     Args:
         path: The file, which must not be there.
         tensors: What it holds.
-        progress: Told the bytes of every chunk written.
+        step: Told the bytes of every chunk written.
         digest: Takes every byte of the file, such as `update` of one of hashlib's.
     """
     with path.open("xb") as file:
@@ -85,8 +84,8 @@ def write_shard(
             file.write(chunk)
             if digest is not None:
                 digest(chunk)
-            if progress is not None and chunk is not start:
-                progress(memoryview(chunk).nbytes, None)
+            if chunk is not start:
+                step(memoryview(chunk).nbytes)
         file.flush()
         os.fsync(file.fileno())
 

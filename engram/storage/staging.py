@@ -158,9 +158,16 @@ def in_use(place: Path) -> bool:
 
 
 def leftovers(target: Path) -> list[Path]:
-    """Find the stages of a target whose processes are gone."""
+    """Find what processes that were killed while they wrote a target left beside it.
+
+    Args:
+        target: The file or folder that they were to write.
+
+    Returns:
+        Stages that `clean` would remove; those of processes that live are not among them.
+    """
     found = []
-    for place in _stages(target):
+    for place in _stages(target.resolve()):
         with _taken(place) as is_left:
             if is_left or _is_empty(place):
                 found.append(place)
@@ -169,6 +176,7 @@ def leftovers(target: Path) -> list[Path]:
 
 def clean(target: Path) -> None:
     """Remove the `leftovers` of a target; results that were about to be replaced are put back."""
+    target = target.resolve()
     for place in _stages(target):
         if _is_empty(place):
             with suppress(OSError):  # another process has just begun or ended there

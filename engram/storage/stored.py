@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.storage.file_names import is_weight_file
-from engram.storage.json_files import parse_json, read_json
+from engram.storage.json_files import read_json
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
     INDEX_SHAPE,
@@ -18,10 +18,11 @@ from engram.storage.safetensors_headers import (
     TensorInfo,
     read_header,
 )
+from engram.units import listed
 
 # DeepSeek's releases keep the config of their own inference code beside the one of transformers.
 CONFIG_FILES = ("config.json", "inference/config.json")
-_NAMED = 3  # as many as a message names
+NAMED = 3  # as many as a message names
 _AT_A_TIME = 8
 
 # Names that an index places in each file; None where all of a file's tensors count.
@@ -74,7 +75,7 @@ class Stored:
         """
         if self.missing:
             raise MissingFileError(
-                f"{self.name} lacks {named(self.missing)}, named by its index.",
+                f"{self.name} lacks {listed(self.missing, NAMED)}, named by its index.",
                 "Download the checkpoint again; finished files are kept.",
                 missing=self.missing,
             )
@@ -90,33 +91,27 @@ class Stored:
                 f"{self.name} has no safetensors weights.", "Copy the whole folder.", path=self.name
             )
 
-    def indexed(self, content: bytes, where: str) -> Files:
-        """Return the names that an index places in each file.
-
-        Args:
-            content: The index.
-            where: Its name.
-        """
+    def indexed(self, index: Path) -> Files:
+        """Return the names that an index places in each file."""
         try:
-            weight_map = parse_json(content, where, INDEX_SHAPE)["weight_map"]
+            weight_map = read_json(index, INDEX_SHAPE)["weight_map"]
         except CorruptFileError as error:
             self.problems.append(error)
             return {}
         files: dict[str, list[str]] = {}
         for name, file in weight_map.items():
             files.setdefault(file, []).append(name)
-        for file in sorted((it for it in files if not is_weight_file(it)), key=repr):
+        for file in sorted(it for it in files if not is_weight_file(it)):
             self.problems.append(
                 CorruptFileError(
-                    f"{where} names {file!r}, which is outside of its folder or no .safetensors "
-                    "file."
+                    f"{index} names {file!r}, outside of its folder or not a .safetensors file."
                 )
             )
             self.unread.update(files.pop(file))
         return files
 
-    def take(self, files: Files, header: Callable[[str], dict[str, TensorInfo]]) -> Stored:
-        """Take the tensors of files; return itself.
+    def take(self, files: Files, header: Callable[[str], dict[str, TensorInfo]]) -> None:
+        """Take the tensors of files.
 
         Args:
             files: See `indexed`.
@@ -124,26 +119,23 @@ class Stored:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        def read(file: str) -> dict[str, TensorInfo] | EngramError:
-            try:
-                return header(file)
-            except EngramError as error:
-                return error
-
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            headers = dict(zip(files, pool.map(read, files), strict=True))
+            headers = {file: pool.submit(header, file) for file in files}
         for file, names in sorted(files.items()):
-            found = headers[file]
-            if isinstance(found, EngramError):
-                self.problems.append(found)
+            try:
+                found = headers[file].result()
+            except EngramError as error:
+                self.problems.append(error)
                 self.unread.update(names or ())
-                if names and isinstance(found, MissingFileError):
+                if names and isinstance(error, MissingFileError):
                     self.missing.append(file)
                 continue
             absent = [name for name in names or () if name not in found]
             if absent:
                 self.problems.append(
-                    CorruptFileError(f"{named(absent)} should be in {file}, and is not there.")
+                    CorruptFileError(
+                        f"{listed(absent, NAMED)} should be in {file}, and is not there."
+                    )
                 )
             wanted = set(found if names is None else names)
             new = {name: info for name, info in found.items() if name in wanted}
@@ -153,14 +145,6 @@ class Stored:
                     CorruptFileError(f"{twice} is in {file}, and in another file too.")
                 )
             self.tensors.update(new)
-        return self
-
-
-def named(names: Iterable[str]) -> str:
-    """The first names of many."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
 
 
 def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False) -> Stored:
@@ -186,10 +170,11 @@ def read_stored(path: Path, config: dict[str, Any], *, needs_index: bool = False
     elif (path / SINGLE_FILE).is_file():
         files = {SINGLE_FILE: None}
     elif index.is_file():
-        files = stored.indexed(index.read_bytes(), str(index))
+        files = stored.indexed(index)
     elif not needs_index:
         files = {file.name: None for file in path.glob("*.safetensors")}
-    return stored.take(files, header)
+    stored.take(files, header)
+    return stored
 
 
 def _read(info: TensorInfo) -> bytes:
@@ -224,5 +209,4 @@ def stored_model_config(path: Path) -> dict[str, Any]:
         CorruptFileError: It is not a JSON object.
     """
     files = [path / name for name in CONFIG_FILES if (path / name).is_file()]
-    config: dict[str, Any] = read_json(files[0]) if files else {}
-    return config
+    return read_json(files[0]) if files else {}

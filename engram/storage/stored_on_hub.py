@@ -1,5 +1,7 @@
 """Headers of a checkpoint on the Hugging Face hub, by range requests; no weight file is fetched."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
     from huggingface_hub.errors import EntryNotFoundError
 
     def read(info: TensorInfo) -> bytes:
-        content = hub.read_range(name, str(info.path), revision, info.start, info.stop)
+        with _reading(name, revision):
+            content = hub.read_range(name, str(info.path), revision, info.start, info.stop)
         if len(content) != info.stop - info.start:
             raise CorruptFileError(
                 f"{info.path} of {name} ends before byte {info.stop}.",
@@ -59,13 +62,24 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
 
     stored = Stored(name=name, folder=None, config=config, read=read)
     files: Files = {}
-    try:
+    with _reading(name, revision):
         if hub.has_file(name, SINGLE_FILE, revision):
             files = {SINGLE_FILE: None}
         elif hub.has_file(name, INDEX_FILE, revision):
-            index = hub.download(name, INDEX_FILE, revision, offline=False).read_bytes()
-            files = stored.indexed(index, INDEX_FILE)
-        return stored.take(files, header)
+            files = stored.indexed(hub.download(name, INDEX_FILE, revision, offline=False))
+        stored.take(files, header)
+    return stored
+
+
+@contextmanager
+def _reading(name: str, revision: str | None) -> Iterator[None]:
+    """Name the repository where the hub's client fails.
+
+    Raises:
+        MissingFileError: It does.
+    """
+    try:
+        yield
     except EngramError:
         raise
     except Exception as error:  # the client's versions differ in transport, and so in exceptions

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 from huggingface_hub import constants
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from engram.addressing import tokenizer_files
-from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.tokenizer_files import describe_tokenizer, load_tokenizer
 from engram.errors import CorruptFileError, MissingFileError
 
 EXTRA = {"content": "<extra>", "lstrip": False, "normalized": False, "rstrip": True}
@@ -236,3 +237,15 @@ def test_neither_torch_nor_transformers_is_imported(local_bpe):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_text_is_never_truncated_or_padded(folder):
+    """Many tokenizer.json state a length for training, which is not that of the texts here."""
+    whole = load_tokenizer(folder).tokenizer.encode("one two three " * 20).ids
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.enable_truncation(5)
+    own.enable_padding(length=9)
+    own.save(str(folder / "tokenizer.json"))
+    for given in (folder, own):
+        assert describe_tokenizer(given).tokenizer.encode("one two three " * 20).ids == whole
+    assert len(own.encode("one two three " * 20).ids) == 9  # the caller's is as it was

@@ -50,7 +50,7 @@ def answer(out):
     out.note("a note")
     out.detail("a detail")
     out.warn("a warning")
-    with out.progress("Counting", unit="rows") as step:
+    with out.progress("Counting") as step:
         step(1, 2)
     out.result({"schema": "engram.test/1", "path": "[/a/b]"}, "[/a/b]")
 
@@ -104,7 +104,7 @@ def test_progress_on_a_terminal_only_shows_rate_and_amount(monkeypatch):
     def draw(quiet):
         stream = Terminal()
         monkeypatch.setattr(sys, "stderr", stream)
-        with Output(quiet=quiet).progress("[Hashing]", unit="B") as step:
+        with Output(quiet=quiet).progress("[Hashing]") as step:
             for done in range(0, 2**21, 2**19):
                 step(done, 2**21)
                 time.sleep(0.2)
@@ -128,7 +128,7 @@ def test_progress_fits_its_line_and_says_no_absurd_rate(monkeypatch, width):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    with Output().progress("Tokenising", unit="B") as step:
+    with Output().progress("Tokenising") as step:
         step(8 * 2**20, 24 * 2**20)  # what an earlier run did
         time.sleep(0.6)
         step(16 * 2**20, 24 * 2**20)
@@ -327,6 +327,15 @@ def test_interrupt_ends_with_130_and_one_line(tmp_path):
 def test_a_reader_that_goes_away_is_no_error(command):
     done = shell(f"engram {command} | true; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_notes_and_errors_never_move_to_stdout(tmp_path):
+    file = tmp_path / "config.yaml"
+    done = shell(f"engram config new gpt2 -o {file} --dry-run --json 2>&-")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert json.loads(done.stdout)["written"] is False
+    done = shell(f"engram config show {file} 2>&-")
+    assert (done.returncode, done.stdout) == (4, "")
 
 
 def test_a_verdict_survives_a_closed_pipe(tmp_path):

@@ -131,6 +131,7 @@ def test_k_replaces_the_table_size():
         (["--set", "k=3", "--set", "engram_table_size=[800, 800]"], 2, "more than once"),
         (["--set", "seed=1", "--set", "seed=2"], 2, "--set seed: given twice"),
         (["--set", "seed"], 2, "not of the form KEY=VALUE"),
+        (["--set", "=1"], 2, "not of the form KEY=VALUE"),
         (["--set", "seed=[1"], 2, "not YAML"),
         (["--set", "sede=1"], 2, "'--set': sede: unknown key; did you mean seed?"),
         (["--set", "seed=x"], 2, "'--set': seed: 'x' is not a whole number"),

@@ -211,6 +211,9 @@ def test_info(folder):
     error = run("corpus", "info", folder / "nope", "--json").error(4)
     assert error["message"] == f"{folder / 'nope'} does not exist."
     run("corpus", "info", folder.parent, "--json").error(4)
+    file = folder / "manifest.json"
+    error = run("corpus", "info", file, "--json").error(4)
+    assert error["message"] == f"{file} is not a corpus: it has no manifest.json."
 
 
 def test_verify(folder, text):

@@ -198,6 +198,7 @@ def test_a_base_that_is_too_large_says_what_helps():
             "'--layers': Layers of openai-community/gpt2 must be in 0..11, got 12",
         ),
         (["--layers", "1;6"], 2, "'--layers': '1;6' is not a list of layers. Write it as 1,6."),
+        (["--layers", "9" * 5000], 2, "is not a list of layers. Write it as 1,6."),
         (["--layers", "1,1"], 2, "'--layers': [1, 1] names a layer twice"),
         (["--heads", "7"], 2, "'--heads': n_embed_per_ngram: 512 is not a multiple of"),
         (["--heads", "7"], 2, "n_head_per_ngram 7; 511 and 518 are"),

@@ -182,6 +182,9 @@ def test_parse_value():
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(MissingFileError, match="does not exist"):
         read_config(tmp_path / "none.yaml")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MissingFileError, match="does not exist"):
+        read_config(tmp_path / "file" / "none.yaml")
     with pytest.raises(IsADirectoryError):
         read_config(tmp_path)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import engram
+from engram.errors import MismatchError
 from engram.hf.ids import MemoryIds
 from support import tiny
 
@@ -35,3 +36,14 @@ def test_another_thread_may_check_a_map_at_any_time(decoder):
     addresses, token_map = decoder.engram_ids.addresses, decoder.engram_token_map
     got = Forgetful(addresses)(ids, token_map, None, None)
     assert torch.equal(got, MemoryIds(addresses)(ids, token_map, None, None))
+
+
+def test_a_map_in_the_place_of_one_that_is_gone_is_checked(decoder):
+    """Python gives the id of an object that is gone to another one."""
+    memory_ids = MemoryIds(decoder.engram_ids.addresses)
+    for _ in range(20):
+        good = decoder.engram_token_map.clone()
+        memory_ids.check(good)
+        del good
+        with pytest.raises(MismatchError, match="does not belong"):
+            memory_ids.check(torch.ones_like(decoder.engram_token_map))

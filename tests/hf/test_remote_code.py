@@ -98,6 +98,17 @@ def test_identity_and_files(base, attached):
     assert config["engram"]["base"]["auto_map"] == AUTO_MAP
 
 
+def test_code_that_names_its_model_alone_states_its_config_there(base, attached, tmp_path):
+    copy = shutil.copytree(base, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    del config["auto_map"]["AutoConfig"]
+    (copy / "config.json").write_text(json.dumps(config))
+    folder = tiny.attached_model(copy, tmp_path / "attached", trust_remote_code=True)
+    whole, alone = (engram.load(it, trust_remote_code=True) for it in (attached, folder))
+    with torch.no_grad():
+        assert torch.equal(whole(IDS).logits, alone(IDS).logits)
+
+
 def test_auto_classes_load_it_in_a_process_that_knows_nothing(attached, model, tmp_path):
     saved = tmp_path / "saved"
     model.save_pretrained(saved)

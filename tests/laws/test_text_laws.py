@@ -16,6 +16,7 @@ from engram.corpus.text import readers
 from engram.corpus.text.documents import DocumentEnds
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens import cutting
 
 # Every property writes a file of its own into one folder, which is all that it leaves there.
@@ -29,7 +30,9 @@ SPLITS = st.sampled_from(["paragraph", "line", "file"])
 
 
 def documents(path, **options):
-    return [text for block in TextReader(path, **options).blocks() for text in block.texts]
+    return [
+        text for block in TextReader(path, TextOptions(**options)).blocks() for text in block.texts
+    ]
 
 
 @in_one_folder

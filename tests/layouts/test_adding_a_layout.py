@@ -190,6 +190,25 @@ def test_a_module_loads_published_names(attached, published, dialect):
         module.load_state_dict(state)
 
 
+def test_a_module_loads_what_it_can_derive_or_cannot_compare(monkeypatch):
+    """Of a release without offsets, in shards; and multipliers that follow from the layer's id."""
+    names = {ours: name for ours, name in RELEASED.names.items() if ours != "offsets"}
+    dialect = replace(RELEASED, names=names)
+    raw = {"hashes": "raw", "fill": "eos", "ends_after_eos": True}
+    layout = replace(TOY, name="bare", module="toy", dialects=(dialect,), **raw)
+    monkeypatch.setitem(LAYOUTS, "bare", layout)
+    config = tiny.memory_config(**{**SETTINGS, "layout": "bare", "pad_id": None, "eos_id": 1})
+    tokenizer = EngramTokenizer(config, BPE)
+    source, module = (EngramModule(config, tokenizer.vocab_distributions[1]) for _ in range(2))
+    ours = source.state_dict()
+    state = {f"rows.{i}.weight": part for i, part in enumerate(ours[TABLE].chunk(4))}
+    state |= {"to_value.weight": ours["value.weight"], "gates.0.weight": ours["gate"][0]}
+    layer = next(layer for layer in tokenizer.addresses.layers if layer.layer_id == 1)
+    state["hash"] = torch.tensor(layer.multipliers)
+    module.load_state_dict(state)
+    assert_same(module.state_dict(), ours)
+
+
 def test_a_layout_may_borrow_another_ones_module(monkeypatch):
     monkeypatch.setitem(LAYOUTS, "twin", replace(TOY, name="twin", module="toy"))
     config = tiny.memory_config(**{**SETTINGS, "layout": "twin"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -43,6 +45,25 @@ def test_the_cache_is_read_and_bounded():
         assert torch.equal(offloaded(ids), -first)
         offloaded(torch.arange(50))
         assert offloaded._cached_rows.shape == (8, 4)
+
+
+def test_threads_share_a_cache():
+    """A line that another row takes between two steps of a look-up would give that row."""
+    plain, offloaded = pair(rows=1000, width=8, cache_lines=16)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def is_right(seed):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            drawn = (torch.randint(0, 1000, (8,), generator=generator) for _ in range(600))
+            return all(torch.equal(offloaded(ids), plain(ids)) for ids in drawn)
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(is_right, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_changed_table_is_seen():

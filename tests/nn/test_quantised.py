@@ -111,6 +111,7 @@ def test_looking_up_equals_the_whole_table_dequantised(table_dtype):
     ids = torch.tensor([[3, 49, 3], [0, 7, 7]])
     whole = form.dequantise(codes, scales, dtype=torch.float32)
     assert torch.equal(table(ids), whole[ids])
+    assert table(ids[:, :0]).shape == (2, 0, 40)
     assert list(table.parameters()) == []
     for bad in (50, -1):
         with pytest.raises(IndexError):

@@ -12,14 +12,14 @@ from engram.errors import UsageError
 from engram.sizing.counts import count_params
 from engram.sizing.placement import memory_use
 from engram.sizing.run_options import ReportOptions
-from engram.sizing.weights import base_weights, config_weights, dense_dtype, total_of
+from engram.sizing.weights import base_weights, config_weights, total_of
 
 GIB = 2**30
 
 
 def use_of(name, dtype=None, **options):
     config = load_template(name)
-    weights = config_weights(count_params(config), config.stored_dtype(asked=dtype).name)
+    weights = config_weights(count_params(config), config.stored_dtype(asked=dtype))
     return memory_use(weights, ReportOptions(**options))
 
 
@@ -133,7 +133,7 @@ def test_base_model_is_counted_and_may_be_frozen():
     config, gpt2 = load_template("gpt2"), load_backbone("gpt2")
     base = base_weights(gpt2)
     assert (base.params, base.size_bytes, base.kind) == (gpt2.params, 4 * gpt2.params, "nominal")
-    weights = [*config_weights(count_params(config), "float32"), base]
+    weights = [*config_weights(count_params(config), config.stored_dtype(asked="float32")), base]
     options = ReportOptions(mode="training")
     trained = memory_use(weights, options)
     frozen = memory_use(weights, replace(options, train="memory"))
@@ -143,7 +143,9 @@ def test_base_model_is_counted_and_may_be_frozen():
 
 
 def test_dense_parts_of_quantised_tables_are_bfloat16():
-    assert [dense_dtype(name) for name in ("fp8", "int8", "bf16", "fp32")] == [
+    config = load_template("gpt2")
+    names = ("fp8", "int8", "bf16", "fp32")
+    assert [config.stored_dtype(asked=name).around for name in names] == [
         "bfloat16",
         "bfloat16",
         "bfloat16",

@@ -221,7 +221,7 @@ def test_memory_budget_holds_in_bytes(dtype):
 
         def size_bytes(rows):
             counts = count_rows(shape, rows)
-            return sum(part.size_bytes for part in config_weights(counts, dtype))
+            return sum(part.size_bytes for part in config_weights(counts, shape.stored_dtype()))
 
         assert size_bytes(plan.rows_per_order) <= budget_bytes
         assert budget_bytes < size_bytes(plan.rows_per_order + 1)

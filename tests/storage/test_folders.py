@@ -16,8 +16,8 @@ from engram.checkpoints.attach import attach
 from engram.config.config_file import write_config
 from engram.errors import InputError
 from engram.storage import staging
-from engram.storage.folders import new_folder, remove_torn, torn
-from engram.storage.staging import stage
+from engram.storage.folders import new_folder
+from engram.storage.staging import clean, leftovers, stage
 from support import tiny
 from support.kills import killed_at
 
@@ -54,11 +54,11 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     ) as process:
         assert process.stdout.readline() == "writing\n"
         (half,) = tmp_path.iterdir()
-        assert torn(out) == []
-        remove_torn(out)
+        assert leftovers(out) == []
+        clean(out)
         assert (half / "new" / "half.txt").read_text() == "half"
         process.send_signal(signal.SIGKILL)
-    assert torn(out) == [half]
+    assert leftovers(out) == [half]
     write(out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

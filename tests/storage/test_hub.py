@@ -8,13 +8,17 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler
 
+import numpy as np
 import pytest
 from huggingface_hub import constants, errors
+from safetensors.numpy import save_file
 
 import engram
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.errors import CorruptFileError, MissingFileError
 from engram.storage import hub
+from engram.storage.safetensors_headers import SINGLE_FILE
+from engram.storage.stored_on_hub import read_hub
 from support.hub import Hub, serving
 
 
@@ -89,6 +93,16 @@ def test_ranges_are_exact(some_hub):
     assert not hub.has_file("some/model", "other", None)
     with pytest.raises(errors.EntryNotFoundError):
         hub.read_range("some/model", "other", None, 0, 1)
+
+
+def test_a_hub_that_goes_away_after_its_headers_is_named(some_hub):
+    save_file({"sizes": np.arange(3)}, some_hub.root / "some" / "model" / SINGLE_FILE)
+    stored = read_hub("some/model", None, {})
+    assert stored.integers("sizes") == [0, 1, 2]
+    some_hub.server_close()
+    some_hub.shutdown()
+    with pytest.raises(MissingFileError, match="some/model could not be read from the hub"):
+        stored.integers("sizes")
 
 
 def test_other_bytes_than_those_asked_for_are_refused(some_hub, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -16,6 +17,8 @@ from engram.storage.json_files import (
     read_json,
 )
 from engram.storage.npy_files import read_npy
+from engram.storage.safetensors_headers import INDEX_FILE
+from engram.storage.stored import read_folder_headers
 
 SHAPE = {
     "files": [{"name": FILE_NAME, "bytes": COUNT}],
@@ -132,3 +135,11 @@ def test_npy_files_of_every_wrong_kind(tmp_path):
         file.write_bytes(content)
         with pytest.raises(CorruptFileError, match="cannot be read as an .npy file"):
             read_npy(file, 1, hint="")
+
+
+def test_an_index_of_shards_is_bounded_too(tmp_path):
+    index = tmp_path / INDEX_FILE
+    index.touch()
+    os.truncate(index, 2**40)
+    with pytest.raises(CorruptFileError, match="is larger than 100,000,000 bytes"):
+        read_folder_headers(tmp_path)

@@ -193,3 +193,8 @@ def family_folders(model_type: str, tmp_path_factory: object) -> tuple[Path, Pat
         config = memory_config(hc_mult=SIZES[model_type].get("hc_mult", 1))
         _MADE[model_type] = (base, attached_model(base, folder / "attached", config))
     return _MADE[model_type]
+
+
+def params_of(model: torch.nn.Module, *words: str) -> int:
+    """Count the parameters with one of the words in their names."""
+    return sum(p.numel() for name, p in model.named_parameters() if any(w in name for w in words))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
-from engram.backbone.quantisation import check_packages, quantisation_method
+from engram.backbone.quantisation import check_packages
 from engram.checkpoints.attach.attach_plan import Attached, AttachPlan
 from engram.checkpoints.attach.initial_values import first_values
 from engram.checkpoints.attach.new_memory import describe_attachment
@@ -26,8 +26,9 @@ from engram.errors import UsageError
 from engram.sizing.size import size
 from engram.sizing.size_options import SizeOptions
 from engram.storage.files import Progress, sha256_of, write_json
-from engram.storage.folders import check_folder, demand_apart, torn
+from engram.storage.folders import check_folder, demand_apart
 from engram.storage.safetensors_writer import plan_shards
+from engram.storage.staging import leftovers
 
 CONFIG_YAML = "memory.yaml"
 MAX_SHARD_BYTES = 5 * 10**9
@@ -68,7 +69,7 @@ def attach(
         init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
         dtype: dtype of the tables, see `engram.config.table_dtype`; the config's, or the base's
             own, when None. What lies around quantised tables (fp8, int8) is bfloat16.
-        link: Hard-link the base's files instead of copying them.
+        link: Hard-link the base's weight files instead of copying them.
         adapter: Write the memory alone; `engram.load(base, adapter)` joins the two.
         digests: Record the sha256 of every weight file, which `verify` compares when asked to; that
             of small files is always recorded.
@@ -121,21 +122,21 @@ def attach(
     if isinstance(asked, SizeOptions):
         text = dump_config(plan.config, title=f"Sized for {base.name}")
         plan = replace(plan, texts={**plan.texts, CONFIG_YAML: text})
-    tensors = expected_tensors(plan.config, plan.addresses, plan.layers_path)
+    tensors = expected_tensors(plan.config, stored, plan.addresses, plan.layers_path)
     check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
     plan = replace(
         plan,
-        shards=plan_shards(first_values(plan, tensors, init), MAX_SHARD_BYTES),
+        shards=plan_shards(first_values(plan, tensors, stored, init), MAX_SHARD_BYTES),
         link=link,
         digests=digests,
     )
-    attached = Attached(plan, stored, not dry_run, tuple(torn(output)))
+    attached = Attached(plan, stored, not dry_run, tuple(leftovers(output)))
     if dry_run:
         check_folder(output, own_files, overwrite)
         plan.check_room()
     else:
-        if verify:  # at once, not after the whole was written
-            check_packages(quantisation_method(base.config))
+        if verify and base.quantisation:  # at once, not after the whole was written
+            check_packages(base.quantisation)
         write(plan, overwrite=overwrite, progress=progress)
     if on_written is not None:
         on_written(attached)
@@ -165,7 +166,8 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
         if weights is not None:
             recorded["weight_files"] = weights
         config = {**plan.model_config, "engram": {**plan.model_config["engram"], DIGESTS: recorded}}
+        name = CONFIG_FILE
         if plan.adapter:
-            write_json(folder / ADAPTER_FILE, adapter_settings(plan.base, config))
-        else:
-            write_json(folder / CONFIG_FILE, config)
+            name = ADAPTER_FILE
+            config = adapter_settings(plan.base, config)
+        write_json(folder / name, config)

@@ -109,7 +109,7 @@ class FolderPlan:
         """
         done, total = 0, self.written_bytes
 
-        def step(size_bytes: int, _: int | None = None) -> None:
+        def step(size_bytes: int) -> None:
             nonlocal done
             done += size_bytes
             if progress is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
-from engram.sizing.weights import dense_dtype
+from engram.config.table_dtype import TableDtype
 from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
 from engram.storage.safetensors_writer import Chunks, TensorStream
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
-
-if TYPE_CHECKING:
-    pass
 
 _TABLE_STD = 1.0  # as the reference demo's table starts
 # Small enough that freed chunks are reused by the allocator instead of being mapped afresh.
@@ -33,6 +30,7 @@ _LEVELS = 2**16
 def first_values(
     made: AttachPlan,
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    dtype: TableDtype,
     init: Literal["identity", "paper"],
 ) -> list[TensorStream]:
     """Give every tensor of a memory its first values, chunk by chunk.
@@ -40,20 +38,21 @@ def first_values(
     Args:
         made: The memory.
         tensors: Dtype tag and shape of each, by name.
+        dtype: dtype of the tables.
         init: See `EngramModule.reset_parameters`.
     """
     config = made.config
     chunks: dict[str, Chunks] = {}
     for layer in made.addresses.layers:
         prefix = tensor_name(made.layers_path, layer.layer_id, "")
-        values = _dense_values(config, layer.layer_id, init)
+        values = _dense_values(config, dtype.around, layer.layer_id, init)
         values[OFFSETS] = np.array(layer.offsets, dtype="<i8")
         if prefix + TOKEN_MAP in tensors and made.addresses.token_map is not None:
             values[TOKEN_MAP] = made.addresses.token_map.astype("<i4")
         table = table_chunks(
             layer.stored_rows,
             config.row_width,
-            config.stored_dtype().name,
+            dtype.name,
             std=_TABLE_STD,
             key=f"{config.seed}/{layer.layer_id}",
         )
@@ -63,14 +62,13 @@ def first_values(
 
 
 def _dense_values(
-    config: EngramConfig, layer_id: int, init: Literal["identity", "paper"]
+    config: EngramConfig, dtype: str, layer_id: int, init: Literal["identity", "paper"]
 ) -> dict[str, NDArray[Any]]:
     """Let the module itself draw everything but its table, as bytes."""
     import torch
 
     from engram.nn import EngramModule
 
-    dtype = dense_dtype(config.stored_dtype().name)
     smallest = [[2] * config.n_head_per_ngram for _ in config.orders]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 1_000_003 + layer_id)

@@ -1,37 +1,31 @@
 """The model card of a memory: what was added, to what, and how to load it."""
 
 from engram.addressing.addresses import Addresses
+from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.storage.dtypes import row_bytes
 from engram.units import format_bytes
 
 
 def model_card(
-    base_name: str,
-    base_params: int,
-    config: EngramConfig,
-    addresses: Addresses,
-    auto_class: str | None,
-    base_id: str | None = None,
+    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses, auto_class: str | None
 ) -> str:
     """Write the card of an attached checkpoint, or of an adapter.
 
     Args:
-        base_name: What the memory was attached to.
-        base_params: Parameters of that.
+        base: What the memory was attached to.
         config: The memory.
         addresses: Its constants.
         auto_class: transformers' Auto class that loads the attached checkpoint; None for an
             adapter.
-        base_id: Id of the base on the hub, if it is from there.
 
     Returns:
         Markdown with the metadata that the hub reads.
     """
     layout = config.rules
     # The lines of metadata by which the hub shows a model beside its base.
-    base_model = f"base_model: {base_id}\n" if base_id else ""
-    if base_id and not auto_class:
+    base_model = f"base_model: {base.hub_id}\n" if base.hub_id else ""
+    if base.hub_id and not auto_class:
         base_model += "base_model_relation: adapter\n"
     per_head = ", ".join(f"{rows:,}" for rows in config.rows_per_head)
     return f"""---
@@ -39,10 +33,10 @@ library_name: transformers
 {base_model}tags: [engram]
 ---
 
-# {base_name} with an Engram memory
+# {base.name} with an Engram memory
 
-A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base_name}
-({base_params:,} parameters). The base's weights are unchanged.
+A hashed n-gram memory (layout `{config.layout}`: {layout.title}) was attached to {base.name}
+({base.params:,} parameters). The base's weights are unchanged.
 
 {layers_table(config, addresses)}
 
@@ -52,7 +46,7 @@ Addresses: `{addresses.fingerprint}`.
 
 ## Use
 
-{_use(base_name, base_id, auto_class)}"""
+{_use(base, auto_class)}"""
 
 
 def layers_table(config: EngramConfig, addresses: Addresses) -> str:
@@ -70,14 +64,14 @@ def layers_table(config: EngramConfig, addresses: Addresses) -> str:
 {rows}"""
 
 
-def _use(base_name: str, base_id: str | None, auto_class: str | None) -> str:
+def _use(base: BaseCheckpoint, auto_class: str | None) -> str:
     """Say how to load a checkpoint; an adapter is loaded together with its base."""
     if auto_class is None:
-        base = base_id or f"path/to/{base_name}"
+        name = base.hub_id or f"path/to/{base.name}"
         return f"""```python
 import engram
 
-model = engram.load("{base}", "path/to/this/folder")
+model = engram.load("{name}", "path/to/this/folder")
 ```
 
 This is the memory alone, without its base; both may be hub ids. It needs the toolkit:

@@ -14,7 +14,7 @@ from engram.checkpoints.read.attached_files import CARD_FILE
 from engram.checkpoints.read.base_checkpoint import BaseCheckpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import OWN, is_path
-from engram.errors import LayoutError, MissingFileError
+from engram.errors import MissingFileError
 from engram.storage.dtypes import DTYPES
 from engram.version import __version__
 
@@ -48,39 +48,32 @@ def describe_attachment(
     """
     from engram.backbone.claims import check_claims
     from engram.hf import admission, families, folder_module
-    from engram.hf.classes import class_after
-    from engram.hf.models import EngramForCausalLM
     from engram.hf.quantising import keep_memory_out
 
-    if not isinstance(base.config.get("model_type"), str):
-        raise LayoutError(
-            f"{base.folder}/config.json names no model_type.", folder=str(base.folder)
-        )
-    code = families.code_of_base(base.folder, base.config, trust_remote_code)
+    code = admission.admit(base.folder, base.config, trust_remote_code)
     base = replace(base, code=code)
-    if code is None:
-        admission.check_type(base.config)
     check_claims(
         base.config,
         {name: shape for name, (_, shape) in base.tensors.items()},
         f"{base.folder}/config.json",
     )
     addresses = _addresses(base, config, tokenizer)
-    layers_path, config_class, model_class = _wired_classes(base, config, addresses)
+    layers_path, config_class, model_class = families.wired_classes(
+        base.folder, base.config["model_type"], code, config
+    )
     if config.tokenizer is not None and is_path(config.tokenizer):
         # The base's tokenizer lies beside the weights, and no other machine has this one's folders.
         config = replace(config, tokenizer=OWN)
     model_config = _model_config(base, config, addresses, layers_path, config_class, model_class)
     name, text = folder_module.remote_module(config_class, model_class, code)
-    base_class = class_after(model_class, EngramForCausalLM)
     auto_class = None if adapter else model_class.engram_auto_classes[0]
-    card = model_card(base.name, base.params, config, addresses, auto_class, base.hub_id)
+    card = model_card(base, config, addresses, auto_class)
     return AttachPlan(
         base=base,
         config=config,
         addresses=addresses,
         layers_path=layers_path,
-        model_config=keep_memory_out(model_config, base_class, config_class),
+        model_config=keep_memory_out(model_config, config_class, model_class),
         texts={name: text, CARD_FILE: card},
         classes=(config_class, model_class),
         output=output,
@@ -136,48 +129,13 @@ def _addresses(
     base: BaseCheckpoint, config: EngramConfig, tokenizer: TokenizerFile | None
 ) -> Addresses:
     try:
-        return EngramTokenizer(config, tokenizer or load_tokenizer(base.folder)).addresses
+        tokenizer = tokenizer or load_tokenizer(base.folder)
+        return EngramTokenizer(config, tokenizer).addresses
     except MissingFileError as error:
         if config.rules.hashes == "raw":
             return Addresses.from_config(config, None)
         raise MissingFileError(
             f"{base.folder} has no tokenizer.json, and the memory's addresses depend on it.",
-            "Name the model's tokenizer: -t FOLDER",
+            "Name the model's tokenizer: -t FOLDER (in Python, tokenizer=FOLDER)",
             path=str(base.folder),
         ) from error
-
-
-def _wired_classes(
-    base: BaseCheckpoint, config: EngramConfig, addresses: Addresses
-) -> tuple[str, Any, Any]:
-    """Build the base without its weights and see where the memory goes.
-
-    Args:
-        base: The base.
-        config: The memory.
-        addresses: Its constants.
-    """
-    import torch
-    import transformers
-
-    from engram.hf import admission, compat, families
-    from engram.hf.wiring import check_fits, find_layers
-
-    auto_class = "AutoModelForCausalLM"
-    trust = {"trust_remote_code": base.code is not None}
-    if base.code is None:
-        classes = families.model_classes(str(base.config["model_type"]))
-        auto_class = classes[1].engram_auto_classes[0]
-    with admission.of_the_base(base.folder):
-        hf_config = transformers.AutoConfig.from_pretrained(base.folder, **trust)
-        with torch.device("meta"):
-            model = getattr(transformers, auto_class).from_config(hf_config, **trust)
-        if base.code is not None:
-            reference, folder = base.code[auto_class], str(base.folder)
-            own: Any = type(hf_config), compat.get_class_from_dynamic_module(reference, folder)
-            classes = families.classes_of_code(*own)
-    admission.check_model(model)
-    decoder, layers, path = find_layers(model)
-    admission.check_cache(decoder)
-    check_fits(config, addresses.layer_ids, len(layers), hf_config.get_text_config())
-    return path, *classes

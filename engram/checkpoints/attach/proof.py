@@ -1,5 +1,6 @@
 """Proves from headers that an attached checkpoint loads; compares its logits with the base's."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,6 @@ from engram.checkpoints.read.load_checkpoint import classes_of, load
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checks import Verdict, first_of, verdict
 from engram.errors import LayoutError, MismatchError
-from engram.storage.files import write_json
 from engram.tensor_names import is_memory
 
 _TOKENS = 32
@@ -23,7 +23,7 @@ Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 def check_loads(
     folder: Path,
     classes: Classes,
-    config: Mapping[str, Any],
+    config: dict[str, Any],
     tensors: Tensors,
 ) -> None:
     """Refuse a base of which an attached checkpoint would not load whole.
@@ -119,7 +119,7 @@ def max_logit_difference(base: Path, attached: Path, trust_remote_code: bool = F
 
 
 def _problems(
-    folder: Path, classes: Classes, config: Mapping[str, Any], tensors: Tensors
+    folder: Path, classes: Classes, config: dict[str, Any], tensors: Tensors
 ) -> list[str] | None:
     """List the weights of a base that would start at random; None where only loading tells."""
     import torch
@@ -131,8 +131,9 @@ def _problems(
     own_code = config["engram"]["base"].get("auto_map") is not None
     with of_the_base(folder, "load"), TemporaryDirectory(prefix="engram-") as made:
         # Read from a file, since not every value is in a file what it is in memory.
-        write_json(Path(made) / CONFIG_FILE, dict(config))
-        hf_config = config_class.from_json_file(str(Path(made) / CONFIG_FILE))
+        file = Path(made) / CONFIG_FILE
+        file.write_text(json.dumps(config))
+        hf_config = config_class.from_json_file(file)
         # Quantisers pack tensors and want their packages; code in the folder loads as it likes.
         # For these it is proved that the model can be built and wired.
         if own_code or getattr(hf_config, "quantization_config", None) is not None:

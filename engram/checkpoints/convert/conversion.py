@@ -232,8 +232,12 @@ def _streams(
 
 def _pad_id(memory: Checkpoint, config: EngramConfig, addresses: Addresses) -> int:
     """Return a token id that stands for the fill: the config may state a token, or nothing."""
-    if isinstance(config.pad_id, int) or addresses.map_sha256 is None:
-        return config.pad_id if isinstance(config.pad_id, int) else 0
+    release = memory.released.config if memory.stated is None else None
+    for stated in (config, release):
+        if stated is not None and isinstance(stated.pad_id, int):
+            return stated.pad_id
+    if addresses.map_sha256 is None:
+        return 0
     token_map = memory.constant(addresses.layer_ids[0], TOKEN_MAP, "<i4")
     return int(np.flatnonzero(token_map == addresses.fill)[0])
 

@@ -101,7 +101,7 @@ def recode(
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
-    stays = tensor.dtype == dtype and not tensor.float_scales
+    stays = tensor.dtype == dtype and not tensor.float_scales and tensor.rows_per_scale == 1
     rounded = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
     make: Make = tensor.read_bytes if stays else rounded
     # Chunks hold whole blocks of scales.
@@ -111,8 +111,7 @@ def recode(
     streams = [TensorStream(name, form.tag, tensor.shape, [partial(make, *it) for it in chunks])]
     if form.scale_tag:
         make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype)
-        new_shape = (tensor.rows, scales_per_row(tensor.width, dtype))
-        shape = tensor.scale_shape if stays else new_shape
+        shape = (tensor.rows, scales_per_row(tensor.width, dtype))
         scales = [partial(make, *it) for it in chunks]
         streams.append(TensorStream(scale_name, form.scale_tag, shape, scales))
     return streams

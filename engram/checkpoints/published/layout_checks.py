@@ -22,21 +22,21 @@ from engram.layouts.settings import Setting
 from engram.layouts.tensors import CONSTANTS
 from engram.tensor_names import TABLE
 
-Check = Callable[[Released], Verdict]
 
-
-def checks_of(family: Naming, tokenizer: str | Path | None) -> dict[str, Check]:
+def checks_of(
+    family: Naming, tokenizer: str | Path | None
+) -> dict[str, Callable[[Released], Verdict]]:
     """List the checks that a layout's published names and settings allow, beside those of all.
 
     Args:
         family: The layout, or a family without checks of its own.
         tokenizer: Name or path of a tokenizer to use instead of a checkpoint's own.
     """
-    released = family.released
     if not isinstance(family, Layout):
         return {}
+    released = family.released
     if not released.settings:
-        return {"rows": _check_offsets, "constants": _no_constants}
+        return {"rows": _check_offsets, "constants": partial(_check_constants, None)}
     rows, size = released.setting("stored_rows"), released.setting("compressed_vocab_size")
     return {
         "sizes": _check_sizes,
@@ -100,13 +100,14 @@ def _check_offsets(found: Released) -> Verdict:
     )
 
 
-def _no_constants(found: Released) -> Verdict:
-    return None, "a state dict stores no multipliers, seed or token map, and no config says them"
-
-
 def _check_constants(setting: Setting | None, found: Released) -> Verdict:
     """Stored constants against those of the config."""
-    config = cast(EngramConfig, found.config)
+    config = found.config
+    if config is None:
+        return (
+            None,
+            "a state dict stores no multipliers, seed or token map, and no config says them",
+        )
     size = setting.stated(found.stored.config) if setting else config.engram_vocab_size
     if setting and (type(size) is not int or size < 1):
         return False, f"{setting.theirs[0]} is {size!r}: multipliers follow from it"

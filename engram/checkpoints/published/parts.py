@@ -26,21 +26,18 @@ def released_weights(found: Released) -> tuple[list[Weights], list[str]]:
         Its parts: of the memory by layer, tables first, and the base as one; and what should be
         said with them.
     """
+    tensors = found.stored.tensors
     groups: dict[_Group, list[tuple[Slot, TensorInfo]]] = {}
-    base: dict[str, TensorInfo] = {}
-    for name, info in found.stored.tensors.items():
-        slot = found.slots.get(name)
-        if slot is None:
-            base[name] = info
-        else:
-            number = 0 if slot.role == "dense" else slot.key.number or 0
-            group = (slot.key.layer_id, slot.role, number, found.family.part(slot))
-            groups.setdefault(group, []).append((slot, info))
+    for name, slot in found.slots.items():
+        number = 0 if slot.role == "dense" else slot.key.number or 0
+        group = (slot.key.layer_id, slot.role, number, found.family.part(slot))
+        groups.setdefault(group, []).append((slot, tensors[name]))
     order = list(dict.fromkeys([*found.hash_rows, *(group[0] for group in groups)]))
     sorted_groups = sorted(
         groups, key=lambda group: (order.index(group[0]), _ROLES.index(group[1]), *group[2:])
     )
     weights = [_part(found, group, groups[group]) for group in sorted_groups]
+    base = {name: info for name, info in tensors.items() if name not in found.slots}
     if not base:
         return weights, ["the files hold no base model"]
     weights.append(_base(base))

@@ -80,7 +80,7 @@ def _describe(layout: Layout, stored: Stored) -> Released:
     blocks, problems = _blocks(layout, dialect, stored)
     stated = demand_settings(dialect.settings, stored, problems)
     if layout.prime_order == "sorted":
-        stated["layer_ids"].sort()
+        stated["layer_ids"] = sorted(stated["layer_ids"])
     folder = None if stored.folder is None else str(stored.folder)
     config = EngramConfig(layout=layout.name, tokenizer=folder, **config_keys(stated))
     primes = head_primes(config)
@@ -159,7 +159,13 @@ def _sizes_in(
 ) -> dict[str, int]:
     """Read the values of the shapes' letters off the tensors that have them as a dimension."""
     table, offsets = infos.get(Key(layer_id, TABLE)), infos.get(Key(layer_id, "offsets"))
-    if table is None or offsets is None or len(table.shape) != 2 or len(offsets.shape) != 1:
+    if (
+        table is None
+        or offsets is None
+        or len(table.shape) != 2
+        or len(offsets.shape) != 1
+        or not offsets.size
+    ):
         lacking = " or ".join(layout.released.names[name] for name in (TABLE, "offsets"))
         raise CorruptFileError(f"{stored.name}: it lacks {lacking}.")
     streams = max(1, len({key.number for key in infos} - {None}))

@@ -27,8 +27,8 @@ _SOME_UNREAD = "some are in files that cannot be read; the others are right"
 
 def verify_released(
     stored: Stored,
-    tokenizer: str | Path | None = None,
-    stated: Mapping[str, Callable[[], Verdict]] | None = None,
+    tokenizer: str | Path | None,
+    stated: Mapping[str, Callable[[], Verdict]],
 ) -> Iterator[Check]:
     """Check a released checkpoint. Base tensors are not judged, but files that are missing are.
 
@@ -58,14 +58,13 @@ def verify_released(
     yield files
     checks = {"tensors": _check_tensors, "scales": _check_scales}
     checks |= checks_of(found.family, tokenizer)
-    more = stated or {}
-    for name in {**checks, **more}:
-        if name in checks:
-            made = run_check(name, checks[name], found)
-            if made.ok is False or name not in more:
-                yield made
-                continue
-        yield run_check(name, more[name])
+    others = dict(stated)
+    for name, check in checks.items():
+        made = run_check(name, check, found)
+        other = others.pop(name, None)
+        yield made if made.ok is False or other is None else run_check(name, other)
+    for name, other in others.items():
+        yield run_check(name, other)
     yield Check("values", None, "headers alone were read: no row and no weight was looked at")
 
 

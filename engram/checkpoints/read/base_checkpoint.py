@@ -1,5 +1,6 @@
 """The checkpoint that a memory is attached to: its files, its tensors, and where its layers are."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -8,18 +9,20 @@ from typing import Any
 
 from engram.backbone.facts import base_params
 from engram.backbone.float_dtype import float_dtype, unstated_dtype
+from engram.backbone.quantisation import stated_quantisation
 from engram.checkpoints.read.attached_files import (
     CARD_FILE,
     CONFIG_FILE,
     RENAMED_SINGLE_FILE,
     BaseFiles,
 )
-from engram.checkpoints.read.model_folder import snapshot_of
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import LayoutError, MissingFileError
 from engram.storage.file_names import is_inside
 from engram.storage.safetensors_headers import INDEX_FILE, SINGLE_FILE
 
+# As huggingface_hub lays out its cache.
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 _LORA_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".md", ".py", ".model"}
 _WEIGHT_SUFFIXES = {
@@ -48,6 +51,7 @@ class BaseCheckpoint(BaseFiles):
         dtype: Dtype of most of its values, as torch names it; the one that a quantised base
             computes in.
         unstated_dtype: Dtype that transformers finds for it, where its config states none.
+        quantisation: Its config's quantisation; None if its weights are not quantised.
         hub_id: Its id on the hub, where it lies in the hub's cache.
         commit: The commit there that it is of.
     """
@@ -59,13 +63,15 @@ class BaseCheckpoint(BaseFiles):
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     dtype: str
     unstated_dtype: str | None = None
+    quantisation: dict[str, Any] | None = None
     hub_id: str | None = None
     commit: str | None = None
 
     @cached_property
     def params(self) -> int:
         """Number of its values; of a quantised base before it was quantised, where known."""
-        return base_params(self.config) or sum(prod(shape) for _, shape in self.tensors.values())
+        before = base_params(self.config) if self.quantisation else None
+        return before or sum(prod(shape) for _, shape in self.tensors.values())
 
 
 def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
@@ -110,13 +116,20 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         shards=shards,
         weight_map={tensor: shards[file] for tensor, file in weight_files.items()},
         tensors={tensor: (info.dtype, info.shape) for tensor, info in files.tensors.items()},
-        dtype=float_dtype(config, files.tensors) or "bfloat16",
         sidecars=sidecars,
         replaced=[file for file in ours if (folder / file).is_file()],
         unstated_dtype=unstated_dtype(config, files.tensors),
+        dtype=float_dtype(config, files.tensors) or "bfloat16",
+        quantisation=stated_quantisation(config),
         hub_id=hub_id,
         commit=commit,
     )
+
+
+def snapshot_of(folder: Path) -> tuple[str | None, str | None]:
+    """Return id and commit of a repository in the hub's cache; twice None for other folders."""
+    match = _SNAPSHOT.search(folder.absolute().as_posix())
+    return (match[1].replace("--", "/"), match[2]) if match else (None, None)
 
 
 def _refuse_lora(folder: Path) -> None:

@@ -166,7 +166,7 @@ class Checkpoint:
         values: dict[str, Any] = read_json(
             file,
             {"config": OBJECT, "addresses": OBJECT},
-            hint="Restore it, or remove it and give -c CONFIG.",
+            hint="Restore it, or remove it and give -c CONFIG (in Python, config=CONFIG).",
         )
         return values
 
@@ -212,14 +212,9 @@ class Checkpoint:
         """The file with its settings, for messages."""
         return self.where if self.stated is not None else f"{self.folder}/{MEMORY_FILE}"
 
-    @property
-    def stores_addresses(self) -> bool:
-        """Whether the memory's constants are stored, and not only what they follow from."""
-        return bool(self.settings)
-
     @cached_property
     def addresses(self) -> Addresses:
-        """The constants that are stored, without their token map; see `stores_addresses`.
+        """The constants that are stored, without their token map; see `settings`.
 
         Raises:
             CorruptFileError: Something is missing, or of another type.
@@ -227,11 +222,11 @@ class Checkpoint:
             MismatchError: They are not those of their fingerprint, or of the config.
         """
         from engram.addressing.addresses import Addresses
-        from engram.addressing.same_memory import check_shape
+        from engram.addressing.same_memory import check_outline
 
         addresses = Addresses.from_dict(self.settings["addresses"], self.settings_file)
         if self.stated is not None:
-            check_shape(addresses, self.config, self.settings_file)
+            check_outline(addresses, self.config, self.settings_file)
         return addresses
 
     @property
@@ -297,7 +292,7 @@ class Checkpoint:
         """
         from engram.checkpoints.read.memory_tensors import check_constants
 
-        if self.stores_addresses:
+        if self.settings:
             addresses.check(self.addresses.to_dict(), self.settings_file)
         if self.stated is None:
             check_constants(self.released, addresses)
@@ -320,7 +315,7 @@ class Checkpoint:
         from engram.addressing.same_memory import check_config, check_tokenizer
         from engram.addressing.tokenizer import EngramTokenizer
 
-        if self.stores_addresses:
+        if self.settings:
             check_config(self.addresses, self.config, self.settings_file)
             if tokenizer is not None and self.addresses.map_sha256 is not None:
                 check_tokenizer(self.addresses, tokenizer)

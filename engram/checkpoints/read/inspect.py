@@ -22,8 +22,9 @@ from engram.sizing.weights import Contents, Group, Weights, base_alone
 from engram.storage.dtypes import DTYPES, TABLE_DTYPES
 from engram.storage.json_files import COUNT, OBJECT, check_shape
 from engram.storage.safetensors_headers import TensorInfo
-from engram.storage.stored import named
+from engram.storage.stored import NAMED
 from engram.tensor_names import SCALE, TABLE, layer_and_part
+from engram.units import listed
 
 _SETTINGS = {
     "config": OBJECT,
@@ -60,7 +61,7 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
     missing = [piece for key in keys for piece in found.missing(key)]
     if missing and any(map(found.names, keys)):
         raise MissingFileError(
-            f"{name} lacks {named(missing)}: its tables are not whole.",
+            f"{name} lacks {listed(missing, NAMED)}: its tables are not whole.",
             "Download or copy the checkpoint again; finished files are kept.",
             missing=missing,
         )

@@ -133,7 +133,7 @@ def load_opened(
     opened.demand_settings()
     code = opened.base.code
     if code is not None and not trust_remote_code:
-        from engram.hf.families import not_trusted
+        from engram.hf.admission import not_trusted
 
         raise not_trusted(model, code[_MODEL_CODE])
     config_class, model_class = classes_of(opened)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import hash_ids, look_back
+from engram.addressing.same_memory import map_of
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
-from engram.addressing.vocabulary import compressed_map
 from engram.arguments import checked
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
@@ -185,7 +185,7 @@ def look_up(
     tokenizer = _tokenizer_of(memory) if tokenizer is None else describe_tokenizer(tokenizer)
     addresses = memory.addresses_with(tokenizer)
     if addresses.map_sha256 is not None:
-        addresses = addresses.with_map(compressed_map(tokenizer))
+        addresses = addresses.with_map(map_of(addresses, tokenizer))
     encoded = tokenizer.tokenizer.encode(text, add_special_tokens=False)
     if not encoded.ids:
         raise InputError("The text has no tokens.", "Give a text, in quotes.", text=text)
@@ -229,7 +229,7 @@ def _tokenizer_of(memory: Checkpoint) -> TokenizerFile:
     except MissingFileError as error:
         raise MissingFileError(
             f"{memory.folder} has no tokenizer.json, and the text has to be cut into tokens.",
-            "Name the model's tokenizer: -t TOKENIZER",
+            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
             path=str(memory.folder),
         ) from error
 

@@ -8,10 +8,10 @@ from engram.addressing.primes import head_primes, stored_rows
 from engram.checkpoints.published.family import Released
 from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
 from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import TableDtype
 from engram.errors import LayoutError, MismatchError, MissingFileError, UsageError
 from engram.layouts import LAYOUTS
 from engram.layouts.dialect import Key
-from engram.sizing.weights import dense_dtype
 from engram.storage.dtypes import TABLE_DTYPES, scales_per_row
 from engram.storage.stored import Stored
 from engram.tensor_names import OFFSETS, SCALE, TABLE, TOKEN_MAP, tensor_name
@@ -23,21 +23,21 @@ def parameter_shapes(config: EngramConfig, rows: int) -> dict[str, tuple[int, ..
 
 
 def expected_tensors(
-    config: EngramConfig, addresses: Addresses, layers_path: str
+    config: EngramConfig, dtype: TableDtype, addresses: Addresses, layers_path: str
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name every tensor that a memory has in a checkpoint.
 
     Args:
         config: The memory.
+        dtype: dtype of its tables.
         addresses: Its constants.
         layers_path: Dotted name of the base's list of layers, such as ``model.layers``.
 
     Returns:
-        Dtype tag (as safetensors names it) and shape by name; parameters have the tag of the
-        config's table_dtype, and what lies around quantised tables that of `dense_dtype`.
+        Dtype tag (as safetensors names it) and shape by name; tables have the tag of their
+        dtype, and the parts around them that of `TableDtype.around`.
     """
-    dtype = config.stored_dtype().name
-    form, tag = TABLE_DTYPES[dtype], TABLE_DTYPES[dense_dtype(dtype)].tag
+    form, tag = TABLE_DTYPES[dtype.name], TABLE_DTYPES[dtype.around].tag
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in addresses.layers:
         prefix = tensor_name(layers_path, layer.layer_id, "")
@@ -47,7 +47,7 @@ def expected_tensors(
         for part, shape in parameter_shapes(config, layer.stored_rows).items():
             found[prefix + part] = (form.tag if part == TABLE else tag, shape)
         if form.scale_tag:
-            scale_shape = (layer.stored_rows, scales_per_row(config.row_width, dtype))
+            scale_shape = (layer.stored_rows, scales_per_row(config.row_width, dtype.name))
             found[prefix + SCALE] = (form.scale_tag, scale_shape)
     return found
 
@@ -107,7 +107,10 @@ def config_of_release(found: Released, given: EngramConfig | None) -> EngramConf
             layout=layout,
         )
     if config is None:
-        raise UsageError(f"{name} does not state the config of its memory.", "Give it: -c CONFIG")
+        raise UsageError(
+            f"{name} does not state the config of its memory.",
+            "Give it: -c CONFIG (in Python, config=CONFIG)",
+        )
     if config.layout != layout:
         raise MismatchError(
             f"{name} holds a memory of layout {layout}, the config is for {config.layout}.",
@@ -157,7 +160,8 @@ def check_constants(found: Released, addresses: Addresses) -> None:
         raise MismatchError(
             f"{found.stored.name} was made for {vocab_size} compressed ids, the tokenizer gives "
             f"{addresses.vocab_size}.",
-            "Name the tokenizer that the memory was made with: -t TOKENIZER",
+            "Name the tokenizer that the memory was made with: -t TOKENIZER (in Python, "
+            "tokenizer=TOKENIZER)",
             stored=vocab_size,
             expected=addresses.vocab_size,
         )

@@ -1,15 +1,11 @@
 """The folder of a model: as it was named, or the hub's after a download."""
 
-import re
 from pathlib import Path
 
 from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.errors import MissingFileError
 from engram.storage.gguf import refuse_gguf
 from engram.storage.hub import probe
-
-# As huggingface_hub lays out its cache.
-_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$")
 
 
 def resolve_model(
@@ -57,9 +53,3 @@ def resolve_model(
             "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",
             model=model,
         ) from None
-
-
-def snapshot_of(folder: Path) -> tuple[str | None, str | None]:
-    """Return id and commit of a repository in the hub's cache; twice None for other folders."""
-    match = _SNAPSHOT.search(folder.absolute().as_posix())
-    return (match[1].replace("--", "/"), match[2]) if match else (None, None)

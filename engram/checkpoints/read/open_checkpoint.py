@@ -76,5 +76,5 @@ def open_checkpoint(
     if stated is None and adapter:
         raise damaged(where, "model_config.engram is missing")
     if stated is not None and config is not None:
-        raise UsageError(f"{name} states its config: leave -c out.")
+        raise UsageError(f"{name} states its config: leave -c (in Python, config) out.")
     return Checkpoint(name, where, here, revision, model_config, adapter, stated, config)

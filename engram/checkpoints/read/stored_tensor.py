@@ -72,7 +72,7 @@ class StoredTensor:
         return -(-self.rows // self.rows_per_scale), -(-self.width // FP8_SCALE_BLOCK)
 
     def part(self, first_row: int, shape: tuple[int, ...]) -> StoredTensor:
-        """Return some of the rows as a tensor of another shape; of unscaled tensors only."""
+        """Return some of the rows as a tensor of another shape."""
         return replace(self, shape=shape, first_value=self.first_value + first_row * self.width)
 
     def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
@@ -81,18 +81,25 @@ class StoredTensor:
         first = self.first_value + first_row * self.width
         return read_bytes(self.pieces, first * bits // 8, rows * self.width * bits // 8)
 
+    @property
+    def _rows_before(self) -> int:
+        """Rows of the pieces that come before this tensor."""
+        return self.first_value // self.width
+
     def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
-        """Read the scales of rows as they are stored; `first_row` begins a block."""
+        """Read the scales of rows as they are stored; some rows may share a block."""
         row_bytes = self.scale_shape[1] * DTYPES[self.scales[0].dtype].bits // 8
-        first, count = first_row // self.rows_per_scale, -(-rows // self.rows_per_scale)
-        return read_bytes(self.scales, first * row_bytes, count * row_bytes)
+        start = self._rows_before + first_row
+        first, stop = start // self.rows_per_scale, -(-(start + rows) // self.rows_per_scale)
+        return read_bytes(self.scales, first * row_bytes, (stop - first) * row_bytes)
 
     def row_factors(self, first_row: int, rows: int) -> NDArray[np.float64]:
         """Read what rows with float scales are multiplied by ``[rows]``."""
-        row_ids, count = np.arange(first_row, first_row + rows), _count(self.scales)
-        ends = [self.rows] if count == 1 else [info.size // self.width for info in self.pieces]
-        is_own = count == self.rows
-        index = row_ids if is_own else np.searchsorted(np.cumsum(ends), row_ids, side="right")
+        row_ids = np.arange(first_row, first_row + rows) + self._rows_before
+        sizes, count = [info.size // self.width for info in self.pieces], _count(self.scales)
+        ends = np.cumsum([sum(sizes)] if count == 1 else sizes)
+        is_own = count == sum(sizes)
+        index = row_ids if is_own else np.searchsorted(ends, row_ids, side="right")
         first, last = int(index[0]), int(index[-1])
         tag = self.scales[0].dtype
         item = DTYPES[tag].bits // 8
@@ -125,15 +132,15 @@ class StoredTensor:
         """Read rows as floats.
 
         Args:
-            first_row: The first; it begins a block where rows share scales.
-            rows: How many.
+            first_row: The first.
+            rows: How many, at least one.
 
         Returns:
             Values ``[rows, width]``; quantised ones as float32.
         """
         import torch
 
-        from engram.nn.quantised import FORMATS, dequantise_fp8
+        from engram.nn.quantised import FORMATS
 
         values = torch.from_numpy(self.read_bytes(first_row, rows))
         if self.dtype not in FORMATS:
@@ -144,12 +151,10 @@ class StoredTensor:
         if self.float_scales:
             factors = torch.from_numpy(self.row_factors(first_row, rows)).float()
             return codes.float().mul_(factors.unsqueeze(1))
-        raw = torch.from_numpy(self.read_scale_bytes(first_row, rows))
-        scales = raw.view(form.scales).view(-1, self.scale_shape[1])
-        if self.dtype == "fp8":
-            return dequantise_fp8(
-                codes, scales, rows_per_scale=self.rows_per_scale, dtype=torch.float32
-            )
+        start = self._rows_before + first_row
+        blocks = np.arange(start, start + rows) // self.rows_per_scale
+        of_blocks = self.read_scale_bytes(first_row, rows).reshape(blocks[-1] - blocks[0] + 1, -1)
+        scales = torch.from_numpy(of_blocks[blocks - blocks[0]]).view(form.scales)
         dequantised: Tensor = form.dequantise(codes, scales, dtype=torch.float32)
         return dequantised
 

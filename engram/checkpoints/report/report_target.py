@@ -7,9 +7,10 @@ from pathlib import Path
 from engram.backbone import Backbone, given_backbone
 from engram.backbone.find_backbone import find_in_catalogue
 from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import TableDtype
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
 from engram.errors import MissingFileError, UsageError
-from engram.sizing.weights import Contents, base_alone, base_weights, dense_dtype, weigh
+from engram.sizing.weights import Contents, base_alone, base_weights, weigh
 from engram.storage.dtypes import dtype_name
 
 
@@ -53,9 +54,8 @@ def _config(
     backbone, counts = given_backbone(model), count_params(config)
     stored, weights = weigh(counts, backbone, dtype)
     notes = [f"tables in {stored}"]
-    around = dense_dtype(stored.name)
-    if stored.name != around:
-        notes.append(f"dense parts of the memory in {around} (nominal)")
+    if stored.name != stored.around:
+        notes.append(f"dense parts of the memory in {stored.around} (nominal)")
     if backbone is None:
         notes.append("without the base model: --model adds it, or --base-bytes its size")
     else:
@@ -101,10 +101,11 @@ def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Content
     if dtype is None:
         note = "bytes of weights as the safetensors headers say"
         return replace(found, notes=(note, *found.notes))
-    names = {"table": dtype, "dense": dense_dtype(dtype)}
+    stored = TableDtype(dtype_name(dtype), "asked")
+    names = {"table": stored.name, "dense": stored.around}
     weights = tuple(
         replace(part.cast(names[part.group]), kind="nominal") if part.group in names else part
         for part in found.weights
     )
-    note = f"the memory as if it were stored in {dtype_name(dtype)}"
+    note = f"the memory as if it were stored in {stored.name}"
     return replace(found, weights=weights, notes=(note, *found.notes))

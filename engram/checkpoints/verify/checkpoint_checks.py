@@ -65,7 +65,8 @@ def _expected(memory: Checkpoint) -> dict[int, LayerAddresses]:
 
 def _check_tensors(memory: Checkpoint) -> Verdict:
     """Names, shapes and dtypes; floats may have any width, quantised values but one."""
-    expected = expected_tensors(memory.config, memory.addresses, memory.layers_path)
+    config = memory.config
+    expected = expected_tensors(config, config.stored_dtype(), memory.addresses, memory.layers_path)
     stored = memory.memory_tensors
     problems = [f"{name} is missing" for name in expected if name not in stored]
     problems += [f"{name} is not wired" for name in stored if name not in expected]

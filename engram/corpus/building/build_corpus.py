@@ -30,20 +30,14 @@ from engram.corpus.results.result_folder import (
 )
 from engram.corpus.results.stored_corpus import BuiltCorpus, Notes
 from engram.corpus.results.work_folder import ATTEMPT, discard, drop_done
-from engram.corpus.text.readers import no_text
-from engram.corpus.text.sources import (
-    PassedOver,
-    Source,
-    check_options,
-    find_sources,
-    passed_over_dict,
-)
+from engram.corpus.text.readers import TextReader, no_text
+from engram.corpus.text.sources import Source, passed_over_dict
 from engram.corpus.text.text_options import STDIN, TextOptions
 from engram.corpus.tokens.token_shards import DocumentShards
 from engram.corpus.tokens.tokenise import check_eos, token_dtype
 from engram.errors import InputError, UsageError
 from engram.storage.files import Progress
-from engram.storage.folders import remove_torn
+from engram.storage.staging import clean
 from engram.version import __version__
 
 # Does units and gives each one's index and result, in their order; reports the bytes it has read.
@@ -119,7 +113,6 @@ def plan_build(
         UsageError: There are no inputs; standard input is read together with others, or is to be
             resumed; or an option has no effect on the text.
     """
-    options = TextOptions() if options is None else options
     names = [text] if isinstance(text, (str, Path)) else text
     if not names:
         raise UsageError("The list of texts is empty.", "Give at least one file or folder.")
@@ -131,21 +124,10 @@ def plan_build(
         raise UsageError(
             "Standard input cannot be read again to resume.", "Write it to a file first."
         )
-    found = [
-        ([name], [])
-        if isinstance(name, Source)
-        else find_sources(name, options.text_key is not None)
-        for name in names
-    ]
-    sources = [source for files, _ in found for source in files]
-    if not all(isinstance(name, Source) for name in names):
-        check_options(sources, options.split, options.text_key)
     return BuildPlan(
-        sources=sources,
+        reader=TextReader(names, options),
         tokenizer=describe_tokenizer(tokenizer),
         output=ResultFolder(Path(folder), CORPUS_SCHEMA, resume, overwrite),
-        options=options,
-        passed_over=tuple(entry for _, entries in found for entry in entries),
         unit_bytes=unit_bytes,
     )
 
@@ -155,30 +137,20 @@ class BuildPlan:
     """A corpus to be built, from `plan_build`.
 
     Attributes:
-        sources: The files of the text.
+        reader: The text, and the rules by which it becomes a corpus.
         tokenizer: The tokenizer, read from a file.
         output: The folder to appear.
-        options: Rules by which the text becomes a corpus.
-        passed_over: Entries of the text's folders that are not read.
         unit_bytes: About as many bytes of text as a unit has.
     """
 
-    sources: Sequence[Source]
+    reader: TextReader
     tokenizer: TokenizerFile
     output: ResultFolder
-    options: TextOptions
-    passed_over: tuple[PassedOver, ...] = ()
     unit_bytes: int = UNIT_BYTES
-
-    @property
-    def text_bytes(self) -> int | None:
-        """Size of the text as stored; None when not known."""
-        sizes = [source.size_bytes for source in self.sources]
-        return None if None in sizes else sum(size or 0 for size in sizes)
 
     def job(self) -> dict[str, Any]:
         """Everything that the bytes of the corpus follow from, and when the files were changed."""
-        options = self.options
+        options = self.reader.options
         return {
             "engram_version": __version__,
             "tokenizer": self.tokenizer.stated(options.adds_eos),
@@ -191,17 +163,26 @@ class BuildPlan:
                     "bytes": source.size_bytes,
                     "modified_ns": source.path.stat().st_mtime_ns if source.path else None,
                 }
-                for source in self.sources
+                for source in self.reader.sources
             ],
         }
 
     def tasks(self, folder: Path) -> list[UnitTask]:
         """Cut the work into units, whose files appear in a folder; see `plan_units`."""
-        units = plan_units(self.sources, self.options.splits_by, self.unit_bytes)
-        made_with = str(self.tokenizer.path or self.tokenizer.name), self.tokenizer.digest
+        reader, tokenizer = self.reader, self.tokenizer
         return [
-            UnitTask(i, unit, self.options, *made_with, folder, self.text_bytes)
-            for i, unit in enumerate(units)
+            UnitTask(
+                index=index,
+                sources=unit,
+                rules=reader.options,
+                tokenizer=str(tokenizer.path or tokenizer.name),
+                tokenizer_sha256=tokenizer.digest,
+                folder=folder,
+                text_bytes=reader.total_bytes,
+            )
+            for index, unit in enumerate(
+                plan_units(reader.sources, reader.options.splits_by, self.unit_bytes)
+            )
         ]
 
     def check(self) -> None:
@@ -210,7 +191,7 @@ class BuildPlan:
         Raises:
             InputError: What `run` would raise before it begins.
         """
-        check_eos(self.tokenizer, self.options.adds_eos)
+        check_eos(self.tokenizer, self.reader.options.adds_eos)
         job = self.job()
         if self._finished(job) is None:
             self.output.check(job)
@@ -221,9 +202,9 @@ class BuildPlan:
             "schema": CORPUS_SCHEMA,
             "dry_run": True,
             "output": str(self.output.path),
-            "files": len(self.sources),
-            "input_bytes": self.text_bytes,
-            "passed_over": passed_over_dict(self.passed_over),
+            "files": len(self.reader.sources),
+            "input_bytes": self.reader.total_bytes,
+            "passed_over": passed_over_dict(self.reader.passed_over),
         }
 
     def run(
@@ -231,9 +212,9 @@ class BuildPlan:
     ) -> BuiltCorpus:
         """Do the work; see `build_corpus`."""
         started = time.perf_counter()
-        check_eos(self.tokenizer, self.options.adds_eos)
+        check_eos(self.tokenizer, self.reader.options.adds_eos)
         folder, job = self.output.path, self.job()
-        remove_torn(folder)
+        clean(folder)
         manifest = self._finished(job)
         if was_finished := manifest is not None:
             discard(folder)
@@ -253,8 +234,8 @@ class BuildPlan:
             resumed_units=resumed_units,
             was_finished=was_finished,
             notes=notes,
-            passed_over=self.passed_over,
-            eos_token=self.tokenizer.eos_token if self.options.adds_eos else None,
+            passed_over=tuple(self.reader.passed_over),
+            eos_token=self.tokenizer.eos_token if self.reader.options.adds_eos else None,
             engine="local" if engine is None else "ray",
             seconds=time.perf_counter() - started,
         )
@@ -292,7 +273,7 @@ class BuildPlan:
             if not sum(result.tokens for result in ordered):
                 drop_done(work)
                 problems = [InputError(text) for result in ordered for text in result.problems[:1]]
-                raise no_text(self.sources, problems)
+                raise no_text(self.reader.sources, problems)
             notes = Notes.of_parts(ordered)
             self._assemble(work, job, tasks, ordered, notes)
         fresh_tokens = sum(results[task.index].tokens for task in todo)
@@ -309,7 +290,7 @@ class BuildPlan:
         """Put the units together as shards, in a folder that appears whole."""
         vocab_size = self.tokenizer.vocab_size
         with self.output.new() as new:
-            shards = DocumentShards(new, vocab_size, self.options.shard_tokens)
+            shards = DocumentShards(new, vocab_size, self.reader.options.shard_tokens)
             for task in tasks:
                 for batch in read_unit(task, vocab_size):
                     shards.add(batch)

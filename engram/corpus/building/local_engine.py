@@ -145,7 +145,8 @@ def _lost_if_closed() -> Iterator[None]:
     except (EOFError, ConnectionError) as error:
         raise WorkerLostError(
             "A worker process was killed, perhaps because memory ran out.",
-            "Run the command again with --resume, and with a smaller -j if memory is short.",
+            "Run the command again with --resume, and with a smaller -j (in Python, fewer workers) "
+            "if memory is short.",
         ) from error
 
 

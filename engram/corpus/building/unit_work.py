@@ -36,7 +36,6 @@ Report = Callable[[int], None]
 # The arrays of a unit, each in a file.
 _ARRAYS = ("tokens", "lengths")
 # A process encodes all units with the same tokenizer.
-_tokenizer = lru_cache(maxsize=1)(load_tokenizer)
 _fast_encoder = lru_cache(maxsize=1)(fast_encoder)
 
 
@@ -95,32 +94,31 @@ def encode_unit(task: UnitTask) -> Generator[TokenBatch | Notes]:
         InputError: A document cannot be read or encoded.
         MismatchError: The tokenizer is no longer the one that the build started with.
     """
-    tokenizer, rules = _tokenizer(task.tokenizer), task.rules
+    tokenizer = _tokenizer(task.tokenizer, task.tokenizer_sha256)
+    reader = TextReader(task.sources, task.rules)
     chosen = _fast_encoder(tokenizer, task.text_bytes)
-    check_digest(tokenizer, task.tokenizer_sha256)
-    reader = TextReader(
-        task.sources,
-        split=rules.splits_by,
-        text_key=rules.text_key,
-        on_error=rules.on_error,
-    )
-    yield from encode(reader, reader.blocks(), tokenizer, rules.adds_eos, chosen)
+    yield from encode(reader, reader.blocks(), tokenizer, chosen)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(name: str, sha256: str) -> TokenizerFile:
+    tokenizer = load_tokenizer(name)
+    check_digest(tokenizer, name, sha256)
+    return tokenizer
 
 
 def encode(
     reader: TextReader,
     blocks: Iterable[Block],
     tokenizer: TokenizerFile,
-    add_eos: bool,
     chosen: tuple[FastEncoder | None, str],
 ) -> Generator[TokenBatch | Notes]:
     """Tokenise a text.
 
     Args:
-        reader: The text, which keeps its problems.
+        reader: The text, which keeps its problems, and says whether documents get an end.
         blocks: Its documents.
         tokenizer: The tokenizer.
-        add_eos: Whether every document ends with the end-of-text token.
         chosen: What encodes it, from `fast_encoder`.
 
     Yields:
@@ -130,7 +128,8 @@ def encode(
         InputError: A document cannot be read or encoded.
     """
     fast, engine = chosen
-    yield from tokenise(blocks, tokenizer, add_eos=add_eos, fast=fast, wrong=reader.wrong)
+    adds_eos = reader.options.adds_eos
+    yield from tokenise(blocks, tokenizer, add_eos=adds_eos, fast=fast, wrong=reader.wrong)
     yield Notes(
         skipped=reader.skipped,
         problems=tuple(error.message for error in reader.errors),
@@ -265,16 +264,21 @@ def read_unit(task: UnitTask, vocab_size: int) -> Iterator[TokenBatch]:
         )
 
 
-def check_digest(tokenizer: TokenizerFile, sha256: str) -> None:
+def check_digest(tokenizer: TokenizerFile, name: str, sha256: str) -> None:
     """Check that a tokenizer is the one that tokens were made with.
+
+    Args:
+        tokenizer: The tokenizer.
+        name: Name of the one that they were made with.
+        sha256: Its digest.
 
     Raises:
         MismatchError: It is another one.
     """
     if tokenizer.digest != sha256:
         raise MismatchError(
-            f"The tokenizer {tokenizer.name} is not the one that the tokens were made with: its "
-            f"digest must be {sha256[:16]}..., got {tokenizer.digest[:16]}....",
+            f"The tokenizer {tokenizer.name} is not the one that the tokens were made with "
+            f"({name}): its digest must be {sha256[:16]}..., got {tokenizer.digest[:16]}....",
             "Use that tokenizer, or build the corpus again.",
             tokenizer=tokenizer.name,
             expected=sha256,

@@ -17,7 +17,6 @@ from engram.addressing.hashing import Hasher
 from engram.corpus.tokens.tokenise import TokenBatch, Tokens
 from engram.errors import InputError
 
-DEFAULT_CACHE_TOKENS = 10**6
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
 _MOST_LOOKUPS = 2**31 - 1
 
@@ -94,7 +93,7 @@ class CacheSample:
         InputError: A layer would have more than 2^31 look-ups, or none.
     """
 
-    def __init__(self, addresses: Addresses, most_tokens: int = DEFAULT_CACHE_TOKENS) -> None:
+    def __init__(self, addresses: Addresses, most_tokens: int) -> None:
         most = _MOST_LOOKUPS // addresses.n_columns
         if not 0 < most_tokens <= most:
             raise InputError(
@@ -163,24 +162,24 @@ def _fewest_rows(hits: NDArray[np.int64], wanted: float) -> int | None:
 
 def _number_rows(layer: LayerAddresses, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
     """Number the looked-up rows from 0 ``[T * C]``; return the numbers and their count."""
-    from engram.corpus.counts import cache_kernels
+    from engram.corpus.counts import count_kernels
 
     numbered = np.empty(ids.shape, np.int32)
     count = 0
     for column, size in enumerate(layer.heads):
         rows: Any = ids[:, column].copy()
-        count = cache_kernels.number_rows(rows, np.full(size, -1, np.int32), count)
+        count = count_kernels.number_rows(rows, np.full(size, -1, np.int32), count)
         numbered[:, column] = rows
     return numbered.reshape(-1), count
 
 
 def _lru_hits(rows: NDArray[np.int32], distinct: int, half: int) -> NDArray[np.int64]:
     """Return the hits of LRU caches of 0, 1, 2 ... rows, for all look-ups and the second half."""
-    from engram.corpus.counts import cache_kernels
+    from engram.corpus.counts import count_kernels
 
     words = -(-len(rows) // 64)
     hits: NDArray[np.int64] = np.zeros((2, distinct + 1), np.int64)
-    cache_kernels.stack_distances(
+    count_kernels.stack_distances(
         rows,
         half,
         np.full(distinct, -1, np.int32),

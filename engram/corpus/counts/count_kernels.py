@@ -1,6 +1,6 @@
-"""Compiled kernels for statistics; imported only when used.
+"""Compiled kernels for statistics and cache curves; imported only when used.
 
-Shapes: N the highest n-gram order, n tokens of a batch, H heads.
+Shapes: N the highest n-gram order, n tokens of a batch, or look-ups, H heads.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,18 @@ _SCATTER_1 = np.uint64(0xFF51AFD7ED558CCD)
 _SCATTER_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _GATHER_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 2**64))
 _GATHER_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 2**64))
-
+_PAIRS = np.uint64(0x5555555555555555)
+_FOURS = np.uint64(0x3333333333333333)
+_EIGHTS = np.uint64(0x0F0F0F0F0F0F0F0F)
+_BYTES = np.uint64(0x0101010101010101)
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
-kernel = compiled(**_OPTIONS)
+_kernel = compiled(**_OPTIONS)
 # Called by kernels, and inlined into each.
-inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
+_inner: Callable[[Callable[..., Any]], Any] = njit(**_OPTIONS)
 
 
-@kernel
+@_kernel
 def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slots: Any) -> None:
     """Return the ids that positions begin..end-1 read, like `addressing.reference.look_back`.
 
@@ -52,7 +55,7 @@ def lay_windows(ids: Any, boundaries: Any, begin: Any, end: Any, fill: Any, slot
             slots[k, t - begin] = fill if t - k < boundaries[document] else ids[t - k]
 
 
-@kernel
+@_kernel
 def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) -> None:
     """Hash the windows of one layer and order, and set the bits of the rows hit.
 
@@ -92,7 +95,7 @@ def mark_rows(slots: Any, multipliers: Any, primes: Any, bases: Any, bits: Any) 
                 bits[word] |= _ONE << (rows[i] & _WORD_LOW)
 
 
-@kernel
+@_kernel
 def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -> None:
     """Turn windows into numbers, without loss, scattered over 64 bits.
 
@@ -112,7 +115,7 @@ def pack_windows(slots: Any, radix: Any, parts: Any, words: Any, part_of: Any) -
         part_of[t] = first % parts
 
 
-@kernel
+@_kernel
 def hash_windows(slots: Any, words: Any) -> None:
     """Turn windows that do not fit into 64 bits into hashes, uint64 ``[n]``."""
     for t in range(slots.shape[1]):
@@ -122,7 +125,7 @@ def hash_windows(slots: Any, words: Any) -> None:
         words[t] = word
 
 
-@kernel
+@_kernel
 def mix_words(words: Any, part: Any, radix: Any, parts: Any, multipliers: Any, mixes: Any) -> None:
     """Turn words of `pack_windows` back into windows, and mix those for the heads of a layer.
 
@@ -143,7 +146,7 @@ def mix_words(words: Any, part: Any, radix: Any, parts: Any, multipliers: Any, m
         mixes[t] = mix ^ (word * np.uint64(parts) + np.uint64(part)) * multipliers[0]
 
 
-@inner
+@_inner
 def _scatter(word: Any) -> Any:
     """Apply the finaliser of MurmurHash3, which is a bijection."""
     word = (word ^ word >> _SCATTER_SHIFT) * _SCATTER_1
@@ -151,7 +154,7 @@ def _scatter(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@inner
+@_inner
 def _gather(word: Any) -> Any:
     """Undo `_scatter`: an xor with a shift of more than half is its own inverse."""
     word = (word ^ word >> _SCATTER_SHIFT) * _GATHER_2
@@ -159,7 +162,7 @@ def _gather(word: Any) -> Any:
     return word ^ word >> _SCATTER_SHIFT
 
 
-@kernel
+@_kernel
 def drop_repeats(words: Any, counts: Any) -> Any:
     """Move the distinct values of a sorted array to its front, and return how many there are.
 
@@ -177,7 +180,7 @@ def drop_repeats(words: Any, counts: Any) -> Any:
     return count
 
 
-@kernel
+@_kernel
 def merge(
     one: Any, one_counts: Any, other: Any, other_counts: Any, merged: Any, counts: Any
 ) -> Any:
@@ -205,7 +208,7 @@ def merge(
     return count
 
 
-@kernel
+@_kernel
 def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
     """Add one to the counts of the n-grams that share their row of one head with another.
 
@@ -220,3 +223,83 @@ def mark_shared_rows(mixes: Any, prime: Any, taken: Any, shared: Any) -> None:
         taken[row] += taken[row] < 2
     for t in range(len(mixes)):
         shared[t] += taken[mixes[t] % prime] == 2
+
+
+@_kernel
+def number_rows(ids: Any, numbers: Any, first: Any) -> Any:
+    """Number the rows of one head from `first`, in the order of their first look-up.
+
+    Args:
+        ids: Rows of the head, int ``[n]``; replaced by their numbers.
+        numbers: -1 for every row of the head, int32; written to.
+        first: The first number.
+
+    Returns:
+        The number after the last.
+    """
+    following = first
+    for t in range(len(ids)):
+        row = ids[t]
+        if numbers[row] < 0:
+            numbers[row] = following
+            following += 1
+        ids[t] = numbers[row]
+    return following
+
+
+@_kernel
+def stack_distances(rows: Any, warm_from: Any, last: Any, bits: Any, tree: Any, hits: Any) -> None:
+    """Count look-ups by the smallest LRU cache that would have had their row.
+
+    Its size is one more than the distinct rows read since the row was last read (Mattson 1970). A
+    bit marks the last look-up of every row; a Fenwick tree over the words of bits, small enough for
+    the processor's cache, counts the bits before a position.
+
+    Args:
+        rows: Row of each look-up, numbered from 0, int ``[n]``.
+        warm_from: Look-ups from here on are also counted on their own.
+        last: -1 for every row, int32; written to.
+        bits: Zeros, uint64 ``[ceil(n / 64)]``.
+        tree: Zeros, int32 ``[words + 1]``.
+        hits: Zeros, int64 ``[2, rows + 1]``: by size, of all look-ups and of those from
+            `warm_from` on; the first look-up of a row is not a hit, and is not counted.
+    """
+    n_bits = 0
+    for t in range(len(rows)):
+        row = rows[t]
+        before = np.int64(last[row])
+        if before >= 0:
+            word = before >> 6
+            place = np.uint64(before & 63)
+            # Bits up to and including the row's own.
+            older = _count_bits(bits[word] & (_ALL >> (_WORD_LOW - place)))
+            i = word
+            while i > 0:
+                older += np.int64(tree[i])
+                i &= i - 1
+            size = n_bits - older + 1
+            hits[0, size] += 1
+            hits[1, size] += t >= warm_from
+            bits[word] ^= _ONE << place
+            _add(tree, word, -1)
+            n_bits -= 1
+        bits[t >> 6] |= _ONE << np.uint64(t & 63)
+        _add(tree, t >> 6, 1)
+        n_bits += 1
+        last[row] = t
+
+
+@_inner
+def _add(tree: Any, word: Any, change: Any) -> None:
+    i = word + 1
+    while i < len(tree):
+        tree[i] += change
+        i += i & -i
+
+
+@_inner
+def _count_bits(word: Any) -> Any:
+    word -= word >> _ONE & _PAIRS
+    word = (word & _FOURS) + (word >> np.uint64(2) & _FOURS)
+    word = (word + (word >> np.uint64(4))) & _EIGHTS
+    return np.int64((word * _BYTES) >> np.uint64(56))

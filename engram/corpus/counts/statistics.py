@@ -25,7 +25,7 @@ from engram.corpus.counts.distinct import (
 )
 from engram.corpus.tokens.tokenise import TokenBatch
 from engram.errors import InputError
-from engram.growth import Growth, GrowthPoint, length_behind, pieces
+from engram.growth import Growth, GrowthPoint, length_after, pieces
 
 _CHUNK = 2**18
 
@@ -182,7 +182,7 @@ class Statistics:
         return ids, boundaries
 
     def _advance(self, tokens: int) -> None:
-        counted = length_behind(self._tokens)
+        counted = length_after(self._tokens)
         self._tokens += tokens
         if self._tokens == counted:
             self._points[counted] = self._now()

@@ -48,6 +48,13 @@ class HashOptions(TextOptions):
                 f"--predict {self.predict}: growth is counted from {FIRST_TOKENS:,} tokens on.",
                 "Give a longer length, such as 10B.",
             )
+        layers = self.layers
+        if layers is not None and (not layers or len(set(layers)) < len(layers)):
+            raise UsageError(
+                f"layers must name at least one layer, and each once, got {list(layers)}.",
+                "Leave it out to hash all of them.",
+                layers=list(layers),
+            )
         if not self.cache_curve and self.cache_tokens is not None:
             raise UsageError(
                 f"--cache-tokens {self.cache_tokens} says what --cache-curve measures, which is "
@@ -75,7 +82,7 @@ class HashOptions(TextOptions):
         if is_said and not is_written:
             raise UsageError(
                 "--format, --shard-size and --overwrite are for what -o writes.",
-                "Leave them out, or give -o.",
+                "Leave them out, or give -o (in Python, output).",
             )
         if self.resume and (is_stdin or not is_written):
             raise UsageError(

@@ -40,7 +40,7 @@ from engram.corpus.tokens.token_shards import StoredTokens
 from engram.corpus.tokens.tokenise import TokenBatch, fast_encoder, token_dtype, tokenise
 from engram.errors import UsageError
 from engram.storage.files import Progress, sha256_of
-from engram.storage.folders import remove_torn
+from engram.storage.staging import clean
 from engram.version import __version__
 
 
@@ -133,7 +133,7 @@ class HashPlan:
         if self.output is None:
             counts = count(self._tokens(engine), total_bytes=self.reader.total_bytes)
         else:
-            remove_torn(self.output.path)
+            clean(self.output.path)
             counts = self._finished(self.output, engine, count) or self._write(
                 self.output, workers, engine, progress, count
             )
@@ -194,7 +194,7 @@ class HashPlan:
             yield from reader.batches()
         elif engine is None:
             chosen = fast_encoder(self.tokenizer, reader.total_bytes)
-            yield from encode(reader, reader, self.tokenizer, self.add_eos, chosen)
+            yield from encode(reader, reader, self.tokenizer, chosen)
         else:
             tasks = self._tokenising(reader, Path()).tasks(Path())
             notes, read_before = [], 0
@@ -210,10 +210,9 @@ class HashPlan:
     def _tokenising(self, reader: TextReader, folder: Path) -> BuildPlan:
         """Return the plan that tokenises the text into a folder of this job."""
         return BuildPlan(
-            sources=reader.sources,
+            reader=reader,
             tokenizer=self.tokenizer,
             output=ResultFolder(folder, CORPUS_SCHEMA, resume=True, overwrite=True),
-            options=self.options,
             unit_bytes=self.unit_bytes,
         )
 

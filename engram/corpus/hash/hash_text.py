@@ -92,7 +92,7 @@ def plan_hash(
             raise UsageError(
                 f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
                 "for text.",
-                "They were chosen when it was built.",
+                "Leave them out: they were chosen when it was built.",
             )
         reader = StoredTokens(Path(text), check_digests=options.check)
         tokenizer = tokenizer or (reader.tokenizer["name"] if config is None else None)
@@ -101,20 +101,18 @@ def plan_hash(
             f"{text} is not a folder of tokens: it has no digests.", "Leave out --check."
         )
     else:
-        reader = TextReader(
-            text, split=options.split, text_key=options.text_key, on_error=options.on_error
-        )
+        reader = TextReader(text, options)
     folder = None
     if output is not None:
         folder = ResultFolder(Path(output), HASHES_SCHEMA, options.resume, options.overwrite)
         if not options.resume:
             check_format(options.format)
-            folder.check(None)
+            folder.check({})
     memory, file, addresses = find_memory(
         None if config is None else given_config(config), tokenizer, options.layers
     )
     if isinstance(reader, StoredTokens):
-        check_digest(file, reader.tokenizer["sha256"])
+        check_digest(file, reader.tokenizer["name"], reader.tokenizer["sha256"])
     return HashPlan(
         reader=reader,
         config=memory,
@@ -166,14 +164,18 @@ def find_memory(
     """
     name = tokenizer or (config.tokenizer if config is not None else "gpt2")
     if name is None:
-        raise InputError("The config does not name a tokenizer.", "Give one with -t.")
+        raise InputError(
+            "The config does not name a tokenizer.", "Give one with -t (in Python, tokenizer)."
+        )
     try:
         file = load_tokenizer(name)
     except MissingFileError as error:
         if tokenizer is not None:
             raise
         raise MissingFileError(
-            error.message, f"{error.hint} The option for it is -t.", **error.details
+            error.message,
+            f"{error.hint} The option for it is -t (in Python, tokenizer).",
+            **error.details,
         ) from error
     if config is None:
         config = sized_for(file)

@@ -14,15 +14,16 @@ import torch  # noqa: TID253 - this module is itself imported only when needed
 from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
 
 from engram.addressing.hashing import Hasher
-from engram.addressing.tokenizer_files import TokenizerFile
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
+from engram.corpus.building.unit_work import check_digest
 from engram.corpus.hash.hash_text import find_memory
 from engram.corpus.hash.windows import Document, DocumentPieces, Window, cut_stored
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.documents import Split
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.token_shards import StoredTokens
 from engram.errors import InputError, MismatchError, UsageError
 
@@ -109,7 +110,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.n_windows: int | None = None
         if isinstance(source, (str, Path)) and (Path(source) / MANIFEST).is_file():
             stored = StoredTokens(Path(source), check_digests=check_digests)
-            _check_tokenizer(stored, file)
+            check_digest(file, stored.tokenizer["name"], stored.tokenizer["sha256"])
             self.n_windows = stored.n_tokens // window_tokens
             if not self.n_windows:
                 raise InputError(
@@ -121,7 +122,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
             self._cut: Callable[..., Iterator[Window]] = partial(cut_stored, stored)
         else:
             text = (
-                TextReader(source, split=split, text_key=text_key)
+                TextReader(source, TextOptions(split=split, text_key=text_key))
                 if isinstance(source, (str, Path))
                 else source
             )
@@ -171,7 +172,7 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         }
         self._state = self._resume or {**work, "piece": 0, "token": 0}
         self._resume = {}
-        saved = {key: self._state[key] for key in work}
+        saved = {key: self._state.get(key) for key in work}
         if saved != work:
             raise MismatchError(
                 f"The saved position is for {_words(saved)}; this is {_words(work)}.",
@@ -214,16 +215,5 @@ class HashedDataset(IterableDataset[dict[str, torch.Tensor]]):
         return {key: value for key, value in self.__dict__.items() if key != "_hasher"}
 
 
-def _words(work: Mapping[str, int]) -> str:
+def _words(work: Mapping[str, int | None]) -> str:
     return f"share {work['share']} of {work['shares']} in windows of {work['window_tokens']} tokens"
-
-
-def _check_tokenizer(stored: StoredTokens, tokenizer: TokenizerFile) -> None:
-    if stored.tokenizer.get("sha256") != tokenizer.digest:
-        raise MismatchError(
-            f"The tokens of {stored.folder} were made with the tokenizer "
-            f"{stored.tokenizer.get('name')}, not with {tokenizer.name}.",
-            "Use the config's tokenizer for both.",
-            sha256=stored.tokenizer.get("sha256"),
-            expected=tokenizer.digest,
-        )

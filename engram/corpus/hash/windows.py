@@ -24,7 +24,6 @@ from engram.corpus.tokens.tokenise import (
     fast_encoder,
     token_dtype,
     tokenise,
-    whole_documents,
 )
 from engram.errors import InputError
 
@@ -108,8 +107,7 @@ class DocumentPieces:
         add_eos: bool,
     ) -> None:
         check_eos(tokenizer, add_eos)
-        self._source, self._add_eos = source, add_eos
-        self._tokenizer = whole_documents(tokenizer)
+        self._source, self._tokenizer, self._add_eos = source, tokenizer, add_eos
 
     def cut(
         self,

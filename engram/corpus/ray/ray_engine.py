@@ -13,7 +13,7 @@ import re
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,6 @@ _MISSING_MODULE = re.compile("No module named '[^']*'")
 
 # A module-level generator function; Ray sends its name, not its code.
 Work = Callable[..., Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Result of a task that raised an error meant for the user."""
-
-    error: Exception
 
 
 class RayEngine:
@@ -189,8 +182,8 @@ class RayEngine:
         try:
             for reference in stream:
                 value = self._ray.get(reference)
-                if isinstance(value, Failure):
-                    raise value.error
+                if isinstance(value, Exception):
+                    raise value
                 yield value
         except RayTaskError as error:
             # Ray wraps exceptions of tasks, and errors on unpickling them, in several ways.
@@ -259,7 +252,7 @@ def _serve(version: str, work: Work, call: tuple[Any, ...]) -> Iterator[Any]:
             )
         yield from work(*call)
     except (EngramError, OSError) as error:
-        yield Failure(error)
+        yield error  # one that is meant for the user
 
 
 def _encode(task: UnitTask) -> Iterator[TokenBatch | Notes]:

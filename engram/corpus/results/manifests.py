@@ -8,6 +8,7 @@ from engram.corpus.text.documents import Split
 from engram.corpus.text.sources import MANIFEST
 from engram.corpus.text.text_options import OnError
 from engram.errors import CorruptFileError, InputError, MissingFileError
+from engram.storage.file_names import exists
 from engram.storage.json_files import (
     COUNT,
     FILE_NAME,
@@ -108,7 +109,7 @@ def read_manifest(folder: Path, *schemas: str) -> dict[str, Any]:
     path = folder / MANIFEST
     hint = "Build it again."
     schemas = schemas or (CORPUS_SCHEMA,)
-    if not folder.is_dir():
+    if not exists(folder):
         raise MissingFileError.at(folder, folder=str(folder))
     if not path.is_file():
         raise MissingFileError(

@@ -37,7 +37,7 @@ class ResultFolder:
     resume: bool = False
     overwrite: bool = False
 
-    def check(self, job: dict[str, Any] | None) -> None:
+    def check(self, job: dict[str, Any]) -> None:
         """Check that the folder can be created, and that no unfinished one is lost.
 
         The remains of a build that was killed after the folder appeared are removed.

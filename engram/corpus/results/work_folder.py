@@ -24,7 +24,7 @@ _NAMES = {"shard_tokens": "shard size", "add_eos": "end-of-text tokens"}
 def work_folder(folder: Path) -> Path:
     """Return the hidden folder of an unfinished build."""
     folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.building")
+    return folder.parent / f".{folder.name}.building"
 
 
 @contextmanager
@@ -68,13 +68,12 @@ def working(folder: Path, job: dict[str, Any], resume: bool) -> Iterator[Path]:
             _remove(work)
 
 
-def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite: bool) -> None:
+def check_work(folder: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Check that a build of a folder can start; nothing is written.
 
     Args:
         folder: The folder to build.
-        job: Everything that determines the results; None skips the comparison with an unfinished
-            build.
+        job: Everything that determines the results, to compare with that of a build to resume.
         resume: Whether to continue an unfinished build.
         overwrite: Whether an unfinished build may be discarded.
 
@@ -86,9 +85,9 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
         raise staging.in_the_way(work)
     if staging.in_use(work):
         raise _at_work(folder)
-    if not _is_begun(work):
+    if not _is_begun(work) or (overwrite and not resume):
         return
-    if not resume and not overwrite:
+    if not resume:
         raise InputError(
             f"There is an unfinished build of {folder} ({work.name} beside it).",
             "Continue with --resume, or start over with --overwrite.",
@@ -98,13 +97,13 @@ def check_work(folder: Path, job: dict[str, Any] | None, resume: bool, overwrite
     before = find_json(work / _JOB, JOB_SHAPE, file_names=True)
     if before is None:
         raise InputError(
-            f"{work / _JOB} is damaged: it does not show how the unfinished build of {folder} "
-            "began with.",
+            f"{work / _JOB} is damaged: it does not tell how the unfinished build of {folder} "
+            "began.",
             "Start over with --overwrite and without --resume.",
             output=str(folder),
             work=str(work),
         )
-    if job is not None and resume and (differs := _differences(before, job)):
+    if differs := _differences(before, job):
         words = "; ".join(_difference(key, before.get(key), job[key]) for key in differs)
         raise InputError(
             f"The unfinished build of {folder} was started with {words}.",
@@ -160,7 +159,7 @@ def _is_begun(work: Path) -> bool:
 
 
 def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
-    """Return the keys of a job on which the finished units do not depend."""
+    """Return the keys in which a job differs from the one that began, if units depend on them."""
     differs = [key for key in job if before.get(key) != job[key]]
     # A unit that was finished without an error has none to skip.
     if "on_error" in differs and before.get("on_error") == "stop":
@@ -174,7 +173,7 @@ def _differences(before: dict[str, Any], job: dict[str, Any]) -> list[str]:
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
-    """Describe the start of a build, and the difference to the current call."""
+    """Describe in which way a job differs from the one that began."""
     if key == "inputs":
         files = {file["name"]: file for file in before or ()}
         changed = [file["name"] for file in now if files.get(file["name"], file) != file]
@@ -199,10 +198,8 @@ def _claimed(work: Path, folder: Path) -> Iterator[None]:
     descriptor = staging.claim(work)
     if descriptor is None:
         raise _at_work(folder)
-    try:
+    with os.fdopen(descriptor):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _at_work(folder: Path) -> InputError:

@@ -9,7 +9,7 @@ from engram.corpus.text.records import Record, no_column, text_of, wrong_record
 from engram.corpus.text.sources import Source
 from engram.corpus.text.streams import ByteStream
 from engram.errors import CorruptFileError, InputError
-from engram.units import format_bytes
+from engram.units import format_bytes, plural
 
 
 def read_csv(
@@ -84,7 +84,7 @@ def read_csv(
         elif place < len(row):
             text = text_of(source, start, row[place], column)
         else:
-            problem = f"the row has {len(row)} fields, and {column!r} is not among them."
+            problem = f"the row has {plural(len(row), 'field')}, and {column!r} is not among them."
             text = wrong_record(source, start, problem)
         yield start, text, stream.stored_offset
 

@@ -75,8 +75,8 @@ class DocumentBytes:
         if self._split == "line" or documents.has_text:
             yield from self._documents([start, *ends])
         elif ends and start >= self._offset:
-            name = self._source.name
-            self._wrong(InputError(f"{name} contains only blank lines.", file=name))
+            message = f"{self._source.name} contains only blank lines."
+            self._wrong(InputError(message, file=self._source.name))
 
     def _documents(self, bounds: list[int]) -> Iterator[Stretch]:
         """Return the documents between the bounds, of which only the first may be too long."""

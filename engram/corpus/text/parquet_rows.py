@@ -53,7 +53,7 @@ def read_parquet(source: Source, column: str, limit_bytes: int) -> Iterator[Reco
         if not (types.is_string(inner) or types.is_large_string(inner) or types.is_null(inner)):
             raise InputError(
                 f"{source.name}: the column {column!r} must be strings, got {stored}.",
-                "Give the column of the texts with --text-column.",
+                "Give the column of the texts with --text-column (in Python, text_key).",
                 file=source.name,
                 type=str(stored),
             )

@@ -9,13 +9,13 @@ from pathlib import Path
 from engram.corpus.text.blocks import Block
 from engram.corpus.text.csv_rows import read_csv
 from engram.corpus.text.document_bytes import DocumentBytes, Stretch
-from engram.corpus.text.documents import MAX_DOCUMENT_BYTES, Split
+from engram.corpus.text.documents import MAX_DOCUMENT_BYTES
 from engram.corpus.text.json_values import JsonValues, holds_json_lines
 from engram.corpus.text.parquet_rows import read_parquet
 from engram.corpus.text.records import Record, text_of_json, text_of_record
 from engram.corpus.text.sources import PassedOver, Source, check_options, find_sources
 from engram.corpus.text.streams import ByteStream, open_source
-from engram.corpus.text.text_options import OnError
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import CorruptFileError, InputError
 
 MAX_LISTED_PROBLEMS = 100
@@ -28,25 +28,21 @@ _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 class TextReader:
     """The documents of a text, in blocks.
 
-    Plain text is cut by `split`; the separator belongs to the document before it, so that the
-    documents of a file joined together are the file. In a .jsonl or .ndjson file every line is a
-    document; in a .json every object, whether one per line, in one list or alone; in a .csv and a
-    .parquet every row.
+    Plain text is cut by the options' split; the separator belongs to the document before it, so
+    that the documents of a file joined together are the file. In a .jsonl or .ndjson file every
+    line is a document; in a .json every object, whether one per line, in one list or alone; in a
+    .csv and a .parquet every row.
 
     Args:
-        where: File, folder or ``-`` for standard input, see `find_sources`; or the sources.
-        split: The end of a document in plain text: blank lines, the end of a line, or of the file;
-            ``paragraph`` when None.
-        text_key: Key of the text in a record, or column of a table, ``text`` when None. If given,
-            standard input is read as JSON lines.
-        on_error: The action when a document cannot be read: stop, or skip it and list the error.
+        where: File, folder or ``-`` for standard input, see `find_sources`; or several of them, or
+            of sources.
+        options: What ends a document, the key of its text, and the action when it cannot be read;
+            with a key, standard input is read as JSON lines.
 
     Attributes:
-        split: As given.
-        text_key: As given.
-        on_error: As given.
+        options: As given.
         sources: The files that are read.
-        passed_over: Other entries of the folder.
+        passed_over: Other entries of the folders.
         errors: Errors of skipped documents, the first hundred.
         skipped: Number of documents skipped; a file that breaks off counts as one.
 
@@ -58,25 +54,26 @@ class TextReader:
 
     def __init__(
         self,
-        where: str | Path | Sequence[Source],
-        *,
-        split: Split | None = None,
-        text_key: str | None = None,
-        on_error: OnError = "stop",
+        where: str | Path | Sequence[str | Path | Source],
+        options: TextOptions | None = None,
     ) -> None:
+        self.options = options or TextOptions()
+        self.sources: list[Source] = []
         self.passed_over: list[PassedOver] = []
-        if isinstance(where, (str, Path)):
-            self.sources, self.passed_over = find_sources(where, text_key is not None)
-            check_options(self.sources, split, text_key)
-        else:
-            self.sources = list(where)
+        names = [where] if isinstance(where, (str, Path)) else where
+        for name in names:
+            if isinstance(name, Source):
+                self.sources.append(name)
+                continue
+            files, others = find_sources(name, self.options.text_key is not None)
+            self.sources += files
+            self.passed_over += others
+        if not all(isinstance(name, Source) for name in names):
+            check_options(self.sources, self.options.split, self.options.text_key)
         self.errors: list[InputError] = []
         self.skipped = 0
         self._read_before = 0
-        self.split: Split = split or "paragraph"
-        self.text_key = text_key
-        self.on_error = on_error
-        self._key = text_key or "text"
+        self._key = self.options.text_key or "text"
 
     @property
     def total_bytes(self) -> int | None:
@@ -119,8 +116,8 @@ class TextReader:
             with open_source(source) as stream:
                 yield from self._read_stream(source, stream)
                 if stream.offset == stream.begin:
-                    name = source.name
-                    self.wrong(InputError(f"{name} is empty: there is no text in it.", file=name))
+                    message = f"{source.name} is empty: there is no text in it."
+                    self.wrong(InputError(message, file=source.name))
 
     def _read_stream(self, source: Source, stream: ByteStream) -> Iterator[Block]:
         """Read a file; a .json depending on its contents, but a part of one starts at a line."""
@@ -134,7 +131,7 @@ class TextReader:
             )
             yield from self._gather(source, values)
         else:
-            split: Split = "line" if source.has_keys else self.split
+            split = "line" if source.has_keys else self.options.splits_by
             read = self._read_lines if source.has_keys else self._read_text
             for found in DocumentBytes(source, stream, split, *limits, self.wrong):
                 yield from read(source, found, stream.stored_offset)
@@ -156,13 +153,13 @@ class TextReader:
     def _read_text(self, source: Source, found: Stretch, read_bytes: int) -> Iterator[Block]:
         data, bounds = found.data, found.bounds
         try:
-            if self.split == "line":
+            if self.options.splits_by == "line":
                 texts = list(io.StringIO(data[: bounds[-1]].decode(), newline="\n"))
             else:
                 texts = [data[start:end].decode() for start, end in pairwise(bounds)]
         except UnicodeDecodeError:
             spans: Iterable[tuple[int, int]] = pairwise(bounds)
-            if self.split == "line":
+            if self.options.splits_by == "line":
                 spans = (line.span() for line in _LINE.finditer(data, 0, bounds[-1]))
             documents = _decoded(source, found, spans, read_bytes)
             yield from self._gather(source, documents, are_records=False)
@@ -201,8 +198,8 @@ class TextReader:
             raise broken
 
     def wrong(self, error: InputError) -> None:
-        """Raise the error of a document, or list it as skipped, depending on `on_error`."""
-        if self.on_error == "stop":
+        """Raise the error of a document, or list it as skipped, depending on the options."""
+        if self.options.on_error == "stop":
             raise error
         self.skipped += 1
         if len(self.errors) < MAX_LISTED_PROBLEMS:

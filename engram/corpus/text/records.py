@@ -17,6 +17,7 @@ _SPLITS: dict[Split, str] = {
     "file": "Cut the text smaller with --split paragraph or --split line.",
     "paragraph": "Cut the text smaller with --split line.",
 }
+_COLUMN = "--text-column (in Python, text_key)"
 _SKIP = "or leave such documents out with --on-error skip."
 # Types by their names in JSON.
 _KINDS = {str: "a string", list: "a list", dict: "an object", type(None): "null"} | {
@@ -30,12 +31,11 @@ def text_of_json(source: Source, line: int, data: str, key: str) -> str | InputE
     """Parse a JSON record; return its text, or its error."""
     try:
         record: Any = json.loads(data.rstrip("\r"))
+    except json.JSONDecodeError as error:
+        # Its own message has a line within the record, not within the file.
+        return wrong_record(source, line, f"not JSON: {error.msg} at column {error.colno}.")
     except (ValueError, RecursionError) as error:
-        problem = f"{error}"
-        if isinstance(error, json.JSONDecodeError):
-            # Its own message has a line within the record, not within the file.
-            problem = f"{error.msg} at column {error.colno}"
-        return wrong_record(source, line, f"not JSON: {problem}.")
+        return wrong_record(source, line, f"not JSON: {error}.")
     return text_of_record(source, line, record, key)
 
 
@@ -72,7 +72,7 @@ def _kind(value: Any) -> str:
 def wrong_record(source: Source, line: int, problem: str) -> InputError:
     """Return the error for a record that starts at a line, or for a row of a .parquet."""
     line = source.file_line(line)
-    unit, hint = "line", f"Correct it, give the key or column with --text-column, {_SKIP}"
+    unit, hint = "line", f"Correct it, give the key or column with {_COLUMN}, {_SKIP}"
     if source.format == "parquet":
         unit, hint = "row", "Leave such rows out with --on-error skip."
     return InputError(f"{source.name}:{line}: {problem}", hint, file=source.name, **{unit: line})
@@ -80,7 +80,7 @@ def wrong_record(source: Source, line: int, problem: str) -> InputError:
 
 def no_column(source: Source, column: str, columns: Sequence[str]) -> InputError:
     """Return the error for a missing column of a table."""
-    hint = "Give the column with --text-column, or leave such files out with --on-error skip."
+    hint = f"Give the column with {_COLUMN}, or leave such files out with --on-error skip."
     if len(columns) == 1 and (other := [mark for mark in "\t;|" if mark in columns[0]]):
         hint = (
             f"Its columns are separated by {other[0]!r}: only .csv with commas and .tsv with tabs "

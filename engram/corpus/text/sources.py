@@ -27,7 +27,6 @@ _FORMATS: dict[str, Format] = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
-FOLDER_SUFFIXES = tuple(_FORMATS)
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK_BYTES = 2**20
 _NAMED = 100
@@ -72,7 +71,8 @@ class Source:
 
     def file_line(self, line: int) -> int:
         """Turn a line of the part into one of the file; rows of a .parquet start at its first."""
-        if self.format == "parquet" or self.path is None:
+        # A whole file is not opened again: a pipe would wait for another writer.
+        if self.format == "parquet" or self.path is None or not self.begin:
             return line
         return line + _lines_before(self.path, self.begin)
 
@@ -136,7 +136,7 @@ def find_sources(
     if not files:
         raise InputError(
             f"The folder {path} has no text files: {len(passed_over)} entries, none of them "
-            f"{', '.join(FOLDER_SUFFIXES)} (or .gz and .zst of all but the last).",
+            f"{', '.join(_FORMATS)} (or .gz and .zst of all but the last).",
             "Give a single file to read it regardless of its name.",
             folder=str(path),
             entries=len(passed_over),
@@ -211,14 +211,14 @@ def _reason_not_to_read(path: Path) -> str:
         return "results of this toolkit" if is_result else ""
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"
-    return "" if _plain_suffix(path) in FOLDER_SUFFIXES else "not text by its name"
+    return "" if _plain_suffix(path) in _FORMATS else "not text by its name"
 
 
 def _missing_hint(name: str) -> str:
     hint = "Give a text file, a folder or - for stdin."
     if "://" in name:
         return f"URLs cannot be read: download it first. {hint}"
-    if not _HUB_NAME.fullmatch(name) or _plain_suffix(Path(name)) in FOLDER_SUFFIXES:
+    if not _HUB_NAME.fullmatch(name) or _plain_suffix(Path(name)) in _FORMATS:
         return hint
     file = f"{name.rpartition('/')[2]}.jsonl"
     export = (

@@ -59,15 +59,14 @@ class ByteStream:
                 data += self._file.read(size_bytes - len(data))
         except (EOFError, OSError, zlib.error) as error:
             name, packed = self._source.name, self._source.compression
-            kind, what, hint = InputError, "cannot be read", ""
-            if packed is not None:
-                kind, what = CorruptFileError, f"is truncated or not a {packed} file"
-                hint = (
-                    "Download or compress it again, or use the readable part with --on-error skip."
-                )
-            raise kind(
-                f"{name} {what}, after {self.offset:,} bytes of text: {error}",
-                hint,
+            where = f"after {self.offset:,} bytes of text: {error}"
+            if packed is None:
+                raise InputError(
+                    f"{name} cannot be read, {where}", file=name, byte_offset=self.offset
+                ) from error
+            raise CorruptFileError(
+                f"{name} is truncated or not a {packed} file, {where}",
+                "Download or compress it again, or use the readable part with --on-error skip.",
                 file=name,
                 byte_offset=self.offset,
             ) from error

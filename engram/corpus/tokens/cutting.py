@@ -33,7 +33,7 @@ def cut_long(encoder: Tokenizer, text: str) -> list[str]:
     grows.
 
     Args:
-        encoder: The tokenizer, without truncation or padding.
+        encoder: The tokenizer.
         text: The document.
 
     Returns:

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import grouped
 from engram.corpus.tokens.cutting import cut_long
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 # Loading gigatoken takes as long as encoding this much text with `tokenizers`.
 WORTH_BYTES = 2**23
@@ -52,7 +51,6 @@ class FastEncoder:
 
     Args:
         tokenizer: The tokenizer.
-        reference: Its `tokenizers` object, without truncation or padding.
 
     Attributes:
         reference_documents: Documents that went to `tokenizers`.
@@ -64,7 +62,8 @@ class FastEncoder:
         ValueError: gigatoken is not safe for this tokenizer; the message has the reason.
     """
 
-    def __init__(self, tokenizer: TokenizerFile, reference: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenizerFile) -> None:
+        reference = tokenizer.tokenizer
         _check_kind(reference)
         # Tokens that were added to it since do not matter: their strings go to `tokenizers`.
         self._source = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.corpus.text.blocks import Block, grouped
 from engram.corpus.tokens.cutting import too_long_to_encode
 from engram.corpus.tokens.fast_tokenise import WORTH_BYTES, FastEncoder, encode_reference
@@ -17,8 +18,6 @@ from engram.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from engram.addressing.tokenizer_files import TokenizerFile
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -85,7 +84,7 @@ def tokenise(
     """
     check_eos(tokenizer, add_eos)
     end = tokenizer.eos_id if add_eos else None
-    encoder = whole_documents(tokenizer).tokenizer
+    encoder = tokenizer.tokenizer
     # Batches that keep all cores busy.
     encodable = _encodable(blocks, encoder, wrong)
     for batch in grouped(encodable, lambda block: sum(map(len, block.texts)), _BATCH_CHARACTERS):
@@ -115,7 +114,7 @@ def fast_encoder(
     if size_bytes is not None and size_bytes < WORTH_BYTES:
         return None, "Tokenised with tokenizers: the text is small."
     try:
-        fast = FastEncoder(tokenizer, whole_documents(tokenizer).tokenizer)
+        fast = FastEncoder(tokenizer)
     except ImportError:
         install = "pip install 'engram-toolkit[fast]'"
         return None, f"Tokenised with tokenizers: gigatoken is not installed ({install})."
@@ -126,17 +125,6 @@ def fast_encoder(
         fast,
         f"Tokenised with gigatoken {version('gigatoken')}, compared with tokenizers in samples.",
     )
-
-
-def whole_documents(tokenizer: TokenizerFile) -> TokenizerFile:
-    """Return the tokenizer without the truncation and padding that its file may set."""
-    encoder = tokenizer.tokenizer
-    if encoder.truncation is None and encoder.padding is None:
-        return tokenizer
-    copy = type(encoder).from_str(encoder.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return replace(tokenizer, tokenizer=copy)
 
 
 def check_eos(tokenizer: TokenizerFile, add_eos: bool) -> None:

@@ -151,8 +151,6 @@ def _check_hash_ids(folder: Path, manifest: dict[str, Any], shards: Shards) -> C
         hasher = Hasher(addresses)
         for entry, tokens, bounds, ids in shards[:_SAMPLED_SHARDS]:
             size = min(len(tokens), _SAMPLED_TOKENS)
-            if not size:
-                continue
             cut = np.append(bounds[: np.searchsorted(bounds, size)], size)
             found = hasher.hash_documents(np.array(tokens[:size]), cut)
             if not np.array_equal(found, ids[:size]):

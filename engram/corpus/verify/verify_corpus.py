@@ -16,6 +16,7 @@ from engram.checks import Check, Checks
 from engram.corpus.results.manifests import CORPUS_SCHEMA, HASHES_SCHEMA, read_manifest
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.tokenise import tokenise
 from engram.corpus.verify.shard_checks import (
     Shards,
@@ -141,12 +142,10 @@ def _documents(
         for entry in unit["sources"]
         for source in find_sources(entry["name"])[0]
     ]
-    reader = TextReader(
-        sources,
-        split=manifest["split"],
-        text_key=manifest["text_key"],
-        on_error=manifest["on_error"],
+    options = TextOptions(
+        split=manifest["split"], text_key=manifest["text_key"], on_error=manifest["on_error"]
     )
+    reader = TextReader(sources, options)
     has_eos = manifest["tokenizer"]["eos_id"] is not None
     with suppress(EngramError):  # the text has changed
         blocks = reader.blocks()

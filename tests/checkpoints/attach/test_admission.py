@@ -169,6 +169,12 @@ def test_a_type_that_a_newer_transformers_may_have(llama):
     )
 
 
+def test_an_auto_map_that_is_not_an_object_names_no_code(llama, tmp_path):
+    change_config(llama, auto_map=["AutoModelForCausalLM"])
+    plan = attach.attach(llama, tiny.memory_config(), tmp_path / "out", dry_run=True).plan
+    assert plan.base.code is None
+
+
 def test_a_pointer_of_git_lfs_is_called_that(llama):
     text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
     (llama / "model.safetensors").write_text(text)

@@ -9,10 +9,9 @@ import shutil
 import pytest
 
 from engram.checkpoints.attach import attach
-from engram.checkpoints.read.base_checkpoint import read_base
+from engram.checkpoints.read.base_checkpoint import read_base, snapshot_of
 from engram.checkpoints.read.joined_adapter import open_adapter, pinned_revision
 from engram.checkpoints.read.load_checkpoint import load
-from engram.checkpoints.read.model_folder import snapshot_of
 from engram.errors import MismatchError, MissingFileError, UsageError
 from support import tiny
 from support.hub import COMMIT, ModelHub, run_python, serving

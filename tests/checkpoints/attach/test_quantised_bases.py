@@ -17,18 +17,14 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 import engram
-from engram.backbone.quantisation import (
-    METHODS,
-    Memories,
-    list_without_memory,
-    quantisation_note,
-)
+from engram.backbone.quantisation import METHODS, quantisation_note
 from engram.checkpoints.read.inspect import inspect_checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify import behaviour
 from engram.checkpoints.verify.behaviour import behaviour_checks
 from engram.config.config_file import write_config
 from engram.errors import LayoutError, MissingError, MissingPackageError
+from engram.hf.quantising import list_without_memory
 from support import tiny
 from support.cli import run
 from support.paths import BPE
@@ -243,8 +239,14 @@ def test_what_attach_writes_for_each_method(method, plain, tmp_path):
 
 
 def test_tags_of_hqq():
-    memories = Memories(("transformer.h.1.engram", "transformer.h.2.engram"), ("wkv",))
-    _, listed = list_without_memory(METHODS["hqq"], {"skip_modules": []}, memories, None)
+    settings = {
+        "config": tiny.memory_config(
+            layout="deepseek_v41", kernel_size=0, engram_table_size=[302] * 3, seed=0
+        ).to_dict(),
+        "addresses": {"layers": [{"layer_id": 1}, {"layer_id": 2}]},
+        "layers_path": "transformer.h",
+    }
+    _, listed = list_without_memory(METHODS["hqq"], {"skip_modules": []}, settings, None)
     assert listed == [name_to_linear_tag("transformer.h.1.engram.wkv")]
 
 

@@ -149,6 +149,14 @@ def test_another_tokenizer_is_refused(folders, local_word):
         look_up(folders["demo"], "")
 
 
+def test_tokens_that_were_added_since_do_not_matter(folders, tmp_path):
+    tokenizer = load_tokenizer(folders["demo"]).tokenizer
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = look_up(folders["demo"], TEXT, tokenizer=tmp_path)
+    assert found.to_dict() == look_up(folders["demo"], TEXT).to_dict()
+
+
 def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     """The table has 64 GB by name; torch stays out."""
     folder = tmp_path / "big"
@@ -161,8 +169,10 @@ def test_only_the_rows_are_read_and_no_model_is_loaded(tmp_path, monkeypatch):
     (table,) = [tensor for tensor in tensors if tensor.name.endswith(TABLE)]
     others = [tensor for tensor in tensors if tensor is not table]
     folder.mkdir()
-    write_shard(folder / "a.safetensors", others, None)
-    write_shard(folder / "b.safetensors", [dataclasses.replace(table, chunks=[])], None)
+    write_shard(folder / "a.safetensors", others, lambda size_bytes: None)
+    write_shard(
+        folder / "b.safetensors", [dataclasses.replace(table, chunks=[])], lambda size_bytes: None
+    )
     with (folder / "b.safetensors").open("r+b") as shard:
         shard.truncate(shard.seek(0, 2) + table.size_bytes)
     weight_map = {tensor.name: "a.safetensors" for tensor in others} | {table.name: "b.safetensors"}

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def documents(folder: Path) -> list[list[int]]:
 
 def expected_documents(where, *, eos=True, **options) -> list[list[int]]:
     encode = load_tokenizer(str(BPE)).tokenizer.encode
-    texts = [text for block in TextReader(where, **options) for text in block.texts]
+    texts = [text for block in TextReader(where, TextOptions(**options)) for text in block.texts]
     return [[*encode(t, add_special_tokens=False).ids, *[EOS] * eos] for t in texts]
 
 
@@ -84,10 +85,12 @@ def test_units_hold_the_documents_of_the_text(tmp_path, split, unit_bytes):
     found = [
         text
         for unit in units
-        for block in TextReader(unit, split=split).blocks()
+        for block in TextReader(unit, TextOptions(split=split)).blocks()
         for text in block.texts
     ]
-    assert found == [text for block in TextReader(tmp_path, split=split) for text in block.texts]
+    assert found == [
+        text for block in TextReader(tmp_path, TextOptions(split=split)) for text in block.texts
+    ]
     assert sum(source.size_bytes for unit in units for source in unit) == sum(
         s.size_bytes for s in sources
     )
@@ -342,6 +345,23 @@ def test_an_unfinished_build_is_neither_lost_nor_mixed_up(tmp_path):
     assert (built.resumed_units, work.exists()) == (0, False)
 
 
+def test_an_unfinished_build_of_another_tokenizer_or_with_a_damaged_record(tmp_path):
+    path = text_file(tmp_path)
+    work = interrupted(path, tmp_path / "out")
+    changed = replace(load_tokenizer(str(BPE)), digest="0" * 64)
+    options = TextOptions(add_eos=False)
+    for other, message in (
+        (WORD, f"was started with tokenizer {BPE}, not {WORD}; end-of-text tokens yes, not no"),
+        (changed, f"was started with another tokenizer with the name {BPE}; end-of-text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build_corpus(path, other, tmp_path / "out", options, unit_bytes=5000, resume=True)
+    (work / "job.json").write_text("{")
+    with pytest.raises(InputError, match=r"job\.json is damaged: it does not tell how"):
+        build_small(path, tmp_path / "out", resume=True)
+    assert build_small(path, tmp_path / "out", overwrite=True).resumed_units == 0
+
+
 def test_two_builds_at_once_are_refused(tmp_path):
     path = text_file(tmp_path)
 
@@ -379,6 +399,12 @@ def test_what_is_in_the_way_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+def test_the_root_of_the_files_is_refused(tmp_path, overwrite):
+    with pytest.raises(InputError, match="^/ is there already"):
+        build_small(text_file(tmp_path), Path("/"), overwrite=overwrite)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_a_link_in_the_way_is_refused_and_its_folder_stays(tmp_path, overwrite):
     path = text_file(tmp_path)
     other = interrupted(path, tmp_path / "other")
@@ -403,9 +429,19 @@ def test_what_a_kill_before_the_first_unit_leaves_blocks_nothing(tmp_path):
             shutil.rmtree(tmp_path / "out")
 
 
+def test_a_tokenizer_that_changes_between_builds_is_read_again(tmp_path):
+    path, folder = text_file(tmp_path), shutil.copytree(BPE, tmp_path / "tokenizer")
+    before = build_corpus(path, folder, tmp_path / "one").manifest["tokenizer"]
+    settings = folder / "tokenizer_config.json"
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**values, "extra_special_tokens": ["<new>"]}))
+    after = build_corpus(path, folder, tmp_path / "two").manifest["tokenizer"]
+    assert after["vocab_size"] == before["vocab_size"] + 1
+
+
 def test_a_tokenizer_that_changed_is_refused(tmp_path, monkeypatch):
     unit_work._tokenizer.cache_clear()
     word = load_tokenizer(str(WORD))
-    monkeypatch.setattr(unit_work, "_tokenizer", lambda _name: word)
+    monkeypatch.setattr(unit_work, "load_tokenizer", lambda _name: word)
     with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
         build_small(text_file(tmp_path), tmp_path / "out")

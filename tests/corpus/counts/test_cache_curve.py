@@ -118,7 +118,7 @@ def test_a_sample_is_the_beginning_of_the_text():
         assert layer == cache_curve(constants, ids[:, index])
         assert layer.lookups == 600 * addresses.n_columns
     # A text that is shorter than the sample is taken whole.
-    whole = CacheSample(addresses)
+    whole = CacheSample(addresses, 10**6)
     whole.add(batch_of(documents))
     assert whole.tokens == sum(map(len, documents))
 

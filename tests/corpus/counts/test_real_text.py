@@ -16,6 +16,7 @@ from engram.corpus.counts.cache_curve import CacheSample
 from engram.corpus.counts.statistics import Statistics
 from engram.corpus.hash.hash_text import find_memory, sized_for
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens.tokenise import TokenBatch, tokenise
 
 pytestmark = pytest.mark.real
@@ -39,7 +40,7 @@ def text(real_assets):
     config = replace(sized_for(file), engram_table_size=[3_000_000] * 2)
     addresses = find_memory(config)[2]
     batches, windows, ids, left = [], [], [], TOKENS
-    reader = TextReader(real_assets / "english.txt", on_error="skip")
+    reader = TextReader(real_assets / "english.txt", TextOptions(on_error="skip"))
     for batch in tokenise(reader, file):
         size = min(left, len(batch.tokens))
         bounds = np.minimum(batch.boundaries, size)
@@ -98,7 +99,7 @@ def test_statistics_equal_python_sets(text):
 
 
 def test_the_cache_curve_equals_a_simulated_lru_at_five_sizes(text):
-    sample = CacheSample(text.addresses)
+    sample = CacheSample(text.addresses, 10**6)
     for batch in text.batches:
         sample.add(batch)
     curve = sample.layers()[0]

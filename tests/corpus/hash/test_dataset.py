@@ -188,6 +188,9 @@ def test_a_place_of_another_share_is_refused(stored):
     second.load_state_dict(first.state_dict())
     with pytest.raises(MismatchError, match="share 0 of 1 in windows of 50"):
         next(iter(second))
+    second.load_state_dict({"step": 3})  # that of something else
+    with pytest.raises(MismatchError, match="share None of None"):
+        next(iter(second))
 
 
 def test_what_cannot_be_read_is_refused(stored, tmp_path):
@@ -209,7 +212,7 @@ def test_what_cannot_be_read_is_refused(stored, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     other = {**manifest, "tokenizer": {**manifest["tokenizer"], "sha256": "0" * 64}}
     (folder / "manifest.json").write_text(json.dumps(other))
-    with pytest.raises(MismatchError, match="not with"):
+    with pytest.raises(MismatchError, match="not the one that the tokens were made with"):
         HashedDataset(folder, CONFIG, window_tokens=T)
     manifest["shards"][1]["tokens"] += 1
     (folder / "manifest.json").write_text(json.dumps(manifest))

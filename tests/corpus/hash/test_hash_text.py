@@ -21,7 +21,13 @@ from engram.corpus.hash.hash_options import HashOptions
 from engram.corpus.hash.hash_text import find_memory, hash_text, plan_hash
 from engram.corpus.text.readers import TextReader
 from engram.corpus.tokens import token_shards, tokenise
-from engram.errors import DoesNotFitError, InputError, MismatchError, MissingPackageError
+from engram.errors import (
+    DoesNotFitError,
+    InputError,
+    MismatchError,
+    MissingPackageError,
+    UsageError,
+)
 from support.corpora import digests
 from support.paths import BPE, WORD
 
@@ -343,3 +349,9 @@ def test_an_error_in_the_reading_thread_arrives():
     seen = []
     with pytest.raises(InputError, match="late"):
         seen.extend(hashed_text._one_ahead(items()))
+
+
+@pytest.mark.parametrize("layers", [[], [1, 1]])
+def test_layers_are_named_once_and_at_least_one(layers):
+    with pytest.raises(UsageError, match="layers must name at least one layer, and each once"):
+        HashOptions(layers=layers)

@@ -12,6 +12,7 @@ import pytest
 from engram.corpus.text import readers
 from engram.corpus.text.documents import BLANK, DocumentEnds
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import InputError
 from support.peak_memory import run_measured
 
@@ -44,7 +45,7 @@ def test_paragraphs_are_those_of_a_simple_splitter(tmp_path, monkeypatch, seed):
         text = random_text(rng)
         path.write_bytes(text.encode())
         monkeypatch.setattr(readers, "_BLOCK_BYTES", rng.choice([1, 2, 3, 5, 8, 1000]))
-        blocks = list(TextReader(path, on_error="skip").blocks())
+        blocks = list(TextReader(path, TextOptions(on_error="skip")).blocks())
         found = [text for block in blocks for text in block.texts]
         assert found == paragraphs(text), text
         places = [block.position(i) for block in blocks for i in range(len(block.texts))]
@@ -62,7 +63,7 @@ def test_what_is_skipped_leaves_the_other_documents_as_they_are(tmp_path, monkey
         text = re.sub("[ \t\r]{3,}", " ", random_text(rng).replace("\n\n\n", "\n"))
         path.write_bytes(text.encode())
         monkeypatch.setattr(readers, "_BLOCK_BYTES", rng.choice([1, 2, 3, 5, 8, 12]))
-        reader = TextReader(path, on_error="skip")
+        reader = TextReader(path, TextOptions(on_error="skip"))
         blocks = list(reader.blocks())
         expected = paragraphs(text)
         kept = [text for text in expected if len(text.encode()) <= 12]
@@ -116,7 +117,7 @@ def test_more_blank_lines_than_a_document_may_have(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"a\.txt:1: .* longer than") as caught:
         list(TextReader(path))
     assert "--split line" in caught.value.hint
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     blocks = list(reader)
     assert [text for block in blocks for text in block.texts] == ["four"]
     assert [error.details["line"] for error in reader.errors] == [1, 6003]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from engram.corpus.text import readers
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import CorruptFileError, InputError, MissingFileError, MissingPackageError
 from support.cli import run
 from support.paths import BPE
@@ -21,7 +24,7 @@ SPLITS = ("paragraph", "line", "file")
 
 
 def documents(where, **options):
-    return [text for block in TextReader(where, **options) for text in block.texts]
+    return [text for block in TextReader(where, TextOptions(**options)) for text in block.texts]
 
 
 def write(folder: Path, name: str, data: str | bytes) -> Path:
@@ -158,7 +161,7 @@ def test_wrong_records_are_named_or_skipped(tmp_path, line, problem):
         documents(path)
     assert problem in caught.value.message
     assert caught.value.details["line"] == 2
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     assert [text for block in reader for text in block.texts] == ["one", "two"]
     assert reader.skipped == 1
     assert problem in reader.errors[0].message
@@ -174,7 +177,7 @@ def test_invalid_utf8_names_line_and_byte(tmp_path, monkeypatch, split):
     ) as caught:
         documents(path, split=split)
     assert caught.value.details == {"file": str(path), "line": 6, "byte_offset": 30}
-    reader = TextReader(path, split=split, on_error="skip")
+    reader = TextReader(path, TextOptions(split=split, on_error="skip"))
     kept = [text for block in reader for text in block.texts]
     assert "".join(kept).encode() in (
         data.replace(b"bad \xe9t\xe9\n\n", b""), data.replace(b"bad \xe9t\xe9\n", b""),
@@ -191,7 +194,7 @@ def test_long_documents_are_named_or_skipped(tmp_path, monkeypatch, block_bytes)
     with pytest.raises(InputError, match=r"a\.txt:3: the document .* longer than") as caught:
         documents(path)
     assert "--split line" in caught.value.hint
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     blocks = list(reader)
     assert [text for block in blocks for text in block.texts] == ["one\n\n", "two\n\n"]
     assert blocks[-1].position(len(blocks[-1].texts) - 1) == f"{path}:7"
@@ -231,9 +234,9 @@ def test_a_binary_file_is_said_to_be_one(tmp_path, monkeypatch, block_bytes):
 def test_blank_lines_are_no_text(tmp_path, split):
     path = write(tmp_path, "a.txt", " \n\n\t\r\n \n")
     with pytest.raises(InputError, match=r"a\.txt contains only blank lines"):
-        list(TextReader(path, split=split))
+        list(TextReader(path, TextOptions(split=split)))
     write(tmp_path, "b.txt", "\n\none")
-    reader = TextReader(tmp_path, split=split, on_error="skip")
+    reader = TextReader(tmp_path, TextOptions(split=split, on_error="skip"))
     assert [text for block in reader for text in block.texts] == ["\n\none"]
     assert reader.skipped == 1
 
@@ -268,7 +271,7 @@ def test_truncated_gzip_is_named(tmp_path):
     path = write(tmp_path, "a.txt.gz", gzip.compress(text)[:-2000])
     with pytest.raises(CorruptFileError, match=r"a\.txt\.gz is truncated or not a gzip file"):
         documents(path)
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     kept = "".join(text for block in reader for text in block.texts).encode()
     assert text.startswith(kept)
     assert len(kept) > 2**20
@@ -320,3 +323,20 @@ def test_the_command_names_faults_and_skips_them_when_told_to(faults, tmp_path, 
     if command == "corpus build":
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert len(manifest["problems"]) == manifest["counts"]["skipped"] == len(said)
+
+
+def test_a_document_of_a_named_pipe_that_cannot_be_read_is_told(tmp_path):
+    """The pipe is not opened again to count lines, which would wait for another writer."""
+    path, found = tmp_path / "pipe.txt", []
+    os.mkfifo(path)
+
+    def read():
+        with pytest.raises(InputError) as caught:
+            list(TextReader(path))
+        found.append(caught.value.message)
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    path.write_bytes(b"good\n\nbad \xff\n")
+    reading.join(10)
+    assert [f"{path}:3: byte 10 " in message for message in found] == [True]

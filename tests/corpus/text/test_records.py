@@ -19,6 +19,7 @@ from engram.corpus.building.units import plan_units
 from engram.corpus.text import readers
 from engram.corpus.text.readers import TextReader
 from engram.corpus.text.sources import find_sources
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import CorruptFileError, InputError, MissingFileError, UsageError
 from support.cli import run
 from support.paths import BPE
@@ -36,11 +37,11 @@ def write(folder: Path, name: str, data: str | bytes) -> Path:
 
 
 def documents(where, **options):
-    return [text for block in TextReader(where, **options) for text in block.texts]
+    return [text for block in TextReader(where, TextOptions(**options)) for text in block.texts]
 
 
 def places(where, **options):
-    blocks = TextReader(where, **options)
+    blocks = TextReader(where, TextOptions(**options))
     return [block.position(i) for block in blocks for i in range(len(block.texts))]
 
 
@@ -113,7 +114,7 @@ def test_what_is_wrong_with_a_json_is_said(tmp_path, data, error, said):
     path = write(tmp_path, "a.json", data)
     with pytest.raises(error, match=said):
         documents(path)
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     kept = [text for block in reader.blocks() for text in block.texts]
     if b'"one"}' in (data if isinstance(data, bytes) else data.encode()):
         assert kept == ["one"]
@@ -122,7 +123,7 @@ def test_what_is_wrong_with_a_json_is_said(tmp_path, data, error, said):
 
 def test_records_of_a_list_are_counted(tmp_path):
     path = write(tmp_path, "a.json", json.dumps([RECORDS[0], {"text": 3}, *RECORDS[1:]]))
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     blocks = list(reader)
     assert [text for block in blocks for text in block.texts] == TEXTS
     assert blocks[-1].position(0) == f"{path}:3"
@@ -158,7 +159,7 @@ def test_values_that_are_too_long_are_refused(tmp_path, monkeypatch):
         '"never closed' + "\n" * 99,
     ):
         path = write(tmp_path, "a.csv", f"text,n\none,1\n{long}")
-        reader = TextReader(path, on_error="skip")
+        reader = TextReader(path, TextOptions(on_error="skip"))
         assert [text for block in reader for text in block.texts] == ["one"]
         assert "longer than 100 B" in reader.errors[0].message
         assert reader.skipped == 1
@@ -187,16 +188,16 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path):
     path = write(
         tmp_path, "a.csv", b'n,text\n1,one\n2\n3,"\n4,t\xffo\n"5"x,five\n\n6,six\n7,\n8,eight\n'
     )
-    with pytest.raises(InputError, match=r"a\.csv:3: the row has 1 fields"):
+    with pytest.raises(InputError, match=r"a\.csv:3: the row has 1 field"):
         documents(path)
     path = write(
         tmp_path, "a.csv", b'n,text\n1,one\n2\n4,t\xffo\n"5"x,five\n\n6,six\n7,\n8,eight\n'
     )
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     assert [text for block in reader for text in block.texts] == ["one", "six", "eight"]
     said = [error.message.removeprefix(str(path)) for error in reader.errors]
     assert said[:2] == [
-        ":3: the row has 1 fields, and 'text' is not among them.",
+        ":3: the row has 1 field, and 'text' is not among them.",
         ":4: 'text' is not valid UTF-8 at character 1.",
     ]
     assert said[2].startswith(":5: not a row of a .csv: ")
@@ -241,7 +242,7 @@ def test_other_encodings_are_named_with_what_converts_them(tmp_path, encoding):
         documents(path)
     assert len(plan_units(find_sources(path)[0], "paragraph", 60)) == 1
     write(tmp_path, "z.txt", "good")
-    reader = TextReader(tmp_path, on_error="skip")
+    reader = TextReader(tmp_path, TextOptions(on_error="skip"))
     assert [text for block in reader for text in block.texts] == ["good"]
     command = caught.value.hint.removeprefix("Convert it first: ")
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
@@ -310,9 +311,9 @@ def test_options_without_effect_are_refused(tmp_path):
     plain = write(tmp_path, "a.txt", "one")
     records = write(tmp_path, "b/a.jsonl", '{"text": "two"}')
     with pytest.raises(UsageError, match="--text-column body is for records"):
-        TextReader(plain, text_key="body")
+        TextReader(plain, TextOptions(text_key="body"))
     with pytest.raises(UsageError, match="--split line is for plain text"):
-        TextReader(records, split="line")
+        TextReader(records, TextOptions(split="line"))
     assert documents(tmp_path, split="line", text_key="text") == ["one", "two"]
 
 
@@ -387,7 +388,7 @@ def test_rows_of_a_parquet_are_those_that_were_written(tmp_path, monkeypatch):
     assert documents(path) == texts
     monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 2000)
     pq.write_table(pa.table({"text": ["one", "z" * 2001, None, "two"]}), path)
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     assert [text for block in reader for text in block.texts] == ["one", "two"]
     assert [error.message.split(":")[1] for error in reader.errors] == ["2", "3"]
     pq.write_table(pa.table({"text": [[1, 2], [3]]}), path)
@@ -412,7 +413,7 @@ def test_other_separators_are_named(tmp_path, mark):
 def test_a_file_without_the_column_is_skipped_when_told_to(tmp_path):
     write(tmp_path, "a.csv", "id;text\n1;one\n")
     write(tmp_path, "b.csv", "id,text\n1,two\n")
-    reader = TextReader(tmp_path, on_error="skip")
+    reader = TextReader(tmp_path, TextOptions(on_error="skip"))
     assert [text for block in reader for text in block.texts] == ["two"]
     assert reader.skipped == 1
     with pytest.raises(InputError, match=r"no text in .*a.csv. Skipped: .* no column 'text'"):

@@ -12,6 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.corpus.tokens import cutting, fast_tokenise, tokenise
 from engram.errors import InputError
 from support.paths import BPE, WORD
@@ -142,10 +143,14 @@ def test_a_long_document_stays_one_document(tmp_path, monkeypatch, add_eos):
     path = tmp_path / "text.txt"
     path.write_text("".join(texts))
     tokenizer = load_tokenizer(str(BPE))
-    (batch,) = tokenise.tokenise(TextReader(path, split="line"), tokenizer, add_eos=add_eos)
+    (batch,) = tokenise.tokenise(
+        TextReader(path, TextOptions(split="line")), tokenizer, add_eos=add_eos
+    )
     lines = "".join(texts).splitlines(keepends=True)
     assert len(batch.boundaries) == len(lines) + 1
-    (batch,) = tokenise.tokenise(TextReader(path, split="file"), tokenizer, add_eos=add_eos)
+    (batch,) = tokenise.tokenise(
+        TextReader(path, TextOptions(split="file")), tokenizer, add_eos=add_eos
+    )
     expected = tokenizer.tokenizer.encode("".join(texts), add_special_tokens=False).ids
     assert batch.tokens.tolist() == expected + ([1] if add_eos else [])
     assert batch.boundaries.tolist() == [0, len(batch.tokens)]
@@ -162,7 +167,7 @@ def test_a_document_that_takes_too_much_memory_to_encode_is_named_or_skipped(tmp
         InputError, match=r"a\.txt:3: .* 5,001 characters that must be encoded in one piece"
     ):
         list(tokenise.tokenise(TextReader(path), tokenizer))
-    reader = TextReader(path, on_error="skip")
+    reader = TextReader(path, TextOptions(on_error="skip"))
     tokens = [batch.tokens for batch in tokenise.tokenise(reader, tokenizer, wrong=reader.wrong)]
     kept = [text[0], text[2], text[3], text[5]]
     encode = tokenizer.tokenizer.encode

@@ -63,8 +63,7 @@ def trained(**changes) -> Tokenizer:
 
 
 def encoder_of(tokenizer: Tokenizer) -> FastEncoder:
-    file = wrap_tokenizer(tokenizer, "trained", {"eos": 0})
-    return FastEncoder(file, tokenizer)
+    return FastEncoder(wrap_tokenizer(tokenizer, "trained", {"eos": 0}))
 
 
 @pytest.fixture(scope="module")

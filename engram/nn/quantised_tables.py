@@ -1,4 +1,4 @@
-"""`QuantisedEmbedding`: a table of fp8 or int8 rows that are dequantised when looked up.
+"""Tables of fp8 or int8 rows that are dequantised when looked up: in memory, and in their files.
 
 Shapes: n row ids, E width of a row.
 """
@@ -6,6 +6,7 @@ Shapes: n row ids, E width of a row.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.errors import MismatchError
+from engram.nn.disk import DiskEmbedding, row_source
 from engram.nn.frozen import FrozenTable
-from engram.nn.quantised import find_format
+from engram.nn.quantised import FORMATS, find_format
 from engram.storage.dtypes import scales_per_row
+from engram.storage.row_file import RowFile
 
 
 class QuantisedEmbedding(FrozenTable):
@@ -82,7 +85,8 @@ class QuantisedEmbedding(FrozenTable):
             IndexError: An id is outside of the table (checked on a CPU only).
         """
         if input.device == self.weight.device:
-            return self._rows(input.reshape(-1), input.device).view(*input.shape, -1)
+            rows = self._rows(input.reshape(-1), input.device)
+            return rows.view(*input.shape, self.embedding_dim)
         # Copies to a device take most of the time, so each distinct row is copied once.
         distinct, inverse = torch.unique(input, return_inverse=True)
         return F.embedding(inverse, self._rows(distinct, input.device))
@@ -116,12 +120,65 @@ class QuantisedEmbedding(FrozenTable):
         return cast(QuantisedEmbedding, super()._apply(move, recurse))
 
 
+class QuantisedDiskEmbedding(DiskEmbedding):
+    """An embedding whose quantised rows are read from a file and dequantised when looked up.
+
+    Args:
+        path: The file.
+        start_byte: Byte of the file at which the values start.
+        num_embeddings: Rows of the table.
+        embedding_dim: Width E of a row.
+        table_dtype: ``fp8`` or ``int8``, see `engram.nn.quantised`.
+        scale_path: The file with the scales, which may be the same.
+        scale_start_byte: Byte of that file at which they start.
+        cache_rows: See `DiskEmbedding`.
+
+    Raises:
+        LayoutError: `table_dtype` is unknown.
+    """
+
+    stored_dtypes = tuple(form.codes for form in FORMATS.values())
+
+    def __init__(
+        self,
+        path: str | Path,
+        start_byte: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        table_dtype: str,
+        scale_path: str | Path,
+        scale_start_byte: int,
+        *,
+        cache_rows: int = 0,
+    ) -> None:
+        form = find_format(table_dtype)
+        super().__init__(
+            path, start_byte, num_embeddings, embedding_dim, form.codes, cache_rows=cache_rows
+        )
+        self.table_dtype, self.dtype, self._format = table_dtype, torch.float32, form
+        scale_bytes = scales_per_row(embedding_dim, table_dtype) * form.scales.itemsize
+        scales = RowFile(scale_path, scale_start_byte, num_embeddings, scale_bytes)
+        self.stored["scale"] = (scales, form.scales)
+        self.sources.append(row_source(scales, cache_rows))
+
+    def _rows(self, host_ids: Tensor, device: torch.device) -> Tensor:
+        flat, dtypes = host_ids.reshape(-1), (self._format.codes, self._format.scales)
+        codes, scales = (
+            self._read(source, flat, device, dtype)
+            for source, dtype in zip(self.sources, dtypes, strict=True)
+        )
+        rows = self._format.dequantise(codes, scales, dtype=self.dtype)
+        return rows.view(*host_ids.shape, self.embedding_dim)
+
+
 def _gather(table: Tensor, ids: Tensor) -> Tensor:
     """Select rows as bytes, since not every operation supports eight-bit floats."""
     return F.embedding(ids, table.view(torch.uint8)).view(table.dtype)
 
 
-def _check_stored(table: QuantisedEmbedding, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _check_stored(
+    table: QuantisedEmbedding, state: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
     """Raise an error, before loading, for values in another storage format."""
     for name, mine in (("weight", table.weight), ("scale", table.scale)):
         stored = state.get(prefix + name)
