@@ -14,13 +14,11 @@ def refuse_gguf(path: Path) -> None:
     Raises:
         InputError: It is one.
     """
-    if not path.is_file():  # opening a pipe would take its writer from whoever reads the text
-        return
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_MAGIC))
-    except OSError:  # told by whoever reads the file
-        return
+    start = b""
+    with suppress(OSError):  # told by whoever reads the file
+        if path.is_file():  # opening a pipe would take its writer from whoever reads the text
+            with path.open("rb") as file:
+                start = file.read(len(_MAGIC))
     if start == _MAGIC:
         raise InputError(
             f"{path} is a GGUF file, a format that is not read; folders of transformers and "
