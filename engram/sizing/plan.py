@@ -13,7 +13,7 @@ from engram.backbone import Backbone
 from engram.config.config_rules import MAX_ROW_ID
 from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import INFERENCE_DTYPES
-from engram.errors import DoesNotFitError
+from engram.errors import DoesNotFitError, UsageError
 from engram.sizing.budget import seed_rule_k
 from engram.sizing.counts import MemoryCount, count_params
 from engram.sizing.placement import MemoryUse, memory_use
@@ -24,6 +24,12 @@ from engram.sizing.weights import total_of, weigh
 from engram.units import format_bytes, plural
 
 MEMORY_BYTES = "bytes of the memory"
+# The options that state the size of a place.
+_SIZE_OPTIONS: dict[Place, str] = {
+    "gpu": "--device-memory",
+    "cpu": "--host-memory",
+    "disk": "--disk",
+}
 # dtypes and optimisers that alternatives are tried with.
 _DTYPES = ("bfloat16", "fp8")
 _OPTIMIZERS: tuple[Optimizer, ...] = ("rowwise-adagrad", "sparse-adam", "adam")
@@ -145,7 +151,9 @@ class Planner:
 
         Raises:
             DoesNotFitError: Not even the smallest table fits anywhere.
+            UsageError: Tables may be in a place of unknown size, and nothing else limits them.
         """
+        self._demand_limit()
         plans = [plan for place in self.options.homes if (plan := self._at(place)) is not None]
         if not plans:
             raise self.refusal(self._in(self.options.homes[0]).try_size(MIN_ROWS_PER_HEAD))
@@ -169,7 +177,7 @@ class Planner:
             f"No memory fits. The smallest has {plural(rows, 'row')} per n-gram order and "
             f"{counts.total_params:,} parameters ({format_bytes(size_bytes)}), of them "
             f"{counts.dense_params:,} outside of the tables. Too small: {'; '.join(lacks)}.",
-            hint or self._advice(),
+            hint or self._advice(smallest),
             budget_params=params,
             smallest_budget_params=counts.total_params,
             smallest_budget_bytes=size_bytes,
@@ -179,7 +187,18 @@ class Planner:
             missing={name: it.missing for name, it in smallest.lacks.items()},
         )
 
-    def _advice(self) -> str:
+    def _demand_limit(self) -> None:
+        there = self.options.sizes_of_places
+        endless = [place for place in self.options.homes if there[place] is None]
+        if endless and self.limits == Limits():
+            raise UsageError(
+                f"Nothing limits tables on the {endless[0]}: its size is not given.",
+                f"Give {_SIZE_OPTIONS[endless[0]]}, or a budget such as --share 20%.",
+            )
+
+    def _advice(self, smallest: Trial) -> str:
+        if set(smallest.lacks) == {"disk reads"}:
+            return "Fewer layers, --heads or --tokens-per-second need fewer reads a second."
         advice = ["Fewer layers, or a smaller width per order, cost less."]
         if self.options.has_machine and self.backbone is not None:
             if self.options.mode == "training" and self.options.train == "all":
@@ -226,12 +245,11 @@ class Planner:
             )
         return tuple(found)
 
-    def judge(self, counts: MemoryCount, tables: Place | None = None) -> Trial:
-        """Place a memory, its tables where asked or where the options say."""
-        options = self.options if tables is None else replace(self.options, tables=tables)
-        weights = weigh(counts, self.backbone, options.dtype)[1]
-        use = memory_use(weights, options, backbone=self.backbone, config=counts.config)
-        machine = use.resources.values() if options.has_machine else ()
+    def judge(self, counts: MemoryCount) -> Trial:
+        """Place a memory as the options say, and compare it with limits and machine."""
+        weights = weigh(counts, self.backbone, self.options.dtype)[1]
+        use = memory_use(weights, self.options, backbone=self.backbone, config=counts.config)
+        machine = use.resources.values() if self.options.has_machine else ()
         found = (*self.limits.resources(counts, use), *machine)
         return Trial(counts=counts, use=use, resources=found)
 

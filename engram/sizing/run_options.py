@@ -73,8 +73,9 @@ class RunOptions:
 
     @property
     def has_machine(self) -> bool:
-        """Whether the size of anything is given that weights may fill."""
-        return any(size is not None for size in self.sizes_of_places.values())
+        """Whether anything is given of the machine that a memory may be too large for."""
+        known = (*self.sizes_of_places.values(), self.disk_iops)
+        return any(size is not None for size in known)
 
     @property
     def sizes_of_places(self) -> dict[Place, int | None]:

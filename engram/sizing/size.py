@@ -127,7 +127,7 @@ def _sized(
             whole = planner.judge(budget.count_rows(shape, shape.engram_vocab_size))
             raise planner.refusal(whole, "Without --whole-k, smaller tables fit.")
         rows = k * shape.engram_vocab_size
-    trial = planner.judge(budget.count_rows(shape, rows), plan.trial.use.tables)
+    trial = planner.judge(budget.count_rows(shape, rows))
     return Sizing(
         config=trial.counts.config,
         counts=trial.counts,

@@ -7,12 +7,16 @@ from itertools import count
 
 import pytest
 
+import engram
 from engram.addressing.primes import head_primes, stored_rows
 from engram.backbone import load_backbone
+from engram.errors import DoesNotFitError, UsageError
 from engram.layouts import get_layout
 from engram.sizing.plan import Limits, Planner
-from engram.sizing.run_options import RunOptions
+from engram.sizing.run_options import ReportOptions, RunOptions
 from engram.sizing.shape import memory_shape
+from engram.sizing.size_options import SizeOptions
+from engram.sizing.weights import total_of
 from engram.sizing.working_state import activation_bytes, cache_bytes, lora_params
 
 GB = 10**9
@@ -228,3 +232,36 @@ def test_the_planner_finds_what_a_search_by_hand_finds(question):
 
 def test_there_are_enough_questions():
     assert len(QUESTIONS) >= 40
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tables": "cpu", "device_memory": GB}, "on the cpu"),
+        ({"mode": "training", "disk": GB}, "on the gpu"),
+        ({"tables": "disk", "disk_iops": 1000, "tokens_per_second": 2000}, "on the disk"),
+    ],
+)
+def test_tables_that_nothing_limits_are_refused(options, says):
+    with pytest.raises(UsageError, match=f"Nothing limits tables {says}"):
+        engram.size("gpt2", SizeOptions(**options))
+
+
+def test_a_slow_disk_is_refused_whatever_its_size():
+    options = {"tables": "disk", "disk_iops": 1000, "tokens_per_second": 2000}
+    with pytest.raises(DoesNotFitError, match="disk reads") as caught:
+        engram.size("gpt2", SizeOptions(budget=GB, **options))
+    assert "--tokens-per-second" in caught.value.hint
+
+
+def test_a_whole_k_is_placed_as_report_places_it():
+    """The largest memory fits the disk alone, but of a whole k the fastest place has room."""
+    on_gpu = engram.size("gpt2", SizeOptions(device_memory=2 * GB))
+    disk = total_of(on_gpu.trial.use.weights, "table")[1] + 10**7
+    machine = {"device_memory": 2 * GB, "disk": disk}
+    sized = engram.size("gpt2", SizeOptions(whole_k=True, **machine))
+    assert sized.plan is not None
+    assert sized.plan.trial.use.tables == "disk"
+    found = engram.report(sized.config, "gpt2", ReportOptions(**machine))
+    assert sized.trial.use.tables == found.use.tables == "gpu"
+    assert found.fits
