@@ -58,10 +58,10 @@ RUN = {
         int | None,
         _count("Tokens of a sequence. Default: the model's, at most 4,096."),
     ],
-    "batch": Annotated[int, typer.Option(min=1, help="Sequences at a time, on each GPU.")],
+    "batch": Annotated[int, typer.Option(min=1, help="Sequences at a time; all GPUs work on the same.")],
     "base_bytes": Annotated[
         int | None,
-        _size("Bytes of a base model that is not known otherwise."),
+        _size("Bytes of the base, where it is unknown, or not stored as its config says."),
     ],
     "dtype": TableDtypeOption,
 }

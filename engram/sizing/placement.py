@@ -13,7 +13,15 @@ from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.sizing.optimizer_state import lora_row, training_notes, training_rows
 from engram.sizing.resources import MemoryRow, Resource, all_fit, rank_bytes
 from engram.sizing.run_options import Place, RunOptions
-from engram.sizing.weights import BASE_DTYPE, Group, Weights, dtype_bytes, given_base, reads_of
+from engram.sizing.weights import (
+    BASE_DTYPE,
+    Group,
+    Weights,
+    dtype_bytes,
+    given_base,
+    reads_of,
+    total_of,
+)
 from engram.sizing.working_state import activation_bytes, cache_bytes, context_of
 from engram.units import plural
 
@@ -98,15 +106,29 @@ def memory_use(
         config: The memory, for its activations.
     """
     if options.base_bytes is not None:
-        weights = [*weights, given_base(options.base_bytes)]
-    quantised = {part.dtype for part in weights} & {*INFERENCE_DTYPES}
+        base_params, _ = total_of(weights, "base")
+        own = (part for part in weights if part.group != "base")
+        weights = [*own, given_base(options.base_bytes, base_params)]
+    trained = _trained(options)
+    quantised = {
+        part.part: part
+        for part in weights
+        if part.group in trained and part.dtype in INFERENCE_DTYPES
+    }
     notes = []
-    if options.mode == "training" and quantised:
-        weights = [part.cast("bfloat16") if part.dtype in quantised else part for part in weights]
-        stored = ", ".join(sorted(map(str, quantised)))
+    if quantised:
+        weights = [part.cast("bfloat16") if part.part in quantised else part for part in weights]
+        stored = ", ".join(sorted({str(part.dtype) for part in quantised.values()}))
         notes.append(f"weights stored as {stored} are trained in bfloat16")
     placed = [_placed(weights, options, home, backbone, config, notes) for home in options.homes]
     return min(placed, key=lambda use: {True: 0, None: 1, False: 2}[use.fits])
+
+
+def _trained(options: RunOptions) -> tuple[Group, ...]:
+    """Return the groups of weights that are trained; none at inference."""
+    if options.mode == "inference":
+        return ()
+    return ("table", "dense", "base") if options.train == "all" else ("table", "dense")
 
 
 def _placed(
@@ -133,19 +155,15 @@ def _placed(
         for part in weights
     ]
     context = context_of(options, backbone)
-    if options.mode == "training":
-        groups: list[Group] = ["table", "dense"]
-        if options.train == "all":
-            groups.append("base")
-        for group in groups:
-            parts = [part for part in weights if part.group == group and part.params]
-            place = tables if group == "table" else computes
-            rows += training_rows(parts, group, options, place, ranks, context)
-        if options.train == "lora" and backbone is not None:
-            rows.append(lora_row(backbone, computes))
+    for group in _trained(options):
+        parts = [part for part in weights if part.group == group and part.params]
+        place = tables if group == "table" else computes
+        rows += training_rows(parts, group, options, place, ranks, context)
     has_decoder = backbone is not None and backbone.decoder is not None
     if backbone is not None and has_decoder:
         rows += _beside(backbone, config, options, computes)
+        if options.mode == "training" and options.train == "lora":
+            rows.append(lora_row(backbone, computes))
     has_base = any(part.group == "base" for part in weights)
     return MemoryUse(
         weights=tuple(weights),
@@ -170,7 +188,9 @@ def _assumptions(
         yield f"{sequences} of {context:,} tokens; activations with {gaps} (estimated)"
         yield "not counted: the framework"
     else:
-        yield "not counted: activations, key-value cache, the framework"
+        has_adapters = has_base and options.mode == "training" and options.train == "lora"
+        more = "adapters of the base, " if has_adapters else ""
+        yield f"not counted: {more}activations, key-value cache, the framework"
     if options.tp > 1:
         yield (
             f"{options.tp} ranks: table rows split ceil(rows / {options.tp}), base and its cache "

@@ -34,8 +34,9 @@ class RunOptions:
         disk_iops: Random reads of a page that the disk does in a second.
         tokens_per_second: Speed to count reads for; with `disk_iops`, whether the disk keeps up.
         context: Tokens of a sequence; the model's positions, 4,096 at most, when None.
-        batch: Sequences at a time.
-        base_bytes: Bytes of the weights of a base that is not known otherwise.
+        batch: Sequences at a time; all GPUs work on the same.
+        base_bytes: Bytes of the base's weights, where it is not known, or not stored as its config
+            says.
         dtype: dtype of the tables; as they are stored, or the model's own, when None.
     """
 
@@ -64,6 +65,11 @@ class RunOptions:
         if self.mode == "training" and self.tables == "disk":
             raise UsageError(
                 "Tables on disk cannot be trained.", "Use --tables gpu or --tables cpu."
+            )
+        if self.base_bytes is not None and self.mode == "training" and self.train == "all":
+            raise UsageError(
+                "Training a base takes more than its weights, and --base-bytes states those alone.",
+                "Use --train memory, which leaves the base frozen; or --model.",
             )
         if not self.tp and (self.tables == "gpu" or self.device_memory is not None):
             raise UsageError(

@@ -154,10 +154,15 @@ def base_weights(backbone: Backbone) -> Weights:
     ).cast(backbone.dtype or BASE_DTYPE)
 
 
-def given_base(size_bytes: int) -> Weights:
-    """Return the weights of a base of which only the size was given."""
+def given_base(size_bytes: int, params: int) -> Weights:
+    """Return the weights of a base whose size was given.
+
+    Args:
+        size_bytes: That size.
+        params: Its parameters; 0 if they are not known.
+    """
     return Weights(
-        part="base", group="base", params=0, size_bytes=size_bytes, dtype=None, kind="nominal"
+        part="base", group="base", params=params, size_bytes=size_bytes, dtype=None, kind="nominal"
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+import engram
 from engram.backbone import load_backbone
 from engram.config.templates import load_template
 from engram.errors import UsageError
@@ -161,3 +162,34 @@ def test_dense_parts_of_quantised_tables_are_bfloat16():
 def test_wrong_numbers(options):
     with pytest.raises(UsageError):
         use_of("gpt2", **options)
+
+
+def test_a_frozen_base_keeps_its_dtype():
+    """A quantised base that is not trained is not cast, and gets no gradients."""
+    base = replace(load_backbone("gpt2"), dtype="fp8")
+    weights = [base_weights(base)]
+    inference = memory_use(weights, ReportOptions())
+    for train in ("memory", "lora"):
+        use = memory_use(weights, ReportOptions(mode="training", train=train))
+        assert row(use, "base") == row(inference, "base")
+        assert not any("are trained in bfloat16" in note for note in use.assumptions)
+    trained = memory_use(weights, ReportOptions(mode="training"))
+    assert row(trained, "base").size_bytes == 2 * base.params
+
+
+def test_stated_bytes_of_a_base_stand_for_those_of_its_config():
+    base = load_backbone("gpt2")
+    use = memory_use([base_weights(base)], ReportOptions(base_bytes=10**8), backbone=base)
+    assert [(it.part, it.size_bytes) for it in use.rows if it.kind == "nominal"] == [
+        ("base", 10**8)
+    ]
+    assert row(use, "base").params == base.params
+
+
+def test_bytes_of_a_base_do_not_tell_what_its_training_takes():
+    with pytest.raises(UsageError, match="--base-bytes"):
+        ReportOptions(mode="training", base_bytes=10**9)
+    found = engram.report("gpt2", options=ReportOptions(base_bytes=10**9)).to_dict()
+    assert found["training"] == []
+    use = use_of("gpt2", mode="training", train="lora", base_bytes=10**9)
+    assert any(note.startswith("not counted: adapters") for note in use.assumptions)

@@ -214,6 +214,8 @@ def _home(use: MemoryUse) -> dict[str, Any]:
 
 def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
     """Bytes of training under every optimiser, on one device and on each of the ranks."""
+    if options.base_bytes is not None and options.train == "all":
+        return []  # the bytes of a base do not tell what training it takes
     tables: Place = "cpu" if options.tables == "cpu" or not options.tp else "gpu"
     trained = replace(options, mode="training", tables=tables)
     found = []
