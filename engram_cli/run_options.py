@@ -58,7 +58,9 @@ RUN = {
         int | None,
         _count("Tokens of a sequence. Default: the model's, at most 4,096."),
     ],
-    "batch": Annotated[int, typer.Option(min=1, help="Sequences at a time; all GPUs work on the same.")],
+    "batch": Annotated[
+        int, typer.Option(min=1, help="Sequences at a time; all GPUs work on the same.")
+    ],
     "base_bytes": Annotated[
         int | None,
         _size("Bytes of the base, where it is unknown, or not stored as its config says."),

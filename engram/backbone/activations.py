@@ -13,6 +13,15 @@ from typing import Any, Self
 # Bytes of float32, in which norms, softmax and the loss are computed in any dtype.
 _FULL = 4
 _ELEMENT_PAIR = tuple[int, int]
+# Layer types without a cache that grows, as transformers names them.
+_UNCACHED = ("linear_attention", "mamba", "conv", "moe")
+# Config keys that a decoder's widths follow from.
+_WIDTHS = (
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    *("intermediate_size", "moe_intermediate_size"),
+    *("num_experts", "num_experts_per_tok", "n_shared_experts"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,8 @@ class Decoder:
         cached: Values that one layer caches of a token: keys and values.
         window: Positions that a layer with a sliding window caches at most; None without one.
         window_layers: Layers with a sliding window.
+        full_layers: Layers that cache all positions; the rest, such as linear attention, have a
+            state of a fixed size, which is not counted.
         positions: Positions that the model was made for; None when the config does not say.
     """
 
@@ -144,6 +155,7 @@ class Decoder:
     cached: int
     window: int | None
     window_layers: int
+    full_layers: int
     positions: int | None
 
     @classmethod
@@ -151,25 +163,30 @@ class Decoder:
         """Read the widths from a config's keys under their canonical names.
 
         Returns:
-            The widths; None where the config does not state heads.
+            The widths; None where the config does not state heads, or layers differ in a width.
         """
-        heads = keys.get("num_attention_heads")
-        if type(heads) is not int or heads < 1:
+        # Null, zero and a missing key mean the default.
+        stated = {key: value for key in _WIDTHS if (value := keys.get(key))}
+        if any(type(value) is not int or value < 0 for value in stated.values()):
             return None
         hidden, layers = keys["hidden_size"], keys["num_hidden_layers"]
-        key_heads, head = keys.get("num_key_value_heads") or heads, keys.get("head_dim")
-        if "kv_lora_rank" in keys:  # transformers caches the expanded keys and values
-            head = keys["qk_nope_head_dim"] + keys["qk_rope_head_dim"]
-            cached = heads * (head + keys["v_head_dim"])
+        heads = stated.get("num_attention_heads", 0)
+        key_heads = stated.get("num_key_value_heads", heads)
+        if "kv_lora_rank" in stated:  # transformers caches the expanded keys and values
+            head = stated.get("qk_nope_head_dim", 0) + stated.get("qk_rope_head_dim", 0)
+            cached = heads * (head + stated.get("v_head_dim", 0))
         else:
-            head = head or hidden // heads
+            head = stated.get("head_dim", hidden // max(1, heads))
             cached = 2 * key_heads * head
-        experts = keys.get("num_experts_per_tok") if keys.get("num_experts") else 0
-        width = keys.get("intermediate_size") or 4 * hidden
+        if not heads or not head:
+            return None
+        experts = stated.get("num_experts_per_tok", 0) if "num_experts" in stated else 0
+        width = stated.get("intermediate_size", 4 * hidden)
         if experts:
-            shared = keys.get("n_shared_experts") or 0
-            width = (keys.get("moe_intermediate_size") or width) * (experts + shared)
-        window, window_layers = _window(keys, layers)
+            shared = stated.get("n_shared_experts", 0)
+            width = stated.get("moe_intermediate_size", width) * (experts + shared)
+        window, window_layers, full_layers = _cached_layers(keys, layers)
+        positions = keys.get("max_position_embeddings")
         return cls(
             model_type=model_type,
             layers=layers,
@@ -179,11 +196,12 @@ class Decoder:
             key_heads=key_heads,
             head=head,
             vocab=keys["vocab_size"],
-            experts=experts or 0,
+            experts=experts,
             cached=cached,
             window=window,
             window_layers=window_layers,
-            positions=keys.get("max_position_embeddings"),
+            full_layers=full_layers,
+            positions=positions if type(positions) is int and positions > 0 else None,
         )
 
     def cache_bytes(self, context: int, element_bytes: int) -> int:
@@ -194,7 +212,7 @@ class Decoder:
             element_bytes: Bytes of an element of the cache: those of the model's dtype.
         """
         inside = context if self.window is None else min(context, self.window)
-        positions = self.window_layers * inside + (self.layers - self.window_layers) * context
+        positions = self.window_layers * inside + self.full_layers * context
         return positions * self.cached * element_bytes
 
     def kept_bytes(
@@ -228,14 +246,17 @@ class Decoder:
         return (fixed + per_element * element_bytes) * self.vocab
 
 
-def _window(keys: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
-    """Return the window of the cache, and how many layers have it."""
-    window = keys.get("sliding_window")
-    if type(window) is not int or keys.get("use_sliding_window") is False:
-        return None, 0
-    types = keys.get("layer_types")
+def _cached_layers(keys: Mapping[str, Any], layers: int) -> tuple[int | None, int, int]:
+    """Return the window of the cache, and how many layers cache a window, and all positions."""
+    window, types = keys.get("sliding_window"), keys.get("layer_types")
+    if type(window) is not int or window < 1 or keys.get("use_sliding_window") is False:
+        window = None
     if isinstance(types, list):
-        return window, types.count("sliding_attention")
+        within = 0 if window is None else types.count("sliding_attention")
+        return window, within, len(types) - within - sum(map(types.count, _UNCACHED))
+    if window is None:
+        return None, 0, layers
     # Gemma: every n-th layer attends to all positions.
     every = keys.get("sliding_window_pattern")
-    return window, layers - layers // every if type(every) is int and every > 0 else layers
+    full = layers // every if type(every) is int and every > 0 else 0
+    return window, layers - full, full

@@ -6,9 +6,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+import engram
 from engram.backbone import load_backbone
+from engram.backbone.activations import Decoder
 
 SHAPE = {
     "vocab_size": 96,
@@ -129,9 +132,50 @@ def test_caches_of_the_catalogue(name, context, expected):
     assert load_backbone(name).decoder.cache_bytes(context, 2) == expected
 
 
-def test_a_config_without_heads_has_no_decoder():
-    from engram.backbone.activations import Decoder
+SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 100, "num_attention_heads": 4}
 
-    assert (
-        Decoder.from_keys({"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}, "x") is None
-    )
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"num_attention_heads": None},
+        {"num_key_value_heads": [1, 1, 2, 4]},
+        {"num_key_value_heads": -2},
+        {"head_dim": "16"},
+        {"intermediate_size": [128] * 4},
+        {"num_experts": [4], "num_experts_per_tok": [2]},
+        {"kv_lora_rank": 16},
+    ],
+    ids=str,
+)
+def test_widths_that_a_config_does_not_tell_are_unknown(tmp_path, more):
+    """Families that the toolkit does not know state widths by layer, or not at all."""
+    config = {"model_type": "unheard-of", **SIZES, **more}
+    assert Decoder.from_keys(config, "unheard-of") is None
+    names = ["model.embed_tokens.weight", *(f"model.layers.{n}.up.weight" for n in range(4))]
+    save_file({name: torch.ones(100, 64) for name in names}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    use = engram.size(tmp_path, engram.SizeOptions(device_memory=10**9)).trial.use
+    assert not any(row.kind == "estimated" for row in use.rows)
+    assert "not counted: activations, key-value cache, the framework" in use.assumptions
+
+
+def test_positions_that_are_no_number_are_unknown():
+    decoder = Decoder.from_keys({**SIZES, "max_position_embeddings": [4096]}, "x")
+    assert decoder is not None
+    assert decoder.positions is None
+    assert Decoder.from_keys({**SIZES, "kv_lora_rank": None}, "x") == Decoder.from_keys(SIZES, "x")
+
+
+@pytest.mark.parametrize(
+    ("types", "positions"),
+    [
+        (["linear_attention"] * 3 + ["full_attention"], 100),
+        (["sliding_attention"] * 3 + ["full_attention"], 3 * 10 + 100),
+        (["conv", "full_attention"] * 2, 2 * 100),
+        (["mamba", "mamba", "mamba", "attention"], 100),
+    ],
+)
+def test_layers_with_a_state_of_fixed_size_cache_no_positions(types, positions):
+    decoder = Decoder.from_keys({**SIZES, "layer_types": types, "sliding_window": 10}, "x")
+    assert decoder.cache_bytes(100, 2) == positions * 2 * 64 * 2
