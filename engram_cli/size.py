@@ -33,6 +33,7 @@ _OPTIONS_OF = {
     **{"hidden_size": ("hidden_size",), "engram_vocab_size": ("vocab",), "hc_mult": ("hc_mult",)},
     **{"kernel_size": ("kernel_size",), "table_dtype": ("dtype",), "load": ("load",)},
     **{"k": ("k",), "share": ("share",), "tokens": ("tokens",)},
+    "learning_rate": ("learning_rate",),
     "engram_table_size": ("rows", "k", "budget", "share", "memory", "corpus"),
 }
 _SIZE = {
@@ -134,7 +135,8 @@ def size(
     prime, every projection, norm and convolution is counted; on a machine also the base model,
     gradients, optimizer state, caches and activations (estimated). The memory is read in layers 1
     and half the depth, unless --layers says otherwise. `engram report` of the config that comes
-    out, with the same options, says the same.
+    out, with the same options, says the same. Exits with 5 when nothing fits, or when the size that
+    is given does not.
 
     Examples:
         $ engram size --model gpt2
@@ -176,6 +178,8 @@ def size(
 
     answer = sizing.to_dict()
     out.result(answer, show(sizing, answer, options.per))
+    if sizing.fits is False:
+        raise typer.Exit(5)
     if backbone is not None and backbone.unsuited:
         out.note(f"No memory can be attached to {backbone.name}: it is {backbone.unsuited}.")
         return

@@ -271,7 +271,7 @@ class Planner:
             rows_per_order=rows * heads + heads - 1,
             trial=best,
             binding=tuple(more.lacks),
-            doubling=here._nominal(2 * rows).lacks,
+            doubling=here.try_size(2 * rows).lacks,
         )
 
     def _nominal(self, rows_per_head: int) -> Trial:

@@ -145,7 +145,7 @@ def test_report_of_what_was_sized_agrees(machine, tmp_path):
         # With one more row for every head it does not fit there.
         rows = sized["engram_table_size"][0] + 8
         there = ["--rows", rows, "--tables", plan["tables"]]
-        assert run("size", *words, *there, "--json").json()["fits"] is False
+        assert run("size", *words, *there, "--json").json(5)["fits"] is False
 
 
 def test_people_read_what_limits_them():
@@ -156,6 +156,14 @@ def test_people_read_what_limits_them():
     assert "Limited by device memory; twice the rows would lack" in out
     assert "rowwise-adagrad" in out
     assert "touch a row" in out
+
+
+def test_a_stated_size_that_does_not_fit():
+    """It is shown without the step that attaches it; the exit code is that of report."""
+    found = run("size", "--model", "gpt2", "--k", "1000", "--device-memory", "1GB")
+    assert found.code == 5
+    assert "no, device memory lacks" in found.stdout
+    assert "Next:" not in found.stderr
 
 
 def test_a_base_that_is_too_large_says_what_helps():
@@ -174,6 +182,8 @@ def test_a_base_that_is_too_large_says_what_helps():
         (["--k", "2", "--whole-k"], 2, "--whole-k"),
         (["--gpus", "0", "--device-memory", "8GB"], 2, "A machine without GPUs"),
         (["--mode", "training", "--tables", "disk"], 2, "cannot be trained"),
+        (["--learning-rate", "-1"], 2, "'--learning-rate': learning_rate must be "),
+        (["--learning-rate", "nan"], 2, "learning_rate must be a positive number, got nan"),
         (["--device-memory", "1MB"], 5, "device memory of 976.56 KiB"),
         (["--emit", "-", "--json"], 2, "stdout"),
         (["--per", "row"], 2, "row"),

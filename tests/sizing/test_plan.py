@@ -247,6 +247,17 @@ def test_tables_that_nothing_limits_are_refused(options, says):
         engram.size("gpt2", SizeOptions(**options))
 
 
+@pytest.mark.parametrize("budget", range(3_278_016, 3_378_016, 25_000))
+def test_twice_the_smallest_rows_never_fit(budget):
+    """Primes of a few rows lie far apart, so that nominal rows would say nothing."""
+    plan = engram.size("gpt2", SizeOptions(budget=budget)).plan
+    assert plan is not None
+    assert plan.doubling.keys() == {"budget"}
+    twice = plan.rows_per_order // 8 * 16
+    found = engram.size("gpt2", SizeOptions(rows=twice)).counts.total_params - budget
+    assert plan.doubling["budget"].missing == found
+
+
 def test_a_slow_disk_is_refused_whatever_its_size():
     options = {"tables": "disk", "disk_iops": 1000, "tokens_per_second": 2000}
     with pytest.raises(DoesNotFitError, match="disk reads") as caught:
