@@ -109,7 +109,7 @@ def attach(
     if config is not None and sizes != SizeOptions():
         raise UsageError(
             "-c gives the memory's config, and another option its size.",
-            f"engram config new {config} changes a config; give -c alone.",
+            "Leave one of them out.",
         )
     if output is None:
         raise UsageError("attach needs a folder to write.", "Pass -o FOLDER.")

@@ -136,7 +136,8 @@ def new(
     if written is not None:
         write_config(written, made, title=title, overwrite=overwrite)
         out.result(payload, f"Wrote {written}", wrap=False)
-        out.next_step(f"engram report {shlex.quote(str(written))}")
+        beside = f" --model {shlex.quote(model)}" if model else ""
+        out.next_step(f"engram report {shlex.quote(str(written))}{beside}")
     else:
         out.result(payload, dump_config(made, title=title).rstrip("\n"), wrap=False)
         if file is not None:

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 
 from engram.sizing.placement import MemoryUse
 from engram.sizing.resources import Resource
+from engram.units import format_bytes
 from engram_cli.output import Shown, Table
 
+_GROUPS = {
+    "table": "tables",
+    "dense": "dense parts",
+    "constants": "constants",
+    "base": "base",
+}
 _TRAINED = {
     "memory": "training the memory",
     "all": "training everything",
@@ -24,7 +31,7 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
     options = use.options
     work = _TRAINED[options.train] if options.mode == "training" else "inference"
     unknown = [it.name for it in resources if it.fits is None]
-    lacking = [f"{it.name} lacks {it.shown(it.missing)}" for it in resources if it.missing]
+    lacking = [f"{it.shown(it.missing)} of {it.name} are missing" for it in resources if it.missing]
     answer = {
         True: "yes",
         False: f"no, {and_(lacking)}",
@@ -41,6 +48,20 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
         if it.used or it.capacity is not None
     ]
     yield Table(rows, ("", "used", "there is", "left"), left=("",))
+
+
+def parts(use: MemoryUse) -> Table:
+    """List what takes the memory: weights by group, then gradients, state, caches, activations."""
+    rows: dict[tuple[str, str, str], int] = {}
+    groups = {part.part: _GROUPS[part.group] for part in use.weights}
+    for row in use.rows:
+        key = (groups.get(row.part, row.part), row.kind, row.place)
+        rows[key] = rows.get(key, 0) + row.size_bytes
+    lines = [(name, format_bytes(size), kind, place) for (name, kind, place), size in rows.items()]
+    total = ("total", format_bytes(use.total_bytes), "", "")
+    return Table(
+        [*lines, total], ("part", "bytes", "kind", "place"), left=("part", "kind", "place")
+    )
 
 
 def and_(names: Sequence[str]) -> str:

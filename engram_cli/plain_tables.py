@@ -12,7 +12,7 @@ def as_markdown(shown: Shown) -> str:
     parts = []
     for part in shown:
         if isinstance(part, str):
-            parts.append(part.strip("\n"))
+            parts.append(part.strip("\n").replace("\n", "  \n"))
             continue
         rows = [[str(cell).replace("|", "\\|") for cell in row] for row in part.rows]
         if not part.headings:

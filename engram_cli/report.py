@@ -12,7 +12,7 @@ from engram.checkpoints.report.report import Report
 from engram.errors import UsageError
 from engram.sizing.run_options import ReportOptions
 from engram.units import format_bytes, plural
-from engram_cli.machine_text import machine
+from engram_cli.machine_text import machine, parts
 from engram_cli.options import OUTPUT, ModelOption, RevisionOption, taking
 from engram_cli.output import Output, Shown, Table
 from engram_cli.plain_tables import as_csv, as_markdown
@@ -95,7 +95,7 @@ def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
         f"{named}: {payload['title']}.\n"
         f"Counted for {payload['mode']}{f' with {optimizer}' if optimizer else ''}{tables}.\n"
     )
-    yield _totals(payload) if summary else _parts(payload)
+    yield parts(use) if summary else _parts(payload)
     if has_memory:
         yield from _reads(payload["reads"])
     if has_memory and not summary:
@@ -106,17 +106,6 @@ def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
             yield _training(payload)
     yield ""
     yield Table([("-", assumption) for assumption in payload["assumptions"]], is_dense=True)
-
-
-def _totals(payload: dict[str, Any]) -> Table:
-    totals = payload["totals"]
-    rows = [
-        (name, f"{totals[f'{key}_params']:,}", format_bytes(totals[f"{key}_bytes"]))
-        for name, key in (("tables", "table"), ("dense parts", "dense"), ("base", "base"))
-        if totals[f"{key}_bytes"]
-    ]
-    total = ("all, with gradients, state and caches", "", format_bytes(totals["total_bytes"]))
-    return Table([*rows, total], ("part", "parameters", "bytes"), left=("part",))
 
 
 def _parts(payload: dict[str, Any]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from engram.units import format_bytes, format_count, plural
-from engram_cli.machine_text import and_, machine
+from engram_cli.machine_text import and_, machine, parts
 from engram_cli.output import Shown, Table
 
 if TYPE_CHECKING:
@@ -21,9 +21,12 @@ def show(sizing: Sizing, answer: dict[str, Any], per: str) -> Shown:
         answer: The same as `--json` prints it.
         per: Whether the table shows rows per "order" or per "head".
     """
-    yield Table(_facts(sizing, answer))
-    if sizing.trial.use.options.has_machine:
+    has_machine = sizing.trial.use.options.has_machine
+    if has_machine:
         yield from _machine(sizing)
+    yield Table(_facts(sizing, answer))
+    if has_machine:
+        yield from _alternatives(sizing)
     if answer["corpus"] is not None:
         yield from _corpus(answer["corpus"])
     yield ""
@@ -35,13 +38,19 @@ def show(sizing: Sizing, answer: dict[str, Any], per: str) -> Shown:
 
 
 def _machine(sizing: Sizing) -> Shown:
-    """Describe where everything lies, what limits the memory, and what else could be done."""
+    """Say whether everything fits, what fills the machine, and what limits the memory."""
     plan = sizing.plan
-    yield ""
     yield from machine(sizing.trial.use, sizing.trial.resources, sizing.fits)
     if plan is not None and plan.binding:
         lacking = [f"{it.shown(it.missing)} of {name}" for name, it in plan.doubling.items()]
         yield f"Limited by {and_(plan.binding)}; twice the rows would lack {and_(lacking)}."
+    yield ""
+    yield parts(sizing.trial.use)
+    yield ""
+
+
+def _alternatives(sizing: Sizing) -> Shown:
+    """Describe what else could be done, and what the numbers rest on."""
     if sizing.alternatives:
         yield "\nThe most with one thing changed:"
         yield Table(
@@ -115,9 +124,11 @@ def _size_facts(sizing: Sizing, answer: dict[str, Any]) -> Iterator[tuple[str, .
     of = answer["model_params"]
     part = "" if of is None else f"{budget / (budget + of):.2%} of the whole"
     yield "budget", f"{budget:,} parameters", part
-    whole = f"{sizing.k} rounded down (--whole-k)"
-    theirs = f"engram_torch_unofficial's formula, of nominal rows, gives {sizing.seed_rule_k}"
-    yield "k", f"{answer['k_used']:.6g}", f"{whole}; {theirs}"
+    fills = answer["k_used"] == answer["k_fill"]
+    used = "every row that fits" if fills else f"a whole number; {answer['k_fill']:.6g} would fit"
+    whole = f"; --whole-k makes it {sizing.k:,}" if fills and sizing.k else ""
+    theirs = f"; engram_torch_unofficial's formula, of nominal rows, gives {sizing.seed_rule_k:,}"
+    yield "k", f"{answer['k_used']:,.6g}", f"{used}{whole}{theirs}"
 
 
 def _each(sizes: list[int]) -> str:

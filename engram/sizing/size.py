@@ -6,6 +6,7 @@ from pathlib import Path
 from engram.arguments import checked
 from engram.backbone import Backbone, given_backbone
 from engram.config.engram_config import EngramConfig
+from engram.config.table_dtype import loading_note
 from engram.errors import UsageError
 from engram.sizing import budget
 from engram.sizing.advice import advise
@@ -14,6 +15,7 @@ from engram.sizing.shape import memory_shape, tokenizer_length
 from engram.sizing.size_options import SizeOptions
 from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
+from engram.sizing.weights import BASE_DTYPE
 
 
 @checked()
@@ -98,6 +100,10 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
 
 def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:
     notes = []
+    stored = shape.stored_dtype(backbone.float_dtype).name
+    loaded = loading_note(stored, backbone.float_dtype or BASE_DTYPE)
+    if loaded is not None:
+        notes.append(loaded)
     if shape.hidden_size != backbone.hidden_size:
         notes.append(
             f"Sized for hidden size {shape.hidden_size}: it cannot be attached to {backbone.name}, "

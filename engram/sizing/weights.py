@@ -144,7 +144,22 @@ def config_weights(counts: MemoryCount, dtype: TableDtype) -> list[Weights]:
             for name, params in layer.dense_parts.items()
         )
         parts += [table.cast(dtype.name), *(part.cast(dtype.around) for part in dense)]
+        parts.append(_constants(counts.config, layer.layer_id, layer is counts.layers[0]))
     return parts
+
+
+def _constants(config: EngramConfig, layer_id: int, is_first: bool) -> Weights:
+    """Return a layer's buffers: the heads' offsets, and in the first the compressed vocabulary."""
+    compresses = is_first and config.rules.hashes == "compressed"
+    return Weights(
+        part=f"layers.{layer_id}.constants",
+        group="constants",
+        params=0,
+        size_bytes=8 * config.n_columns + (4 * config.engram_vocab_size if compresses else 0),
+        dtype=None,
+        kind="exact",
+        layer_id=layer_id,
+    )
 
 
 def base_weights(backbone: Backbone) -> Weights:

@@ -82,7 +82,7 @@ def report(
     Args:
         target: A config, its file, or the name of a template; or a folder or safetensors file of a
             checkpoint with a memory, or the hub id of one.
-        model: Base model of a config, see `engram.load_backbone`; a checkpoint has its own.
+        model: Base model of a config or an adapter, see `engram.load_backbone`.
         options: Place of the tables, training, and the memory that there is.
         revision: Branch, tag or commit on the hub.
 
@@ -101,7 +101,7 @@ def report(
         True
     """
     options = ReportOptions() if options is None else options
-    found = find_target(target, model=model, dtype=options.dtype, revision=revision)
+    found = find_target(target, model=model, options=options, revision=revision)
     use = _use(found, options)
     name = "config" if isinstance(target, EngramConfig) else str(target)
     return Report(name, found, options, use)

@@ -7,10 +7,12 @@ from pathlib import Path
 from engram.backbone import Backbone, given_backbone
 from engram.backbone.find_backbone import find_in_catalogue
 from engram.config.engram_config import EngramConfig
-from engram.config.table_dtype import TableDtype
+from engram.config.table_dtype import TableDtype, loading_note
 from engram.config.templates import CONFIG_SUFFIXES, is_template, load_config, template_names
-from engram.errors import MissingFileError, UsageError
-from engram.sizing.weights import Contents, base_alone, base_weights, weigh
+from engram.errors import ConfigError, MissingFileError, UsageError
+from engram.sizing.run_options import ReportOptions
+from engram.sizing.shape import check_backbone
+from engram.sizing.weights import BASE_DTYPE, Contents, base_alone, base_weights, weigh
 from engram.storage.dtypes import dtype_name
 
 
@@ -18,12 +20,13 @@ def find_target(
     target: str | Path | EngramConfig,
     *,
     model: str | Path | Backbone | None,
-    dtype: str | None,
+    options: ReportOptions,
     revision: str | None,
 ) -> Contents:
     """Find out what is meant, and what it consists of; see `report`."""
+    dtype = options.dtype
     if isinstance(target, EngramConfig):
-        return _config(target, model, dtype)
+        return _config(target, model, options)
     name = str(target)
     from engram.checkpoints.published.recognise import is_hub_id
 
@@ -31,34 +34,38 @@ def find_target(
     is_state = path.is_file() and path.suffix == ".safetensors"
     is_checkpoint = path.is_dir() or is_state or (is_hub_id(name) and not path.exists())
     if is_checkpoint and not is_template(target):
-        if model is not None:
-            raise UsageError(f"{target} has its base model: leave --model out.")
-        return _checkpoint(name, dtype, revision)
+        return _checkpoint(name, model, dtype, revision)
     if revision is not None:
         raise UsageError(f"{target} is not a checkpoint on the hub: leave --revision out.")
     try:
         config = load_config(target)
     except MissingFileError:
-        base = find_in_catalogue(name) if Path(name).name == name and model is None else None
+        base = find_in_catalogue(name) if Path(name).name == name else None
         if base is None:
             raise _nothing(name) from None
+        if model is not None:
+            raise UsageError(f"{target} is a base model itself: leave --model out.") from None
         return base_alone(base, base_weights(base))
-    return _config(config, model, dtype)
+    return _config(config, model, options)
 
 
 def _config(
-    config: EngramConfig, model: str | Path | Backbone | None, dtype: str | None
+    config: EngramConfig, model: str | Path | Backbone | None, options: ReportOptions
 ) -> Contents:
     from engram.sizing.counts import count_params
 
     backbone, counts = given_backbone(model), count_params(config)
-    stored, weights = weigh(counts, backbone, dtype)
+    stored, weights = weigh(counts, backbone, options.dtype)
     notes = [f"tables in {stored}"]
     if stored.name != stored.around:
         notes.append(f"dense parts of the memory in {stored.around} (nominal)")
     if backbone is None:
-        notes.append("without the base model: --model adds it, or --base-bytes its size")
+        if options.base_bytes is None:
+            notes.append("without the base model: --model adds it, or --base-bytes its size")
     else:
+        notes += _misfits(config, backbone)
+        loaded = loading_note(stored.name, backbone.float_dtype or BASE_DTYPE)
+        notes += [] if loaded is None else [loaded]
         stated = "as its config says" if backbone.dtype else "assumed"
         notes.append(
             f"{backbone.name} in {weights[-1].dtype}, {stated}, without quantisation scales"
@@ -94,10 +101,22 @@ def _nothing(target: str) -> MissingFileError:
     )
 
 
-def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Contents:
+def _checkpoint(
+    target: str, model: str | Path | Backbone | None, dtype: str | None, revision: str | None
+) -> Contents:
     from engram.checkpoints.read.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(target, revision)
+    backbone = given_backbone(model)
+    if backbone is not None:
+        if found.kind != "adapter" or found.config is None:
+            raise UsageError(f"{target} has its base model: leave --model out.")
+        found = replace(
+            found,
+            weights=(*found.weights, base_weights(backbone)),
+            notes=(f"beside {backbone.name}", *_misfits(found.config, backbone)),
+            backbone=backbone,
+        )
     if dtype is None:
         note = "bytes of weights as the safetensors headers say"
         return replace(found, notes=(note, *found.notes))
@@ -109,3 +128,13 @@ def _checkpoint(target: str, dtype: str | None, revision: str | None) -> Content
     )
     note = f"the memory as if it were stored in {stored.name}"
     return replace(found, weights=weights, notes=(note, *found.notes))
+
+
+def _misfits(config: EngramConfig, backbone: Backbone) -> list[str]:
+    """Say why a memory cannot be attached to a model, if it cannot."""
+    try:
+        check_backbone(config, backbone, "the memory")
+    except ConfigError as error:
+        reasons = "; ".join(f"{problem.key} {problem.message}" for problem in error.problems)
+        return [f"this memory cannot be attached to {backbone.name}: {reasons}"]
+    return []

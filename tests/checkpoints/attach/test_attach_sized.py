@@ -43,7 +43,7 @@ def test_a_config_and_a_size_exclude_each_other(base, tmp_path):
     words = ["attach", base, "-c", "tiny", "--share", "0.1", "-o", tmp_path / "out"]
     code, out, err = run(*words)
     assert (code, out) == (2, "")
-    assert "give -c alone" in err
+    assert "Leave one of them out" in err
     code, _, err = run("attach", base, "--share", "2", "-o", tmp_path / "out")
     assert (code, "'--share': share must be between 0 and 1" in err) == (2, True)
     code, _, err = run("attach", base, "--budget", "10", "-o", tmp_path / "out")
