@@ -10,6 +10,7 @@ from engram.checkpoints.read.attached_files import KEPT_FOLDER
 from engram.checkpoints.read.digests import changed_files, read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
+from engram.storage.file_names import refuse_empty
 from engram.storage.folders import demand_apart, new_folder
 
 
@@ -55,6 +56,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
         >>> "config.json" in engram.detach("attached", "base-again").files
         True
     """
+    refuse_empty(folder, "the folder")
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
         hint = "Give one that `engram attach` wrote."

@@ -6,6 +6,7 @@ from pathlib import Path
 from engram.arguments import checked
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE
 from engram.checkpoints.read.joined_adapter import demand_file, open_adapter
+from engram.storage.file_names import refuse_empty
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 
@@ -44,6 +45,7 @@ def push_to_hub(
     """
     from huggingface_hub import HfApi
 
+    refuse_empty(folder, "the folder")
     folder = Path(folder)
     open_adapter(folder)
     index = folder / INDEX_FILE

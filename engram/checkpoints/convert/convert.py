@@ -23,6 +23,7 @@ from engram.config.templates import given_config
 from engram.errors import EngramError, LayoutError, UsageError
 from engram.layouts import get_layout
 from engram.storage.dtypes import QUANTISED
+from engram.storage.file_names import refuse_empty
 from engram.storage.files import Progress
 from engram.storage.folders import check_folder, demand_apart
 from engram.storage.json_files import read_json
@@ -120,6 +121,7 @@ def convert(
         >>> engram.convert("attached", "small", dtype="int8").plan.config.table_dtype
         'int8'
     """
+    refuse_empty(source, "the checkpoint")
     output = Path(output)
     demand_apart(output, Path(source))
     stated = None if config is None else given_config(config)

@@ -19,6 +19,7 @@ from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import InputError, MissingFileError
+from engram.storage.file_names import refuse_empty
 from engram.tensor_names import TABLE
 
 
@@ -180,6 +181,7 @@ def look_up(
         >>> found.layers[0].rows.shape[0] == len(found.tokens)
         True
     """
+    refuse_empty(target, "the checkpoint")
     memory = open_checkpoint(Path(target), config=None if config is None else given_config(config))
     layers_of = memory.layers
     tokenizer = _tokenizer_of(memory) if tokenizer is None else describe_tokenizer(tokenizer)

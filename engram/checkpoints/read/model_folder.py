@@ -4,6 +4,7 @@ from pathlib import Path
 
 from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.errors import MissingFileError
+from engram.storage.file_names import refuse_empty
 from engram.storage.gguf import refuse_gguf
 from engram.storage.hub import probe
 
@@ -19,8 +20,10 @@ def resolve_model(
         trust_remote_code: Whether the model's code is downloaded, too.
 
     Raises:
+        UsageError: The name is empty.
         MissingFileError: There is no such folder, and no such model can be had from the hub.
     """
+    refuse_empty(model, "the model")
     path = Path(model)
     if path.is_dir():
         return path
