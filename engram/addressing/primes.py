@@ -1,6 +1,7 @@
 """Prime table sizes: one prime per layer, order and head, all different in a model."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import count, islice
 
 from engram.config.config_rules import too_many_heads
@@ -11,6 +12,7 @@ from engram.errors import LayoutError
 _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 
+@lru_cache(maxsize=2**17)  # a search for a table size tries nearly the same numbers again
 def is_prime(n: int) -> bool:
     """Decide whether n is prime: deterministic Miller-Rabin, exact for n < 3.3e24."""
     if n < 2:

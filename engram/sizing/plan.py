@@ -7,6 +7,7 @@ out, so the two agree.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from engram.backbone import Backbone
@@ -284,7 +285,7 @@ class Planner:
         )
         return self.judge(replace(base, layers=layers))
 
-    @property
+    @cached_property
     def _smallest_counts(self) -> MemoryCount:
         rows = MIN_ROWS_PER_HEAD * self.shape.n_head_per_ngram
         return count_params(replace(self.shape, engram_table_size=[rows] * len(self.shape.orders)))
