@@ -1,14 +1,15 @@
 """Options that commands share, each with one name, type and help, and objects made of options."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from engram.errors import InputError
+from engram.errors import InputError, UsageError
 from engram_cli.values import DTYPES, read_bytes, read_count, read_dtype, reader
 
 # The fields of `Output`.
@@ -188,6 +189,19 @@ AddressOption = Annotated[
 ]
 
 
+@contextmanager
+def _naming_flags() -> Iterator[None]:
+    """Name the flag of an argument that is refused, as people wrote it."""
+    try:
+        yield
+    except UsageError as error:
+        name = error.details.get("argument")
+        if not isinstance(name, str):
+            raise
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(error.message.replace(name, flag, 1), error.hint, options=[flag]) from None
+
+
 def taking(**declared: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Have the command line make the object that a parameter of a command is.
 
@@ -205,10 +219,11 @@ def taking(**declared: Mapping[str, Any]) -> Callable[[Callable[..., None]], Cal
 
         @wraps(command)
         def run(**values: Any) -> None:
-            made = {
-                name: kind(**{option: values.pop(option) for option in declared[name]})
-                for name, kind in classes.items()
-            }
+            with _naming_flags():
+                made = {
+                    name: kind(**{option: values.pop(option) for option in declared[name]})
+                    for name, kind in classes.items()
+                }
             command(**values, **made)
 
         options = []

@@ -101,7 +101,7 @@ def memory_use(
         weights: Parts of the memory and, if it is known, of the base model.
         options: The use, and the machine. Of the places that tables may be in, they go to the first
             where everything fits; if it fits nowhere, to the first that is not known to be too
-            small.
+            small, or to the one where least is missing.
         backbone: The base model; without it neither caches nor activations are counted.
         config: The memory, for its activations.
     """
@@ -121,7 +121,12 @@ def memory_use(
         stored = ", ".join(sorted({str(part.dtype) for part in quantised.values()}))
         notes.append(f"weights stored as {stored} are trained in bfloat16")
     placed = [_placed(weights, options, home, backbone, config, notes) for home in options.homes]
-    return min(placed, key=lambda use: {True: 0, None: 1, False: 2}[use.fits])
+    return min(placed, key=lambda use: ({True: 0, None: 1, False: 2}[use.fits], _shortfall(use)))
+
+
+def _shortfall(use: MemoryUse) -> float:
+    """Return by how much most is missing of anything, as a part of what there is."""
+    return max(it.missing / max(1, it.capacity or 1) for it in use.resources.values())
 
 
 def _trained(options: RunOptions) -> tuple[Group, ...]:

@@ -148,7 +148,8 @@ class Planner:
     def largest(self) -> Plan:
         """Return the largest memory that fits.
 
-        With tables "auto" it is the place with the most rows; of equals, the fastest.
+        With tables "auto" it is the place with the most rows, of those that are known to fit; of
+        equals, the fastest.
 
         Raises:
             DoesNotFitError: Not even the smallest table fits anywhere.
@@ -158,7 +159,7 @@ class Planner:
         plans = [plan for place in self.options.homes if (plan := self._at(place)) is not None]
         if not plans:
             raise self.refusal(self._in(self.options.homes[0]).try_size(MIN_ROWS_PER_HEAD))
-        return max(plans, key=lambda plan: plan.rows_per_order)
+        return max(plans, key=lambda plan: (plan.trial.fits is True, plan.rows_per_order))
 
     def refusal(self, smallest: Trial, hint: str = "") -> DoesNotFitError:
         """Make the error for limits or a machine that hold no memory of the shape.

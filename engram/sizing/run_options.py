@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from engram.arguments import check_fields
+from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.errors import UsageError
+from engram.storage.dtypes import dtype_name
 
 Mode = Literal["inference", "training"]
 Train = Literal["memory", "all", "lora"]
@@ -66,6 +68,18 @@ class RunOptions:
             raise UsageError(
                 "Tables on disk cannot be trained.", "Use --tables gpu or --tables cpu."
             )
+        if self.mode == "inference" and (self.train != "all" or self.optimizer != "adam"):
+            raise UsageError(
+                "--train and --optimizer are of training; the mode is inference.",
+                "Give --mode training, or leave them out.",
+            )
+        if self.mode == "training" and self.dtype is not None:
+            name = dtype_name(self.dtype)
+            if name in INFERENCE_DTYPES:
+                raise UsageError(
+                    f"Tables in {name} cannot be trained.",
+                    "Plan them in bfloat16; engram convert casts them afterwards.",
+                )
         if self.base_bytes is not None and self.mode == "training" and self.train == "all":
             raise UsageError(
                 "Training a base takes more than its weights, and --base-bytes states those alone.",

@@ -24,6 +24,10 @@ def use_of(name, dtype=None, **options):
     return memory_use(weights, ReportOptions(**options))
 
 
+def constants(use):
+    return total_of(use.weights, "constants")[1]
+
+
 def row(use, part):
     return next(item for item in use.rows if item.part == part)
 
@@ -58,7 +62,8 @@ def test_adam_is_16_bytes_a_parameter_in_bf16_and_in_float32():
         size = total_of(use.weights, "table")[1] + sum(item.size_bytes for item in tables)
         assert size == 16 * 5_792_338_560
         assert {item.kind for item in tables} == {"nominal"}
-        assert use.total_bytes == 16 * count_params(load_template("engram-27b")).total_params
+        params = count_params(load_template("engram-27b")).total_params
+        assert use.total_bytes == 16 * params + constants(use)
     assert round(size / GIB, 1) == 86.3
 
 
@@ -67,7 +72,8 @@ def test_adam_is_16_bytes_a_parameter_in_bf16_and_in_float32():
 )
 def test_dense_optimisers(optimizer, per_param):
     use = use_of("gpt2", "bf16", mode="training", optimizer=optimizer)
-    assert use.total_bytes == per_param * count_params(load_template("gpt2")).total_params
+    params = count_params(load_template("gpt2")).total_params
+    assert use.total_bytes == per_param * params + constants(use)
 
 
 @pytest.mark.parametrize(("name", "gib"), [("engram-27b", 0.27), ("deepseek-v4.1-flash", 2.86)])
@@ -107,7 +113,8 @@ def test_quantised_rows_are_trained_in_bfloat16():
 def test_tables_are_where_they_are_put(place):
     use = use_of("engram-27b", "bf16", tables=place, device_memory=2**30)
     tables, dense = (total_of(use.weights, group)[1] for group in ("table", "dense"))
-    assert use.rank_bytes(place) == tables + (dense if place == "gpu" else 0)
+    beside = dense + constants(use) if place == "gpu" else 0
+    assert use.rank_bytes(place) == tables + beside
     # Of RAM and disk nobody gave the size.
     assert use.fits is (False if place == "gpu" else None)
     if place == "cpu":
@@ -153,7 +160,7 @@ def test_dense_parts_of_quantised_tables_are_bfloat16():
         "float32",
     ]
     kinds = {part.group: part.kind for part in use_of("deepseek-v4.1-flash").weights}
-    assert kinds == {"table": "exact", "dense": "nominal"}
+    assert kinds == {"table": "exact", "dense": "nominal", "constants": "exact"}
 
 
 @pytest.mark.parametrize(

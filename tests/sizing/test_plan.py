@@ -85,6 +85,9 @@ class ByHand:
                     more = own * row + own * width * self.state_bytes(self.dtype)
                 taken[place] += more * (self.ranks if place == "cpu" else 1)
         taken[computes] += self.dense * ITEM[around]
+        # Offsets of the heads in int64, and one map of the vocabulary to compressed ids in int32.
+        taken[computes] += 8 * shape.n_columns * len(shape.layer_ids)
+        taken[computes] += 0 if shape.layout == "qwen_ple" else 4 * shape.engram_vocab_size
         base = self.backbone.params
         taken[computes] += -(-base * ITEM[self.base_dtype] // self.ranks)
         if options.mode == "training":
