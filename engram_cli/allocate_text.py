@@ -76,7 +76,7 @@ def _curve(found: MixtureAllocation) -> Table:
 def _facts(found: MixtureAllocation, answer: dict[str, Any]) -> list[tuple[str, ...]]:
     config, memory = found.sizing.config, answer["memory"]
     size = f"{format_bytes(memory['table_bytes'])} in {memory['table_dtype']}"
-    changed = ".".join(found.mixture.keys[0])
+    changed = ", ".join(".".join(key) for key in found.mixture.keys)
     return [
         (
             "freed",
