@@ -58,7 +58,10 @@ def allocate(
     ] = None,
     rho: Annotated[
         str | None,
-        typer.Option(metavar="R", help="Share that experts keep. Default: 0.75 and 0.80."),
+        typer.Option(
+            metavar="R",
+            help="Share that experts keep. Default: 0.75, and without --model also 0.80.",
+        ),
     ] = None,
     experts_kept: Annotated[int | None, typer.Option(help="Routed experts that are kept.")] = None,
     experts_baseline: Annotated[

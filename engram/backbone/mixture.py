@@ -21,7 +21,8 @@ class Mixture:
         expert_params: Parameters of one routed expert, in all layers together.
         router_params: Parameters of the routers for one expert, in all layers together; 0 where
             weights of an unknown family were counted.
-        groups: Groups of equal size that experts are in; 1 for no groups.
+        groups: Groups of equal size that experts are in; 1 for no groups. Other numbers of experts
+            are routed wrongly, and transformers does not always notice.
         used_groups: Groups that a token is sent to.
         keys: Config keys that state the number of experts, each as a path from the top.
     """

@@ -58,8 +58,8 @@ def keeping(mixture: Mixture, experts: int) -> ExpertSplit:
     """Return the split that keeps a number of experts.
 
     Raises:
-        InputError: A token cannot be sent to them as it is now, there are fewer, or they are no
-            multiple of the groups.
+        InputError: A token cannot be sent to them as it is now, there are fewer, or groups of one
+            size cannot hold them.
     """
     if experts % mixture.groups or not mixture.least <= experts <= mixture.experts:
         groups = f", a multiple of {mixture.groups} groups" if mixture.groups > 1 else ""
