@@ -114,8 +114,8 @@ def test_qwen3_by_hand():
     assert found.chosen.freed_params == 30 * 48 * (expert + 2048)
     assert found.chosen.split.engram_params == 30 * 48 * expert
     assert found.mixture.idle_params == 120 * 48 * expert
-    # Keys and values of a memory 1,024 wide with 3 norms, and 4 taps, in 2 layers.
-    assert found.token.dense_params == found.sizing.counts.dense_params > 2 * 2 * 1024 * 2048
+    # Keys and values of a memory 1,024 wide with their biases, 3 norms and 4 taps, in 2 layers.
+    assert found.token.dense_params == 2 * (2 * 1024 * 2048 + (2 + 3 + 4) * 2048)
     # All that a token is multiplied with: no part of the embedding.
     assert found.token.base_flops == 2 * (found.base.active_params - 151936 * 2048)
 
