@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from engram.sizing.allocation import Allocation, allocate
     from engram.sizing.check_config import ConfigVerdict, check_config
     from engram.sizing.describe_config import ConfigFacts, describe_config
+    from engram.sizing.moe_allocation import MixtureAllocation, allocate_mixture
     from engram.sizing.new_config import new_config
     from engram.sizing.run_options import ReportOptions
     from engram.sizing.size import size
@@ -111,6 +112,7 @@ _NAMES = {
     "engram.sizing.allocation": ("Allocation", "allocate"),
     "engram.sizing.check_config": ("ConfigVerdict", "check_config"),
     "engram.sizing.describe_config": ("ConfigFacts", "describe_config"),
+    "engram.sizing.moe_allocation": ("MixtureAllocation", "allocate_mixture"),
     "engram.sizing.new_config": ("new_config",),
     "engram.sizing.run_options": ("ReportOptions",),
     "engram.sizing.size": ("size",),
@@ -150,6 +152,7 @@ __all__ = [
     "MissingError",
     "MissingFileError",
     "MissingPackageError",
+    "MixtureAllocation",
     "MultiHeadEmbedding",
     "NoError",
     "OffloadEmbedding",
@@ -163,6 +166,7 @@ __all__ = [
     "UsageError",
     "WorkerLostError",
     "allocate",
+    "allocate_mixture",
     "attach",
     "build_corpus",
     "check_config",

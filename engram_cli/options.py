@@ -125,6 +125,8 @@ LayersOption = Annotated[
     Sequence[int] | None,
     typer.Option(metavar="IDS", parser=reader(layer_list), help="Layers from 0, as 1,6."),
 ]
+HeadsOption = Annotated[int, typer.Option(help="Hash heads per order.")]
+DimOption = Annotated[int, typer.Option(help="Memory width per order.")]
 
 NumProcOption = Annotated[
     int | None,

@@ -14,6 +14,8 @@ from engram.storage.files import check_file
 from engram_cli.options import (
     OUTPUT,
     BudgetOption,
+    DimOption,
+    HeadsOption,
     KOption,
     LayersOption,
     MemoryOption,
@@ -95,8 +97,8 @@ _SIZE = {
         ),
     ],
     "layers": LayersOption,
-    "heads": Annotated[int, typer.Option(help="Hash heads per order.")],
-    "dim": Annotated[int, typer.Option(help="Memory width per order.")],
+    "heads": HeadsOption,
+    "dim": DimOption,
     "max_ngram_size": Annotated[
         int | None, typer.Option(help="Highest n-gram order. Default: the layout's (demo 3).")
     ],

@@ -87,20 +87,35 @@ def blaming(
             known = [key for key in sources if key in error.details]
             given = [key for key in known if _first_given(ctx, [*sources[key], general])]
             refused = [(key, error.message) for key in given[:1]]
-        flags, lines = [], []
+        flags: list[str] = []
+        lines = []
         for key, text in refused:
             names = sources.get(key, ())
             name = _first_given(ctx, [*names, general])
             if name is None:
                 raise
-            # As the user writes it.
-            flags += [param.opts[-1] for param in ctx.command.params if param.name == name]
+            flags += _flags(ctx, [name])
             about = "" if name in names[:1] else f"{key}: "
             lines.append(f"Invalid value for '{flags[-1]}': {about}{text}")
         if not lines:
             raise
         hint = error.hint or f"See {ctx.command_path} --help."
         raise UsageError("\n".join(lines), hint, options=flags) from None
+
+
+def given_flags(ctx: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return the options among the parameters of those names that the user gave.
+
+    Args:
+        ctx: The call.
+        names: Parameters of the command.
+    """
+    return _flags(ctx, [name for name in names if _first_given(ctx, [name])])
+
+
+def _flags(ctx: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return options as the user writes them."""
+    return [param.opts[-1] for name in names for param in ctx.command.params if param.name == name]
 
 
 def _first_given(ctx: typer.Context, names: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.backbone.families import FAMILIES, Family
+from engram.backbone.mixture import Mixture
 from engram.errors import LayoutError
 from engram.storage.stored import read_folder_headers
 from engram.tensor_names import is_memory
@@ -24,11 +25,13 @@ class Counts:
         params: All of them.
         embedding_params: Those of the vocabulary embedding, and of the head if it is not tied.
         active_params: Those that one token uses: all except routed experts it is not sent to.
+        mixture: Its routed experts; None for a dense model.
     """
 
     params: int
     embedding_params: int
     active_params: int
+    mixture: Mixture | None = None
 
 
 def count(family: Family, config: Mapping[str, Any]) -> Counts:
@@ -41,21 +44,23 @@ def count(family: Family, config: Mapping[str, Any]) -> Counts:
     hidden: int = config["hidden_size"]
     layers: int = config["num_hidden_layers"]
     attend = _latent_attention if family.latent_attention else _attention
-    expert_layers, always_used, expert = _experts(family, config)
+    mixture, always_used = _experts(family, config)
+    dense_layers = layers - (mixture.layers if mixture else 0)
     body = (
         layers * (attend(family, config) + family.hidden_norms * family.norm_vectors * hidden)
-        + (layers - expert_layers) * _mlp(family, config, config["intermediate_size"] or 4 * hidden)
-        + expert_layers * always_used
+        + dense_layers * _mlp(family, config, config["intermediate_size"] or 4 * hidden)
+        + always_used
         + family.norm_vectors * hidden
         + (config["max_position_embeddings"] * hidden if family.learned_positions else 0)
     )
     embedding = (1 if config["tie_word_embeddings"] else 2) * config["vocab_size"] * hidden
+    routed = mixture.expert_params * mixture.experts if mixture else 0
+    params = body + embedding + routed
     return Counts(
-        params=body + embedding + expert_layers * expert * config.get("num_experts", 0),
+        params=params,
         embedding_params=embedding,
-        active_params=body
-        + embedding
-        + expert_layers * expert * config.get("num_experts_per_tok", 0),
+        active_params=params - (mixture.idle_params if mixture else 0),
+        mixture=mixture,
     )
 
 
@@ -101,18 +106,25 @@ def _latent_attention(family: Family, config: Mapping[str, Any]) -> int:
     return q_weights + kv_weights + values * hidden + bias
 
 
-def _experts(family: Family, config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Count layers with routed experts, the parameters all tokens use in one, and one expert's."""
+def _experts(family: Family, config: Mapping[str, Any]) -> tuple[Mixture | None, int]:
+    """Count routed experts, and the parameters of their layers that all tokens use."""
     if family.expert_width is None or not config["num_experts"]:
-        return 0, 0, 0
+        return None, 0
     step: int = config.get("decoder_sparse_step", 1)
     dense: list[int] = config.get("mlp_only_layers") or []
     candidates = range(config.get("first_k_dense_replace") or 0, config["num_hidden_layers"])
     layers = sum((layer + 1) % step == 0 and layer not in dense for layer in candidates)
+    if not layers:
+        return None, 0
     width: int = config[family.expert_width]
-    router = config["num_experts"] * config["hidden_size"]
-    shared = _mlp(family, config, width * config.get("n_shared_experts", 0))
-    return layers, router + shared, _mlp(family, config, width)
+    mixture = Mixture.from_keys(
+        config,
+        layers=layers,
+        expert_params=layers * _mlp(family, config, width),
+        router_params=layers * config["hidden_size"],
+    )
+    shared = _mlp(family, config, width * mixture.shared)
+    return mixture, mixture.experts * mixture.router_params + layers * shared
 
 
 def count_stored(
@@ -153,10 +165,12 @@ def count_stored(
         name: tensor.size for name, tensor in headers.items() if _counts(name, tensor.dtype, config)
     }
     params, vocabulary = sum(sizes.values()), (config["vocab_size"], config["hidden_size"])
+    mixture = _stored_experts(folder, sizes, config)
     return Counts(
         params=params,
         embedding_params=sum(sizes[name] for name in sizes if headers[name].shape == vocabulary),
-        active_params=params - _idle_experts(folder, sizes, config),
+        active_params=params - (mixture.idle_params if mixture else 0),
+        mixture=mixture,
     )
 
 
@@ -166,11 +180,13 @@ def _counts(name: str, dtype: str, config: Mapping[str, Any]) -> bool:
     return dtype.startswith(("F", "BF")) and not left_out and not second_head
 
 
-def _idle_experts(folder: Path, sizes: Mapping[str, int], config: Mapping[str, Any]) -> int:
-    """Count the parameters of the routed experts that a token is not sent to."""
-    routed = sum(size for name, size in sizes.items() if ".experts." in name)
+def _stored_experts(
+    folder: Path, sizes: Mapping[str, int], config: Mapping[str, Any]
+) -> Mixture | None:
+    """Count the routed experts among stored tensors; None if there are none."""
+    routed = {name: size for name, size in sizes.items() if ".experts." in name}
     if not routed:
-        return 0
+        return None
     experts, used = config.get("num_experts"), config.get("num_experts_per_tok")
     if not (isinstance(experts, int) and isinstance(used, int) and 0 < used <= experts):
         raise LayoutError(
@@ -179,4 +195,9 @@ def _idle_experts(folder: Path, sizes: Mapping[str, int], config: Mapping[str, A
             num_experts=experts,
             num_experts_per_tok=used,
         )
-    return routed // experts * (experts - used)
+    return Mixture.from_keys(
+        config,
+        layers=len({name.partition(".experts.")[0] for name in routed}),
+        expert_params=sum(routed.values()) // experts,
+        router_params=0,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,10 @@ from engram.tensor_names import is_memory
 _REQUIRED = ("hidden_size", "num_hidden_layers", "vocab_size")
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _MAY_BE_ZERO = ("num_experts", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace")
-_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank", "sliding_window")
+_GROUPS = ("n_group", "topk_group")
+_MAY_BE_NULL = ("num_key_value_heads", "head_dim", "q_lora_rank", "sliding_window", *_GROUPS)
+# Structure, which other numbers follow from.
+_NOT_SHOWN = ("decoder", "mixture")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Backbone(Counts):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as ``engram models show --json`` prints it."""
-        facts = {key: value for key, value in vars(self).items() if key != "decoder"}
+        facts = {key: value for key, value in vars(self).items() if key not in _NOT_SHOWN}
         return {
             **facts,
             "size_bytes": self.size_bytes,
@@ -144,6 +147,9 @@ class Backbone(Counts):
         counts = (
             count_stored(folder, keys, name, model_type) if family is None else count(family, keys)
         )
+        if counts.mixture is not None:
+            default = family.expert_count if family else "num_experts"
+            counts = replace(counts, mixture=counts.mixture.stated_in(config, default))
         return cls(
             name=name,
             source=source,

@@ -32,11 +32,13 @@ LAYER_KEYS: dict[str, tuple[str, ...]] = {
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a raw config under their canonical names."""
-    found = {
-        key: next((spelling for spelling in (key, *spellings) if spelling in raw), None)
-        for key, spellings in ALIASES.items()
-    }
-    return {**raw, **{key: raw[stated] for key, stated in found.items() if stated is not None}}
+    found = {key: spellings(key, raw) for key in ALIASES}
+    return {**raw, **{key: raw[stated[0]] for key, stated in found.items() if stated}}
+
+
+def spellings(key: str, raw: Mapping[str, Any]) -> list[str]:
+    """Return the spellings of a canonical key that a raw config has; the first one is valid."""
+    return [spelling for spelling in (key, *ALIASES[key]) if spelling in raw]
 
 
 def stated_layers(read: Callable[[str], Any]) -> Any:
@@ -73,6 +75,7 @@ class Family:
         learned_positions: A learned embedding of `max_position_embeddings` rows.
         latent_attention: Whether it has DeepSeek's multi-head latent attention.
         expert_width: Config key of the width of a routed expert; None for a dense family.
+        expert_count: Config key of the number of routed experts, as the family spells it.
     """
 
     defaults: Mapping[str, Any]
@@ -87,6 +90,7 @@ class Family:
     learned_positions: bool = False
     latent_attention: bool = False
     expert_width: str | None = None
+    expert_count: str = "num_experts"
 
 
 def _defaults(
@@ -171,6 +175,7 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family(
         defaults={**_MISTRAL, "sliding_window": None, "num_experts": 8, "num_experts_per_tok": 2},
         expert_width="intermediate_size",
+        expert_count="num_local_experts",
     ),
     "qwen2": Family(defaults=_QWEN, qkv_bias=True),
     "qwen3": Family(
@@ -281,8 +286,11 @@ FAMILIES: dict[str, Family] = {
             n_shared_experts=1,
             moe_intermediate_size=2048,
             first_k_dense_replace=3,
+            n_group=8,
+            topk_group=4,
         ),
         latent_attention=True,
         expert_width="moe_intermediate_size",
+        expert_count="n_routed_experts",
     ),
 }

@@ -75,7 +75,7 @@ def dump_config(config: EngramConfig, *, comments: bool = True, title: str = "")
         comments: Whether to explain every key in the line above it.
         title: Title for the first line.
     """
-    lines = [f"# {_one_line(title)}"] if title else []
+    lines = [f"# {one_line(title)}"] if title else []
     for key, value in config.to_dict().items():
         if comments and key in CONFIG_KEYS:
             lines.append(f"\n# {CONFIG_KEYS[key]}")
@@ -120,7 +120,7 @@ def write_config(
         file.write(dump_config(config, comments=comments, title=title))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Escape line ends and characters that are not UTF-8: a title may contain a file name."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text

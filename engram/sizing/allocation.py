@@ -11,6 +11,7 @@ from typing import Any, Literal
 from engram.arguments import checked
 from engram.errors import InputError, UsageError
 
+SCHEMA = "engram.allocate/1"
 # The paper's optimum; `engram size` uses the lower end, which gives the memory more.
 BEST_RHO = (Fraction(3, 4), Fraction(4, 5))
 
@@ -28,6 +29,14 @@ class Split:
     rho: Fraction
     moe_params: int
     engram_params: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the split as JSON shows it, in the paper's names."""
+        return {
+            "rho": float(self.rho),
+            "P_MoE": self.moe_params,
+            "P_Engram": self.engram_params,
+        }
 
 
 # Published points, for comparison: printed in the paper, exact (recomputed from printed counts), or
@@ -121,16 +130,14 @@ class Allocation:
         width = self.row_width
         points = [
             {
-                "rho": float(split.rho),
-                "P_MoE": split.moe_params,
-                "P_Engram": split.engram_params,
+                **split.to_dict(),
                 **({} if width is None else {"table_rows": split.engram_params // width}),
             }
             for split in self.splits
         ]
         total, active = self.total_params, self.active_params
         return {
-            "schema": "engram.allocate/1",
+            "schema": SCHEMA,
             "P_tot": total,
             "P_act": active,
             "P_sparse": None if total is None or active is None else total - active,
@@ -224,6 +231,18 @@ def split_params(total_params: int, active_params: int, rho: Fraction | float | 
             total_params=total_params,
             active_params=active_params,
         )
+    part = read_rho(rho)
+    sparse = total_params - active_params
+    moe_params = round(part * sparse)
+    return Split(rho=part, moe_params=moe_params, engram_params=sparse - moe_params)
+
+
+def read_rho(rho: Fraction | float | str) -> Fraction:
+    """Return rho as an exact number.
+
+    Raises:
+        InputError: It is not a number from 0 to 1.
+    """
     try:
         part = Fraction(str(rho))
     except (ValueError, ZeroDivisionError):
@@ -232,6 +251,4 @@ def split_params(total_params: int, active_params: int, rho: Fraction | float | 
         raise InputError(
             f"rho must be between 0 and 1, got {rho}.", "The optimum is 0.75 to 0.80.", rho=str(rho)
         )
-    sparse = total_params - active_params
-    moe_params = round(part * sparse)
-    return Split(rho=part, moe_params=moe_params, engram_params=sparse - moe_params)
+    return part

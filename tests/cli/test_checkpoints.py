@@ -112,6 +112,7 @@ def test_the_next_step_goes_to_stderr(tmp_path):
         "size --layout deepseek_v41 --hidden-size 4096 --vocab 128815 --layers 1,14 --budget 200B",
         "size --model gpt2 --per head",
         "allocate --total 9.9B --active 993M --row-width 80",
+        "allocate --model deepseek-v3",
         "lookup attached hello",
         "config ls",
         "config show deepseek-v4.1-flash",

@@ -100,6 +100,9 @@ SAME = {
     "allocate --total 9.9B --active 993M --row-width 80": lambda: engram.allocate(
         9_900_000_000, 993_000_000, row_width=80
     ),
+    "allocate --model qwen3-30b-a3b --rho 0.8 --layers 1,14": lambda: engram.allocate_mixture(
+        "qwen3-30b-a3b", rho="0.8", options=engram.SizeOptions(layers=[1, 14])
+    ),
     "config show gpt2": lambda: engram.describe_config("gpt2"),
     "corpus build corpus.txt -t gpt2 -o built --split line --overwrite": lambda: (
         engram.build_corpus(

@@ -24,6 +24,7 @@ PACKAGE = Path(engram.__file__).parent
         "size --model gpt2 --json",
         "size --model gpt2",
         "allocate --total 9.9B --active 993M --json",
+        "allocate --model qwen3-30b-a3b --rho 0.8 --emit traded",
         "config ls",
         "config show deepseek-v4.1-flash",
         "config new llama --model llama-3.2-3b --budget 400M -o new.yaml",
