@@ -256,6 +256,9 @@ def test_a_base_of_which_only_the_size_is_known():
     alone = run(*words, "--json").json()
     assert alone["fits"] is True
     assert any("--base-bytes" in text for text in alone["assumptions"])
+    assert run(*words)[1].startswith("Fits for inference of the memory alone on 4 GPUs")
+    told = run(*words, "--base-bytes", "80GB")[1].splitlines()[0]
+    assert told.startswith("Fits for inference (caches and activations not counted) on 4 GPUs")
     beside = run(*words, "--base-bytes", "160GB", "--json").json(5)
     assert beside["totals"]["rank_gpu_bytes"] == alone["totals"]["rank_gpu_bytes"] + 40 * 10**9
     assert beside["fits"] is False
