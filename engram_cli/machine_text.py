@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from engram.sizing.placement import MemoryUse
+from engram.sizing.placement import ACTIVATIONS, MemoryUse
 from engram.sizing.resources import Resource
 from engram.units import format_bytes
 from engram_cli.output import Shown, Table
@@ -38,7 +38,9 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
         None: f"unknown, {and_(unknown)} not given",
     }[fits]
     groups = {part.group for part in use.weights}
-    alone = "" if "base" in groups else " of the memory alone"
+    has_activations = any(row.part == ACTIVATIONS for row in use.rows)
+    bare = "" if has_activations else " (caches and activations not counted)"
+    alone = bare if "base" in groups else " of the memory alone"
     tables = f", tables on the {use.tables}" if "table" in groups else ""
     gpus = f" on {options.tp} GPUs" if options.tp > 1 else "" if options.tp else " without a GPU"
     yield f"Fits for {work}{alone}{gpus}{tables}: {answer}."

@@ -25,6 +25,8 @@ from engram.sizing.weights import (
 from engram.sizing.working_state import activation_bytes, cache_bytes, context_of
 from engram.units import plural
 
+ACTIVATIONS = "activations"
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
@@ -211,7 +213,7 @@ def _beside(
     """Lines for caches and activations of a model."""
     element_bytes = dtype_bytes(backbone.float_dtype or BASE_DTYPE)
     ranks = max(1, options.tp)
-    sizes = {"activations": activation_bytes(backbone, config, options, element_bytes)}
+    sizes = {ACTIVATIONS: activation_bytes(backbone, config, options, element_bytes)}
     if options.mode == "inference":
         sizes = {"key-value cache": cache_bytes(backbone, options, element_bytes), **sizes}
     return [

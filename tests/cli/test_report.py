@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from engram.config.templates import load_template
 from engram.sizing.counts import count_params
@@ -221,7 +225,10 @@ def test_it_begins_with_what_is_reported_on(tmp_path):
     folder = stored_folder.write(tmp_path)
     _, out, _ = run("report", folder)
     lines = out.splitlines()
-    assert lines[0] == "Fits for inference, tables on the gpu: unknown, device memory not given."
+    assert lines[0] == (
+        "Fits for inference (caches and activations not counted), tables on the gpu: unknown, "
+        "device memory not given."
+    )
     assert lines[4:6] == [
         f"{folder} is a model with a memory.",
         "Layout demo: reference demo; Engram-27B and Engram-40B of the paper.",
@@ -256,6 +263,9 @@ def test_a_base_of_which_only_the_size_is_known():
     alone = run(*words, "--json").json()
     assert alone["fits"] is True
     assert any("--base-bytes" in text for text in alone["assumptions"])
+    assert run(*words)[1].startswith("Fits for inference of the memory alone on 4 GPUs")
+    told = run(*words, "--base-bytes", "80GB")[1].splitlines()[0]
+    assert told.startswith("Fits for inference (caches and activations not counted) on 4 GPUs")
     beside = run(*words, "--base-bytes", "160GB", "--json").json(5)
     assert beside["totals"]["rank_gpu_bytes"] == alone["totals"]["rank_gpu_bytes"] + 40 * 10**9
     assert beside["fits"] is False
@@ -275,3 +285,23 @@ def test_a_base_alone(tmp_path):
     assert sized < sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     assert sized == 4 * alone["totals"]["base_params"]
     assert "base model without a memory" in run("report", folder)[1]
+
+
+def test_a_packed_base_alone_has_the_parameters_of_its_config(tmp_path):
+    tiny.base_model("llama", tmp_path)
+    plain = run("report", tmp_path, "--json").json()["totals"]
+    [file] = tmp_path.glob("*.safetensors")
+    packed = {
+        name.replace(".weight", ".qweight") if "proj" in name else name: (
+            tensor[: len(tensor) // 8].to(torch.int32) if "proj" in name else tensor
+        )
+        for name, tensor in load_file(file).items()
+    }
+    save_file(packed, file)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = run("report", tmp_path, "--json").json()
+    assert found["totals"]["base_params"] == plain["base_params"]
+    assert found["totals"]["base_bytes"] == sum(tensor.nbytes for tensor in packed.values())
+    assert any("quantised with gptq" in note for note in found["assumptions"])

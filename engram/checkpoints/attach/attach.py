@@ -23,6 +23,7 @@ from engram.config.config_file import dump_config
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import UsageError
+from engram.layouts import get_layout
 from engram.sizing.size import size
 from engram.sizing.size_options import SizeOptions
 from engram.storage.files import Progress, sha256_of, write_json
@@ -117,7 +118,7 @@ def attach(
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)
     demand_apart(output, folder)
     base = read_base(folder, name="" if Path(model).is_dir() else str(model))
-    memory = size(folder, asked).config if isinstance(asked, SizeOptions) else asked
+    memory = _sized(folder, asked, own, dtype) if isinstance(asked, SizeOptions) else asked
     stored = memory.stored_dtype(base.dtype, dtype)
     memory = replace(memory, table_dtype=stored.name)
     plan = describe_attachment(base, memory, output, own, trust_remote_code, adapter=adapter)
@@ -173,3 +174,12 @@ def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | Non
             name = ADAPTER_FILE
             config = adapter_settings(plan.base, config)
         write_json(folder / name, config)
+
+
+def _sized(
+    folder: Path, asked: SizeOptions, own: TokenizerFile | None, dtype: str | None
+) -> EngramConfig:
+    """Size a memory for a base, with the tokenizer and in the dtype that it is attached with."""
+    if own is not None and asked.vocab is None and get_layout(asked.layout).hashes == "compressed":
+        asked = replace(asked, vocab=own.vocab_size)
+    return size(folder, asked if dtype is None else replace(asked, dtype=dtype)).config

@@ -55,7 +55,8 @@ def inspect_checkpoint(target: str | Path, revision: str | None = None) -> Conte
         opened.demand_config()  # without one, that is what is wrong
         if opened.tensors and (backbone := stated_backbone(opened.model_config, opened.name)):
             opened.files.demand_whole()
-            return base_alone(backbone, _weights("base", "base", list(opened.tensors.values())))
+            base, base_notes = _base(opened, opened.tensors)
+            return replace(base_alone(backbone, base), notes=base_notes)
     found, name = opened.released, opened.name
     keys = [key for key in found.expected if key.name == TABLE]
     missing = [piece for key in keys for piece in found.missing(key)]
@@ -117,19 +118,13 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
     weights = [
         part for found in of_layer.items() for part in _layer_weights(opened, config, *found)
     ]
-    notes = ["an adapter: its base model is not counted"] if opened.adapter else []
+    notes: tuple[str, ...] = ()
+    if opened.adapter:
+        notes = ("an adapter: its base model is not counted",)
     if opened.base_tensors:
-        base = _weights("base", "base", list(opened.base_tensors.values()))
-        if method := quantisation_method(opened.model_config):
-            params = base_params(opened.model_config)
-            how = (
-                ", and its parameters are those stored as floats; packed ones are left out"
-                if params is None
-                else "; its parameters follow from its config"
-            )
-            notes.append(f"the base is quantised with {method}{how}")
-            base = replace(base, params=base.params if params is None else params)
+        base, base_notes = _base(opened, opened.base_tensors)
         weights.append(base)
+        notes += base_notes
     return Contents(
         kind="adapter" if opened.adapter else "attached",
         layout=config.layout,
@@ -137,9 +132,24 @@ def _inspect_ours(opened: Checkpoint) -> Contents:
         config=config,
         hash_rows=hash_rows,
         weights=tuple(weights),
-        notes=tuple(notes),
+        notes=notes,
         backbone=stated_backbone(opened.model_config, opened.name) if opened.base_tensors else None,
     )
+
+
+def _base(opened: Checkpoint, tensors: Mapping[str, TensorInfo]) -> tuple[Weights, tuple[str, ...]]:
+    """Count the weights of a base, which may be packed; and note how."""
+    base = _weights("base", "base", list(tensors.values()))
+    method = quantisation_method(opened.model_config)
+    if not method:
+        return base, ()
+    params = base_params(opened.model_config)
+    if params is None:
+        how = ", and its parameters are those stored as floats; packed ones are left out"
+    else:
+        how = "; its parameters follow from its config"
+        base = replace(base, params=params)
+    return base, (f"the base is quantised with {method}{how}",)
 
 
 def _layer_weights(

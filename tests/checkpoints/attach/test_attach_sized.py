@@ -7,6 +7,7 @@ import pytest
 import engram
 from support import tiny
 from support.cli import run
+from support.paths import TOKENIZERS
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,19 @@ def test_what_is_attached_is_what_size_finds(base, tmp_path, options):
     # The file describes the same memory, for another base or another place.
     again = engram.attach(base, tmp_path / "out" / "memory.yaml", tmp_path / "again")
     assert again.plan.addresses.fingerprint == attached.plan.addresses.fingerprint
+
+
+def test_bytes_are_those_of_the_dtype_that_is_written(base, tmp_path):
+    most = 1_000_000
+    attached = engram.attach(
+        base, engram.SizeOptions(memory=most), tmp_path / "out", dtype="bfloat16"
+    )
+    assert 0.99 * most < 2 * attached.plan.added_params <= most
+
+
+def test_it_is_sized_for_the_tokenizer_that_is_given(base, tmp_path):
+    attached = engram.attach(base, None, tmp_path / "out", tokenizer=TOKENIZERS / "local_word")
+    assert attached.plan.config.engram_vocab_size == 23
 
 
 def test_detach_removes_it(base, tmp_path):
