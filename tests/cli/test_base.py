@@ -275,7 +275,7 @@ def test_the_library_runs_as_the_command():
         ("engram s", ["size"]),
         ("engram co", ["config", "corpus", "convert"]),
         ("engram corpus v", ["verify"]),
-        ("engram size --mo", ["--model"]),
+        ("engram size --mo", ["--model", "--mode"]),
         ("engram --v", ["--version"]),
         ("engram nothing a", ["allocate", "attach"]),
     ],

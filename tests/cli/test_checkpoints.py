@@ -62,7 +62,7 @@ def here(folders, monkeypatch):
         ),
         ("attach model -c none.yaml -o new", 4, "none.yaml does not exist"),
         ("attach model -c memory.yaml", 2, "Pass -o FOLDER."),
-        ("attach model -o new", 2, "-c config.yaml"),
+        ("attach model -o new", 5, "No memory fits"),
         ("convert attached -o new --dtype int4", 2, "'--dtype': 'int4' is not a table dtype"),
         ("convert attached -o new --to demo --dtype fp8", 2, "'--dtype': The published format of"),
         ("convert attached -o new --to qwen_ple", 2, "'--to': A memory of layout demo cannot be"),
@@ -73,7 +73,7 @@ def here(folders, monkeypatch):
         ),
         ("detach model -o new", 3, "there is nothing to detach"),
         ("detach adapter -o new", 3, "is an adapter"),
-        ("report model", 3, "engram attach model -c CONFIG"),
+        ("lookup model text", 3, "engram attach model -c CONFIG"),
     ],
 )
 @pytest.mark.usefixtures("here")

@@ -54,7 +54,8 @@ def test_rows_add_up_to_the_totals():
     assert totals["base_params"] == 124_439_808
     estimated = [row for row in rows if row["kind"] == "estimated"]
     assert [row["part"] for row in estimated] == ["activations"]
-    assert totals["total_bytes"] == 16 * params + estimated[0]["bytes"]
+    constants = 2 * 16 * 8 + 4 * 50_257
+    assert totals["total_bytes"] == 16 * params + estimated[0]["bytes"] + constants
 
 
 def test_reads_per_token():
@@ -73,9 +74,7 @@ def test_what_does_not_fit():
     assert payload["totals"]["rank_gpu_bytes"] > payload["device_memory_bytes"] == 80 * 2**30
     code, out, _ = run(*words)
     assert code == 5
-    says = (
-        "Fits for inference of the memory alone, tables on the gpu: no, device memory lacks 109.42"
-    )
+    says = "Fits for inference of the memory alone, tables on the gpu: no, 109.42 GiB"
     assert out.startswith(says)
     for more, fits in (
         (["--tp", 4], True),
@@ -145,7 +144,7 @@ def test_every_line_is_labelled_for_people():
     code, out, _ = run("report", "engram-27b", *words)
     assert code == 0
     lines = [line for line in out.splitlines() if line.startswith(("layers.", "table ", "dense "))]
-    assert len(lines) == 2 * 5 + 4
+    assert len(lines) == 2 * 6 + 4
     assert all(any(kind in line for kind in ("exact", "nominal", "estimated")) for line in lines)
     assert "512 tokens a step" in out
     assert "without the base model" in out

@@ -162,7 +162,7 @@ def test_a_stated_size_that_does_not_fit():
     """It is shown without the step that attaches it; the exit code is that of report."""
     found = run("size", "--model", "gpt2", "--k", "1000", "--device-memory", "1GB")
     assert found.code == 5
-    assert "no, device memory lacks" in found.stdout
+    assert "of device memory are missing" in found.stdout
     assert "Next:" not in found.stderr
 
 

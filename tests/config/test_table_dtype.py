@@ -35,12 +35,14 @@ def bases(tmp_path_factory):
 
 
 def stored_bytes(folder):
-    """Bytes of the tables with their scales, and of the modules around them, as files hold them."""
-    sizes = {"table": 0, "dense": 0}
+    """Bytes of tables with scales, of the modules around them, and of constants, in files."""
+    sizes = {"table": 0, "dense": 0, "constants": 0}
     for name, info in read_folder_headers(folder).items():
-        if ".engram." in name and info.dtype not in ("I32", "I64"):
-            sizes["table" if name.endswith((TABLE, SCALE)) else "dense"] += info.stop - info.start
-    return sizes["table"], sizes["dense"]
+        if ".engram." in name:
+            part = "table" if name.endswith((TABLE, SCALE)) else "dense"
+            part = "constants" if info.dtype in ("I32", "I64") else part
+            sizes[part] += info.stop - info.start
+    return sizes.values()
 
 
 @pytest.mark.parametrize("base_dtype", BASES)
@@ -60,10 +62,11 @@ def test_plan_bytes_on_disk_and_reports_agree(bases, tmp_path, base_dtype, dtype
     for report in (plan, planned, found):
         assert report["table_dtype"] == wanted
     assert written["dtype"] == wanted
-    table, dense = stored_bytes(folder)
+    table, dense, constants = stored_bytes(folder)
     assert table == plan["table_bytes"] == planned["totals"]["table_bytes"]
     assert table == found["totals"]["table_bytes"]
-    assert dense == plan["total_bytes"] - table
+    assert dense + constants == plan["total_bytes"] - table
+    assert planned["totals"]["total_bytes"] == found["totals"]["total_bytes"]
     assert dense == planned["totals"]["dense_bytes"] == found["totals"]["dense_bytes"]
 
 

@@ -111,8 +111,6 @@ def attach(
     asked = SizeOptions() if config is None else config
     if not isinstance(asked, SizeOptions):
         asked = given_config(asked)
-    elif dtype is not None:
-        asked = replace(asked, dtype=dtype)
     own = None if tokenizer is None else describe_tokenizer(tokenizer)
     compat.check()
     folder = resolve_model(model, revision, trust_remote_code=trust_remote_code)

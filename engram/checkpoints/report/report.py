@@ -217,7 +217,8 @@ def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
     if options.base_bytes is not None and options.train == "all":
         return []  # the bytes of a base do not tell what training it takes
     tables: Place = "cpu" if options.tables == "cpu" or not options.tp else "gpu"
-    trained = replace(options, mode="training", tables=tables)
+    # The weights have their dtype already.
+    trained = replace(options, mode="training", tables=tables, dtype=None)
     found = []
     for optimizer in OPTIMIZERS:
         whole, shared = (

@@ -248,8 +248,9 @@ def test_adapters(tmp_path, tmp_path_factory):
 
 def test_what_has_no_memory(tmp_path):
     base = tiny.base_model("gpt2", tmp_path / "gpt2")
+    run("verify", base).ended(3)
+    assert "a base model without a memory" in run("report", base).ended().stdout
     for command in ("report", "verify"):
-        run(command, base).ended(3)
         run(command, tmp_path / "nothing").ended(4)
     with pytest.raises(InputError, match="has no memory"):
         verify(base)
