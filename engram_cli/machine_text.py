@@ -29,7 +29,6 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
         fits: Whether that is there; None if it is not known.
     """
     options = use.options
-    work = _TRAINED[options.train] if options.mode == "training" else "inference"
     unknown = [it.name for it in resources if it.fits is None]
     lacking = [f"{it.shown(it.missing)} of {it.name} are missing" for it in resources if it.missing]
     answer = {
@@ -38,6 +37,8 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
         None: f"unknown, {and_(unknown)} not given",
     }[fits]
     groups = {part.group for part in use.weights}
+    trained = _TRAINED[options.train] if "base" in groups else "training"
+    work = trained if options.mode == "training" else "inference"
     has_activations = any(row.part == ACTIVATIONS for row in use.rows)
     bare = "" if has_activations else " (caches and activations not counted)"
     alone = bare if "base" in groups else " of the memory alone"

@@ -11,6 +11,7 @@ from engram.errors import UsageError
 from engram.sizing import budget
 from engram.sizing.advice import advise
 from engram.sizing.plan import Limits, Planner
+from engram.sizing.run_options import Mode
 from engram.sizing.shape import memory_shape, tokenizer_length
 from engram.sizing.size_options import SizeOptions
 from engram.sizing.sized_memory import CorpusFill, Sizing
@@ -94,14 +95,20 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
             options.train_tokens,
             options.learning_rate,
         ),
-        notes=() if backbone is None else _notes(backbone, shape, vocab),
+        notes=_notes(backbone, shape, vocab, options.mode),
     )
 
 
-def _notes(backbone: Backbone, shape: EngramConfig, vocab: int | None) -> tuple[str, ...]:
+def _notes(
+    backbone: Backbone | None, shape: EngramConfig, vocab: int | None, mode: Mode
+) -> tuple[str, ...]:
     notes = []
-    stored = shape.stored_dtype(backbone.float_dtype).name
-    loaded = loading_note(stored, backbone.float_dtype or BASE_DTYPE)
+    dtype = shape.stored_dtype(None if backbone is None else backbone.float_dtype)
+    if mode == "training" and dtype.note is not None:
+        notes.append(dtype.note)
+    if backbone is None:
+        return tuple(notes)
+    loaded = loading_note(dtype.name, backbone.float_dtype or BASE_DTYPE)
     if loaded is not None:
         notes.append(loaded)
     if shape.hidden_size != backbone.hidden_size:

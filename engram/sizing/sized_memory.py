@@ -128,12 +128,16 @@ class Sizing:
     def _plan(self) -> dict[str, Any]:
         use, plan = self.trial.use, self.plan
         places = {place: use.resources[place] for place in PLACES}
+        reads = use.resources.get("iops")
         return {
             "tables": use.tables,
             "places": {
                 place: {"capacity_bytes": it.capacity, "used_bytes": it.used}
                 for place, it in places.items()
             },
+            "disk_reads": None
+            if reads is None
+            else {"capacity_per_second": reads.capacity, "used_per_second": reads.used},
             "fits": use.fits,
             "binding": [] if plan is None else list(plan.binding),
             "doubling_misses": {}

@@ -234,9 +234,7 @@ def test_it_begins_with_what_is_reported_on(tmp_path):
     ]
     words = ["--mode", "training", "--optimizer", "sgd", "--tables", "cpu"]
     lines = run("report", "engram-27b", *words)[1].splitlines()
-    assert lines[0].startswith(
-        "Fits for training everything of the memory alone, tables on the cpu"
-    )
+    assert lines[0].startswith("Fits for training of the memory alone, tables on the cpu")
     assert lines[5] == "engram-27b is a config."
     assert lines[7] == "Counted for training with sgd, tables in bfloat16 on the cpu."
 

@@ -166,6 +166,20 @@ def test_a_stated_size_that_does_not_fit():
     assert "Next:" not in found.stderr
 
 
+def test_programs_read_how_busy_the_disk_is():
+    words = ["size", "--model", "gpt2", "--device-memory", "4GB", "--disk", "9GB", "--json"]
+    reads = ["--disk-iops", "500K", "--tokens-per-second", "2000"]
+    found = run(*words, *reads).json()["plan"]["disk_reads"]
+    assert found == {"capacity_per_second": 500_000, "used_per_second": 64_000}
+    assert run(*words).json()["plan"]["disk_reads"] is None
+
+
+def test_tables_that_cannot_be_trained_are_noted():
+    words = ["size", "--model", "gpt2", "--dtype", "fp8", "--budget", "1B"]
+    assert "Tables in fp8 cannot be trained." in run(*words, "--mode", "training")[2]
+    assert "cannot be trained" not in run(*words)[2]
+
+
 def test_a_base_that_is_too_large_says_what_helps():
     words = ["--device-memory", "24GB", "--mode", "training"]
     code, out, err = run("size", "--model", "qwen3-0.6b", *words)
