@@ -201,6 +201,13 @@ class Planner:
     def _advice(self, smallest: Trial) -> str:
         if set(smallest.lacks) == {"disk reads"}:
             return "Fewer layers, --heads or --tokens-per-second need fewer reads a second."
+        use, options = smallest.use, self.options
+        computes: Place = "gpu" if options.tp else "cpu"
+        base = sum(row.rank_bytes for row in use.rows if row.part == "base")
+        there = options.sizes_of_places[computes]
+        if there is not None and base > there:
+            gpus = "More --gpus share it; a" if options.tp else "A"
+            return f"The base alone takes {format_bytes(base)}. {gpus} quantised one takes less."
         advice = ["Fewer layers, or a smaller width per order, cost less."]
         if self.options.has_machine and self.backbone is not None:
             if self.options.mode == "training" and self.options.train == "all":

@@ -11,12 +11,14 @@ from engram.errors import UsageError
 from engram.sizing import budget
 from engram.sizing.advice import advise
 from engram.sizing.plan import Limits, Planner
-from engram.sizing.run_options import Mode
+from engram.sizing.run_options import Mode, RunOptions
 from engram.sizing.shape import memory_shape, tokenizer_length
 from engram.sizing.size_options import SizeOptions
 from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
 from engram.sizing.weights import BASE_DTYPE
+
+_OF_A_MACHINE = ("mode", "tables", "tp", "tokens_per_second", "context", "batch", "base_bytes")
 
 
 @checked()
@@ -95,8 +97,19 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
             options.train_tokens,
             options.learning_rate,
         ),
-        notes=_notes(backbone, shape, vocab, options.mode),
+        notes=(*_unused(options), *_notes(backbone, shape, vocab, options.mode)),
     )
+
+
+def _unused(options: SizeOptions) -> list[str]:
+    """Say which options change nothing without a machine."""
+    if options.has_machine:
+        return []
+    plain = RunOptions()
+    given = [name for name in _OF_A_MACHINE if getattr(options, name) != getattr(plain, name)]
+    flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    note = f"{flags}: of a machine whose size is not given; --device-memory gives it."
+    return [note] if given else []
 
 
 def _notes(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import engram
 from engram.config.templates import load_template
 from engram.sizing.counts import count_params
 from support import stored_folder, tiny
@@ -302,3 +303,20 @@ def test_a_packed_base_alone_has_the_parameters_of_its_config(tmp_path):
     assert found["totals"]["base_params"] == plain["base_params"]
     assert found["totals"]["base_bytes"] == sum(tensor.nbytes for tensor in packed.values())
     assert any("quantised with gptq" in note for note in found["assumptions"])
+
+
+def test_a_memory_of_another_model_is_told():
+    payload = run("report", "gpt2", "--model", "qwen3-0.6b", "--json").json()
+    (note,) = [text for text in payload["assumptions"] if "cannot be attached" in text]
+    assert "hidden_size must be 1024" in note
+    same = run("report", "gpt2", "--model", "gpt2", "--json").json()
+    assert not any("cannot be attached" in text for text in same["assumptions"])
+
+
+def test_an_adapter_beside_its_base(tmp_path):
+    base = tiny.base_model("llama", tmp_path / "model")
+    engram.attach(base, tiny.memory_config(), tmp_path / "adapter", adapter=True)
+    alone = run("report", tmp_path / "adapter", "--json").json()["totals"]
+    beside = run("report", tmp_path / "adapter", "--model", base, "--json").json()["totals"]
+    assert (alone["base_params"], beside["table_bytes"]) == (None, alone["table_bytes"])
+    assert beside["base_params"] == engram.load_backbone(base).params

@@ -411,3 +411,29 @@ def test_no_next_step_leads_to_what_attach_refuses(tmp_path, base, reason):
     assert code == 0, err
     assert reason in err
     assert "attach " not in err.replace("No memory can be attached", "")
+
+
+def test_what_a_missing_machine_makes_useless_is_told():
+    result = run("size", "--model", "gpt2", "--mode", "training", "--batch", 3)
+    assert "--mode and --batch: of a machine whose size is not given" in result.stderr
+    assert "of a machine" not in run("size", "--model", "gpt2").stderr
+
+
+def test_a_base_too_large_by_itself_is_told():
+    code, _, err = run("size", "--model", "llama-3.1-70b", "--device-memory", "24GB")
+    assert code == 5
+    assert "The base alone takes 131.42 GiB. More --gpus share it" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--train", "memory"], "--train and --optimizer are of training"),
+        (["--mode", "training", "--dtype", "fp8"], "Tables in fp8 cannot be trained"),
+        (["--disk-iops", "0"], "--disk-iops must be >= 1, got 0"),
+    ],
+)
+def test_options_that_do_not_go_together(words, says):
+    code, out, err = run("size", "--model", "gpt2", "--device-memory", "8GB", *words)
+    assert (code, out) == (2, "")
+    assert says in err

@@ -35,9 +35,7 @@ def test_what_is_attached_is_what_size_finds(base, tmp_path, options):
 
 def test_bytes_are_those_of_the_dtype_that_is_written(base, tmp_path):
     most = 1_000_000
-    attached = engram.attach(
-        base, engram.SizeOptions(memory=most), tmp_path / "out", dtype="bfloat16"
-    )
+    engram.attach(base, engram.SizeOptions(memory=most), tmp_path / "out", dtype="bfloat16")
     weights = engram.report(tmp_path / "out").use.weights
     taken = sum(part.size_bytes for part in weights if part.group != "base")
     assert 0.98 * most < taken <= most
