@@ -50,8 +50,8 @@ class Sizing:
         alternatives: The largest memories with another place, dtype or optimiser.
         seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
         backbone: The base model, if one is known.
-        corpus: How full a text makes the tables, where one was given.
-        advice: What is known about memories of this size.
+        corpus: Load of the tables by a text, where one was given.
+        advice: Facts about memories of this size.
         notes: Sentences about what was assumed.
     """
 
