@@ -90,7 +90,10 @@ class Sizing:
         return f"<Sizing: {self.counts.total_params:,} parameters, rows per order {rows}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``engram size --json`` prints."""
+        """Return what ``engram size --json`` prints.
+
+        In ``plan.places``, gpu is one device; cpu and disk are those of all ranks together.
+        """
         config, counts, backbone = self.config, self.counts, self.backbone
         model_params = None if backbone is None else backbone.params
         whole = counts.total_params + (model_params or 0)

@@ -1,8 +1,8 @@
 """Bytes beside weights and optimiser state: key-value cache and activations (estimated).
 
 Tensors kept by autograd are counted op by op (`backbone.activations`, and below for the memory's
-module), the loss by the tensors as large as the logits that are alive at once. Source: hooks on saved
-tensors and the resident memory of real runs, which tests and a benchmark compare.
+module), the loss by the tensors as large as the logits that are alive at once. Source: hooks on
+saved tensors and the resident memory of real runs, which tests and a benchmark compare.
 """
 
 from engram.backbone import Backbone
