@@ -25,7 +25,7 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
 
     Args:
         use: Its bytes, placed.
-        resources: What it takes.
+        resources: Amounts that it takes, and that there are.
         fits: Whether that is there; None if it is not known.
     """
     options = use.options

@@ -38,7 +38,7 @@ def report(
         typer.Argument(
             metavar="TARGET",
             help="Config file, template name, folder or safetensors file of a checkpoint with a "
-            "memory, or hub id of one.",
+            "memory, or hub id of one; or a base model.",
         ),
     ],
     model: ModelOption = None,

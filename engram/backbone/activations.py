@@ -51,8 +51,8 @@ class KeptOf:
     """Bytes that a family keeps.
 
     Attributes:
-        trained: Where all weights are trained.
-        frozen: Where gradients only pass through: no layer's inputs are kept for its weights.
+        trained: Bytes where all weights are trained.
+        frozen: Bytes where gradients only pass through: no layer's inputs are kept for its weights.
         heads: Bytes by query head.
         key_heads: Bytes by key-value head.
         constant: Bytes of each token: (a, b) as in `Kept`.

@@ -48,9 +48,9 @@ class Advice:
     Attributes:
         crowding: Each n-gram order, for a text; empty without one.
         train_tokens: Tokens of the training; None if not given.
-        touches_per_row: How often it reads a row of one head, on average.
-        row_movement: How far the touches move a row at the learning rate, in sizes of a row's start
-            (updates of Adam's size, all in one direction: the most there can be).
+        touches_per_row: Reads of a row of one head in it, on average.
+        row_movement: Distance that the touches move a row at the learning rate, in sizes of a row's
+            start (updates of Adam's size, all in one direction: the most there can be).
         notes: Sentences for people.
     """
 
@@ -73,7 +73,7 @@ def advise(
     Args:
         counts: Its parameters.
         backbone: Its base model, if known.
-        loads: How full a text makes its tables.
+        loads: Load of its tables by a text.
         train_tokens: Tokens of the training.
         learning_rate: Of the tables, in training.
 

@@ -73,7 +73,8 @@ class Trial:
     Attributes:
         counts: Its parameters, and its config.
         use: Its bytes, placed.
-        resources: What it takes of the limits, and of the machine if anything of it is known.
+        resources: Amounts that it takes of the limits, and of the machine if anything of it is
+            known.
     """
 
     counts: MemoryCount
@@ -120,7 +121,7 @@ class Plan:
         rows_per_order: The largest number of rows per n-gram order, summed over its heads.
         trial: The memory of that size.
         binding: Names of what one more row of every head would exceed.
-        doubling: What twice the rows would exceed, by name.
+        doubling: Resources that twice the rows would exceed, by name.
     """
 
     rows_per_order: int
@@ -137,7 +138,7 @@ class Planner:
         shape: The memory; its table size is ignored.
         backbone: Its base model, if known.
         options: The use, and the machine.
-        limits: What the memory may take at most.
+        limits: The most that the memory may take.
     """
 
     shape: EngramConfig

@@ -19,7 +19,7 @@ class MemoryRow:
         size_bytes: Bytes over all ranks, each part counted once.
         rank_bytes: Bytes that one rank holds.
         place: Place of the bytes.
-        kind: How exactly they are known.
+        kind: Exactness of the bytes.
         is_table: Whether they belong to tables, as weights, gradients or optimiser state.
     """
 

@@ -50,8 +50,8 @@ class Sizing:
         alternatives: The largest memories with another place, dtype or optimiser.
         seed_rule_k: k by the formula of engram_torch_unofficial; None without a budget.
         backbone: The base model, if one is known.
-        corpus: How full a text makes the tables, where one was given.
-        advice: What is known about memories of this size.
+        corpus: Load of the tables by a text, where one was given.
+        advice: Facts about memories of this size.
         notes: Sentences about what was assumed.
     """
 
@@ -90,7 +90,10 @@ class Sizing:
         return f"<Sizing: {self.counts.total_params:,} parameters, rows per order {rows}>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``engram size --json`` prints."""
+        """Return what ``engram size --json`` prints.
+
+        In ``plan.places``, gpu is one device; cpu and disk are those of all ranks together.
+        """
         config, counts, backbone = self.config, self.counts, self.backbone
         model_params = None if backbone is None else backbone.params
         whole = counts.total_params + (model_params or 0)

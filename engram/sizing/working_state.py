@@ -1,8 +1,8 @@
 """Bytes beside weights and optimiser state: key-value cache and activations (estimated).
 
-What autograd keeps is counted op by op (`backbone.activations`, and below for the memory's module),
-the loss by the tensors as large as the logits that are alive at once. Source: hooks on saved
-tensors and the resident memory of real runs, which tests and a benchmark compare.
+Tensors kept by autograd are counted op by op (`backbone.activations`, and below for the memory's
+module), the loss by the tensors as large as the logits that are alive at once. Source: hooks on
+saved tensors and the resident memory of real runs, which tests and a benchmark compare.
 """
 
 from engram.backbone import Backbone
@@ -17,7 +17,7 @@ ALLOCATOR_SLACK = 0.1
 # each copy a little larger than the gap that the last one left.
 _CACHE_GAPS = 0.5
 _FULL = 4  # bytes of float32, in which loss and norms are computed
-# What a memory's module keeps of a token, in bytes: (a, b) as in `backbone.activations.Kept`, by
+# Bytes that a memory's module keeps of a token: (a, b) as in `backbone.activations.Kept`, by
 # hidden width, and by hidden width times streams; and bytes an element, by memory width, of ids
 # and scalars.
 _MODULES = {

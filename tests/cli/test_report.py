@@ -271,6 +271,8 @@ def test_a_base_of_which_only_the_size_is_known():
 
 def test_a_base_alone(tmp_path):
     known = run("report", "llama-3.2-1b", "--device-memory", "8GB", "--json").json()
+    by_id = run("report", "meta-llama/Llama-3.2-1B", "--device-memory", "8GB", "--json").json()
+    assert by_id == {**known, "target": "meta-llama/Llama-3.2-1B"}
     assert (known["target_kind"], known["layout"]) == ("base", None)
     assert known["totals"]["base_params"] == 1_235_814_400
     assert known["totals"]["table_params"] == 0

@@ -38,7 +38,7 @@ def shape_of(model, **changes):
 
 
 class ByHand:
-    """What a memory takes, added up line by line."""
+    """The amounts that a memory takes, added up line by line."""
 
     def __init__(self, shape, backbone, options, budget=None):
         self.shape, self.backbone, self.options, self.budget = shape, backbone, options, budget

@@ -31,6 +31,10 @@ def find_target(
     from engram.checkpoints.published.recognise import is_hub_id
 
     path = Path(target)
+    if not (path.exists() or is_template(target) or model or revision):
+        base = find_in_catalogue(name)
+        if base is not None:
+            return base_alone(base, base_weights(base))
     is_state = path.is_file() and path.suffix == ".safetensors"
     is_checkpoint = path.is_dir() or is_state or (is_hub_id(name) and not path.exists())
     if is_checkpoint and not is_template(target):
@@ -40,12 +44,9 @@ def find_target(
     try:
         config = load_config(target)
     except MissingFileError:
-        base = find_in_catalogue(name) if Path(name).name == name else None
-        if base is None:
-            raise _nothing(name) from None
-        if model is not None:
+        if model is not None and find_in_catalogue(name) is not None:
             raise UsageError(f"{target} is a base model itself: leave --model out.") from None
-        return base_alone(base, base_weights(base))
+        raise _nothing(name) from None
     return _config(config, model, options)
 
 
