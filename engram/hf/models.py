@@ -32,8 +32,6 @@ from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
 from engram.nn.embedding import check_offsets
 from engram.tensor_names import is_memory, tensor_name
 
-Tables = Literal["ram", "disk"]
-
 # Modes of torch.compile that record CUDA graphs; the first is the default of a CompileConfig.
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 # Arguments of `save_pretrained` for `push_to_hub` only.
@@ -84,7 +82,7 @@ class EngramForCausalLM:
         cls,
         pretrained_model_name_or_path: Any,
         *args: Any,
-        tables: Tables = "ram",
+        tables: Literal["ram", "disk"] = "ram",
         cache_rows: int = 0,
         **kwargs: Any,
     ) -> Any:
@@ -266,7 +264,7 @@ class EngramForCausalLM:
         if dtypes:
             memory["table_dtype"] = str(dtypes[0]).removeprefix("torch.")
         anew = {"base": base, "config": memory, "layers_path": saved}
-        self.config.engram = {**self.config.engram, **anew}
+        self.config.engram = self.config.engram | anew
         result = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if tables and whole and kwargs.get("is_main_process", True):
             renamed = {saved + name.removeprefix(path): it for name, it in tables.items()}
