@@ -37,7 +37,31 @@ from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 if TYPE_CHECKING:
     from engram.checkpoints.attach.attach_plan import Attached
 
-
+_InitOption = Annotated[
+    Literal["identity", "paper"],
+    typer.Option(help="identity: the model's output stays as it was until trained further."),
+]
+_DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        parser=read_dtype,
+        help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
+        "base's own.",
+    ),
+]
+_AdapterOption = Annotated[
+    bool,
+    typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
+]
+_DigestsOption = Annotated[
+    bool,
+    typer.Option("--digests", help="Record the sha256 of every weight file, for verify --full."),
+]
+_VerifyOption = Annotated[
+    bool,
+    typer.Option("--verify", help="Load both models afterwards and compare their logits."),
+]
 _SIZE = {
     "share": ShareOption,
     "budget": BudgetOption,
@@ -58,36 +82,14 @@ def attach(
     sizes: SizeOptions,
     output: OutputOption = None,
     tokenizer: TokenizerOption = None,
-    init: Annotated[
-        Literal["identity", "paper"],
-        typer.Option(help="identity: the model's output stays as it was until trained further."),
-    ] = "identity",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            parser=read_dtype,
-            help=f"dtype of the tables: {DTYPES}. Default: the config's table_dtype, or the "
-            "base's own.",
-        ),
-    ] = None,
+    init: _InitOption = "identity",
+    dtype: _DtypeOption = None,
     link: LinkOption = False,
-    adapter: Annotated[
-        bool,
-        typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
-    ] = False,
-    digests: Annotated[
-        bool,
-        typer.Option(
-            "--digests", help="Record the sha256 of every weight file, for verify --full."
-        ),
-    ] = False,
+    adapter: _AdapterOption = False,
+    digests: _DigestsOption = False,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Load both models afterwards and compare their logits."),
-    ] = False,
+    verify: _VerifyOption = False,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     out: Output,

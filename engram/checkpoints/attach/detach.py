@@ -59,10 +59,9 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
     refuse_empty(folder, "the folder")
     folder, output = Path(folder), Path(output)
     if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
         hint = "Give one that `engram attach` wrote."
-        if not folder.exists():
-            raise MissingFileError.at(folder, hint, folder=str(folder))
-        raise MissingFileError(f"{folder} is not a folder.", hint, folder=str(folder))
+        raise MissingFileError(f"{folder} {problem}.", hint, folder=str(folder))
     demand_apart(output, folder)
     opened = open_checkpoint(folder)
     if opened.adapter:
