@@ -95,16 +95,8 @@ def attach(
         >>> engram.attach("model", "memory.yaml", "attached").plan.added_params > 0
         True
     """
-    if verify and adapter:
-        raise UsageError(
-            "--verify compares whole folders; it does not go with --adapter.",
-            "Leave one of them out; engram verify FOLDER checks an adapter's files.",
-        )
-    if verify and dry_run:
-        raise UsageError(
-            "--verify loads the folder that is written; it does not go with --dry-run.",
-            "Leave one of them out.",
-        )
+    if verify:
+        _demand_comparable(adapter=adapter, dry_run=dry_run)
     from engram.hf import compat
 
     output = Path(output)
@@ -145,6 +137,19 @@ def attach(
         return attached
     difference = max_logit_difference(folder, output, trust_remote_code)
     return replace(attached, max_logit_difference=difference)
+
+
+def _demand_comparable(*, adapter: bool, dry_run: bool) -> None:
+    if adapter:
+        raise UsageError(
+            "--verify compares whole folders; it does not go with --adapter.",
+            "Leave one of them out; engram verify FOLDER checks an adapter's files.",
+        )
+    if dry_run:
+        raise UsageError(
+            "--verify loads the folder that is written; it does not go with --dry-run.",
+            "Leave one of them out.",
+        )
 
 
 def write(plan: AttachPlan, *, overwrite: bool = False, progress: Progress | None = None) -> None:
