@@ -117,12 +117,8 @@ def attach(
         plan = replace(plan, texts={**plan.texts, CONFIG_YAML: text})
     tensors = expected_tensors(plan.config, stored, plan.addresses, plan.layers_path)
     check_loads(folder, plan.classes, plan.model_config, base.tensors | tensors)
-    plan = replace(
-        plan,
-        shards=plan_shards(first_values(plan, tensors, stored, init), MAX_SHARD_BYTES),
-        link=link,
-        digests=digests,
-    )
+    shards = plan_shards(first_values(plan, tensors, stored, init), MAX_SHARD_BYTES)
+    plan = replace(plan, shards=shards, link=link, digests=digests)
     attached = Attached(plan, stored, not dry_run, tuple(leftovers(output)))
     if dry_run:
         check_folder(output, own_files, overwrite)
