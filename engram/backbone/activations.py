@@ -13,8 +13,10 @@ from typing import Any, Self
 # Bytes of float32, in which norms, softmax and the loss are computed in any dtype.
 _FULL = 4
 _ELEMENT_PAIR = tuple[int, int]
-# Layer types without a cache that grows, as transformers names them.
-_UNCACHED = ("linear_attention", "mamba", "conv", "moe")
+# Config keys with the type of each layer; the last is a text with a letter for each.
+_TYPES = ("layer_types", "layers_block_type", "hybrid_override_pattern")
+# Types without a cache that grows, as transformers names them, and the letters of nemotron_h.
+_UNCACHED = ("linear_attention", "mamba", "conv", "moe", "mlp", "M", "-", "E")
 # Config keys that a decoder's widths follow from.
 _WIDTHS = (
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -159,8 +161,15 @@ class Decoder:
     positions: int | None
 
     @classmethod
-    def from_keys(cls, keys: Mapping[str, Any], model_type: str) -> Self | None:
+    def from_keys(
+        cls, keys: Mapping[str, Any], model_type: str, attentions: Any = None
+    ) -> Self | None:
         """Read the widths from a config's keys under their canonical names.
+
+        Args:
+            keys: The keys, their values checked only for families that the toolkit knows.
+            model_type: Family in transformers.
+            attentions: Attentions of all layers, where a layer may have several.
 
         Returns:
             The widths; None where the config does not state heads, or layers differ in a width.
@@ -185,7 +194,9 @@ class Decoder:
         if experts:
             shared = stated.get("n_shared_experts", 0)
             width = stated.get("moe_intermediate_size", width) * (experts + shared)
-        window, window_layers, full_layers = _cached_layers(keys, layers)
+        window, window_layers, full_layers = _cached_layers(
+            keys, max(layers, attentions) if type(attentions) is int else layers
+        )
         positions = keys.get("max_position_embeddings")
         return cls(
             model_type=model_type,
@@ -248,10 +259,11 @@ class Decoder:
 
 def _cached_layers(keys: Mapping[str, Any], layers: int) -> tuple[int | None, int, int]:
     """Return the window of the cache, and how many layers cache a window, and all positions."""
-    window, types = keys.get("sliding_window"), keys.get("layer_types")
+    window = keys.get("sliding_window")
+    types = next((it for key in _TYPES if isinstance(it := keys.get(key), (list, str))), None)
     if type(window) is not int or window < 1 or keys.get("use_sliding_window") is False:
         window = None
-    if isinstance(types, list):
+    if types is not None:
         within = 0 if window is None else types.count("sliding_attention")
         return window, within, len(types) - within - sum(map(types.count, _UNCACHED))
     if window is None:

@@ -167,7 +167,7 @@ class Backbone(Counts):
             eos_token_id=_token_id(keys.get("eos_token_id")),
             dtype=_dtype(keys),
             float_dtype=float_dtype(config, headers),
-            decoder=Decoder.from_keys(keys, model_type),
+            decoder=Decoder.from_keys(keys, model_type, stated.get("num_hidden_layers")),
             unsuited=unsuited(config),
             **vars(counts),
         )

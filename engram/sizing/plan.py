@@ -157,7 +157,7 @@ class Planner:
             UsageError: Tables may be in a place of unknown size, and nothing else limits them.
         """
         self._demand_limit()
-        plans = [plan for place in self.options.homes if (plan := self._at(place)) is not None]
+        plans = [plan for plan in self._plans.values() if plan is not None]
         if not plans:
             raise self.refusal(self._in(self.options.homes[0]).try_size(MIN_ROWS_PER_HEAD))
         return max(plans, key=lambda plan: (plan.trial.fits is True, plan.rows_per_order))
@@ -241,8 +241,11 @@ class Planner:
             changes += [(place, dtype, other) for other in _OPTIMIZERS if other != optimizer]
         found = []
         for home, other, state in changes:
-            options = replace(self.options, tables=home, dtype=other, optimizer=state)
-            best = replace(self, options=options)._at(home)
+            if (other, state) == (dtype, optimizer) and home in self._plans:
+                best = self._plans[home]
+            else:
+                options = replace(self.options, tables=home, dtype=other, optimizer=state)
+                best = replace(self, options=options)._at(home)
             found.append(
                 Alternative(
                     tables=home,
@@ -265,6 +268,11 @@ class Planner:
 
     def _in(self, place: Place) -> Self:
         return replace(self, options=replace(self.options, tables=place))
+
+    @cached_property
+    def _plans(self) -> dict[Place, Plan | None]:
+        """The largest memory in each place that tables may be in; None where none fits."""
+        return {place: self._at(place) for place in self.options.homes}
 
     def _at(self, place: Place) -> Plan | None:
         """Return the largest memory with its tables in a place."""

@@ -179,3 +179,15 @@ def test_positions_that_are_no_number_are_unknown():
 def test_layers_with_a_state_of_fixed_size_cache_no_positions(types, positions):
     decoder = Decoder.from_keys({**SIZES, "layer_types": types, "sliding_window": 10}, "x")
     assert decoder.cache_bytes(100, 2) == positions * 2 * 64 * 2
+
+
+def test_layers_of_nemotron_by_letter():
+    decoder = Decoder.from_keys({**SIZES, "hybrid_override_pattern": "M-M*"}, "nemotron_h")
+    assert decoder.cache_bytes(100, 2) == 100 * 2 * 64 * 2
+
+
+def test_two_attentions_of_a_layer_cache_twice():
+    """longcat_flash counts the attentions in num_hidden_layers."""
+    decoder = Decoder.from_keys({**SIZES, "num_hidden_layers": 2}, "longcat_flash", 4)
+    assert decoder.layers == 2
+    assert decoder.cache_bytes(100, 2) == 4 * 100 * 2 * 64 * 2

@@ -279,3 +279,21 @@ def test_a_whole_k_is_placed_as_report_places_it():
     found = engram.report(sized.config, "gpt2", ReportOptions(**machine))
     assert sized.trial.use.tables == found.use.tables == "gpu"
     assert found.fits
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("qwen3-0.6b", {"device_memory": 24 * GB, "host_memory": 64 * GB, "disk": 500 * GB}),
+        ("gpt2", {"device_memory": 8 * GB, "host_memory": GB, "train": "lora", **TRAIN}),
+        ("gpt2", {"device_memory": 4 * GB, "host_memory": GB, "budget": 10**8}),
+    ],
+)
+def test_each_alternative_is_the_answer_to_its_own_question(model, options):
+    sized = engram.size(model, SizeOptions(**options))
+    assert len(sized.alternatives) >= 3
+    for it in sized.alternatives:
+        own = {"tables": it.tables, "dtype": it.dtype, "optimizer": it.optimizer or "adam"}
+        plan = engram.size(model, SizeOptions(**{**options, **own})).plan
+        assert plan is not None
+        assert (it.rows_per_order, it.binding) == (plan.rows_per_order, plan.binding)
