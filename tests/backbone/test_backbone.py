@@ -193,6 +193,7 @@ def test_gpt2_facts():
             cached=2 * 768,
             window=None,
             window_layers=0,
+            full_layers=12,
             positions=1024,
         ),
     )
