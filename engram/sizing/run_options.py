@@ -83,7 +83,7 @@ class RunOptions:
         if self.base_bytes is not None and self.mode == "training" and self.train == "all":
             raise UsageError(
                 "Training a base takes more than its weights, and --base-bytes states those alone.",
-                "Use --train memory, which leaves the base frozen; or --model.",
+                "Use --train memory, which leaves the base frozen; or --model in its stead.",
             )
         if not self.tp and (self.tables == "gpu" or self.device_memory is not None):
             raise UsageError(
