@@ -96,7 +96,8 @@ def test_buffers_are_read_by_their_range(hub):
 
 
 def test_what_the_hub_does_not_have(hub):
-    lost, torn = (sparse_folder.v41(hub.root / "deepseek-ai" / name) for name in ("lost", "torn"))
+    names = ("lost", "torn", "whole")
+    lost, torn, _ = (sparse_folder.v41(hub.root / "deepseek-ai" / name) for name in names)
     shard = "model-00048-of-00048.safetensors"
     (lost / shard).unlink()
     (torn / shard).write_bytes(b"\x08" + b"\0" * 7 + b"not JSON")
@@ -111,7 +112,7 @@ def test_what_the_hub_does_not_have(hub):
         "verify deepseek-ai/none --json",
         "report deepseek-ai/lost --revision v9 --json",
         "report some/model",
-        "report deepseek-ai/lost --model gpt2",
+        "report deepseek-ai/whole --model gpt2",
     )
     assert f"{shard} is not in the repository" in checks_of(no_shard, 5)["files"]["detail"]
     assert report[0] == 4
