@@ -96,9 +96,9 @@ def advise(
     notes = [*_size_notes(counts, backbone), *map(_crowding_note, crowding)]
     if touches is not None and movement is not None:
         notes.append(
-            f"{format_count(train_tokens or 0)} tokens touch a row {touches:.3g} times on average; "
-            f"at learning rate {learning_rate:g} and updates of Adam's size it moves by at most "
-            f"{movement:.2g} of its size at the start"
+            f"{format_count(train_tokens or 0)} tokens touch a row {touches:,.1f} times on "
+            f"average; at learning rate {learning_rate:g} and updates of Adam's size its values, "
+            f"which start near {_ROW_SIZE:g}, move by at most {movement:,.2f}"
             + (
                 f": less than {_MOVED:g}, so the tables stay nearly as random as they began. Start "
                 "them at zero, raise the learning rate, or take fewer rows."

@@ -37,7 +37,9 @@ def share_budget(model_params: int, share: str | float | Fraction = SEED_SHARE) 
     if part is None or not 0 < part < 1:
         raise InputError(
             f"share must be between 0 and 1, the memory's part of the whole, got {share}.",
-            "0.25 gives the memory a third of the model's parameters.",
+            f"Did you mean {share}%?"
+            if part is not None and 1 < part < 100
+            else "0.25 gives the memory a third of the model's parameters.",
             share=str(share),
         )
     return int(part / (1 - part) * model_params)

@@ -141,6 +141,15 @@ class Sizing:
             "disk_reads": None
             if reads is None
             else {"capacity_per_second": reads.capacity, "used_per_second": reads.used},
+            "parts": [
+                {
+                    "part": row.part,
+                    "bytes": row.size_bytes,
+                    "kind": row.kind,
+                    "place": row.place,
+                }
+                for row in use.rows
+            ],
             "fits": use.fits,
             "binding": [] if plan is None else list(plan.binding),
             "doubling_misses": {}

@@ -209,6 +209,7 @@ def test_a_base_that_is_too_large_says_what_helps():
         (["--memory", "8 apples"], 2, "'--memory': '8 apples' is not a size"),
         (["--memory", "8"], 2, "'--memory': '8' is not a size: it has no unit. Write it as 8GiB"),
         (["--share", "1"], 2, "'--share': share must be between 0 and 1"),
+        (["--share", "20"], 2, "Did you mean 20%?"),
         (["--share", "x"], 2, "'--share': share must be between 0 and 1"),
         (["--share", "nan"], 2, "'--share': share must be between 0 and 1"),
         (["--k", "-1"], 2, "'--k': k = -1.0 is not a positive number"),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from engram.backbone.find_backbone import find_in_catalogue
 from engram.checkpoints.read.attached_files import CONFIG_FILE
 from engram.errors import MissingFileError
 from engram.storage.file_names import refuse_empty
@@ -51,8 +52,12 @@ def resolve_model(
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(problem or error).strip() or type(problem or error).__name__).splitlines()[0]
+        known = find_in_catalogue(model)
+        hint = "Check the name and the connection (HF_TOKEN for gated models), or give a folder."
+        if known is not None and known.name != model:
+            hint = f"Of {model} only the sizes are known here; its hub id is {known.name}. {hint}"
         raise MissingFileError(
             f"{model} is not a folder here, and the hub does not give it: {reason}",
-            "Check the name and the connection (HF_TOKEN for gated models), or give a folder.",
+            hint,
             model=model,
         ) from None
