@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import engram
@@ -19,15 +20,13 @@ from engram.units import format_bytes
 
 TARGET = 0.15
 NEW_TOKENS = 16
+_TRAINED = engram.ReportOptions(tp=0, mode="training", train="memory", batch=2, context=512)
 RUNS = [
-    engram.ReportOptions(tp=0, batch=batch, context=context, **use)
-    for batch, context, use in (
-        (2, 512, {"mode": "training", "train": "memory"}),
-        (4, 256, {"mode": "training", "train": "memory"}),
-        (2, 512, {"mode": "training", "train": "all"}),
-        (4, 1024, {}),
-        (1, 2048, {}),
-    )
+    _TRAINED,
+    replace(_TRAINED, batch=4, context=256),
+    replace(_TRAINED, train="all"),
+    engram.ReportOptions(tp=0, batch=4, context=1024),
+    engram.ReportOptions(tp=0, batch=1, context=2048),
 ]
 
 

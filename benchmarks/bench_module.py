@@ -74,7 +74,7 @@ def parts(module: DemoModule, dense: DemoModule) -> dict[str, Callable[[], objec
 
     def conv() -> torch.Tensor:
         inputs = rms_norm(keys, module.conv_norm, 1e-5).flatten(2)
-        return F.silu(module.conv(inputs, None)[0])
+        return F.silu(module.conv(inputs, None, None, None)[0])
 
     return {
         "floor": lambda: [F.linear(memory.detach(), weight) for weight in weights],
