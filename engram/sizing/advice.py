@@ -88,7 +88,7 @@ def advise(
     if not 0 < learning_rate < math.inf:
         raise InputError(
             f"learning_rate must be a positive number, got {learning_rate:g}.",
-            "Such as 2e-3; tables learn well at five times the rate of the model.",
+            "Such as 2e-3.",
             learning_rate=learning_rate,
         )
     touches = None if train_tokens is None else train_tokens * len(primes) / sum(primes)
