@@ -1,0 +1,97 @@
+"""`Rows`: rows of a table, or a column of optimiser state beside one, read and written by number.
+
+An optimiser of rows touches few of them; where they lie is not its business.
+
+Shapes: n distinct rows, W values of a row.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Rows(ABC):
+    """Rows that are read and written by number.
+
+    Attributes:
+        first_row: Number of the first of them in the whole table; 0 unless ranks share it.
+        count: Number of rows here.
+        width: Values W of a row.
+        dtype: dtype of the values.
+    """
+
+    first_row: int
+    count: int
+    width: int
+    dtype: torch.dtype
+
+    @abstractmethod
+    def read(self, ids: Tensor) -> Tensor:
+        """Return rows ``[n, W]``.
+
+        Args:
+            ids: Their numbers here, from 0, distinct, int64 ``[n]``.
+        """
+
+    @abstractmethod
+    def write(self, ids: Tensor, values: Tensor) -> None:
+        """Replace rows.
+
+        Args:
+            ids: Their numbers here, from 0, distinct, int64 ``[n]``.
+            values: The new rows ``[n, W]``, of the same dtype.
+        """
+
+    @abstractmethod
+    def column(self, name: str, width: int, dtype: torch.dtype) -> "Rows":
+        """Make a column of zeros with as many rows, in the same home.
+
+        Args:
+            name: Name of the column, which is new.
+            width: Values a row.
+            dtype: dtype of the values.
+        """
+
+
+class RamRows(Rows):
+    """Rows of a tensor in memory, on any device.
+
+    Args:
+        values: The tensor ``[count, W]``; a parameter is written to without a gradient.
+        first_row: See `Rows`.
+    """
+
+    def __init__(self, values: Tensor, first_row: int = 0) -> None:
+        self.values, self.first_row = values, first_row
+        self.count, self.width = values.shape
+        self.dtype = values.dtype
+
+    @torch.no_grad()
+    def read(self, ids: Tensor) -> Tensor:
+        """Return rows ``[n, W]``."""
+        return self.values.index_select(0, ids)
+
+    @torch.no_grad()
+    def write(self, ids: Tensor, values: Tensor) -> None:
+        """Replace rows by others ``[n, W]``."""
+        self.values.index_copy_(0, ids, values)
+
+    def column(self, name: str, width: int, dtype: torch.dtype) -> "RamRows":
+        """Make a column of zeros on the device of the rows."""
+        zeros = torch.zeros(self.count, width, dtype=dtype, device=self.values.device)
+        return RamRows(zeros, self.first_row)
+
+
+def rows_of(embedding: nn.Module) -> Rows:
+    """Return the rows of a trainable table.
+
+    Args:
+        embedding: The table's module: one with `rows` of its own, or a plain embedding in memory.
+    """
+    rows: Any = getattr(embedding, "rows", None)
+    if isinstance(rows, Rows):
+        return rows
+    weight: Any = embedding.weight
+    return RamRows(weight, int(getattr(embedding, "first_row", 0)))

@@ -1,0 +1,20 @@
+"""Training of memories: an optimiser of rows, `train`, controls, and losses by document.
+
+The names are imported when they are used, since most of them need torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "MemoryOptimizer": "memory_optimizer",
+    "freeze_backbone": "memory_optimizer",
+    "optimizer_for": "memory_optimizer",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
