@@ -1,0 +1,117 @@
+"""`TrainedTable`: one table with its gradients and the columns of its optimiser's state.
+
+Shapes: n distinct rows, W values of a row.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from engram.nn.rows import RamRows, Rows, rows_of
+from engram.training.rounding import round_to_bfloat16
+from engram.training.row_gradients import RowGradients
+from engram.training.row_rules import RowRule
+
+
+class TrainedTable:
+    """A table that an optimiser of rows trains.
+
+    Args:
+        embedding: The table's module, whose gradients become sparse.
+        rule: The rule that changes its rows.
+        seed: Seed of the rounding of 16-bit rows.
+
+    Attributes:
+        weight: The parameter.
+        rows: Its rows, wherever they lie.
+        columns: State of the rule beside them, by name.
+        steps: Steps so far.
+        is_shard: Whether other processes hold its other rows.
+    """
+
+    def __init__(self, embedding: nn.Module, rule: RowRule, seed: int) -> None:
+        module: Any = embedding
+        module.sparse = True
+        self.weight: nn.Parameter = module.weight
+        self.rows = rows_of(embedding)
+        self.is_shard = self.rows.count < module.num_embeddings
+        self.steps = 0
+        self._rule, self._seed = rule, seed
+        self._gradients = RowGradients(self.weight)
+        self._grads: tuple[Tensor, Tensor] | None = None
+        # State of 16-bit rows is float32, as their arithmetic is.
+        self._wide = torch.promote_types(self.rows.dtype, torch.float32)
+        widths = dict.fromkeys(rule.row_columns, 1)
+        widths |= dict.fromkeys(rule.value_columns, self.rows.width)
+        self.columns: dict[str, Rows] = {
+            name: self.rows.column(name, width, self._wide) for name, width in widths.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what the optimiser's `state` holds of it: the step, and columns in memory."""
+        in_memory = {
+            name: column.values
+            for name, column in self.columns.items()
+            if isinstance(column, RamRows)
+        }
+        # AdamW wants the step of every parameter that has a state, as a tensor.
+        return {"step": torch.tensor(float(self.steps)), **in_memory}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state` returned."""
+        self.steps = int(state["step"])
+        for name, column in self.columns.items():
+            if isinstance(column, RamRows):
+                column.values.copy_(state[name])
+
+    def clear(self) -> None:
+        """Forget the gradients since the last step."""
+        self._gradients.clear()
+
+    def sum_gradients(self) -> Tensor:
+        """Sum the gradients since the last step by row, for `update`; over all processes.
+
+        Returns:
+            The squares' sum, of all processes where they share the table: a number.
+        """
+        shared = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._grads = self._gradients.summed(exchange=shared and not self.is_shard)
+        square: Tensor = torch.linalg.vector_norm(self._grads[1]).double().square()
+        if shared and self.is_shard:
+            dist.all_reduce(square)
+        return square
+
+    def update(self, scale: float, lr: float) -> int:
+        """Change the rows that have gradients.
+
+        Args:
+            scale: Factor of the gradients, of clipping.
+            lr: Learning rate of the tables.
+
+        Returns:
+            Number of rows that were touched here.
+        """
+        ids, grads = self._grads or self._gradients.summed(exchange=False)
+        self._grads, touched = None, len(ids)
+        self.steps += 1
+        if self._rule.needs_all_rows:
+            dense = grads.new_zeros(self.rows.count, self.rows.width)
+            ids, grads = (
+                torch.arange(self.rows.count, device=ids.device),
+                dense.index_copy_(0, ids, grads),
+            )
+        if not len(ids):
+            return 0
+        state = {name: column.read(ids) for name, column in self.columns.items()}
+        change = self._rule.change(grads * scale, state, lr, self.steps)
+        changed = self.rows.read(ids).to(self._wide) - change
+        if self.rows.dtype == torch.bfloat16:
+            numbers = ids + self.rows.first_row
+            changed = round_to_bfloat16(changed, numbers, seed=self._seed, step=self.steps)
+        self.rows.write(ids, changed.to(self.rows.dtype))
+        for name, column in self.columns.items():
+            column.write(ids, state[name])
+        return touched
