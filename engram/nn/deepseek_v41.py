@@ -58,6 +58,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         gates = torch.sigmoid(torch.copysign(root, agreement))  # [B, T, M]
         if keep is not None:
             gates = gates.masked_fill(~keep[:, :, None], 0)
+        self._tell_gates(gates)
         out = hidden + gates[..., None] * value[:, :, None]
         return out.to(streams.dtype), None
 

@@ -70,6 +70,7 @@ class DemoModule(EngramModule, layout="demo"):
         if keep is not None:
             # A closed gate makes the convolution's input zero as well.
             gates = gates.masked_fill(~keep[:, :, None], 0)
+        self._tell_gates(gates)
         gated, inputs = self._gated(value, gates)
         gaps = gaps_in(keep, window is not None) if self.layout.masked == "absent" else None
         convolved, window = self._conv(inputs, window, since, gaps)

@@ -6,7 +6,7 @@ width, W tokens of the convolution's window, P = M * D channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -69,6 +69,8 @@ class EngramModule(nn.Module):
         layer_id: The layer (0-based), None when built from a plain list.
         slot: The layer's index on the L axis of 4-D ids, None when built from a plain list.
         multi_head_embedding: The table.
+        on_gates: Told the gates ``[B, T, M]`` of every call, without gradients, where it is set:
+            zero at masked positions.
 
     Raises:
         LayoutError: The layout has no module yet, or the primes do not match the config's orders
@@ -77,6 +79,7 @@ class EngramModule(nn.Module):
     """
 
     variants: ClassVar[dict[str, type[EngramModule]]] = {}
+    on_gates: Callable[[Tensor], object] | None = None
 
     def __init_subclass__(cls, *, layout: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -290,6 +293,11 @@ class EngramModule(nn.Module):
             return memory
         learns = any(parameter.requires_grad for parameter in self.parameters())
         return table.refuse_gradients(memory) if learns else memory
+
+    def _tell_gates(self, gates: Tensor) -> None:
+        """Tell whoever watches the gates ``[B, T, M]``; every layout's `_read` calls it."""
+        if self.on_gates is not None:
+            self.on_gates(gates.detach())
 
     def _read(
         self,
