@@ -24,6 +24,7 @@ from engram.hf.tables import (
     add_tables,
     check_saving,
     refuse_other_tables,
+    refuse_shards,
     tables_on_disk,
     weights_beside_tables,
 )
@@ -237,7 +238,13 @@ class EngramForCausalLM:
         """Save like transformers, with the small module that `trust_remote_code` loads.
 
         Tables on disk are copied; a PEFT adapter is saved without them.
+
+        Raises:
+            InputError: An option cannot be combined with tables on disk.
+            UsageError: Processes share the tables, see `ShardedEmbedding`.
         """
+        if not compat.has_peft_adapter(self):
+            refuse_shards(self)  # type: ignore[arg-type]
         tables = self._tables_on_disk()
         if tables:
             check_saving(kwargs)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import Module
 
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError, UsageError
-from engram.nn import DiskEmbedding, QuantisedDiskEmbedding
+from engram.nn import DiskEmbedding, QuantisedDiskEmbedding, ShardedEmbedding
 from engram.storage.dtypes import DTYPES, scales_per_row
 from engram.storage.files import atomic_write, write_json
 from engram.storage.safetensors_headers import (
@@ -206,6 +207,26 @@ def check_saving(options: Mapping[str, Any]) -> None:
                 f"A model with tables on disk cannot be saved with {name}.",
                 "Save it without that option, then upload the folder: hf upload REPO FOLDER",
                 option=name,
+            )
+
+
+def refuse_shards(model: Module) -> None:
+    """Raise an error for saving a model of whose tables this process has a part.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UsageError: It has such a table.
+    """
+    for module in model.modules():
+        if isinstance(module, ShardedEmbedding):
+            raise UsageError(
+                f"This process has {module.rows.count} of a table's {module.num_embeddings} rows: "
+                "the saved folder would lack the others.",
+                "Gather the rows of all processes: engram.training.shards.gathered_blocks",
+                rows=module.rows.count,
+                table_rows=module.num_embeddings,
             )
 
 

@@ -7,6 +7,7 @@ from engram.nn.gated_convolution import DemoModule, QwenPleModule
 from engram.nn.module import EngramModule
 from engram.nn.offload import OffloadEmbedding
 from engram.nn.quantised_tables import QuantisedDiskEmbedding, QuantisedEmbedding
+from engram.nn.sharded import ShardedEmbedding
 
 __all__ = [
     "DeepseekV41Module",
@@ -18,4 +19,5 @@ __all__ = [
     "QuantisedDiskEmbedding",
     "QuantisedEmbedding",
     "QwenPleModule",
+    "ShardedEmbedding",
 ]

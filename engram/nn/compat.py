@@ -1,7 +1,10 @@
 """Seams to torch: the undocumented names that the toolkit uses, in one function each."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from engram.seams import Seam
 
@@ -36,6 +39,16 @@ def records_a_lasting_graph() -> bool:
     return tracing or torch.compiler.is_exporting()
 
 
+def leave_out_of_ddp(model: nn.Module, names: Sequence[str]) -> None:
+    """Have DistributedDataParallel neither average nor overwrite some parameters of a model.
+
+    Args:
+        model: The model that is given to it.
+        names: Names of the parameters in it.
+    """
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(names))
+
+
 def _versions_count() -> bool:
     with torch.inference_mode(False):  # also when the caller is in inference mode
         tensor = torch.zeros(1, device="cpu")
@@ -48,7 +61,19 @@ def _addresses_differ() -> bool:
     return address_of(torch.zeros(1, device="cpu")) != 0
 
 
+def _ddp_leaves_out() -> bool:
+    model = nn.Linear(1, 1, device="meta")
+    leave_out_of_ddp(model, ["weight"])
+    left_out: object = model._ddp_params_and_buffers_to_ignore
+    return left_out == ["weight"]
+
+
 SEAMS = (
     Seam("Tensor._version", "checking a token map again after it was written to", _versions_count),
     Seam("Tensor.data_ptr", "pinning a table on the host again after it moved", _addresses_differ),
+    Seam(
+        "DistributedDataParallel._set_params_and_buffers_to_ignore_for_model",
+        "leaving tables to their optimiser",
+        _ddp_leaves_out,
+    ),
 )

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from engram.addressing.same_memory import check_constant
-from engram.errors import LayoutError, MismatchError
+from engram.errors import LayoutError, MismatchError, UsageError
 from engram.nn.compat import records_a_graph
 from engram.nn.frozen import FrozenTable
 from engram.nn.offload import OffloadEmbedding
+from engram.nn.sharded import ShardedEmbedding
 
 
 class MultiHeadEmbedding(nn.Module):
@@ -41,7 +42,7 @@ class MultiHeadEmbedding(nn.Module):
         MismatchError: The given table has another shape.
     """
 
-    embedding: nn.Embedding | FrozenTable
+    embedding: nn.Embedding | FrozenTable | ShardedEmbedding
     offsets: Tensor
 
     def __init__(
@@ -95,7 +96,15 @@ class MultiHeadEmbedding(nn.Module):
         """Draw the table from N(0, 1), as the reference demo does, and restore the offsets.
 
         A frozen table stays as it is.
+
+        Raises:
+            UsageError: Processes share the table; each would draw the same rows.
         """
+        if isinstance(self.embedding, ShardedEmbedding):
+            raise UsageError(
+                "A table that processes share cannot be initialised.",
+                "Initialise the model before its tables are divided.",
+            )
         if not isinstance(self.embedding, FrozenTable):
             nn.init.normal_(self.embedding.weight)
         with torch.no_grad():

@@ -25,6 +25,7 @@ from engram.nn.inputs import as_mask, as_streams, ids_of_layer
 from engram.nn.quantised import FORMATS
 from engram.nn.quantised_tables import QuantisedEmbedding
 from engram.nn.reference_names import load_published
+from engram.nn.sharded import ShardedEmbedding
 
 Init = Literal["identity", "paper"]
 
@@ -268,13 +269,20 @@ class EngramModule(nn.Module):
         return [(table, self.multi_head_embedding.row_ids(own_ids))]
 
     def count_parameters(self) -> dict[str, int]:
-        """Count the parameters by part: ``table``, and the parts of the layout's `dense_parts`."""
+        """Count the parameters by part: ``table``, and the parts of the layout's `dense_parts`.
+
+        A table that processes share counts as a whole.
+        """
         table = self.frozen_table
         parts = {} if table is None else {"table": table.num_embeddings * table.embedding_dim}
         for name, parameter in self.named_parameters():
             first = name.partition(".")[0]
             part = "table" if first == "multi_head_embedding" else first
             parts[part] = parts.get(part, 0) + parameter.numel()
+        for module in self.multi_head_embedding.modules():
+            if isinstance(module, ShardedEmbedding):
+                elsewhere = module.num_embeddings - module.rows.count
+                parts["table"] += elsewhere * module.embedding_dim
         return parts
 
     def _build(self, factory: dict[str, Any]) -> None:

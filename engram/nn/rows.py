@@ -20,12 +20,14 @@ class Rows(ABC):
         count: Number of rows here.
         width: Values W of a row.
         dtype: dtype of the values.
+        device: Device of ids and values; the CPU unless the rows lie elsewhere.
     """
 
     first_row: int
     count: int
     width: int
     dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def read(self, ids: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class RamRows(Rows):
     def __init__(self, values: Tensor, first_row: int = 0) -> None:
         self.values, self.first_row = values, first_row
         self.count, self.width = values.shape
-        self.dtype = values.dtype
+        self.dtype, self.device = values.dtype, values.device
 
     @torch.no_grad()
     def read(self, ids: Tensor) -> Tensor:
