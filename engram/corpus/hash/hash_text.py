@@ -87,13 +87,7 @@ def plan_hash(
     options.check_writing(output is not None, str(text) == STDIN)
     reader: TextReader | StoredTokens
     if (Path(text) / MANIFEST).is_file():
-        said = (options.add_eos, options.text_key, options.split)
-        if said != (None, None, None) or options.on_error != "stop":
-            raise UsageError(
-                f"{text} holds tokens: --eos, --no-eos, --text-column, --split and --on-error are "
-                "for text.",
-                "Leave them out: they were chosen when it was built.",
-            )
+        options.refuse_for_tokens(text)
         reader = StoredTokens(Path(text), check_digests=options.check)
         tokenizer = tokenizer or (reader.tokenizer["name"] if config is None else None)
     elif options.check:

@@ -127,7 +127,7 @@ class DocumentPieces:
         skipped, past = token, 0
         tokens: Any = np.empty(0, token_dtype(self._tokenizer.vocab_size))
         starts: Any = np.empty(0, dtype=bool)
-        for current, fresh, fresh_starts in self._pieces(share, shares, piece):
+        for current, fresh, fresh_starts in self.pieces(share, shares, piece):
             # The rest is shorter than a window, so each window ends in the new piece.
             before = len(tokens)
             tokens = np.concatenate([tokens, fresh])
@@ -147,10 +147,20 @@ class DocumentPieces:
             past = min(begin, most_past)
             tokens, starts = tokens[begin - past :], starts[begin - past :]
 
-    def _pieces(
-        self, share: int, shares: int, first: int
+    def pieces(
+        self, share: int = 0, shares: int = 1, first: int = 0
     ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
-        """Yield some pieces at a time: the number of the first, their tokens and starts."""
+        """Yield some pieces of a share at a time.
+
+        Args:
+            share: Index of the share to read.
+            shares: Number of shares.
+            first: Pieces of the share to leave out.
+
+        Yields:
+            The number of the first piece in the share, the token ids ``[n]``, and True where a
+            document starts ``[n]``.
+        """
         size_bytes = self._source.total_bytes if isinstance(self._source, TextReader) else None
         texts = _Texts(self._tokenizer, self._add_eos, (size_bytes or 0) // shares)
         mine: Any = islice(self._source, share + first * shares, None, shares)

@@ -1,10 +1,12 @@
 """`TextOptions`: the rules by which a text becomes tokens, and tokens become shards."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from engram.arguments import check_fields
 from engram.corpus.text.documents import Split
+from engram.errors import UsageError
 
 OnError = Literal["stop", "skip"]
 SHARD_TOKENS = 2**22
@@ -35,6 +37,23 @@ class TextOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, shard_tokens=1)
+
+    def refuse_for_tokens(self, folder: str | Path) -> None:
+        """Check that no rule is given for a folder that holds tokens.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            UsageError: One is.
+        """
+        given = (self.add_eos, self.text_key, self.split)
+        if given != (None, None, None) or self.on_error != "stop":
+            raise UsageError(
+                f"{folder} holds tokens: --eos, --no-eos, --text-column, --split and --on-error "
+                "are for text.",
+                "Leave them out: they were chosen when it was built.",
+            )
 
     @property
     def adds_eos(self) -> bool:

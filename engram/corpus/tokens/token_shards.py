@@ -1,7 +1,9 @@
 """Writes and reads shards of whole documents: plain .npy files of token ids and boundaries."""
 
+import json
 import os
 from collections.abc import Generator
+from hashlib import sha256
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,7 @@ class StoredTokens:
         folder: The folder.
         n_tokens: Tokens of all shards.
         tokenizer: The tokenizer in the manifest: `name`, `sha256`, `vocab_size`.
+        sha256: Digest of the names and digests of all files.
 
     Raises:
         InputError: It is not such a folder, or its shards are parquet files.
@@ -125,11 +128,25 @@ class StoredTokens:
             self._shards.append((tokens, bounds))
         self._firsts = [0, *accumulate(len(tokens) for tokens, _ in self._shards)]
         self.n_tokens = self._firsts[-1]
+        digests = sorted((file["name"], file["sha256"]) for file in manifest["files"])
+        self.sha256 = sha256(json.dumps(digests).encode()).hexdigest()
 
     @property
     def total_bytes(self) -> int:
         """Bytes of the tokens."""
         return sum(int(tokens.nbytes) for tokens, _ in self._shards)
+
+    def boundaries(self) -> NDArray[np.int64]:
+        """Return the start of each document, and the end of the last, ``[documents + 1]``.
+
+        Raises:
+            CorruptFileError: They do not rise.
+        """
+        parts = [np.zeros(1, np.int64)]
+        for first, (tokens, bounds) in zip(self._firsts[:-1], self._shards, strict=True):
+            self._check_rising(bounds, 0, len(tokens))
+            parts.append(bounds[1:] + first)
+        return np.concatenate(parts)
 
     def batches(self) -> Generator[TokenBatch]:
         """Read the documents, in the form of `tokenise`.
