@@ -102,7 +102,7 @@ class MemoryOptimizer(torch.optim.AdamW):
         super().__init__([it for it in groups if it["params"]], lr=lr, betas=betas)
         self._dense = dense
         self._clipping = ForeignClipping(dense)
-        self._tell_state()
+        self.tell_state()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, those of rows too."""
@@ -133,7 +133,7 @@ class MemoryOptimizer(torch.optim.AdamW):
         if self._tables:
             lr = float(self._group_of_tables()["lr"])
             self.rows_touched = sum(table.update(scale, lr) for table in self._tables)
-        self._tell_state()
+        self.tell_state()
         return loss
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ class MemoryOptimizer(torch.optim.AdamW):
         places = {id(weight): key for weight, key in zip(mine, saved, strict=True)}
         for table in self._tables:
             table.restore(given["state"][places[id(table.weight)]])
-        self._tell_state()
+        self.tell_state()
 
     @property
     def tables(self) -> list[TrainedTable]:
@@ -175,7 +175,8 @@ class MemoryOptimizer(torch.optim.AdamW):
         group: dict[str, Any] = self.param_groups[-1]
         return group
 
-    def _tell_state(self) -> None:
+    def tell_state(self) -> None:
+        """Put the tables' state where `state_dict` finds it, after it was replaced."""
         for table in self._tables:
             self.state[table.weight] = table.state()
 
