@@ -208,17 +208,15 @@ def _row_nats(
 ) -> NDArray[np.float64]:
     """Return the sum of the losses of each row's tokens from the second on, ``[B]``."""
     lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-    for row, values in zip(ids, rows, strict=True):
-        row[: len(values)] = torch.from_numpy(values.astype(np.int64))
-    keep = torch.arange(ids.shape[1]) < lengths[:, None]
+    # No mask: a token never looks at the padding on its right, which is anything, such as the last.
+    padded = [np.pad(row, (0, int(lengths.max()) - len(row)), mode="edge") for row in rows]
+    ids = torch.from_numpy(np.stack(padded).astype(np.int64))
     device = model.device
     autocast = nullcontext() if dtype is None else torch.autocast(device.type, dtype)
     with autocast:
-        logits: Tensor = model(
-            input_ids=ids.to(device), attention_mask=keep.long().to(device), use_cache=False
-        ).logits
-    row, column = keep[:, 1:].nonzero(as_tuple=True)
+        logits: Tensor = model(input_ids=ids.to(device), use_cache=False).logits
+    is_counted = torch.arange(1, ids.shape[1]) < lengths[:, None]
+    row, column = is_counted.nonzero(as_tuple=True)
     nats = torch.zeros(len(rows), dtype=torch.float64)
     wide = torch.promote_types(logits.dtype, torch.float32)
     chunk = max(1, _CHUNK_LOGITS // logits.shape[-1])
