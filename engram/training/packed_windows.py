@@ -17,6 +17,7 @@ from torch import Tensor
 from engram.arguments import checked
 from engram.errors import InputError
 from engram.training.documents import TrainingDocuments, random_bits
+from engram.training.evaluating import evaluating
 
 # The label of tokens that have no loss.
 IGNORED = -100
@@ -163,7 +164,6 @@ class SeparateDocuments(TrainingRows):
         return {"input_ids": ids, "attention_mask": keep.astype(np.int64), "labels": labels}
 
 
-@torch.no_grad()
 def packs_documents(model: Any) -> bool:
     """Tell whether a model keeps the documents of a packed row apart.
 
@@ -177,19 +177,16 @@ def packs_documents(model: Any) -> bool:
     ids = 3 + 7 * ids % (model.get_input_embeddings().num_embeddings - 3)
     first, other, second = ids.unsqueeze(1)
     positions = torch.arange(_PROBE_TOKENS, device=model.device)[None]
-    was_training = model.training
-    model.eval()
+    both = torch.cat([positions, positions], dim=1)
     try:
-        alone = _logits(model, second, positions)
-        both = torch.cat([positions, positions], dim=1)
-        after, after_other = (
-            _logits(model, torch.cat([document, second], dim=1), both)[:, _PROBE_TOKENS:]
-            for document in (first, other)
-        )
+        with evaluating(model):
+            alone = _logits(model, second, positions)
+            after, after_other = (
+                _logits(model, torch.cat([document, second], dim=1), both)[:, _PROBE_TOKENS:]
+                for document in (first, other)
+            )
     except TypeError:  # it takes no position_ids
         return False
-    finally:
-        model.train(was_training)
     effect = (after - after_other).abs().max()
     rounding = torch.finfo(after.dtype).eps * after.abs().max()
     error = (after - alone).abs().max()

@@ -1,0 +1,229 @@
+"""Loss of documents, and the difference of two models with its interval.
+
+Shapes: n documents, B rows, T tokens of a row, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from engram.addressing.tokenizer_files import describe_tokenizer
+from engram.arguments import checked
+from engram.errors import InputError, MismatchError, UsageError
+from engram.training.documents import random_bits
+from engram.training.evaluating import evaluating
+from engram.training.token_bytes import byte_counter
+
+# Logits that are held in float32 at a time: 64 MiB.
+_CHUNK_LOGITS = 2**24
+
+
+@dataclass(frozen=True)
+class DocumentLosses:
+    """Loss by document.
+
+    Attributes:
+        nats: Sum over the document's counted tokens, float64 ``[n]``.
+        tokens: Counted tokens, int64 ``[n]``.
+        bytes: UTF-8 bytes of the counted tokens' text, int64 ``[n]``.
+        bytes_are_exact: Whether the bytes are those of each token, as of a byte-level tokenizer;
+            else they are those of decoded text, where a token may be part of a character.
+    """
+
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    bytes_are_exact: bool
+
+    @property
+    def nats_per_token(self) -> float:
+        """Nats over counted tokens, of all documents together."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the nats per token."""
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits over the bytes of the counted text, of all documents together."""
+        return float(self.nats.sum() / math.log(2) / self.bytes.sum())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference of two models on the same documents, a minus b.
+
+    Attributes:
+        nats: Difference in nats per token.
+        low: Lower end of its interval.
+        high: Upper end.
+    """
+
+    nats: float
+    low: float
+    high: float
+
+
+@checked(context=2, batch_tokens=1)
+def document_losses(
+    model: Any,
+    documents: Sequence[Any],
+    tokenizer: Any,
+    *,
+    context: int,
+    batch_tokens: int = 4096,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DocumentLosses:
+    """Measure the loss of documents, each by itself.
+
+    Counted are the tokens from the second on, each given those before it in the document. A
+    document longer than the context is cut into windows that follow each other, of which the first
+    token is not counted.
+
+    The model computes in eval mode without gradients, in batches of documents of like length.
+
+    Args:
+        model: A causal language model, with its memory or without.
+        documents: Token ids of each ``[any]``; one of a single token has no loss.
+        tokenizer: The model's tokenizer, in any form that `describe_tokenizer` knows; it counts
+            bytes.
+        context: Tokens T of a window.
+        batch_tokens: Tokens of a batch with its padding; a batch is at least one window.
+        dtype: dtype of autocast; the model's own when None.
+        progress: Called with the tokens that were read so far, and their number.
+
+    Returns:
+        The losses, in the order of the documents.
+
+    Raises:
+        InputError: No document has two tokens.
+    """
+    file = describe_tokenizer(tokenizer)
+    windows = [
+        (number, begin, min(begin + context, len(document)))
+        for number, document in enumerate(documents)
+        for begin in range(0, len(document) - 1, context)
+    ]
+    if not windows:
+        raise InputError(
+            f"None of {len(documents):,} documents has two tokens: there is no loss to measure.",
+            "Give longer documents.",
+            documents=len(documents),
+        )
+    count_bytes, are_exact = byte_counter(file)
+    nats = np.zeros(len(documents))
+    tokens, text_bytes = np.zeros((2, len(documents)), np.int64)
+    for number, begin, end in windows:
+        tokens[number] += end - begin - 1
+        text_bytes[number] += count_bytes(np.asarray(documents[number][begin:end]))
+    done, total = 0, sum(end - begin for _, begin, end in windows)
+    with evaluating(model):
+        for batch in _batches(windows, batch_tokens):
+            rows = [np.asarray(documents[number][begin:end]) for number, begin, end in batch]
+            sums = _row_nats(model, rows, dtype)
+            np.add.at(nats, [number for number, _, _ in batch], sums)
+            done += sum(map(len, rows))
+            if progress is not None:
+                progress(done, total)
+    return DocumentLosses(nats, tokens, text_bytes, are_exact)
+
+
+def paired_difference(
+    a: DocumentLosses,
+    b: DocumentLosses,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Compare two models on the same documents, with a paired bootstrap over documents.
+
+    Args:
+        a: Losses of one model.
+        b: Losses of the other, for the same documents.
+        resamples: Times that as many documents are drawn, with replacement.
+        seed: Decides the draws.
+        level: Share of the resampled differences inside the interval.
+
+    Returns:
+        Nats per token of a minus those of b: below zero where a is better.
+
+    Raises:
+        MismatchError: The two did not count the same tokens.
+        UsageError: There is no resample, or the level is not between 0 and 1.
+    """
+    if not np.array_equal(a.tokens, b.tokens):
+        raise MismatchError(
+            "The two losses are not of the same documents: they count "
+            f"{a.tokens.sum():,} tokens in {len(a.tokens):,} documents, and "
+            f"{b.tokens.sum():,} in {len(b.tokens):,}.",
+            "Measure both with the same documents and context.",
+        )
+    if resamples < 1 or not 0 < level < 1:
+        raise UsageError(
+            f"resamples must be at least 1 and the level between 0 and 1, got {resamples} and "
+            f"{level}.",
+            "Leave them out for 2000 and 0.95.",
+        )
+    count = len(a.tokens)
+    both = np.stack([a.nats - b.nats, a.tokens.astype(np.float64)], axis=1)
+    sums = np.empty((resamples, 2))
+    for resample in range(resamples):
+        bits = random_bits(seed, resample, count) >> np.uint64(32)
+        drawn = (bits * np.uint64(count) >> np.uint64(32)).astype(np.int64)
+        sums[resample] = both[drawn].sum(axis=0)
+    with np.errstate(invalid="ignore"):  # a draw of documents of one token alone says nothing
+        differences = sums[:, 0] / sums[:, 1]
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(differences, [tail, 1 - tail])
+    return Difference(a.nats_per_token - b.nats_per_token, float(low), float(high))
+
+
+def _batches(
+    windows: list[tuple[int, int, int]], batch_tokens: int
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Divide windows into batches, the longest first: too little memory shows at once."""
+    windows = sorted(windows, key=lambda window: window[1] - window[2])
+    first = 0
+    while first < len(windows):
+        _, begin, end = windows[first]
+        last = first + max(1, batch_tokens // (end - begin))
+        yield windows[first:last]
+        first = last
+
+
+def _row_nats(
+    model: Any, rows: list[NDArray[Any]], dtype: torch.dtype | None
+) -> NDArray[np.float64]:
+    """Return the sum of the losses of each row's tokens from the second on, ``[B]``."""
+    lengths = torch.tensor([len(row) for row in rows])
+    # No mask: a token never looks at the padding on its right, which is anything, such as the last.
+    padded = [np.pad(row, (0, int(lengths.max()) - len(row)), mode="edge") for row in rows]
+    ids = torch.from_numpy(np.stack(padded).astype(np.int64))
+    device = model.device
+    autocast = nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    with autocast:
+        logits: Tensor = model(input_ids=ids.to(device), use_cache=False).logits
+    is_counted = torch.arange(1, ids.shape[1]) < lengths[:, None]
+    row, column = is_counted.nonzero(as_tuple=True)
+    nats = torch.zeros(len(rows), dtype=torch.float64)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    chunk = max(1, _CHUNK_LOGITS // logits.shape[-1])
+    for rows_of, columns in zip(row.split(chunk), column.split(chunk), strict=True):
+        predicted = logits[rows_of.to(device), columns.to(device)].to(wide)
+        losses = cross_entropy(
+            predicted, ids[rows_of, columns + 1].to(predicted.device), reduction="none"
+        )
+        nats.index_add_(0, rows_of, losses.double().cpu())
+    return nats.numpy()
