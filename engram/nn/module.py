@@ -7,7 +7,7 @@ width, W tokens of the convolution's window, P = M * D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engram.addressing.primes import HeadPrimes, stored_rows
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.errors import LayoutError
 from engram.layouts import Layout
 from engram.nn.disk import DiskEmbedding
@@ -25,8 +26,6 @@ from engram.nn.inputs import as_mask, as_streams, ids_of_layer
 from engram.nn.quantised import FORMATS
 from engram.nn.quantised_tables import QuantisedEmbedding
 from engram.nn.reference_names import load_published
-
-Init = Literal["identity", "paper"]
 
 
 class GatedTokens(NamedTuple):
@@ -56,7 +55,7 @@ class EngramModule(nn.Module):
             ``EngramTokenizer.vocab_distributions``, which also knows the layer's index in 4-D ids,
             or a plain list.
         init: Initialisation, see `reset_parameters`. The default is for models trained from
-            scratch; ``identity`` leaves a trained backbone unchanged until training continues.
+            scratch; the others leave a trained backbone unchanged until training continues.
         sparse: Whether the table's gradients are sparse, see `MultiHeadEmbedding`.
         table: A table on disk, to use instead of making one in memory. It cannot be trained, and
             neither can quantised ones (fp8, int8): see `FrozenTable.refuse_gradients`.
@@ -148,6 +147,8 @@ class EngramModule(nn.Module):
         )
         self._build({"device": device, "dtype": dtype})
         self.register_load_state_dict_pre_hook(load_published)
+        if init == "zero-table":
+            self.multi_head_embedding.zero()
         self._reset_dense(init)
 
     @property
@@ -171,10 +172,13 @@ class EngramModule(nn.Module):
         Args:
             init: ``paper``: the convolution is zero (arXiv 2601.07372), the rest as in the
                 reference demo: table N(0, 1), projections torch's default, norms one. ``identity``:
-                the value projection is zero as well, so that the module adds exactly nothing until
-                trained.
+                the value projection is zero as well. ``zero-table``: the table is zero, and the
+                value projection orthogonal without a bias. With both of these the module adds
+                exactly nothing until trained.
         """
         self.multi_head_embedding.reset_parameters()
+        if init == "zero-table":
+            self.multi_head_embedding.zero()
         self._reset_dense(init)
 
     def forward(
