@@ -166,7 +166,7 @@ class EngramModule(nn.Module):
         """This module; wrappers with several copies (PEFT's) forward this to the active one."""
         return self
 
-    def reset_parameters(self, init: Init = "paper") -> None:
+    def reset_parameters(self, init: Init = "paper", *, table: bool = True) -> None:
         """Initialise every weight, and restore the constants.
 
         Args:
@@ -175,9 +175,11 @@ class EngramModule(nn.Module):
                 the value projection is zero as well. ``zero-table``: the table is zero, and the
                 value projection orthogonal without a bias. With both of these the module adds
                 exactly nothing until trained.
+            table: Whether the table starts anew, too.
         """
-        self.multi_head_embedding.reset_parameters()
-        if init == "zero-table":
+        if table:
+            self.multi_head_embedding.reset_parameters()
+        if table and init == "zero-table":
             self.multi_head_embedding.zero()
         self._reset_dense(init)
 
