@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Iterable
 from contextlib import ExitStack
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import engram
+from engram.config.init import IDENTITIES, Init
 from engram.errors import UsageError
 from engram.sizing.size_options import SizeOptions
 from engram.units import format_bytes, format_count
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
     from engram.checkpoints.attach.attach_plan import Attached
 
 _InitOption = Annotated[
-    Literal["identity", "paper"],
-    typer.Option(help="identity: the model's output stays as it was until trained further."),
+    Init,
+    typer.Option(
+        help="identity and zero-table: the model's output stays as it was until trained further, "
+        "since the value projection or the table is zero. paper: for training from scratch."
+    ),
 ]
 _DtypeOption = Annotated[
     str | None,
@@ -149,7 +153,7 @@ def attach(
     same = "equal to the base's, bit for bit" if difference == 0 else f"differ by {difference}"
     out.result(attached.to_dict(), [] if difference is None else [f"Logits: {same}."])
     _tell(out, attached)
-    if difference and init == "identity":
+    if difference and init in IDENTITIES:
         out.warn("the logits changed, although the memory should start as the identity")
         raise typer.Exit(5)
 

@@ -8,8 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from engram.config.init import Init
 from engram.nn.inputs import for_projection
-from engram.nn.module import EngramModule, Init
+from engram.nn.module import EngramModule
+from engram.nn.value_projection import start_value
 
 
 class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
@@ -31,9 +33,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         self.wkv.reset_parameters()
         nn.init.ones_(self.k_weight)
         nn.init.ones_(self.q_weight)
-        if init == "identity":
-            with torch.no_grad():
-                self.wkv.weight[-self.config.hidden_size :].zero_()  # the value's rows
+        start_value(self.wkv.weight[-self.config.hidden_size :], None, init)
 
     def _read(
         self,

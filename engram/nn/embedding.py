@@ -110,6 +110,11 @@ class MultiHeadEmbedding(nn.Module):
         with torch.no_grad():
             self.offsets.copy_(torch.tensor(self._first_rows()))
 
+    def zero(self) -> None:
+        """Make every row zero. A frozen table stays as it is."""
+        if not isinstance(self.embedding, FrozenTable):
+            nn.init.zeros_(self.embedding.weight)
+
     def forward(self, hash_ids: Tensor) -> Tensor:
         """Look up the rows of all columns, side by side.
 

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engram.config.init import Init
 from engram.nn.functional import CausalConv, ConvPast, rms_norm, signed_sqrt_gate
 from engram.nn.gaps import gaps_in
 from engram.nn.inputs import for_projection
-from engram.nn.module import EngramModule, Init
+from engram.nn.module import EngramModule
+from engram.nn.value_projection import start_value
 
 CONV_NORM_EPS = 1e-5
 
@@ -51,9 +53,7 @@ class DemoModule(EngramModule, layout="demo"):
             if "norm" in name:
                 nn.init.constant_(parameter, self.norm_start)
         nn.init.zeros_(self._conv.weight)
-        if init == "identity":
-            for parameter in self.value_proj.parameters():
-                nn.init.zeros_(parameter)
+        start_value(self.value_proj.weight, self.value_proj.bias, init)
 
     def _read(
         self,

@@ -7,7 +7,7 @@ width, W tokens of the convolution's window, P = M * D channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engram.addressing.primes import HeadPrimes, stored_rows
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.errors import LayoutError
 from engram.layouts import Layout
 from engram.nn.disk import DiskEmbedding
@@ -26,8 +27,6 @@ from engram.nn.quantised import FORMATS
 from engram.nn.quantised_tables import QuantisedEmbedding
 from engram.nn.reference_names import load_published
 from engram.nn.sharded import ShardedEmbedding
-
-Init = Literal["identity", "paper"]
 
 
 class GatedTokens(NamedTuple):
@@ -57,7 +56,7 @@ class EngramModule(nn.Module):
             ``EngramTokenizer.vocab_distributions``, which also knows the layer's index in 4-D ids,
             or a plain list.
         init: Initialisation, see `reset_parameters`. The default is for models trained from
-            scratch; ``identity`` leaves a trained backbone unchanged until training continues.
+            scratch; the others leave a trained backbone unchanged until training continues.
         sparse: Whether the table's gradients are sparse, see `MultiHeadEmbedding`.
         table: A table on disk, to use instead of making one in memory. It cannot be trained, and
             neither can quantised ones (fp8, int8): see `FrozenTable.refuse_gradients`.
@@ -152,6 +151,8 @@ class EngramModule(nn.Module):
         )
         self._build({"device": device, "dtype": dtype})
         self.register_load_state_dict_pre_hook(load_published)
+        if init == "zero-table":
+            self.multi_head_embedding.zero()
         self._reset_dense(init)
 
     @property
@@ -169,16 +170,21 @@ class EngramModule(nn.Module):
         """This module; wrappers with several copies (PEFT's) forward this to the active one."""
         return self
 
-    def reset_parameters(self, init: Init = "paper") -> None:
+    def reset_parameters(self, init: Init = "paper", *, table: bool = True) -> None:
         """Initialise every weight, and restore the constants.
 
         Args:
             init: ``paper``: the convolution is zero (arXiv 2601.07372), the rest as in the
                 reference demo: table N(0, 1), projections torch's default, norms one. ``identity``:
-                the value projection is zero as well, so that the module adds exactly nothing until
-                trained.
+                the value projection is zero as well. ``zero-table``: the table is zero, and the
+                value projection orthogonal without a bias. With both of these the module adds
+                exactly nothing until trained.
+            table: Whether the table starts anew, too.
         """
-        self.multi_head_embedding.reset_parameters()
+        if table:
+            self.multi_head_embedding.reset_parameters()
+        if table and init == "zero-table":
+            self.multi_head_embedding.zero()
         self._reset_dense(init)
 
     def forward(

@@ -7,9 +7,14 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "CONTROLS": "control_names",
+    "Control": "controls",
     "MemoryOptimizer": "memory_optimizer",
+    "apply_control": "controls",
     "freeze_backbone": "memory_optimizer",
+    "load_control": "dense_control",
     "optimizer_for": "memory_optimizer",
+    "permute_rows": "controls",
 }
 __all__ = sorted(_HOMES)
 

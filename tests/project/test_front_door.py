@@ -186,7 +186,7 @@ def test_configs_are_parts_of_what_their_commands_print():
 ACCESSIBLE = {name: getattr(engram, name) for name in ("TextOptions", "load_config")}
 # Calls that are not meant, each with the words that name the argument and say what is right.
 REFUSED = {
-    "attach('model', 'memory.yaml', 'out', init='zero')": "init must be one of 'identity', 'paper'",
+    "attach('model', 'memory.yaml', 'o', init='zero')": "one of 'identity', 'zero-table', 'paper'",
     "attach('model', 5, 'out')": "config must be a text or a Path or an EngramConfig or a SizeOp",
     "SizeOptions(per='Head')": "per must be one of 'order', 'head', got 'Head'",
     "SizeOptions(budget='40M')": "Give the number itself: 40_000_000.",

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from engram.nn.module import EngramModule
+from engram.nn.value_projection import start_value
 
 
 class ToyModule(EngramModule, layout="toy"):
@@ -17,8 +18,7 @@ class ToyModule(EngramModule, layout="toy"):
     def _reset_dense(self, init):
         self.value.reset_parameters()
         nn.init.ones_(self.gate)
-        if init == "identity":
-            nn.init.zeros_(self.value.weight)
+        start_value(self.value.weight, None, init)
 
     def _read(self, streams, memory, keep, window, since):
         gates = torch.sigmoid((streams * self.gate).mean(dim=-1))  # [B, T, M]

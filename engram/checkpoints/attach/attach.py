@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
@@ -21,6 +20,7 @@ from engram.checkpoints.read.memory_tensors import expected_tensors
 from engram.checkpoints.read.model_folder import resolve_model
 from engram.config.config_file import dump_config
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.config.templates import given_config
 from engram.errors import UsageError
 from engram.layouts import get_layout
@@ -42,7 +42,7 @@ def attach(
     output: str | Path,
     *,
     tokenizer: str | Path | TokenizerFile | None = None,
-    init: Literal["identity", "paper"] = "identity",
+    init: Init = "identity",
     dtype: str | None = None,
     link: bool = False,
     adapter: bool = False,
@@ -67,7 +67,8 @@ def attach(
             finds is written into the folder as memory.yaml.
         output: The folder to appear.
         tokenizer: The model's tokenizer, or its name or path; the one in its folder when None.
-        init: "identity" leaves the model's output as it was; "paper" starts as the paper trains.
+        init: "identity" and "zero-table" leave the model's output as it was, with a value
+            projection of zeros or a table of zeros; "paper" starts as the paper trains.
         dtype: dtype of the tables, see `engram.config.table_dtype`; the config's, or the base's
             own, when None. What lies around quantised tables (fp8, int8) is bfloat16.
         link: Hard-link the base's weight files instead of copying them.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engram.checkpoints.attach.attach_plan import AttachPlan
 from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.config.table_dtype import TableDtype
 from engram.storage.dtypes import QUANTISED
 from engram.storage.machine_code import compiled
@@ -31,7 +32,7 @@ def first_values(
     made: AttachPlan,
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     dtype: TableDtype,
-    init: Literal["identity", "paper"],
+    init: Init,
 ) -> list[TensorStream]:
     """Give every tensor of a memory its first values, chunk by chunk.
 
@@ -53,7 +54,7 @@ def first_values(
             layer.stored_rows,
             config.row_width,
             dtype.name,
-            std=_TABLE_STD,
+            std=0.0 if init == "zero-table" else _TABLE_STD,
             key=f"{config.seed}/{layer.layer_id}",
         )
         chunks |= {prefix + part: [partial(np.copy, value)] for part, value in values.items()}
@@ -62,7 +63,7 @@ def first_values(
 
 
 def _dense_values(
-    config: EngramConfig, dtype: str, layer_id: int, init: Literal["identity", "paper"]
+    config: EngramConfig, dtype: str, layer_id: int, init: Init
 ) -> dict[str, NDArray[Any]]:
     """Let the module itself draw everything but its table, as bytes."""
     import torch
@@ -99,7 +100,7 @@ def table_chunks(rows: int, width: int, dtype: str, *, std: float, key: str) -> 
         rows: Rows of the table.
         width: Columns.
         dtype: float32, bfloat16, float16 or float64; or fp8 or int8, see `engram.nn.quantised`.
-        std: Standard deviation.
+        std: Standard deviation; 0 for a table of zeros.
         key: Seed of the values, as text.
 
     Returns:
@@ -163,8 +164,9 @@ def _filler() -> Callable[[np.uint64, NDArray[Any], NDArray[Any]], None]:
 
 @cache
 def _quantiles(dtype: str, std: float) -> NDArray[Any]:
-    inverse: Callable[[float], float] = NormalDist(0.0, std).inv_cdf
-    exact = np.array([inverse((index + 0.5) / _LEVELS) for index in range(_LEVELS)])
+    inverse: Callable[[float], float] = NormalDist().inv_cdf
+    quantiles = np.array([inverse((index + 0.5) / _LEVELS) for index in range(_LEVELS)])
+    exact = std * quantiles + 0.0  # no negative zeros where std is 0
     if dtype == "float16":
         return exact.astype(np.float16).view(np.int16)  # numba compiles nothing for halves
     if dtype != "bfloat16":

@@ -22,6 +22,7 @@ from engram.hf.header_loading import without_bars
 from engram.hf.multimodal import placeholder_ids
 from engram.hf.quantising import dequantise, has_quantised_weights, reason_not_loaded
 from engram.hf.unwired import base_of
+from engram.nn import MultiHeadEmbedding
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 from engram.units import format_bytes
 
@@ -31,6 +32,8 @@ _COARSE = TOLERANCE["bfloat16"]
 # Of models in float64 that compute some steps in float32, whatever their weights are.
 _IN_FLOAT64 = 1e-6
 _TOKENS = 24
+# Rows that stand in for those that are zero: a prime, so that neighbours get different ones.
+_STAND_INS = 1009
 # What models raise where something does not work.
 _FAILURES = (
     *(EngramError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
@@ -42,8 +45,9 @@ def behaviour_checks(memory: Checkpoint, trust_remote_code: bool = False) -> Ite
     """Load an attached checkpoint and compare its ways of running.
 
     The checkpoint's own memory may be zero, which would hide every mistake; so the dense weights
-    of the memory are first replaced, in RAM only, by random values. Where RAM allows it the model
-    is loaded in float32, so that a difference is a mistake and not rounding.
+    of the memory, and rows of its tables that are zero, are first replaced, in RAM only, by random
+    values. Where RAM allows it the model is loaded in float32, so that a difference is a mistake
+    and not rounding.
 
     A model whose base is quantised keeps its dtype. How its projections round depends on what else
     is in the batch; so they are turned into floats before ways of running are compared. Where the
@@ -191,13 +195,25 @@ def _available_bytes() -> int:
 
 
 def randomise(model: Any, generator: torch.Generator) -> None:
-    """Give every dense weight of a model's memories random values, in place."""
+    """Give a model's memories random values, in place: dense weights, and rows that are zero."""
     for name, parameter in model.named_parameters():
         found = layer_and_part(name)
         if found is not None and found[1] not in (TABLE, SCALE):
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             scale = 0.5 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
             parameter.copy_(noise * scale)
+    for module in model.modules():
+        if isinstance(module, MultiHeadEmbedding):
+            shape = (_STAND_INS, module.embedding.embedding_dim)
+            stand_ins = torch.randn(shape, generator=generator)
+            # Where rows are looked up: a table may be too large to change, quantised, or a file.
+            module.embedding.register_forward_hook(partial(_instead_of_zeros, stand_ins))
+
+
+def _instead_of_zeros(stand_ins: Tensor, _: Any, ids: tuple[Tensor], rows: Tensor) -> Tensor:
+    """Replace rows ``[..., E]`` that are zero by random ones, always the same for one row."""
+    noise = stand_ins.to(rows)[ids[0].to(rows.device) % len(stand_ins)]
+    return torch.where(rows.any(dim=-1, keepdim=True), rows, noise)
 
 
 def _is_finite(ids: Tensor, model: Any) -> Verdict:
