@@ -7,6 +7,16 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "DocumentLosses": "document_loss",
+    "Listeners": "train_memory",
+    "TrainOptions": "train_options",
+    "Trained": "trained",
+    "TrainingDocuments": "documents",
+    "document_losses": "document_loss",
+    "paired_difference": "document_loss",
+    "shard_tables": "shards",
+    "table_parameters": "shards",
+    "train": "train_memory",
     "CONTROLS": "control_names",
     "Control": "controls",
     "MemoryOptimizer": "memory_optimizer",

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from engram.checkpoints.read.stored_tensor import tensor_bytes
-from engram.nn.rows import Rows
 from engram.hf.tables import TORCH_DTYPES
+from engram.nn.rows import Rows
 from engram.storage.safetensors_headers import read_header
 from engram.storage.safetensors_writer import TensorStream, header_bytes
 from engram.training.shards import gathered_blocks, read_rows

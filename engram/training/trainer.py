@@ -57,7 +57,7 @@ class MicroBatches(IterableDataset[dict[str, Tensor]]):
             number += self._ranks
 
 
-class MemoryTrainer(Trainer):
+class MemoryTrainer(Trainer):  # type: ignore[misc]
     """A Trainer of a run.
 
     Args:
@@ -76,7 +76,8 @@ class MemoryTrainer(Trainer):
         optimizer: MemoryOptimizer,
         batches: MicroBatches,
     ) -> None:
-        self._run, self._batches, self._micro_losses = run, batches, []
+        self._run, self._batches = run, batches
+        self._micro_losses: list[Tensor] = []
         super().__init__(model=model, args=arguments, optimizers=(optimizer, None))
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -120,7 +121,7 @@ class MemoryTrainer(Trainer):
         return float(total)
 
 
-class _Callback(TrainerCallback):
+class _Callback(TrainerCallback):  # type: ignore[misc]
     """Passes the events of a Trainer to a run."""
 
     def __init__(self, trainer: MemoryTrainer, run: Run) -> None:

@@ -7,7 +7,14 @@ counts only under names that files of a checkpoint have.
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
+from engram.checkpoints.read.attached_files import (
+    ADAPTER_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    HELD_OUT_FILE,
+    TRAINING_FILE,
+    TRAINING_LOG_FILE,
+)
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
@@ -31,6 +38,7 @@ def own_files(folder: Path) -> set[str] | None:
     try:
         shards = read_weight_map(folder / INDEX_FILE).values()
         own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py", *shards}
+        own |= {TRAINING_FILE, TRAINING_LOG_FILE, HELD_OUT_FILE}
         opened = open_checkpoint(folder)
         if opened.adapter:
             return {*own, ADAPTER_FILE}

@@ -24,6 +24,11 @@ ADAPTER_FILE = "engram_adapter.json"
 # What a memory under published names is made of, written beside it.
 MEMORY_FILE = "engram_memory.json"
 CARD_FILE = "README.md"
+# Numbers of the run that trained a memory: its settings and results, its steps, and its held-out
+# losses by document.
+TRAINING_FILE = "engram_training.json"
+TRAINING_LOG_FILE = "engram_training_log.jsonl"
+HELD_OUT_FILE = "engram_held_out.json"
 # The base's own versions of files of which an attached folder has another.
 KEPT_FOLDER = "engram_base"
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,

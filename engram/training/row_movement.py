@@ -1,0 +1,82 @@
+"""How far the rows of trained tables moved, and how many were touched."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engram.training.trained_table import TrainedTable
+
+# Rows of each table that are watched.
+_SAMPLE = 4096
+_BLOCK_ROWS = 2**16
+
+
+class RowMovement:
+    """The rows of tables before training, a sample of them.
+
+    Args:
+        tables: The tables, before their first step.
+        seed: Seed of the sample.
+    """
+
+    def __init__(self, tables: Sequence[TrainedTable], seed: int) -> None:
+        self._tables = tables
+        self._ids = []
+        for number, table in enumerate(tables):
+            generator = torch.Generator().manual_seed(seed + number)
+            ids = torch.randint(table.rows.count, (_SAMPLE,), generator=generator).unique()
+            self._ids.append(ids.to(table.weight.device))
+        self._start = self._sample()
+
+    @property
+    def start_rms(self) -> float | None:
+        """Root mean square of the values before; None without tables."""
+        return _rms(self._start)
+
+    def moved(self) -> float | None:
+        """Root mean square of the change since then, in those of the values before.
+
+        None where the tables started at zero, or there are none.
+        """
+        start = self.start_rms
+        if not start:
+            return None
+        now = self._sample()
+        change = _rms([new - old for new, old in zip(now, self._start, strict=True)])
+        return (change or 0.0) / start
+
+    def now_rms(self) -> float | None:
+        """Root mean square of the values now; None without tables."""
+        return _rms(self._sample())
+
+    def _sample(self) -> list[Tensor]:
+        return [
+            table.rows.read(ids).double()
+            for table, ids in zip(self._tables, self._ids, strict=True)
+        ]
+
+
+def count_touched(tables: Sequence[TrainedTable]) -> int:
+    """Count the rows that ever had a gradient, of all processes: those with a state."""
+    total = 0
+    for table in tables:
+        here = 0
+        column = next(iter(table.columns.values()))
+        for start in range(0, column.count, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, column.count)
+            ids = torch.arange(start, stop, device=table.weight.device)
+            here += int((column.read(ids) != 0).any(dim=1).sum())
+        if table.is_shard:
+            count = torch.tensor(here, device=table.weight.device)
+            dist.all_reduce(count)
+            here = int(count)
+        total += here
+    return total
+
+
+def _rms(values: Sequence[Tensor]) -> float | None:
+    count = sum(value.numel() for value in values)
+    return sqrt(sum(float(value.square().sum()) for value in values) / count) if count else None

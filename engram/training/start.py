@@ -1,0 +1,65 @@
+"""Finds the attached folder that a run starts from; a base without a memory gets one first."""
+
+from pathlib import Path
+from typing import Literal
+
+from engram.checkpoints.attach.attach import attach
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.config.engram_config import EngramConfig
+from engram.errors import LayoutError, UsageError
+from engram.sizing.size_options import SizeOptions
+from engram.training.run_folder import RunFolder
+
+
+def find_start(
+    model: str | Path,
+    place: RunFolder,
+    config: str | Path | EngramConfig | SizeOptions | None,
+    init: Literal["identity", "zero-table", "paper"],
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Checkpoint, Path]:
+    """Find or make the attached folder that a run starts from; a collective.
+
+    Args:
+        model: An attached folder, or a base.
+        place: The run's folder, where a new attached folder is put.
+        config: The memory of a base without one.
+        init: Its start.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Whether code of the base may run.
+
+    Raises:
+        LayoutError: It is an adapter, or a folder that was saved anew.
+        UsageError: A config is given, and the model has a memory.
+    """
+    opened = open_checkpoint(model, revision, short_names=True)
+    if opened.adapter:
+        raise LayoutError(
+            f"{model} is an adapter: a memory without its base.",
+            f"Give the base, {opened.adapter['base']['name']}, or an attached folder.",
+            model=str(model),
+        )
+    if opened.stated is None:
+        with place.first_does() as is_first:
+            if is_first and not place.start.is_dir():
+                attach(
+                    model,
+                    config,
+                    place.start,
+                    init=init,
+                    link=False,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                )
+        return open_checkpoint(place.start), place.start
+    if config is not None:
+        raise UsageError(
+            f"{model} has a memory; a config is for a base without one.", "Leave -c out."
+        )
+    opened = opened.downloaded(trust_remote_code=trust_remote_code)
+    folder = Path(opened.path or model)
+    opened.demand_settings()
+    return opened, folder

@@ -1,0 +1,114 @@
+"""`TrainedModel`: a model with what of it learns: a memory, a control, adapters, or all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import engram
+from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.errors import MissingPackageError
+from engram.hf.wiring import find_layers
+from engram.tensor_names import is_memory
+from engram.training.controls import Control, apply_control
+from engram.training.live_memory import LiveMemory
+from engram.training.memory_optimizer import freeze_backbone
+from engram.training.train_options import TrainOptions
+
+
+@dataclass
+class TrainedModel:
+    """A model that is ready to be trained.
+
+    Attributes:
+        model: The model, wrapped by PEFT where adapters are trained beside the memory.
+        memory: Its memory; None of a control without one.
+        changes_base: Whether weights of the base learn, too.
+        control: The control that replaces the memory; None without one.
+    """
+
+    model: Any
+    memory: LiveMemory | None
+    changes_base: bool
+    control: Control | None = None
+
+    def finish(self) -> None:
+        """Merge adapters into the base, and let a control give the outputs of a saved model."""
+        if self.control is not None:
+            self.control.finish()
+        if hasattr(self.model, "merge_and_unload"):
+            self.model = self.model.merge_and_unload()
+        self.model.eval()
+
+
+def prepare_model(
+    opened: Checkpoint,
+    folder: Path,
+    options: TrainOptions,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
+) -> TrainedModel:
+    """Load an attached folder for training.
+
+    Weights that learn are in float32, whatever they are stored in, except for tables: rows in
+    bfloat16 are rounded stochastically.
+
+    Args:
+        opened: The folder.
+        folder: Its path.
+        options: What is trained.
+        device: Device to train on.
+        trust_remote_code: Whether code of its base may run.
+    """
+    stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
+    model: Any = engram.load(folder, trust_remote_code=trust_remote_code, **stored)
+    model.to(device)
+    if options.control is not None:
+        control = apply_control(model, options.control, options.seed)
+        control.model.requires_grad_(False)
+        control.restrict()
+        has_memory = control.model is model
+        _widen(control.model)
+        memory = LiveMemory(model, opened) if has_memory else None
+        return TrainedModel(control.model, memory, False, control)
+    memory = LiveMemory(model, opened)
+    if options.train == "all":
+        model.requires_grad_(True)
+    else:
+        freeze_backbone(model)
+    if options.train == "lora":
+        model = _with_adapters(model, options.lora_rank)
+    _widen(model)
+    return TrainedModel(model, memory, options.train != "memory")
+
+
+def _widen(model: nn.Module) -> None:
+    """Cast 16-bit weights that learn to float32, but for tables."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and "multi_head_embedding" not in name and weight.itemsize < 4:
+            weight.data = weight.data.float()
+
+
+def _with_adapters(model: Any, rank: int) -> Any:
+    """Add low-rank adapters to every projection of the base, and leave the memory trainable."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise MissingPackageError("peft", "train", "Training low-rank adapters") from None
+    path = find_layers(model)[2]
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(f"{path}.") and not is_memory(name)
+    ]
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    wrapped = get_peft_model(model, settings)
+    for name, weight in wrapped.named_parameters():
+        if is_memory(name):
+            weight.requires_grad_(True)
+    return wrapped
