@@ -57,6 +57,56 @@ def stopping_at_once(out: Output) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+class Stopping:
+    """Whether Ctrl-C asked a run to save and stop.
+
+    Attributes:
+        wanted: Whether it did.
+        waits: Whether there is a step to wait for: else Ctrl-C ends the command as always.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = self.waits = False
+
+    def begin(self) -> None:
+        """Let Ctrl-C wait for the end of a step from now on."""
+        self.waits = True
+
+    def end(self) -> None:
+        """Let Ctrl-C end the command as always from now on."""
+        self.waits = False
+
+
+@contextmanager
+def stopping_after_step(out: Output) -> Iterator[Stopping]:
+    """Handle Ctrl-C while a block trains: the first ends the step, the second the process.
+
+    The second leaves on disk what a kill leaves: the last checkpoint.
+    """
+    stopping = Stopping()
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or current_thread() is not main_thread():
+        yield stopping
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not stopping.waits:
+            raise KeyboardInterrupt
+        if stopping.wanted:
+            if sys.stderr.isatty():
+                _write_at_once(f"{_SHOW_CURSOR}\n")
+            os._exit(INTERRUPTED)
+        stopping.wanted = True
+        if not out.quiet:
+            _write_at_once("Stopping after this step; Ctrl-C again stops at once.\n")
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _write_at_once(text: str) -> None:
     """Write to stderr from a signal handler, which may have interrupted another print."""
     with suppress(OSError, ValueError):  # the reader is gone

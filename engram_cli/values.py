@@ -121,3 +121,25 @@ def _flags(ctx: typer.Context, names: Sequence[str]) -> list[str]:
 def _first_given(ctx: typer.Context, names: Sequence[str]) -> str | None:
     sources = ((name, ctx.get_parameter_source(name)) for name in names)
     return next((name for name, it in sources if it and it.name == "COMMANDLINE"), None)
+
+
+def given_words(ctx: typer.Context) -> list[str]:
+    """Return the words of a command's call after its name, in the order of its parameters.
+
+    Args:
+        ctx: The call.
+    """
+    words: list[str] = []
+    for param in ctx.command.params:
+        name = param.name or ""
+        if _first_given(ctx, [name]) is None:
+            continue
+        value = ctx.params[name]
+        if param.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append((param.opts if value else param.secondary_opts)[-1])
+        else:
+            several = value if isinstance(value, (list, tuple)) else [value]
+            words += [word for each in several for word in (param.opts[-1], str(each))]
+    return words

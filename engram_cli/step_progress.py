@@ -1,0 +1,47 @@
+"""The progress bar of training on a terminal: steps, losses, speed, and time left."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from engram.training.run import RunNews
+
+
+@contextmanager
+def step_bar(title: str) -> Iterator[Callable[["RunNews"], None]]:
+    """Show a bar on stderr while the block runs.
+
+    Args:
+        title: Name of the work.
+
+    Yields:
+        A function to call after every step.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, numbers="")
+
+        def tell(news: "RunNews") -> None:
+            held_out = "" if news.held_out is None else f", held out {news.held_out:.3f}"
+            numbers = f"loss {news.loss:.3f}{held_out}, {news.tokens_per_second:,.0f} tokens/s"
+            bar.update(task, completed=news.step, total=news.steps, numbers=numbers)
+
+        yield tell

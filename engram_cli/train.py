@@ -1,0 +1,218 @@
+"""`engram train`: trains the memory of a model, and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from engram.corpus.text.text_options import TextOptions
+from engram.errors import UsageError
+from engram.training.train_options import Schedule, TableOptimizer, Trained, TrainOptions
+from engram_cli.options import (
+    OUTPUT,
+    TEXT,
+    ConfigOption,
+    LinkOption,
+    OutputOption,
+    OverwriteOption,
+    ResumeOption,
+    RevisionOption,
+    TrustRemoteCodeOption,
+    taking,
+)
+from engram_cli.output import Output, silence_transformers
+from engram_cli.values import given_words, read_count, read_named
+
+
+def _number(text: str, **more: Any) -> Any:
+    return typer.Option(help=text, **more)
+
+
+def _count(text: str) -> Any:
+    return typer.Option(metavar="COUNT", parser=read_count, help=text)
+
+
+# The fields of `TrainOptions`, but for the trainer's arguments.
+_TRAIN = {
+    "train": Annotated[
+        Trained,
+        typer.Option(
+            help="The memory beside a frozen base; the memory and low-rank adapters, which are "
+            "merged into the base at the end; or all weights."
+        ),
+    ],
+    "control": Annotated[
+        Literal["frozen-random", "uniform", "dense"] | None,
+        typer.Option(
+            help="Train a control instead: a random table that does not learn; one row a head; an "
+            "MLP of as many parameters. With the same seed, text and steps it tells what a trained "
+            "table adds. (Permuting rows at test time does not: projections fit random rows too.)"
+        ),
+    ],
+    "steps": Annotated[int | None, _count("Steps. Default: the text once.")],
+    "tokens": Annotated[int | None, _count("Tokens to train on, as 10M.")],
+    "minutes": Annotated[
+        float | None, _number("Minutes to train for, about, as a measurement of speed says.")
+    ],
+    "context": Annotated[int, _number("Tokens of a window.", min=2)],
+    "batch": Annotated[int, _number("Windows at a time, on each process.", min=1)],
+    "accumulate": Annotated[int, _number("Such batches in a step.", min=1)],
+    "lr": Annotated[float, _number("Learning rate of everything but tables.")],
+    "table_lr": Annotated[float, _number("Learning rate of tables.")],
+    "table_optimizer": Annotated[
+        TableOptimizer, typer.Option(help="Rule of tables; the rest is under AdamW.")
+    ],
+    "weight_decay": Annotated[float, _number("Decay of matrices that are not tables.")],
+    "max_grad_norm": Annotated[
+        float, _number("Norm that all gradients, of rows too, are clipped to; 0: no clipping.")
+    ],
+    "warmup": Annotated[float, _number("Share of the steps in which learning rates rise.")],
+    "schedule": Annotated[Schedule, typer.Option(help="Course of the learning rates after it.")],
+    "held_out": Annotated[float, _number("Share of the documents that are held out.")],
+    "held_out_tokens": Annotated[
+        int, _count("Tokens of them that are evaluated while it trains; the end takes all.")
+    ],
+    "evaluate_every": Annotated[
+        int | None, _count("Steps between evaluations; 0: none. Default: a tenth of the run.")
+    ],
+    "save_every": Annotated[
+        int | None, _count("Steps between checkpoints; 0: none. Default: a tenth of the run.")
+    ],
+    "keep_checkpoints": Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Leave them when the run has ended.")
+    ],
+    "bf16": Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (autocast).")],
+    "lora_rank": Annotated[int, _number("Rank of the adapters of --train lora.", min=1)],
+    "tables": Annotated[
+        Literal["ram", "disk"],
+        typer.Option(help="Where the tables are; in files they may be larger than memory."),
+    ],
+    "seed": Annotated[int, _number("Seed of the held-out part, the order and dropout.", min=0)],
+}
+_TEXT = {name: TEXT[name] for name in ("split", "text_key", "add_eos")}
+
+
+@taking(options=_TRAIN, rules=_TEXT, out=OUTPUT)
+def train(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|MODEL",
+            help="An attached folder; or a base, which gets a memory first, as attach gives it.",
+        ),
+    ],
+    config: ConfigOption = None,
+    *,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="Text to train on: a file or a folder of texts.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Token shards to train on: engram corpus build.")
+    ] = None,
+    options: TrainOptions,
+    rules: TextOptions,
+    output: OutputOption = None,
+    init: Annotated[
+        Literal["identity", "zero-table", "paper"],
+        typer.Option(help="Start of the memory of a base without one; see attach."),
+    ] = "zero-table",
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Write the memory alone, to be loaded beside its base."),
+    ] = False,
+    args: Annotated[
+        Path | None,
+        typer.Option("--args", help="YAML file with more of transformers' TrainingArguments."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One of them; may be repeated."),
+    ] = None,
+    link: LinkOption = False,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustRemoteCodeOption = False,
+    overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
+    out: Output,
+) -> None:
+    """Train the memory of a model, and write it.
+
+    The backbone is frozen unless --train says otherwise, and a part of the documents is held out.
+    Before the first step it says how long it will take, how often it will touch a row, and how far
+    rows will move. Checkpoints lie in a folder beside the output, OUTPUT.checkpoints, until it is
+    whole: Ctrl-C saves one and ends with 130, and --resume goes on from there to the same result.
+
+    Several processes divide the rows of the tables: start them with torchrun, or with accelerate
+    launch: torchrun --nproc-per-node 2 -m engram train ...
+
+    Loggers: --set report_to=tensorboard, or wandb.
+
+    Examples:
+        $ engram train ./attached-model --text corpus.txt -o trained --steps 2 --context 32
+        $ engram train ./attached-model --corpus tokens -o adapter --adapter --tokens 2K --batch 2
+        $ engram train ./attached-model --text corpus.txt -o control --control uniform --steps 2
+        $ engram train ./model --text corpus.txt -o new --steps 2 --set logging_steps=1 --json
+    """
+    if output is None:
+        raise UsageError("train needs a folder to write.", "Pass -o FOLDER.")
+    data = _one_of(text, corpus)
+    from engram_cli.train_arguments import read_arguments
+
+    options = replace(options, trainer=read_arguments(args, settings or []))
+    memory = None if config is None else read_named(out, config)
+    silence_transformers()
+    from engram.training.train_memory import train as run
+    from engram_cli.interrupts import stopping_after_step
+    from engram_cli.train_text import Watcher, show
+
+    with stopping_after_step(out) as stopping, Watcher(out, stopping) as watcher:
+        result = run(
+            model,
+            output,
+            data,
+            config=memory,
+            options=options,
+            text=rules,
+            init=init,
+            adapter=adapter,
+            link=link,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
+            resume=resume,
+            command=["engram", "train", *given_words(ctx)],
+            listeners=watcher.listeners(),
+        )
+    if not watcher.is_first:
+        return
+    out.result(result.to_dict(), show(result))
+    if result.output is None:
+        again: Sequence[str] = [it for it in given_words(ctx) if it not in ("--overwrite",)]
+        watcher.say_how_to_go_on(again)
+        raise typer.Exit(130)
+    watcher.say_next(result, model)
+
+
+def _one_of(text: Path | None, corpus: Path | None) -> Path:
+    """Return what is trained on."""
+    given = [path for path in (text, corpus) if path is not None]
+    if len(given) != 1:
+        raise UsageError(
+            "train needs something to train on: --text or --corpus."
+            if not given
+            else "--text and --corpus exclude each other.",
+            "Give a text with --text FILE, or token shards with --corpus FOLDER.",
+        )
+    from engram.corpus.results.result_folder import MANIFEST
+
+    if corpus is not None and corpus.is_dir() and not (corpus / MANIFEST).is_file():
+        raise UsageError(
+            f"{corpus} holds no token shards.",
+            f"Give texts with --text {corpus}, or build shards: engram corpus build.",
+        )
+    return given[0]

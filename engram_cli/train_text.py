@@ -1,0 +1,136 @@
+"""Says what a run will take, how it goes, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from engram.training.train_memory import Listeners
+from engram.units import format_bytes, format_count, plural
+from engram_cli.output import Output, Shown, Table
+
+if TYPE_CHECKING:
+    from engram.training.forecast import Forecast
+    from engram.training.run import RunNews
+    from engram.training.trained import Trained
+    from engram_cli.interrupts import Stopping
+
+
+class Watcher(ExitStack):
+    """Tells of a run: notes, and a bar on a terminal; of several processes, the first one.
+
+    Args:
+        out: Where to.
+        stopping: Whether Ctrl-C was pressed.
+    """
+
+    def __init__(self, out: Output, stopping: Stopping) -> None:
+        super().__init__()
+        self._out, self._stopping = out, stopping
+        self.is_first = os.environ.get("RANK", "0") == "0"
+        self._bar: Any = None
+
+    def listeners(self) -> Listeners:
+        """Return the functions that a run is to call."""
+        if not self.is_first:
+            return Listeners(should_stop=lambda: self._stopping.wanted)
+        return Listeners(
+            forecast=self._forecast,
+            news=self._news,
+            evaluation=None,
+            should_stop=lambda: self._stopping.wanted,
+        )
+
+    def say_how_to_go_on(self, words: Sequence[str]) -> None:
+        """Name the command that goes on with an interrupted run."""
+        more = [] if "--resume" in words else ["--resume"]
+        self._out.next_step(shlex.join(["engram", "train", *words, *more]))
+
+    def say_next(self, result: Trained, model: str) -> None:
+        """Name the command that checks the result."""
+        if result.options.control == "dense":
+            return
+        self._out.next_step(f"engram verify {shlex.quote(str(result.output))}")
+
+    def _forecast(self, forecast: Forecast) -> None:
+        out = self._out
+        parts = [f"{plural(forecast.steps, 'step')}, {format_count(forecast.tokens)} tokens"]
+        if forecast.seconds is not None:
+            parts.append(f"about {_duration(forecast.seconds)} (estimated)")
+        if forecast.memory_bytes is not None:
+            parts.append(f"about {format_bytes(forecast.memory_bytes)} (estimated)")
+        out.note(f"Will take {', '.join(parts)}.")
+        touches = f"A row of one head is touched {forecast.touches_per_row:,.1f} times on average"
+        if forecast.movement is not None:
+            moved = f"rows will move by at most {forecast.movement:.2g} of their size"
+            out.note(f"{touches}; {moved}.")
+        else:
+            out.note(f"{touches}.")
+        if forecast.warning is not None:
+            out.warn(forecast.warning)
+        self._stopping.begin()
+
+    def _news(self, news: RunNews) -> None:
+        if news.step == news.steps:
+            self._stopping.end()
+        if not self._out.quiet and sys.stderr.isatty():
+            if self._bar is None:
+                from engram_cli.step_progress import step_bar
+
+                self._bar = self.enter_context(step_bar("Training"))
+            self._bar(news)
+        elif news.is_evaluation or news.step == news.steps:
+            self._out.note(_line(news))
+
+
+def _line(news: RunNews) -> str:
+    held_out = "" if news.held_out is None else f", held out {news.held_out:.4f}"
+    return (
+        f"Step {news.step:,} of {news.steps:,}: loss {news.loss:.4f}{held_out}, "
+        f"{news.tokens_per_second:,.0f} tokens/s, {plural(news.rows_touched, 'row')} touched"
+    )
+
+
+def show(result: Trained) -> Shown:
+    """Describe the result for people."""
+    if result.end is None or result.difference is None:
+        yield (
+            f"Interrupted after {plural(result.steps, 'step')} of {result.forecast.steps:,}; "
+            f"saved as {result.checkpoint}."
+        )
+        return
+    rows = [
+        (name, f"{it.nats_per_token:.4f}", f"{it.perplexity:.2f}", f"{it.bits_per_byte:.4f}")
+        for name, it in (("before", result.start), ("after", result.end))
+    ]
+    yield Table(rows, ("held out", "nats a token", "perplexity", "bits a byte"), left=("held out",))
+    it = result.difference
+    yield (
+        f"\nDifference {it.nats:+.4f} nats a token, 95 % interval {it.low:+.4f} to {it.high:+.4f} "
+        f"({plural(len(result.end.tokens), 'document')}, "
+        f"{plural(int(result.end.tokens.sum()), 'token')}; paired bootstrap)."
+    )
+    moved = ""
+    if result.row_movement is not None:
+        moved = f"; rows moved by {result.row_movement:.3g} of their size"
+    elif result.row_rms is not None:
+        moved = f"; rows, which started at zero, have a root mean square of {result.row_rms:.3g}"
+    yield (
+        f"Trained {plural(result.steps, 'step')}, {format_count(result.tokens)} tokens in "
+        f"{_duration(result.seconds)}; loss of the last steps {result.train_nats:.4f}; "
+        f"{plural(result.rows_touched, 'row')} touched{moved}."
+    )
+    if result.options.control is None:
+        yield "What the table adds is known only beside a control: --control frozen-random."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
