@@ -49,7 +49,7 @@ class MemoryOptimizer(torch.optim.AdamW):
 
     Attributes:
         last_grad_norm: Norm of all gradients in the last step, before clipping; None before it.
-        rows_touched: Rows that the last step changed, of all tables here.
+        rows_touched: Rows that the last step changed, of all tables and processes.
 
     Raises:
         UsageError: Nothing in the model can be trained, an argument is not valid, or the model is
@@ -129,10 +129,9 @@ class MemoryOptimizer(torch.optim.AdamW):
                 loss = closure()
         scale = self._clip()
         super().step()
-        self.rows_touched = 0
-        if self._tables:
-            lr = float(self._group_of_tables()["lr"])
-            self.rows_touched = sum(table.update(scale, lr) for table in self._tables)
+        for table in self._tables:
+            table.update(scale, float(self.param_groups[-1]["lr"]))
+        self.rows_touched = sum(table.rows_touched for table in self._tables)
         self.tell_state()
         return loss
 
@@ -156,7 +155,7 @@ class MemoryOptimizer(torch.optim.AdamW):
     def _clip(self) -> float:
         """Clip dense gradients, and return the factor for those of rows."""
         dense = [weight.grad for weight in self._dense if weight.grad is not None]
-        square = _squared(dense) + sum(float(table.sum_gradients()) for table in self._tables)
+        square = _squared(dense) + sum(table.sum_gradients() for table in self._tables)
         norm = self.last_grad_norm = math.sqrt(square)
         if not math.isfinite(norm):
             raise InputError(
@@ -170,10 +169,6 @@ class MemoryOptimizer(torch.optim.AdamW):
         for grad in dense:
             grad.mul_(scale)
         return scale
-
-    def _group_of_tables(self) -> dict[str, Any]:
-        group: dict[str, Any] = self.param_groups[-1]
-        return group
 
     def tell_state(self) -> None:
         """Put the tables' state where `state_dict` finds it, after it was replaced."""

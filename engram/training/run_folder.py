@@ -73,7 +73,7 @@ class RunFolder:
             dist.barrier()
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder, or find that of the run that is to go on; a collective.
+        """See that the folder is free, or that of the run that is to go on; a collective.
 
         Raises:
             InputError: There is an unfinished run, and it is neither resumed nor replaced; or
@@ -92,7 +92,6 @@ class RunFolder:
                 )
             if there and not resume:
                 self._make_way(overwrite)
-            self.folder.mkdir(parents=True, exist_ok=True)
 
     def resumed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of the run that goes on.
@@ -122,6 +121,7 @@ class RunFolder:
         """State the settings of the run; a collective."""
         with self.first_does() as is_first:
             if is_first:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 write_json(self.folder / _RUN, dict(settings))
 
     def losses_before(self, measure: Callable[[], DocumentLosses]) -> DocumentLosses:

@@ -30,6 +30,7 @@ class TrainedTable:
         columns: State of the rule beside them, by name.
         steps: Steps so far.
         is_shard: Whether other processes hold its other rows.
+        rows_touched: Rows that had gradients in the last step, on all processes.
     """
 
     def __init__(self, embedding: nn.Module, rule: RowRule, seed: int) -> None:
@@ -38,7 +39,7 @@ class TrainedTable:
         self.weight: nn.Parameter = module.weight
         self.rows = rows_of(embedding)
         self.is_shard = self.rows.count < module.num_embeddings
-        self.steps = 0
+        self.steps = self.rows_touched = 0
         self._rule, self._seed = rule, seed
         self._gradients = RowGradients(self.weight)
         self._grads: tuple[Tensor, Tensor] | None = None
@@ -71,31 +72,32 @@ class TrainedTable:
         """Forget the gradients since the last step."""
         self._gradients.clear()
 
-    def sum_gradients(self) -> Tensor:
+    def sum_gradients(self) -> float:
         """Sum the gradients since the last step by row, for `update`; over all processes.
 
         Returns:
-            The squares' sum, of all processes where they share the table: a number.
+            The sum of their squares, of all processes where they share the table.
         """
         shared = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._grads = self._gradients.summed(exchange=shared and not self.is_shard)
-        square: Tensor = torch.linalg.vector_norm(self._grads[1]).double().square()
+        ids, grads = self._grads
+        square = torch.linalg.vector_norm(grads).double().square()
+        found = torch.stack([square, square.new_tensor(len(ids))])
         if shared and self.is_shard:
-            dist.all_reduce(square)
-        return square
+            dist.all_reduce(found)
+        self.rows_touched = int(found[1])
+        return float(found[0])
 
-    def update(self, scale: float, lr: float) -> int:
-        """Change the rows that have gradients.
+    def update(self, scale: float, lr: float) -> None:
+        """Change the rows whose gradients `sum_gradients` has summed.
 
         Args:
             scale: Factor of the gradients, of clipping.
             lr: Learning rate of the tables.
-
-        Returns:
-            Number of rows that were touched here.
         """
-        ids, grads = self._grads or self._gradients.summed(exchange=False)
-        self._grads, touched = None, len(ids)
+        if self._grads is None:
+            return
+        (ids, grads), self._grads = self._grads, None
         self.steps += 1
         if self._rule.needs_all_rows:
             dense = grads.new_zeros(self.rows.count, self.rows.width)
@@ -104,7 +106,7 @@ class TrainedTable:
                 dense.index_copy_(0, ids, grads),
             )
         if not len(ids):
-            return 0
+            return
         state = {name: column.read(ids) for name, column in self.columns.items()}
         change = self._rule.change(grads * scale, state, lr, self.steps)
         changed = self.rows.read(ids).to(self._wide) - change
@@ -114,4 +116,3 @@ class TrainedTable:
         self.rows.write(ids, changed.to(self.rows.dtype))
         for name, column in self.columns.items():
             column.write(ids, state[name])
-        return touched

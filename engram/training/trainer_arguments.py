@@ -47,16 +47,13 @@ _NOT_HERE = {
 }
 
 
-def trainer_arguments(
-    options: TrainOptions, folder: Path, steps: int, *, on_cpu: bool = False
-) -> TrainingArguments:
+def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> TrainingArguments:
     """Return the arguments of the trainer of a run.
 
     Args:
         options: Those of the run.
         folder: Folder of its checkpoints, where loggers may write too.
         steps: Steps in all.
-        on_cpu: Whether to leave accelerators alone.
 
     Raises:
         UsageError: An added argument is unknown, has an option of its own, or cannot be used here.
@@ -66,7 +63,8 @@ def trainer_arguments(
         "report_to": "none",
         "logging_steps": max(1, min(10, steps // 10)),
         "remove_unused_columns": False,
-        "use_cpu": on_cpu,
+        # Every part of a memory is used in every step; of a whole mixture, not every expert.
+        "ddp_find_unused_parameters": options.train == "all",
     }
     own = {
         "output_dir": str(folder),
