@@ -113,10 +113,9 @@ def write_attached(
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     config = opened.model_config
     write_json(folder / CONFIG_FILE, {**config, "engram": without_weights(config["engram"])})
-    for name, info in opened.base_tensors.items():
-        weight_map[name] = info.path.name
-        total_bytes += info.stop - info.start
-    _write_index(folder, weight_map, total_bytes)
+    base_map = {name: info.path.name for name, info in opened.base_tensors.items()}
+    total_bytes += sum(info.stop - info.start for info in opened.base_tensors.values())
+    _write_index(folder, base_map | weight_map, total_bytes)
 
 
 def _write_memory(folder: Path | None, contents: Contents) -> tuple[dict[str, str], int]:

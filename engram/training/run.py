@@ -86,16 +86,17 @@ class Run:
     _steps_here: int = 0
     _seconds_here: float = 0.0
 
-    def begin(self, scheduler: Any) -> int:
+    def begin(self, scheduler: Any = None) -> int:
         """Go on where a checkpoint was saved, and return the number of steps before it.
 
         Args:
-            scheduler: The scheduler of the learning rates.
+            scheduler: The scheduler of the learning rates; None where no step is left.
         """
         self._scheduler = scheduler
         if self.resume_from is not None:
             found = load_checkpoint(self.resume_from, self.trainees)
-            scheduler.load_state_dict(found["scheduler"])
+            if scheduler is not None:
+                scheduler.load_state_dict(found["scheduler"])
             progress = found["progress"]
             self.step, self.seconds = found["step"], progress["seconds"]
             self.log, self._losses = progress["log"], progress["losses"]
@@ -134,7 +135,8 @@ class Run:
             self._unlogged = {"held_out_nats": self._held_out}
         stop = self._agreed(self.should_stop is not None and self.should_stop())
         self.interrupted = stop and not is_last
-        if self.interrupted or (self._is_time(self.options.save_every, step) and not is_last):
+        # The last one, too: what follows may be interrupted.
+        if self.interrupted or self._is_time(self.options.save_every, step):
             self.save()
         if self.tell is not None:
             self.tell(self._news(is_evaluation))

@@ -197,8 +197,11 @@ def train(
         optimizer,
         MicroBatches(rows, options.batch, options.accumulate, rank, ranks, first),
     )
-    with _same_use_of_caches(trained.model):
-        trainer.train()
+    if first < steps:
+        with _same_use_of_caches(trained.model):
+            trainer.train()
+    else:
+        run.begin()
     result = Trained(
         options=options,
         output=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def prepare_model(
     else:
         freeze_backbone(model)
     if options.train == "lora":
-        model = _with_adapters(model, options.lora_rank)
+        model = _with_adapters(model, options.lora_rank, options.seed)
     _widen(model)
     return TrainedModel(model, memory, options.train != "memory")
 
@@ -94,7 +95,7 @@ def _widen(model: nn.Module) -> None:
             weight.data = weight.data.float()
 
 
-def _with_adapters(model: Any, rank: int) -> Any:
+def _with_adapters(model: Any, rank: int, seed: int) -> Any:
     """Add low-rank adapters to every projection of the base, and leave the memory trainable."""
     try:
         from peft import LoraConfig, get_peft_model
@@ -107,7 +108,11 @@ def _with_adapters(model: Any, rank: int) -> Any:
         if isinstance(module, nn.Linear) and name.startswith(f"{path}.") and not is_memory(name)
     ]
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
-    wrapped = get_peft_model(model, settings)
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # PEFT reads an attribute that transformers has renamed.
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+        wrapped = get_peft_model(model, settings)
     for name, weight in wrapped.named_parameters():
         if is_memory(name):
             weight.requires_grad_(True)

@@ -132,7 +132,6 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Go on where a checkpoint was saved."""
         state.global_step = self._run.begin(found["lr_scheduler"])
-        control.should_training_stop = state.global_step >= state.max_steps
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any

@@ -1,0 +1,299 @@
+"""`train()`: what is written, what goes on exactly, what is refused."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+
+import engram
+from engram.errors import InputError, LayoutError, MissingFileError, UsageError
+from engram.training import Listeners, TrainOptions, train
+from support import tiny
+
+OPTIONS = {"steps": 6, "batch": 2, "context": 32, "save_every": 2, "evaluate_every": 3}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Return a text of 80 paragraphs of words that follow each other in few ways."""
+    numbers, lines = random.Random(1), []
+    for _ in range(80):
+        word, line = numbers.randrange(40), []
+        for _ in range(numbers.randrange(4, 50)):
+            word = (3 * word + numbers.randrange(2)) % 40
+            line.append(f"w{word}")
+        lines.append(" ".join(line))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def attached(tmp_path_factory):
+    return tiny.family_folders("llama", tmp_path_factory)[1]
+
+
+def options(**more):
+    return TrainOptions(**{**OPTIONS, **more})
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(attached, text, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "out"
+    return train(attached, output, text, options=options())
+
+
+def test_the_held_out_loss_falls_and_the_folder_verifies(trained, attached):
+    result = trained.to_dict()
+    assert trained.steps == 6
+    assert trained.tokens == 6 * 2 * 32
+    assert result["held_out"]["nats_per_token"] < result["held_out_start"]["nats_per_token"] - 0.05
+    assert trained.difference.high < 0
+    assert trained.rows_touched > 100
+    assert 0 < trained.row_movement < 1
+    assert engram.verify(trained.output).ok
+    written = json.loads((trained.output / "engram_training.json").read_text())
+    assert written == result
+    log = [
+        json.loads(line)
+        for line in (trained.output / "engram_training_log.jsonl").read_text().splitlines()
+    ]
+    assert [record["step"] for record in log] == [1, 2, 3, 4, 5, 6]
+    assert "held_out_nats" in log[2]
+    assert all(0 < mean < 1 for mean in log[0]["gate_means"].values())
+    assert not trained.output.with_name("out.checkpoints").exists()
+    card = (trained.output / "README.md").read_text()
+    assert f"{result['held_out']['nats_per_token']:.4f}" in card
+    assert result["data"]["sha256"] in card
+
+
+def test_the_base_stays_and_only_the_memory_changes(trained, attached):
+    before, after = files_of(attached), files_of(trained.output)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"engram-00001-of-00001.safetensors", "README.md", "config.json"}
+    old, new = engram.load(attached).state_dict(), engram.load(trained.output).state_dict()
+    for name in old:
+        assert torch.equal(old[name], new[name]) == (
+            ".engram." not in name or "offsets" in name or "token_map" in name
+        ), name
+
+
+def test_the_folder_loads_with_the_loss_that_was_measured(trained, text):
+    from engram.training import TrainingDocuments, document_losses
+
+    documents = TrainingDocuments(text, trained.output, held_out_share=0.05)
+    losses = document_losses(
+        engram.load(trained.output), documents.read_held_out(), trained.output, context=32
+    )
+    assert losses.nats_per_token == pytest.approx(
+        trained.to_dict()["held_out"]["nats_per_token"], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("stops_at", [1, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, attached, text, tmp_path, stops_at):
+    steps = iter(range(1, 100))
+    stopped = train(
+        attached,
+        tmp_path / "out",
+        text,
+        options=options(),
+        listeners=Listeners(should_stop=lambda: next(steps) == stops_at),
+    )
+    assert stopped.output is None
+    assert stopped.checkpoint.name == f"checkpoint-{stops_at:08d}"
+    assert not (tmp_path / "out").exists()
+    assert engram.load(tiny_base(attached), stopped.checkpoint).training is False
+    again = train(attached, tmp_path / "out", text, options=options(), resume=True)
+    one, other = files_of(trained.output), files_of(again.output)
+    assert one.keys() == other.keys()
+    differing = {name for name in one if one[name] != other[name]}
+    assert differing <= {"engram_training.json"}  # seconds and places
+    ignored = ("seconds", "output", "forecast")
+    results = [trained.to_dict(), again.to_dict()]
+    for result in results:
+        for key in ignored:
+            result.pop(key)
+    assert results[0] == results[1]
+
+
+def tiny_base(attached):
+    """Return the base that a tiny folder was attached to."""
+    return attached.parent / "base"
+
+
+def test_a_run_that_ended_before_it_was_written_goes_on_to_the_end(
+    trained, attached, text, tmp_path
+):
+    def fail(done, total):
+        if (tmp_path / "out.checkpoints" / "checkpoint-00000006").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            attached,
+            tmp_path / "out",
+            text,
+            options=options(),
+            listeners=Listeners(evaluation=fail),
+        )
+    again = train(attached, tmp_path / "out", text, options=options(), resume=True)
+    assert (
+        files_of(again.output)["engram-00001-of-00001.safetensors"]
+        == (trained.output / "engram-00001-of-00001.safetensors").read_bytes()
+    )
+
+
+def test_resuming_with_other_options_or_without_a_run_is_refused(attached, text, tmp_path):
+    stop = Listeners(should_stop=lambda: True)
+    train(attached, tmp_path / "out", text, options=options(), listeners=stop)
+    with pytest.raises(InputError, match="table_lr was 0.1"):
+        train(attached, tmp_path / "out", text, options=options(table_lr=0.2), resume=True)
+    with pytest.raises(InputError, match="unfinished run"):
+        train(attached, tmp_path / "out", text, options=options())
+    with pytest.raises(MissingFileError, match="no run"):
+        train(attached, tmp_path / "other", text, options=options(), resume=True)
+    done = train(attached, tmp_path / "out", text, options=options(steps=1), overwrite=True)
+    assert done.steps == 1
+    (tmp_path / "out.checkpoints").mkdir()
+    (tmp_path / "out.checkpoints" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"mine\.txt"):
+        train(attached, tmp_path / "out", text, options=options(), overwrite=True)
+    assert (tmp_path / "out.checkpoints" / "mine.txt").exists()
+
+
+def test_an_adapter_is_written_and_loads_beside_its_base(trained, attached, text, tmp_path):
+    done = train(attached, tmp_path / "adapter", text, options=options(), adapter=True)
+    assert not (done.output / "config.json").exists()
+    assert engram.verify(done.output).ok
+    model = engram.load(tiny_base(attached), done.output)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 5, 6, 7]])
+    whole = engram.load(trained.output)
+    assert torch.equal(model(ids).logits, whole(ids).logits)
+
+
+def test_a_base_gets_a_memory_that_starts_at_zero(attached, text, tmp_path):
+    config = tiny.memory_config()
+    done = train(tiny_base(attached), tmp_path / "out", text, config=config, options=options())
+    assert done.row_movement is None
+    assert done.row_rms > 0
+    assert done.forecast.start_rms == 0
+    assert done.difference.high < 0
+    assert engram.verify(done.output).ok
+
+
+@pytest.mark.parametrize("kind", ["all", "lora"])
+def test_weights_of_the_base_may_learn_too(attached, text, tmp_path, kind):
+    done = train(attached, tmp_path / "out", text, options=options(train=kind, lr=1e-2))
+    assert engram.verify(done.output).ok
+    old, new = engram.load(attached).state_dict(), engram.load(done.output).state_dict()
+    assert old.keys() == new.keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(old[name], new[name])
+    assert done.difference.high < 0
+    with pytest.raises(LayoutError):
+        engram.detach(done.output, tmp_path / "detached")
+
+
+@pytest.mark.parametrize("kind", ["all", "lora"])
+def test_such_a_run_goes_on_exactly(attached, text, tmp_path, kind):
+    whole = train(attached, tmp_path / "one", text, options=options(train=kind))
+    steps = iter(range(1, 100))
+    stop = Listeners(should_stop=lambda: next(steps) == 3)
+    train(attached, tmp_path / "two", text, options=options(train=kind), listeners=stop)
+    again = train(attached, tmp_path / "two", text, options=options(train=kind), resume=True)
+    one, other = files_of(whole.output), files_of(again.output)
+    weights = [name for name in one if name.endswith(".safetensors")]
+    assert weights
+    assert all(one[name] == other[name] for name in weights)
+    assert one["engram_training_log.jsonl"] == other["engram_training_log.jsonl"]
+
+
+def test_controls_are_written_and_say_what_they_are(attached, text, tmp_path):
+    start = engram.load(attached).state_dict()
+    results = {}
+    for name in ("frozen-random", "uniform", "dense"):
+        done = train(attached, tmp_path / name, text, options=options(control=name))
+        results[name] = done
+        assert done.difference.high < 0
+        assert (
+            json.loads((done.output / "engram_training.json").read_text())["options"]["control"]
+            == name
+        )
+    tables = [name for name in start if name.endswith("embedding.weight") and ".engram." in name]
+    frozen = engram.load(results["frozen-random"].output).state_dict()
+    assert results["frozen-random"].rows_touched == 0
+    assert results["frozen-random"].row_movement is None
+    uniform = engram.load(results["uniform"].output)
+    for name in tables:
+        assert frozen[name].std() == pytest.approx(1, abs=0.1)
+    assert engram.verify(results["uniform"].output).ok
+    heads = next(it for it in uniform.modules() if isinstance(it, engram.MultiHeadEmbedding))
+    rows = heads.embedding.weight[: heads.head_sizes[0]]
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+
+
+def test_bfloat16_tables_are_trained_and_stay_so(attached, text, tmp_path):
+    engram.attach(tiny_base(attached), tiny.memory_config(), tmp_path / "bf16", dtype="bfloat16")
+    done = train(tmp_path / "bf16", tmp_path / "out", text, options=options())
+    model = engram.load(done.output, dtype="auto")
+    assert engram.verify(done.output).ok
+    assert done.difference.high < 0
+    assert model is not None
+    twin = train(tmp_path / "bf16", tmp_path / "twin", text, options=options())
+    name = "engram-00001-of-00001.safetensors"
+    assert (done.output / name).read_bytes() == (twin.output / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"max_steps": 3}, "--steps"),
+        ({"fp16": True}, "bf16"),
+        ({"loging_steps": 3}, "logging_steps"),
+        ({"logging_steps": -5, "logging_strategy": "nonsense"}, "nonsense"),
+    ],
+)
+def test_arguments_of_the_trainer_are_checked(attached, text, tmp_path, more, match):
+    with pytest.raises(UsageError) as error:
+        train(attached, tmp_path / "out", text, options=options(trainer=more))
+    assert match in f"{error.value.message} {error.value.hint}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_together_is_refused_and_leaves_nothing(attached, text, tmp_path):
+    adapter = tmp_path / "adapter"
+    engram.attach(tiny_base(attached), tiny.memory_config(), adapter, adapter=True)
+    with pytest.raises(LayoutError, match="adapter"):
+        train(adapter, tmp_path / "out", text, options=options())
+    with pytest.raises(UsageError, match="has a memory"):
+        train(attached, tmp_path / "out", text, config=tiny.memory_config(), options=options())
+    with pytest.raises(MissingFileError):
+        train(attached, tmp_path / "out", tmp_path / "nothing.txt", options=options())
+    with pytest.raises(UsageError, match="exclude"):
+        options(tokens=100)
+    shutil.rmtree(adapter)
+    assert not list(tmp_path.iterdir())
+
+
+def test_minutes_are_turned_into_steps(attached, text, tmp_path):
+    seen = []
+    done = train(
+        attached,
+        tmp_path / "out",
+        text,
+        options=TrainOptions(minutes=0.01, batch=1, context=32),
+        listeners=Listeners(forecast=seen.append),
+    )
+    assert done.steps == seen[0].steps >= 1
+    assert seen[0].seconds <= 0.7
