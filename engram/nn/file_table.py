@@ -42,7 +42,7 @@ class FileRows(Rows):
 
     Attributes:
         file: The rows as bytes.
-        columns: Columns of state that were made beside them.
+        columns: Columns of state beside them that are open, by name.
 
     Raises:
         LayoutError: The table has another dtype, or is no matrix.
@@ -73,7 +73,7 @@ class FileRows(Rows):
         row_bytes = self.width * dtype.itemsize
         extent = Extent(table.path, table.start, first_row, self.count, row_bytes)
         self.file: JournaledRows = journal.rows(table.path.stem, extent)
-        self.columns: list[FileRows] = []
+        self.columns: dict[str, FileRows] = {}
 
     def read(self, ids: Tensor) -> Tensor:
         """Return rows ``[n, W]`` on the device of the ids."""
@@ -95,14 +95,14 @@ class FileRows(Rows):
     def ask_for_state(self, ids: Tensor) -> None:
         """Have the kernel start reading all columns of rows ``[n]``, without waiting."""
         host_ids = ids.to("cpu", torch.int64).numpy()
-        for column in self.columns:
+        for column in self.columns.values():
             kept_threads("engram-state", 1).submit(column.file.ask, host_ids)
 
     def column(self, name: str, width: int, dtype: torch.dtype) -> FileRows:
         """Open a column of state in a file beside the table's.
 
-        It is made, of zeros that take no room, when it is not there. One that is there is gone on
-        with, as of the journal's last commit.
+        It is made, of zeros that take no room, when it is not there. With one that is there its
+        state goes on, as the table does.
 
         Raises:
             MismatchError: One of another shape or dtype is there.
@@ -118,9 +118,9 @@ class FileRows(Rows):
                 "Train on with the optimiser that made it, or from a new copy of the table.",
                 path=str(path),
             )
-        column = FileRows(self.journal, found, self.first_row, self.count)
-        self.columns.append(column)
-        return column
+        if name not in self.columns:
+            self.columns[name] = FileRows(self.journal, found, self.first_row, self.count)
+        return self.columns[name]
 
 
 class FileEmbedding(nn.Module):
