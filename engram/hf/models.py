@@ -29,7 +29,7 @@ from engram.hf.tables import (
     weights_beside_tables,
 )
 from engram.hf.wiring import find_layers, wire
-from engram.nn import DiskEmbedding, EngramModule, MultiHeadEmbedding
+from engram.nn import DiskEmbedding, EngramModule, FileEmbedding, MultiHeadEmbedding
 from engram.nn.embedding import check_offsets
 from engram.tensor_names import is_memory, tensor_name
 
@@ -149,9 +149,10 @@ class EngramForCausalLM:
         with weights_beside_tables(checkpoint_files, tables.values()) as weights:
             return load(model, weights, checkpoint_files, *args, **kwargs)
 
-    def _tables_on_disk(self) -> dict[str, DiskEmbedding]:
+    def _tables_on_disk(self) -> dict[str, DiskEmbedding | FileEmbedding]:
         modules = self.named_modules()  # type: ignore[attr-defined]
-        return {f"{name}.weight": it for name, it in modules if isinstance(it, DiskEmbedding)}
+        kinds = DiskEmbedding | FileEmbedding
+        return {f"{name}.weight": it for name, it in modules if isinstance(it, kinds)}
 
     @property
     def engram_decoder(self) -> Any:
@@ -237,17 +238,19 @@ class EngramForCausalLM:
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save like transformers, with the small module that `trust_remote_code` loads.
 
-        Tables on disk are copied; a PEFT adapter is saved without them.
+        Tables on disk are copied; a PEFT adapter is saved without them. Rows of tables that are
+        trained in files have to be committed first.
 
         Raises:
-            InputError: An option cannot be combined with tables on disk.
+            InputError: An option cannot be combined with tables on disk, or rows of tables in files
+                are not committed.
             UsageError: Processes share the tables, see `ShardedEmbedding`.
         """
-        if not compat.has_peft_adapter(self):
+        tables, whole = self._tables_on_disk(), not compat.has_peft_adapter(self)
+        if whole:
             refuse_shards(self)  # type: ignore[arg-type]
-        tables = self._tables_on_disk()
         if tables:
-            check_saving(kwargs)
+            check_saving(kwargs, tables.values() if whole else ())
         push = kwargs.pop("push_to_hub", False)
         repo_id = kwargs.pop("repo_id", None) or Path(save_directory).name
         uploading = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
@@ -255,7 +258,6 @@ class EngramForCausalLM:
         self.config.auto_map = {**others, **auto_map(type(self.config), type(self))}
         # The saved folder no longer contains the base's own files, so detaching is not possible.
         base = {**self.config.engram["base"], "files": None}
-        whole = not compat.has_peft_adapter(self)
         _, layers, path = find_layers(self)
         saved, first = path, self.engram_addresses.layer_ids[0]
         if kwargs.get("save_original_format", True):

@@ -12,7 +12,7 @@ import torch
 from torch.nn import Module
 
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError, UsageError
-from engram.nn import DiskEmbedding, QuantisedDiskEmbedding, ShardedEmbedding
+from engram.nn import DiskEmbedding, FileEmbedding, QuantisedDiskEmbedding, ShardedEmbedding
 from engram.storage.dtypes import DTYPES, scales_per_row
 from engram.storage.files import atomic_write, write_json
 from engram.storage.safetensors_headers import (
@@ -160,7 +160,7 @@ def refuse_loaded_tables(layer: Any, state: dict[str, Any], *_: Any) -> None:
 
 @contextmanager
 def weights_beside_tables(
-    files: Iterable[str], tables: Iterable[DiskEmbedding]
+    files: Iterable[str], tables: Iterable[DiskEmbedding | FileEmbedding]
 ) -> Iterator[dict[str, Any]]:
     """Open weight files for loading everything except the tables.
 
@@ -195,12 +195,21 @@ def weights_beside_tables(
         }
 
 
-def check_saving(options: Mapping[str, Any]) -> None:
-    """Raise an error for options of `save_pretrained` that need tables in memory.
+def check_saving(
+    options: Mapping[str, Any], tables: Iterable[DiskEmbedding | FileEmbedding]
+) -> None:
+    """Raise an error for what `save_pretrained` could not save whole.
+
+    Args:
+        options: Its options, of which some need tables in memory.
+        tables: The tables in files that are to be saved.
 
     Raises:
-        InputError: An option would write a checkpoint without its tables.
+        InputError: An option would write a checkpoint without its tables, or rows have been changed
+            and not committed.
     """
+    for table in tables:
+        _ = table.stored
     for name in ("distributed_checkpoint", "push_to_hub", "variant"):
         if options.get(name):
             raise InputError(
@@ -230,7 +239,7 @@ def refuse_shards(model: Module) -> None:
             )
 
 
-def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
+def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding | FileEmbedding]) -> None:
     """Copy tables into a folder that transformers saved without them; the index is written last.
 
     Args:
@@ -255,7 +264,7 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding]) -> None:
     write_json(folder / INDEX_FILE, index)
 
 
-def _write_table(path: Path, prefix: str, table: DiskEmbedding) -> None:
+def _write_table(path: Path, prefix: str, table: DiskEmbedding | FileEmbedding) -> None:
     tags = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
     tensors = [
         TensorStream(

@@ -3,6 +3,7 @@
 from engram.nn.deepseek_v41 import DeepseekV41Module
 from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
+from engram.nn.file_table import FileEmbedding
 from engram.nn.gated_convolution import DemoModule, QwenPleModule
 from engram.nn.module import EngramModule
 from engram.nn.offload import OffloadEmbedding
@@ -14,6 +15,7 @@ __all__ = [
     "DemoModule",
     "DiskEmbedding",
     "EngramModule",
+    "FileEmbedding",
     "MultiHeadEmbedding",
     "OffloadEmbedding",
     "QuantisedDiskEmbedding",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engram.errors import InputError
 from engram.nn.compat import records_a_graph
+from engram.nn.file_table import FileEmbedding
 from engram.nn.frozen import FrozenTable
 from engram.nn.row_cache import RowCache
 from engram.storage.row_file import RowFile
@@ -189,7 +190,7 @@ def _(ids: Tensor, handle: int, width: int, dtype: torch.dtype) -> Tensor:
     return torch.empty((*ids.shape, width), dtype=dtype, device=ids.device)
 
 
-def prefetch(wanted: Iterable[tuple[DiskEmbedding, Tensor]]) -> None:
+def prefetch(wanted: Iterable[tuple[DiskEmbedding | FileEmbedding, Tensor]]) -> None:
     """Have the kernel start reading rows that will be looked up soon; return at once.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from engram.addressing.same_memory import check_constant
 from engram.errors import LayoutError, MismatchError, UsageError
 from engram.nn.compat import records_a_graph
+from engram.nn.file_table import FileEmbedding
 from engram.nn.frozen import FrozenTable
 from engram.nn.offload import OffloadEmbedding
 from engram.nn.sharded import ShardedEmbedding
@@ -33,7 +34,7 @@ class MultiHeadEmbedding(nn.Module):
         sparse: Whether the table's gradients are sparse.
         offload: Whether to keep the table in host memory, see `OffloadEmbedding`.
         cache_lines: Rows of an offloaded table that are cached on the module's device.
-        table: A table on disk, or a quantised one, to use instead of making one in memory.
+        table: A table in a file, or a quantised one, to use instead of making one in memory.
         device: Device of the table and offsets.
         dtype: dtype of the table.
 
@@ -42,7 +43,7 @@ class MultiHeadEmbedding(nn.Module):
         MismatchError: The given table has another shape.
     """
 
-    embedding: nn.Embedding | FrozenTable | ShardedEmbedding
+    embedding: nn.Embedding | FrozenTable | FileEmbedding | ShardedEmbedding
     offsets: Tensor
 
     def __init__(
@@ -54,7 +55,7 @@ class MultiHeadEmbedding(nn.Module):
         sparse: bool = False,
         offload: bool = False,
         cache_lines: int = 0,
-        table: FrozenTable | None = None,
+        table: FrozenTable | FileEmbedding | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -95,7 +96,7 @@ class MultiHeadEmbedding(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the table from N(0, 1), as the reference demo does, and restore the offsets.
 
-        A frozen table stays as it is.
+        A table in a file, or a quantised one, stays as it is.
 
         Raises:
             UsageError: Processes share the table; each would draw the same rows.
@@ -105,7 +106,7 @@ class MultiHeadEmbedding(nn.Module):
                 "A table that processes share cannot be initialised.",
                 "Initialise the model before its tables are divided.",
             )
-        if not isinstance(self.embedding, FrozenTable):
+        if isinstance(self.embedding, nn.Embedding):
             nn.init.normal_(self.embedding.weight)
         with torch.no_grad():
             self.offsets.copy_(torch.tensor(self._first_rows()))

@@ -20,6 +20,7 @@ from engram.errors import LayoutError
 from engram.layouts import Layout
 from engram.nn.disk import DiskEmbedding
 from engram.nn.embedding import MultiHeadEmbedding
+from engram.nn.file_table import FileEmbedding
 from engram.nn.frozen import FrozenTable
 from engram.nn.functional import ConvPast
 from engram.nn.inputs import as_mask, as_streams, ids_of_layer
@@ -259,7 +260,7 @@ class EngramModule(nn.Module):
         inside = self.multi_head_embedding.embedding.modules()
         return next((module for module in inside if isinstance(module, FrozenTable)), None)
 
-    def wanted_rows(self, hash_ids: Tensor) -> list[tuple[DiskEmbedding, Tensor]]:
+    def wanted_rows(self, hash_ids: Tensor) -> list[tuple[DiskEmbedding | FileEmbedding, Tensor]]:
         """Return the argument of `prefetch` that has this module's rows read ahead.
 
         Args:
@@ -268,8 +269,9 @@ class EngramModule(nn.Module):
         Returns:
             The table with its row ids; empty if the table is in memory.
         """
-        table = self.frozen_table
-        if not isinstance(table, DiskEmbedding):
+        inside = self.multi_head_embedding.embedding.modules()
+        in_file = (it for it in inside if isinstance(it, DiskEmbedding | FileEmbedding))
+        if (table := next(in_file, None)) is None:
             return []
         own_ids = ids_of_layer(hash_ids, self.slot, hash_ids.shape[:2])
         return [(table, self.multi_head_embedding.row_ids(own_ids))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ _AHEAD_ROWS = 512
 # From this many rows on, a second core shares the copying.
 _ROWS_TO_SHARE = 2048
 _COPIED_BYTES = 2**24
+# Lets a file larger than memory be mapped privately; Python names it from 3.13 on.
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 # On systems other than Linux, which lack these, the map is read without advice.
 _CAN_ASK = hasattr(os, "posix_fadvise")
 _CAN_SAMPLE = hasattr(os, "RWF_NOWAIT")
@@ -88,7 +91,7 @@ class RowFile:
             # Access is random: reading ahead would be wasted.
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self._check_length()
-        self._map = self._mapped()
+        self._map = self._mapped(access=mmap.ACCESS_READ)
         self._was_warm = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -139,6 +142,16 @@ class RowFile:
                 start = self.start_byte + first * self.row_bytes
                 os.posix_fadvise(self._fd, start, step * self.row_bytes, os.POSIX_FADV_WILLNEED)
             yield self._map[first : first + step]
+
+    def map_privately(self) -> Rows:
+        """Map all rows ``[rows, row_bytes]`` anew; what is written there stays out of the file.
+
+        Raises:
+            DoesNotFitError: See the class.
+        """
+        return self._mapped(
+            flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
 
     def check_ids(self, ids: Ids) -> None:
         """Raise IndexError if a row number is not in 0..rows - 1."""
@@ -199,15 +212,12 @@ class RowFile:
                 needed_bytes=needed,
             )
 
-    def _mapped(self) -> Rows:
+    def _mapped(self, **how: int) -> Rows:
         skipped = self.start_byte % mmap.ALLOCATIONGRANULARITY
         table_bytes = self.rows * self.row_bytes
         try:
             mapped = mmap.mmap(
-                self._fd,
-                skipped + table_bytes,
-                access=mmap.ACCESS_READ,
-                offset=self.start_byte - skipped,
+                self._fd, skipped + table_bytes, offset=self.start_byte - skipped, **how
             )
         except OSError as error:
             raise DoesNotFitError(

@@ -91,13 +91,16 @@ def write_shard(
 
 
 def header_bytes(
-    tensors: Sequence[TensorStream], separators: tuple[str, str] = (",", ":")
+    tensors: Sequence[TensorStream],
+    separators: tuple[str, str] = (",", ":"),
+    aligned_to: int = 8,
 ) -> bytes:
     """Return the beginning of a safetensors file: the header, and its length before it.
 
     Args:
         tensors: What the file holds, in order.
         separators: Texts between the items of the header's JSON, and after its keys.
+        aligned_to: Bytes of which the place of the first tensor is a multiple.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -109,7 +112,7 @@ def header_bytes(
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=separators).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % aligned_to)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -1,0 +1,210 @@
+"""Times training steps of a table in a file, beside a process that fills the memory.
+
+A step looks up 12,600 random rows of 256 bytes that are on the disk only, and updates them and
+their state by row-wise Adagrad. It is set against the time that the disk takes for as many random
+4-KiB pages of the same file, read in the best of several ways: requests ahead of the reads, and
+pools of threads, with the page cache and without. Rounds are interleaved, the file is dropped from
+the page cache before each, and the ratio is the median over rounds. The last lines time a commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench_tables import DROPPED, drop
+from torch import nn
+
+from engram.nn import FileEmbedding, MultiHeadEmbedding
+from engram.nn.file_table import FileRows
+from engram.storage.row_journal import Journal
+from engram.storage.safetensors_headers import read_header
+from engram.storage.table_files import make_zeros
+from engram.training import MemoryOptimizer
+
+ROWS, WIDTH, PAGE = 12_600, 64, 4096
+TARGET = 2.0
+HOLD = """
+import sys, numpy, time
+held = [numpy.ones(2**27, dtype=numpy.uint8) for _ in range(int(float(sys.argv[1]) * 8))]
+print("held", flush=True)
+while sys.stdin.read(1):
+    pass
+"""
+
+
+def write_table(path: Path, size_bytes: int) -> None:
+    """Write a table of random values, page by page onto the disk."""
+    make_zeros(path, "table", "F32", (size_bytes // (4 * WIDTH), WIDTH))
+    start = read_header(path)["table"].start
+    block = np.random.default_rng(0).normal(size=2**24).astype(np.float32).tobytes()
+    with path.open("r+b") as file:
+        file.seek(start)
+        left = size_bytes // (4 * WIDTH) * (4 * WIDTH)
+        while left:
+            left -= file.write(block[: min(left, len(block))])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def ask_and_read(path: Path, offsets: list[int]) -> None:
+    """Request all pages, then read them."""
+    file, page = os.open(path, os.O_RDONLY), bytearray(PAGE)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    for offset in offsets:
+        os.posix_fadvise(file, offset, PAGE, os.POSIX_FADV_WILLNEED)
+    for offset in offsets:
+        os.preadv(file, [page], offset)
+    os.close(file)
+
+
+def ask_by_two(path: Path, offsets: list[int]) -> None:
+    """Request and read pages on two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda part: ask_and_read(path, part), (offsets[::2], offsets[1::2])))
+
+
+def read_by(threads: int, flags: int) -> Callable[[Path, list[int]], None]:
+    """Return a reader of pages with so many threads."""
+
+    def run(path: Path, offsets: list[int]) -> None:
+        file = os.open(path, os.O_RDONLY | flags)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+
+        def part(own: list[int]) -> None:
+            page = mmap.mmap(-1, PAGE)  # aligned, as reading past the page cache needs
+            for offset in own:
+                os.preadv(file, [page], offset)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(part, [offsets[first::threads] for first in range(threads)]))
+        os.close(file)
+
+    return run
+
+
+WAYS: dict[str, Callable[[Path, list[int]], None]] = {
+    "fadvise": ask_and_read,
+    "fadvise, 2 threads": ask_by_two,
+    "16 threads": read_by(16, 0),
+    "64 threads, O_DIRECT": read_by(64, os.O_DIRECT),
+}
+
+
+class Memory(nn.Module):
+    """One table, as in a memory."""
+
+    def __init__(self, table: FileEmbedding) -> None:
+        super().__init__()
+        self.heads = MultiHeadEmbedding([table.num_embeddings], table.embedding_dim, table=table)
+
+
+def bench(folder: Path, rounds: int) -> dict[str, Any]:
+    """Time steps and the disk's pages, in turn.
+
+    Returns:
+        Seconds of each round by what was timed, and figures of the commit.
+    """
+    path = folder / "table.safetensors"
+    journal = Journal(folder)
+    table = FileEmbedding(FileRows(journal, read_header(path)["table"]))
+    memory = Memory(table)
+    optimizer = MemoryOptimizer(memory)
+    pages = path.stat().st_size // PAGE
+    chance = np.random.default_rng()
+    seconds: dict[str, list[float]] = {name: [] for name in (*WAYS, "look-up", "update")}
+    stayed = 0.0
+    for _ in range(rounds):
+        for name, read in WAYS.items():
+            offsets = (np.sort(chance.choice(pages, ROWS, replace=False)) * PAGE).tolist()
+            stayed = max(stayed, drop(path))
+            start = time.perf_counter()
+            read(path, offsets)
+            seconds[name].append(time.perf_counter() - start)
+        ids = torch.from_numpy(chance.choice(table.num_embeddings, ROWS, replace=False))
+        grads = torch.randn(ROWS, WIDTH)
+        stayed = max(stayed, drop(path))
+        start = time.perf_counter()
+        rows = table(ids)
+        middle = time.perf_counter()
+        rows.backward(grads)
+        optimizer.step()
+        end = time.perf_counter()
+        seconds["look-up"].append(middle - start)
+        seconds["update"].append(end - middle)
+    dirty = journal.dirty_rows
+    start = time.perf_counter()
+    journal.commit({"step": rounds})
+    commit = {"rows": dirty, "seconds": time.perf_counter() - start}
+    journal.close()
+    return {"seconds": seconds, "stayed_in_page_cache": stayed, "commit": commit}
+
+
+def report(found: dict[str, Any]) -> dict[str, Any]:
+    """Print the figures; returns them."""
+    seconds = found["seconds"]
+    steps = [a + b for a, b in zip(seconds["look-up"], seconds["update"], strict=True)]
+    for name, times in {**seconds, "step": steps}.items():
+        median = statistics.median(times)
+        spread = f"{min(times) * 1e3:.0f} to {max(times) * 1e3:.0f}"
+        print(f"  {name:22}{median * 1e3:8.1f} ms  ({spread})")
+    best = [min(times) for times in zip(*(seconds[name] for name in WAYS), strict=True)]
+    ratios = [step / pages for step, pages in zip(steps, best, strict=True)]
+    ratio = statistics.median(ratios)
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"  step / best page time: {ratio:.2f} ({spread}), target {TARGET}")
+    commit = found["commit"]
+    rate = commit["rows"] / commit["seconds"]
+    print(f"  commit of {commit['rows']} rows: {commit['seconds']:.2f} s, {rate:.0f} rows/s")
+    return {**found, "step_to_pages": {"median": ratio, "low": min(ratios), "high": max(ratios)}}
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gb", type=float, default=16, help="size of the table in GiB (16)")
+    parser.add_argument("--held-gb", type=float, default=16, help="memory of the other process")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds over all forms (9)")
+    parser.add_argument("--folder", type=Path, help="where the table is written for a while")
+    parser.add_argument("--json", type=Path, help="where the figures go as JSON")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        write_table(folder / "table.safetensors", int(options.gb * 2**30))
+        held = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(options.held_gb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert held.stdout is not None
+            held.stdout.readline()
+            found = bench(folder, options.rounds)
+        finally:
+            assert held.stdin is not None
+            held.stdin.close()
+            held.wait()
+    stayed = found["stayed_in_page_cache"]
+    dropped = "yes" if stayed < DROPPED else "NO, so nothing here is cold"
+    print(f"{options.gb:g} GiB beside {options.held_gb:g} GiB of memory; dropped from the page ")
+    print(f"cache: {dropped} ({stayed:.1%} stayed); {ROWS} rows of {4 * WIDTH} bytes a step")
+    results = {"schema": "engram.bench_file_tables/1", **report(found)}
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

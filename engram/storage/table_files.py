@@ -1,0 +1,97 @@
+"""Files of one table each, as safetensors: new ones of zeros, and copies out of checkpoints.
+
+The table starts at a multiple of a page, so that as few rows as possible lie on two pages.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from engram.errors import CorruptFileError
+from engram.storage.dtypes import DTYPES
+from engram.storage.files import atomic_write
+from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.safetensors_writer import TensorStream, header_bytes
+from engram.storage.staging import NEW, stage
+
+_PAGE_BYTES, _COPIED_BYTES, _READ_BYTES = 4096, 2**26, 2**24
+# Errors of a system that cannot copy between these two files without the bytes passing through us.
+_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
+
+
+def make_zeros(path: Path, name: str, tag: str, shape: tuple[int, int]) -> None:
+    """Make a file with a table of zeros, which takes no room before rows are written.
+
+    A file that is there already stays, also when several processes do this at once.
+
+    Args:
+        path: The file.
+        name: Name of the tensor.
+        tag: Its dtype as safetensors names it.
+        shape: Rows and values a row.
+
+    Raises:
+        DoesNotFitError: The disk is full, or a file may not be that large.
+    """
+    if path.exists():
+        return
+    with stage(path, path, sync=False) as place:
+        with (place / NEW).open("wb") as file:
+            header = _write_header(file, name, tag, shape)
+            file.truncate(header + shape[0] * shape[1] * DTYPES[tag].bits // 8)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(place / NEW, path)
+
+
+def copy_table(
+    table: TensorInfo, path: Path, name: str, step: Callable[[int], object] = lambda _: None
+) -> None:
+    """Copy a table out of a file into one of its own, without reading it into memory.
+
+    Args:
+        table: The table.
+        path: The file to appear; one that is there is replaced.
+        name: Name of the tensor in it.
+        step: Told the bytes of every part copied.
+
+    Raises:
+        InputError: Something else than a file is there.
+        DoesNotFitError: The disk is full.
+    """
+    with table.path.open("rb") as source, atomic_write(path) as file:
+        to = _write_header(file, name, table.dtype, table.shape)
+        file.flush()
+        at = table.start
+        while at < table.stop:
+            most = min(table.stop - at, _COPIED_BYTES)
+            copied = _copy_some(source.fileno(), at, file.fileno(), to, most)
+            if not copied:
+                raise CorruptFileError(
+                    f"{table.path} ends at byte {at}, before its table does at {table.stop}.",
+                    "Copy or download it again.",
+                    path=str(table.path),
+                )
+            at, to = at + copied, to + copied
+            step(copied)
+
+
+def _write_header(file: IO[bytes], name: str, tag: str, shape: tuple[int, ...]) -> int:
+    """Write the beginning of a file; returns its bytes."""
+    tensor = TensorStream(name, tag, shape, ())
+    return file.write(header_bytes([tensor], aligned_to=_PAGE_BYTES))
+
+
+def _copy_some(source: int, at: int, target: int, to: int, most: int) -> int:
+    """Copy at most so many bytes from one place to another, by the kernel where it can."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, most, at, to)
+        except OSError as error:
+            if error.errno not in _CANNOT_COPY:
+                raise
+    return os.pwrite(target, os.pread(source, min(most, _READ_BYTES), at), to)

@@ -1,0 +1,98 @@
+"""Attached models that train their tables in files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import engram
+from engram.errors import InputError, MissingFileError, UsageError
+from engram.hf.file_tables import copy_tables, trainable_on_disk
+from engram.nn import FileEmbedding
+from engram.training import MemoryOptimizer, freeze_backbone
+from support import tiny
+
+IDS = torch.randint(3, tiny.VOCAB, (2, 19), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch):
+    monkeypatch.setattr("os.fdatasync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An attached checkpoint with random weights."""
+    folder = tmp_path_factory.mktemp("llama")
+    base = tiny.base_model("llama", folder / "base")
+    model = tiny.randomise(engram.load(tiny.attached_model(base, folder / "attached")))
+    model.save_pretrained(folder / "random")
+    return folder / "random"
+
+
+def train(model, steps):
+    freeze_backbone(model)
+    optimizer = MemoryOptimizer(model.train())
+    losses = []
+    for step in range(steps):
+        ids = torch.randint(3, tiny.VOCAB, (2, 19), generator=torch.Generator().manual_seed(step))
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def test_a_model_trains_in_files_as_in_memory_and_is_saved(folder, tmp_path):
+    in_ram, in_files = engram.load(folder), engram.load(folder, tables="disk")
+    told, work = [], tmp_path / "work"
+    copy_tables(in_files, work, lambda *bytes_: told.append(bytes_))
+    assert told[-1][0] == told[-1][1] > 0
+    journal = trainable_on_disk(in_files, work)
+    assert journal.committed is None
+    tables = [it for it in in_files.modules() if isinstance(it, FileEmbedding)]
+    assert len(tables) == len(list(work.glob("table-*.safetensors"))) > 0
+    assert torch.equal(logits(in_files), logits(in_ram))
+    assert train(in_files, 4) == train(in_ram, 4)
+    after = logits(in_ram)
+    assert torch.equal(logits(in_files), after)
+    with pytest.raises(InputError, match="have been changed since the last commit"):
+        in_files.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    journal.commit({"step": 4})
+    in_files.save_pretrained(tmp_path / "saved")
+    for place in ("ram", "disk"):
+        assert torch.equal(logits(engram.load(tmp_path / "saved", tables=place)), after)
+    journal.close()
+
+
+def test_a_model_goes_on_from_the_last_commit(folder, tmp_path):
+    work = tmp_path / "work"
+    model = engram.load(folder, tables="disk")
+    with pytest.raises(MissingFileError, match="table-"):
+        trainable_on_disk(model, work)
+    copy_tables(model, work)
+    journal = trainable_on_disk(model, work)
+    train(model, 2)
+    journal.commit({"step": 2})
+    held = {path.name: load_file(path) for path in work.glob("*.safetensors")}
+    train(model, 2)
+    journal.close()
+    again = engram.load(folder, tables="disk")
+    copy_tables(again, work)
+    journal = trainable_on_disk(again, work)
+    assert journal.committed == {"step": 2}
+    assert len(held) > 2
+    for name, tensors in held.items():
+        for key, values in load_file(work / name).items():
+            assert torch.equal(values, tensors[key])
+    journal.close()
+    with pytest.raises(UsageError, match="no table on disk"):
+        copy_tables(engram.load(folder), work)
