@@ -18,6 +18,7 @@ from engram.storage.gguf import refuse_gguf
 MAX_CONFIG_BYTES = 2**20
 
 _HINT = "`engram config show gpt2` prints a valid config, with every key explained."
+_NOT_THERE = "`engram config ls` lists the templates; `engram config new` writes a file."
 _MAX_MESSAGE = 400
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
@@ -30,7 +31,7 @@ def read_config(path: Path | str) -> EngramConfig:
         InputError: It is a GGUF file.
         MissingFileError: There is no such file.
     """
-    found = _read_mapping(Path(path))
+    found = read_mapping(path)
     if "model_type" in found.lines:
         folder = Path(path).parent
         raise ConfigError(
@@ -51,7 +52,7 @@ def read_config(path: Path | str) -> EngramConfig:
                 for problem in error.problems
                 if problem.key not in refused
             ]
-    raise _error(problems, path)
+    raise config_error(problems, path)
 
 
 def read_values(path: Path | str) -> dict[str, Any]:
@@ -61,9 +62,9 @@ def read_values(path: Path | str) -> dict[str, Any]:
         ConfigError: The file is not a mapping of keys; values are not checked.
         MissingFileError: There is no such file.
     """
-    found = _read_mapping(Path(path))
+    found = read_mapping(path)
     if found.problems:
-        raise _error(found.problems, path)
+        raise config_error(found.problems, path)
     return found.values
 
 
@@ -136,19 +137,27 @@ def _scalar(value: object) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _read_mapping(path: Path) -> Mapping:
+def read_mapping(path: Path | str, missing: str = _NOT_THERE) -> Mapping:
+    """Read the keys of a YAML or JSON file, each with its line.
+
+    Args:
+        path: The file.
+        missing: Next step where there is none.
+
+    Raises:
+        ConfigError: It is too large or not UTF-8; other problems are returned.
+        InputError: It is a GGUF file.
+        MissingFileError: There is no such file.
+    """
+    path = Path(path)
     refuse_gguf(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError.at(
-            path,
-            "`engram config ls` lists the templates; `engram config new` writes a file.",
-            path=str(path),
-        ) from None
+        raise MissingFileError.at(path, missing, path=str(path)) from None
     if len(data) > MAX_CONFIG_BYTES:
-        raise _error(
+        raise config_error(
             [Problem("", f"larger than {MAX_CONFIG_BYTES} bytes: not a config file")], path
         )
     try:
@@ -156,16 +165,17 @@ def _read_mapping(path: Path) -> Mapping:
     except UnicodeDecodeError as error:
         message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         problem = Problem("", message, data.count(b"\n", 0, error.start) + 1)
-        raise _error([problem], path) from None
+        raise config_error([problem], path) from None
     # JSON may indent with tabs, which YAML does not allow; JSON strings have them escaped.
     return parse_mapping(text.replace("\t", " ") if path.suffix == ".json" else text)
 
 
-def _error(problems: list[Problem], path: Path | str) -> ConfigError:
+def config_error(problems: list[Problem], path: Path | str, hint: str = _HINT) -> ConfigError:
+    """Return the error for a config file, its problems by line and in bounded length."""
     shortened = [
         replace(problem, message=f"{problem.message[:_MAX_MESSAGE]} ...")
         if len(problem.message) > _MAX_MESSAGE
         else problem
         for problem in sorted(problems, key=lambda each: each.line or 0)
     ]
-    return ConfigError(shortened, str(path), _HINT)
+    return ConfigError(shortened, str(path), hint)

@@ -21,10 +21,14 @@ _HOMES = {
     "Control": "controls",
     "MemoryOptimizer": "memory_optimizer",
     "apply_control": "controls",
+    "equal_params": "parameter_trade",
     "freeze_backbone": "memory_optimizer",
     "load_control": "dense_control",
     "optimizer_for": "memory_optimizer",
     "permute_rows": "controls",
+    "read_new_base": "new_base",
+    "scale_note": "new_base",
+    "write_new_base": "new_base",
 }
 __all__ = sorted(_HOMES)
 

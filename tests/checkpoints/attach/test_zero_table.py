@@ -44,7 +44,10 @@ def test_logits_are_the_bases_and_what_reads_the_table_is_orthogonal(base, tmp_p
     config = layout_config(layout, table_dtype=dtype)
     tiny.attached_model(base, folder, config, init="zero-table")
     assert max_logit_difference(base, folder) == 0.0
-    assert [check for check in verify(folder) if check.ok is False] == []
+    every_way = (layout, dtype) in (("deepseek_v41", "float32"), ("qwen_ple", "int8"))
+    checks = list(verify(folder, headers_only=not every_way))
+    assert [check for check in checks if check.ok is False] == []
+    assert any(check.name == "memory responds" for check in checks) == every_way
     model = engram.load(folder)
     tolerance = {"float32": 1e-5}.get(dtype, 0.05)
     for layer_id in config.layer_ids:
