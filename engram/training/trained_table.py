@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engram.nn.rows import RamRows, Rows, rows_of
+from engram.nn.sharded import ShardedEmbedding
 from engram.training.rounding import round_to_bfloat16
 from engram.training.row_gradients import RowGradients
 from engram.training.row_rules import RowRule
@@ -37,7 +38,8 @@ class TrainedTable:
         module.sparse = True
         self.weight: nn.Parameter = module.weight
         self.rows = rows_of(embedding)
-        self.is_shard = self.rows.count < module.num_embeddings
+        self.is_shard = isinstance(embedding, ShardedEmbedding)
+        self._group: dist.ProcessGroup | None = getattr(embedding, "group", None)
         self.steps = 0
         self._rule, self._seed = rule, seed
         self._gradients = RowGradients(self.weight)
@@ -81,7 +83,7 @@ class TrainedTable:
         self._grads = self._gradients.summed(exchange=shared and not self.is_shard)
         square: Tensor = torch.linalg.vector_norm(self._grads[1]).double().square()
         if shared and self.is_shard:
-            dist.all_reduce(square)
+            dist.all_reduce(square, group=self._group)
         return square
 
     def update(self, scale: float, lr: float) -> int:

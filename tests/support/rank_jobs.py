@@ -19,7 +19,8 @@ from engram.nn import EngramModule, MultiHeadEmbedding, ShardedEmbedding
 from engram.nn.rows import rows_of
 from engram.nn.sharded import first_row_of
 from engram.storage.safetensors_writer import TensorStream, write_shard
-from engram.training import MemoryOptimizer, shards
+from engram.training import MemoryOptimizer, optimizer_for, shards
+from support import tiny
 from support.demo_modules import make_config, make_module
 
 _VOCAB = 60
@@ -171,8 +172,6 @@ def train(
         it.embedding.to(table_dtype or dtype)
     if kind != "one" and is_shared:
         shards.shard_tables(model)
-    elif kind != "one":
-        shards.leave_tables_out_of_ddp(model)
     parallel: Any = model
     if kind == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
@@ -227,6 +226,54 @@ def dense_norm(micro_batches: int) -> float:
 def random_batches() -> Tensor:
     """Some batches ``[4, 6, 17]``."""
     return torch.randint(0, _VOCAB, (4, 6, 17), generator=torch.Generator().manual_seed(5))
+
+
+def trainer(folder: Path, kind: str, output: Path, **arguments: Any) -> dict[str, Any]:
+    """Train an attached model with transformers' own Trainer on six rows a step.
+
+    Args:
+        folder: The model.
+        kind: ``one`` (a process alone), ``whole`` (each rank holds the tables) or ``shared``.
+        output: Folder of the trainer.
+        **arguments: More arguments of the trainer.
+
+    Returns:
+        Logged losses, the tables' rows here, and other weights of the memory.
+    """
+    from transformers import Trainer, TrainingArguments
+
+    ranks = 1 if kind == "one" else dist.get_world_size()
+    model = tiny.randomise(engram.load(folder))
+    if kind == "shared":
+        shards.shard_tables(model)
+    rows = torch.randint(3, tiny.VOCAB, (24, 17), generator=torch.Generator().manual_seed(5))
+    values: dict[str, Any] = {
+        "max_steps": 8,
+        "per_device_train_batch_size": 6 // ranks,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0,
+        "logging_steps": 1,
+    }
+    values |= {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    used = Trainer(
+        model=model,
+        args=TrainingArguments(str(output), **{**values, **arguments}),
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        optimizer_cls_and_kwargs=optimizer_for(lr=1e-4),
+    )
+    used.train()
+    heads = [it for it in model.modules() if isinstance(it, MultiHeadEmbedding)]
+    tables = {id(it.embedding.weight) for it in heads}
+    return {
+        "losses": [line["loss"] for line in used.state.log_history if "loss" in line],
+        "tables": [it.embedding.weight.detach().clone() for it in heads],
+        "others": {
+            name: weight.detach().clone()
+            for name, weight in model.named_parameters()
+            if ".engram." in name and id(weight) not in tables
+        },
+    }
 
 
 def write(path: Path, table: Tensor, block_bytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
+import os
 import sys
 import tempfile
 import traceback
@@ -53,6 +54,8 @@ def on_ranks(ranks: int, work: Callable[..., Any], *args: Any) -> list[Any]:
 
 def _run(folder: str, rank: int, ranks: int, work: Callable[..., Any], args: Any) -> None:
     torch.set_num_threads(1)
+    # As torchrun sets them: accelerate looks for them.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
