@@ -254,6 +254,7 @@ def trainer(folder: Path, kind: str, output: Path, **arguments: Any) -> dict[str
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0,
         "logging_steps": 1,
+        "ddp_find_unused_parameters": False,
     }
     values |= {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
     used = Trainer(

@@ -121,3 +121,23 @@ def test_without_a_group():
     shards.shard_tables(frozen)
     assert shards.table_parameters(frozen) == set()
     assert shards.table_parameters(nn.Linear(1, 1)) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*kernels:UserWarning")
+def test_an_unmodified_trainer_on_two_ranks_equals_one_process(tmp_path, tmp_path_factory):
+    folder = tiny.family_folders("llama", tmp_path_factory)[1]
+    expected = rank_jobs.trainer(folder, "one", tmp_path)
+    for kind in ("whole", "shared"):
+        found = on_ranks(2, rank_jobs.trainer, folder, kind, tmp_path)
+        for it in found:
+            assert it["losses"] == pytest.approx(expected["losses"], rel=1e-6)
+            for name, weight in expected["others"].items():
+                torch.testing.assert_close(it["others"][name], weight, rtol=0, atol=1e-6)
+        for number, table in enumerate(expected["tables"]):
+            rows = [it["tables"][number] for it in found]
+            if kind == "whole":
+                assert torch.equal(*rows)
+            rows = torch.cat(rows) if kind == "shared" else rows[0]
+            # Gates near zero, where their root is steep, let roundings grow.
+            torch.testing.assert_close(rows, table, rtol=0, atol=5e-5)
