@@ -46,7 +46,9 @@ def leave_out_of_ddp(model: nn.Module, names: Sequence[str]) -> None:
         model: The model that is given to it.
         names: Names of the parameters in it.
     """
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(names))
+    earlier = getattr(model, "_ddp_params_and_buffers_to_ignore", ())
+    every = list(dict.fromkeys([*earlier, *names]))
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, every)
 
 
 def _versions_count() -> bool:
@@ -64,8 +66,9 @@ def _addresses_differ() -> bool:
 def _ddp_leaves_out() -> bool:
     model = nn.Linear(1, 1, device="meta")
     leave_out_of_ddp(model, ["weight"])
+    leave_out_of_ddp(model, ["bias"])
     left_out: object = model._ddp_params_and_buffers_to_ignore
-    return left_out == ["weight"]
+    return left_out == ["weight", "bias"]
 
 
 SEAMS = (

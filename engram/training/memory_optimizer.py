@@ -17,6 +17,7 @@ from engram.tensor_names import is_memory
 from engram.training.foreign_clipping import ForeignClipping
 from engram.training.row_gradients import refuse_float16
 from engram.training.row_rules import find_rule
+from engram.training.shards import leave_tables_out_of_ddp
 from engram.training.trained_table import TrainedTable
 
 
@@ -71,6 +72,12 @@ class MemoryOptimizer(torch.optim.AdamW):
         for name, value in {"lr": lr, "table_lr": table_lr, "weight_decay": weight_decay}.items():
             if not 0 <= value < math.inf:
                 raise UsageError(f"{name} must be a number >= 0, got {value}.", argument=name)
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise UsageError(
+                "The model is wrapped by DistributedDataParallel already, which would exchange "
+                "gradients of tables too.",
+                "Make the optimiser before it.",
+            )
         rule = find_rule(table_optimizer)
         heads = [
             module
@@ -82,6 +89,8 @@ class MemoryOptimizer(torch.optim.AdamW):
             TrainedTable(module.embedding, rule, seed + number)
             for number, module in enumerate(heads)
         ]
+        # Every process gets the rows' gradients from here, or from their owners.
+        leave_tables_out_of_ddp(model)
         self._hooks = [module.register_forward_pre_hook(refuse_float16) for module in heads]
         tables = [table.weight for table in self._tables]
         own = set(map(id, tables))

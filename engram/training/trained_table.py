@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engram.nn.rows import RamRows, Rows, rows_of
+from engram.nn.sharded import ShardedEmbedding
 from engram.training.rounding import round_to_bfloat16
 from engram.training.row_gradients import RowGradients
 from engram.training.row_rules import RowRule
@@ -38,7 +39,8 @@ class TrainedTable:
         module.sparse = True
         self.weight: nn.Parameter = module.weight
         self.rows = rows_of(embedding)
-        self.is_shard = self.rows.count < module.num_embeddings
+        self.is_shard = isinstance(embedding, ShardedEmbedding)
+        self._group: dist.ProcessGroup | None = getattr(embedding, "group", None)
         self.steps = self.rows_touched = 0
         self._rule, self._seed = rule, seed
         self._gradients = RowGradients(self.weight)
@@ -84,7 +86,7 @@ class TrainedTable:
         square = torch.linalg.vector_norm(grads).double().square()
         found = torch.stack([square, square.new_tensor(len(ids))])
         if shared and self.is_shard:
-            dist.all_reduce(found)
+            dist.all_reduce(found, group=self._group)
         self.rows_touched = int(found[1])
         return float(found[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
+import os
 import sys
 import tempfile
 import traceback
@@ -53,6 +54,10 @@ def on_ranks(ranks: int, work: Callable[..., Any], *args: Any) -> list[Any]:
 
 def _run(folder: str, rank: int, ranks: int, work: Callable[..., Any], args: Any) -> None:
     torch.set_num_threads(1)
+    # As torchrun sets them: accelerate looks for them.
+    os.environ |= {f"{kind}RANK": str(rank) for kind in ("", "LOCAL_")}
+    os.environ |= {f"{kind}WORLD_SIZE": str(ranks) for kind in ("", "LOCAL_")}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # the group is there already
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
