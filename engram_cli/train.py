@@ -11,6 +11,7 @@ import typer
 
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import UsageError
+from engram.training.control_names import ControlName
 from engram.training.train_options import Schedule, TableOptimizer, Trained, TrainOptions
 from engram_cli.options import (
     OUTPUT,
@@ -46,7 +47,7 @@ _TRAIN = {
         ),
     ],
     "control": Annotated[
-        Literal["frozen-random", "uniform", "dense"] | None,
+        ControlName | None,
         typer.Option(
             help="Train a control instead: a random table that does not learn; one row a head; an "
             "MLP of as many parameters. With the same seed, text and steps it tells what a trained "

@@ -8,6 +8,7 @@ from engram.errors import LayoutError, MismatchError, MissingFileError, UsageErr
 from engram.hf.tables import TORCH_DTYPES
 from engram.nn import DiskEmbedding, FileEmbedding, MultiHeadEmbedding, QuantisedDiskEmbedding
 from engram.nn.file_table import FileRows
+from engram.nn.sharded import ShardedEmbedding, first_row_of
 from engram.storage.files import Progress
 from engram.storage.row_journal import Journal, recover
 from engram.storage.safetensors_headers import TensorInfo, read_header
@@ -49,16 +50,19 @@ def copy_tables(model: Any, folder: Path, progress: Progress | None = None) -> N
         copy_table(info, path, name, step)
 
 
-def trainable_on_disk(model: Any, folder: Path) -> Journal:
+def trainable_on_disk(model: Any, folder: Path, rank: int = 0, ranks: int = 1) -> Journal:
     """Have a model train its tables in the files that `copy_tables` made.
 
-    Modules ``<layer>.engram.multi_head_embedding.embedding`` become `FileEmbedding`. What a process
-    that ended earlier left there is recovered first, so that tables and state are those of the last
-    commit.
+    Modules ``<layer>.engram.multi_head_embedding.embedding`` become `FileEmbedding`, of this
+    process's rows where several share them. One process alone first recovers what one that ended
+    earlier left there, so that tables and state are those of the last commit; several have to call
+    `recover` in one of them.
 
     Args:
         model: A model that was loaded with ``tables="disk"``.
         folder: The folder.
+        rank: This process.
+        ranks: Number of processes.
 
     Returns:
         The journal that commits the changes; its `committed` tells of the last commit.
@@ -73,13 +77,19 @@ def trainable_on_disk(model: Any, folder: Path) -> Journal:
     """
     tables = list(_tables(model, folder))
     found = {path: _found(path, table) for path, _, table in tables}
-    recover(folder)
-    journal = Journal(folder)
+    if ranks == 1:
+        recover(folder)
+    journal = Journal(folder, rank)
     for path, name, table in tables:
-        embedding = FileEmbedding(FileRows(journal, found[path])).train(table.training)
+        every = table.num_embeddings
+        first, end = (first_row_of(it, ranks, every) for it in (rank, rank + 1))
+        rows = FileRows(journal, found[path], first, end - first)
+        embedding = FileEmbedding(rows).train(table.training)
         embedding.dtype = table.dtype
         embedding.weight.requires_grad_(not table.frozen)
-        model.get_submodule(name).embedding = embedding
+        model.get_submodule(name).embedding = (
+            embedding if ranks == 1 else ShardedEmbedding(embedding, every)
+        )
     return journal
 
 

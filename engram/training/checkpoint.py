@@ -21,6 +21,7 @@ from engram.errors import CorruptFileError, InputError
 from engram.storage import folders
 from engram.storage.files import write_json
 from engram.storage.json_files import COPY_AGAIN, COUNT, OBJECT, read_json
+from engram.storage.row_journal import Journal
 from engram.storage.safetensors_headers import INDEX_FILE, read_header, read_weight_map
 from engram.training.live_memory import (
     LiveMemory,
@@ -31,6 +32,7 @@ from engram.training.live_memory import (
 )
 from engram.training.memory_folder import Origin, write_adapter
 from engram.training.memory_optimizer import MemoryOptimizer
+from engram.training.shards import wait_for_all
 from engram.training.tensor_files import SharedRows, fill_rows, read_tensors, write_tensors
 
 STATE = "training"
@@ -53,12 +55,14 @@ class Trainees:
         memory: Its memory; None of a control without one.
         optimizer: The optimiser.
         origin: The attached folder that the run started from.
+        journal: Journal of tables in files; None of tables in memory.
     """
 
     model: nn.Module
     memory: LiveMemory | None
     optimizer: MemoryOptimizer
     origin: Origin
+    journal: Journal | None = None
 
     @property
     def device(self) -> torch.device:
@@ -104,21 +108,42 @@ def save_checkpoint(
         The checkpoint.
     """
     path = folder / f"checkpoint-{step:08d}"
+    journal = trainees.journal
     groups = {
         str(number): {key: group[key] for key in ("lr", "initial_lr") if key in group}
         for number, group in enumerate(trainees.optimizer.param_groups)
     }
     written = {"step": step, "groups": groups, **state}
-    if not is_first:
+    if journal is not None:
+        journal.prepare()
+        wait_for_all()
+    if is_first:
+        if path.exists():
+            shutil.rmtree(path)  # of an earlier run to here, whose later steps were lost
+        with folders.new_folder(path, lambda _: None, overwrite=False) as place:
+            _write(place, trainees, written)
+    else:
         _write(None, trainees, written)
-        return path
-    if path.exists():
-        shutil.rmtree(path)  # of an earlier run to here, whose later steps were lost
-    with folders.new_folder(path, lambda _: None, overwrite=False) as place:
-        _write(place, trainees, written)
-    for old in checkpoints_in(folder)[:-keep]:
-        shutil.rmtree(old)
+    if journal is not None:
+        _commit(journal, {"step": step}, is_first)
+    if is_first:
+        # Of tables in files there is one state, that of the last commit.
+        for old in checkpoints_in(folder)[: -keep if journal is None else -1]:
+            shutil.rmtree(old)
     return path
+
+
+def _commit(journal: Journal, payload: dict[str, Any], is_first: bool) -> None:
+    """Make the changed rows of all processes permanent; a collective."""
+    if is_first:
+        journal.mark(payload)
+    wait_for_all()
+    journal.copy()
+    wait_for_all()
+    if is_first:
+        journal.finish()
+    wait_for_all()
+    journal.forget()
 
 
 def _write(place: Path | None, trainees: Trainees, written: dict[str, Any]) -> None:
@@ -128,7 +153,7 @@ def _write(place: Path | None, trainees: Trainees, written: dict[str, Any]) -> N
     if place is not None:
         (place / STATE).mkdir()
     model, optimizer, memory = trainees.model, trainees.optimizer, trainees.memory
-    if memory is not None:
+    if memory is not None and trainees.journal is None:
         card = "A checkpoint of training: the memory alone, and in training/ its state.\n"
         write_adapter(place, trainees.origin, memory.contents(), card)
         write_tensors(at(_ROWS), row_state(optimizer, memory.tables))
@@ -169,7 +194,7 @@ def load_checkpoint(path: Path, trainees: Trainees) -> dict[str, Any]:
     for name, value in weights.items():
         mine[name].copy_(value)
     restore_dense_state(model, optimizer, _reading(path / STATE / _DENSE, read_tensors))
-    if memory is not None:
+    if memory is not None and trainees.journal is None:
         files = read_weight_map(path / INDEX_FILE)
         for name, value in memory.contents().items():
             if isinstance(value, SharedRows):

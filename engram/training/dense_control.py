@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engram.arguments import checked
+from engram.checkpoints.read.attached_files import CARD_FILE, TRAINING_FILES
 from engram.checkpoints.read.load_checkpoint import load_opened
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import CorruptFileError, MismatchError
@@ -138,6 +139,17 @@ class Dense(Control):
         Raises:
             InputError: Something else is there.
         """
+        with new_folder(Path(folder), own_control_files, True) as new:
+            self.write_into(new, base=base)
+        return Path(folder)
+
+    def write_into(self, folder: Path, *, base: str | Path | None = None) -> None:
+        """Write the files of `save` into a folder that is there.
+
+        Args:
+            folder: The folder.
+            base: See `save`.
+        """
         name = str(self.model.config.name_or_path if base is None else base)
         weights = {
             name: weight.detach().cpu().contiguous()
@@ -157,10 +169,8 @@ class Dense(Control):
             "activation": "silu",
             "layers": {str(layer_id): found for layer_id, found in self.layers.items()},
         }
-        with new_folder(Path(folder), _own_files, True) as new:
-            save_file(weights, new / WEIGHTS_FILE, {"format": "pt"})
-            write_json(new / CONTROL_FILE, stated)
-        return Path(folder)
+        save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+        write_json(folder / CONTROL_FILE, stated)
 
 
 def add_parts(model: Any, hidden_size: int, widths: Mapping[int, int]) -> dict[int, DensePart]:
@@ -261,5 +271,8 @@ def _tensors_digest(model: nn.Module) -> str:
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
 
 
-def _own_files(folder: Path) -> set[str] | None:
-    return {CONTROL_FILE, WEIGHTS_FILE} if (folder / CONTROL_FILE).is_file() else None
+def own_control_files(folder: Path) -> set[str] | None:
+    """Name what training a dense control wrote into a folder; None when it is not one."""
+    if not (folder / CONTROL_FILE).is_file():
+        return None
+    return {CONTROL_FILE, WEIGHTS_FILE, CARD_FILE, *TRAINING_FILES}

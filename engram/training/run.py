@@ -135,8 +135,9 @@ class Run:
             self._unlogged = {"held_out_nats": self._held_out}
         stop = self._agreed(self.should_stop is not None and self.should_stop())
         self.interrupted = stop and not is_last
-        # The last one, too: what follows may be interrupted.
-        if self.interrupted or self._is_time(self.options.save_every, step):
+        # The last one, too: what follows may be interrupted, and tables in files need a commit.
+        is_due = self._is_time(self.options.save_every, step)
+        if self.interrupted or is_due or (is_last and self.trainees.journal is not None):
             self.save()
         if self.tell is not None:
             self.tell(self._news(is_evaluation))

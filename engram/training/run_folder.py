@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from engram.checkpoints.attach.own_files import own_files
 from engram.checkpoints.read.attached_files import (
@@ -24,9 +23,12 @@ from engram.errors import InputError, MissingFileError
 from engram.storage import folders
 from engram.storage.files import write_json
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
-from engram.training.checkpoint import checkpoints_in
+from engram.storage.row_journal import Journal
+from engram.training.checkpoint import checkpoints_in, step_of
+from engram.training.dense_control import Dense, own_control_files
 from engram.training.document_loss import DocumentLosses
 from engram.training.memory_folder import Origin, write_adapter, write_attached
+from engram.training.shards import gather_tables, wait_for_all
 from engram.training.trained import Trained
 from engram.training.trained_model import TrainedModel
 from engram.training.training_card import training_card
@@ -48,17 +50,26 @@ class RunFolder:
     Attributes:
         folder: The folder beside the output with what the run needs while it trains.
         start: A folder in it, for a memory that is attached first.
+        tables: A folder in it, for tables that are trained in files.
+        rank: This process.
+        ranks: Number of processes.
     """
 
     def __init__(self, output: Path, rank: int, ranks: int = 1) -> None:
-        self.output, self._rank, self._ranks = output, rank, ranks
+        self.output, self.rank, self.ranks = output, rank, ranks
         self.folder = output.with_name(f"{output.name}.checkpoints")
-        self.start = self.folder / "start"
+        self.start, self.tables = self.folder / "start", self.folder / "tables"
 
-    @property
-    def latest(self) -> Path | None:
-        """The latest checkpoint."""
+    def latest(self, journal: Journal | None) -> Path | None:
+        """Return the checkpoint to go on from; None if there is none.
+
+        Args:
+            journal: Journal of tables in files, whose last commit is of one checkpoint.
+        """
         found = checkpoints_in(self.folder)
+        if journal is not None:
+            step = (journal.committed or {}).get("step")
+            found = [path for path in found if step_of(path) == step]
         return found[-1] if found else None
 
     @contextmanager
@@ -68,9 +79,8 @@ class RunFolder:
         Yields:
             Whether this process is the first.
         """
-        yield self._rank == 0
-        if self._ranks > 1:
-            dist.barrier()
+        yield self.rank == 0
+        wait_for_all()
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
         """See that the folder is free, or that of the run that is to go on; a collective.
@@ -168,10 +178,10 @@ class RunFolder:
             command,
             adapter=adapter,
         )
-        if self._rank:
+        if self.rank:
             self._write(None, trained, origin, card, adapter=adapter, link=link)
         else:
-            with folders.new_folder(self.output, own_files, overwrite) as new:
+            with folders.new_folder(self.output, own_result_files, overwrite) as new:
                 self._write(new, trained, origin, card, adapter=adapter, link=link)
                 _write_numbers(new, result)
         with self.first_does() as is_first:
@@ -189,16 +199,21 @@ class RunFolder:
         adapter: bool,
         link: bool,
     ) -> None:
-        if trained.memory is None:
-            if place is not None and trained.control is not None:
+        if isinstance(trained.control, Dense):
+            if place is not None:
                 trained.control.write_into(place, base=origin.folder)
-        elif trained.changes_base:
+                (place / CARD_FILE).write_text(card, encoding="utf-8")
+            return
+        contents = {} if trained.memory is None else trained.memory.contents()
+        if trained.changes_base:
+            if self.ranks > 1:
+                gather_tables(trained.model)
             if place is not None:
                 _write_whole(place, trained, origin, card)
         elif adapter:
-            write_adapter(place, origin, trained.memory.contents(), card)
+            write_adapter(place, origin, contents, card)
         else:
-            write_attached(place, origin, trained.memory.contents(), card, link=link)
+            write_attached(place, origin, contents, card, link=link)
 
     def _make_way(self, overwrite: bool) -> None:
         others = [path.name for path in self.folder.iterdir() if not _OWN.fullmatch(path.name)]
@@ -212,6 +227,11 @@ class RunFolder:
                 path=str(self.folder),
             )
         shutil.rmtree(self.folder)
+
+
+def own_result_files(folder: Path) -> set[str] | None:
+    """Name what attaching or training wrote into a folder; None when it is not such a one."""
+    return own_control_files(folder) or own_files(folder)
 
 
 def losses_as_json(losses: DocumentLosses) -> dict[str, Any]:

@@ -60,6 +60,24 @@ def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None) -> No
     leave_tables_out_of_ddp(model)
 
 
+def gather_tables(model: nn.Module) -> None:
+    """Give the first process all rows of every trainable table again; a collective.
+
+    The model of the first process can be saved then; those of the others cannot be used any more.
+
+    Args:
+        model: The model whose tables are divided.
+    """
+    for tables in _trainable(model):
+        shared = tables.embedding
+        if not isinstance(shared, ShardedEmbedding):
+            continue
+        rank, _ = place_in(shared.group)
+        blocks = list(gathered_blocks(shared.rows, shared.num_embeddings, shared.group))
+        if rank == 0:
+            tables.embedding = nn.Embedding.from_pretrained(torch.cat(blocks), freeze=False)
+
+
 def leave_tables_out_of_ddp(model: nn.Module) -> None:
     """Have DistributedDataParallel neither exchange nor overwrite the trainable tables of a model.
 
@@ -146,6 +164,12 @@ def read_rows(path: Path, start_byte: int, rows: Rows) -> None:
                 )
             values = torch.frombuffer(block, dtype=rows.dtype).view(-1, rows.width)
             rows.write(ids, values.to(rows.device))
+
+
+def wait_for_all() -> None:
+    """Wait until all processes of the default group are here; alone, do nothing."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
 
 
 def _trainable(model: nn.Module) -> Iterator[Any]:

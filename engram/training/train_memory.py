@@ -138,7 +138,7 @@ def train(
         data, folder, options=text, held_out_share=options.held_out, seed=options.seed
     )
     trained = prepare_model(
-        opened, folder, options, arguments.device, trust_remote_code=trust_remote_code
+        opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code
     )
     if ranks > 1:
         shard_tables(trained.model)
@@ -175,8 +175,8 @@ def train(
         )
 
     start = place.losses_before(lambda: losses_of(None))
-    latest = place.latest if resume else None
-    trainees = Trainees(trained.model, trained.memory, optimizer, origin)
+    latest = place.latest(trained.journal) if resume else None
+    trainees = Trainees(trained.model, trained.memory, optimizer, origin, trained.journal)
     run = Run(
         options,
         trainees,

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 from engram.arguments import check_fields
 from engram.errors import UsageError
+from engram.training.control_names import ControlName
 
 Trained = Literal["memory", "lora", "all"]
-ControlName = Literal["frozen-random", "uniform", "dense"]
 TableOptimizer = Literal["rowwise-adagrad", "rowwise-rmsprop", "sparse-adam", "momentum"]
 Schedule = Literal["cosine", "linear", "constant"]
 TABLE_OPTIMIZERS: tuple[TableOptimizer, ...] = get_args(TableOptimizer)
@@ -108,6 +108,8 @@ class TrainOptions:
                 "A control is trained beside a frozen base, as the memory is.",
                 "Leave --train out.",
             )
+        if self.control is not None and self.tables == "disk":
+            raise UsageError("A control has its tables in memory.", "Leave --tables out.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options for JSON."""

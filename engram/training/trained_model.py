@@ -13,11 +13,14 @@ from torch import nn
 import engram
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.errors import MissingPackageError
+from engram.hf.file_tables import copy_tables, trainable_on_disk
 from engram.hf.wiring import find_layers
+from engram.storage.row_journal import Journal, recover
 from engram.tensor_names import is_memory
 from engram.training.controls import Control, apply_control
 from engram.training.live_memory import LiveMemory
 from engram.training.memory_optimizer import freeze_backbone
+from engram.training.run_folder import RunFolder
 from engram.training.train_options import TrainOptions
 
 
@@ -30,12 +33,14 @@ class TrainedModel:
         memory: Its memory; None of a control without one.
         changes_base: Whether weights of the base learn, too.
         control: The control that replaces the memory; None without one.
+        journal: Journal of tables that are trained in files; None of tables in memory.
     """
 
     model: Any
     memory: LiveMemory | None
     changes_base: bool
     control: Control | None = None
+    journal: Journal | None = None
 
     def finish(self) -> None:
         """Merge adapters into the base, and let a control give the outputs of a saved model."""
@@ -51,6 +56,7 @@ def prepare_model(
     folder: Path,
     options: TrainOptions,
     device: torch.device,
+    place: RunFolder,
     *,
     trust_remote_code: bool = False,
 ) -> TrainedModel:
@@ -64,11 +70,21 @@ def prepare_model(
         folder: Its path.
         options: What is trained.
         device: Device to train on.
+        place: The run's folder, where tables are copied to that are trained in files.
         trust_remote_code: Whether code of its base may run.
     """
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
-    model: Any = engram.load(folder, trust_remote_code=trust_remote_code, **stored)
+    model: Any = engram.load(
+        folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored
+    )
     model.to(device)
+    journal = None
+    if options.tables == "disk":
+        with place.first_does() as is_first:
+            if is_first:
+                copy_tables(model, place.tables)
+                recover(place.tables)
+        journal = trainable_on_disk(model, place.tables, place.rank, place.ranks)
     if options.control is not None:
         control = apply_control(model, options.control, options.seed)
         control.model.requires_grad_(False)
@@ -85,7 +101,7 @@ def prepare_model(
     if options.train == "lora":
         model = _with_adapters(model, options.lora_rank, options.seed)
     _widen(model)
-    return TrainedModel(model, memory, options.train != "memory")
+    return TrainedModel(model, memory, options.train != "memory", journal=journal)
 
 
 def _widen(model: nn.Module) -> None:

@@ -11,9 +11,7 @@ from engram.checkpoints.read.attached_files import (
     ADAPTER_FILE,
     CARD_FILE,
     CONFIG_FILE,
-    HELD_OUT_FILE,
-    TRAINING_FILE,
-    TRAINING_LOG_FILE,
+    TRAINING_FILES,
 )
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
@@ -38,7 +36,7 @@ def own_files(folder: Path) -> set[str] | None:
     try:
         shards = read_weight_map(folder / INDEX_FILE).values()
         own = {INDEX_FILE, CARD_FILE, f"{REMOTE_MODULE}.py", *shards}
-        own |= {TRAINING_FILE, TRAINING_LOG_FILE, HELD_OUT_FILE}
+        own.update(TRAINING_FILES)
         opened = open_checkpoint(folder)
         if opened.adapter:
             return {*own, ADAPTER_FILE}

@@ -29,6 +29,7 @@ CARD_FILE = "README.md"
 TRAINING_FILE = "engram_training.json"
 TRAINING_LOG_FILE = "engram_training_log.jsonl"
 HELD_OUT_FILE = "engram_held_out.json"
+TRAINING_FILES = (TRAINING_FILE, TRAINING_LOG_FILE, HELD_OUT_FILE)
 # The base's own versions of files of which an attached folder has another.
 KEPT_FOLDER = "engram_base"
 # A lone weight file gets this name: transformers reads model.safetensors in preference to an index,
