@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from engram.training.train_memory import Listeners
+from engram.training.session import Listeners
 from engram.units import format_bytes, format_count, plural
 from engram_cli.output import Output, Shown, Table
 

@@ -8,7 +8,7 @@ from typing import Any
 
 _HOMES = {
     "DocumentLosses": "document_loss",
-    "Listeners": "train_memory",
+    "Listeners": "session",
     "TrainOptions": "train_options",
     "Trained": "trained",
     "TrainingDocuments": "documents",

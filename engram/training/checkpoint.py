@@ -85,6 +85,11 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1]) if match else 0
 
 
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Return the place of the checkpoint after a number of steps."""
+    return folder / f"checkpoint-{step:08d}"
+
+
 def save_checkpoint(
     folder: Path,
     trainees: Trainees,
@@ -107,7 +112,7 @@ def save_checkpoint(
     Returns:
         The checkpoint.
     """
-    path = folder / f"checkpoint-{step:08d}"
+    path = checkpoint_at(folder, step)
     journal = trainees.journal
     groups = {
         str(number): {key: group[key] for key in ("lr", "initial_lr") if key in group}

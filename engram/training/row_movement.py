@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from math import sqrt
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engram.training.tensor_files import read_tensors, write_tensors
 from engram.training.trained_table import TrainedTable
 
 # Rows of each table that are watched.
@@ -18,18 +20,26 @@ class RowMovement:
     """The rows of tables before training, a sample of them.
 
     Args:
-        tables: The tables, before their first step.
+        tables: The tables, before their first step, or of a run that goes on.
         seed: Seed of the sample.
+        file: Place of the sample for runs that go on; None to keep it in memory alone.
     """
 
-    def __init__(self, tables: Sequence[TrainedTable], seed: int) -> None:
+    def __init__(self, tables: Sequence[TrainedTable], seed: int, file: Path | None = None) -> None:
         self._tables = tables
         self._ids = []
         for number, table in enumerate(tables):
             generator = torch.Generator().manual_seed(seed + number)
             ids = torch.randint(table.rows.count, (_SAMPLE,), generator=generator).unique()
             self._ids.append(ids.to(table.weight.device))
+        if file is not None and file.is_file():
+            saved = read_tensors(file)
+            devices = [table.weight.device for table in tables]
+            self._start = [saved[str(number)].to(it) for number, it in enumerate(devices)]
+            return
         self._start = self._sample()
+        if file is not None:
+            write_tensors(file, {str(number): it for number, it in enumerate(self._start)})
 
     @property
     def start_rms(self) -> float | None:

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engram.training.checkpoint import Trainees, load_checkpoint, save_checkpoint
+from engram.training.checkpoint import (
+    Trainees,
+    checkpoint_at,
+    load_checkpoint,
+    save_checkpoint,
+)
 from engram.training.train_options import TrainOptions
 
 # Records of a run's log, at most about.
@@ -177,6 +182,11 @@ class Run:
         """Return an evaluation that was not told yet."""
         found, self._unlogged = self._unlogged, None
         return found
+
+    @property
+    def latest(self) -> Path:
+        """The checkpoint of the last step, where it was saved."""
+        return checkpoint_at(self.folder, self.step)
 
     @property
     def train_nats(self) -> float:

@@ -5,33 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engram.checkpoints.attach.own_files import own_files
-from engram.checkpoints.read.attached_files import (
-    CARD_FILE,
-    HELD_OUT_FILE,
-    TRAINING_FILE,
-    TRAINING_LOG_FILE,
-)
 from engram.errors import InputError, MissingFileError
-from engram.storage import folders
 from engram.storage.files import write_json
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.row_journal import Journal
 from engram.training.checkpoint import checkpoints_in, step_of
-from engram.training.dense_control import Dense, own_control_files
 from engram.training.document_loss import DocumentLosses
-from engram.training.memory_folder import Origin, write_adapter, write_attached
-from engram.training.shards import gather_tables, wait_for_all
-from engram.training.trained import Trained
-from engram.training.trained_model import TrainedModel
-from engram.training.training_card import training_card
+from engram.training.shards import wait_for_all
 
 _RUN, _BEFORE = "run.json", "held_out_before.json"
 _OWN = re.compile(r"run\.json|held_out_before\.json|start|tables|runs|checkpoint-\d+|\..*\.part")
@@ -146,75 +133,6 @@ class RunFolder:
         found: dict[str, Any] = read_json(path, OBJECT, hint=COPY_AGAIN)
         return losses_from_json(found)
 
-    def finish(
-        self,
-        result: Trained,
-        trained: TrainedModel,
-        origin: Origin,
-        command: Sequence[str] | None,
-        *,
-        adapter: bool,
-        link: bool,
-        overwrite: bool,
-    ) -> Trained:
-        """Write the output, whole or not at all, and remove the checkpoints; a collective.
-
-        Args:
-            result: The run's numbers.
-            trained: The model, finished.
-            origin: The start of the run.
-            command: The command to state in the card.
-            adapter: Write the memory alone.
-            link: Hard-link the base's weight files.
-            overwrite: Replace an attached folder that is there.
-        """
-        result = result.written_to(self.output)
-        opened = origin.opened
-        card = training_card(
-            origin.adapter["base"],
-            opened.stored_config,
-            opened.addresses,
-            result.to_dict(),
-            command,
-            adapter=adapter,
-        )
-        if self.rank:
-            self._write(None, trained, origin, card, adapter=adapter, link=link)
-        else:
-            with folders.new_folder(self.output, own_result_files, overwrite) as new:
-                self._write(new, trained, origin, card, adapter=adapter, link=link)
-                _write_numbers(new, result)
-        with self.first_does() as is_first:
-            if is_first and not result.options.keep_checkpoints:
-                shutil.rmtree(self.folder)
-        return result
-
-    def _write(
-        self,
-        place: Path | None,
-        trained: TrainedModel,
-        origin: Origin,
-        card: str,
-        *,
-        adapter: bool,
-        link: bool,
-    ) -> None:
-        if isinstance(trained.control, Dense):
-            if place is not None:
-                trained.control.write_into(place, base=origin.folder)
-                (place / CARD_FILE).write_text(card, encoding="utf-8")
-            return
-        contents = {} if trained.memory is None else trained.memory.contents()
-        if trained.changes_base:
-            if self.ranks > 1:
-                gather_tables(trained.model)
-            if place is not None:
-                _write_whole(place, trained, origin, card)
-        elif adapter:
-            write_adapter(place, origin, contents, card)
-        else:
-            write_attached(place, origin, contents, card, link=link)
-
     def _make_way(self, overwrite: bool) -> None:
         others = [path.name for path in self.folder.iterdir() if not _OWN.fullmatch(path.name)]
         if others or not overwrite:
@@ -227,11 +145,6 @@ class RunFolder:
                 path=str(self.folder),
             )
         shutil.rmtree(self.folder)
-
-
-def own_result_files(folder: Path) -> set[str] | None:
-    """Name what attaching or training wrote into a folder; None when it is not such a one."""
-    return own_control_files(folder) or own_files(folder)
 
 
 def losses_as_json(losses: DocumentLosses) -> dict[str, Any]:
@@ -252,24 +165,3 @@ def losses_from_json(found: Mapping[str, Any]) -> DocumentLosses:
         np.array(found["bytes"], np.int64),
         bool(found["bytes_are_exact"]),
     )
-
-
-def _write_whole(place: Path, trained: TrainedModel, origin: Origin, card: str) -> None:
-    """Write all weights, as `save_pretrained` does, and the tokenizer beside them."""
-    trained.model.save_pretrained(place)
-    for name in origin.opened.base.sidecars:
-        if (origin.folder / name).is_file() and not (place / name).exists():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(origin.folder / name, place / name)
-    (place / CARD_FILE).write_text(card, encoding="utf-8")
-
-
-def _write_numbers(place: Path, result: Trained) -> None:
-    write_json(place / TRAINING_FILE, result.to_dict())
-    numbers = [str(number) for number in result.documents.held_out.tolist()]
-    before = losses_as_json(result.start)
-    after = before if result.end is None else losses_as_json(result.end)
-    held_out = {"documents": numbers, "before": before, "after": after}
-    (place / HELD_OUT_FILE).write_text(json.dumps(held_out), encoding="utf-8")
-    lines = "".join(f"{json.dumps(record)}\n" for record in result.log)
-    (place / TRAINING_LOG_FILE).write_text(lines, encoding="utf-8")

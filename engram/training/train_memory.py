@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 
 from engram.arguments import checked
-from engram.checkpoints.attach.own_files import own_files
-from engram.checkpoints.report.report import report
 from engram.config.engram_config import EngramConfig
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import EngramError, MissingPackageError
-from engram.sizing.run_options import ReportOptions
+from engram.errors import MissingPackageError
 from engram.sizing.size_options import SizeOptions
-from engram.storage.files import Progress
 from engram.storage.folders import check_folder, demand_apart
-from engram.training.checkpoint import Trainees, step_of
-from engram.training.document_loss import DocumentLosses, document_losses, paired_difference
+from engram.training.document_loss import paired_difference
 from engram.training.documents import TrainingDocuments
-from engram.training.forecast import Forecast, distance_moved
-from engram.training.memory_folder import Origin, read_origin
+from engram.training.memory_folder import read_origin
 from engram.training.memory_optimizer import MemoryOptimizer
+from engram.training.output_folder import own_result_files, write_output
 from engram.training.packed_windows import (
     PackedWindows,
     SeparateDocuments,
     TrainingRows,
     packs_documents,
 )
-from engram.training.row_movement import RowMovement, count_touched
-from engram.training.run import Run, RunNews
+from engram.training.row_movement import count_touched
 from engram.training.run_folder import RunFolder
+from engram.training.session import Listeners, Session
 from engram.training.shards import shard_tables
 from engram.training.start import find_start
 from engram.training.train_options import TrainOptions
 from engram.training.trained import Trained
-from engram.training.trained_model import prepare_model
-
-# Micro-batches whose time is taken before a run starts; the first is slower.
-_MEASURED = 3
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """Functions that are told of a run.
-
-    Attributes:
-        forecast: Told what the run will take, before its first step.
-        news: Told of every step.
-        evaluation: Told the tokens of an evaluation so far, and in all.
-        should_stop: Asked after every step whether to save and stop.
-    """
-
-    forecast: Callable[[Forecast], object] | None = None
-    news: Callable[[RunNews], object] | None = None
-    evaluation: Progress | None = None
-    should_stop: Callable[[], bool] | None = None
+from engram.training.trained_model import TrainedModel, prepare_model
 
 
 @checked()
@@ -119,16 +92,14 @@ def train(
         2
     """
     _demand_accelerate()
-    from engram.training.trainer import MemoryTrainer, MicroBatches
     from engram.training.trainer_arguments import trainer_arguments
 
-    options, listeners = options or TrainOptions(), listeners or Listeners()
+    options = options or TrainOptions()
     output = Path(output)
     arguments = trainer_arguments(options, output, 1)
-    rank, ranks = arguments.process_index, arguments.world_size
+    place = RunFolder(output, arguments.process_index, arguments.world_size)
     demand_apart(output, Path(model))
-    check_folder(output, own_files, overwrite)
-    place = RunFolder(output, rank, ranks)
+    check_folder(output, own_result_files, overwrite)
     place.open(resume=resume, overwrite=overwrite)
     opened, folder = find_start(
         model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
@@ -140,96 +111,63 @@ def train(
     trained = prepare_model(
         opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code
     )
-    if ranks > 1:
-        shard_tables(trained.model)
-    optimizer = MemoryOptimizer(
-        trained.model,
-        options.lr,
-        options.table_lr,
-        options.table_optimizer,
-        options.max_grad_norm,
-        options.weight_decay,
-        seed=options.seed,
-    )
-    movement = RowMovement(optimizer.tables, options.seed)
-    rows = _rows_for(trained.model, documents, options)
-    batches = MicroBatches(rows, options.batch, options.accumulate, rank, ranks)
-    per_step = options.batch * options.accumulate * options.context * ranks
-    settings = {**options.to_dict(), "data_sha256": documents.sha256, "model": str(model)}
-    resumed = place.resumed(settings) if resume else None
-    seconds = _step_seconds(trained.model, optimizer, batches, options)
-    steps = _count_steps(options, rows, per_step, seconds) if resumed is None else resumed["steps"]
-    place.begin({**settings, "steps": steps})
-    forecast = _forecast(origin, options, movement, steps, per_step, seconds * steps)
-    if listeners.forecast is not None:
-        listeners.forecast(forecast)
-
-    def losses_of(most_tokens: int | None) -> DocumentLosses:
-        return document_losses(
-            trained.model,
-            documents.read_held_out(most_tokens),
-            folder,
-            context=options.context,
-            dtype=torch.bfloat16 if options.bf16 else None,
-            progress=listeners.evaluation,
+    with closing(trained):
+        session = Session(
+            options,
+            listeners or Listeners(),
+            place,
+            origin,
+            documents,
+            trained,
+            _optimizer(trained, options),
+            _rows_for(trained.model, documents, options),
+        )
+        result = _train(session, model, resume=resume)
+        if result.end is None:
+            return result
+        return write_output(
+            place, result, trained, origin, command, adapter=adapter, link=link, overwrite=overwrite
         )
 
-    start = place.losses_before(lambda: losses_of(None))
-    latest = place.latest(trained.journal) if resume else None
-    trainees = Trainees(trained.model, trained.memory, optimizer, origin, trained.journal)
-    run = Run(
-        options,
-        trainees,
-        steps,
-        per_step,
-        place.folder,
-        lambda: losses_of(options.held_out_tokens).nats_per_token,
-        rank,
-        latest,
-        listeners.news,
-        listeners.should_stop,
-    )
-    first = 0 if latest is None else step_of(latest)
-    trainer = MemoryTrainer(
-        run,
-        trained.model,
-        trainer_arguments(options, place.folder, steps),
-        optimizer,
-        MicroBatches(rows, options.batch, options.accumulate, rank, ranks, first),
-    )
-    if first < steps:
-        with _same_use_of_caches(trained.model):
-            trainer.train()
-    else:
-        run.begin()
+
+def _train(session: Session, model: str | Path, *, resume: bool) -> Trained:
+    """Run a session to its end, or until it is stopped."""
+    place, settings = session.place, session.settings(model)
+    before = place.resumed(settings) if resume else None
+    seconds = session.step_seconds()
+    steps = session.count_steps(seconds) if before is None else before["steps"]
+    place.begin({**settings, "steps": steps})
+    forecast = session.forecast(steps, seconds)
+    if session.listeners.forecast is not None:
+        session.listeners.forecast(forecast)
+    start = place.losses_before(session.held_out)
+    run = session.run(steps, resume=resume)
     result = Trained(
-        options=options,
+        options=session.options,
         output=None,
         steps=run.step,
-        tokens=run.step * per_step,
+        tokens=run.step * session.tokens_per_step,
         seconds=run.seconds,
         train_nats=run.train_nats,
         start=start,
         forecast=forecast,
-        checkpoint=place.folder / f"checkpoint-{run.step:08d}" if run.interrupted else None,
-        documents=documents,
+        checkpoint=run.latest if run.interrupted else None,
+        documents=session.documents,
         log=tuple(run.log),
     )
     if run.interrupted:
         return result
-    touched, moved, rms = count_touched(optimizer.tables), movement.moved(), movement.now_rms()
-    trained.finish()
-    end = losses_of(None)
-    result = replace(
+    tables, movement = session.optimizer.tables, session.movement
+    touched, moved, rms = count_touched(tables), movement.moved(), movement.now_rms()
+    session.trained.finish()
+    end = session.held_out()
+    return replace(
         result,
         end=end,
-        difference=paired_difference(end, start, seed=options.seed),
+        difference=paired_difference(end, start, seed=session.options.seed),
         rows_touched=touched,
         row_movement=moved,
         row_rms=rms,
-    )
-    return place.finish(
-        result, trained, origin, command, adapter=adapter, link=link, overwrite=overwrite
     )
 
 
@@ -241,99 +179,22 @@ def _demand_accelerate() -> None:
         raise MissingPackageError("accelerate", "train", "Training") from None
 
 
+def _optimizer(trained: TrainedModel, options: TrainOptions) -> MemoryOptimizer:
+    """Divide the tables among processes, where there are several, and make the optimiser."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        shard_tables(trained.model)
+    return MemoryOptimizer(
+        trained.model,
+        options.lr,
+        options.table_lr,
+        options.table_optimizer,
+        options.max_grad_norm,
+        options.weight_decay,
+        seed=options.seed,
+    )
+
+
 def _rows_for(model: Any, documents: TrainingDocuments, options: TrainOptions) -> TrainingRows:
     """Pack documents into rows where the model keeps them apart; else one document is a row."""
     kind = PackedWindows if packs_documents(model) else SeparateDocuments
     return kind(documents, options.context, options.seed)
-
-
-def _step_seconds(
-    model: Any, optimizer: MemoryOptimizer, batches: Iterable[Any], options: TrainOptions
-) -> float:
-    """Time a step, forward and backward; nothing is changed. All processes take the same time."""
-    device = next(model.parameters()).device
-    modes = model.training
-    model.train()
-    times = []
-    for number, batch in enumerate(batches):
-        if number == _MEASURED:
-            break
-        start = time.monotonic()
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
-            loss = model(**inputs, use_cache=False).loss
-        loss.backward()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.monotonic() - start)
-    model.train(modes)
-    seconds = torch.tensor(min(times), device=device, dtype=torch.float64)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(seconds, dist.ReduceOp.MAX)
-    return float(seconds) * options.accumulate
-
-
-def _count_steps(
-    options: TrainOptions, rows: TrainingRows, tokens_per_step: int, seconds: float
-) -> int:
-    if options.steps is not None:
-        return options.steps
-    if options.minutes is not None:
-        return max(1, int(options.minutes * 60 / seconds))
-    tokens = options.tokens or rows.rows_per_epoch * options.context
-    return max(1, tokens // tokens_per_step)
-
-
-def _forecast(
-    origin: Origin,
-    options: TrainOptions,
-    movement: RowMovement,
-    steps: int,
-    tokens_per_step: int,
-    seconds: float,
-) -> Forecast:
-    config = origin.opened.config
-    rows = [layer.hash_rows for layer in origin.opened.addresses.layers]
-    heads = len(config.orders) * config.n_head_per_ngram * len(rows)
-    touches = steps * tokens_per_step * heads / sum(rows)
-    start = movement.start_rms
-    distance = distance_moved(touches, options.table_lr, options.table_optimizer)
-    return Forecast(
-        steps=steps,
-        tokens=steps * tokens_per_step,
-        seconds=seconds,
-        touches_per_row=touches,
-        start_rms=start,
-        movement=distance / start if start else None,
-        memory_bytes=_memory_bytes(origin, options),
-    )
-
-
-def _memory_bytes(origin: Origin, options: TrainOptions) -> int | None:
-    """Estimate the bytes of training, as `engram report` does; None where it cannot."""
-    optimizer: Any = options.table_optimizer
-    planned = ReportOptions(
-        mode="training",
-        train=options.train,
-        # The two rules with one value a row take as much.
-        optimizer="rowwise-adagrad" if optimizer == "rowwise-rmsprop" else optimizer,
-        tables="cpu",
-        context=options.context,
-        batch=options.batch,
-    )
-    try:
-        return report(origin.folder, options=planned).use.total_bytes
-    except EngramError:
-        return None
-
-
-@contextmanager
-def _same_use_of_caches(model: Any) -> Iterator[None]:
-    """Put the model's configs back as they were: Trainer turns caches off."""
-    before = model.config.use_cache if hasattr(model.config, "use_cache") else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            model.config.use_cache = before

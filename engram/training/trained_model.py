@@ -42,6 +42,11 @@ class TrainedModel:
     control: Control | None = None
     journal: Journal | None = None
 
+    def close(self) -> None:
+        """Close the files of tables that are trained in them."""
+        if self.journal is not None:
+            self.journal.close()
+
     def finish(self) -> None:
         """Merge adapters into the base, and let a control give the outputs of a saved model."""
         if self.control is not None:

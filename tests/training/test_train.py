@@ -297,3 +297,25 @@ def test_minutes_are_turned_into_steps(attached, text, tmp_path):
     )
     assert done.steps == seen[0].steps >= 1
     assert seen[0].seconds <= 0.7
+
+
+def test_tables_in_files_are_trained_to_the_same_bytes(trained, attached, text, tmp_path):
+    done = train(attached, tmp_path / "out", text, options=options(tables="disk"))
+    one, other = files_of(trained.output), files_of(done.output)
+    differing = {name for name in one if one[name] != other.get(name)}
+    assert one.keys() == other.keys()
+    assert differing <= {"engram_training.json", "README.md"}
+    assert done.row_movement == trained.row_movement
+    assert not (tmp_path / "out.checkpoints").exists()
+
+
+@pytest.mark.parametrize("stops_at", [1, 4])
+def test_a_run_with_tables_in_files_goes_on_exactly(trained, attached, text, tmp_path, stops_at):
+    steps = iter(range(1, 100))
+    stop = Listeners(should_stop=lambda: next(steps) == stops_at)
+    train(attached, tmp_path / "out", text, options=options(tables="disk"), listeners=stop)
+    again = train(attached, tmp_path / "out", text, options=options(tables="disk"), resume=True)
+    one, other = files_of(trained.output), files_of(again.output)
+    differing = {name for name in one if one[name] != other.get(name)}
+    assert differing <= {"engram_training.json", "README.md"}
+    assert again.row_movement == trained.row_movement
