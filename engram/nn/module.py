@@ -267,11 +267,13 @@ class EngramModule(nn.Module):
             hash_ids: Hash ids of all layers without offsets ``[B, T, L, C]``.
 
         Returns:
-            The table with its row ids; empty if the table is in memory.
+            The table with its row ids; empty if the table is in memory, or processes share it, who
+            know only when they ask each other which rows each is to read.
         """
-        inside = self.multi_head_embedding.embedding.modules()
+        inside = list(self.multi_head_embedding.embedding.modules())
         in_file = (it for it in inside if isinstance(it, DiskEmbedding | FileEmbedding))
-        if (table := next(in_file, None)) is None:
+        is_shared = any(isinstance(it, ShardedEmbedding) for it in inside)
+        if (table := next(in_file, None)) is None or is_shared:
             return []
         own_ids = ids_of_layer(hash_ids, self.slot, hash_ids.shape[:2])
         return [(table, self.multi_head_embedding.row_ids(own_ids))]
