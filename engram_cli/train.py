@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,7 +26,11 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, silence_transformers
-from engram_cli.values import given_words, read_count, read_named
+from engram_cli.values import given_flags, given_words, read_count, read_named
+
+if TYPE_CHECKING:
+    from engram.config.engram_config import EngramConfig
+    from engram.training.new_base import NewBase
 
 
 def _number(text: str, **more: Any) -> Any:
@@ -50,8 +54,9 @@ _TRAIN = {
         ControlName | None,
         typer.Option(
             help="Train a control instead: a random table that does not learn; one row a head; an "
-            "MLP of as many parameters. With the same seed, text and steps it tells what a trained "
-            "table adds. (Permuting rows at test time does not: projections fit random rows too.)"
+            "MLP of as many parameters; the base alone (with --train all). With the same seed, "
+            "text and steps it tells what a trained table adds. (Permuting rows at test time does "
+            "not: projections fit random rows too.)"
         ),
     ],
     "steps": Annotated[int | None, _count("Steps. Default: the text once.")],
@@ -101,14 +106,31 @@ _TEXT = {name: TEXT[name] for name in ("split", "text_key", "add_eos")}
 def train(
     ctx: typer.Context,
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="FOLDER|MODEL",
+            metavar="[FOLDER|MODEL]",
             help="An attached folder; or a base, which gets a memory first, as attach gives it.",
         ),
-    ],
+    ] = None,
     config: ConfigOption = None,
     *,
+    from_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-config",
+            metavar="YAML",
+            help="In their place: a base with random weights, described by a file; all of it is "
+            "trained. See examples/tiny-llama.yaml.",
+        ),
+    ] = None,
+    equal_params: Annotated[
+        bool,
+        typer.Option(
+            "--equal-params",
+            help="Make that base smaller (its feed-forward parts, or experts), so that it and the "
+            "memory have as many parameters as it would have alone.",
+        ),
+    ] = False,
     text: Annotated[
         Path | None, typer.Option("--text", help="Text to train on: a file or a folder of texts.")
     ] = None,
@@ -158,22 +180,35 @@ def train(
         $ engram train ./attached-model --corpus tokens -o adapter --adapter --tokens 2K --batch 2
         $ engram train ./attached-model --text corpus.txt -o control --control uniform --steps 2
         $ engram train ./model --text corpus.txt -o new --steps 2 --set logging_steps=1 --json
+        $ engram train --from-config llama.yaml -c config.yaml --text corpus.txt -o small --steps 2
     """
     if output is None:
         raise UsageError("train needs a folder to write.", "Pass -o FOLDER.")
+    if (model is None) == (from_config is None):
+        raise UsageError(
+            "train needs something to train, and only one: a folder or model, or --from-config.",
+            "Give an attached folder, as engram attach writes it.",
+        )
     data = _one_of(text, corpus)
     from engram_cli.train_arguments import read_arguments
 
     options = replace(options, trainer=read_arguments(args, settings or []))
     memory = None if config is None else read_named(out, config)
     silence_transformers()
+    base: Any = model
+    if from_config is not None:
+        if not given_flags(ctx, ["train"]):
+            options = replace(options, train="all")
+        base = _new_base(out, from_config, memory, equal_params)
+    elif equal_params:
+        raise UsageError("--equal-params is for --from-config.", "Leave it out.")
     from engram.training.train_memory import train as run
     from engram_cli.interrupts import stopping_after_step
     from engram_cli.train_text import Watcher, show
 
     with stopping_after_step(out) as stopping, Watcher(out, stopping) as watcher:
         result = run(
-            model,
+            base,
             output,
             data,
             config=memory,
@@ -196,7 +231,22 @@ def train(
         again: Sequence[str] = [it for it in given_words(ctx) if it not in ("--overwrite",)]
         watcher.say_how_to_go_on(again)
         raise typer.Exit(130)
-    watcher.say_next(result, model)
+    watcher.say_next(result)
+
+
+def _new_base(out: Output, path: Path, memory: EngramConfig | None, is_to_pay: bool) -> NewBase:
+    """Read the description of a base, and make it smaller if it is to pay for its memory."""
+    from engram.training.new_base import read_new_base
+    from engram.training.parameter_trade import equal_params
+
+    spec = read_new_base(path)
+    if not is_to_pay:
+        return spec
+    if memory is None:
+        raise UsageError("--equal-params needs the memory's size.", "Give its config with -c.")
+    equal = equal_params(spec, memory)
+    out.note(str(equal))
+    return equal.spec
 
 
 def _one_of(text: Path | None, corpus: Path | None) -> Path:

@@ -50,9 +50,9 @@ class Watcher(ExitStack):
         more = [] if "--resume" in words else ["--resume"]
         self._out.next_step(shlex.join(["engram", "train", *words, *more]))
 
-    def say_next(self, result: Trained, model: str) -> None:
+    def say_next(self, result: Trained) -> None:
         """Name the command that checks the result."""
-        if result.options.control == "dense":
+        if result.options.control in ("dense", "none"):
             return
         self._out.next_step(f"engram verify {shlex.quote(str(result.output))}")
 
@@ -124,7 +124,8 @@ def show(result: Trained) -> Shown:
         f"{_duration(result.seconds)}; loss of the last steps {result.train_nats:.4f}; "
         f"{plural(result.rows_touched, 'row')} touched{moved}."
     )
-    if result.options.control is None:
+    yield from result.notes
+    if result.options.control is None and result.options.train == "memory":
         yield "What the table adds is known only beside a control: --control frozen-random."
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from engram.arguments import checked
 from engram.checkpoints.attach.own_files import own_files
 from engram.errors import LayoutError, UsageError
+from engram.hf.unwired import base_of
 from engram.nn import EngramModule, MultiHeadEmbedding
 from engram.nn.rows import Rows, rows_of
 from engram.storage.folders import new_folder
@@ -182,6 +183,22 @@ class Uniform(MemoryControl):
                 start += size
 
 
+class NoMemory(Control):
+    """The base alone: what it learns from the same text without a memory."""
+
+    name = "none"
+
+    def __init__(self, model: Any, seed: int) -> None:
+        memories_of(model)
+        super().__init__(base_of(model), seed)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the base as `save_pretrained` does; see `Control.save`."""
+        with new_folder(Path(folder), lambda _: None, False) as new:
+            self.model.save_pretrained(new)
+        return Path(folder)
+
+
 @checked()
 def apply_control(model: Any, name: ControlName, seed: int = 0) -> Control:
     """Replace the memory of a model by a control.
@@ -189,7 +206,8 @@ def apply_control(model: Any, name: ControlName, seed: int = 0) -> Control:
     Args:
         model: An attached model, as `engram.load` returns it, not yet wrapped by anything.
         name: ``frozen-random``: random rows that are not trained; ``uniform``: one row for each
-            head, which every look-up reads; ``dense``: a feed-forward part of as many parameters.
+            head, which every look-up reads; ``dense``: a feed-forward part of as many parameters;
+            ``none``: the base alone.
         seed: Seed of what is drawn at random; train the memory itself with the same.
 
     Returns:
@@ -201,7 +219,7 @@ def apply_control(model: Any, name: ControlName, seed: int = 0) -> Control:
     """
     from engram.training.dense_control import Dense
 
-    kinds = {kind.name: kind for kind in (FrozenRandom, Uniform, Dense)}
+    kinds = {kind.name: kind for kind in (FrozenRandom, Uniform, Dense, NoMemory)}
     return kinds[name](model, seed)
 
 

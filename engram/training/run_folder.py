@@ -21,7 +21,9 @@ from engram.training.document_loss import DocumentLosses
 from engram.training.shards import wait_for_all
 
 _RUN, _BEFORE = "run.json", "held_out_before.json"
-_OWN = re.compile(r"run\.json|held_out_before\.json|start|tables|runs|checkpoint-\d+|\..*\.part")
+_OWN = re.compile(
+    r"run\.json|held_out_before\.json|start|base|tables|runs|checkpoint-\d+|\..*\.part"
+)
 # Options that may differ when a run goes on.
 _FREE = ("keep_checkpoints", "trainer", "save_every", "model", "steps", "tokens", "minutes")
 
@@ -37,6 +39,7 @@ class RunFolder:
     Attributes:
         folder: The folder beside the output with what the run needs while it trains.
         start: A folder in it, for a memory that is attached first.
+        base: A folder in it, for a base with random weights that is made first.
         tables: A folder in it, for tables that are trained in files.
         rank: This process.
         ranks: Number of processes.
@@ -46,6 +49,7 @@ class RunFolder:
         self.output, self.rank, self.ranks = output, rank, ranks
         self.folder = output.with_name(f"{output.name}.checkpoints")
         self.start, self.tables = self.folder / "start", self.folder / "tables"
+        self.base = self.folder / "base"
 
     def latest(self, journal: Journal | None) -> Path | None:
         """Return the checkpoint to go on from; None if there is none.

@@ -87,6 +87,11 @@ class Session:
         options = self.options
         return options.batch * options.accumulate * options.context * self.place.ranks
 
+    @property
+    def params(self) -> int:
+        """Parameters of the model."""
+        return sum(weight.numel() for weight in self.trained.model.parameters())
+
     def settings(self, model: str | Path) -> dict[str, Any]:
         """Return what the result of the run depends on, and the model's name.
 

@@ -1,5 +1,6 @@
 """Finds the attached folder that a run starts from; a base without a memory gets one first."""
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +10,12 @@ from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.errors import LayoutError, UsageError
 from engram.sizing.size_options import SizeOptions
+from engram.training.new_base import NewBase, write_new_base
 from engram.training.run_folder import RunFolder
 
 
 def find_start(
-    model: str | Path,
+    model: str | Path | NewBase,
     place: RunFolder,
     config: str | Path | EngramConfig | SizeOptions | None,
     init: Literal["identity", "zero-table", "paper"],
@@ -24,7 +26,7 @@ def find_start(
     """Find or make the attached folder that a run starts from; a collective.
 
     Args:
-        model: An attached folder, or a base.
+        model: An attached folder, or a base, or the description of one with random weights.
         place: The run's folder, where a new attached folder is put.
         config: The memory of a base without one.
         init: Its start.
@@ -35,6 +37,12 @@ def find_start(
         LayoutError: It is an adapter, or a folder that was saved anew.
         UsageError: A config is given, and the model has a memory.
     """
+    if isinstance(model, NewBase):
+        with place.first_does() as is_first:
+            if is_first and not place.start.is_dir():
+                shutil.rmtree(place.base, ignore_errors=True)
+                attach(write_new_base(model, place.base), config, place.start, init=init)
+        return open_checkpoint(place.start), place.start
     opened = open_checkpoint(model, revision, short_names=True)
     if opened.adapter:
         raise LayoutError(
@@ -50,7 +58,6 @@ def find_start(
                     config,
                     place.start,
                     init=init,
-                    link=False,
                     revision=revision,
                     trust_remote_code=trust_remote_code,
                 )

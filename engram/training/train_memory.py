@@ -13,13 +13,14 @@ import torch.distributed as dist
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import MissingPackageError
+from engram.errors import MissingPackageError, UsageError
 from engram.sizing.size_options import SizeOptions
 from engram.storage.folders import check_folder, demand_apart
 from engram.training.document_loss import paired_difference
 from engram.training.documents import TrainingDocuments
 from engram.training.memory_folder import read_origin
 from engram.training.memory_optimizer import MemoryOptimizer
+from engram.training.new_base import NewBase, scale_note
 from engram.training.output_folder import own_result_files, write_output
 from engram.training.packed_windows import (
     PackedWindows,
@@ -39,7 +40,7 @@ from engram.training.trained_model import TrainedModel, prepare_model
 
 @checked()
 def train(
-    model: str | Path,
+    model: str | Path | NewBase,
     output: str | Path,
     data: str | Path | Iterable[Any],
     *,
@@ -62,7 +63,8 @@ def train(
     checkpoints lie in a folder beside the output, named after it.
 
     Args:
-        model: An attached folder, or a base: a folder or a hub id.
+        model: An attached folder; or a base: a folder or a hub id; or the description of a base
+            with random weights, see `read_new_base`, of which all is trained.
         output: The folder to appear.
         data: A folder of token shards, or a text (file or folder), or documents.
         config: The memory of a base without one; see `engram.attach`.
@@ -98,7 +100,13 @@ def train(
     output = Path(output)
     arguments = trainer_arguments(options, output, 1)
     place = RunFolder(output, arguments.process_index, arguments.world_size)
-    demand_apart(output, Path(model))
+    if options.train != "all" and (isinstance(model, NewBase) or options.control == "none"):
+        raise UsageError(
+            "A base with random weights, or one alone, has to be trained itself.",
+            "Give --train all.",
+        )
+    if not isinstance(model, NewBase):
+        demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)
     place.open(resume=resume, overwrite=overwrite)
     opened, folder = find_start(
@@ -130,9 +138,11 @@ def train(
         )
 
 
-def _train(session: Session, model: str | Path, *, resume: bool) -> Trained:
+def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Trained:
     """Run a session to its end, or until it is stopped."""
-    place, settings = session.place, session.settings(model)
+    is_new = isinstance(model, NewBase)
+    name = model.name if isinstance(model, NewBase) else model
+    place, settings = session.place, session.settings(name)
     before = place.resumed(settings) if resume else None
     seconds = session.step_seconds()
     steps = session.count_steps(seconds) if before is None else before["steps"]
@@ -154,6 +164,7 @@ def _train(session: Session, model: str | Path, *, resume: bool) -> Trained:
         checkpoint=run.latest if run.interrupted else None,
         documents=session.documents,
         log=tuple(run.log),
+        notes=(scale_note(session.params, run.step * session.tokens_per_step),) if is_new else (),
     )
     if run.interrupted:
         return result

@@ -103,10 +103,10 @@ class TrainOptions:
             raise UsageError(
                 f"minutes must be a number > 0, got {self.minutes}.", argument="minutes"
             )
-        if self.control is not None and self.train != "memory":
+        if self.control is not None and self.train == "lora":
             raise UsageError(
-                "A control is trained beside a frozen base, as the memory is.",
-                "Leave --train out.",
+                "A control is trained beside a frozen base, or with all of it.",
+                "Give --train memory or --train all.",
             )
         if self.control is not None and self.tables == "disk":
             raise UsageError("A control has its tables in memory.", "Leave --tables out.")

@@ -36,6 +36,7 @@ class Trained:
         checkpoint: The checkpoint of an interrupted run.
         documents: The text.
         log: Records of steps and evaluations.
+        notes: Sentences that belong to the numbers.
     """
 
     options: TrainOptions
@@ -54,6 +55,7 @@ class Trained:
     checkpoint: Path | None = None
     documents: TrainingDocuments
     log: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         change = "" if self.difference is None else f", held out {self.difference.nats:+.4f} nats"
@@ -87,6 +89,7 @@ class Trained:
                 "sha256": self.documents.sha256,
             },
             "options": self.options.to_dict(),
+            "notes": list(self.notes),
             "output": None if self.output is None else str(self.output),
             "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
         }

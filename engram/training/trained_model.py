@@ -92,12 +92,11 @@ def prepare_model(
         journal = trainable_on_disk(model, place.tables, place.rank, place.ranks)
     if options.control is not None:
         control = apply_control(model, options.control, options.seed)
-        control.model.requires_grad_(False)
+        control.model.requires_grad_(options.train == "all")
         control.restrict()
-        has_memory = control.model is model
         _widen(control.model)
-        memory = LiveMemory(model, opened) if has_memory else None
-        return TrainedModel(control.model, memory, False, control)
+        memory = LiveMemory(model, opened) if control.model is model else None
+        return TrainedModel(control.model, memory, options.train == "all", control)
     memory = LiveMemory(model, opened)
     if options.train == "all":
         model.requires_grad_(True)
