@@ -97,7 +97,10 @@ _TRAIN = {
         Literal["ram", "disk"],
         typer.Option(help="Where the tables are; in files they may be larger than memory."),
     ],
-    "seed": Annotated[int, _number("Seed of the held-out part, the order and dropout.", min=0)],
+    "seed": Annotated[int, _number("Seed of the order, of dropout, and of a control.", min=0)],
+    "held_out_seed": Annotated[
+        int, _number("Seed of the held-out part: other seeds keep the same one.", min=0)
+    ],
 }
 _TEXT = {name: TEXT[name] for name in ("split", "text_key", "add_eos")}
 

@@ -64,12 +64,12 @@ class Watcher(ExitStack):
         if forecast.memory_bytes is not None:
             parts.append(f"about {format_bytes(forecast.memory_bytes)} (estimated)")
         out.note(f"Will take {', '.join(parts)}.")
-        touches = f"A row of one head is touched {forecast.touches_per_row:,.1f} times on average"
-        if forecast.movement is not None:
-            moved = f"rows will move by at most {forecast.movement:.2g} of their size"
-            out.note(f"{touches}; {moved}.")
-        else:
-            out.note(f"{touches}.")
+        if forecast.start_rms is not None:
+            touches = f"A row of one head is touched {forecast.touches_per_row:,.1f} times"
+            moved = "rows start at zero"
+            if forecast.movement is not None:
+                moved = f"rows will move by at most {forecast.movement:.2g} of their size"
+            out.note(f"{touches} on average; {moved}.")
         if forecast.warning is not None:
             out.warn(forecast.warning)
         self._stopping.begin()

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Difference": "document_loss",
     "DocumentLosses": "document_loss",
     "Listeners": "session",
     "TrainOptions": "train_options",

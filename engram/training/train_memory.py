@@ -114,7 +114,11 @@ def train(
     )
     origin = read_origin(opened, folder)
     documents = TrainingDocuments(
-        data, folder, options=text, held_out_share=options.held_out, seed=options.seed
+        data,
+        folder,
+        options=text,
+        held_out_share=options.held_out,
+        seed=options.held_out_seed,
     )
     trained = prepare_model(
         opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code

@@ -48,7 +48,8 @@ class TrainOptions:
         bf16: Compute in bfloat16 where it is safe (autocast); weights stay as they are.
         lora_rank: Rank of the adapters of ``train="lora"``.
         tables: Place of the tables: in memory, or in files, which may be larger than memory.
-        seed: Seed of the held-out split, of the order of documents, and of dropout.
+        seed: Seed of the order of documents, of dropout, and of a control.
+        held_out_seed: Seed of the held-out split: runs with other seeds keep the same one.
         trainer: Other arguments of transformers' `TrainingArguments`.
 
     Raises:
@@ -79,11 +80,12 @@ class TrainOptions:
     lora_rank: int = 16
     tables: Literal["ram", "disk"] = "ram"
     seed: int = 0
+    held_out_seed: int = 0
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "tokens", "batch", "accumulate", "lora_rank")
-        at_least_zero = ("held_out_tokens", "evaluate_every", "save_every", "seed")
+        at_least_zero = ("held_out_tokens", "evaluate_every", "save_every", "seed", "held_out_seed")
         least = {**dict.fromkeys(at_least_one, 1), **dict.fromkeys(at_least_zero, 0)}
         check_fields(self, context=2, **least)
         lengths = [name for name in ("steps", "tokens", "minutes") if getattr(self, name)]
