@@ -101,7 +101,7 @@ class FileRows(Rows):
     def column(self, name: str, width: int, dtype: torch.dtype) -> FileRows:
         """Open a column of state in a file beside the table's.
 
-        It is made, of zeros that take no room, when it is not there. With one that is there its
+        It is made, of zeros, when it is not there. With one that is there its
         state goes on, as the table does.
 
         Raises:

@@ -1,7 +1,9 @@
 """`JournaledRows`: rows of a file, with those changed since the last commit in a file beside it.
 
-Changed rows go to a shadow file: a sparse one with a place for every row. A bitmap tells which rows
-are read from there. See `engram.storage.row_journal`.
+Changed rows go to a shadow file, one after the other in the order in which they were changed for
+the first time, and are read from there. It is written in sequence: with rows scattered as in the
+table, each would cost a page, and a piece of the file that the file system has to free one by one.
+See `engram.storage.row_journal`.
 
 Shapes: n rows of as many bytes each.
 """
@@ -88,11 +90,13 @@ class JournaledRows:
         if not changed.any():
             self.main.read(ids, out)
         elif changed.all():
-            self._shadow.read(ids, out)
+            self._shadow.read(self.dirty.slots(ids), out)
         else:
-            for file, own in ((self.main, ~changed), (self._shadow, changed)):
-                rows = np.empty((int(own.sum()), self.row_bytes), dtype=np.uint8)
-                file.read(ids[own], rows)
+            slots = self.dirty.slots(ids[changed])
+            parts = ((self.main, ids[~changed], ~changed), (self._shadow, slots, changed))
+            for file, numbers, own in parts:
+                rows = np.empty((len(numbers), self.row_bytes), dtype=np.uint8)
+                file.read(numbers, rows)
                 out[own] = rows
 
     def ask(self, ids: Ids) -> None:
@@ -100,7 +104,7 @@ class JournaledRows:
         changed = self.dirty.among(ids)
         self.main.ask(ids[~changed])
         if changed.any():
-            self._shadow.ask(ids[changed])
+            self._shadow.ask(self.dirty.slots(ids[changed]))
 
     def write(self, ids: Ids, rows: Rows) -> None:
         """Replace rows, until the next commit in the shadow file alone.
@@ -121,11 +125,14 @@ class JournaledRows:
                 "End the commit first, or open the journal again.",
                 path=str(self.extent.path),
             )
-        order = np.argsort(ids, kind="stable")
-        ids, rows = ids[order], rows[order]
+        changed = self.dirty.among(ids)
         with telling_of(self._shadow.path, self.extent.path):
-            _write_rows(self._fd, 0, ids, rows)
-        self.dirty.add(ids)
+            _write_rows(self._fd, 0, self.dirty.slots(ids[changed]), rows[changed])
+            new, rows = ids[~changed], rows[~changed]
+            order = np.argsort(new)
+            slots = np.arange(len(self.dirty), len(self.dirty) + len(new))
+            _write_rows(self._fd, 0, slots, rows[order])
+        self.dirty.add(new[order])
 
     def sync(self) -> None:
         """See the changed rows onto the disk, into the shadow file."""
@@ -133,7 +140,7 @@ class JournaledRows:
 
     def copy(self) -> None:
         """Copy the changed rows to where they belong, and see them onto the disk."""
-        copy_rows(self.extent, self.main, self._shadow, self.dirty)
+        copy_rows(self.extent, self.main, self._shadow, self.dirty.by_slot())
 
     def forget(self) -> None:
         """Empty the shadow file."""
@@ -148,28 +155,30 @@ class JournaledRows:
         self.is_writable = False
 
 
-def copy_rows(extent: Extent, main: RowFile, shadow: RowFile, dirty: DirtyRows) -> None:
+def copy_rows(extent: Extent, main: RowFile, shadow: RowFile, dirty: Ids) -> None:
     """Copy rows of a shadow file to where they belong, in order, and see them onto the disk.
 
     Args:
         extent: The rows.
         main: The same rows, for reading.
         shadow: The shadow file.
-        dirty: Rows to be copied.
+        dirty: Numbers of the rows in the shadow file.
 
     Raises:
         DoesNotFitError: The disk is full.
     """
     at_once = max(1, min(_COPIED_ROWS, _COPIED_BYTES // extent.row_bytes))
     rows = np.empty((at_once, extent.row_bytes), dtype=np.uint8)
+    slots = np.argsort(dirty)
     with telling_of(extent.path, extent.path):
         target = os.open(extent.path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            for ids in dirty.batches(at_once):
+            for first in range(0, len(slots), at_once):
+                some = slots[first : first + at_once]
                 # A page of which only a part is replaced has to be read.
-                main.ask(ids)
-                shadow.read(ids, rows[: len(ids)])
-                _write_rows(target, extent.first_byte, ids, rows[: len(ids)])
+                main.ask(dirty[some])
+                shadow.read(some, rows[: len(some)])
+                _write_rows(target, extent.first_byte, dirty[some], rows[: len(some)])
             os.fdatasync(target)
         finally:
             os.close(target)
@@ -181,16 +190,16 @@ def _write_rows(file: int, first_byte: int, ids: Ids, rows: Rows) -> None:
     Args:
         file: The open file.
         first_byte: Byte of the file at which row 0 starts.
-        ids: Row numbers, ascending and distinct ``[n]``.
-        rows: The rows ``[n, row_bytes]``, contiguous.
+        ids: Row numbers, distinct ``[n]``.
+        rows: The rows ``[n, row_bytes]``.
     """
     if not len(ids):
         return
-    row_bytes = rows.shape[1]
+    row_bytes, order = rows.shape[1], np.argsort(ids)
+    ids, content = ids[order], rows[order].reshape(-1).data
     starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 2) != 1)
     offsets = (first_byte + ids[starts] * row_bytes).tolist()
-    bounds = [*(starts * row_bytes).tolist(), rows.size]
-    content = rows.reshape(-1).data
+    bounds = [*(starts * row_bytes).tolist(), len(content)]
     for offset, start, stop in zip(offsets, bounds, bounds[1:], strict=False):
         while start < stop:
             # Fewer bytes are written where the disk is nearly full; the next try raises.

@@ -1,7 +1,7 @@
 """`Journal`: changes of rows in several files that become permanent together, or not at all.
 
-A redo log. Changed rows wait in sparse shadow files (`JournaledRows`). A commit sees these onto the
-disk, with bitmaps of the rows in them, and then renames a marker into place: from then on the
+A redo log. Changed rows wait in shadow files (`JournaledRows`). A commit sees these onto the
+disk, with the numbers of the rows in them, and then renames a marker into place: from then on the
 changes are permanent. Only afterwards are the rows copied to where they belong; a process that is
 killed meanwhile leaves the marker, and `recover` copies them again. Without a marker, `recover`
 throws the shadow files away: the last commit is as it was.
@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from engram.errors import CorruptFileError, InputError
-from engram.storage.dirty_rows import DirtyRows
 from engram.storage.file_names import is_inside
 from engram.storage.journaled_rows import Extent, JournaledRows, copy_rows
 from engram.storage.json_files import (
@@ -39,7 +38,7 @@ from engram.storage.json_files import (
     parse_json,
     read_json,
 )
-from engram.storage.row_file import RowFile
+from engram.storage.row_file import Ids, RowFile
 from engram.storage.staging import sync_path, telling_of
 
 JOURNAL = "journal"
@@ -158,9 +157,9 @@ class Journal:
         with telling_of(self.place, self.folder):
             for name, entry in self._entries.items():
                 path = self.place / (name + _DIRTY)
-                if entry.dirty.bits.any():
+                if len(entry.dirty):
                     entry.sync()
-                    _write_synced(path, self._describe(entry), entry.dirty.bits)
+                    _write_synced(path, self._describe(entry), entry.dirty.by_slot().data)
                 else:
                     path.unlink(missing_ok=True)
             sync_path(self.place)
@@ -248,8 +247,8 @@ def recover(folder: Path) -> dict[str, Any] | None:
     return payload
 
 
-def _marked_parts(folder: Path) -> Iterator[tuple[Extent, RowFile, DirtyRows]]:
-    """Yield the rows that a marker makes permanent: their place, the shadow file, the bitmap."""
+def _marked_parts(folder: Path) -> Iterator[tuple[Extent, RowFile, Ids]]:
+    """Yield what a marker makes permanent: the rows' place, the shadow file, their numbers."""
     place = folder / JOURNAL
     marker = read_json(place / _MARKER, _MARKER_SHAPE, hint=_HINT)
     for name, crc32 in marker["parts"].items():
@@ -257,17 +256,20 @@ def _marked_parts(folder: Path) -> Iterator[tuple[Extent, RowFile, DirtyRows]]:
         content = path.read_bytes() if path.is_file() else b""
         if zlib.crc32(content) != crc32:
             raise _damaged(path, "is missing or was changed after the commit that it belongs to")
-        head, _, bits = content.partition(b"\n")
+        head, _, numbers = content.partition(b"\n")
         stated = parse_json(head, str(path), _DIRTY_SHAPE, hint=_HINT)
         extent = Extent(folder / stated["file"], *(stated[key] for key in _NUMBERS))
-        if len(bits) != -(-extent.count // 8):
-            raise _damaged(path, f"has {len(bits)} bytes of bits for {extent.count} rows")
+        if len(numbers) % 8 or len(numbers) > extent.count * 8:
+            raise _damaged(path, f"has {len(numbers)} bytes of numbers of {extent.count} rows")
         with _told_of(extent.path):
             extent.open()
             if _head_crc32(extent) != stated["head_crc32"]:
                 raise _damaged(extent.path, f"is not the file whose rows {path} changes")
         shadow = RowFile(path.with_suffix(_SHADOW), 0, extent.count, extent.row_bytes)
-        yield extent, shadow, DirtyRows(extent.count, np.frombuffer(bits, dtype=np.uint8))
+        dirty = np.frombuffer(numbers, dtype="<i8")
+        if len(dirty) and not 0 <= dirty.min() <= dirty.max() < extent.count:
+            raise _damaged(path, f"has numbers that are not those of {extent.count} rows")
+        yield extent, shadow, dirty
 
 
 @contextmanager

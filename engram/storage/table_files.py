@@ -23,7 +23,7 @@ _CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno
 
 
 def make_zeros(path: Path, name: str, tag: str, shape: tuple[int, int]) -> None:
-    """Make a file with a table of zeros, which takes no room before rows are written.
+    """Make a file with a table of zeros, whose room on the disk is kept for it.
 
     A file that is there already stays, also when several processes do this at once.
 
@@ -41,8 +41,13 @@ def make_zeros(path: Path, name: str, tag: str, shape: tuple[int, int]) -> None:
     with stage(path, path, sync=False) as place:
         with (place / NEW).open("wb") as file:
             header = _write_header(file, name, tag, shape)
-            file.truncate(header + shape[0] * shape[1] * DTYPES[tag].bits // 8)
             file.flush()
+            size = header + shape[0] * shape[1] * DTYPES[tag].bits // 8
+            if hasattr(os, "posix_fallocate"):
+                # In one piece, where rows written one by one would scatter it over the disk.
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
             os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(place / NEW, path)

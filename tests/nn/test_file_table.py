@@ -270,6 +270,5 @@ def test_files_of_one_table_start_at_a_page(tmp_path, table, monkeypatch):
     zeros = tmp_path / "zeros.safetensors"
     make_zeros(zeros, "z", "BF16", (10**6, 64))
     assert zeros.stat().st_size == read_header(zeros)["z"].start + 10**6 * 128
-    assert zeros.stat().st_blocks * 512 < 10**5
     assert load_file(zeros)["z"].shape == (10**6, 64)
     assert not RamRows(load_file(zeros)["z"]).read(torch.tensor([999_999])).any()

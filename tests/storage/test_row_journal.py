@@ -416,24 +416,22 @@ def test_a_journal_has_one_user_and_files_of_its_own_folder(tmp_path):
         Journal(tmp_path / "file")
 
 
-@given(
-    count=st.integers(1, 5000),
-    share=st.floats(0, 1),
-    at_once=st.integers(1, 70),
-    seed=st.integers(0),
-)
+@given(count=st.integers(1, 5000), adds=st.integers(0, 12), seed=st.integers(0))
 @settings(max_examples=30, deadline=None)
-def test_dirty_rows_are_the_rows_added(count, share, at_once, seed):
-    chance = np.random.default_rng(seed)
-    ids = np.flatnonzero(chance.random(count) < share)
-    dirty = DirtyRows(count)
-    dirty.add(chance.permutation(ids))
-    dirty.add(ids[::2])
-    assert len(dirty) == len(ids)
-    batches = list(dirty.batches(at_once))
-    assert all(len(batch) <= at_once for batch in batches)
-    assert np.array_equal(np.concatenate([np.empty(0, int), *batches]), ids)
-    every = np.arange(count)
-    assert np.array_equal(every[dirty.among(every)], ids)
+def test_dirty_rows_have_slots_in_the_order_in_which_they_are_added(count, adds, seed):
+    chance, dirty = np.random.default_rng(seed), DirtyRows(count)
+    expected, every = np.empty(0, dtype=np.int64), np.arange(count)
+    for _ in range(adds):
+        some = np.flatnonzero(chance.random(count) < chance.random() ** 3)
+        new = some[~dirty.among(some)]
+        assert np.array_equal(new, np.setdiff1d(some, expected))
+        dirty.add(new)
+        expected = np.concatenate([expected, new])
+        assert len(dirty) == len(expected)
+        assert np.array_equal(dirty.by_slot(), expected)
+        assert np.array_equal(every[dirty.among(every)], np.sort(expected))
+        asked = chance.permutation(len(expected))
+        assert np.array_equal(dirty.slots(expected[asked]), asked)
     dirty.clear()
     assert not len(dirty)
+    assert not dirty.among(every).any()
