@@ -45,7 +45,7 @@ class FileRows(Rows):
         columns: Columns of state beside them that are open, by name.
 
     Raises:
-        LayoutError: The table has another dtype, or is no matrix.
+        LayoutError: The table has another dtype, or is not a matrix.
         InputError: The file is not in the journal's folder.
         CorruptFileError: The file ends before the table does.
         DoesNotFitError: The disk is full.
@@ -156,7 +156,7 @@ class FileEmbedding(nn.Module):
 
     @property
     def sources(self) -> list[JournaledRows]:
-        """What look-ups read, for `engram.nn.disk.prefetch`."""
+        """Files that look-ups read, for `engram.nn.disk.prefetch`."""
         return [self.rows.file]
 
     @property
