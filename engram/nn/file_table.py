@@ -6,6 +6,7 @@ Shapes: n distinct row ids, E width of a row, W values of a row of a table or of
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,9 +75,14 @@ class FileRows(Rows):
         extent = Extent(table.path, table.start, first_row, self.count, row_bytes)
         self.file: JournaledRows = journal.rows(table.path.stem, extent)
         self.columns: dict[str, FileRows] = {}
+        self._asked: Future[None] | None = None
 
     def read(self, ids: Tensor) -> Tensor:
         """Return rows ``[n, W]`` on the device of the ids."""
+        if self._asked is not None:
+            # Reading what is not asked for yet would ask for it a second time.
+            wait([self._asked])
+            self._asked = None
         home = ids.device
         host_ids = ids.to("cpu", torch.int64).numpy()
         if home.type == "cuda":
@@ -95,8 +101,9 @@ class FileRows(Rows):
     def ask_for_state(self, ids: Tensor) -> None:
         """Have the kernel start reading all columns of rows ``[n]``, without waiting."""
         host_ids = ids.to("cpu", torch.int64).numpy()
+        asker = kept_threads("engram-state", 1)
         for column in self.columns.values():
-            kept_threads("engram-state", 1).submit(column.file.ask, host_ids)
+            column._asked = asker.submit(column.file.ask, host_ids)
 
     def column(self, name: str, width: int, dtype: torch.dtype) -> FileRows:
         """Open a column of state in a file beside the table's.
