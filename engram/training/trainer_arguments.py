@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from engram.errors import UsageError
@@ -63,6 +64,7 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
         "report_to": "none",
         "logging_steps": max(1, min(10, steps // 10)),
         "remove_unused_columns": False,
+        "use_cpu": not torch.accelerator.is_available(),
         # Every part of a memory is used in every step; of a whole mixture, not every expert.
         "ddp_find_unused_parameters": options.train == "all",
     }
