@@ -67,6 +67,11 @@ def test_state_as_wide_as_the_rows():
     compare(by_ranks(2, "ddp", **options), alone(**options), 1e-12, 1e-12)
 
 
+def test_tables_in_files(tmp_path):
+    found = by_ranks(2, "ddp", files=tmp_path, **FLOAT64)
+    compare(found, alone(**FLOAT64), 1e-12, 1e-12)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_that_every_rank_holds_equal_one_process(kind):
     found = by_ranks(2, kind, is_shared=False, **FLOAT64)
