@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.errors import MismatchError, UsageError
-from engram.nn.rows import Rows, rows_of
+from engram.nn.rows import RamRows, Rows, rows_of
 
 
 def place_in(group: dist.ProcessGroup | None) -> tuple[int, int]:
@@ -76,7 +76,7 @@ class ShardedEmbedding(nn.Module):
 
     Raises:
         UsageError: There is no process group, or it has more processes than the table rows.
-        MismatchError: `local` does not have as many rows as this process is to have.
+        MismatchError: `local` does not have the rows that this process is to have.
     """
 
     def __init__(
@@ -105,6 +105,16 @@ class ShardedEmbedding(nn.Module):
                 rows=here,
                 expected=wanted,
             )
+        rows = rows_of(local)
+        if not isinstance(rows, RamRows) and rows.first_row != self.first_row:
+            raise MismatchError(
+                f"Rank {rank} of {ranks} must have the rows from {self.first_row} on, got those "
+                f"from {rows.first_row} on.",
+                f"Open the file's rows from {self.first_row} on.",
+                rank=rank,
+                first_row=rows.first_row,
+                expected=self.first_row,
+            )
         self.local = local
         self.embedding_dim: int = cast(Any, local).embedding_dim
 
@@ -126,8 +136,7 @@ class ShardedEmbedding(nn.Module):
     def rows(self) -> Rows:
         """The rows of this process."""
         rows = rows_of(self.local)
-        rows.first_row = self.first_row
-        return rows
+        return RamRows(self.weight, self.first_row) if isinstance(rows, RamRows) else rows
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows; a collective.

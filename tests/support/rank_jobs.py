@@ -10,14 +10,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import engram
 from engram.config.engram_config import EngramConfig
 from engram.nn import EngramModule, MultiHeadEmbedding, ShardedEmbedding
+from engram.nn.file_table import FileEmbedding, FileRows
 from engram.nn.rows import rows_of
 from engram.nn.sharded import first_row_of
+from engram.storage.row_journal import Journal
+from engram.storage.safetensors_headers import read_header
 from engram.storage.safetensors_writer import TensorStream, write_shard
 from engram.training import MemoryOptimizer, optimizer_for, shards
 from support import tiny
@@ -148,6 +152,7 @@ def train(
     micro_batches: int = 1,
     is_checkpointed: bool = False,
     is_shared: bool = True,
+    files: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a toy on each rank's part of every batch.
@@ -160,6 +165,7 @@ def train(
         micro_batches: Micro-batches of a step.
         is_checkpointed: Whether to checkpoint gradients.
         is_shared: Whether ranks share the tables.
+        files: Folder for tables that ranks share in files; in memory when None.
         **options: Options of the optimiser.
 
     Returns:
@@ -170,6 +176,9 @@ def train(
     heads = [it for it in model.modules() if isinstance(it, MultiHeadEmbedding)]
     for it in heads:
         it.embedding.to(table_dtype or dtype)
+    if files is not None:
+        for number, it in enumerate(heads):
+            it.embedding = in_file(files / f"{number}", it.embedding.weight.detach())
     if kind != "one" and is_shared:
         shards.shard_tables(model)
     parallel: Any = model
@@ -205,12 +214,26 @@ def train(
     return {
         "losses": torch.tensor(losses, dtype=torch.float64),
         "norms": torch.tensor(norms, dtype=torch.float64),
-        "tables": [it.embedding.weight.detach().clone() for it in heads],
+        "tables": [it.rows.read(torch.arange(it.rows.count)) for it in optimizer.tables],
         "state": [
             {name: column.read(torch.arange(column.count)) for name, column in it.columns.items()}
             for it in optimizer.tables
         ],
     }
+
+
+def in_file(folder: Path, table: Tensor) -> ShardedEmbedding:
+    """This rank's rows of a table in a file, which all ranks share."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    first, end = (first_row_of(it, ranks, len(table)) for it in (rank, rank + 1))
+    path = folder / "table.safetensors"
+    if rank == 0:
+        folder.mkdir()
+        save_file({"table": table}, path)
+    dist.barrier()
+    journal = Journal(folder, rank)
+    rows = FileRows(journal, read_header(path)["table"], first, end - first)
+    return ShardedEmbedding(FileEmbedding(rows), len(table))
 
 
 def dense_norm(micro_batches: int) -> float:
@@ -302,8 +325,6 @@ def write(path: Path, table: Tensor, block_bytes: int) -> None:
 
 def read(path: Path, rows: int, width: int, dtype: torch.dtype, block_bytes: int) -> Any:
     """Read this rank's rows of what `write` wrote."""
-    from engram.storage.safetensors_headers import read_header
-
     shards._BLOCK_BYTES = block_bytes
     header = read_header(path)
     here = rows_of(own_rows(torch.zeros(rows, width, dtype=dtype)))

@@ -65,9 +65,11 @@ def _run(folder: str, rank: int, ranks: int, work: Callable[..., Any], args: Any
         world_size=ranks,
         timeout=_PATIENCE,
     )
+    torch.distributed.barrier()  # nobody ends while others connect
     try:
         torch.save(work(*args), f"{folder}/{rank}.pt")
     except BaseException:
         Path(f"{folder}/{rank}.failed").write_text(f"rank {rank}: {traceback.format_exc()}")
         sys.exit(1)
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ from engram.training import shards
 from support import rank_jobs, tiny
 from support.ranks import on_ranks
 
+KINDS = ("ddp", "fsdp2")
 FLOAT64 = {"dtype": torch.float64, "micro_batches": 2}
 
 
@@ -43,27 +44,35 @@ def compare(found, expected, relative, absolute):
             torch.testing.assert_close(state, column, rtol=0, atol=absolute)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_equal_one_process_in_float32(kind, ranks):
+BY_RANKS = pytest.mark.parametrize(
+    ("ranks", "kind"),
+    [(2, "ddp"), (2, "fsdp2"), *(pytest.param(3, it, marks=pytest.mark.slow) for it in KINDS)],
+)
+
+
+@BY_RANKS
+def test_ranks_equal_one_process_in_float32(ranks, kind):
     compare(by_ranks(ranks, kind), alone(), 1e-6, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_equal_one_process_in_float64(kind, ranks):
+@BY_RANKS
+def test_ranks_equal_one_process_in_float64(ranks, kind):
     """With accumulated gradients, and layers that are computed again in the backward pass."""
     found = by_ranks(ranks, kind, is_checkpointed=True, **FLOAT64)
     compare(found, alone(**FLOAT64), 1e-12, 1e-12)
 
 
-@pytest.mark.parametrize("rule", ["sparse-adam", "rowwise-rmsprop", "momentum"])
-def test_rules(rule):
-    options = {"table_optimizer": rule, "table_lr": 0.01, **FLOAT64}
+def test_state_as_wide_as_the_rows():
+    options = {"table_optimizer": "sparse-adam", "table_lr": 0.01, **FLOAT64}
     compare(by_ranks(2, "ddp", **options), alone(**options), 1e-12, 1e-12)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_tables_in_files(tmp_path):
+    found = by_ranks(2, "ddp", files=tmp_path, **FLOAT64)
+    compare(found, alone(**FLOAT64), 1e-12, 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_tables_that_every_rank_holds_equal_one_process(kind):
     found = by_ranks(2, kind, is_shared=False, **FLOAT64)
     for it in found:
@@ -73,7 +82,7 @@ def test_tables_that_every_rank_holds_equal_one_process(kind):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_clipped_norm_is_that_of_dense_copies(kind):
     """After two micro-batches that read the same rows again."""
     expected = rank_jobs.dense_norm(2)
@@ -82,8 +91,7 @@ def test_the_clipped_norm_is_that_of_dense_copies(kind):
             assert it["norms"][0].item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("block_bytes", [24, 2**24])
+@pytest.mark.parametrize(("dtype", "block_bytes"), [(torch.float32, 2**24), (torch.bfloat16, 24)])
 def test_saved_by_any_number_of_ranks_and_loaded_by_any_other(tmp_path, dtype, block_bytes):
     table = torch.randn(29, 3).to(dtype)
     files = {ranks: tmp_path / f"{ranks}.safetensors" for ranks in (1, 2, 3)}
