@@ -1,18 +1,19 @@
 """A source that only a memory can learn in a minute, and a tiny model that learns from it.
 
 Each of 64 symbols follows the two before it with a probability of its own (Dirichlet 0.05 for each
-of the 4,096 pairs): no symbol tells anything alone. A memory of 3-grams can keep a row for a pair; a
-small backbone cannot. The model is a Llama of 2 layers, 32 wide (its MLP too), from random weights, with a memory
-at layer 1 (orders 2 and 3, 4 heads each, 8 values a row, 20,000 rows an order).
+of the 4,096 pairs): the last one alone tells next to nothing. The 2-grams of a memory keep rows for
+pairs; a small backbone cannot. The model is a Llama of 2 layers, 32 wide (its MLP too), from random
+weights, with a memory at layer 1 (orders 2 and 3, 4 heads each, 8 values a row, 20,000 rows an
+order); 3-grams are of no use here.
 
 Losses are in nats a token, of the tokens of a window from the second on; the floor is the entropy
-rate of the source, which nothing can beat but by luck.
+rate of the source, which nothing can beat but by luck. The second token, of which the model knows
+one predecessor, adds 0.036 to every gap.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from engram.training import MemoryOptimizer
 
 SYMBOLS, CONCENTRATION = 64, 0.05
 BATCH, LENGTH, STEPS = 16, 64, 300
-HELD_OUT = 256
+HELD_OUT = 1024
 
 
 class Source:
@@ -89,6 +90,12 @@ class Training:
     lr: float = 3e-3
     steps: int = STEPS
     decay: float = 0.0
+
+
+# What served best for ten times the steps: moments of every value, and rates that fall to zero.
+LONG = Training(
+    table_optimizer="sparse-adam", table_lr=1.5e-2, lr=6e-3, steps=10 * STEPS, decay=1.0
+)
 
 
 def gap(source: Source, training: Training, seed: int) -> float:
