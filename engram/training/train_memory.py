@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.distributed as dist
 
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import MissingPackageError, UsageError
 from engram.sizing.size_options import SizeOptions
@@ -47,7 +48,7 @@ def train(
     config: str | Path | EngramConfig | SizeOptions | None = None,
     options: TrainOptions | None = None,
     text: TextOptions | None = None,
-    init: Literal["identity", "zero-table", "paper"] = "zero-table",
+    init: Init = "zero-table",
     adapter: bool = False,
     link: bool = False,
     revision: str | None = None,
