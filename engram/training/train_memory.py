@@ -145,9 +145,7 @@ def train(
 
 def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Trained:
     """Run a session to its end, or until it is stopped."""
-    is_new = isinstance(model, NewBase)
-    name = model.name if isinstance(model, NewBase) else model
-    place, settings = session.place, session.settings(name)
+    place, settings, notes = session.place, session.settings(model), tuple[str, ...]()
     before = place.resumed(settings) if resume else None
     seconds = session.step_seconds()
     steps = session.count_steps(seconds) if before is None else before["steps"]
@@ -157,6 +155,9 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
         session.listeners.forecast(forecast)
     start = place.losses_before(session.held_out)
     run = session.run(steps, resume=resume)
+    if isinstance(model, NewBase):
+        scale = scale_note(session.params, run.step * session.tokens_per_step)
+        notes = (model.note, scale) if model.note else (scale,)
     result = Trained(
         options=session.options,
         output=None,
@@ -169,7 +170,7 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
         checkpoint=run.latest if run.interrupted else None,
         documents=session.documents,
         log=tuple(run.log),
-        notes=(scale_note(session.params, run.step * session.tokens_per_step),) if is_new else (),
+        notes=notes,
     )
     if run.interrupted:
         return result
