@@ -106,6 +106,11 @@ def train(
             "A base with random weights, or one alone, has to be trained itself.",
             "Give --train all.",
         )
+    if isinstance(model, NewBase) and options.control == "dense":
+        raise UsageError(
+            "A dense control refers to its base, and a base with random weights is not kept.",
+            "Write it first: engram.training.write_new_base; then train its folder.",
+        )
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)

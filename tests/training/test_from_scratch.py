@@ -11,7 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import engram
 from engram.config.config_file import read_config
 from engram.corpus.text.text_options import TextOptions
-from engram.training import Listeners, TrainOptions, read_new_base, train, write_new_base
+from engram.training import (
+    Listeners,
+    TrainOptions,
+    load_control,
+    read_new_base,
+    train,
+    write_new_base,
+)
 from support import tiny
 from support.cli import run
 from support.paths import REPOSITORY
@@ -72,6 +79,7 @@ def test_with_a_memory_and_without_have_equal_parameters(text, tmp_path):
         (["--from-config", EXAMPLE, "--equal-params"], "Give its config"),
         (["--from-config", EXAMPLE, "--train", "memory"], "Give --train all"),
         (["model", "--control", "none"], "Give --train all"),
+        (["--from-config", EXAMPLE, "--control", "dense"], "is not kept"),
     ],
 )
 def test_what_excludes_each_other_is_refused(text, tmp_path, asked, said):
@@ -132,3 +140,16 @@ def test_the_base_of_an_attached_folder_is_trained_alone(text, tmp_path, tmp_pat
         for old, new in zip(before.parameters(), after.parameters(), strict=True)
     ]
     assert all(changed)
+
+
+def test_a_dense_control_of_a_plain_base_finds_it_again(text, tmp_path, tmp_path_factory):
+    base, _ = tiny.family_folders("llama", tmp_path_factory)
+    config = tmp_path / "memory.yaml"
+    engram.write_config(config, tiny.memory_config())
+    out = tmp_path / "out"
+    run("train", base, "-c", config, "--control", "dense", "--text", text, "-o", out, *ARGUMENTS)
+    assert not (tmp_path / "out.checkpoints").exists()
+    ids = torch.arange(3, 20)[None]
+    trained = load_control(out)(input_ids=ids).logits
+    plain = AutoModelForCausalLM.from_pretrained(base)(input_ids=ids).logits
+    assert (trained - plain).abs().max() > 1e-3
