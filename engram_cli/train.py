@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engram.config.init import Init
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import UsageError
 from engram.training.control_names import ControlName
@@ -144,7 +145,7 @@ def train(
     rules: TextOptions,
     output: OutputOption = None,
     init: Annotated[
-        Literal["identity", "zero-table", "paper"],
+        Init,
         typer.Option(help="Start of the memory of a base without one; see attach."),
     ] = "zero-table",
     adapter: Annotated[

@@ -7,7 +7,20 @@ from engram.hf.calls import MemoryDecoder, MemoryLayer, PlainLayer
 from engram.hf.classes import class_after
 from engram.hf.models import EngramForCausalLM
 
+# Keys that attaching adds to a config, or changes.
+_OURS = ("engram", "auto_map", "architectures", "model_type")
 _MIXINS: tuple[Any, ...] = (EngramForCausalLM, MemoryDecoder, MemoryLayer, PlainLayer)
+
+
+def base_config(config: Any) -> Any:
+    """Return the config of a base.
+
+    Args:
+        config: That of a model with a memory.
+    """
+    values = {key: value for key, value in config.to_dict().items() if key not in _OURS}
+    kind: Any = type(config).__bases__[0]
+    return kind.from_dict(values)
 
 
 def base_of(model: Any) -> Any:

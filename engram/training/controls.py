@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from engram.arguments import checked
 from engram.checkpoints.attach.own_files import own_files
 from engram.errors import LayoutError, UsageError
-from engram.hf.unwired import base_of
+from engram.hf.unwired import base_config, base_of
 from engram.nn import EngramModule, MultiHeadEmbedding
 from engram.nn.rows import Rows, rows_of
 from engram.storage.folders import new_folder
@@ -191,6 +191,7 @@ class NoMemory(Control):
     def __init__(self, model: Any, seed: int) -> None:
         memories_of(model)
         super().__init__(base_of(model), seed)
+        self.model.config = base_config(model.config)  # what it is saved as
 
     def save(self, folder: str | Path) -> Path:
         """Write the base as `save_pretrained` does; see `Control.save`."""

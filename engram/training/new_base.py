@@ -23,6 +23,7 @@ from engram.config.tokenizer_path import read_from
 from engram.errors import ConfigError, LayoutError, Problem
 from engram.hf import admission, compat
 from engram.hf.families import REGISTERED
+from engram.hf.header_loading import without_bars
 from engram.storage.files import write_json
 from engram.storage.folders import new_folder
 from engram.storage.json_files import read_json
@@ -49,6 +50,7 @@ class NewBase:
         tokenizer: Its tokenizer.
         seed: Seed of its weights.
         dtype: dtype of its weights, as torch names it.
+        note: How it was made smaller to pay for a memory, as a sentence; empty where it was not.
     """
 
     name: str
@@ -57,6 +59,12 @@ class NewBase:
     tokenizer: TokenizerFile
     seed: int = 0
     dtype: str = "float32"
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what its weights depend on, for JSON."""
+        own = {"seed": self.seed, "dtype": self.dtype, "tokenizer": self.tokenizer.digest}
+        return {**self.config, **own}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def write_new_base(spec: NewBase, folder: str | Path) -> Path:
         torch.manual_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.to(getattr(torch, spec.dtype))
-    with new_folder(Path(folder), lambda _: None, False) as new:
+    with new_folder(Path(folder), lambda _: None, False) as new, without_bars():
         model.save_pretrained(new)
         _write_tokenizer(spec.tokenizer, new)
     return Path(folder)

@@ -91,7 +91,7 @@ def _write(
     contents = {} if trained.memory is None else trained.memory.contents()
     if isinstance(trained.control, Dense):
         if new is not None:
-            trained.control.write_into(new, base=origin.folder)
+            trained.control.write_into(new, base=place.model)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
     elif trained.changes_base:
         if place.ranks > 1:

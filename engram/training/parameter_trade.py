@@ -5,7 +5,7 @@ Tables are read, not multiplied: at equal parameters a model with a memory does 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ def equal_params(spec: NewBase, memory: EngramConfig) -> EqualParams:
         key, before, after = _width(spec, wanted)
         settings = {key: after}
     smaller = spec.with_settings(settings)
-    return EqualParams(
+    trade = EqualParams(
         spec=smaller,
         key=key,
         before=before,
@@ -98,6 +98,7 @@ def equal_params(spec: NewBase, memory: EngramConfig) -> EqualParams:
         kept_params=smaller.backbone.params,
         memory_params=wanted,
     )
+    return replace(trade, spec=replace(smaller, note=str(trade)))
 
 
 def _experts(mixture: Mixture, wanted: int) -> tuple[str, int, int]:

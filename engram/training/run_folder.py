@@ -41,6 +41,7 @@ class RunFolder:
         start: A folder in it, for a memory that is attached first.
         base: A folder in it, for a base with random weights that is made first.
         tables: A folder in it, for tables that are trained in files.
+        model: The model that is trained, as it was named; empty before the run begins.
         rank: This process.
         ranks: Number of processes.
     """
@@ -50,6 +51,7 @@ class RunFolder:
         self.folder = output.with_name(f"{output.name}.checkpoints")
         self.start, self.tables = self.folder / "start", self.folder / "tables"
         self.base = self.folder / "base"
+        self.model = ""
 
     def latest(self, journal: Journal | None) -> Path | None:
         """Return the checkpoint to go on from; None if there is none.
@@ -120,6 +122,7 @@ class RunFolder:
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """State the settings of the run; a collective."""
+        self.model = str(settings["model"])
         with self.first_does() as is_first:
             if is_first:
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from engram.training.documents import TrainingDocuments
 from engram.training.forecast import Forecast, distance_moved
 from engram.training.memory_folder import Origin
 from engram.training.memory_optimizer import MemoryOptimizer
+from engram.training.new_base import NewBase
 from engram.training.packed_windows import TrainingRows
 from engram.training.row_movement import RowMovement
 from engram.training.run import Run, RunNews
@@ -92,14 +93,17 @@ class Session:
         """Parameters of the model."""
         return sum(weight.numel() for weight in self.trained.model.parameters())
 
-    def settings(self, model: str | Path) -> dict[str, Any]:
+    def settings(self, model: str | Path | NewBase) -> dict[str, Any]:
         """Return what the result of the run depends on, and the model's name.
 
         Args:
             model: The model, as it was named.
         """
-        digest = self.documents.sha256
-        return {**self.options.to_dict(), "data_sha256": digest, "model": str(model)}
+        named = {
+            "new_base": model.to_dict() if isinstance(model, NewBase) else None,
+            "model": model.name if isinstance(model, NewBase) else str(model),
+        }
+        return {**self.options.to_dict(), **named, "data_sha256": self.documents.sha256}
 
     def count_steps(self, step_seconds: float) -> int:
         """Return the number of steps that were asked for.

@@ -2,12 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Literal
 
 from engram.checkpoints.attach.attach import attach
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.errors import LayoutError, UsageError
 from engram.sizing.size_options import SizeOptions
 from engram.training.new_base import NewBase, write_new_base
@@ -18,7 +18,7 @@ def find_start(
     model: str | Path | NewBase,
     place: RunFolder,
     config: str | Path | EngramConfig | SizeOptions | None,
-    init: Literal["identity", "zero-table", "paper"],
+    init: Init,
     *,
     revision: str | None,
     trust_remote_code: bool,

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.distributed as dist
 
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
+from engram.config.init import Init
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import MissingPackageError, UsageError
 from engram.sizing.size_options import SizeOptions
@@ -47,7 +48,7 @@ def train(
     config: str | Path | EngramConfig | SizeOptions | None = None,
     options: TrainOptions | None = None,
     text: TextOptions | None = None,
-    init: Literal["identity", "zero-table", "paper"] = "zero-table",
+    init: Init = "zero-table",
     adapter: bool = False,
     link: bool = False,
     revision: str | None = None,
@@ -105,6 +106,11 @@ def train(
             "A base with random weights, or one alone, has to be trained itself.",
             "Give --train all.",
         )
+    if isinstance(model, NewBase) and options.control == "dense":
+        raise UsageError(
+            "A dense control refers to its base, and a base with random weights is not kept.",
+            "Write it first: engram.training.write_new_base; then train its folder.",
+        )
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)
@@ -144,9 +150,7 @@ def train(
 
 def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Trained:
     """Run a session to its end, or until it is stopped."""
-    is_new = isinstance(model, NewBase)
-    name = model.name if isinstance(model, NewBase) else model
-    place, settings = session.place, session.settings(name)
+    place, settings, notes = session.place, session.settings(model), tuple[str, ...]()
     before = place.resumed(settings) if resume else None
     seconds = session.step_seconds()
     steps = session.count_steps(seconds) if before is None else before["steps"]
@@ -156,6 +160,9 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
         session.listeners.forecast(forecast)
     start = place.losses_before(session.held_out)
     run = session.run(steps, resume=resume)
+    if isinstance(model, NewBase):
+        scale = scale_note(session.params, run.step * session.tokens_per_step)
+        notes = (model.note, scale) if model.note else (scale,)
     result = Trained(
         options=session.options,
         output=None,
@@ -168,7 +175,7 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
         checkpoint=run.latest if run.interrupted else None,
         documents=session.documents,
         log=tuple(run.log),
-        notes=(scale_note(session.params, run.step * session.tokens_per_step),) if is_new else (),
+        notes=notes,
     )
     if run.interrupted:
         return result

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import engram
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.load_checkpoint import load
 from engram.errors import MissingPackageError
 from engram.hf.file_tables import copy_tables, trainable_on_disk
 from engram.hf.wiring import find_layers
@@ -79,9 +79,7 @@ def prepare_model(
         trust_remote_code: Whether code of its base may run.
     """
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
-    model: Any = engram.load(
-        folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored
-    )
+    model: Any = load(folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored)
     model.to(device)
     journal = None
     if options.tables == "disk":
