@@ -89,9 +89,12 @@ class Watcher(ExitStack):
 
 def _line(news: RunNews) -> str:
     held_out = "" if news.held_out is None else f", held out {news.held_out:.4f}"
+    moved = "" if news.row_movement is None else f", rows moved by {news.row_movement:.3g}"
+    gates = "" if news.gate_mean is None else f", mean gate {news.gate_mean:.3f}"
     return (
         f"Step {news.step:,} of {news.steps:,}: loss {news.loss:.4f}{held_out}, "
         f"{news.tokens_per_second:,.0f} tokens/s, {plural(news.rows_touched, 'row')} touched"
+        f"{moved}{gates}"
     )
 
 

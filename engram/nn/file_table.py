@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.errors import InputError, LayoutError, MismatchError
+from engram.nn.compat import version_of
 from engram.nn.rows import Rows
 from engram.storage.dtypes import DTYPES
 from engram.storage.journaled_rows import Extent, JournaledRows
@@ -202,7 +203,7 @@ class FileEmbedding(nn.Module):
             IndexError: An id is outside of the table.
             InputError: `weight` was written to.
         """
-        if self.weight._version:
+        if version_of(self.weight):
             raise InputError(
                 f"The parameter over {self.path} was written to, which does not change the table.",
                 "Write to embedding.rows, as engram.training.MemoryOptimizer does.",

@@ -7,15 +7,19 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from engram.checkpoints.attach.own_files import own_files
+from engram.checkpoints.attach.own_files import is_checkpoint_file, own_files
 from engram.checkpoints.read.attached_files import (
     CARD_FILE,
     HELD_OUT_FILE,
     TRAINING_FILE,
+    TRAINING_FILES,
     TRAINING_LOG_FILE,
 )
+from engram.errors import EngramError
 from engram.storage import folders
 from engram.storage.files import write_json
+from engram.storage.json_files import TEXT, read_json
+from engram.storage.safetensors_headers import INDEX_FILE
 from engram.training.dense_control import Dense, own_control_files
 from engram.training.memory_folder import Origin, write_adapter, write_attached
 from engram.training.run_folder import RunFolder, losses_as_json
@@ -74,8 +78,19 @@ def write_output(
 
 
 def own_result_files(folder: Path) -> set[str] | None:
-    """Name what attaching or training wrote into a folder; None when it is not such a one."""
-    return own_control_files(folder) or own_files(folder)
+    """Name what attaching or training wrote into a folder; None when it is not such a one.
+
+    Of a model that was written whole the run's numbers state the files.
+    """
+    found = own_control_files(folder) or own_files(folder)
+    if found is not None or not (folder / TRAINING_FILE).is_file():
+        return found
+    try:
+        stated = read_json(folder / TRAINING_FILE, {"files": [TEXT]})["files"]
+    except EngramError:
+        return None
+    own = {name for name in stated if is_checkpoint_file(name)}
+    return {INDEX_FILE, *own, *TRAINING_FILES}
 
 
 def _write(
@@ -115,7 +130,8 @@ def _write_whole(new: Path, trained: TrainedModel, origin: Origin, card: str) ->
 
 
 def _write_numbers(new: Path, result: Trained) -> None:
-    write_json(new / TRAINING_FILE, result.to_dict())
+    files = sorted(path.name for path in new.iterdir() if path.is_file())
+    write_json(new / TRAINING_FILE, {**result.to_dict(), "files": files})
     before = losses_as_json(result.start)
     after = before if result.end is None else losses_as_json(result.end)
     numbers = result.documents.held_out.tolist()

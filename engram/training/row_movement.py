@@ -1,4 +1,4 @@
-"""How far the rows of trained tables moved, and how many were touched."""
+"""`RowMovement`: distance that the rows of trained tables moved; and the rows that were touched."""
 
 from collections.abc import Sequence
 from math import sqrt

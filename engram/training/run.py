@@ -18,6 +18,7 @@ from engram.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from engram.training.row_movement import RowMovement
 from engram.training.train_options import TrainOptions
 
 # Records of a run's log, at most about.
@@ -38,6 +39,9 @@ class RunNews:
         tokens_per_second: Speed since the run was started or resumed, evaluations left out.
         rows_touched: Rows that the last step changed.
         is_evaluation: Whether the held-out loss is of this step.
+        row_movement: Distance that rows have moved at the latest evaluation, over their start; None
+            before it, and where tables started at zero.
+        gate_mean: Mean gate of the last step that was recorded; None without a memory.
     """
 
     step: int
@@ -47,6 +51,8 @@ class RunNews:
     tokens_per_second: float
     rows_touched: int
     is_evaluation: bool
+    row_movement: float | None = None
+    gate_mean: float | None = None
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Run:
         tokens_per_step: Tokens that all processes read in a step.
         folder: The folder of its checkpoints.
         evaluate: Returns the held-out loss of the part that is evaluated while training.
+        movement: How far rows have moved.
         rank: This process.
         resume_from: The checkpoint to go on from.
         tell: Told of every step.
@@ -74,6 +81,7 @@ class Run:
     tokens_per_step: int
     folder: Path
     evaluate: Callable[[], float]
+    movement: RowMovement
     rank: int = 0
     resume_from: Path | None = None
     tell: Callable[[RunNews], object] | None = None
@@ -84,6 +92,7 @@ class Run:
     seconds: float = 0.0
     _losses: list[float] = field(default_factory=list)
     _held_out: float | None = None
+    _moved: float | None = None
     _unlogged: dict[str, float] | None = None
     _scheduler: Any = None
     _gates: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
@@ -137,6 +146,7 @@ class Run:
             self.log.append(self._record())
         if is_evaluation:
             self._held_out = self.log[-1]["held_out_nats"] = self.evaluate()
+            self._moved = self.log[-1]["row_movement"] = self.movement.moved()
             self._unlogged = {"held_out_nats": self._held_out}
         stop = self._agreed(self.should_stop is not None and self.should_stop())
         self.interrupted = stop and not is_last
@@ -199,6 +209,7 @@ class Run:
         return self._steps_here * self.tokens_per_step / max(self._seconds_here, 1e-9)
 
     def _news(self, is_evaluation: bool) -> RunNews:
+        gates = list(self.log[-1]["gate_means"].values()) if self.log else []
         return RunNews(
             self.step,
             self.steps,
@@ -207,6 +218,8 @@ class Run:
             self.tokens_per_second,
             self.trainees.optimizer.rows_touched,
             is_evaluation,
+            self._moved,
+            sum(gates) / len(gates) if gates else None,
         )
 
     def _record(self) -> dict[str, Any]:

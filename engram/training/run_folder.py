@@ -81,7 +81,7 @@ class RunFolder:
         Raises:
             InputError: There is an unfinished run, and it is neither resumed nor replaced; or
                 something else is there.
-            MissingFileError: There is no run to go on with.
+            MissingFileError: There is no run to resume.
         """
         with self.first_does() as is_first:
             if not is_first:
@@ -89,7 +89,7 @@ class RunFolder:
             there = self.folder.is_dir() and any(self.folder.iterdir())
             if resume and not (self.folder / _RUN).is_file():
                 raise MissingFileError(
-                    f"{self.folder} has no run to go on with.",
+                    f"{self.folder} has no run to resume.",
                     "Start one: leave --resume out.",
                     path=str(self.folder),
                 )
@@ -146,7 +146,7 @@ class RunFolder:
             also = f", and {others[0]}, which is not its own" if others else ""
             raise InputError(
                 f"{self.folder} holds an unfinished run{also}.",
-                "Go on with it: --resume. Or start anew: --overwrite removes it."
+                "Resume it: --resume. Or start anew: --overwrite removes it."
                 if not others
                 else "Move it away, or choose another output.",
                 path=str(self.folder),

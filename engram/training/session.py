@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from engram.checkpoints.report.report import report
 from engram.errors import EngramError
+from engram.nn import ShardedEmbedding
 from engram.sizing.run_options import ReportOptions
 from engram.storage.files import Progress
 from engram.training.checkpoint import Trainees, step_of
@@ -90,8 +91,13 @@ class Session:
 
     @property
     def params(self) -> int:
-        """Parameters of the model."""
-        return sum(weight.numel() for weight in self.trained.model.parameters())
+        """Parameters of the model, with the rows of all processes."""
+        model = self.trained.model
+        here = sum(weight.numel() for weight in model.parameters())
+        shared = [it for it in model.modules() if isinstance(it, ShardedEmbedding)]
+        for it in shared:
+            here += it.num_embeddings * it.embedding_dim - it.weight.numel()
+        return here
 
     def settings(self, model: str | Path | NewBase) -> dict[str, Any]:
         """Return what the result of the run depends on, and the model's name.
@@ -213,6 +219,7 @@ class Session:
             tokens_per_step=self.tokens_per_step,
             folder=place.folder,
             evaluate=lambda: self.held_out(self.options.held_out_tokens).nats_per_token,
+            movement=self.movement,
             rank=place.rank,
             resume_from=latest,
             tell=self.listeners.news,

@@ -41,7 +41,9 @@ def find_start(
         with place.first_does() as is_first:
             if is_first and not place.start.is_dir():
                 shutil.rmtree(place.base, ignore_errors=True)
-                attach(write_new_base(model, place.base), config, place.start, init=init)
+                base = write_new_base(model, place.base)
+                attach(base, config, place.start, init=init, link=True)
+                shutil.rmtree(base)
         return open_checkpoint(place.start), place.start
     opened = open_checkpoint(model, revision, short_names=True)
     if opened.adapter:
@@ -58,6 +60,7 @@ def find_start(
                     config,
                     place.start,
                     init=init,
+                    link=_is_on_disk_of(model, place.folder),
                     revision=revision,
                     trust_remote_code=trust_remote_code,
                 )
@@ -70,3 +73,9 @@ def find_start(
     folder = Path(opened.path or model)
     opened.demand_settings()
     return opened, folder
+
+
+def _is_on_disk_of(model: str | Path, folder: Path) -> bool:
+    """Whether a base lies in a folder on the disk of another one, where its files can be linked."""
+    there = next(it for it in folder.absolute().parents if it.exists())
+    return Path(model).is_dir() and Path(model).stat().st_dev == there.stat().st_dev

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import engram
+from engram.checkpoints.read.attached_files import TRAINING_FILES
 from engram.errors import InputError, LayoutError, MissingFileError, UsageError
 from engram.training import Listeners, TrainOptions, train
 from support import tiny
@@ -63,6 +64,8 @@ def test_the_held_out_loss_falls_and_the_folder_verifies(trained, attached):
     assert 0 < trained.row_movement < 1
     assert engram.verify(trained.output).ok
     written = json.loads((trained.output / "engram_training.json").read_text())
+    files = {path.name for path in trained.output.iterdir() if path.is_file()}
+    assert {*written.pop("files"), *TRAINING_FILES} == files
     assert written == result
     log = [
         json.loads(line)
@@ -203,6 +206,11 @@ def test_weights_of_the_base_may_learn_too(attached, text, tmp_path, kind):
     assert done.difference.high < 0
     with pytest.raises(LayoutError):
         engram.detach(done.output, tmp_path / "detached")
+    again = {"options": options(train=kind, steps=1), "overwrite": True}
+    assert train(attached, done.output, text, **again).steps == 1
+    (done.output / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        train(attached, done.output, text, **again)
 
 
 @pytest.mark.parametrize("kind", ["all", "lora"])

@@ -15,6 +15,7 @@ from engram.checkpoints.read.attached_files import (
 )
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import EngramError
+from engram.storage.file_names import is_weight_file
 from engram.storage.safetensors_headers import INDEX_FILE, read_weight_map
 
 # The module that `engram.hf.folder_module.remote_module` makes.
@@ -26,6 +27,11 @@ _SIDECARS = (
     *("configuration_*.py", "modeling_*.py", "modular_*.py", "tokenization_*.py"),
     "*processing_*.py",
 )
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Whether a file's name is one that files of a checkpoint have."""
+    return is_weight_file(name) or any(fnmatchcase(name.lower(), it) for it in _SIDECARS)
 
 
 def own_files(folder: Path) -> set[str] | None:
@@ -49,8 +55,7 @@ def own_files(folder: Path) -> set[str] | None:
     listed = {
         here
         for name, here in base.small_files.items()
-        if name in base.replaced
-        or any(fnmatchcase(name.rpartition("/")[2].lower(), pattern) for pattern in _SIDECARS)
+        if name in base.replaced or is_checkpoint_file(name.rpartition("/")[2])
     }
     for top in {name.partition("/")[0] for name in listed}:
         inside = (folder / top).rglob("*")
