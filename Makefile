@@ -7,13 +7,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
-.PHONY: help demo test real check range torture bench docs lock assets clean
+.PHONY: help demo train-demo test real check range torture bench docs lock assets clean
 
 help:  ## Show what there is to make.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: assets  ## The main job on a real 135M checkpoint and 100 MB of English.
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/main_job.sh "$(ENGRAM_ASSETS)" demo-run
+
+train-demo: assets  ## Train a memory on a real checkpoint for five minutes, and compare.
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/train_demo.sh "$(ENGRAM_ASSETS)" demo-run
 
 test: $(VENV)/installed  ## The tests that need no download.
 	$(PYTEST) -m "not real and not slow and not torture"

@@ -93,7 +93,7 @@ class Session:
     def params(self) -> int:
         """Parameters of the model, with the rows of all processes."""
         model = self.trained.model
-        here = sum(weight.numel() for weight in model.parameters())
+        here: int = sum(weight.numel() for weight in model.parameters())
         shared = [it for it in model.modules() if isinstance(it, ShardedEmbedding)]
         for it in shared:
             here += it.num_embeddings * it.embedding_dim - it.weight.numel()
