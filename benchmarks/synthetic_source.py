@@ -92,10 +92,10 @@ class Training:
     decay: float = 0.0
 
 
-# What served best for ten times the steps: moments of every value, and rates that fall to zero, leave
-# a gap of 0.34. Row-wise RMSprop with such rates leaves 0.36, row-wise Adagrad 0.39 with them or with
-# constant ones. Pairs collide in the heads: a table of this size that is fitted to the true
-# probabilities leaves about 0.21, and the second token of a window adds its 0.036.
+# What served best for ten times the steps: moments of every value, and rates that fall to zero. It
+# leaves a gap of 0.34; row-wise RMSprop with such rates 0.36, row-wise Adagrad 0.39 with or
+# without them. Pairs collide in the heads: a table of this size that was fitted to the true
+# probabilities left about 0.2, and the second token of a window adds its 0.036.
 LONG = Training(
     table_optimizer="sparse-adam", table_lr=1.5e-2, lr=6e-3, steps=10 * STEPS, decay=1.0
 )
