@@ -71,6 +71,12 @@ def library() -> str:
     return "\n\n".join(f"::: engram.{name}" for name in engram.__all__)
 
 
+def training() -> str:
+    """Return an entry for every public name of `engram.training`, at its home."""
+    names = [getattr(engram.training, name) for name in engram.training.__all__]
+    return "\n\n".join(f"::: {it.__module__}.{it.__name__}" for it in names)
+
+
 def config_keys() -> str:
     """Return the table of config keys, with the sentence that each has in every config file."""
     rows = [
