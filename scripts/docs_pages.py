@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 import engram
+import engram.training
 from engram.config.templates import load_template, template_names, template_title
 from engram_cli import main as cli
 
@@ -72,9 +73,8 @@ def library() -> str:
 
 
 def training() -> str:
-    """Return an entry for every public name of `engram.training`, at its home."""
-    names = [getattr(engram.training, name) for name in engram.training.__all__]
-    return "\n\n".join(f"::: {it.__module__}.{it.__name__}" for it in names)
+    """Return an entry for every public name of `engram.training`."""
+    return "\n\n".join(f"::: engram.training.{name}" for name in engram.training.__all__)
 
 
 def config_keys() -> str:
@@ -133,4 +133,5 @@ MADE: dict[str, Callable[[], str]] = {
     "config keys": config_keys,
     "library": library,
     "templates": templates,
+    "training": training,
 }
