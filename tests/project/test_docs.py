@@ -74,6 +74,7 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 @each([page for page in PAGES if any(blocks(page))])
 def test_commands_and_python_run(page, prepared, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(prepared, tmp_path / "page"))
