@@ -174,8 +174,8 @@ def train(
     rows will move. Checkpoints lie in a folder beside the output, OUTPUT.checkpoints, until it is
     whole: Ctrl-C saves one and ends with 130, and --resume goes on from there to the same result.
 
-    Several processes divide the rows of the tables: start them with torchrun, or with accelerate
-    launch: torchrun --nproc-per-node 2 -m engram train ...
+    Several processes divide the rows of the tables. Begin the command with accelerate launch -m
+    engram train, or for two processes with torchrun --nproc-per-node 2 -m engram train.
 
     Loggers: --set report_to=tensorboard, or wandb.
 

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 import engram
+import engram.training
 from engram.config.templates import load_template, template_names, template_title
 from engram_cli import main as cli
 
@@ -69,6 +70,11 @@ def each_command() -> Iterator[tuple[tuple[str, ...], Any]]:
 def library() -> str:
     """Return an entry for every public name, which mkdocstrings fills from its docstring."""
     return "\n\n".join(f"::: engram.{name}" for name in engram.__all__)
+
+
+def training() -> str:
+    """Return an entry for every public name of `engram.training`."""
+    return "\n\n".join(f"::: engram.training.{name}" for name in engram.training.__all__)
 
 
 def config_keys() -> str:
@@ -127,4 +133,5 @@ MADE: dict[str, Callable[[], str]] = {
     "config keys": config_keys,
     "library": library,
     "templates": templates,
+    "training": training,
 }

@@ -1,9 +1,11 @@
 """Run the tests at both ends of pyproject.toml's ranges and at the lock (`make range`).
 
-    python scripts/range.py [floor] [lock] [newest] [plain]
+    python scripts/range.py [floor] [lock] [newest] [peers] [plain]
 
 Attach, decode, save and load, and the command line are tested on four families with each set of
-versions. `plain` runs the commands that need no torch from the built wheel, see `torch_free.py`.
+versions. `peers` runs the tests with packages of others that train and evaluate what the toolkit
+makes, at the lock; the toolkit itself needs none of them. `plain` runs the commands that need no
+torch from the built wheel, see `torch_free.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,15 +31,18 @@ TESTS = (
     *("addressing/test_forms.py", "corpus/hash/test_hash_text.py"),
     *("project/test_help.py", "project/test_seams.py", "cli"),
 )
+# What is tested beside the toolkit. pytablewriter, of lm-eval, needs an older python-dateutil.
+PEERS = ("datasets==5.2.0", "lm-eval==0.4.13", "python-dateutil<3", "trl==1.16.0")
+PEER_TESTS = ("training/test_peers.py",)
 
 
 def main(parts: list[str]) -> int:
     """Run the parts that were asked for, all of them by default; return an exit code."""
-    unknown = set(parts) - {*SETS, "plain"}
+    unknown = set(parts) - {*SETS, "peers", "plain"}
     if unknown:
-        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETS)} and plain")
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETS)}, peers, plain")
         return 2
-    parts = parts or [*SETS, "plain"]
+    parts = parts or [*SETS, "peers", "plain"]
     failed: list[str] = []
     seen: dict[tuple[str, ...], str] = {}
     for name in (name for name in SETS if name in parts):
@@ -51,18 +57,31 @@ def main(parts: list[str]) -> int:
         key = tuple(laid.versions.values())
         if key in seen:
             print(f"   the same versions as {seen[key]}, which were run", flush=True)
-        elif not run_tests(laid):
+        elif not run_tests(laid, TESTS):
             failed.append(name)
         seen.setdefault(key, name)
+    if "peers" in parts and not run_peers():
+        failed.append("peers")
     if "plain" in parts:
         failed += torch_free.run()
     print(f"== range: {'FAILED: ' + ', '.join(failed) if failed else 'ok'}")
     return 1 if failed else 0
 
 
-def run_tests(laid: VersionSet) -> bool:
-    """Run the tests with a set of versions; return whether all passed."""
-    files = [f"tests/{name}" for name in TESTS]
+def run_peers() -> bool:
+    """Run the tests that need other people's packages; return whether all passed."""
+    try:
+        laid = lay("peers", PEERS)
+    except SetError as error:
+        print(f"== peers: {error}", flush=True)
+        return False
+    print(f"== peers: {', '.join(PEERS)}", flush=True)
+    return run_tests(laid, PEER_TESTS)
+
+
+def run_tests(laid: VersionSet, tests: Sequence[str]) -> bool:
+    """Run tests with a set of versions; return whether all passed."""
+    files = [f"tests/{name}" for name in tests]
     environment = {**laid.environment, "ENGRAM_TEST_FAMILIES": FAMILIES, "OMP_NUM_THREADS": "1"}
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal"]
     command = [sys.executable, *words, "-m", "not real and not torture", *files]

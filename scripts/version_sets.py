@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
@@ -36,7 +37,7 @@ class VersionSet:
     """The base dependencies' versions under a name.
 
     Attributes:
-        name: floor, lock or newest.
+        name: floor, lock, newest or peers.
         folder: Where the packages lie that differ from the environment's; None when none does.
         versions: Version in use of every base dependency, by its name.
     """
@@ -75,17 +76,18 @@ def floor_pin(requirement: Requirement) -> str:
     return f"{requirement.name}=={floors[0]}"
 
 
-def lay(name: str) -> VersionSet:
+def lay(name: str, also: Sequence[str] = ()) -> VersionSet:
     """Find a set's versions and lay them over the environment.
 
     Args:
-        name: floor (the lowest version of every range), lock (constraints.txt), or newest (what
-            the ranges allow at the index).
+        name: floor (the lowest version of every range), newest (what the ranges allow at the
+            index), or another name for those of constraints.txt.
+        also: Pins of other packages that go with it, and bring what they need.
 
     Raises:
         SetError: pip finds no such set, or the set has versions that the ranges forbid.
     """
-    wanted = []
+    wanted = [*also]
     for requirement in base_dependencies():
         pinned = f"{requirement.name}=={locked()[canonicalize_name(requirement.name)]}"
         if name == "floor" and requirement.name != NEVER_LAID_OVER:

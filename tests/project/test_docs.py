@@ -20,6 +20,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import engram
+import engram.training
 from engram_cli import main as cli
 from support import tiny
 from support.cli import run
@@ -73,6 +74,7 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 @each([page for page in PAGES if any(blocks(page))])
 def test_commands_and_python_run(page, prepared, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(prepared, tmp_path / "page"))
@@ -178,6 +180,8 @@ def test_the_reference_holds_every_command_option_and_name(made):
                 assert all(name in text for name in (*param.opts, *param.secondary_opts))
         assert command.epilog in text
     assert made.library().splitlines()[::2] == [f"::: engram.{name}" for name in engram.__all__]
+    names = [f"::: engram.training.{name}" for name in engram.training.__all__]
+    assert made.training().splitlines()[::2] == names
     assert made.config_keys().count("\n| `") == len(engram.load_config("tiny").to_dict()) - 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from engram_cli import main as cli
 from engram_cli.help import split_examples
@@ -103,6 +104,8 @@ def models(texts, tmp_path_factory):
     folder = shutil.copytree(texts, tmp_path_factory.mktemp("models") / "models")
     # Wide enough for a tenth of it to hold two layers' tables.
     tiny.base_model("llama", folder / "model", sizes={"intermediate_size": 4096})
+    llama = {"model_type": "llama", "tokenizer": str(BPE), **tiny.SIZES["llama"]}
+    (folder / "llama.yaml").write_text(yaml.safe_dump(llama))
     config = read_config(folder / "config.yaml")
     tiny.attached_model(folder / "model", folder / "attached-model", config)
     return folder

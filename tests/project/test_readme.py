@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def test_commands_run_in_order(folder, monkeypatch):
     assert [command.split()[0] for command in COMMANDS] == [
-        *("size", "size", "config", "config", "hash", "attach", "report", "verify")
+        *("size", "size", "config", "config", "hash", "attach", "report", "verify", "train")
     ]
     monkeypatch.chdir(folder)
     for command in COMMANDS:
