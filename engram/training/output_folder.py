@@ -20,6 +20,7 @@ from engram.storage import folders
 from engram.storage.files import write_json
 from engram.storage.json_files import TEXT, read_json
 from engram.storage.safetensors_headers import INDEX_FILE
+from engram.storage.staging import discard
 from engram.training.dense_control import Dense, own_control_files
 from engram.training.memory_folder import Origin, write_adapter, write_attached
 from engram.training.run_folder import RunFolder, losses_as_json
@@ -73,7 +74,7 @@ def write_output(
             _write_numbers(new, result)
     with place.first_does() as is_first:
         if is_first and not result.options.keep_checkpoints:
-            shutil.rmtree(place.folder)
+            discard(place.folder)
     return result
 
 

@@ -114,7 +114,7 @@ def train(
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)
-    place.open(resume=resume, overwrite=overwrite)
+    resume = place.open(resume=resume, overwrite=overwrite)
     opened, folder = find_start(
         model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
     )
