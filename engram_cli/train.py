@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -198,6 +197,7 @@ def train(
 
     options = replace(options, trainer=read_arguments(args, settings or []))
     memory = None if config is None else read_named(out, config)
+    words = given_words(ctx)
     silence_transformers()
     base: Any = model
     if from_config is not None:
@@ -225,15 +225,17 @@ def train(
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
             resume=resume,
-            command=["engram", "train", *given_words(ctx)],
+            command=[
+                *("engram", "train"),
+                *(word for word in words if word not in ("--overwrite", "--resume")),
+            ],
             listeners=watcher.listeners(),
         )
     if not watcher.is_first:
         return
     out.result(result.to_dict(), show(result))
     if result.output is None:
-        again: Sequence[str] = [it for it in given_words(ctx) if it not in ("--overwrite",)]
-        watcher.say_how_to_go_on(again)
+        watcher.say_how_to_go_on(words)
         raise typer.Exit(130)
     watcher.say_next(result)
 

@@ -75,12 +75,13 @@ class RunFolder:
         yield self.rank == 0
         wait_for_all()
 
-    def open(self, *, resume: bool, overwrite: bool) -> bool:
-        """See that the folder is free, or that of the run that is to go on; a collective.
+    @contextmanager
+    def opened(self, *, resume: bool, overwrite: bool) -> Iterator[bool]:
+        """Hold the folder of a new run, or of the one that is to go on; a collective.
 
-        Of a run that was ended before its first step nothing is kept.
+        Nothing is kept of a run that ends before it begins.
 
-        Returns:
+        Yields:
             Whether a run goes on.
 
         Raises:
@@ -91,7 +92,11 @@ class RunFolder:
         with self.first_does() as is_first:
             if is_first:
                 self._open(resume, overwrite)
-        return resume and self._has_begun()
+        try:
+            yield resume and self._has_begun()
+        finally:
+            if self.rank == 0 and self.folder.is_dir() and not self._has_begun():
+                discard(self.folder)
 
     def _open(self, resume: bool, overwrite: bool) -> None:
         clean(self.folder)

@@ -114,38 +114,45 @@ def train(
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)
-    resume = place.open(resume=resume, overwrite=overwrite)
-    opened, folder = find_start(
-        model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
-    )
-    origin = read_origin(opened, folder)
-    documents = TrainingDocuments(
-        data,
-        folder,
-        options=text,
-        held_out_share=options.held_out,
-        seed=options.held_out_seed,
-    )
-    trained = prepare_model(
-        opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code
-    )
-    with closing(trained):
-        session = Session(
-            options,
-            listeners or Listeners(),
-            place,
-            origin,
-            documents,
-            trained,
-            _optimizer(trained, options),
-            _rows_for(trained.model, documents, options),
+    with place.opened(resume=resume, overwrite=overwrite) as resume:
+        opened, folder = find_start(
+            model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
         )
-        result = _train(session, model, resume=resume)
-        if result.end is None:
-            return result
-        return write_output(
-            place, result, trained, origin, command, adapter=adapter, link=link, overwrite=overwrite
+        origin = read_origin(opened, folder)
+        documents = TrainingDocuments(
+            data,
+            folder,
+            options=text,
+            held_out_share=options.held_out,
+            seed=options.held_out_seed,
         )
+        trained = prepare_model(
+            opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code
+        )
+        with closing(trained):
+            session = Session(
+                options,
+                listeners or Listeners(),
+                place,
+                origin,
+                documents,
+                trained,
+                _optimizer(trained, options),
+                _rows_for(trained.model, documents, options),
+            )
+            result = _train(session, model, resume=resume)
+            if result.end is None:
+                return result
+            return write_output(
+                place,
+                result,
+                trained,
+                origin,
+                command,
+                adapter=adapter,
+                link=link,
+                overwrite=overwrite,
+            )
 
 
 def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Trained:
