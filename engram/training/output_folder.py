@@ -59,7 +59,8 @@ def write_output(
     result = result.written_to(place.output)
     opened = origin.opened
     card = training_card(
-        origin.adapter["base"],
+        origin.name,
+        origin.hub_id,
         opened.stored_config,
         opened.addresses,
         result.to_dict(),
@@ -109,7 +110,7 @@ def _write(
         if new is not None:
             trained.control.write_into(new, base=place.model)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
-    elif trained.changes_base:
+    elif trained.changes_base or origin.adapter is None:
         if place.ranks > 1:
             gather_tables(trained.model)
         if new is not None:

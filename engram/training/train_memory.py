@@ -19,7 +19,6 @@ from engram.sizing.size_options import SizeOptions
 from engram.storage.folders import check_folder, demand_apart
 from engram.training.document_loss import paired_difference
 from engram.training.documents import TrainingDocuments
-from engram.training.memory_folder import read_origin
 from engram.training.memory_optimizer import MemoryOptimizer
 from engram.training.new_base import NewBase, scale_note
 from engram.training.output_folder import own_result_files, write_output
@@ -115,19 +114,28 @@ def train(
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)
     with place.opened(resume=resume, overwrite=overwrite) as resume:
-        opened, folder = find_start(
+        origin = find_start(
             model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
         )
-        origin = read_origin(opened, folder)
+        if adapter and origin.adapter is None:
+            raise UsageError(
+                f"{model} was saved anew: an adapter of it would have no base.",
+                "Leave --adapter out: all weights are written.",
+            )
         documents = TrainingDocuments(
             data,
-            folder,
+            origin.folder,
             options=text,
             held_out_share=options.held_out,
             seed=options.held_out_seed,
         )
         trained = prepare_model(
-            opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code
+            origin.opened,
+            origin.folder,
+            options,
+            arguments.device,
+            place,
+            trust_remote_code=trust_remote_code,
         )
         with closing(trained):
             session = Session(

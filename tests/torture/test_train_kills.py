@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import engram
-from engram.storage.row_journal import JOURNAL
 from support.forks import KILL, Forks, Outcome
 from torture.writers import seen
 
