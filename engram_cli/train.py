@@ -10,7 +10,7 @@ import typer
 
 from engram.config.init import Init
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import UsageError
+from engram.errors import MissingFileError, UsageError
 from engram.training.control_names import ControlName
 from engram.training.train_options import Schedule, TableOptimizer, Trained, TrainOptions
 from engram_cli.options import (
@@ -267,7 +267,9 @@ def _one_of(text: Path | None, corpus: Path | None) -> Path:
         )
     from engram.corpus.results.result_folder import MANIFEST
 
-    if corpus is not None and corpus.is_dir() and not (corpus / MANIFEST).is_file():
+    if corpus is not None and not (corpus / MANIFEST).is_file():
+        if not corpus.exists():
+            raise MissingFileError.at(corpus, "Build token shards: engram corpus build.")
         raise UsageError(
             f"{corpus} holds no token shards.",
             f"Give texts with --text {corpus}, or build shards: engram corpus build.",

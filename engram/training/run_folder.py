@@ -25,7 +25,9 @@ _OWN = re.compile(
     r"run\.json|held_out_before\.json|start|base|tables|runs|checkpoint-\d+|\..*\.part"
 )
 # Options that may differ when a run goes on.
-_FREE = ("keep_checkpoints", "trainer", "save_every", "model", "steps", "tokens", "minutes")
+_FREE = ("keep_checkpoints", "trainer", "save_every", "model")
+# Those that may be left out then.
+_LENGTHS = ("steps", "tokens", "minutes")
 
 
 class RunFolder:
@@ -134,7 +136,11 @@ class RunFolder:
         stated: dict[str, Any] = read_json(self.folder / _RUN, OBJECT, hint=COPY_AGAIN)
         asked = json.loads(json.dumps(settings))
         differing = [
-            name for name in asked if name not in _FREE and stated.get(name) != asked[name]
+            name
+            for name in asked
+            if name not in _FREE
+            and stated.get(name) != asked[name]
+            and not (name in _LENGTHS and asked[name] is None)
         ]
         if differing:
             name = differing[0]

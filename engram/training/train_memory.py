@@ -110,6 +110,11 @@ def train(
             "A dense control refers to its base, and a base with random weights is not kept.",
             "Write it first: engram.training.write_new_base; then train its folder.",
         )
+    if adapter and (options.train != "memory" or options.control in ("dense", "none")):
+        raise UsageError(
+            "An adapter is a memory alone, beside a base that stays as it is.",
+            "Leave --adapter out, or --train and --control.",
+        )
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)

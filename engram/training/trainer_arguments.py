@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import torch
 from transformers import TrainingArguments
@@ -45,6 +46,11 @@ _NOT_HERE = {
     "do_eval": "it always evaluates",
     "do_predict": "it has nothing to predict",
     "auto_find_batch_size": "the order of the data depends on --batch",
+}
+# Types of arguments whose values are checked here, and what YAML may have for them.
+_KINDS: dict[Any, tuple[type, ...]] = {
+    **{kind: (kind,) for kind in (bool, dict, list, str, NoneType)},
+    **{int: (int,), float: (int, float)},
 }
 
 
@@ -101,8 +107,8 @@ def check_names(given: Mapping[str, Any]) -> None:
     Raises:
         UsageError: There is one.
     """
-    known = {field.name for field in fields(TrainingArguments) if field.init}
-    for name in given:
+    known = {field.name: field.type for field in fields(TrainingArguments) if field.init}
+    for name, value in given.items():
         if name in _OURS:
             raise UsageError(f"{name} has an option of its own.", f"Use {_OURS[name]}.")
         if name in _NOT_HERE:
@@ -113,3 +119,7 @@ def check_names(given: Mapping[str, Any]) -> None:
                 f"unknown argument of the trainer: {name!r}.",
                 f"Did you mean {near[0]}?" if near else "See transformers.TrainingArguments.",
             )
+        kinds = set(get_args(known[name]) or (known[name],))
+        if kinds <= _KINDS.keys() and not isinstance(value, tuple(_KINDS[kind] for kind in kinds)):
+            words = " or ".join(sorted(kind.__name__ for kind in kinds - {NoneType}))
+            raise UsageError(f"{name} must be {words}, got {value!r}.", argument=name)
