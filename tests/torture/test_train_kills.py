@@ -106,13 +106,13 @@ class Runs:
     def go_on(self, cwd: Path, harm: dict[int, Any] | None = None) -> list[Outcome]:
         """Run it again, as its errors say."""
         done = self.run(cwd, "--resume", harm=harm)
-        if done[0].code == 4 and "no run to go on with" in done[0].stderr:
+        if done[0].code == 4 and "no run to resume" in done[0].stderr:
             assert not list(cwd.glob("out.checkpoints/checkpoint-*"))
             done = self.run(cwd, harm=harm)
         elif done[0].code == 3 and "already" in done[0].stderr:
             done = self.run(cwd, "--resume", "--overwrite", harm=harm)
-            if done[0].code == 4:  # the folder of the run is gone, as it should be
-                return [it for it in done if it.code == 4][:0]
+            if done[0].code == 4:  # the folder of the run is gone, as it is to be
+                return []
         return done
 
 
