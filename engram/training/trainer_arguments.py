@@ -1,6 +1,7 @@
 """Makes transformers' `TrainingArguments` of a run's options and of what users add to them."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
-from engram.errors import UsageError
+from engram.errors import MissingPackageError, UsageError
 from engram.training.train_options import TrainOptions
 
 # Arguments that are options of the toolkit, by their names here.
@@ -64,6 +69,7 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
 
     Raises:
         UsageError: An added argument is unknown, has an option of its own, or cannot be used here.
+        MissingPackageError: A logger is not installed.
     """
     check_names(options.trainer)
     known: dict[str, Any] = {
@@ -93,12 +99,27 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
         "disable_tqdm": True,
     }
     try:
-        return TrainingArguments(**{**known, **options.trainer, **own})
+        with warnings.catch_warnings():
+            # Older releases know some arguments by other names alone.
+            warnings.filterwarnings("ignore", ".*is deprecated.*", FutureWarning)
+            arguments = TrainingArguments(**{**known, **options.trainer, **own})
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"transformers refuses the trainer's arguments: {error}.",
             "See transformers.TrainingArguments.",
         ) from None
+    _demand_loggers(arguments.report_to)
+    return arguments
+
+
+def _demand_loggers(names: Sequence[str]) -> None:
+    """Refuse loggers that are unknown or not installed, before a run begins."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UsageError(f"unknown logger: {name!r}.", f"One of {known}.")
+        if name not in get_available_reporting_integrations():
+            raise MissingPackageError(name, None, f"Logging to {name}")
 
 
 def check_names(given: Mapping[str, Any]) -> None:
