@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +10,7 @@ import typer
 
 from engram.config.init import Init
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import UsageError
+from engram.errors import MissingFileError, UsageError
 from engram.training.control_names import ControlName
 from engram.training.train_options import Schedule, TableOptimizer, Trained, TrainOptions
 from engram_cli.options import (
@@ -198,6 +197,7 @@ def train(
 
     options = replace(options, trainer=read_arguments(args, settings or []))
     memory = None if config is None else read_named(out, config)
+    words = given_words(ctx)
     silence_transformers()
     base: Any = model
     if from_config is not None:
@@ -225,15 +225,17 @@ def train(
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
             resume=resume,
-            command=["engram", "train", *given_words(ctx)],
+            command=[
+                *("engram", "train"),
+                *(word for word in words if word not in ("--overwrite", "--resume")),
+            ],
             listeners=watcher.listeners(),
         )
     if not watcher.is_first:
         return
     out.result(result.to_dict(), show(result))
     if result.output is None:
-        again: Sequence[str] = [it for it in given_words(ctx) if it not in ("--overwrite",)]
-        watcher.say_how_to_go_on(again)
+        watcher.say_how_to_go_on(words)
         raise typer.Exit(130)
     watcher.say_next(result)
 
@@ -265,7 +267,9 @@ def _one_of(text: Path | None, corpus: Path | None) -> Path:
         )
     from engram.corpus.results.result_folder import MANIFEST
 
-    if corpus is not None and corpus.is_dir() and not (corpus / MANIFEST).is_file():
+    if corpus is not None and not (corpus / MANIFEST).is_file():
+        if not corpus.exists():
+            raise MissingFileError.at(corpus, "Build token shards: engram corpus build.")
         raise UsageError(
             f"{corpus} holds no token shards.",
             f"Give texts with --text {corpus}, or build shards: engram corpus build.",

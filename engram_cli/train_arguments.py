@@ -8,6 +8,10 @@ from engram.config.config_file import read_values
 from engram.config.strict_yaml import parse_mapping
 from engram.errors import UsageError
 
+_HINT = (
+    "It holds one argument a line, such as logging_steps: 10; see transformers.TrainingArguments."
+)
+
 
 def read_arguments(file: Path | None, settings: Sequence[str]) -> dict[str, Any]:
     """Read arguments; those of ``--set`` come before the file's.
@@ -21,7 +25,7 @@ def read_arguments(file: Path | None, settings: Sequence[str]) -> dict[str, Any]
         ConfigError: The file is not a mapping.
         MissingFileError: There is no such file.
     """
-    found = {} if file is None else read_values(file)
+    found = {} if file is None else read_values(file, _HINT, _HINT)
     for text in settings:
         key, equals, value = text.partition("=")
         read = parse_mapping(f"{key}: {value}") if equals and key.isidentifier() else None

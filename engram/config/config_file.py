@@ -55,16 +55,21 @@ def read_config(path: Path | str) -> EngramConfig:
     raise config_error(problems, path)
 
 
-def read_values(path: Path | str) -> dict[str, Any]:
+def read_values(path: Path | str, hint: str = _HINT, missing: str = _NOT_THERE) -> dict[str, Any]:
     """Read the keys in a config file, without the layout's defaults.
+
+    Args:
+        path: The file.
+        hint: Next step where it is not a mapping of keys.
+        missing: Next step where there is none.
 
     Raises:
         ConfigError: The file is not a mapping of keys; values are not checked.
         MissingFileError: There is no such file.
     """
-    found = read_mapping(path)
+    found = read_mapping(path, missing)
     if found.problems:
-        raise config_error(found.problems, path)
+        raise config_error(found.problems, path, hint)
     return found.values
 
 

@@ -24,6 +24,7 @@ _TEXT = (
     b"The Engram toolkit keeps results here until they are whole. When none of its commands is at\n"
     b"work, this folder may be removed; the next run of the command does so by itself.\n"
 )
+_STAGE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
 # Entries of a stage: the results that wait, and those that they replace.
 NEW, OLD = "new", "old"
 
@@ -196,6 +197,19 @@ def remove(place: Path) -> None:
         place.rmdir()
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder so that it disappears whole: what a kill leaves of it is a stage."""
+    with stage(folder, folder, sync=False) as place:
+        folder.rename(place / NEW)
+
+
+def clean_all(folder: Path) -> None:
+    """Remove the `leftovers` of everything that is in a folder, or was to be."""
+    for place in folder.iterdir():
+        if match := _STAGE.fullmatch(place.name):
+            clean(folder / match[1])
+
+
 def empty(place: Path) -> None:
     """Remove all that a stage holds, but not the mark."""
     for entry in place.iterdir():
@@ -239,11 +253,11 @@ def _put_back(place: Path, target: Path) -> None:
 
 def _stages(target: Path) -> list[Path]:
     """Folders whose names are those of a target's stages."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.part")
     try:
-        return sorted(entry for entry in target.parent.iterdir() if name.fullmatch(entry.name))
+        named = [(entry, _STAGE.fullmatch(entry.name)) for entry in target.parent.iterdir()]
     except OSError:  # no folder, or one that may be written to and not listed
         return []
+    return sorted(entry for entry, match in named if match and match[1] == target.name)
 
 
 def _is_empty(place: Path) -> bool:

@@ -8,7 +8,6 @@ order of the data and the random numbers of dropout follow from the seed and the
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from engram.storage.files import write_json
 from engram.storage.json_files import COPY_AGAIN, COUNT, OBJECT, read_json
 from engram.storage.row_journal import Journal
 from engram.storage.safetensors_headers import INDEX_FILE, read_header, read_weight_map
+from engram.storage.staging import discard
 from engram.training.live_memory import (
     LiveMemory,
     dense_state,
@@ -124,7 +124,7 @@ def save_checkpoint(
         wait_for_all()
     if is_first:
         if path.exists():
-            shutil.rmtree(path)  # of an earlier run to here, whose later steps were lost
+            discard(path)  # of an earlier run to here, whose later steps were lost
         with folders.new_folder(path, lambda _: None, overwrite=False) as place:
             _write(place, trainees, written)
     else:
@@ -134,7 +134,7 @@ def save_checkpoint(
     if is_first:
         # Of tables in files there is one state, that of the last commit.
         for old in checkpoints_in(folder)[: -keep if journal is None else -1]:
-            shutil.rmtree(old)
+            discard(old)
     return path
 
 

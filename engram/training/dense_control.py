@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engram.arguments import checked
-from engram.checkpoints.read.attached_files import CARD_FILE, TRAINING_FILES
+from engram.checkpoints.read.attached_files import CARD_FILE, CONTROL_FILE, TRAINING_FILES
 from engram.checkpoints.read.load_checkpoint import load_opened
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import CorruptFileError, MismatchError
@@ -32,7 +32,6 @@ from engram.tensor_names import is_memory
 from engram.training.controls import Control, memories_of
 from engram.version import __version__
 
-CONTROL_FILE = "engram_control.json"
 WEIGHTS_FILE = "engram_control.safetensors"
 _SCHEMA = 1
 _NORM_EPS = 1e-6

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from engram.checkpoints.attach.attach import MAX_SHARD_BYTES
-from engram.checkpoints.attach.detach import detach
+from engram.checkpoints.attach.detach import is_saved_anew
 from engram.checkpoints.attach.folder_plan import place_file
 from engram.checkpoints.attach.own_files import REMOTE_MODULE
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE
@@ -37,12 +37,20 @@ class Origin:
     Attributes:
         opened: The folder.
         folder: Its path.
-        adapter: The adapter's settings of its memory, see `adapter_settings`.
+        adapter: The adapter's settings of its memory, see `adapter_settings`; None of a folder that
+            was saved anew, where the base's own files are not known.
+        name: What people call its base.
     """
 
     opened: Checkpoint
     folder: Path
-    adapter: dict[str, Any]
+    adapter: dict[str, Any] | None
+    name: str
+
+    @property
+    def hub_id(self) -> str | None:
+        """Id of its base on the hub, where it is known."""
+        return self.adapter["base"]["hub_id"] if self.adapter else None
 
     @property
     def module_file(self) -> Path:
@@ -50,29 +58,41 @@ class Origin:
         return self.folder / f"{REMOTE_MODULE}.py"
 
 
-def read_origin(opened: Checkpoint, folder: Path, name: str | None = None) -> Origin:
-    """Read what a folder that attach wrote says of its base.
+def read_origin(
+    opened: Checkpoint, folder: Path, base: Path | None = None, name: str = ""
+) -> Origin:
+    """Read what an attached folder says of its base.
 
     Args:
         opened: The folder.
         folder: Its path.
-        name: What people call its base; its own name when None.
+        base: Its base, where that is known; else what is in the folder.
+        name: What people call it; see `read_base` when empty.
 
     Raises:
-        LayoutError: The folder was saved anew: its base may have been trained.
+        CorruptFileError: A file of the base is damaged.
     """
+    if base is None and is_saved_anew(opened, folder):
+        return Origin(opened, folder, None, folder.resolve().name)
     with TemporaryDirectory(prefix="engram-") as place:
-        detach(folder, Path(place) / folder.resolve().name)
-        base = read_base(Path(place) / folder.resolve().name, name=name or "")
-        module = folder / f"{REMOTE_MODULE}.py"
-        recorded = {"small_files": {module.name: sha256_of(module)}}
-        config = opened.model_config
-        settings = {**config["engram"], DIGESTS: recorded}
-        return Origin(opened, folder, adapter_settings(base, {**config, "engram": settings}))
+        if base is None:
+            base = Path(place) / folder.resolve().name
+            for old, new in {**opened.base.shards, **opened.base.small_files}.items():
+                (base / old).parent.mkdir(parents=True, exist_ok=True)
+                (base / old).symlink_to((folder / new).resolve())
+        found = read_base(base, name)
+    module = folder / f"{REMOTE_MODULE}.py"
+    recorded = {"small_files": {module.name: sha256_of(module)}}
+    config = opened.model_config
+    settings = {**config["engram"], DIGESTS: recorded}
+    adapter = adapter_settings(found, {**config, "engram": settings})
+    return Origin(opened, folder, adapter, found.name)
 
 
 def write_adapter(folder: Path | None, origin: Origin, contents: Contents, card: str) -> None:
     """Write the memory alone, as ``engram attach --adapter`` does; the index comes last.
+
+    Of a folder that was saved anew there are the memory's files and their index.
 
     Args:
         folder: The folder, which is there; None on all processes but the first.
@@ -83,9 +103,10 @@ def write_adapter(folder: Path | None, origin: Origin, contents: Contents, card:
     weight_map, total_bytes = _write_memory(folder, contents)
     if folder is None:
         return
-    place_file(origin.module_file, folder / origin.module_file.name)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    write_json(folder / ADAPTER_FILE, origin.adapter)
+    if origin.adapter is not None:
+        place_file(origin.module_file, folder / origin.module_file.name)
+        write_json(folder / ADAPTER_FILE, origin.adapter)
     _write_index(folder, weight_map, total_bytes)
 
 

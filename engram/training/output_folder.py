@@ -20,6 +20,7 @@ from engram.storage import folders
 from engram.storage.files import write_json
 from engram.storage.json_files import TEXT, read_json
 from engram.storage.safetensors_headers import INDEX_FILE
+from engram.storage.staging import discard
 from engram.training.dense_control import Dense, own_control_files
 from engram.training.memory_folder import Origin, write_adapter, write_attached
 from engram.training.run_folder import RunFolder, losses_as_json
@@ -58,7 +59,8 @@ def write_output(
     result = result.written_to(place.output)
     opened = origin.opened
     card = training_card(
-        origin.adapter["base"],
+        origin.name,
+        origin.hub_id,
         opened.stored_config,
         opened.addresses,
         result.to_dict(),
@@ -73,7 +75,7 @@ def write_output(
             _write_numbers(new, result)
     with place.first_does() as is_first:
         if is_first and not result.options.keep_checkpoints:
-            shutil.rmtree(place.folder)
+            discard(place.folder)
     return result
 
 
@@ -108,7 +110,7 @@ def _write(
         if new is not None:
             trained.control.write_into(new, base=place.model)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
-    elif trained.changes_base:
+    elif trained.changes_base or origin.adapter is None:
         if place.ranks > 1:
             gather_tables(trained.model)
         if new is not None:

@@ -56,7 +56,7 @@ class TrainingRows(ABC):
             raise InputError(
                 f"The documents for training have {self._sizes.sum():,} tokens, less than a row of "
                 f"{row_tokens:,}.",
-                "Use shorter rows, or more text.",
+                "Lower --context (in Python, context), or give more text.",
                 row_tokens=row_tokens,
             )
 

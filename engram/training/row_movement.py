@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save
 from torch import Tensor
 
-from engram.training.tensor_files import read_tensors, write_tensors
+from engram.storage.files import atomic_write
+from engram.training.tensor_files import read_tensors
 from engram.training.trained_table import TrainedTable
 
 # Rows of each table that are watched.
@@ -39,7 +41,9 @@ class RowMovement:
             return
         self._start = self._sample()
         if file is not None:
-            write_tensors(file, {str(number): it for number, it in enumerate(self._start)})
+            named = {str(number): it.cpu() for number, it in enumerate(self._start)}
+            with atomic_write(file) as whole:
+                whole.write(save(named))
 
     @property
     def start_rms(self) -> float | None:

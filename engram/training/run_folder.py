@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from engram.errors import InputError, MissingFileError
 from engram.storage.files import write_json
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.row_journal import Journal
+from engram.storage.staging import clean, clean_all, discard
 from engram.training.checkpoint import checkpoints_in, step_of
 from engram.training.document_loss import DocumentLosses
 from engram.training.shards import wait_for_all
@@ -25,7 +25,9 @@ _OWN = re.compile(
     r"run\.json|held_out_before\.json|start|base|tables|runs|checkpoint-\d+|\..*\.part"
 )
 # Options that may differ when a run goes on.
-_FREE = ("keep_checkpoints", "trainer", "save_every", "model", "steps", "tokens", "minutes")
+_FREE = ("keep_checkpoints", "trainer", "save_every", "model")
+# Those that may be left out then.
+_LENGTHS = ("steps", "tokens", "minutes")
 
 
 class RunFolder:
@@ -75,8 +77,14 @@ class RunFolder:
         yield self.rank == 0
         wait_for_all()
 
-    def open(self, *, resume: bool, overwrite: bool) -> None:
-        """See that the folder is free, or that of the run that is to go on; a collective.
+    @contextmanager
+    def opened(self, *, resume: bool, overwrite: bool) -> Iterator[bool]:
+        """Hold the folder of a new run, or of the one that is to go on; a collective.
+
+        Nothing is kept of a run that ends before it begins.
+
+        Yields:
+            Whether a run goes on.
 
         Raises:
             InputError: There is an unfinished run, and it is neither resumed nor replaced; or
@@ -84,17 +92,37 @@ class RunFolder:
             MissingFileError: There is no run to resume.
         """
         with self.first_does() as is_first:
-            if not is_first:
-                return
-            there = self.folder.is_dir() and any(self.folder.iterdir())
-            if resume and not (self.folder / _RUN).is_file():
-                raise MissingFileError(
-                    f"{self.folder} has no run to resume.",
-                    "Start one: leave --resume out.",
-                    path=str(self.folder),
-                )
-            if there and not resume:
-                self._make_way(overwrite)
+            if is_first:
+                self._open(resume, overwrite)
+        try:
+            yield resume and self._has_begun()
+        finally:
+            if self.rank == 0 and self.folder.is_dir() and not self._has_begun():
+                discard(self.folder)
+
+    def _open(self, resume: bool, overwrite: bool) -> None:
+        clean(self.folder)
+        if self.folder.is_dir():
+            clean_all(self.folder)
+        there = self.folder.is_dir() and any(self.folder.iterdir())
+        if resume and not (self.folder / _RUN).is_file():
+            raise MissingFileError(
+                f"{self.folder} has no run to resume.",
+                "Start one: leave --resume out.",
+                path=str(self.folder),
+            )
+        if resume and self._has_begun():
+            return
+        if there:
+            self._make_way(overwrite or not self._has_begun())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / _RUN, {})
+
+    def _has_begun(self) -> bool:
+        """Whether the run came to its first step."""
+        path = self.folder / _RUN
+        # A folder of such files without this one is left to --overwrite.
+        return not path.is_file() or "steps" in read_json(path, OBJECT, hint=COPY_AGAIN)
 
     def resumed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of the run that goes on.
@@ -108,7 +136,11 @@ class RunFolder:
         stated: dict[str, Any] = read_json(self.folder / _RUN, OBJECT, hint=COPY_AGAIN)
         asked = json.loads(json.dumps(settings))
         differing = [
-            name for name in asked if name not in _FREE and stated.get(name) != asked[name]
+            name
+            for name in asked
+            if name not in _FREE
+            and stated.get(name) != asked[name]
+            and not (name in _LENGTHS and asked[name] is None)
         ]
         if differing:
             name = differing[0]
@@ -125,13 +157,14 @@ class RunFolder:
         self.model = str(settings["model"])
         with self.first_does() as is_first:
             if is_first:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 write_json(self.folder / _RUN, dict(settings))
 
     def losses_before(self, measure: Callable[[], DocumentLosses]) -> DocumentLosses:
         """Return the held-out losses before training, which are measured once; a collective."""
         path = self.folder / _BEFORE
-        if not path.is_file():
+        is_known = path.is_file()
+        wait_for_all()
+        if not is_known:
             losses = measure()
             with self.first_does() as is_first:
                 if is_first:
@@ -151,7 +184,7 @@ class RunFolder:
                 else "Move it away, or choose another output.",
                 path=str(self.folder),
             )
-        shutil.rmtree(self.folder)
+        discard(self.folder)
 
 
 def losses_as_json(losses: DocumentLosses) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 from engram.checkpoints.attach.attach import attach
-from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.model_folder import resolve_model
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.init import Init
 from engram.errors import LayoutError, UsageError
 from engram.sizing.size_options import SizeOptions
+from engram.training.memory_folder import Origin, read_origin
 from engram.training.new_base import NewBase, write_new_base
 from engram.training.run_folder import RunFolder
 
@@ -22,7 +23,7 @@ def find_start(
     *,
     revision: str | None,
     trust_remote_code: bool,
-) -> tuple[Checkpoint, Path]:
+) -> Origin:
     """Find or make the attached folder that a run starts from; a collective.
 
     Args:
@@ -34,7 +35,7 @@ def find_start(
         trust_remote_code: Whether code of the base may run.
 
     Raises:
-        LayoutError: It is an adapter, or a folder that was saved anew.
+        LayoutError: It is an adapter.
         UsageError: A config is given, and the model has a memory.
     """
     if isinstance(model, NewBase):
@@ -44,7 +45,7 @@ def find_start(
                 base = write_new_base(model, place.base)
                 attach(base, config, place.start, init=init, link=True)
                 shutil.rmtree(base)
-        return open_checkpoint(place.start), place.start
+        return read_origin(open_checkpoint(place.start), place.start, name=model.name)
     opened = open_checkpoint(model, revision, short_names=True)
     if opened.adapter:
         raise LayoutError(
@@ -64,7 +65,8 @@ def find_start(
                     revision=revision,
                     trust_remote_code=trust_remote_code,
                 )
-        return open_checkpoint(place.start), place.start
+        base = resolve_model(model, revision, trust_remote_code=trust_remote_code)
+        return read_origin(open_checkpoint(place.start), place.start, base)
     if config is not None:
         raise UsageError(
             f"{model} has a memory; a config is for a base without one.", "Leave -c out."
@@ -72,7 +74,7 @@ def find_start(
     opened = opened.downloaded(trust_remote_code=trust_remote_code)
     folder = Path(opened.path or model)
     opened.demand_settings()
-    return opened, folder
+    return read_origin(opened, folder)
 
 
 def _is_on_disk_of(model: str | Path, folder: Path) -> bool:

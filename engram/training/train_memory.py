@@ -19,7 +19,6 @@ from engram.sizing.size_options import SizeOptions
 from engram.storage.folders import check_folder, demand_apart
 from engram.training.document_loss import paired_difference
 from engram.training.documents import TrainingDocuments
-from engram.training.memory_folder import read_origin
 from engram.training.memory_optimizer import MemoryOptimizer
 from engram.training.new_base import NewBase, scale_note
 from engram.training.output_folder import own_result_files, write_output
@@ -111,41 +110,62 @@ def train(
             "A dense control refers to its base, and a base with random weights is not kept.",
             "Write it first: engram.training.write_new_base; then train its folder.",
         )
+    if adapter and (options.train != "memory" or options.control in ("dense", "none")):
+        raise UsageError(
+            "An adapter is a memory alone, beside a base that stays as it is.",
+            "Leave --adapter out, or --train and --control.",
+        )
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
     check_folder(output, own_result_files, overwrite)
-    place.open(resume=resume, overwrite=overwrite)
-    opened, folder = find_start(
-        model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
-    )
-    origin = read_origin(opened, folder)
-    documents = TrainingDocuments(
-        data,
-        folder,
-        options=text,
-        held_out_share=options.held_out,
-        seed=options.held_out_seed,
-    )
-    trained = prepare_model(
-        opened, folder, options, arguments.device, place, trust_remote_code=trust_remote_code
-    )
-    with closing(trained):
-        session = Session(
+    with place.opened(resume=resume, overwrite=overwrite) as resume:
+        origin = find_start(
+            model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
+        )
+        if adapter and origin.adapter is None:
+            raise UsageError(
+                f"{model} was saved anew: an adapter of it would have no base.",
+                "Leave --adapter out: all weights are written.",
+            )
+        documents = TrainingDocuments(
+            data,
+            origin.folder,
+            options=text,
+            held_out_share=options.held_out,
+            seed=options.held_out_seed,
+        )
+        trained = prepare_model(
+            origin.opened,
+            origin.folder,
             options,
-            listeners or Listeners(),
+            arguments.device,
             place,
-            origin,
-            documents,
-            trained,
-            _optimizer(trained, options),
-            _rows_for(trained.model, documents, options),
+            trust_remote_code=trust_remote_code,
         )
-        result = _train(session, model, resume=resume)
-        if result.end is None:
-            return result
-        return write_output(
-            place, result, trained, origin, command, adapter=adapter, link=link, overwrite=overwrite
-        )
+        with closing(trained):
+            session = Session(
+                options,
+                listeners or Listeners(),
+                place,
+                origin,
+                documents,
+                trained,
+                _optimizer(trained, options),
+                _rows_for(trained.model, documents, options),
+            )
+            result = _train(session, model, resume=resume)
+            if result.end is None:
+                return result
+            return write_output(
+                place,
+                result,
+                trained,
+                origin,
+                command,
+                adapter=adapter,
+                link=link,
+                overwrite=overwrite,
+            )
 
 
 def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Trained:

@@ -1,6 +1,6 @@
 """`TrainOptions`: what is trained, on how much, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -93,18 +93,11 @@ class TrainOptions:
             raise UsageError(
                 f"--{' and --'.join(lengths)} exclude each other.", "Give one of them."
             )
-        ranges = {"warmup": (0, 1), "held_out": (0, 0.5)}
-        for name in ("lr", "table_lr", "weight_decay", "max_grad_norm"):
-            ranges[name] = (0, float("inf"))
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high or getattr(self, name) == float("inf"):
-                raise UsageError(
-                    f"{name} must be {low} to {high:g}, got {getattr(self, name)}.", argument=name
-                )
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise UsageError(
-                f"minutes must be a number > 0, got {self.minutes}.", argument="minutes"
-            )
+        self._check("0 to 1", lambda it: 0 <= it <= 1, "warmup")
+        self._check("above 0 and at most 0.5", lambda it: 0 < it <= 0.5, "held_out")
+        rates = ("lr", "table_lr", "weight_decay", "max_grad_norm")
+        self._check("a number >= 0", lambda it: 0 <= it < float("inf"), *rates)
+        self._check("a number > 0", lambda it: 0 < it < float("inf"), "minutes")
         if self.control is not None and self.train == "lora":
             raise UsageError(
                 "A control is trained beside a frozen base, or with all of it.",
@@ -112,6 +105,12 @@ class TrainOptions:
             )
         if self.control is not None and self.tables == "disk":
             raise UsageError("A control has its tables in memory.", "Leave --tables out.")
+
+    def _check(self, demand: str, holds: Callable[[float], bool], *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise UsageError(f"{name} must be {demand}, got {value}.", argument=name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options for JSON."""

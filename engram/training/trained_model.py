@@ -12,7 +12,7 @@ from torch import nn
 
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.load_checkpoint import load
-from engram.errors import MissingPackageError
+from engram.errors import MissingPackageError, UsageError
 from engram.hf.file_tables import copy_tables, trainable_on_disk
 from engram.hf.wiring import find_layers
 from engram.storage.row_journal import Journal, recover
@@ -22,6 +22,8 @@ from engram.training.live_memory import LiveMemory
 from engram.training.memory_optimizer import freeze_backbone
 from engram.training.run_folder import RunFolder
 from engram.training.train_options import TrainOptions
+
+_SPARE_POSITIONS = 8
 
 
 @dataclass
@@ -77,9 +79,13 @@ def prepare_model(
         device: Device to train on.
         place: The run's folder, where tables are copied to that are trained in files.
         trust_remote_code: Whether code of its base may run.
+
+    Raises:
+        UsageError: Windows are longer than the model can read.
     """
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
     model: Any = load(folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored)
+    _demand_positions(model, options.context)
     model.to(device)
     journal = None
     if options.tables == "disk":
@@ -104,6 +110,23 @@ def prepare_model(
         model = _with_adapters(model, options.lora_rank, options.seed)
     _widen(model)
     return TrainedModel(model, memory, options.train != "memory", journal=journal)
+
+
+def _demand_positions(model: Any, context: int) -> None:
+    """Refuse windows that are longer than a model that learned its positions can read."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or context
+    if context > most and any(
+        isinstance(module, nn.Embedding)
+        # Some models begin to count after a few.
+        and 0 <= module.num_embeddings - most < _SPARE_POSITIONS
+        and module is not model.get_input_embeddings()
+        and not is_memory(name)
+        for name, module in model.named_modules()
+    ):
+        raise UsageError(
+            f"context must be at most {most}, the positions of the model, got {context}.",
+            argument="context",
+        )
 
 
 def _widen(model: nn.Module) -> None:

@@ -1,15 +1,21 @@
 """Makes transformers' `TrainingArguments` of a run's options and of what users add to them."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
-from engram.errors import UsageError
+from engram.errors import MissingPackageError, UsageError
 from engram.training.train_options import TrainOptions
 
 # Arguments that are options of the toolkit, by their names here.
@@ -46,6 +52,11 @@ _NOT_HERE = {
     "do_predict": "it has nothing to predict",
     "auto_find_batch_size": "the order of the data depends on --batch",
 }
+# Types of arguments whose values are checked here, and what YAML may have for them.
+_KINDS: dict[Any, tuple[type, ...]] = {
+    **{kind: (kind,) for kind in (bool, dict, list, str, NoneType)},
+    **{int: (int,), float: (int, float)},
+}
 
 
 def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> TrainingArguments:
@@ -58,6 +69,7 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
 
     Raises:
         UsageError: An added argument is unknown, has an option of its own, or cannot be used here.
+        MissingPackageError: A logger is not installed.
     """
     check_names(options.trainer)
     known: dict[str, Any] = {
@@ -87,12 +99,27 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
         "disable_tqdm": True,
     }
     try:
-        return TrainingArguments(**{**known, **options.trainer, **own})
+        with warnings.catch_warnings():
+            # Older releases know some arguments by other names alone.
+            warnings.filterwarnings("ignore", ".*is deprecated.*", FutureWarning)
+            arguments = TrainingArguments(**{**known, **options.trainer, **own})
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"transformers refuses the trainer's arguments: {error}.",
             "See transformers.TrainingArguments.",
         ) from None
+    _demand_loggers(arguments.report_to)
+    return arguments
+
+
+def _demand_loggers(names: Sequence[str]) -> None:
+    """Refuse loggers that are unknown or not installed, before a run begins."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UsageError(f"unknown logger: {name!r}.", f"One of {known}.")
+        if name not in get_available_reporting_integrations():
+            raise MissingPackageError(name, None, f"Logging to {name}")
 
 
 def check_names(given: Mapping[str, Any]) -> None:
@@ -101,8 +128,8 @@ def check_names(given: Mapping[str, Any]) -> None:
     Raises:
         UsageError: There is one.
     """
-    known = {field.name for field in fields(TrainingArguments) if field.init}
-    for name in given:
+    known = {field.name: field.type for field in fields(TrainingArguments) if field.init}
+    for name, value in given.items():
         if name in _OURS:
             raise UsageError(f"{name} has an option of its own.", f"Use {_OURS[name]}.")
         if name in _NOT_HERE:
@@ -113,3 +140,7 @@ def check_names(given: Mapping[str, Any]) -> None:
                 f"unknown argument of the trainer: {name!r}.",
                 f"Did you mean {near[0]}?" if near else "See transformers.TrainingArguments.",
             )
+        kinds = set(get_args(known[name]) or (known[name],))
+        if kinds <= _KINDS.keys() and not isinstance(value, tuple(_KINDS[kind] for kind in kinds)):
+            words = " or ".join(sorted(kind.__name__ for kind in kinds - {NoneType}))
+            raise UsageError(f"{name} must be {words}, got {value!r}.", argument=name)

@@ -11,7 +11,8 @@ from engram.version import __version__
 
 
 def training_card(
-    base: dict[str, Any],
+    name: str,
+    hub: str | None,
     config: EngramConfig,
     addresses: Addresses,
     result: dict[str, Any],
@@ -22,7 +23,8 @@ def training_card(
     """Write the card of a trained memory.
 
     Args:
-        base: Name and hub id of the base, as an adapter states them.
+        name: What people call the base.
+        hub: Its id on the hub.
         config: The memory.
         addresses: Its constants.
         result: What ``engram train --json`` prints.
@@ -32,17 +34,16 @@ def training_card(
     Returns:
         Markdown with the metadata that the hub reads.
     """
-    hub = base.get("hub_id")
     metadata = f"base_model: {hub}\n" if hub else ""
     if hub and adapter:
         metadata += "base_model_relation: adapter\n"
     options, held_out = result["options"], result["held_out"]
-    title = f"{base['name']} with a trained Engram memory"
+    title = f"{name} with a trained Engram memory"
     if options["control"]:
-        title = f"{base['name']} with a control of an Engram memory: {options['control']}"
+        title = f"{name} with a control of an Engram memory: {options['control']}"
     load = f'engram.load("{hub or "path/to/base"}", "path/to/this/folder")'
     how = load if adapter else 'engram.load("path/to/this/folder")'
-    lines = [f"| {name} | {value} |" for name, value in _settings(result)]
+    lines = [f"| {setting} | {value} |" for setting, value in _settings(result)]
     trained = "" if command is None else f"\n```\n{shlex.join(command)}\n```\n"
     start, end, change = result["held_out_start"], held_out, result["difference"]
     return f"""---

@@ -20,6 +20,7 @@ _IMPORTS = [
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto"),
     *("engram.hf", "engram.checkpoints", "engram.addressing.kernel", "engram_cli.main"),
     *("engram_cli.attach", "engram_cli.convert", "engram_cli.corpus", "engram_cli.hash"),
+    *("accelerate", "engram_cli.train", "engram.training.train_memory", "engram.training.trainer"),
     *("engram_cli.verify", "engram_cli.report", "engram_cli.size", "engram_cli.config"),
 ]
 

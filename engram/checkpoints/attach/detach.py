@@ -7,6 +7,7 @@ from typing import Any
 from engram.arguments import checked
 from engram.checkpoints.attach.folder_plan import place_file
 from engram.checkpoints.read.attached_files import KEPT_FOLDER
+from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import changed_files, read_digests
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.errors import CorruptFileError, LayoutError, MissingFileError
@@ -80,11 +81,7 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
             folder=str(folder),
         )
     base = opened.base
-    if (
-        not base.shards
-        or not (folder / KEPT_FOLDER).is_dir()
-        or not all((folder / new).is_file() for new in base.shards.values())
-    ):
+    if is_saved_anew(opened, folder):
         raise LayoutError(
             f"{folder} was saved anew after attaching: the base's own files are not in it, and its "
             "weights may have been trained.",
@@ -115,3 +112,18 @@ def detach(folder: str | Path, output: str | Path, *, link: bool = False) -> Det
         for name, path in others.items():
             place_file(path, part / name)
     return Detached(str(output), sorted([*base.shards, *others]))
+
+
+def is_saved_anew(opened: Checkpoint, folder: Path) -> bool:
+    """Whether a folder was saved by `save_pretrained`: the base's own files are not in it.
+
+    Args:
+        opened: An attached folder.
+        folder: Its path.
+
+    Raises:
+        CorruptFileError: What it says about its base is damaged.
+    """
+    shards = opened.base.shards.values()
+    kept = (folder / KEPT_FOLDER).is_dir()
+    return not shards or not kept or not all((folder / new).is_file() for new in shards)

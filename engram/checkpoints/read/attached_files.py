@@ -21,6 +21,8 @@ from engram.storage.safetensors_headers import INDEX_FILE
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "engram_adapter.json"
+# What a dense control says about itself, in the place of a memory.
+CONTROL_FILE = "engram_control.json"
 # What a memory under published names is made of, written beside it.
 MEMORY_FILE = "engram_memory.json"
 CARD_FILE = "README.md"

@@ -8,12 +8,13 @@ from engram.checkpoints.published.recognise import is_hub_id
 from engram.checkpoints.read.attached_files import (
     ADAPTER_FILE,
     CONFIG_FILE,
+    CONTROL_FILE,
     check_settings,
     damaged,
 )
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.config.engram_config import EngramConfig
-from engram.errors import InputError, MissingFileError, UsageError
+from engram.errors import InputError, LayoutError, MissingFileError, UsageError
 from engram.storage.file_names import refuse_empty
 from engram.storage.gguf import refuse_gguf
 from engram.storage.json_files import COPY_AGAIN, OBJECT, TEXT, Maybe, OrNull, read_json
@@ -42,6 +43,7 @@ def open_checkpoint(
     Raises:
         MissingFileError: It is not there, or cannot be reached.
         InputError: It is a file of another kind.
+        LayoutError: It is a dense control.
         CorruptFileError: Its config is not JSON, or what it says about a memory is damaged.
         UsageError: A config was given, and the files state their own.
     """
@@ -64,6 +66,13 @@ def open_checkpoint(
             raise InputError(
                 f"{path} is not a checkpoint: neither a folder nor a safetensors file.",
                 "Give the checkpoint's folder. What a config means, engram report shows.",
+                path=str(path),
+            )
+        if (path / CONTROL_FILE).is_file():
+            raise LayoutError(
+                f"{path} is a dense control: a feed-forward part to be loaded beside its base, "
+                "without a memory.",
+                f"Load it in Python: engram.training.load_control({name!r})",
                 path=str(path),
             )
         name, here = str(path), path
