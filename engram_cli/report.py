@@ -97,7 +97,7 @@ def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
     )
     yield parts(use) if summary else _parts(payload)
     if has_memory:
-        yield from _reads(payload["reads"])
+        yield from _reads(payload)
     if has_memory and not summary:
         yield ""
         yield _homes(payload)
@@ -170,7 +170,8 @@ def _sum(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     return {**rows[0], **sums, "part": name}
 
 
-def _reads(reads: dict[str, Any]) -> Shown:
+def _reads(payload: dict[str, Any]) -> Shown:
+    reads = payload["reads"]
     rows, in_layer = reads["rows_per_token"], reads["rows_per_token_and_layer"]
     several = f"{plural(in_layer, 'row')} a layer, {rows} in all"
     yield (
@@ -179,9 +180,12 @@ def _reads(reads: dict[str, Any]) -> Shown:
     )
     pages, rate = reads["disk_pages_per_token"], reads["rate"]
     if pages:
+        trained_there = payload["mode"] == "training" and payload["tables"] == "disk"
+        state = ", with optimizer state" if trained_there else ""
         yield (
-            f"From disk: {plural(reads['disk_reads_per_token'], 'read')}, {pages['mean']:.1f} "
-            f"pages of 4 KiB on average ({pages['least']} to {pages['most']}, {pages['kind']})"
+            f"From disk{state}: {plural(reads['disk_reads_per_token'], 'read')}, "
+            f"{pages['mean']:.1f} pages of 4 KiB on average "
+            f"({pages['least']} to {pages['most']}, {pages['kind']})"
         )
     if rate:
         yield (

@@ -18,7 +18,10 @@ from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
 from engram.sizing.weights import BASE_DTYPE
 
-_OF_A_MACHINE = ("mode", "tables", "tp", "tokens_per_second", "context", "batch", "base_bytes")
+_OF_A_MACHINE = (
+    *("mode", "tables", "tp", "tokens_per_second", "save_every", "context", "batch"),
+    "base_bytes",
+)
 
 
 @checked()
@@ -96,6 +99,8 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
             () if fill is None else fill.orders,
             options.train_tokens,
             options.learning_rate,
+            # The default of `engram train`, where no training is planned.
+            options.optimizer if options.mode == "training" else "rowwise-adagrad",
         ),
         notes=(*_unused(options), *_notes(backbone, shape, vocab, options.mode)),
     )
