@@ -112,6 +112,8 @@ def _unused(options: SizeOptions) -> list[str]:
         return []
     plain = RunOptions()
     given = [name for name in _OF_A_MACHINE if getattr(options, name) != getattr(plain, name)]
+    if options.train_tokens is not None and "mode" in given:
+        given.remove("mode")  # it goes with the optimiser, which the advice speaks of
     flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
     note = f"{flags}: of a machine whose size is not given; --device-memory gives it."
     return [note] if given else []
