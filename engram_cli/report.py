@@ -64,6 +64,7 @@ def report(
         $ engram report deepseek-v4.1-flash --tp 4 --device-memory 80GiB
         $ engram report deepseek-v4.1-flash --tables disk --tokens-per-second 10000
         $ engram report gpt2 --model gpt2 --mode training --optimizer rowwise-adagrad --json
+        $ engram report gpt2 --mode training --optimizer sparse-adam --tables disk --save-every 50
         $ engram report engram-27b --base-bytes 54GB --device-memory 80GB --summary
         $ engram report engram-27b --markdown
     """

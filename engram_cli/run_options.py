@@ -33,8 +33,10 @@ RUN = {
     "optimizer": Annotated[
         Optimizer,
         typer.Option(
-            help="In training: adam, momentum and sgd of all weights; the others of the rows that "
-            "a step touches, with adam for the rest."
+            metavar="NAME",
+            help="In training, of all weights: adam, momentum or sgd; of the rows that a step "
+            "touches, with adam for the rest: rowwise-adagrad, rowwise-rmsprop, sparse-adam or "
+            "sparse-momentum.",
         ),
     ],
     "tables": Annotated[
