@@ -1,8 +1,8 @@
 """Bytes and reads of tables under an optimiser of rows, in memory or in files.
 
 In files (`engram.nn.file_table`, `engram.storage.row_journal`) the table and each column of its
-state is a file, and beside it lie a sparse shadow file of the rows that changed since the last
-checkpoint and a bitmap of them, which is in memory too.
+state is a file, and rows that changed since the last checkpoint wait in a shadow file beside it,
+which a checkpoint lists by number. In memory are a bit for each row and the places of changed ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from engram.sizing.weights import Kind, Weights
 from engram.units import plural
 
 _INDEX_BYTES = 8
+# Bytes of a changed row's number in the list of a checkpoint, and of its place in memory.
+_LISTED_BYTES, _PLACE_BYTES = 8, 16
 
 
 def rows_of_tables(
@@ -45,7 +47,7 @@ def rows_of_tables(
     if on_disk:
         lines += [
             ("shadow", "shadow", "disk", "estimated"),
-            ("bitmaps", "bitmaps", "disk", "exact"),
+            ("shadow index", "index", "cpu", "estimated"),
             ("bitmaps", "bitmaps", "cpu", "exact"),
         ]
     for name, field, home, kind in lines:
@@ -79,7 +81,7 @@ def notes_on_files(options: RunOptions) -> Iterator[str]:
     else:
         yield (
             f"shadow: rows and state that {plural(options.save_every, 'step')} change, every "
-            "look-up a row of its own, in pages of 4 KiB; at most all"
+            "look-up a row of its own; at most all"
         )
     yield "disk reads: every row that is looked up, and its state; writing is not counted"
 
@@ -91,6 +93,7 @@ class _Amounts:
     gradients: int = 0
     state: int = 0
     shadow: int = 0
+    index: int = 0
     bitmaps: int = 0
 
     def add(self, table: Weights, rows: int, touched: int, options: RunOptions) -> None:
@@ -102,9 +105,9 @@ class _Amounts:
         self.gradients += min(touched, rows) * (width * max(4, item_bytes) + _INDEX_BYTES)
         self.state += rows * sum(files[1:])
         self.bitmaps += len(files) * -(-rows // 8)
-        for row_bytes in files:
-            scattered = changed * PAGE_BYTES * row_pages(row_bytes, rows, 0).most
-            self.shadow += min(scattered, -(-rows * row_bytes // PAGE_BYTES) * PAGE_BYTES)
+        self.index += len(files) * changed * _PLACE_BYTES
+        for row_bytes in (*files, *[_LISTED_BYTES] * len(files)):
+            self.shadow += -(-changed * row_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
 def _shape(table: Weights) -> tuple[int, int]:

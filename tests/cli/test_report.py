@@ -158,8 +158,8 @@ def test_training_from_files():
     places = {(row["part"], row["place"]) for row in payload["rows"] if "table" in row["part"]}
     assert places == {
         *(("layers.1.table", "disk"), ("layers.14.table", "disk"), ("table shadow", "disk")),
-        *(("table optimizer state", "disk"), ("table bitmaps", "disk"), ("table bitmaps", "cpu")),
-        ("table gradients", "cpu"),
+        *(("table optimizer state", "disk"), ("table bitmaps", "cpu")),
+        *(("table gradients", "cpu"), ("table shadow index", "cpu")),
     }
     # A row and its momentum, at byte 0 of a page in their files.
     reads = payload["reads"]
