@@ -64,6 +64,7 @@ def report(
         $ engram report deepseek-v4.1-flash --tp 4 --device-memory 80GiB
         $ engram report deepseek-v4.1-flash --tables disk --tokens-per-second 10000
         $ engram report gpt2 --model gpt2 --mode training --optimizer rowwise-adagrad --json
+        $ engram report gpt2 --mode training --optimizer sparse-adam --tables disk --save-every 50
         $ engram report engram-27b --base-bytes 54GB --device-memory 80GB --summary
         $ engram report engram-27b --markdown
     """
@@ -97,7 +98,7 @@ def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
     )
     yield parts(use) if summary else _parts(payload)
     if has_memory:
-        yield from _reads(payload["reads"])
+        yield from _reads(payload)
     if has_memory and not summary:
         yield ""
         yield _homes(payload)
@@ -170,7 +171,8 @@ def _sum(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     return {**rows[0], **sums, "part": name}
 
 
-def _reads(reads: dict[str, Any]) -> Shown:
+def _reads(payload: dict[str, Any]) -> Shown:
+    reads = payload["reads"]
     rows, in_layer = reads["rows_per_token"], reads["rows_per_token_and_layer"]
     several = f"{plural(in_layer, 'row')} a layer, {rows} in all"
     yield (
@@ -179,9 +181,12 @@ def _reads(reads: dict[str, Any]) -> Shown:
     )
     pages, rate = reads["disk_pages_per_token"], reads["rate"]
     if pages:
+        trained_there = payload["mode"] == "training" and payload["tables"] == "disk"
+        state = ", with optimizer state" if trained_there else ""
         yield (
-            f"From disk: {plural(reads['disk_reads_per_token'], 'read')}, {pages['mean']:.1f} "
-            f"pages of 4 KiB on average ({pages['least']} to {pages['most']}, {pages['kind']})"
+            f"From disk{state}: {plural(reads['disk_reads_per_token'], 'read')}, "
+            f"{pages['mean']:.1f} pages of 4 KiB on average "
+            f"({pages['least']} to {pages['most']}, {pages['kind']})"
         )
     if rate:
         yield (

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from engram.sizing.run_options import Mode, Optimizer, Tables, Train
+from engram.sizing.optimizers import Optimizer
+from engram.sizing.run_options import Mode, Tables, Train
 from engram_cli.options import TableDtypeOption
 from engram_cli.values import read_bytes, read_count
 
@@ -31,7 +32,12 @@ RUN = {
     ],
     "optimizer": Annotated[
         Optimizer,
-        typer.Option(help="In training; the last two are for tables, with adam for the rest."),
+        typer.Option(
+            metavar="NAME",
+            help="In training, of all weights: adam, momentum or sgd; of the rows that a step "
+            "touches, with adam for the rest: rowwise-adagrad, rowwise-rmsprop, sparse-adam or "
+            "sparse-momentum.",
+        ),
     ],
     "tables": Annotated[
         Tables,
@@ -48,8 +54,18 @@ RUN = {
     ],
     "device_memory": Annotated[int | None, _size("Memory of one GPU, as 24GB.")],
     "host_memory": Annotated[int | None, _size("Memory of the host of all GPUs, as 64GB.")],
-    "disk": Annotated[int | None, _size("Disk that tables may be read from, as 500GB.")],
+    "disk": Annotated[
+        int | None,
+        _size("Disk that tables may be read from, or trained on by optimizers of rows, as 500GB."),
+    ],
     "disk_iops": Annotated[int | None, _count("Its random reads a second, as 500K.")],
+    "save_every": Annotated[
+        int | None,
+        _count(
+            "Steps between checkpoints of tables trained on disk: rows changed since wait in "
+            "shadow files. Default: as many as change them all."
+        ),
+    ],
     "tokens_per_second": Annotated[
         int | None,
         _count("Speed: the reads it takes, and whether the disk does them."),

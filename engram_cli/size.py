@@ -79,7 +79,12 @@ _SIZE = {
         ),
     ],
     "learning_rate": Annotated[
-        float, typer.Option(metavar="F", help="Learning rate of the tables, for --train-tokens.")
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="Learning rate of the tables, for --train-tokens. Default: 0.1 for optimizers of "
+            "rows, else 2e-3.",
+        ),
     ],
     "whole_k": Annotated[
         bool,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from engram.backbone import Backbone
 from engram.errors import InputError
 from engram.sizing.counts import MemoryCount
+from engram.sizing.distance_moved import MOVED, distance_moved
+from engram.sizing.optimizers import ROW_STATES, Optimizer
 from engram.sizing.table_load import OrderLoad
 from engram.units import format_count
 
@@ -17,8 +19,8 @@ from engram.units import format_count
 _CROWDED = 0.01
 # Rows of the reference start with values of this size, or near it.
 _ROW_SIZE = 1.0
-# Movement of a row in sizes of its start, below which a table stays about as random as it was.
-_MOVED = 0.5
+# Learning rates of tables: of rows as `engram train` has it, and the paper's five times 4e-4.
+_ROW_LR, _DENSE_LR = 0.1, 2e-3
 _MOST_SHARE = 0.5
 _SMALL_BASE = 10**9
 
@@ -49,8 +51,8 @@ class Advice:
         crowding: Each n-gram order, for a text; empty without one.
         train_tokens: Tokens of the training; None if not given.
         touches_per_row: Reads of a row of one head in it, on average.
-        row_movement: Distance that the touches move a row at the learning rate, in sizes of a row's
-            start (updates of Adam's size, all in one direction: the most there can be).
+        row_movement: Distance that the touches move a row, at most, in sizes of a row's start; see
+            `distance_moved`.
         notes: Sentences for people.
     """
 
@@ -66,7 +68,8 @@ def advise(
     backbone: Backbone | None,
     loads: tuple[OrderLoad, ...] = (),
     train_tokens: int | None = None,
-    learning_rate: float = 2e-3,
+    learning_rate: float | None = None,
+    optimizer: Optimizer = "rowwise-adagrad",
 ) -> Advice:
     """Say what is known about a memory of a size.
 
@@ -75,7 +78,9 @@ def advise(
         backbone: Its base model, if known.
         loads: Load of its tables by a text.
         train_tokens: Tokens of the training.
-        learning_rate: Of the tables, in training.
+        learning_rate: Of the tables, in training; 0.1 for optimisers of rows and 2e-3 for the
+            others when None.
+        optimizer: Of the tables, in training.
 
     Raises:
         InputError: The learning rate is not a positive number.
@@ -85,24 +90,28 @@ def advise(
         for load, primes in zip(loads, counts.layers[0].primes, strict=False)
     )
     primes = [prime for order in counts.layers[0].primes for prime in order]
+    if learning_rate is None:
+        learning_rate = _ROW_LR if optimizer in ROW_STATES else _DENSE_LR
     if not 0 < learning_rate < math.inf:
         raise InputError(
             f"learning_rate must be a positive number, got {learning_rate:g}.",
-            "Such as 2e-3.",
+            "Such as 0.1.",
             learning_rate=learning_rate,
         )
     touches = None if train_tokens is None else train_tokens * len(primes) / sum(primes)
-    movement = None if touches is None else touches * learning_rate / _ROW_SIZE
+    distance = None if touches is None else distance_moved(touches, learning_rate, optimizer)
+    movement = None if distance is None else distance / _ROW_SIZE
     notes = [*_size_notes(counts, backbone), *map(_crowding_note, crowding)]
     if touches is not None and movement is not None:
         notes.append(
             f"{format_count(train_tokens or 0)} tokens touch a row {touches:,.1f} times on "
-            f"average; at learning rate {learning_rate:g} and updates of Adam's size its values, "
-            f"which start near {_ROW_SIZE:g}, move by at most {movement:,.2f}"
+            f"average; under {optimizer} at learning rate {learning_rate:g} its values, which "
+            f"start near {_ROW_SIZE:g}, move by at most {movement:,.2f} (gradients of one size, "
+            "all in one direction)"
             + (
-                f": less than {_MOVED:g}, so the tables stay nearly as random as they began. Start "
+                f": less than {MOVED:g}, so the tables stay nearly as random as they began. Start "
                 "them at zero, raise the learning rate, or take fewer rows."
-                if movement < _MOVED
+                if movement < MOVED
                 else "."
             )
         )

@@ -1,22 +1,15 @@
 """Bytes of training beside weights and activations: gradients, optimiser state, LoRA adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from engram.backbone import Backbone
+from engram.sizing.optimizers import DENSE_VALUES, ROW_STATES, Optimizer
 from engram.sizing.resources import MemoryRow, rank_bytes
+from engram.sizing.row_training import notes_on_files, rows_of_tables
 from engram.sizing.run_options import Place, RunOptions
-from engram.sizing.weights import Group, Kind, Weights
+from engram.sizing.weights import Group, Weights
 from engram.sizing.working_state import LORA_RANK, lora_params
 from engram.units import plural
-
-# fp32 values per parameter of a dense optimiser, besides the fp32 master copy of a 16-bit weight.
-_DENSE_STATES = {"adam": 2, "momentum": 1, "sgd": 0}
-# State of the optimisers that touch only the rows that were read.
-_SPARSE_STATES = {
-    "rowwise-adagrad": "one fp32 a row",
-    "sparse-adam": "two values a parameter in the table's dtype",
-}
-_INDEX_BYTES = 8
 
 
 def training_rows(
@@ -37,24 +30,16 @@ def training_rows(
         ranks: Ranks that share the tables.
         context: Tokens of a sequence.
     """
-    optimizer, tokens = options.optimizer, options.batch * context
-    sparse = group == "table" and optimizer not in _DENSE_STATES
-    dense_states = _DENSE_STATES.get(optimizer, _DENSE_STATES["adam"])
+    if group == "table" and options.optimizer in ROW_STATES:
+        return list(rows_of_tables(parts, options, place, ranks, context))
+    values = DENSE_VALUES[_dense(options)]
     gradients, states = [0, 0], [0, 0]  # over all ranks, of one rank
     for part in parts:
-        if sparse:
-            state = part.rows * 4 if optimizer == "rowwise-adagrad" else 2 * part.size_bytes
-            row, touched = part.size_bytes // part.rows + _INDEX_BYTES, tokens * part.reads
-            gradients[0] += min(touched, part.rows) * row
-            gradients[1] += min(touched, -(-part.rows // ranks)) * row
-        else:
-            itemsize = part.size_bytes // part.params
-            state = part.params * (4 * (itemsize < 4) + dense_states * max(4, itemsize))
-            gradients[0] += part.size_bytes
-            gradients[1] += rank_bytes(part, part.size_bytes, ranks)
-        states[0] += state
-        states[1] += rank_bytes(part, state, ranks)
-    kinds: tuple[Kind, Kind] = ("estimated" if sparse else "nominal", "nominal")
+        itemsize = part.size_bytes // part.params
+        state = part.params * (4 * (itemsize < 4) + values * max(4, itemsize))
+        for sums, size in ((gradients, part.size_bytes), (states, state)):
+            sums[0] += size
+            sums[1] += rank_bytes(part, size, ranks)
     return [
         MemoryRow(
             part=f"{group} {what}",
@@ -62,46 +47,56 @@ def training_rows(
             size_bytes=size[0],
             rank_bytes=size[1],
             place=place,
-            kind=kind,
+            kind="nominal",
             is_table=group == "table",
         )
-        for what, size, kind in zip(
-            ("gradients", "optimizer state"), (gradients, states), kinds, strict=True
-        )
+        for what, size in (("gradients", gradients), ("optimizer state", states))
         if size[0]
     ]
 
 
-def training_notes(options: RunOptions, context: int, has_base: bool) -> list[str]:
+def training_notes(
+    options: RunOptions, tables: Place, context: int, has_base: bool
+) -> Iterator[str]:
     """Describe an optimiser, and what is trained.
 
     Args:
         options: The use.
+        tables: Place of the tables.
         context: Tokens of a sequence.
         has_base: Whether a base model is counted.
     """
-    optimizer = options.optimizer
-    dense = optimizer if optimizer in _DENSE_STATES else "adam"
-    notes = [
+    optimizer, dense = options.optimizer, _dense(options)
+    about = (
         f"{dense}: gradients in the weights' dtype, "
-        f"{plural(_DENSE_STATES[dense], 'fp32 value')} a parameter, an fp32 master copy of 16-bit "
+        f"{plural(DENSE_VALUES[dense], 'fp32 value')} a parameter, an fp32 master copy of 16-bit "
         "weights"
-    ]
-    if optimizer != dense:
-        notes = [
-            f"tables under {optimizer}: {_SPARSE_STATES[optimizer]}, no master copy",
+    )
+    if optimizer in ROW_STATES:
+        yield f"tables under {optimizer}: {ROW_STATES[optimizer].about}, no master copy"
+        yield (
             f"sparse table gradients: {plural(options.batch * context, 'token')} a step, every "
-            "look-up a row of its own",
-            f"everything but the tables under {notes[0]}",
-        ]
+            "look-up a row of its own, in fp32"
+        )
+        if tables == "disk":
+            yield from notes_on_files(options)
+        yield f"everything but the tables under {about}"
+    else:
+        yield about
+    if optimizer == "momentum":
+        yield "momentum is of all weights; that of tables alone is sparse-momentum"
     if has_base:
         trained = {
             "memory": "the base model is frozen",
             "all": "the base model is trained too",
             "lora": f"the base model is frozen beside adapters of rank {LORA_RANK} (nominal)",
         }
-        notes.append(trained[options.train])
-    return notes
+        yield trained[options.train]
+
+
+def _dense(options: RunOptions) -> Optimizer:
+    """Return the optimiser of weights that are not in tables."""
+    return "adam" if options.optimizer in ROW_STATES else options.optimizer
 
 
 def lora_row(backbone: Backbone, place: Place) -> MemoryRow:

@@ -12,6 +12,7 @@ from engram.config.engram_config import EngramConfig
 from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.sizing.optimizer_state import lora_row, training_notes, training_rows
 from engram.sizing.resources import MemoryRow, Resource, all_fit, rank_bytes
+from engram.sizing.row_training import in_file
 from engram.sizing.run_options import Place, RunOptions
 from engram.sizing.weights import (
     BASE_DTYPE,
@@ -149,6 +150,8 @@ def _placed(
     """Place everything, the tables in the place that is given."""
     computes: Place = "gpu" if options.tp else "cpu"
     ranks = max(1, options.tp)
+    if tables == "disk" and options.mode == "training":
+        weights = [in_file(part, options) if part.group == "table" else part for part in weights]
     rows = [
         MemoryRow(
             part=part.part,
@@ -175,18 +178,18 @@ def _placed(
     return MemoryUse(
         weights=tuple(weights),
         rows=tuple(rows),
-        assumptions=(*notes, *_assumptions(options, context, has_base, has_decoder)),
+        assumptions=(*notes, *_assumptions(options, tables, context, has_base, has_decoder)),
         tables=tables,
         options=options,
     )
 
 
 def _assumptions(
-    options: RunOptions, context: int, has_base: bool, has_decoder: bool
+    options: RunOptions, tables: Place, context: int, has_base: bool, has_decoder: bool
 ) -> Iterator[str]:
     """List what the numbers rest on."""
     if options.mode == "training":
-        yield from training_notes(options, context, has_base)
+        yield from training_notes(options, tables, context, has_base)
     if has_decoder:
         gaps = "a tenth for gaps between tensors"
         if options.mode == "inference":

@@ -17,9 +17,10 @@ from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.errors import DoesNotFitError, UsageError
 from engram.sizing.budget import seed_rule_k
 from engram.sizing.counts import MemoryCount, count_params
+from engram.sizing.optimizers import ROW_STATES, Optimizer
 from engram.sizing.placement import MemoryUse, memory_use
 from engram.sizing.resources import Resource, all_fit
-from engram.sizing.run_options import Optimizer, Place, RunOptions
+from engram.sizing.run_options import Place, RunOptions
 from engram.sizing.shape import MIN_ROWS_PER_HEAD
 from engram.sizing.weights import total_of, weigh
 from engram.units import format_bytes, plural
@@ -238,7 +239,11 @@ class Planner:
             if other != dtype and not (training and other in INFERENCE_DTYPES)
         ]
         if training:
-            changes += [(place, dtype, other) for other in _OPTIMIZERS if other != optimizer]
+            changes += [
+                (place, dtype, other)
+                for other in _OPTIMIZERS
+                if other != optimizer and (place != "disk" or other in ROW_STATES)
+            ]
         found = []
         for home, other, state in changes:
             if (other, state) == (dtype, optimizer) and home in self._plans:

@@ -6,15 +6,14 @@ from typing import ClassVar, Literal, get_args
 from engram.arguments import check_fields
 from engram.config.table_dtype import INFERENCE_DTYPES
 from engram.errors import UsageError
+from engram.sizing.optimizers import ROW_STATES, Optimizer
 from engram.storage.dtypes import dtype_name
 
 Mode = Literal["inference", "training"]
 Train = Literal["memory", "all", "lora"]
-Optimizer = Literal["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
 Place = Literal["gpu", "cpu", "disk"]
 Tables = Literal["auto", "gpu", "cpu", "disk"]
 PLACES: tuple[Place, ...] = get_args(Place)
-OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +25,17 @@ class RunOptions:
         mode: Weights alone, or with gradients and optimiser state.
         train: In training: the memory alone, all weights, or the memory and low-rank adapters of
             the base.
-        optimizer: Optimiser in training; the last two are for tables, with adam for the rest.
+        optimizer: Optimiser in training: adam, momentum and sgd of all weights; the others of the
+            rows that a step touches, with adam for the rest.
         tables: Place of the tables; auto takes the first that they fit: gpu, cpu, disk.
         tp: GPUs that share the rows of each table, each with the memory of `device_memory`; 0 for
             a machine without any, whose host holds everything.
         device_memory: Bytes of memory of one device.
         host_memory: Bytes of memory of the host of all devices.
-        disk: Bytes of the disk that tables may lie on.
+        disk: Bytes of the disk that tables may lie on, in training with their optimiser state.
         disk_iops: Random reads of a page that the disk does in a second.
+        save_every: Steps between checkpoints of tables that are trained on disk, which limit how
+            many rows wait in shadow files; all rows may when None.
         tokens_per_second: Speed to count reads for; with `disk_iops`, whether the disk keeps up.
         context: Tokens of a sequence; the model's positions, 4,096 at most, when None.
         batch: Sequences at a time; all GPUs work on the same.
@@ -44,7 +46,7 @@ class RunOptions:
 
     LEAST: ClassVar[dict[str, int]] = {
         **dict.fromkeys(("tp", "device_memory", "host_memory", "disk", "base_bytes"), 0),
-        **dict.fromkeys(("batch", "context", "tokens_per_second", "disk_iops"), 1),
+        **dict.fromkeys(("batch", "context", "tokens_per_second", "disk_iops", "save_every"), 1),
     }
 
     mode: Mode = "inference"
@@ -56,6 +58,7 @@ class RunOptions:
     host_memory: int | None = None
     disk: int | None = None
     disk_iops: int | None = None
+    save_every: int | None = None
     tokens_per_second: int | None = None
     context: int | None = None
     batch: int = 1
@@ -64,13 +67,16 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, **self.LEAST)
-        if self.mode == "training" and self.tables == "disk":
+        if self.tables == "disk" and not self._may_be_on_disk:
             raise UsageError(
-                "Tables on disk cannot be trained.", "Use --tables gpu or --tables cpu."
+                f"Tables on disk cannot be trained with {self.optimizer}, which changes every row "
+                "at every step.",
+                f"Use --optimizer {', '.join(ROW_STATES)}; or --tables gpu or cpu.",
             )
-        if self.mode == "inference" and (self.train != "all" or self.optimizer != "adam"):
+        of_training = (self.train, self.optimizer, self.save_every)
+        if self.mode == "inference" and of_training != ("all", "adam", None):
             raise UsageError(
-                "--train and --optimizer are of training; the mode is inference.",
+                "--train, --optimizer and --save-every are of training; the mode is inference.",
                 "Give --mode training, or leave them out.",
             )
         if self.mode == "training" and self.dtype is not None:
@@ -103,6 +109,17 @@ class RunOptions:
         return {"gpu": self.device_memory, "cpu": self.host_memory, "disk": self.disk}
 
     @property
+    def table_places(self) -> list[Place]:
+        """Places that tables can be in on such a machine, in such a use, the fastest first."""
+        possible = {"gpu": self.tp > 0, "cpu": True, "disk": self._may_be_on_disk}
+        return [place for place in PLACES if possible[place]]
+
+    @property
+    def _may_be_on_disk(self) -> bool:
+        """Whether nothing changes every row of a table at every step."""
+        return self.mode == "inference" or self.optimizer in ROW_STATES
+
+    @property
     def homes(self) -> list[Place]:
         """Places that tables may be in, the fastest first.
 
@@ -110,9 +127,8 @@ class RunOptions:
         """
         if self.tables != "auto":
             return [self.tables]
-        there = [place for place, size in self.sizes_of_places.items() if size is not None]
-        if self.mode == "training" and "disk" in there:
-            there.remove("disk")
+        sizes = self.sizes_of_places
+        there = [place for place in self.table_places if sizes[place] is not None]
         return there or ["gpu" if self.tp else "cpu"]
 
 

@@ -18,7 +18,10 @@ from engram.sizing.sized_memory import CorpusFill, Sizing
 from engram.sizing.table_load import NgramCount, order_loads, read_statistics, rows_per_order
 from engram.sizing.weights import BASE_DTYPE
 
-_OF_A_MACHINE = ("mode", "tables", "tp", "tokens_per_second", "context", "batch", "base_bytes")
+_OF_A_MACHINE = (
+    *("mode", "tables", "tp", "tokens_per_second", "save_every", "context", "batch"),
+    "base_bytes",
+)
 
 
 @checked()
@@ -96,6 +99,8 @@ def size(model: str | Path | Backbone | None = None, options: SizeOptions | None
             () if fill is None else fill.orders,
             options.train_tokens,
             options.learning_rate,
+            # The default of `engram train`, where no training is planned.
+            options.optimizer if options.mode == "training" else "rowwise-adagrad",
         ),
         notes=(*_unused(options), *_notes(backbone, shape, vocab, options.mode)),
     )
@@ -107,6 +112,8 @@ def _unused(options: SizeOptions) -> list[str]:
         return []
     plain = RunOptions()
     given = [name for name in _OF_A_MACHINE if getattr(options, name) != getattr(plain, name)]
+    if options.train_tokens is not None and "mode" in given:
+        given.remove("mode")  # it goes with the optimiser, which the advice speaks of
     flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
     note = f"{flags}: of a machine whose size is not given; --device-memory gives it."
     return [note] if given else []

@@ -28,7 +28,8 @@ class SizeOptions(RunOptions):
         load: Share of a table's rows that the corpus may fill, between 0 and 1.
         tokens: Tokens of the text to size for, predicted from the growth of `corpus`.
         train_tokens: Tokens of the training, for advice on how often it touches a row.
-        learning_rate: Learning rate of the tables, for advice on how far a row moves.
+        learning_rate: Learning rate of the tables, for advice on how far a row moves; that of
+            `engram.training` when None, or 2e-3 with an optimiser that is not one of rows.
         whole_k: Take the largest whole k, as engram_torch_unofficial rounds, not every row that
             fits.
         per: Whether k and rows count rows of an n-gram order (all of its heads) or of one head.
@@ -60,7 +61,7 @@ class SizeOptions(RunOptions):
     load: float = 0.7
     tokens: int | None = None
     train_tokens: int | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     whole_k: bool = False
     per: Literal["order", "head"] = "order"
     layers: Sequence[int] | None = None

@@ -35,7 +35,8 @@ class Weights:
         rows: Rows of a table, padding included; 0 for other parts.
         layer_id: The layer of the part; None for the base, and for parts without a layer.
         reads: Rows of a table that one token reads.
-        pages: Pages touched by reading a row of a table from disk; None for other parts.
+        pages: Pages touched by reading a row of a table from disk, with its optimiser state where
+            it is trained there; None for other parts.
     """
 
     part: str

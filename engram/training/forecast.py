@@ -1,13 +1,9 @@
 """Forecast of a run: how often it touches a row, how far rows will move, and what it will take."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from engram.training.train_options import TableOptimizer
-
-# Below this share of its start a table stays about as random as it began.
-MOVED = 0.5
+from engram.sizing.distance_moved import MOVED
 
 
 @dataclass(frozen=True)
@@ -47,18 +43,3 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Return the forecast for JSON."""
         return dict(vars(self))
-
-
-def distance_moved(touches: float, table_lr: float, rule: TableOptimizer) -> float:
-    """Return how far the touches move a row's values, at most: all in one direction.
-
-    Args:
-        touches: Touches of the row.
-        table_lr: Learning rate, without a schedule.
-        rule: Rule of the tables. Row-wise Adagrad moves values by about ``lr / sqrt(n)`` at the
-            n-th touch, the others by about ``lr``; momentum by the gradient's own size, which is
-            taken for one.
-    """
-    if rule == "rowwise-adagrad":
-        return 2 * table_lr * math.sqrt(touches)
-    return table_lr * touches

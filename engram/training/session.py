@@ -15,12 +15,14 @@ import torch.distributed as dist
 from engram.checkpoints.report.report import report
 from engram.errors import EngramError
 from engram.nn import ShardedEmbedding
+from engram.sizing.distance_moved import distance_moved
+from engram.sizing.optimizers import optimizer_of
 from engram.sizing.run_options import ReportOptions
 from engram.storage.files import Progress
 from engram.training.checkpoint import Trainees, step_of
 from engram.training.document_loss import DocumentLosses, document_losses
 from engram.training.documents import TrainingDocuments
-from engram.training.forecast import Forecast, distance_moved
+from engram.training.forecast import Forecast
 from engram.training.memory_folder import Origin
 from engram.training.memory_optimizer import MemoryOptimizer
 from engram.training.new_base import NewBase
@@ -236,21 +238,20 @@ class Session:
 
 
 def _memory_bytes(origin: Origin, options: TrainOptions) -> int | None:
-    """Estimate the bytes of training, as `engram report` does; None where it cannot."""
-    optimizer: Any = options.table_optimizer
+    """Estimate the bytes of memory, as `engram report` does; None where it cannot."""
     planned = ReportOptions(
         mode="training",
         train=options.train,
-        # The two rules with one value a row take as much.
-        optimizer="rowwise-adagrad" if optimizer == "rowwise-rmsprop" else optimizer,
-        tables="cpu",
+        optimizer=optimizer_of(options.table_optimizer),
+        tables="disk" if options.tables == "disk" else "cpu",
         context=options.context,
         batch=options.batch,
     )
     try:
-        return report(origin.folder, options=planned).use.total_bytes
+        rows = report(origin.folder, options=planned).use.rows
     except EngramError:
         return None
+    return sum(row.size_bytes for row in rows if row.place != "disk")
 
 
 @contextmanager

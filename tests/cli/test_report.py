@@ -151,6 +151,33 @@ def test_every_line_is_labelled_for_people():
     assert "without the base model" in out
 
 
+def test_training_from_files():
+    words = ["engram-27b", "--dtype", "bf16", "--mode", "training", "--tables", "disk"]
+    words += ["--optimizer", "sparse-momentum", "--tokens-per-second", "1000", "--context", "512"]
+    payload = run("report", *words, "--json").json()
+    places = {(row["part"], row["place"]) for row in payload["rows"] if "table" in row["part"]}
+    assert places == {
+        *(("layers.1.table", "disk"), ("layers.14.table", "disk"), ("table shadow", "disk")),
+        *(("table optimizer state", "disk"), ("table bitmaps", "cpu")),
+        *(("table gradients", "cpu"), ("table shadow index", "cpu")),
+    }
+    # A row and its momentum, at byte 0 of a page in their files.
+    reads = payload["reads"]
+    assert (reads["disk_reads_per_token"], reads["rate"]["iops"]) == (64, 64_000)
+    assert reads["disk_pages_per_token"]["kind"] == "exact"
+    assert [home["tables"] for home in payload["homes"]] == ["gpu", "cpu", "disk"]
+    assert [row["optimizer"] for row in payload["training"]] == [
+        *("rowwise-adagrad", "rowwise-rmsprop", "sparse-adam", "sparse-momentum")
+    ]
+    text = run("report", *words).ended().stdout
+    assert "From disk, with optimizer state: 64 reads" in text
+    assert "Nesterov's momentum at touched rows (momentum of engram train)" in text
+    assert "trained in copies of their files" in text
+    dense = run("report", "engram-27b", "--mode", "training", "--json").json()
+    assert [home["tables"] for home in dense["homes"]] == ["gpu", "cpu"]
+    assert len(dense["training"]) == 7
+
+
 def test_config_file(tmp_path):
     file = tmp_path / "mine.yaml"
     assert run("size", "--model", "gpt2", "--emit", file)[0] == 0
@@ -186,6 +213,11 @@ def test_attached_folder(tmp_path):
         (["gpt2", "--mode", "rest"], 2, "rest"),
         (["gpt2", "--optimizer", "lion"], 2, "lion"),
         (["gpt2", "--mode", "training", "--tables", "disk"], 2, "Tables on disk cannot be trained"),
+        (
+            ["gpt2", "--mode", "training", "--tables", "disk"],
+            2,
+            "Use --optimizer rowwise-adagrad, ",
+        ),
         (["gpt2", "--tp", "-1"], 2, "'--tp' / '--gpus': -1 is not "),
         (["gpt2", "--batch", "0"], 2, "'--batch': 0 is not "),
         (["gpt2", "--csv", "--json"], 2, "--json and --csv exclude each other"),

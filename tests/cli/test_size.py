@@ -124,6 +124,11 @@ MACHINES = [
     ["--device-memory", "4G", "--dtype", "fp8", "--context", "512", "--batch", "4"],
     ["--device-memory", "24GB", "--tp", "2", "--mode", "training", "--context", "1024"],
     ["--device-memory", "1GB", "--budget", "1B"],
+    [
+        *("--device-memory", "24GB", "--host-memory", "2GB", "--disk", "50GB", "--tables", "disk"),
+        *("--mode", "training", "--optimizer", "rowwise-rmsprop", "--save-every", "100"),
+        *("--disk-iops", "500K", "--tokens-per-second", "2000"),
+    ],
 ]
 
 
@@ -156,6 +161,28 @@ def test_people_read_what_limits_them():
     assert "Limited by device memory; twice the rows would lack" in out
     assert "rowwise-adagrad" in out
     assert "touch a row" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "under rowwise-adagrad at learning rate 0.1 its values"),
+        (["--mode", "training"], "under adam at learning rate 0.002 its values"),
+        (
+            ["--mode", "training", "--optimizer", "sparse-adam"],
+            "under sparse-adam at learning rate ",
+        ),
+        (
+            ["--learning-rate", "0.001"],
+            "at most 0.05 (gradients of one size, all in one direction)",
+        ),
+        (["--learning-rate", "0.001"], "less than 0.5, so the tables stay nearly as random"),
+    ],
+)
+def test_advice_on_training_speaks_of_its_optimiser(words, says):
+    found = run("size", "--model", "gpt2", "--train-tokens", "10M", *words)
+    assert says in found.ended().stdout
+    assert "of a machine" not in found.stderr
 
 
 def test_a_stated_size_that_does_not_fit():
@@ -195,7 +222,7 @@ def test_a_base_that_is_too_large_says_what_helps():
         (["--budget", "1M", "--k", "2"], 2, "exclude each other"),
         (["--k", "2", "--whole-k"], 2, "--whole-k"),
         (["--gpus", "0", "--device-memory", "8GB"], 2, "A machine without GPUs"),
-        (["--mode", "training", "--tables", "disk"], 2, "cannot be trained"),
+        (["--mode", "training", "--tables", "disk"], 2, "cannot be trained with adam"),
         (["--learning-rate", "-1"], 2, "'--learning-rate': learning_rate must be "),
         (["--learning-rate", "nan"], 2, "learning_rate must be a positive number, got nan"),
         (["--device-memory", "1MB"], 5, "device memory of 976.56 KiB"),
@@ -429,7 +456,8 @@ def test_a_base_too_large_by_itself_is_told():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--train", "memory"], "--train and --optimizer are of training"),
+        (["--save-every", "9"], "--train, --optimizer and --save-every are of training"),
+        (["--train", "memory"], "--train, --optimizer and --save-every are of training"),
         (["--mode", "training", "--dtype", "fp8"], "Tables in fp8 cannot be trained"),
         (["--disk-iops", "0"], "--disk-iops must be >= 1, got 0"),
     ],

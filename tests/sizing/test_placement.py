@@ -85,22 +85,25 @@ def test_rowwise_adagrad_is_one_value_a_row(name, gib):
     assert row(use, "dense optimizer state").size_bytes > 0
 
 
-def test_sparse_adam_holds_two_tables():
-    use = use_of("engram-27b", "bf16", mode="training", optimizer="sparse-adam")
-    table_bytes = total_of(use.weights, "table")[1]
-    assert row(use, "table optimizer state").size_bytes == 2 * table_bytes
+@pytest.mark.parametrize(("optimizer", "values"), [("sparse-adam", 2), ("sparse-momentum", 1)])
+def test_state_of_16_bit_rows_is_float32(optimizer, values):
+    use = use_of("engram-27b", "bf16", mode="training", optimizer=optimizer)
+    state = row(use, "table optimizer state")
+    assert (state.size_bytes, state.kind) == (values * 4 * 5_792_338_560, "exact")
+    wide = use_of("engram-27b", "float64", mode="training", optimizer=optimizer)
+    assert row(wide, "table optimizer state").size_bytes == 2 * state.size_bytes
 
 
 def test_sparse_gradients_are_what_a_step_touches():
     options = {"mode": "training", "optimizer": "rowwise-adagrad"}
     use = use_of("engram-27b", "bf16", context=50, batch=2, **options)
     gradients = row(use, "table gradients")
-    assert gradients.size_bytes == 2 * 100 * 16 * (80 * 2 + 8)
+    assert gradients.size_bytes == 2 * 100 * 16 * (80 * 4 + 8)
     assert gradients.kind == "estimated"
     assert any("100 tokens a step" in text for text in use.assumptions)
     every_row = use_of("gpt2", "bf16", context=10**9, **options)
     rows = count_params(load_template("gpt2")).rows
-    assert row(every_row, "table gradients").size_bytes == rows * (64 * 2 + 8)
+    assert row(every_row, "table gradients").size_bytes == rows * (64 * 4 + 8)
 
 
 def test_quantised_rows_are_trained_in_bfloat16():
@@ -126,8 +129,38 @@ def test_tables_are_where_they_are_put(place):
 def test_state_of_the_tables_goes_where_they_are():
     use = use_of("engram-27b", "bf16", mode="training", tables="cpu")
     assert use.rank_bytes("cpu") == 16 * 5_792_338_560
-    with pytest.raises(UsageError, match="cannot be trained"):
-        use_of("engram-27b", mode="training", tables="disk")
+    for optimizer in ("adam", "momentum", "sgd"):
+        with pytest.raises(UsageError, match=f"cannot be trained with {optimizer}") as caught:
+            use_of("engram-27b", mode="training", tables="disk", optimizer=optimizer)
+        assert "rowwise-adagrad, rowwise-rmsprop, sparse-adam, sparse-momentum" in caught.value.hint
+
+
+def test_tables_are_trained_on_disk_with_their_state():
+    training = {"mode": "training", "optimizer": "sparse-adam", "tables": "disk"}
+    use = use_of("engram-27b", "bf16", **training)
+    params, rows = 5_792_338_560, count_params(load_template("engram-27b")).rows
+    lines = {(it.part, it.place): (it.size_bytes, it.kind) for it in use.rows if it.is_table}
+    bitmaps = 3 * sum(-(-table.rows // 8) for table in use.weights if table.rows)
+    assert lines["table optimizer state", "disk"] == (8 * params, "exact")
+    assert lines["table bitmaps", "cpu"] == (bitmaps, "exact")
+    assert lines["table shadow index", "cpu"] == (3 * 16 * rows, "estimated")
+    assert lines["table gradients", "cpu"][1] == "estimated"
+    # Nobody said how often it saves: all rows and their state may wait in the shadow files.
+    shadow, kind = lines["table shadow", "disk"]
+    changed = 10 * params + 3 * 8 * rows
+    assert changed <= shadow < changed + 12 * 4096
+    assert kind == "estimated"
+    # Rows of 160 bytes and two of 320, and for each of them its number.
+    often = use_of("engram-27b", "bf16", batch=1, context=50, save_every=3, **training)
+    changed = 2 * 3 * 50 * 16
+    shadow = row(often, "table shadow").size_bytes - changed * (160 + 2 * 320 + 3 * 8)
+    assert 0 <= shadow < 12 * 4096
+    assert row(often, "table shadow index").size_bytes == 3 * 16 * changed
+    assert any("3 steps" in note for note in often.assumptions)
+    assert any("--save-every" in note for note in use.assumptions)
+    halved = use_of("engram-27b", "bf16", tp=2, **training)
+    assert halved.rank_bytes("disk") == pytest.approx(use.rank_bytes("disk") / 2, rel=1e-6)
+    assert rows == sum(table.rows for table in use.weights)
 
 
 def test_fits_is_judged_to_the_byte():

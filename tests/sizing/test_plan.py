@@ -24,6 +24,16 @@ GB = 10**9
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 # fp32 values of a dense optimiser for a parameter, besides the master copy of a 16-bit weight.
 STATES = {"adam": 2, "momentum": 1, "sgd": 0}
+# Columns of a table's state in float32: of one value a row, and of as many as the row has.
+COLUMNS = {
+    **{"rowwise-adagrad": (1, 0), "rowwise-rmsprop": (1, 0)},
+    **{"sparse-adam": (0, 2), "sparse-momentum": (0, 1)},
+}
+PAGE = 4096
+
+
+def in_pages(size):
+    return -(-size // PAGE) * PAGE
 
 
 def shape_of(model, **changes):
@@ -78,12 +88,10 @@ class ByHand:
             if options.mode == "training":
                 tokens = options.batch * options.context
                 if is_sparse:
-                    touched = min(tokens * shape.n_columns, own)
-                    state = own * 4 if options.optimizer == "rowwise-adagrad" else 2 * own * row
-                    more = touched * (row + 8) + state
+                    self.add_sparse(taken, place, rows, tokens * shape.n_columns)
                 else:
                     more = own * row + own * width * self.state_bytes(self.dtype)
-                taken[place] += more * (self.ranks if place == "cpu" else 1)
+                    taken[place] += more * (self.ranks if place == "cpu" else 1)
         taken[computes] += self.dense * ITEM[around]
         # Offsets of the heads in int64, and one map of the vocabulary to compressed ids in int32.
         taken[computes] += 8 * shape.n_columns * len(shape.layer_ids)
@@ -104,9 +112,32 @@ class ByHand:
         there = {"gpu": options.device_memory, "cpu": options.host_memory, "disk": options.disk}
         if place == "disk" and options.tokens_per_second and options.disk_iops:
             reads = shape.n_columns * len(shape.layer_ids) * (2 if self.dtype == "fp8" else 1)
+            if options.mode == "training":
+                reads *= 1 + sum(COLUMNS[options.optimizer])
             if reads * options.tokens_per_second > options.disk_iops:
                 return False
         return all(there[home] is None or taken[home] <= there[home] for home in taken)
+
+    def add_sparse(self, taken, place, rows, touched):
+        """Add gradients and state of a table of so many rows, of which a step touches some."""
+        own, width, steps = -(-rows // self.ranks), self.shape.row_width, self.options.save_every
+        by_row, by_value = COLUMNS[self.options.optimizer]
+        files = [width * ITEM[self.dtype], *[4] * by_row, *[4 * width] * by_value]
+        gradients = min(touched, own) * (4 * width + 8)
+        if place == "gpu":
+            taken["gpu"] += gradients + own * sum(files[1:])
+            return
+        taken["cpu"] += gradients * self.ranks
+        if place == "cpu":
+            taken["cpu"] += own * sum(files[1:]) * self.ranks
+            return
+        changed, changed_own = rows, own
+        if steps is not None:
+            changed, changed_own = min(rows, touched * steps), min(own, touched * steps)
+        taken["cpu"] += len(files) * (-(-own // 8) + 16 * changed_own) * self.ranks
+        taken["disk"] += rows * sum(files[1:])
+        for row_bytes in files:
+            taken["disk"] += in_pages(changed * row_bytes) + in_pages(changed * 8)
 
     def state_bytes(self, dtype):
         """Bytes of optimiser state for a parameter, under dense Adam where rows are apart."""
@@ -175,6 +206,80 @@ QUESTIONS = {
         host_memory=32 * GB,
         tables="cpu",
         optimizer="rowwise-adagrad",
+        **TRAIN,
+    ),
+    **{
+        f"trained on disk by {optimizer}": ask(
+            "qwen3-0.6b",
+            device_memory=24 * GB,
+            host_memory=64 * GB,
+            disk=50 * GB,
+            tables="disk",
+            optimizer=optimizer,
+            train="memory",
+            **TRAIN,
+        )
+        for optimizer in COLUMNS
+    },
+    "trained on a slow disk": ask(
+        "qwen3-0.6b",
+        device_memory=24 * GB,
+        host_memory=64 * GB,
+        disk=50 * GB,
+        tables="disk",
+        optimizer="rowwise-adagrad",
+        disk_iops=128_000,
+        tokens_per_second=2000,
+        **TRAIN,
+    ),
+    "trained on disk, few steps to a checkpoint": ask(
+        "smollm2-135m",
+        device_memory=8 * GB,
+        host_memory=64 * GB,
+        disk=50 * GB,
+        tables="disk",
+        optimizer="rowwise-adagrad",
+        save_every=20,
+        **TRAIN,
+    ),
+    "trained on disk, a small host": ask(
+        "smollm2-135m",
+        device_memory=8 * GB,
+        host_memory=GB,
+        disk=500 * GB,
+        tables="disk",
+        optimizer="rowwise-adagrad",
+        save_every=100,
+        **TRAIN,
+    ),
+    "trained on disk without a GPU": ask(
+        "smollm2-135m",
+        tp=0,
+        host_memory=8 * GB,
+        disk=100 * GB,
+        optimizer="sparse-adam",
+        train="memory",
+        **TRAIN,
+    ),
+    "trained on disk, rows of odd size": ask(
+        "gpt2",
+        {"n_embed_per_ngram": 600},
+        device_memory=8 * GB,
+        host_memory=64 * GB,
+        disk=20 * GB,
+        tables="disk",
+        optimizer="sparse-momentum",
+        save_every=50,
+        **TRAIN,
+    ),
+    "two GPUs trained on disk": ask(
+        "llama-3.2-1b",
+        device_memory=24 * GB,
+        host_memory=64 * GB,
+        disk=100 * GB,
+        tp=2,
+        tables="disk",
+        optimizer="rowwise-rmsprop",
         **TRAIN,
     ),
     "momentum": ask("gpt2", device_memory=8 * GB, optimizer="momentum", **TRAIN),
@@ -259,6 +364,39 @@ def test_twice_the_smallest_rows_never_fit(budget):
     twice = plan.rows_per_order // 8 * 16
     found = engram.size("gpt2", SizeOptions(rows=twice)).counts.total_params - budget
     assert plan.doubling["budget"].missing == found
+
+
+def test_a_disk_that_cannot_keep_up_with_training_binds():
+    """A look-up reads a row and its state: 32 rows a token, under sparse Adam two columns."""
+    options = {"mode": "training", "optimizer": "sparse-adam", "tables": "disk", "disk": GB}
+    options |= {"host_memory": 64 * GB, "device_memory": 80 * GB, "tokens_per_second": 1000}
+    used = engram.size("gpt2", SizeOptions(disk_iops=96_000, **options)).trial.use.resources
+    assert used["iops"].used == 96_000
+    with pytest.raises(DoesNotFitError, match="disk reads of 95,999 reads/s lacks 1 reads/s"):
+        engram.size("gpt2", SizeOptions(disk_iops=95_999, **options))
+
+
+def test_tables_are_trained_on_disk_where_most_fit_there():
+    options = {"device_memory": 8 * GB, "host_memory": 4 * GB, "disk": 100 * GB, **TRAIN}
+    options["save_every"] = 10
+    found = {
+        optimizer: engram.size("gpt2", SizeOptions(optimizer=optimizer, **options))
+        for optimizer in ("adam", "rowwise-adagrad")
+    }
+    assert found["adam"].trial.use.tables != "disk"
+    on_disk = found["rowwise-adagrad"]
+    assert (on_disk.trial.use.tables, on_disk.plan.binding) == ("disk", ("disk space",))
+    tried = [(it.tables, it.optimizer) for it in on_disk.alternatives]
+    assert tried == [
+        *(("gpu", "rowwise-adagrad"), ("cpu", "rowwise-adagrad"), ("disk", "rowwise-adagrad")),
+        ("disk", "sparse-adam"),
+    ]
+    # Gradients and bitmaps are in the memory of a host, of which nobody has said how much.
+    unknown = engram.size(
+        "gpt2",
+        SizeOptions(optimizer="rowwise-adagrad", tables="disk", **{**options, "host_memory": None}),
+    )
+    assert unknown.fits is None
 
 
 def test_a_slow_disk_is_refused_whatever_its_size():

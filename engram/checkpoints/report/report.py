@@ -8,8 +8,9 @@ from engram.arguments import checked
 from engram.backbone import Backbone
 from engram.checkpoints.report.report_target import find_target
 from engram.config.engram_config import EngramConfig
+from engram.sizing.optimizers import OPTIMIZERS, ROW_STATES
 from engram.sizing.placement import MemoryUse, memory_use
-from engram.sizing.run_options import OPTIMIZERS, PLACES, Place, ReportOptions
+from engram.sizing.run_options import PLACES, Place, ReportOptions
 from engram.sizing.weights import Contents, reads_of, total_of
 
 
@@ -42,9 +43,6 @@ class Report:
         """Return what ``engram report --json`` prints."""
         found, options, use = self.target, self.options, self.use
         mode = options.mode
-        places = [place for place in PLACES if not (mode == "training" and place == "disk")]
-        if not options.tp:
-            places.remove("gpu")
         return {
             "schema": "engram.report/1",
             "target": self.name,
@@ -57,8 +55,10 @@ class Report:
             "tables": use.tables,
             "tp": options.tp,
             **_numbers(found, use),
-            "reads": _reads(found, options.tokens_per_second),
-            "homes": [_home(_use(found, replace(options, tables=place))) for place in places],
+            "reads": _reads(found, use),
+            "homes": [
+                _home(_use(found, replace(options, tables=place))) for place in options.table_places
+            ],
             "training": _training(found, options),
             "assumptions": [*found.notes, *use.assumptions],
             "device_memory_bytes": options.device_memory,
@@ -175,10 +175,10 @@ def _layer(use: MemoryUse, layer_id: int | None, hash_rows: int) -> dict[str, An
     }
 
 
-def _reads(found: Contents, tokens_per_second: int | None) -> dict[str, Any]:
-    reads = reads_of(found.weights)
+def _reads(found: Contents, use: MemoryUse) -> dict[str, Any]:
+    reads, tokens_per_second = reads_of(use.weights), use.options.tokens_per_second
     by_layer = [
-        reads_of([part for part in found.weights if part.layer_id == layer_id])
+        reads_of([part for part in use.weights if part.layer_id == layer_id])
         for layer_id in found.hash_rows
     ]
     pages = reads.pages
@@ -213,14 +213,19 @@ def _home(use: MemoryUse) -> dict[str, Any]:
 
 
 def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
-    """Bytes of training under every optimiser, on one device and on each of the ranks."""
+    """Bytes of training under every optimiser, on one device and on each of the ranks.
+
+    Of tables on disk, under those that they can be trained with.
+    """
     if options.base_bytes is not None and options.train == "all":
         return []  # the bytes of a base do not tell what training it takes
-    tables: Place = "cpu" if options.tables == "cpu" or not options.tp else "gpu"
+    on_disk = options.mode == "training" and options.tables == "disk"
+    computes: Place = "cpu" if options.tables == "cpu" or not options.tp else "gpu"
+    tables: Place = "disk" if on_disk else computes
     # The weights have their dtype already.
     trained = replace(options, mode="training", tables=tables, dtype=None)
     found = []
-    for optimizer in OPTIMIZERS:
+    for optimizer in ROW_STATES if on_disk else OPTIMIZERS:
         whole, shared = (
             _use(target, replace(trained, optimizer=optimizer, tp=count))
             for count in (min(1, options.tp), options.tp)

@@ -132,12 +132,17 @@ def test_what_fits_where(release):
 def test_training_by_optimiser(release):
     report = run("report", release, "--tp", 8, "--json").json()
     rows = {row["optimizer"]: row for row in report["training"]}
-    assert list(rows) == ["adam", "momentum", "sgd", "rowwise-adagrad", "sparse-adam"]
+    assert list(rows) == [
+        *("adam", "momentum", "sgd", "rowwise-adagrad", "rowwise-rmsprop", "sparse-adam"),
+        "sparse-momentum",
+    ]
     params = 196_613_849_600
     assert rows["adam"]["table_bytes"] == 16 * params
     assert rows["momentum"]["table_bytes"] == 12 * params
     assert rows["rowwise-adagrad"]["table_state_bytes"] == 4 * sum(ROWS)
-    assert rows["sparse-adam"]["table_state_bytes"] == 2 * 2 * params
+    assert rows["rowwise-rmsprop"] == {**rows["rowwise-adagrad"], "optimizer": "rowwise-rmsprop"}
+    assert rows["sparse-momentum"]["table_state_bytes"] == 4 * params
+    assert rows["sparse-adam"]["table_state_bytes"] == 2 * 4 * params
     assert all(row["rank_bytes"] < row["total_bytes"] / 4 for row in rows.values())
     text = (
         run("report", release, "--tp", 8, "--mode", "training", "--train", "memory").ended().stdout
