@@ -60,6 +60,7 @@ def prepared(tmp_path_factory):
         "llama", folder / "smollm2-135m", sizes={"intermediate_size": 4096, "num_hidden_layers": 3}
     )
     (folder / "english.txt").write_text(TEXT)
+    (folder / "foldoc.txt").write_text(TEXT)
     (folder / "sample.txt").write_text(TEXT)
     (folder / "records.jsonl").write_text(f"{json.dumps({'text': TEXT})}\n" * 3)
     with pytest.MonkeyPatch.context() as patch:
