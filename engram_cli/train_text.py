@@ -88,7 +88,8 @@ class Watcher(ExitStack):
 
 
 def _line(news: RunNews) -> str:
-    held_out = "" if news.held_out is None else f", held out {news.held_out:.4f}"
+    # The last step is not evaluated; the end is, on all that is held out.
+    held_out = f", held out {news.held_out:.4f}" if news.is_evaluation else ""
     moved = "" if news.row_movement is None else f", rows moved by {news.row_movement:.3g}"
     gates = "" if news.gate_mean is None else f", mean gate {news.gate_mean:.3f}"
     return (
