@@ -68,14 +68,6 @@ class Stopping:
     def __init__(self) -> None:
         self.wanted = self.waits = False
 
-    def begin(self) -> None:
-        """Let Ctrl-C wait for the end of a step from now on."""
-        self.waits = True
-
-    def end(self) -> None:
-        """Let Ctrl-C end the command as always from now on."""
-        self.waits = False
-
 
 @contextmanager
 def stopping_after_step(out: Output) -> Iterator[Stopping]:

@@ -210,7 +210,7 @@ def train(
     from engram_cli.interrupts import stopping_after_step
     from engram_cli.train_text import Watcher, show
 
-    with stopping_after_step(out) as stopping, Watcher(out, stopping) as watcher:
+    with stopping_after_step(out) as stopping, Watcher(out, stopping, words) as watcher:
         result = run(
             base,
             output,
@@ -232,10 +232,10 @@ def train(
             listeners=watcher.listeners(),
         )
     if not watcher.is_first:
-        return
+        raise typer.Exit(130 if result.output is None else 0)
     out.result(result.to_dict(), show(result))
     if result.output is None:
-        watcher.say_how_to_go_on(words)
+        watcher.say_how_to_go_on()
         raise typer.Exit(130)
     watcher.say_next(result)
 

@@ -26,29 +26,37 @@ class Watcher(ExitStack):
     Args:
         out: Where to.
         stopping: Whether Ctrl-C was pressed.
+        words: Words of the command after its name.
     """
 
-    def __init__(self, out: Output, stopping: Stopping) -> None:
+    def __init__(self, out: Output, stopping: Stopping, words: Sequence[str]) -> None:
         super().__init__()
-        self._out, self._stopping = out, stopping
+        self._out, self._stopping, self._words = out, stopping, words
+        self._has_begun = False
         self.is_first = os.environ.get("RANK", "0") == "0"
         self._bar: Any = None
 
     def listeners(self) -> Listeners:
         """Return the functions that a run is to call."""
         if not self.is_first:
-            return Listeners(should_stop=lambda: self._stopping.wanted)
+            return Listeners(news=self._wait, should_stop=lambda: self._stopping.wanted)
         return Listeners(
             forecast=self._forecast,
             news=self._news,
-            evaluation=None,
             should_stop=lambda: self._stopping.wanted,
         )
 
-    def say_how_to_go_on(self, words: Sequence[str]) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> bool | None:
+        """End the bar; of a run that Ctrl-C ends, name the command that resumes it."""
+        ended = super().__exit__(kind, *details)
+        if kind is KeyboardInterrupt and self._has_begun:
+            self.say_how_to_go_on()
+        return ended
+
+    def say_how_to_go_on(self) -> None:
         """Name the command that goes on with an interrupted run."""
-        more = [] if "--resume" in words else ["--resume"]
-        self._out.next_step(shlex.join(["engram", "train", *words, *more]))
+        more = [] if "--resume" in self._words else ["--resume"]
+        self._out.next_step(shlex.join(["engram", "train", *self._words, *more]))
 
     def say_next(self, result: Trained) -> None:
         """Name the command that checks the result."""
@@ -72,11 +80,14 @@ class Watcher(ExitStack):
             out.note(f"{touches} on average; {moved}.")
         if forecast.warning is not None:
             out.warn(forecast.warning)
-        self._stopping.begin()
+        self._has_begun = True
+
+    def _wait(self, news: RunNews) -> None:
+        """Let Ctrl-C wait for the end of a step from the first one on, while there is another."""
+        self._stopping.waits = news.step < news.steps
 
     def _news(self, news: RunNews) -> None:
-        if news.step == news.steps:
-            self._stopping.end()
+        self._wait(news)
         if not self._out.quiet and sys.stderr.isatty():
             if self._bar is None:
                 from engram_cli.step_progress import step_bar

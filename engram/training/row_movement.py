@@ -19,58 +19,84 @@ _BLOCK_ROWS = 2**16
 
 
 class RowMovement:
-    """The rows of tables before training, a sample of them.
+    """The rows of tables before training, a sample of them; the methods are collectives.
 
     Args:
         tables: The tables, before their first step, or of a run that goes on.
-        seed: Seed of the sample.
+        seed: Seed of the sample, which is the same for any number of processes.
         file: Place of the sample for runs that go on; None to keep it in memory alone.
+
+    Attributes:
+        start_rms: Root mean square of the values before; None without tables.
     """
 
     def __init__(self, tables: Sequence[TrainedTable], seed: int, file: Path | None = None) -> None:
         self._tables = tables
-        self._ids = []
+        self._ids, bounds = [], []
         for number, table in enumerate(tables):
             generator = torch.Generator().manual_seed(seed + number)
-            ids = torch.randint(table.rows.count, (_SAMPLE,), generator=generator).unique()
-            self._ids.append(ids.to(table.weight.device))
+            ids = torch.randint(table.total_rows, (_SAMPLE,), generator=generator).unique()
+            first = table.rows.first_row
+            ends = torch.tensor([first, first + table.rows.count])
+            low, high = torch.searchsorted(ids, ends).tolist()
+            bounds.append(slice(low, high))
+            self._ids.append((ids[low:high] - first).to(table.weight.device))
         if file is not None and file.is_file():
             saved = read_tensors(file)
-            devices = [table.weight.device for table in tables]
-            self._start = [saved[str(number)].to(it) for number, it in enumerate(devices)]
-            return
-        self._start = self._sample()
-        if file is not None:
-            named = {str(number): it.cpu() for number, it in enumerate(self._start)}
-            with atomic_write(file) as whole:
-                whole.write(save(named))
-
-    @property
-    def start_rms(self) -> float | None:
-        """Root mean square of the values before; None without tables."""
-        return _rms(self._start)
+            self._start = [
+                saved[str(number)][mine].to(table.weight.device)
+                for number, (table, mine) in enumerate(zip(tables, bounds, strict=True))
+            ]
+        else:
+            self._start = self._sample()
+            if file is not None:
+                self._keep(file)
+        self.start_rms = self._rms(self._start)
 
     def moved(self) -> float | None:
         """Root mean square of the change since then, in those of the values before.
 
         None where the tables started at zero, or there are none.
         """
-        start = self.start_rms
-        if not start:
-            return None
         now = self._sample()
-        change = _rms([new - old for new, old in zip(now, self._start, strict=True)])
-        return (change or 0.0) / start
+        change = self._rms([new - old for new, old in zip(now, self._start, strict=True)])
+        return (change or 0.0) / self.start_rms if self.start_rms else None
 
     def now_rms(self) -> float | None:
         """Root mean square of the values now; None without tables."""
-        return _rms(self._sample())
+        return self._rms(self._sample())
 
     def _sample(self) -> list[Tensor]:
         return [
             table.rows.read(ids).double()
             for table, ids in zip(self._tables, self._ids, strict=True)
         ]
+
+    def _keep(self, file: Path) -> None:
+        """Write the sample of all processes."""
+        mine = [it.cpu() for it in self._start]
+        parts = [mine]
+        is_first = True
+        if any(table.is_shard for table in self._tables):
+            parts = [mine] * dist.get_world_size()
+            dist.all_gather_object(parts, mine)
+            is_first = dist.get_rank() == 0
+        if is_first:
+            whole = {
+                str(number): torch.cat(it) for number, it in enumerate(zip(*parts, strict=True))
+            }
+            with atomic_write(file) as opened:
+                opened.write(save(whole))
+
+    def _rms(self, values: Sequence[Tensor]) -> float | None:
+        totals = [[float(value.square().sum()), float(value.numel())] for value in values]
+        if not totals:
+            return None
+        sums = torch.tensor(totals, dtype=torch.float64, device=values[0].device)  # tables x 2
+        if any(table.is_shard for table in self._tables):
+            dist.all_reduce(sums)
+        square, count = sums.sum(0).tolist()
+        return sqrt(square / count) if count else None
 
 
 def count_touched(tables: Sequence[TrainedTable]) -> int:
@@ -89,8 +115,3 @@ def count_touched(tables: Sequence[TrainedTable]) -> int:
             here = int(count)
         total += here
     return total
-
-
-def _rms(values: Sequence[Tensor]) -> float | None:
-    count = sum(value.numel() for value in values)
-    return sqrt(sum(float(value.square().sum()) for value in values) / count) if count else None

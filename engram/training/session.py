@@ -81,7 +81,7 @@ class Session:
 
     def __post_init__(self) -> None:
         file = None
-        if self.trained.journal is not None and self.place.rank == 0:
+        if self.trained.journal is not None:
             file = self.place.tables / "rows-before.safetensors"
         self.movement = RowMovement(self.optimizer.tables, self.options.seed, file)
 

@@ -124,8 +124,8 @@ def _demand_positions(model: Any, context: int) -> None:
         for name, module in model.named_modules()
     ):
         raise UsageError(
-            f"context must be at most {most}, the positions of the model, got {context}.",
-            argument="context",
+            f"A window of {context} tokens is longer than the {most} positions of the model.",
+            "Lower --context (in Python, context).",
         )
 
 

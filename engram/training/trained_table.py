@@ -28,6 +28,7 @@ class TrainedTable:
     Attributes:
         weight: The parameter.
         rows: Its rows, wherever they lie.
+        total_rows: Number of its rows on all processes.
         columns: State of the rule beside them, by name.
         steps: Steps so far.
         is_shard: Whether other processes hold its other rows.
@@ -38,7 +39,7 @@ class TrainedTable:
         module: Any = embedding
         module.sparse = True
         self.weight: nn.Parameter = module.weight
-        self.rows = rows_of(embedding)
+        self.rows, self.total_rows = rows_of(embedding), int(module.num_embeddings)
         self.is_shard = isinstance(embedding, ShardedEmbedding)
         self._group: dist.ProcessGroup | None = getattr(embedding, "group", None)
         self.steps = self.rows_touched = 0

@@ -23,7 +23,8 @@ from engram.nn.sharded import first_row_of
 from engram.storage.row_journal import Journal
 from engram.storage.safetensors_headers import read_header
 from engram.storage.safetensors_writer import TensorStream, write_shard
-from engram.training import MemoryOptimizer, optimizer_for, shards
+from engram.training import Listeners, MemoryOptimizer, TrainOptions, optimizer_for, shards
+from engram.training import train as run_training
 from support import tiny
 from support.demo_modules import make_config, make_module
 
@@ -336,3 +337,38 @@ def read(path: Path, rows: int, width: int, dtype: torch.dtype, block_bytes: int
 
 def _bytes(block: Tensor) -> Any:
     return block.view(torch.uint8).numpy()
+
+
+def train_folder(attached: Path, output: Path, text: Path, ends: str, **options: Any) -> Any:
+    """Train an attached folder; returns the losses by step.
+
+    Args:
+        attached: The folder.
+        output: The folder to appear.
+        text: The text.
+        ends: ``"whole"``; or ``"before it is evaluated"``, which leaves the last checkpoint;
+            or ``"resumed"`` from there.
+        **options: Those of `TrainOptions`.
+    """
+    told = [False]
+
+    def interrupt(done: int, total: int | None) -> None:
+        if told[-1] and ends == "before it is evaluated":
+            raise KeyboardInterrupt
+
+    listeners = Listeners(
+        news=lambda news: told.append(news.step == news.steps), evaluation=interrupt
+    )
+    settings = TrainOptions(context=32, trainer={"use_cpu": True}, **options)
+    try:
+        done = run_training(
+            attached,
+            output,
+            text,
+            options=settings,
+            resume=ends == "resumed",
+            listeners=listeners,
+        )
+    except KeyboardInterrupt:
+        return None
+    return [record["loss"] for record in done.log]

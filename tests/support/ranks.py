@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ _SERVER: list[ForkServerContext] = []
 _PATIENCE = datetime.timedelta(seconds=60)
 
 
-def on_ranks(ranks: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+def on_ranks(ranks: int, work: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
     """Run a function of `support`, or of an installed package, on each rank of a group.
 
     Args:
         ranks: Number of processes.
-        work: The function; gets `args`.
+        work: The function; gets the arguments.
         *args: Its arguments.
+        **options: Its arguments by name.
 
     Returns:
         What it returned on each rank.
@@ -37,7 +39,9 @@ def on_ranks(ranks: int, work: Callable[..., Any], *args: Any) -> list[Any]:
         _SERVER[0].set_forkserver_preload(["torch.distributed.fsdp", "support.ranks", "engram.hf"])
     with tempfile.TemporaryDirectory(prefix="engram-ranks-") as folder:
         processes = [
-            _SERVER[0].Process(target=_run, args=(folder, rank, ranks, work, args), daemon=True)
+            _SERVER[0].Process(
+                target=_run, args=(folder, rank, ranks, partial(work, **options), args), daemon=True
+            )
             for rank in range(ranks)
         ]
         for process in processes:
