@@ -72,6 +72,10 @@ class Watcher(ExitStack):
         if forecast.memory_bytes is not None:
             parts.append(f"about {format_bytes(forecast.memory_bytes)} (estimated)")
         out.note(f"Will take {', '.join(parts)}.")
+        out.note(
+            f"{plural(forecast.held_out_tokens, 'token')} are held out; they are evaluated before "
+            f"and after, in about {_duration(forecast.evaluation_seconds)} each (estimated)."
+        )
         if forecast.start_rms is not None:
             touches = f"A row of one head is touched {forecast.touches_per_row:,.1f} times"
             moved = "rows start at zero"

@@ -19,6 +19,8 @@ class Forecast:
         movement: Distance that a row's values move, at most, over `start_rms`; None where the
             tables start at zero, or none is trained.
         memory_bytes: Bytes of weights, gradients, state and activations; None if unknown.
+        held_out_tokens: Tokens that are evaluated before and after.
+        evaluation_seconds: Time that one such evaluation takes.
     """
 
     steps: int
@@ -28,6 +30,8 @@ class Forecast:
     start_rms: float | None
     movement: float | None
     memory_bytes: int | None
+    held_out_tokens: int
+    evaluation_seconds: float
 
     @property
     def warning(self) -> str | None:

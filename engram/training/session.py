@@ -35,6 +35,8 @@ from engram.training.trained_model import TrainedModel
 
 # Micro-batches whose time is taken before a run starts; the first is slower.
 _MEASURED = 3
+# Share of a step's time that its forward pass takes.
+_FORWARD = 0.43
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ class Session:
         heads = len(config.orders) * config.n_head_per_ngram
         touches = tokens * heads * len(layers) / sum(layer.hash_rows for layer in layers)
         start = self.movement.start_rms
+        held_out = int(self.documents.lengths[self.documents.held_out].sum())
+        in_steps = held_out * self.place.ranks / self.tokens_per_step
         distance = distance_moved(touches, self.options.table_lr, self.options.table_optimizer)
         return Forecast(
             steps=steps,
@@ -179,6 +183,8 @@ class Session:
             start_rms=start,
             movement=distance / start if start else None,
             memory_bytes=_memory_bytes(self.origin, self.options),
+            held_out_tokens=held_out,
+            evaluation_seconds=_FORWARD * in_steps * step_seconds,
         )
 
     def held_out(self, most_tokens: int | None = None) -> DocumentLosses:
