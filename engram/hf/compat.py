@@ -33,6 +33,7 @@ _GENERATING = {
 _RENAMES = "loading bases whose tensors are renamed"
 _CODE = "bases that are code in their own folder"
 _QUANTISED = "memories beside quantised weights"
+_LOGGERS = "refusing a logger that is unknown or not installed before a run"
 _CONTINUOUS = "refusing continuous batching before it starts"
 
 # Seams that are called under the names of transformers. First the renaming of tensors on loading.
@@ -74,6 +75,13 @@ get_modules_to_not_convert = callable_seam(
 )
 quantiser_from_config = callable_seam(
     f"{PACKAGE}.quantizers", "AutoHfQuantizer.from_config", _QUANTISED
+)
+# Finds loggers of training by their names, and those whose packages are installed.
+find_loggers = callable_seam(
+    f"{PACKAGE}.integrations", "get_reporting_integration_callbacks", _LOGGERS, "report_to"
+)
+installed_loggers = callable_seam(
+    f"{PACKAGE}.integrations", "get_available_reporting_integrations", _LOGGERS
 )
 # GPT-2's projections: linear, their weights of shape (inputs, outputs).
 Conv1D = callable_seam(f"{PACKAGE}.pytorch_utils", "Conv1D", _QUANTISED)
@@ -319,6 +327,7 @@ SEAMS = (
         loads_from_headers,
     ),
     *(get_modules_to_not_convert, quantiser_from_config, Conv1D),
+    *(find_loggers, installed_loggers),
     callable_seam(PACKAGE, "GenerationMixin.init_continuous_batching", _CONTINUOUS),
     callable_seam(f"{PACKAGE}.generation.continuous_batching", "PagedAttentionCache", _CONTINUOUS),
     Seam(

@@ -10,12 +10,9 @@ from typing import Any, get_args
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
 
 from engram.errors import MissingPackageError, UsageError
+from engram.hf import compat
 from engram.training.train_options import TrainOptions
 
 # Arguments that are options of the toolkit, by their names here.
@@ -114,11 +111,14 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
 
 def _demand_loggers(names: Sequence[str]) -> None:
     """Refuse loggers that are unknown or not installed, before a run begins."""
+    try:
+        compat.find_loggers(list(names))
+    except ValueError as error:
+        raise UsageError(
+            f"transformers refuses report_to: {error}.", argument="report_to"
+        ) from None
     for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise UsageError(f"unknown logger: {name!r}.", f"One of {known}.")
-        if name not in get_available_reporting_integrations():
+        if name not in compat.installed_loggers():
             raise MissingPackageError(name, None, f"Logging to {name}")
 
 

@@ -76,13 +76,14 @@ def test_people_are_told_the_cost_the_course_and_the_result(place, attached):
     done = run(*train(attached, place, "told", "--evaluate-every", "2")).ended(0)
     notes = done.stderr.splitlines()
     assert notes[0].startswith("Will take 4 steps, 256 tokens, about ")
-    assert "touched 1.2 times on average; rows will move by at most 0.22" in notes[1]
-    assert notes[2].startswith("Warning: rows will move by at most 0.22")
-    assert notes[3].startswith("Step 2 of 4: loss ")
-    assert notes[4].startswith("Step 4 of 4: loss ")
+    assert "are held out; they are evaluated before and after" in notes[1]
+    assert "touched 1.2 times on average; rows will move by at most 0.22" in notes[2]
+    assert notes[3].startswith("Warning: rows will move by at most 0.22")
+    assert notes[4].startswith("Step 2 of 4: loss ")
+    assert notes[5].startswith("Step 4 of 4: loss ")
     # A held-out loss is told of the step that it is of.
-    assert ["held out" in note for note in notes[3:5]] == [True, False]
-    assert notes[5:] == [f"Next: engram verify {place / 'told'}"]
+    assert ["held out" in note for note in notes[4:6]] == [True, False]
+    assert notes[6:] == [f"Next: engram verify {place / 'told'}"]
     assert "held out  nats a token" in done.stdout
     assert "95 % interval" in done.stdout
     card = (place / "told" / "README.md").read_text()
@@ -140,7 +141,11 @@ def test_a_terminal_gets_a_bar(place, attached):
         (["-o", "out", "--text", "text.txt", "--set", "loging_steps=1"], 2, "logging_steps"),
         (["-o", "out", "--text", "text.txt", "--set", "logging_steps=a"], 2, "got 'a'"),
         (["-o", "out", "--text", "text.txt", "--set", "learning_rate=1"], 2, "--lr"),
-        (["-o", "out", "--text", "text.txt", "--set", "report_to=x"], 2, "unknown logger"),
+        (
+            ["-o", "out", "--text", "text.txt", "--set", "report_to=x"],
+            2,
+            "report_to names an unknown",
+        ),
         (["-o", "out", "--text", "text.txt", "--args", "unknown.yaml"], 2, "logging_steps"),
         (["-o", "out", "--text", "text.txt", "--args", "wrong.yaml"], 2, "must be bool, got 17"),
         (["-o", "out", "--text", "text.txt", "--args", "list.yaml"], 3, "TrainingArguments"),
