@@ -81,11 +81,13 @@ def prepare_model(
         trust_remote_code: Whether code of its base may run.
 
     Raises:
-        UsageError: Windows are longer than the model can read.
+        UsageError: Windows are longer than the model can read, or a quantised base is to learn.
     """
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
     model: Any = load(folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored)
     _demand_positions(model, options.context)
+    if getattr(model, "is_quantized", False):
+        _train_beside_quantised(model, folder, options)
     model.to(device)
     journal = None
     if options.tables == "disk":
@@ -110,6 +112,24 @@ def prepare_model(
         model = _with_adapters(model, options.lora_rank, options.seed)
     _widen(model)
     return TrainedModel(model, memory, options.train != "memory", journal=journal)
+
+
+def _train_beside_quantised(model: Any, folder: Path, options: TrainOptions) -> None:
+    """Let a memory be trained beside a quantised base.
+
+    Raises:
+        UsageError: The base is to be trained, too.
+    """
+    if options.train != "memory":
+        raise UsageError(
+            f"The base of {folder} is quantised: its own weights cannot be trained.",
+            "Leave --train out, or attach to the base as it was before.",
+        )
+    model.is_quantized = False  # Trainer would ask for adapters: the memory is what learns
+    for module in model.modules():
+        # On the CPU bitsandbytes repacks weights for a kernel without gradients.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _demand_positions(model: Any, context: int) -> None:

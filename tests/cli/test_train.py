@@ -7,12 +7,16 @@ import os
 import pty
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import engram
 from engram.training.run import Run
@@ -329,6 +333,26 @@ def test_a_dense_control_says_what_it_is(place, attached):
         assert f"{folder} is a dense control" in run(*words, "--json").error(3)["message"]
     run(*train(attached, place, "dense", "--overwrite", "-q")).ended(0)
     assert engram.verify(folder).ok
+
+
+def test_a_memory_is_trained_beside_a_quantised_base(place, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    base = tiny.base_model("llama", tmp_path / "base", sizes=sizes)
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=settings)
+    model.save_pretrained(tmp_path / "quantised")
+    for file in base.glob("token*"):
+        shutil.copyfile(file, tmp_path / "quantised" / file.name)
+    memory = tiny.memory_config(hidden_size=64)
+    folder = tiny.attached_model(tmp_path / "quantised", tmp_path / "attached", memory)
+    with warnings.catch_warnings(action="error"):  # such as one of gradients that are lost
+        done = run(*train(folder, place, "quantised", "--json")).json()
+    assert done["difference"]["high"] < 0
+    assert engram.verify(place / "quantised").ok
+    failure = run(*train(folder, place, "quantised-2", "--train", "all", "--json")).error(2)
+    assert "quantised" in failure["message"]
+    assert left(place, "quantised-2") == []
 
 
 @pytest.mark.slow

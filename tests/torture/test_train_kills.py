@@ -86,7 +86,8 @@ class Runs:
 
     def check(self, cwd: Path, done: list[Outcome], harm: object) -> None:
         """Check what a killed run left."""
-        assert all(it.code != 0 for it in done) or "out" in seen(cwd), (harm, done[0].stderr)
+        said = done[0].stderr if done else ""  # empty where the run was over already
+        assert all(it.code != 0 for it in done) or "out" in seen(cwd), (harm, said)
         assert not any(it.orphans or it.timed_out for it in done), harm
         found = without_times(seen(cwd))
         out = {name: what for name, what in found.items() if name.split("/")[0] == "out"}
@@ -98,7 +99,7 @@ class Runs:
             assert checkpoint.name == f"checkpoint-{state['step']:08d}"
             if "disk" not in self.more:
                 engram.load(self.inputs / "base", checkpoint)
-        told = [int(it) for it in re.findall(r"Step (\d+) of", done[0].stderr)]
+        told = [int(it) for it in re.findall(r"Step (\d+) of", said)]
         if told and not out:
             saved = max((int(it.name.removeprefix("checkpoint-")) for it in checkpoints), default=0)
             assert saved > told[-1] - _SAVE_EVERY, harm
