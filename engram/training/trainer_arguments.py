@@ -114,9 +114,8 @@ def _demand_loggers(names: Sequence[str]) -> None:
     try:
         compat.find_loggers(list(names))
     except ValueError as error:
-        raise UsageError(
-            f"transformers refuses report_to: {error}.", argument="report_to"
-        ) from None
+        said = str(error).rstrip(".")
+        raise UsageError(f"report_to names an unknown logger: {said}.") from None
     for name in names:
         if name not in compat.installed_loggers():
             raise MissingPackageError(name, None, f"Logging to {name}")

@@ -81,8 +81,8 @@ def test_people_are_told_the_cost_the_course_and_the_result(place, attached):
     notes = done.stderr.splitlines()
     assert notes[0].startswith("Will take 4 steps, 256 tokens, about ")
     assert "are held out; they are evaluated before and after" in notes[1]
-    assert "touched 1.2 times on average; rows will move by at most 0.22" in notes[2]
-    assert notes[3].startswith("Warning: rows will move by at most 0.22")
+    assert "touched 1.2 times on average; rows will move by at most 0.12" in notes[2]
+    assert notes[3].startswith("Warning: rows will move by at most 0.12")
     assert notes[4].startswith("Step 2 of 4: loss ")
     assert notes[5].startswith("Step 4 of 4: loss ")
     # A held-out loss is told of the step that it is of.
