@@ -45,6 +45,7 @@ def run(*words, seconds):
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_few_changed_artefacts():
     # Cases that build a model take most of the time; every hundredth is one.
     words = ("--cases", "300", "--seed", "7", "--heavy-every", "100")

@@ -89,6 +89,7 @@ def test_what_excludes_each_other_is_refused(text, tmp_path, asked, said):
     assert not (tmp_path / "out.checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_memory", [False, True])
 def test_an_interrupted_run_goes_on_to_the_same_weights(text, tmp_path, no_memory):
     spec, memory = read_new_base(EXAMPLE), read_config(MEMORY)

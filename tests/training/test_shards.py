@@ -55,6 +55,7 @@ def test_ranks_equal_one_process_in_float32(ranks, kind):
     compare(by_ranks(ranks, kind), alone(), 1e-6, 1e-5)
 
 
+@pytest.mark.slow
 @BY_RANKS
 def test_ranks_equal_one_process_in_float64(ranks, kind):
     """With accumulated gradients, and layers that are computed again in the backward pass."""
@@ -72,6 +73,7 @@ def test_tables_in_files(tmp_path):
     compare(found, alone(**FLOAT64), 1e-12, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_that_every_rank_holds_equal_one_process(kind):
     found = by_ranks(2, kind, is_shared=False, **FLOAT64)
@@ -91,6 +93,7 @@ def test_the_clipped_norm_is_that_of_dense_copies(kind):
             assert it["norms"][0].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "block_bytes"), [(torch.float32, 2**24), (torch.bfloat16, 24)])
 def test_saved_by_any_number_of_ranks_and_loaded_by_any_other(tmp_path, dtype, block_bytes):
     table = torch.randn(29, 3).to(dtype)
