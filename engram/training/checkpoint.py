@@ -132,8 +132,10 @@ def save_checkpoint(
     if journal is not None:
         _commit(journal, {"step": step}, is_first)
     if is_first:
-        # Of tables in files there is one state, that of the last commit.
-        for old in checkpoints_in(folder)[: -keep if journal is None else -1]:
+        there = checkpoints_in(folder)
+        # Of tables in files there is one state, that of the last commit; a later checkpoint was
+        # never committed.
+        for old in there[:-keep] if journal is None else [it for it in there if it != path]:
             discard(old)
     return path
 

@@ -16,7 +16,7 @@ from engram.storage.files import write_json
 from engram.storage.json_files import COPY_AGAIN, OBJECT, read_json
 from engram.storage.row_journal import Journal
 from engram.storage.staging import clean, clean_all, discard
-from engram.training.checkpoint import checkpoints_in, step_of
+from engram.training.checkpoint import checkpoint_at, checkpoints_in
 from engram.training.document_loss import DocumentLosses
 from engram.training.shards import wait_for_all
 
@@ -60,12 +60,21 @@ class RunFolder:
 
         Args:
             journal: Journal of tables in files, whose last commit is of one checkpoint.
+
+        Raises:
+            MissingFileError: The checkpoint of the last commit is gone.
         """
         found = checkpoints_in(self.folder)
-        if journal is not None:
-            step = (journal.committed or {}).get("step")
-            found = [path for path in found if step_of(path) == step]
-        return found[-1] if found else None
+        if journal is None or journal.committed is None:
+            return found[-1] if found and journal is None else None
+        path = checkpoint_at(self.folder, journal.committed["step"])
+        if path not in found:
+            raise MissingFileError(
+                f"{path} is gone, which the tables in {self.tables} belong to.",
+                "Put it back, or start anew with --overwrite.",
+                path=str(path),
+            )
+        return path
 
     @contextmanager
     def first_does(self) -> Iterator[bool]:

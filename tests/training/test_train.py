@@ -327,3 +327,28 @@ def test_a_run_with_tables_in_files_goes_on_exactly(trained, attached, text, tmp
     differing = {name for name in one if one[name] != other.get(name)}
     assert differing <= {"engram_training.json", "README.md"}
     assert again.row_movement == trained.row_movement
+
+
+def test_a_checkpoint_that_was_never_committed_is_not_taken_for_the_last(
+    trained, attached, text, tmp_path
+):
+    steps = iter(range(1, 100))
+    asked = {"options": options(tables="disk", save_every=0)}
+
+    def run(stops_at, **more):
+        stop = Listeners(should_stop=lambda: next(steps) == stops_at)
+        return train(attached, tmp_path / "out", text, **asked, **more, listeners=stop)
+
+    run(2)
+    # As a process leaves it that is killed between the folder and the commit.
+    place = tmp_path / "out.checkpoints"
+    shutil.copytree(place / "checkpoint-00000002", place / "checkpoint-00000005")
+    assert run(4, resume=True).checkpoint.name == "checkpoint-00000004"
+    assert [path.name for path in place.glob("checkpoint-*")] == ["checkpoint-00000004"]
+    shutil.move(place / "checkpoint-00000004", tmp_path / "moved")
+    with pytest.raises(MissingFileError, match="checkpoint-00000004 is gone"):
+        run(99, resume=True)
+    shutil.move(tmp_path / "moved", place / "checkpoint-00000004")
+    again = run(99, resume=True)
+    name = "engram-00001-of-00001.safetensors"
+    assert (again.output / name).read_bytes() == (trained.output / name).read_bytes()
