@@ -94,6 +94,7 @@ class Run:
     _held_out: float | None = None
     _moved: float | None = None
     _unlogged: dict[str, float] | None = None
+    _unlogged_losses: list[float] = field(default_factory=list)
     _scheduler: Any = None
     _gates: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     _since: float = 0.0
@@ -140,6 +141,7 @@ class Run:
         self._steps_here += 1
         self.step = step
         self._losses = [*self._losses[1 - _LAST_STEPS :], loss]
+        self._unlogged_losses.append(loss)
         is_last = step >= self.steps
         is_evaluation = self._is_time(self.options.evaluate_every, step) and not is_last
         if is_last or is_evaluation or step % max(1, self.steps // _RECORDS) == 0:
@@ -180,9 +182,12 @@ class Run:
         )
 
     def logged(self) -> dict[str, float]:
-        """Return what a step adds to the trainer's log."""
-        optimizer = self.trainees.optimizer
+        """Return what a step adds to the trainer's log, or replaces in it."""
+        optimizer, losses = self.trainees.optimizer, self._unlogged_losses
+        self._unlogged_losses = []
         return {
+            # Trainer's own would be divided by the steps before a checkpoint, too.
+            "loss": math.fsum(losses) / len(losses),
             "grad_norm": optimizer.last_grad_norm or 0.0,
             "rows_touched": optimizer.rows_touched,
             "tokens_per_second": round(self.tokens_per_second),

@@ -108,7 +108,7 @@ class MemoryTrainer(Trainer):  # type: ignore[misc]
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log like Trainer, with the norm of all gradients in place of the dense ones'."""
+        """Log like Trainer, but the run's own loss, and the norm of all gradients."""
         super().log({**logs, **self._run.logged()} if "loss" in logs else logs, start_time)
 
     def taken_loss(self) -> float:
