@@ -97,6 +97,8 @@ class TrainOptions:
         self._check("above 0 and at most 0.5", lambda it: 0 < it <= 0.5, "held_out")
         rates = ("lr", "table_lr", "weight_decay", "max_grad_norm")
         self._check("a number >= 0", lambda it: 0 <= it < float("inf"), *rates)
+        # numpy's seeds, which Trainer sets, have 32 bits.
+        self._check("below 2^32", lambda it: it < 2**32, "seed")
         self._check("a number > 0", lambda it: 0 < it < float("inf"), "minutes")
         if self.control is not None and self.train == "lora":
             raise UsageError(

@@ -1,5 +1,6 @@
 """Makes transformers' `TrainingArguments` of a run's options and of what users add to them."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -36,18 +37,61 @@ _OURS = {
     "eval_steps": "--evaluate-every",
     "resume_from_checkpoint": "--resume",
 }
+# Reasons for which a run does not take others.
+_ROWS = "rows are read by number, in an order that follows from --seed"
+_EVALUATIONS = "evaluations are the run's own; see --evaluate-every and --held-out"
+_CHECKPOINTS = "checkpoints are the run's own"
+_OPTIMIZER = "the optimiser is MemoryOptimizer; see --table-optimizer"
+_PUSH = "push the result: engram.push_to_hub"
+_SHARDING = "engram train divides the tables and leaves the rest to DDP"
 # Those that a run cannot do, and the reason.
 _NOT_HERE = {
     "fp16": "gradients of tables are not scaled; use --bf16",
     "deepspeed": "its optimisers know no rows; use torchrun, which divides the tables",
-    "fsdp": "engram train divides the tables and leaves the rest to DDP",
-    "optim": "the optimiser is MemoryOptimizer; see --table-optimizer",
-    "load_best_model_at_end": "checkpoints are the run's own",
-    "push_to_hub": "push the result: engram.push_to_hub",
+    "fsdp": _SHARDING,
+    "optim": _OPTIMIZER,
+    "load_best_model_at_end": _CHECKPOINTS,
+    "push_to_hub": _PUSH,
     "do_train": "it always trains",
     "do_eval": "it always evaluates",
     "do_predict": "it has nothing to predict",
     "auto_find_batch_size": "the order of the data depends on --batch",
+    "data_seed": _ROWS,
+    "train_sampling_strategy": _ROWS,
+    "length_column_name": _ROWS,
+    "remove_unused_columns": _ROWS,
+    "ignore_data_skip": _ROWS,
+    "label_names": _ROWS,
+    "per_device_eval_batch_size": _EVALUATIONS,
+    "prediction_loss_only": _EVALUATIONS,
+    "include_for_metrics": _EVALUATIONS,
+    "batch_eval_metrics": _EVALUATIONS,
+    "bf16_full_eval": _EVALUATIONS,
+    "fp16_full_eval": _EVALUATIONS,
+    "metric_for_best_model": _CHECKPOINTS,
+    "greater_is_better": _CHECKPOINTS,
+    "enable_jit_checkpoint": _CHECKPOINTS,
+    "restore_callback_states_from_checkpoint": _CHECKPOINTS,
+    "parallelism_config": _SHARDING,
+    "disable_tqdm": "the bar is engram train's own",
+    "use_cache": "training needs no cache",
+}
+# Beginnings of the names of others, which would have no effect.
+_NONE_OF: dict[str, str] = {
+    "adam_": _OPTIMIZER,
+    "optim_": _OPTIMIZER,
+    "dataloader_": _ROWS,
+    "eval_": _EVALUATIONS,
+    "save_": _CHECKPOINTS,
+    "hub_": _PUSH,
+    "fsdp_": _SHARDING,
+}
+# Variables by which accelerate launch asks for what a run cannot do.
+_LAUNCHED = {
+    "ACCELERATE_USE_FSDP": "fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "deepspeed",
+    "ACCELERATE_USE_MEGATRON_LM": "megatron_lm",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism_config",
 }
 # Types of arguments whose values are checked here, and what YAML may have for them.
 _KINDS: dict[Any, tuple[type, ...]] = {
@@ -65,10 +109,12 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
         steps: Steps in all.
 
     Raises:
-        UsageError: An added argument is unknown, has an option of its own, or cannot be used here.
+        UsageError: An added argument is unknown, has an option of its own, or cannot be used here;
+            or accelerate was started with FSDP or the like.
         MissingPackageError: A logger is not installed.
     """
     check_names(options.trainer)
+    _refuse_launch()
     known: dict[str, Any] = {
         "report_to": "none",
         "logging_steps": max(1, min(10, steps // 10)),
@@ -109,6 +155,18 @@ def trainer_arguments(options: TrainOptions, folder: Path, steps: int) -> Traini
     return arguments
 
 
+def _refuse_launch() -> None:
+    """Refuse to start where accelerate was told to shard the model in a way of its own."""
+    for variable, name in _LAUNCHED.items():
+        if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
+            raise UsageError(
+                f"accelerate was told to use {name}, which cannot be used here: "
+                f"{_NOT_HERE.get(name, _SHARDING)}.",
+                "Start with torchrun, or give accelerate launch --multi_gpu.",
+                variable=variable,
+            )
+
+
 def _demand_loggers(names: Sequence[str]) -> None:
     """Refuse loggers that are unknown or not installed, before a run begins."""
     try:
@@ -131,8 +189,9 @@ def check_names(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name in _OURS:
             raise UsageError(f"{name} has an option of its own.", f"Use {_OURS[name]}.")
-        if name in _NOT_HERE:
-            raise UsageError(f"{name} cannot be used here: {_NOT_HERE[name]}.")
+        beginnings = (reason for start, reason in _NONE_OF.items() if name.startswith(start))
+        if name in known and (reason := _NOT_HERE.get(name) or next(beginnings, None)):
+            raise UsageError(f"{name} cannot be used here: {reason}.")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             raise UsageError(

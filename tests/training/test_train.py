@@ -135,6 +135,29 @@ def tiny_base(attached):
     return attached.parent / "base"
 
 
+def test_loggers_are_told_the_same_losses_by_a_run_that_went_on(
+    attached, text, tmp_path, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(
+        "transformers.Trainer.log", lambda self, logs, *_: told.append(logs.get("loss"))
+    )
+
+    def run(name, stops_at, *, resume=False):
+        steps = iter(range(1, 100))
+        stop = Listeners(should_stop=lambda: next(steps) == stops_at)
+        chosen = options(trainer={"logging_steps": 1}, evaluate_every=0)
+        train(attached, tmp_path / name, text, options=chosen, listeners=stop, resume=resume)
+        losses = [loss for loss in told if loss is not None]
+        told.clear()
+        return losses
+
+    whole = run("whole", None)
+    assert len(whole) == 6
+    assert run("parts", 3)[:2] == whole[:2]
+    assert run("parts", None, resume=True) == whole[3:]
+
+
 def test_a_run_that_ended_before_it_was_written_goes_on_to_the_end(
     trained, attached, text, tmp_path
 ):
@@ -268,6 +291,11 @@ def test_bfloat16_tables_are_trained_and_stay_so(attached, text, tmp_path):
     [
         ({"max_steps": 3}, "--steps"),
         ({"fp16": True}, "bf16"),
+        ({"adam_beta2": 0.9}, "MemoryOptimizer"),
+        ({"dataloader_num_workers": 2}, "by number"),
+        ({"data_seed": 2}, "--seed"),
+        ({"save_total_limit": 1}, "checkpoints"),
+        ({"fsdp_config": {}}, "DDP"),
         ({"loging_steps": 3}, "logging_steps"),
         ({"logging_steps": -5, "logging_strategy": "nonsense"}, "nonsense"),
     ],
@@ -276,6 +304,16 @@ def test_arguments_of_the_trainer_are_checked(attached, text, tmp_path, more, ma
     with pytest.raises(UsageError) as error:
         train(attached, tmp_path / "out", text, options=options(trainer=more))
     assert match in f"{error.value.message} {error.value.hint}"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharding_that_accelerate_launch_asks_for_is_refused(
+    attached, text, tmp_path, monkeypatch, variable
+):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(UsageError, match="accelerate was told to use"):
+        train(attached, tmp_path / "out", text, options=options())
     assert not list(tmp_path.iterdir())
 
 
@@ -290,6 +328,8 @@ def test_what_does_not_fit_together_is_refused_and_leaves_nothing(attached, text
         train(attached, tmp_path / "out", tmp_path / "nothing.txt", options=options())
     with pytest.raises(UsageError, match="exclude"):
         options(tokens=100)
+    with pytest.raises(UsageError, match="seed must be below"):
+        options(seed=2**32)
     shutil.rmtree(adapter)
     assert not list(tmp_path.iterdir())
 
