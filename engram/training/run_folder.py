@@ -130,7 +130,7 @@ class RunFolder:
     def _has_begun(self) -> bool:
         """Whether the run came to its first step."""
         path = self.folder / _RUN
-        # A folder of such files without this one is left to --overwrite.
+        # A folder without this one is not a run's, and stays.
         return not path.is_file() or "steps" in read_json(path, OBJECT, hint=COPY_AGAIN)
 
     def resumed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +184,14 @@ class RunFolder:
 
     def _make_way(self, overwrite: bool) -> None:
         others = [path.name for path in self.folder.iterdir() if not _OWN.fullmatch(path.name)]
+        if not (self.folder / _RUN).is_file():
+            # Other programs have folders of such names, too.
+            found = others or sorted(path.name for path in self.folder.iterdir())
+            raise InputError(
+                f"{self.folder} holds {found[0]} and no {_RUN}: it is not the folder of a run.",
+                "Move it away, or choose another output.",
+                path=str(self.folder),
+            )
         if others or not overwrite:
             also = f", and {others[0]}, which is not its own" if others else ""
             raise InputError(

@@ -98,6 +98,8 @@ def train(
 
     options = options or TrainOptions()
     output = Path(output)
+    if output.name in ("", ".."):
+        output = output.resolve()  # the run's folder beside it takes its name
     arguments = trainer_arguments(options, output, 1)
     place = RunFolder(output, arguments.process_index, arguments.world_size)
     if options.train != "all" and (isinstance(model, NewBase) or options.control == "none"):
@@ -117,6 +119,7 @@ def train(
         )
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
+        demand_apart(place.folder, Path(model))
     check_folder(output, own_result_files, overwrite)
     with place.opened(resume=resume, overwrite=overwrite) as resume:
         origin = find_start(

@@ -334,6 +334,30 @@ def test_what_does_not_fit_together_is_refused_and_leaves_nothing(attached, text
     assert not list(tmp_path.iterdir())
 
 
+def test_starting_anew_removes_nothing_but_a_run(attached, text, tmp_path):
+    output, beside = tmp_path / "out", tmp_path / "out.checkpoints"
+    foreign = beside / "checkpoint-500" / "model.safetensors"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"of another program")
+    with pytest.raises(InputError, match=r"no run\.json"):
+        train(attached, output, text, options=options(), overwrite=True)
+    assert foreign.read_bytes() == b"of another program"
+    shutil.rmtree(beside)
+    stop = Listeners(should_stop=lambda: True)
+    checkpoint = train(attached, output, text, options=options(), listeners=stop).checkpoint
+    with pytest.raises(InputError, match="is read"):
+        train(checkpoint, output, text, options=options(), overwrite=True)
+    assert checkpoint.is_dir()
+
+
+def test_the_folder_that_one_is_in_may_be_the_output(attached, text, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert train(attached, ".", text, options=options(steps=1)).output == here
+    assert engram.verify(here).ok
+
+
 def test_minutes_are_turned_into_steps(attached, text, tmp_path):
     seen = []
     done = train(
