@@ -68,6 +68,20 @@ class LiveMemory:
 
     def contents(self) -> dict[str, Any]:
         """Return every tensor of the memory by its name in the files, in their dtypes."""
+        return {
+            name: value if dtype is None else value.detach().to(dtype)
+            for name, (value, dtype) in self._parts().items()
+        }
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Round all but tables to the values that the files will hold; computing stays as wide."""
+        for value, dtype in self._parts().values():
+            if dtype is not None:
+                value.copy_(value.to(dtype))
+
+    def _parts(self) -> dict[str, tuple[Any, torch.dtype | None]]:
+        """Return every tensor by its name in the files, with its dtype there; none of tables."""
         opened = self._opened
         expected = expected_tensors(
             opened.stored_config,
@@ -85,13 +99,13 @@ class LiveMemory:
             | dict(module.named_buffers())
             for layer_id, module in self.modules.items()
         }
-        found: dict[str, Any] = {}
+        found: dict[str, tuple[Any, torch.dtype | None]] = {}
         for name, (tag, _) in expected.items():
             layer_id, part = layer_and_part(name) or (0, "")
             if part == TABLE:
-                found[name] = tables[layer_id].shared
+                found[name] = tables[layer_id].shared, None
             else:
-                found[name] = states[layer_id][part].detach().to(TORCH_DTYPES[tag])
+                found[name] = states[layer_id][part], TORCH_DTYPES[tag]
         return found
 
 

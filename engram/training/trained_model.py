@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class TrainedModel:
         changes_base: Whether weights of the base learn, too.
         control: The control that replaces the memory; None without one.
         journal: Journal of tables that are trained in files; None of tables in memory.
+        widened: Weights of the memory that are in float32 while they learn, with their own dtypes.
     """
 
     model: Any
@@ -43,6 +44,7 @@ class TrainedModel:
     changes_base: bool
     control: Control | None = None
     journal: Journal | None = None
+    widened: list[tuple[nn.Parameter, torch.dtype]] = field(default_factory=list)
 
     def close(self) -> None:
         """Close the files of tables that are trained in them."""
@@ -50,11 +52,15 @@ class TrainedModel:
             self.journal.close()
 
     def finish(self) -> None:
-        """Merge adapters into the base, and let a control give the outputs of a saved model."""
+        """Have the model give the outputs of the saved one: merge adapters, round the memory."""
         if self.control is not None:
             self.control.finish()
         if hasattr(self.model, "merge_and_unload"):
             self.model = self.model.merge_and_unload()
+        if self.memory is not None and not self.changes_base:
+            self.memory.round()
+        for weight, dtype in self.widened:
+            weight.data = weight.data.to(dtype)
         self.model.eval()
 
 
@@ -100,9 +106,11 @@ def prepare_model(
         control = apply_control(model, options.control, options.seed)
         control.model.requires_grad_(options.train == "all")
         control.restrict()
-        _widen(control.model)
-        memory = LiveMemory(model, opened) if control.model is model else None
-        return TrainedModel(control.model, memory, options.train == "all", control)
+        widened = _widen(control.model)
+        if control.model is not model:
+            return TrainedModel(control.model, None, options.train == "all", control)
+        memory = LiveMemory(model, opened)
+        return TrainedModel(model, memory, options.train == "all", control, widened=widened)
     memory = LiveMemory(model, opened)
     if options.train == "all":
         model.requires_grad_(True)
@@ -110,8 +118,8 @@ def prepare_model(
         freeze_backbone(model)
     if options.train == "lora":
         model = _with_adapters(model, options.lora_rank, options.seed)
-    _widen(model)
-    return TrainedModel(model, memory, options.train != "memory", journal=journal)
+    widened = _widen(model)
+    return TrainedModel(model, memory, options.train != "memory", journal=journal, widened=widened)
 
 
 def _train_beside_quantised(model: Any, folder: Path, options: TrainOptions) -> None:
@@ -149,11 +157,19 @@ def _demand_positions(model: Any, context: int) -> None:
         )
 
 
-def _widen(model: nn.Module) -> None:
-    """Cast 16-bit weights that learn to float32, but for tables."""
+def _widen(model: nn.Module) -> list[tuple[nn.Parameter, torch.dtype]]:
+    """Cast 16-bit weights that learn to float32, but for tables.
+
+    Returns:
+        The memory's among them, with the dtypes that they had.
+    """
+    widened = []
     for name, weight in model.named_parameters():
         if weight.requires_grad and "multi_head_embedding" not in name and weight.itemsize < 4:
+            if is_memory(name):
+                widened.append((weight, weight.dtype))
             weight.data = weight.data.float()
+    return widened
 
 
 def _with_adapters(model: Any, rank: int, seed: int) -> Any:
