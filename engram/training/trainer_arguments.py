@@ -162,7 +162,7 @@ def _refuse_launch() -> None:
             raise UsageError(
                 f"accelerate was told to use {name}, which cannot be used here: "
                 f"{_NOT_HERE.get(name, _SHARDING)}.",
-                "Start with torchrun, or give accelerate launch --multi_gpu.",
+                "Start with torchrun, or choose plain processes in accelerate config.",
                 variable=variable,
             )
 
