@@ -170,7 +170,10 @@ class Session:
         config, layers = self.origin.opened.config, self.origin.opened.addresses.layers
         tokens = steps * self.tokens_per_step
         heads = len(config.orders) * config.n_head_per_ngram
-        touches = tokens * heads * len(layers) / sum(layer.hash_rows for layer in layers)
+        rows = sum(layer.hash_rows for layer in layers)
+        if self.options.control == "uniform":
+            rows = heads * len(layers)
+        touches = tokens * heads * len(layers) / rows
         start = self.movement.start_rms
         held_out = int(self.documents.lengths[self.documents.held_out].sum())
         in_steps = held_out * self.place.ranks / self.tokens_per_step

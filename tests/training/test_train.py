@@ -234,6 +234,8 @@ def test_controls_are_written_and_say_what_they_are(attached, text, tmp_path):
         done = train(attached, tmp_path / name, text, options=options(control=name))
         results[name] = done
         assert done.difference.high < 0
+        loads = "load_control(" if name == "dense" else "engram.load("
+        assert loads in (done.output / "README.md").read_text()
         assert (
             json.loads((done.output / "engram_training.json").read_text())["options"]["control"]
             == name
@@ -243,6 +245,7 @@ def test_controls_are_written_and_say_what_they_are(attached, text, tmp_path):
     assert results["frozen-random"].rows_touched == 0
     assert results["frozen-random"].row_movement is None
     uniform = engram.load(results["uniform"].output)
+    assert results["uniform"].forecast.touches_per_row == results["uniform"].tokens
     for name in tables:
         assert frozen[name].std() == pytest.approx(1, abs=0.1)
     assert engram.verify(results["uniform"].output).ok
