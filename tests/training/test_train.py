@@ -262,6 +262,8 @@ def test_controls_are_written_and_say_what_they_are(attached, text, tmp_path):
         assert done.difference.high < 0
         if name == "uniform":
             assert done.forecast.touches_per_row == done.tokens
+        loads = "load_control(" if name == "dense" else "engram.load("
+        assert loads in (done.output / "README.md").read_text()
         assert (
             json.loads((done.output / "engram_training.json").read_text())["options"]["control"]
             == name
@@ -271,6 +273,7 @@ def test_controls_are_written_and_say_what_they_are(attached, text, tmp_path):
     assert results["frozen-random"].rows_touched == 0
     assert results["frozen-random"].row_movement is None
     uniform = engram.load(results["uniform"].output)
+    assert results["uniform"].forecast.touches_per_row == results["uniform"].tokens
     for name in tables:
         assert frozen[name].std() == pytest.approx(1, abs=0.1)
     assert engram.verify(results["uniform"].output).ok
