@@ -153,8 +153,7 @@ class Run:
         stop = self._agreed(self.should_stop is not None and self.should_stop())
         self.interrupted = stop and not is_last
         # The last one, too: what follows may be interrupted, and tables in files need a commit.
-        is_due = self._is_time(self.options.save_every, step)
-        if self.interrupted or is_due or (is_last and self.trainees.journal is not None):
+        if self.interrupted or is_last or self._is_time(self.options.save_every, step):
             self.save()
         if self.tell is not None:
             self.tell(self._news(is_evaluation))

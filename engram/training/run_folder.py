@@ -25,7 +25,7 @@ _OWN = re.compile(
     r"run\.json|held_out_before\.json|start|base|tables|runs|checkpoint-\d+|\..*\.part"
 )
 # Options that may differ when a run goes on.
-_FREE = ("keep_checkpoints", "trainer", "save_every", "model")
+_FREE = ("keep_checkpoints", "trainer", "save_every")
 # Those that may be left out then.
 _LENGTHS = ("steps", "tokens", "minutes")
 

@@ -109,11 +109,16 @@ class Session:
         Args:
             model: The model, as it was named.
         """
-        named = {
+        name = model.name if isinstance(model, NewBase) else str(model)
+        if not isinstance(model, NewBase) and Path(model).is_dir():
+            name = str(Path(model).resolve())
+        return {
+            **self.options.to_dict(),
             "new_base": model.to_dict() if isinstance(model, NewBase) else None,
-            "model": model.name if isinstance(model, NewBase) else str(model),
+            "model": name,
+            "memory": self.origin.opened.addresses.fingerprint,
+            "data_sha256": self.documents.sha256,
         }
-        return {**self.options.to_dict(), **named, "data_sha256": self.documents.sha256}
 
     def count_steps(self, step_seconds: float) -> int:
         """Return the number of steps that were asked for.

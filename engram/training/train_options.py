@@ -43,7 +43,7 @@ class TrainOptions:
             evaluates all.
         evaluate_every: Steps between evaluations; a tenth of the run when None, 0 for none.
         save_every: Steps between checkpoints; a tenth of the run when None, 0 for none but at an
-            interrupt.
+            interrupt and at the end.
         keep_checkpoints: Whether checkpoints stay when the run has ended.
         bf16: Compute in bfloat16 where it is safe (autocast); weights stay as they are.
         lora_rank: Rank of the adapters of ``train="lora"``.

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engram.errors import InputError
 from engram.nn.rows import RamRows, Rows, rows_of
 from engram.nn.sharded import ShardedEmbedding
 from engram.training.rounding import round_to_bfloat16
@@ -37,6 +38,12 @@ class TrainedTable:
 
     def __init__(self, embedding: nn.Module, rule: RowRule, seed: int) -> None:
         module: Any = embedding
+        if module.weight.dtype == torch.float16:
+            raise InputError(
+                "A table in float16 cannot be trained: most of its updates would be rounded away.",
+                "Store it in bfloat16, which is rounded stochastically, or in float32: engram "
+                "attach or engram convert, with --dtype bfloat16.",
+            )
         module.sparse = True
         self.weight: nn.Parameter = module.weight
         self.rows, self.total_rows = rows_of(embedding), int(module.num_embeddings)

@@ -259,6 +259,8 @@ def test_clipping_by_somebody_else_is_warned_about_once():
 
 
 def test_nothing_to_train_and_wrong_arguments_are_refused():
+    with pytest.raises(InputError, match="float16 cannot be trained"):
+        MemoryOptimizer(Toy(torch.float16))
     model = Toy().requires_grad_(False)
     with pytest.raises(UsageError, match="no parameter"):
         MemoryOptimizer(model)
