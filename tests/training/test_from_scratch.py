@@ -154,3 +154,15 @@ def test_a_dense_control_of_a_plain_base_finds_it_again(text, tmp_path, tmp_path
     trained = load_control(out)(input_ids=ids).logits
     plain = AutoModelForCausalLM.from_pretrained(base)(input_ids=ids).logits
     assert (trained - plain).abs().max() > 1e-3
+
+
+def test_the_numbers_of_a_trained_base_lie_beside_those_of_its_memory(text, tmp_path):
+    base, attached, trained = (tmp_path / name for name in ("base", "attached", "trained"))
+    scratch = ["train", "--from-config", EXAMPLE, "--control", "none", "--text", text, *ARGUMENTS]
+    run(*scratch, "-o", base)
+    run("attach", base, "-c", MEMORY, "-o", attached, "--json")
+    run("train", attached, "--text", text, *ARGUMENTS, "-o", trained)
+    assert run("verify", trained, "--json").json()["ok"]
+    run("detach", trained, "-o", tmp_path / "back", "--json")
+    for file in base.iterdir():
+        assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes()

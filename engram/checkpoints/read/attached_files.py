@@ -38,16 +38,18 @@ KEPT_FOLDER = "engram_base"
 # and would drop the memory without a word.
 RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
 
-_REPLACED = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
+_WRITTEN = (CONFIG_FILE, CARD_FILE, INDEX_FILE)
+# Files of a base of which an attached folder has, or gets by training, its own version.
+REPLACED = (*_WRITTEN, *TRAINING_FILES)
 _WEIGHTS = Kind("the name of a safetensors file of its folder", is_weight_file)
 _SIDECAR = Kind(
     "the name of another file of the base",
-    lambda name: is_inside(name) and not is_weight_file(name) and name not in _REPLACED,
+    lambda name: is_inside(name) and not is_weight_file(name) and name not in _WRITTEN,
 )
 BASE_SHAPE = {
     "files": OrNull(Each(_WEIGHTS, _WEIGHTS)),
     "sidecars": [_SIDECAR],
-    "replaced": [one_of(*_REPLACED)],
+    "replaced": [one_of(*REPLACED)],
     "auto_map": Maybe({"AutoModelForCausalLM": TEXT}),
 }
 # What attaching writes beside them.
@@ -62,7 +64,7 @@ class BaseFiles:
         shards: Its weight files: name in the base, and name in an attached folder; none where the
             folder was saved anew since.
         sidecars: Its other files (tokenizer, generation config), by name here and there.
-        replaced: Files of which an attached folder has its own version.
+        replaced: Files of which an attached folder has, or may get, its own version.
         code: Its entries of `auto_map`, where it is code beside its weights, and that is trusted.
     """
 

@@ -11,9 +11,8 @@ from engram.backbone.facts import base_params
 from engram.backbone.float_dtype import float_dtype, unstated_dtype
 from engram.backbone.quantisation import stated_quantisation
 from engram.checkpoints.read.attached_files import (
-    CARD_FILE,
-    CONFIG_FILE,
     RENAMED_SINGLE_FILE,
+    REPLACED,
     BaseFiles,
 )
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
@@ -107,8 +106,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         for name in sorted(set(weight_files.values()))
     }
     hub_id, commit = snapshot_of(folder)
-    ours = [CONFIG_FILE, CARD_FILE, INDEX_FILE]
-    sidecars = [file for file in _small_files(folder) if file not in ours]
+    sidecars = [file for file in _small_files(folder) if file not in REPLACED]
     return BaseCheckpoint(
         folder=folder,
         name=name or hub_id or folder.resolve().name,
@@ -117,7 +115,7 @@ def read_base(folder: Path, name: str = "") -> BaseCheckpoint:
         weight_map={tensor: shards[file] for tensor, file in weight_files.items()},
         tensors={tensor: (info.dtype, info.shape) for tensor, info in files.tensors.items()},
         sidecars=sidecars,
-        replaced=[file for file in ours if (folder / file).is_file()],
+        replaced=[file for file in REPLACED if (folder / file).is_file()],
         unstated_dtype=unstated_dtype(config, files.tensors),
         dtype=float_dtype(config, files.tensors) or "bfloat16",
         quantisation=stated_quantisation(config),
