@@ -156,7 +156,7 @@ class RunFolder:
             raise InputError(
                 f"{name} was {stated.get(name)!r} when the run was started, and is "
                 f"{asked[name]!r} now.",
-                "Resume with the same options and text, or start anew with --overwrite.",
+                "Resume with the same options and text, or start anew: --overwrite alone.",
                 differing=differing,
             )
         return stated

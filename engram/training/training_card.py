@@ -43,6 +43,16 @@ def training_card(
         title = f"{name} with a control of an Engram memory: {options['control']}"
     load = f'engram.load("{hub or "path/to/base"}", "path/to/this/folder")'
     how = load if adapter else 'engram.load("path/to/this/folder")'
+    use = f"import engram\n\nmodel = {how}"
+    if options["control"] == "dense":
+        use = "from engram.training import load_control\n\n"
+        use += 'model = load_control("path/to/this/folder")'
+    elif options["control"] == "none":
+        use = "from transformers import AutoModelForCausalLM\n\n"
+        use += 'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")'
+    memory = f"{layers_table(config, addresses)}\n\nAddresses: `{addresses.fingerprint}`.\n\n"
+    if options["control"] in ("dense", "none"):  # there is no memory in them
+        memory = ""
     lines = [f"| {setting} | {value} |" for setting, value in _settings(result)]
     trained = "" if command is None else f"\n```\n{shlex.join(command)}\n```\n"
     start, end, change = result["held_out_start"], held_out, result["difference"]
@@ -53,11 +63,7 @@ library_name: transformers
 
 # {title}
 
-{layers_table(config, addresses)}
-
-Addresses: `{addresses.fingerprint}`.
-
-## Training
+{memory}## Training
 {trained}
 | setting | value |
 |---|---|
@@ -82,9 +88,7 @@ before crediting the table.
 ## Use
 
 ```python
-import engram
-
-model = {how}
+{use}
 ```
 """
 
@@ -93,7 +97,8 @@ def _settings(result: dict[str, Any]) -> list[tuple[str, Any]]:
     options = result["options"]
     movement = result["row_movement"]
     return [
-        ("trained", options["control"] or options["train"]),
+        ("trained", options["train"]),
+        ("control", options["control"] or "-"),
         ("text", f"{result['data']['documents']:,} documents, digest `{result['data']['sha256']}`"),
         ("steps", f"{result['steps']:,}"),
         ("tokens", f"{result['tokens']:,}"),

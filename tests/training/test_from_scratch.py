@@ -54,6 +54,10 @@ def test_with_a_memory_and_without_have_equal_parameters(text, tmp_path):
         assert found["options"]["train"] == "all"
         start, end = (found[key]["nats_per_token"] for key in ("held_out_start", "held_out"))
         assert end < start - 0.1
+    card = (tmp_path / "alone" / "README.md").read_text()
+    assert "| trained | all |\n| control | none |" in card
+    assert "Addresses" not in card
+    assert "Addresses" in (tmp_path / "both" / "README.md").read_text()
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "alone")
     assert not (tmp_path / "alone.checkpoints").exists()
     assert not any(".engram." in name for name, _ in base.named_parameters())

@@ -262,6 +262,8 @@ def test_controls_are_written_and_say_what_they_are(attached, text, tmp_path):
         assert done.difference.high < 0
         if name == "uniform":
             assert done.forecast.touches_per_row == done.tokens
+        loads = "load_control(" if name == "dense" else "engram.load("
+        assert loads in (done.output / "README.md").read_text()
         assert (
             json.loads((done.output / "engram_training.json").read_text())["options"]["control"]
             == name
