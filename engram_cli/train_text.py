@@ -66,12 +66,16 @@ class Watcher(ExitStack):
 
     def _forecast(self, forecast: Forecast) -> None:
         out = self._out
-        parts = [f"{plural(forecast.steps, 'step')}, {format_count(forecast.tokens)} tokens"]
+        left = forecast.steps - forecast.done_steps
+        tokens = forecast.tokens * left // forecast.steps
+        parts = [f"{plural(left, 'step')}, {format_count(tokens)} tokens"]
         if forecast.seconds is not None:
             parts.append(f"about {_duration(forecast.seconds)} (estimated)")
         if forecast.memory_bytes is not None:
             parts.append(f"about {format_bytes(forecast.memory_bytes)} (estimated)")
-        out.note(f"Will take {', '.join(parts)}.")
+        done = forecast.done_steps
+        begin = f"Goes on after step {done:,} of {forecast.steps:,}: " if done else "Will take "
+        out.note(f"{begin}{', '.join(parts)}.")
         out.note(
             f"{plural(forecast.held_out_tokens, 'token')} are held out; they are evaluated before "
             f"and after, in about {_duration(forecast.evaluation_seconds)} each (estimated)."
@@ -149,6 +153,8 @@ def show(result: Trained) -> Shown:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

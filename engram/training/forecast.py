@@ -21,6 +21,7 @@ class Forecast:
         memory_bytes: Bytes of weights, gradients, state and activations; None if unknown.
         held_out_tokens: Tokens that are evaluated before and after.
         evaluation_seconds: Time that one such evaluation takes.
+        done_steps: Steps of them that were made before, in a run that goes on.
     """
 
     steps: int
@@ -32,6 +33,7 @@ class Forecast:
     memory_bytes: int | None
     held_out_tokens: int
     evaluation_seconds: float
+    done_steps: int = 0
 
     @property
     def warning(self) -> str | None:

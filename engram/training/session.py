@@ -170,8 +170,14 @@ class Session:
             dist.all_reduce(seconds, dist.ReduceOp.MAX)
         return float(seconds) * self.options.accumulate
 
-    def forecast(self, steps: int, step_seconds: float) -> Forecast:
-        """Say what a number of steps will take, and how far they move rows."""
+    def forecast(self, steps: int, step_seconds: float, done_steps: int = 0) -> Forecast:
+        """Say what a number of steps will take, and how far they move rows.
+
+        Args:
+            steps: Steps in all.
+            step_seconds: Time of a step.
+            done_steps: Those that were made before.
+        """
         config, layers = self.origin.opened.config, self.origin.opened.addresses.layers
         tokens = steps * self.tokens_per_step
         heads = len(config.orders) * config.n_head_per_ngram
@@ -186,13 +192,14 @@ class Session:
         return Forecast(
             steps=steps,
             tokens=tokens,
-            seconds=steps * step_seconds,
+            seconds=(steps - done_steps) * step_seconds,
             touches_per_row=touches,
             start_rms=start,
             movement=distance / start if start else None,
             memory_bytes=_memory_bytes(self.origin, self.options),
             held_out_tokens=held_out,
             evaluation_seconds=_FORWARD * in_steps * step_seconds,
+            done_steps=done_steps,
         )
 
     def held_out(self, most_tokens: int | None = None) -> DocumentLosses:
@@ -210,12 +217,12 @@ class Session:
             progress=self.listeners.evaluation,
         )
 
-    def run(self, steps: int, *, resume: bool) -> Run:
+    def run(self, steps: int, latest: Path | None) -> Run:
         """Train.
 
         Args:
             steps: Steps in all.
-            resume: Go on from the latest checkpoint.
+            latest: The checkpoint to go on from.
 
         Returns:
             The run, at its last step or where it was stopped.
@@ -224,7 +231,6 @@ class Session:
         from engram.training.trainer_arguments import trainer_arguments
 
         trained, place = self.trained, self.place
-        latest = place.latest(trained.journal) if resume else None
         first = 0 if latest is None else step_of(latest)
         run = Run(
             options=self.options,

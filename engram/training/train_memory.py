@@ -17,6 +17,7 @@ from engram.corpus.text.text_options import TextOptions
 from engram.errors import MissingPackageError, UsageError
 from engram.sizing.size_options import SizeOptions
 from engram.storage.folders import check_folder, demand_apart
+from engram.training.checkpoint import step_of
 from engram.training.document_loss import paired_difference
 from engram.training.documents import TrainingDocuments
 from engram.training.memory_optimizer import MemoryOptimizer
@@ -178,11 +179,12 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
     seconds = session.step_seconds()
     steps = session.count_steps(seconds) if before is None else before["steps"]
     place.begin({**settings, "steps": steps})
-    forecast = session.forecast(steps, seconds)
+    latest = place.latest(session.trained.journal) if resume else None
+    forecast = session.forecast(steps, seconds, 0 if latest is None else step_of(latest))
     if session.listeners.forecast is not None:
         session.listeners.forecast(forecast)
     start = place.losses_before(session.held_out)
-    run = session.run(steps, resume=resume)
+    run = session.run(steps, latest)
     if isinstance(model, NewBase):
         scale = scale_note(session.params, run.step * session.tokens_per_step)
         notes = (model.note, scale) if model.note else (scale,)
@@ -209,7 +211,7 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
     return replace(
         result,
         end=end,
-        difference=paired_difference(end, start, seed=session.options.seed),
+        difference=paired_difference(end, start),
         rows_touched=touched,
         row_movement=moved,
         row_rms=rms,
