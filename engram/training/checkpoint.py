@@ -43,7 +43,12 @@ _PROGRESS, _WEIGHTS, _DENSE, _ROWS = (
     "rows.safetensors",
 )
 _NAME = re.compile(r"checkpoint-(\d{1,12})")
-_SHAPE = {"step": COUNT, "progress": OBJECT, "scheduler": OBJECT, "groups": OBJECT}
+_SHAPE = {
+    "step": COUNT,
+    "progress": {"rows_read": COUNT},
+    "scheduler": OBJECT,
+    "groups": OBJECT,
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,17 @@ def step_of(checkpoint: Path) -> int:
     """Return the number of steps before a checkpoint."""
     match = _NAME.fullmatch(checkpoint.name)
     return int(match[1]) if match else 0
+
+
+def rows_read_before(checkpoint: Path) -> int:
+    """Return the rows of the text that all processes had read before a checkpoint."""
+    found = _progress_of(checkpoint)
+    return int(found["progress"]["rows_read"])
+
+
+def _progress_of(checkpoint: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(checkpoint / STATE / _PROGRESS, _SHAPE, hint=COPY_AGAIN)
+    return found
 
 
 def checkpoint_at(folder: Path, step: int) -> Path:
@@ -185,7 +201,7 @@ def load_checkpoint(path: Path, trainees: Trainees) -> dict[str, Any]:
         CorruptFileError: A file is damaged.
         InputError: It was saved by a run that trained other parameters.
     """
-    found: dict[str, Any] = read_json(path / STATE / _PROGRESS, _SHAPE, hint=COPY_AGAIN)
+    found = _progress_of(path)
     model, optimizer, memory = trainees.model, trainees.optimizer, trainees.memory
     weights = _reading(path / STATE / _WEIGHTS, read_tensors)
     mine = trained_weights(model)

@@ -63,7 +63,7 @@ class Run:
         options: What is trained, and how.
         trainees: Everything that changes.
         steps: Steps in all.
-        tokens_per_step: Tokens that all processes read in a step.
+        rows_per_step: Rows of the text that all processes read in a step.
         folder: The folder of its checkpoints.
         evaluate: Returns the held-out loss of the part that is evaluated while training.
         movement: How far rows have moved.
@@ -73,12 +73,15 @@ class Run:
         should_stop: Asked after every step whether to save and stop; processes agree.
         log: Records of steps and evaluations.
         interrupted: Whether it stopped before its last step.
+        step: Steps so far.
+        rows_read: Rows of the text that all processes have read so far.
+        seconds: Time of the steps so far.
     """
 
     options: TrainOptions
     trainees: Trainees
     steps: int
-    tokens_per_step: int
+    rows_per_step: int
     folder: Path
     evaluate: Callable[[], float]
     movement: RowMovement
@@ -89,6 +92,7 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
     step: int = 0
+    rows_read: int = 0
     seconds: float = 0.0
     _losses: list[float] = field(default_factory=list)
     _held_out: float | None = None
@@ -114,6 +118,7 @@ class Run:
                 scheduler.load_state_dict(found["scheduler"])
             progress = found["progress"]
             self.step, self.seconds = found["step"], progress["seconds"]
+            self.rows_read = progress["rows_read"]
             self.log, self._losses = progress["log"], progress["losses"]
             self._held_out = progress["held_out"]
         self._watch_gates()
@@ -140,6 +145,7 @@ class Run:
         self._seconds_here += now - self._since
         self._steps_here += 1
         self.step = step
+        self.rows_read += self.rows_per_step
         self._losses = [*self._losses[1 - _LAST_STEPS :], loss]
         self._unlogged_losses.append(loss)
         is_last = step >= self.steps
@@ -165,6 +171,7 @@ class Run:
         state = {
             "progress": {
                 "seconds": self.seconds,
+                "rows_read": self.rows_read,
                 "log": self.log,
                 "losses": self._losses,
                 "held_out": self._held_out,
@@ -198,6 +205,11 @@ class Run:
         return found
 
     @property
+    def tokens(self) -> int:
+        """Tokens that all processes have read."""
+        return self.rows_read * self.options.context
+
+    @property
     def latest(self) -> Path:
         """The checkpoint of the last step, where it was saved."""
         return checkpoint_at(self.folder, self.step)
@@ -210,7 +222,12 @@ class Run:
     @property
     def tokens_per_second(self) -> float:
         """Speed since the run was started or resumed."""
-        return self._steps_here * self.tokens_per_step / max(self._seconds_here, 1e-9)
+        return (
+            self._steps_here
+            * self.rows_per_step
+            * self.options.context
+            / max(self._seconds_here, 1e-9)
+        )
 
     def _news(self, is_evaluation: bool) -> RunNews:
         gates = list(self.log[-1]["gate_means"].values()) if self.log else []
@@ -230,7 +247,7 @@ class Run:
         optimizer = self.trainees.optimizer
         return {
             "step": self.step,
-            "tokens": self.step * self.tokens_per_step,
+            "tokens": self.tokens,
             "loss": self._losses[-1],
             "grad_norm": optimizer.last_grad_norm,
             "lr": [group["lr"] for group in optimizer.param_groups],

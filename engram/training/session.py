@@ -19,7 +19,7 @@ from engram.sizing.distance_moved import distance_moved
 from engram.sizing.optimizers import optimizer_of
 from engram.sizing.run_options import ReportOptions
 from engram.storage.files import Progress
-from engram.training.checkpoint import Trainees, step_of
+from engram.training.checkpoint import Trainees, rows_read_before, step_of
 from engram.training.document_loss import DocumentLosses, document_losses
 from engram.training.documents import TrainingDocuments
 from engram.training.forecast import Forecast
@@ -85,7 +85,9 @@ class Session:
         file = None
         if self.trained.journal is not None:
             file = self.place.tables / "rows-before.safetensors"
-        self.movement = RowMovement(self.optimizer.tables, self.options.seed, file)
+        # Of a control the rows that learn are not a sample of all: uniform has one a head.
+        tables = [] if self.options.control else self.optimizer.tables
+        self.movement = RowMovement(tables, self.options.seed, file)
 
     @property
     def tokens_per_step(self) -> int:
@@ -134,18 +136,16 @@ class Session:
         tokens = options.tokens or self.rows.rows_per_epoch * options.context
         return max(1, tokens // self.tokens_per_step)
 
-    def batches(self, first_step: int = 0) -> Any:
+    def batches(self, first_row: int = 0) -> Any:
         """Return the micro-batches of this process.
 
         Args:
-            first_step: The step to begin with.
+            first_row: Row of the text to begin with.
         """
         from engram.training.trainer import MicroBatches
 
-        options, place = self.options, self.place
-        return MicroBatches(
-            self.rows, options.batch, options.accumulate, place.rank, place.ranks, first_step
-        )
+        place = self.place
+        return MicroBatches(self.rows, self.options.batch, place.rank, place.ranks, first_row)
 
     def step_seconds(self) -> float:
         """Time a step, forward and backward; nothing is changed. A collective, of one result."""
@@ -238,7 +238,7 @@ class Session:
                 trained.model, trained.memory, self.optimizer, self.origin, trained.journal
             ),
             steps=steps,
-            tokens_per_step=self.tokens_per_step,
+            rows_per_step=self.tokens_per_step // self.options.context,
             folder=place.folder,
             evaluate=lambda: self.held_out(self.options.held_out_tokens).nats_per_token,
             movement=self.movement,
@@ -251,7 +251,7 @@ class Session:
             run.begin()
             return run
         arguments = trainer_arguments(self.options, place.folder, steps)
-        batches = self.batches(first)
+        batches = self.batches(0 if latest is None else rows_read_before(latest))
         with _same_use_of_caches(trained.model):
             MemoryTrainer(run, trained.model, arguments, self.optimizer, batches).train()
         return run

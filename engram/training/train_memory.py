@@ -186,13 +186,13 @@ def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Tr
     start = place.losses_before(session.held_out)
     run = session.run(steps, latest)
     if isinstance(model, NewBase):
-        scale = scale_note(session.params, run.step * session.tokens_per_step)
+        scale = scale_note(session.params, run.tokens)
         notes = (model.note, scale) if model.note else (scale,)
     result = Trained(
         options=session.options,
         output=None,
         steps=run.step,
-        tokens=run.step * session.tokens_per_step,
+        tokens=run.tokens,
         seconds=run.seconds,
         train_nats=run.train_nats,
         start=start,

@@ -5,6 +5,7 @@ are pickles that appear file by file.
 """
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import torch
@@ -31,30 +32,21 @@ class MicroBatches(IterableDataset[dict[str, Tensor]]):
     Args:
         rows: The rows of all.
         batch: Rows of a micro-batch.
-        accumulate: Micro-batches of a step.
         rank: This process.
         ranks: Number of processes.
-        first_step: Step to begin with.
+        first_row: Row to begin with: as many as all processes have read before.
     """
 
     def __init__(
-        self,
-        rows: TrainingRows,
-        batch: int,
-        accumulate: int,
-        rank: int = 0,
-        ranks: int = 1,
-        first_step: int = 0,
+        self, rows: TrainingRows, batch: int, rank: int = 0, ranks: int = 1, first_row: int = 0
     ) -> None:
         self._rows, self._batch = rows, batch
-        self._ranks, self._next = ranks, first_step * accumulate * ranks + rank
+        self._ranks, self._first = ranks, first_row + rank * batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield micro-batches without end."""
-        number = self._next
-        while True:
-            yield self._rows.batch(number * self._batch, self._batch)
-            number += self._ranks
+        for first in count(self._first, self._ranks * self._batch):
+            yield self._rows.batch(first, self._batch)
 
 
 class MemoryTrainer(Trainer):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """`train()`: what is written, what goes on exactly, what is refused."""
 
+import itertools
 import json
 import random
 import shutil
@@ -423,3 +424,19 @@ def test_a_checkpoint_that_was_never_committed_is_not_taken_for_the_last(
     again = run(99, resume=True)
     name = "engram-00001-of-00001.safetensors"
     assert (again.output / name).read_bytes() == (trained.output / name).read_bytes()
+
+
+def test_processes_read_on_at_a_row_whatever_their_number_was():
+    from engram.training.trainer import MicroBatches
+
+    class Numbers:
+        def batch(self, first, count):
+            return list(range(first, first + count))
+
+    def read(rank, ranks, first_row):
+        return list(itertools.islice(MicroBatches(Numbers(), 2, rank, ranks, first_row), 3))
+
+    assert read(0, 1, 0) == [[0, 1], [2, 3], [4, 5]]
+    assert read(1, 3, 12) == [[14, 15], [20, 21], [26, 27]]
+    every = [row for rank in range(3) for batch in read(rank, 3, 12) for row in batch]
+    assert sorted(every) == list(range(12, 30))
