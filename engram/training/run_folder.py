@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +22,9 @@ from engram.training.checkpoint import checkpoint_at, checkpoints_in
 from engram.training.document_loss import DocumentLosses
 from engram.training.shards import wait_for_all
 
-_RUN, _BEFORE = "run.json", "held_out_before.json"
+_RUN, _BEFORE, _LOCK = "run.json", "held_out_before.json", "lock"
 _OWN = re.compile(
-    r"run\.json|held_out_before\.json|start|base|tables|runs|checkpoint-\d+|\..*\.part"
+    r"run\.json|held_out_before\.json|lock|start|base|tables|runs|checkpoint-\d+|\..*\.part"
 )
 # Options that may differ when a run goes on.
 _FREE = ("keep_checkpoints", "trainer", "save_every")
@@ -54,6 +56,7 @@ class RunFolder:
         self.start, self.tables = self.folder / "start", self.folder / "tables"
         self.base = self.folder / "base"
         self.model = ""
+        self._lock: int | None = None
 
     def latest(self, journal: Journal | None) -> Path | None:
         """Return the checkpoint to go on from; None if there is none.
@@ -97,20 +100,25 @@ class RunFolder:
 
         Raises:
             InputError: There is an unfinished run, and it is neither resumed nor replaced; or
-                something else is there.
+                another process is at work on it; or something else is there.
             MissingFileError: There is no run to resume.
         """
-        with self.first_does() as is_first:
-            if is_first:
-                self._open(resume, overwrite)
         try:
-            yield resume and self._has_begun()
+            with self.first_does() as is_first:
+                if is_first:
+                    self._open(resume, overwrite)
+            try:
+                yield resume and self._has_begun()
+            finally:
+                if self.rank == 0 and self.folder.is_dir() and not self._has_begun():
+                    discard(self.folder)
         finally:
-            if self.rank == 0 and self.folder.is_dir() and not self._has_begun():
-                discard(self.folder)
+            self._release()
 
     def _open(self, resume: bool, overwrite: bool) -> None:
         clean(self.folder)
+        if (self.folder / _RUN).is_file():
+            self._hold()
         if self.folder.is_dir():
             clean_all(self.folder)
         there = self.folder.is_dir() and any(self.folder.iterdir())
@@ -126,6 +134,30 @@ class RunFolder:
             self._make_way(overwrite or not self._has_begun())
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / _RUN, {})
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep other commands from the folder, until this process ends or releases it."""
+        self._release()
+        lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise InputError(
+                f"Another process trains in {self.folder}.",
+                "Wait until it ends, or choose another output.",
+                path=str(self.folder),
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(lock)
+            return
+        self._lock = lock
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _has_begun(self) -> bool:
         """Whether the run came to its first step."""

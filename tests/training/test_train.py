@@ -12,6 +12,7 @@ import engram
 from engram.checkpoints.read.attached_files import TRAINING_FILES
 from engram.errors import InputError, LayoutError, MissingFileError, UsageError
 from engram.training import Listeners, TrainOptions, train
+from engram.training.run_folder import RunFolder
 from support import tiny
 
 OPTIONS = {"steps": 6, "batch": 2, "context": 32, "save_every": 2, "evaluate_every": 3}
@@ -440,3 +441,23 @@ def test_processes_read_on_at_a_row_whatever_their_number_was():
     assert read(1, 3, 12) == [[14, 15], [20, 21], [26, 27]]
     every = [row for rank in range(3) for batch in read(rank, 3, 12) for row in batch]
     assert sorted(every) == list(range(12, 30))
+
+
+def test_a_run_that_another_command_works_on_is_left_alone(attached, text, tmp_path):
+    refused = []
+
+    def meddle(news):
+        for resume, overwrite in ((False, True), (True, False), (False, False)):
+            other = RunFolder(tmp_path / "out", 0)
+            with (
+                pytest.raises(InputError, match="Another process trains in"),
+                other.opened(resume=resume, overwrite=overwrite),
+            ):
+                pass
+            refused.append(news.step)
+
+    listeners = Listeners(news=lambda news: meddle(news) if news.step == 3 else None)
+    done = train(attached, tmp_path / "out", text, options=options(), listeners=listeners)
+    assert refused == [3, 3, 3]
+    assert done.steps == 6
+    assert not (tmp_path / "out.checkpoints").exists()
