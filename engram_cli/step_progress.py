@@ -42,6 +42,6 @@ def step_bar(title: str) -> Iterator[Callable[["RunNews"], None]]:
         def tell(news: "RunNews") -> None:
             held_out = "" if news.held_out is None else f", held out {news.held_out:.3f}"
             numbers = f"loss {news.loss:.3f}{held_out}, {news.tokens_per_second:,.0f} tokens/s"
-            bar.update(task, completed=news.step, total=news.steps, numbers=numbers)
+            bar.update(task, completed=news.step, total=news.steps, numbers=numbers, refresh=True)
 
         yield tell

@@ -70,7 +70,7 @@ class Watcher(ExitStack):
         tokens = forecast.tokens * left // forecast.steps
         parts = [f"{plural(left, 'step')}, {format_count(tokens)} tokens"]
         if forecast.seconds is not None:
-            parts.append(f"about {_duration(forecast.seconds)} (estimated)")
+            parts.append(f"{_about(forecast.seconds)} (estimated)")
         if forecast.memory_bytes is not None:
             parts.append(f"about {format_bytes(forecast.memory_bytes)} (estimated)")
         done = forecast.done_steps
@@ -78,7 +78,7 @@ class Watcher(ExitStack):
         out.note(f"{begin}{', '.join(parts)}.")
         out.note(
             f"{plural(forecast.held_out_tokens, 'token')} are held out; they are evaluated before "
-            f"and after, in about {_duration(forecast.evaluation_seconds)} each (estimated)."
+            f"and after, in {_about(forecast.evaluation_seconds)} each (estimated)."
         )
         if forecast.start_rms is not None:
             touches = f"A row of one head is touched {forecast.touches_per_row:,.1f} times"
@@ -152,9 +152,13 @@ def show(result: Trained) -> Shown:
         yield "What the table adds is known only beside a control: --control frozen-random."
 
 
+def _about(seconds: float) -> str:
+    return "under 1 s" if seconds < 1 else f"about {_duration(seconds)}"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 1:
-        return "under 1 s"
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
