@@ -79,7 +79,7 @@ def left(place, name):
 def test_people_are_told_the_cost_the_course_and_the_result(place, attached):
     done = run(*train(attached, place, "told", "--evaluate-every", "2")).ended(0)
     notes = done.stderr.splitlines()
-    assert notes[0].startswith("Will take 4 steps, 256 tokens, about ")
+    assert notes[0].startswith("Will take 4 steps, 256 tokens, ")
     assert "are held out; they are evaluated before and after" in notes[1]
     assert "touched 1.2 times on average; rows will move by at most 0.12" in notes[2]
     assert notes[3].startswith("Warning: rows will move by at most 0.12")
