@@ -13,6 +13,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 if TYPE_CHECKING:
     from engram.training.run import RunNews
@@ -28,13 +29,14 @@ def step_bar(title: str) -> Iterator[Callable[["RunNews"], None]]:
     Yields:
         A function to call after every step.
     """
+    # Where the line does not fit, only the bar gets shorter.
     columns = (
-        SpinnerColumn(),
+        SpinnerColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}", markup=False),
-        TimeRemainingColumn(compact=True),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, numbers="")

@@ -96,11 +96,12 @@ class Watcher(ExitStack):
 
     def _news(self, news: RunNews) -> None:
         self._wait(news)
-        if not self._out.quiet and sys.stderr.isatty():
-            if self._bar is None:
-                from engram_cli.step_progress import step_bar
+        # Once, since the bar of older releases of rich puts something else in the place of stderr.
+        if self._bar is None and not self._out.quiet and sys.stderr.isatty():
+            from engram_cli.step_progress import step_bar
 
-                self._bar = self.enter_context(step_bar("Training"))
+            self._bar = self.enter_context(step_bar("Training"))
+        if self._bar is not None:
             self._bar(news)
         elif news.is_evaluation or news.step == news.steps:
             self._out.note(_line(news))
