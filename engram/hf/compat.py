@@ -87,6 +87,23 @@ installed_loggers = callable_seam(
 Conv1D = callable_seam(f"{PACKAGE}.pytorch_utils", "Conv1D", _QUANTISED)
 
 
+def is_quantised(model: Any) -> bool:
+    """Whether transformers has quantised a model's base."""
+    return bool(getattr(model, "is_quantized", False))
+
+
+def let_gradients_pass(model: Any) -> None:
+    """Have transformers' Trainer, and bitsandbytes, let a memory be trained in a quantised model.
+
+    Trainer asks for adapters of PEFT, but the memory is what learns. On a CPU bitsandbytes repacks
+    weights for a kernel without gradients.
+    """
+    model.is_quantized = False
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def cache_name(forward: Callable[..., Any]) -> str | None:
     """Return the name of a function's argument for a cache of keys and values.
 

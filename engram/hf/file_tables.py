@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import LayoutError, MismatchError, MissingFileError, UsageError
-from engram.hf.tables import TORCH_DTYPES
 from engram.nn import DiskEmbedding, FileEmbedding, MultiHeadEmbedding, QuantisedDiskEmbedding
 from engram.nn.file_table import FileRows
 from engram.nn.sharded import ShardedEmbedding, first_row_of
+from engram.nn.stored_dtypes import TAGS
 from engram.storage.files import Progress
 from engram.storage.row_journal import Journal, recover
 from engram.storage.safetensors_headers import TensorInfo, read_header
@@ -118,10 +118,9 @@ def _tables(model: Any, folder: Path) -> Iterator[tuple[Path, str, DiskEmbedding
 def _described(table: DiskEmbedding) -> TensorInfo:
     """Describe a table as the header of its file does."""
     file = table.file
-    tags = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
     shape = (table.num_embeddings, table.embedding_dim)
     stop = file.start_byte + file.rows * file.row_bytes
-    return TensorInfo(tags[table.stored_dtype], shape, file.start_byte, stop, file.path)
+    return TensorInfo(TAGS[table.stored_dtype], shape, file.start_byte, stop, file.path)
 
 
 def _found(path: Path, table: DiskEmbedding) -> TensorInfo:

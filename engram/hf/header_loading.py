@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engram.hf.tables import TORCH_DTYPES
+from engram.nn.stored_dtypes import TORCH_DTYPES
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.nn import Module
 
 from engram.errors import InputError, LayoutError, MismatchError, MissingFileError, UsageError
 from engram.nn import DiskEmbedding, FileEmbedding, QuantisedDiskEmbedding, ShardedEmbedding
+from engram.nn.stored_dtypes import TAGS, TORCH_DTYPES
 from engram.storage.dtypes import DTYPES, scales_per_row
 from engram.storage.files import atomic_write, write_json
 from engram.storage.safetensors_headers import (
@@ -26,8 +26,6 @@ from engram.storage.safetensors_writer import TensorStream, chunks_of, header_by
 from engram.storage.stored import read_folder_headers
 from engram.tensor_names import SCALE, TABLE, layer_and_part
 
-# Dtypes by their name in safetensors headers.
-TORCH_DTYPES = {tag: getattr(torch, it.torch) for tag, it in DTYPES.items() if it.torch}
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # transformers prefers model.safetensors to an index, and would miss the tables.
 _RENAMED_SINGLE_FILE = "model-00001-of-00001.safetensors"
@@ -265,11 +263,10 @@ def add_tables(folder: Path, tables: Mapping[str, DiskEmbedding | FileEmbedding]
 
 
 def _write_table(path: Path, prefix: str, table: DiskEmbedding | FileEmbedding) -> None:
-    tags = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
     tensors = [
         TensorStream(
             prefix + part,
-            tags[dtype],
+            TAGS[dtype],
             (rows.rows, rows.row_bytes // dtype.itemsize),
             (partial(np.asarray, block) for block in rows.blocks()),
         )

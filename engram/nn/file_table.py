@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from engram.errors import InputError, LayoutError, MismatchError
 from engram.nn.compat import version_of
 from engram.nn.rows import Rows
-from engram.storage.dtypes import DTYPES
+from engram.nn.stored_dtypes import TAGS, TORCH_DTYPES
 from engram.storage.journaled_rows import Extent, JournaledRows
 from engram.storage.row_file import RowFile
 from engram.storage.row_journal import Journal
@@ -25,12 +25,7 @@ from engram.storage.safetensors_headers import TensorInfo, read_header
 from engram.storage.table_files import make_zeros
 from engram.threads import kept_threads
 
-_DTYPES = {
-    tag: getattr(torch, it.torch)
-    for tag, it in DTYPES.items()
-    if it.torch in ("float32", "bfloat16", "float16", "float64")
-}
-_TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
+_DTYPES = {tag: TORCH_DTYPES[tag] for tag in ("F32", "BF16", "F16", "F64")}
 
 
 class FileRows(Rows):
@@ -117,12 +112,12 @@ class FileRows(Rows):
         """
         path = self.table.path.with_name(f"{self.table.path.stem}.{name}.safetensors")
         shape = (self.all_rows, width)
-        make_zeros(path, name, _TAGS[dtype], shape)
+        make_zeros(path, name, TAGS[dtype], shape)
         found = read_header(path).get(name)
-        if found is None or found.shape != shape or found.dtype != _TAGS[dtype]:
+        if found is None or found.shape != shape or found.dtype != TAGS[dtype]:
             there = "no such tensor" if found is None else f"{found.dtype} {list(found.shape)}"
             raise MismatchError(
-                f"{path} must hold {name} of {_TAGS[dtype]} {list(shape)}, got {there}.",
+                f"{path} must hold {name} of {TAGS[dtype]} {list(shape)}, got {there}.",
                 "Train on with the optimiser that made it, or from a new copy of the table.",
                 path=str(path),
             )

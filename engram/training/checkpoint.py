@@ -32,7 +32,7 @@ from engram.training.live_memory import (
 )
 from engram.training.memory_folder import Origin, write_adapter
 from engram.training.memory_optimizer import MemoryOptimizer
-from engram.training.shards import wait_for_all
+from engram.training.processes import wait_for_all
 from engram.training.tensor_files import SharedRows, fill_rows, read_tensors, write_tensors
 
 STATE = "training"

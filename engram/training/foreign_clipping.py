@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from engram.training.processes import process_count
 
 
 class ForeignClipping:
@@ -22,7 +23,7 @@ class ForeignClipping:
     def __init__(self, dense: Sequence[nn.Parameter]) -> None:
         self._seen: Tensor | None = None
         self._weight = min(dense, key=torch.Tensor.numel, default=None)
-        if self._weight is not None and not _is_one_of_several():
+        if self._weight is not None and process_count() == 1:
             self._weight.register_post_accumulate_grad_hook(self._see)
 
     def look(self) -> None:
@@ -42,7 +43,3 @@ class ForeignClipping:
     def _see(self, weight: Tensor) -> None:
         if self._weight is not None and weight.grad is not None:
             self._seen = weight.grad.detach().clone()
-
-
-def _is_one_of_several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -9,10 +9,10 @@ from torch import nn
 
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.memory_tensors import expected_tensors
-from engram.hf.tables import TORCH_DTYPES
 from engram.hf.wiring import find_layers
 from engram.nn import EngramModule, MultiHeadEmbedding
 from engram.nn.rows import Rows, rows_of
+from engram.nn.stored_dtypes import TORCH_DTYPES
 from engram.tensor_names import TABLE, layer_and_part
 from engram.training.memory_optimizer import MemoryOptimizer
 from engram.training.tensor_files import Contents, SharedRows

@@ -19,15 +19,8 @@ from engram.checkpoints.read.digests import DIGESTS, without_weights
 from engram.checkpoints.read.joined_adapter import adapter_settings
 from engram.storage.files import sha256_of, write_json
 from engram.storage.safetensors_headers import INDEX_FILE
-from engram.storage.safetensors_writer import TensorStream
-from engram.training.tensor_files import (
-    Contents,
-    names_of_files,
-    shape_of,
-    sharded_names,
-    tag_of,
-    write_tensors,
-)
+from engram.storage.safetensors_writer import plan_shards
+from engram.training.tensor_files import Contents, described, write_tensors
 
 
 @dataclass(frozen=True)
@@ -141,17 +134,14 @@ def write_attached(
 
 def _write_memory(folder: Path | None, contents: Contents) -> tuple[dict[str, str], int]:
     """Write the memory's files; return the file of each tensor, and the bytes of all."""
-    groups = sharded_names(contents, MAX_SHARD_BYTES)
+    tensors = described(contents)
     weight_map: dict[str, str] = {}
-    for file, names in zip(names_of_files(len(groups)), groups, strict=True):
+    for file, shard in plan_shards(tensors, MAX_SHARD_BYTES):
+        names = [tensor.name for tensor in shard]
         path = None if folder is None else folder / file
         write_tensors(path, {name: contents[name] for name in names})
         weight_map |= dict.fromkeys(names, file)
-    sizes = (
-        TensorStream(name, tag_of(value), shape_of(value), ()).size_bytes
-        for name, value in contents.items()
-    )
-    return weight_map, sum(sizes)
+    return weight_map, sum(tensor.size_bytes for tensor in tensors)
 
 
 def _write_index(folder: Path, weight_map: Mapping[str, str], total_bytes: int) -> None:

@@ -18,6 +18,7 @@ from engram.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from engram.training.processes import process_count
 from engram.training.row_movement import RowMovement
 from engram.training.train_options import TrainOptions
 
@@ -279,7 +280,7 @@ class Run:
 
     def _agreed(self, stop: bool) -> bool:
         """Whether any process wants to stop."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if process_count() == 1:
             return stop
         flag = torch.tensor(float(stop), device=self.trainees.device)
         torch.distributed.all_reduce(flag)

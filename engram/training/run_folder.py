@@ -20,7 +20,7 @@ from engram.storage.row_journal import Journal
 from engram.storage.staging import clean, clean_all, discard
 from engram.training.checkpoint import checkpoint_at, checkpoints_in
 from engram.training.document_loss import DocumentLosses
-from engram.training.shards import wait_for_all
+from engram.training.processes import wait_for_all
 
 _RUN, _BEFORE, _LOCK = "run.json", "held_out_before.json", "lock"
 _OWN = re.compile(

@@ -181,9 +181,9 @@ class Session:
         config, layers = self.origin.opened.config, self.origin.opened.addresses.layers
         tokens = steps * self.tokens_per_step
         heads = len(config.orders) * config.n_head_per_ngram
-        lookups = tokens * heads * len(layers)
         is_uniform = self.options.control == "uniform"  # each head reads one row
         rows = sum(heads if is_uniform else layer.hash_rows for layer in layers)
+        lookups = 0 if self.trained.memory is None else tokens * heads * len(layers)
         touches = lookups / rows
         start = self.movement.start_rms
         held_out = int(self.documents.lengths[self.documents.held_out].sum())

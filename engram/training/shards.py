@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from engram.errors import CorruptFileError, MissingError, UsageError
+from engram.errors import CorruptFileError, UsageError
 from engram.nn.compat import leave_out_of_ddp
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.rows import Rows
@@ -164,21 +164,6 @@ def read_rows(path: Path, start_byte: int, rows: Rows) -> None:
                 )
             values = torch.frombuffer(block, dtype=rows.dtype).view(-1, rows.width)
             rows.write(ids, values.to(rows.device))
-
-
-def wait_for_all() -> None:
-    """Wait until all processes of the default group are here; alone, do nothing.
-
-    Raises:
-        MissingError: One of them has ended.
-    """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        try:
-            dist.barrier()
-        except RuntimeError as error:
-            raise MissingError(
-                "Another process of the run has ended.", "Its own message says why."
-            ) from error
 
 
 def _trainable(model: nn.Module) -> Iterator[Any]:

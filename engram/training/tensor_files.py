@@ -4,21 +4,20 @@ Shapes: n rows of a block, W values of a row.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from engram.checkpoints.read.stored_tensor import tensor_bytes
-from engram.hf.tables import TORCH_DTYPES
 from engram.nn.rows import Rows
+from engram.nn.stored_dtypes import TAGS
 from engram.storage.safetensors_headers import read_header
 from engram.storage.safetensors_writer import TensorStream, header_bytes
 from engram.training.shards import gathered_blocks, read_rows
-
-_TAGS = {dtype: tag for tag, dtype in TORCH_DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,16 @@ class SharedRows:
     rows: Rows
     total_rows: int
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the values."""
+        return self.rows.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows of all processes, and the values of a row."""
+        return self.total_rows, self.rows.width
+
 
 Contents = Mapping[str, Tensor | SharedRows]
 
@@ -44,13 +53,10 @@ def write_tensors(path: Path | None, contents: Contents) -> None:
         path: The file, which must not be there; None on all processes but the first.
         contents: The tensors by name, in order; the same names on every process.
     """
-    described = [
-        TensorStream(name, tag_of(value), shape_of(value), ()) for name, value in contents.items()
-    ]
     with ExitStack() as stack:
         file = None if path is None else stack.enter_context(path.open("xb"))
         if file is not None:
-            file.write(header_bytes(described))
+            file.write(header_bytes(described(contents)))
         for value in contents.values():
             for block in _blocks(value):
                 if file is not None:
@@ -87,43 +93,15 @@ def fill_rows(path: Path, name: str, rows: Rows) -> None:
     read_rows(path, read_header(path)[name].start, rows)
 
 
-def tag_of(value: Tensor | SharedRows) -> str:
-    """Return a tensor's dtype as safetensors names it."""
-    return _TAGS[value.dtype if isinstance(value, Tensor) else value.rows.dtype]
-
-
-def shape_of(value: Tensor | SharedRows) -> tuple[int, ...]:
-    """Return the shape of a tensor in its file: of the rows of all processes."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return value.total_rows, value.rows.width
+def described(contents: Contents) -> list[TensorStream]:
+    """Describe tensors as a file's header does: those of all processes; without their bytes."""
+    return [
+        TensorStream(name, TAGS[value.dtype], tuple(value.shape), ())
+        for name, value in contents.items()
+    ]
 
 
 def _blocks(value: Tensor | SharedRows) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         return iter([value.detach().cpu()])
     return gathered_blocks(value.rows, value.total_rows)
-
-
-def sharded_names(contents: Contents, most_bytes: int) -> list[list[str]]:
-    """Distribute tensors over files, in order; see `plan_shards`.
-
-    Args:
-        contents: The tensors.
-        most_bytes: Bytes of a file, unless one tensor has more.
-    """
-    files: list[list[str]] = []
-    used = 0
-    for name, value in contents.items():
-        size = TensorStream(name, tag_of(value), shape_of(value), ()).size_bytes
-        if not files or used + size > most_bytes:
-            files.append([])
-            used = 0
-        files[-1].append(name)
-        used += size
-    return files
-
-
-def names_of_files(count: int, prefix: str = "engram") -> Sequence[str]:
-    """Name the files of a memory, as attaching does."""
-    return [f"{prefix}-{index:05d}-of-{count:05d}.safetensors" for index in range(1, count + 1)]

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from engram.arguments import checked
 from engram.config.engram_config import EngramConfig
 from engram.config.init import Init
@@ -29,6 +27,7 @@ from engram.training.packed_windows import (
     TrainingRows,
     packs_documents,
 )
+from engram.training.processes import process_count
 from engram.training.row_movement import count_touched
 from engram.training.run_folder import RunFolder
 from engram.training.session import Listeners, Session
@@ -103,26 +102,12 @@ def train(
         output = output.resolve()  # the run's folder beside it takes its name
     arguments = trainer_arguments(options, output, 1)
     place = RunFolder(output, arguments.process_index, arguments.world_size)
-    if options.train != "all" and (isinstance(model, NewBase) or options.control == "none"):
-        raise UsageError(
-            "A base with random weights, or one alone, has to be trained itself.",
-            "Give --train all.",
-        )
-    if isinstance(model, NewBase) and options.control == "dense":
-        raise UsageError(
-            "A dense control refers to its base, and a base with random weights is not kept.",
-            "Write it first: engram.training.write_new_base; then train its folder.",
-        )
-    if adapter and (options.train != "memory" or options.control in ("dense", "none")):
-        raise UsageError(
-            "An adapter is a memory alone, beside a base that stays as it is.",
-            "Leave --adapter out, or --train and --control.",
-        )
+    _check_combination(model, options, adapter)
     if not isinstance(model, NewBase):
         demand_apart(output, Path(model))
         demand_apart(place.folder, Path(model))
     check_folder(output, own_result_files, overwrite)
-    with place.opened(resume=resume, overwrite=overwrite) as resume:
+    with place.opened(resume=resume, overwrite=overwrite) as goes_on:
         origin = find_start(
             model, place, config, init, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -157,7 +142,7 @@ def train(
                 _optimizer(trained, options),
                 _rows_for(trained.model, documents, options),
             )
-            result = _train(session, model, resume=resume)
+            result = _train(session, model, goes_on=goes_on)
             if result.end is None:
                 return result
             return write_output(
@@ -172,14 +157,33 @@ def train(
             )
 
 
-def _train(session: Session, model: str | Path | NewBase, *, resume: bool) -> Trained:
+def _check_combination(model: str | Path | NewBase, options: TrainOptions, adapter: bool) -> None:
+    """Refuse what excludes each other."""
+    if options.train != "all" and (isinstance(model, NewBase) or options.control == "none"):
+        raise UsageError(
+            "A base with random weights, or one alone, has to be trained itself.",
+            "Give --train all.",
+        )
+    if isinstance(model, NewBase) and options.control == "dense":
+        raise UsageError(
+            "A dense control refers to its base, and a base with random weights is not kept.",
+            "Write it first: engram.training.write_new_base; then train its folder.",
+        )
+    if adapter and (options.train != "memory" or options.control in ("dense", "none")):
+        raise UsageError(
+            "An adapter is a memory alone, beside a base that stays as it is.",
+            "Leave --adapter out, or --train and --control.",
+        )
+
+
+def _train(session: Session, model: str | Path | NewBase, *, goes_on: bool) -> Trained:
     """Run a session to its end, or until it is stopped."""
     place, settings, notes = session.place, session.settings(model), tuple[str, ...]()
-    before = place.resumed(settings) if resume else None
+    before = place.resumed(settings) if goes_on else None
     seconds = session.step_seconds()
     steps = session.count_steps(seconds) if before is None else before["steps"]
     place.begin({**settings, "steps": steps})
-    latest = place.latest(session.trained.journal) if resume else None
+    latest = place.latest(session.trained.journal) if goes_on else None
     forecast = session.forecast(steps, seconds, 0 if latest is None else step_of(latest))
     if session.listeners.forecast is not None:
         session.listeners.forecast(forecast)
@@ -228,7 +232,7 @@ def _demand_accelerate() -> None:
 
 def _optimizer(trained: TrainedModel, options: TrainOptions) -> MemoryOptimizer:
     """Divide the tables among processes, where there are several, and make the optimiser."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if process_count() > 1:
         shard_tables(trained.model)
     return MemoryOptimizer(
         trained.model,

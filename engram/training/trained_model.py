@@ -13,6 +13,7 @@ from torch import nn
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.load_checkpoint import load
 from engram.errors import MissingPackageError, UsageError
+from engram.hf import compat
 from engram.hf.file_tables import copy_tables, trainable_on_disk
 from engram.hf.wiring import find_layers
 from engram.storage.row_journal import Journal, recover
@@ -92,7 +93,7 @@ def prepare_model(
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
     model: Any = load(folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored)
     _demand_positions(model, options.context)
-    if getattr(model, "is_quantized", False):
+    if compat.is_quantised(model):
         _train_beside_quantised(model, folder, options)
     model.to(device)
     journal = None
@@ -133,11 +134,7 @@ def _train_beside_quantised(model: Any, folder: Path, options: TrainOptions) -> 
             f"The base of {folder} is quantised: its own weights cannot be trained.",
             "Leave --train out, or attach to the base as it was before.",
         )
-    model.is_quantized = False  # Trainer would ask for adapters: the memory is what learns
-    for module in model.modules():
-        # On the CPU bitsandbytes repacks weights for a kernel without gradients.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    compat.let_gradients_pass(model)
 
 
 def _demand_positions(model: Any, context: int) -> None:

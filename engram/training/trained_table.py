@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from engram.errors import InputError
 from engram.nn.rows import RamRows, Rows, rows_of
 from engram.nn.sharded import ShardedEmbedding
+from engram.training.processes import process_count
 from engram.training.rounding import round_to_bfloat16
 from engram.training.row_gradients import RowGradients
 from engram.training.row_rules import RowRule
@@ -88,7 +89,7 @@ class TrainedTable:
         Returns:
             The sum of their squares, of all processes where they share the table.
         """
-        shared = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        shared = process_count() > 1
         self._grads = self._gradients.summed(exchange=shared and not self.is_shard)
         ids, grads = self._grads
         square = torch.linalg.vector_norm(grads).double().square()

@@ -53,6 +53,11 @@ def training_card(
     memory = f"{layers_table(config, addresses)}\n\nAddresses: `{addresses.fingerprint}`.\n\n"
     if options["control"] in ("dense", "none"):  # there is no memory in them
         memory = ""
+    advice = ""
+    if options["control"] is None:
+        advice = """ A memory adds projections and biases, which
+learn whatever its table does: compare with a control (`engram train --control frozen-random`)
+before crediting the table."""
     lines = [f"| {setting} | {value} |" for setting, value in _settings(result)]
     trained = "" if command is None else f"\n```\n{shlex.join(command)}\n```\n"
     start, end, change = result["held_out_start"], held_out, result["difference"]
@@ -81,9 +86,7 @@ Trained with engram-toolkit {__version__}.
 | after | {end["nats_per_token"]:.4f} | {end["bits_per_byte"]:.4f} |
 
 Difference {change["nats"]:+.4f} nats a token, 95 % interval {change["low"]:+.4f} to
-{change["high"]:+.4f} (paired bootstrap over documents). A memory adds projections and biases, which
-learn whatever its table does: compare with a control (`engram train --control frozen-random`)
-before crediting the table.
+{change["high"]:+.4f} (paired bootstrap over documents).{advice}
 
 ## Use
 
@@ -95,7 +98,7 @@ before crediting the table.
 
 def _settings(result: dict[str, Any]) -> list[tuple[str, Any]]:
     options = result["options"]
-    movement = result["row_movement"]
+    movement, touches = result["row_movement"], result["touches_per_row"]
     return [
         ("trained", options["train"]),
         ("control", options["control"] or "-"),
@@ -112,6 +115,6 @@ def _settings(result: dict[str, Any]) -> list[tuple[str, Any]]:
         ("bfloat16 autocast", "yes" if options["bf16"] else "no"),
         ("loss of the last steps", f"{result['train_nats']:.4f} nats a token"),
         ("rows touched", f"{result['rows_touched']:,}"),
-        ("touches of a row", f"{result['touches_per_row']:.1f} on average"),
+        ("touches of a row", f"{touches:.1f} on average" if result["rows_touched"] else "-"),
         ("movement of rows", "-" if movement is None else f"{movement:.3f} of their start"),
     ]
