@@ -83,7 +83,11 @@ _TRAIN = {
         int, _count("Tokens of them that are evaluated while it trains; the end takes all.")
     ],
     "evaluate_every": Annotated[
-        int | None, _count("Steps between evaluations; 0: none. Default: a tenth of the run.")
+        int | None,
+        _count(
+            "Steps between evaluations; 0: none. Default: a tenth of the run, or more, so that "
+            "they take a fifth of its time at most."
+        ),
     ],
     "save_every": Annotated[
         int | None, _count("Steps between checkpoints; 0: none. Default: a tenth of the run.")

@@ -67,6 +67,7 @@ class Run:
         rows_per_step: Rows of the text that all processes read in a step.
         folder: The folder of its checkpoints.
         evaluate: Returns the held-out loss of the part that is evaluated while training.
+        evaluate_every: Steps from one evaluation to the next; 0 for none.
         movement: How far rows have moved.
         rank: This process.
         resume_from: The checkpoint to go on from.
@@ -85,6 +86,7 @@ class Run:
     rows_per_step: int
     folder: Path
     evaluate: Callable[[], float]
+    evaluate_every: int
     movement: RowMovement
     rank: int = 0
     resume_from: Path | None = None
@@ -150,7 +152,7 @@ class Run:
         self._losses = [*self._losses[1 - _LAST_STEPS :], loss]
         self._unlogged_losses.append(loss)
         is_last = step >= self.steps
-        is_evaluation = self._is_time(self.options.evaluate_every, step) and not is_last
+        is_evaluation = _is_time(self.evaluate_every, step) and not is_last
         if is_last or is_evaluation or step % max(1, self.steps // _RECORDS) == 0:
             self.log.append(self._record())
         if is_evaluation:
@@ -160,7 +162,7 @@ class Run:
         stop = self._agreed(self.should_stop is not None and self.should_stop())
         self.interrupted = stop and not is_last
         # The last one, too: what follows may be interrupted, and tables in files need a commit.
-        if self.interrupted or is_last or self._is_time(self.options.save_every, step):
+        if self.interrupted or is_last or _is_time(self._save_every, step):
             self.save()
         if self.tell is not None:
             self.tell(self._news(is_evaluation))
@@ -274,9 +276,10 @@ class Run:
         for layer_id, module in ({} if memory is None else memory.modules).items():
             module.on_gates = watch(layer_id)
 
-    def _is_time(self, every: int | None, step: int) -> bool:
-        interval = max(1, self.steps // 10) if every is None else every
-        return interval > 0 and step % interval == 0
+    @property
+    def _save_every(self) -> int:
+        given = self.options.save_every
+        return max(1, self.steps // 10) if given is None else given
 
     def _agreed(self, stop: bool) -> bool:
         """Whether any process wants to stop."""
@@ -285,3 +288,8 @@ class Run:
         flag = torch.tensor(float(stop), device=self.trainees.device)
         torch.distributed.all_reduce(flag)
         return bool(flag)
+
+
+def _is_time(every: int, step: int) -> bool:
+    """Whether a step is one of every so many; none is of 0."""
+    return every > 0 and step % every == 0

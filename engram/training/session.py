@@ -37,6 +37,8 @@ from engram.training.trained_model import TrainedModel
 _MEASURED = 3
 # Share of a step's time that its forward pass takes.
 _FORWARD = 0.43
+# Evaluations of a run, and share of its time that they may take, where nobody says how often.
+_EVALUATIONS, _EVALUATING = 10, 0.2
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,23 @@ class Session:
         tokens = options.tokens or self.rows.rows_per_epoch * options.context
         return max(1, tokens // self.tokens_per_step)
 
+    def steps_between_evaluations(self, steps: int) -> int:
+        """Return the steps from one evaluation to the next; 0 for none.
+
+        Args:
+            steps: Steps in all.
+        """
+        if self.options.evaluate_every is not None:
+            return self.options.evaluate_every
+        one = min(self._held_out_tokens, self.options.held_out_tokens) * self.place.ranks
+        affordable = _EVALUATING * steps * self.tokens_per_step / (_FORWARD * one)
+        count = min(_EVALUATIONS, int(affordable))
+        return max(1, steps // count) if count else 0
+
+    @property
+    def _held_out_tokens(self) -> int:
+        return int(self.documents.lengths[self.documents.held_out].sum())
+
     def batches(self, first_row: int = 0) -> Any:
         """Return the micro-batches of this process.
 
@@ -186,7 +205,7 @@ class Session:
         lookups = 0 if self.trained.memory is None else tokens * heads * len(layers)
         touches = lookups / rows
         start = self.movement.start_rms
-        held_out = int(self.documents.lengths[self.documents.held_out].sum())
+        held_out = self._held_out_tokens
         in_steps = held_out * self.place.ranks / self.tokens_per_step
         distance = distance_moved(touches, self.options.table_lr, self.options.table_optimizer)
         return Forecast(
@@ -241,6 +260,7 @@ class Session:
             rows_per_step=self.tokens_per_step // self.options.context,
             folder=place.folder,
             evaluate=lambda: self.held_out(self.options.held_out_tokens).nats_per_token,
+            evaluate_every=self.steps_between_evaluations(steps),
             movement=self.movement,
             rank=place.rank,
             resume_from=latest,

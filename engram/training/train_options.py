@@ -41,7 +41,8 @@ class TrainOptions:
         held_out: Share of the documents that are held out.
         held_out_tokens: Tokens of them, at most, that are evaluated while training; the end
             evaluates all.
-        evaluate_every: Steps between evaluations; a tenth of the run when None, 0 for none.
+        evaluate_every: Steps between evaluations; 0 for none. When None a tenth of the run, or more
+            steps, so that evaluations take a fifth of its time at most.
         save_every: Steps between checkpoints; a tenth of the run when None, 0 for none but at an
             interrupt and at the end.
         keep_checkpoints: Whether checkpoints stay when the run has ended.

@@ -1,5 +1,6 @@
 """`train()`: what is written, and what is refused."""
 
+import itertools
 import json
 import shutil
 
@@ -211,3 +212,18 @@ def test_minutes_are_turned_into_steps(attached, text, tmp_path):
     )
     assert done.steps == seen[0].steps >= 1
     assert seen[0].seconds <= 0.7
+
+
+def test_evaluations_take_a_fifth_of_the_time_at_most(attached, text, tmp_path):
+    def run(name, steps, **more):
+        asked = TrainOptions(steps=steps, batch=2, context=32, save_every=0, **more)
+        done = train(attached, tmp_path / name, text, options=asked)
+        return done, [record["step"] for record in done.log if "held_out_nats" in record]
+
+    assert run("short", 4)[1] == []
+    assert run("asked", 4, evaluate_every=2)[1] == [2]
+    done, steps = run("long", 60)
+    # A forward pass takes about 0.43 of a step.
+    share = 0.43 * len(steps) * done.forecast.held_out_tokens / done.tokens
+    assert 0.1 < share <= 0.2
+    assert len({later - step for step, later in itertools.pairwise(steps)}) == 1
