@@ -98,8 +98,11 @@ _TRAIN = {
     "bf16": Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (autocast).")],
     "lora_rank": Annotated[int, _number("Rank of the adapters of --train lora.", min=1)],
     "tables": Annotated[
-        Literal["ram", "disk"],
-        typer.Option(help="Where the tables are; in files they may be larger than memory."),
+        Literal["ram", "host", "disk"],
+        typer.Option(
+            help="Where the tables are: with the model; in host memory beside a GPU; in files, "
+            "which may be larger than memory."
+        ),
     ],
     "seed": Annotated[int, _number("Seed of the order, of dropout, and of a control.", min=0)],
     "held_out_seed": Annotated[
@@ -210,6 +213,7 @@ def train(
         base = _new_base(out, from_config, memory, equal_params)
     elif equal_params:
         raise UsageError("--equal-params is for --from-config.", "Leave it out.")
+    from engram.training.processes import leave
     from engram.training.train_memory import train as run
     from engram_cli.interrupts import stopping_after_step
     from engram_cli.train_text import Watcher, show
@@ -235,6 +239,7 @@ def train(
             ],
             listeners=watcher.listeners(),
         )
+    leave()
     if not watcher.is_first:
         raise typer.Exit(130 if result.output is None else 0)
     out.result(result.to_dict(), show(result))

@@ -116,6 +116,17 @@ class MultiHeadEmbedding(nn.Module):
         if not isinstance(self.embedding, FrozenTable):
             nn.init.zeros_(self.embedding.weight)
 
+    def keep_on_host(self) -> None:
+        """Have a table in memory stay on the host when the module moves to an accelerator.
+
+        See `OffloadEmbedding`. A table in a file, or a quantised one, stays as it is.
+        """
+        table = self.embedding
+        if type(table) is nn.Embedding:
+            kept = OffloadEmbedding(*table.weight.shape, sparse=table.sparse, device="meta")
+            kept.weight = table.weight
+            self.embedding = kept
+
     def forward(self, hash_ids: Tensor) -> Tensor:
         """Look up the rows of all columns, side by side.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engram.errors import InputError, LayoutError, MismatchError
 from engram.nn.compat import version_of
-from engram.nn.rows import Rows
+from engram.nn.rows import Rows, gradient_of_look_ups
 from engram.nn.stored_dtypes import TAGS, TORCH_DTYPES
 from engram.storage.journaled_rows import Extent, JournaledRows
 from engram.storage.row_file import RowFile
@@ -256,12 +256,6 @@ class _FileLookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        """Return the table's gradient: each row as often as it was looked up, as torch does."""
+        """Return the table's gradient."""
         (ids,) = ctx.saved_tensors
-        table = torch.sparse_coo_tensor(
-            ids.reshape(1, -1).to(ctx.home, torch.int64),
-            grad.reshape(-1, grad.shape[-1]).to(ctx.home),
-            ctx.shape,
-            check_invariants=False,
-        )
-        return table, None, None, None
+        return gradient_of_look_ups(ids, grad, ctx.shape, ctx.home), None, None, None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engram.nn.compat import address_of, version_of
+from engram.nn.rows import gradient_of_look_ups
 
 # Held while a cache is read and written: threads that share a model share its caches. Not an
 # attribute, since modules are copied and pickled.
@@ -67,10 +68,13 @@ class OffloadEmbedding(nn.Embedding):
         Returns:
             Rows ``[..., embedding_dim]`` on the device of the ids.
         """
-        distinct, inverse = torch.unique(input, return_inverse=True)
         if torch.is_grad_enabled():
             self.clear_cache()
-            rows = cast(Tensor, _HostRows.apply(self.weight, distinct, self.sparse))
+            if self.sparse:
+                return cast(Tensor, _HostLookUp.apply(self.weight, input))
+        distinct, inverse = torch.unique(input, return_inverse=True)
+        if torch.is_grad_enabled():
+            rows = cast(Tensor, _HostRows.apply(self.weight, distinct))
         elif self.cache_lines:
             with _cache_lock:
                 rows = self._through_cache(distinct)
@@ -119,28 +123,39 @@ class OffloadEmbedding(nn.Embedding):
 
 
 class _HostRows(torch.autograd.Function):
-    """Rows of a host table on another device, with gradients that flow back to the host."""
+    """Rows of a host table on another device, with a dense gradient that flows back to the host."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, distinct: Tensor, sparse: bool) -> Tensor:
+    def forward(ctx: Any, table: Tensor, distinct: Tensor) -> Tensor:
         """Copy rows ``[n, width]``."""
         ctx.save_for_backward(distinct)
-        ctx.shape, ctx.home, ctx.sparse = table.shape, table.device, sparse
+        ctx.shape, ctx.home = table.shape, table.device
         return _gather(table, distinct)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """Return the table's gradient, which is zero except for the rows that were read."""
         (distinct,) = ctx.saved_tensors
         ids, grad = distinct.to(ctx.home), grad.to(ctx.home)
-        if ctx.sparse:
-            # The ids are distinct and ascending: the tensor is already coalesced.
-            table = torch.sparse_coo_tensor(
-                ids[None], grad, ctx.shape, check_invariants=False, is_coalesced=True
-            )
-        else:
-            table = grad.new_zeros(ctx.shape).index_copy_(0, ids, grad)
-        return table, None, None
+        return grad.new_zeros(ctx.shape).index_copy_(0, ids, grad), None
+
+
+class _HostLookUp(torch.autograd.Function):
+    """Look-ups in a host table on another device, with a sparse gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, input: Tensor) -> Tensor:
+        """Look up rows ``[..., width]``."""
+        ctx.save_for_backward(input)
+        ctx.shape, ctx.home = table.shape, table.device
+        distinct, inverse = torch.unique(input, return_inverse=True)
+        return F.embedding(inverse, _gather(table, distinct))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Return the table's gradient."""
+        (ids,) = ctx.saved_tensors
+        return gradient_of_look_ups(ids, grad, ctx.shape, ctx.home), None
 
 
 def _gather(table: Tensor, ids: Tensor) -> Tensor:

@@ -86,6 +86,25 @@ class RamRows(Rows):
         return RamRows(zeros, self.first_row)
 
 
+def gradient_of_look_ups(
+    ids: Tensor, grads: Tensor, table: torch.Size, home: torch.device
+) -> Tensor:
+    """Return a table's sparse gradient, each row as often as it was looked up, as torch's own is.
+
+    Args:
+        ids: The rows that were looked up, int of any shape ``[...]``.
+        grads: The gradient of each look-up ``[..., W]``.
+        table: Shape of the table ``[count, W]``.
+        home: Device of the table.
+    """
+    return torch.sparse_coo_tensor(
+        ids.reshape(1, -1).to(home, torch.int64),
+        grads.reshape(-1, table[1]).to(home),
+        table,
+        check_invariants=False,
+    )
+
+
 def rows_of(embedding: nn.Module) -> Rows:
     """Return the rows of a trainable table.
 

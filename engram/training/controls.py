@@ -178,8 +178,8 @@ class Uniform(MemoryControl):
             rows, start = rows_of(heads.embedding), 0
             for size, row in zip(heads.head_sizes, shared, strict=True):
                 for ids in _blocks(rows, start, start + size):
-                    here = ids.to(row.device)
-                    rows.write(here, row.to(rows.dtype).expand(len(here), -1))
+                    values = row.to(rows.device, rows.dtype).expand(len(ids), -1)
+                    rows.write(ids.to(rows.device), values)
                 start += size
 
 

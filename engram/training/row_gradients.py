@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engram.errors import InputError, LayoutError
+from engram.training.processes import transport_device
 
 # By id of the parameter, which its owner keeps alive: a new optimiser takes over from an old one.
 _owners: WeakValueDictionary[int, RowGradients] = WeakValueDictionary()
@@ -139,7 +140,8 @@ def summed_rows(
 
 def _of_all_ranks(ids: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Gather the rows of all processes, which may be different numbers of them."""
-    ranks = dist.get_world_size()
+    ranks, home = dist.get_world_size(), ids.device
+    ids, grads = ids.to(transport_device()), grads.to(transport_device())
     counts = [torch.zeros(1, dtype=torch.int64, device=ids.device) for _ in range(ranks)]
     dist.all_gather(counts, torch.tensor([len(ids)], device=ids.device))
     most = max(int(count) for count in counts)
@@ -150,6 +152,6 @@ def _of_all_ranks(ids: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
     dist.all_gather(every_ids, padded_ids)
     dist.all_gather(every, padded)
     return [
-        (other[: int(count)], rows[: int(count)])
+        (other[: int(count)].to(home), rows[: int(count)].to(home))
         for other, rows, count in zip(every_ids, every, counts, strict=True)
     ]

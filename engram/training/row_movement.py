@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engram.storage.files import atomic_write
+from engram.training.processes import sum_over_processes
 from engram.training.tensor_files import read_tensors
 from engram.training.trained_table import TrainedTable
 
@@ -92,9 +93,9 @@ class RowMovement:
         totals = [[float(value.square().sum()), float(value.numel())] for value in values]
         if not totals:
             return None
-        sums = torch.tensor(totals, dtype=torch.float64, device=values[0].device)  # tables x 2
+        sums = torch.tensor(totals, dtype=torch.float64)  # tables x 2
         if any(table.is_shard for table in self._tables):
-            dist.all_reduce(sums)
+            sums = sum_over_processes(sums)
         square, count = sums.sum(0).tolist()
         return sqrt(square / count) if count else None
 
@@ -110,8 +111,6 @@ def count_touched(tables: Sequence[TrainedTable]) -> int:
             ids = torch.arange(start, stop, device=table.weight.device)
             here += int((column.read(ids) != 0).any(dim=1).sum())
         if table.is_shard:
-            count = torch.tensor(here, device=table.weight.device)
-            dist.all_reduce(count)
-            here = int(count)
+            here = int(sum_over_processes(torch.tensor(here)))
         total += here
     return total

@@ -19,6 +19,7 @@ from engram.nn.compat import leave_out_of_ddp
 from engram.nn.embedding import MultiHeadEmbedding
 from engram.nn.rows import Rows
 from engram.nn.sharded import ShardedEmbedding, first_row_of, place_in
+from engram.training.processes import transport_device
 
 # Bytes of rows that travel, or are read, at a time.
 _BLOCK_BYTES = 2**24
@@ -120,8 +121,9 @@ def gathered_blocks(
     step = _block_rows(rows)
     if rank == 0:
         yield from (rows.read(ids).cpu() for ids in _blocks(rows))
-    on_gpu = ranks > 1 and dist.get_backend(group) == "nccl"
-    carrier = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    if ranks == 1:
+        return
+    carrier = transport_device(group)
     if rank != 0:
         for ids in _blocks(rows):
             # As bytes, since not every transport carries every dtype.

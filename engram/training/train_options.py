@@ -48,7 +48,8 @@ class TrainOptions:
         keep_checkpoints: Whether checkpoints stay when the run has ended.
         bf16: Compute in bfloat16 where it is safe (autocast); weights stay as they are.
         lora_rank: Rank of the adapters of ``train="lora"``.
-        tables: Place of the tables: in memory, or in files, which may be larger than memory.
+        tables: Place of the tables: in memory with the model, in host memory while the model is on
+            a GPU, or in files, which may be larger than memory.
         seed: Seed of the order of documents, of dropout, and of a control.
         held_out_seed: Seed of the held-out split: runs with other seeds keep the same one.
         trainer: Other arguments of transformers' `TrainingArguments`.
@@ -79,7 +80,7 @@ class TrainOptions:
     keep_checkpoints: bool = False
     bf16: bool = False
     lora_rank: int = 16
-    tables: Literal["ram", "disk"] = "ram"
+    tables: Literal["ram", "host", "disk"] = "ram"
     seed: int = 0
     held_out_seed: int = 0
     trainer: Mapping[str, Any] = field(default_factory=dict)

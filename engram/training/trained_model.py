@@ -18,7 +18,7 @@ from engram.hf.file_tables import copy_tables, trainable_on_disk
 from engram.hf.wiring import find_layers
 from engram.storage.row_journal import Journal, recover
 from engram.tensor_names import is_memory
-from engram.training.controls import Control, apply_control
+from engram.training.controls import Control, apply_control, memories_of
 from engram.training.live_memory import LiveMemory
 from engram.training.memory_optimizer import freeze_backbone
 from engram.training.run_folder import RunFolder
@@ -91,10 +91,14 @@ def prepare_model(
         UsageError: Windows are longer than the model can read, or a quantised base is to learn.
     """
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
-    model: Any = load(folder, trust_remote_code=trust_remote_code, tables=options.tables, **stored)
+    home = "disk" if options.tables == "disk" else "ram"
+    model: Any = load(folder, trust_remote_code=trust_remote_code, tables=home, **stored)
     _demand_positions(model, options.context)
     if compat.is_quantised(model):
         _train_beside_quantised(model, folder, options)
+    if options.tables == "host":
+        for module in memories_of(model):
+            module.multi_head_embedding.keep_on_host()
     model.to(device)
     journal = None
     if options.tables == "disk":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engram.errors import InputError
 from engram.nn.rows import RamRows, Rows, rows_of
 from engram.nn.sharded import ShardedEmbedding
-from engram.training.processes import process_count
+from engram.training.processes import process_count, sum_over_processes
 from engram.training.rounding import round_to_bfloat16
 from engram.training.row_gradients import RowGradients
 from engram.training.row_rules import RowRule
@@ -95,7 +95,7 @@ class TrainedTable:
         square = torch.linalg.vector_norm(grads).double().square()
         found = torch.stack([square, square.new_tensor(len(ids))])
         if shared and self.is_shard:
-            dist.all_reduce(found, group=self._group)
+            found = sum_over_processes(found, self._group)
         self.rows_touched = int(found[1])
         return float(found[0])
 

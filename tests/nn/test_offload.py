@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engram.addressing.primes import head_primes
 from engram.config.engram_config import EngramConfig
-from engram.nn import EngramModule, OffloadEmbedding
+from engram.nn import EngramModule, MultiHeadEmbedding, OffloadEmbedding
 
 
 def pair(rows: int = 50, width: int = 4, **kwargs) -> tuple[nn.Embedding, OffloadEmbedding]:
@@ -144,6 +144,21 @@ def test_stays_on_the_host_when_the_module_moves():
     module.to_empty(device="cpu").reset_parameters()
     ids = torch.zeros(1, 3, 4, dtype=torch.int64)
     assert module(torch.randn(1, 3, 8, dtype=torch.float64), ids).isfinite().all()
+
+
+def test_a_table_in_memory_is_kept_on_the_host_as_it_is():
+    heads = MultiHeadEmbedding([5, 7], 3, sparse=True, dtype=torch.bfloat16)
+    weight, ids = heads.embedding.weight, torch.randint(0, 5, (4, 2))
+    before = heads(ids)
+    heads.keep_on_host()
+    assert isinstance(heads.embedding, OffloadEmbedding)
+    assert heads.embedding.weight is weight
+    assert heads.embedding.sparse
+    assert torch.equal(heads(ids), before)
+    assert list(heads.state_dict()) == ["offsets", "embedding.weight"]
+    kept = heads.embedding
+    heads.keep_on_host()
+    assert heads.embedding is kept
 
 
 def test_a_module_reads_the_same_from_an_offloaded_table():

@@ -4,6 +4,7 @@ import itertools
 import shutil
 
 import pytest
+import torch
 
 import engram
 from engram.errors import InputError, MissingFileError
@@ -140,6 +141,22 @@ def test_tables_in_files_are_trained_to_the_same_bytes(trained, attached, text, 
     assert differing <= {"engram_training.json", "README.md"}
     assert done.row_movement == trained.row_movement
     assert not (tmp_path / "out.checkpoints").exists()
+
+
+def test_tables_in_host_memory_are_trained_to_the_same_bytes(trained, attached, text, tmp_path):
+    done = train(attached, tmp_path / "out", text, options=options(tables="host"))
+    one, other = files_of(trained.output), files_of(done.output)
+    differing = {name for name in one if one[name] != other.get(name)}
+    assert one.keys() == other.keys()
+    assert differing <= {"engram_training.json", "README.md"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("tables", ["ram", "host", "disk"])
+def test_a_gpu_trains_tables_wherever_they_are(trained, attached, text, tmp_path, tables):
+    chosen = options(tables=tables, trainer={"use_cpu": False})
+    done = train(attached, tmp_path / "out", text, options=chosen)
+    assert done.end.nats_per_token == pytest.approx(trained.end.nats_per_token, rel=1e-3)
 
 
 @pytest.mark.parametrize("stops_at", [1, 4])
