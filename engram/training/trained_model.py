@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -91,7 +91,7 @@ def prepare_model(
         UsageError: Windows are longer than the model can read, or a quantised base is to learn.
     """
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
-    home = "disk" if options.tables == "disk" else "ram"
+    home: Literal["ram", "disk"] = "disk" if options.tables == "disk" else "ram"
     model: Any = load(folder, trust_remote_code=trust_remote_code, tables=home, **stored)
     _demand_positions(model, options.context)
     if compat.is_quantised(model):
