@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from engram_cli.interrupts import Stopping
 
 
+# Lines of a run, about, where there is no bar.
+_LINES = 10
+
+
 class Watcher(ExitStack):
     """Tells of a run: notes, and a bar on a terminal; of several processes, the first one.
 
@@ -103,7 +107,11 @@ class Watcher(ExitStack):
             self._bar = self.enter_context(step_bar("Training"))
         if self._bar is not None:
             self._bar(news)
-        elif news.is_evaluation or news.step == news.steps:
+        elif (
+            news.is_evaluation
+            or news.step == news.steps
+            or news.step % max(1, news.steps // _LINES) == 0
+        ):
             self._out.note(_line(news))
 
 

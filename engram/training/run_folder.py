@@ -53,6 +53,8 @@ class RunFolder:
     def __init__(self, output: Path, rank: int, ranks: int = 1) -> None:
         self.output, self.rank, self.ranks = output, rank, ranks
         self.folder = output.with_name(f"{output.name}.checkpoints")
+        # An unfinished run waits there until the one that replaces it begins.
+        self._replaced = output.with_name(f"{output.name}.checkpoints.replaced")
         self.start, self.tables = self.folder / "start", self.folder / "tables"
         self.base = self.folder / "base"
         self.model = ""
@@ -93,7 +95,7 @@ class RunFolder:
     def opened(self, *, resume: bool, overwrite: bool) -> Iterator[bool]:
         """Hold the folder of a new run, or of the one that is to go on; a collective.
 
-        Nothing is kept of a run that ends before it begins.
+        Nothing is kept of a run that ends before it begins; one that it was to replace stays.
 
         Yields:
             Whether a run goes on.
@@ -112,11 +114,15 @@ class RunFolder:
             finally:
                 if self.rank == 0 and self.folder.is_dir() and not self._has_begun():
                     discard(self.folder)
+                    self._bring_back()
         finally:
             self._release()
 
     def _open(self, resume: bool, overwrite: bool) -> None:
         clean(self.folder)
+        if (self.folder / _RUN).is_file():
+            self._hold()
+        self._bring_back()
         if (self.folder / _RUN).is_file():
             self._hold()
         if self.folder.is_dir():
@@ -135,6 +141,17 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / _RUN, {})
         self._hold()
+
+    def _bring_back(self) -> None:
+        """Give an unfinished run its folder back, unless the one that replaces it has begun."""
+        if not self._replaced.is_dir():
+            return
+        if (self.folder / _RUN).is_file():
+            discard(self._replaced if self._has_begun() else self.folder)
+        elif self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+        if self._replaced.is_dir() and not self.folder.exists():
+            self._replaced.rename(self.folder)
 
     def _hold(self) -> None:
         """Keep other commands from the folder, until this process ends or releases it."""
@@ -199,6 +216,8 @@ class RunFolder:
         with self.first_does() as is_first:
             if is_first:
                 write_json(self.folder / _RUN, dict(settings))
+                if self._replaced.is_dir():
+                    discard(self._replaced)
 
     def losses_before(self, measure: Callable[[], DocumentLosses]) -> DocumentLosses:
         """Return the held-out losses before training, which are measured once; a collective."""
@@ -233,7 +252,10 @@ class RunFolder:
                 else "Move it away, or choose another output.",
                 path=str(self.folder),
             )
-        discard(self.folder)
+        if self._has_begun():
+            self.folder.rename(self._replaced)
+        else:
+            discard(self.folder)
 
 
 def losses_as_json(losses: DocumentLosses) -> dict[str, Any]:

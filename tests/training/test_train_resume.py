@@ -133,6 +133,29 @@ def test_starting_anew_removes_nothing_but_a_run(attached, text, tmp_path):
     assert checkpoint.is_dir()
 
 
+def test_a_run_stays_until_the_one_that_replaces_it_begins(attached, text, tmp_path):
+    output, checkpoint = tmp_path / "out", "checkpoint-00000003"
+    steps = iter(range(1, 100))
+    stop = Listeners(should_stop=lambda: next(steps) == 3)
+    train(attached, output, text, options=options(), listeners=stop)
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(InputError, match="empty"):
+        train(attached, output, tmp_path / "empty.txt", options=options(), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "out.checkpoints"]
+    # Two processes that are killed: one before its run begins, one after that.
+    replaced = tmp_path / "out.checkpoints.replaced"
+    (tmp_path / "out.checkpoints").rename(replaced)
+    (tmp_path / "out.checkpoints").mkdir()
+    (tmp_path / "out.checkpoints" / "run.json").write_text("{}")
+    with RunFolder(output, 0).opened(resume=True, overwrite=False) as goes_on:
+        assert goes_on
+        assert not replaced.exists()
+        assert (tmp_path / "out.checkpoints" / checkpoint).is_dir()
+    shutil.copytree(tmp_path / "out.checkpoints", replaced)
+    assert train(attached, output, text, options=options(), resume=True).steps == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "out"]
+
+
 def test_tables_in_files_are_trained_to_the_same_bytes(trained, attached, text, tmp_path):
     done = train(attached, tmp_path / "out", text, options=options(tables="disk"))
     one, other = files_of(trained.output), files_of(done.output)
