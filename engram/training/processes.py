@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engram.errors import MissingError
+
 
 def process_count() -> int:
     """Return the number of processes of the default group; 1 without a group."""
@@ -11,13 +13,22 @@ def process_count() -> int:
 
 
 def wait_for_all() -> None:
-    """Wait until all processes of the default group are here; alone, do nothing."""
+    """Wait until all processes of the default group are here; alone, do nothing.
+
+    Raises:
+        MissingError: One of them has ended.
+    """
     if process_count() > 1:
-        dist.barrier()
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise MissingError(
+                "Another process of the run has ended.", "Its own message says why."
+            ) from error
 
 
 def leave() -> None:
-    """Leave the default group, as NCCL asks for before a process ends; alone, do nothing."""
+    """Leave the default group, as NCCL asks for before a process ends; without one, do nothing."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -141,7 +141,8 @@ def summed_rows(
 def _of_all_ranks(ids: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Gather the rows of all processes, which may be different numbers of them."""
     ranks, home = dist.get_world_size(), ids.device
-    ids, grads = ids.to(transport_device()), grads.to(transport_device())
+    carrier = transport_device()
+    ids, grads = ids.to(carrier), grads.to(carrier)
     counts = [torch.zeros(1, dtype=torch.int64, device=ids.device) for _ in range(ranks)]
     dist.all_gather(counts, torch.tensor([len(ids)], device=ids.device))
     most = max(int(count) for count in counts)

@@ -120,6 +120,7 @@ class RunFolder:
 
     def _open(self, resume: bool, overwrite: bool) -> None:
         clean(self.folder)
+        # Before anything is moved, since another command may be at work there.
         if (self.folder / _RUN).is_file():
             self._hold()
         self._bring_back()

@@ -359,17 +359,32 @@ def test_a_memory_is_trained_beside_a_quantised_base(place, tmp_path):
     assert left(place, "quantised-2") == []
 
 
-@pytest.mark.slow
-def test_two_processes_started_by_torchrun(place, attached):
+def by_torchrun(words):
+    """Run a command in two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    words = train(attached, place, "two", "--json")
-    done = subprocess.run(
+    return subprocess.run(
         [*launcher, "--nproc-per-node", "2", "-m", "engram_cli", *map(str, words)],
         env={**os.environ, **TERMINAL, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_a_refusal_of_the_first_process_is_no_bug_of_the_second(place, attached):
+    unfinished = place / "refused.checkpoints"
+    unfinished.mkdir()
+    (unfinished / "run.json").write_text('{"steps": 4}')
+    done = by_torchrun(train(attached, place, "refused"))
+    assert done.returncode != 0
+    assert "holds an unfinished run" in done.stderr
+    assert "bug in engram" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_started_by_torchrun(place, attached):
+    done = by_torchrun(train(attached, place, "two", "--json"))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tokens"] == 4 * 2 * 2 * 32
     assert engram.verify(place / "two").ok

@@ -41,7 +41,7 @@ def attached(text, tmp_path_factory):
     return folder / "trained"
 
 
-@pytest.mark.parametrize("tables", ["ram", "disk"])
+@pytest.mark.parametrize("tables", ["ram", "host", "disk"])
 def test_two_processes_train_as_one(attached, text, tmp_path, tables):
     # Row-wise rules divide by a row's gradients: where these nearly cancel, rounding grows with lr.
     options = {"steps": 20, "tables": tables, "table_lr": 0.02}

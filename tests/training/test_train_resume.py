@@ -156,22 +156,15 @@ def test_a_run_stays_until_the_one_that_replaces_it_begins(attached, text, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "out"]
 
 
-def test_tables_in_files_are_trained_to_the_same_bytes(trained, attached, text, tmp_path):
-    done = train(attached, tmp_path / "out", text, options=options(tables="disk"))
+@pytest.mark.parametrize("tables", ["host", "disk"])
+def test_tables_elsewhere_are_trained_to_the_same_bytes(trained, attached, text, tmp_path, tables):
+    done = train(attached, tmp_path / "out", text, options=options(tables=tables))
     one, other = files_of(trained.output), files_of(done.output)
     differing = {name for name in one if one[name] != other.get(name)}
     assert one.keys() == other.keys()
     assert differing <= {"engram_training.json", "README.md"}
     assert done.row_movement == trained.row_movement
     assert not (tmp_path / "out.checkpoints").exists()
-
-
-def test_tables_in_host_memory_are_trained_to_the_same_bytes(trained, attached, text, tmp_path):
-    done = train(attached, tmp_path / "out", text, options=options(tables="host"))
-    one, other = files_of(trained.output), files_of(done.output)
-    differing = {name for name in one if one[name] != other.get(name)}
-    assert one.keys() == other.keys()
-    assert differing <= {"engram_training.json", "README.md"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
