@@ -42,7 +42,7 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Tensor, Tensor, None]:
         hidden_size, eps = streams.shape[-1], cast(float, self.config.eps)
         projected = self.wkv(for_projection(memory, self.wkv, self.k_weight.dtype))
         wide = torch.promote_types(projected.dtype, streams.dtype)
@@ -58,9 +58,8 @@ class DeepseekV41Module(EngramModule, layout="deepseek_v41"):
         gates = torch.sigmoid(torch.copysign(root, agreement))  # [B, T, M]
         if keep is not None:
             gates = gates.masked_fill(~keep[:, :, None], 0)
-        self._tell_gates(gates)
         out = hidden + gates[..., None] * value[:, :, None]
-        return out.to(streams.dtype), None
+        return out.to(streams.dtype), gates, None
 
 
 def _rstd(x: Tensor, eps: float) -> Tensor:

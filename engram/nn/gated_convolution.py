@@ -62,7 +62,7 @@ class DemoModule(EngramModule, layout="demo"):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, ConvPast]:
+    ) -> tuple[Tensor, Tensor, ConvPast]:
         memory = for_projection(memory, self.value_proj, self._conv.weight.dtype)
         value = self.value_proj(memory)  # [B, T, D]
         keys = self.key_proj(memory).unflatten(-1, streams.shape[-2:])  # [B, T, M, D]
@@ -70,14 +70,13 @@ class DemoModule(EngramModule, layout="demo"):
         if keep is not None:
             # A closed gate makes the convolution's input zero as well.
             gates = gates.masked_fill(~keep[:, :, None], 0)
-        self._tell_gates(gates)
         gated, inputs = self._gated(value, gates)
         gaps = gaps_in(keep, window is not None) if self.layout.masked == "absent" else None
         convolved, window = self._conv(inputs, window, since, gaps)
         out = F.silu(convolved).view_as(gated).add_(gated)
         if keep is not None:
             out = out.masked_fill(~keep[:, :, None, None], 0)
-        return out.to(streams.dtype), ConvPast(window, gates)
+        return out.to(streams.dtype), gates, ConvPast(window, gates)
 
     def _conv_inputs(self, memory: Tensor, gates: Tensor) -> Tensor:
         memory = for_projection(memory, self.value_proj, self._conv.weight.dtype)

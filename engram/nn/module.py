@@ -70,8 +70,8 @@ class EngramModule(nn.Module):
         layer_id: The layer (0-based), None when built from a plain list.
         slot: The layer's index on the L axis of 4-D ids, None when built from a plain list.
         multi_head_embedding: The table.
-        on_gates: Told the gates ``[B, T, M]`` of every call, without gradients, where it is set:
-            zero at masked positions.
+        on_read: Told of every call, without gradients, where it is set: the gates ``[B, T, M]``,
+            zero at masked positions; the hidden states ``[B, T, M, D]``; and what is added to them.
 
     Raises:
         LayoutError: The layout has no module yet, or the primes do not match the config's orders
@@ -80,7 +80,7 @@ class EngramModule(nn.Module):
     """
 
     variants: ClassVar[dict[str, type[EngramModule]]] = {}
-    on_gates: Callable[[Tensor], object] | None = None
+    on_read: Callable[[Tensor, Tensor, Tensor], object] | None = None
 
     def __init_subclass__(cls, *, layout: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -230,7 +230,10 @@ class EngramModule(nn.Module):
             before = self._look_up(ids_before, gates.shape[:2])
             window = self._conv_inputs(before, gates)
         memory = self._look_up(hash_ids, positions)
-        read, past = self._read(streams, memory, keep, window, since)
+        read, gates, past = self._read(streams, memory, keep, window, since)
+        if self.on_read is not None:
+            added = read - streams if self.layout.residual_included else read
+            self.on_read(gates.detach(), streams.detach(), added.detach())
         out = read.reshape(hidden_states.shape)
         if residual and not self.layout.residual_included:
             out = hidden_states + out
@@ -312,11 +315,6 @@ class EngramModule(nn.Module):
         learns = any(parameter.requires_grad for parameter in self.parameters())
         return table.refuse_gradients(memory) if learns else memory
 
-    def _tell_gates(self, gates: Tensor) -> None:
-        """Tell whoever watches the gates ``[B, T, M]``; every layout's `_read` calls it."""
-        if self.on_gates is not None:
-            self.on_gates(gates.detach())
-
     def _read(
         self,
         streams: Tensor,
@@ -324,7 +322,7 @@ class EngramModule(nn.Module):
         keep: Tensor | None,
         window: Tensor | None,
         since: Tensor | None,
-    ) -> tuple[Tensor, ConvPast | None]:
+    ) -> tuple[Tensor, Tensor, ConvPast | None]:
         """Gate the memory by the hidden states.
 
         Args:
@@ -335,7 +333,7 @@ class EngramModule(nn.Module):
             since: See `forward`.
 
         Returns:
-            The result ``[B, T, M, D]``, and the past for later tokens.
+            The result ``[B, T, M, D]``, the gates ``[B, T, M]``, and the past for later tokens.
         """
         raise NotImplementedError
 

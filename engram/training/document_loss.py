@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,6 +74,20 @@ class Difference:
     high: float
 
 
+class Window(NamedTuple):
+    """A piece of a document that a model reads at once; its first token is not counted.
+
+    Attributes:
+        document: Number of the document.
+        begin: Place of the first token in it.
+        ids: Token ids ``[n]``, at least two.
+    """
+
+    document: int
+    begin: int
+    ids: NDArray[Any]
+
+
 @checked(context=2, batch_tokens=1)
 def document_losses(
     model: Any,
@@ -110,32 +124,20 @@ def document_losses(
         InputError: No document has two tokens.
     """
     file = describe_tokenizer(tokenizer)
-    windows = [
-        (number, begin, min(begin + context, len(document)))
-        for number, document in enumerate(documents)
-        for begin in range(0, len(document) - 1, context)
-    ]
-    if not windows:
-        raise InputError(
-            f"None of {len(documents):,} documents has two tokens: there is no loss to measure.",
-            "Give longer documents.",
-            documents=len(documents),
-        )
+    windows = cut_windows(documents, context)
     count_bytes, are_exact = byte_counter(file)
     nats = np.zeros(len(documents))
     tokens, text_bytes = np.zeros((2, len(documents)), np.int64)
-    for number, begin, end in windows:
-        tokens[number] += end - begin - 1
-        text_bytes[number] += count_bytes(np.asarray(documents[number][begin:end]))
-    done, total = 0, sum(end - begin for _, begin, end in windows)
-    with evaluating(model):
-        for batch in _batches(windows, batch_tokens):
-            rows = [np.asarray(documents[number][begin:end]) for number, begin, end in batch]
-            sums = _row_nats(model, rows, dtype)
-            np.add.at(nats, [number for number, _, _ in batch], sums)
-            done += sum(map(len, rows))
-            if progress is not None:
-                progress(done, total)
+    for window in windows:
+        tokens[window.document] += len(window.ids) - 1
+        text_bytes[window.document] += count_bytes(window.ids)
+    done, total = 0, sum(len(window.ids) for window in windows)
+    for batch, losses in read_windows(model, windows, batch_tokens=batch_tokens, dtype=dtype):
+        for window, of_tokens in zip(batch, losses, strict=True):
+            nats[window.document] += of_tokens.sum()
+            done += len(window.ids)
+        if progress is not None:
+            progress(done, total)
     return DocumentLosses(nats, tokens, text_bytes, are_exact)
 
 
@@ -190,23 +192,73 @@ def paired_difference(
     return Difference(a.nats_per_token - b.nats_per_token, float(low), float(high))
 
 
-def _batches(
-    windows: list[tuple[int, int, int]], batch_tokens: int
-) -> Iterator[list[tuple[int, int, int]]]:
+def cut_windows(documents: Sequence[Any], context: int) -> list[Window]:
+    """Cut documents into windows that follow each other.
+
+    Args:
+        documents: Token ids of each ``[any]``.
+        context: Tokens T of a window, at most.
+
+    Returns:
+        The windows, in the order of the documents; a last token by itself is in none.
+
+    Raises:
+        InputError: No document has two tokens.
+    """
+    windows = [
+        Window(number, begin, np.asarray(document[begin : begin + context]))
+        for number, document in enumerate(documents)
+        for begin in range(0, len(document) - 1, context)
+    ]
+    if not windows:
+        raise InputError(
+            f"None of {len(documents):,} documents has two tokens: there is no loss to measure.",
+            "Give longer documents.",
+            documents=len(documents),
+        )
+    return windows
+
+
+def read_windows(
+    model: Any,
+    windows: Sequence[Window],
+    *,
+    batch_tokens: int = 4096,
+    dtype: torch.dtype | None = None,
+) -> Iterator[tuple[list[Window], list[NDArray[np.float64]]]]:
+    """Measure the loss of every counted token, in eval mode and without gradients.
+
+    Args:
+        model: A causal language model.
+        windows: The windows.
+        batch_tokens: Tokens of a batch with its padding; a batch is at least one window.
+        dtype: dtype of autocast; the model's own when None.
+
+    Yields:
+        The windows of a forward pass, row by row, the longest first; and the nats of each one's
+        tokens from the second on ``[n - 1]``.
+    """
+    with evaluating(model):
+        for batch in _batches(windows, batch_tokens):
+            nats = _token_nats(model, [window.ids for window in batch], dtype)
+            losses = [row[: len(window.ids) - 1] for window, row in zip(batch, nats, strict=True)]
+            yield batch, losses
+
+
+def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
     """Divide windows into batches, the longest first: too little memory shows at once."""
-    windows = sorted(windows, key=lambda window: window[1] - window[2])
+    windows = sorted(windows, key=lambda window: -len(window.ids))
     first = 0
     while first < len(windows):
-        _, begin, end = windows[first]
-        last = first + max(1, batch_tokens // (end - begin))
+        last = first + max(1, batch_tokens // len(windows[first].ids))
         yield windows[first:last]
         first = last
 
 
-def _row_nats(
+def _token_nats(
     model: Any, rows: list[NDArray[Any]], dtype: torch.dtype | None
 ) -> NDArray[np.float64]:
-    """Return the sum of the losses of each row's tokens from the second on, ``[B]``."""
+    """Return the loss of each row's tokens from the second on ``[B, T - 1]``, zero after it."""
     lengths = torch.tensor([len(row) for row in rows])
     # No mask: a token never looks at the padding on its right, which is anything, such as the last.
     padded = [np.pad(row, (0, int(lengths.max()) - len(row)), mode="edge") for row in rows]
@@ -217,7 +269,7 @@ def _row_nats(
         logits: Tensor = model(input_ids=ids.to(device), use_cache=False).logits
     is_counted = torch.arange(1, ids.shape[1]) < lengths[:, None]
     row, column = is_counted.nonzero(as_tuple=True)
-    nats = torch.zeros(len(rows), dtype=torch.float64)
+    nats = torch.zeros(is_counted.shape, dtype=torch.float64)
     wide = torch.promote_types(logits.dtype, torch.float32)
     chunk = max(1, _CHUNK_LOGITS // logits.shape[-1])
     for rows_of, columns in zip(row.split(chunk), column.split(chunk), strict=True):
@@ -225,5 +277,5 @@ def _row_nats(
         losses = cross_entropy(
             predicted, ids[rows_of, columns + 1].to(predicted.device), reduction="none"
         )
-        nats.index_add_(0, rows_of, losses.double().cpu())
+        nats[rows_of, columns] = losses.double().cpu()
     return nats.numpy()

@@ -266,15 +266,15 @@ class Run:
         """Keep the sum of a step's gates of every layer, and their number."""
         memory = self.trainees.memory
 
-        def watch(layer_id: int) -> Callable[[Tensor], None]:
-            def add(gates: Tensor) -> None:
+        def watch(layer_id: int) -> Callable[..., None]:
+            def add(gates: Tensor, *_: Tensor) -> None:
                 total, count = self._gates.get(layer_id, (0, 0))
                 self._gates[layer_id] = total + gates.float().sum(), count + gates.numel()
 
             return add
 
         for layer_id, module in ({} if memory is None else memory.modules).items():
-            module.on_gates = watch(layer_id)
+            module.on_read = watch(layer_id)
 
     @property
     def _save_every(self) -> int:

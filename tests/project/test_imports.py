@@ -106,6 +106,7 @@ FLOORS = {
         ("hf",),
         ("checkpoints",),
         ("training",),
+        ("evaluation",),
         ("pictures",),
     ),
     "engram.corpus": (

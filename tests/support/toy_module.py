@@ -25,4 +25,4 @@ class ToyModule(EngramModule, layout="toy"):
         if keep is not None:
             gates = gates.masked_fill(~keep[:, :, None], 0)
         value = self.value(memory.to(self.value.weight.dtype))  # [B, T, D]
-        return (gates[..., None] * value[:, :, None]).to(streams.dtype), None
+        return (gates[..., None] * value[:, :, None]).to(streams.dtype), gates, None

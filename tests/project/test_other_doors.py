@@ -1,4 +1,4 @@
-"""The public names of `engram.training`: sorted, lazy, documented and typed."""
+"""The public names of the doors below `engram`: sorted, lazy, documented and typed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import sys
 
 import pytest
 
-import engram.training as door
+import engram.evaluation
+import engram.training
 
-FUNCTIONS = [name for name in door.__all__ if inspect.isfunction(getattr(door, name))]
+DOORS = [engram.training, engram.evaluation]
+NAMES = [(door, name) for door in DOORS for name in door.__all__]
+FUNCTIONS = [(door, name) for door, name in NAMES if inspect.isfunction(getattr(door, name))]
 
 
-def test_names_are_sorted_and_imported_when_they_are_used():
+@pytest.mark.parametrize("door", DOORS)
+def test_names_are_sorted_and_imported_when_they_are_used(door):
     assert door.__all__ == sorted(door.__all__) == dir(door)
     code = (
-        "import sys, engram.training\n"
+        f"import sys, {door.__name__}\n"
+        "import engram.training\n"
         "engram.training.TrainOptions()\n"
         "assert not {'torch', 'transformers', 'numpy', 'accelerate'} & set(sys.modules)"
     )
@@ -25,20 +30,21 @@ def test_names_are_sorted_and_imported_when_they_are_used():
         _ = door.nothing
 
 
-def test_type_checkers_see_every_name():
+@pytest.mark.parametrize("door", DOORS)
+def test_type_checkers_see_every_name(door):
     source = inspect.getsource(door)
     stated = source.partition("if TYPE_CHECKING:")[2].partition("# By module")[0]
     for name in door.__all__:
         assert name in stated, name
 
 
-@pytest.mark.parametrize("name", [name for name in door.__all__ if not name.isupper()])
-def test_functions_and_classes_are_documented(name):
+@pytest.mark.parametrize(("door", "name"), [it for it in NAMES if not it[1].isupper()])
+def test_functions_and_classes_are_documented(door, name):
     assert inspect.getdoc(getattr(door, name)).splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_state_their_arguments_and_types(name):
+@pytest.mark.parametrize(("door", "name"), FUNCTIONS)
+def test_functions_state_their_arguments_and_types(door, name):
     function = getattr(door, name)
     lines = [line.strip() for line in inspect.getdoc(function).splitlines()]
     for parameter in inspect.signature(function).parameters.values():
