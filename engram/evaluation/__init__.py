@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engram.evaluation.depth_options import DepthOptions
+    from engram.evaluation.depth_result import Depth, LensDifference
+    from engram.evaluation.layer_depth import measure_depth
     from engram.evaluation.memory_watch import MemoryWatch, Reading
     from engram.evaluation.open_models import OpenModel, open_compared, open_model
     from engram.evaluation.switched_off import memory_off
 
 # By module: its public names.
 _NAMES = {
+    "depth_options": ("DepthOptions",),
+    "depth_result": ("Depth", "LensDifference"),
+    "layer_depth": ("measure_depth",),
     "memory_watch": ("MemoryWatch", "Reading"),
     "open_models": ("OpenModel", "open_compared", "open_model"),
     "switched_off": ("memory_off",),
@@ -22,9 +28,13 @@ _NAMES = {
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "Depth",
+    "DepthOptions",
+    "LensDifference",
     "MemoryWatch",
     "OpenModel",
     "Reading",
+    "measure_depth",
     "memory_off",
     "open_compared",
     "open_model",

@@ -1,0 +1,299 @@
+"""`measure_depth`: does a memory relieve early layers? Logit lens and CKA against the base.
+
+The analysis of arXiv 2601.07372, section 6.1. Every run reads the same tokens; the first one of a
+window does not count: it has nothing before it, and many models give it a state so much larger than
+all others that it alone would decide CKA.
+
+Shapes: n documents, N tokens, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engram.arguments import checked
+from engram.corpus.text.text_options import TextOptions
+from engram.errors import InputError
+from engram.evaluation.alignment import (
+    FEWEST_TOKENS,
+    Alignment,
+    Grams,
+    centred_grams,
+    effective_depths,
+    minibatches,
+)
+from engram.evaluation.depth_options import DepthOptions
+from engram.evaluation.depth_result import Depth, LensDifference, early_layers
+from engram.evaluation.layer_states import LayerWatch
+from engram.evaluation.lens import Lens
+from engram.evaluation.open_models import OpenModel, Tables, name_runs, open_compared, open_model
+from engram.evaluation.switched_off import memory_off
+from engram.evaluation.text_sample import TextSample, sample_text
+from engram.hf.unwired import base_of
+from engram.hf.wiring import find_layers
+from engram.training.document_loss import (
+    DocumentLosses,
+    Window,
+    cut_windows,
+    paired_difference,
+    read_windows,
+)
+
+# Tokens of a forward pass, whose states are held for all layers.
+_BATCH_TOKENS = 2048
+
+
+@checked()
+def measure_depth(
+    model: str | Path,
+    data: Any,
+    adapter: str | Path | None = None,
+    *,
+    against: Sequence[str | Path] = (),
+    base: str | Path | None = None,
+    options: DepthOptions | None = None,
+    text: TextOptions | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    tables: Tables = "ram",
+    device: str | torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Depth:
+    """Compare the layers of a model with a memory with those of its base, and of controls.
+
+    At most two models are in memory at a time: the first, and one that it is compared with. Beside
+    them are the states of a batch, and of the base 256 bytes for each layer and token.
+
+    Args:
+        model: An attached folder or hub id; with an adapter, its base.
+        data: A text (file or folder), a folder of token shards, or an iterable of documents. Of the
+            text that trained the memory, only documents that were held out are read.
+        adapter: A memory by itself, that lies beside its base.
+        against: Controls: attached folders, dense controls, or base models.
+        base: Another base to compare with, such as one trained on the same text without a memory;
+            the model without its memory when None.
+        options: How much is read, and how.
+        text: How a text is read.
+        revision: Branch, tag or commit of the model on the hub.
+        trust_remote_code: Run the code beside the weights, where the base is defined there.
+        tables: Place of the tables, see `engram.load`.
+        device: Device of the models; a GPU where there is one, when None.
+        progress: Called with the tokens read so far, and those of all runs.
+
+    Returns:
+        Divergences, alignments and effective depths of each run: ``on``; ``base``; ``off`` where
+        the base is another model than the one without its memory; and those of `against`.
+
+    Raises:
+        EngramError: A model or the text cannot be read.
+        InputError: There are too few tokens.
+        MismatchError: A model has another tokenizer.
+    """
+    options = DepthOptions() if options is None else options
+    others = list(zip(name_runs(list(against), {"on", "off", "base"}), against, strict=True))
+    opened = open_model(
+        model,
+        adapter,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        tables=tables,
+        device=device,
+    )
+    sample = sample_text(
+        data,
+        opened.tokenizer,
+        opened.training,
+        tokens=options.tokens,
+        options=text,
+        seed=options.seed,
+    )
+    reader = _Reader(sample, options, (2 if base is None else 3) + len(others), progress)
+    how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "tables": tables}
+    first = base_of(opened.model) if base is None else open_compared(base, opened, **how)
+    runs = {"base": reader.read(first)}
+    del first
+    runs = {"on": reader.read(opened.model), **runs}
+    if base is not None:
+        with memory_off(opened.model):
+            runs["off"] = reader.read(opened.model)
+    for name, path in others:
+        runs[name] = reader.read(open_compared(path, opened, **how))
+    return _result(opened, str(data), base, sample, options, reader.tokens, runs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Measurements of one model.
+
+    Attributes:
+        loss: Nats of each document, ``[n]``.
+        divergences: Sum of the divergence after each layer over the tokens of each document,
+            float64 ``[n, L]``.
+        cka: CKA of each layer of the base (first axis) with each of this model.
+    """
+
+    loss: NDArray[np.float64]
+    divergences: NDArray[np.float64]
+    cka: list[list[float]]
+
+
+class _Reader:
+    """Reads the same windows with one model after the other.
+
+    Args:
+        sample: The text.
+        options: How it is read.
+        runs: Models that will read it.
+        progress: Called with the tokens read so far, and those of all runs.
+
+    Attributes:
+        tokens: Counted tokens of each document, int64 ``[n]``.
+    """
+
+    def __init__(
+        self,
+        sample: TextSample,
+        options: DepthOptions,
+        runs: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._windows = cut_windows(sample.documents, options.context)
+        self._seed, self._progress = options.seed, progress
+        self._done, self._total = 0, runs * sum(len(window.ids) for window in self._windows)
+        self.tokens = np.zeros(len(sample.documents), np.int64)
+        for window in self._windows:
+            self.tokens[window.document] += len(window.ids) - 1
+        if self.tokens.sum() < FEWEST_TOKENS:
+            raise InputError(
+                f"At least {FEWEST_TOKENS} tokens after the first of a window are needed, got "
+                f"{self.tokens.sum()}.",
+                "Give more text.",
+                tokens=int(self.tokens.sum()),
+            )
+        # Gram matrices of the first model that reads, the base, by minibatch.
+        self._base: list[Grams] = []
+
+    def read(self, model: Any) -> _Run:
+        """Run a model on all windows; the first one is the base that all are aligned with."""
+        lens, alignment, is_base = Lens(model), Alignment(), not self._base
+        order = torch.Generator().manual_seed(self._seed)
+        layers = len(find_layers(model)[1])
+        loss, sums = np.zeros(len(self.tokens)), np.zeros((len(self.tokens), layers))
+        count = 0
+        with LayerWatch(model) as watch:
+            passes = read_windows(model, self._windows, batch_tokens=_BATCH_TOKENS)
+            for batch, nats in passes:
+                states, owners = _counted(watch, batch)
+                np.add.at(loss, owners, np.concatenate(nats))
+                np.add.at(sums, owners, lens.divergences(states).T.numpy())
+                for places in minibatches(len(owners), order):
+                    own = centred_grams([it[places.to(it.device)] for it in states])
+                    if is_base:
+                        self._base.append(own)
+                    alignment.add(own, self._base[count])
+                    count += 1
+                self._tell(batch)
+        return _Run(loss, sums, alignment.matrix())
+
+    def _tell(self, batch: list[Window]) -> None:
+        self._done += sum(len(window.ids) for window in batch)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _counted(watch: LayerWatch, batch: list[Window]) -> tuple[list[Tensor], NDArray[np.int64]]:
+    """Return the states of a pass at counted tokens, and the document of each token.
+
+    Args:
+        watch: Has the states of the pass.
+        batch: The windows, row by row.
+
+    Returns:
+        States after each layer ``[N, D]`` or ``[N, M, D]``; documents ``[N]``.
+    """
+    lengths = torch.tensor([len(window.ids) for window in batch])
+    longest = int(lengths.max())
+    places = torch.arange(longest)
+    row, column = ((places > 0) & (places < lengths[:, None])).nonzero(as_tuple=True)
+    owners = np.asarray([window.document for window in batch])[row.numpy()]
+    states = watch.take((len(batch), longest))
+    return [it[row.to(it.device), column.to(it.device)] for it in states], owners
+
+
+def _result(
+    opened: OpenModel,
+    text: str,
+    base: str | Path | None,
+    sample: TextSample,
+    options: DepthOptions,
+    tokens: NDArray[np.int64],
+    runs: dict[str, _Run],
+) -> Depth:
+    lens = {
+        name: (run.divergences.sum(axis=0) / tokens.sum()).tolist() for name, run in runs.items()
+    }
+    pairs = [(name, "base") for name in runs if name != "base"]
+    pairs += [("on", name) for name in runs if name not in ("on", "off", "base")]
+    return Depth(
+        target=opened.name,
+        base=None if base is None else str(base),
+        text=text,
+        held_out=sample.held_out,
+        documents=int((tokens > 0).sum()),
+        tokens=int(tokens.sum()),
+        context=options.context,
+        memory_layers=tuple(sorted(opened.config.layer_ids)),
+        loss={name: float(run.loss.sum() / tokens.sum()) for name, run in runs.items()},
+        lens=lens,
+        differences=tuple(_difference(runs, a, b, tokens) for a, b in pairs),
+        cka={name: run.cka for name, run in runs.items()},
+        nearest=options.nearest,
+        effective_depth={
+            name: effective_depths(run.cka, options.nearest) for name, run in runs.items()
+        },
+        notes=_notes(opened, base, sample, options, len(lens["base"])),
+    )
+
+
+def _difference(runs: dict[str, _Run], a: str, b: str, tokens: NDArray[np.int64]) -> LensDifference:
+    """Compare two runs in their early layers, with an interval where there are two documents."""
+    early = [
+        run.divergences[:, early_layers(run.divergences.shape[1])].mean(axis=1)
+        for run in (runs[a], runs[b])
+    ]
+    # The bytes of the documents have no part in it.
+    found = paired_difference(*(DocumentLosses(it, tokens, tokens, False) for it in early))
+    if (tokens > 0).sum() < 2:
+        return LensDifference(a, b, found.nats, None, None)
+    return LensDifference(a, b, found.nats, found.low, found.high)
+
+
+def _notes(
+    opened: OpenModel,
+    base: str | Path | None,
+    sample: TextSample,
+    options: DepthOptions,
+    layers: int,
+) -> tuple[str, ...]:
+    notes = []
+    if sample.held_out:
+        notes.append("The text trained the memory: only documents that were held out are read.")
+    trained = "memory" if opened.training is None else opened.training["options"]["train"]
+    if base is None and trained != "memory":
+        notes.append(
+            "The base is the model without its memory, whose weights were trained beside it: a "
+            "base that was trained alone tells more (engram train --control none, then --base)."
+        )
+    if options.nearest >= layers:
+        notes.append(
+            f"The base has {layers} layers: effective depths average all of them, and tell little."
+        )
+    return tuple(notes)
