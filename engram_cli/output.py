@@ -27,6 +27,9 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+# Colours of cells that are a verdict, or one and its reason: "FAILED: it is not there".
+_VERDICTS = {"yes": "green", "ok": "green", "no": "red", "FAILED": "red"}
+
 
 class Table(NamedTuple):
     """Text in columns; cells that do not fit are folded, never cut.
@@ -155,8 +158,10 @@ def _draw(shown: Shown, wrap: bool) -> str:
     from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
+    is_plain = not is_terminal or bool(os.environ.get("NO_COLOR"))
     console = Console(
         file=sys.stdout,
+        color_system=None if is_plain else "auto",
         width=None if is_terminal else PIPE_WIDTH,
         markup=False,
         highlight=False,
@@ -182,13 +187,21 @@ def _draw_table(part: Table) -> RenderableType:
         show_header=bool(part.headings),
         collapse_padding=part.is_dense,
     )
-    rows = [[printable(str(cell)) for cell in row] for row in part.rows]
+    rows = [[_draw_cell(cell) for cell in row] for row in part.rows]
     for heading in part.headings or [""] * max(map(len, rows), default=0):
         side: Literal["left", "right"] = "left" if heading in ("", *part.left) else "right"
         drawn.add_column(printable(heading), justify=side, overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     return drawn
+
+
+def _draw_cell(cell: object) -> RenderableType:
+    """Colour a verdict; the console leaves colours out where they are not wanted."""
+    from rich.text import Text
+
+    text = printable(str(cell))
+    return Text(text, style=_VERDICTS.get(text.partition(":")[0].rstrip(), ""))
 
 
 def printable(text: str) -> str:
