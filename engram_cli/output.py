@@ -123,21 +123,22 @@ class Output:
             raise
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
+    def progress(self, title: str, unit: str = "bytes") -> Iterator[Progress]:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
             title: Name of the work, such as "Hashing".
+            unit: The amounts that it counts: bytes, or something else that is named so.
 
         Yields:
-            A function to call with the bytes done so far and in all (None if unknown).
+            A function to call with the amount done so far and in all (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(printable(title)) as step:
+        with progress_bar(printable(title), unit) as step:
             yield step
 
 

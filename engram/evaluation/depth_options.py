@@ -13,7 +13,8 @@ class DepthOptions:
 
     Attributes:
         tokens: Tokens to read, at most.
-        context: Tokens of a window.
+        context: Tokens of a window; when None that of the training, else 512, and never more than
+            the model was made for.
         nearest: Layers of the base that an effective depth averages.
         seed: Seed of the order of documents, and of minibatches.
 
@@ -22,7 +23,7 @@ class DepthOptions:
     """
 
     tokens: int = 20_000
-    context: int = 512
+    context: int | None = None
     nearest: int = 5
     seed: int = 0
 

@@ -46,9 +46,11 @@ from engram.training.document_loss import (
     paired_difference,
     read_windows,
 )
+from engram.training.learned_positions import demand_positions, stated_positions
 
 # Tokens of a forward pass, whose states are held for all layers.
 _BATCH_TOKENS = 2048
+_CONTEXT = 512
 
 
 @checked()
@@ -64,6 +66,7 @@ def measure_depth(
     revision: str | None = None,
     trust_remote_code: bool = False,
     tables: Tables = "ram",
+    tokenizer: Any = None,
     device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Depth:
@@ -85,6 +88,7 @@ def measure_depth(
         revision: Branch, tag or commit of the model on the hub.
         trust_remote_code: Run the code beside the weights, where the base is defined there.
         tables: Place of the tables, see `engram.load`.
+        tokenizer: The model's tokenizer; its own when None.
         device: Device of the models; a GPU where there is one, when None.
         progress: Called with the tokens read so far, and those of all runs.
 
@@ -102,6 +106,7 @@ def measure_depth(
     opened = open_model(
         model,
         adapter,
+        tokenizer=tokenizer,
         revision=revision,
         trust_remote_code=trust_remote_code,
         tables=tables,
@@ -115,7 +120,9 @@ def measure_depth(
         options=text,
         seed=options.seed,
     )
-    reader = _Reader(sample, options, (2 if base is None else 3) + len(others), progress)
+    context = _context(opened, options)
+    reader = _Reader(sample, context, options.seed, progress)
+    reader.expect((2 if base is None else 3) + len(others))
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "tables": tables}
     first = base_of(opened.model) if base is None else open_compared(base, opened, **how)
     runs = {"base": reader.read(first)}
@@ -126,7 +133,7 @@ def measure_depth(
             runs["off"] = reader.read(opened.model)
     for name, path in others:
         runs[name] = reader.read(open_compared(path, opened, **how))
-    return _result(opened, str(data), base, sample, options, reader.tokens, runs)
+    return _result(opened, str(data), base, sample, context, options, reader.tokens, runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +157,8 @@ class _Reader:
 
     Args:
         sample: The text.
-        options: How it is read.
-        runs: Models that will read it.
+        context: Tokens of a window.
+        seed: Decides the minibatches.
         progress: Called with the tokens read so far, and those of all runs.
 
     Attributes:
@@ -161,13 +168,13 @@ class _Reader:
     def __init__(
         self,
         sample: TextSample,
-        options: DepthOptions,
-        runs: int,
+        context: int,
+        seed: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self._windows = cut_windows(sample.documents, options.context)
-        self._seed, self._progress = options.seed, progress
-        self._done, self._total = 0, runs * sum(len(window.ids) for window in self._windows)
+        self._windows = cut_windows(sample.documents, context)
+        self._context, self._seed, self._progress = context, seed, progress
+        self._done = self._total = 0
         self.tokens = np.zeros(len(sample.documents), np.int64)
         for window in self._windows:
             self.tokens[window.document] += len(window.ids) - 1
@@ -181,8 +188,13 @@ class _Reader:
         # Gram matrices of the first model that reads, the base, by minibatch.
         self._base: list[Grams] = []
 
+    def expect(self, runs: int) -> None:
+        """Have it tell the progress of so many models."""
+        self._total = runs * sum(len(window.ids) for window in self._windows)
+
     def read(self, model: Any) -> _Run:
         """Run a model on all windows; the first one is the base that all are aligned with."""
+        demand_positions(model, self._context)
         lens, alignment, is_base = Lens(model), Alignment(), not self._base
         order = torch.Generator().manual_seed(self._seed)
         layers = len(find_layers(model)[1])
@@ -233,6 +245,7 @@ def _result(
     text: str,
     base: str | Path | None,
     sample: TextSample,
+    context: int,
     options: DepthOptions,
     tokens: NDArray[np.int64],
     runs: dict[str, _Run],
@@ -249,7 +262,7 @@ def _result(
         held_out=sample.held_out,
         documents=int((tokens > 0).sum()),
         tokens=int(tokens.sum()),
-        context=options.context,
+        context=context,
         memory_layers=tuple(sorted(opened.config.layer_ids)),
         loss={name: float(run.loss.sum() / tokens.sum()) for name, run in runs.items()},
         lens=lens,
@@ -274,6 +287,16 @@ def _difference(runs: dict[str, _Run], a: str, b: str, tokens: NDArray[np.int64]
     if (tokens > 0).sum() < 2:
         return LensDifference(a, b, found.nats, None, None)
     return LensDifference(a, b, found.nats, found.low, found.high)
+
+
+def _context(opened: OpenModel, options: DepthOptions) -> int:
+    """Return the tokens of a window."""
+    if options.context is not None:
+        return options.context
+    training = opened.training
+    context: int = _CONTEXT if training is None else training["options"]["context"]
+    most = stated_positions(opened.model)
+    return context if most is None else min(context, most)
 
 
 def _notes(
