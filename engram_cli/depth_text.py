@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from engram.evaluation.depth_result import early_layers
 from engram.units import plural
 from engram_cli.output import Shown, Table
 
@@ -27,8 +26,8 @@ def show(found: Depth) -> Shown:
     yield _layers(found)
     yield (
         "\nKL: divergence of the prediction after the layer from the run's own last one, nats a "
-        "token. Depth: layers of the base that the layer resembles (CKA); what the base gets with "
-        "itself is the mark.\n"
+        "token. Loss: that of the prediction after the layer. Depth: layers of the base that the "
+        f"layer resembles (CKA). Early layers: {_range(found.early_layers)}.\n"
     )
     yield _runs(found)
     yield "\n".join(["", *_answers(found), *found.notes])
@@ -36,26 +35,27 @@ def show(found: Depth) -> Shown:
 
 def _layers(found: Depth) -> Table:
     rows = []
+    columns = {"KL": (found.lens, 4), "loss": (found.lens_loss, 4)}
+    columns["depth"] = (found.effective_depth, 2)
     for layer in range(max(map(len, found.lens.values()))):
         cells: list[object] = [f"{layer} memory" if layer in found.memory_layers else layer]
-        for columns, digits in ((found.lens, 4), (found.effective_depth, 2)):
-            for run in columns.values():
+        for runs, digits in columns.values():
+            for run in runs.values():
                 value = run[layer] if layer < len(run) else None
                 cells.append("" if value is None else f"{value:.{digits}f}")
         rows.append(cells)
-    headings = ["layer", *(f"KL {run}" for run in found.lens)]
-    headings += [f"depth {run}" for run in found.effective_depth]
+    headings = ["layer", *(f"{name} {run}" for name in columns for run in found.lens)]
     return Table(rows, headings, left=["layer"])
 
 
 def _runs(found: Depth) -> Table:
-    early = early_layers(found.layers).stop
     rows = []
-    for run, nats in found.loss.items():
+    for run in found.lens:
         gained = found.depth_gained.get(run)
         depth = "" if gained is None or run == "base" else f"{gained:+.2f}"
-        rows.append((run, f"{nats:.4f}", f"{found.early[run]:.4f}", found.reaches[run], depth))
-    headings = ("run", "loss", f"KL of {plural(early, 'early layer')}", "reaches", "depth gained")
+        early = (f"{it[run]:.4f}" for it in (found.early, found.early_loss))
+        rows.append((run, *early, found.reaches[run], depth))
+    headings = ("run", "early KL", "early loss", "reaches", "depth gained")
     return Table(rows, headings, left=["run"])
 
 
@@ -64,8 +64,12 @@ def _answers(found: Depth) -> Iterator[str]:
         yield _answer(it, found.documents)
     yield (
         f"Reaches: the layer from which on the KL is at most {found.threshold:.4f} nats, that of "
-        f"the base after layer {early_layers(len(found.lens['base'])).stop - 1}. The KL compares "
-        "a run with itself: the loss says whether its last prediction is any good."
+        "the base after its last early layer. Depth gained: mean depth less that of the base "
+        "with itself."
+    )
+    yield (
+        "The KL compares a run with itself, and is small where the last prediction knows as little "
+        "as the first: read it beside the loss."
     )
 
 
@@ -87,3 +91,7 @@ def _answer(it: LensDifference, documents: int) -> str:
         return f"Early layers of {it.a} and {it.b} are not told apart: {numbers}."
     side = "nearer to" if it.high < 0 else "farther from"
     return f"Early layers of {it.a} are {side} its last prediction than those of {it.b}: {numbers}."
+
+
+def _range(layers: list[int]) -> str:
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"

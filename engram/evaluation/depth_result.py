@@ -42,9 +42,10 @@ class Depth:
         tokens: Tokens N over which everything is estimated.
         context: Tokens of a window.
         memory_layers: Layers that read the memory.
-        loss: Loss by run, nats a token.
         lens: By run, for each layer: divergence KL(last || layer) of the prediction after it from
             the run's own last one, nats a token.
+        lens_loss: By run, for each layer: loss of the prediction after it, nats a token; that of
+            the last one is the run's loss.
         differences: Runs compared in their early layers.
         cka: By run: CKA of layer i of the base with layer j of the run, as ``[i][j]``.
         nearest: Layers of the base that an effective depth averages.
@@ -61,8 +62,8 @@ class Depth:
     tokens: int
     context: int
     memory_layers: tuple[int, ...]
-    loss: dict[str, float]
     lens: dict[str, list[float]]
+    lens_loss: dict[str, list[float]]
     differences: tuple[LensDifference, ...]
     cka: dict[str, list[list[float]]]
     nearest: int
@@ -80,16 +81,24 @@ class Depth:
 
     @property
     def early(self) -> dict[str, float]:
-        """Mean divergence over the early layers, by run: the first half of them."""
-        return {
-            name: sum(found[early_layers(len(found))]) / len(found[early_layers(len(found))])
-            for name, found in self.lens.items()
-        }
+        """Mean divergence over the early layers, by run."""
+        return {name: self._early_mean(found) for name, found in self.lens.items()}
+
+    @property
+    def early_loss(self) -> dict[str, float]:
+        """Mean loss of predictions after the early layers, by run."""
+        return {name: self._early_mean(found) for name, found in self.lens_loss.items()}
+
+    @property
+    def early_layers(self) -> list[int]:
+        """The early layers: the first half, from the first one on that reads the memory."""
+        return [*range(self.layers)[early_layers(self.layers, min(self.memory_layers))]]
 
     @property
     def threshold(self) -> float:
         """Divergence of the base after the last of its early layers."""
-        return self.lens["base"][early_layers(len(self.lens["base"]))][-1]
+        nats = self.lens["base"]
+        return nats[early_layers(len(nats), min(self.memory_layers))][-1]
 
     @property
     def reaches(self) -> dict[str, int]:
@@ -114,6 +123,10 @@ class Depth:
                 gained[name] = sum(own - base for own, base in pairs) / len(pairs)
         return gained
 
+    def _early_mean(self, values: list[float]) -> float:
+        found = values[early_layers(len(values), min(self.memory_layers))]
+        return sum(found) / len(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram depth --json`` prints."""
         return {
@@ -127,9 +140,11 @@ class Depth:
             "context": self.context,
             "layers": self.layers,
             "memory_layers": list(self.memory_layers),
-            "loss": self.loss,
+            "early_layers": self.early_layers,
             "lens": self.lens,
+            "lens_loss": self.lens_loss,
             "early": self.early,
+            "early_loss": self.early_loss,
             "threshold": self.threshold,
             "reaches": self.reaches,
             "differences": [asdict(it) for it in self.differences],
@@ -143,9 +158,16 @@ class Depth:
         }
 
 
-def early_layers(layers: int) -> slice:
-    """Return the early layers of a model of so many: the first half, at least one."""
-    return slice(0, max(1, layers // 2))
+def early_layers(layers: int, first: int) -> slice:
+    """Return the early layers of a model: its first half, without those before the memory.
+
+    Args:
+        layers: Layers of the model.
+        first: The first layer that reads the memory; those before it know nothing of it. Where it
+            is in the second half, it alone counts.
+    """
+    first = min(first, layers - 1)
+    return slice(first, max(first + 1, layers // 2))
 
 
 def settled(divergences: Sequence[float], threshold: float) -> int:

@@ -1,8 +1,8 @@
 """`measure_depth`: does a memory relieve early layers? Logit lens and CKA against the base.
 
-The analysis of arXiv 2601.07372, section 6.1. Every run reads the same tokens; the first one of a
-window does not count: it has nothing before it, and many models give it a state so much larger than
-all others that it alone would decide CKA.
+The analysis of arXiv 2601.07372, section 6.1. Every run reads the same tokens. Counted are those of
+a window that another one follows, but for the first: it has nothing before it, and many models give
+it a state so much larger than all others that it alone would decide CKA.
 
 Shapes: n documents, N tokens, L layers.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -141,14 +141,14 @@ class _Run:
     """Measurements of one model.
 
     Attributes:
-        loss: Nats of each document, ``[n]``.
         divergences: Sum of the divergence after each layer over the tokens of each document,
             float64 ``[n, L]``.
+        losses: That of the loss.
         cka: CKA of each layer of the base (first axis) with each of this model.
     """
 
-    loss: NDArray[np.float64]
     divergences: NDArray[np.float64]
+    losses: NDArray[np.float64]
     cka: list[list[float]]
 
 
@@ -177,11 +177,11 @@ class _Reader:
         self._done = self._total = 0
         self.tokens = np.zeros(len(sample.documents), np.int64)
         for window in self._windows:
-            self.tokens[window.document] += len(window.ids) - 1
+            self.tokens[window.document] += len(window.ids) - 2
         if self.tokens.sum() < FEWEST_TOKENS:
             raise InputError(
-                f"At least {FEWEST_TOKENS} tokens after the first of a window are needed, got "
-                f"{self.tokens.sum()}.",
+                f"At least {FEWEST_TOKENS} tokens between the first and the last of a window are "
+                f"needed, got {self.tokens.sum()}.",
                 "Give more text.",
                 tokens=int(self.tokens.sum()),
             )
@@ -197,23 +197,24 @@ class _Reader:
         demand_positions(model, self._context)
         lens, alignment, is_base = Lens(model), Alignment(), not self._base
         order = torch.Generator().manual_seed(self._seed)
-        layers = len(find_layers(model)[1])
-        loss, sums = np.zeros(len(self.tokens)), np.zeros((len(self.tokens), layers))
+        shape = (len(self.tokens), len(find_layers(model)[1]))
+        divergences, losses = np.zeros(shape), np.zeros(shape)
         count = 0
         with LayerWatch(model) as watch:
             passes = read_windows(model, self._windows, batch_tokens=_BATCH_TOKENS)
-            for batch, nats in passes:
-                states, owners = _counted(watch, batch)
-                np.add.at(loss, owners, np.concatenate(nats))
-                np.add.at(sums, owners, lens.divergences(states).T.numpy())
-                for places in minibatches(len(owners), order):
-                    own = centred_grams([it[places.to(it.device)] for it in states])
+            for batch, _ in passes:
+                counted = _counted(watch, batch)
+                reading = lens.read(counted.states, counted.following)
+                np.add.at(divergences, counted.documents, reading.divergences.T.numpy())
+                np.add.at(losses, counted.documents, reading.losses.T.numpy())
+                for places in minibatches(len(counted.documents), order):
+                    own = centred_grams([it[places.to(it.device)] for it in counted.states])
                     if is_base:
                         self._base.append(own)
                     alignment.add(own, self._base[count])
                     count += 1
                 self._tell(batch)
-        return _Run(loss, sums, alignment.matrix())
+        return _Run(divergences, losses, alignment.matrix())
 
     def _tell(self, batch: list[Window]) -> None:
         self._done += sum(len(window.ids) for window in batch)
@@ -221,23 +222,39 @@ class _Reader:
             self._progress(self._done, self._total)
 
 
-def _counted(watch: LayerWatch, batch: list[Window]) -> tuple[list[Tensor], NDArray[np.int64]]:
-    """Return the states of a pass at counted tokens, and the document of each token.
+class _Counted(NamedTuple):
+    """The N counted tokens of a forward pass.
+
+    Attributes:
+        states: States after each layer ``[N, D]`` or ``[N, M, D]``.
+        following: Ids of the tokens that follow ``[N]``.
+        documents: Document of each ``[N]``.
+    """
+
+    states: list[Tensor]
+    following: Tensor
+    documents: NDArray[np.int64]
+
+
+def _counted(watch: LayerWatch, batch: list[Window]) -> _Counted:
+    """Find the counted tokens of a pass.
 
     Args:
         watch: Has the states of the pass.
         batch: The windows, row by row.
-
-    Returns:
-        States after each layer ``[N, D]`` or ``[N, M, D]``; documents ``[N]``.
     """
     lengths = torch.tensor([len(window.ids) for window in batch])
     longest = int(lengths.max())
     places = torch.arange(longest)
-    row, column = ((places > 0) & (places < lengths[:, None])).nonzero(as_tuple=True)
-    owners = np.asarray([window.document for window in batch])[row.numpy()]
+    row, column = ((places > 0) & (places < lengths[:, None] - 1)).nonzero(as_tuple=True)
     states = watch.take((len(batch), longest))
-    return [it[row.to(it.device), column.to(it.device)] for it in states], owners
+    return _Counted(
+        states=[it[row.to(it.device), column.to(it.device)] for it in states],
+        following=torch.from_numpy(
+            np.concatenate([window.ids[2:] for window in batch]).astype(np.int64)
+        ),
+        documents=np.asarray([window.document for window in batch])[row.numpy()],
+    )
 
 
 def _result(
@@ -250,9 +267,11 @@ def _result(
     tokens: NDArray[np.int64],
     runs: dict[str, _Run],
 ) -> Depth:
-    lens = {
-        name: (run.divergences.sum(axis=0) / tokens.sum()).tolist() for name, run in runs.items()
-    }
+    def by_layer(sums: NDArray[np.float64]) -> list[float]:
+        found: list[float] = (sums.sum(axis=0) / tokens.sum()).tolist()
+        return found
+
+    first = min(opened.config.layer_ids)
     pairs = [(name, "base") for name in runs if name != "base"]
     pairs += [("on", name) for name in runs if name not in ("on", "off", "base")]
     return Depth(
@@ -264,29 +283,39 @@ def _result(
         tokens=int(tokens.sum()),
         context=context,
         memory_layers=tuple(sorted(opened.config.layer_ids)),
-        loss={name: float(run.loss.sum() / tokens.sum()) for name, run in runs.items()},
-        lens=lens,
-        differences=tuple(_difference(runs, a, b, tokens) for a, b in pairs),
+        lens={name: by_layer(run.divergences) for name, run in runs.items()},
+        lens_loss={name: by_layer(run.losses) for name, run in runs.items()},
+        differences=tuple(_difference(runs, pair, first, tokens) for pair in pairs),
         cka={name: run.cka for name, run in runs.items()},
         nearest=options.nearest,
         effective_depth={
             name: effective_depths(run.cka, options.nearest) for name, run in runs.items()
         },
-        notes=_notes(opened, base, sample, options, len(lens["base"])),
+        notes=_notes(opened, base, sample, options, len(runs["base"].cka)),
     )
 
 
-def _difference(runs: dict[str, _Run], a: str, b: str, tokens: NDArray[np.int64]) -> LensDifference:
-    """Compare two runs in their early layers, with an interval where there are two documents."""
-    early = [
-        run.divergences[:, early_layers(run.divergences.shape[1])].mean(axis=1)
-        for run in (runs[a], runs[b])
-    ]
-    # The bytes of the documents have no part in it.
-    found = paired_difference(*(DocumentLosses(it, tokens, tokens, False) for it in early))
+def _difference(
+    runs: dict[str, _Run], pair: tuple[str, str], first: int, tokens: NDArray[np.int64]
+) -> LensDifference:
+    """Compare two runs in their early layers, with an interval where there are two documents.
+
+    Args:
+        runs: All runs.
+        pair: Names of the two.
+        first: The first layer that reads the memory.
+        tokens: Counted tokens of each document ``[n]``.
+    """
+    early = []
+    for name in pair:
+        sums = runs[name].divergences
+        nats = sums[:, early_layers(sums.shape[1], first)].mean(axis=1)
+        # The bytes of the documents have no part in it.
+        early.append(DocumentLosses(nats, tokens, tokens, False))
+    found = paired_difference(*early)
     if (tokens > 0).sum() < 2:
-        return LensDifference(a, b, found.nats, None, None)
-    return LensDifference(a, b, found.nats, found.low, found.high)
+        return LensDifference(*pair, found.nats, None, None)
+    return LensDifference(*pair, found.nats, found.low, found.high)
 
 
 def _context(opened: OpenModel, options: DepthOptions) -> int:

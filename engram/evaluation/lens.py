@@ -10,7 +10,7 @@ Shapes: N tokens, M streams, D hidden size, V vocabulary, L decoder layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,19 @@ from engram.hf.wiring import find_layers
 
 # Logits that are held in float32 at a time, a few times over: 64 MiB.
 _CHUNK_LOGITS = 2**24
+
+
+class LensReading(NamedTuple):
+    """Predictions of N tokens after each of L layers, in nats: float64 on the CPU.
+
+    Attributes:
+        divergences: Kullback-Leibler divergence KL(last || layer) ``[L, N]``; zero in the last
+            layer.
+        losses: Loss of the token that follows ``[L, N]``.
+    """
+
+    divergences: Tensor
+    losses: Tensor
 
 
 class Lens:
@@ -70,28 +83,28 @@ class Lens:
         finally:
             self._last.state = None
 
-    def divergences(self, states: Sequence[Tensor]) -> Tensor:
-        """Measure how far the prediction after each layer is from the last one.
+    def read(self, states: Sequence[Tensor], following: Tensor) -> LensReading:
+        """Measure the prediction after each layer: how far it is from the last one, and its loss.
 
         Args:
             states: States of the same tokens after each of the L layers, each ``[N, D]`` or
                 ``[N, M, D]``.
-
-        Returns:
-            Kullback-Leibler divergence KL(last || layer) in nats, float64 ``[L, N]`` on the CPU;
-            zero in the last layer.
+            following: Ids of the tokens that follow ``[N]``.
         """
-        found = torch.zeros(len(states), len(states[-1]), dtype=torch.float64)
-        first = 0
-        for rows in states[-1].split(self._chunk):
-            chunk = slice(first, first + len(rows))
-            last = self._log_probabilities(rows)
-            for number, state in enumerate(states[:-1]):
-                logs = self._log_probabilities(state[chunk])
-                kl = F.kl_div(logs, last, log_target=True, reduction="none").sum(dim=-1)
-                found[number, chunk] = kl.clamp_min(0).double().cpu()
-            first += len(rows)
-        return found
+        shape = (len(states), len(following))
+        divergences, losses = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+        for places in torch.arange(len(following)).split(self._chunk):
+            chunk = slice(int(places[0]), int(places[-1]) + 1)
+            last = self._log_probabilities(states[-1][chunk])
+            targets = following[chunk, None].to(last.device)
+            for number, state in enumerate(states):
+                logs = last
+                if number < len(states) - 1:
+                    logs = self._log_probabilities(state[chunk])
+                    kl = F.kl_div(logs, last, log_target=True, reduction="none").sum(dim=-1)
+                    divergences[number, chunk] = kl.clamp_min(0).double().cpu()
+                losses[number, chunk] = -logs.gather(-1, targets)[:, 0].double().cpu()
+        return LensReading(divergences, losses)
 
     @property
     def _chunk(self) -> int:

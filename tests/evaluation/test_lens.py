@@ -58,7 +58,9 @@ def test_a_memory_that_is_off_leaves_the_states_of_the_base(family, tmp_path_fac
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_divergences_equal_those_of_a_lens_written_by_hand(family, tmp_path_factory, monkeypatch):
+def test_divergences_and_losses_are_those_of_a_lens_written_by_hand(
+    family, tmp_path_factory, monkeypatch
+):
     if family not in FAMILIES:
         pytest.skip(f"{family} is not among the families of this run")
     model = randomise(engram.load(family_folders(family, tmp_path_factory)[1]))
@@ -73,11 +75,15 @@ def test_divergences_equal_those_of_a_lens_written_by_hand(family, tmp_path_fact
         last = predicted(states[-1])
         expected = [(last * (last / predicted(it)).log()).sum(-1) for it in states]
     monkeypatch.setattr("engram.evaluation.lens._CHUNK_LOGITS", 5 * 544)  # 48 tokens, 5 at a time
-    found = Lens(model).divergences(states)
-    assert found.shape == (3, 48)
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-3, atol=1e-6)
-    assert found[:2].mean() > 1e-3
-    assert not found[2].any()
+    following = torch.arange(48) * 7
+    divergences, losses = Lens(model).read(states, following)
+    assert divergences.shape == losses.shape == (3, 48)
+    torch.testing.assert_close(divergences, torch.stack(expected), rtol=1e-3, atol=1e-6)
+    assert divergences[:2].mean() > 1e-3
+    assert not divergences[2].any()
+    with torch.no_grad():
+        nats = [-predicted(it).log()[torch.arange(48), following] for it in states]
+    torch.testing.assert_close(losses, torch.stack(nats), rtol=1e-5, atol=1e-6)
 
 
 def test_states_of_each_pass_are_taken_once(tmp_path_factory):
