@@ -55,9 +55,9 @@ def _alignment(
     for number, (name, label) in enumerate({run: run, "base": "the base with itself"}.items()):
         # White below each line, so that it is seen on dark cells.
         style = nested_style(number + 1)
-        layers = range(len(depths[name]))
-        axes.plot(layers, depths[name], color="white", linewidth=style["linewidth"] + 2)
-        axes.plot(layers, depths[name], label=f"effective depth, {label}", **style)
+        places = [float("nan") if it is None else it for it in depths[name]]
+        axes.plot(places, color="white", linewidth=style["linewidth"] + 2)
+        axes.plot(places, label=f"effective depth, {label}", **style)
     axes.set_xlim(-0.5, len(depths[run]) - 0.5)
     axes.set_ylim(-0.5, len(matrix) - 0.5)
     axes.grid(visible=False)
