@@ -4,15 +4,10 @@ from collections.abc import Sequence
 
 from engram.sizing.placement import ACTIVATIONS, MemoryUse
 from engram.sizing.resources import Resource
+from engram.sizing.weights import GROUP_NAMES
 from engram.units import format_bytes
 from engram_cli.output import Shown, Table
 
-_GROUPS = {
-    "table": "tables",
-    "dense": "dense parts",
-    "constants": "constants",
-    "base": "base",
-}
 _TRAINED = {
     "memory": "training the memory",
     "all": "training everything",
@@ -56,7 +51,7 @@ def machine(use: MemoryUse, resources: Sequence[Resource], fits: bool | None) ->
 def parts(use: MemoryUse) -> Table:
     """List what takes the memory: weights by group, then gradients, state, caches, activations."""
     rows: dict[tuple[str, str, str], int] = {}
-    groups = {part.part: _GROUPS[part.group] for part in use.weights}
+    groups = {part.part: GROUP_NAMES[part.group] for part in use.weights}
     for row in use.rows:
         key = (groups.get(row.part, row.part), row.kind, row.place)
         rows[key] = rows.get(key, 0) + row.size_bytes

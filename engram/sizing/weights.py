@@ -17,6 +17,13 @@ from engram.storage.dtypes import TABLE_DTYPES, dtype_name, row_bytes
 
 Kind = Literal["exact", "nominal", "estimated"]
 Group = Literal["table", "dense", "constants", "base"]
+# Their names for people.
+GROUP_NAMES: Mapping[Group, str] = {
+    "table": "tables",
+    "dense": "dense parts",
+    "constants": "constants",
+    "base": "base",
+}
 
 BASE_DTYPE = "bfloat16"
 

@@ -11,7 +11,7 @@ from engram.config.engram_config import EngramConfig
 from engram.sizing.optimizers import OPTIMIZERS, ROW_STATES
 from engram.sizing.placement import MemoryUse, memory_use
 from engram.sizing.run_options import PLACES, Place, ReportOptions
-from engram.sizing.weights import Contents, reads_of, total_of
+from engram.sizing.weights import GROUP_NAMES, Contents, reads_of, total_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +38,22 @@ class Report:
     def __repr__(self) -> str:
         fits = {True: ", fits", False: ", does not fit", None: ""}[self.fits]
         return f"<Report on {self.name}: {self.use.total_bytes:,} bytes{fits}>"
+
+    def homes_by_part(self) -> list[dict[str, Any]]:
+        """Return a rank's bytes for each place that tables may be in, by place and part.
+
+        Parts are groups of weights, then gradients, optimiser state, caches and activations.
+        """
+        groups = {part.part: GROUP_NAMES[part.group] for part in self.use.weights}
+        sizes: dict[tuple[Place, Place, str], int] = {}
+        for tables in self.options.table_places:
+            for row in _use(self.target, replace(self.options, tables=tables)).rows:
+                key = (tables, row.place, groups.get(row.part, row.part))
+                sizes[key] = sizes.get(key, 0) + row.rank_bytes
+        return [
+            {"tables": tables, "place": place, "part": part, "rank_bytes": size}
+            for (tables, place, part), size in sizes.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``engram report --json`` prints."""
