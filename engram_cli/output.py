@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from engram.errors import DoesNotFitError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from engram.storage.files import Progress
 
@@ -44,8 +44,19 @@ class Table(NamedTuple):
     is_dense: bool = False
 
 
+class Painted(NamedTuple):
+    """A paragraph in colours.
+
+    Attributes:
+        pieces: Strings that follow each other, each with its colours as rich names them, such as
+            ``black on #ffdddd``; "" for none.
+    """
+
+    pieces: Sequence[tuple[str, str]]
+
+
 # An answer for people: a paragraph, or several and tables. A generator is run only to be shown.
-Shown: TypeAlias = Iterable[str | Table]
+Shown: TypeAlias = Iterable[str | Table | Painted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +72,11 @@ class Output:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether the answer goes to a terminal that shows colours, and NO_COLOR is not set."""
+        return not self.json and _console().color_system is not None
 
     def result(self, payload: Mapping[str, Any], shown: Shown, *, wrap: bool = True) -> None:
         """Print the answer, once.
@@ -120,21 +136,22 @@ class Output:
             raise
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
+    def progress(self, title: str, unit: str = "bytes") -> Iterator[Progress]:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
             title: Name of the work, such as "Hashing".
+            unit: The amounts that it counts: bytes, or something else that is named so.
 
         Yields:
-            A function to call with the bytes done so far and in all (None if unknown).
+            A function to call with the amount done so far and in all (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(printable(title)) as step:
+        with progress_bar(printable(title), unit) as step:
             yield step
 
 
@@ -151,26 +168,35 @@ def _print(text: str) -> None:
             raise
 
 
-def _draw(shown: Shown, wrap: bool) -> str:
+def _console() -> Console:
+    """Return the console that draws for stdout, without colours in pipes and with NO_COLOR."""
     from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
-    console = Console(
+    is_plain = not is_terminal or bool(os.environ.get("NO_COLOR"))
+    return Console(
         file=sys.stdout,
+        color_system=None if is_plain else "auto",
         width=None if is_terminal else PIPE_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,
     )
+
+
+def _draw(shown: Shown, wrap: bool) -> str:
+    console = _console()
     with console.capture() as capture:
         for part in [shown] if isinstance(shown, str) else shown:
             if isinstance(part, str):
                 console.print(printable(part), soft_wrap=not wrap)
+            elif isinstance(part, Painted):
+                console.print(_paint(part))
             else:
                 console.print(_draw_table(part))
     text = capture.get()
     # Rich pads the cells of a table with spaces, which are not wanted in a file.
-    return text if is_terminal else re.sub(r" +$", "", text, flags=re.MULTILINE)
+    return text if sys.stdout.isatty() else re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 
 def _draw_table(part: Table) -> RenderableType:
@@ -189,6 +215,13 @@ def _draw_table(part: Table) -> RenderableType:
     for row in rows:
         drawn.add_row(*row)
     return drawn
+
+
+def _paint(part: Painted) -> RenderableType:
+    from rich.text import Text
+
+    # Tokens are broken anywhere: their spaces are part of them.
+    return Text.assemble(*((printable(text), style) for text, style in part.pieces))
 
 
 def printable(text: str) -> str:

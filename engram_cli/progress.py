@@ -1,4 +1,4 @@
-"""The progress bar on a terminal: bytes done, rate, and time left."""
+"""The progress bar on a terminal: amount done, rate, and time left."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,43 +17,58 @@ from rich.table import Column
 from rich.text import Text
 
 from engram.storage import files
-from engram.units import format_bytes
+from engram.units import format_bytes, format_count
 
 # A rate over less time is not reliable.
 _LEAST_SECONDS = 0.5
 
 
 class _AmountColumn(ProgressColumn):
-    """Column with the bytes done, the total, and the rate."""
+    """Column with the amount done, the total, and the rate.
+
+    Args:
+        unit: The amounts that are counted: bytes, or something else that is named so.
+        column: Its place in the table.
+    """
+
+    def __init__(self, unit: str, column: Column) -> None:
+        super().__init__(column)
+        self._unit = unit
+
+    def _amount(self, number: float) -> str:
+        if self._unit == "bytes":
+            return format_bytes(int(number))
+        return f"{format_count(int(number))} {self._unit}"
 
     def render(self, task: Task) -> Text:
         """Format the amounts of a task."""
-        done = format_bytes(int(task.completed))
-        of = f" / {format_bytes(int(task.total))}" if task.total is not None else ""
+        done = self._amount(task.completed)
+        of = f" / {self._amount(task.total)}" if task.total is not None else ""
         # Rich's own rate is wrong when several reports arrive at once.
         seconds = task.finished_time or task.elapsed or 0.0
         speed = (task.completed - task.fields["begin"]) / max(seconds, _LEAST_SECONDS)
         is_known = speed > 0 and seconds >= _LEAST_SECONDS
-        rate = f", {format_bytes(int(speed))}/s" if is_known else ""
+        rate = f", {self._amount(speed)}/s" if is_known else ""
         return Text(f"{done}{of}{rate}")
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[files.Progress]:
+def progress_bar(title: str, unit: str = "bytes") -> Iterator[files.Progress]:
     """Show a bar on stderr while the block runs.
 
     Args:
         title: Name of the work.
+        unit: The amounts that it counts: bytes, or something else that is named so.
 
     Yields:
-        A function to call with the bytes done so far and in all.
+        A function to call with the amount done so far and in all.
     """
     # Where the line does not fit, only the bar gets shorter.
     columns = (
         SpinnerColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        _AmountColumn(Column(no_wrap=True)),
+        _AmountColumn(unit, Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -9,12 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engram.evaluation.gate_options import GateOptions
+    from engram.evaluation.gate_reading import GateReading, read_gates
     from engram.evaluation.memory_watch import MemoryWatch, Reading
     from engram.evaluation.open_models import OpenModel, open_compared, open_model
     from engram.evaluation.switched_off import memory_off
 
 # By module: its public names.
 _NAMES = {
+    "gate_options": ("GateOptions",),
+    "gate_reading": ("GateReading", "read_gates"),
     "memory_watch": ("MemoryWatch", "Reading"),
     "open_models": ("OpenModel", "open_compared", "open_model"),
     "switched_off": ("memory_off",),
@@ -22,12 +26,15 @@ _NAMES = {
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "GateOptions",
+    "GateReading",
     "MemoryWatch",
     "OpenModel",
     "Reading",
     "memory_off",
     "open_compared",
     "open_model",
+    "read_gates",
 ]
 
 
