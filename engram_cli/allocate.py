@@ -1,8 +1,10 @@
 """`engram allocate`: split a sparse parameter budget between experts and memory."""
 
 import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +19,11 @@ from engram_cli.options import (
     LayersOption,
     ModelOption,
     OverwriteOption,
+    PlotOption,
     taking,
 )
 from engram_cli.output import Output
+from engram_cli.plots import check_plot, write_plot
 from engram_cli.values import blaming, given_flags, read_count
 
 # By name of a value that the library refuses: the options that set it.
@@ -83,6 +87,7 @@ def allocate(
             "config.json that change.",
         ),
     ] = None,
+    plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     out: Output,
 ) -> None:
@@ -97,18 +102,21 @@ def allocate(
     Examples:
         $ engram allocate --model qwen3-30b-a3b
         $ engram allocate --model deepseek-v3 --rho 0.8 --layers 1,14 --dim 1280 --emit traded
-        $ engram allocate --total 9.9B --active 993M
+        $ engram allocate --total 9.9B --active 993M --plot rho.png
         $ engram allocate --total 9.9B --active 993M --rho 0.8 --row-width 80
         $ engram allocate --experts-kept 55 --experts-baseline 72 --experts-active 6 --json
     """
-    needless = given_flags(ctx, (*_SHAPE, "emit", "overwrite") if model is None else _COUNTS)
+    needs_model = (*_SHAPE, "emit", *(["overwrite"] if plot is None else []))
+    needless = given_flags(ctx, needs_model if model is None else _COUNTS)
     if needless and model is None:
         raise UsageError(f"Without --model there is no use for {' and '.join(needless)}.")
     if needless:
         raise UsageError(f"--model states {' and '.join(needless)} itself.", "Leave them out.")
+    check_plot(plot, overwrite)
+    drawing = partial(_drawn, ctx, out, plot, overwrite)
     if model is not None:
         with blaming(ctx, _OPTIONS_OF):
-            _allocate_mixture(model, rho, experts_kept, options, emit, overwrite, out)
+            _allocate_mixture(model, rho, experts_kept, options, emit, overwrite, out, drawing)
         return
     with blaming(ctx, _OPTIONS_OF):
         found = engram.allocate(
@@ -120,7 +128,7 @@ def allocate(
             experts_active=experts_active,
             row_width=row_width,
         )
-    answer = found.to_dict()
+    answer = drawing(found.to_dict())
     out.result(answer, show_law(answer), wrap=False)
     if found.splits:
         out.next_step(f"engram size --model MODEL --budget {found.splits[0].engram_params}")
@@ -134,6 +142,7 @@ def _allocate_mixture(
     emit: Path | None,
     overwrite: bool,
     out: Output,
+    drawing: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
     from engram.sizing.allocation import SCHEMA
     from engram.sizing.moe_allocation import check_emitted
@@ -147,10 +156,25 @@ def _allocate_mixture(
     if emit is not None:
         written = found.write(emit, overwrite=overwrite)
         out.note(f"Wrote {' and '.join(map(str, written))}.")
-    answer = found.to_dict()
+    answer = drawing(found.to_dict())
     out.result(answer, show_mixture(found, answer), wrap=False)
     out.next_step(
         "the same with --emit FOLDER"
         if emit is None
         else f"engram config check {shlex.quote(str(written[0]))} --model {shlex.quote(model)}"
     )
+
+
+def _drawn(
+    ctx: typer.Context, out: Output, plot: Path | None, overwrite: bool, answer: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw an answer if that was asked for; return it, with the curves that were drawn."""
+    if plot is None:
+        return answer
+    from engram.pictures.allocation_plot import plot_allocation
+    from engram.sizing.allocation import published_curves
+
+    answer = {**answer, "curves": published_curves()}
+    source = "Losses: arXiv 2601.07372, section 3; parameters counted."
+    write_plot(out, ctx, plot, plot_allocation, answer, source, overwrite=overwrite)
+    return answer

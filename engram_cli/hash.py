@@ -27,10 +27,12 @@ from engram_cli.options import (
     NumProcOption,
     OutputOption,
     OverwriteOption,
+    PlotOption,
     ResumeOption,
     taking,
 )
 from engram_cli.output import Output
+from engram_cli.plots import check_plot, write_plot
 from engram_cli.values import read_count, read_named
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ _HASH = {
 
 @taking(options=_HASH, out=OUTPUT)
 def hash(
+    ctx: typer.Context,
     text: Annotated[
         str,
         typer.Argument(
@@ -104,6 +107,7 @@ def hash(
     num_proc: NumProcOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    plot: PlotOption = None,
     dry_run: DryRunOption = False,
     out: Output,
 ) -> None:
@@ -128,7 +132,7 @@ def hash(
         $ engram hash corpus.jsonl --text-column text -c config.yaml --no-eos -o hashed
         $ engram hash - -t gpt2 --split line --layers 1,6
         $ engram hash tokens -c config.yaml
-        $ engram hash corpus.txt -c config.yaml --predict 10B --cache-curve
+        $ engram hash corpus.txt -c config.yaml --predict 10B --cache-curve --plot stats.png
         $ engram hash corpus.txt -c config.yaml -o ids -j 2 --resume
         $ engram hash tokens -c config.yaml --engine ray -j 2
     """
@@ -136,6 +140,10 @@ def hash(
         raise UsageError("--stats writes no ids, and -o says where to.", "Leave one of them out.")
     if dry_run and output is None:
         raise UsageError("Without -o nothing is written.", "Leave out --dry-run, or give -o.")
+    overwrite = options.overwrite
+    check_plot(plot, overwrite)
+    if plot is not None and output is None:
+        options = replace(options, overwrite=False)  # it is said of the picture
     options.check_writing(output is not None, text == STDIN)
     workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, text == STDIN)
@@ -168,6 +176,11 @@ def hash(
     counts, answer = hashed.counts, hashed.to_dict()
     resumed = plural(counts.resumed_shards, "shard") if counts.resumed_shards else ""
     tell_work(out, output, counts.was_finished, resumed, counts.notes)
+    if plot is not None:
+        from engram.pictures.stats_plot import plot_statistics
+
+        source = f"{plural(counts.tokens, 'token')} of {text}, counted as a memory reads them."
+        write_plot(out, ctx, plot, plot_statistics, answer, source, overwrite=overwrite)
     out.result(answer, show(answer, out.verbose))
     if output is None and text != STDIN:
         named = tokenizer or (plan.tokenizer.name if config is None else None)

@@ -27,6 +27,9 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+# Colours of cells that are a verdict, or one and its reason: "FAILED: it is not there".
+_VERDICTS = {"yes": "green", "ok": "green", "no": "red", "FAILED": "red"}
+
 
 class Table(NamedTuple):
     """Text in columns; cells that do not fit are folded, never cut.
@@ -208,7 +211,7 @@ def _draw_table(part: Table) -> RenderableType:
         show_header=bool(part.headings),
         collapse_padding=part.is_dense,
     )
-    rows = [[printable(str(cell)) for cell in row] for row in part.rows]
+    rows = [[_draw_cell(cell) for cell in row] for row in part.rows]
     for heading in part.headings or [""] * max(map(len, rows), default=0):
         side: Literal["left", "right"] = "left" if heading in ("", *part.left) else "right"
         drawn.add_column(printable(heading), justify=side, overflow="fold")
@@ -222,6 +225,14 @@ def _paint(part: Painted) -> RenderableType:
 
     # Tokens are broken anywhere: their spaces are part of them.
     return Text.assemble(*((printable(text), style) for text, style in part.pieces))
+
+
+def _draw_cell(cell: object) -> RenderableType:
+    """Colour a verdict; the console leaves colours out where they are not wanted."""
+    from rich.text import Text
+
+    text = printable(str(cell))
+    return Text(text, style=_VERDICTS.get(text.partition(":")[0].rstrip(), ""))
 
 
 def printable(text: str) -> str:

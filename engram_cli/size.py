@@ -21,10 +21,12 @@ from engram_cli.options import (
     MemoryOption,
     ModelOption,
     OverwriteOption,
+    PlotOption,
     ShareOption,
     taking,
 )
 from engram_cli.output import Output
+from engram_cli.plots import check_plot, write_plot
 from engram_cli.run_options import RUN
 from engram_cli.values import blaming, read_count
 
@@ -133,6 +135,7 @@ def size(
     emit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the config; - prints it instead.")
     ] = None,
+    plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     out: Output,
 ) -> None:
@@ -151,7 +154,7 @@ def size(
         $ engram size --model qwen3-0.6b --device-memory 24GB --host-memory 64GB
         $ engram size --model qwen3-0.6b --device-memory 24GB --mode training --train memory
         $ engram size --model llama-3.2-1b --disk 500GB --disk-iops 500K --tokens-per-second 2000
-        $ engram size --model gpt2 --k 5
+        $ engram size --model gpt2 --k 5 --plot size.png
         $ engram size --model gpt2 --corpus stats.json --load 0.5 --tokens 1B
         $ engram size --hidden-size 2560 --vocab 128815 --layers 1,14 --hc-mult 4 --budget 5.8B
     """
@@ -160,6 +163,7 @@ def size(
         raise UsageError("--emit - and --json both want stdout.", "Give --emit a file.")
     if emit is not None and not is_printed:
         check_file(emit, overwrite)
+    check_plot(plot, overwrite)
     from engram.backbone import load_backbone
     from engram.sizing.sized_memory import SCHEMA
 
@@ -184,6 +188,13 @@ def size(
     from engram_cli.size_text import show
 
     answer = sizing.to_dict()
+    if plot is not None:
+        from engram.pictures.size_plot import plot_size
+        from engram.sizing.curve import size_curve
+
+        answer["curve"] = [point.to_dict() for point in size_curve(sizing)]
+        source = "Parameters counted exactly, with the real primes of every head."
+        write_plot(out, ctx, plot, plot_size, answer, source, overwrite=overwrite)
     out.result(answer, show(sizing, answer, options.per))
     if sizing.fits is False:
         raise typer.Exit(5)

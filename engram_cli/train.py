@@ -13,6 +13,7 @@ from engram.corpus.text.text_options import TextOptions
 from engram.errors import MissingFileError, UsageError
 from engram.training.control_names import ControlName
 from engram.training.train_options import Schedule, TableOptimizer, Trained, TrainOptions
+from engram.units import plural
 from engram_cli.options import (
     OUTPUT,
     TEXT,
@@ -20,12 +21,14 @@ from engram_cli.options import (
     LinkOption,
     OutputOption,
     OverwriteOption,
+    PlotOption,
     ResumeOption,
     RevisionOption,
     TrustRemoteCodeOption,
     taking,
 )
 from engram_cli.output import Output, silence_transformers
+from engram_cli.plots import check_plot, write_plot
 from engram_cli.values import given_flags, given_words, read_count, read_named
 
 if TYPE_CHECKING:
@@ -169,6 +172,7 @@ def train(
     link: LinkOption = False,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
+    plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = False,
     out: Output,
@@ -189,7 +193,7 @@ def train(
         $ engram train ./attached-model --text corpus.txt -o trained --steps 2 --context 32
         $ engram train ./attached-model --corpus tokens -o adapter --adapter --tokens 2K --batch 2
         $ engram train ./attached-model --text corpus.txt -o control --control uniform --steps 2
-        $ engram train ./model --text corpus.txt -o new --steps 2 --set logging_steps=1 --json
+        $ engram train ./model --text corpus.txt -o new --steps 2 --plot run.png --json
         $ engram train --from-config llama.yaml -c config.yaml --text corpus.txt -o small --steps 2
     """
     if output is None:
@@ -199,6 +203,7 @@ def train(
             "train needs something to train, and only one: a folder or model, or --from-config.",
             "Give an attached folder, as engram attach writes it.",
         )
+    check_plot(plot, overwrite)
     data = _one_of(text, corpus)
     from engram_cli.train_arguments import read_arguments
 
@@ -242,7 +247,14 @@ def train(
     leave()
     if not watcher.is_first:
         raise typer.Exit(130 if result.output is None else 0)
-    out.result(result.to_dict(), show(result))
+    answer = result.to_dict()
+    if plot is not None and result.output is not None:
+        from engram.pictures.training_plot import plot_training
+
+        answer["log"] = list(result.log)
+        source = f"{plural(result.steps, 'step')} on {data}: losses, rows and gates of the run."
+        write_plot(out, ctx, plot, plot_training, answer, source, overwrite=overwrite)
+    out.result(answer, show(result))
     if result.output is None:
         watcher.say_how_to_go_on()
         raise typer.Exit(130)

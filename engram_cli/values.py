@@ -141,5 +141,7 @@ def given_words(ctx: typer.Context) -> list[str]:
             words.append((param.opts if value else param.secondary_opts)[-1])
         else:
             several = value if isinstance(value, (list, tuple)) else [value]
+            if not param.multiple:  # a list that one word states, such as 1,6
+                several = [",".join(map(str, several))]
             words += [word for each in several for word in (param.opts[-1], str(each))]
     return words

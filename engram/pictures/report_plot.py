@@ -80,6 +80,7 @@ def _write_total(axes: Axes, row: int, used: int, there: float | None, most: flo
         textcoords="offset points",
         verticalalignment="center",
         fontsize=6,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )
     if there is not None and there < most:
         axes.plot([there] * 2, [row - 0.48, row + 0.48], color=COLORS[1], linewidth=2)

@@ -36,7 +36,7 @@ def _params(axes: Axes, answer: Mapping[str, Any], points: list[dict[str, Any]])
     ks = [point["k"] for point in points]
     axes.plot(ks, [point["total_params"] for point in points], label="memory", **line_style(0))
     tables = [point["table_params"] for point in points]
-    axes.plot(ks, tables, label="its tables", **{**line_style(2), "markersize": 2.5})
+    axes.plot(ks, tables, label="its tables", **{**line_style(1), "markersize": 2.5})
     if answer["budget_params"] is not None:
         budget = answer["budget_params"]
         axes.axhline(

@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".pdf")
 # Width of a column of a paper, and of two, in inches.
 COLUMN, PAGE = 3.5, 7.2
-# From dark to light, in steps of at least 10 of CIE lightness; the first four are lines on white.
+# From dark to light, in steps of at least 10 of CIE lightness.
 COLORS = ("#14213d", "#9b2226", "#2176ae", "#e08214", "#8fc98b", "#f6dd8c")
 _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_HATCHES = ("", "////", "...", "\\\\\\\\", "xxx", "")
-_LINE_COLORS = 4
+_HATCHES = ("", "////", "...", "\\\\\\\\", "xxx", "++")
+# Colours of lines on white: neighbours differ by 15 or more of it.
+_LINE_COLORS = (0, 2, 3, 1)
 _DPI = 250
 _CAPTION_POINTS = 5.5
 # Width of a letter of the caption, in parts of its height, on average.
@@ -162,11 +163,21 @@ def line_style(number: int) -> dict[str, Any]:
         number: The series, from 0; their styles begin again after twelve.
     """
     return {
-        "color": COLORS[number % _LINE_COLORS],
+        "color": COLORS[_LINE_COLORS[number % len(_LINE_COLORS)]],
         "linestyle": _LINES[number % len(_LINES)],
         "marker": _MARKERS[number % len(_MARKERS)],
         "markeredgewidth": 0.6,
     }
+
+
+def nested_style(number: int) -> dict[str, Any]:
+    """Return the `line_style` of series that may lie on one another: the first is the widest.
+
+    Args:
+        number: The series, from 0, in the order in which they are drawn.
+    """
+    wide = max(0, 2 - number)
+    return {**line_style(number), "markersize": 2.5 + 1.5 * wide, "linewidth": 0.8 + 0.7 * wide}
 
 
 def bar_style(number: int) -> dict[str, Any]:
@@ -189,8 +200,21 @@ def show_counts(axis: Any) -> None:
     Args:
         axis: ``Axes.xaxis`` or ``Axes.yaxis``, on a linear or logarithmic scale.
     """
-    axis.set_major_formatter(lambda value, _: format_count(round(value, 6)) if value else "0")
+    axis.set_major_formatter(lambda value, _: _count(value))
     axis.set_minor_formatter(lambda value, _: "")
+
+
+def _count(value: float) -> str:
+    return format_count(round(value)) if value == round(value) else f"{value:g}"
+
+
+def show_shares(axis: Any) -> None:
+    """Write the numbers of an axis, parts of a whole, in per cent.
+
+    Args:
+        axis: ``Axes.xaxis`` or ``Axes.yaxis``.
+    """
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
 
 
 def show_bytes(axis: Any) -> None:

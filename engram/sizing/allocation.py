@@ -4,6 +4,7 @@ P_sparse = P_tot - P_act; experts get rho of it and the memory the rest (arXiv 2
 3). P_tot leaves out the vocabulary embedding and head; tables count whole as inactive.
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -39,6 +40,17 @@ class Split:
         }
 
 
+# Loss at P_tot 9.9B by rho, in nats a token: printed numbers, and the rho at which a sentence finds
+# about the loss of pure experts again.
+_PURE, _BEST = 1.7248, 1.7109
+LOSS_POINTS = (
+    {"rho": 0.4, "loss": _PURE, "kind": "stated as about equal"},
+    {"rho": 0.8, "loss": _BEST, "kind": "printed"},
+    {"rho": 1.0, "loss": _PURE, "kind": "printed"},
+)
+# Tables alone: the loss falls by so much for ten times the slots of 1,280 values, read off a plot.
+_DECADE, _SLOTS = 0.028, (258_000, 10_000_000)
+
 # Published points, for comparison: printed in the paper, exact (recomputed from printed counts), or
 # read off a plot.
 KNOWN = (
@@ -59,7 +71,7 @@ KNOWN = (
     },
     {
         "what": "loss at P_tot 9.9B",
-        "result": "1.7248 at rho 1, 1.7109 at rho about 0.8",
+        "result": f"{_PURE} at rho 1, {_BEST} at rho about 0.8",
         "kind": "printed",
     },
     {
@@ -69,10 +81,36 @@ KNOWN = (
     },
     {
         "what": "tables alone, 2.6e5 to 1e7 slots",
-        "result": "loss falls about 0.028 for ten times the slots",
+        "result": f"loss falls about {_DECADE} for ten times the slots",
         "kind": "plot",
     },
 )
+
+
+def published_curves() -> dict[str, Any]:
+    """Return the paper's losses as curves, for a picture.
+
+    Returns:
+        By name: ``loss``, its points by rho; ``guide``, two half parabolas through them with the
+            vertex at the best, which guide the eye and are no data; ``slots``, the fall of the loss
+            with tables alone, in nats from the smallest, read off a plot.
+    """
+    worst_rho, best_rho, pure_rho = (point["rho"] for point in LOSS_POINTS)
+    guide = []
+    for percent in range(40, 101, 2):
+        rho = percent / 100
+        end = worst_rho if rho < best_rho else pure_rho
+        part = (rho - best_rho) / (end - best_rho)
+        guide.append({"rho": rho, "loss": _BEST + (_PURE - _BEST) * part**2})
+    decades = math.log10(_SLOTS[1] / _SLOTS[0])
+    return {
+        "loss": list(LOSS_POINTS),
+        "guide": guide,
+        "slots": [
+            {"slots": _SLOTS[0], "loss_change": 0.0, "kind": "plot"},
+            {"slots": _SLOTS[1], "loss_change": -_DECADE * decades, "kind": "plot"},
+        ],
+    }
 
 
 def rho_from_experts(kept: int, baseline: int, active: int) -> Fraction:
