@@ -21,7 +21,6 @@
   };
 
   // The view: what is shown, of which gates, and on which scale.
-  const near = new Set();
   let view;
   const choose = () => {
     const [what, layer, stream] = ["what", "layer", "stream"].map(id => $(id).value), isLoss = what === "change";
@@ -31,24 +30,21 @@
     const value = isLoss ? change : token => mean(known(each(token)));
     const isWhole = what === "gate" && !$("stretch").checked;
     const all = isWhole ? [1] : data.tokens.flatMap(isLoss ? token => Math.abs(change(token)) : each);
-    const thick = clamp(Math.floor(28 / picked.length), 4) || 2, places = [];
-    picked.forEach((it, row) => {
-      const from = row ? places[row - 1][1] + 2 * (columns[it].layer !== columns[picked[row - 1]].layer) : 0;
-      places.push([from, from + thick]);
-    });
-    view = {what, isLoss, isWhole, picked, each, value, places, scale: top(all), done: new Set()};
+    const thick = clamp(Math.floor(28 / picked.length), 4) || 2;
+    const layers = [...new Set(picked.map(it => columns[it].layer))];
+    const places = picked.map((it, row) => row * thick + 2 * layers.indexOf(columns[it].layer));
+    view = {what, isLoss, isWhole, picked, layers, each, value, places, thick, scale: top(all)};
     $("layer").disabled = $("stream").disabled = isLoss;
     $("stretch").disabled = what !== "gate";
-    box.style.setProperty("--staff", (isLoss ? 0 : places.at(-1)[1]) + "px");
+    box.style.setProperty("--staff", (isLoss ? 0 : places.at(-1) + thick) + "px");
     explain();
-    near.forEach(paint);
+    watch.disconnect();
+    tokens.forEach(token => watch.observe(token));
   };
 
   // Only tokens near the window are painted: a long text costs what is seen of it.
   const shade = value => clamp(value / view.scale, 1).toFixed(3);
   const paint = token => {
-    if (view.done.has(token)) return;
-    view.done.add(token);
     const read = data.tokens[at.get(token)], value = view.value(read) ?? 0;
     const isStrong = view.isLoss && Math.abs(value) > .1 * view.scale;
     token.style.setProperty("--v", shade(Math.abs(value)));
@@ -56,29 +52,26 @@
     token.classList.toggle("helps", isStrong && value < 0);
     token.classList.toggle("harms", isStrong && value > 0);
     const stops = view.isLoss ? [] : view.each(read).flatMap((it, row) => {
-      const [from, to] = view.places[row], before = row ? view.places[row - 1][1] : 0;
-      return [`transparent ${before}px ${from}px`, `rgb(var(--heat)/${shade(it ?? 0)}) ${from}px ${to}px`];
+      const from = view.places[row], to = from + view.thick, color = `rgb(var(--heat)/${shade(it ?? 0)})`;
+      return [`${color} ${from}px ${to}px`, `transparent ${to}px ${view.places[row + 1] ?? to}px`];
     });
     token.style.setProperty("--bars", view.isLoss ? "none" : `linear-gradient(${stops.join()})`);
   };
-  const watch = new IntersectionObserver(changes => changes.forEach(({target, isIntersecting}) => {
-    if (!isIntersecting) return near.delete(target);
-    near.add(target);
-    paint(target);
-  }), {rootMargin: "600px 0px"});
+  const watch = new IntersectionObserver(changes => changes.filter(it => it.isIntersecting)
+    .forEach(({target}) => paint(target)), {rootMargin: "600px 0px"});
   addEventListener("beforeprint", () => tokens.forEach(paint));
 
   const explain = () => {
-    const {what, isLoss, isWhole, picked, scale} = view, ramp = make("div", "ramp", make("i", isLoss ? "two" : ""));
+    const {what, isLoss, isWhole, picked, scale} = view, count = picked.length, ramp = make("div", "ramp", make("i", isLoss ? "two" : ""));
     for (let tick = 0; tick < 5; tick++) {
       const value = scale * (isLoss ? tick / 2 - 1 : tick / 4);
       ramp.append(make("b", "", isLoss && value ? signed(value) : fixed(value, scale < 1 ? 3 : 2)));
     }
     const thing = what === "gate" ? "gate" : "norm of what is added, as a share of the stream's norm";
-    const layers = [...new Set(picked.map(it => columns[it].layer))].map(layer => `layer ${layer}, `
+    const layers = view.layers.map(layer => `layer ${layer}, `
       + `stream ${picked.filter(it => columns[it].layer === layer).map(it => columns[it].stream).join(", ")}`);
-    const whose = picked.length === 1 ? `the ${thing} of ${layers}`
-      : `the mean ${thing}, over ${picked.length} of ${columns.length}${picked.length === columns.length ? ", none picked" : ""}`;
+    const whose = count === 1 ? `the ${thing} of ${layers}`
+      : `the mean ${thing}, over ${count} of ${columns.length}${count === columns.length ? ", none picked" : ""}`;
     const told = isLoss ? "Background: change of the token's loss by the memory, in nats. Below zero it helps (blue, "
       + "underlined), above zero it harms (red, dotted)."
       : `Background: ${whose}. Bars below a token, from the top: ${layers.join("; ")}.`;
@@ -108,11 +101,8 @@
   let chosen = tokens[0];
   const show = ({target}) => {
     if (!at.has(target)) return;
-    for (const [token, isOn] of [[chosen, false], [target, true]]) {
-      token.classList.toggle("on", isOn);
-      token.setAttribute("aria-selected", isOn);
-    }
-    chosen = target;
+    chosen.ariaSelected = false;
+    (chosen = target).ariaSelected = true;
     const position = at.get(target), token = data.tokens[position], delta = change(token);
     const verdict = delta == null ? "" : `, change ${signed(delta)} nats: the memory ${delta < 0 ? "helps" : delta ? "harms" : "does nothing"}`;
     $("now").replaceChildren(make("p", "name", make("bdi", "", target.textContent)),
@@ -151,10 +141,8 @@
     event.preventDefault();
     go(KEYS[event.key]());
   });
-  const roles = {role: "listbox", "aria-label": "Tokens", "aria-describedby": "told"};
-  for (const name in roles) box.setAttribute(name, roles[name]);
-  for (const token of tokens) token.role = "option", token.tabIndex = -1, watch.observe(token);
-  tokens[0].tabIndex = 0;
+  box.role = "listbox";
+  tokens.forEach((token, it) => (token.role = "option", token.tabIndex = it ? -1 : 0));
   document.querySelector(".choice").hidden = $("panel").hidden = false;
   for (const id of ["what", "layer", "stream", "stretch"]) $(id).addEventListener("change", choose);
   choose();

@@ -1,4 +1,4 @@
-"""`gate_page`: every gate at every token, as a page to look at with mouse, keyboard or screen reader."""
+"""`gate_page`: every gate at every token, as a page for mouse, keyboard and screen reader."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from engram.pictures.page import (
     escaped,
     marked,
     page,
-    seen,
     section,
+    seen,
+    signed,
     table,
     token,
 )
@@ -98,9 +99,7 @@ def _has_change(token_read: Mapping[str, Any]) -> bool:
 def _columns(reading: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Layer and stream of every gate, in the order of the data."""
     return [
-        (layer_id, stream)
-        for layer_id in reading["layers"]
-        for stream in range(reading["streams"])
+        (layer_id, stream) for layer_id in reading["layers"] for stream in range(reading["streams"])
     ]
 
 
@@ -180,11 +179,12 @@ def _text(reading: Mapping[str, Any]) -> Html:
 <label>Shade by <select id="what"><option value="gate">gate</option>
 <option value="norm">norm of what is added</option>
 <option value="change">change of loss by the memory</option></select></label>
-{layers}{streams}<label class="tick"><input type="checkbox" id="stretch"> stretch to this text</label>
+{layers}{streams}<label><input type="checkbox" id="stretch"> stretch to this text</label>
 </form>
 <div class="legend" id="legend"><p class="note" id="told">Background: the mean of all
 {plural(len(columns), "gate")} of a token, from 0 (none) to 1 (full). No gate is picked.</p></div>
-<div class="beside"><div class="text" id="tokens" dir="{_direction(reading["tokens"])}">
+<div class="beside"><div class="text" id="tokens" role="group" aria-label="Tokens"
+aria-describedby="told" dir="{_direction(reading["tokens"])}">
 {"".join(parts)}
 </div>
 <aside id="panel" tabindex="0" role="region" aria-label="The chosen token" hidden>
@@ -253,7 +253,7 @@ def _telling(telling: Sequence[Mapping[str, Any]]) -> Html:
             f"{it['count']:,}",
             f"{it['gate_mean']:.3f}",
             f"layer {it['layer_id']}, stream {it['stream']}",
-            None if it["gain"] is None else f"{it['gain']:+.3f}",
+            None if it["gain"] is None else signed(it["gain"], 3),
         )
         for it in telling
     ]
@@ -279,7 +279,7 @@ def _tokens_table(reading: Mapping[str, Any]) -> Html:
                 Html(f"{position + 1} {token(read['text'])}"),
                 read["id"],
                 *(None if it is None else f"{it:.3f}" for it in losses),
-                None if change is None else f"{change:+.3f}",
+                None if change is None else signed(change, 3),
                 *(None if it is None else f"{it:.3f}" for it in _values(read, "gate", columns)),
             )
         )

@@ -1,16 +1,20 @@
-"""Charts as inline SVG without scripts: widths in per cent, so that text keeps its size on any screen."""
+"""Charts as inline SVG without scripts.
+
+Widths are in per cent, so that text keeps its size on any screen.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from engram.pictures.page import Html, escaped
+from engram.pictures.page import MINUS, Html, escaped, signed
 
 _ROW = 44  # pixels of a row of a forest plot: its name, and its interval below
 _BAR = 40
-_HEIGHT = 240  # of curves
+_HEIGHT = 300  # of curves
 _DASHES = 4  # styles of curves in the stylesheet
 
 
@@ -31,9 +35,27 @@ class Interval:
     high: float
 
 
-def figure(chart: Html, caption: str) -> Html:
-    """Return a chart with a sentence below it."""
-    return Html(f"<figure>{chart}<figcaption>{escaped(caption)}</figcaption></figure>")
+@dataclass(frozen=True)
+class Bar:
+    """A row of a bar chart.
+
+    Attributes:
+        name: What it is.
+        value: The value.
+        written: The value as people read it.
+        limit: What the value may be at most, or None.
+    """
+
+    name: str
+    value: float
+    written: str
+    limit: float | None = None
+
+
+def figure(chart: Html, caption: str, beside: Html) -> Html:
+    """Return a chart with a sentence below it, and beside it a table of the same numbers."""
+    told = f"<figcaption>{escaped(caption)}</figcaption>"
+    return Html(f'<div class="pair"><figure>{chart}{told}</figure>{beside}</div>')
 
 
 def histogram(values: Sequence[float], low: float, high: float, title: str, bins: int = 20) -> Html:
@@ -74,8 +96,14 @@ def forest(rows: Sequence[Interval], title: str, unit: str) -> Html:
     ends = [0.0, *(end for row in rows for end in (row.low, row.high, row.value))]
     axis = _Axis(min(ends), max(ends), widen=True)
     height = _ROW * len(rows) + 40
-    told = "; ".join(f"{it.name} {it.value:+.4f}, {it.low:+.4f} to {it.high:+.4f}" for it in rows)
-    parts = [*axis.grid(height - 36), f'<line class="zero" {axis.xs(0, 0)} y1="0" y2="{height - 36}"/>']
+    told = "; ".join(
+        f"{it.name} {signed(it.value, 4)}, {signed(it.low, 4)} to {signed(it.high, 4)}"
+        for it in rows
+    )
+    parts = [
+        *axis.grid(height - 36),
+        f'<line class="zero" {axis.xs(0, 0)} y1="0" y2="{height - 36}"/>',
+    ]
     for at, row in enumerate(rows):
         y = _ROW * at + 30
         parts += [
@@ -86,27 +114,29 @@ def forest(rows: Sequence[Interval], title: str, unit: str) -> Html:
     return _svg("forest", title, told, height, [*parts, *axis.labels(height - 20, unit)])
 
 
-def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Html:
-    """Return one bar a row, from zero, with its name above it.
+def bars(rows: Sequence[Bar], title: str) -> Html:
+    """Return one bar a row, from zero, with its name above it, in a frame as long as its limit.
 
     Args:
-        rows: Name, value and the value as it is written.
+        rows: The values.
         title: What it shows.
     """
-    axis = _Axis(min(0.0, *(row[1] for row in rows)), max(0.0, *(row[1] for row in rows)))
+    ends = [0.0, *(end for row in rows for end in (row.value, row.limit or 0.0))]
+    axis = _Axis(min(ends), max(ends))
     height = _BAR * len(rows) + 6
     parts = []
-    for at, (name, value, written) in enumerate(rows):
-        y, left, right = _BAR * at, axis.at(min(0.0, value)), axis.at(max(0.0, value))
+    for at, row in enumerate(rows):
+        y = _BAR * at
         parts += [
-            f'<text x="0" y="{y + 13}">{escaped(_cut(name))}</text>',
-            f'<text class="soft" x="100%" y="{y + 13}" text-anchor="end">{escaped(written)}</text>',
-            f'<rect class="bar" x="{left}%" y="{y + 19}" width="{_round(right - left)}%" '
-            'height="12" rx="1"/>',
+            f'<text x="0" y="{y + 13}">{escaped(_cut(row.name))}</text>',
+            f'<text class="soft" x="100%" y="{y + 13}" text-anchor="end">{escaped(row.written)}'
+            "</text>",
+            *([axis.bar("limit", row.limit, y + 19)] if row.limit is not None else []),
+            axis.bar("bar", row.value, y + 19),
         ]
     if axis.low < 0:
         parts.append(f'<line class="zero" {axis.xs(0, 0)} y1="0" y2="{height}"/>')
-    told = "; ".join(f"{name} {written}" for name, _, written in rows)
+    told = "; ".join(f"{row.name} {row.written}" for row in rows)
     return _svg("bars", title, told, height, parts)
 
 
@@ -133,36 +163,40 @@ def curves(
 
     parts = [
         f'<line class="grid" x1="9%" x2="100%" y1="{y_at(tick)}" y2="{y_at(tick)}"/>'
-        f'<text class="soft" x="8%" y="{y_at(tick) + 4}" text-anchor="end">{tick:g}</text>'
+        f'<text class="soft" x="8%" y="{y_at(tick) + 4}" text-anchor="end">{_written(tick)}</text>'
         for tick in up.ticks()
     ]
     for at, (name, line) in enumerate(series.items()):
         x, y = 9 + 46 * (at % 2), 12 + 16 * (at // 2)
         drawn = "".join(
             f'<line class="curve" {across.xs(a[0], b[0])} y1="{y_at(a[1])}" y2="{y_at(b[1])}"/>'
-            for a, b in zip(line, line[1:], strict=False)
+            for a, b in pairwise(line)
         ) + "".join(
             f'<circle class="dot" cx="{across.at(point[0])}%" cy="{y_at(point[1])}" r="4"/>'
             for point in line
         )
         parts.append(
             f'<g class="s{at % _DASHES}"><line class="curve" x1="{x}%" x2="{x + 6}%" y1="{y}" '
-            f'y2="{y}"/><text x="{x + 7.5}%" y="{y + 4}">{escaped(_cut(name, 22))}</text>{drawn}</g>'
+            f'y2="{y}"/><text x="{x + 7.5}%" y="{y + 4}">{escaped(_cut(name, 26))}</text>'
+            f"{drawn}</g>"
         )
     told = "; ".join(
-        f"{name}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in line) for name, line in series.items()
+        f"{name}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in line)
+        for name, line in series.items()
     )
     return _svg(
-        "curves", f"{title}, {y_unit}", told, _HEIGHT, [*parts, *across.labels(_HEIGHT - 18, x_unit)]
+        "curves",
+        f"{title}, {y_unit}",
+        told,
+        _HEIGHT,
+        [*parts, *across.labels(_HEIGHT - 18, x_unit)],
     )
 
 
 class _Axis:
     """A range of values across the width of a chart, in per cent."""
 
-    def __init__(
-        self, low: float, high: float, *, widen: bool = False, left: float = 0.0
-    ) -> None:
+    def __init__(self, low: float, high: float, *, widen: bool = False, left: float = 0.0) -> None:
         room = (high - low) * 0.04 if widen else 0.0
         self.low, self.high = low - room, high + room
         if self.high <= self.low:
@@ -172,6 +206,13 @@ class _Axis:
     def at(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
         return _round(self._left + (100 - self._left) * share)
+
+    def bar(self, kind: str, value: float, y: int) -> str:
+        left, right = self.at(min(0.0, value)), self.at(max(0.0, value))
+        return (
+            f'<rect class="{kind}" x="{left}%" y="{y}" width="{_round(right - left)}%" '
+            'height="12" rx="1"/>'
+        )
 
     def xs(self, a: float, b: float) -> str:
         return f'x1="{self.at(a)}%" x2="{self.at(b)}%"'
@@ -191,7 +232,10 @@ class _Axis:
         for tick in self.ticks():
             place = self.at(tick)
             anchor = "start" if place < 4 else "end" if place > 96 else "middle"
-            yield f'<text class="soft" x="{place}%" y="{y}" text-anchor="{anchor}">{tick:g}</text>'
+            yield (
+                f'<text class="soft" x="{place}%" y="{y}" text-anchor="{anchor}">'
+                f"{_written(tick)}</text>"
+            )
         middle = (100 + self._left) / 2
         yield (
             f'<text class="soft" x="{middle}%" y="{y + 17}" text-anchor="middle">'
@@ -205,6 +249,10 @@ def _svg(name: str, title: str, told: str, height: int, parts: Iterable[str]) ->
         f'aria-label="{escaped(title)}. {escaped(told)}">'
         f"<title>{escaped(title)}</title><desc>{escaped(told)}</desc>{''.join(parts)}</svg>"
     )
+
+
+def _written(tick: float) -> str:
+    return f"{tick:g}".replace("-", MINUS)
 
 
 def _round(value: float) -> float:

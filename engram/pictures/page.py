@@ -1,4 +1,4 @@
-"""The frame of every page: one file of HTML that loads nothing, in light and dark, for screen and print."""
+"""The frame of every page: one file of HTML that loads nothing, in light, dark and print."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from typing import Any
 from engram.storage.files import atomic_write, check_file
 from engram.version import __version__
 
+MINUS = "\N{MINUS SIGN}"
+_NOTHING = "\N{EN DASH}"
+
 _STYLE = Path(__file__).with_name("page.css")
 
-# Colours of both themes. Text is `ink`; `heat` and `cool` are laid over `paper`, the more opaque the
-# higher a value is, and even at their full strength `ink` stands out from them by 4.5 to 1.
+# Colours of both themes. Text is `ink`; `heat` and `cool` are laid over `paper`, the more opaque
+# the higher a value is, and even at full strength `ink` stands out from them by 4.5 to 1.
 THEMES: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
     "light": {
         "paper": (255, 255, 255),
@@ -186,7 +189,9 @@ def section(title: str, *parts: str, note: str = "", name: str = "") -> Html:
     told = [f'<p class="note">{escaped(note)}</p>'] if note else []
     inside = [it if isinstance(it, Html) else f"<p>{escaped(it)}</p>" for it in parts]
     place = f' id="{escaped(name)}"' if name else ""
-    return Html("\n".join([f"<section{place}><h2>{escaped(title)}</h2>", *told, *inside, "</section>"]))
+    return Html(
+        "\n".join([f"<section{place}><h2>{escaped(title)}</h2>", *told, *inside, "</section>"])
+    )
 
 
 def table(
@@ -217,10 +222,15 @@ def table(
         "<tbody>",
     ]
     for row in rows:
-        cells = ["–" if cell is None else escaped(cell) for cell in row]
+        cells = [_NOTHING if cell is None else escaped(cell) for cell in row]
         rest = (f"<td{kind}>{it}</td>" for it, kind in zip(cells[1:], kinds[1:], strict=True))
         lines.append(f'<tr><th scope="row">{cells[0]}</th>{"".join(rest)}</tr>')
     return Html("\n".join([*lines, "</tbody>", "</table></div>"]))
+
+
+def signed(value: float, digits: int) -> str:
+    """Write a difference with its sign and so many digits after the point."""
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def bullets(texts: Iterable[str]) -> Html:

@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe: opens pages, types, looks, and records what went wrong.
+"""Headless Chromium over its debugging pipe: opens pages, types, looks, hears of errors.
 
 Nothing is installed for it: the protocol is JSON that ends with a NUL, on two pipes.
 """

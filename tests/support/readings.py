@@ -89,7 +89,10 @@ def gates(
                         "stream": stream,
                         "gate": (
                             gate := 1
-                            / (1 + math.exp(-draw.gauss(1.6 if known else -1.5 + 0.5 * stream, 0.7)))
+                            / (
+                                1
+                                + math.exp(-draw.gauss(1.6 if known else -1.5 + 0.5 * stream, 0.7))
+                            )
                         ),
                         "write_norm": gate * draw.uniform(0.05, 0.4),
                     }
@@ -164,7 +167,9 @@ def _telling(
     ]
 
 
-def evaluation(*, controls: tuple[str, ...] = ("random-rows",), training: bool = True) -> dict[str, Any]:
+def evaluation(
+    *, controls: tuple[str, ...] = ("random-rows",), training: bool = True
+) -> dict[str, Any]:
     """An evaluation, schema engram.eval/1.
 
     Args:
@@ -209,17 +214,26 @@ def evaluation(*, controls: tuple[str, ...] = ("random-rows",), training: bool =
                 "tokens": 40_000 // (at + 1),
                 "runs": {name: it + 0.5 - 0.12 * at for name, it in nats.items()},
             }
-            for at, (first, last) in enumerate([(1, 63), (64, 127), (128, 255), (256, 511), (512, 1023)])
+            for at, (first, last) in enumerate(
+                [(1, 63), (64, 127), (128, 255), (256, 511), (512, 1023)]
+            )
         ],
         "needles": {
             "count": 8,
             "context": 1024,
             "runs": {
                 name: {"nats_per_token": it - 1.2, "exact": exact}
-                for (name, it), exact in zip(nats.items(), (0.625, 0.5, 0.375, 0.5, 0.5), strict=False)
+                for (name, it), exact in zip(
+                    nats.items(), (0.625, 0.5, 0.375, 0.5, 0.5), strict=False
+                )
             },
             "items": [
-                {"depth": at / 7, "run": run, "nats": nats[run] - 1.2 + 0.1 * at, "exact": at % 2 == 0}
+                {
+                    "depth": at / 7,
+                    "run": run,
+                    "nats": nats[run] - 1.2 + 0.1 * at,
+                    "exact": at % 2 == 0,
+                }
                 for at in range(8)
                 for run in ("on", "off", "base")
             ],
@@ -235,7 +249,9 @@ def evaluation(*, controls: tuple[str, ...] = ("random-rows",), training: bool =
             }
             for at, layer_id in enumerate((1, 6))
         ],
-        "notes": ["Documents longer than 1,024 tokens are cut into windows that follow each other."],
+        "notes": [
+            "Documents longer than 1,024 tokens are cut into windows that follow each other."
+        ],
     }
 
 
