@@ -16,6 +16,8 @@ Color = tuple[int, int, int]
 # From a closed gate to an open one, and for a change of loss: from helped over none to harmed.
 _OPENING = ((255, 245, 240), (251, 106, 74), (103, 0, 13))
 _CHANGE = ((33, 102, 172), (247, 247, 247), (217, 95, 2))
+# Luminance with equal contrast to black and to white.
+_MIDDLE = 0.179
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARMED = "with the memory less without, in nats; below zero it helps"
 
@@ -175,5 +177,8 @@ def _style(stops: tuple[Color, Color, Color], share: float) -> str:
     low, high = stops[:2] if share < 0.5 else stops[1:]
     part = 2 * share - (share >= 0.5)
     red, green, blue = (round(a + (b - a) * part) for a, b in zip(low, high, strict=True))
-    is_light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
-    return f"{'#000000' if is_light else '#ffffff'} on #{red:02x}{green:02x}{blue:02x}"
+    luminance = sum(
+        weight * (value / 255) ** 2.2
+        for weight, value in zip((0.2126, 0.7152, 0.0722), (red, green, blue), strict=True)
+    )
+    return f"{'#000000' if luminance > _MIDDLE else '#ffffff'} on #{red:02x}{green:02x}{blue:02x}"

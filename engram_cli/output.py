@@ -194,7 +194,8 @@ def _draw(shown: Shown, wrap: bool) -> str:
             if isinstance(part, str):
                 console.print(printable(part), soft_wrap=not wrap)
             elif isinstance(part, Painted):
-                console.print(_paint(part))
+                # The terminal breaks the line: rich would drop spaces there, which may be tokens.
+                console.print(_paint(part), soft_wrap=True)
             else:
                 console.print(_draw_table(part))
     text = capture.get()
@@ -223,7 +224,6 @@ def _draw_table(part: Table) -> RenderableType:
 def _paint(part: Painted) -> RenderableType:
     from rich.text import Text
 
-    # Tokens are broken anywhere: their spaces are part of them.
     return Text.assemble(*((printable(text), style) for text, style in part.pieces))
 
 

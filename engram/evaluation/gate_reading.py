@@ -284,8 +284,8 @@ def _cut_data(
         left -= len(read[-1])
     notes.append(
         f"N-grams are those of {plural(most - left, 'token')} of {documents.n_tokens:,}, in "
-        f"{plural(len(read), 'document')} in random order, read in windows of up to {context:,} "
-        "that begin anew."
+        f"{plural(len(read), 'document')} in random order; none reaches beyond a window of "
+        f"{context:,} tokens."
     )
     return cut_windows(read, context)
 

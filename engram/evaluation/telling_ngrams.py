@@ -1,6 +1,6 @@
 """The n-grams of a data set at which gates open widest, and those that help most.
 
-Shapes: n tokens, L layers with a memory, M streams, N the highest n-gram order, g different n-grams.
+Shapes: n tokens, L layers with a memory, M streams, g different n-grams of an order.
 """
 
 from __future__ import annotations

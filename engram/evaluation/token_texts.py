@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from engram.addressing.tokenizer_files import TokenizerFile
+from engram.corpus.text.readers import TextReader
+from engram.corpus.text.text_options import TextOptions
 from engram.errors import InputError
 
 
@@ -45,6 +48,23 @@ class TokenTexts:
         if last < first:
             return ""
         return self.text[min(self.pieces[first][0], self.spans[first][0]) : self.pieces[last][1]]
+
+
+def read_whole(file: Path) -> str:
+    """Read a text file, compressed or not, as one text.
+
+    Args:
+        file: The file; ``-`` for standard input.
+
+    Raises:
+        MissingFileError: It does not exist.
+        InputError: It is a folder, empty, longer than 64 MiB, or not valid UTF-8.
+        UsageError: It is a file of records.
+    """
+    if file.is_dir():
+        raise InputError(f"{file} is a folder.", "Give a file.", path=str(file))
+    blocks = TextReader(file, TextOptions(split="file"))
+    return "".join(text for block in blocks for text in block.texts)
 
 
 def cut_text(tokenizer: TokenizerFile, text: str) -> TokenTexts:

@@ -31,13 +31,16 @@ def plot_gates(answer: Mapping[str, Any]) -> Figure:
     tokens = answer["tokens"]
     names = [(gate["layer_id"], gate["stream"]) for gate in tokens[0]["gates"]]
     gates = np.array([[gate["gate"] for gate in token["gates"]] for token in tokens], float).T
-    labels = [f"{layer}.{stream}" if answer["streams"] > 1 else str(layer) for layer, stream in names]
+    labels = [
+        f"{layer}.{stream}" if answer["streams"] > 1 else str(layer) for layer, stream in names
+    ]
+    name = "layer.stream" if answer["streams"] > 1 else "layer"
     heights = [max(0.5, 0.16 * len(names)), 1.1]
     height = (sum(heights) + 1.0) / 2
     figure, (upper, lower) = new_figure(2, width=PAGE, height=height, height_ratios=heights)
     _map(upper, gates, [token["text"] for token in tokens], labels)
-    upper.set_ylabel("layer.stream" if answer["streams"] > 1 else "layer")
-    _histogram(lower, gates, labels)
+    upper.set_ylabel(name)
+    _histogram(lower, gates, labels, name)
     return figure
 
 
@@ -46,9 +49,7 @@ def _map(axes: Axes, gates: NDArray[Any], texts: list[str], labels: list[str]) -
     axes.set_title("Gate at each token")
     axes.grid(visible=False)
     # Its lightness falls evenly, so that it can be read in greyscale too.
-    image = axes.imshow(
-        gates, aspect="auto", cmap="Reds", vmin=0, vmax=1, interpolation="nearest"
-    )
+    image = axes.imshow(gates, aspect="auto", cmap="Reds", vmin=0, vmax=1, interpolation="nearest")
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=12)
     bar.set_label("gate")
     axes.set_yticks(range(len(labels)), labels)
@@ -58,7 +59,7 @@ def _map(axes: Axes, gates: NDArray[Any], texts: list[str], labels: list[str]) -
         axes.set_xlabel("token")
 
 
-def _histogram(axes: Axes, gates: NDArray[Any], labels: list[str]) -> None:
+def _histogram(axes: Axes, gates: NDArray[Any], labels: list[str], name: str) -> None:
     """Draw the share of tokens by gate, for each row of the map."""
     import numpy as np
 
@@ -72,7 +73,7 @@ def _histogram(axes: Axes, gates: NDArray[Any], labels: list[str]) -> None:
     axes.set_ylabel("share of tokens")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(title=name, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _label(text: str) -> str:
