@@ -13,8 +13,16 @@ from engram.errors import UsageError
 from engram.sizing.run_options import ReportOptions
 from engram.units import format_bytes, plural
 from engram_cli.machine_text import machine, parts
-from engram_cli.options import OUTPUT, ModelOption, RevisionOption, taking
+from engram_cli.options import (
+    OUTPUT,
+    HtmlOption,
+    ModelOption,
+    OverwriteOption,
+    RevisionOption,
+    taking,
+)
 from engram_cli.output import Output, Shown, Table
+from engram_cli.pages import check_html, command_line, write_html
 from engram_cli.plain_tables import as_csv, as_markdown
 from engram_cli.run_options import RUN
 from engram_cli.values import note_folder
@@ -33,6 +41,7 @@ _KINDS = {
 
 @taking(options=RUN, out=OUTPUT)
 def report(
+    ctx: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -50,6 +59,8 @@ def report(
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for documents.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="The parts alone, as CSV.")] = False,
+    html: HtmlOption = None,
+    overwrite: OverwriteOption = False,
     out: Output,
 ) -> None:
     """Say whether a memory fits a machine, and count its parameters, bytes and reads by part.
@@ -67,14 +78,20 @@ def report(
         $ engram report gpt2 --mode training --optimizer sparse-adam --tables disk --save-every 50
         $ engram report engram-27b --base-bytes 54GB --device-memory 80GB --summary
         $ engram report engram-27b --markdown
+        $ engram report engram-27b --html report.html
     """
     forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
     asked = [flag for flag, is_asked in forms.items() if is_asked]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} exclude each other.", "Give one of them.")
+    check_html(html, overwrite)
     note_folder(out, target)
     found = engram.report(target, model, options, revision=revision)
     answer = found.to_dict()
+    if html is not None:
+        from engram.pictures.report_page import report_page
+
+        write_html(out, html, report_page(answer, command=command_line(ctx)), overwrite)
     if csv:
         out.result(answer, as_csv(answer["rows"]), wrap=False)
     elif markdown:
