@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from engram.pictures.inline_charts import Bar, Interval, bars, curves, figure, forest
-from engram.pictures.page import Frame, Html, bullets, page, section, signed, table
+from engram.pictures.page import Frame, Html, bullets, minus, page, section, signed, table
 from engram.units import plural
 
 _RUNS = {
@@ -187,7 +187,7 @@ def _groups(found: Mapping[str, Any]) -> Html:
                 f"{it['nats_on']:.4f}",
                 f"{it['nats_off']:.4f}",
                 signed(it["gain"], 4),
-                None if it["share_of_gain"] is None else f"{it['share_of_gain']:.1%}",
+                None if it["share_of_gain"] is None else minus(f"{it['share_of_gain']:.1%}"),
             )
             for it in groups
         ]

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from engram.pictures.page import MINUS, Html, escaped, signed
+from engram.pictures.page import Html, escaped, minus, signed
 
 _ROW = 44  # pixels of a row of a forest plot: its name, and its interval below
 _BAR = 40
 _HEIGHT = 300  # of curves
-_DASHES = 4  # styles of curves in the stylesheet
+_DASHES = 6  # styles of curves in the stylesheet
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,8 @@ def bars(rows: Sequence[Bar], title: str) -> Html:
             "</text>",
             *([axis.bar("limit", row.limit, y + 19)] if row.limit is not None else []),
             axis.bar("bar", row.value, y + 19),
+            f'<line class="whisker" {axis.xs(0, 0)} y1="{y + 17}" y2="{y + 33}"/>',
         ]
-    if axis.low < 0:
-        parts.append(f'<line class="zero" {axis.xs(0, 0)} y1="0" y2="{height}"/>')
     told = "; ".join(f"{row.name} {row.written}" for row in rows)
     return _svg("bars", title, told, height, parts)
 
@@ -252,7 +251,7 @@ def _svg(name: str, title: str, told: str, height: int, parts: Iterable[str]) ->
 
 
 def _written(tick: float) -> str:
-    return f"{tick:g}".replace("-", MINUS)
+    return minus(f"{tick:g}")
 
 
 def _round(value: float) -> float:

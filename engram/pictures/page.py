@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.errors import UsageError
 from engram.storage.files import atomic_write, check_file
 from engram.version import __version__
 
-MINUS = "\N{MINUS SIGN}"
 _NOTHING = "\N{EN DASH}"
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -134,6 +134,25 @@ def page(frame: Frame, *body: str) -> str:
     return "\n".join([*parts, "</body>", "</html>", ""])
 
 
+def check_page(path: Path, overwrite: bool) -> None:
+    """Check that a page can be written, before the work that it is to show.
+
+    Args:
+        path: The file to appear.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        UsageError: Its name does not end with .html.
+        InputError: Something is there that may not be replaced.
+        MissingFileError: There is no folder to put it into.
+    """
+    if path.suffix.lower() != ".html":
+        raise UsageError(
+            f"{path} is not the name of a page.", "Give it the ending .html.", path=str(path)
+        )
+    check_file(path, overwrite)
+
+
 def write_page(path: Path, text: str, *, overwrite: bool = False) -> None:
     """Write a page, whole or not at all.
 
@@ -143,11 +162,12 @@ def write_page(path: Path, text: str, *, overwrite: bool = False) -> None:
         overwrite: Whether a file that is there may be replaced.
 
     Raises:
+        UsageError: Its name does not end with .html.
         InputError: Something is there that may not be replaced.
         MissingFileError: There is no folder to put it into.
         DoesNotFitError: The disk is full.
     """
-    check_file(path, overwrite)
+    check_page(path, overwrite)
     with atomic_write(path, "w") as file:
         file.write(text)
 
@@ -230,7 +250,12 @@ def table(
 
 def signed(value: float, digits: int) -> str:
     """Write a difference with its sign and so many digits after the point."""
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return minus(f"{value:+.{digits}f}")
+
+
+def minus(number: str) -> str:
+    """Write the sign of a number as people set it."""
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def bullets(texts: Iterable[str]) -> Html:

@@ -56,6 +56,7 @@ class Tab:
         self._browser = browser
         self.errors: list[str] = []
         self.requests: list[str] = []
+        self._runs_scripts = True
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         attached = browser.call("Target.attachToTarget", targetId=target, flatten=True)
         self.session = attached["sessionId"]
@@ -82,8 +83,15 @@ class Tab:
         """Open a file and wait until it is drawn; return the same."""
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait_for("document.readyState === 'complete'")
-        self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        self.rest()
         return self
+
+    def rest(self, seconds: float = 0.05) -> None:
+        """Wait until a frame is drawn, and some time more."""
+        if self._runs_scripts:
+            frame = "requestAnimationFrame(() => requestAnimationFrame(done))"
+            self.evaluate(f"new Promise(done => {frame})")
+        time.sleep(seconds)
 
     def evaluate(self, code: str) -> Any:
         """The value of a JavaScript expression; of a promise, what it resolves to."""
@@ -97,7 +105,7 @@ class Tab:
     def wait_for(self, code: str, seconds: float = 20) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
-        while not self.evaluate(code):
+        while not self.evaluate(f"!!({code})"):
             assert time.monotonic() < end, f"{code} was not true within {seconds} s"
             time.sleep(0.02)
 
@@ -115,6 +123,7 @@ class Tab:
     def without_scripts(self) -> None:
         """Open what comes next as a browser that runs no scripts does."""
         self.call("Emulation.setScriptExecutionDisabled", value=True)
+        self._runs_scripts = False
 
     def hover(self, selector: str) -> None:
         """Move the mouse over the first element that a CSS selector finds."""
