@@ -113,8 +113,11 @@ def gates(
     """
     if words is not None and file is not None:
         raise UsageError("TEXT and --file exclude each other.", "Give one of them.")
-    if words is None and file is None and plot is not None:
-        raise UsageError("--plot draws the tokens of a text.", "Give a TEXT, or --file.")
+    if words is None and file is None and (plot is not None or text is corpus is None):
+        raise UsageError(
+            "gates needs a text." if plot is None else "--plot draws the tokens of a text.",
+            "Give it in quotes, or with --file FILE.",
+        )
     check_plot(plot, overwrite)
     check_html(html, overwrite)
     from engram.evaluation.token_texts import read_whole
