@@ -63,6 +63,14 @@ OutputOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is already at the output path.")
 ]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write the answer as a page, too: a .html that loads nothing.",
+    ),
+]
 PlotOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw the answer, too: a .png, .svg or .pdf file."),

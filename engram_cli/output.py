@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from engram.errors import DoesNotFitError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from engram.storage.files import Progress
 
@@ -47,8 +47,19 @@ class Table(NamedTuple):
     is_dense: bool = False
 
 
+class Painted(NamedTuple):
+    """A paragraph in colours.
+
+    Attributes:
+        pieces: Strings that follow each other, each with its colours as rich names them, such as
+            ``black on #ffdddd``; "" for none.
+    """
+
+    pieces: Sequence[tuple[str, str]]
+
+
 # An answer for people: a paragraph, or several and tables. A generator is run only to be shown.
-Shown: TypeAlias = Iterable[str | Table]
+Shown: TypeAlias = Iterable[str | Table | Painted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,11 @@ class Output:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether the answer goes to a terminal that shows colours, and NO_COLOR is not set."""
+        return not self.json and _console().color_system is not None
 
     def result(self, payload: Mapping[str, Any], shown: Shown, *, wrap: bool = True) -> None:
         """Print the answer, once.
@@ -155,12 +171,13 @@ def _print(text: str) -> None:
             raise
 
 
-def _draw(shown: Shown, wrap: bool) -> str:
+def _console() -> Console:
+    """Return the console that draws for stdout, without colours in pipes and with NO_COLOR."""
     from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
     is_plain = not is_terminal or bool(os.environ.get("NO_COLOR"))
-    console = Console(
+    return Console(
         file=sys.stdout,
         color_system=None if is_plain else "auto",
         width=None if is_terminal else PIPE_WIDTH,
@@ -168,15 +185,22 @@ def _draw(shown: Shown, wrap: bool) -> str:
         highlight=False,
         emoji=False,
     )
+
+
+def _draw(shown: Shown, wrap: bool) -> str:
+    console = _console()
     with console.capture() as capture:
         for part in [shown] if isinstance(shown, str) else shown:
             if isinstance(part, str):
                 console.print(printable(part), soft_wrap=not wrap)
+            elif isinstance(part, Painted):
+                # The terminal breaks the line: rich would drop spaces there, which may be tokens.
+                console.print(_paint(part), soft_wrap=True)
             else:
                 console.print(_draw_table(part))
     text = capture.get()
     # Rich pads the cells of a table with spaces, which are not wanted in a file.
-    return text if is_terminal else re.sub(r" +$", "", text, flags=re.MULTILINE)
+    return text if sys.stdout.isatty() else re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 
 def _draw_table(part: Table) -> RenderableType:
@@ -195,6 +219,12 @@ def _draw_table(part: Table) -> RenderableType:
     for row in rows:
         drawn.add_row(*row)
     return drawn
+
+
+def _paint(part: Painted) -> RenderableType:
+    from rich.text import Text
+
+    return Text.assemble(*((printable(text), style) for text, style in part.pieces))
 
 
 def _draw_cell(cell: object) -> RenderableType:

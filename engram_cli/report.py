@@ -15,6 +15,7 @@ from engram.units import format_bytes, plural
 from engram_cli.machine_text import machine, parts
 from engram_cli.options import (
     OUTPUT,
+    HtmlOption,
     ModelOption,
     OverwriteOption,
     PlotOption,
@@ -22,6 +23,7 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, Shown, Table
+from engram_cli.pages import check_html, command_line, write_html
 from engram_cli.plain_tables import as_csv, as_markdown
 from engram_cli.plots import check_plot, write_plot
 from engram_cli.run_options import RUN
@@ -60,6 +62,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for documents.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="The parts alone, as CSV.")] = False,
     plot: PlotOption = None,
+    html: HtmlOption = None,
     overwrite: OverwriteOption = False,
     out: Output,
 ) -> None:
@@ -79,12 +82,14 @@ def report(
         $ engram report engram-27b --base-bytes 54GB --device-memory 80GB --summary
         $ engram report engram-27b --markdown
         $ engram report engram-27b --plot report.png
+        $ engram report engram-27b --html report.html
     """
     forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
     asked = [flag for flag, is_asked in forms.items() if is_asked]
     if len(asked) > 1:
         raise UsageError(f"{' and '.join(asked)} exclude each other.", "Give one of them.")
     check_plot(plot, overwrite)
+    check_html(html, overwrite)
     note_folder(out, target)
     found = engram.report(target, model, options, revision=revision)
     answer = found.to_dict()
@@ -94,6 +99,10 @@ def report(
         answer["homes_by_part"] = found.homes_by_part()
         source = f"{found.target.title}: {_KINDS[found.target.kind]}, for {options.mode}."
         write_plot(out, ctx, plot, plot_report, answer, source, overwrite=overwrite)
+    if html is not None:
+        from engram.pictures.report_page import report_page
+
+        write_html(out, html, report_page(answer, command=command_line(ctx)), overwrite)
     if csv:
         out.result(answer, as_csv(answer["rows"]), wrap=False)
     elif markdown:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engram.evaluation.depth_options import DepthOptions
     from engram.evaluation.depth_result import Depth, LensDifference
+    from engram.evaluation.gate_options import GateOptions
+    from engram.evaluation.gate_reading import GateReading, read_gates
     from engram.evaluation.layer_depth import measure_depth
     from engram.evaluation.memory_watch import MemoryWatch, Reading
     from engram.evaluation.open_models import OpenModel, open_compared, open_model
@@ -21,6 +23,8 @@ _NAMES = {
     "depth_options": ("DepthOptions",),
     "depth_result": ("Depth", "LensDifference"),
     "layer_depth": ("measure_depth",),
+    "gate_options": ("GateOptions",),
+    "gate_reading": ("GateReading", "read_gates"),
     "memory_watch": ("MemoryWatch", "Reading"),
     "open_models": ("OpenModel", "open_compared", "open_model"),
     "switched_off": ("memory_off",),
@@ -30,6 +34,8 @@ _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name 
 __all__ = [
     "Depth",
     "DepthOptions",
+    "GateOptions",
+    "GateReading",
     "LensDifference",
     "MemoryWatch",
     "OpenModel",
@@ -38,6 +44,7 @@ __all__ = [
     "memory_off",
     "open_compared",
     "open_model",
+    "read_gates",
 ]
 
 

@@ -2,7 +2,7 @@
 
 Pictures are drawn for a column of 3.5 inches, on figures of their own: nothing of pyplot's or of
 the user's settings is read or changed. Series differ in lightness, line and marker, bars in
-lightness and hatch, so that they can be told apart in greyscale too.
+lightness and hatch, so that they differ in greyscale too.
 """
 
 from __future__ import annotations

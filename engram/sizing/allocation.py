@@ -92,7 +92,7 @@ def published_curves() -> dict[str, Any]:
 
     Returns:
         By name: ``loss``, its points by rho; ``guide``, two half parabolas through them with the
-            vertex at the best, which guide the eye and are no data; ``slots``, the fall of the loss
+            vertex at the best, to guide the eye; ``slots``, the fall of the loss
             with tables alone, in nats from the smallest, read off a plot.
     """
     worst_rho, best_rho, pure_rho = (point["rho"] for point in LOSS_POINTS)

@@ -8,7 +8,9 @@ import shlex
 import pytest
 
 from engram.config.config_file import read_config
+from engram.pictures import plot_allocation
 from support.cli import run
+from support.drawn import ink, lines
 
 
 def test_allocate():
@@ -104,3 +106,19 @@ def test_allocate_of_a_model(tmp_path):
     assert (done["rho_from"], done["base_settings"]) == ("experts", {"n_routed_experts": 192})
     done = run("allocate", "--model", "deepseek-v3", "--rho", "1", "--json")
     assert (done.code, json.loads(done.stdout)["fits"]) == (5, False)
+
+
+@pytest.mark.parametrize(
+    "words", [["--total", "9.9B", "--active", "993M"], ["--model", "deepseek-v3"]]
+)
+def test_a_picture_of_the_law(words, tmp_path):
+    picture = tmp_path / "rho.png"
+    words = ["allocate", *words, "--plot", picture, "--json"]
+    answer = run(*words).json()
+    assert ink(picture) > 0.02
+    law, other = plot_allocation(answer).axes
+    assert lines(law)["printed"][1] == [1.7109, 1.7248]
+    has_model = "mixture" in answer
+    assert ("P_MoE: experts" in lines(other)) == has_model
+    assert "already there" in run(*words).error(3)["message"]
+    assert run(*words, "--overwrite").json() == answer

@@ -15,7 +15,9 @@ import pytest
 
 from engram.config.config_file import write_config
 from engram.config.engram_config import EngramConfig
+from engram.pictures import plot_statistics
 from support.cli import imported_by, run
+from support.drawn import ink, lines
 from support.paths import BPE, WORD
 from support.short_text import DOCUMENTS, TEXT
 
@@ -287,3 +289,19 @@ def test_an_unfinished_build_without_a_mark_is_left_to_the_user(text, tmp_path):
         assert code == 3
         assert "a version without marks" in err
         assert (work / "job.json").exists()
+
+
+def test_a_picture_of_the_statistics(text, config, tmp_path):
+    picture = tmp_path / "stats.png"
+    words = ["hash", text, "-c", config, "--stats", "--cache-curve", "--plot", picture, "--json"]
+    answer = run(*words).json()
+    assert ink(picture) > 0.02
+    drawn = lines(plot_statistics(answer).axes[0])
+    assert set(drawn) == {"layer 4", "layer 1"}
+    assert "already there" in run(*words).error(3)["message"]
+    before = picture.read_bytes()
+    assert run(*words, "--overwrite").json()["tokens"] == answer["tokens"]
+    assert picture.read_bytes() == before
+    ids = ["hash", text, "-c", config, "-o", tmp_path / "ids", "--plot", tmp_path / "ids.svg"]
+    run(*ids).ended()
+    assert (tmp_path / "ids.svg").read_text().startswith("<?xml")

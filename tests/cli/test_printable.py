@@ -1,5 +1,8 @@
 import io
 import json
+import re
+
+import pytest
 
 from engram_cli.errors import Failure
 from engram_cli.output import Output, Table, printable
@@ -52,3 +55,34 @@ def test_styles_of_our_own_stay_on_a_terminal(monkeypatch):
     assert SHOWN in seen
     assert "\x1b]0;" not in seen
     assert "\u202e" not in seen
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("no_color", ["1", None])
+def test_verdicts_have_a_colour_on_a_terminal_alone(is_terminal, no_color, monkeypatch):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for other programs: a pipe of ours stays plain
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    rows = [("one", "yes"), ("two", "no"), ("three", "ok         "), ("four", "FAILED: gone")]
+    rows += [("five", "not checked"), ("no place", "unknown")]
+    monkeypatch.setattr("sys.stdout", stream := Stream())
+    Output().result({}, [Table(rows, ("name", "fits"), left=("name", "fits"))])
+    seen = stream.getvalue()
+    if not is_terminal or no_color is not None:
+        assert "\x1b" not in seen
+        assert seen.splitlines()[1].split() == ["one", "yes"]
+        return
+    coloured = re.findall("\x1b\\[(3[0-9])m([^\x1b]*)", seen)
+    assert [(code, text.strip()) for code, text in coloured] == [
+        ("32", "yes"),
+        ("31", "no"),
+        ("32", "ok"),
+        ("31", "FAILED: gone"),
+    ]
+    assert re.findall("\x1b\\[1m([^\x1b]*)", seen)[0].strip() == "name"

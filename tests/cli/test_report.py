@@ -13,6 +13,7 @@ from engram.config.templates import load_template
 from engram.sizing.counts import count_params
 from support import stored_folder, tiny
 from support.cli import imported_by, run
+from support.drawn import ink
 
 KNOWN = {
     "demo": ([10_344_164, 10_348_242], 1_324_313_984, 5_297_255_936, "float32"),
@@ -354,3 +355,20 @@ def test_an_adapter_beside_its_base(tmp_path):
     beside = run("report", tmp_path / "adapter", "--model", base, "--json").json()["totals"]
     assert (alone["base_params"], beside["table_bytes"]) == (None, alone["table_bytes"])
     assert beside["base_params"] == engram.load_backbone(base).params
+
+
+def test_a_picture_of_the_report(tmp_path):
+    picture = tmp_path / "report.png"
+    words = ["report", "engram-27b", "--device-memory", "80GB", "--plot", picture]
+    answer = run(*words, "--json").json()
+    assert ink(picture) > 0.02
+    for home in answer["homes"]:
+        parts = [it for it in answer["homes_by_part"] if it["tables"] == home["tables"]]
+        assert sum(it["rank_bytes"] for it in parts) == sum(
+            home[f"rank_{place}_bytes"] for place in ("gpu", "cpu", "disk")
+        )
+    first = picture.read_bytes()
+    assert "already there" in run(*words).ended(3).stderr
+    run(*words, "--overwrite", "--csv").ended()
+    assert picture.read_bytes() != first  # --csv is a word of the caption
+    assert "homes_by_part" not in run("report", "engram-27b", "--json").json()

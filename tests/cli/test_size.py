@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 
 import pytest
 
 from engram.config.config_file import read_config
+from engram.pictures import plot_size
 from engram.sizing.counts import count_params
 from support import sparse_folder
 from support.cli import imported_by, run
+from support.drawn import column, ink, lines
 
 MACHINES = [
     ["--device-memory", "24GB", "--mode", "training", "--train", "memory"],
@@ -370,3 +373,32 @@ def test_options_that_do_not_go_together(words, says):
     code, out, err = run("size", "--model", "gpt2", "--device-memory", "8GB", *words)
     assert (code, out) == (2, "")
     assert says in err
+
+
+def test_a_picture_of_the_size(tmp_path):
+    picture = tmp_path / "size.png"
+    words = ["size", "--model", "gpt2", "--layers", "1,5", "--plot", picture]
+    done = run(*words).ended()
+    assert f"Wrote {picture}." in done.stderr
+    assert ink(picture) > 0.02
+    first = picture.read_bytes()
+    answer = run(*words, "--json", "--overwrite").json()
+    assert picture.read_bytes() == first
+    assert list(answer["curve"][0])[:4] == ["k", "table_params", "total_params", "slack_params"]
+    drawn = lines(plot_size(answer).axes[0])
+    assert drawn["memory"][1] == column(answer["curve"], "total_params")
+    assert "curve" not in run("size", "--model", "gpt2", "--json").json()
+
+
+def test_pictures_are_checked_before_anything_is_sized(tmp_path, monkeypatch):
+    def size(plot):
+        return run("size", "--model", "unknown", "--plot", plot, "--json")
+
+    wrong = size(tmp_path / "size.gif").error(2)
+    assert ".png, .svg or .pdf" in wrong["message"]
+    (tmp_path / "size.png").write_bytes(b"mine")
+    assert "already there" in size(tmp_path / "size.png").error(3)["message"]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    missing = size(tmp_path / "new.png").error(4)
+    assert missing["hint"] == "pip install 'engram-toolkit[pictures]'"
+    assert [path.name for path in tmp_path.iterdir()] == ["size.png"]

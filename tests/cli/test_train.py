@@ -19,10 +19,13 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import engram
+from engram.checkpoints.read.attached_files import TRAINING_LOG_FILE
+from engram.pictures import plot_training
 from engram.training.run import Run
 from engram.training.session import Session
 from support import tiny
 from support.cli import TERMINAL, command, run
+from support.drawn import ink, lines
 from support.forks import INTERRUPT
 from support.paths import WORD
 
@@ -390,3 +393,18 @@ def test_two_processes_started_by_torchrun(place, attached):
     assert engram.verify(place / "two").ok
     for foreign in ("Warning: ", "warn", "site-packages"):
         assert foreign not in done.stderr.replace("Warning: rows", "")
+
+
+def test_a_picture_of_the_run(place, attached):
+    picture = place / "run.png"
+    words = train(attached, place, "drawn", "--plot", picture, "--evaluate-every", 2, "--json")
+    answer = run(*words, "-q").json()
+    written = (place / "drawn" / TRAINING_LOG_FILE).read_text().splitlines()
+    assert answer["log"] == [json.loads(line) for line in written]
+    assert ink(picture) > 0.02
+    losses, *_, gates = plot_training(answer).axes
+    assert lines(losses)["held out, a part"][0] == [2]
+    assert set(lines(gates)) == {"layer 1", "layer 2"}
+    refused = run(*train(attached, place, "more", "--plot", picture, "--json"))
+    assert "already there" in refused.error(3)["message"]
+    assert left(place, "more") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 
 import pytest
@@ -30,10 +31,10 @@ def lightness(color):
 
 def test_colours_are_told_apart_in_greyscale():
     light = [lightness(color) for color in style.COLORS]
-    assert all(later - earlier >= 10 for earlier, later in zip(light, light[1:], strict=False))
+    assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(light))
     colors = [lightness(style.line_style(number)["color"]) for number in range(4)]
     assert max(colors) < 70  # a line on white is seen
-    assert all(abs(one - two) >= 15 for one, two in zip(colors, colors[1:], strict=False))
+    assert all(abs(one - two) >= 15 for one, two in itertools.pairwise(colors))
 
 
 @pytest.mark.parametrize("kind", [style.line_style, style.nested_style, style.bar_style])

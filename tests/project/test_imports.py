@@ -57,6 +57,31 @@ def test_modules_that_stand_for_the_command(module):
         assert said in done.stdout + done.stderr
 
 
+def test_matplotlib_is_imported_where_something_is_drawn(tmp_path):
+    size = ("size", "--model", "gpt2", "--json")
+    assert "matplotlib" not in imported_by(*size, cwd=tmp_path)[1]
+    done, imported = imported_by(*size, "--plot", "size.svg", cwd=tmp_path)
+    assert done.ended().json()["curve"]
+    assert "matplotlib" in imported
+    assert "matplotlib.pyplot" not in imported  # it has a state that belongs to the user
+    assert not {"torch", "transformers"} & imported
+    code = "import sys, engram.pictures.style; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pictures_alone_import_matplotlib():
+    folders = (PACKAGE, PACKAGE.parent / "engram_cli")
+    found = [
+        f"{path.name} imports {name}"
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for name in imported_names(path)
+        if name.startswith("matplotlib.pyplot")
+        or (name.startswith("matplotlib") and path.parent != PACKAGE / "pictures")
+    ]
+    assert found == []
+
+
 def test_help_imports_no_command(tmp_path):
     done, imported = imported_by("--help", cwd=tmp_path)
     done.ended()

@@ -1,4 +1,4 @@
-"""Pictures as tests read them: the numbers of their lines and bars, and files that show something."""
+"""Pictures as tests read them: numbers of lines, ink of files, and texts that are cut off."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ink(path: Path) -> float:
 
 
 def texts_outside(figure: Any) -> list[str]:
-    """Return texts of a figure that do not lie on it, or lie on the title or a label of axes."""
+    """Return the texts of axes that do not lie on the figure as a whole."""
     renderer = figure.canvas.get_renderer()
     figure.draw(renderer)
     width, height = figure.bbox.size

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.reference import hash_ids, look_back
 from engram.addressing.same_memory import map_of
+from engram.addressing.text_rows import ngrams_of, rows_of
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -195,22 +195,22 @@ def look_up(
         TextToken(token_id, text[first:last])
         for token_id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True)
     )
-    ids = np.array([encoded.ids], dtype=np.int64)
-    slots = look_back(addresses, ids)[0][0]  # [T, N]
-    ngrams = {order: _ngrams(slots[:, :order], text, encoded.offsets) for order in addresses.orders}
-    hashed = hash_ids(addresses, ids)[0][0]  # [T, L, C]
+    read, found = rows_of(addresses, encoded.ids), ngrams_of(addresses, encoded.ids)
+    ngrams = {
+        order: _ngrams(found.slots[:, :order], found.first[:, i], text, encoded.offsets)
+        for i, order in enumerate(addresses.orders)
+    }
     layers = []
     for slot, layer in enumerate(addresses.layers):
-        shape = (len(tokens), addresses.n_orders, addresses.n_heads)
-        rows = (hashed[:, slot] + np.array(layer.offsets)).reshape(shape)
+        rows = read.rows[:, slot]
         table = layers_of[layer.layer_id][TABLE]
         distinct, inverse = np.unique(rows, return_inverse=True)
-        norms = np.linalg.norm(table.read_rows(distinct), axis=1)[inverse].reshape(shape)
+        norms = np.linalg.norm(table.read_rows(distinct), axis=1)[inverse].reshape(rows.shape)
         layers.append(
             LayerLookup(
                 layer_id=layer.layer_id,
                 table_rows=table.rows,
-                hash_ids=hashed[:, slot].reshape(shape),
+                hash_ids=read.hash_ids[:, slot],
                 rows=rows,
                 norms=norms,
                 shared=_shared(rows, ngrams, addresses),
@@ -236,21 +236,26 @@ def _tokenizer_of(memory: Checkpoint) -> TokenizerFile:
         ) from error
 
 
-def _ngrams(slots: NDArray[np.int64], text: str, offsets: Sequence[tuple[int, int]]) -> list[Ngram]:
+def _ngrams(
+    slots: NDArray[np.int64],
+    first: NDArray[np.int64],
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+) -> list[Ngram]:
     """Find the different n-grams of one order, in the order of the text.
 
     Args:
         slots: What each position reads, the newest first ``[T, order]``.
+        first: Position of the first token of the n-gram that ends at each position ``[T]``.
         text: The text.
         offsets: Where each token begins and ends in it.
     """
     positions: dict[tuple[int, ...], list[int]] = {}
     for position, key in enumerate(map(tuple, slots.tolist())):
         positions.setdefault(key, []).append(position)
-    starts = {key: max(0, found[0] + 1 - slots.shape[1]) for key, found in positions.items()}
     return [
-        Ngram(text[offsets[starts[key]][0] : offsets[found[0]][1]], found)
-        for key, found in positions.items()
+        Ngram(text[offsets[min(first[found[0]], found[0])][0] : offsets[found[0]][1]], found)
+        for found in positions.values()
     ]
 
 

@@ -1,0 +1,280 @@
+"""`eval_page`: whether the memory helps, where and how much, as a page: the answer first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from engram.pictures.inline_charts import Bar, Interval, bars, curves, figure, forest
+from engram.pictures.page import Frame, Html, bullets, minus, page, section, signed, table
+from engram.units import plural
+
+_RUNS = {
+    "on": "memory on",
+    "off": "memory off",
+    "permuted": "rows permuted",
+    "base": "the base",
+}
+_SPLITS = {"held_out": "the held-out text", "all": "the text"}
+_KINDS = {
+    "frequency": "By frequency of the token",
+    "ngram": "By n-grams seen or unseen",
+    "word_part": "By part of a word",
+}
+
+
+def eval_page(evaluation: Mapping[str, Any]) -> str:
+    """Return a page that shows an evaluation.
+
+    Args:
+        evaluation: `Evaluation.to_dict()`, schema ``engram.eval/1``.
+
+    Returns:
+        The page, which loads nothing and runs no script.
+    """
+    found = evaluation
+    frame = Frame(
+        title=f"Evaluation of {found['target']}",
+        lead=" ".join(answer(found)),
+        source=f"{found['text']}: {_counts(found)}; windows of {found['context']:,} tokens",
+        command=found.get("command"),
+    )
+    body = [_losses(found)]
+    if found["training"]:
+        body.append(_training(found))
+    if found["groups"]:
+        body.append(_groups(found))
+    if found["positions"]:
+        body.append(_positions(found["positions"]))
+    if found["needles"]:
+        body.append(_needles(found["needles"]))
+    if found["layers"]:
+        body.append(_layers(found["layers"]))
+    if found["notes"]:
+        body.append(section("Notes", bullets(found["notes"])))
+    return page(frame, *body)
+
+
+def answer(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return the answer in sentences: memory against none, the base, controls, and the training.
+
+    Args:
+        evaluation: `Evaluation.to_dict()`.
+    """
+    where = _SPLITS.get(evaluation["split"], evaluation["split"])
+    told = []
+    against = {it["b"]: it for it in evaluation["differences"] if it["a"] == "on"}
+    if "off" in against:
+        on, off = evaluation["runs"]["on"]["nats_per_token"], against["off"]
+        told.append(
+            f"{_verdict(off)}: on {where} the loss with it is {on:.3f} nats per token, "
+            f"{_apart(off)} than with it off."
+        )
+    others = [_beside(it) for name, it in against.items() if name != "off"]
+    if others:
+        told.append(f"It is {_joined(others)}.")
+    training = evaluation["training"]
+    if training and training["memorised_nats"] is not None:
+        told.append(_memorised(training))
+    return told
+
+
+def _verdict(difference: Mapping[str, Any]) -> str:
+    if difference["high"] < 0:
+        return "The memory helps"
+    return "The memory harms" if difference["low"] > 0 else "No effect of the memory can be told"
+
+
+def _beside(difference: Mapping[str, Any]) -> str:
+    name = difference["b"]
+    whose = {"permuted": "that with rows permuted", "base": "the base's"}
+    other = whose.get(name, f"that of the control {name}")
+    if difference["low"] <= 0 <= difference["high"]:
+        low, high = (signed(difference[key], 3) for key in ("low", "high"))
+        return f"not told apart from {other} ({low} to {high})"
+    return f"{_apart(difference, short=True)} than {other}"
+
+
+def _apart(difference: Mapping[str, Any], *, short: bool = False) -> str:
+    """Write a difference as 0.115 lower, with its interval in the same direction."""
+    nats, low, high = (difference[key] for key in ("nats", "low", "high"))
+    ends, side = ((-high, -low), "lower") if nats < 0 else ((low, high), "higher")
+    words = f"{abs(nats):.3f} {side}"
+    interval = f"{ends[0]:.3f} to {ends[1]:.3f}"
+    return f"{words} ({interval})" if short else f"{words} (95 % interval {interval})"
+
+
+def _memorised(training: Mapping[str, Any]) -> str:
+    more = training["memorised_nats"]
+    if more > 0:
+        return (
+            f"On the text of its training the memory gains {more:.3f} nats per token more than "
+            "here: so much is memorised."
+        )
+    return f"On the text of its training the memory gains no more than here ({signed(more, 3)})."
+
+
+def _called(name: str) -> str:
+    return _RUNS.get(name, f"the control {name}")
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _counts(found: Mapping[str, Any]) -> str:
+    size = f"{found['bytes']:,} bytes{'' if found['bytes_are_exact'] else ' (estimated)'}"
+    return f"{plural(found['documents'], 'document')}, {plural(found['tokens'], 'token')}, {size}"
+
+
+def _losses(found: Mapping[str, Any]) -> Html:
+    parts: list[str] = [_runs_table(found["runs"], "Losses of every run")]
+    if found["differences"]:
+        parts += _differences(found["differences"], "Differences of the loss")
+    note = "Loss of each token given those before it, in windows that follow each other."
+    return section("Losses", *parts, note=note)
+
+
+def _runs_table(runs: Mapping[str, Any], label: str) -> Html:
+    rows = [
+        (
+            _called(name),
+            f"{run['nats_per_token']:.4f}",
+            f"{run['perplexity']:,.3f}",
+            None if run["bits_per_byte"] is None else f"{run['bits_per_byte']:.4f}",
+        )
+        for name, run in runs.items()
+    ]
+    return table(("run", "nats per token", "perplexity", "bits per byte"), rows, label=label)
+
+
+def _differences(differences: Sequence[Mapping[str, Any]], label: str) -> list[str]:
+    names = [f"{_called(it['a'])} minus {_called(it['b'])}" for it in differences]
+    values = [(it["nats"], it["low"], it["high"]) for it in differences]
+    intervals = [Interval(name, *it) for name, it in zip(names, values, strict=True)]
+    rows = [
+        (name, *(signed(value, 4) for value in it)) for name, it in zip(names, values, strict=True)
+    ]
+    return [
+        figure(
+            forest(intervals, label, "nats per token"),
+            "Dot: the difference. Line: its 95 % interval, from a paired bootstrap over documents. "
+            "Left of zero the first of the two has the lower loss.",
+            table(("difference", "nats", "low", "high"), rows, label=label),
+        )
+    ]
+
+
+def _training(found: Mapping[str, Any]) -> Html:
+    training = found["training"]
+    label = "On the text of the training"
+    rows = _runs_table(training["runs"], label)
+    drawn = _differences(training["differences"], f"Differences: {label.lower()}")
+    counted = f"{plural(training['documents'], 'document')}, {plural(training['tokens'], 'token')}."
+    return section(label, rows, *drawn, note=counted)
+
+
+def _groups(found: Mapping[str, Any]) -> Html:
+    parts: list[str] = []
+    for kind, same in groupby(found["groups"], key=lambda it: it["by"]):
+        groups, title = list(same), _KINDS.get(kind, f"By {kind}")
+        drawn = [Bar(it["group"], it["gain"], f"{signed(it['gain'], 3)} nats") for it in groups]
+        rows = [
+            (
+                it["group"],
+                f"{it['tokens']:,}",
+                f"{it['nats_on']:.4f}",
+                f"{it['nats_off']:.4f}",
+                signed(it["gain"], 4),
+                None if it["share_of_gain"] is None else minus(f"{it['share_of_gain']:.1%}"),
+            )
+            for it in groups
+        ]
+        headings = ("tokens that are", "count", "on", "off", "gain", "share of gain")
+        of = f" Frequencies are of {found['frequency_source']}." if kind == "frequency" else ""
+        parts += [
+            Html(f"<h3>{title}</h3>"),
+            figure(
+                bars(drawn, f"Gain {title.lower()}"),
+                f"Loss with the memory off, less that with it on, in nats per token.{of}",
+                table(headings, rows, label=title),
+            ),
+        ]
+    return section("Tokens that gain", *parts, note="Gain above zero: the memory helps there.")
+
+
+def _positions(positions: Sequence[Mapping[str, Any]]) -> Html:
+    names = list(positions[0]["runs"])
+    middles = [(it["first"] + it["last"]) / 2 for it in positions]
+    series = {
+        _called(name): [(x, it["runs"][name]) for x, it in zip(middles, positions, strict=True)]
+        for name in names
+    }
+    rows = [
+        (
+            f"{it['first']:,} to {it['last']:,}",
+            f"{it['tokens']:,}",
+            *(f"{it['runs'][name]:.4f}" for name in names),
+        )
+        for it in positions
+    ]
+    headings = ("position", "tokens", *map(_called, names))
+    return section(
+        "Loss by position",
+        figure(
+            curves(series, "Loss by position", "position in the document", "nats per token"),
+            "Mean loss of the tokens at these positions of long documents, in nats.",
+            table(headings, rows, label="Loss by position"),
+        ),
+    )
+
+
+def _needles(needles: Mapping[str, Any]) -> Html:
+    runs = [
+        (_called(name), f"{run['nats_per_token']:.4f}", f"{run['exact']:.1%}")
+        for name, run in needles["runs"].items()
+    ]
+    items = [
+        (
+            f"{it['depth']:.0%}",
+            _called(it["run"]),
+            f"{it['nats']:.4f}",
+            "yes" if it["exact"] else "no",
+        )
+        for it in sorted(needles["items"], key=lambda it: (it["depth"], it["run"]))
+    ]
+    return section(
+        "Needles",
+        table(("run", "nats per token", "all right"), runs, label="Needles by run"),
+        Html("<details><summary>Every needle</summary>"),
+        table(("depth", "run", "nats", "all right"), items, label="Every needle", left=("run",)),
+        Html("</details>"),
+        note=f"{plural(needles['count'], 'fact')} hidden in texts of {needles['context']:,} tokens "
+        "and asked for at the end. Depth: where the fact stands, from the beginning to the end. "
+        "All right: the model's most likely tokens are the answer, each of them.",
+    )
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Html:
+    rows = [
+        (
+            f"layer {it['layer_id']}",
+            f"{it['gate_mean']:.3f}",
+            *(f"{value:.3f}" for value in it["gate_quartiles"]),
+            f"{it['write_norm']:.4g}",
+            f"{it['row_rms']:.4g}",
+            None if it["row_norm_over_start"] is None else f"{it['row_norm_over_start']:.4g}",
+        )
+        for it in layers
+    ]
+    headings = (
+        *("layer", "mean gate", "25 %", "50 %", "75 %", "norm added", "RMS of rows"),
+        "rows over start",
+    )
+    return section(
+        "Layers",
+        table(headings, rows, label="Probes of every layer"),
+        note="Norm added: the median norm of what the memory adds, as a share of the stream's. "
+        "Rows over start: the norm of the rows, as a multiple of that before training.",
+    )
