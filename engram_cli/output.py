@@ -44,6 +44,8 @@ class Table(NamedTuple):
     is_dense: bool = False
 
 
+# Units of amounts that a progress bar shows.
+Unit: TypeAlias = Literal["bytes", "tokens"]
 # An answer for people: a paragraph, or several and tables. A generator is run only to be shown.
 Shown: TypeAlias = Iterable[str | Table]
 
@@ -120,21 +122,22 @@ class Output:
             raise
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
+    def progress(self, title: str, unit: Unit = "bytes") -> Iterator[Progress]:
         """Show a progress bar while the block runs, on a terminal only.
 
         Args:
             title: Name of the work, such as "Hashing".
+            unit: Unit of the amounts.
 
         Yields:
-            A function to call with the bytes done so far and in all (None if unknown).
+            A function to call with the amount done so far and in all (None if unknown).
         """
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from engram_cli.progress import progress_bar
 
-        with progress_bar(printable(title)) as step:
+        with progress_bar(printable(title), unit) as step:
             yield step
 
 

@@ -10,7 +10,7 @@ import typer
 
 from engram.config.init import Init
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import MissingFileError, UsageError
+from engram.errors import UsageError
 from engram.training.control_names import ControlName
 from engram.training.train_options import Schedule, TableOptimizer, Trained, TrainOptions
 from engram_cli.options import (
@@ -26,6 +26,7 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, silence_transformers
+from engram_cli.text_source import text_or_corpus
 from engram_cli.values import given_flags, given_words, read_count, read_named
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def train(
             "train needs something to train, and only one: a folder or model, or --from-config.",
             "Give an attached folder, as engram attach writes it.",
         )
-    data = _one_of(text, corpus)
+    data = text_or_corpus("train", text, corpus)
     from engram_cli.train_arguments import read_arguments
 
     options = replace(options, trainer=read_arguments(args, settings or []))
@@ -262,25 +263,3 @@ def _new_base(out: Output, path: Path, memory: EngramConfig | None, is_to_pay: b
     equal = equal_params(spec, memory)
     out.note(str(equal))
     return equal.spec
-
-
-def _one_of(text: Path | None, corpus: Path | None) -> Path:
-    """Return what is trained on."""
-    given = [path for path in (text, corpus) if path is not None]
-    if len(given) != 1:
-        raise UsageError(
-            "train needs something to train on: --text or --corpus."
-            if not given
-            else "--text and --corpus exclude each other.",
-            "Give a text with --text FILE, or token shards with --corpus FOLDER.",
-        )
-    from engram.corpus.results.result_folder import MANIFEST
-
-    if corpus is not None and not (corpus / MANIFEST).is_file():
-        if not corpus.exists():
-            raise MissingFileError.at(corpus, "Build token shards: engram corpus build.")
-        raise UsageError(
-            f"{corpus} holds no token shards.",
-            f"Give texts with --text {corpus}, or build shards: engram corpus build.",
-        )
-    return given[0]

@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engram.evaluation.eval_options import EvalOptions
+    from engram.evaluation.evaluate_model import evaluate
+    from engram.evaluation.evaluation import Evaluation
     from engram.evaluation.memory_watch import MemoryWatch, Reading
     from engram.evaluation.open_models import OpenModel, open_compared, open_model
     from engram.evaluation.switched_off import memory_off
 
 # By module: its public names.
 _NAMES = {
+    "eval_options": ("EvalOptions",),
+    "evaluate_model": ("evaluate",),
+    "evaluation": ("Evaluation",),
     "memory_watch": ("MemoryWatch", "Reading"),
     "open_models": ("OpenModel", "open_compared", "open_model"),
     "switched_off": ("memory_off",),
@@ -22,9 +28,12 @@ _NAMES = {
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "EvalOptions",
+    "Evaluation",
     "MemoryWatch",
     "OpenModel",
     "Reading",
+    "evaluate",
     "memory_off",
     "open_compared",
     "open_model",
