@@ -158,8 +158,8 @@ def evaluate(
 
 def _others(base: str | Path | None, against: Sequence[str | Path]) -> dict[str, str | Path]:
     """Name the models beside the memory, and see that each is there before anything is measured."""
-    names = name_runs(list(against), {*OWN_RUNS, BASE})
-    others = {} if base is None else {BASE: base}
+    names = name_runs(against, {*OWN_RUNS, BASE})
+    others: dict[str, str | Path] = {} if base is None else {BASE: base}
     others |= dict(zip(names, against, strict=True))
     for path in others.values():
         if not (Path(path) / CONTROL_FILE).is_file():
