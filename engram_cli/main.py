@@ -32,6 +32,7 @@ COMMANDS = {
     "detach": "Give the base of an attached checkpoint back, byte for byte.",
     "convert": "Write a memory in another dtype, or under the names of a published layout.",
     "train": "Train the memory of a model, and write it with its held-out losses.",
+    "eval": "Measure whether a memory helps: on, off, rows permuted, its base, and controls.",
     "gates": "Show the gates of a memory at every token of a text, and what it does to the loss.",
     "depth": "Compare the layers of a model with a memory with those of its base.",
     "lookup": "Show which rows of a stored memory a text reads, and their norms.",

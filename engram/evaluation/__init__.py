@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engram.evaluation.depth_options import DepthOptions
     from engram.evaluation.depth_result import Depth, LensDifference
+    from engram.evaluation.eval_options import EvalOptions
+    from engram.evaluation.evaluate_model import evaluate
+    from engram.evaluation.evaluation import Evaluation
     from engram.evaluation.gate_options import GateOptions
     from engram.evaluation.gate_reading import GateReading, read_gates
     from engram.evaluation.layer_depth import measure_depth
@@ -22,9 +25,12 @@ if TYPE_CHECKING:
 _NAMES = {
     "depth_options": ("DepthOptions",),
     "depth_result": ("Depth", "LensDifference"),
-    "layer_depth": ("measure_depth",),
+    "eval_options": ("EvalOptions",),
+    "evaluate_model": ("evaluate",),
+    "evaluation": ("Evaluation",),
     "gate_options": ("GateOptions",),
     "gate_reading": ("GateReading", "read_gates"),
+    "layer_depth": ("measure_depth",),
     "memory_watch": ("MemoryWatch", "Reading"),
     "open_models": ("OpenModel", "open_compared", "open_model"),
     "switched_off": ("memory_off",),
@@ -34,12 +40,15 @@ _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name 
 __all__ = [
     "Depth",
     "DepthOptions",
+    "EvalOptions",
+    "Evaluation",
     "GateOptions",
     "GateReading",
     "LensDifference",
     "MemoryWatch",
     "OpenModel",
     "Reading",
+    "evaluate",
     "measure_depth",
     "memory_off",
     "open_compared",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 SCHEMA = "engram.depth/1"
+Split = Literal["held_out", "all"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Depth:
         target: The model.
         base: The base, where another than the model without its memory was named.
         text: The text, as it was named.
-        held_out: Whether only documents were read that a run of training held out of it.
+        split: Whether documents were read that a run of training held out of it, or of all.
         documents: Documents that were read.
         tokens: Tokens N over which everything is estimated.
         context: Tokens of a window.
@@ -57,7 +58,7 @@ class Depth:
     target: str
     base: str | None
     text: str
-    held_out: bool
+    split: Split
     documents: int
     tokens: int
     context: int
@@ -134,7 +135,7 @@ class Depth:
             "target": self.target,
             "base": self.base,
             "text": self.text,
-            "split": "held_out" if self.held_out else "all",
+            "split": self.split,
             "documents": self.documents,
             "tokens": self.tokens,
             "context": self.context,

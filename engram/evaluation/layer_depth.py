@@ -32,11 +32,11 @@ from engram.evaluation.alignment import (
 )
 from engram.evaluation.depth_options import DepthOptions
 from engram.evaluation.depth_result import Depth, LensDifference, early_layers
+from engram.evaluation.evaluated_text import EvaluatedText, choose_documents
 from engram.evaluation.layer_states import LayerWatch
 from engram.evaluation.lens import Lens
 from engram.evaluation.open_models import OpenModel, Tables, name_runs, open_compared, open_model
 from engram.evaluation.switched_off import memory_off
-from engram.evaluation.text_sample import TextSample, sample_text
 from engram.hf.unwired import base_of
 from engram.hf.wiring import find_layers
 from engram.training.document_loss import (
@@ -46,6 +46,7 @@ from engram.training.document_loss import (
     paired_difference,
     read_windows,
 )
+from engram.training.documents import TrainingDocuments
 from engram.training.learned_positions import demand_positions, stated_positions
 
 # Tokens of a forward pass, whose states are held for all layers.
@@ -112,16 +113,10 @@ def measure_depth(
         tables=tables,
         device=device,
     )
-    sample = sample_text(
-        data,
-        opened.tokenizer,
-        opened.training,
-        tokens=options.tokens,
-        options=text,
-        seed=options.seed,
-    )
+    documents = TrainingDocuments(data, opened.tokenizer, options=text, held_out_share=None)
+    chosen = choose_documents(documents, opened.training, options.tokens, options.seed)
     context = _context(opened, options)
-    reader = _Reader(sample, context, options.seed, progress)
+    reader = _Reader(chosen.main, context, options.seed, progress)
     reader.expect((2 if base is None else 3) + len(others))
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "tables": tables}
     first = base_of(opened.model) if base is None else open_compared(base, opened, **how)
@@ -133,7 +128,7 @@ def measure_depth(
             runs["off"] = reader.read(opened.model)
     for name, path in others:
         runs[name] = reader.read(open_compared(path, opened, **how))
-    return _result(opened, str(data), base, sample, context, options, reader.tokens, runs)
+    return _result(opened, str(data), base, chosen, context, options, reader.tokens, runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +151,7 @@ class _Reader:
     """Reads the same windows with one model after the other.
 
     Args:
-        sample: The text.
+        documents: Token ids of each ``[any]``.
         context: Tokens of a window.
         seed: Decides the minibatches.
         progress: Called with the tokens read so far, and those of all runs.
@@ -167,15 +162,15 @@ class _Reader:
 
     def __init__(
         self,
-        sample: TextSample,
+        documents: list[NDArray[Any]],
         context: int,
         seed: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self._windows = cut_windows(sample.documents, context)
+        self._windows = cut_windows(documents, context)
         self._context, self._seed, self._progress = context, seed, progress
         self._done = self._total = 0
-        self.tokens = np.zeros(len(sample.documents), np.int64)
+        self.tokens = np.zeros(len(documents), np.int64)
         for window in self._windows:
             self.tokens[window.document] += len(window.ids) - 2
         if self.tokens.sum() < FEWEST_TOKENS:
@@ -261,7 +256,7 @@ def _result(
     opened: OpenModel,
     text: str,
     base: str | Path | None,
-    sample: TextSample,
+    chosen: EvaluatedText,
     context: int,
     options: DepthOptions,
     tokens: NDArray[np.int64],
@@ -278,7 +273,7 @@ def _result(
         target=opened.name,
         base=None if base is None else str(base),
         text=text,
-        held_out=sample.held_out,
+        split=chosen.split,
         documents=int((tokens > 0).sum()),
         tokens=int(tokens.sum()),
         context=context,
@@ -291,7 +286,7 @@ def _result(
         effective_depth={
             name: effective_depths(run.cka, options.nearest) for name, run in runs.items()
         },
-        notes=_notes(opened, base, sample, options, len(runs["base"].cka)),
+        notes=_notes(opened, base, chosen, options, len(runs["base"].cka)),
     )
 
 
@@ -331,12 +326,12 @@ def _context(opened: OpenModel, options: DepthOptions) -> int:
 def _notes(
     opened: OpenModel,
     base: str | Path | None,
-    sample: TextSample,
+    chosen: EvaluatedText,
     options: DepthOptions,
     layers: int,
 ) -> tuple[str, ...]:
-    notes = []
-    if sample.held_out:
+    notes = [*chosen.notes]
+    if chosen.split == "held_out":
         notes.append("The text trained the memory: only documents that were held out are read.")
     trained = "memory" if opened.training is None else opened.training["options"]["train"]
     if base is None and trained != "memory":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -153,22 +154,23 @@ def open_compared(
     return model.eval().to(device)
 
 
-def name_runs(paths: list[str | Path], taken: set[str]) -> list[str]:
+def name_runs(given: Sequence[str | Path], taken: set[str]) -> list[str]:
     """Give every compared model a name of its own: the last part of its path.
 
     Args:
-        paths: The paths.
+        given: The paths.
         taken: Names that are in use.
 
     Raises:
         UsageError: Two paths are the same.
     """
     names: list[str] = []
-    for path in map(Path, paths):
+    paths = [Path(path) for path in given]
+    for path in paths:
         parts = path.absolute().parts
         ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
         name = next((end for end in ends if end not in taken and end not in names), None)
-        if name is None:
+        if name is None or paths.count(path) > 1:
             raise UsageError(f"{path} is given twice.", "Name it once.", path=str(path))
         names.append(name)
     return names

@@ -1,5 +1,6 @@
 """`TrainingDocuments`: the documents of a corpus or a text, and the part that is held out."""
 
+import copy
 from collections.abc import Iterable
 from functools import cached_property
 from hashlib import sha256
@@ -42,7 +43,8 @@ class TrainingDocuments:
         options: How a text is read: what ends a document, the key of its text, and whether the
             end-of-text token is added.
         held_out_share: Share of the documents to hold out, above 0 and below 1; at least one
-            document of two tokens is held out, and one is left for training.
+            document of two tokens is held out, and one is left for training. None holds all of them
+            out, for a text that nothing is trained on.
         seed: Decides what is held out.
         check_digests: Whether to compare the sha256 of every file of a corpus first.
 
@@ -56,7 +58,7 @@ class TrainingDocuments:
     Raises:
         UsageError: An option has no effect on this source, or the share is not between 0 and 1.
         InputError: The source cannot be read, is too large to tokenise in memory, or has less than
-            two documents of at least two tokens.
+            two documents of at least two tokens; with a share of None, none.
         MismatchError: The corpus was made with another tokenizer.
         CorruptFileError: A file of the corpus is missing or changed.
         MissingFileError: The source does not exist.
@@ -69,16 +71,11 @@ class TrainingDocuments:
         tokenizer: Any,
         *,
         options: TextOptions | None = None,
-        held_out_share: float = 0.05,
+        held_out_share: float | None = 0.05,
         seed: int = 0,
         check_digests: bool = False,
     ) -> None:
-        if not 0 < held_out_share < 1:
-            raise UsageError(
-                f"The held-out share must be above 0 and below 1, got {held_out_share}.",
-                "Give a share such as 0.05.",
-                held_out_share=held_out_share,
-            )
+        _check_share(held_out_share)
         file = describe_tokenizer(tokenizer)
         options = TextOptions() if options is None else options
         self._stored: StoredTokens | None = None
@@ -125,6 +122,35 @@ class TrainingDocuments:
         digest = sha256(self.boundaries.astype("<i8").data)
         digest.update(self._tokens.astype(self._tokens.dtype.newbyteorder("<")).data)
         return digest.hexdigest()
+
+    def divided(self, held_out_share: float | None, seed: int = 0) -> "TrainingDocuments":
+        """Return the same documents with another part held out; tokens are not copied.
+
+        Args:
+            held_out_share: See the class.
+            seed: See the class.
+
+        Raises:
+            UsageError: See the class.
+            InputError: See the class.
+        """
+        _check_share(held_out_share)
+        other = copy.copy(self)
+        other.training, other.held_out = _divide(self.boundaries, held_out_share, seed)
+        return other
+
+    def read(self, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read tokens begin..end-1 of all documents, one after the other.
+
+        Returns:
+            The token ids ``[n]``, and True where a document starts ``[n]``.
+        """
+        if self._stored is not None:
+            return self._stored.read(begin, end)
+        starts = np.zeros(end - begin, dtype=bool)
+        low, high = np.searchsorted(self.boundaries, [begin, end])
+        starts[self.boundaries[low:high] - begin] = True
+        return self._tokens[begin:end], starts
 
     def tokens(self, number: int, begin: int = 0, end: int | None = None) -> NDArray[Any]:
         """Read a document, or tokens begin..end-1 of it; token ids ``[n]``, uint16 or uint32."""
@@ -202,11 +228,31 @@ def _check_size(size_bytes: int) -> None:
         )
 
 
+def _check_share(share: float | None) -> None:
+    if share is not None and not 0 < share < 1:
+        raise UsageError(
+            f"The held-out share must be above 0 and below 1, got {share}.",
+            "Give a share such as 0.05.",
+            held_out_share=share,
+        )
+
+
 def _divide(
-    boundaries: NDArray[np.int64], share: float, seed: int
+    boundaries: NDArray[np.int64], share: float | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the numbers of the documents for training, and of those held out."""
     countable = np.flatnonzero(np.diff(boundaries) >= 2)
+    bits = random_bits(seed, _HELD_OUT, len(boundaries) - 1)
+    order = countable[np.argsort(bits[countable], kind="stable")]
+    if share is None:
+        if not len(countable):
+            raise InputError(
+                f"None of {len(boundaries) - 1:,} documents has two tokens: there is no loss to "
+                "measure.",
+                "Give longer documents.",
+                documents=len(boundaries) - 1,
+            )
+        return countable[:0], order
     if len(countable) < 2:
         raise InputError(
             "At least two documents of two tokens are needed, one for training and one held out; "
@@ -214,8 +260,6 @@ def _divide(
             "Give more text, or split it otherwise: --split paragraph or line.",
             documents=len(boundaries) - 1,
         )
-    bits = random_bits(seed, _HELD_OUT, len(boundaries) - 1)
     is_held_out = bits < np.uint64(share * 2**64)
-    order = countable[np.argsort(bits[countable], kind="stable")]
     is_held_out[order[0]], is_held_out[order[-1]] = True, False
     return np.flatnonzero(~is_held_out), order[is_held_out[order]]

@@ -19,12 +19,11 @@ from engram.hf.wiring import find_layers
 from engram.storage.row_journal import Journal, recover
 from engram.tensor_names import is_memory
 from engram.training.controls import Control, apply_control, memories_of
+from engram.training.learned_positions import demand_positions
 from engram.training.live_memory import LiveMemory
 from engram.training.memory_optimizer import freeze_backbone
 from engram.training.run_folder import RunFolder
 from engram.training.train_options import TrainOptions
-
-_SPARE_POSITIONS = 8
 
 
 @dataclass
@@ -93,7 +92,7 @@ def prepare_model(
     stored: dict[str, Any] = {"dtype": torch.float32} if options.train == "all" else {}
     home: Literal["ram", "disk"] = "disk" if options.tables == "disk" else "ram"
     model: Any = load(folder, trust_remote_code=trust_remote_code, tables=home, **stored)
-    _demand_positions(model, options.context)
+    demand_positions(model, options.context)
     if compat.is_quantised(model):
         _train_beside_quantised(model, folder, options)
     if options.tables == "host":
@@ -139,23 +138,6 @@ def _train_beside_quantised(model: Any, folder: Path, options: TrainOptions) -> 
             "Leave --train out, or attach to the base as it was before.",
         )
     compat.let_gradients_pass(model)
-
-
-def _demand_positions(model: Any, context: int) -> None:
-    """Refuse windows that are longer than a model that learned its positions can read."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or context
-    if context > most and any(
-        isinstance(module, nn.Embedding)
-        # Some models begin to count after a few.
-        and 0 <= module.num_embeddings - most < _SPARE_POSITIONS
-        and module is not model.get_input_embeddings()
-        and not is_memory(name)
-        for name, module in model.named_modules()
-    ):
-        raise UsageError(
-            f"A window of {context} tokens is longer than the {most} positions of the model.",
-            "Lower --context (in Python, context).",
-        )
 
 
 def _widen(model: nn.Module) -> list[tuple[nn.Parameter, torch.dtype]]:

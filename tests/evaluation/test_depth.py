@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import engram
 from engram.addressing.tokenizer_files import load_tokenizer
@@ -18,7 +19,6 @@ from engram.corpus.text.text_options import TextOptions
 from engram.errors import InputError, LayoutError, UsageError
 from engram.evaluation import Depth, DepthOptions, measure_depth
 from engram.evaluation.depth_result import early_layers, settled
-from engram.hf.unwired import base_of
 from engram.training import train
 from engram.training.controls import apply_control
 from support import next_token_memory as known
@@ -189,18 +189,17 @@ def test_of_its_training_text_only_what_was_held_out_is_read(tiny, tmp_path):
     )
     held_out = json.loads((tmp_path / "out" / "engram_held_out.json").read_text())
     found = measure_depth(tmp_path / "out", tiny / "text.txt")
-    assert found.held_out
-    assert found.to_dict()["split"] == "held_out"
+    assert found.split == "held_out"
     assert found.context == 32  # that of the training
     assert found.documents <= len(held_out["documents"]) < 40
     assert "held out" in found.notes[0]
     (tmp_path / "other.txt").write_text((tiny / "text.txt").read_text() + "\n\nAnother one.")
-    assert not measure_depth(tmp_path / "out", tmp_path / "other.txt").held_out
+    assert measure_depth(tmp_path / "out", tmp_path / "other.txt").split == "all"
 
 
 def test_one_document_has_no_interval(tiny):
     words = " ".join(f"w{number % 40}" for number in range(60))
-    found = measure_depth(tiny / "random", [words, "a"], options=FEW)
+    found = measure_depth(tiny / "random", [words], options=FEW)
     (difference,) = found.differences
     assert found.documents == 1
     assert (difference.low, difference.high) == (None, None)
@@ -254,7 +253,7 @@ def test_a_memory_that_learned_a_source_frees_the_layers_after_it(tmp_path, monk
     model = engram.load(tmp_path / "attached")
     learned = synthetic.Source()
     synthetic.train(model, learned, synthetic.Training(steps=150), seed=0)
-    alone = base_of(engram.load(tmp_path / "attached"))
+    alone = AutoModelForCausalLM.from_pretrained(base)
     synthetic.train(alone, learned, synthetic.Training(init=None, steps=150), seed=0)
     trained = save(model, tmp_path / "trained", base)
     documents = learned.draw(60, seed=2**32 - 1).tolist()
@@ -263,8 +262,6 @@ def test_a_memory_that_learned_a_source_frees_the_layers_after_it(tmp_path, monk
     assert difference.high < -0.05
     assert found.lens["on"][1] < 0.5 * found.lens["base"][1]
     # Nor does a base that was trained alone know what the layer of the memory knows.
-    alone.save_pretrained(tmp_path / "alone")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(base / name, tmp_path / "alone" / name)
-    beside = measure_depth(trained, documents, text=NO_EOS, base=tmp_path / "alone")
+    folder = save(alone, tmp_path / "alone", base)
+    beside = measure_depth(trained, documents, text=NO_EOS, base=folder)
     assert beside.lens_loss["on"][1] < min(beside.lens_loss["base"]) - 0.5

@@ -82,6 +82,46 @@ def test_a_document_of_two_tokens_is_left_on_either_side(share):
         TrainingDocuments([[5], [6, 7], [8]], BPE, options=options)
 
 
+def test_without_a_share_every_document_is_held_out():
+    texts = [[5], [6, 7], [8], [9, 10, 11], [12, 13]]
+    options = TextOptions(add_eos=False)
+    found = TrainingDocuments(texts, BPE, options=options, held_out_share=None)
+    assert sorted(found.held_out) == [1, 3, 4]
+    assert found.training.tolist() == []
+    orders = {tuple(found.divided(None, seed).held_out) for seed in range(20)}
+    assert len(orders) > 3
+    one = TrainingDocuments([[5], [6, 7]], BPE, options=options, held_out_share=None)
+    assert one.held_out.tolist() == [1]
+    with pytest.raises(InputError, match="None of 2 documents has two tokens"):
+        TrainingDocuments([[5], [6]], BPE, options=options, held_out_share=None)
+
+
+def test_documents_are_divided_again_without_reading_them_again(text):
+    every = TrainingDocuments(text, BPE, held_out_share=None)
+    digest = every.sha256
+    again, alike = every.divided(0.3, 5), TrainingDocuments(text, BPE, held_out_share=0.3, seed=5)
+    assert again.training.tolist() == alike.training.tolist()
+    assert again.held_out.tolist() == alike.held_out.tolist()
+    assert again.sha256 == alike.sha256 == digest
+    assert again.tokens(3).base is every.tokens(3).base
+    assert len(every.training) == 0
+    with pytest.raises(UsageError, match="above 0 and below 1"):
+        every.divided(1.0, 0)
+
+
+def test_tokens_of_all_documents_are_read_by_place(text, corpus):
+    found = [TrainingDocuments(source, BPE, held_out_share=None) for source in (text, corpus)]
+    ends = found[0].boundaries
+    whole = np.concatenate([found[0].tokens(number) for number in range(len(ends) - 1)])
+    for begin, end in ((0, len(whole)), (0, 1), (17, 900), (int(ends[5]), int(ends[7]))):
+        for source in found:
+            tokens, starts = source.read(begin, end)
+            assert tokens.tolist() == whole[begin:end].tolist()
+            assert np.flatnonzero(starts).tolist() == [
+                int(it) - begin for it in ends[:-1] if begin <= it < end
+            ]
+
+
 def test_held_out_documents_are_read_up_to_some_tokens(corpus):
     found = TrainingDocuments(corpus, BPE, held_out_share=0.3)
     every = found.read_held_out()
