@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engram.units import plural
@@ -35,8 +35,11 @@ def show(found: Depth) -> Shown:
 
 def _layers(found: Depth) -> Table:
     rows = []
-    columns = {"KL": (found.lens, 4), "loss": (found.lens_loss, 4)}
-    columns["depth"] = (found.effective_depth, 2)
+    columns: dict[str, tuple[Mapping[str, Sequence[float | None]], int]] = {
+        "KL": (found.lens, 4),
+        "loss": (found.lens_loss, 4),
+        "depth": (found.effective_depth, 2),
+    }
     for layer in range(max(map(len, found.lens.values()))):
         cells: list[object] = [f"{layer} memory" if layer in found.memory_layers else layer]
         for runs, digits in columns.values():
@@ -82,15 +85,15 @@ def _answer(it: LensDifference, documents: int) -> str:
     """
     numbers = f"{it.nats:+.4f} nats"
     if it.low is None or it.high is None:
-        return f"Early layers, {it.a} less {it.b}: {numbers}; one document gives no interval."
+        return f"After early layers, {it.a} less {it.b}: {numbers}; one document gives no interval."
     numbers += (
         f", 95 % interval {it.low:+.4f} to {it.high:+.4f} ({plural(documents, 'document')}; paired "
         "bootstrap)"
     )
     if it.low <= 0 <= it.high:
-        return f"Early layers of {it.a} and {it.b} are not told apart: {numbers}."
+        return f"After early layers, {it.a} and {it.b} are not told apart: {numbers}."
     side = "nearer to" if it.high < 0 else "farther from"
-    return f"Early layers of {it.a} are {side} its last prediction than those of {it.b}: {numbers}."
+    return f"After early layers, {it.a} is {side} its last prediction than {it.b} is: {numbers}."
 
 
 def _range(layers: list[int]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engram.evaluation.evaluated_text import Split
 
 SCHEMA = "engram.depth/1"
-Split = Literal["held_out", "all"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Shapes: n documents, N tokens, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ from engram.evaluation.open_models import OpenModel, Tables, name_runs, open_com
 from engram.evaluation.switched_off import memory_off
 from engram.hf.unwired import base_of
 from engram.hf.wiring import find_layers
+from engram.storage.files import Progress
 from engram.training.document_loss import (
     DocumentLosses,
     Window,
@@ -69,7 +70,7 @@ def measure_depth(
     tables: Tables = "ram",
     tokenizer: Any = None,
     device: str | torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Depth:
     """Compare the layers of a model with a memory with those of its base, and of controls.
 
@@ -165,7 +166,7 @@ class _Reader:
         documents: list[NDArray[Any]],
         context: int,
         seed: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> None:
         self._windows = cut_windows(documents, context)
         self._context, self._seed, self._progress = context, seed, progress
