@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engram.config.init import Init
+from engram.nn.orthogonal import orthogonal
 
 
 @torch.no_grad()
@@ -27,8 +28,6 @@ def start_value(weight: Tensor, bias: Tensor | None, init: Init) -> None:
     if init == "identity":
         nn.init.zeros_(weight)
     else:
-        # Wider than half precision, for which the decomposition is not implemented.
-        wide = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-        weight.copy_(nn.init.orthogonal_(wide))
+        weight.copy_(orthogonal(*weight.shape))
     if bias is not None:
         nn.init.zeros_(bias)
