@@ -101,7 +101,7 @@ def _apart(difference: Mapping[str, Any], *, short: bool = False) -> str:
     nats, low, high = (difference[key] for key in ("nats", "low", "high"))
     ends, side = ((-high, -low), "lower") if nats < 0 else ((low, high), "higher")
     words = f"{abs(nats):.3f} {side}"
-    interval = f"{ends[0]:.3f} to {ends[1]:.3f}"
+    interval = minus(f"{ends[0]:.3f} to {ends[1]:.3f}")
     return f"{words} ({interval})" if short else f"{words} (95 % interval {interval})"
 
 

@@ -26,6 +26,7 @@ from engram.units import plural
 _SCRIPT = Path(__file__).with_name("gate_page.js")
 _STYLE = Path(__file__).with_name("gate_page.css")
 _DIGITS = 4
+_CHUNK = 64  # tokens that are drawn at a time
 
 _FOLD = "Every token as a table"
 _PANEL = "Rest on a token, touch it, or tab into the text and use the arrow keys."
@@ -169,8 +170,10 @@ def _text(reading: Mapping[str, Any]) -> Html:
     for read in reading["tokens"]:
         gates = [value for value in _values(read, "gate", columns) if value is not None]
         level = f"{fmean(gates):.3f}" if gates else "0"
-        parts.append(f'<bdi style="--v:{level}">{escaped(marked(read["text"]))}</bdi>')
-        parts += ["<br>"] * (read["text"].count("\n") > 0)
+        line_end = "<br>" if "\n" in read["text"] else ""
+        parts.append(f'<bdi style="--v:{level}">{escaped(marked(read["text"]))}</bdi>{line_end}')
+    chunks = (parts[at : at + _CHUNK] for at in range(0, len(parts), _CHUNK))
+    text = "\n".join(f"<span>{''.join(chunk)}</span>" for chunk in chunks)
     layers = _options("layer", "all layers", reading["layers"])
     streams = _options("stream", "all streams", range(reading["streams"]))
     return Html(
@@ -185,7 +188,7 @@ def _text(reading: Mapping[str, Any]) -> Html:
 {plural(len(columns), "gate")} of a token, from 0 (none) to 1 (full). No gate is picked.</p></div>
 <div class="beside"><div class="text" id="tokens" role="group" aria-label="Tokens"
 aria-describedby="told" dir="{_direction(reading["tokens"])}">
-{"".join(parts)}
+{text}
 </div>
 <aside id="panel" tabindex="0" role="region" aria-label="The chosen token" hidden>
 <div aria-live="polite" id="now"><p class="note">{_PANEL}</p></div><div id="more"></div></aside>
@@ -268,7 +271,10 @@ def _telling(telling: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _tokens_table(reading: Mapping[str, Any]) -> Html:
-    """All tokens as a table, for readers without scripts, and for copying."""
+    """All tokens as a table, for readers without scripts, and for copying.
+
+    It is left out of the document until the script is asked for it: long texts have many cells.
+    """
     columns = _columns(reading)
     rows = []
     for position, read in enumerate(reading["tokens"]):
@@ -287,7 +293,7 @@ def _tokens_table(reading: Mapping[str, Any]) -> Html:
     headings = ("token", "id", "loss", "loss off", "change", *gates)
     shown = table(headings, rows, label=_FOLD)
     return Html(
-        f"<section><details><summary>{_FOLD}</summary>"
+        f'<section><details id="all"><summary>{_FOLD}</summary><noscript>'
         '<p class="note">Losses in nats; change: loss less loss with the memory off. Gates by '
-        f"layer and stream.</p>{shown}</details></section>"
+        f"layer and stream.</p>{shown}</noscript></details></section>"
     )

@@ -14,7 +14,7 @@ from engram.pictures.page import Html, escaped, minus, signed
 
 _ROW = 44  # pixels of a row of a forest plot: its name, and its interval below
 _BAR = 40
-_HEIGHT = 300  # of curves
+_HEIGHT = 190  # of curves
 _DASHES = 6  # styles of curves in the stylesheet
 
 
@@ -154,7 +154,8 @@ def curves(
     across = _Axis(min(x for x, _ in points), max(x for x, _ in points), left=9.0)
     low, high = min(y for _, y in points), max(y for _, y in points)
     room = (high - low or abs(high) or 1) * 0.06
-    top, bottom = 18 + 16 * math.ceil(len(series) / 2), _HEIGHT - 36
+    top = 14 + 16 * len(series)
+    bottom = top + _HEIGHT
     up = _Axis(low - room, high + room)
 
     def y_at(value: float) -> float:
@@ -166,7 +167,7 @@ def curves(
         for tick in up.ticks()
     ]
     for at, (name, line) in enumerate(series.items()):
-        x, y = 9 + 46 * (at % 2), 12 + 16 * (at // 2)
+        y = 10 + 16 * at
         drawn = "".join(
             f'<line class="curve" {across.xs(a[0], b[0])} y1="{y_at(a[1])}" y2="{y_at(b[1])}"/>'
             for a, b in pairwise(line)
@@ -175,8 +176,8 @@ def curves(
             for point in line
         )
         parts.append(
-            f'<g class="s{at % _DASHES}"><line class="curve" x1="{x}%" x2="{x + 6}%" y1="{y}" '
-            f'y2="{y}"/><text x="{x + 7.5}%" y="{y + 4}">{escaped(_cut(name, 26))}</text>'
+            f'<g class="s{at % _DASHES}"><line class="curve" x1="9%" x2="17%" y1="{y}" '
+            f'y2="{y}"/><text x="19%" y="{y + 4}">{escaped(_cut(name))}</text>'
             f"{drawn}</g>"
         )
     told = "; ".join(
@@ -187,8 +188,8 @@ def curves(
         "curves",
         f"{title}, {y_unit}",
         told,
-        _HEIGHT,
-        [*parts, *across.labels(_HEIGHT - 18, x_unit)],
+        bottom + 36,
+        [*parts, *across.labels(bottom + 18, x_unit)],
     )
 
 

@@ -40,7 +40,8 @@ def choose(tab, view):
     tab.evaluate(
         f"(view => {{ for (const id in view) {{ const it = document.getElementById(id);"
         f"it.type === 'checkbox' ? it.checked = view[id] : it.value = view[id]; }}"
-        f"document.getElementById('what').dispatchEvent(new Event('change')) }})({json.dumps(view)})"
+        "document.getElementById('what').dispatchEvent(new Event('change')) })"
+        f"({json.dumps(view)})"
     )
     tab.rest()
 
@@ -254,6 +255,7 @@ def test_arrow_keys_follow_the_direction_of_the_text(show):
 def test_every_view_of_hostile_texts_can_be_read(show, scheme, width):
     tab = show(gate_page(mixed()), width, scheme)
     tab.evaluate("document.querySelector('details').open = true")
+    tab.wait_for("document.querySelector('details table')")
     tab.evaluate("document.querySelectorAll('#tokens bdi')[7].focus()")
     for view in VIEWS:
         choose(tab, view)
