@@ -206,11 +206,8 @@ def _groups(found: Mapping[str, Any]) -> Html:
 
 def _positions(positions: Sequence[Mapping[str, Any]]) -> Html:
     names = list(positions[0]["runs"])
-    middles = [(it["first"] + it["last"]) / 2 for it in positions]
-    series = {
-        _called(name): [(x, it["runs"][name]) for x, it in zip(middles, positions, strict=True)]
-        for name in names
-    }
+    steps = [f"{it['first']:,}" for it in positions]
+    series = {_called(name): [it["runs"][name] for it in positions] for name in names}
     rows = [
         (
             f"{it['first']:,} to {it['last']:,}",
@@ -219,12 +216,12 @@ def _positions(positions: Sequence[Mapping[str, Any]]) -> Html:
         )
         for it in positions
     ]
-    headings = ("position", "tokens", *map(_called, names))
+    headings = ("tokens before", "tokens", *map(_called, names))
     return section(
         "Loss by position",
         figure(
-            curves(series, "Loss by position", "position in the document", "nats per token"),
-            "Mean loss of the tokens at these positions of long documents, in nats.",
+            curves(series, steps, "Loss by position", "tokens before, from", "nats per token"),
+            "Mean loss of the tokens that have so many before them in their window.",
             table(headings, rows, label="Loss by position"),
         ),
     )
@@ -250,9 +247,9 @@ def _needles(needles: Mapping[str, Any]) -> Html:
         Html("<details><summary>Every needle</summary>"),
         table(("depth", "run", "nats", "all right"), items, label="Every needle", left=("run",)),
         Html("</details>"),
-        note=f"{plural(needles['count'], 'fact')} hidden in texts of {needles['context']:,} tokens "
-        "and asked for at the end. Depth: where the fact stands, from the beginning to the end. "
-        "All right: the model's most likely tokens are the answer, each of them.",
+        note=f"{plural(needles['count'], 'fact')} hidden in each of "
+        f"{plural(needles['trials'], 'text')} of {needles['context']:,} tokens, and asked for at "
+        "its end. Depth: where the fact stands, from the beginning to the end. All right: the model's most likely tokens are the answer, each of them.",
     )
 
 

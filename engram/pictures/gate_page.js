@@ -91,9 +91,9 @@
       ...rest.map(it => it instanceof Node ? it : make("td", "", it)))))));
   const ngram = ([order, text, layers]) => {
     const loads = data.layers.map(layer => data.heads[`${layer} ${order}`]), names = ["head"];
-    data.layers.forEach((layer, it) => names.push(`layer ${layer} row`, ...(loads[it] ? ["rows used"] : [])));
+    data.layers.forEach((layer, it) => names.push(`row, layer ${layer}`, ...(loads[it] ? ["used", "shared"] : [])));
     const rows = [...Array(Math.max(0, ...layers.map(heads => heads.length))).keys()].map(head => [head,
-      ...layers.flatMap((heads, it) => [heads[head] ?? "–", ...(loads[it] ? [loads[it][head] ?? "–"] : [])])]);
+      ...layers.flatMap((heads, it) => [heads[head] ?? "–", ...(loads[it]?.[head] ?? [])])]);
     return [make("h3", "", `${order}-gram `, make("bdi", "", text)), table(names, rows)];
   };
   let chosen = tokens[0];
@@ -111,7 +111,7 @@
       fixed(token[NORMS][it]), meter(token[NORMS][it], normTop)]);
     $("more").replaceChildren(make("h3", "", "Gates, and norms of what is added"),
       table(["layer, stream", "gate", "", "norm", ""], gates), ...token[NGRAMS].flatMap(ngram),
-      make("p", "note", data.stats && token[NGRAMS].length ? `Rows used: ${data.stats}` : ""));
+      make("p", "note", data.stats && token[NGRAMS].length ? data.stats : ""));
   };
 
   // One token is in the order of tabs; the arrow keys move it.
