@@ -210,7 +210,7 @@ def _positions(positions: Sequence[Mapping[str, Any]]) -> Html:
     series = {_called(name): [it["runs"][name] for it in positions] for name in names}
     rows = [
         (
-            f"{it['first']:,} to {it['last']:,}",
+            f"{it['first']:,}" + (f" to {it['last']:,}" if it["last"] > it["first"] else ""),
             f"{it['tokens']:,}",
             *(f"{it['runs'][name]:.4f}" for name in names),
         )
@@ -249,7 +249,8 @@ def _needles(needles: Mapping[str, Any]) -> Html:
         Html("</details>"),
         note=f"{plural(needles['count'], 'fact')} hidden in each of "
         f"{plural(needles['trials'], 'text')} of {needles['context']:,} tokens, and asked for at "
-        "its end. Depth: where the fact stands, from the beginning to the end. All right: the model's most likely tokens are the answer, each of them.",
+        "its end. Depth: where the fact stands, from the beginning to the end. All right: the "
+        "model's most likely tokens are the answer, each of them.",
     )
 
 
