@@ -7,7 +7,17 @@ from itertools import groupby
 from typing import Any
 
 from engram.pictures.inline_charts import Bar, Interval, bars, curves, figure, forest
-from engram.pictures.page import Frame, Html, bullets, minus, page, section, signed, table
+from engram.pictures.page import (
+    Frame,
+    Html,
+    bullets,
+    last_name,
+    minus,
+    page,
+    section,
+    signed,
+    table,
+)
 from engram.units import plural
 
 _RUNS = {
@@ -35,9 +45,10 @@ def eval_page(evaluation: Mapping[str, Any]) -> str:
     """
     found = evaluation
     frame = Frame(
-        title=f"Evaluation of {found['target']}",
+        title=f"Evaluation of {last_name(found['target'])}",
         lead=" ".join(answer(found)),
-        source=f"{found['text']}: {_counts(found)}; windows of {found['context']:,} tokens",
+        source=f"{found['target']} on {found['text']}: {_counts(found)}; windows of "
+        f"{found['context']:,} tokens",
         command=found.get("command"),
     )
     body = [_losses(found)]

@@ -15,6 +15,7 @@ from engram.pictures.page import (
     Html,
     bullets,
     escaped,
+    last_name,
     marked,
     page,
     section,
@@ -47,7 +48,7 @@ def gate_page(reading: Mapping[str, Any]) -> str:
     """
     tokens, telling = reading["tokens"], reading.get("telling")
     frame = Frame(
-        title=f"Gates of {reading['target']}",
+        title=f"Gates of {last_name(reading['target'])}",
         lead=_lead(reading),
         source=_source(reading),
         command=reading.get("command"),
@@ -71,7 +72,7 @@ def _lead(reading: Mapping[str, Any]) -> str:
     tokens = reading["tokens"]
     if not tokens:
         count = plural(len(reading.get("telling") or ()), "n-gram")
-        return f"{count} of the text that the memory says most about."
+        return f"{count} of a data set: the highest gates, and the largest gains."
     gates = [it["gate"] for read in tokens for it in read["gates"] if it["gate"] is not None]
     told = (
         f"{plural(len(_columns(reading)), 'gate')} at each of {plural(len(tokens), 'token')}; "
