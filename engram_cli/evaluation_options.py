@@ -5,20 +5,32 @@ from typing import Annotated, Literal
 
 import typer
 
+from engram_cli.options import TEXT
+from engram_cli.values import read_count
+
+# The fields of `TextOptions` that decide how a text is read.
+RULES = {name: TEXT[name] for name in ("split", "text_key", "add_eos")}
+
 AdapterFolderOption = Annotated[
     Path | None,
     typer.Option(
-        "--adapter",
-        metavar="FOLDER",
-        help="A memory by itself; the folder is its base then.",
+        "--adapter", metavar="FOLDER", help="A memory by itself: the folder is its base then."
     ),
 ]
 AgainstOption = Annotated[
-    list[str] | None,
+    list[Path] | None,
     typer.Option(
         metavar="FOLDER",
         help="A model to compare with, such as a control that was trained on the same text; may be "
         "repeated.",
+    ),
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The base to compare with, such as one that was trained on the same text alone. "
+        "Default: the model without its memory.",
     ),
 ]
 TextOption = Annotated[
@@ -31,3 +43,24 @@ TablesOption = Annotated[
     Literal["ram", "disk"],
     typer.Option(help="Where the tables are: in memory with the model, or in their files."),
 ]
+# The fields of `DepthOptions`.
+DEPTH = {
+    "tokens": Annotated[
+        int,
+        typer.Option(metavar="COUNT", parser=read_count, help="Tokens to read, at most."),
+    ],
+    "context": Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Tokens of a window. Default: those of the training, else 512, or as many as the "
+            "model was made for.",
+        ),
+    ],
+    "nearest": Annotated[
+        int, typer.Option(min=1, help="Layers of the base that an effective depth averages.")
+    ],
+    "seed": Annotated[
+        int, typer.Option(min=0, help="Seed of the order of documents and of minibatches.")
+    ],
+}
