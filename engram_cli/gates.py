@@ -11,6 +11,7 @@ from engram.corpus.text.text_options import TextOptions
 from engram.errors import UsageError
 from engram.evaluation.gate_options import GateOptions
 from engram_cli.evaluation_options import (
+    RULES,
     AdapterFolderOption,
     CorpusOption,
     TablesOption,
@@ -18,7 +19,6 @@ from engram_cli.evaluation_options import (
 )
 from engram_cli.options import (
     OUTPUT,
-    TEXT,
     HtmlOption,
     OverwriteOption,
     PlotOption,
@@ -54,10 +54,9 @@ _GATES = {
         int, typer.Option(help="Times that an n-gram has to occur to be named.", min=1)
     ],
 }
-_TEXT = {name: TEXT[name] for name in ("split", "text_key", "add_eos")}
 
 
-@taking(options=_GATES, rules=_TEXT, out=OUTPUT)
+@taking(options=_GATES, rules=RULES, out=OUTPUT)
 def gates(
     ctx: typer.Context,
     model: Annotated[
@@ -126,7 +125,7 @@ def gates(
     data = None
     if shown is None or text is not None or corpus is not None:
         data = one_text("gates", "read", text, corpus)
-    elif needless := given_flags(ctx, [*_TEXT, "tokens", "top", "min_count"]):
+    elif needless := given_flags(ctx, [*RULES, "tokens", "top", "min_count"]):
         raise UsageError(
             f"{' and '.join(needless)} are for --text or --corpus.", "Leave them out, or give one."
         )

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from engram.units import plural
-from engram_cli.output import Painted, Shown, Table
+from engram_cli.output import Painted, Shown, ShownInColors, Table
 
 Gate = tuple[int, int]
 Color = tuple[int, int, int]
@@ -22,7 +22,9 @@ _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HARMED = "with the memory less without, in nats; below zero it helps"
 
 
-def show(answer: dict[str, Any], layer: int | None, stream: int | None, colors: bool) -> Shown:
+def show(
+    answer: dict[str, Any], layer: int | None, stream: int | None, colors: bool
+) -> ShownInColors:
     """Describe a reading for people.
 
     Args:
@@ -47,7 +49,7 @@ def show(answer: dict[str, Any], layer: int | None, stream: int | None, colors: 
         yield f"\n{note}"
 
 
-def _painted(answer: dict[str, Any], chosen: Sequence[Gate]) -> Shown:
+def _painted(answer: dict[str, Any], chosen: Sequence[Gate]) -> ShownInColors:
     tokens = answer["tokens"]
     legend = [("gate ", "")]
     for step in _STEPS:
@@ -129,7 +131,7 @@ def _collisions(stated: dict[str, Any], layer: int | None) -> Shown:
 
 def _telling(answer: dict[str, Any], chosen: Sequence[Gate]) -> Shown:
     headings = ("order", "count", "mean gate", "gain", "n-gram")
-    for name in [*chosen, (None, None)]:
+    for name in [*chosen, None]:
         rows = [
             (
                 it["order"],
@@ -139,9 +141,9 @@ def _telling(answer: dict[str, Any], chosen: Sequence[Gate]) -> Shown:
                 repr(it["text"]),
             )
             for it in answer["telling"]
-            if (it["layer_id"], it["stream"]) == name
+            if (it["layer_id"], it["stream"]) == (name or (None, None))
         ]
-        if name[0] is None:
+        if name is None:
             yield "\nN-grams that help most (gain in nats, of the token after them)"
         else:
             yield f"\n{_title(answer, name)}: n-grams with the highest mean gates"

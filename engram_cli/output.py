@@ -59,7 +59,9 @@ class Painted(NamedTuple):
 
 
 # An answer for people: a paragraph, or several and tables. A generator is run only to be shown.
-Shown: TypeAlias = Iterable[str | Table | Painted]
+Shown: TypeAlias = Iterable[str | Table]
+# One for a terminal that shows colours, see `Output.has_colors`.
+ShownInColors: TypeAlias = Iterable[str | Table | Painted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,9 @@ class Output:
         """Whether the answer goes to a terminal that shows colours, and NO_COLOR is not set."""
         return not self.json and _console().color_system is not None
 
-    def result(self, payload: Mapping[str, Any], shown: Shown, *, wrap: bool = True) -> None:
+    def result(
+        self, payload: Mapping[str, Any], shown: ShownInColors, *, wrap: bool = True
+    ) -> None:
         """Print the answer, once.
 
         Args:
@@ -95,7 +99,7 @@ class Output:
         else:
             self.part(shown, wrap=wrap)
 
-    def part(self, shown: Shown, *, wrap: bool = True) -> None:
+    def part(self, shown: ShownInColors, *, wrap: bool = True) -> None:
         """Print a part of the answer as soon as it is known; with JSON, it all comes at the end.
 
         Args:
@@ -187,7 +191,7 @@ def _console() -> Console:
     )
 
 
-def _draw(shown: Shown, wrap: bool) -> str:
+def _draw(shown: ShownInColors, wrap: bool) -> str:
     console = _console()
     with console.capture() as capture:
         for part in [shown] if isinstance(shown, str) else shown:

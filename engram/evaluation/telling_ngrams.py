@@ -204,7 +204,8 @@ class _Occurrences:
 
     def _sums(self, values: NDArray[Any]) -> Floats:
         """Sum values of the places by n-gram."""
-        return np.bincount(self.inverse, values, len(self.counts))
+        sums: Floats = np.bincount(self.inverse, values, len(self.counts)).astype(np.float64)
+        return sums
 
 
 def _highest(

@@ -24,7 +24,7 @@ Steps = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class TokenReadings:
-    """What the memories of a model do at every token, window after window.
+    """Gates, writes and losses at every token, window after window.
 
     Attributes:
         layer_ids: Layers with a memory, lowest first.
