@@ -107,7 +107,7 @@ class CountedTokens:
     def by_document(self, nats: NDArray[np.float64]) -> DocumentLosses:
         """Add the nats of tokens ``[n]`` up by document."""
         return DocumentLosses(
-            np.bincount(self.document, nats, minlength=len(self.document_tokens)),
+            np.bincount(self.document, nats, len(self.document_tokens)).astype(np.float64),
             self.document_tokens,
             self.document_bytes,
             self.bytes_are_exact,

@@ -110,14 +110,17 @@ def evaluate(
     chosen = choose_documents(documents, opened.training, options.tokens, options.seed)
     context = _context(opened, options)
     counted = CountedTokens(chosen.main, context, opened.tokenizer)
-    learned = None
-    if chosen.training:
-        learned = CountedTokens(chosen.training, context, opened.tokenizer)
     found = None if seen is None else _find_seen(seen, counted, chosen, opened, text)
     trials = _trials(opened, chosen, context, options)
     own_base = base is None and not changed_base(opened.training)
-    names = [*OWN_RUNS, *([BASE] if own_base else []), *others]
-    measured = MeasuredRuns(counted, learned, trials, options, names, progress)
+    measured = MeasuredRuns(
+        counted,
+        _learned(chosen, context, opened),
+        trials,
+        options,
+        [*OWN_RUNS, *([BASE] if own_base else []), *others],
+        progress,
+    )
     measured.measure_memory(opened.model)
     if own_base:
         measured.measure(BASE, base_of(opened.model))
@@ -127,10 +130,10 @@ def evaluate(
         measured.measure(name, other)
         del other  # before the next one is loaded
     losses = compare_runs(measured.runs, options.bootstrap, options.seed)
-    again = None
-    if learned is not None:
-        again = compare_runs(measured.learned_runs, options.bootstrap, options.seed)
-    source = "the evaluated text" if seen is None else str(seen)
+    training = None
+    if measured.learned_runs:
+        training = compare_runs(measured.learned_runs, options.bootstrap, options.seed)
+    nats = measured.nats
     return Evaluation(
         target=opened.name,
         text=str(data),
@@ -138,21 +141,16 @@ def evaluate(
         context=context,
         split=chosen.split,
         losses=losses,
-        training=again,
+        training=training,
         resamples=options.bootstrap,
         groups=all_groups(
-            counted,
-            found,
-            measured.nats[ON],
-            measured.nats[OFF],
-            opened.tokenizer,
-            opened.addresses.max_ngram_size,
+            counted, found, nats[ON], nats[OFF], opened.tokenizer, opened.addresses.orders[-1]
         ),
-        frequency_source=source,
-        positions=tuple(position_buckets(counted.positions, measured.nats)),
+        frequency_source="the evaluated text" if seen is None else str(seen),
+        positions=tuple(position_buckets(counted.positions, nats)),
         needles=Needles.of(trials, measured.needles),
         layers=measured.gates.probes(opened.model, opened.training, options.seed),
-        notes=notes_of(losses, again, chosen, opened.training, others),
+        notes=notes_of(losses, training, chosen, opened.training, others),
     )
 
 
@@ -179,6 +177,13 @@ def _context(opened: OpenModel, options: EvalOptions) -> int:
         return options.context
     trained = (opened.training or {}).get("options", {}).get("context", _CONTEXT)
     return min(int(trained), stated_positions(opened.model) or int(trained))
+
+
+def _learned(chosen: EvaluatedText, context: int, opened: OpenModel) -> CountedTokens | None:
+    """Return the tokens that the memory learned from; None where they are unknown."""
+    if not chosen.training:
+        return None
+    return CountedTokens(chosen.training, context, opened.tokenizer)
 
 
 def _find_seen(

@@ -113,7 +113,7 @@ def group_tokens(
             float(sums[1][label] / counts[label]),
             float((sums[1][label] - sums[0][label]) / total) if total else None,
         )
-        for label in np.flatnonzero(counts)
+        for label in np.flatnonzero(counts).tolist()
     ]
 
 

@@ -44,8 +44,8 @@ def word_parts(
     distinct, numbers = np.unique(np.concatenate([ids, before]), return_inverse=True)
     texts = _texts(distinct.tolist(), tokenizer)
     parts = np.array([_part(text) for text in texts])
-    begins_with_space = np.array([bool(text) and text[0].isspace() for text in texts])
-    ends_in_word = np.array([bool(text) and text[-1].isalnum() for text in texts])
+    begins_with_space = np.array([(text or "")[:1].isspace() for text in texts])
+    ends_in_word = np.array([(text or "")[-1:].isalnum() for text in texts])
     mine, previous = numbers[: len(ids)], numbers[len(ids) :]
     found = parts[mine]
     goes_on = (found == _START) & ends_in_word[previous] & ~begins_with_space[mine]

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import engram
 from engram.training import TrainOptions, freeze_backbone, optimizer_for, train
 from support import tiny
+from support.paths import REPOSITORY
 
 TEXTS = ["Alexander the Great saw the Milky Way.", "By the way, the Milky Way is wide."]
 
@@ -85,50 +87,35 @@ def bits_per_byte(folder):
     return nats / torch.tensor(2.0).log().item() / sum(len(text.encode()) for text in TEXTS)
 
 
-def write_task(folder, name, records, **settings):
-    """Write a task whose data lie beside it."""
-    data = folder / f"{name}.jsonl"
-    data.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    task = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "test_split": "test",
-        **settings,
-    }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+def page_says(kind):
+    """The blocks of a kind on the page that tells how to run the harness."""
+    page = (REPOSITORY / "docs/how-to/evaluate.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)
 
 
-def test_the_harness_evaluates_it_offline(folders, tmp_path):
+def test_the_harness_evaluates_it_offline_as_the_page_says(folders, tmp_path):
     pytest.importorskip("lm_eval", reason="needs lm-eval; `make range` runs it")
-    choices = {"choices": ["Way", "wide", "Great"], "answer": 0}
-    write_task(
-        tmp_path,
-        "local_choice",
-        [{"question": text, **choices} for text in ("saw the Milky", "the Milky")],
-        output_type="multiple_choice",
-        doc_to_text="{{question}}",
-        doc_to_choice="{{choices}}",
-        doc_to_target="answer",
-        metric_list=[{"metric": "acc"}],
-    )
-    write_task(
-        tmp_path,
-        "local_text",
-        [{"text": text} for text in TEXTS],
-        output_type="loglikelihood_rolling",
-        doc_to_text="",
-        doc_to_target="{{text}}",
-        metric_list=[{"metric": "bits_per_byte"}],
-    )
     base, trained = folders
-    words = ["--model", "hf", "--model_args", f"pretrained={trained},trust_remote_code=True"]
-    words += ["--tasks", "local_choice,local_text", "--include_path", str(tmp_path)]
-    words += ["--device", "cpu", "--output_path", str(tmp_path / "results")]
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for text in page_says("yaml"):
+        (tasks / f"{yaml.safe_load(text)['task']}.yaml").write_text(text)
+    choices = {"choices": ["Way", "wide", "Great"], "answer": 0}
+    for name, records in {
+        "local_text": [{"text": text} for text in TEXTS],
+        "local_choice": [{"question": it, **choices} for it in ("saw the Milky", "the Milky")],
+    }.items():
+        lines = "".join(f"{json.dumps(record)}\n" for record in records)
+        (tasks / f"{name}.jsonl").write_text(lines)
+    (tmp_path / "trained").symlink_to(trained)
+    (command,) = [block for block in page_says("bash") if "local_text" in block]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    set_by_page, words = command.split(" lm_eval ")
+    assert set_by_page.split() == [f"{name}=1" for name in list(offline)[:2]]
     done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", *words],
+        [sys.executable, "-m", "lm_eval", *words.split()],
         env={**os.environ, **offline},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
