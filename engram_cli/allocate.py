@@ -23,7 +23,7 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output
-from engram_cli.plots import check_plot, write_plot
+from engram_cli.pictures import check_plot, write_plot
 from engram_cli.values import blaming, given_flags, read_count
 
 # By name of a value that the library refuses: the options that set it.

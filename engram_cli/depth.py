@@ -12,7 +12,7 @@ from engram.units import plural
 from engram_cli import evaluation_options as given
 from engram_cli import options as shared
 from engram_cli.output import Output, silence_transformers
-from engram_cli.plots import check_plot, write_plot
+from engram_cli.pictures import check_plot, write_plot
 from engram_cli.text_source import one_text
 
 

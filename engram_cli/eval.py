@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from engram.corpus.text.text_options import TextOptions
 from engram.evaluation.eval_options import EvalOptions
-from engram_cli.options import (
-    OUTPUT,
-    TEXT,
-    OverwriteOption,
-    RevisionOption,
-    TokenizerOption,
-    TrustRemoteCodeOption,
-    taking,
-)
+from engram_cli import evaluation_options as given
+from engram_cli import options as shared
 from engram_cli.output import Output, silence_transformers
+from engram_cli.pictures import check_html, command_line, write_html
 from engram_cli.text_source import one_text
-from engram_cli.values import given_words, read_count
+from engram_cli.values import read_count
 
 
 def _count(text: str) -> Any:
@@ -56,39 +48,21 @@ _EVAL = {
     "bf16": Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (autocast).")],
     "batch_tokens": Annotated[int, _number("Tokens of a batch with its padding.", 1)],
 }
-_TEXT = {name: TEXT[name] for name in ("split", "text_key", "add_eos")}
 
 
-@taking(options=_EVAL, rules=_TEXT, out=OUTPUT)
+@shared.taking(options=_EVAL, rules=given.RULES, out=shared.OUTPUT)
 def eval(
     ctx: typer.Context,
     model: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="An attached folder; or the base of an adapter.")
+        str,
+        typer.Argument(metavar="FOLDER", help="An attached folder; or a base, with --adapter."),
     ],
-    adapter: Annotated[
-        str | None,
-        typer.Argument(metavar="[ADAPTER]", help="A memory by itself, beside its base."),
-    ] = None,
     *,
-    text: Annotated[
-        Path | None, typer.Option("--text", help="Text to read: a file or a folder of texts.")
-    ] = None,
-    corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="Token shards to read: engram corpus build.")
-    ] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--against",
-            metavar="PATH",
-            help="A model to compare with: a control that engram train wrote, another attached "
-            "folder, or a model without a memory; may be repeated.",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="The base. Default: that in the folder."),
-    ] = None,
+    text: given.TextOption = None,
+    corpus: given.CorpusOption = None,
+    adapter: given.AdapterFolderOption = None,
+    against: given.AgainstOption = None,
+    base: given.BaseOption = None,
     seen: Annotated[
         str | None,
         typer.Option(
@@ -100,17 +74,12 @@ def eval(
     ] = None,
     options: EvalOptions,
     rules: TextOptions,
-    tables: Annotated[
-        Literal["ram", "disk"],
-        typer.Option(help="Where the tables are: with the model, or in their files."),
-    ] = "ram",
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page, too.")
-    ] = None,
-    overwrite: OverwriteOption = False,
-    tokenizer: TokenizerOption = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustRemoteCodeOption = False,
+    tables: given.TablesOption = "ram",
+    html: shared.HtmlOption = None,
+    overwrite: shared.OverwriteOption = False,
+    tokenizer: shared.TokenizerOption = None,
+    revision: shared.RevisionOption = None,
+    trust_remote_code: shared.TrustRemoteCodeOption = False,
     out: Output,
 ) -> None:
     """Measure whether a memory helps: its loss on, off, permuted, and beside base and controls.
@@ -128,10 +97,7 @@ def eval(
         $ engram eval ./attached-model --corpus tokens --against ./model --seen corpus.txt --json
     """
     data = one_text("eval", "read", text, corpus)
-    if html is not None:
-        from engram.storage.files import check_file
-
-        check_file(html, overwrite)  # before the work, not after it
+    check_html(html, overwrite)
     silence_transformers()
     from engram.evaluation.evaluate_model import evaluate
     from engram_cli.eval_text import show
@@ -150,12 +116,12 @@ def eval(
             revision=revision,
             trust_remote_code=trust_remote_code,
             tables=tables,
-            command=shlex.join(["engram", "eval", *given_words(ctx)]),
+            command=command_line(ctx),
             progress=progress,
         )
+    answer = found.to_dict()
     if html is not None:
         from engram.pictures.eval_page import eval_page
-        from engram.pictures.page import write_page
 
-        write_page(html, eval_page(found.to_dict()), overwrite=overwrite)
-    out.result(found.to_dict(), show(found))
+        write_html(out, html, eval_page(answer), overwrite=overwrite)
+    out.result(answer, show(found))

@@ -27,8 +27,7 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, silence_transformers
-from engram_cli.pages import check_html, command_line, write_html
-from engram_cli.plots import check_plot, write_plot
+from engram_cli.pictures import check_html, check_plot, command_line, write_html, write_plot
 from engram_cli.text_source import one_text
 from engram_cli.values import given_flags, read_count
 
@@ -157,7 +156,7 @@ def gates(
     if html is not None:
         from engram.pictures.gate_page import gate_page
 
-        write_html(out, html, gate_page(answer), overwrite)
+        write_html(out, html, gate_page(answer), overwrite=overwrite)
     out.result(answer, show(answer, layer, stream, out.has_colors))
 
 

@@ -23,9 +23,8 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, Shown, Table
-from engram_cli.pages import check_html, command_line, write_html
+from engram_cli.pictures import check_html, check_plot, command_line, write_html, write_plot
 from engram_cli.plain_tables import as_csv, as_markdown
-from engram_cli.plots import check_plot, write_plot
 from engram_cli.run_options import RUN
 from engram_cli.values import note_folder
 
@@ -102,7 +101,8 @@ def report(
     if html is not None:
         from engram.pictures.report_page import report_page
 
-        write_html(out, html, report_page(answer, command=command_line(ctx)), overwrite)
+        text = report_page(answer, command=command_line(ctx))
+        write_html(out, html, text, overwrite=overwrite)
     if csv:
         out.result(answer, as_csv(answer["rows"]), wrap=False)
     elif markdown:

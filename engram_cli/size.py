@@ -26,7 +26,7 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output
-from engram_cli.plots import check_plot, write_plot
+from engram_cli.pictures import check_plot, write_plot
 from engram_cli.run_options import RUN
 from engram_cli.values import blaming, read_count
 

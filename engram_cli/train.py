@@ -28,7 +28,7 @@ from engram_cli.options import (
     taking,
 )
 from engram_cli.output import Output, silence_transformers
-from engram_cli.plots import check_plot, write_plot
+from engram_cli.pictures import check_plot, write_plot
 from engram_cli.text_source import one_text
 from engram_cli.values import given_flags, given_words, read_count, read_named
 

@@ -11,12 +11,16 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
 
 import engram
+import engram.evaluation
+import engram.pictures
 import engram.training
 from engram.config.templates import load_template, template_names, template_title
 from engram_cli import main as cli
@@ -67,14 +71,9 @@ def each_command() -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (name, child), subcommand
 
 
-def library() -> str:
-    """Return an entry for every public name, which mkdocstrings fills from its docstring."""
-    return "\n\n".join(f"::: engram.{name}" for name in engram.__all__)
-
-
-def training() -> str:
-    """Return an entry for every public name of `engram.training`."""
-    return "\n\n".join(f"::: engram.training.{name}" for name in engram.training.__all__)
+def names(door: ModuleType) -> str:
+    """Return an entry for every public name of a package, which mkdocstrings fills."""
+    return "\n\n".join(f"::: {door.__name__}.{name}" for name in door.__all__)
 
 
 def config_keys() -> str:
@@ -131,7 +130,9 @@ def _prose(text: str) -> str:
 MADE: dict[str, Callable[[], str]] = {
     "commands": commands,
     "config keys": config_keys,
-    "library": library,
+    "evaluation": partial(names, engram.evaluation),
+    "library": partial(names, engram),
+    "pictures": partial(names, engram.pictures),
     "templates": templates,
-    "training": training,
+    "training": partial(names, engram.training),
 }

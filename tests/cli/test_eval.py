@@ -65,7 +65,8 @@ def test_an_adapter_and_token_shards(place, tmp_path):
     tiny.attached_model(place.base, tmp_path / "adapter", adapter=True)
     tokens = tmp_path / "tokens"
     run("corpus", "build", place.text, "-t", place.base, "-o", tokens, "-q").ended(0)
-    words = ["eval", place.base, tmp_path / "adapter", "--corpus", tokens, *SHORT, "--json"]
+    words = ["eval", place.base, "--adapter", tmp_path / "adapter"]
+    words += ["--corpus", tokens, *SHORT, "--json"]
     found = run(*words, "--tables", "disk").json()
     assert found["target"] == str(tmp_path / "adapter")
     assert found["text"] == str(tokens)

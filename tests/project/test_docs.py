@@ -20,6 +20,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import engram
+import engram.evaluation
+import engram.pictures
 import engram.training
 from engram_cli import main as cli
 from support import tiny
@@ -180,9 +182,10 @@ def test_the_reference_holds_every_command_option_and_name(made):
             if param.param_type_name == "option":
                 assert all(name in text for name in (*param.opts, *param.secondary_opts))
         assert command.epilog in text
-    assert made.library().splitlines()[::2] == [f"::: engram.{name}" for name in engram.__all__]
-    names = [f"::: engram.training.{name}" for name in engram.training.__all__]
-    assert made.training().splitlines()[::2] == names
+    doors = {"library": engram, "training": engram.training, "evaluation": engram.evaluation}
+    for part, door in (doors | {"pictures": engram.pictures}).items():
+        names = [f"::: {door.__name__}.{name}" for name in door.__all__]
+        assert made.MADE[part]().splitlines()[::2] == names
     assert made.config_keys().count("\n| `") == len(engram.load_config("tiny").to_dict()) - 1
 
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 import engram.evaluation
+import engram.pictures
 import engram.training
 
-DOORS = [engram.training, engram.evaluation]
+DOORS = [engram.training, engram.evaluation, engram.pictures]
 NAMES = [(door, name) for door in DOORS for name in door.__all__]
 FUNCTIONS = [(door, name) for door, name in NAMES if inspect.isfunction(getattr(door, name))]
 
