@@ -132,6 +132,7 @@ def eval(
         from engram.storage.files import check_file
 
         check_file(html, overwrite)  # before the work, not after it
+    words = [word for word in given_words(ctx) if word != "--overwrite"]
     silence_transformers()
     from engram.evaluation.evaluate_model import evaluate
     from engram_cli.eval_text import show
@@ -150,7 +151,7 @@ def eval(
             revision=revision,
             trust_remote_code=trust_remote_code,
             tables=tables,
-            command=shlex.join(["engram", "eval", *given_words(ctx)]),
+            command=shlex.join(["engram", "eval", *words]),
             progress=progress,
         )
     if html is not None:
