@@ -65,11 +65,7 @@ OverwriteOption = Annotated[
 ]
 HtmlOption = Annotated[
     Path | None,
-    typer.Option(
-        "--html",
-        metavar="FILE",
-        help="Write the answer as a page, too: a .html that loads nothing.",
-    ),
+    typer.Option("--html", metavar="FILE", help="Write the answer as a page, too: one .html file."),
 ]
 PlotOption = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""`--html FILE`: checked before the work of a command begins, written from its answer at the end."""
+"""`--html FILE`: checked before a command's work begins, written from its answer at the end."""
 
 from __future__ import annotations
 

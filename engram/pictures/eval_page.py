@@ -7,7 +7,17 @@ from itertools import groupby
 from typing import Any
 
 from engram.pictures.inline_charts import Bar, Interval, bars, curves, figure, forest
-from engram.pictures.page import Frame, Html, bullets, minus, page, section, signed, table
+from engram.pictures.page import (
+    Frame,
+    Html,
+    bullets,
+    last_name,
+    minus,
+    page,
+    section,
+    signed,
+    table,
+)
 from engram.units import plural
 
 _RUNS = {
@@ -35,9 +45,10 @@ def eval_page(evaluation: Mapping[str, Any]) -> str:
     """
     found = evaluation
     frame = Frame(
-        title=f"Evaluation of {found['target']}",
+        title=f"Evaluation of {last_name(found['target'])}",
         lead=" ".join(answer(found)),
-        source=f"{found['text']}: {_counts(found)}; windows of {found['context']:,} tokens",
+        source=f"{found['target']} on {found['text']}: {_counts(found)}; windows of "
+        f"{found['context']:,} tokens",
         command=found.get("command"),
     )
     body = [_losses(found)]
@@ -101,7 +112,7 @@ def _apart(difference: Mapping[str, Any], *, short: bool = False) -> str:
     nats, low, high = (difference[key] for key in ("nats", "low", "high"))
     ends, side = ((-high, -low), "lower") if nats < 0 else ((low, high), "higher")
     words = f"{abs(nats):.3f} {side}"
-    interval = f"{ends[0]:.3f} to {ends[1]:.3f}"
+    interval = minus(f"{ends[0]:.3f} to {ends[1]:.3f}")
     return f"{words} ({interval})" if short else f"{words} (95 % interval {interval})"
 
 
@@ -206,25 +217,22 @@ def _groups(found: Mapping[str, Any]) -> Html:
 
 def _positions(positions: Sequence[Mapping[str, Any]]) -> Html:
     names = list(positions[0]["runs"])
-    middles = [(it["first"] + it["last"]) / 2 for it in positions]
-    series = {
-        _called(name): [(x, it["runs"][name]) for x, it in zip(middles, positions, strict=True)]
-        for name in names
-    }
+    steps = [f"{it['first']:,}" for it in positions]
+    series = {_called(name): [it["runs"][name] for it in positions] for name in names}
     rows = [
         (
-            f"{it['first']:,} to {it['last']:,}",
+            f"{it['first']:,}" + (f" to {it['last']:,}" if it["last"] > it["first"] else ""),
             f"{it['tokens']:,}",
             *(f"{it['runs'][name]:.4f}" for name in names),
         )
         for it in positions
     ]
-    headings = ("position", "tokens", *map(_called, names))
+    headings = ("tokens before", "tokens", *map(_called, names))
     return section(
         "Loss by position",
         figure(
-            curves(series, "Loss by position", "position in the document", "nats per token"),
-            "Mean loss of the tokens at these positions of long documents, in nats.",
+            curves(series, steps, "Loss by position", "tokens before, from", "nats per token"),
+            "Mean loss of the tokens that have so many before them in their window.",
             table(headings, rows, label="Loss by position"),
         ),
     )
@@ -250,9 +258,10 @@ def _needles(needles: Mapping[str, Any]) -> Html:
         Html("<details><summary>Every needle</summary>"),
         table(("depth", "run", "nats", "all right"), items, label="Every needle", left=("run",)),
         Html("</details>"),
-        note=f"{plural(needles['count'], 'fact')} hidden in texts of {needles['context']:,} tokens "
-        "and asked for at the end. Depth: where the fact stands, from the beginning to the end. "
-        "All right: the model's most likely tokens are the answer, each of them.",
+        note=f"{plural(needles['count'], 'fact')} hidden in each of "
+        f"{plural(needles['trials'], 'text')} of {needles['context']:,} tokens, and asked for at "
+        "its end. Depth: where the fact stands, from the beginning to the end. All right: the "
+        "model's most likely tokens are the answer, each of them.",
     )
 
 

@@ -14,8 +14,7 @@
   // Not the highest value, since one odd token would pale the rest.
   const top = values => known(values).sort((a, b) => a - b)[Math.floor(.99 * (known(values).length - 1))] || 1;
   const make = (tag, kind, ...inside) => {
-    const made = document.createElement(tag);
-    made.className = kind;
+    const made = Object.assign(document.createElement(tag), {className: kind});
     made.append(...inside);
     return made;
   };
@@ -39,10 +38,10 @@
     box.style.setProperty("--staff", (isLoss ? 0 : places.at(-1) + thick) + "px");
     explain();
     watch.disconnect();
-    tokens.forEach(token => watch.observe(token));
+    [...box.children].forEach(chunk => watch.observe(chunk));
   };
 
-  // Only tokens near the window are painted: a long text costs what is seen of it.
+  // Only chunks near the window are painted: a long text costs what is seen of it.
   const shade = value => clamp(value / view.scale, 1).toFixed(3);
   const paint = token => {
     const read = data.tokens[at.get(token)], value = view.value(read) ?? 0;
@@ -58,7 +57,7 @@
     token.style.setProperty("--bars", view.isLoss ? "none" : `linear-gradient(${stops.join()})`);
   };
   const watch = new IntersectionObserver(changes => changes.filter(it => it.isIntersecting)
-    .forEach(({target}) => paint(target)), {rootMargin: "600px 0px"});
+    .forEach(({target}) => target.querySelectorAll("bdi").forEach(paint)), {rootMargin: "600px 0px"});
   addEventListener("beforeprint", () => tokens.forEach(paint));
 
   const explain = () => {
@@ -75,9 +74,8 @@
     const told = isLoss ? "Background: change of the token's loss by the memory, in nats. Below zero it helps (blue, "
       + "underlined), above zero it harms (red, dotted)."
       : `Background: ${whose}. Bars below a token, from the top: ${layers.join("; ")}.`;
-    const line = make("p", "note", told + (isWhole ? "" : " The scale ends where 99 in 100 values do."));
-    line.id = "told";
-    $("legend").replaceChildren(ramp, line);
+    const note = make("p", "note", told + (isWhole ? "" : " The scale ends where 99 in 100 values do."));
+    $("legend").replaceChildren(ramp, Object.assign(note, {id: "told"}));
   };
 
   // The panel of one token.
@@ -93,9 +91,9 @@
       ...rest.map(it => it instanceof Node ? it : make("td", "", it)))))));
   const ngram = ([order, text, layers]) => {
     const loads = data.layers.map(layer => data.heads[`${layer} ${order}`]), names = ["head"];
-    data.layers.forEach((layer, it) => names.push(`layer ${layer} row`, ...(loads[it] ? ["rows used"] : [])));
+    data.layers.forEach((layer, it) => names.push(`row, layer ${layer}`, ...(loads[it] ? ["used", "shared"] : [])));
     const rows = [...Array(Math.max(0, ...layers.map(heads => heads.length))).keys()].map(head => [head,
-      ...layers.flatMap((heads, it) => [heads[head] ?? "–", ...(loads[it] ? [loads[it][head] ?? "–"] : [])])]);
+      ...layers.flatMap((heads, it) => [heads[head] ?? "–", ...(loads[it]?.[head] ?? [])])]);
     return [make("h3", "", `${order}-gram `, make("bdi", "", text)), table(names, rows)];
   };
   let chosen = tokens[0];
@@ -113,7 +111,7 @@
       fixed(token[NORMS][it]), meter(token[NORMS][it], normTop)]);
     $("more").replaceChildren(make("h3", "", "Gates, and norms of what is added"),
       table(["layer, stream", "gate", "", "norm", ""], gates), ...token[NGRAMS].flatMap(ngram),
-      make("p", "note", data.stats && token[NGRAMS].length ? `Rows used: ${data.stats}` : ""));
+      make("p", "note", data.stats && token[NGRAMS].length ? data.stats : ""));
   };
 
   // One token is in the order of tabs; the arrow keys move it.
@@ -144,6 +142,9 @@
   box.role = "listbox";
   tokens.forEach((token, it) => (token.role = "option", token.tabIndex = it ? -1 : 0));
   document.querySelector(".choice").hidden = $("panel").hidden = false;
+  $("all").addEventListener("toggle", ({target: {lastChild}}) => {
+    if (lastChild.tagName === "NOSCRIPT") lastChild.outerHTML = lastChild.textContent;
+  });
   for (const id of ["what", "layer", "stream", "stretch"]) $(id).addEventListener("change", choose);
   choose();
 })();

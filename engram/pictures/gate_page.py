@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import Any
@@ -12,7 +13,9 @@ from engram.pictures.inline_charts import histogram
 from engram.pictures.page import (
     Frame,
     Html,
+    bullets,
     escaped,
+    last_name,
     marked,
     page,
     section,
@@ -26,6 +29,7 @@ from engram.units import plural
 _SCRIPT = Path(__file__).with_name("gate_page.js")
 _STYLE = Path(__file__).with_name("gate_page.css")
 _DIGITS = 4
+_CHUNK = 64  # tokens that are drawn at a time
 
 _FOLD = "Every token as a table"
 _PANEL = "Rest on a token, touch it, or tab into the text and use the arrow keys."
@@ -44,7 +48,7 @@ def gate_page(reading: Mapping[str, Any]) -> str:
     """
     tokens, telling = reading["tokens"], reading.get("telling")
     frame = Frame(
-        title=f"Gates of {reading['target']}",
+        title=f"Gates of {last_name(reading['target'])}",
         lead=_lead(reading),
         source=_source(reading),
         command=reading.get("command"),
@@ -59,6 +63,8 @@ def gate_page(reading: Mapping[str, Any]) -> str:
         body.append(_telling(telling))
     if tokens:
         body.append(_tokens_table(reading))
+    if reading["notes"]:
+        body.append(section("Notes", bullets(reading["notes"])))
     return page(frame, *body)
 
 
@@ -66,8 +72,8 @@ def _lead(reading: Mapping[str, Any]) -> str:
     tokens = reading["tokens"]
     if not tokens:
         count = plural(len(reading.get("telling") or ()), "n-gram")
-        return f"{count} of the text that the memory says most about."
-    gates = [gate["gate"] for it in tokens for gate in it["gates"]]
+        return f"{count} of a data set: the highest gates, and the largest gains."
+    gates = [it["gate"] for read in tokens for it in read["gates"] if it["gate"] is not None]
     told = (
         f"{plural(len(_columns(reading)), 'gate')} at each of {plural(len(tokens), 'token')}; "
         f"the mean gate is {fmean(gates):.2f}."
@@ -142,13 +148,13 @@ def _rows(gram: Mapping[str, Any], layer_id: int) -> list[int]:
     return next((it["rows"] for it in gram["rows"] if it["layer_id"] == layer_id), [])
 
 
-def _heads(reading: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The load of heads, as it is shown, by layer and order."""
-    found: dict[str, list[str]] = {}
+def _heads(reading: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Used and shared rows of each head, as they are shown, by layer and order."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for layer in (reading.get("collisions") or {}).get("layers", ()):
         for head in sorted(layer["heads"], key=lambda head: head["head"]):
             shared = head["collisions"] / max(1, head["distinct_ngrams"])
-            told = f"{head['load']:.0%}, {shared:.0%}"
+            told = (f"{head['load']:.0%}", f"{shared:.0%}")
             found.setdefault(f"{layer['layer_id']} {head['order']}", []).append(told)
     return found
 
@@ -157,8 +163,8 @@ def _stats_note(reading: Mapping[str, Any]) -> str:
     if not reading.get("collisions"):
         return ""
     return (
-        "share of the head's rows that an n-gram of the text reads, and n-grams beyond the first "
-        f"of their row, as a share of all; from {seen(str(reading['collisions']['source']))}."
+        "Used: rows of the head that an n-gram reads. Shared: n-grams that read a row which "
+        f"another reads already. From {seen(str(reading['collisions']['source']))}."
     )
 
 
@@ -169,8 +175,10 @@ def _text(reading: Mapping[str, Any]) -> Html:
     for read in reading["tokens"]:
         gates = [value for value in _values(read, "gate", columns) if value is not None]
         level = f"{fmean(gates):.3f}" if gates else "0"
-        parts.append(f'<bdi style="--v:{level}">{escaped(marked(read["text"]))}</bdi>')
-        parts += ["<br>"] * (read["text"].count("\n") > 0)
+        line_end = "<br>" if "\n" in read["text"] else ""
+        parts.append(f'<bdi style="--v:{level}">{escaped(marked(read["text"]))}</bdi>{line_end}')
+    chunks = (parts[at : at + _CHUNK] for at in range(0, len(parts), _CHUNK))
+    text = "".join(f"<span>{''.join(chunk)}</span>" for chunk in chunks)
     layers = _options("layer", "all layers", reading["layers"])
     streams = _options("stream", "all streams", range(reading["streams"]))
     return Html(
@@ -185,7 +193,7 @@ def _text(reading: Mapping[str, Any]) -> Html:
 {plural(len(columns), "gate")} of a token, from 0 (none) to 1 (full). No gate is picked.</p></div>
 <div class="beside"><div class="text" id="tokens" role="group" aria-label="Tokens"
 aria-describedby="told" dir="{_direction(reading["tokens"])}">
-{"".join(parts)}
+{text}
 </div>
 <aside id="panel" tabindex="0" role="region" aria-label="The chosen token" hidden>
 <div aria-live="polite" id="now"><p class="note">{_PANEL}</p></div><div id="more"></div></aside>
@@ -221,7 +229,8 @@ def _every_gate(reading: Mapping[str, Any]) -> Html:
             for gate in read["gates"]
             if (gate["layer_id"], gate["stream"]) == (layer_id, stream)
         ]
-        gates = [gate["gate"] for gate in here]
+        gates = [gate["gate"] for gate in here if gate["gate"] is not None]
+        norms = [gate["write_norm"] for gate in here if gate["write_norm"] is not None]
         if not gates:
             continue
         quartiles = quantiles(gates, n=4) if len(gates) > 1 else gates * 3
@@ -232,7 +241,7 @@ def _every_gate(reading: Mapping[str, Any]) -> Html:
                 f"{fmean(gates):.3f}",
                 *(f"{it:.3f}" for it in quartiles),
                 f"{max(gates):.3f}",
-                f"{median(gate['write_norm'] for gate in here):.3g}",
+                f"{median(norms):.3g}" if norms else None,
             )
         )
     headings = ("gate", "0 to 1", "mean", "25 %", "50 %", "75 %", "highest", "norm")
@@ -246,29 +255,42 @@ def _every_gate(reading: Mapping[str, Any]) -> Html:
 
 
 def _telling(telling: Sequence[Mapping[str, Any]]) -> Html:
-    rows = [
-        (
-            token(it["text"]),
-            it["order"],
-            f"{it['count']:,}",
-            f"{it['gate_mean']:.3f}",
-            f"layer {it['layer_id']}, stream {it['stream']}",
-            None if it["gain"] is None else signed(it["gain"], 3),
-        )
-        for it in telling
-    ]
-    headings = ("n-gram", "order", "count", "mean gate", "highest gate", "gain in nats")
+    parts: list[str] = []
+    for kind, same in groupby(telling, key=lambda it: it["by"]):
+        rows = [
+            (
+                token(it["text"]),
+                it["order"],
+                f"{it['count']:,}",
+                f"{it['gate_mean']:.3f}",
+                _whose(it),
+                None if it["gain"] is None else signed(it["gain"], 3),
+            )
+            for it in same
+        ]
+        headings = ("n-gram", "order", "count", "mean gate", "of", "gain in nats")
+        title = {"gate": "By the highest gate", "gain": "By the largest gain"}[kind]
+        parts += [Html(f"<h3>{title}</h3>"), table(headings, rows, label=title, left=("of",))]
     return section(
         "Telling n-grams",
-        table(headings, rows, label="Telling n-grams", left=("highest gate",)),
-        note="The n-grams of the text with the highest gates and the largest gains. Gain: the loss "
-        "of the tokens after them with the memory off, less that with it on; above zero the memory "
-        "helps.",
+        *parts,
+        note="The n-grams of a data set with the highest gates, and those with the largest gains. "
+        "Gain: the loss of the tokens after them with the memory off, less that with it on; above "
+        "zero the memory helps.",
     )
 
 
+def _whose(gram: Mapping[str, Any]) -> str:
+    if gram["layer_id"] is None:
+        return "all gates"
+    return f"layer {gram['layer_id']}, stream {gram['stream']}"
+
+
 def _tokens_table(reading: Mapping[str, Any]) -> Html:
-    """All tokens as a table, for readers without scripts, and for copying."""
+    """All tokens as a table, for readers without scripts, and for copying.
+
+    It is left out of the document until the script is asked for it: long texts have many cells.
+    """
     columns = _columns(reading)
     rows = []
     for position, read in enumerate(reading["tokens"]):
@@ -287,7 +309,7 @@ def _tokens_table(reading: Mapping[str, Any]) -> Html:
     headings = ("token", "id", "loss", "loss off", "change", *gates)
     shown = table(headings, rows, label=_FOLD)
     return Html(
-        f"<section><details><summary>{_FOLD}</summary>"
+        f'<section><details id="all"><summary>{_FOLD}</summary><noscript>'
         '<p class="note">Losses in nats; change: loss less loss with the memory off. Gates by '
-        f"layer and stream.</p>{shown}</details></section>"
+        f"layer and stream.</p>{shown}</noscript></details></section>"
     )

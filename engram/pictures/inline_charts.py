@@ -14,7 +14,8 @@ from engram.pictures.page import Html, escaped, minus, signed
 
 _ROW = 44  # pixels of a row of a forest plot: its name, and its interval below
 _BAR = 40
-_HEIGHT = 300  # of curves
+_HEIGHT = 190  # of curves
+_MOST_STEPS = 12  # that are named below curves
 _DASHES = 6  # styles of curves in the stylesheet
 
 
@@ -140,71 +141,80 @@ def bars(rows: Sequence[Bar], title: str) -> Html:
 
 
 def curves(
-    series: Mapping[str, Sequence[tuple[float, float]]], title: str, x_unit: str, y_unit: str
+    series: Mapping[str, Sequence[float]], steps: Sequence[str], title: str, across: str, unit: str
 ) -> Html:
-    """Return curves over a shared axis, each named in a legend by its dash and colour.
+    """Return curves over the same steps, each named in a legend by its dash and colour.
 
     Args:
-        series: Points (x, y) of each curve, by its name.
+        series: Values of each curve at the steps, by its name.
+        steps: Names of the steps, short ones.
         title: What it shows.
-        x_unit: Name and unit of the horizontal axis.
-        y_unit: Name and unit of the vertical axis.
+        across: Name of the horizontal axis.
+        unit: Unit of the values.
     """
-    points = [point for line in series.values() for point in line]
-    across = _Axis(min(x for x, _ in points), max(x for x, _ in points), left=9.0)
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    values = [value for line in series.values() for value in line]
+    low, high = min(values), max(values)
     room = (high - low or abs(high) or 1) * 0.06
-    top, bottom = 18 + 16 * math.ceil(len(series) / 2), _HEIGHT - 36
-    up = _Axis(low - room, high + room)
+    wide, up = _Axis(0, len(steps) - 1, left=10.0, right=98.0), _Axis(low - room, high + room)
+    top = 32 + 16 * len(series)
+    bottom = top + _HEIGHT
 
     def y_at(value: float) -> float:
-        return _round(bottom - (value - up.low) / (up.high - up.low) * (bottom - top))
+        return _round(bottom - (value - up.low) / (up.high - up.low) * _HEIGHT)
 
     parts = [
-        f'<line class="grid" x1="9%" x2="100%" y1="{y_at(tick)}" y2="{y_at(tick)}"/>'
+        f'<line class="grid" x1="10%" x2="98%" y1="{y_at(tick)}" y2="{y_at(tick)}"/>'
         f'<text class="soft" x="8%" y="{y_at(tick) + 4}" text-anchor="end">{_written(tick)}</text>'
         for tick in up.ticks()
     ]
+    parts.append(f'<text class="soft" x="0" y="{top - 8}">{escaped(unit)}</text>')
     for at, (name, line) in enumerate(series.items()):
-        x, y = 9 + 46 * (at % 2), 12 + 16 * (at // 2)
+        points = [(wide.at(step), y_at(value)) for step, value in enumerate(line)]
         drawn = "".join(
-            f'<line class="curve" {across.xs(a[0], b[0])} y1="{y_at(a[1])}" y2="{y_at(b[1])}"/>'
-            for a, b in pairwise(line)
-        ) + "".join(
-            f'<circle class="dot" cx="{across.at(point[0])}%" cy="{y_at(point[1])}" r="4"/>'
-            for point in line
-        )
+            f'<line class="curve" x1="{a[0]}%" x2="{b[0]}%" y1="{a[1]}" y2="{b[1]}"/>'
+            for a, b in pairwise(points)
+        ) + "".join(f'<circle class="dot" cx="{x}%" cy="{y}" r="4"/>' for x, y in points)
+        y = 10 + 16 * at
         parts.append(
-            f'<g class="s{at % _DASHES}"><line class="curve" x1="{x}%" x2="{x + 6}%" y1="{y}" '
-            f'y2="{y}"/><text x="{x + 7.5}%" y="{y + 4}">{escaped(_cut(name, 26))}</text>'
-            f"{drawn}</g>"
+            f'<g class="s{at % _DASHES}"><line class="curve" x1="10%" x2="18%" y1="{y}" y2="{y}"/>'
+            f'<text x="20%" y="{y + 4}">{escaped(_cut(name))}</text>{drawn}</g>'
         )
+    every = math.ceil(len(steps) / _MOST_STEPS)
+    parts += [
+        f'<text class="soft" x="{wide.at(at)}%" y="{bottom + 18}" text-anchor="middle">'
+        f"{escaped(step)}</text>"
+        for at, step in enumerate(steps)
+        if at % every == 0
+    ]
     told = "; ".join(
-        f"{name}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in line)
+        f"{name}: " + ", ".join(f"{y:.4g} at {step}" for step, y in zip(steps, line, strict=True))
         for name, line in series.items()
     )
-    return _svg(
-        "curves",
-        f"{title}, {y_unit}",
-        told,
-        _HEIGHT,
-        [*parts, *across.labels(_HEIGHT - 18, x_unit)],
-    )
+    parts.append(wide.name(bottom + 35, across))
+    return _svg("curves", f"{title}, {unit}", told, bottom + 36, parts)
 
 
 class _Axis:
     """A range of values across the width of a chart, in per cent."""
 
-    def __init__(self, low: float, high: float, *, widen: bool = False, left: float = 0.0) -> None:
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        *,
+        widen: bool = False,
+        left: float = 0.0,
+        right: float = 100.0,
+    ) -> None:
         room = (high - low) * 0.04 if widen else 0.0
         self.low, self.high = low - room, high + room
         if self.high <= self.low:
             self.high = self.low + (abs(self.low) or 1.0)
-        self._left = left
+        self._left, self._right = left, right
 
     def at(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
-        return _round(self._left + (100 - self._left) * share)
+        return _round(self._left + (self._right - self._left) * share)
 
     def bar(self, kind: str, value: float, y: int) -> str:
         left, right = self.at(min(0.0, value)), self.at(max(0.0, value))
@@ -235,10 +245,12 @@ class _Axis:
                 f'<text class="soft" x="{place}%" y="{y}" text-anchor="{anchor}">'
                 f"{_written(tick)}</text>"
             )
-        middle = (100 + self._left) / 2
-        yield (
-            f'<text class="soft" x="{middle}%" y="{y + 17}" text-anchor="middle">'
-            f"{escaped(unit)}</text>"
+        yield self.name(y + 17, unit)
+
+    def name(self, y: int, name: str) -> str:
+        middle = (self._left + self._right) / 2
+        return (
+            f'<text class="soft" x="{middle}%" y="{y}" text-anchor="middle">{escaped(name)}</text>'
         )
 
 

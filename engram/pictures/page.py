@@ -258,6 +258,11 @@ def minus(number: str) -> str:
     return number.replace("-", "\N{MINUS SIGN}")
 
 
+def last_name(target: str) -> str:
+    """Return the name of a folder, file or model without what it lies in, for headings."""
+    return target.rstrip("/").rpartition("/")[2] or target
+
+
 def bullets(texts: Iterable[str]) -> Html:
     """Return a list of sentences."""
     return Html("<ul>" + "".join(f"<li>{escaped(text)}</li>" for text in texts) + "</ul>")

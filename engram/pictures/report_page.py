@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engram.pictures.inline_charts import Bar, bars, figure
-from engram.pictures.page import Frame, Html, bullets, page, section, table
+from engram.pictures.page import Frame, Html, bullets, last_name, page, section, table
 from engram.units import format_bytes, format_count, plural
 
 _PLACES = {"gpu": "GPU", "cpu": "host memory", "disk": "disk"}
@@ -35,7 +35,7 @@ def report_page(report: Mapping[str, Any], *, command: str | None = None) -> str
         body.append(_training(report))
     body.append(section("Assumptions", bullets(report["assumptions"])))
     frame = Frame(
-        title=f"Report on {report['target']}",
+        title=f"Report on {last_name(report['target'])}",
         lead=_lead(report),
         source=f"{report['target']}: {report['title']}",
         command=command,

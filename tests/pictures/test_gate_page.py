@@ -40,7 +40,8 @@ def choose(tab, view):
     tab.evaluate(
         f"(view => {{ for (const id in view) {{ const it = document.getElementById(id);"
         f"it.type === 'checkbox' ? it.checked = view[id] : it.value = view[id]; }}"
-        f"document.getElementById('what').dispatchEvent(new Event('change')) }})({json.dumps(view)})"
+        "document.getElementById('what').dispatchEvent(new Event('change')) })"
+        f"({json.dumps(view)})"
     )
     tab.rest()
 
@@ -123,12 +124,14 @@ def test_a_list_of_telling_ngrams_alone_is_a_page():
     reading = {**readings.gates(telling=5), "tokens": []}
     found = Markup(gate_page(reading))
     assert found.scripts == []
-    assert found.tags.count("tr") == 6
+    assert found.tags.count("tr") == 12
     assert marked(reading["telling"][0]["text"]) in found.bdis
 
 
 def test_one_token_one_gate():
     reading = readings.gates(["a"], layers=(0,), streams=1, orders=())
+    Markup(gate_page(reading))
+    reading["tokens"][0]["gates"][0] |= {"gate": None, "write_norm": None}
     Markup(gate_page(reading))
     reading["tokens"][0]["gates"] = []
     Markup(gate_page(reading))
@@ -198,7 +201,9 @@ def test_the_mouse_shows_the_ngrams_of_a_token(show):
         assert f"{gate['gate']:.3f}" in panel
         assert f"{gate['write_norm']:.3f}" in panel
     head = reading["collisions"]["layers"][0]["heads"][0]
-    assert f"{head['load']:.0%}, {head['collisions'] / head['distinct_ngrams']:.0%}" in panel
+    row = token["ngrams"][0]["rows"][0]["rows"][0]
+    shared = head["collisions"] / head["distinct_ngrams"]
+    assert f"{row}\t{head['load']:.0%}\t{shared:.0%}" in panel
     assert "stats.json" in panel
     assert tab.evaluate("document.getElementById('now').getAttribute('aria-live')") == "polite"
 
@@ -254,6 +259,7 @@ def test_arrow_keys_follow_the_direction_of_the_text(show):
 def test_every_view_of_hostile_texts_can_be_read(show, scheme, width):
     tab = show(gate_page(mixed()), width, scheme)
     tab.evaluate("document.querySelector('details').open = true")
+    tab.wait_for("document.querySelector('details table')")
     tab.evaluate("document.querySelectorAll('#tokens bdi')[7].focus()")
     for view in VIEWS:
         choose(tab, view)

@@ -1,4 +1,4 @@
-"""Contrast of text as WCAG 2 defines it: of two colours, and of every text of a page as it is drawn."""
+"""Contrast as WCAG 2 defines it: of two colours, and of every text of a page as it is drawn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from support.chromium import Tab
 
 Color = tuple[float, float, float]
 
-# [text, its colour, the colours behind it from the element outwards], for each element with text of its own
-# that can be seen.
+# [text, its colour, the colours behind it from the element outwards], for each element with text
+# of its own that can be seen.
 _SEEN = """
 [...document.querySelectorAll(%s)].filter(it =>
   [...it.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && it.checkVisibility()

@@ -66,7 +66,7 @@ def gates(
         orders: Of n-grams.
         heads: Of each order.
         stats: Whether the load of heads is told.
-        telling: N-grams of the list of those that tell most.
+        telling: N-grams that tell most, of each kind.
         seed: Of the numbers.
     """
     draw, rows = random.Random(seed), 50_021
@@ -127,6 +127,7 @@ def gates(
         "tokens": tokens,
         "collisions": _collisions(layers, orders, heads, rows, draw) if stats else None,
         "telling": _telling(texts, layers, streams, telling, draw) if telling else None,
+        "notes": ["The memory reads the text as one document."],
     }
 
 
@@ -155,14 +156,16 @@ def _telling(
 ) -> list[dict[str, Any]]:
     return [
         {
+            "by": by,
             "order": 2 + at % 2,
             "text": "".join(texts[at : at + 2 + at % 2]),
             "count": draw.randrange(2, 90),
             "gate_mean": 0.95 - 0.02 * at,
-            "layer_id": layers[at % len(layers)],
-            "stream": at % streams,
+            "layer_id": layers[at % len(layers)] if by == "gate" else None,
+            "stream": at % streams if by == "gate" else None,
             "gain": draw.gauss(0.8, 0.3),
         }
+        for by in ("gate", "gain")
         for at in range(count)
     ]
 
@@ -212,15 +215,16 @@ def evaluation(
                 "first": first,
                 "last": last,
                 "tokens": 40_000 // (at + 1),
-                "runs": {name: it + 0.5 - 0.12 * at for name, it in nats.items()},
+                "runs": {name: it + 2 - 0.22 * at for name, it in nats.items()},
             }
             for at, (first, last) in enumerate(
-                [(1, 63), (64, 127), (128, 255), (256, 511), (512, 1023)]
+                [(2**power, 2 ** (power + 1) - 1) for power in range(10)]
             )
         ],
         "needles": {
             "count": 8,
             "context": 1024,
+            "trials": 2,
             "runs": {
                 name: {"nats_per_token": it - 1.2, "exact": exact}
                 for (name, it), exact in zip(

@@ -1,0 +1,130 @@
+"""The page of an evaluation: its answer, its numbers, and as Chromium draws it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from engram.pictures.eval_page import answer, eval_page
+from support import readings
+from support.chromium import needs_chromium
+from support.contrast import lowest
+from support.markup import Markup
+
+MINUS = "\N{MINUS SIGN}"
+HOSTILE = "</script><img src=x onerror=alert(1)>\u202e\"'&"
+
+
+def told(change):
+    return " ".join(answer({**readings.evaluation(), **change}))
+
+
+def difference(b, nats, low, high):
+    return {"a": "on", "b": b, "nats": nats, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("nats", "low", "high", "said"),
+    [
+        (-0.1, -0.15, -0.05, "The memory helps: on the held-out text the loss with it is 3.312"),
+        (0.1, 0.05, 0.15, "The memory harms"),
+        (-0.1, -0.3, 0.1, "No effect of the memory can be told"),
+    ],
+)
+def test_the_answer_follows_the_interval(nats, low, high, said):
+    found = told({"differences": [difference("off", nats, low, high)], "training": None})
+    assert found.startswith(said)
+    side, ends = ("lower", (-high, -low)) if nats < 0 else ("higher", (low, high))
+    assert (
+        f"0.100 {side} (95 % interval {ends[0]:.3f} to {ends[1]:.3f})".replace("-", MINUS) in found
+    )
+
+
+def test_the_answer_tells_of_the_base_of_controls_and_of_what_is_memorised():
+    found = told({})
+    assert "0.090 lower (0.071 to 0.111) than the base's" in found
+    assert "than that of the control random-rows" in found
+    assert "gains 0.800 nats per token more than here: so much is memorised" in found
+    unsure = [difference("off", -0.1, -0.2, -0.05), difference("base", -0.01, -0.05, 0.03)]
+    assert f"not told apart from the base's ({MINUS}0.050 to +0.030)" in told(
+        {"differences": unsure}
+    )
+    training = {**readings.evaluation()["training"], "memorised_nats": -0.01}
+    assert f"gains no more than here ({MINUS}0.010)" in told({"training": training})
+
+
+def test_every_number_of_the_result_is_on_the_page():
+    result = readings.evaluation()
+    text = Markup(eval_page(result)).text
+    for run in (*result["runs"].values(), *result["training"]["runs"].values()):
+        assert f"{run['nats_per_token']:.4f}" in text
+        assert f"{run['perplexity']:,.3f}" in text
+        assert f"{run['bits_per_byte']:.4f}" in text
+    for it in (*result["differences"], *result["groups"]):
+        value = it["nats"] if "nats" in it else it["gain"]
+        assert f"{value:+.4f}".replace("-", MINUS) in text
+    for it in result["positions"]:
+        assert it["first"] == 1 or f"{it['first']:,} to {it['last']:,}" in text
+        assert all(f"{nats:.4f}" in text for nats in it["runs"].values())
+    for run in result["needles"]["runs"].values():
+        assert f"{run['exact']:.1%}" in text
+    assert result["notes"][0] in text
+    assert result["command"] in text
+
+
+def test_charts_are_drawn_and_described():
+    page = eval_page(readings.evaluation())
+    found = Markup(page)
+    assert found.scripts == []
+    charts = re.findall(r'<svg class="(\w+)" role="img"[^>]*><title>[^<]+</title><desc>', page)
+    assert charts == ["forest", "forest", "bars", "bars", "bars", "curves"]
+    dots = re.findall(r'<circle class="dot" cx="([\d.]+)%"', page.split("</svg>")[0])
+    values = [it["nats"] for it in readings.evaluation()["differences"]]
+    # Dots stand where their values are: in the same order, at the same ratios.
+    left = [float(it) for it in dots]
+    ratio = (left[1] - left[0]) / (values[1] - values[0])
+    for place, value in zip(left, values, strict=True):
+        assert place == pytest.approx(left[0] + ratio * (value - values[0]), abs=0.05)
+
+
+def test_what_was_not_measured_is_left_out():
+    less = {"training": None, "needles": None, "groups": [], "positions": [], "layers": []}
+    found = Markup(eval_page({**readings.evaluation(controls=()), **less, "notes": []}))
+    assert found.tags.count("h2") == 1
+    assert "Needles" not in found.text
+    alone = {**less, "notes": [], "differences": [], "runs": {"base": readings._run(2.0)}}
+    Markup(eval_page({**readings.evaluation(), **alone}))
+
+
+def test_hostile_names_stay_text():
+    result = {**readings.evaluation(controls=(HOSTILE,)), "target": HOSTILE, "text": HOSTILE}
+    found = Markup(eval_page(result))
+    assert {"script", "img"}.isdisjoint(found.tags)
+    assert "<img src=x onerror=alert(1)>⟨U+202E⟩" in found.text
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_it_can_be_read_on_any_screen(show, scheme, width):
+    tab = show(eval_page(readings.evaluation(controls=("random-rows", HOSTILE))), width, scheme)
+    tab.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+    value, text, count = lowest(tab)
+    assert value >= 4.5, text
+    assert count > 150
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    # What is wider than the window scrolls in a region that the keyboard reaches and that is named.
+    wide = tab.evaluate(
+        "[...document.querySelectorAll('.table')].filter(it => it.scrollWidth > it.clientWidth)"
+        ".map(it => [it.tabIndex, it.getAttribute('role'), !!it.getAttribute('aria-label')])"
+    )
+    assert all(it == [0, "region", True] for it in wide)
+    assert wide or width > 400
+    # No text of a chart is cut off or runs out of the window.
+    ends = tab.evaluate(
+        "[...document.querySelectorAll('svg text')].map(it => it.getBoundingClientRect())"
+        ".map(it => [it.left, it.right])"
+    )
+    assert min(left for left, _ in ends) >= 0
+    assert max(right for _, right in ends) <= width
