@@ -97,7 +97,7 @@ def report(
         from engram.pictures.report_plot import plot_report
 
         answer["homes_by_part"] = found.homes_by_part()
-        source = f"{found.target.title}: {_KINDS[found.target.kind]}, for {options.mode}."
+        source = f"{target} is {_KINDS[found.target.kind]}, counted for {options.mode}."
         write_plot(out, ctx, plot, plot_report, answer, source, overwrite=overwrite)
     if html is not None:
         from engram.pictures.report_page import report_page

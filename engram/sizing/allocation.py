@@ -43,7 +43,7 @@ class Split:
 # Loss at P_tot 9.9B by rho, in nats a token: printed numbers, and the rho at which a sentence finds
 # about the loss of pure experts again.
 _PURE, _BEST = 1.7248, 1.7109
-LOSS_POINTS = (
+LOSS_POINTS: tuple[dict[str, Any], ...] = (
     {"rho": 0.4, "loss": _PURE, "kind": "stated as about equal"},
     {"rho": 0.8, "loss": _BEST, "kind": "printed"},
     {"rho": 1.0, "loss": _PURE, "kind": "printed"},

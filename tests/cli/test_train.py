@@ -405,6 +405,6 @@ def test_a_picture_of_the_run(place, attached):
     losses, *_, gates = plot_training(answer).axes
     assert lines(losses)["held out, a part"][0] == [2]
     assert set(lines(gates)) == {"layer 1", "layer 2"}
-    refused = run(*train(attached, place, "more", "--plot", picture, "--json"))
+    refused = run(*train(attached, place, "undrawn", "--plot", picture, "--json"))
     assert "already there" in refused.error(3)["message"]
-    assert left(place, "more") == []
+    assert left(place, "undrawn") == []

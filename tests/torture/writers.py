@@ -86,6 +86,11 @@ WRITERS = [
         ("size", "--model", "gpt2", "--emit", "out"),
         ("size", "--model", "gpt2", "--k", "3", "--emit", "out"),
     ),
+    Writer(
+        "size --plot",
+        ("size", "--model", "gpt2", "--plot", "out.png"),
+        ("size", "--model", "gpt2", "--k", "3", "--plot", "out.png"),
+    ),
 ]
 
 
