@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engram.pictures.allocation_plot import plot_allocation
+    from engram.pictures.gates_plot import plot_gates
     from engram.pictures.report_plot import plot_report
     from engram.pictures.size_plot import plot_size
     from engram.pictures.stats_plot import plot_statistics
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # By module: its public names.
 _NAMES = {
     "allocation_plot": ("plot_allocation",),
+    "gates_plot": ("plot_gates",),
     "report_plot": ("plot_report",),
     "size_plot": ("plot_size",),
     "stats_plot": ("plot_statistics",),
@@ -30,6 +32,7 @@ _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name 
 
 __all__ = [
     "plot_allocation",
+    "plot_gates",
     "plot_report",
     "plot_size",
     "plot_statistics",
