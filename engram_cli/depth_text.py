@@ -91,7 +91,7 @@ def _answer(it: LensDifference, documents: int) -> str:
         "bootstrap)"
     )
     if it.low <= 0 <= it.high:
-        return f"After early layers, {it.a} and {it.b} are not told apart: {numbers}."
+        return f"After early layers, {it.a} and {it.b} cannot be distinguished: {numbers}."
     side = "nearer to" if it.high < 0 else "farther from"
     return f"After early layers, {it.a} is {side} its last prediction than {it.b} is: {numbers}."
 

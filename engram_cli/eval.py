@@ -121,7 +121,7 @@ def eval(
         )
     answer = found.to_dict()
     if html is not None:
-        from engram.pictures.eval_page import eval_page
+        from engram.pictures.eval_page import eval_html
 
-        write_html(out, html, eval_page(answer), overwrite=overwrite)
+        write_html(out, html, eval_html(answer), overwrite=overwrite)
     out.result(answer, show(found))

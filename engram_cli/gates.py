@@ -154,9 +154,9 @@ def gates(
         source = f"Gates of {opened.name} at every token of the text."
         write_plot(out, ctx, plot, plot_gates, answer, source, overwrite=overwrite)
     if html is not None:
-        from engram.pictures.gate_page import gate_page
+        from engram.pictures.gate_page import gates_html
 
-        write_html(out, html, gate_page(answer), overwrite=overwrite)
+        write_html(out, html, gates_html(answer), overwrite=overwrite)
     out.result(answer, show(answer, layer, stream, out.has_colors))
 
 

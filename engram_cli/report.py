@@ -99,9 +99,9 @@ def report(
         source = f"{target} is {_KINDS[found.target.kind]}, counted for {options.mode}."
         write_plot(out, ctx, plot, plot_report, answer, source, overwrite=overwrite)
     if html is not None:
-        from engram.pictures.report_page import report_page
+        from engram.pictures.report_page import report_html
 
-        text = report_page(answer, command=command_line(ctx))
+        text = report_html(answer, command=command_line(ctx))
         write_html(out, html, text, overwrite=overwrite)
     if csv:
         out.result(answer, as_csv(answer["rows"]), wrap=False)

@@ -34,7 +34,7 @@ class LensDifference:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Depth:
-    """What the layers of a model with a memory know, beside those of its base.
+    """Result of `measure_depth`: every layer's prediction, and its likeness to layers of the base.
 
     Attributes:
         target: The model.

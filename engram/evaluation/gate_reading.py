@@ -20,6 +20,7 @@ from engram.addressing.text_rows import ngrams_of, rows_of
 from engram.arguments import checked
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import UsageError
+from engram.evaluation.evaluated_text import choose_documents
 from engram.evaluation.gate_options import GateOptions
 from engram.evaluation.head_collisions import read_collisions
 from engram.evaluation.open_models import OpenModel, Tables, open_model
@@ -27,11 +28,11 @@ from engram.evaluation.telling_ngrams import TellingNgram, find_telling
 from engram.evaluation.token_readings import TokenReadings, context_of, read_tokens
 from engram.evaluation.token_texts import TokenTexts, cut_text
 from engram.training.document_loss import Window, cut_windows
-from engram.training.documents import TrainingDocuments, random_bits
+from engram.training.documents import TrainingDocuments
 from engram.units import plural
 
-# Key of the random bits that order the documents of a data set.
-_ORDER = 2**64 - 2
+# Seed of the order in which documents of a data set are read.
+_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +222,10 @@ def read_gates(
         shown = _read_text(opened, text, context, notes, progress)
     telling = None
     if data is not None:
-        documents = TrainingDocuments(data, opened.tokenizer, options=rules)
-        windows = _cut_data(documents, options.tokens, context, notes)
+        documents = TrainingDocuments(data, opened.tokenizer, options=rules, held_out_share=None)
+        chosen = choose_documents(documents, None, options.tokens, _SEED)
+        notes += [*chosen.notes, f"No n-gram reaches beyond a window of {context:,} tokens."]
+        windows = cut_windows(chosen.main, context)
         readings = read_tokens(opened.model, windows, progress)
         telling = find_telling(readings, windows, addresses, opened.tokenizer, options)
     return GateReading(
@@ -267,27 +270,6 @@ def _read_text(
 def _ascending(addresses: Addresses) -> list[int]:
     """Return the places of the layers in hash order, the lowest layer first."""
     return sorted(range(len(addresses.layers)), key=lambda slot: addresses.layers[slot].layer_id)
-
-
-def _cut_data(
-    documents: TrainingDocuments, most: int, context: int, notes: list[str]
-) -> list[Window]:
-    """Cut documents of a data set into windows, in random order up to some tokens."""
-    countable = np.flatnonzero(documents.lengths >= 2)
-    bits = random_bits(0, _ORDER, len(documents))
-    read: list[NDArray[Any]] = []
-    left = most
-    for number in countable[np.argsort(bits[countable], kind="stable")].tolist():
-        if left < 2:
-            break
-        read.append(documents.tokens(number, 0, left))
-        left -= len(read[-1])
-    notes.append(
-        f"N-grams are those of {plural(most - left, 'token')} of {documents.n_tokens:,}, in "
-        f"{plural(len(read), 'document')} in random order; none reaches beyond a window of "
-        f"{context:,} tokens."
-    )
-    return cut_windows(read, context)
 
 
 def _finite(value: float) -> float | None:

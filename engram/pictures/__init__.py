@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engram.pictures.allocation_plot import plot_allocation
     from engram.pictures.depth_plot import plot_depth
-    from engram.pictures.eval_page import eval_page
-    from engram.pictures.gate_page import gate_page
+    from engram.pictures.eval_page import eval_html
+    from engram.pictures.gate_page import gates_html
     from engram.pictures.gates_plot import plot_gates
     from engram.pictures.page import write_page
-    from engram.pictures.report_page import report_page
+    from engram.pictures.report_page import report_html
     from engram.pictures.report_plot import plot_report
     from engram.pictures.size_plot import plot_size
     from engram.pictures.stats_plot import plot_statistics
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 _NAMES = {
     "allocation_plot": ("plot_allocation",),
     "depth_plot": ("plot_depth",),
-    "eval_page": ("eval_page",),
-    "gate_page": ("gate_page",),
+    "eval_page": ("eval_html",),
+    "gate_page": ("gates_html",),
     "gates_plot": ("plot_gates",),
     "page": ("write_page",),
-    "report_page": ("report_page",),
+    "report_page": ("report_html",),
     "report_plot": ("plot_report",),
     "size_plot": ("plot_size",),
     "stats_plot": ("plot_statistics",),
@@ -41,8 +41,8 @@ _NAMES = {
 _HOMES = {name: f"{__name__}.{home}" for home, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "eval_page",
-    "gate_page",
+    "eval_html",
+    "gates_html",
     "plot_allocation",
     "plot_depth",
     "plot_gates",
@@ -50,7 +50,7 @@ __all__ = [
     "plot_size",
     "plot_statistics",
     "plot_training",
-    "report_page",
+    "report_html",
     "save_figure",
     "write_page",
 ]

@@ -1,4 +1,4 @@
-"""`eval_page`: whether the memory helps, where and how much, as a page: the answer first."""
+"""`eval_html`: whether the memory helps, where and how much, as a page: the answer first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KINDS = {
 }
 
 
-def eval_page(evaluation: Mapping[str, Any]) -> str:
+def eval_html(evaluation: Mapping[str, Any]) -> str:
     """Return a page that shows an evaluation.
 
     Args:
@@ -103,7 +103,7 @@ def _beside(difference: Mapping[str, Any]) -> str:
     other = whose.get(name, f"that of the control {name}")
     if difference["low"] <= 0 <= difference["high"]:
         low, high = (signed(difference[key], 3) for key in ("low", "high"))
-        return f"not told apart from {other} ({low} to {high})"
+        return f"not distinguishable from {other} ({low} to {high})"
     return f"{_apart(difference, short=True)} than {other}"
 
 

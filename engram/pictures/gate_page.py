@@ -1,4 +1,4 @@
-"""`gate_page`: every gate at every token, as a page for mouse, keyboard and screen reader."""
+"""`gates_html`: every gate at every token, as a page for mouse, keyboard and screen reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FOLD = "Every token as a table"
 _PANEL = "Rest on a token, touch it, or tab into the text and use the arrow keys."
 
 
-def gate_page(reading: Mapping[str, Any]) -> str:
+def gates_html(reading: Mapping[str, Any]) -> str:
     """Return a page that shows a reading of gates.
 
     Without scripts it shows the tokens, shaded by their mean gate, and all tables.

@@ -1,4 +1,4 @@
-"""`report_page`: parameters and bytes of a memory by place and part, as a page."""
+"""`report_html`: parameters and bytes of a memory by place and part, as a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CAPACITIES = {
 _FITS = {True: "yes", False: "no", None: "unknown"}
 
 
-def report_page(report: Mapping[str, Any], *, command: str | None = None) -> str:
+def report_html(report: Mapping[str, Any], *, command: str | None = None) -> str:
     """Return a page that shows a report.
 
     Args:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from engram.pictures.eval_page import answer, eval_page
+from engram.pictures.eval_page import answer, eval_html
 from support import readings
 from support.chromium import needs_chromium
 from support.contrast import lowest
@@ -56,7 +56,7 @@ def test_the_answer_tells_of_the_base_of_controls_and_of_what_is_memorised():
 
 def test_every_number_of_the_result_is_on_the_page():
     result = readings.evaluation()
-    text = Markup(eval_page(result)).text
+    text = Markup(eval_html(result)).text
     for run in (*result["runs"].values(), *result["training"]["runs"].values()):
         assert f"{run['nats_per_token']:.4f}" in text
         assert f"{run['perplexity']:,.3f}" in text
@@ -74,7 +74,7 @@ def test_every_number_of_the_result_is_on_the_page():
 
 
 def test_charts_are_drawn_and_described():
-    page = eval_page(readings.evaluation())
+    page = eval_html(readings.evaluation())
     found = Markup(page)
     assert found.scripts == []
     charts = re.findall(r'<svg class="(\w+)" role="img"[^>]*><title>[^<]+</title><desc>', page)
@@ -90,16 +90,16 @@ def test_charts_are_drawn_and_described():
 
 def test_what_was_not_measured_is_left_out():
     less = {"training": None, "needles": None, "groups": [], "positions": [], "layers": []}
-    found = Markup(eval_page({**readings.evaluation(controls=()), **less, "notes": []}))
+    found = Markup(eval_html({**readings.evaluation(controls=()), **less, "notes": []}))
     assert found.tags.count("h2") == 1
     assert "Needles" not in found.text
     alone = {**less, "notes": [], "differences": [], "runs": {"base": readings._run(2.0)}}
-    Markup(eval_page({**readings.evaluation(), **alone}))
+    Markup(eval_html({**readings.evaluation(), **alone}))
 
 
 def test_hostile_names_stay_text():
     result = {**readings.evaluation(controls=(HOSTILE,)), "target": HOSTILE, "text": HOSTILE}
-    found = Markup(eval_page(result))
+    found = Markup(eval_html(result))
     assert {"script", "img"}.isdisjoint(found.tags)
     assert "<img src=x onerror=alert(1)>⟨U+202E⟩" in found.text
 
@@ -108,7 +108,7 @@ def test_hostile_names_stay_text():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_it_can_be_read_on_any_screen(show, scheme, width):
-    tab = show(eval_page(readings.evaluation(controls=("random-rows", HOSTILE))), width, scheme)
+    tab = show(eval_html(readings.evaluation(controls=("random-rows", HOSTILE))), width, scheme)
     tab.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
     value, text, count = lowest(tab)
     assert value >= 4.5, text

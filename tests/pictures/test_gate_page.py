@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from engram.pictures.gate_page import gate_page
+from engram.pictures.gate_page import gates_html
 from engram.pictures.page import THEMES, marked
 from support import readings
 from support.chromium import needs_chromium
@@ -75,7 +75,7 @@ def test_text_stands_out_from_every_shade(theme):
 
 def test_all_tokens_are_there_without_a_browser():
     reading = readings.gates()
-    page = gate_page(reading)
+    page = gates_html(reading)
     found = Markup(page)
     expected = [marked(token["text"]) for token in reading["tokens"]]
     assert found.bdis[: len(expected)] == expected
@@ -91,7 +91,7 @@ def test_the_page_says_the_mean_change_and_the_command():
     reading = readings.gates()
     counted = [it for it in reading["tokens"] if it["loss"] is not None]
     change = sum(it["loss_off"] - it["loss"] for it in counted) / len(counted)
-    text = Markup(gate_page(reading)).text
+    text = Markup(gates_html(reading)).text
     assert f"{change:.3f} lower than with it off" in text
     assert reading["command"] in text
     assert "8 gates at each of 77 tokens" in text
@@ -100,7 +100,7 @@ def test_the_page_says_the_mean_change_and_the_command():
 def test_hostile_text_stays_text():
     reading = readings.gates(list(readings.HOSTILE), telling=8)
     reading |= {"target": "<b>x</b>", "command": "engram gates '<script>'"}
-    page = gate_page(reading)
+    page = gates_html(reading)
     page.encode()  # half surrogates are shown by their number
     found = Markup(page)
     assert {"img", "b"}.isdisjoint(set(found.tags) - {"b"})
@@ -115,14 +115,14 @@ def test_hostile_text_stays_text():
 
 
 def test_a_text_from_right_to_left_begins_at_the_right():
-    assert 'dir="rtl"' in gate_page(readings.gates(["1 ", "שלום", " abc"]))
-    assert 'dir="ltr"' in gate_page(readings.gates(["1 ", "abc", "שלום"]))
-    assert 'dir="ltr"' in gate_page(readings.gates(["1", "\n"]))
+    assert 'dir="rtl"' in gates_html(readings.gates(["1 ", "שלום", " abc"]))
+    assert 'dir="ltr"' in gates_html(readings.gates(["1 ", "abc", "שלום"]))
+    assert 'dir="ltr"' in gates_html(readings.gates(["1", "\n"]))
 
 
 def test_a_list_of_telling_ngrams_alone_is_a_page():
     reading = {**readings.gates(telling=5), "tokens": []}
-    found = Markup(gate_page(reading))
+    found = Markup(gates_html(reading))
     assert found.scripts == []
     assert found.tags.count("tr") == 12
     assert marked(reading["telling"][0]["text"]) in found.bdis
@@ -130,17 +130,17 @@ def test_a_list_of_telling_ngrams_alone_is_a_page():
 
 def test_one_token_one_gate():
     reading = readings.gates(["a"], layers=(0,), streams=1, orders=())
-    Markup(gate_page(reading))
+    Markup(gates_html(reading))
     reading["tokens"][0]["gates"][0] |= {"gate": None, "write_norm": None}
-    Markup(gate_page(reading))
+    Markup(gates_html(reading))
     reading["tokens"][0]["gates"] = []
-    Markup(gate_page(reading))
+    Markup(gates_html(reading))
 
 
 @needs_chromium
 def test_all_gates_are_shown_and_none_is_picked(show):
     reading = readings.gates()
-    tab = show(gate_page(reading))
+    tab = show(gates_html(reading))
     told = tab.evaluate("document.getElementById('told').textContent")
     assert "over 8 of 8, none picked" in told
     assert "layer 1, stream 0, 1, 2, 3; layer 6, stream 0, 1, 2, 3" in told
@@ -158,7 +158,7 @@ def test_all_gates_are_shown_and_none_is_picked(show):
 @needs_chromium
 def test_a_gate_a_norm_and_the_change_of_the_loss_can_be_chosen(show):
     reading = readings.gates()
-    tab = show(gate_page(reading))
+    tab = show(gates_html(reading))
     token = reading["tokens"][4]
     (gate,) = [it for it in token["gates"] if (it["layer_id"], it["stream"]) == (6, 2)]
     choose(tab, {"what": "gate", "layer": "6", "stream": "2"})
@@ -186,7 +186,7 @@ def test_a_gate_a_norm_and_the_change_of_the_loss_can_be_chosen(show):
 @needs_chromium
 def test_the_mouse_shows_the_ngrams_of_a_token(show):
     reading = readings.gates(stats=True)
-    tab = show(gate_page(reading))
+    tab = show(gates_html(reading))
     tab.hover("#tokens bdi:nth-of-type(5)")
     tab.wait_for("document.querySelector('#more table')")
     token, panel = reading["tokens"][4], tab.evaluate("document.getElementById('panel').innerText")
@@ -211,7 +211,7 @@ def test_the_mouse_shows_the_ngrams_of_a_token(show):
 @needs_chromium
 def test_the_keyboard_walks_through_the_tokens(show):
     reading = readings.gates()
-    tab = show(gate_page(reading))
+    tab = show(gates_html(reading))
     focused = "[...document.querySelectorAll('#tokens bdi')].indexOf(document.activeElement)"
     for _ in range(12):
         tab.press("Tab")
@@ -243,7 +243,7 @@ def test_the_keyboard_walks_through_the_tokens(show):
 
 @needs_chromium
 def test_arrow_keys_follow_the_direction_of_the_text(show):
-    tab = show(gate_page(readings.gates(["שלום", " עולם", " טוב"])))
+    tab = show(gates_html(readings.gates(["שלום", " עולם", " טוב"])))
     tab.evaluate("document.querySelector('#tokens bdi').focus()")
     tab.press("ArrowLeft")
     assert "עולם" in tab.evaluate("document.getElementById('now').textContent")
@@ -257,7 +257,7 @@ def test_arrow_keys_follow_the_direction_of_the_text(show):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_every_view_of_hostile_texts_can_be_read(show, scheme, width):
-    tab = show(gate_page(mixed()), width, scheme)
+    tab = show(gates_html(mixed()), width, scheme)
     tab.evaluate("document.querySelector('details').open = true")
     tab.wait_for("document.querySelector('details table')")
     tab.evaluate("document.querySelectorAll('#tokens bdi')[7].focus()")
@@ -278,7 +278,7 @@ def test_every_view_of_hostile_texts_can_be_read(show, scheme, width):
 
 @needs_chromium
 def test_paper_is_light_and_shows_every_token(show):
-    tab = show(gate_page(mixed()), scheme="dark")
+    tab = show(gates_html(mixed()), scheme="dark")
     tab.look(scheme="dark", media="print")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.evaluate("getComputedStyle(document.getElementById('panel')).display") == "none"
@@ -288,7 +288,7 @@ def test_paper_is_light_and_shows_every_token(show):
 @needs_chromium
 def test_without_scripts_there_are_tokens_and_tables(show):
     reading = readings.gates(telling=3)
-    tab = show(gate_page(reading), scripts=False)
+    tab = show(gates_html(reading), scripts=False)
     assert not tab.evaluate("document.querySelector('.choice').checkVisibility()")
     assert not tab.evaluate("document.getElementById('panel').checkVisibility()")
     alpha = tab.evaluate(
@@ -305,7 +305,7 @@ def test_without_scripts_there_are_tokens_and_tables(show):
 def test_a_long_text_costs_what_is_seen_of_it(show):
     words = readings.cut(readings.TEXT)
     reading = readings.gates((words * (10_000 // len(words) + 1))[:10_000])
-    tab = show(gate_page(reading))
+    tab = show(gates_html(reading))
     painted = tab.evaluate(
         "[...document.querySelectorAll('#tokens bdi')].filter(it => it.style.getPropertyValue("
         "'--bars')).length"

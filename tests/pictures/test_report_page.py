@@ -6,7 +6,7 @@ import pytest
 
 import engram
 from engram.pictures.page import write_page
-from engram.pictures.report_page import report_page
+from engram.pictures.report_page import report_html
 from engram.units import format_bytes
 from support.chromium import needs_chromium
 from support.cli import run
@@ -20,7 +20,7 @@ FITS = engram.ReportOptions(device_memory=80 * 2**30, host_memory=2**38, tp=4, m
 @pytest.mark.parametrize("options", [None, FITS])
 def test_every_number_of_the_report_is_on_the_page(target, options):
     report = engram.report(target, options=options).to_dict()
-    found = Markup(report_page(report, command="engram report x"))
+    found = Markup(report_html(report, command="engram report x"))
     for row in report["rows"]:
         assert row["part"] in found.text
         assert f"{row['bytes']:,}" in found.text
@@ -34,16 +34,16 @@ def test_every_number_of_the_report_is_on_the_page(target, options):
 
 
 def test_a_base_alone_and_a_memory_beside_one():
-    base = Markup(report_page(engram.report("llama-3.2-1b").to_dict())).text
+    base = Markup(report_html(engram.report("llama-3.2-1b").to_dict())).text
     assert "A base of 1.236B parameters takes 2.80 GiB for inference" in base
     assert "With the tables elsewhere" not in base
-    both = Markup(report_page(engram.report("gpt2", "gpt2").to_dict())).text
+    both = Markup(report_html(engram.report("gpt2", "gpt2").to_dict())).text
     assert "A memory of 29.18M parameters and a base of 124.4M take" in both
 
 
 def test_bars_are_as_long_as_their_bytes():
     report = engram.report("engram-27b", options=FITS).to_dict()
-    page = report_page(report)
+    page = report_html(report)
     host, used = 2**38, report["totals"]["rank_gpu_bytes"]
     assert f'<rect class="bar" x="0.0%" y="19" width="{round(100 * used / host, 2)}%"' in page
     assert '<rect class="limit" x="0.0%" y="19" width="31.25%"' in page
@@ -56,7 +56,7 @@ def test_the_option_writes_the_page(tmp_path):
     assert f"Wrote {path}." in done.stderr
     page = path.read_text(encoding="utf-8")
     command = f"engram report gpt2 --gpus 2 --html {path}"
-    assert page == report_page(answer, command=command)
+    assert page == report_html(answer, command=command)
     assert command in Markup(page).text
 
 
@@ -89,7 +89,7 @@ def test_wrong_places_for_a_page(tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_it_can_be_read_on_any_screen(show, scheme, width):
-    tab = show(report_page(engram.report("engram-27b", options=FITS).to_dict()), width, scheme)
+    tab = show(report_html(engram.report("engram-27b", options=FITS).to_dict()), width, scheme)
     value, text, count = lowest(tab)
     assert value >= 4.5, text
     assert count > 100

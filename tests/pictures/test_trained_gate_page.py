@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engram.evaluation import GateOptions, read_gates
-from engram.pictures.gate_page import gate_page
+from engram.pictures.gate_page import gates_html
 from engram.pictures.page import marked
 from engram.training import train
 from support import tiny
@@ -35,7 +35,7 @@ def test_the_memory_has_learnt(reading):
 @needs_chromium
 @pytest.mark.parametrize("width", [400, 1200])
 def test_tokens_render_and_hover_shows_the_ngram(show, reading, width):
-    tab = show(gate_page(reading), width=width)
+    tab = show(gates_html(reading), width=width)
     texts = tab.evaluate("[...document.querySelectorAll('#tokens bdi')].map(it => it.textContent)")
     assert texts == [marked(token["text"]) for token in reading["tokens"]]
     tab.hover("#tokens bdi:nth-of-type(4)")
