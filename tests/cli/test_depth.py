@@ -33,7 +33,7 @@ def test_the_answer_is_that_early_layers_are_freed(source):
     answer = next(line for line in lines if "nearer to" in line)
     assert "on is nearer to its last prediction than base is: -" in answer
     assert "paired bootstrap" in answer
-    assert any("attached and base are not told apart" in line for line in lines)
+    assert any("attached and base cannot be distinguished" in line for line in lines)
     assert "Early layers: 1 to 2." in done.stdout
     assert "of 40 documents" in lines[0]
 

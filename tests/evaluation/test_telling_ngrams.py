@@ -114,7 +114,7 @@ def test_a_text_is_read_up_to_some_tokens(opened, tmp_path):
     options = GateOptions(tokens=300, top=3, min_count=2)
     answer = read_gates(opened, data=text, options=options).to_dict()
     assert (answer["text"], answer["tokens"]) == ("", [])
-    assert "N-grams are those of 300 tokens of " in answer["notes"][0]
+    assert answer["notes"][0].startswith("300 of ")
     assert "in random order" in answer["notes"][0]
     gates = [(it["layer_id"], it["stream"]) for it in answer["telling"] if it["by"] == "gate"]
     pairs = [(layer, stream) for layer in (1, 2) for stream in range(answer["streams"])]
@@ -122,7 +122,7 @@ def test_a_text_is_read_up_to_some_tokens(opened, tmp_path):
     assert sum(it["by"] == "gain" for it in answer["telling"]) == 3
     assert all(it["count"] >= 2 for it in answer["telling"])
     assert read_gates(opened, data=text, options=options).to_dict() == answer
-    (tmp_path / "short.txt").write_text("a")
+    (tmp_path / "short.txt").write_text("")
     with pytest.raises(InputError):
         read_gates(opened, data=tmp_path / "short.txt")
 

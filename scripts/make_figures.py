@@ -1,0 +1,138 @@
+"""Makes the pictures of the documentation again, from a real checkpoint, real text and real runs.
+
+    python scripts/make_figures.py ASSETS RUNS FOLDER [NAME...]
+
+ASSETS is what scripts/fetch_assets.py fetched, RUNS holds memory-0 and frozen-random-0 as
+scripts/compare_controls.py trained them, and FOLDER is docs/figures. Every picture is what a
+command of `FIGURES` writes; docs/gallery.md shows each beside its command. Pictures of pages are
+taken by Chromium. With names, only those are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+SENTENCES = (
+    "Only Alexander the Great could tame the horse Bucephalus. By the way, the Milky Way is a "
+    "galaxy, and the Princess of Wales lives in London. A hash table is a data structure; "
+    "Transmission Control Protocol is a network protocol."
+)
+
+
+class Figure(NamedTuple):
+    """A picture of the documentation.
+
+    Attributes:
+        name: Its file.
+        command: The command that writes it, or the page that it is a picture of.
+        page: The page that the command writes; empty where it writes the picture itself.
+        width: Width of the window that the page is shown in, in pixels.
+        scheme: Its colours, ``light`` or ``dark``.
+        focus: Number of the token that is looked at, on a page with tokens.
+    """
+
+    name: str
+    command: str
+    page: str = ""
+    width: int = 1100
+    scheme: str = "light"
+    focus: int | None = None
+
+
+_GATES = f"engram gates memory-0 {shlex.quote(SENTENCES)} --stats stats.json --html gates.html"
+_EVAL = (
+    "engram eval memory-0 --text foldoc.txt --against frozen-random-0 --seen english.txt "
+    "--tokens 20K --html evaluation.html"
+)
+FIGURES = (
+    Figure("size.png", "engram size --model ./smollm2-135m --plot size.png"),
+    Figure("report.png", "engram report engram-27b --model gpt2 --plot report.png"),
+    Figure("statistics.png", "engram hash english.txt -c memory-0 --plot statistics.png"),
+    Figure("allocation.png", "engram allocate --total 9.9B --active 993M --plot allocation.png"),
+    Figure("gates.png", _GATES.partition(" --stats")[0] + " --plot gates.png"),
+    Figure("gates-page.png", _GATES, "gates.html", focus=3),
+    Figure("gates-page-dark.png", _GATES, "gates.html", scheme="dark", focus=3),
+    Figure("gates-page-narrow.png", _GATES, "gates.html", width=400, focus=3),
+    Figure("evaluation-page.png", _EVAL, "evaluation.html"),
+    Figure(
+        "depth.png",
+        "engram depth memory-0 --text foldoc.txt --tokens 10K --against frozen-random-0 "
+        "--plot depth.png",
+    ),
+)
+# Written first, for commands that read it.
+_STATISTICS = "engram hash english.txt -c memory-0 --json"
+
+
+def main() -> None:
+    """Make the pictures that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("assets", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="files of FIGURES")
+    given = parser.parse_args()
+    figures = [it for it in FIGURES if not given.names or it.name in given.names]
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        # Captions state commands with these short names.
+        for source in sources(given.assets, given.runs):
+            (place / source.name).symlink_to(source.resolve())
+        if any("stats.json" in figure.command for figure in figures):
+            (place / "stats.json").write_text(run(_STATISTICS, place))
+        for figure in figures:
+            print(f"== {figure.name}", flush=True)
+            make(figure, place)
+            shutil.copyfile(place / figure.name, given.folder / figure.name)
+            if figure.page:
+                shutil.copyfile(place / figure.page, given.folder / figure.page)
+
+
+def sources(assets: Path, runs: Path) -> Iterator[Path]:
+    """Yield the files and folders that commands name."""
+    yield from (assets / name for name in ("smollm2-135m", "english.txt", "foldoc.txt"))
+    yield from (runs / name for name in ("memory-0", "frozen-random-0"))
+
+
+def make(figure: Figure, place: Path) -> None:
+    """Make one picture in a folder."""
+    if not (figure.page and (place / figure.page).is_file()):
+        run(figure.command, place)
+    if figure.page:
+        photograph(figure, place)
+
+
+def run(command: str, place: Path) -> str:
+    """Run a command of the toolkit in a folder, and return its answer."""
+    words = shlex.split(command)
+    words = [sys.executable, "-m", "engram_cli", *words[1:]]
+    return subprocess.run(words, cwd=place, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def photograph(figure: Figure, place: Path) -> None:
+    """Take a picture of a page, whole, with Chromium."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from support.chromium import chromium
+
+    with chromium() as browser:
+        tab = browser.tab()
+        tab.look(figure.width, 900, scheme=figure.scheme)
+        tab.open(place / figure.page)
+        if figure.focus is not None:
+            tab.evaluate(f"document.querySelectorAll('#tokens bdi')[{figure.focus}].focus()")
+        tab.rest(0.2)
+        tab.screenshot(place / figure.name, whole=True)
+
+
+if __name__ == "__main__":
+    main()
