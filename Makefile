@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 ENGRAM_ASSETS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/engram-toolkit/assets
 export ENGRAM_ASSETS
 
-.PHONY: help demo train-demo test real check range torture bench docs lock assets clean
+.PHONY: help demo train-demo test real check range torture bench docs figures lock assets clean
 
 help:  ## Show what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: assets  ## The benchmarks, with ratios against their references and limit
 
 docs: $(VENV)/docs  ## The documentation, as a site in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+figures: assets  ## The pictures of the documentation; RUNS=FOLDER holds what scripts/compare_controls.py trained.
+	$(BIN)/python scripts/make_figures.py "$(ENGRAM_ASSETS)" "$(RUNS)" docs/figures
 
 $(VENV)/docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'

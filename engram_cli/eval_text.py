@@ -13,7 +13,6 @@ from engram_cli.output import Shown, Table
 if TYPE_CHECKING:
     from engram.evaluation.evaluation import Evaluation, PartLosses
     from engram.evaluation.needles import Needles
-    from engram.training.document_loss import Difference
 
 _RUNS = {"on": "memory on", "off": "memory off", "permuted": "rows permuted", "base": "base"}
 _KINDS = {
@@ -25,7 +24,7 @@ _KINDS = {
 
 def show(found: Evaluation) -> Shown:
     """Describe an evaluation for people."""
-    yield _answer(found)
+    yield found.verdict
     where = "held out" if found.split == "held_out" else "text"
     yield from _losses(found.losses, where)
     sizes = found.losses.sizes
@@ -46,36 +45,6 @@ def show(found: Evaluation) -> Shown:
     if found.notes:
         yield ""
     yield from found.notes
-
-
-def _answer(found: Evaluation) -> str:
-    """Say in a sentence or two whether the memory helps."""
-    where = "held-out text" if found.split == "held_out" else "this text"
-    answer = f"On {where} {_verdict(found.losses.minus('off'), 'the memory')}."
-    controls = [
-        f"Beside {name} it {_change(found.losses.minus(name))}."
-        for name in found.losses.runs
-        if name not in _RUNS
-    ]
-    return " ".join([answer, *controls])
-
-
-def _verdict(change: Difference, subject: str) -> str:
-    return f"{subject} {_change(change)}"
-
-
-def _change(change: Difference) -> str:
-    """Say which way a difference goes, if its interval says so."""
-    low, high = sorted((abs(change.low), abs(change.high)))
-    size = f"by {abs(change.nats):.4f} nats a token (95 % interval {low:.4f} to {high:.4f})"
-    if change.high < 0:
-        return f"lowers the loss {size}"
-    if change.low > 0:
-        return f"raises the loss {size}"
-    return (
-        f"makes no clear difference: {change.nats:+.4f} nats a token (95 % interval "
-        f"{change.low:+.4f} to {change.high:+.4f})"
-    )
 
 
 def _losses(part: PartLosses, title: str) -> Iterator[str | Table]:

@@ -11,6 +11,7 @@ from engram.evaluation.needles import Needles
 from engram.evaluation.positions import PositionBucket
 from engram.evaluation.probes import LayerProbe
 from engram.evaluation.token_groups import TokenGroup
+from engram.evaluation.verdict import verdict
 from engram.training.document_loss import Difference, DocumentLosses, paired_difference
 
 SCHEMA = "engram.eval/1"
@@ -131,6 +132,11 @@ class Evaluation:
         return f"<Evaluation of {self.target}: {sizes['tokens']:,} tokens, {change:+.4f} nats>"
 
     @property
+    def verdict(self) -> str:
+        """Whether the memory helps, in a sentence or two."""
+        return verdict(self.split, {it.b: it.difference for it in self.losses.differences})
+
+    @property
     def memorised_nats(self) -> float | None:
         """Nats a token by which the gain on training text exceeds that on held-out text."""
         if self.training is None:
@@ -147,6 +153,7 @@ class Evaluation:
             "target": self.target,
             "text": self.text,
             "command": self.command,
+            "verdict": self.verdict,
             "context": self.context,
             "split": self.split,
             "bytes_are_exact": self.losses.runs["on"].bytes_are_exact,

@@ -26,7 +26,6 @@ _RUNS = {
     "permuted": "rows permuted",
     "base": "the base",
 }
-_SPLITS = {"held_out": "the held-out text", "all": "the text"}
 _KINDS = {
     "frequency": "By frequency of the token",
     "ngram": "By n-grams seen or unseen",
@@ -46,7 +45,7 @@ def eval_html(evaluation: Mapping[str, Any]) -> str:
     found = evaluation
     frame = Frame(
         title=f"Evaluation of {last_name(found['target'])}",
-        lead=" ".join(answer(found)),
+        lead=found["verdict"],
         source=f"{found['target']} on {found['text']}: {_counts(found)}; windows of "
         f"{found['context']:,} tokens",
         command=found.get("command"),
@@ -67,71 +66,8 @@ def eval_html(evaluation: Mapping[str, Any]) -> str:
     return page(frame, *body)
 
 
-def answer(evaluation: Mapping[str, Any]) -> list[str]:
-    """Return the answer in sentences: memory against none, the base, controls, and the training.
-
-    Args:
-        evaluation: `Evaluation.to_dict()`.
-    """
-    where = _SPLITS.get(evaluation["split"], evaluation["split"])
-    told = []
-    against = {it["b"]: it for it in evaluation["differences"] if it["a"] == "on"}
-    if "off" in against:
-        on, off = evaluation["runs"]["on"]["nats_per_token"], against["off"]
-        told.append(
-            f"{_verdict(off)}: on {where} the loss with it is {on:.3f} nats per token, "
-            f"{_apart(off)} than with it off."
-        )
-    others = [_beside(it) for name, it in against.items() if name != "off"]
-    if others:
-        told.append(f"It is {_joined(others)}.")
-    training = evaluation["training"]
-    if training and training["memorised_nats"] is not None:
-        told.append(_memorised(training))
-    return told
-
-
-def _verdict(difference: Mapping[str, Any]) -> str:
-    if difference["high"] < 0:
-        return "The memory helps"
-    return "The memory harms" if difference["low"] > 0 else "No effect of the memory can be told"
-
-
-def _beside(difference: Mapping[str, Any]) -> str:
-    name = difference["b"]
-    whose = {"permuted": "that with rows permuted", "base": "the base's"}
-    other = whose.get(name, f"that of the control {name}")
-    if difference["low"] <= 0 <= difference["high"]:
-        low, high = (signed(difference[key], 3) for key in ("low", "high"))
-        return f"not distinguishable from {other} ({low} to {high})"
-    return f"{_apart(difference, short=True)} than {other}"
-
-
-def _apart(difference: Mapping[str, Any], *, short: bool = False) -> str:
-    """Write a difference as 0.115 lower, with its interval in the same direction."""
-    nats, low, high = (difference[key] for key in ("nats", "low", "high"))
-    ends, side = ((-high, -low), "lower") if nats < 0 else ((low, high), "higher")
-    words = f"{abs(nats):.3f} {side}"
-    interval = minus(f"{ends[0]:.3f} to {ends[1]:.3f}")
-    return f"{words} ({interval})" if short else f"{words} (95 % interval {interval})"
-
-
-def _memorised(training: Mapping[str, Any]) -> str:
-    more = training["memorised_nats"]
-    if more > 0:
-        return (
-            f"On the text of its training the memory gains {more:.3f} nats per token more than "
-            "here: so much is memorised."
-        )
-    return f"On the text of its training the memory gains no more than here ({signed(more, 3)})."
-
-
 def _called(name: str) -> str:
     return _RUNS.get(name, f"the control {name}")
-
-
-def _joined(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def _counts(found: Mapping[str, Any]) -> str:

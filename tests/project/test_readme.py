@@ -33,7 +33,8 @@ def folder(tmp_path_factory):
 
 def test_commands_run_in_order(folder, monkeypatch):
     assert [command.split()[0] for command in COMMANDS] == [
-        *("size", "size", "config", "config", "hash", "attach", "report", "verify", "train")
+        *("size", "size", "config", "config", "hash", "attach", "report", "verify", "train"),
+        *("eval", "gates", "depth"),
     ]
     monkeypatch.chdir(folder)
     for command in COMMANDS:

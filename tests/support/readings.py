@@ -40,6 +40,8 @@ HOSTILE = (
     "https://example.com/a.png",
 )
 
+VERDICT = "On held-out text the memory lowers the loss by 0.1146 nats a token."
+
 
 def cut(text: str) -> list[str]:
     """Pieces that look like tokens: words with the space before them, marks, newlines."""
@@ -202,6 +204,7 @@ def evaluation(
         "target": "smollm2-memory",
         "text": "foldoc.txt",
         "command": "engram eval smollm2-memory --text foldoc.txt --html eval.html",
+        "verdict": VERDICT,
         "context": 1024,
         "split": "held_out",
         **split,

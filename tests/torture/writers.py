@@ -91,6 +91,11 @@ WRITERS = [
         ("size", "--model", "gpt2", "--plot", "out.png"),
         ("size", "--model", "gpt2", "--k", "3", "--plot", "out.png"),
     ),
+    Writer(
+        "gates --html",
+        ("gates", "{}/attached", "the Milky Way", "--html", "out.html"),
+        ("gates", "{}/attached", "Alexander the Great", "--html", "out.html"),
+    ),
 ]
 
 
