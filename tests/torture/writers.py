@@ -92,9 +92,9 @@ WRITERS = [
         ("size", "--model", "gpt2", "--k", "3", "--plot", "out.png"),
     ),
     Writer(
-        "gates --html",
-        ("gates", "{}/attached", "the Milky Way", "--html", "out.html"),
-        ("gates", "{}/attached", "Alexander the Great", "--html", "out.html"),
+        "report --html",
+        ("report", "engram-27b", "--html", "out.html"),
+        ("report", "engram-40b", "--html", "out.html"),
     ),
 ]
 
