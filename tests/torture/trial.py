@@ -13,7 +13,8 @@ from torture.writers import Writer, seen
 
 def output(found: Mapping[str, str]) -> dict[str, str]:
     """Of what `seen` found, the result alone."""
-    return {name: what for name, what in found.items() if name.split("/")[0] in ("out", "out.png")}
+    results = ("out", "out.png", "out.html")
+    return {name: what for name, what in found.items() if name.split("/")[0] in results}
 
 
 class Trial:
