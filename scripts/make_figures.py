@@ -50,13 +50,13 @@ class Figure(NamedTuple):
 
 _GATES = f"engram gates memory-0 {shlex.quote(SENTENCES)} --stats stats.json --html gates.html"
 _EVAL = (
-    "engram eval memory-0 --text foldoc.txt --against frozen-random-0 --seen english.txt "
-    "--tokens 20K --html evaluation.html"
+    "engram eval memory-0 --text foldoc.txt --against frozen-random-0 --seen foldoc.txt "
+    "--tokens 10K --html evaluation.html"
 )
 FIGURES = (
     Figure("size.png", "engram size --model ./smollm2-135m --plot size.png"),
     Figure("report.png", "engram report engram-27b --model gpt2 --plot report.png"),
-    Figure("statistics.png", "engram hash english.txt -c memory-0 --plot statistics.png"),
+    Figure("statistics.png", "engram hash foldoc.txt -c memory-0 --plot statistics.png"),
     Figure("allocation.png", "engram allocate --total 9.9B --active 993M --plot allocation.png"),
     Figure("gates.png", _GATES.partition(" --stats")[0] + " --plot gates.png"),
     Figure("gates-page.png", _GATES, "gates.html", focus=3),
@@ -65,12 +65,12 @@ FIGURES = (
     Figure("evaluation-page.png", _EVAL, "evaluation.html"),
     Figure(
         "depth.png",
-        "engram depth memory-0 --text foldoc.txt --tokens 10K --against frozen-random-0 "
+        "engram depth memory-0 --text foldoc.txt --tokens 5K --against frozen-random-0 "
         "--plot depth.png",
     ),
 )
 # Written first, for commands that read it.
-_STATISTICS = "engram hash english.txt -c memory-0 --json"
+_STATISTICS = "engram hash foldoc.txt -c memory-0 --json"
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def _map(axes: Axes, gates: NDArray[Any], texts: list[str], labels: list[str]) -
     axes.grid(visible=False)
     # Its lightness falls evenly, so that it can be read in greyscale too.
     image = axes.imshow(gates, aspect="auto", cmap="Reds", vmin=0, vmax=1, interpolation="nearest")
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=12)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=min(20, 2 + 2 * len(gates)))
     bar.set_label("gate")
     axes.set_yticks(range(len(labels)), labels)
     if len(texts) <= _MOST_LABELS:
