@@ -2,15 +2,16 @@
 
     python scripts/make_figures.py ASSETS RUNS FOLDER [NAME...]
 
-ASSETS is what scripts/fetch_assets.py fetched, RUNS holds memory-0 and frozen-random-0 as
-scripts/compare_controls.py trained them, and FOLDER is docs/figures. Every picture is what a
-command of `FIGURES` writes; docs/gallery.md shows each beside its command. Pictures of pages are
-taken by Chromium. With names, only those are made.
+ASSETS is what scripts/fetch_assets.py fetched, RUNS holds memory-0 as scripts/compare_controls.py
+trains it, and FOLDER is docs/figures. Every picture is what a command of `FIGURES` writes;
+docs/gallery.md shows each beside its command. Pictures of pages are taken by Chromium, and that of
+the run is drawn from the log in its folder. With names, only those are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
 import subprocess
@@ -49,25 +50,25 @@ class Figure(NamedTuple):
 
 
 _GATES = f"engram gates memory-0 {shlex.quote(SENTENCES)} --stats stats.json --html gates.html"
-_EVAL = (
-    "engram eval memory-0 --text foldoc.txt --against frozen-random-0 --seen foldoc.txt "
-    "--tokens 10K --html evaluation.html"
+_EVAL = "engram eval memory-0 --text foldoc.txt --seen foldoc.txt --tokens 10K --html eval.html"
+_TRAIN = (
+    "engram train ./smollm2-135m -c smollm2 --text foldoc.txt -o memory-0 --steps 308 --batch 2 "
+    "--evaluate-every 0 --plot training.png"
 )
 FIGURES = (
     Figure("size.png", "engram size --model ./smollm2-135m --plot size.png"),
     Figure("report.png", "engram report engram-27b --model gpt2 --plot report.png"),
-    Figure("statistics.png", "engram hash foldoc.txt -c memory-0 --plot statistics.png"),
+    Figure(
+        "statistics.png", "engram hash foldoc.txt -c memory-0 --cache-curve --plot statistics.png"
+    ),
     Figure("allocation.png", "engram allocate --total 9.9B --active 993M --plot allocation.png"),
     Figure("gates.png", _GATES.partition(" --stats")[0] + " --plot gates.png"),
     Figure("gates-page.png", _GATES, "gates.html", focus=3),
     Figure("gates-page-dark.png", _GATES, "gates.html", scheme="dark", focus=3),
     Figure("gates-page-narrow.png", _GATES, "gates.html", width=400, focus=3),
-    Figure("evaluation-page.png", _EVAL, "evaluation.html"),
-    Figure(
-        "depth.png",
-        "engram depth memory-0 --text foldoc.txt --tokens 5K --against frozen-random-0 "
-        "--plot depth.png",
-    ),
+    Figure("eval-page.png", _EVAL, "eval.html"),
+    Figure("depth.png", "engram depth memory-0 --text foldoc.txt --tokens 5K --plot depth.png"),
+    Figure("training.png", _TRAIN),
 )
 # Written first, for commands that read it.
 _STATISTICS = "engram hash foldoc.txt -c memory-0 --json"
@@ -82,6 +83,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="files of FIGURES")
     given = parser.parse_args()
     figures = [it for it in FIGURES if not given.names or it.name in given.names]
+    for source in sources(given.assets, given.runs):
+        if not source.exists():
+            parser.error(f"{source} is not there")
     given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -101,15 +105,30 @@ def main() -> None:
 def sources(assets: Path, runs: Path) -> Iterator[Path]:
     """Yield the files and folders that commands name."""
     yield from (assets / name for name in ("smollm2-135m", "english.txt", "foldoc.txt"))
-    yield from (runs / name for name in ("memory-0", "frozen-random-0"))
+    yield runs / "memory-0"
 
 
 def make(figure: Figure, place: Path) -> None:
     """Make one picture in a folder."""
-    if not (figure.page and (place / figure.page).is_file()):
+    if figure.command == _TRAIN:
+        draw_run(figure, place)
+    elif not (figure.page and (place / figure.page).is_file()):
         run(figure.command, place)
     if figure.page:
         photograph(figure, place)
+
+
+def draw_run(figure: Figure, place: Path) -> None:
+    """Draw a run from what its folder states, as the command that trained it does at its end."""
+    from engram.checkpoints.read.attached_files import TRAINING_FILE, TRAINING_LOG_FILE
+    from engram.pictures import plot_training, save_figure
+    from engram.pictures.style import caption
+
+    answer = json.loads((place / "memory-0" / TRAINING_FILE).read_text())
+    lines = (place / "memory-0" / TRAINING_LOG_FILE).read_text().splitlines()
+    drawn = plot_training({**answer, "log": [json.loads(line) for line in lines]})
+    told = caption("A run of training.", shlex.split(figure.command))
+    save_figure(drawn, place / figure.name, told)
 
 
 def run(command: str, place: Path) -> str:
