@@ -37,6 +37,7 @@ class Figure(NamedTuple):
         command: The command that writes it, or the page that it is a picture of.
         page: The page that the command writes; empty where it writes the picture itself.
         width: Width of the window that the page is shown in, in pixels.
+        height: Its height; 0 for the whole page.
         scheme: Its colours, ``light`` or ``dark``.
         focus: Number of the token that is looked at, on a page with tokens.
     """
@@ -45,6 +46,7 @@ class Figure(NamedTuple):
     command: str
     page: str = ""
     width: int = 1100
+    height: int = 0
     scheme: str = "light"
     focus: int | None = None
 
@@ -63,9 +65,9 @@ FIGURES = (
     ),
     Figure("allocation.png", "engram allocate --total 9.9B --active 993M --plot allocation.png"),
     Figure("gates.png", _GATES.partition(" --stats")[0] + " --plot gates.png"),
-    Figure("gates-page.png", _GATES, "gates.html", focus=3),
-    Figure("gates-page-dark.png", _GATES, "gates.html", scheme="dark", focus=3),
-    Figure("gates-page-narrow.png", _GATES, "gates.html", width=400, focus=3),
+    Figure("gates-page.png", _GATES, "gates.html", height=900, focus=3),
+    Figure("gates-page-dark.png", _GATES, "gates.html", height=900, scheme="dark", focus=3),
+    Figure("gates-page-narrow.png", _GATES, "gates.html", width=400, height=900, focus=3),
     Figure("eval-page.png", _EVAL, "eval.html"),
     Figure("depth.png", "engram depth memory-0 --text foldoc.txt --tokens 5K --plot depth.png"),
     Figure("training.png", _TRAIN),
@@ -145,12 +147,12 @@ def photograph(figure: Figure, place: Path) -> None:
 
     with chromium() as browser:
         tab = browser.tab()
-        tab.look(figure.width, 900, scheme=figure.scheme)
+        tab.look(figure.width, figure.height or 900, scheme=figure.scheme)
         tab.open(place / figure.page)
         if figure.focus is not None:
             tab.evaluate(f"document.querySelectorAll('#tokens bdi')[{figure.focus}].focus()")
         tab.rest(0.2)
-        tab.screenshot(place / figure.name, whole=True)
+        tab.screenshot(place / figure.name, whole=not figure.height)
 
 
 if __name__ == "__main__":
