@@ -205,6 +205,18 @@ def test_one_document_has_no_interval(tiny):
     assert (difference.low, difference.high) == (None, None)
 
 
+def test_a_pass_of_windows_of_two_tokens_alone_counts_nothing(tiny):
+    """Two documents of 1,024 tokens fill a pass, and one of two is left for the next."""
+    numbers = np.random.default_rng(0)
+    long = [numbers.integers(60, 500, 1024).tolist() for _ in range(2)]
+    how = {"text": NO_EOS, "options": DepthOptions(tokens=5000, context=1024)}
+    found = measure_depth(tiny / "random", [*long, [70, 71]], **how)
+    without = measure_depth(tiny / "random", long, **how)
+    assert found.tokens == without.tokens == 2 * 1022
+    assert found.documents == 2
+    assert found.lens["on"] == pytest.approx(without.lens["on"])
+
+
 def test_too_little_text_is_refused(tiny):
     with pytest.raises(InputError, match="between the first and the last of a window are needed"):
         measure_depth(tiny / "attached", [[5, 6], [7, 8, 9], [10, 11]], text=NO_EOS)
