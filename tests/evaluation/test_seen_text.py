@@ -86,6 +86,27 @@ def test_orders_and_counts_equal_those_of_plain_python(layout, chunk, monkeypatc
     assert {2, addresses.max_ngram_size} <= set(expected)
 
 
+@pytest.mark.parametrize("layout", ["demo", "qwen_ple"])
+def test_tokens_that_were_added_after_attaching_are_masked(layout):
+    """No n-gram holds an added token, or reaches over it; its occurrences are counted all the same.
+
+    The expected orders are those of the texts cut at the added token.
+    """
+    addresses, file = addresses_of(layout), load_tokenizer(str(BPE))
+    added = addresses.raw_vocab_size + 2
+    evaluated = np.array([60, 61, 62, added, 61, 62, 60, added, added, 62, 60, 61])
+    other = [[60, 61, 62, 61], [62, added, 60, 61, 62, 60], [added]]
+    documents = TrainingDocuments(other, BPE, options=OPTIONS, held_out_share=None)
+    found = find_seen(CountedTokens([evaluated], CONTEXT, file), documents, addresses)
+    assert found.counts[added] == 2
+    assert found.counts[60] == 3
+    longest = addresses.max_ngram_size
+    # By position: 60, 60 61, 60 61 62, added, 61, 61 62, 61 62 60, added, added, 62, 62 60.
+    expected = [longest, longest, min(3, longest), 0]
+    assert found.orders[:4].tolist() == expected
+    assert found.orders[7:9].tolist() == [0, 0]
+
+
 def test_a_text_that_is_wholly_evaluated_was_not_seen():
     documents = TrainingDocuments([[60, 61], [62, 63]], BPE, options=OPTIONS, held_out_share=None)
     counted = CountedTokens([np.array([60, 61])], CONTEXT, load_tokenizer(str(BPE)))
