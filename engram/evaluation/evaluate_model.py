@@ -155,9 +155,9 @@ def evaluate(
         needles=needles,
         layers=measured.gates.probes(opened.model, opened.training, options.seed),
         notes=(
-            *notes_of(losses, training, chosen, opened.training, others),
             *long.notes,
             *needle_notes(needles, options.needle_context),
+            *notes_of(losses, training, chosen, opened.training, others),
         ),
     )
 
