@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens, M streams, D hidden size.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -141,13 +142,13 @@ def test_rows_are_those_that_the_model_looks_up(tmp_path_factory):
     folder = tmp_path_factory.mktemp("order") / "attached"
     tiny.attached_model(base, folder, tiny.memory_config(layer_ids=[2, 1]))
     opened, seen = open_model(folder), {}
+
+    def keep(layer_id, part, args):
+        seen.setdefault(layer_id, (args[0] + part.offsets).flatten(2)[0].cpu())
+
     for memory in opened.model.modules():
         if isinstance(memory, engram.EngramModule):
-            memory.multi_head_embedding.register_forward_pre_hook(
-                lambda part, args, layer_id=memory.layer_id: seen.setdefault(
-                    layer_id, (args[0] + part.offsets).flatten(2)[0]
-                )
-            )
+            memory.multi_head_embedding.register_forward_pre_hook(partial(keep, memory.layer_id))
     for token, one, two in zip(
         read_gates(opened, TEXT).to_dict()["tokens"], seen[1], seen[2], strict=True
     ):
