@@ -86,8 +86,8 @@ def eval(
 
     All runs read the same tokens. Intervals are of a paired bootstrap over documents. Of the text
     that a folder was trained on, what the training held out is read, and beside it as much of what
-    it learned from: a memory that memorises is named. Tables follow of the tokens that gain, losses
-    by position, and what each layer does.
+    it learned from, and the answer says whether the memory memorises. Further tables show which
+    tokens gain, the loss by position in the window, and what each layer does.
 
     Permuted rows harm even a random table, since projections were trained on it: what the table
     learned is known beside a control of engram train --control frozen-random alone.

@@ -29,14 +29,16 @@ def show(found: Evaluation) -> Shown:
     yield from _losses(found.losses, where)
     sizes = found.losses.sizes
     about = "" if found.losses.runs["on"].bytes_are_exact else "about "
+    intervals = ""
+    if sizes["documents"] > 1:
+        intervals = f"; 95 % intervals of {plural(found.resamples, 'resample')} of documents"
     yield (
         f"\n{plural(sizes['documents'], 'document')}, {plural(sizes['tokens'], 'counted token')}, "
-        f"{about}{plural(sizes['bytes'], 'byte')}; windows of {found.context:,} tokens; 95 % "
-        f"intervals of {plural(found.resamples, 'resample')} of documents."
+        f"{about}{plural(sizes['bytes'], 'byte')}; windows of {found.context:,} tokens{intervals}."
     )
     if found.training is not None:
         yield from _losses(found.training, "trained on")
-        yield f"\nMemorised: {found.memorised_nats:+.4f} nats a token more are gained there."
+        yield f"\n{_memorised(found.memorised_nats or 0.0)}"
     yield from _groups(found)
     yield from _positions(found)
     if found.needles is not None:
@@ -45,6 +47,15 @@ def show(found: Evaluation) -> Shown:
     if found.notes:
         yield ""
     yield from found.notes
+
+
+def _memorised(nats: float) -> str:
+    """Say where more is gained: on text of the training, or on held-out text."""
+    more = "more" if nats >= 0 else "less"
+    return (
+        f"The memory gains {abs(nats):.4f} nats a token {more} on text of its training than on "
+        "held-out text."
+    )
 
 
 def _losses(part: PartLosses, title: str) -> Iterator[str | Table]:
@@ -56,7 +67,9 @@ def _losses(part: PartLosses, title: str) -> Iterator[str | Table]:
             rows.append([*row, "", ""])
             continue
         change = part.minus(name)
-        rows.append([*row, f"{change.nats:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}"])
+        has_interval = change.low is not None and change.high is not None
+        interval = f"{change.low:+.4f} to {change.high:+.4f}" if has_interval else ""
+        rows.append([*row, f"{change.nats:+.4f}", interval])
     headings = (title, "nats a token", "perplexity", "bits a byte", "on minus it", "95 % interval")
     yield ""
     yield Table(rows, headings, left=(title,))

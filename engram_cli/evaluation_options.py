@@ -29,8 +29,9 @@ BaseOption = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="The base to compare with, such as one that was trained on the same text alone. "
-        "Default: the model without its memory.",
+        help="The base to compare with, such as one that was trained on the same text without a "
+        "memory. Default: the model without its memory; engram eval has none where training "
+        "changed the weights of the base.",
     ),
 ]
 TextOption = Annotated[

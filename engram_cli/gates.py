@@ -43,7 +43,7 @@ def _count(text: str) -> Any:
 _GATES = {
     "context": Annotated[
         int | None,
-        _count("Tokens of a window, at most those the model was made for. Default: 2,048."),
+        _count("Tokens of a window. Default: 2,048, or as many as the model was made for."),
     ],
     "tokens": Annotated[
         int, _count("Tokens of --text or --corpus to read, of documents in random order.")

@@ -54,7 +54,7 @@ def ngrams_of(addresses: Addresses, ids: ArrayLike, starts: Mask | None = None) 
             as masked.
         starts: True where a document starts ``[T]``; None when only position 0 does.
     """
-    ids, known = _readable(addresses, ids)
+    ids, known = readable(addresses, ids)
     slots = look_back(addresses, ids[None], known[None], _row(starts))[0][0]
     after = np.arange(1, len(ids) + 1)
     ends = ~known if addresses.end_id is None else ~known | (ids == addresses.end_id)
@@ -75,7 +75,7 @@ def rows_of(addresses: Addresses, ids: ArrayLike, starts: Mask | None = None) ->
         ids: Token ids ``[T]``, see `ngrams_of`.
         starts: True where a document starts ``[T]``; None when only position 0 does.
     """
-    ids, known = _readable(addresses, ids)
+    ids, known = readable(addresses, ids)
     shape = (len(addresses.layers), addresses.n_orders, addresses.n_heads)
     hashed = hash_ids(addresses, ids[None], known[None], _row(starts))[0][0]
     hashed = hashed.reshape(len(ids), *shape)
@@ -83,8 +83,16 @@ def rows_of(addresses: Addresses, ids: ArrayLike, starts: Mask | None = None) ->
     return TextRows(hashed, hashed + offsets)
 
 
-def _readable(addresses: Addresses, ids: ArrayLike) -> tuple[Ids, Mask]:
-    """Return ids that can be hashed ``[T]``, and a mask of those that are the tokenizer's."""
+def readable(addresses: Addresses, ids: ArrayLike) -> tuple[Ids, Mask]:
+    """Find the tokens that a memory can read: those that its tokenizer had when it was attached.
+
+    Args:
+        addresses: The memory's constants.
+        ids: Token ids, of any shape.
+
+    Returns:
+        Ids that can be hashed, those of other tokens replaced; and a mask, False at these.
+    """
     ids = np.asarray(ids, dtype=np.int64)
     known = ids < addresses.raw_vocab_size
     return np.where(known, ids, 0), known

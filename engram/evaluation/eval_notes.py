@@ -10,6 +10,8 @@ from engram.checkpoints.read.attached_files import TRAINING_FILE
 from engram.evaluation.evaluated_text import EvaluatedText
 from engram.evaluation.evaluation import PartLosses
 from engram.evaluation.measured_runs import BASE, OFF, PERMUTED
+from engram.evaluation.needles import Needles
+from engram.evaluation.run_change import RunChange
 from engram.storage.json_files import COUNT, find_json
 from engram.units import format_count, plural
 
@@ -54,7 +56,9 @@ def notes_of(
         notes += _of_memorising(losses, learned)
     notes += _of_others(chosen, training, others)
     documents = losses.sizes["documents"]
-    if documents < _FEW_DOCUMENTS:
+    if documents < 2:
+        notes.append(f"One document gives no interval: give a text of {_FEW_DOCUMENTS} or more.")
+    elif documents < _FEW_DOCUMENTS:
         notes.append(
             f"Intervals are resampled from {plural(documents, 'document')}, so they are too short: "
             f"give a text of {_FEW_DOCUMENTS} or more."
@@ -62,11 +66,25 @@ def notes_of(
     return tuple(notes)
 
 
+def needle_notes(needles: Needles | None, asked: int | None) -> Iterator[str]:
+    """Say where a text was too short for the context of the needles that was asked for.
+
+    Args:
+        needles: The needles, if there are any.
+        asked: Tokens of the context that were asked for, if they were.
+    """
+    if needles is not None and asked is not None and needles.context < asked:
+        yield (
+            f"Needles were hidden in {needles.context:,} tokens, not in {asked:,}: the text is "
+            "shorter (--needle-context)."
+        )
+
+
 def _of_the_memory(losses: PartLosses) -> Iterator[str]:
     off, permuted = losses.minus(OFF), losses.minus(PERMUTED)
-    if off.nats == off.low == off.high == 0:
+    if _is_zero(off):
         yield "The memory adds nothing: it was not trained."
-    elif permuted.nats == permuted.low == permuted.high == 0:
+    elif _is_zero(permuted):
         yield "Permuting rows changes nothing: the memory does not tell n-grams from each other."
     else:
         yield (
@@ -75,8 +93,17 @@ def _of_the_memory(losses: PartLosses) -> Iterator[str]:
         )
 
 
+def _is_zero(change: RunChange) -> bool:
+    return not any((change.nats, change.low, change.high))
+
+
 def _of_memorising(losses: PartLosses, learned: PartLosses) -> Iterator[str]:
+    """Say that the intervals of both parts do not overlap, where both can be relied on."""
+    if any(part.sizes["documents"] < _FEW_DOCUMENTS for part in (losses, learned)):
+        return
     here, there = losses.minus(OFF), learned.minus(OFF)
+    if here.low is None or here.high is None or there.low is None or there.high is None:
+        return
     if there.high < here.low:
         yield (
             f"The memory memorises: it lowers the loss by {-there.nats:.4f} nats a token on text "

@@ -9,27 +9,24 @@ from typing import Any
 import torch
 
 from engram.arguments import checked
-from engram.checkpoints.read.attached_files import CONTROL_FILE
-from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.text_options import TextOptions
 from engram.evaluation.counted_tokens import CountedTokens
-from engram.evaluation.eval_notes import changed_base, notes_of
+from engram.evaluation.eval_notes import changed_base, needle_notes, notes_of
 from engram.evaluation.eval_options import EvalOptions
 from engram.evaluation.evaluated_text import EvaluatedText, choose_documents
 from engram.evaluation.evaluation import Evaluation, compare_runs
 from engram.evaluation.measured_runs import BASE, OFF, ON, OWN_RUNS, MeasuredRuns
 from engram.evaluation.needles import Needles, Trial, hide_facts
-from engram.evaluation.open_models import OpenModel, Tables, name_runs, open_compared, open_model
-from engram.evaluation.positions import position_buckets
+from engram.evaluation.open_models import OpenModel, Tables, find_others, open_compared, open_model
+from engram.evaluation.positions import long_windows, position_buckets
 from engram.evaluation.seen_text import Seen, find_seen
 from engram.evaluation.token_groups import all_groups
+from engram.evaluation.window_tokens import window_tokens
 from engram.hf.unwired import base_of
 from engram.storage.files import Progress
 from engram.training.documents import TrainingDocuments
-from engram.training.learned_positions import demand_positions, stated_positions
-
-_CONTEXT = 512
+from engram.training.learned_positions import demand_positions
 
 
 @checked()
@@ -96,7 +93,7 @@ def evaluate(
         ['base', 'off', 'on', 'permuted']
     """
     options = options or EvalOptions()
-    others = _others(base, against)
+    others = find_others(base, against, {*OWN_RUNS, BASE})
     opened = open_model(
         model,
         adapter,
@@ -108,7 +105,8 @@ def evaluate(
     )
     documents = TrainingDocuments(data, opened.tokenizer, options=text, held_out_share=None)
     chosen = choose_documents(documents, opened.training, options.tokens, options.seed)
-    context = _context(opened, options)
+    context = window_tokens(opened, options.context)
+    demand_positions(opened.model, options.needle_context or 0, "needle_context")
     counted = CountedTokens(chosen.main, context, opened.tokenizer)
     found = None if seen is None else _find_seen(seen, counted, chosen, opened, text)
     trials = _trials(opened, chosen, context, options)
@@ -127,6 +125,9 @@ def evaluate(
     for name, path in others.items():
         other = open_compared(path, opened, trust_remote_code=trust_remote_code, tables=tables)
         demand_positions(other, context)
+        if name == BASE:
+            longest = max((len(trial.ids) for trial in trials), default=0)
+            demand_positions(other, longest, "needle_context")
         measured.measure(name, other)
         del other  # before the next one is loaded
     losses = compare_runs(measured.runs, options.bootstrap, options.seed)
@@ -134,6 +135,8 @@ def evaluate(
     if measured.learned_runs:
         training = compare_runs(measured.learned_runs, options.bootstrap, options.seed)
     nats = measured.nats
+    long = long_windows([len(window.ids) for window in counted.windows], context)
+    needles = Needles.of(trials, measured.needles)
     return Evaluation(
         target=opened.name,
         text=str(data),
@@ -147,36 +150,16 @@ def evaluate(
             counted, found, nats[ON], nats[OFF], opened.tokenizer, opened.addresses.orders[-1]
         ),
         frequency_source="the evaluated text" if seen is None else str(seen),
-        positions=tuple(position_buckets(counted.positions, nats)),
-        needles=Needles.of(trials, measured.needles),
+        positions=tuple(position_buckets(counted.positions, nats, long.tokens)),
+        position_windows=long,
+        needles=needles,
         layers=measured.gates.probes(opened.model, opened.training, options.seed),
-        notes=notes_of(losses, training, chosen, opened.training, others),
+        notes=(
+            *long.notes,
+            *needle_notes(needles, options.needle_context),
+            *notes_of(losses, training, chosen, opened.training, others),
+        ),
     )
-
-
-def _others(base: str | Path | None, against: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Name the models beside the memory, and see that each is there before anything is measured."""
-    names = name_runs(against, {*OWN_RUNS, BASE})
-    others: dict[str, str | Path] = {} if base is None else {BASE: base}
-    others |= dict(zip(names, against, strict=True))
-    for path in others.values():
-        if not (Path(path) / CONTROL_FILE).is_file():
-            open_checkpoint(path, short_names=True)
-    return others
-
-
-def _context(opened: OpenModel, options: EvalOptions) -> int:
-    """Return the tokens of a window.
-
-    Raises:
-        UsageError: The model cannot read so many.
-    """
-    for name in ("context", "needle_context"):
-        demand_positions(opened.model, getattr(options, name) or 0, name)
-    if options.context is not None:
-        return options.context
-    trained = (opened.training or {}).get("options", {}).get("context", _CONTEXT)
-    return min(int(trained), stated_positions(opened.model) or int(trained))
 
 
 def _learned(chosen: EvaluatedText, context: int, opened: OpenModel) -> CountedTokens | None:

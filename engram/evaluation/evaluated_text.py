@@ -16,6 +16,8 @@ from engram.training.documents import TrainingDocuments, random_bits
 
 Split = Literal["held_out", "all"]
 
+HELD_OUT_NOTE = "The text trained the memory: only documents that were held out are read."
+
 # Key of the random order of the documents that were trained on.
 _ORDER = 2**64 - 2
 _SHAPE = {"data": {"sha256": TEXT}, "options": {"held_out": NUMBER, "held_out_seed": COUNT}}

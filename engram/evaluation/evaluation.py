@@ -8,11 +8,12 @@ from typing import Any
 
 from engram.evaluation.evaluated_text import Split
 from engram.evaluation.needles import Needles
-from engram.evaluation.positions import PositionBucket
+from engram.evaluation.positions import LongWindows, PositionBucket
 from engram.evaluation.probes import LayerProbe
+from engram.evaluation.run_change import RunChange, run_change
 from engram.evaluation.token_groups import TokenGroup
 from engram.evaluation.verdict import verdict
-from engram.training.document_loss import Difference, DocumentLosses, paired_difference
+from engram.training.document_loss import DocumentLosses
 
 SCHEMA = "engram.eval/1"
 
@@ -24,12 +25,12 @@ class RunDifference:
     Attributes:
         a: Name of the one.
         b: Name of the other.
-        difference: The difference in nats a token, with its 95 % interval.
+        difference: The difference in nats a token, with its 95 % interval if there is one.
     """
 
     a: str
     b: str
-    difference: Difference
+    difference: RunChange
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -58,7 +59,7 @@ class PartLosses:
             "documents": int((on.tokens > 0).sum()),
         }
 
-    def minus(self, run: str) -> Difference:
+    def minus(self, run: str) -> RunChange:
         """Return the difference of the memory and another run."""
         return next(it.difference for it in self.differences if it.b == run)
 
@@ -82,9 +83,7 @@ class PartLosses:
 def compare_runs(runs: Mapping[str, DocumentLosses], resamples: int, seed: int) -> PartLosses:
     """Compare the run ``on`` with every other one, by a paired bootstrap over documents."""
     differences = tuple(
-        RunDifference(
-            "on", name, paired_difference(runs["on"], losses, resamples=resamples, seed=seed)
-        )
+        RunDifference("on", name, run_change(runs["on"], losses, resamples=resamples, seed=seed))
         for name, losses in runs.items()
         if name != "on"
     )
@@ -106,7 +105,8 @@ class Evaluation:
         resamples: Times that documents were drawn for an interval.
         groups: Gains by groups of tokens.
         frequency_source: The text that tokens were counted in.
-        positions: Losses by position in the window.
+        positions: Losses by position in the window, of its longest windows.
+        position_windows: Those windows.
         needles: Facts that were hidden in the text and asked for; None if there were none.
         layers: What each layer's memory does.
         notes: Sentences that belong to the numbers.
@@ -123,6 +123,7 @@ class Evaluation:
     groups: tuple[TokenGroup, ...]
     frequency_source: str
     positions: tuple[PositionBucket, ...]
+    position_windows: LongWindows
     needles: Needles | None
     layers: tuple[LayerProbe, ...]
     notes: tuple[str, ...]
@@ -166,6 +167,7 @@ class Evaluation:
             "groups": [it.to_dict() for it in self.groups],
             "frequency_source": self.frequency_source,
             "positions": [it.to_dict() for it in self.positions],
+            "position_windows": self.position_windows.to_dict(),
             "needles": None if self.needles is None else self.needles.to_dict(),
             "layers": [it.to_dict() for it in self.layers],
             "notes": list(self.notes),

@@ -10,7 +10,7 @@ class GateOptions:
     """Options of `read_gates`; those of the command ``engram gates`` are the same.
 
     Attributes:
-        context: Tokens of a window; 2,048 when None, and never more than the model was made for.
+        context: Tokens of a window; when None 2,048, and never more than the model was made for.
         tokens: Tokens of a data set that are read, at most, of documents in random order.
         top: N-grams that are named for each gate, and for the loss.
         min_count: Times that an n-gram has to occur to be named.

@@ -19,20 +19,24 @@ from engram.addressing.addresses import Addresses
 from engram.addressing.text_rows import ngrams_of, rows_of
 from engram.arguments import checked
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import UsageError
-from engram.evaluation.evaluated_text import choose_documents
+from engram.errors import InputError, UsageError
+from engram.evaluation.evaluated_text import HELD_OUT_NOTE, choose_documents
 from engram.evaluation.gate_options import GateOptions
 from engram.evaluation.head_collisions import read_collisions
 from engram.evaluation.open_models import OpenModel, Tables, open_model
 from engram.evaluation.telling_ngrams import TellingNgram, find_telling
-from engram.evaluation.token_readings import TokenReadings, context_of, read_tokens
+from engram.evaluation.token_readings import TokenReadings, read_tokens
 from engram.evaluation.token_texts import TokenTexts, cut_text
+from engram.evaluation.window_tokens import window_tokens
 from engram.training.document_loss import Window, cut_windows
 from engram.training.documents import TrainingDocuments
 from engram.units import plural
 
 # Seed of the order in which documents of a data set are read.
 _SEED = 0
+_CONTEXT = 2048
+# Of a text whose every token is shown.
+_MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +175,8 @@ def read_gates(
         text: The text; no special tokens are added.
         adapter: A memory by itself, that lies beside its base.
         data: A folder of token shards, or a text of any length (file or folder): names the n-grams
-            with the highest mean gates, and those that help most.
+            with the highest mean gates, and those that help most. Of the text that trained the
+            memory, only documents that were held out are read.
         rules: How such a text is read.
         stats: Output of ``engram hash --stats --json`` for this memory, for the load and collisions
             of its heads.
@@ -190,7 +195,7 @@ def read_gates(
 
     Raises:
         UsageError: There is neither a text nor data.
-        InputError: The text has no tokens, or the data cannot be read.
+        InputError: The text has no tokens or more than a million, or the data cannot be read.
         MismatchError: The statistics, the data or the tokenizer are for another memory.
         EngramError: The model cannot be loaded; see `engram.load`.
 
@@ -216,14 +221,16 @@ def read_gates(
         )
     addresses, notes = opened.addresses, list[str]()
     collisions = None if stats is None else read_collisions(Path(stats), addresses)
-    context = context_of(opened.model, options.context)
+    context = window_tokens(opened, options.context, _CONTEXT)
     shown = None
     if text is not None:
         shown = _read_text(opened, text, context, notes, progress)
     telling = None
     if data is not None:
         documents = TrainingDocuments(data, opened.tokenizer, options=rules, held_out_share=None)
-        chosen = choose_documents(documents, None, options.tokens, _SEED)
+        chosen = choose_documents(documents, opened.training, options.tokens, _SEED)
+        if chosen.split == "held_out":
+            notes.append(HELD_OUT_NOTE)
         notes += [*chosen.notes, f"No n-gram reaches beyond a window of {context:,} tokens."]
         windows = cut_windows(chosen.main, context)
         readings = read_tokens(opened.model, windows, progress)
@@ -252,6 +259,12 @@ def _read_text(
     """Read a text, in windows where it is longer than the context."""
     tokens = cut_text(opened.tokenizer, text)
     ids = np.array(tokens.ids)
+    if len(ids) > _MOST_TOKENS:
+        raise InputError(
+            f"Every token of a text of up to {_MOST_TOKENS:,} is shown, got {len(ids):,}.",
+            "Give a part of it, or read it with --text and --tokens (in Python, data).",
+            tokens=len(ids),
+        )
     begins = range(0, len(ids), context)
     if len(begins) > 1:
         notes.append(

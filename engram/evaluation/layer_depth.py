@@ -1,8 +1,9 @@
 """`measure_depth`: does a memory relieve early layers? Logit lens and CKA against the base.
 
-The analysis of arXiv 2601.07372, section 6.1. Every run reads the same tokens. Counted are those of
-a window that another one follows, but for the first: it has nothing before it, and many models give
-it a state so much larger than all others that it alone would decide CKA.
+The analysis of arXiv 2601.07372, section 6.1. Every run reads the same tokens. Of a window the
+first and the last token are not counted. The last has no token after it whose loss could be taken.
+The first has nothing before it, and many models give it a state so much larger than all others that
+it alone would decide CKA.
 
 Shapes: n documents, N tokens, L layers.
 """
@@ -32,11 +33,15 @@ from engram.evaluation.alignment import (
 )
 from engram.evaluation.depth_options import DepthOptions
 from engram.evaluation.depth_result import Depth, LensDifference, early_layers
-from engram.evaluation.evaluated_text import EvaluatedText, choose_documents
+from engram.evaluation.eval_notes import changed_base
+from engram.evaluation.evaluated_text import HELD_OUT_NOTE, EvaluatedText, choose_documents
+from engram.evaluation.finite_losses import demand_finite
 from engram.evaluation.layer_states import LayerWatch
 from engram.evaluation.lens import Lens
-from engram.evaluation.open_models import OpenModel, Tables, name_runs, open_compared, open_model
+from engram.evaluation.open_models import OpenModel, Tables, find_others, open_compared, open_model
+from engram.evaluation.run_change import run_change
 from engram.evaluation.switched_off import memory_off
+from engram.evaluation.window_tokens import window_tokens
 from engram.hf.unwired import base_of
 from engram.hf.wiring import find_layers
 from engram.storage.files import Progress
@@ -44,15 +49,13 @@ from engram.training.document_loss import (
     DocumentLosses,
     Window,
     cut_windows,
-    paired_difference,
     read_windows,
 )
 from engram.training.documents import TrainingDocuments
-from engram.training.learned_positions import demand_positions, stated_positions
+from engram.training.learned_positions import demand_positions
 
 # Tokens of a forward pass, whose states are held for all layers.
 _BATCH_TOKENS = 2048
-_CONTEXT = 512
 
 
 @checked()
@@ -104,7 +107,7 @@ def measure_depth(
         MismatchError: A model has another tokenizer.
     """
     options = DepthOptions() if options is None else options
-    others = list(zip(name_runs(list(against), {"on", "off", "base"}), against, strict=True))
+    others = find_others(base, against, {"on", "off"})
     opened = open_model(
         model,
         adapter,
@@ -116,20 +119,22 @@ def measure_depth(
     )
     documents = TrainingDocuments(data, opened.tokenizer, options=text, held_out_share=None)
     chosen = choose_documents(documents, opened.training, options.tokens, options.seed)
-    context = _context(opened, options)
+    context = window_tokens(opened, options.context)
     reader = _Reader(chosen.main, context, options.seed, progress)
-    reader.expect((2 if base is None else 3) + len(others))
+    reader.expect((2 if base is None else 3) + len(against))
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code, "tables": tables}
     first = base_of(opened.model) if base is None else open_compared(base, opened, **how)
-    runs = {"base": reader.read(first)}
+    runs = {"base": reader.read("base", first)}
     del first
-    runs = {"on": reader.read(opened.model), **runs}
+    runs = {"on": reader.read("on", opened.model), **runs}
     if base is not None:
         with memory_off(opened.model):
-            runs["off"] = reader.read(opened.model)
-    for name, path in others:
-        runs[name] = reader.read(open_compared(path, opened, **how))
-    return _result(opened, str(data), base, chosen, context, options, reader.tokens, runs)
+            runs["off"] = reader.read("off", opened.model)
+    for name, path in others.items():
+        if name != "base":
+            runs[name] = reader.read(name, open_compared(path, opened, **how))
+    source = str(data) if isinstance(data, (str, Path)) else "documents"
+    return _result(opened, source, base, chosen, context, options, reader.tokens, runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +190,19 @@ class _Reader:
         self._base: list[Grams] = []
 
     def expect(self, runs: int) -> None:
-        """Have it tell the progress of so many models."""
+        """State the number of models to come, of which the progress is told."""
         self._total = runs * sum(len(window.ids) for window in self._windows)
 
-    def read(self, model: Any) -> _Run:
-        """Run a model on all windows; the first one is the base that all are aligned with."""
+    def read(self, name: str, model: Any) -> _Run:
+        """Run a model on all windows; the first one is the base that all are aligned with.
+
+        Args:
+            name: Name of the run.
+            model: The model.
+
+        Raises:
+            InputError: A loss or a divergence is not a finite number.
+        """
         demand_positions(model, self._context)
         lens, alignment, is_base = Lens(model), Alignment(), not self._base
         order = torch.Generator().manual_seed(self._seed)
@@ -201,6 +214,7 @@ class _Reader:
             for batch, _ in passes:
                 counted = _counted(watch, batch)
                 reading = lens.read(counted.states, counted.following)
+                demand_finite((reading.losses + reading.divergences).sum(dim=0).numpy(), name)
                 np.add.at(divergences, counted.documents, reading.divergences.T.numpy())
                 np.add.at(losses, counted.documents, reading.losses.T.numpy())
                 for places in minibatches(len(counted.documents), order):
@@ -308,20 +322,8 @@ def _difference(
         nats = sums[:, early_layers(sums.shape[1], first)].mean(axis=1)
         # The bytes of the documents have no part in it.
         early.append(DocumentLosses(nats, tokens, tokens, False))
-    found = paired_difference(*early)
-    if (tokens > 0).sum() < 2:
-        return LensDifference(*pair, found.nats, None, None)
+    found = run_change(*early)
     return LensDifference(*pair, found.nats, found.low, found.high)
-
-
-def _context(opened: OpenModel, options: DepthOptions) -> int:
-    """Return the tokens of a window."""
-    if options.context is not None:
-        return options.context
-    training = opened.training
-    context: int = _CONTEXT if training is None else training["options"]["context"]
-    most = stated_positions(opened.model)
-    return context if most is None else min(context, most)
 
 
 def _notes(
@@ -333,9 +335,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = [*chosen.notes]
     if chosen.split == "held_out":
-        notes.append("The text trained the memory: only documents that were held out are read.")
-    trained = "memory" if opened.training is None else opened.training["options"]["train"]
-    if base is None and trained != "memory":
+        notes.append(HELD_OUT_NOTE)
+    if base is None and changed_base(opened.training):
         notes.append(
             "The base is the model without its memory, whose weights were trained beside it: a "
             "base that was trained alone tells more (engram train --control none, then --base)."

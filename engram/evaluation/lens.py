@@ -61,7 +61,7 @@ class Lens:
             self._run(1)
             hook.remove()
         for number, end in enumerate(ends):
-            # Whatever a layer returns beside the state is for those who asked for it.
+            # A layer may return more than its state, such as attentions: nothing reads that here.
             end.extras = len(outputs[0]) - 1 if isinstance(outputs[0], tuple) else None
             layers[number] = end
         self._device = state_in(outputs[0]).device
@@ -93,8 +93,8 @@ class Lens:
         """
         shape = (len(states), len(following))
         divergences, losses = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
-        for places in torch.arange(len(following)).split(self._chunk):
-            chunk = slice(int(places[0]), int(places[-1]) + 1)
+        for begin in range(0, len(following), self._chunk):
+            chunk = slice(begin, begin + self._chunk)
             last = self._log_probabilities(states[-1][chunk])
             targets = following[chunk, None].to(last.device)
             for number, state in enumerate(states):

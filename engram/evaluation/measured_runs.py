@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engram.errors import InputError
 from engram.evaluation.counted_tokens import CountedTokens
 from engram.evaluation.eval_options import EvalOptions
+from engram.evaluation.finite_losses import demand_finite
 from engram.evaluation.memory_watch import MemoryWatch
 from engram.evaluation.needles import Needle, Trial, ask
 from engram.evaluation.probes import GateCollector
@@ -114,14 +114,7 @@ class MeasuredRuns:
             self._tell(sum(len(window.ids) for window in windows))
 
         nats = text.losses(model, batch_tokens=self._batch_tokens, dtype=self._dtype, told=told)
-        if not np.isfinite(nats).all():
-            raise InputError(
-                f"The loss of {int((~np.isfinite(nats)).sum()):,} of {len(nats):,} tokens is not "
-                f"a finite number in the run {name}.",
-                "Find out which weights are damaged: engram verify. A model in float16 may need "
-                "another dtype.",
-                run=name,
-            )
+        demand_finite(nats, name)
         return nats
 
     def _ask(self, name: str, model: Any) -> None:

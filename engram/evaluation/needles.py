@@ -5,6 +5,7 @@ Shapes: T tokens of a trial, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,12 +20,16 @@ from torch.nn.functional import cross_entropy
 
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.errors import InputError, UsageError
+from engram.evaluation.finite_losses import demand_finite
 from engram.training.evaluating import evaluating
 
 # Stretches of the text that facts are hidden in, at most.
 _TRIALS = 8
 _SYLLABLES = [first + second for first in "bdfgklmnprtvz" for second in "aeiou"]
 _DIGITS = 5
+_VALUES = range(10 ** (_DIGITS - 1), 10**_DIGITS)
+# Tokens that a fact takes at least: a question and a value, twice, and one of the text.
+_LEAST_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -140,22 +145,25 @@ def hide_facts(
         the text is.
 
     Raises:
-        UsageError: The context is too short for its facts.
+        UsageError: The context is too short for its facts, or there are more than values for them.
         InputError: The tokenizer cannot write the facts, or the text has fewer tokens than facts.
     """
+    if count > len(_VALUES):
+        raise UsageError(
+            f"There are values for {len(_VALUES):,} needles, got {count:,}.",
+            "Give fewer with --needles.",
+        )
+    # Facts of a count that no context holds are not even made.
+    _demand_room(count, _LEAST_TOKENS * count, context)
     text = np.concatenate([_without_end(document, tokenizer) for document in documents])
     numbers = random.Random(seed)
     trials: list[Trial] = []
     begin = 0
     while len(trials) < _TRIALS:
         facts = _facts(tokenizer, count, numbers)
-        room = context - sum(2 * len(fact.ids) for fact in facts)
-        if room < count:
-            raise UsageError(
-                f"{count} needles and their questions take {context - room} tokens of a context of "
-                f"{context}.",
-                "Give fewer with --needles, or a longer --needle-context.",
-            )
+        taken = sum(2 * len(fact.ids) for fact in facts)
+        _demand_room(count, taken + count, context)
+        room = context - taken
         if trials and begin + room > len(text):
             break
         trials.append(_hide(text[begin : begin + room], facts, numbers))
@@ -168,6 +176,16 @@ def hide_facts(
     return trials
 
 
+def _demand_room(count: int, needed: int, context: int) -> None:
+    """Refuse more facts than a context holds, of at least so many tokens with one of text each."""
+    if needed > context:
+        raise UsageError(
+            f"{count:,} needles and their questions take at least {needed:,} tokens of a context "
+            f"of {context:,}.",
+            "Give fewer with --needles, or a longer --needle-context.",
+        )
+
+
 def ask(model: Any, run: str, trial: Trial, dtype: torch.dtype | None = None) -> list[Needle]:
     """Ask a model for the facts of a context, in one forward pass.
 
@@ -178,17 +196,27 @@ def ask(model: Any, run: str, trial: Trial, dtype: torch.dtype | None = None) ->
         run: Its name.
         trial: The context.
         dtype: dtype of autocast; the model's own when None.
+
+    Raises:
+        InputError: A loss is not a finite number.
     """
     device, found = model.device, []
+    # Logits of the questions alone, where the model can leave the others out.
+    first = min(places.start for places in trial.answers) - 1
+    few: dict[str, Any] = {}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        few["logits_to_keep"] = len(trial.ids) - first
     ids = torch.from_numpy(trial.ids).to(device)
     autocast = nullcontext() if dtype is None else torch.autocast(device.type, dtype)
     with evaluating(model), autocast:
-        logits = model(input_ids=ids[None], use_cache=False).logits[0]  # [T, V]
+        logits = model(input_ids=ids[None], use_cache=False, **few).logits[0]
+    logits = logits[-(len(trial.ids) - first) :]  # [T - first, V]
     for depth, places in zip(trial.depths, trial.answers, strict=True):
-        said = logits[places.start - 1 : places.stop - 1].double()
+        said = logits[places.start - 1 - first : places.stop - 1 - first].double()
         value = ids[places].to(said.device)
         nats = float(cross_entropy(said, value))
         found.append(Needle(depth, run, nats, bool((said.argmax(dim=-1) == value).all())))
+    demand_finite(np.array([needle.nats for needle in found]), run)
     return found
 
 
@@ -216,7 +244,7 @@ def _facts(tokenizer: TokenizerFile, count: int, numbers: random.Random) -> list
     keys: set[str] = set()
     while len(keys) < count:
         keys.add("".join(numbers.sample(_SYLLABLES, 3)))
-    values = numbers.sample(range(10 ** (_DIGITS - 1), 10**_DIGITS), count)
+    values = numbers.sample(_VALUES, count)
     facts = [
         _fact(tokenizer, key, str(value)) for key, value in zip(sorted(keys), values, strict=True)
     ]
@@ -235,7 +263,8 @@ def _fact(tokenizer: TokenizerFile, key: str, value: str) -> _Fact:
     parts: tuple[list[int], ...] = ([], [], [])
     for token_id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True):
         is_end = first >= len(before) + len(end)
-        parts[2 if is_end else int(last > len(before))].append(token_id)
+        # A space that is a token by itself is no part of the value.
+        parts[2 if is_end else int(last > len(before) + 1)].append(token_id)
     return _Fact(*map(tuple, parts))
 
 

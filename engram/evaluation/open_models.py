@@ -154,6 +154,31 @@ def open_compared(
     return model.eval().to(device)
 
 
+def find_others(
+    base: str | Path | None, against: Sequence[str | Path], taken: set[str]
+) -> dict[str, str | Path]:
+    """Name the models beside a memory, and see that each is there before anything is read.
+
+    Args:
+        base: Another base, if one was named.
+        against: The models that it is compared with.
+        taken: Names that are in use; ``base`` is among them.
+
+    Returns:
+        Path of each by the name of its run: ``base`` first, if it was named.
+
+    Raises:
+        UsageError: Two paths are the same.
+        EngramError: There is no model, see `open_checkpoint`.
+    """
+    others: dict[str, str | Path] = {} if base is None else {"base": base}
+    others |= dict(zip(name_runs(against, {*taken, "base"}), against, strict=True))
+    for path in others.values():
+        if not (Path(path) / CONTROL_FILE).is_file():
+            open_checkpoint(path, short_names=True)
+    return others
+
+
 def name_runs(given: Sequence[str | Path], taken: set[str]) -> list[str]:
     """Give every compared model a name of its own: the last part of its path.
 

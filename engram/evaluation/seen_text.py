@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import look_back
+from engram.addressing.text_rows import readable
 from engram.errors import InputError
 from engram.evaluation.counted_tokens import CountedTokens
 from engram.training.documents import TrainingDocuments
@@ -26,9 +26,11 @@ class Seen:
     """Occurrences of an evaluated text's tokens in another one.
 
     Attributes:
-        counts: Occurrences of each token id in the other text ``[V]``.
+        counts: Occurrences of each token id in the other text ``[V]``, for all ids that the memory
+            or the evaluated text knows.
         orders: By counted token: the highest order of which the n-gram that ends at the token
-            before it, as the memory reads it there, occurs in the other text; 0 for none ``[n]``.
+            before it, as the memory reads it there, occurs in the other text; 0 for none, and where
+            the token before it is one that the memory cannot read ``[n]``.
     """
 
     counts: NDArray[np.int64]
@@ -95,7 +97,8 @@ def find_seen(
     Raises:
         InputError: Nothing of the other text counts.
     """
-    ngrams = _Ngrams(*_read_at_windows(text, addresses))
+    at_windows, is_known = _read_at_windows(text, addresses)
+    ngrams = _Ngrams(at_windows, addresses.vocab_size)
     without = np.zeros(len(seen), dtype=bool)
     without[list(left_out)] = True
     if not seen.lengths[~without].any():
@@ -103,28 +106,31 @@ def find_seen(
             "Every token of the seen text is evaluated: nothing of it was seen before.",
             "Give another text with --seen, such as the one that was trained on.",
         )
-    counts = np.zeros(addresses.raw_vocab_size, np.int64)
+    counts = np.zeros(max(addresses.raw_vocab_size, int(text.ids.max()) + 1), np.int64)
     history = None
     for begin in range(0, seen.n_tokens, _CHUNK_TOKENS):
         end = min(begin + _CHUNK_TOKENS, seen.n_tokens)
         ids, starts = seen.read(begin, end)
-        slots, history = look_back(addresses, ids[None], starts=starts[None], history=history)
-        read = slots[0]
+        own, known = readable(addresses, ids)
+        slots, history = look_back(addresses, own[None], known[None], starts[None], history)
+        counted = np.ones(len(ids), dtype=bool)
         if left_out:
             number = np.searchsorted(seen.boundaries, np.arange(begin, end), side="right") - 1
-            ids, read = ids[~without[number]], read[~without[number]]
-        counts += np.bincount(ids, minlength=len(counts))
-        ngrams.search(read)
+            counted = ~without[number]
+        counts += np.bincount(ids[counted], minlength=len(counts))[: len(counts)]
+        ngrams.search(slots[0][counted & known])
     sizes = [len(window.ids) for window in text.windows]
     is_last = np.zeros(sum(sizes), dtype=bool)
     is_last[np.cumsum(sizes) - 1] = True
-    return Seen(counts, ngrams.orders()[~is_last])
+    return Seen(counts, np.where(is_known, ngrams.orders(), 0)[~is_last])
 
 
-def _read_at_windows(text: CountedTokens, addresses: Addresses) -> tuple[NDArray[np.int64], int]:
-    """Return the tokens that the memory reads at each position of windows ``[P, N]``, and V."""
-    ids: NDArray[Any] = np.concatenate([window.ids for window in text.windows])
+def _read_at_windows(
+    text: CountedTokens, addresses: Addresses
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return what positions of windows read ``[P, N]``, and which the memory can read ``[P]``."""
+    ids, known = readable(addresses, np.concatenate([window.ids for window in text.windows]))
     starts = np.zeros(len(ids), dtype=bool)
     starts[np.cumsum([0, *(len(window.ids) for window in text.windows[:-1])])] = True
-    slots, _ = look_back(addresses, ids[None], starts=starts[None])
-    return slots[0], addresses.vocab_size
+    slots, _ = look_back(addresses, ids[None], known[None], starts[None])
+    return slots[0], known

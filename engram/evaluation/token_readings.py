@@ -17,8 +17,6 @@ from engram.evaluation.memory_watch import MemoryWatch
 from engram.evaluation.switched_off import memory_off
 from engram.training.document_loss import Window, read_windows
 
-_DEFAULT_CONTEXT = 2048
-
 Steps = Callable[[int, int], None]
 
 
@@ -40,19 +38,6 @@ class TokenReadings:
     write_norms: NDArray[np.float32]
     loss: NDArray[np.float64]
     loss_off: NDArray[np.float64]
-
-
-def context_of(model: Any, wanted: int | None = None) -> int:
-    """Return the tokens that a model reads at once.
-
-    Args:
-        model: A causal language model.
-        wanted: The tokens that were asked for; 2,048 when None. They are never more than the
-            model knows positions.
-    """
-    context = wanted or _DEFAULT_CONTEXT
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(most or context, context)
 
 
 def read_tokens(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from engram.evaluation.evaluated_text import Split
 from engram.evaluation.measured_runs import BASE, OFF, OWN_RUNS
-from engram.training.document_loss import Difference
+from engram.evaluation.run_change import RunChange
 
 
-def verdict(split: Split, differences: Mapping[str, Difference]) -> str:
+def verdict(split: Split, differences: Mapping[str, RunChange]) -> str:
     """Return the answer of an evaluation: the memory beside none, then beside every control.
 
     Args:
@@ -26,8 +26,12 @@ def verdict(split: Split, differences: Mapping[str, Difference]) -> str:
     )
 
 
-def _change(change: Difference) -> str:
-    """Say which way a difference goes, if its interval says so."""
+def _change(change: RunChange) -> str:
+    """Say which way a difference goes, if it has an interval that says so."""
+    if change.low is None or change.high is None:
+        return (
+            f"changes the loss by {change.nats:+.4f} nats a token; one document gives no interval"
+        )
     low, high = sorted((abs(change.low), abs(change.high)))
     size = f"by {abs(change.nats):.4f} nats a token (95 % interval {low:.4f} to {high:.4f})"
     if change.high < 0:

@@ -99,16 +99,21 @@ def _runs_table(runs: Mapping[str, Any], label: str) -> Html:
 def _differences(differences: Sequence[Mapping[str, Any]], label: str) -> list[str]:
     names = [f"{_called(it['a'])} minus {_called(it['b'])}" for it in differences]
     values = [(it["nats"], it["low"], it["high"]) for it in differences]
-    intervals = [Interval(name, *it) for name, it in zip(names, values, strict=True)]
     rows = [
-        (name, *(signed(value, 4) for value in it)) for name, it in zip(names, values, strict=True)
+        (name, *(None if value is None else signed(value, 4) for value in it))
+        for name, it in zip(names, values, strict=True)
     ]
+    numbers = table(("difference", "nats", "low", "high"), rows, label=label)
+    # Of one document there are no intervals to draw.
+    if any(None in it for it in values):
+        return [numbers]
+    intervals = [Interval(name, *it) for name, it in zip(names, values, strict=True)]
     return [
         figure(
             forest(intervals, label, "nats per token"),
             "Dot: the difference. Line: its 95 % interval, from a paired bootstrap over documents. "
             "Left of zero the first of the two has the lower loss.",
-            table(("difference", "nats", "low", "high"), rows, label=label),
+            numbers,
         )
     ]
 

@@ -44,7 +44,7 @@ def test_people_are_told_the_answer_and_then_the_tables(place, out):
     (row,) = [line for line in lines if line.startswith("memory off  ")][:1]
     assert row.split()[5].startswith("-")
     assert "documents, " in done.stdout
-    assert "Memorised: " in done.stdout
+    assert "on text of its training than on held-out text." in done.stdout
     assert "check of wiring alone" in lines[-2]
     assert done.stderr == ""
 

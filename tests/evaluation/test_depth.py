@@ -16,7 +16,7 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.text.sources import find_sources
 from engram.corpus.text.text_options import TextOptions
-from engram.errors import InputError, LayoutError, UsageError
+from engram.errors import InputError, LayoutError, MissingFileError, UsageError
 from engram.evaluation import Depth, DepthOptions, measure_depth
 from engram.evaluation.depth_result import early_layers, settled
 from engram.training import train
@@ -202,7 +202,20 @@ def test_one_document_has_no_interval(tiny):
     found = measure_depth(tiny / "random", [words], options=FEW)
     (difference,) = found.differences
     assert found.documents == 1
+    assert found.text == "documents"
     assert (difference.low, difference.high) == (None, None)
+
+
+def test_a_pass_of_windows_of_two_tokens_alone_counts_nothing(tiny):
+    """Two documents of 1,024 tokens fill a pass, and one of two is left for the next."""
+    numbers = np.random.default_rng(0)
+    long = [numbers.integers(60, 500, 1024).tolist() for _ in range(2)]
+    how = {"text": NO_EOS, "options": DepthOptions(tokens=5000, context=1024)}
+    found = measure_depth(tiny / "random", [*long, [70, 71]], **how)
+    without = measure_depth(tiny / "random", long, **how)
+    assert found.tokens == without.tokens == 2 * 1022
+    assert found.documents == 2
+    assert found.lens["on"] == pytest.approx(without.lens["on"])
 
 
 def test_too_little_text_is_refused(tiny):
@@ -232,6 +245,31 @@ def test_a_base_whose_weights_were_trained_beside_the_memory_is_told(source, tmp
     notes = measure_depth(trained, text, text=NO_EOS, options=DepthOptions(nearest=6)).notes
     assert "trained beside it" in notes[0]
     assert "average all of them" in notes[1]
+
+
+def test_other_statements_of_a_training_are_left_alone(tiny, tmp_path):
+    folder = shutil.copytree(tiny / "random", tmp_path / "stated")
+    (folder / "engram_training.json").write_text('{"steps": 3}')
+    found = measure_depth(folder, tiny / "text.txt", options=DepthOptions(tokens=400))
+    assert found.context == 128  # 512, as far as the model was made for it
+    assert not any("trained beside it" in note for note in found.notes)
+
+
+def test_a_loss_that_is_not_a_number_is_an_error(tiny, tmp_path):
+    folder = shutil.copytree(tiny / "base", tmp_path / "broken")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight[5] = torch.nan
+    model.save_pretrained(folder)
+    with pytest.raises(InputError, match="not a finite number in the run broken"):
+        measure_depth(tiny / "attached", tiny / "text.txt", against=[folder], options=FEW)
+
+
+@pytest.mark.parametrize("how", [{"against": ["./nothing"]}, {"base": "./nothing"}])
+def test_a_model_that_is_not_there_is_named_before_anything_is_read(tiny, how, monkeypatch):
+    monkeypatch.setattr("engram.evaluation.layer_depth.open_model", None)
+    with pytest.raises(MissingFileError, match="nothing"):
+        measure_depth(tiny / "attached", tiny / "text.txt", **how)
 
 
 def test_early_layers_are_the_first_half_from_the_memory_on():

@@ -17,8 +17,12 @@ from engram.corpus.building.build_corpus import build_corpus
 from engram.corpus.text.text_options import TextOptions
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.evaluation import EvalOptions, evaluate
+from engram.evaluation.eval_notes import _of_memorising
 from engram.evaluation.evaluated_text import choose_documents
+from engram.evaluation.evaluation import compare_runs
+from engram.pictures.eval_page import eval_html
 from engram.training import train
+from engram.training.document_loss import DocumentLosses
 from engram.training.documents import TrainingDocuments
 from support import evaluated, tiny
 from support.paths import BPE
@@ -101,9 +105,11 @@ def test_groups_and_positions_add_up_to_the_whole(found):
         for name in total:
             sums = sum(it.tokens * getattr(it, f"nats_{name}") for it in groups)
             assert sums == pytest.approx(total[name])
-    for name in total:
-        sums = sum(it.tokens * it.runs[name] for it in found.positions)
-        assert sums == pytest.approx(total[name])
+    # Of windows of 32 tokens each, every position occurs as often as any other.
+    count = found.position_windows.windows
+    assert [it.tokens for it in found.positions] == [count * it for it in (1, 2, 4, 8, 16)]
+    assert found.position_windows.left_out > 0
+    assert any(f"of {count} windows of at least 32 tokens" in note for note in found.notes)
     assert [it.first for it in found.positions] == [1, 2, 4, 8, 16]
     assert found.positions[-1].last == 31
 
@@ -116,7 +122,8 @@ def test_the_answer_for_programs_has_every_key(found, place):
         *("schema", "target", "text", "command", "verdict", "context", "split"),
         *("tokens", "bytes"),
         *("documents", "bytes_are_exact", "runs", "differences", "resamples", "training"),
-        *("groups", "frequency_source", "positions", "needles", "layers", "notes"),
+        *("groups", "frequency_source", "positions", "position_windows"),
+        *("needles", "layers", "notes"),
     }
     assert answer["frequency_source"] == answer["text"] == str(place.text)
     assert set(answer["training"]) == {
@@ -165,11 +172,45 @@ def test_tokens_are_cut_in_a_random_order(place, out):
 
 def test_a_memory_that_memorises_is_named(place):
     text = evaluated.random_text(place.folder / "random.txt")
-    folder = place.trained("memorising", text, steps=60, table_lr=1.0, lr=1e-2, held_out=0.3)
+    folder = place.trained("memorising", text, steps=60, table_lr=1.0, lr=1e-2, held_out=0.5)
     found = evaluate(folder, text, options=EvalOptions(bootstrap=300))
     assert found.memorised_nats > 0.05
     (note,) = [it for it in found.notes if it.startswith("The memory memorises")]
     assert f"by {-found.training.minus('off').nats:.4f} nats a token on text of its" in note
+
+
+def test_one_document_has_no_interval(place, out, tmp_path):
+    (tmp_path / "one.txt").write_text(place.text.read_text().partition("\n\n")[0])
+    found = evaluate(out, tmp_path / "one.txt", options=SHORT)
+    assert found.losses.sizes["documents"] == 1
+    answer = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert all(it["low"] is it["high"] is None for it in answer["differences"])
+    assert answer["differences"][0]["nats"] == nats(found, "on") - nats(found, "off")
+    assert "one document gives no interval" in found.verdict
+    assert not any("memorises" in note or "too short" in note for note in found.notes)
+    assert any(note.startswith("One document gives no interval") for note in found.notes)
+    page = eval_html(answer)
+    assert "<table" in page
+    assert "95 % interval" not in page
+
+
+def test_few_documents_do_not_show_that_a_memory_memorises():
+    """Intervals of the parts do not overlap, but are of 3 documents each."""
+    tokens = np.full(3, 50)
+    parts = [
+        {name: DocumentLosses(tokens * of, tokens, tokens, True) for name, of in runs.items()}
+        for runs in ({"on": 2.0, "off": 2.1}, {"on": 1.0, "off": 2.0})
+    ]
+    few = [compare_runs(part, 50, 0) for part in parts]
+    assert not [*_of_memorising(*few)]
+    many = [
+        {
+            name: DocumentLosses(*(np.tile(it, 9) for it in (of.nats, of.tokens, of.bytes)), True)
+            for name, of in part.items()
+        }
+        for part in parts
+    ]
+    assert len([*_of_memorising(*(compare_runs(part, 50, 0) for part in many))]) == 1
 
 
 def test_a_memory_that_does_not_memorise_is_not(found):
@@ -302,6 +343,29 @@ def test_what_is_wrong_is_named_before_anything_is_measured(place, out, monkeypa
     for wrong in ({"tokens": 1}, {"context": 1}, {"bootstrap": 0}, {"seed": -1}):
         with pytest.raises(UsageError):
             EvalOptions(**wrong)
+
+
+def test_a_base_that_cannot_read_the_needles_is_refused(place, tmp_path):
+    base = tiny.base_model("gpt2", tmp_path / "short", sizes={"n_positions": 64})
+    options = replace(SHORT, needles=1, needle_context=100)
+    with pytest.raises(UsageError, match="longer than the 64 positions") as error:
+        evaluate(place.attached, place.text, base=base, options=options)
+    assert "--needle-context" in error.value.hint
+    found = evaluate(place.attached, place.text, against=[base], options=options)
+    assert "short" in found.losses.runs
+
+
+def test_a_text_that_is_shorter_than_the_context_of_the_needles_is_told(place, tmp_path):
+    (tmp_path / "one.txt").write_text(place.text.read_text()[:300])
+    found = evaluate(
+        place.attached,
+        tmp_path / "one.txt",
+        options=EvalOptions(bootstrap=10, needles=1, needle_context=5000),
+    )
+    assert found.needles.context < 5000
+    assert any(
+        f"hidden in {found.needles.context:,} tokens, not in 5,000" in note for note in found.notes
+    )
 
 
 def test_a_loss_that_is_not_a_number_is_an_error(place, tmp_path):

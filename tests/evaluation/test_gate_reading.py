@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens, M streams, D hidden size.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import torch
 import engram
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.errors import InputError, MismatchError, MissingFileError, UsageError
-from engram.evaluation import GateOptions, open_model, read_gates
+from engram.evaluation import GateOptions, gate_reading, open_model, read_gates
 from engram.hf.unwired import base_of
-from support import tiny
+from engram.training.documents import TrainingDocuments
+from support import evaluated, tiny
 from support.layouts import LAYOUTS, random_memory
 from support.tiny import FAMILIES
 
@@ -134,6 +136,34 @@ def test_losses_are_those_of_the_model_and_of_its_base(folders, name):
     assert not np.allclose(on, off, atol=0.1)
 
 
+def test_rows_are_those_that_the_model_looks_up(tmp_path_factory):
+    """Caught at the look-up itself; layers are stated in another order than they have."""
+    base = tiny.family_folders("llama", tmp_path_factory)[0]
+    folder = tmp_path_factory.mktemp("order") / "attached"
+    tiny.attached_model(base, folder, tiny.memory_config(layer_ids=[2, 1]))
+    opened, seen = open_model(folder), {}
+
+    def keep(layer_id, part, args):
+        seen.setdefault(layer_id, (args[0] + part.offsets).flatten(2)[0].cpu())
+
+    for memory in opened.model.modules():
+        if isinstance(memory, engram.EngramModule):
+            memory.multi_head_embedding.register_forward_pre_hook(partial(keep, memory.layer_id))
+    for token, one, two in zip(
+        read_gates(opened, TEXT).to_dict()["tokens"], seen[1], seen[2], strict=True
+    ):
+        for layer_id, rows in ((1, one), (2, two)):
+            read = [
+                row
+                for gram in token["ngrams"]
+                for it in gram["rows"]
+                if it["layer_id"] == layer_id
+                for row in it["rows"]
+            ]
+            assert read == rows.tolist()
+    assert not torch.equal(seen[1], seen[2])
+
+
 @each
 def test_rows_and_ngrams_are_those_of_a_lookup(folders, name):
     tokens = read_gates(folders[name], TEXT).to_dict()["tokens"]
@@ -198,8 +228,44 @@ def test_long_texts_are_read_in_windows(folders, name):
 
 def test_a_window_is_never_longer_than_the_model_was_made_for(folders):
     text = "the way " * 60
-    (note,) = read_gates(folders["demo"], text, options=GateOptions(context=4096)).notes
+    (note,) = read_gates(folders["demo"], text).notes
     assert "in 3 windows of up to 128" in note
+
+
+def test_a_context_beyond_learned_positions_is_refused(tmp_path_factory):
+    attached = tiny.family_folders("gpt2", tmp_path_factory)[1]
+    assert "of up to 128" in read_gates(attached, "the way " * 60).notes[0]
+    with pytest.raises(UsageError, match="longer than the 128 positions"):
+        read_gates(attached, TEXT, options=GateOptions(context=129))
+
+
+def test_a_text_with_too_many_tokens_to_show_is_refused(folders, monkeypatch):
+    monkeypatch.setattr("engram.evaluation.gate_reading._MOST_TOKENS", 20)
+    assert len(read_gates(folders["demo"], "A" * 20).text.tokens.ids) <= 20
+    with pytest.raises(InputError, match="of up to 20 is shown") as error:
+        read_gates(folders["demo"], TEXT)
+    assert "--text and --tokens" in error.value.hint
+
+
+def test_of_the_text_of_the_training_held_out_documents_are_read(tmp_path_factory, monkeypatch):
+    place = evaluated.place(tmp_path_factory)
+    folder, kept = place.trained("out"), []
+    real = gate_reading.cut_windows
+
+    def cut(documents, context):
+        kept.extend(documents)
+        return real(documents, context)
+
+    monkeypatch.setattr(gate_reading, "cut_windows", cut)
+    reading = read_gates(folder, data=place.text)
+    numbers = json.loads((folder / "engram_held_out.json").read_text())["documents"]
+    documents = TrainingDocuments(place.text, folder, held_out_share=None)
+    assert [it.tolist() for it in kept] == [documents.tokens(n).tolist() for n in numbers]
+    assert any("only documents that were held out are read" in note for note in reading.notes)
+    kept.clear()
+    every = read_gates(place.attached, data=place.text)
+    assert len(kept) == len(documents)
+    assert not any("held out" in note for note in every.notes)
 
 
 def test_one_token_has_gates_and_no_loss(folders):

@@ -86,6 +86,13 @@ def test_divergences_and_losses_are_those_of_a_lens_written_by_hand(
     torch.testing.assert_close(losses, torch.stack(nats), rtol=1e-5, atol=1e-6)
 
 
+def test_no_token_has_no_reading(tmp_path_factory):
+    model = randomise(engram.load(family_folders("llama", tmp_path_factory)[1]))
+    states = [it[:0] for it in flat(run(model)[0])]
+    divergences, losses = Lens(model).read(states, torch.arange(0))
+    assert divergences.shape == losses.shape == (3, 0)
+
+
 def test_states_of_each_pass_are_taken_once(tmp_path_factory):
     model = base_of(engram.load(family_folders("llama", tmp_path_factory)[1]))
     with LayerWatch(model) as watch, torch.no_grad():

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 import engram
-from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.tokenizer_files import describe_tokenizer, load_tokenizer
 from engram.errors import InputError, UsageError
+from engram.evaluation import needles
 from engram.evaluation.needles import Needles, ask, hide_facts
 from support import tiny
 from support.paths import BPE, WORD
@@ -65,8 +67,8 @@ def test_facts_lie_at_even_depths_of_the_users_own_text(text, file):
         for answer in trial.answers:
             value = decode(ids[answer])
             assert value.strip().isdigit()
-            key = said.rpartition(f" is{value}.")[0].rpartition("code of ")[2]
-            sentence = f"\nThe code of {key} is{value}."
+            key = said.rpartition(f" is {value.strip()}.")[0].rpartition("code of ")[2]
+            sentence = f"\nThe code of {key} is {value.strip()}."
             assert said.count(sentence) == 2  # where it is hidden, and where it is asked for
             places.append(said.index(sentence))
         assert places == sorted(places)
@@ -114,6 +116,54 @@ def test_equal_seeds_hide_equal_facts(text, file):
     one, same, other = (hide_facts(text, file, 2, 120, seed=seed) for seed in (0, 0, 1))
     assert all(np.array_equal(a.ids, b.ids) for a, b in zip(one, same, strict=True))
     assert not np.array_equal(one[0].ids, other[0].ids)
+
+
+def test_a_space_that_is_a_token_is_no_part_of_the_value(text):
+    encoder = Tokenizer(models.BPE({chr(at): at for at in range(10, 127)}, []))
+    for trial in hide_facts(text, describe_tokenizer(encoder), 2, CONTEXT, seed=3):
+        for answer in trial.answers:
+            value = "".join(map(chr, trial.ids[answer]))
+            assert len(value) == 5
+            assert value.isdigit()
+            assert chr(trial.ids[answer.start - 1]) == " "
+
+
+def test_logits_of_the_questions_alone_are_asked_for(text, file, tmp_path_factory, monkeypatch):
+    model = tiny.randomise(engram.load(tiny.family_folders("llama", tmp_path_factory)[1]))
+    (trial, *_) = hide_facts(text, file, 2, 120, seed=0)
+    asked, kept = ask(model, "on", trial), []
+    forward = model.forward
+
+    def all_logits(input_ids, use_cache):
+        return forward(input_ids=input_ids, use_cache=use_cache)
+
+    model.lm_head.register_forward_hook(lambda *call: kept.append(call[-1].shape[1]))
+    monkeypatch.setattr(model, "forward", all_logits)
+    every = ask(model, "on", trial)
+    monkeypatch.undo()
+    assert ask(model, "on", trial) == asked
+    assert [it.nats for it in every] == pytest.approx([it.nats for it in asked], rel=1e-5)
+    assert kept == [120, 121 - min(it.start for it in trial.answers)]
+
+
+def test_an_answer_that_is_not_a_number_is_an_error(text, file):
+    class Broken(Copier):
+        def forward(self, input_ids, use_cache):
+            return SimpleNamespace(logits=super().forward(input_ids, use_cache).logits * torch.nan)
+
+    (trial, *_) = hide_facts(text, file, 1, 100, seed=0)
+    with pytest.raises(InputError, match="not a finite number in the run base"):
+        ask(Broken(), "base", trial)
+
+
+def test_more_facts_than_a_context_holds_are_not_made(text, file, monkeypatch):
+    monkeypatch.setattr(needles, "_facts", None)
+    for count in (100, 10**4, 90_000):
+        with pytest.raises(UsageError, match=f"{count:,} needles .* of a context of 300"):
+            hide_facts(text, file, count, CONTEXT, seed=0)
+    for count in (10**5, 300_000, 10**6):
+        with pytest.raises(UsageError, match=f"values for 90,000 needles, got {count:,}"):
+            hide_facts(text, file, count, 10**8, seed=0)
 
 
 def test_refusals(text, file):

@@ -6,9 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.tokenizer_files import load_tokenizer
+from engram.addressing.tokenizer_files import describe_tokenizer, load_tokenizer
 from engram.addressing.vocabulary import compressed_map
 from engram.config.engram_config import EngramConfig
 from engram.corpus.text.text_options import TextOptions
@@ -84,6 +85,26 @@ def test_orders_and_counts_equal_those_of_plain_python(layout, chunk, monkeypatc
             expected.append(max(hits, default=0))
     assert found.orders.tolist() == expected
     assert {2, addresses.max_ngram_size} <= set(expected)
+
+
+@pytest.mark.parametrize("layout", ["demo", "qwen_ple"])
+def test_tokens_that_were_added_after_attaching_are_masked(layout):
+    """No n-gram holds an added token, or reaches over it; all the same it is counted."""
+    addresses, encoder = addresses_of(layout), load_tokenizer(str(BPE)).tokenizer
+    encoder = Tokenizer.from_str(encoder.to_str())
+    encoder.add_tokens(["<new>"])
+    added, file = encoder.token_to_id("<new>"), describe_tokenizer(encoder)
+    assert added >= addresses.raw_vocab_size
+    evaluated = np.array([60, 61, 62, added, 61, 62, 60, added, added, 62, 60, 61])
+    other = [[60, 61, 62, 61], [62, added, 60, 61, 62, 60], [added]]
+    documents = TrainingDocuments(other, file, options=OPTIONS, held_out_share=None)
+    found = find_seen(CountedTokens([evaluated], CONTEXT, file), documents, addresses)
+    assert found.counts[added] == 2
+    assert found.counts[60] == 3
+    longest = addresses.max_ngram_size
+    assert found.orders[:4].tolist() == [longest] * 3 + [0]
+    # After an added token, "62" is read as it is at the start of a document.
+    assert found.orders[7:10].tolist() == [0, 0, longest]
 
 
 def test_a_text_that_is_wholly_evaluated_was_not_seen():

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from engram.addressing.tokenizer_files import describe_tokenizer, load_tokenizer
-from engram.evaluation.positions import position_buckets
+from engram.evaluation.positions import long_windows, position_buckets
 from engram.evaluation.token_groups import frequency_labels, group_tokens, ngram_labels
 from engram.evaluation.word_parts import WORD_PARTS, word_parts
 from support.paths import BPE, WORD
@@ -19,7 +19,7 @@ def test_the_sums_of_groups_are_those_of_the_whole():
     labels = numbers.integers(0, 6, 5000)
     labels[labels == 4] = 1  # a group without a token
     groups = group_tokens("word_part", list("abcdef"), labels, on, off)
-    assert [it.group for it in groups] == list("abcdf".replace("e", ""))
+    assert [it.group for it in groups] == list("abcdf")
     assert sum(it.tokens for it in groups) == 5000
     assert sum(it.tokens * it.nats_on for it in groups) == pytest.approx(on.sum())
     assert sum(it.tokens * it.nats_off for it in groups) == pytest.approx(off.sum())
@@ -50,12 +50,28 @@ def test_orders_of_ngrams_have_names():
 def test_positions_are_grouped_by_powers_of_two():
     positions = np.array([1, 2, 3, 4, 7, 8, 20, 1])
     nats = {"on": np.arange(8.0), "off": np.ones(8)}
-    found = position_buckets(positions, nats)
+    found = position_buckets(positions, nats, np.ones(8, dtype=bool))
     assert [(it.first, it.last, it.tokens) for it in found] == [
         *((1, 1, 2), (2, 3, 2), (4, 7, 2), (8, 15, 1), (16, 20, 1)),
     ]
     assert [it.runs["on"] for it in found] == [3.5, 1.5, 3.5, 5, 6]
     assert found[0].to_dict() == {"first": 1, "last": 1, "tokens": 2, "runs": found[0].runs}
+
+
+def test_positions_are_those_of_full_windows_if_there_is_one():
+    full = long_windows([4, 2, 4, 3], 4)
+    assert full.to_dict() == {"least_tokens": 4, "windows": 2, "left_out": 2}
+    assert full.tokens.tolist() == [True] * 3 + [False] + [True] * 3 + [False] * 2
+    (note,) = full.notes
+    assert "of 2 windows of at least 4 tokens" in note
+    positions, nats = np.array([1, 2, 3, 1, 1, 2, 3, 1, 2]), {"on": np.arange(9.0)}
+    found = position_buckets(positions, nats, full.tokens)
+    assert [(it.first, it.last, it.tokens) for it in found] == [(1, 1, 2), (2, 3, 4)]
+    assert [it.runs["on"] for it in found] == [2, (1 + 2 + 5 + 6) / 4]
+    # No window is full: those of at least half of the longest.
+    short = long_windows([9, 5, 4, 2], 100)
+    assert short.to_dict() == {"least_tokens": 5, "windows": 2, "left_out": 2}
+    assert long_windows([4, 4], 4).notes == ()
 
 
 def parts_of(file, ids):

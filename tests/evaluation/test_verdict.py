@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import pytest
 
+from engram.evaluation.run_change import RunChange
 from engram.evaluation.verdict import verdict
-from engram.training.document_loss import Difference
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (
-            Difference(-0.1, -0.15, -0.05),
+            RunChange(-0.1, -0.15, -0.05),
             "On this text the memory lowers the loss by 0.1000 nats a token (95 % interval 0.0500 "
             "to 0.1500).",
         ),
         (
-            Difference(0.1, 0.05, 0.15),
+            RunChange(0.1, 0.05, 0.15),
             "On this text the memory raises the loss by 0.1000 nats a token (95 % interval 0.0500 "
             "to 0.1500).",
         ),
         (
-            Difference(-0.1, -0.3, 0.1),
+            RunChange(-0.1, -0.3, 0.1),
             "On this text the memory makes no clear difference: -0.1000 nats a token (95 % "
             "interval -0.3000 to +0.1000).",
+        ),
+        (
+            RunChange(-0.1, None, None),
+            "On this text the memory changes the loss by -0.1000 nats a token; one document gives "
+            "no interval.",
         ),
     ],
 )
@@ -33,7 +38,7 @@ def test_a_verdict_follows_the_interval(change, said):
 
 
 def test_controls_are_told_and_runs_of_the_model_itself_are_not():
-    small = Difference(-0.02, -0.03, -0.01)
+    small = RunChange(-0.02, -0.03, -0.01)
     differences = dict.fromkeys(("off", "permuted", "base", "frozen", "dense"), small)
     told = verdict("held_out", differences)
     assert told.startswith("On held-out text the memory lowers")
