@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engram.pictures.style import COLORS, line_style, new_figure, show_counts, styled
+from engram.pictures.unseen import seen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +80,7 @@ def _slots(axes: Axes, points: list[dict[str, Any]]) -> None:
 
 
 def _mixture(axes: Axes, answer: Mapping[str, Any]) -> None:
-    axes.set_title(f"Whole experts of {answer['model'].rpartition('/')[2]}")
+    axes.set_title(f"Whole experts of {seen(answer['model'].rpartition('/')[2])}")
     points = answer["points"]
     rhos = [point["rho"] for point in points]
     for number, (key, name) in enumerate({"P_MoE": "experts", "P_Engram": "memory"}.items()):
