@@ -198,8 +198,8 @@ def test_small_norms_are_more_than_zero(show):
     tab.hover("#tokens bdi:nth-of-type(5)")
     tab.wait_for("document.querySelector('#more table')")
     norms = tab.evaluate(
-        "[...document.querySelectorAll('#more table')][0].innerText.trim().split('\\n').slice(1)"
-        ".map(it => +it.trim().split('\\t').filter(cell => cell.trim()).at(-1))"
+        "[...document.querySelector('#more table').tBodies[0].rows]"
+        ".map(it => +it.cells[3].innerText)"
     )
     expected = [gate["write_norm"] for gate in reading["tokens"][4]["gates"]]
     assert norms == pytest.approx(expected, rel=0.01)
