@@ -40,7 +40,6 @@ _DPI = 250
 _CAPTION_POINTS = 5.5
 # Width of a letter of the caption, in parts of its height, on average.
 _LETTER = 0.53
-_SPACING = 1.3  # from line to line, in parts of the height of letters
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that bytes are equal everywhere
     "font.size": 7,
@@ -283,21 +282,21 @@ def save_figure(figure: Figure, path: Path, caption: str, *, overwrite: bool = F
         for paragraph in caption.split("\n")
         for line in textwrap.wrap(seen(paragraph), letters, break_on_hyphens=False)
     ]
-    height = len(lines) * _CAPTION_POINTS * _SPACING / 72
-    figure.set_figheight(figure.get_figheight() + height)
     stream = io.BytesIO()
     with styled(), warnings.catch_warnings():
         # A file's name may have letters that the font lacks; they are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         # In constrained layout, a label of the whole figure gets room of its own.
-        figure.supxlabel(
+        label = figure.supxlabel(
             "\n".join(lines),
             fontsize=_CAPTION_POINTS,
             x=0.01,
             horizontalalignment="left",
             color="#444444",
-            linespacing=_SPACING,
+            linespacing=1.3,
         )
+        height = label.get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + height)
         figure.savefig(stream, format=suffix[1:], metadata={**_DATES[suffix], "Title": lines[0]})
     with atomic_write(path) as file:
         file.write(stream.getvalue())
