@@ -22,7 +22,7 @@ from engram_cli.options import (
     PlotOption,
     taking,
 )
-from engram_cli.output import Output
+from engram_cli.output import Output, Shown
 from engram_cli.pictures import check_plot, write_plot
 from engram_cli.values import blaming, given_flags, read_count
 
@@ -113,10 +113,10 @@ def allocate(
     if needless:
         raise UsageError(f"--model states {' and '.join(needless)} itself.", "Leave them out.")
     check_plot(plot, overwrite)
-    drawing = partial(_drawn, ctx, out, plot, overwrite)
+    telling = partial(_tell, ctx, out, plot, overwrite)
     if model is not None:
         with blaming(ctx, _OPTIONS_OF):
-            _allocate_mixture(model, rho, experts_kept, options, emit, overwrite, out, drawing)
+            _allocate_mixture(model, rho, experts_kept, options, emit, overwrite, out, telling)
         return
     with blaming(ctx, _OPTIONS_OF):
         found = engram.allocate(
@@ -128,8 +128,8 @@ def allocate(
             experts_active=experts_active,
             row_width=row_width,
         )
-    answer = drawing(found.to_dict())
-    out.result(answer, show_law(answer), wrap=False)
+    answer = found.to_dict()
+    telling(answer, show_law(answer))
     if found.splits:
         out.next_step(f"engram size --model MODEL --budget {found.splits[0].engram_params}")
 
@@ -142,7 +142,7 @@ def _allocate_mixture(
     emit: Path | None,
     overwrite: bool,
     out: Output,
-    drawing: Callable[[dict[str, Any]], dict[str, Any]],
+    telling: Callable[[dict[str, Any], Shown], None],
 ) -> None:
     from engram.sizing.allocation import SCHEMA
     from engram.sizing.moe_allocation import check_emitted
@@ -156,8 +156,8 @@ def _allocate_mixture(
     if emit is not None:
         written = found.write(emit, overwrite=overwrite)
         out.note(f"Wrote {' and '.join(map(str, written))}.")
-    answer = drawing(found.to_dict())
-    out.result(answer, show_mixture(found, answer), wrap=False)
+    answer = found.to_dict()
+    telling(answer, show_mixture(found, answer))
     out.next_step(
         "the same with --emit FOLDER"
         if emit is None
@@ -165,16 +165,22 @@ def _allocate_mixture(
     )
 
 
-def _drawn(
-    ctx: typer.Context, out: Output, plot: Path | None, overwrite: bool, answer: dict[str, Any]
-) -> dict[str, Any]:
-    """Draw an answer if that was asked for; return it, with the curves that were drawn."""
+def _tell(
+    ctx: typer.Context,
+    out: Output,
+    plot: Path | None,
+    overwrite: bool,
+    answer: dict[str, Any],
+    shown: Shown,
+) -> None:
+    """Print an answer, and draw it if that was asked for: then with the curves that are drawn."""
     if plot is None:
-        return answer
+        out.result(answer, shown, wrap=False)
+        return
     from engram.pictures.allocation_plot import plot_allocation
     from engram.sizing.allocation import published_curves
 
     answer = {**answer, "curves": published_curves()}
+    out.result(answer, shown, wrap=False)
     source = "Losses: arXiv 2601.07372, section 3; parameters counted."
     write_plot(out, ctx, plot, plot_allocation, answer, source, overwrite=overwrite)
-    return answer

@@ -70,9 +70,9 @@ def depth(
             progress=step,
         )
     answer = found.to_dict()
+    out.result(answer, show(found))
     if plot is not None:
         from engram.pictures.depth_plot import plot_depth
 
         source = f"Estimated over {plural(found.tokens, 'token')} of {data}."
         write_plot(out, ctx, plot, plot_depth, answer, source, overwrite=overwrite)
-    out.result(answer, show(found))

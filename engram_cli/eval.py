@@ -120,8 +120,8 @@ def eval(
             progress=progress,
         )
     answer = found.to_dict()
+    out.result(answer, show(found))
     if html is not None:
         from engram.pictures.eval_page import eval_html
 
         write_html(out, html, eval_html(answer), overwrite=overwrite)
-    out.result(answer, show(found))

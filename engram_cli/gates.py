@@ -148,6 +148,7 @@ def gates(
             progress=step,
         )
     answer = reading.to_dict()
+    out.result(answer, show(answer, layer, stream, out.has_colors))
     if plot is not None:
         from engram.pictures.gates_plot import plot_gates
 
@@ -157,7 +158,6 @@ def gates(
         from engram.pictures.gate_page import gates_html
 
         write_html(out, html, gates_html(answer), overwrite=overwrite)
-    out.result(answer, show(answer, layer, stream, out.has_colors))
 
 
 def _check_chosen(opened: OpenModel, layer: int | None, stream: int | None) -> None:

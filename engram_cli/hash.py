@@ -176,12 +176,12 @@ def hash(
     counts, answer = hashed.counts, hashed.to_dict()
     resumed = plural(counts.resumed_shards, "shard") if counts.resumed_shards else ""
     tell_work(out, output, counts.was_finished, resumed, counts.notes)
+    out.result(answer, show(answer, out.verbose))
     if plot is not None:
         from engram.pictures.stats_plot import plot_statistics
 
         source = f"{plural(counts.tokens, 'token')} of {text}, counted as a memory reads them."
         write_plot(out, ctx, plot, plot_statistics, answer, source, overwrite=overwrite)
-    out.result(answer, show(answer, out.verbose))
     if output is None and text != STDIN:
         named = tokenizer or (plan.tokenizer.name if config is None else None)
         out.next_step(f"{_again(text, config, named, options)} -o FOLDER")

@@ -61,7 +61,7 @@ OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="PATH", help="Where to write the result.")
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is already at the output path.")
+    bool, typer.Option("--overwrite", help="Replace files that are already there.")
 ]
 HtmlOption = Annotated[
     Path | None,

@@ -93,9 +93,16 @@ def report(
     found = engram.report(target, model, options, revision=revision)
     answer = found.to_dict()
     if plot is not None:
+        answer["homes_by_part"] = found.homes_by_part()
+    if csv:
+        out.result(answer, as_csv(answer["rows"]), wrap=False)
+    elif markdown:
+        out.result(answer, as_markdown(_show(found, answer, summary)), wrap=False)
+    else:
+        out.result(answer, _show(found, answer, summary))
+    if plot is not None:
         from engram.pictures.report_plot import plot_report
 
-        answer["homes_by_part"] = found.homes_by_part()
         source = f"{target} is {_KINDS[found.target.kind]}, counted for {options.mode}."
         write_plot(out, ctx, plot, plot_report, answer, source, overwrite=overwrite)
     if html is not None:
@@ -103,12 +110,6 @@ def report(
 
         text = report_html(answer, command=command_line(ctx))
         write_html(out, html, text, overwrite=overwrite)
-    if csv:
-        out.result(answer, as_csv(answer["rows"]), wrap=False)
-    elif markdown:
-        out.result(answer, as_markdown(_show(found, answer, summary)), wrap=False)
-    else:
-        out.result(answer, _show(found, answer, summary))
     if found.fits is False:
         raise typer.Exit(5)
 

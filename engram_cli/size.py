@@ -189,13 +189,15 @@ def size(
 
     answer = sizing.to_dict()
     if plot is not None:
-        from engram.pictures.size_plot import plot_size
         from engram.sizing.curve import size_curve
 
         answer["curve"] = [point.to_dict() for point in size_curve(sizing)]
+    out.result(answer, show(sizing, answer, options.per))
+    if plot is not None:
+        from engram.pictures.size_plot import plot_size
+
         source = "Parameters counted exactly, with the real primes of every head."
         write_plot(out, ctx, plot, plot_size, answer, source, overwrite=overwrite)
-    out.result(answer, show(sizing, answer, options.per))
     if sizing.fits is False:
         raise typer.Exit(5)
     if backbone is not None and backbone.unsuited:

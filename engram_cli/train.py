@@ -249,13 +249,15 @@ def train(
     if not watcher.is_first:
         raise typer.Exit(130 if result.output is None else 0)
     answer = result.to_dict()
-    if plot is not None and result.output is not None:
+    is_drawn = plot is not None and result.output is not None
+    if is_drawn:
+        answer["log"] = list(result.log)
+    out.result(answer, show(result))
+    if plot is not None and is_drawn:
         from engram.pictures.training_plot import plot_training
 
-        answer["log"] = list(result.log)
         source = f"{plural(result.steps, 'step')} on {data}: losses, rows and gates of the run."
         write_plot(out, ctx, plot, plot_training, answer, source, overwrite=overwrite)
-    out.result(answer, show(result))
     if result.output is None:
         watcher.say_how_to_go_on()
         raise typer.Exit(130)

@@ -2,10 +2,10 @@
 
     python scripts/range.py [floor] [lock] [newest] [peers] [plain]
 
-Attach, decode, save and load, and the command line are tested on four families with each set of
-versions. `peers` runs the tests with packages of others that train and evaluate what the toolkit
-makes, at the lock; the toolkit itself needs none of them. `plain` runs the commands that need no
-torch from the built wheel, see `torch_free.py`.
+Attach, decode, save and load, the command line and figures are tested on four families with each
+set of versions. `peers` runs the tests with packages of others that train and evaluate what the
+toolkit makes, at the lock; the toolkit itself needs none of them. `plain` runs the commands that
+need no torch from the built wheel, see `torch_free.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ TESTS = (
     *("hf/test_load_tables.py", "hf/test_masked_gaps.py", "hf/test_memory_arguments.py"),
     *("addressing/test_forms.py", "corpus/hash/test_hash_text.py"),
     *("project/test_help.py", "project/test_seams.py", "cli"),
+    # Figures; pages need no package, and a browser to be tested.
+    *("pictures/test_style.py", "pictures/test_size_plot.py", "pictures/test_report_plot.py"),
+    *("pictures/test_allocation_plot.py", "pictures/test_stats_plot.py"),
+    *("pictures/test_training_plot.py", "pictures/test_gates_plot.py"),
+    "pictures/test_depth_plot.py",
 )
 # What is tested beside the toolkit. pytablewriter, of lm-eval, needs an older python-dateutil.
 PEERS = ("datasets==5.2.0", "lm-eval==0.4.13", "python-dateutil<3", "trl==1.16.0")

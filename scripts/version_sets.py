@@ -1,4 +1,4 @@
-"""`VersionSet`: versions of the base dependencies, laid over the environment that runs this.
+"""`VersionSet`: versions of the dependencies, laid over the environment that runs this.
 
 pyproject.toml states the ranges and constraints.txt the tested versions. pip finds what else has to
 change for a set (llvmlite with numba, say), and installs all of it into a folder of its own that
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -34,12 +35,12 @@ class SetError(Exception):
 
 @dataclass(frozen=True)
 class VersionSet:
-    """The base dependencies' versions under a name.
+    """The tested dependencies' versions under a name.
 
     Attributes:
         name: floor, lock, newest or peers.
         folder: Where the packages lie that differ from the environment's; None when none does.
-        versions: Version in use of every base dependency, by its name.
+        versions: Version in use of every tested dependency, by its name.
     """
 
     name: str
@@ -56,8 +57,19 @@ class VersionSet:
 @cache
 def base_dependencies() -> tuple[Requirement, ...]:
     """Requirements as pyproject.toml states them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return tuple(Requirement(line) for line in project["dependencies"])
+    return tuple(map(Requirement, _project()["dependencies"]))
+
+
+@cache
+def tested_dependencies() -> tuple[Requirement, ...]:
+    """The base dependencies and those of pictures, whose oldest and newest versions are tested."""
+    pictures = _project()["optional-dependencies"]["pictures"]
+    return (*base_dependencies(), *map(Requirement, pictures))
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
 
 
 @cache
@@ -88,7 +100,7 @@ def lay(name: str, also: Sequence[str] = ()) -> VersionSet:
         SetError: pip finds no such set, or the set has versions that the ranges forbid.
     """
     wanted = [*also]
-    for requirement in base_dependencies():
+    for requirement in tested_dependencies():
         pinned = f"{requirement.name}=={locked()[canonicalize_name(requirement.name)]}"
         if name == "floor" and requirement.name != NEVER_LAID_OVER:
             pinned = floor_pin(requirement)
@@ -102,7 +114,7 @@ def lay(name: str, also: Sequence[str] = ()) -> VersionSet:
     laid = VersionSet(name, folder, _versions(folder))
     wrong = [
         f"{requirement.name} {laid.versions[requirement.name]}"
-        for requirement in base_dependencies()
+        for requirement in tested_dependencies()
         if not requirement.specifier.contains(laid.versions[requirement.name], prereleases=True)
     ]
     if wrong:
@@ -150,7 +162,7 @@ def _pins_in(folder: Path) -> list[str]:
 def _versions(folder: Path | None) -> dict[str, str]:
     """Read the versions that a process with this folder in front sees."""
     code = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]), sep='\\n')"
-    names = [requirement.name for requirement in base_dependencies()]
+    names = [requirement.name for requirement in tested_dependencies()]
     environment = VersionSet("", folder, {}).environment
     command = [sys.executable, "-c", code, *names]
     done = subprocess.run(command, text=True, capture_output=True, check=True, env=environment)

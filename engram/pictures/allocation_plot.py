@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engram.pictures.style import COLORS, line_style, new_figure, show_counts, styled
+from engram.pictures.unseen import seen
+from engram.units import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,8 +39,11 @@ def plot_allocation(answer: Mapping[str, Any]) -> Figure:
 
 
 def _law(axes: Axes, answer: Mapping[str, Any]) -> None:
-    axes.set_title("Loss by rho at P_tot 9.9B (arXiv 2601.07372)")
-    guide = answer["curves"]["guide"]
+    curves = answer["curves"]
+    axes.set_title(
+        f"Loss by rho at P_tot {format_count(curves['total_params'])} (arXiv 2601.07372)"
+    )
+    guide = curves["guide"]
     axes.plot(
         [point["rho"] for point in guide],
         [point["loss"] for point in guide],
@@ -47,7 +52,7 @@ def _law(axes: Axes, answer: Mapping[str, Any]) -> None:
         label="guide for the eye",
     )
     for kind, (is_filled, label) in _KINDS.items():
-        points = [point for point in answer["curves"]["loss"] if point["kind"] == kind]
+        points = [point for point in curves["loss"] if point["kind"] == kind]
         axes.plot(
             [point["rho"] for point in points],
             [point["loss"] for point in points],
@@ -58,7 +63,9 @@ def _law(axes: Axes, answer: Mapping[str, Any]) -> None:
             markerfacecolor=COLORS[0] if is_filled else "white",
             label=label,
         )
-    axes.axvspan(0.75, 0.8, color=COLORS[5], alpha=0.6, label="printed best: 0.75 to 0.80")
+    low, high = curves["best_rho"]
+    label = f"printed best: {low:.2f} to {high:.2f}"
+    axes.axvspan(low, high, color=COLORS[5], alpha=0.6, label=label)
     axes.axvline(answer["rho"], color=COLORS[1], linestyle="--", label=f"rho {answer['rho']:.4g}")
     axes.set_ylabel("nats a token")
     axes.set_xlabel("rho (part of the sparse parameters that experts keep)")
@@ -79,7 +86,7 @@ def _slots(axes: Axes, points: list[dict[str, Any]]) -> None:
 
 
 def _mixture(axes: Axes, answer: Mapping[str, Any]) -> None:
-    axes.set_title(f"Whole experts of {answer['model'].rpartition('/')[2]}")
+    axes.set_title(f"Whole experts of {seen(answer['model'].rpartition('/')[2])}")
     points = answer["points"]
     rhos = [point["rho"] for point in points]
     for number, (key, name) in enumerate({"P_MoE": "experts", "P_Engram": "memory"}.items()):

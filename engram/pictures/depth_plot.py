@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from engram.pictures.style import COLORS, nested_style, new_figure, styled
+from engram.pictures.style import COLORS, label_of, nested_style, new_figure, styled
+from engram.pictures.unseen import seen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def plot_depth(answer: Mapping[str, Any]) -> Figure:
 def _lens(axes: Axes, answer: Mapping[str, Any]) -> None:
     axes.set_title("Logit lens: prediction after each layer")
     for number, (run, nats) in enumerate(answer["lens"].items()):
-        axes.plot(range(len(nats)), nats, label=run, **nested_style(number))
+        axes.plot(range(len(nats)), nats, label=label_of(run), **nested_style(number))
     _mark_memory(axes, answer)
     axes.set_xlabel("layer")
     axes.set_ylabel("KL from the run's last\nprediction (nats a token)")
@@ -46,13 +47,15 @@ def _alignment(
     run: str,
     matrix: list[list[float]],
 ) -> None:
-    axes.set_title(f"Alignment of {run} with the base")
+    axes.set_title(f"Alignment of {seen(run)} with the base")
     image = axes.imshow(
         matrix, origin="lower", cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
     )
     figure.colorbar(image, ax=axes, label="linear CKA")
     depths = answer["effective_depth"]
-    for number, (name, label) in enumerate({run: run, "base": "the base with itself"}.items()):
+    for number, (name, label) in enumerate(
+        {run: seen(run), "base": "the base with itself"}.items()
+    ):
         # White below each line, so that it is seen on dark cells.
         style = nested_style(number + 1)
         places = [float("nan") if it is None else it for it in depths[name]]
@@ -61,7 +64,7 @@ def _alignment(
     axes.set_xlim(-0.5, len(depths[run]) - 0.5)
     axes.set_ylim(-0.5, len(matrix) - 0.5)
     axes.grid(visible=False)
-    axes.set_xlabel(f"layer of {run}")
+    axes.set_xlabel(f"layer of {seen(run)}")
     axes.set_ylabel("layer of the base")
     _whole_numbers(axes.xaxis)
     _whole_numbers(axes.yaxis)

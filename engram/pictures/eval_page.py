@@ -67,7 +67,7 @@ def eval_html(evaluation: Mapping[str, Any]) -> str:
 
 
 def _called(name: str) -> str:
-    return _RUNS.get(name, f"the control {name}")
+    return _RUNS.get(name, name)
 
 
 def _counts(found: Mapping[str, Any]) -> str:
@@ -123,8 +123,11 @@ def _training(found: Mapping[str, Any]) -> Html:
     label = "On the text of the training"
     rows = _runs_table(training["runs"], label)
     drawn = _differences(training["differences"], f"Differences: {label.lower()}")
-    counted = f"{plural(training['documents'], 'document')}, {plural(training['tokens'], 'token')}."
-    return section(label, rows, *drawn, note=counted)
+    counted = f"{plural(training['documents'], 'document')}, {plural(training['tokens'], 'token')}"
+    memorised = training["memorised_nats"]
+    side = "more" if memorised >= 0 else "fewer"
+    told = f"{counted}. {abs(memorised):.4f} nats a token {side} are gained there."
+    return section(label, rows, *drawn, note=told)
 
 
 def _groups(found: Mapping[str, Any]) -> Html:

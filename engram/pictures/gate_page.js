@@ -6,7 +6,8 @@
   const [ID, LOSS, OFF, GATES, NORMS, NGRAMS] = [0, 1, 2, 3, 4, 5];
   const columns = data.layers.flatMap(layer => [...Array(data.streams).keys()].map(stream => ({layer, stream})));
   const fixed = (value, digits = 3) => value == null ? "–" : value.toFixed(digits);
-  const signed = value => (value < 0 ? "−" : "+") + fixed(Math.abs(value));
+  const short = value => value && Math.abs(value) < .01 ? value.toPrecision(3) : fixed(value);
+  const signed = (value, write = fixed) => (value < 0 ? "−" : "+") + write(Math.abs(value));
   const clamp = (value, most) => Math.max(0, Math.min(most, value));
   const change = ({[LOSS]: on, [OFF]: off}) => on == null || off == null ? null : on - off;
   const mean = values => values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
@@ -64,7 +65,7 @@
     const {what, isLoss, isWhole, picked, scale} = view, count = picked.length, ramp = make("div", "ramp", make("i", isLoss ? "two" : ""));
     for (let tick = 0; tick < 5; tick++) {
       const value = scale * (isLoss ? tick / 2 - 1 : tick / 4);
-      ramp.append(make("b", "", isLoss && value ? signed(value) : fixed(value, scale < 1 ? 3 : 2)));
+      ramp.append(make("b", "", isLoss && value ? signed(value, short) : scale < 1 ? short(value) : fixed(value, 2)));
     }
     const thing = what === "gate" ? "gate" : "norm of what is added, as a share of the stream's norm";
     const layers = view.layers.map(layer => `layer ${layer}, `
@@ -108,7 +109,7 @@
         : `Loss ${fixed(token[LOSS])}, with the memory off ${fixed(token[OFF])}${verdict}.`}`),
       make("p", "", `Mean gate ${fixed(mean(known(token[GATES])))}.`));
     const gates = columns.map(({layer, stream}, it) => [`${layer}, ${stream}`, fixed(token[GATES][it]), meter(token[GATES][it], 1),
-      fixed(token[NORMS][it]), meter(token[NORMS][it], normTop)]);
+      short(token[NORMS][it]), meter(token[NORMS][it], normTop)]);
     $("more").replaceChildren(make("h3", "", "Gates, and norms of what is added"),
       table(["layer, stream", "gate", "", "norm", ""], gates), ...token[NGRAMS].flatMap(ngram),
       make("p", "note", data.stats && token[NGRAMS].length ? data.stats : ""));

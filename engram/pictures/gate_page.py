@@ -19,11 +19,11 @@ from engram.pictures.page import (
     marked,
     page,
     section,
-    seen,
     signed,
     table,
     token,
 )
+from engram.pictures.unseen import seen, shortened
 from engram.units import plural
 
 _SCRIPT = Path(__file__).with_name("gate_page.js")
@@ -93,8 +93,7 @@ def _lead(reading: Mapping[str, Any]) -> str:
 
 
 def _source(reading: Mapping[str, Any]) -> str:
-    text = " ".join((reading.get("text") or "").split())
-    shown = text if len(text) <= 120 else f"{text[:120]}…"
+    shown = shortened(" ".join((reading.get("text") or "").split()))
     return f"{reading['target']}, layout {reading['layout']}" + (f": “{shown}”" if shown else "")
 
 

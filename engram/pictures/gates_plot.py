@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engram.pictures.page import marked
 from engram.pictures.style import PAGE, line_style, new_figure, styled
+from engram.pictures.unseen import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 _MOST_LABELS = 60
 _LONGEST_LABEL = 14
 _BINS = 20
-_MARKS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥"})
 
 
 @styled()
@@ -78,5 +79,4 @@ def _histogram(axes: Axes, gates: NDArray[Any], labels: list[str], name: str) ->
 
 def _label(text: str) -> str:
     """Return a token's text as a label: spaces visible, and no longer than a tick can be."""
-    shown = "".join(it if it.isprintable() else "?" for it in text.translate(_MARKS)) or "∅"
-    return shown if len(shown) <= _LONGEST_LABEL else f"{shown[: _LONGEST_LABEL - 1]}…"
+    return shortened(marked(text), _LONGEST_LABEL)

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.errors import UsageError
+from engram.pictures.unseen import seen
 from engram.storage.files import atomic_write, check_file
 from engram.version import __version__
 
@@ -48,12 +48,6 @@ THEMES: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
     },
 }
 
-# Control characters, marks that change the direction of text, characters without width that no word
-# needs, and half surrogates.
-_UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff]"
-)
 _SPACES = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\xa0": "⍽", "\u3000": "□"}
 
 
@@ -148,7 +142,9 @@ def check_page(path: Path, overwrite: bool) -> None:
     """
     if path.suffix.lower() != ".html":
         raise UsageError(
-            f"{path} is not the name of a page.", "Give it the ending .html.", path=str(path)
+            f"A page is an .html file, got {path.name}.",
+            "Give it the ending .html.",
+            path=str(path),
         )
     check_file(path, overwrite)
 
@@ -179,11 +175,6 @@ def escaped(value: object) -> Html:
     their number.
     """
     return value if isinstance(value, Html) else Html(html.escape(seen(str(value))))
-
-
-def seen(text: str) -> str:
-    """Replace each character that cannot be seen by a mark, such as ⟨U+200F⟩."""
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def marked(text: str) -> str:

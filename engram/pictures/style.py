@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engram.errors import MissingPackageError, UsageError
+from engram.pictures.unseen import seen, shortened
 from engram.storage.files import atomic_write, check_file
 from engram.units import format_bytes, format_count
 
@@ -194,6 +195,14 @@ def bar_style(number: int) -> dict[str, Any]:
     }
 
 
+def label_of(name: str) -> str:
+    """Return a name that users chose, such as a run's, as the label of a series.
+
+    matplotlib leaves labels out of a legend that begin with an underscore; a space goes before it.
+    """
+    return f" {seen(name)}" if name.startswith("_") else seen(name)
+
+
 def show_counts(axis: Any) -> None:
     """Write the numbers of an axis as 40K or 1.5B.
 
@@ -240,20 +249,20 @@ def caption(source: str, command: Sequence[str] = ()) -> str:
 
     Args:
         source: A sentence on the origin of the numbers.
-        command: The words of the command.
+        command: The words of the command; of a long one, its beginning is shown.
     """
     import shlex
 
     from engram.version import __version__
 
-    drawn = f"\n$ {shlex.join(command)}" if command else ""
+    drawn = f"\n$ {shlex.join(map(shortened, command))}" if command else ""
     return f"{source} engram-toolkit {__version__}.{drawn}"
 
 
 def save_figure(figure: Figure, path: Path, caption: str, *, overwrite: bool = False) -> None:
     """Write a figure with its caption under the axes; the file appears whole or not at all.
 
-    Equal figures and captions give equal bytes.
+    The figure grows by the lines of the caption. Equal figures and captions give equal bytes.
 
     Args:
         figure: The figure; it has no caption yet.
@@ -270,15 +279,15 @@ def save_figure(figure: Figure, path: Path, caption: str, *, overwrite: bool = F
     letters = int(figure.get_figwidth() * 72 / (_CAPTION_POINTS * _LETTER)) - 1
     lines = [
         line
-        for paragraph in caption.splitlines()
-        for line in textwrap.wrap(paragraph, letters, break_on_hyphens=False)
+        for paragraph in caption.split("\n")
+        for line in textwrap.wrap(seen(paragraph), letters, break_on_hyphens=False)
     ]
     stream = io.BytesIO()
     with styled(), warnings.catch_warnings():
         # A file's name may have letters that the font lacks; they are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         # In constrained layout, a label of the whole figure gets room of its own.
-        figure.supxlabel(
+        label = figure.supxlabel(
             "\n".join(lines),
             fontsize=_CAPTION_POINTS,
             x=0.01,
@@ -286,6 +295,8 @@ def save_figure(figure: Figure, path: Path, caption: str, *, overwrite: bool = F
             color="#444444",
             linespacing=1.3,
         )
+        height = label.get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + height)
         figure.savefig(stream, format=suffix[1:], metadata={**_DATES[suffix], "Title": lines[0]})
     with atomic_write(path) as file:
         file.write(stream.getvalue())

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from engram.arguments import checked
 from engram.errors import InputError, UsageError
+from engram.units import format_count
 
 SCHEMA = "engram.allocate/1"
 # The paper's optimum; `engram size` uses the lower end, which gives the memory more.
@@ -40,8 +41,9 @@ class Split:
         }
 
 
-# Loss at P_tot 9.9B by rho, in nats a token: printed numbers, and the rho at which a sentence finds
+# Loss at this P_tot by rho, in nats a token: printed numbers, and the rho at which a sentence finds
 # about the loss of pure experts again.
+_TOTAL = 9_900_000_000
 _PURE, _BEST = 1.7248, 1.7109
 LOSS_POINTS: tuple[dict[str, Any], ...] = (
     {"rho": 0.4, "loss": _PURE, "kind": "stated as about equal"},
@@ -70,7 +72,7 @@ KNOWN = (
         "kind": "exact",
     },
     {
-        "what": "loss at P_tot 9.9B",
+        "what": f"loss at P_tot {format_count(_TOTAL)}",
         "result": f"{_PURE} at rho 1, {_BEST} at rho about 0.8",
         "kind": "printed",
     },
@@ -91,9 +93,10 @@ def published_curves() -> dict[str, Any]:
     """Return the paper's losses as curves, for a picture.
 
     Returns:
-        By name: ``loss``, its points by rho; ``guide``, two half parabolas through them with the
-            vertex at the best, to guide the eye; ``slots``, the fall of the loss
-            with tables alone, in nats from the smallest, read off a plot.
+        By name: ``loss``, its points by rho, and ``total_params``, the P_tot that they are of;
+            ``guide``, two half parabolas through them with the vertex at the best, to guide the
+            eye; ``best_rho``, the ends of the best ones; ``slots``, the fall of the loss with
+            tables alone, in nats from the smallest, read off a plot.
     """
     worst_rho, best_rho, pure_rho = (point["rho"] for point in LOSS_POINTS)
     guide = []
@@ -105,6 +108,8 @@ def published_curves() -> dict[str, Any]:
     decades = math.log10(_SLOTS[1] / _SLOTS[0])
     return {
         "loss": list(LOSS_POINTS),
+        "total_params": _TOTAL,
+        "best_rho": list(map(float, BEST_RHO)),
         "guide": guide,
         "slots": [
             {"slots": _SLOTS[0], "loss_change": 0.0, "kind": "plot"},

@@ -8,7 +8,7 @@ import pytest
 
 from engram import allocate, allocate_mixture
 from engram.pictures import plot_allocation
-from engram.sizing.allocation import KNOWN, published_curves
+from engram.sizing.allocation import BEST_RHO, KNOWN, published_curves
 from support.drawn import column, lines, texts_outside
 
 
@@ -45,6 +45,18 @@ def test_the_law_is_drawn_with_the_rho_that_was_asked_for():
     points = answer["curves"]["slots"]
     assert [*slots.get_lines()[0].get_ydata()] == column(points, "loss_change")
     assert texts_outside(figure) == []
+
+
+def test_the_best_band_and_the_total_are_those_of_the_curves():
+    curves = published_curves()
+    assert curves["best_rho"] == [float(rho) for rho in BEST_RHO] == [0.75, 0.8]
+    curves |= {"best_rho": [0.5, 0.625], "total_params": 5_700_000_000}
+    answer = allocate(9_900_000_000, 993_000_000).to_dict()
+    law = plot_allocation({**answer, "curves": curves}).axes[0]
+    (band,) = law.patches
+    assert [*band.get_path().get_extents(band.get_patch_transform()).intervalx] == [0.5, 0.625]
+    assert band.get_label() == "printed best: 0.50 to 0.62"
+    assert "P_tot 5.7B" in law.get_title(loc="left")
 
 
 def test_splits_of_a_mixture_are_drawn():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
 from engram.pictures import plot_depth
+from engram.pictures.style import save_figure
 from support.drawn import lines, texts_outside
 
 
@@ -51,6 +54,15 @@ def test_axes_state_what_they_show():
     assert labels[0] == ("layer", "KL from the run's last\nprediction (nats a token)")
     assert labels[1] == ("layer of on", "layer of the base")
     assert ("", "linear CKA") in labels
+
+
+def test_runs_are_shown_under_any_name(tmp_path):
+    figure = plot_depth(answer_of(runs=("base", "_run", "m\udcff\x1b")))
+    lens, *_ = figure.axes
+    shown = [text.get_text() for text in lens.get_legend().get_texts()]
+    assert shown == ["base", " _run", "m⟨U+DCFF⟩⟨U+001B⟩", "reads the memory"]
+    save_figure(figure, tmp_path / "depth.svg", "A test.")
+    ElementTree.parse(tmp_path / "depth.svg")
 
 
 @pytest.mark.parametrize("layers", [2, 12, 61])

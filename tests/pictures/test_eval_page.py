@@ -9,7 +9,7 @@ import pytest
 from engram.pictures.eval_page import eval_html
 from support import readings
 from support.chromium import needs_chromium
-from support.contrast import lowest
+from support.contrast import lowest, lowest_mark
 from support.markup import Markup
 
 MINUS = "\N{MINUS SIGN}"
@@ -27,9 +27,17 @@ def test_every_number_of_the_result_is_on_the_page():
         assert f"{run['nats_per_token']:.4f}" in text
         assert f"{run['perplexity']:,.3f}" in text
         assert f"{run['bits_per_byte']:.4f}" in text
-    for it in (*result["differences"], *result["groups"]):
-        value = it["nats"] if "nats" in it else it["gain"]
+    values = [it["gain"] for it in result["groups"]]
+    for it in (*result["differences"], *result["training"]["differences"]):
+        values += [it["nats"], it["low"], it["high"]]
+    for value in values:
         assert f"{value:+.4f}".replace("-", MINUS) in text
+    assert f"{result['training']['memorised_nats']:.4f} nats a token more are gained there" in text
+    for it in result["layers"]:
+        assert f"layer {it['layer_id']}" in text
+        assert all(f"{gate:.3f}" in text for gate in (it["gate_mean"], *it["gate_quartiles"]))
+        numbers = (it["write_norm"], it["row_rms"], it["row_norm_over_start"])
+        assert all(f"{number:.4g}" in text for number in numbers if number is not None)
     for it in result["positions"]:
         assert it["first"] == 1 or f"{it['first']:,} to {it['last']:,}" in text
         assert all(f"{nats:.4f}" in text for nats in it["runs"].values())
@@ -37,6 +45,18 @@ def test_every_number_of_the_result_is_on_the_page():
         assert f"{run['exact']:.1%}" in text
     assert result["notes"][0] in text
     assert result["command"] in text
+
+
+def test_a_gain_that_is_smaller_on_the_text_of_the_training_is_said():
+    result = readings.evaluation()
+    result["training"]["memorised_nats"] = -0.0125
+    assert "0.0125 nats a token fewer are gained there" in Markup(eval_html(result)).text
+
+
+def test_runs_are_called_by_their_names():
+    text = Markup(eval_html(readings.evaluation(controls=("./smollm2-135m",)))).text
+    assert "memory on minus ./smollm2-135m" in text
+    assert "control" not in text
 
 
 def test_charts_are_drawn_and_described():
@@ -78,6 +98,9 @@ def test_it_can_be_read_on_any_screen(show, scheme, width):
     tab.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
     value, text, count = lowest(tab)
     assert value >= 4.5, text
+    weakest, kinds = lowest_mark(tab)
+    assert weakest >= 3
+    assert kinds == {"bar", "dot", "curve"}
     assert count > 150
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     # What is wider than the window scrolls in a region that the keyboard reaches and that is named.

@@ -10,7 +10,7 @@ from engram.pictures.report_page import report_html
 from engram.units import format_bytes
 from support.chromium import needs_chromium
 from support.cli import run
-from support.contrast import lowest
+from support.contrast import lowest, lowest_mark
 from support.markup import Markup
 
 FITS = engram.ReportOptions(device_memory=80 * 2**30, host_memory=2**38, tp=4, mode="training")
@@ -78,6 +78,7 @@ def test_a_page_that_is_there_is_kept_before_any_work(tmp_path):
 
 def test_wrong_places_for_a_page(tmp_path):
     failure = run("report", "gpt2", "--json", "--html", tmp_path / "report.pdf").error(2)
+    assert failure["message"] == "A page is an .html file, got report.pdf."
     assert ".html" in failure["hint"]
     run("report", "gpt2", "--json", "--html", tmp_path / "none" / "r.html").error(4)
     (tmp_path / "folder.html").mkdir()
@@ -92,5 +93,8 @@ def test_it_can_be_read_on_any_screen(show, scheme, width):
     tab = show(report_html(engram.report("engram-27b", options=FITS).to_dict()), width, scheme)
     value, text, count = lowest(tab)
     assert value >= 4.5, text
+    weakest, kinds = lowest_mark(tab)
+    assert weakest >= 3
+    assert kinds == {"bar", "limit"}
     assert count > 100
     assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -82,6 +83,44 @@ def test_the_caption_says_source_version_and_command(tmp_path):
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
     assert ink(tmp_path / "a.png") > 0.01
+
+
+def test_a_long_caption_takes_nothing_from_the_axes(tmp_path):
+    heights = []
+    for letters in (0, 5_000):
+        figure = figure_of()
+        text = style.caption("Counted. " + "long " * (letters // 5), ["engram", "gates"])
+        style.save_figure(figure, tmp_path / f"{letters}.png", text)
+        heights.append(figure.axes[0].get_position().height * figure.get_figheight())
+    assert heights[1] == pytest.approx(heights[0], rel=0.05)
+    assert heights[0] > 1
+    command = style.caption("", ["engram", "gates", "word " * 1_000]).split("\n$ ")[1]
+    assert command.startswith("engram gates 'word word")
+    assert command.endswith("…'")
+    assert len(command) < 140
+
+
+@pytest.mark.parametrize("suffix", style.SUFFIXES)
+@pytest.mark.parametrize("letter", ["\udcff", "\x1b", "\0", "\u202e"])
+def test_letters_that_cannot_be_seen_are_drawn_as_marks(letter, suffix, tmp_path):
+    name, path = f"m{letter}", tmp_path / f"a{suffix}"
+    figure = figure_of(style.label_of(name))
+    style.save_figure(figure, path, style.caption(f"Of {name}.", ["engram", name]))
+    mark = f"m⟨U+{ord(letter):04X}⟩"
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == mark
+    assert figure.get_supxlabel().count(mark) == 2
+    if suffix == ".svg":
+        ElementTree.parse(path)
+    elif suffix == ".png":
+        assert ink(path) > 0.01
+    else:
+        assert path.read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", ["_run", "__", "run"])
+def test_every_name_is_in_the_legend(name):
+    legend = figure_of(style.label_of(name)).axes[0].get_legend()
+    assert [text.get_text().strip() for text in legend.get_texts()] == [name]
 
 
 def test_other_suffixes_and_what_is_there_are_refused(tmp_path):

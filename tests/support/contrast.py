@@ -21,6 +21,15 @@ _SEEN = """
 })
 """
 
+# [kind, its colour, the colours behind it], for each mark of a chart.
+_MARKS = """
+[...document.querySelectorAll("svg :is(.limit, .bar, .dot, .curve)")].map(it => {
+  const behind = [], style = getComputedStyle(it), kind = it.getAttribute("class");
+  for (let up = it; up; up = up.parentElement) behind.push(getComputedStyle(up).backgroundColor);
+  return [kind, kind === "limit" || kind === "curve" ? style.stroke : style.fill, behind];
+})
+"""
+
 
 def luminance(color: Color) -> float:
     """Relative luminance of an sRGB colour, channels 0 to 255."""
@@ -50,6 +59,13 @@ def lowest(tab: Tab, selector: str = "body *") -> tuple[float, str, int]:
         (contrast(_color(color)[0], _behind(layers)), text) for text, color, layers in found
     ]
     return (*min(compared), len(compared))
+
+
+def lowest_mark(tab: Tab) -> tuple[float, set[str]]:
+    """The lowest contrast of a mark of the charts of a page, and the kinds of its marks."""
+    found = tab.evaluate(_MARKS)
+    compared = [contrast(_color(color)[0], _behind(layers)) for _, color, layers in found]
+    return min(compared), {kind for kind, _, _ in found}
 
 
 def _behind(layers: list[str]) -> Color:
