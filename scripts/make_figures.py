@@ -52,7 +52,7 @@ class Figure(NamedTuple):
 
 
 _GATES = f"engram gates memory-0 {shlex.quote(SENTENCES)} --stats stats.json --html gates.html"
-_EVAL = "engram eval memory-0 --text foldoc.txt --seen foldoc.txt --tokens 10K --html eval.html"
+_EVAL = "engram eval memory-0 --text foldoc.txt --seen foldoc.txt --tokens 4K --html eval.html"
 _TRAIN = (
     "engram train ./smollm2-135m -c smollm2 --text foldoc.txt -o memory-0 --steps 308 --batch 2 "
     "--evaluate-every 0 --plot training.png"
@@ -69,7 +69,7 @@ FIGURES = (
     Figure("gates-page-dark.png", _GATES, "gates.html", height=900, scheme="dark", focus=3),
     Figure("gates-page-narrow.png", _GATES, "gates.html", width=400, height=900, focus=3),
     Figure("eval-page.png", _EVAL, "eval.html"),
-    Figure("depth.png", "engram depth memory-0 --text foldoc.txt --tokens 5K --plot depth.png"),
+    Figure("depth.png", "engram depth memory-0 --text foldoc.txt --tokens 2K --plot depth.png"),
     Figure("training.png", _TRAIN),
 )
 # Written first, for commands that read it.
