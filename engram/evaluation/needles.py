@@ -263,7 +263,7 @@ def _fact(tokenizer: TokenizerFile, key: str, value: str) -> _Fact:
     parts: tuple[list[int], ...] = ([], [], [])
     for token_id, (first, last) in zip(encoded.ids, encoded.offsets, strict=True):
         is_end = first >= len(before) + len(end)
-        # A space that is a token by itself is no part of the value.
+        # A space that is a token by itself does not belong to the value.
         parts[2 if is_end else int(last > len(before) + 1)].append(token_id)
     return _Fact(*map(tuple, parts))
 

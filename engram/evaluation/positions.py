@@ -55,7 +55,7 @@ class LongWindows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which windows they are, in a sentence; none if they are all."""
+        """A sentence on the windows that they are of; none if these are all."""
         if not self.left_out:
             return ()
         return (
