@@ -184,6 +184,7 @@ def _console() -> Console:
     return Console(
         file=sys.stdout,
         color_system=None if is_plain else "auto",
+        no_color=is_plain,  # older releases of rich take an empty NO_COLOR for one that is set
         width=None if is_terminal else PIPE_WIDTH,
         markup=False,
         highlight=False,
