@@ -14,9 +14,25 @@ from engram_cli import options as shared
 from engram_cli.output import Output, silence_transformers
 from engram_cli.pictures import check_plot, write_plot
 from engram_cli.text_source import one_text
+from engram_cli.values import read_count
+
+# The fields of `DepthOptions`.
+_DEPTH = {
+    "tokens": Annotated[
+        int,
+        typer.Option(metavar="COUNT", parser=read_count, help="Tokens to read, at most."),
+    ],
+    "context": given.ContextOption,
+    "nearest": Annotated[
+        int, typer.Option(min=1, help="Layers of the base that an effective depth averages.")
+    ],
+    "seed": Annotated[
+        int, typer.Option(min=0, help="Seed of the order of documents and of minibatches.")
+    ],
+}
 
 
-@shared.taking(options=given.DEPTH, rules=given.RULES, out=shared.OUTPUT)
+@shared.taking(options=_DEPTH, rules=given.RULES, out=shared.OUTPUT)
 def depth(
     ctx: typer.Context,
     model: Annotated[
@@ -31,6 +47,7 @@ def depth(
     base: given.BaseOption = None,
     against: given.AgainstOption = None,
     tables: given.TablesOption = "ram",
+    tokenizer: shared.TokenizerOption = None,
     revision: shared.RevisionOption = None,
     trust_remote_code: shared.TrustRemoteCodeOption = False,
     plot: shared.PlotOption = None,
@@ -64,6 +81,7 @@ def depth(
             base=base,
             options=options,
             text=rules,
+            tokenizer=tokenizer,
             revision=revision,
             trust_remote_code=trust_remote_code,
             tables=tables,

@@ -30,10 +30,7 @@ _EVAL = {
         int,
         _count("Tokens to read at most: of what was held out, and again of what was trained on."),
     ],
-    "context": Annotated[
-        int | None,
-        _number("Tokens of a window. Default: the training's, else 512, as the model can read.", 2),
-    ],
+    "context": given.ContextOption,
     "needles": Annotated[
         int,
         _number("Facts to hide in a context of the text and to ask for at its end; 0: none.", 0),
@@ -116,7 +113,6 @@ def eval(
             revision=revision,
             trust_remote_code=trust_remote_code,
             tables=tables,
-            command=command_line(ctx),
             progress=progress,
         )
     answer = found.to_dict()
@@ -124,4 +120,5 @@ def eval(
     if html is not None:
         from engram.pictures.eval_page import eval_html
 
-        write_html(out, html, eval_html(answer), overwrite=overwrite)
+        text = eval_html(answer, command=command_line(ctx))
+        write_html(out, html, text, overwrite=overwrite)

@@ -44,24 +44,12 @@ TablesOption = Annotated[
     Literal["ram", "disk"],
     typer.Option(help="Where the tables are: in memory with the model, or in their files."),
 ]
-# The fields of `DepthOptions`.
-DEPTH = {
-    "tokens": Annotated[
-        int,
-        typer.Option(metavar="COUNT", parser=read_count, help="Tokens to read, at most."),
-    ],
-    "context": Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="Tokens of a window. Default: those of the training, else 512, or as many as the "
-            "model was made for.",
-        ),
-    ],
-    "nearest": Annotated[
-        int, typer.Option(min=1, help="Layers of the base that an effective depth averages.")
-    ],
-    "seed": Annotated[
-        int, typer.Option(min=0, help="Seed of the order of documents and of minibatches.")
-    ],
-}
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="COUNT",
+        parser=read_count,
+        help="Tokens of a window. Default: those of the training, else 512, or as many as the "
+        "model was made for.",
+    ),
+]

@@ -23,6 +23,7 @@ from engram_cli.options import (
     OverwriteOption,
     PlotOption,
     RevisionOption,
+    TokenizerOption,
     TrustRemoteCodeOption,
     taking,
 )
@@ -84,6 +85,7 @@ def gates(
     options: GateOptions,
     rules: TextOptions,
     tables: TablesOption = "ram",
+    tokenizer: TokenizerOption = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     plot: PlotOption = None,
@@ -133,7 +135,12 @@ def gates(
     from engram_cli.gates_text import show
 
     opened = open_model(
-        model, adapter, revision=revision, trust_remote_code=trust_remote_code, tables=tables
+        model,
+        adapter,
+        tokenizer=tokenizer,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        tables=tables,
     )
     _check_chosen(opened, layer, stream)
     with out.progress("Reading", "tokens") as step:
@@ -144,7 +151,6 @@ def gates(
             rules=rules,
             stats=stats,
             options=options,
-            command=command_line(ctx),
             progress=step,
         )
     answer = reading.to_dict()
@@ -157,7 +163,8 @@ def gates(
     if html is not None:
         from engram.pictures.gate_page import gates_html
 
-        write_html(out, html, gates_html(answer), overwrite=overwrite)
+        page = gates_html(answer, command=command_line(ctx))
+        write_html(out, html, page, overwrite=overwrite)
 
 
 def _check_chosen(opened: OpenModel, layer: int | None, stream: int | None) -> None:

@@ -143,7 +143,7 @@ def hash(
     overwrite = options.overwrite
     check_plot(plot, overwrite)
     if plot is not None and output is None:
-        options = replace(options, overwrite=False)  # it is said of the picture
+        options = replace(options, overwrite=False)  # the picture is all there is to replace
     options.check_writing(output is not None, text == STDIN)
     workers = num_proc or usable_cores()
     doing = find_engine(engine, address, workers, text == STDIN)

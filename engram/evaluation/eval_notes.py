@@ -19,11 +19,6 @@ from engram.units import format_count, plural
 _FEW_DOCUMENTS = 20
 
 
-def changed_base(training: Mapping[str, Any] | None) -> bool:
-    """Whether a run trained weights of the base, too."""
-    return training is not None and training.get("options", {}).get("train", "memory") != "memory"
-
-
 def notes_of(
     losses: PartLosses,
     learned: PartLosses | None,

@@ -12,7 +12,7 @@ from engram.arguments import checked
 from engram.corpus.results.result_folder import MANIFEST
 from engram.corpus.text.text_options import TextOptions
 from engram.evaluation.counted_tokens import CountedTokens
-from engram.evaluation.eval_notes import changed_base, needle_notes, notes_of
+from engram.evaluation.eval_notes import needle_notes, notes_of
 from engram.evaluation.eval_options import EvalOptions
 from engram.evaluation.evaluated_text import EvaluatedText, choose_documents
 from engram.evaluation.evaluation import Evaluation, compare_runs
@@ -45,7 +45,6 @@ def evaluate(
     trust_remote_code: bool = False,
     tables: Tables = "ram",
     device: str | torch.device | None = None,
-    command: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure the loss of a text with a memory, without it, and of models beside it.
@@ -75,7 +74,6 @@ def evaluate(
         trust_remote_code: Run the code beside the weights, where a base is defined there.
         tables: Place of the tables, see `engram.load`.
         device: Device of the models; a GPU where there is one, when None.
-        command: The command to state in the result.
         progress: Called with the tokens that were read so far, by all runs, and their number.
 
     Returns:
@@ -93,7 +91,7 @@ def evaluate(
         ['base', 'off', 'on', 'permuted']
     """
     options = options or EvalOptions()
-    others = find_others(base, against, {*OWN_RUNS, BASE})
+    others = find_others(base, against, set(OWN_RUNS))
     opened = open_model(
         model,
         adapter,
@@ -110,7 +108,7 @@ def evaluate(
     counted = CountedTokens(chosen.main, context, opened.tokenizer)
     found = None if seen is None else _find_seen(seen, counted, chosen, opened, text)
     trials = _trials(opened, chosen, context, options)
-    own_base = base is None and not changed_base(opened.training)
+    own_base = base is None and not opened.base_was_trained
     measured = MeasuredRuns(
         counted,
         _learned(chosen, context, opened),
@@ -140,7 +138,6 @@ def evaluate(
     return Evaluation(
         target=opened.name,
         text=str(data),
-        command=command,
         context=context,
         split=chosen.split,
         losses=losses,

@@ -97,7 +97,6 @@ class Evaluation:
     Attributes:
         target: The model.
         text: The text.
-        command: The command that was given; None of a call from Python.
         context: Tokens of a window.
         split: Whether the documents are those that the training held out, or all.
         losses: Losses of those documents.
@@ -114,7 +113,6 @@ class Evaluation:
 
     target: str
     text: str
-    command: str | None
     context: int
     split: Split
     losses: PartLosses
@@ -153,7 +151,6 @@ class Evaluation:
             "schema": SCHEMA,
             "target": self.target,
             "text": self.text,
-            "command": self.command,
             "verdict": self.verdict,
             "context": self.context,
             "split": self.split,

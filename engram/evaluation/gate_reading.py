@@ -28,7 +28,7 @@ from engram.evaluation.telling_ngrams import TellingNgram, find_telling
 from engram.evaluation.token_readings import TokenReadings, read_tokens
 from engram.evaluation.token_texts import TokenTexts, cut_text
 from engram.evaluation.window_tokens import window_tokens
-from engram.training.document_loss import Window, cut_windows
+from engram.training.document_loss import Window, cut_windows, window_starts
 from engram.training.documents import TrainingDocuments
 from engram.units import plural
 
@@ -69,7 +69,6 @@ class GateReading:
         text: What happened at each token of the text; None without one.
         telling: The n-grams of a data set that tell most; None without one.
         collisions: Load and collisions of each head, see `read_collisions`; None if not given.
-        command: The command that read them.
         notes: Sentences on how they were read.
     """
 
@@ -81,7 +80,6 @@ class GateReading:
     text: TextGates | None
     telling: tuple[TellingNgram, ...] | None
     collisions: dict[str, Any] | None
-    command: str | None
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -95,7 +93,6 @@ class GateReading:
             "schema": "engram.gates/1",
             "target": self.target,
             "text": "" if self.text is None else self.text.tokens.text,
-            "command": self.command,
             "layout": self.layout,
             "layers": list(self.layer_ids),
             "streams": self.streams,
@@ -164,7 +161,6 @@ def read_gates(
     trust_remote_code: bool = False,
     tables: Tables = "ram",
     device: str | torch.device | None = None,
-    command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> GateReading:
     """Read every gate of a memory, in every layer and stream, at every token of a text.
@@ -186,7 +182,6 @@ def read_gates(
         trust_remote_code: Run the code beside the weights, where the base is defined there.
         tables: Place of the tables, see `engram.load`.
         device: Device of the model; a GPU where there is one, when None.
-        command: The command to state in the result.
         progress: Called with the tokens that were read so far, and their number; for the text and
             for the data.
 
@@ -244,7 +239,6 @@ def read_gates(
         text=shown,
         telling=telling,
         collisions=collisions,
-        command=command,
         notes=tuple(notes),
     )
 
@@ -273,8 +267,7 @@ def _read_text(
         )
     windows = [Window(0, begin, ids[begin : begin + context]) for begin in begins]
     readings = read_tokens(opened.model, windows, progress)
-    starts = np.zeros(len(ids), dtype=bool)
-    starts[begins] = True
+    starts = window_starts(windows)
     addresses = opened.addresses
     rows = rows_of(addresses, ids, starts).rows[:, _ascending(addresses)]
     return TextGates(tokens, readings, ngrams_of(addresses, ids, starts).first, rows)

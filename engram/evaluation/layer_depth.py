@@ -33,7 +33,6 @@ from engram.evaluation.alignment import (
 )
 from engram.evaluation.depth_options import DepthOptions
 from engram.evaluation.depth_result import Depth, LensDifference, early_layers
-from engram.evaluation.eval_notes import changed_base
 from engram.evaluation.evaluated_text import HELD_OUT_NOTE, EvaluatedText, choose_documents
 from engram.evaluation.finite_losses import demand_finite
 from engram.evaluation.layer_states import LayerWatch
@@ -336,7 +335,7 @@ def _notes(
     notes = [*chosen.notes]
     if chosen.split == "held_out":
         notes.append(HELD_OUT_NOTE)
-    if base is None and changed_base(opened.training):
+    if base is None and opened.base_was_trained:
         notes.append(
             "The base is the model without its memory, whose weights were trained beside it: a "
             "base that was trained alone tells more (engram train --control none, then --base)."

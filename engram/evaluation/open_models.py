@@ -46,6 +46,12 @@ class OpenModel:
     config: EngramConfig
     training: dict[str, Any] | None
 
+    @property
+    def base_was_trained(self) -> bool:
+        """Whether the run that trained the memory changed weights of the base, too."""
+        options = (self.training or {}).get("options", {})
+        return bool(options.get("train", "memory") != "memory")
+
 
 @checked()
 def open_model(
@@ -134,13 +140,7 @@ def open_compared(
 
         # Of its base, whose tokenizer it shares.
         return load_control(folder).to(device)
-    opened = open_checkpoint(path, short_names=True)
-    if opened.adapter:
-        raise LayoutError(
-            f"{path} is an adapter: a memory without its base.",
-            "Compare with an attached folder: engram attach, or engram train without --adapter.",
-            path=str(path),
-        )
+    opened = _open_whole(path)
     _demand_same_tokens(path, opened, subject)
     if opened.stated is not None:
         model = load(path, trust_remote_code=trust_remote_code, tables=tables)
@@ -162,20 +162,21 @@ def find_others(
     Args:
         base: Another base, if one was named.
         against: The models that it is compared with.
-        taken: Names that are in use; ``base`` is among them.
+        taken: Names that are in use, beside ``base``.
 
     Returns:
         Path of each by the name of its run: ``base`` first, if it was named.
 
     Raises:
         UsageError: Two paths are the same.
+        LayoutError: One is an adapter.
         EngramError: There is no model, see `open_checkpoint`.
     """
     others: dict[str, str | Path] = {} if base is None else {"base": base}
     others |= dict(zip(name_runs(against, {*taken, "base"}), against, strict=True))
     for path in others.values():
         if not (Path(path) / CONTROL_FILE).is_file():
-            open_checkpoint(path, short_names=True)
+            _open_whole(path)
     return others
 
 
@@ -199,6 +200,18 @@ def name_runs(given: Sequence[str | Path], taken: set[str]) -> list[str]:
             raise UsageError(f"{path} is given twice.", "Name it once.", path=str(path))
         names.append(name)
     return names
+
+
+def _open_whole(path: str | Path) -> Checkpoint:
+    """Open what a model can be loaded from by itself."""
+    opened = open_checkpoint(path, short_names=True)
+    if opened.adapter:
+        raise LayoutError(
+            f"{path} is an adapter: a memory without its base.",
+            "Compare with an attached folder: engram attach, or engram train without --adapter.",
+            path=str(path),
+        )
+    return opened
 
 
 def _demand_same_tokens(path: str | Path, opened: Checkpoint, subject: OpenModel) -> None:

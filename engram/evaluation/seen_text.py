@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
 from engram.addressing.reference import look_back
-from engram.addressing.text_rows import readable
+from engram.addressing.text_rows import ngrams_of, readable
 from engram.errors import InputError
 from engram.evaluation.counted_tokens import CountedTokens
+from engram.training.document_loss import window_starts
 from engram.training.documents import TrainingDocuments
 
 _CHUNK_TOKENS = 2**18
@@ -97,8 +98,9 @@ def find_seen(
     Raises:
         InputError: Nothing of the other text counts.
     """
-    at_windows, is_known = _read_at_windows(text, addresses)
-    ngrams = _Ngrams(at_windows, addresses.vocab_size)
+    evaluated = np.concatenate([window.ids for window in text.windows])
+    are_starts = window_starts(text.windows)
+    ngrams = _Ngrams(ngrams_of(addresses, evaluated, are_starts).slots, addresses.vocab_size)
     without = np.zeros(len(seen), dtype=bool)
     without[list(left_out)] = True
     if not seen.lengths[~without].any():
@@ -119,18 +121,6 @@ def find_seen(
             counted = ~without[number]
         counts += np.bincount(ids[counted], minlength=len(counts))[: len(counts)]
         ngrams.search(slots[0][counted & known])
-    sizes = [len(window.ids) for window in text.windows]
-    is_last = np.zeros(sum(sizes), dtype=bool)
-    is_last[np.cumsum(sizes) - 1] = True
-    return Seen(counts, np.where(is_known, ngrams.orders(), 0)[~is_last])
-
-
-def _read_at_windows(
-    text: CountedTokens, addresses: Addresses
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return what positions of windows read ``[P, N]``, and which the memory can read ``[P]``."""
-    ids, known = readable(addresses, np.concatenate([window.ids for window in text.windows]))
-    starts = np.zeros(len(ids), dtype=bool)
-    starts[np.cumsum([0, *(len(window.ids) for window in text.windows[:-1])])] = True
-    slots, _ = look_back(addresses, ids[None], known[None], starts[None])
-    return slots[0], known
+    orders = np.where(readable(addresses, evaluated)[1], ngrams.orders(), 0)
+    # The last token of a window predicts none; the next one's first comes after it.
+    return Seen(counts, orders[~np.append(are_starts[1:], True)])

@@ -18,7 +18,7 @@ from engram.addressing.tokenizer_files import TokenizerFile
 from engram.evaluation.gate_options import GateOptions
 from engram.evaluation.token_readings import TokenReadings
 from engram.evaluation.token_texts import decode_tokens
-from engram.training.document_loss import Window
+from engram.training.document_loss import Window, window_starts
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -136,9 +136,7 @@ def _groups(
     min_count: int,
 ) -> Iterator[_Groups]:
     """Count the n-grams of each order, with their mean gates and gains."""
-    starts = np.zeros(len(ids), dtype=bool)
-    starts[np.cumsum([0, *(len(window.ids) for window in windows)])[:-1]] = True
-    ngrams = ngrams_of(addresses, ids, starts)
+    ngrams = ngrams_of(addresses, ids, window_starts(windows))
     # Of the token that follows each; the first of a window has no loss.
     gains = np.append((readings.loss_off - readings.loss)[1:], np.nan)
     keys, shorter = ngrams.slots[:, 0], None

@@ -5,7 +5,6 @@ Shapes: n tokens.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.tokenizer_files import TokenizerFile
+from engram.training.token_bytes import decoder_kind
 
 WORD_PARTS = (
     "start of a word",
@@ -72,18 +72,12 @@ def _texts(ids: Sequence[int], tokenizer: TokenizerFile) -> list[str | None]:
     special = {
         number for number, token in encoder.get_added_tokens_decoder().items() if token.special
     }
-    kind = _decoder(encoder)
+    kind = decoder_kind(encoder)
     if kind == "ByteLevel":
         texts: list[Any] = encoder.decode_batch([[it] for it in ids], skip_special_tokens=False)
     else:
         texts = [_marked(encoder.id_to_token(it) or "", kind) for it in ids]
     return [None if it in special else text for it, text in zip(ids, texts, strict=True)]
-
-
-def _decoder(encoder: Any) -> str | None:
-    """Return the kind of a tokenizer's decoder; None where tokens are words."""
-    decoder = encoder.decoder
-    return None if decoder is None else str(json.loads(decoder.__getstate__())["type"])
 
 
 def _marked(token: str, kind: str | None) -> str:

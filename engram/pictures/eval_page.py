@@ -33,11 +33,12 @@ _KINDS = {
 }
 
 
-def eval_html(evaluation: Mapping[str, Any]) -> str:
+def eval_html(evaluation: Mapping[str, Any], *, command: str | None = None) -> str:
     """Return a page that shows an evaluation.
 
     Args:
         evaluation: `Evaluation.to_dict()`, schema ``engram.eval/1``.
+        command: The command that made it.
 
     Returns:
         The page, which loads nothing and runs no script.
@@ -48,7 +49,7 @@ def eval_html(evaluation: Mapping[str, Any]) -> str:
         lead=found["verdict"],
         source=f"{found['target']} on {found['text']}: {_counts(found)}; windows of "
         f"{found['context']:,} tokens",
-        command=found.get("command"),
+        command=command,
     )
     body = [_losses(found)]
     if found["training"]:

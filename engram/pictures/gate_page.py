@@ -35,13 +35,14 @@ _FOLD = "Every token as a table"
 _PANEL = "Rest on a token, touch it, or tab into the text and use the arrow keys."
 
 
-def gates_html(reading: Mapping[str, Any]) -> str:
+def gates_html(reading: Mapping[str, Any], *, command: str | None = None) -> str:
     """Return a page that shows a reading of gates.
 
     Without scripts it shows the tokens, shaded by their mean gate, and all tables.
 
     Args:
         reading: `GateReading.to_dict()`, schema ``engram.gates/1``.
+        command: The command that made it.
 
     Returns:
         The page, which loads nothing.
@@ -51,7 +52,7 @@ def gates_html(reading: Mapping[str, Any]) -> str:
         title=f"Gates of {last_name(reading['target'])}",
         lead=_lead(reading),
         source=_source(reading),
-        command=reading.get("command"),
+        command=command,
         style=_STYLE.read_text(encoding="utf-8"),
         script=_SCRIPT.read_text(encoding="utf-8") if tokens else "",
         data=_data(reading) if tokens else None,

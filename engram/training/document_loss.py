@@ -219,6 +219,15 @@ def cut_windows(documents: Sequence[Any], context: int) -> list[Window]:
     return windows
 
 
+def window_starts(windows: Sequence[Window]) -> NDArray[np.bool_]:
+    """Return True at the first token of every window, among the tokens of all ``[n]``."""
+    ends = np.cumsum([len(window.ids) for window in windows])
+    starts = np.zeros(ends[-1], dtype=bool)
+    starts[0] = True
+    starts[ends[:-1]] = True
+    return starts
+
+
 def read_windows(
     model: Any,
     windows: Sequence[Window],

@@ -22,8 +22,7 @@ def byte_counter(tokenizer: TokenizerFile) -> tuple[ByteCounter, bool]:
         The function, and whether it is exact.
     """
     encoder = tokenizer.tokenizer
-    decoder = encoder.decoder
-    if decoder is None or json.loads(decoder.__getstate__())["type"] != "ByteLevel":
+    if decoder_kind(encoder) != "ByteLevel":
 
         def count(ids: NDArray[Any]) -> int:
             # Together with the first token, since decoders change the start of a text.
@@ -38,3 +37,17 @@ def byte_counter(tokenizer: TokenizerFile) -> tuple[ByteCounter, bool]:
     for number, extra in added.items():
         sizes[number] = 0 if extra.special else len(extra.content.encode())
     return lambda ids: int(sizes[ids[1:]].sum()), True
+
+
+def decoder_kind(encoder: Any) -> str | None:
+    """Return the kind of a tokenizer's decoder, as its file names it; None without one.
+
+    Args:
+        encoder: A `tokenizers.Tokenizer`. Of a sequence of decoders ByteLevel is the kind, if it is
+            among them.
+    """
+    if encoder.decoder is None:
+        return None
+    stated = json.loads(encoder.decoder.__getstate__())
+    kinds = [it["type"] for it in stated.get("decoders", ())]
+    return "ByteLevel" if "ByteLevel" in kinds else str(stated["type"])

@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from engram_cli import main as cli
 from engram_cli.errors import failure_of
 from engram_cli.errors import run as run_action
 from engram_cli.output import Output, Table
-from support.cli import TERMINAL, command, imported_by, run, run_apart
+from support.cli import TERMINAL, command, imported_by, on_a_terminal, run, run_apart
 
 ENV = {**os.environ, **TERMINAL}
 
@@ -362,17 +361,7 @@ def test_text_that_the_terminal_cannot_show_is_no_crash(tmp_path):
 
 
 def test_no_color_and_no_control_codes_in_a_pipe_or_when_refused():
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command("config", "ls"),
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        env={**ENV, "TERM": "xterm-256color", "NO_COLOR": "1"},
-    )
-    process.wait(timeout=60)
-    os.close(terminal)
-    assert b"\x1b[3" not in os.read(controller, 2**16)
-    os.close(controller)
+    assert "\x1b[3" not in on_a_terminal("config", "ls", NO_COLOR="1")
     assert "\x1b" not in run_apart("config", "ls").stdout
 
 

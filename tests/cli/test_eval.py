@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
-import subprocess
 
 import pytest
 
 from engram.evaluation.measured_runs import MeasuredRuns
 from support import evaluated, tiny
-from support.cli import TERMINAL, command, run
+from support.cli import on_a_terminal, run
 
 SHORT = ("--tokens", "600", "--context", "24", "--bootstrap", "50")
 
@@ -54,9 +51,6 @@ def test_programs_get_one_object_and_nothing_else(place, out):
     found = done.json()
     assert found["schema"] == "engram.eval/1"
     assert found["split"] == "held_out"
-    assert found["command"] == (
-        f"engram eval {out} --text {place.text} --tokens 600 --context 24 --bootstrap 50"
-    )
     assert done.stderr == ""
 
 
@@ -130,23 +124,16 @@ def test_a_page_is_written_too(place, out, tmp_path):
 
 
 def test_a_terminal_gets_a_bar_of_tokens(place):
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command("eval", place.attached, "--text", place.text, "--context", "24"),
-        stdout=subprocess.DEVNULL,
-        stderr=terminal,
-        env={**os.environ, **TERMINAL, "TERM": "xterm-256color"},
+    text = on_a_terminal(
+        "eval",
+        place.attached,
+        "--text",
+        place.text,
+        "--context",
+        "24",
+        stream="stderr",
+        COLUMNS="200",
     )
-    os.close(terminal)
-    shown = b""
-    try:
-        while more := os.read(controller, 2**16):
-            shown += more
-    except OSError:  # its end, on Linux
-        pass
-    os.close(controller)
-    assert process.wait(timeout=120) == 0
-    text = shown.decode()
     assert "Reading" in text
     assert "tokens / " in text
     assert "B/s" not in text

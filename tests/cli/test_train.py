@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import random
 import shlex
 import shutil
@@ -24,7 +23,7 @@ from engram.pictures import plot_training
 from engram.training.run import Run
 from engram.training.session import Session
 from support import tiny
-from support.cli import TERMINAL, command, run
+from support.cli import TERMINAL, on_a_terminal, run
 from support.drawn import ink, lines
 from support.forks import INTERRUPT
 from support.paths import WORD
@@ -112,23 +111,9 @@ def test_programs_get_one_object_and_nothing_else(place, attached):
 
 
 def test_a_terminal_gets_a_bar(place, attached):
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command(*train(attached, place, "bar", "--train", "lora")),
-        stdout=subprocess.DEVNULL,
-        stderr=terminal,
-        env={**os.environ, **TERMINAL, "TERM": "xterm-256color"},
+    text = on_a_terminal(
+        *train(attached, place, "bar", "--train", "lora"), stream="stderr", COLUMNS="200"
     )
-    os.close(terminal)
-    shown = b""
-    try:
-        while more := os.read(controller, 2**16):
-            shown += more
-    except OSError:  # its end, on Linux
-        pass
-    os.close(controller)
-    assert process.wait(timeout=60) == 0
-    text = shown.decode()
     assert "4/4" in text
     assert "tokens/s" in text
     assert "Step 4" not in text

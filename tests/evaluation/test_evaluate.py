@@ -119,7 +119,7 @@ def test_the_answer_for_programs_has_every_key(found, place):
     assert next(iter(answer)) == "schema"
     assert answer["schema"] == "engram.eval/1"
     assert set(answer) == {
-        *("schema", "target", "text", "command", "verdict", "context", "split"),
+        *("schema", "target", "text", "verdict", "context", "split"),
         *("tokens", "bytes"),
         *("documents", "bytes_are_exact", "runs", "differences", "resamples", "training"),
         *("groups", "frequency_source", "positions", "position_windows"),

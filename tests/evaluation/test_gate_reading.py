@@ -183,10 +183,10 @@ def test_rows_and_ngrams_are_those_of_a_lookup(folders, name):
 
 @pytest.mark.skipif(STREAMS not in EVERY, reason="deepseek_v4 is not among the families")
 def test_the_json_holds_every_gate(folders):
-    reading = read_gates(folders[STREAMS], TEXT, command="engram gates")
+    reading = read_gates(folders[STREAMS], TEXT)
     answer = json.loads(json.dumps(reading.to_dict(), allow_nan=False))
     assert [*answer] == [
-        *("schema", "target", "text", "command", "layout", "layers", "streams", "orders", "tokens"),
+        *("schema", "target", "text", "layout", "layers", "streams", "orders", "tokens"),
         *("collisions", "telling", "notes"),
     ]
     assert answer["schema"] == "engram.gates/1"

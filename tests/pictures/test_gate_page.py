@@ -91,16 +91,17 @@ def test_the_page_says_the_mean_change_and_the_command():
     reading = readings.gates()
     counted = [it for it in reading["tokens"] if it["loss"] is not None]
     change = sum(it["loss_off"] - it["loss"] for it in counted) / len(counted)
-    text = Markup(gates_html(reading)).text
+    command = 'engram gates smollm2-memory "Only Alexander ..." --html gates.html'
+    text = Markup(gates_html(reading, command=command)).text
     assert f"{change:.3f} lower than with it off" in text
-    assert reading["command"] in text
+    assert command in text
     assert "8 gates at each of 77 tokens" in text
 
 
 def test_hostile_text_stays_text():
     reading = readings.gates(list(readings.HOSTILE), telling=8)
-    reading |= {"target": "<b>x</b>", "command": "engram gates '<script>'"}
-    page = gates_html(reading)
+    reading |= {"target": "<b>x</b>"}
+    page = gates_html(reading, command="engram gates '<script>'")
     page.encode()  # half surrogates are shown by their number
     found = Markup(page)
     assert {"img", "b"}.isdisjoint(found.tags)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
 import pytest
@@ -120,3 +121,30 @@ def imported_by(*words: object, **options: Any) -> tuple[Result, set[str]]:
     done = run_apart(*words, before=_TELL, **options)
     said, _, modules = done.stderr.rpartition("\n===")
     return done._replace(stderr=said), set(modules.split())
+
+
+def on_a_terminal(
+    *words: object, stream: Literal["stdout", "stderr"] = "stdout", **environment: str
+) -> str:
+    """What a command that ends well writes to a stream that is a terminal.
+
+    Args:
+        words: Of the command, without `engram`.
+        stream: The stream; the other one is dropped.
+        environment: Variables of the process, beside those of this one.
+    """
+    ours, theirs = pty.openpty()
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    with subprocess.Popen(
+        command(*words), env={**os.environ, "TERM": "xterm-256color", **environment}, **streams
+    ) as process:
+        os.close(theirs)
+        parts = []
+        try:
+            while part := os.read(ours, 2**16):
+                parts.append(part)
+        except OSError:  # so ends a terminal, on Linux
+            pass
+        assert process.wait(timeout=120) == 0
+    os.close(ours)
+    return b"".join(parts).decode().replace("\r\n", "\n")
