@@ -45,8 +45,9 @@ def show(
         yield from _collisions(answer["collisions"], layer)
     if answer["telling"] is not None:
         yield from _telling(answer, chosen)
-    for note in answer["notes"]:
-        yield f"\n{note}"
+    if answer["notes"]:
+        yield ""
+    yield from answer["notes"]
 
 
 def _painted(answer: dict[str, Any], chosen: Sequence[Gate]) -> ShownInColors:
@@ -131,7 +132,8 @@ def _collisions(stated: dict[str, Any], layer: int | None) -> Shown:
 
 def _telling(answer: dict[str, Any], chosen: Sequence[Gate]) -> Shown:
     headings = ("order", "count", "mean gate", "gain", "n-gram")
-    for name in [*chosen, None]:
+    begins_answer = not answer["tokens"] and answer["collisions"] is None
+    for number, name in enumerate([*chosen, None]):
         rows = [
             (
                 it["order"],
@@ -143,10 +145,12 @@ def _telling(answer: dict[str, Any], chosen: Sequence[Gate]) -> Shown:
             for it in answer["telling"]
             if (it["layer_id"], it["stream"]) == (name or (None, None))
         ]
+        if number or not begins_answer:
+            yield ""
         if name is None:
-            yield "\nN-grams that help most (gain in nats, of the token after them)"
+            yield "N-grams that help most (gain in nats, of the token after them)"
         else:
-            yield f"\n{_title(answer, name)}: n-grams with the highest mean gates"
+            yield f"{_title(answer, name)}: n-grams with the highest mean gates"
         yield Table(rows, headings, left=("n-gram",)) if rows else "none occurs often enough"
 
 
