@@ -120,5 +120,5 @@ def eval(
     if html is not None:
         from engram.pictures.eval_page import eval_html
 
-        text = eval_html(answer, command=command_line(ctx))
-        write_html(out, html, text, overwrite=overwrite)
+        page = eval_html(answer, command=command_line(ctx))
+        write_html(out, html, page, overwrite=overwrite)
