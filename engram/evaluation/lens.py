@@ -112,7 +112,9 @@ class Lens:
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
         logits = self.logits(states)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # As log_softmax, whose sum over a large vocabulary is less exact.
+        return wide - wide.logsumexp(dim=-1, keepdim=True)
 
     def _run(self, tokens: int) -> Tensor:
         """Run the copy on sequences of one token each, any of them; logits ``[N, 1, V]``."""

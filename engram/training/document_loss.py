@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from engram.addressing.tokenizer_files import describe_tokenizer
 from engram.arguments import checked
@@ -283,8 +282,9 @@ def _token_nats(
     chunk = max(1, _CHUNK_LOGITS // logits.shape[-1])
     for rows_of, columns in zip(row.split(chunk), column.split(chunk), strict=True):
         predicted = logits[rows_of.to(device), columns.to(device)].to(wide)
-        losses = cross_entropy(
-            predicted, ids[rows_of, columns + 1].to(predicted.device), reduction="none"
-        )
-        nats[rows_of, columns] = losses.double().cpu()
+        targets = ids[rows_of, columns + 1, None].to(predicted.device)
+        # Not cross_entropy: torch adds up its probabilities in float32 one after the other, which
+        # loses 2e-6 of the loss over a large vocabulary; logsumexp adds them in pairs.
+        said = predicted.gather(-1, targets)[:, 0].double()
+        nats[rows_of, columns] = (predicted.logsumexp(dim=-1).double() - said).cpu()
     return nats.numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def loaded(model_type, tmp_path_factory, dtype=torch.float64):
     return tiny.randomise(engram.load(attached)).to(dtype)
 
 
+class Guesser(torch.nn.Module):
+    """Expects the same of every next token: a few of a large vocabulary, and all others alike."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = torch.zeros(49_152)
+        self.said[:8] = 12
+
+    def forward(self, input_ids, use_cache):
+        return SimpleNamespace(logits=self.said.expand(*input_ids.shape, -1))
+
+
 def nats_by_token(model, document):
     """Add up the losses one token at a time, each from a call of its own."""
     nats = count = 0
@@ -47,6 +62,16 @@ def nats_by_token(model, document):
             nats -= float(logits.double().log_softmax(-1)[int(document[place])])
             count += 1
     return nats, count
+
+
+def test_losses_of_a_large_vocabulary_lose_nothing_in_float32():
+    model, document = Guesser(), np.arange(3, 40)
+    losses = document_losses(model, [document], str(BPE), context=CONTEXT)
+    # cross_entropy is wrong by 1e-5 of it here.
+    logs = model.said.double().log_softmax(-1)
+    counted = np.delete(document, [0, CONTEXT])
+    expected = -float(logs[torch.from_numpy(counted)].mean())
+    assert losses.nats_per_token == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gemma2", "mixtral"])
