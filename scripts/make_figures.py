@@ -2,8 +2,8 @@
 
     python scripts/make_figures.py ASSETS RUNS FOLDER [NAME...]
 
-ASSETS is what scripts/fetch_assets.py fetched, RUNS holds memory-0 as scripts/compare_controls.py
-trains it, and FOLDER is docs/figures. Every picture is what a command of `FIGURES` writes;
+ASSETS is what scripts/fetch_assets.py fetched, RUNS holds memory-0 and frozen-random-0 as
+scripts/compare_controls.py trains them, and FOLDER is docs/figures. Every picture is what a command of `FIGURES` writes;
 docs/gallery.md shows each beside its command. Pictures of pages are taken by Chromium, and that of
 the run is drawn from the log in its folder. With names, only those are made.
 """
@@ -52,7 +52,13 @@ class Figure(NamedTuple):
 
 
 _GATES = f"engram gates memory-0 {shlex.quote(SENTENCES)} --stats stats.json --html gates.html"
-_EVAL = "engram eval memory-0 --text foldoc.txt --seen foldoc.txt --tokens 4K --html eval.html"
+_EVAL = (
+    "engram eval memory-0 --text foldoc.txt --against frozen-random-0 --seen foldoc.txt "
+    "--tokens 4K --html eval.html"
+)
+_DEPTH = (
+    "engram depth memory-0 --text foldoc.txt --against frozen-random-0 --tokens 2K --plot depth.png"
+)
 _TRAIN = (
     "engram train ./smollm2-135m -c smollm2 --text foldoc.txt -o memory-0 --steps 308 --batch 2 "
     "--evaluate-every 0 --plot training.png"
@@ -69,7 +75,7 @@ FIGURES = (
     Figure("gates-page-dark.png", _GATES, "gates.html", height=900, scheme="dark", focus=3),
     Figure("gates-page-narrow.png", _GATES, "gates.html", width=400, height=900, focus=3),
     Figure("eval-page.png", _EVAL, "eval.html"),
-    Figure("depth.png", "engram depth memory-0 --text foldoc.txt --tokens 2K --plot depth.png"),
+    Figure("depth.png", _DEPTH),
     Figure("training.png", _TRAIN),
 )
 # Written first, for commands that read it.
@@ -107,7 +113,7 @@ def main() -> None:
 def sources(assets: Path, runs: Path) -> Iterator[Path]:
     """Yield the files and folders that commands name."""
     yield from (assets / name for name in ("smollm2-135m", "english.txt", "foldoc.txt"))
-    yield runs / "memory-0"
+    yield from (runs / name for name in ("memory-0", "frozen-random-0"))
 
 
 def make(figure: Figure, place: Path) -> None:

@@ -13,14 +13,9 @@ import engram
 from engram.evaluation import EvalOptions, MemoryWatch, evaluate
 from engram.evaluation.probes import GateCollector, start_rms
 from engram.training.document_loss import cut_windows, read_windows
-from support import evaluated, tiny
+from support import tiny
 
 SHORT = EvalOptions(bootstrap=20, context=24, tokens=600)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return evaluated.place(tmp_path_factory)
 
 
 def layers_of(place, folder):

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engram.evaluation import EvalOptions, Evaluation
 from engram.training import train
 from support import tiny
 from support.trained import options, written_text
 
 SETTINGS = {"steps": 40, "table_lr": 0.5, "held_out": 0.2, "save_every": 0, "evaluate_every": 0}
+SHORT = EvalOptions(bootstrap=200, context=24, tokens=600)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ def place(tmp_path_factory: Any) -> Place:
         attached = tiny.attached_model(base, folder / "attached")
         _MADE.append(Place(folder, written_text(folder), base, attached))
     return _MADE[0]
+
+
+def nats(found: Evaluation, run: str) -> float:
+    """Return the loss of a run."""
+    return found.losses.runs[run].nats_per_token
 
 
 def random_text(path: Path, paragraphs: int = 60) -> Path:
