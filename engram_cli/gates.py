@@ -53,6 +53,7 @@ _GATES = {
     "min_count": Annotated[
         int, typer.Option(help="Times that an n-gram has to occur to be named.", min=1)
     ],
+    "seed": Annotated[int, typer.Option(help="Seed of the order of documents.", min=0)],
 }
 
 

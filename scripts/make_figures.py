@@ -3,9 +3,10 @@
     python scripts/make_figures.py ASSETS RUNS FOLDER [NAME...]
 
 ASSETS is what scripts/fetch_assets.py fetched, RUNS holds memory-0 and frozen-random-0 as
-scripts/compare_controls.py trains them, and FOLDER is docs/figures. Every picture is what a command of `FIGURES` writes;
-docs/gallery.md shows each beside its command. Pictures of pages are taken by Chromium, and that of
-the run is drawn from the log in its folder. With names, only those are made.
+scripts/compare_controls.py trains them, and FOLDER is docs/figures. Every picture is what a
+command of `FIGURES` writes; docs/gallery.md shows each beside its command. Pictures of pages are
+taken by Chromium, and that of the run is drawn from the log in its folder. With names, only those
+are made.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ class GateOptions:
         tokens: Tokens of a data set that are read, at most, of documents in random order.
         top: N-grams that are named for each gate, and for the loss.
         min_count: Times that an n-gram has to occur to be named.
+        seed: Seed of the order of documents.
 
     Raises:
         UsageError: A value is of another type, or too small.
@@ -23,6 +24,7 @@ class GateOptions:
     tokens: int = 100_000
     top: int = 10
     min_count: int = 3
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, context=2, tokens=2, top=1, min_count=1)
+        check_fields(self, context=2, tokens=2, top=1, min_count=1, seed=0)

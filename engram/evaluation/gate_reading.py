@@ -32,8 +32,6 @@ from engram.training.document_loss import Window, cut_windows, window_starts
 from engram.training.documents import TrainingDocuments
 from engram.units import plural
 
-# Seed of the order in which documents of a data set are read.
-_SEED = 0
 _CONTEXT = 2048
 # Of a text whose every token is shown.
 _MOST_TOKENS = 1_000_000
@@ -223,7 +221,7 @@ def read_gates(
     telling = None
     if data is not None:
         documents = TrainingDocuments(data, opened.tokenizer, options=rules, held_out_share=None)
-        chosen = choose_documents(documents, opened.training, options.tokens, _SEED)
+        chosen = choose_documents(documents, opened.training, options.tokens, options.seed)
         if chosen.split == "held_out":
             notes.append(HELD_OUT_NOTE)
         notes += [*chosen.notes, f"No n-gram reaches beyond a window of {context:,} tokens."]

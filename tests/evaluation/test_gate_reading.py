@@ -18,7 +18,7 @@ from engram.errors import InputError, MismatchError, MissingFileError, UsageErro
 from engram.evaluation import GateOptions, gate_reading, open_model, read_gates
 from engram.hf.unwired import base_of
 from engram.training.documents import TrainingDocuments
-from support import evaluated, tiny
+from support import tiny
 from support.layouts import LAYOUTS, random_memory
 from support.tiny import FAMILIES
 
@@ -247,9 +247,8 @@ def test_a_text_with_too_many_tokens_to_show_is_refused(folders, monkeypatch):
     assert "--text and --tokens" in error.value.hint
 
 
-def test_of_the_text_of_the_training_held_out_documents_are_read(tmp_path_factory, monkeypatch):
-    place = evaluated.place(tmp_path_factory)
-    folder, kept = place.trained("out"), []
+def test_of_the_text_of_the_training_held_out_documents_are_read(place, out, monkeypatch):
+    kept = []
     real = gate_reading.cut_windows
 
     def cut(documents, context):
@@ -257,15 +256,21 @@ def test_of_the_text_of_the_training_held_out_documents_are_read(tmp_path_factor
         return real(documents, context)
 
     monkeypatch.setattr(gate_reading, "cut_windows", cut)
-    reading = read_gates(folder, data=place.text)
-    numbers = json.loads((folder / "engram_held_out.json").read_text())["documents"]
-    documents = TrainingDocuments(place.text, folder, held_out_share=None)
+    reading = read_gates(out, data=place.text)
+    numbers = json.loads((out / "engram_held_out.json").read_text())["documents"]
+    documents = TrainingDocuments(place.text, out, held_out_share=None)
     assert [it.tolist() for it in kept] == [documents.tokens(n).tolist() for n in numbers]
     assert any("only documents that were held out are read" in note for note in reading.notes)
     kept.clear()
     every = read_gates(place.attached, data=place.text)
     assert len(kept) == len(documents)
     assert not any("held out" in note for note in every.notes)
+    first = []
+    for seed in (0, 0, 1):
+        kept.clear()
+        read_gates(place.attached, data=place.text, options=GateOptions(tokens=200, seed=seed))
+        first.append(kept[0].tolist())
+    assert first[0] == first[1] != first[2]
 
 
 def test_one_token_has_gates_and_no_loss(folders):
