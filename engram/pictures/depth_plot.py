@@ -68,7 +68,8 @@ def _alignment(
     axes.set_ylabel("layer of the base")
     _whole_numbers(axes.xaxis)
     _whole_numbers(axes.yaxis)
-    axes.legend(loc="upper left", frameon=True, facecolor="white", framealpha=0.9)
+    # Late layers of the one are seldom like early ones of the other.
+    axes.legend(loc="lower right", frameon=True, facecolor="white", framealpha=0.9)
 
 
 def _mark_memory(axes: Axes, answer: Mapping[str, Any]) -> None:
