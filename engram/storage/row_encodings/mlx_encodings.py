@@ -69,9 +69,12 @@ def _dequantise(
     bits: int,
     tag: str,
 ) -> NDArray[np.float32]:
-    of_groups = np.unpackbits(packed["codes"], axis=-1, bitorder="little")
-    of_codes = of_groups.reshape(len(packed), of_groups.shape[1] // bits, bits)
-    codes = np.packbits(of_codes, axis=-1, bitorder="little")[..., 0]
-    factors = decode(scales["value"], tag).astype(np.float32)
-    terms = decode(biases["value"], tag).astype(np.float32)
+    # Eight codes lie in as many bytes as one has bits: in the lower bytes of a uint64.
+    octets = packed["codes"].reshape(len(packed), packed["codes"].shape[1] // bits, bits)
+    words = np.zeros((*octets.shape[:2], 8), dtype=np.uint8)
+    words[..., :bits] = octets
+    shifts = bits * np.arange(8, dtype=np.uint64)
+    codes = words.view("<u8") >> shifts & np.uint64(2**bits - 1)  # [B, group size / 8, 8]
+    factors = decode(scales["value"], tag).astype(np.float32)[..., np.newaxis]
+    terms = decode(biases["value"], tag).astype(np.float32)[..., np.newaxis]
     return codes.astype(np.float32) * factors + terms

@@ -3,8 +3,6 @@
 Shapes: n rows, B blocks, width columns of a row.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +15,12 @@ from engram.storage.stored_values import decode
 _WIDTH = 256
 _SCALES = _WIDTH // FP8_SCALE_BLOCK
 _SIGNS = ((1,), (-1,))
-_E2M1 = np.outer(_SIGNS, [0, 0.5, 1, 1.5, 2, 3, 4, 6]).ravel()
-_LLOYD4 = np.outer(_SIGNS, [0, 0.095, 0.1901, 0.2944, 0.4126, 0.5586, 0.7484, 1]).ravel()
+_E2M1 = np.outer(_SIGNS, [0, 0.5, 1, 1.5, 2, 3, 4, 6]).ravel().astype(np.float32)
+_LLOYD4 = (
+    np.outer(_SIGNS, [0, 0.095, 0.1901, 0.2944, 0.4126, 0.5586, 0.7484, 1])
+    .ravel()
+    .astype(np.float32)
+)
 
 Blocks = NDArray[np.void]
 Values = NDArray[np.float32]
@@ -74,13 +76,15 @@ def split(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 
 def _fp8(codes: Blocks, scales: Blocks) -> Values:
     # The product is exact in float64, and in float32 unless it is beyond it.
-    values = decode(codes["codes"], "F8_E4M3") * decode(scales["scale"], "F8_E8M0")
-    return values.astype(np.float32)
+    product = decode(codes["codes"], "F8_E4M3") * decode(scales["scale"], "F8_E8M0")
+    values: Values = product.astype(np.float32)
+    return values
 
 
 def _fp4(codes: Blocks, scales: Blocks) -> Values:
-    values = _pairs(_E2M1)[codes["codes"]].reshape(-1, FP8_SCALE_BLOCK)
-    return (values * decode(scales["scale"], "F8_E8M0")).astype(np.float32)
+    factors = decode(scales["scale"], "F8_E8M0").astype(np.float32)
+    values: Values = _pairs(_E2M1)[codes["codes"]].reshape(-1, FP8_SCALE_BLOCK) * factors
+    return values
 
 
 def _row264(rows: Blocks) -> Values:
@@ -114,12 +118,11 @@ def _lloyd4(rows: Blocks) -> Values:
     scale_bytes = rows["scales"].astype(np.int32)
     eighths = np.float32(8) + (scale_bytes & 7).astype(np.float32)
     scales = np.ldexp(eighths, (scale_bytes >> 3) - 20)  # (8 + M) / 16 * 2^(E - 16)
-    values = _pairs(_LLOYD4)[rows["codes"]].astype(np.float32)
-    values = values.reshape(-1, _SCALES, FP8_SCALE_BLOCK)
+    values = _pairs(_LLOYD4)[rows["codes"]].reshape(-1, _SCALES, FP8_SCALE_BLOCK)
     return _rounded_to_bfloat16(values * scales[..., np.newaxis])
 
 
-def _pairs(of_nibbles: NDArray[Any]) -> NDArray[Any]:
+def _pairs(of_nibbles: Values) -> Values:
     """The two values of every byte ``[256, 2]``: that of the low nibble comes first."""
     codes = np.arange(256)
     return of_nibbles[np.stack([codes & 15, codes >> 4], axis=1)]
@@ -134,7 +137,7 @@ def _rounded_to_bfloat16(values: Values) -> Values:
 
 _SCALE = part(("scale", "u1", 1))
 SCALED_ENCODINGS = (
-    # ds4's rows. It refuses NaN, and rounds to bfloat16: only values below 2^-126 can change.
+    # ds4's rows. It refuses NaN, and rounds to bfloat16: only values below 2^-130 can change.
     RowEncoding(
         "e4m3_e8m0_32_row264",
         _WIDTH,
