@@ -27,7 +27,7 @@ Values = NDArray[np.float32]
 
 
 def interleave(codes: NDArray[np.uint8], scales: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Put the scales of rows behind their fp8 codes: 256 + 8 bytes become rows of 264.
+    """Put the scales of rows after their fp8 codes: 256 + 8 bytes become rows of 264.
 
     Args:
         codes: Bytes ``[n, width]``.
