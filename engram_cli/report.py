@@ -86,7 +86,7 @@ def report(
         $ engram report engram-27b --markdown
         $ engram report engram-27b --plot report.png
         $ engram report engram-27b --html report.html
-        $ engram report deepseek-v4.1-00001-of-00010.gguf
+        $ engram report model.gguf
     """
     forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
     asked = [flag for flag, is_asked in forms.items() if is_asked]

@@ -20,8 +20,6 @@ ARCHITECTURE = "general.architecture"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
 _TWO_TENSORS = "e4m3_e8m0_32"
-# Values of a row, by the encoding of rows that are plain bytes.
-_WIDTHS = {"e4m3_e8m0_32_row264": 256, "lloyd4_e5m3_32_r136": 256}
 
 
 @dataclass(frozen=True)
@@ -191,9 +189,13 @@ class GgufMemory:
             return GgufTable(layer_id, values, scales, kind, width)
         if scales is not None:
             return GgufTable(layer_id, values, scales, _TWO_TENSORS, width)
-        stated = self.text("encoding")
-        encoding = kind if stated is None else stated
-        return GgufTable(layer_id, values, None, encoding, _WIDTHS.get(encoding))
+        from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
+
+        encoding = self.text("encoding") or kind
+        known = ROW_ENCODINGS.get(encoding)
+        # The width of the tensor is in bytes; rows of these encodings are one block each.
+        values_of_row = known.block_values if known is not None and known.is_row else None
+        return GgufTable(layer_id, values, None, encoding, values_of_row)
 
     @cached_property
     def weights(self) -> Mapping[int, Mapping[str, GgufTensor]]:
@@ -260,8 +262,9 @@ def open_gguf(path: Path) -> GgufMemory:
         architecture = files.values.get(ARCHITECTURE)
         of = "" if architecture is None else f" of architecture {architecture.scalar()}"
         raise InputError(
-            f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its {len(files.values):,} keys "
-            f"and {len(files.tensors):,} tensors is one that an engine gives a memory.",
+            f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its "
+            f"{len(files.values):,} keys and {len(files.tensors):,} tensors is one that an engine "
+            "gives a memory.",
             "Give a file with a memory, such as DeepSeek-V4.1 (deepseek41) or Qwen3.8-Flash-Next "
             "(qwen4exp).",
             path=str(files.parts[0].path),
