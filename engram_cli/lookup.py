@@ -22,8 +22,8 @@ def lookup(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="An attached folder, an adapter, or a folder or safetensors file with published "
-            "names.",
+            help="An attached folder, an adapter, a folder or safetensors file with published "
+            "names, or a GGUF file.",
         ),
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, in quotes.")],
@@ -36,10 +36,12 @@ def lookup(
 
     Only those rows are read from the files: no model is loaded, and tables may be larger than
     memory. Row ids count within the layer's whole table; --json also gives those within each head.
+    Of a GGUF file the constants are those that it states, and rows are decoded as its engine does.
 
     Examples:
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
         $ engram lookup ./attached-model "the Milky Way" --json
+        $ engram lookup model.gguf "the Milky Way" -t ./model
     """
     found = engram.look_up(
         target,
@@ -54,7 +56,7 @@ def _show(found: TextLookup) -> Shown:
     for layer in found.layers:
         yield (
             f"Layer {layer.layer_id}: {layer.rows_read:,} of {plural(layer.table_rows, 'row')} "
-            f"({found.config.table_dtype})"
+            f"({found.table_dtype})"
         )
         yield _table(found, layer)
         for shared in layer.shared:

@@ -12,6 +12,7 @@ from engram.checkpoints.report.report import Report
 from engram.errors import UsageError
 from engram.sizing.run_options import ReportOptions
 from engram.units import format_bytes, plural
+from engram_cli.gguf_text import show_gguf
 from engram_cli.machine_text import machine, parts
 from engram_cli.options import (
     OUTPUT,
@@ -36,6 +37,7 @@ _KINDS = {
     "attached": "a model with a memory",
     "adapter": "a memory without its base",
     "released": "a released checkpoint",
+    "gguf": "a GGUF file with a memory",
     "base": "a base model without a memory",
 }
 
@@ -48,7 +50,7 @@ def report(
         typer.Argument(
             metavar="TARGET",
             help="Config file, template name, folder or safetensors file of a checkpoint with a "
-            "memory, or hub id of one; or a base model.",
+            "memory, or hub id of one; a GGUF file; or a base model.",
         ),
     ],
     model: ModelOption = None,
@@ -69,8 +71,10 @@ def report(
 
     Every line is exact, nominal (a stated convention) or estimated. Of a checkpoint only config and
     headers are read, on the hub too: attached memories and adapters, DeepSeek-V4.1, Qwen's
-    per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict. A base
-    model of the catalogue is counted alone. Exits with 5 when something that is given is too small.
+    per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict. Of GGUF
+    files, whole or in parts, it names the dialect of the engine, the encoding and place of every
+    table, and the constants that are missing. A base model of the catalogue is counted alone. Exits
+    with 5 when something that is given is too small.
 
     Examples:
         $ engram report engram-27b
@@ -82,6 +86,7 @@ def report(
         $ engram report engram-27b --markdown
         $ engram report engram-27b --plot report.png
         $ engram report engram-27b --html report.html
+        $ engram report model.gguf
     """
     forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
     asked = [flag for flag, is_asked in forms.items() if is_asked]
@@ -119,13 +124,16 @@ def _show(found: Report, payload: dict[str, Any], summary: bool) -> Shown:
     use, has_memory = found.use, payload["target_kind"] != "base"
     yield from machine(use, list(use.resources.values()), use.fits)
     named = f"Layout {payload['layout']}" if has_memory else "Family"
-    tables = f", tables in {dtype} on the {payload['tables']}" if has_memory else ""
+    has_tables = payload["totals"]["table_bytes"] > 0
+    tables = f", tables in {dtype} on the {payload['tables']}" if has_tables else ""
     yield (
         f"\n{payload['target']} is {_KINDS[payload['target_kind']]}.\n"
         f"{named}: {payload['title']}.\n"
         f"Counted for {payload['mode']}{f' with {optimizer}' if optimizer else ''}{tables}.\n"
     )
     yield parts(use) if summary else _parts(payload)
+    if payload["gguf"] is not None:
+        yield from show_gguf(payload["gguf"])
     if has_memory:
         yield from _reads(payload)
     if has_memory and not summary:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Literal
+from typing import Any, Literal
 
 from engram.backbone import Backbone
 from engram.config.engram_config import EngramConfig
@@ -75,7 +75,7 @@ class Contents:
     """Contents of a checkpoint, or of one that a config describes.
 
     Attributes:
-        kind: config, attached, adapter or released.
+        kind: config, attached, adapter, released, gguf or base.
         layout: Name of the layout; None for a base model without a memory.
         title: The layout or family in one line.
         config: The memory in our terms; None for a kind of memory that we do not run.
@@ -84,9 +84,11 @@ class Contents:
         weights: Parts of the memory by layer, and the base as one, if it is known.
         notes: What should be said with the numbers.
         backbone: The base model, if its config is known.
+        gguf: What GGUF files say of their memory, in the terms of ``--json``; None for other
+            contents.
     """
 
-    kind: Literal["config", "attached", "adapter", "released", "base"]
+    kind: Literal["config", "attached", "adapter", "released", "gguf", "base"]
     layout: str | None
     title: str
     config: EngramConfig | None
@@ -94,6 +96,7 @@ class Contents:
     weights: tuple[Weights, ...]
     notes: tuple[str, ...]
     backbone: Backbone | None = None
+    gguf: Mapping[str, Any] | None = None
 
 
 def dtype_bytes(dtype: str) -> int:

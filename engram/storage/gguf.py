@@ -1,4 +1,4 @@
-"""Recognises GGUF files, which are not read, and says what is."""
+"""Recognises GGUF files, and refuses them where another format is needed."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -8,21 +8,25 @@ from engram.errors import InputError
 _MAGIC = b"GGUF"
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file starts as GGUF does, whatever its name."""
+    with suppress(OSError):  # told by whoever reads the file
+        if path.is_file():  # opening a pipe would take its writer from whoever reads the text
+            with path.open("rb") as file:
+                return file.read(len(_MAGIC)) == _MAGIC
+    return False
+
+
 def refuse_gguf(path: Path) -> None:
     """Refuse a GGUF file, whatever its name.
 
     Raises:
         InputError: It is one.
     """
-    start = b""
-    with suppress(OSError):  # told by whoever reads the file
-        if path.is_file():  # opening a pipe would take its writer from whoever reads the text
-            with path.open("rb") as file:
-                start = file.read(len(_MAGIC))
-    if start == _MAGIC:
+    if is_gguf(path):
         raise InputError(
-            f"{path} is a GGUF file, a format that is not read; folders of transformers and "
-            "safetensors files are.",
+            f"{path} is a GGUF file, which engram report and lookup read; here a folder of "
+            "transformers or a safetensors file is needed.",
             "Give the checkpoint that it was converted from, such as its hub id "
             "(organisation/name).",
             path=str(path),

@@ -65,6 +65,7 @@ def texts(tmp_path_factory):
     from engram.corpus.building.build_corpus import build_corpus
     from engram.corpus.text.sources import find_sources
     from engram.corpus.text.text_options import TextOptions
+    from support.gguf_memories import write_filled
 
     folder = tmp_path_factory.mktemp("texts")
     (folder / "corpus.txt").write_text(TEXT * 20)
@@ -92,6 +93,7 @@ def texts(tmp_path_factory):
     (sources, _), small = find_sources(folder / "corpus.txt"), load_tokenizer(config.tokenizer)
     build_corpus(sources, small, folder / "tokens", TextOptions())
     write_statistics(folder / "stats.json")
+    write_filled(folder / "model.gguf", "gguf_ds4")
     return folder
 
 

@@ -143,7 +143,12 @@ FLOORS = {
         ("hash",),
         ("verify",),
     ),
-    "engram.checkpoints": (("published",), ("read",), ("attach", "report"), ("verify", "convert")),
+    "engram.checkpoints": (
+        ("published", "gguf"),
+        ("read",),
+        ("attach", "report"),
+        ("verify", "convert"),
+    ),
 }
 
 

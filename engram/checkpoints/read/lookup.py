@@ -1,24 +1,25 @@
 """Looks up what a text reads from a stored memory: ids, rows and their norms; only those rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.same_memory import map_of
+from engram.addressing.same_memory import check_tokenizer, map_of
 from engram.addressing.text_rows import ngrams_of, rows_of
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
+from engram.checkpoints.gguf.gguf_memory import holds_gguf
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
-from engram.errors import InputError, MissingFileError
+from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.file_names import refuse_empty
 from engram.tensor_names import TABLE
 
@@ -112,7 +113,9 @@ class TextLookup:
     Attributes:
         target: The memory's name.
         text: The text.
-        config: The memory, with the dtype of its tables.
+        layout: Its layout.
+        table_dtype: dtype of its tables, of a GGUF file the encoding of their rows.
+        heads: Its heads for each order.
         orders: Its n-gram orders.
         tokens: The text's tokens.
         repeated: N-grams that occur more than once, by order: they read the same rows again.
@@ -121,7 +124,9 @@ class TextLookup:
 
     target: str
     text: str
-    config: EngramConfig
+    layout: str
+    table_dtype: str
+    heads: int
     orders: tuple[int, ...]
     tokens: tuple[TextToken, ...]
     repeated: dict[int, tuple[Ngram, ...]]
@@ -136,11 +141,11 @@ class TextLookup:
         return {
             "schema": "engram.lookup/1",
             "target": self.target,
-            "layout": self.config.layout,
-            "table_dtype": self.config.table_dtype,
+            "layout": self.layout,
+            "table_dtype": self.table_dtype,
             "text": self.text,
             "orders": list(self.orders),
-            "heads": self.config.n_head_per_ngram,
+            "heads": self.heads,
             "tokens": [{"position": i, **vars(token)} for i, token in enumerate(self.tokens)],
             "repeated": [
                 {"order": order, **vars(ngram)}
@@ -162,10 +167,12 @@ def look_up(
     """Read the rows of a memory that a text touches. Nothing else of its tables is read.
 
     Args:
-        target: An attached folder, an adapter, or a folder or file with published names.
+        target: An attached folder, an adapter, a folder or file with published names, or a GGUF
+            file or folder.
         text: Any text; no special tokens are added.
         config: The memory, or its config file, where the checkpoint does not state it.
         tokenizer: The model's tokenizer, or its name or path; the one in the folder when None.
+            Beside a GGUF file it has to be given.
 
     Returns:
         Tokens, rows and norms; `to_dict()` is what ``engram lookup --json`` prints.
@@ -173,7 +180,8 @@ def look_up(
     Raises:
         InputError: The text has no tokens, or there is no memory.
         MissingFileError: Files or the tokenizer are not there.
-        MismatchError: It is another tokenizer.
+        MismatchError: It is another tokenizer, or the constants of a GGUF file do not fit.
+        UsageError: A config was given, and the files state their own.
 
     Examples:
         >>> import engram
@@ -182,12 +190,8 @@ def look_up(
         True
     """
     refuse_empty(target, "the checkpoint")
-    memory = open_checkpoint(Path(target), config=None if config is None else given_config(config))
-    layers_of = memory.layers
-    tokenizer = _tokenizer_of(memory) if tokenizer is None else describe_tokenizer(tokenizer)
-    addresses = memory.addresses_with(tokenizer)
-    if addresses.map_sha256 is not None:
-        addresses = addresses.with_map(map_of(addresses, tokenizer))
+    memory = _open(Path(target), config, tokenizer)
+    addresses, tokenizer = memory.addresses, memory.tokenizer
     encoded = tokenizer.tokenizer.encode(text, add_special_tokens=False)
     if not encoded.ids:
         raise InputError("The text has no tokens.", "Give a text, in quotes.", text=text)
@@ -203,7 +207,7 @@ def look_up(
     layers = []
     for slot, layer in enumerate(addresses.layers):
         rows = read.rows[:, slot]
-        table = layers_of[layer.layer_id][TABLE]
+        table = memory.tables[layer.layer_id]
         distinct, inverse = np.unique(rows, return_inverse=True)
         norms = np.linalg.norm(table.read_rows(distinct), axis=1)[inverse].reshape(rows.shape)
         layers.append(
@@ -221,7 +225,85 @@ def look_up(
         for order, found in ngrams.items()
     }
     return TextLookup(
-        str(target), text, memory.stored_config, addresses.orders, tokens, repeated, tuple(layers)
+        target=str(target),
+        text=text,
+        layout=addresses.layout.name,
+        table_dtype=memory.table_dtype,
+        heads=addresses.n_heads,
+        orders=addresses.orders,
+        tokens=tokens,
+        repeated=repeated,
+        layers=tuple(layers),
+    )
+
+
+class _Rows(Protocol):
+    """A table whose single rows can be read."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def read_rows(self, row_ids: NDArray[np.int64]) -> NDArray[Any]: ...
+
+
+class _Memory(NamedTuple):
+    """A stored memory, with all that a look-up takes.
+
+    Attributes:
+        addresses: Its constants, with their token map.
+        tokenizer: Its tokenizer.
+        tables: Its tables by layer.
+        table_dtype: dtype of the tables, or the encoding of their rows.
+    """
+
+    addresses: Addresses
+    tokenizer: TokenizerFile
+    tables: Mapping[int, _Rows]
+    table_dtype: str
+
+
+def _open(
+    path: Path,
+    config: str | Path | EngramConfig | None,
+    tokenizer: str | Path | TokenizerFile | None,
+) -> _Memory:
+    if holds_gguf(path):
+        if config is not None:
+            raise UsageError(f"{path} states its memory: leave -c (in Python, config) out.")
+        return _of_gguf(path, tokenizer)
+    stored = open_checkpoint(path, config=None if config is None else given_config(config))
+    layers = stored.layers
+    used = _tokenizer_of(stored) if tokenizer is None else describe_tokenizer(tokenizer)
+    addresses = stored.addresses_with(used)
+    if addresses.map_sha256 is not None:
+        addresses = addresses.with_map(map_of(addresses, used))
+    tables = {layer_id: tensors[TABLE] for layer_id, tensors in layers.items()}
+    return _Memory(addresses, used, tables, str(stored.stored_config.table_dtype))
+
+
+def _of_gguf(path: Path, tokenizer: str | Path | TokenizerFile | None) -> _Memory:
+    from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
+    from engram.checkpoints.gguf.gguf_memory import open_gguf
+    from engram.checkpoints.gguf.gguf_rows import GgufRows
+
+    stored = open_gguf(path)
+    addresses = gguf_addresses(stored)
+    if tokenizer is None:
+        raise MissingFileError(
+            f"The text has to be cut into tokens, and the tokenizer in {path} is not read.",
+            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
+            path=str(path),
+        )
+    used = describe_tokenizer(tokenizer)
+    if addresses.map_sha256 is not None:
+        check_tokenizer(addresses, used)
+    tables = {table.layer_id: GgufRows(table) for table in stored.tables}
+    encodings = " and ".join(dict.fromkeys(table.encoding for table in stored.tables))
+    return _Memory(
+        addresses,
+        used,
+        {layer_id: rows for layer_id, rows in tables.items() if layer_id is not None},
+        encodings,
     )
 
 

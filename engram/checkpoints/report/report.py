@@ -82,6 +82,7 @@ class Report:
             "disk_bytes": options.disk,
             "disk_iops": options.disk_iops,
             **_fits(use),
+            "gguf": found.gguf,
         }
 
 
@@ -97,7 +98,7 @@ def report(
 
     Args:
         target: A config, its file, or the name of a template; or a folder or safetensors file of a
-            checkpoint with a memory, or the hub id of one.
+            checkpoint with a memory, a GGUF file with one, or the hub id of a checkpoint.
         model: Base model of a config or an adapter, see `engram.load_backbone`.
         options: Place of the tables, training, and the memory that there is.
         revision: Branch, tag or commit on the hub.
@@ -233,6 +234,8 @@ def _training(target: Contents, options: ReportOptions) -> list[dict[str, Any]]:
 
     Of tables on disk, under those that they can be trained with.
     """
+    if target.kind == "gguf":
+        return []  # engines read it, nothing trains it
     if options.base_bytes is not None and options.train == "all":
         return []  # the bytes of a base do not tell what training it takes
     on_disk = options.mode == "training" and options.tables == "disk"

@@ -35,6 +35,10 @@ def find_target(
         base = find_in_catalogue(name)
         if base is not None:
             return base_alone(base, base_weights(base))
+    from engram.checkpoints.gguf.gguf_memory import holds_gguf
+
+    if holds_gguf(path) and not is_template(target):
+        return _gguf(path, model, options, revision)
     is_state = path.is_file() and path.suffix == ".safetensors"
     is_checkpoint = path.is_dir() or is_state or (is_hub_id(name) and not path.exists())
     if is_checkpoint and not is_template(target):
@@ -100,6 +104,22 @@ def _nothing(target: str) -> MissingFileError:
         target=target,
         near=near,
     )
+
+
+def _gguf(
+    path: Path, model: str | Path | Backbone | None, options: ReportOptions, revision: str | None
+) -> Contents:
+    from engram.checkpoints.gguf.gguf_contents import inspect_gguf
+
+    asked = {"--model": model, "--revision": revision, "--dtype": options.dtype}
+    if flags := [flag for flag, value in asked.items() if value is not None]:
+        raise UsageError(f"{path} is a GGUF file: leave {' and '.join(flags)} out.")
+    if options.mode == "training":
+        raise UsageError(
+            f"{path} is a GGUF file, which engines read and nothing trains.",
+            "Count the training of the checkpoint that it was made from.",
+        )
+    return inspect_gguf(path)
 
 
 def _checkpoint(

@@ -59,7 +59,7 @@ def test_ids_and_norms_are_those_of_the_model(folders, layout, dtype, tmp_path):
     found = look_up(tmp_path / "x", TEXT)
     ids, seen = seen_by_the_model(tmp_path / "x")
     assert [token.token_id for token in found.tokens] == ids
-    assert found.config.table_dtype == dtype
+    assert found.table_dtype == dtype
     assert [layer.layer_id for layer in found.layers] == [2, 1]
     for layer in found.layers:
         row_ids, rows = seen[layer.layer_id]

@@ -1,0 +1,273 @@
+"""`GgufMemory`: a memory in GGUF files, found by its dialect; nothing of its tables is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from engram.errors import InputError
+from engram.layouts import LAYOUTS, Layout
+from engram.layouts.gguf_dialect import Fact, GgufDialect
+from engram.layouts.gguf_dialects import NEEDED, find_dialect
+from engram.storage.gguf import is_gguf
+from engram.storage.gguf_headers import GgufTensor
+from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
+from engram.storage.gguf_values import INTEGERS, GgufValue
+
+ARCHITECTURE = "general.architecture"
+# Plain bytes: the width of a row in values does not follow from that of the tensor.
+_BYTES = "I8"
+_TWO_TENSORS = "e4m3_e8m0_32"
+
+
+@dataclass(frozen=True)
+class GgufTable:
+    """The table of a layer.
+
+    Attributes:
+        layer_id: The layer; None where the file does not say of which one it is.
+        values: The tensor with the rows.
+        scales: The tensor with their scales, where they lie apart.
+        encoding: Encoding of a row: the name that the file gives it, else its ggml type.
+        width: Values of a row; None where the encoding is unknown.
+    """
+
+    layer_id: int | None
+    values: GgufTensor
+    scales: GgufTensor | None
+    encoding: str
+    width: int | None
+
+    @property
+    def tensors(self) -> tuple[GgufTensor, ...]:
+        """The tensors that a row is read from."""
+        return (self.values,) if self.scales is None else (self.values, self.scales)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return self.values.dims[1] if len(self.values.dims) > 1 else 0
+
+
+@dataclass(frozen=True, eq=False)
+class GgufMemory:
+    """A memory in a GGUF file, or in the parts of one.
+
+    Attributes:
+        name: The file, or the folder, as it was named.
+        files: Their headers.
+        dialect: The dialect that it is stored in.
+    """
+
+    name: str
+    files: GgufFiles
+    dialect: GgufDialect
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the memory."""
+        return LAYOUTS[self.dialect.layout]
+
+    @property
+    def architecture(self) -> str | None:
+        """Value of ``general.architecture``; None where it is missing or not a text."""
+        value = self.files.values.get(ARCHITECTURE)
+        if value is None or value.is_array or value.kind != "string":
+            return None
+        return str(value.scalar())
+
+    @cached_property
+    def prefixes(self) -> tuple[str, ...]:
+        """Prefixes of the keys of the memory, up to the dot, each once."""
+        names = {fact.name for fact in self.dialect.facts.values() if not fact.is_tensor}
+        found = (key.partition(".") for key in self.files.values)
+        return tuple(dict.fromkeys(prefix for prefix, _, name in found if name in names))
+
+    def value(self, fact: str) -> GgufValue | None:
+        """Return the key of a fact; None where the dialect has none, or the file."""
+        place = self.dialect.facts.get(fact)
+        if place is None or place.is_tensor:
+            return None
+        keys = (f"{prefix}.{place.name}" for prefix in self.prefixes)
+        return next((self.files.values[key] for key in keys if key in self.files.values), None)
+
+    def tensor(self, fact: str) -> GgufTensor | None:
+        """Return the tensor of a fact; None where the dialect has none, or the file."""
+        place = self.dialect.facts.get(fact)
+        return self.files.tensors.get(place.name) if place is not None and place.is_tensor else None
+
+    def integer(self, fact: str) -> int | None:
+        """Return a fact that is one whole number; None where the file states none."""
+        value = self.value(fact)
+        if value is None or value.is_array or value.kind not in INTEGERS:
+            return None
+        return int(value.scalar())
+
+    def integers(self, fact: str) -> list[int] | None:
+        """Return a fact that is a list of whole numbers; None where the file states none."""
+        value = self.value(fact)
+        if value is None or not value.is_array or value.kind not in INTEGERS:
+            return None
+        return [int(number) for number in value.numbers().tolist()]
+
+    def text(self, fact: str) -> str | None:
+        """Return a fact that is a text; None where the file states none."""
+        value = self.value(fact)
+        if value is None or value.is_array or value.kind != "string":
+            return None
+        return str(value.scalar())
+
+    @property
+    def stated_types(self) -> dict[str, str]:
+        """Element type of every fact that the file states, as it was found, by our name."""
+        found = {}
+        for fact in self.dialect.facts:
+            value, tensor = self.value(fact), self.tensor(fact)
+            if value is not None:
+                found[fact] = value.described()
+            elif tensor is not None:
+                kind = tensor.type.name if tensor.type else f"type {tensor.type_id}"
+                found[fact] = f"{kind}{list(tensor.dims)}"
+        return found
+
+    @property
+    def missing(self) -> dict[str, Fact]:
+        """Constants that the dialect has and the file lacks, by our name.
+
+        The mark of an engine that computes some itself is that its dialect has no place for them.
+        """
+        stated, facts = self.stated_types, self.dialect.facts
+        return {fact: facts[fact] for fact in NEEDED if fact in facts and fact not in stated}
+
+    @cached_property
+    def layer_ids(self) -> tuple[int, ...]:
+        """Layers of the memory: as stated, else those with tensors of it."""
+        stated = self.integers("layer_ids")
+        if stated:
+            return tuple(stated)
+        return self.tensor_layers
+
+    @cached_property
+    def tensor_layers(self) -> tuple[int, ...]:
+        """Layers of which there are tensors of the memory, the lowest first."""
+        templates = (self.dialect.table, *self.dialect.weights.values())
+        found = (
+            layer_id
+            for template in templates
+            if template is not None and "{layer}" in template
+            for layer_id in self.dialect.tensor_layers(template, self.files.tensors)
+        )
+        return tuple(sorted(set(found)))
+
+    @cached_property
+    def tables(self) -> tuple[GgufTable, ...]:
+        """The tables that the files hold, the lowest layer first."""
+        return tuple(self._tables())
+
+    def _tables(self) -> Iterator[GgufTable]:
+        template, tensors = self.dialect.table, self.files.tensors
+        if template is None:
+            return
+        if "{layer}" not in template:  # one table, of the one layer that is stated
+            layer_id = self.layer_ids[0] if len(self.layer_ids) == 1 else None
+            if template in tensors:
+                yield self._table(layer_id, tensors[template], None)
+            return
+        scales = self.dialect.scales or ""
+        for layer_id, name in self.dialect.tensor_layers(template, tensors).items():
+            scale = tensors.get(scales.replace("{layer}", str(layer_id)))
+            yield self._table(layer_id, tensors[name], scale)
+
+    def _table(
+        self, layer_id: int | None, values: GgufTensor, scales: GgufTensor | None
+    ) -> GgufTable:
+        width = values.dims[0] if values.dims else 0
+        kind = f"type {values.type_id}" if values.type is None else values.type.name
+        if kind != _BYTES:
+            return GgufTable(layer_id, values, scales, kind, width)
+        if scales is not None:
+            return GgufTable(layer_id, values, scales, _TWO_TENSORS, width)
+        from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
+
+        encoding = self.text("encoding") or kind
+        known = ROW_ENCODINGS.get(encoding)
+        # The width of the tensor is in bytes; rows of these encodings are one block each.
+        values_of_row = known.block_values if known is not None and known.is_row else None
+        return GgufTable(layer_id, values, None, encoding, values_of_row)
+
+    @cached_property
+    def weights(self) -> Mapping[int, Mapping[str, GgufTensor]]:
+        """The other tensors of each layer, by our names."""
+        found: dict[int, dict[str, GgufTensor]] = {}
+        for part, template in self.dialect.weights.items():
+            layers = self.dialect.tensor_layers(template, self.files.tensors)
+            for layer_id, name in layers.items():
+                found.setdefault(layer_id, {})[part] = self.files.tensors[name]
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def orders(self) -> int | None:
+        """The highest n-gram order N; None where nothing tells it."""
+        stated = self.integer("orders")
+        multipliers = self.integers("multipliers")
+        if stated is None and multipliers and self.layer_ids:
+            return len(multipliers) // len(self.layer_ids)
+        return stated
+
+    @cached_property
+    def heads(self) -> int | None:
+        """Heads of an order; None where nothing tells them."""
+        stated, primes, orders = self.integer("heads"), self.integers("primes"), self.orders
+        if stated is None and primes and orders and orders > 1 and self.layer_ids:
+            return len(primes) // len(self.layer_ids) // (orders - 1)
+        return stated
+
+    @property
+    def columns(self) -> int | None:
+        """Rows that a token reads of a table: heads of all orders; None where nothing tells it."""
+        return None if not (self.orders and self.heads) else (self.orders - 1) * self.heads
+
+    def hash_rows(self, layer_id: int) -> int | None:
+        """Rows that ids can reach in a layer's table; None where the primes are not stated."""
+        primes, count = self.integers("primes"), len(self.layer_ids)
+        if not primes or layer_id not in self.layer_ids or len(primes) % count:
+            return None
+        place, each = self.layer_ids.index(layer_id), len(primes) // count
+        return sum(primes[place * each : (place + 1) * each])
+
+
+def holds_gguf(path: Path) -> bool:
+    """Whether a path is a GGUF file, or a folder of such without a config.json."""
+    if path.is_dir():
+        return not (path / "config.json").is_file() and any(path.glob("*.gguf"))
+    return is_gguf(path)
+
+
+def open_gguf(path: Path) -> GgufMemory:
+    """Open a memory in GGUF files, from their headers.
+
+    Args:
+        path: The file, any part of a split one, or a folder with one model.
+
+    Raises:
+        MissingFileError: A file is not there, or cannot be read.
+        CorruptFileError: A header is damaged.
+        InputError: It has no memory in a dialect that is known.
+    """
+    files = read_gguf_parts(path)
+    dialect = find_dialect(files.values, files.tensors)
+    if dialect is None:
+        architecture = files.values.get(ARCHITECTURE)
+        of = "" if architecture is None else f" of architecture {architecture.scalar()}"
+        raise InputError(
+            f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its "
+            f"{len(files.values):,} keys and {len(files.tensors):,} tensors is one that an engine "
+            "gives a memory.",
+            "Give a file with a memory, such as DeepSeek-V4.1 (deepseek41) or Qwen3.8-Flash-Next "
+            "(qwen4exp).",
+            path=str(files.parts[0].path),
+            format="gguf",
+        )
+    return GgufMemory(str(path), files, dialect)

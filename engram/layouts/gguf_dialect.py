@@ -1,0 +1,87 @@
+"""`GgufDialect`: one way in which engines store a memory in GGUF."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+# Element types of keys, as GGUF calls them.
+Kind = Literal["uint32", "int32", "uint64", "int64", "string", "bool"]
+
+
+class Fact(NamedTuple):
+    """Place of something that a file states about its memory.
+
+    Attributes:
+        name: Its key without the prefix; of a tensor its whole name.
+        kinds: Element types that writers of the dialect give it, the usual one first.
+        is_tensor: It is a tensor instead of a key.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    is_tensor: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufDialect:
+    """One way to store a memory in GGUF.
+
+    Attributes:
+        name: Short name, as messages and ``--json`` give it.
+        source: Who writes and reads it.
+        layout: Layout of the memory.
+        architectures: Values of ``general.architecture``, which is also the prefix of keys.
+        facts: Place of each fact by our name: `layer_ids`, `rows`, `orders`, `heads`, `row_width`,
+            `compressed_vocab_size`, `size_base`, `pad_id`, `token_map`, `primes`, `offsets`,
+            `multipliers`, `encoding` and others.
+        pad_is_raw: `pad_id` is a token id, which the token map has yet to map.
+        table: Name of the table of a layer; None where the file holds none.
+        scales: Name of a second tensor with the scales of its rows, or None.
+        weights: Names of the other tensors of a layer by our names.
+        marks: Keys without prefix, and names of tensors, of which a file in this dialect has at
+            least one; none of them is in a file of a dialect that comes later.
+        encodings: Values of the fact `encoding`, of files whose rows are plain bytes.
+    """
+
+    name: str
+    source: str
+    layout: str
+    architectures: tuple[str, ...]
+    facts: Mapping[str, Fact]
+    pad_is_raw: bool = False
+    table: str | None
+    scales: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    marks: tuple[str, ...]
+    encodings: tuple[str, ...] = ()
+
+    def tensor_layers(self, template: str, names: Iterable[str]) -> dict[int, str]:
+        """Find the layers of which there is a tensor.
+
+        Args:
+            template: Its name, with ``{layer}``.
+            names: The names of the file's tensors.
+
+        Returns:
+            Their names by layer, the lowest first.
+        """
+        pattern = re.compile(re.escape(template).replace(r"\{layer\}", r"(\d{1,9})"))
+        found = ((pattern.fullmatch(name), name) for name in names)
+        return dict(sorted((int(match[1]), name) for match, name in found if match is not None))
+
+    def is_marked(self, keys: Collection[str], tensors: Collection[str]) -> bool:
+        """Whether a file has what this dialect alone has.
+
+        Args:
+            keys: Its keys without their prefix.
+            tensors: Names of its tensors.
+        """
+        for mark in self.marks:
+            if mark in keys or mark in tensors:
+                return True
+            if "{layer}" in mark and self.tensor_layers(mark, tensors):
+                return True
+        return False

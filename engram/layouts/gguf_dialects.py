@@ -1,0 +1,387 @@
+"""The dialects of GGUF in which engines store memories: keys, element types, names of tensors.
+
+All of them store constants in one order: by layer as `layer_ids` lists them, then by n-gram order
+from 2, then by head; multipliers by layer, then by how far they look back. Offsets count from the
+start of each layer's own table.
+
+Sources: converters and loaders of the engines, see `GgufDialect.source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from engram.layouts.gguf_dialect import Fact, GgufDialect, Kind
+
+_U32: tuple[Kind, ...] = ("uint32",)
+_I32: tuple[Kind, ...] = ("int32",)
+_U64: tuple[Kind, ...] = ("uint64",)
+_I64: tuple[Kind, ...] = ("int64",)
+
+# Constants without which no engine can hash, whatever else a file states.
+NEEDED = ("layer_ids", "pad_id", "token_map", "primes", "multipliers")
+
+
+def _integers(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
+    return {fact: Fact(name, kinds) for fact, name in names.items()}
+
+
+def _tensors(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
+    return {fact: Fact(name, kinds, is_tensor=True) for fact, name in names.items()}
+
+
+_V41 = "deepseek_v41"
+_DEEPSEEK = ("deepseek41",)
+_QKV = {
+    "q_weight": "blk.{layer}.engram_q.weight",
+    "k_weight": "blk.{layer}.engram_k.weight",
+    "wkv.weight": "blk.{layer}.engram_wkv.weight",
+}
+_TABLE = "blk.{layer}.engram_embd.weight"
+
+_DS4_FACTS = {
+    **_integers(
+        _U32,
+        layer_ids="engram.layer_ids",
+        rows="engram.rows",
+        compressed_vocab_size="engram.compressed_vocab_size",
+        pad_id="engram.pad_id",
+        token_map="engram.token_map",
+        primes="engram.primes",
+    ),
+    "multipliers": Fact("engram.multipliers", _U64),
+    "encoding": Fact("engram.encoding", ("string",)),
+}
+_DS4_WEIGHTS = {
+    "q_weight": "blk.{layer}.engram_q_norm.weight",
+    "k_weight": "blk.{layer}.engram_k_norm.weight",
+    "wkv.weight": "blk.{layer}.engram_kv.weight",
+}
+_DS4 = GgufDialect(
+    name="gguf_ds4",
+    source="antirez/ds4 and its forks, ports of llama.cpp that read its files",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts=_DS4_FACTS,
+    table=_TABLE,
+    weights=_DS4_WEIGHTS,
+    marks=("engram.encoding", "engram.rows", *_DS4_WEIGHTS.values()),
+    encodings=("e4m3_e8m0_32_row264", "lloyd4_e5m3_32_r136", "conversion_underway"),
+)
+_LLAMA = GgufDialect(
+    name="gguf_llama",
+    source="llama.cpp PR 28696, ik_llama.cpp, and engines that read their files",
+    layout=_V41,
+    architectures=(*_DEEPSEEK, "deepseek4"),
+    facts={
+        **_integers(
+            _U32,
+            orders="engram.max_ngram_size",
+            heads="engram.head_count",
+            row_width="engram.key_length",
+            pad_id="engram.pad_id",
+        ),
+        "layer_ids": Fact("engram.layer_ids", ("int32", "uint32")),
+        "token_map": Fact("engram.token_map", ("int32", "uint32")),
+        **_integers(
+            _U64,
+            primes="engram.primes",
+            offsets="engram.offsets",
+            multipliers="engram.multipliers",
+        ),
+    },
+    table=_TABLE,
+    weights=_QKV,
+    # The last dialect of this layout: whatever has the keys or the table, and no other's marks.
+    marks=("engram.layer_ids", "engram.max_ngram_size", _TABLE, *_QKV.values()),
+)
+_MX = GgufDialect(
+    name="gguf_mx",
+    source="mxxm-t/llama.cpp, mx-llama.cpp, Strata tooling",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts={
+        **_integers(
+            _U32,
+            layer_ids="engram.layer_ids",
+            orders="engram.max_ngram_size",
+            heads="engram.n_heads",
+            row_width="engram.head_dim",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            pad_id="engram.pad_token_id",
+        ),
+        "token_map": Fact("engram.token_map", ("uint32", "int32")),
+        "rows": Fact("engram.num_embeddings", ("uint64", "uint32")),
+        "primes": Fact("engram.primes", ("uint64", "uint32")),
+        "offsets": Fact("engram.offsets", ("uint64", "uint32")),
+        "multipliers": Fact("engram.multipliers", ("uint64", "int64")),
+    },
+    pad_is_raw=True,
+    table="blk.{layer}.engram_embed.weight",
+    weights=_QKV,
+    marks=("engram.n_heads", "blk.{layer}.engram_embed.weight"),
+)
+_TARRUDA = GgufDialect(
+    name="gguf_tarruda",
+    source="tarruda/llama.cpp",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts={
+        **_integers(
+            _U32,
+            layer_ids="engram.layers",
+            rows="engram.embedding_counts",
+            orders="engram.ngram_size",
+            heads="engram.head_count",
+            row_width="engram.head_dim",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            pad_id="engram.pad_token_id",
+            token_map="engram.token_map",
+            primes="engram.head_bucket_sizes",
+            offsets="engram.head_offsets",
+        ),
+        "multipliers": Fact("engram.multipliers", _U64),
+    },
+    pad_is_raw=True,
+    table=_TABLE,
+    scales="blk.{layer}.engram_embd_scale.weight",
+    weights={
+        "q_weight": "blk.{layer}.engram_q_weight.weight",
+        "k_weight": "blk.{layer}.engram_k_weight.weight",
+        "wkv.weight": "blk.{layer}.engram_kv.weight",
+    },
+    marks=("engram.embedding_counts", "engram.ngram_size", "blk.{layer}.engram_q_weight.weight"),
+)
+_BUCKETS = GgufDialect(
+    name="gguf_buckets",
+    source="a fork of llama.cpp; keys as its enum names suggest",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts={
+        **_integers(
+            _U32,
+            layer_ids="engram.layers",
+            orders="engram.max_ngram_size",
+            heads="engram.head_count",
+            row_width="engram.head_dim",
+            pad_id="engram.pad_token_id",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            rows="engram.table_rows",
+            token_map="engram.token_map",
+        ),
+        **_integers(
+            _U64,
+            multipliers="engram.hash_multipliers",
+            offsets="engram.head_offsets",
+            primes="engram.head_bucket_sizes",
+        ),
+    },
+    pad_is_raw=True,
+    table=_TABLE,
+    weights=_QKV,
+    marks=("engram.table_rows",),
+)
+_HASHKEYS = GgufDialect(
+    name="gguf_hashkeys",
+    source="a fork of ds4, with the table in a GGUF beside it",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts={
+        **_integers(
+            _U32,
+            layer_ids="engram.layers",
+            rows="engram.num_embeddings",
+            orders="engram.max_ngram_size",
+            heads="engram.head_count",
+            row_width="engram.head_dim",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            pad_id="engram.pad_token_id",
+            token_map="engram.token_map",
+            primes="engram.hash_primes",
+        ),
+        **_integers(_U64, offsets="engram.hash_offsets", multipliers="engram.hash_multipliers"),
+        "fingerprint": Fact("engram.hash_contract_sha256", ("string",)),
+    },
+    pad_is_raw=True,
+    table=None,
+    marks=("engram.hash_primes", "engram.hash_contract_sha256"),
+)
+_KMBANDY = GgufDialect(
+    name="gguf_kmbandy",
+    source="kmbandy/llama.cpp, which derives primes and offsets from the sizes",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts={
+        **_integers(
+            _U32,
+            layer_ids="engram.layer_ids",
+            orders="engram.max_ngram_size",
+            heads="engram.head_count",
+            row_width="engram.head_dim",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            size_base="engram.vocab_size",
+            pad_id="engram.pad_token_id",
+            token_map="engram.token_map",
+        ),
+        "multipliers": Fact("engram.hash_multipliers", _U64),
+    },
+    pad_is_raw=True,
+    table=_TABLE,
+    weights=_QKV,
+    marks=("engram.vocab_size", "engram.hash_multipliers"),
+)
+_JIG = GgufDialect(
+    name="gguf_jig",
+    source="JigSawPT/llama.cpp, with constants as tensors",
+    layout=_V41,
+    architectures=_DEEPSEEK,
+    facts={
+        **_integers(
+            _I32,
+            layer_ids="engram.layer_ids",
+            rows="engram.num_embeddings",
+            orders="engram_max_ngram_size",
+            heads="engram_n_heads",
+            row_width="engram_head_dim",
+            compressed_vocab_size="engram_compressed_vocab_size",
+            size_base="engram_vocab_size",
+            pad_id="engram_pad_token_id",
+        ),
+        "present": Fact("engram.present", ("bool",)),
+        "token_map": Fact("engram_token_map.weight", _I32, is_tensor=True),
+        **_tensors(
+            _I64,
+            primes="engram_primes.weight",
+            offsets="engram_offsets.weight",
+            multipliers="engram_multipliers.weight",
+        ),
+    },
+    pad_is_raw=True,
+    table=_TABLE,
+    scales="blk.{layer}.engram_embd_scale.weight",
+    weights=_QKV,
+    marks=("engram_token_map.weight", "engram.present"),
+)
+_YOUNGAI = GgufDialect(
+    name="gguf_youngai",
+    source="a C engine and its port to Rust; tables stay in shards of safetensors",
+    layout=_V41,
+    architectures=("deepseek4",),
+    facts={
+        "layer_ids": Fact("engram.layer_ids", ("int32", "uint32")),
+        "rows": Fact("engram.num_embeddings", _U64),
+        **_integers(
+            _U32,
+            orders="engram.max_ngram_size",
+            heads="engram.head_count",
+            row_width="engram.head_dim",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            size_base="engram.vocab_size",
+            pad_id="engram.pad_id_compressed",
+        ),
+        "token_map": Fact("engram.token_map", _I32, is_tensor=True),
+        **_tensors(
+            _I64,
+            primes="engram.primes",
+            offsets="engram.offsets",
+            multipliers="engram.multipliers",
+        ),
+    },
+    table=None,
+    weights=_QKV,
+    marks=("engram.pad_id_compressed", "engram.0.table_path"),
+)
+_DEEPSTRIX = GgufDialect(
+    name="gguf_deepstrix",
+    source="an engine that computes constants itself; tables stay in shards of safetensors",
+    layout=_V41,
+    architectures=("deepseek4",),
+    facts={"table_shards": Fact("engram.table_shards", ("string",))},
+    table=None,
+    weights=_QKV,
+    marks=("engram.table_shards",),
+)
+_PLE_TABLE = "per_layer_token_embd.weight"
+_PLE_WEIGHTS = {
+    "key_proj.weight": "blk.{layer}.ple_key.weight",
+    "value_proj.weight": "blk.{layer}.ple_value.weight",
+    "norm_key.weight": "blk.{layer}.ple_norm_key.weight",
+    "norm_query.weight": "blk.{layer}.ple_norm_query.weight",
+    "norm_conv.weight": "blk.{layer}.ple_norm_conv.weight",
+    "conv1d.weight": "blk.{layer}.ple_conv1d.weight",
+}
+_QWEN = GgufDialect(
+    name="gguf_qwen4exp",
+    source="llama.cpp PR 27742",
+    layout="qwen_ple",
+    architectures=("qwen4exp",),
+    facts={
+        "layer_ids": Fact("ple.layers", ("uint32", "int32")),
+        **_integers(
+            _U32,
+            orders="ple.ngram_size",
+            heads="ple.heads_per_ngram",
+            kernel_size="ple.conv_kernel",
+            eos_token_id="ple.eos_token_id",
+            image_token_id="ple.image_token_id",
+            row_width="embedding_length_per_layer_input",
+        ),
+        **_integers(
+            _U64,
+            multipliers="ple.layer_multipliers",
+            offsets="ple.head_offsets",
+            primes="ple.head_vocab_sizes",
+        ),
+    },
+    table=_PLE_TABLE,
+    weights=_PLE_WEIGHTS,
+    marks=("ple.head_vocab_sizes", "ple.layer_multipliers", _PLE_TABLE),
+)
+_HEBRUS = GgufDialect(
+    name="gguf_hebrus",
+    source="a contract after ds4; rows lie in a file of their own",
+    layout="qwen_ple",
+    architectures=("qwen4exp",),
+    facts={
+        "layer_ids": Fact("text.ple_layer_ids", ("uint32", "int32")),
+        **_integers(
+            _U64,
+            multipliers="ple.layer_multipliers",
+            primes="ple.head_primes",
+            offsets="ple.head_offsets",
+            rows="ple.rows",
+        ),
+        "hash_id": Fact("ple.hash_id", ("string",)),
+        "seed": Fact("ple.hash_seed", _U32),
+    },
+    table=None,
+    marks=("ple.head_primes", "ple.hash_id"),
+)
+
+# The first whose marks a file has is its dialect: those with marks of their own come before those
+# that are known by what they share with others.
+DIALECTS: tuple[GgufDialect, ...] = (
+    _HASHKEYS,
+    _YOUNGAI,
+    _DEEPSTRIX,
+    _JIG,
+    _BUCKETS,
+    _TARRUDA,
+    _MX,
+    _KMBANDY,
+    _DS4,
+    _LLAMA,
+    _HEBRUS,
+    _QWEN,
+)
+
+
+def find_dialect(keys: Collection[str], tensors: Collection[str]) -> GgufDialect | None:
+    """Find the dialect of a file with a memory; None where it has no memory of a known one.
+
+    Args:
+        keys: Its keys, with their prefix.
+        tensors: Names of its tensors.
+    """
+    plain = {key.partition(".")[2] for key in keys}
+    return next((it for it in DIALECTS if it.is_marked(plain, tensors)), None)

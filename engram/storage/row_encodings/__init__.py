@@ -1,0 +1,1 @@
+"""Rows of tables as the files of other engines encode them, decoded as those engines do."""
