@@ -60,7 +60,8 @@ def constants(
         target, output, config=config, tokenizer=tokenizer, overwrite=overwrite
     )
     out.result(exported.to_dict(), _show(exported))
-    given = [word for flag in (("-c", config), ("-t", tokenizer)) if flag[1] for word in flag]
+    options = {"-c": config, "-t": tokenizer}
+    given = [word for flag, value in options.items() if value for word in (flag, value)]
     out.next_step(shlex.join(["engram", "golden", target, *given, "-o", f"{output}-golden"]))
 
 

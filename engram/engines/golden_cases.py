@@ -92,7 +92,7 @@ RULES = {
     "dead_tokens": "see rule.dead_tokens; the id of a dead position is -1",
     "largest_ids": "the products of ids and multipliers take up to 63 bits: 64-bit integers",
     "pieces": "a piece reads the tokens before it: its rows are those of the whole text",
-    "rollback": "tokens that were taken back leave nothing behind",
+    "rollback": "tokens that were taken back leave no trace",
     "document_starts": "a token that starts a document looks back at nothing; packed texts",
     "end_of_text": "what follows the token end_id does not look back at it, nor past it",
     "tokenizer": "the text, tokenised without special tokens",

@@ -13,8 +13,7 @@
 #define DEAD (-1)
 
 /* The text so far: ids of the tokenizer and of the hashed vocabulary, and where documents start. */
-static int64_t token[MAX_TOKENS], hashed[MAX_TOKENS];
-static int starts[MAX_TOKENS];
+static int64_t token[MAX_TOKENS], hashed[MAX_TOKENS], starts[MAX_TOKENS];
 
 static int64_t compress(int64_t id) {
 #if ENGRAM_HAS_TOKEN_MAP
@@ -24,17 +23,17 @@ static int64_t compress(int64_t id) {
 #endif
 }
 
-/* The tokens that position t reads, the newest first; the fill where looking back is blocked. */
-static void look_back(int t, uint64_t slots[ENGRAM_MAX_NGRAM]) {
+/* The ids that position t reads, the newest first; the fill where looking back is blocked. */
+static void look_back(int64_t t, uint64_t slots[ENGRAM_MAX_NGRAM]) {
     int blocked = token[t] == DEAD;
     slots[0] = blocked ? ENGRAM_FILL : (uint64_t)hashed[t];
     for (int k = 1; k < ENGRAM_MAX_NGRAM; k++) {
-        blocked = blocked || starts[t];
-        t--;
-        while (ENGRAM_SKIPS_DEAD && t >= 0 && token[t] == DEAD) t--;
-        blocked = blocked || t < 0 || token[t] == DEAD || token[t] == ENGRAM_END_ID;
+        if (!blocked) {
+            blocked = starts[t--] != 0;
+            while (ENGRAM_SKIPS_DEAD && t >= 0 && token[t] == DEAD) t--;
+            blocked = blocked || t < 0 || token[t] == DEAD || token[t] == ENGRAM_END_ID;
+        }
         slots[k] = blocked ? ENGRAM_FILL : (uint64_t)hashed[t];
-        if (blocked) t = 0; /* nothing before it is read */
     }
 }
 
@@ -46,43 +45,33 @@ static uint64_t row_of(int layer, int column, const uint64_t slots[ENGRAM_MAX_NG
     return engram_offsets[layer][column] + mix % engram_primes[layer][column];
 }
 
-static int64_t number(FILE *file) {
+static int64_t number(void) {
     long long found;
-    if (fscanf(file, "%lld", &found) != 1) {
-        fprintf(stderr, "golden.txt ends early\n");
-        exit(2);
-    }
-    return found;
+    if (scanf("%lld", &found) == 1) return found;
+    fprintf(stderr, "golden.txt ends early\n");
+    exit(2);
 }
 
 int main(int count, char **words) {
-    FILE *file = count == 2 ? fopen(words[1], "r") : NULL;
-    int version, read = 0;
-    if (!file || fscanf(file, "engram-golden %d", &version) != 1 || version != 1) {
-        fprintf(stderr, "usage: engram_rows golden.txt\n");
-        return 2;
-    }
-    int steps = (int)number(file);
-    if (number(file) != ENGRAM_LAYERS || number(file) != ENGRAM_COLUMNS) return 2;
-    for (int step = 0; step < steps; step++) {
-        char name[64];
-        if (fscanf(file, "%63s", name) != 1) return 2;
-        int first = (int)number(file), end = first + (int)number(file);
-        if (end > MAX_TOKENS) return 2;
-        for (int t = first; t < end; t++) {
+    char name[64];
+    int read = 0;
+    if (count != 2 || !freopen(words[1], "r", stdin) || scanf("%63s", name) != 1 || number() != 1)
+        return fprintf(stderr, "usage: engram_rows golden.txt\n"), 2;
+    int64_t steps = number();
+    if (number() != ENGRAM_LAYERS || number() != ENGRAM_COLUMNS) return 2;
+    while (steps-- > 0) {
+        if (scanf("%63s", name) != 1) return fprintf(stderr, "golden.txt ends early\n"), 2;
+        int64_t t = number(), end = t + number();
+        for (; t < end && t < MAX_TOKENS; t++) {
             uint64_t slots[ENGRAM_MAX_NGRAM];
-            token[t] = number(file);
-            starts[t] = (int)number(file);
+            token[t] = number();
+            starts[t] = number();
             hashed[t] = compress(token[t]);
-            int wrong = hashed[t] != number(file);
+            int wrong = hashed[t] != number();
             look_back(t, slots);
             for (int i = 0; i < ENGRAM_LAYERS * ENGRAM_COLUMNS; i++, read++)
-                wrong |= row_of(i / ENGRAM_COLUMNS, i % ENGRAM_COLUMNS, slots) !=
-                         (uint64_t)number(file);
-            if (wrong) {
-                printf("%s: position %d reads other rows\n", name, t);
-                return 1;
-            }
+                wrong |= (int64_t)row_of(i / ENGRAM_COLUMNS, i % ENGRAM_COLUMNS, slots) != number();
+            if (wrong) return printf("%s: position %d reads other rows\n", name, (int)t), 1;
         }
     }
     printf("%s: %d row ids are equal\n", ENGRAM_LAYOUT, read);

@@ -169,6 +169,22 @@ def test_dse1_of_the_release_is_as_long_as_its_authors():
     assert first == (384006168, *multipliers)
 
 
+@pytest.mark.real
+def test_the_export_of_the_release_is_what_is_published(real_assets, tmp_path):
+    """Map digest and row ids of DeepSeek-V4.1-Flash, with its tokenizer."""
+    tokenizer = real_assets / "tokenizers" / "deepseek-v4"
+    engram.export_constants("deepseek-v4.1-flash", tmp_path / "out", tokenizer=tokenizer)
+    stated = json.loads((tmp_path / "out" / "constants.json").read_text())
+    digest = "c60a86322ec17b4142bfef3c57a8d81fb428550cdf487f88a4320cb59fe46481"
+    assert (stated["map_sha256"], stated["compressed_vocab_size"]) == (digest, 99092)
+    assert (tmp_path / "out" / "constants.dse1").stat().st_size == 517_992
+    golden = engram.export_golden("deepseek-v4.1-flash", tmp_path / "golden", tokenizer=tokenizer)
+    case, (reading,) = golden.cases[-1]
+    assert case.name == "text"
+    assert reading.step.token_ids[:4] == (22898, 19737, 270, 9327)
+    assert reading.rows[0, 0, :4].tolist() == [3874264, 17444110, 36148658, 57882170]
+
+
 def test_the_released_constants_of_qwen(golden, tmp_path):
     known = golden("qwen3_8_flash_next_constants")
     engram.export_constants("qwen3.8-flash-next", tmp_path / "out")

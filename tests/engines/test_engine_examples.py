@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import engram
+from engram.engines.golden_cases import Case, Step, read_case
 from support.layouts import LAYOUTS, layout_config
 from support.paths import BPE, REPOSITORY
 
@@ -114,8 +118,46 @@ def test_an_engine_tells_other_rows(exported, engine, rows_of, tmp_path):
     assert "reads other rows" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_file_that_was_cut_short_is_no_success(exported, name, tmp_path):
+    lines = (exported / name / "golden" / "golden.txt").read_text().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if line[0].isalpha())
+    for end in (last, len(lines) - 1):
+        (tmp_path / "golden.txt").write_text("".join(lines[:end]))
+        done = in_c(exported / name / "constants", tmp_path, tmp_path)
+        assert (done.returncode, done.stderr) == (2, "golden.txt ends early\n")
+
+
+@each_memory
+@given(data=st.data())
+def test_any_text_is_read_as_the_library_does(exported, name, data):
+    """The plain reader and the library's reference: dead positions, starts, ends, anything."""
+    memory = json.loads((exported / name / "constants" / "constants.json").read_text())
+    engine = runpy.run_path(str(EXAMPLES / "engine-python" / "engram_rows.py"))
+    addresses = engram.EngramTokenizer(engram.load_config(exported / f"{name}.yaml"), BPE).addresses
+    token = st.integers(0, 3) | st.integers(0, memory["raw_vocab_size"] - 1) | st.just(-1)
+    ids = data.draw(st.lists(token, min_size=1, max_size=12))
+    alive = [i for i, token_id in enumerate(ids) if token_id >= 0]
+    starts = data.draw(st.sets(st.sampled_from(alive))) if alive else set()
+    (reading,) = read_case(addresses, Case("", "", (Step(0, tuple(ids), tuple(starts)),)))
+    text = [
+        (token_id, hashed, int(i in starts))
+        for i, (token_id, hashed) in enumerate(
+            zip(ids, reading.compressed_ids.tolist(), strict=True)
+        )
+    ]
+    for t in range(len(ids)):
+        slots = engine["look_back"](memory, text, t)
+        found = [engine["rows_of"](layer, slots) for layer in memory["layers"]]
+        assert found == reading.rows[t].tolist()
+    kept = alive if memory["rule"]["skips_dead_tokens"] else range(len(ids))
+    if kept:  # what a token after the last one would read beside itself
+        after = [*text, (0, 0, 0)]
+        assert engine["look_back"](memory, after, len(ids))[:0:-1] == reading.history.tolist()
+
+
 def test_the_engines_are_short():
-    for name, most in (("c/engram_rows.c", 90), ("python/engram_rows.py", 75)):
+    for name, most in (("c/engram_rows.c", 80), ("python/engram_rows.py", 65)):
         text = (EXAMPLES / f"engine-{name}").read_text()
         assert len(text.splitlines()) <= most
         assert "import engram" not in text
