@@ -36,7 +36,7 @@ class ExportedGolden:
         output: The folder.
         memory: The memory.
         cases: The cases, each with what an engine must find for its steps.
-        row_values: Sampled rows of the tables; empty where the target holds none.
+        row_values: Sampled rows of the tables; empty of a config, and of a checkpoint on the hub.
         module: Vectors of a small module; None where they were not asked for.
         files: The files beside golden.json.
     """
@@ -129,7 +129,7 @@ def export_golden(
         (case, read_case(addresses, case)) for case in make_cases(addresses, memory.tokenizer)
     )
     with folder.new() as part:
-        values = [] if memory.checkpoint is None else _row_values(memory, cases)
+        values = _row_values(memory, cases)
         vectors = None
         if module:
             from engram.engines.golden_module import module_vectors
@@ -166,9 +166,11 @@ def export_golden(
 def _row_values(
     memory: ExportedMemory, cases: Sequence[tuple[Case, tuple[Reading, ...]]]
 ) -> list[dict[str, Any]]:
+    """Read sampled rows of the tables, if their files are here."""
+    if memory.checkpoint is None or memory.checkpoint.path is None:
+        return []
     from engram.engines.golden_rows import row_values
 
-    assert memory.checkpoint is not None
     rows_read = {
         layer_id: list(
             dict.fromkeys(

@@ -8,10 +8,13 @@ import subprocess
 import pytest
 
 import engram
+from engram.checkpoints.convert.convert import convert
 from support import tiny
 from support.cli import command, imported_by, run, run_apart
+from support.hub import Hub, hub_environment, serving
 from support.layouts import LAYOUTS, layout_config, random_memory
 from support.paths import BPE
+from support.qwen import qwen_release
 
 COMMANDS = ("constants", "golden")
 each_command = pytest.mark.parametrize("name", COMMANDS)
@@ -108,6 +111,42 @@ def test_what_is_wrong_is_said_and_nothing_is_written(folder, name, tmp_path):
     assert "--overwrite" in failed["hint"]
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert run(name, folder / "qwen_ple", *out, "--overwrite").json()["layout"] == "qwen_ple"
+
+
+@each_command
+def test_adapters_and_state_dicts(folder, name, tmp_path):
+    """Neither holds a tokenizer: an adapter has the token map, a state dict needs to be told."""
+    base = tiny.base_model("llama", tmp_path / "base")
+    engram.attach(base, folder / "demo.yaml", tmp_path / "adapter", adapter=True, init="paper")
+    convert(folder / "demo", tmp_path / "published", "demo")
+    (state,) = (tmp_path / "published").glob("*.safetensors")
+    state = state.rename(tmp_path / "state.safetensors")
+    known = run(name, folder / "demo", "-o", tmp_path / "whole", "--json").json()
+    for i, words in enumerate(
+        [("adapter",), ("state.safetensors", "-c", folder / "demo.yaml", "-t", BPE)]
+    ):
+        target = tmp_path / words[0]
+        answer = run(name, target, *words[1:], "-o", tmp_path / str(i), "--json").json()
+        assert answer["fingerprint"] == known["fingerprint"]
+        assert len(answer.get("row_values", [])) == len(known.get("row_values", []))
+    failed = run(name, folder / "demo", "-c", folder / "demo.yaml", "-o", tmp_path / "x", "--json")
+    assert "leave -c" in failed.error(2)["message"]
+
+
+@each_command
+def test_a_release_on_the_hub(name, tmp_path):
+    """Only its config, its headers and its buffers travel: the hub refuses to send more."""
+    with serving(Hub, tmp_path / "hub") as hub:
+        local = qwen_release(hub.root / "qwen" / "flash")
+        (tmp_path / "home").mkdir()
+        environment = hub_environment(hub, tmp_path / "home")
+        words = (name, "qwen/flash", "-o", tmp_path / "out", "--json")
+        answer = run_apart(*words, environment=environment, cwd=tmp_path).json()
+    known = run(name, local, "-o", tmp_path / "local", "--json").json()
+    assert answer["fingerprint"] == known["fingerprint"]
+    if name == "golden":
+        assert (answer["row_values"], answer["row_ids"]) == ([], known["row_ids"])
+        assert known["row_values"]
 
 
 def test_a_pipe_that_closes_early(folder, tmp_path):

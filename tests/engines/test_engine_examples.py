@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -154,6 +155,21 @@ def test_any_text_is_read_as_the_library_does(exported, name, data):
     if kept:  # what a token after the last one would read beside itself
         after = [*text, (0, 0, 0)]
         assert engine["look_back"](memory, after, len(ids))[:0:-1] == reading.history.tolist()
+
+
+def test_the_lines_of_the_page_run(exported, tmp_path):
+    if shutil.which("gcc") is None or shutil.which("node") is None:
+        pytest.skip("there is no gcc, or no node")
+    page = (REPOSITORY / "docs" / "how-to" / "engines.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    for name in ("constants", "golden"):
+        shutil.copytree(exported / "demo" / name, tmp_path / name)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    python = f"python() {{ '{sys.executable}' \"$@\"; }}\n"
+    done = run("sh", "-e", "-c", python + block, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.splitlines())) == 1
+    assert done.stdout.count("row ids are equal") == 3
 
 
 def test_the_engines_are_short():
