@@ -60,8 +60,8 @@ def constants(
         target, output, config=config, tokenizer=tokenizer, overwrite=overwrite
     )
     out.result(exported.to_dict(), _show(exported))
-    options = {"-c": config, "-t": tokenizer}
-    given = [word for flag, value in options.items() if value for word in (flag, value)]
+    options = {"-c": config, "-t": tokenizer}.items()
+    given = [word for flag, value in options if value for word in (flag, value)]
     out.next_step(shlex.join(["engram", "golden", target, *given, "-o", f"{output}-golden"]))
 
 
@@ -69,8 +69,7 @@ def _show(exported: ExportedConstants) -> Shown:
     addresses = exported.memory.addresses
     rows = [(file.name, f"{file.bytes:,}", file.holds) for file in exported.files]
     yield Table(rows, ("file", "bytes", "holds"), left=("file", "holds"))
-    yield ""
-    yield f"Constants of {exported.memory.name} ({addresses.layout.name}) in {exported.output}"
+    yield f"\nConstants of {exported.memory.name} ({addresses.layout.name}) in {exported.output}"
     yield f"fingerprint: {addresses.fingerprint}"
     if addresses.map_sha256 is not None:
         yield f"token map: {addresses.map_sha256} (sha256 as little-endian int32)"
