@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from engram.corpus.results.stored_corpus import BuiltCorpus, StoredCorpus, describe_corpus
     from engram.corpus.text.text_options import TextOptions
     from engram.corpus.verify.verify_corpus import verify_corpus
+    from engram.engines.constants import ExportedConstants, export_constants
+    from engram.engines.golden import ExportedGolden, export_golden
     from engram.errors import (
         ConfigError,
         CorruptFileError,
@@ -92,6 +94,8 @@ _NAMES = {
     "engram.corpus.results.stored_corpus": ("BuiltCorpus", "StoredCorpus", "describe_corpus"),
     "engram.corpus.text.text_options": ("TextOptions",),
     "engram.corpus.verify.verify_corpus": ("verify_corpus",),
+    "engram.engines.constants": ("ExportedConstants", "export_constants"),
+    "engram.engines.golden": ("ExportedGolden", "export_golden"),
     "engram.errors": (
         "ConfigError",
         "CorruptFileError",
@@ -142,6 +146,8 @@ __all__ = [
     "EngramModule",
     "EngramTokenizer",
     "EngramWarning",
+    "ExportedConstants",
+    "ExportedGolden",
     "HashOptions",
     "HashedDataset",
     "HashedText",
@@ -174,6 +180,8 @@ __all__ = [
     "describe_config",
     "describe_corpus",
     "detach",
+    "export_constants",
+    "export_golden",
     "hash_text",
     "list_backbones",
     "load",

@@ -38,6 +38,8 @@ COMMANDS = {
     "lookup": "Show which rows of a stored memory a text reads, and their norms.",
     "report": "Count parameters and bytes of a config or a checkpoint, and say whether they fit.",
     "verify": "Check that a memory is wired right: constants, sizes, weights.",
+    "constants": "Write what an engine needs to find rows: token map, multipliers, primes.",
+    "golden": "Write test vectors to check an engine against: token ids, row ids, rows, outputs.",
     "env": "Show the versions and the machine, for a bug report.",
 }
 

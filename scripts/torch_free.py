@@ -38,6 +38,8 @@ COMMANDS = (
     "hash corpus -c {memory} --stats --json",
     "report {attached} --json",
     "lookup {attached} Alexander --json",
+    "constants {attached} -o constants --json",
+    "golden {attached} -o golden --json",
     "verify {attached} --headers-only --json",
     "report {released} --json",
     "verify {released} --json",

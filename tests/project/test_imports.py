@@ -130,6 +130,7 @@ FLOORS = {
         ("nn",),
         ("hf",),
         ("checkpoints",),
+        ("engines",),
         ("training",),
         ("evaluation",),
         ("pictures",),

@@ -77,6 +77,16 @@ WRITERS = [
     Writer("hash -o -j 2", (*_HASH, "-j", "2"), resumes=True),
     Writer("hash -o parquet", (*_HASH, "-j", "1", "--format", "parquet"), resumes=True),
     Writer(
+        "constants",
+        ("constants", "{}/attached", "-o", "out"),
+        ("constants", "{}/memory.yaml", "-t", str(BPE), "-o", "out"),
+    ),
+    Writer(
+        "golden",
+        ("golden", "{}/attached", "-o", "out"),
+        ("golden", "{}/memory.yaml", "-t", str(BPE), "-o", "out"),
+    ),
+    Writer(
         "config new",
         ("config", "new", "tiny", "-o", "out"),
         ("config", "new", "gpt2", "-o", "out"),
