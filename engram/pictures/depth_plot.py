@@ -53,14 +53,13 @@ def _alignment(
     )
     figure.colorbar(image, ax=axes, label="linear CKA")
     depths = answer["effective_depth"]
-    for number, (name, label) in enumerate(
-        {run: seen(run), "base": "the base with itself"}.items()
-    ):
+    labels = {run: "effective depth", "base": "that of the base"}
+    for number, (name, label) in enumerate(labels.items()):
         # White below each line, so that it is seen on dark cells.
         style = nested_style(number + 1)
         places = [float("nan") if it is None else it for it in depths[name]]
         axes.plot(places, color="white", linewidth=style["linewidth"] + 2)
-        axes.plot(places, label=f"effective depth, {label}", **style)
+        axes.plot(places, label=label, **style)
     axes.set_xlim(-0.5, len(depths[run]) - 0.5)
     axes.set_ylim(-0.5, len(matrix) - 0.5)
     axes.grid(visible=False)
@@ -68,8 +67,8 @@ def _alignment(
     axes.set_ylabel("layer of the base")
     _whole_numbers(axes.xaxis)
     _whole_numbers(axes.yaxis)
-    # Late layers of the one are seldom like early ones of the other.
-    axes.legend(loc="lower right", frameon=True, facecolor="white", framealpha=0.9)
+    # Early layers of the one are seldom like late ones of the other.
+    axes.legend(loc="upper left", frameon=True, facecolor="white", framealpha=0.9)
 
 
 def _mark_memory(axes: Axes, answer: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def test_numbers_of_the_answer_are_drawn():
         matrix = next(it["matrix"] for it in answer["cka"] if it["a"] == run)
         np.testing.assert_allclose(image.get_array(), matrix)
         depths = lines(axes)
-        for label, name in ((f"effective depth, {run}", run), ("the base with itself", "base")):
+        for label, name in (("effective depth", run), ("that of the base", "base")):
             (found,) = (points for key, points in depths.items() if key.endswith(label))
             np.testing.assert_allclose(found[1][:-1], answer["effective_depth"][name][:-1])
             assert np.isnan(found[1][-1])  # a layer that resembles nothing
