@@ -8,28 +8,40 @@ from pathlib import Path
 
 from engram.addressing.same_memory import check_tokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
+from engram.checkpoints.gguf.constant_faults import ConstantJudge
+from engram.checkpoints.gguf.file_faults import Fault, FileJudge
 from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
-from engram.checkpoints.gguf.gguf_faults import Fault, Judge
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
 from engram.checks import Check, Verdict, run_check, what_happened
 from engram.errors import CorruptFileError, MissingFileError
 
-# By name of a check: its rule, the fact that it needs, and its detail when all is right.
-_RULES: dict[str, tuple[Callable[[Judge], Iterator[Fault]], str, str]] = {
-    "header": (Judge.header, "", "tensors lie where it says, and the files reach to their ends"),
-    "prefix": (Judge.prefix, "", "keys begin with the architecture"),
-    "constants": (Judge.present, "", "none that the dialect has is missing"),
-    "types": (Judge.types, "", "element types are those that its loaders take"),
-    "layers": (Judge.layers, "layer_ids", "those stated are those with tensors"),
-    "tensors": (Judge.names, "", "named as the dialect names them"),
-    "rows": (Judge.rows, "primes", "heads fill the tables, offsets are running sums"),
-    "primes": (Judge.sizes, "primes", "those that the rule of the layout finds"),
-    "multipliers": (Judge.factors, "multipliers", "those that the layout's generator draws"),
-    "token map": (Judge.token_map, "token_map", "every token has an entry, and every id is used"),
-    "pad": (Judge.pad, "pad_id", "the release's, in the space of the dialect"),
-    "end": (Judge.end, "eos_token_id", "the release's"),
-    "encoding": (Judge.encoding, "", "known, and as wide as the rows"),
-    "values": (Judge.samples, "", "sampled rows are finite numbers"),
+# By name of a check: its rule, and its detail when all is right.
+_OF_FILES: dict[str, tuple[Callable[[FileJudge], Iterator[Fault]], str]] = {
+    "header": (FileJudge.header, "tensors lie where it says, and the files reach to their ends"),
+    "prefix": (FileJudge.prefix, "keys begin with the architecture"),
+    "constants": (FileJudge.present, "none that the dialect has is missing"),
+    "types": (FileJudge.types, "element types are those that its loaders take"),
+    "layers": (FileJudge.layers, "those stated are those with tensors"),
+    "tensors": (FileJudge.names, "named as the dialect names them"),
+    "encoding": (FileJudge.encoding, "known, and as wide as the rows"),
+    "values": (FileJudge.samples, "sampled rows are finite numbers"),
+}
+# The same of constants, with the fact that each needs.
+_OF_CONSTANTS: dict[str, tuple[Callable[[ConstantJudge], Iterator[Fault]], str, str]] = {
+    "rows": (ConstantJudge.rows, "primes", "heads fill the tables, offsets are running sums"),
+    "primes": (ConstantJudge.sizes, "primes", "those that the rule of the layout finds"),
+    "multipliers": (
+        ConstantJudge.factors,
+        "multipliers",
+        "those that the layout's generator draws",
+    ),
+    "token map": (
+        ConstantJudge.token_map,
+        "token_map",
+        "every token has an entry, and every id is used",
+    ),
+    "pad": (ConstantJudge.pad, "pad_id", "the release's, in the space of the dialect"),
+    "end": (ConstantJudge.end, "eos_token_id", "the release's"),
 }
 # Faults with which engines that refuse nothing run without the memory, or without a part of it.
 _OFF = ("CONST_MISSING", "LAYERS_INCOMPLETE", "NAME_MISMATCH", "PREFIX_WRONG", "HALF_DONE")
@@ -66,19 +78,30 @@ def verify_gguf(path: Path, tokenizer: str | Path | None = None) -> Iterator[Che
         yield Check("header", False, what_happened(error))
         return
     yield Check("dialect", True, f"{memory.dialect.name}: {memory.dialect.source}")
-    judge, codes = Judge(memory), set()
-    for name, (rule, fact, right) in _RULES.items():
-        if fact and fact not in memory.dialect.facts:
-            continue
-        if fact and fact not in memory.stated_types:
-            yield GgufCheck(name, None, f"the file does not state {fact}")
-            continue
-        faults = tuple(rule(judge))
-        codes.update(fault.code for fault in faults)
-        yield _check(name, faults, right)
+    codes: set[str] = set()
+    for check in (*_checks_of_files(memory), *_checks_of_constants(memory)):
+        codes.update(fault["code"] for fault in check.faults)
+        yield check
     if tokenizer is not None:
         yield run_check("tokenizer", _check_tokenizer, memory, tokenizer)
     yield _memory(memory, codes)
+
+
+def _checks_of_files(memory: GgufMemory) -> Iterator[GgufCheck]:
+    judge = FileJudge(memory)
+    for name, (rule, right) in _OF_FILES.items():
+        yield _check(name, tuple(rule(judge)), right)
+
+
+def _checks_of_constants(memory: GgufMemory) -> Iterator[GgufCheck]:
+    judge = ConstantJudge(memory)
+    for name, (rule, fact, right) in _OF_CONSTANTS.items():
+        if fact not in memory.dialect.facts:
+            continue
+        if fact in memory.stated_types:
+            yield _check(name, tuple(rule(judge)), right)
+        else:
+            yield GgufCheck(name, None, f"the file does not state {fact}")
 
 
 def _check(name: str, faults: tuple[Fault, ...], right: str) -> GgufCheck:
