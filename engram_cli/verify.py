@@ -27,7 +27,8 @@ def verify(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="Folder or safetensors file of a checkpoint with a memory, or hub id of one.",
+            help="Folder or safetensors file of a checkpoint with a memory, or hub id of one; or a "
+            "GGUF file.",
         ),
     ],
     tokenizer: TokenizerOption = None,
@@ -49,12 +50,14 @@ def verify(
     A memory that was attached is given random weights in RAM, and the logits of cached, chunked and
     left-padded runs are compared with those of a full one. Of released checkpoints (DeepSeek-V4.1,
     Qwen's per-layer n-gram embedding, LongCat, Gemma 3n and 4, the reference demo's state dict)
-    headers and constants are read, and nothing is loaded. Exit code 5 when a check fails; what
-    could not be checked does not fail.
+    headers and constants are read, and nothing is loaded. Of GGUF files of engines, constants are
+    computed again, and a few rows read: every known failure has a code and a repair. Exit code 5
+    when a check fails; what could not be checked does not fail.
 
     Examples:
         $ engram verify ./attached-model
         $ engram verify ./attached-model --headers-only --json
+        $ engram verify model.gguf
     """
     told: list[Check] = []
 

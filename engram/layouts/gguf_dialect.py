@@ -41,8 +41,9 @@ class GgufDialect:
         table: Name of the table of a layer; None where the file holds none.
         scales: Name of a second tensor with the scales of its rows, or None.
         weights: Names of the other tensors of a layer by our names.
-        marks: Keys without prefix, and names of tensors, of which a file in this dialect has at
-            least one; none of them is in a file of a dialect that comes later.
+        marks: Keys without prefix that tell the dialect; none of them is in a file of a dialect
+            that comes later.
+        tensor_marks: Names of tensors that tell it, likewise.
         encodings: Values of the fact `encoding`, of files whose rows are plain bytes.
     """
 
@@ -55,7 +56,8 @@ class GgufDialect:
     table: str | None
     scales: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
-    marks: tuple[str, ...]
+    marks: tuple[str, ...] = ()
+    tensor_marks: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ()
 
     def tensor_layers(self, template: str, names: Iterable[str]) -> dict[int, str]:
@@ -79,9 +81,7 @@ class GgufDialect:
             keys: Its keys without their prefix.
             tensors: Names of its tensors.
         """
-        for mark in self.marks:
-            if mark in keys or mark in tensors:
-                return True
-            if "{layer}" in mark and self.tensor_layers(mark, tensors):
-                return True
-        return False
+        return any(mark in keys for mark in self.marks) or any(
+            self.tensor_layers(mark, tensors) if "{layer}" in mark else mark in tensors
+            for mark in self.tensor_marks
+        )

@@ -19,7 +19,7 @@ _U64: tuple[Kind, ...] = ("uint64",)
 _I64: tuple[Kind, ...] = ("int64",)
 
 # Constants without which no engine can hash, whatever else a file states.
-NEEDED = ("layer_ids", "pad_id", "token_map", "primes", "multipliers")
+NEEDED = ("layer_ids", "pad_id", "token_map", "primes", "offsets", "multipliers")
 
 
 def _integers(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
@@ -65,7 +65,8 @@ _DS4 = GgufDialect(
     facts=_DS4_FACTS,
     table=_TABLE,
     weights=_DS4_WEIGHTS,
-    marks=("engram.encoding", "engram.rows", *_DS4_WEIGHTS.values()),
+    marks=("engram.encoding", "engram.rows"),
+    tensor_marks=tuple(_DS4_WEIGHTS.values()),
     encodings=("e4m3_e8m0_32_row264", "lloyd4_e5m3_32_r136", "conversion_underway"),
 )
 _LLAMA = GgufDialect(
@@ -93,7 +94,8 @@ _LLAMA = GgufDialect(
     table=_TABLE,
     weights=_QKV,
     # The last dialect of this layout: whatever has the keys or the table, and no other's marks.
-    marks=("engram.layer_ids", "engram.max_ngram_size", _TABLE, *_QKV.values()),
+    marks=("engram.layer_ids", "engram.max_ngram_size"),
+    tensor_marks=(_TABLE, *_QKV.values()),
 )
 _MX = GgufDialect(
     name="gguf_mx",
@@ -119,7 +121,8 @@ _MX = GgufDialect(
     pad_is_raw=True,
     table="blk.{layer}.engram_embed.weight",
     weights=_QKV,
-    marks=("engram.n_heads", "blk.{layer}.engram_embed.weight"),
+    marks=("engram.n_heads",),
+    tensor_marks=("blk.{layer}.engram_embed.weight",),
 )
 _TARRUDA = GgufDialect(
     name="gguf_tarruda",
@@ -150,7 +153,8 @@ _TARRUDA = GgufDialect(
         "k_weight": "blk.{layer}.engram_k_weight.weight",
         "wkv.weight": "blk.{layer}.engram_kv.weight",
     },
-    marks=("engram.embedding_counts", "engram.ngram_size", "blk.{layer}.engram_q_weight.weight"),
+    marks=("engram.embedding_counts", "engram.ngram_size"),
+    tensor_marks=("blk.{layer}.engram_q_weight.weight",),
 )
 _BUCKETS = GgufDialect(
     name="gguf_buckets",
@@ -260,7 +264,8 @@ _JIG = GgufDialect(
     table=_TABLE,
     scales="blk.{layer}.engram_embd_scale.weight",
     weights=_QKV,
-    marks=("engram_token_map.weight", "engram.present"),
+    marks=("engram.present",),
+    tensor_marks=("engram_token_map.weight", "engram_primes.weight"),
 )
 _YOUNGAI = GgufDialect(
     name="gguf_youngai",
@@ -290,6 +295,7 @@ _YOUNGAI = GgufDialect(
     table=None,
     weights=_QKV,
     marks=("engram.pad_id_compressed", "engram.0.table_path"),
+    tensor_marks=("engram.token_map", "engram.primes"),
 )
 _DEEPSTRIX = GgufDialect(
     name="gguf_deepstrix",
@@ -335,7 +341,8 @@ _QWEN = GgufDialect(
     },
     table=_PLE_TABLE,
     weights=_PLE_WEIGHTS,
-    marks=("ple.head_vocab_sizes", "ple.layer_multipliers", _PLE_TABLE),
+    marks=("ple.head_vocab_sizes", "ple.layer_multipliers"),
+    tensor_marks=(_PLE_TABLE,),
 )
 _HEBRUS = GgufDialect(
     name="gguf_hebrus",

@@ -36,6 +36,7 @@ ROWS = {
     "gguf_qwen4exp": ("IQ4_NL", 160),
 }
 _WIDTHS = {"deepseek_v41": 256, "qwen_ple": 160}
+_IDS = 600  # compressed ids of the short token map
 _TOKENS = "tokenizer.ggml.tokens"
 _TEMPLATES = {"deepseek_v41": "deepseek-v4.1-flash", "qwen_ple": "qwen3.8-flash-next"}
 _V41_DIMS = {"q_weight": (5120, 4), "k_weight": (5120, 4), "wkv.weight": (6144, 25600)}
@@ -53,7 +54,7 @@ def constants(layout: str) -> Mapping[str, Any]:
     config = load_template(_TEMPLATES[layout])
     heads = head_primes(config)
     primes = {layer_id: list(chain(*orders)) for layer_id, orders in heads.items()}
-    draws = multipliers(config, 99092 if layout == "deepseek_v41" else config.engram_vocab_size)
+    draws = multipliers(config, _IDS if layout == "deepseek_v41" else config.engram_vocab_size)
     rows = [stored_rows(orders, config.row_multiple) for orders in heads.values()]
     return {
         "layer_ids": list(primes),
@@ -61,10 +62,10 @@ def constants(layout: str) -> Mapping[str, Any]:
         "orders": config.max_ngram_size,
         "heads": config.n_head_per_ngram,
         "row_width": config.row_width,
-        "compressed_vocab_size": 99092,
-        "size_base": config.rows_per_head if isinstance(config.rows_per_head, int) else 0,
+        "compressed_vocab_size": _IDS,
+        "size_base": config.rows_per_head[0],
         "pad_id": 2,
-        "token_map": [token % 99092 for token in range(1000)],
+        "token_map": [token % _IDS for token in range(1000)],
         "primes": [prime for each in primes.values() for prime in each],
         "offsets": [sum(each[:at]) for each in primes.values() for at in range(len(each))],
         "multipliers": [it for draw in draws.values() for it in draw],
@@ -91,6 +92,9 @@ def write_memory(
     prefix: str | None = None,
     missing_bytes: int = 0,
     small: bool = False,
+    kinds: Mapping[str, str] | None = None,
+    kept: Mapping[str, Any] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a released memory in a dialect.
 
@@ -104,6 +108,9 @@ def write_memory(
         prefix: Of its keys; the architecture when None.
         missing_bytes: Bytes that are missing at the end.
         small: Weights are a few values each.
+        kinds: Facts with other element types.
+        kept: Facts whose key has another value, while tensors and other keys stay as they are.
+        renamed: Tensors with other names.
     """
     dialect = BY_NAME[name]
     architecture = dialect.architectures[0]
@@ -120,9 +127,9 @@ def write_memory(
         if place.is_tensor:
             found[place.name] = _constant(place, stated[fact])
             continue
-        value = stated[fact]
+        value = {**stated, **(kept or {})}[fact]
         is_list = isinstance(value, list)
-        kind = place.kinds[0]
+        kind = (kinds or {}).get(fact, place.kinds[0])
         key = f"{prefix or architecture}.{place.name}"
         keys[key] = Array(kind, value) if is_list else (kind, value)
     dims = _V41_DIMS if dialect.layout == "deepseek_v41" else _PLE_DIMS
@@ -138,7 +145,18 @@ def write_memory(
         if dialect.scales is not None:
             scales = Tensor((8, rows), type_named("I8").id)
             found[dialect.scales.replace("{layer}", str(layer_id))] = scales
-    return write(path, keys, found, missing_bytes=missing_bytes)
+    found = {(renamed or {}).get(tensor, tensor): info for tensor, info in found.items()}
+    write(path, keys, found, missing_bytes=missing_bytes)
+    written = {it: place for it, place in dialect.facts.items() if place.is_tensor}
+    fill(
+        path,
+        {
+            place.name: np.array(stated[fact], place.kinds[0])
+            for fact, place in written.items()
+            if fact not in without
+        },
+    )
+    return path
 
 
 def facts_of(addresses: Addresses, pad_id: int) -> dict[str, Any]:
@@ -208,10 +226,6 @@ def write_filled(
     write_memory(path, name, changed=changed, values={_TOKENS: vocab}, small=True)
     content: dict[str, NDArray[Any]] = {}
     generator = np.random.default_rng(5)
-    for fact, place in dialect.facts.items():
-        if place.is_tensor:
-            dtype = {"int32": np.int32, "int64": np.int64}[place.kinds[0]]
-            content[place.name] = np.array(changed[fact], dtype)
     tables: dict[int | None, list[NDArray[np.uint8]]] = {}
     for table in open_gguf(path).tables:
         own = []

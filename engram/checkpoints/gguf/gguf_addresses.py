@@ -35,7 +35,7 @@ def gguf_addresses(memory: GgufMemory) -> Addresses:
         CorruptFileError: A constant is not of whole numbers, or cannot be read.
     """
     layout, layer_ids, columns = memory.layout, memory.layer_ids, memory.columns
-    primes, factors = _numbers(memory, "primes"), _numbers(memory, "multipliers")
+    primes, factors = read_numbers(memory, "primes"), read_numbers(memory, "multipliers")
     if not layer_ids or columns is None:
         raise _lacks(memory, "its layers, n-gram orders and heads")
     orders, heads = memory.orders or 0, memory.heads or 0
@@ -62,7 +62,7 @@ def gguf_addresses(memory: GgufMemory) -> Addresses:
 
 
 def _of_compressed_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> Addresses:
-    token_map = np.array(_numbers(memory, "token_map"), dtype=np.int64)
+    token_map = np.array(read_numbers(memory, "token_map"), dtype=np.int64)
     stated = memory.integer("compressed_vocab_size")
     vocab_size = int(token_map.max(initial=-1)) + 1 if stated is None else stated
     if not len(token_map) or token_map.min() < 0 or token_map.max() >= vocab_size:
@@ -116,8 +116,17 @@ def _of_raw_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> Address
     )
 
 
-def _numbers(memory: GgufMemory, fact: str) -> list[int]:
-    """Read a list of whole numbers, of a key or of a tensor."""
+def read_numbers(memory: GgufMemory, fact: str) -> list[int]:
+    """Read a list of whole numbers, of a key or of a tensor.
+
+    Args:
+        memory: The file.
+        fact: Our name of the constant.
+
+    Raises:
+        MissingFileError: The file does not state it.
+        CorruptFileError: It is not of whole numbers, or the file ends before it does.
+    """
     value, tensor = memory.value(fact), memory.tensor(fact)
     if value is not None:
         if not value.is_array or value.kind not in INTEGERS:
@@ -168,7 +177,7 @@ def _check_rows(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> None:
             )
     if "offsets" not in memory.stated_types:
         return
-    stated = _numbers(memory, "offsets")
+    stated = read_numbers(memory, "offsets")
     expected = [offset for layer in layers for offset in layer.offsets]
     if stated != expected:
         raise MismatchError(

@@ -9,9 +9,11 @@ from pathlib import Path
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.arguments import checked
 from engram.checkpoints.attach.proof import judge_base_weights
+from engram.checkpoints.gguf.gguf_memory import holds_gguf
 from engram.checkpoints.published.verify_released import verify_released
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.checkpoint_checks import CHECKS, STATED, check_base_config
+from engram.checkpoints.verify.verify_gguf import verify_gguf
 from engram.checks import Check, Checks, run_check, what_happened
 from engram.config.templates import template_names
 from engram.errors import CorruptFileError, EngramError, MissingFileError, MissingPackageError
@@ -32,12 +34,12 @@ def verify(
 
     A memory that was attached is given random weights in RAM, and the logits of cached, chunked and
     left-padded runs are compared with those of a full one. Of released checkpoints headers and
-    constants are read. A check that could not run does not fail. An attached checkpoint on the hub
-    is downloaded to the local cache, unless headers are enough.
+    constants are read, of GGUF files a few rows, too. A check that could not run does not fail. An
+    attached checkpoint on the hub is downloaded to the local cache, unless headers are enough.
 
     Args:
         target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone
-            safetensors file, or a hub id.
+            safetensors file, or a hub id; or a GGUF file or folder.
         tokenizer: Folder, tokenizer.json or hub id; the checkpoint's own when None.
         revision: Branch, tag or commit on the hub.
         headers_only: Load no model: check files, names and constants.
@@ -84,6 +86,9 @@ def _checks(
     trusted: bool,
 ) -> Iterator[Check]:
     """Yield a check at a time: of headers first, then, with weights, of how the model runs."""
+    if revision is None and holds_gguf(Path(target)):
+        yield from verify_gguf(Path(target), tokenizer)
+        return
     try:
         memory = replace(open_checkpoint(target, revision), tokenizer=tokenizer)
     except CorruptFileError as error:

@@ -1,0 +1,195 @@
+"""`FileJudge`: faults of a memory's files and keys in GGUF, each with its code and its repair.
+
+Sources: public threads and loaders of the engines. Codes are stable, for programs and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable
+from engram.checkpoints.gguf.gguf_rows import GgufRows
+from engram.errors import CorruptFileError, LayoutError
+from engram.layouts.gguf_dialects import DIALECTS
+from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
+from engram.units import listed
+
+# Releases by layout, whose pad, end and seed their configs state.
+RELEASES = {"deepseek_v41": "deepseek-v4.1-flash", "qwen_ple": "qwen3.8-flash-next"}
+_NAMED = 4
+
+
+class Fault(NamedTuple):
+    """Something that an engine refuses, or that makes it read wrong rows.
+
+    Attributes:
+        code: Name of the failure.
+        message: What is wrong, with the value.
+        repair: What mends it.
+    """
+
+    code: str
+    message: str
+    repair: str
+
+
+@dataclass(frozen=True, eq=False)
+class FileJudge:
+    """Compares a file with what loaders of its dialect take.
+
+    Attributes:
+        memory: The file.
+    """
+
+    memory: GgufMemory
+
+    def header(self) -> Iterator[Fault]:
+        """Faults of the header itself: cut files, types, places of tensors."""
+        again = "Download or convert the file again."
+        for problem in self.memory.files.problems:
+            yield Fault(problem.code, problem.message, again)
+
+    def prefix(self) -> Iterator[Fault]:
+        """Keys that begin with something other than the architecture."""
+        architecture = self.memory.architecture
+        for prefix in self.memory.prefixes:
+            if prefix != architecture:
+                yield Fault(
+                    "PREFIX_WRONG",
+                    f"keys of the memory begin with {prefix}., and general.architecture is "
+                    f"{architecture}",
+                    f"Rename {prefix}.* of the memory to {architecture}.*",
+                )
+
+    def present(self) -> Iterator[Fault]:
+        """Constants that are missing."""
+        prefix, missing = self.memory.architecture, self.memory.missing
+        if not missing:
+            return
+        names = [
+            fact.name if fact.is_tensor else f"{prefix}.{fact.name} ({fact.kinds[0]})"
+            for fact in missing.values()
+        ]
+        source = RELEASES[self.memory.layout.name]
+        yield Fault(
+            "CONST_MISSING",
+            f"it lacks {', '.join(names)}",
+            f"Write them into the file; engram constants {source} -o FOLDER has the values.",
+        )
+
+    def types(self) -> Iterator[Fault]:
+        """Element types that the dialect's loaders do not take."""
+        for fact, place in self.memory.dialect.facts.items():
+            value = self.memory.value(fact)
+            if value is None or value.kind in place.kinds:
+                continue
+            code = "PRIMES_TYPE" if fact == "primes" else "TYPE_WRONG"
+            if value.kind == "int64" and value.is_array:
+                code = "TYPE_INT64"
+            yield Fault(
+                code,
+                f"{value.key} is {value.described()}, and loaders of {self.memory.dialect.name} "
+                f"take {' or '.join(place.kinds)}",
+                f"Write {value.key} as {place.kinds[0]}.",
+            )
+
+    def layers(self) -> Iterator[Fault]:
+        """Layers that are stated, against those with tensors."""
+        stated, found = self.memory.integers("layer_ids"), self.memory.tensor_layers
+        if stated is None or not found or sorted(stated) == list(found):
+            return
+        if [layer - 1 for layer in sorted(stated)] == list(found):
+            yield Fault(
+                "LAYER_BASE",
+                f"layers {stated} are stated, and tensors are of {list(found)}: layers count from "
+                "0 in GGUF, and from 1 in the config that it was made from",
+                f"Write {list(found)}.",
+            )
+            return
+        yield Fault(
+            "LAYERS_INCOMPLETE",
+            f"layers {stated} are stated, and there are tensors of {list(found)}",
+            f"Write {list(found)}, with the constants of each.",
+        )
+
+    def names(self) -> Iterator[Fault]:
+        """Tensors under names of other dialects, or under none."""
+        dialect, tensors = self.memory.dialect, self.memory.files.tensors
+        for layer_id in self.memory.layer_ids:
+            for part, template in dialect.weights.items():
+                name = template.replace("{layer}", str(layer_id))
+                if name in tensors:
+                    continue
+                others = {
+                    it.weights[part].replace("{layer}", str(layer_id))
+                    for it in DIALECTS
+                    if it.layout == dialect.layout and part in it.weights
+                }
+                there = sorted(others & tensors.keys())
+                if there:
+                    yield Fault(
+                        "NAME_MISMATCH",
+                        f"{there[0]} is what {dialect.name} calls {name}",
+                        f"Rename it to {name}.",
+                    )
+                elif dialect.table is not None and self.memory.tables:
+                    yield Fault(
+                        "TENSOR_MISSING", f"it lacks {name}", "Convert the checkpoint again."
+                    )
+
+    def encoding(self) -> Iterator[Fault]:
+        """Encodings of rows, and widths that do not go with them."""
+        for table in self.memory.tables:
+            if table.encoding == "conversion_underway":
+                yield Fault(
+                    "HALF_DONE",
+                    f"{table.values.name}: its encoding is conversion_underway",
+                    "Finish the conversion, or download the file again.",
+                )
+                continue
+            known, bytes_of_row = ROW_ENCODINGS.get(table.encoding), table.values.row_bytes
+            if known is None:
+                yield Fault(
+                    "ENCODING_UNKNOWN",
+                    f"{table.values.name}: rows are stored as {table.encoding}",
+                    "State the encoding of rows that are plain bytes, as engram.encoding.",
+                )
+            elif known.is_row and len(table.tensors) == 1 and bytes_of_row != known.block_bytes:
+                yield Fault(
+                    "ENCODING_WIDTH",
+                    f"{table.values.name}: rows of {table.encoding} have {known.block_bytes} "
+                    f"bytes, these {bytes_of_row}",
+                    "State the encoding that the rows have.",
+                )
+
+    def samples(self) -> Iterator[Fault]:
+        """Rows at places where readers go wrong: all their values are finite numbers."""
+        for table in self.memory.tables:
+            if table.encoding not in ROW_ENCODINGS:
+                continue
+            wrong = [str(row) for row in _places(table) if not _is_finite(table, row)]
+            if wrong:
+                yield Fault(
+                    "ROW_VALUES",
+                    f"{table.values.name}: row {listed(wrong, _NAMED)} cannot be read as "
+                    f"{table.encoding}",
+                    "Convert the rows again, or state their encoding.",
+                )
+
+
+def _places(table: GgufTable) -> list[int]:
+    """Rows to read: the first, the last, those beside a page and beyond 4 GiB."""
+    row_bytes = table.values.row_bytes or 1
+    wanted = {0, 1, 16383, 16384, 2**32 // row_bytes, table.rows - 1}
+    return sorted(row for row in wanted if 0 <= row < table.rows)
+
+
+def _is_finite(table: GgufTable, row: int) -> bool:
+    try:
+        return bool(np.isfinite(GgufRows(table).read_rows(np.array([row]))).all())
+    except (CorruptFileError, LayoutError):
+        return False

@@ -1,0 +1,138 @@
+"""`verify_gguf`: whether a memory in GGUF is whole, and states the constants of its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engram.addressing.same_memory import check_tokenizer
+from engram.addressing.tokenizer_files import load_tokenizer
+from engram.checkpoints.gguf.constant_faults import ConstantJudge
+from engram.checkpoints.gguf.file_faults import Fault, FileJudge
+from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
+from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
+from engram.checks import Check, Verdict, run_check, what_happened
+from engram.errors import CorruptFileError, MissingFileError
+
+# By name of a check: its rule, and its detail when all is right.
+_OF_FILES: dict[str, tuple[Callable[[FileJudge], Iterator[Fault]], str]] = {
+    "header": (FileJudge.header, "tensors lie where it says, and the files reach to their ends"),
+    "prefix": (FileJudge.prefix, "keys begin with the architecture"),
+    "constants": (FileJudge.present, "none that the dialect has is missing"),
+    "types": (FileJudge.types, "element types are those that its loaders take"),
+    "layers": (FileJudge.layers, "those stated are those with tensors"),
+    "tensors": (FileJudge.names, "named as the dialect names them"),
+    "encoding": (FileJudge.encoding, "known, and as wide as the rows"),
+    "values": (FileJudge.samples, "sampled rows are finite numbers"),
+}
+# The same of constants, with the fact that each needs.
+_OF_CONSTANTS: dict[str, tuple[Callable[[ConstantJudge], Iterator[Fault]], str, str]] = {
+    "rows": (ConstantJudge.rows, "primes", "heads fill the tables, offsets are running sums"),
+    "primes": (ConstantJudge.sizes, "primes", "those that the rule of the layout finds"),
+    "multipliers": (
+        ConstantJudge.factors,
+        "multipliers",
+        "those that the layout's generator draws",
+    ),
+    "token map": (
+        ConstantJudge.token_map,
+        "token_map",
+        "every token has an entry, and every id is used",
+    ),
+    "pad": (ConstantJudge.pad, "pad_id", "the release's, in the space of the dialect"),
+    "end": (ConstantJudge.end, "eos_token_id", "the release's"),
+}
+# Faults with which engines that refuse nothing run without the memory, or without a part of it.
+_OFF = ("CONST_MISSING", "LAYERS_INCOMPLETE", "NAME_MISMATCH", "PREFIX_WRONG", "HALF_DONE")
+
+
+@dataclass(frozen=True)
+class GgufCheck(Check):
+    """A check of a GGUF file.
+
+    Attributes:
+        faults: What failed: code, message and repair of each.
+    """
+
+    faults: tuple[dict[str, str], ...] = ()
+
+
+def verify_gguf(path: Path, tokenizer: str | Path | None = None) -> Iterator[Check]:
+    """Check a memory in GGUF files, from headers, constants and a few rows.
+
+    Args:
+        path: The file, any part of a split one, or a folder with one model.
+        tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer.
+
+    Yields:
+        Each check as it is done, `GgufCheck` for those with codes.
+
+    Raises:
+        MissingFileError: A file is not there.
+        InputError: It has no memory in a dialect that is known.
+    """
+    try:
+        memory = open_gguf(path)
+    except CorruptFileError as error:
+        yield Check("header", False, what_happened(error))
+        return
+    yield Check("dialect", True, f"{memory.dialect.name}: {memory.dialect.source}")
+    codes: set[str] = set()
+    for check in (*_checks_of_files(memory), *_checks_of_constants(memory)):
+        codes.update(fault["code"] for fault in check.faults)
+        yield check
+    if tokenizer is not None:
+        yield run_check("tokenizer", _check_tokenizer, memory, tokenizer)
+    yield _memory(memory, codes)
+
+
+def _checks_of_files(memory: GgufMemory) -> Iterator[GgufCheck]:
+    judge = FileJudge(memory)
+    for name, (rule, right) in _OF_FILES.items():
+        yield _check(name, tuple(rule(judge)), right)
+
+
+def _checks_of_constants(memory: GgufMemory) -> Iterator[GgufCheck]:
+    judge = ConstantJudge(memory)
+    for name, (rule, fact, right) in _OF_CONSTANTS.items():
+        if fact not in memory.dialect.facts:
+            continue
+        if fact in memory.stated_types:
+            yield _check(name, tuple(rule(judge)), right)
+        else:
+            yield GgufCheck(name, None, f"the file does not state {fact}")
+
+
+def _check(name: str, faults: tuple[Fault, ...], right: str) -> GgufCheck:
+    told = [f"{fault.code}: {fault.message}. {fault.repair}" for fault in faults]
+    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+    detail = f"{told[0]}{more}" if told else right
+    return GgufCheck(name, not faults, detail, tuple(fault._asdict() for fault in faults))
+
+
+def _memory(memory: GgufMemory, codes: set[str]) -> GgufCheck:
+    """Say whether an engine that refuses nothing would run with the memory."""
+    reasons = [code for code in _OFF if code in codes]
+    if memory.dialect.table is not None and not memory.tables:
+        reasons.append("it holds no table")
+    if not reasons:
+        return GgufCheck("memory", True, "the file has all that its engines run it with")
+    fault = Fault(
+        "SILENT_OFF",
+        f"the memory, or a part of it, is off in this file: {', '.join(reasons)}",
+        "Mend what failed above; an engine that loads the file as it is runs another model.",
+    )
+    return _check("memory", (fault,), "")
+
+
+def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path) -> Verdict:
+    try:
+        addresses = gguf_addresses(memory)
+    except MissingFileError as error:
+        return None, what_happened(error)
+    file = load_tokenizer(tokenizer)
+    if addresses.map_sha256 is None:
+        return None, "this layout hashes token ids themselves"
+    check_tokenizer(addresses, file)
+    return True, f"{file.name} gives the token map of the file"
