@@ -70,6 +70,8 @@ class LocalFile:
         Raises:
             MissingFileError: The file is no longer there or may not be read.
         """
+        if offset >= self.size:  # which may be more than a file can be asked for
+            return b""
         with _reading(self.path), self.path.open("rb", buffering=0) as file:
             file.seek(offset)
             content = file.read(count)

@@ -42,6 +42,7 @@ def write_artefacts(folder: Path) -> None:
     """Write them all into an empty folder; imports torch and transformers."""
     from engram.config.config_file import write_config
     from support import tiny
+    from support.gguf_memories import write_filled
 
     base = tiny.base_model("llama", folder / "base")
     tiny.base_model("gpt2", folder / "sharded", max_shard_size="40KB")
@@ -53,7 +54,7 @@ def write_artefacts(folder: Path) -> None:
     shutil.copyfile(REPOSITORY / "templates" / "gpt2.yaml", folder / "gpt2.yaml")
     hashed_statistics.write_statistics(folder / "stats.json")
     shutil.copyfile(base / "model.safetensors", folder / "model.safetensors")
-    (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(range(1, 60)) * 4)
+    write_filled(folder / "model.gguf", "gguf_ds4")
     shard = {"model-00001-of-00001.safetensors": sparse_folder.v41_layer(1, 96)}
     sparse_folder.write(folder / "released", sparse_folder.V41_CONFIG, shard)
     _write_texts(folder)
@@ -105,7 +106,10 @@ def list_artefacts(folder: Path) -> list[Artefact]:
         "gpt2.yaml": (reads[:2], []),
         "stats.json": ([sized, [*sized, "--tokens", "1B"]], []),
         "model.safetensors": ([["report", PATH], headers, ["lookup", PATH, "a"]], []),
-        "model.gguf": ([["report", PATH], headers, reads[0], reads[2]], [attach]),
+        "model.gguf": (
+            [["report", PATH], headers, ["lookup", PATH, "a", *tokenizer], reads[0], reads[2]],
+            [attach],
+        ),
         **{file.name: (texts, []) for file in sorted(folder.glob("text.*"))},
         "tokenizer": (
             [

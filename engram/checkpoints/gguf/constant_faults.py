@@ -12,7 +12,7 @@ from engram.addressing.addresses import map_digest
 from engram.addressing.multipliers import multipliers
 from engram.addressing.primes import head_primes
 from engram.checkpoints.gguf.file_faults import RELEASES, Fault
-from engram.checkpoints.gguf.gguf_addresses import read_numbers
+from engram.checkpoints.gguf.gguf_addresses import read_numbers, whole_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import load_template
@@ -84,7 +84,7 @@ class ConstantJudge:
         """Multipliers against the generator of the layout."""
         found, config = self._numbers("multipliers"), self._config()
         vocab_size = self._vocab_size()
-        if found is None or config is None or vocab_size is None:
+        if found is None or config is None or not vocab_size:
             return
         right = _drawn(config, vocab_size)
         if found == right:
@@ -163,7 +163,7 @@ class ConstantJudge:
 
     def _token_map(self) -> NDArray[np.int64] | None:
         numbers = self._numbers("token_map")
-        return np.array(numbers, dtype=np.int64) if numbers else None
+        return whole_numbers(numbers) if numbers else None
 
     def _vocab_size(self) -> int | None:
         """Size of the vocabulary that is hashed."""

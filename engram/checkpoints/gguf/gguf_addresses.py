@@ -62,7 +62,7 @@ def gguf_addresses(memory: GgufMemory) -> Addresses:
 
 
 def _of_compressed_ids(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> Addresses:
-    token_map = np.array(read_numbers(memory, "token_map"), dtype=np.int64)
+    token_map = whole_numbers(read_numbers(memory, "token_map"))
     stated = memory.integer("compressed_vocab_size")
     vocab_size = int(token_map.max(initial=-1)) + 1 if stated is None else stated
     if not len(token_map) or token_map.min() < 0 or token_map.max() >= vocab_size:
@@ -141,6 +141,12 @@ def read_numbers(memory: GgufMemory, fact: str) -> list[int]:
         return [int(number) for number in _read(tensor).tolist()]
     place = memory.dialect.facts.get(fact)
     raise _lacks(memory, fact if place is None else place.name)
+
+
+def whole_numbers(numbers: Sequence[int]) -> NDArray[np.int64]:
+    """Return numbers as an array; those beyond 63 bits, which are of no id, become the largest."""
+    largest = np.iinfo(np.int64).max
+    return np.array([min(number, largest) for number in numbers], dtype=np.int64)
 
 
 def _read(tensor: GgufTensor) -> NDArray[np.signedinteger]:

@@ -11,6 +11,7 @@ from engram.errors import InputError
 from engram.layouts import LAYOUTS, Layout
 from engram.layouts.gguf_dialect import Fact, GgufDialect
 from engram.layouts.gguf_dialects import NEEDED, find_dialect
+from engram.layouts.settings import MOST_HEADS, MOST_ORDERS
 from engram.storage.gguf import is_gguf
 from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
@@ -227,7 +228,9 @@ class GgufMemory:
     @property
     def columns(self) -> int | None:
         """Rows that a token reads of a table: heads of all orders; None where nothing tells it."""
-        return None if not (self.orders and self.heads) else (self.orders - 1) * self.heads
+        orders, heads = self.orders or 0, self.heads or 0
+        is_likely = 2 <= orders <= MOST_ORDERS and 1 <= heads <= MOST_HEADS
+        return (orders - 1) * heads if is_likely else None
 
     def hash_rows(self, layer_id: int) -> int | None:
         """Rows that ids can reach in a layer's table; None where the primes are not stated."""

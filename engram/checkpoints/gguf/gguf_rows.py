@@ -13,6 +13,8 @@ from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_walk import LocalFile
 from engram.storage.row_encodings.known_encodings import row_encoding
 
+_MOST_BYTES = 2**20  # of a row; those of released tables have some hundreds
+
 
 @dataclass(frozen=True)
 class GgufRows:
@@ -56,6 +58,13 @@ def _bytes(tensor: GgufTensor, row_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         raise LayoutError(
             f"{tensor.path}: rows of {tensor.name} are of ggml type {tensor.type_id}, which is "
             "unknown.",
+            path=str(tensor.path),
+            tensor=tensor.name,
+        )
+    if size > _MOST_BYTES:
+        raise CorruptFileError(
+            f"{tensor.path}: rows of {tensor.name} have {size:,} bytes, more than {_MOST_BYTES:,}.",
+            "Convert the file again.",
             path=str(tensor.path),
             tensor=tensor.name,
         )
