@@ -41,6 +41,15 @@ def verify(
         bool,
         typer.Option("--full", help="Read every weight file and compare its recorded sha256, too."),
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="ENGINE",
+            help="Of a GGUF file: whether the loader of this engine reads it, too: llama.cpp, ik, "
+            "ds4, mx, tarruda, jig, kmbandy or buckets.",
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     *,
     out: Output,
@@ -57,7 +66,7 @@ def verify(
     Examples:
         $ engram verify ./attached-model
         $ engram verify ./attached-model --headers-only --json
-        $ engram verify model.gguf
+        $ engram verify model.gguf --target ds4
     """
     told: list[Check] = []
 
@@ -80,6 +89,7 @@ def verify(
         revision=revision,
         headers_only=headers_only,
         full=full,
+        engine=engine,
         trust_remote_code=trust_remote_code,
         on_check=tell,
     )

@@ -45,6 +45,8 @@ class GgufDialect:
             that comes later.
         tensor_marks: Names of tensors that tell it, likewise.
         encodings: Values of the fact `encoding`, of files whose rows are plain bytes.
+        engines: Short names of engines whose loaders read it.
+        row_types: ggml types of the table that they take; any but plain bytes where there are none.
     """
 
     name: str
@@ -59,6 +61,8 @@ class GgufDialect:
     marks: tuple[str, ...] = ()
     tensor_marks: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    row_types: tuple[str, ...] = ()
 
     def tensor_layers(self, template: str, names: Iterable[str]) -> dict[int, str]:
         """Find the layers of which there is a tensor.

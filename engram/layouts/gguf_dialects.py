@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from engram.errors import UsageError
 from engram.layouts.gguf_dialect import Fact, GgufDialect, Kind
 
 _U32: tuple[Kind, ...] = ("uint32",)
@@ -59,6 +60,8 @@ _DS4_WEIGHTS = {
 }
 _DS4 = GgufDialect(
     name="gguf_ds4",
+    engines=("ds4",),
+    row_types=("I8",),
     source="antirez/ds4 and its forks, ports of llama.cpp that read its files",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -71,6 +74,7 @@ _DS4 = GgufDialect(
 )
 _LLAMA = GgufDialect(
     name="gguf_llama",
+    engines=("llama.cpp", "ik"),
     source="llama.cpp PR 28696, ik_llama.cpp, and engines that read their files",
     layout=_V41,
     architectures=(*_DEEPSEEK, "deepseek4"),
@@ -99,6 +103,8 @@ _LLAMA = GgufDialect(
 )
 _MX = GgufDialect(
     name="gguf_mx",
+    engines=("mx",),
+    row_types=("MXFP4",),
     source="mxxm-t/llama.cpp, mx-llama.cpp, Strata tooling",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -126,6 +132,8 @@ _MX = GgufDialect(
 )
 _TARRUDA = GgufDialect(
     name="gguf_tarruda",
+    engines=("tarruda",),
+    row_types=("I8",),
     source="tarruda/llama.cpp",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -158,6 +166,7 @@ _TARRUDA = GgufDialect(
 )
 _BUCKETS = GgufDialect(
     name="gguf_buckets",
+    engines=("buckets",),
     source="a fork of llama.cpp; keys as its enum names suggest",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -212,6 +221,7 @@ _HASHKEYS = GgufDialect(
 )
 _KMBANDY = GgufDialect(
     name="gguf_kmbandy",
+    engines=("kmbandy",),
     source="kmbandy/llama.cpp, which derives primes and offsets from the sizes",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -236,6 +246,8 @@ _KMBANDY = GgufDialect(
 )
 _JIG = GgufDialect(
     name="gguf_jig",
+    engines=("jig",),
+    row_types=("I8",),
     source="JigSawPT/llama.cpp, with constants as tensors",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -318,6 +330,7 @@ _PLE_WEIGHTS = {
 }
 _QWEN = GgufDialect(
     name="gguf_qwen4exp",
+    engines=("llama.cpp",),
     source="llama.cpp PR 27742",
     layout="qwen_ple",
     architectures=("qwen4exp",),
@@ -392,3 +405,21 @@ def find_dialect(keys: Collection[str], tensors: Collection[str]) -> GgufDialect
     """
     plain = {key.partition(".")[2] for key in keys}
     return next((it for it in DIALECTS if it.is_marked(plain, tensors)), None)
+
+
+def dialects_of(engine: str) -> tuple[GgufDialect, ...]:
+    """Return the dialects that an engine reads, one for each layout.
+
+    Args:
+        engine: Its short name.
+
+    Raises:
+        UsageError: It is unknown.
+    """
+    found = tuple(dialect for dialect in DIALECTS if engine in dialect.engines)
+    if not found:
+        known = dict.fromkeys(name for dialect in DIALECTS for name in dialect.engines)
+        raise UsageError(
+            f"{engine!r} is an unknown engine.", f"One of {', '.join(known)}.", value=engine
+        )
+    return found

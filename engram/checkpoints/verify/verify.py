@@ -16,7 +16,13 @@ from engram.checkpoints.verify.checkpoint_checks import CHECKS, STATED, check_ba
 from engram.checkpoints.verify.verify_gguf import verify_gguf
 from engram.checks import Check, Checks, run_check, what_happened
 from engram.config.templates import template_names
-from engram.errors import CorruptFileError, EngramError, MissingFileError, MissingPackageError
+from engram.errors import (
+    CorruptFileError,
+    EngramError,
+    MissingFileError,
+    MissingPackageError,
+    UsageError,
+)
 
 
 @checked()
@@ -27,6 +33,7 @@ def verify(
     revision: str | None = None,
     headers_only: bool = False,
     full: bool = False,
+    engine: str | None = None,
     trust_remote_code: bool = False,
     on_check: Callable[[Check], None] | None = None,
 ) -> Checks:
@@ -44,6 +51,7 @@ def verify(
         revision: Branch, tag or commit on the hub.
         headers_only: Load no model: check files, names and constants.
         full: Read every weight file and compare its sha256, where attach recorded them.
+        engine: Short name of an engine, such as ``ds4``: whether its loader reads a GGUF file, too.
         trust_remote_code: Run the code beside the weights, where the base is defined there.
         on_check: Called with each check as soon as it is done.
 
@@ -54,6 +62,7 @@ def verify(
         MissingFileError: There is no such checkpoint or tokenizer.
         MissingError: A package that loading needs is missing, or in a version that does not work.
         InputError: It has no memory.
+        UsageError: The engine is unknown, or the target is not a GGUF file.
 
     Examples:
         >>> import engram
@@ -69,8 +78,14 @@ def verify(
         )
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
+    if revision is None and holds_gguf(Path(target)):
+        found = verify_gguf(Path(target), tokenizer, engine)
+    elif engine is not None:
+        raise UsageError(f"{name} is not a GGUF file: leave --target (in Python, engine) out.")
+    else:
+        found = _checks(target, tokenizer, revision, not headers_only, full, trust_remote_code)
     checks = []
-    for check in _checks(target, tokenizer, revision, not headers_only, full, trust_remote_code):
+    for check in found:
         checks.append(check)
         if on_check is not None:
             on_check(check)
@@ -86,9 +101,6 @@ def _checks(
     trusted: bool,
 ) -> Iterator[Check]:
     """Yield a check at a time: of headers first, then, with weights, of how the model runs."""
-    if revision is None and holds_gguf(Path(target)):
-        yield from verify_gguf(Path(target), tokenizer)
-        return
     try:
         memory = replace(open_checkpoint(target, revision), tokenizer=tokenizer)
     except CorruptFileError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,12 @@ from engram.checkpoints.gguf.constant_faults import ConstantJudge
 from engram.checkpoints.gguf.file_faults import Fault, FileJudge
 from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
+from engram.checkpoints.gguf.loader_faults import LoaderJudge
 from engram.checks import Check, Verdict, run_check, what_happened
 from engram.errors import CorruptFileError, MissingFileError
+from engram.layouts.gguf_dialect import GgufDialect
+from engram.layouts.gguf_dialects import dialects_of
+from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 
 # By name of a check: its rule, and its detail when all is right.
 _OF_FILES: dict[str, tuple[Callable[[FileJudge], Iterator[Fault]], str]] = {
@@ -58,12 +62,15 @@ class GgufCheck(Check):
     faults: tuple[dict[str, str], ...] = ()
 
 
-def verify_gguf(path: Path, tokenizer: str | Path | None = None) -> Iterator[Check]:
+def verify_gguf(
+    path: Path, tokenizer: str | Path | None = None, engine: str | None = None
+) -> Iterator[Check]:
     """Check a memory in GGUF files, from headers, constants and a few rows.
 
     Args:
         path: The file, any part of a split one, or a folder with one model.
         tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer.
+        engine: Short name of an engine, whose loader is to read it; see `dialects_of`.
 
     Yields:
         Each check as it is done, `GgufCheck` for those with codes.
@@ -71,7 +78,9 @@ def verify_gguf(path: Path, tokenizer: str | Path | None = None) -> Iterator[Che
     Raises:
         MissingFileError: A file is not there.
         InputError: It has no memory in a dialect that is known.
+        UsageError: The engine is unknown.
     """
+    targets = () if engine is None else dialects_of(engine)
     try:
         memory = open_gguf(path)
     except CorruptFileError as error:
@@ -85,12 +94,19 @@ def verify_gguf(path: Path, tokenizer: str | Path | None = None) -> Iterator[Che
     if tokenizer is not None:
         yield run_check("tokenizer", _check_tokenizer, memory, tokenizer)
     yield _memory(memory, codes)
+    if engine is not None:
+        yield _check_engine(memory, engine, targets)
 
 
 def _checks_of_files(memory: GgufMemory) -> Iterator[GgufCheck]:
     judge = FileJudge(memory)
     for name, (rule, right) in _OF_FILES.items():
-        yield _check(name, tuple(rule(judge)), right)
+        is_of_rows = name in ("encoding", "values")
+        known = [table for table in memory.tables if table.encoding in ROW_ENCODINGS]
+        if is_of_rows and not (known if name == "values" else memory.tables):
+            yield GgufCheck(name, None, "the files hold no rows that could be read")
+        else:
+            yield _check(name, tuple(rule(judge)), right)
 
 
 def _checks_of_constants(memory: GgufMemory) -> Iterator[GgufCheck]:
@@ -124,6 +140,16 @@ def _memory(memory: GgufMemory, codes: set[str]) -> GgufCheck:
         "Mend what failed above; an engine that loads the file as it is runs another model.",
     )
     return _check("memory", (fault,), "")
+
+
+def _check_engine(memory: GgufMemory, engine: str, targets: Sequence[GgufDialect]) -> GgufCheck:
+    """Judge a file by the loader of an engine."""
+    name = f"loads in {engine}"
+    target = next((it for it in targets if it.layout == memory.dialect.layout), None)
+    if target is None:
+        return GgufCheck(name, None, f"what it takes of layout {memory.layout.name} is not known")
+    faults = tuple(LoaderJudge(memory, target).faults())
+    return _check(name, faults, f"it has the names and types of {target.name}")
 
 
 def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path) -> Verdict:

@@ -1,0 +1,123 @@
+"""`LoaderJudge`: a file against the loader of an engine that may read another dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from engram.checkpoints.gguf.file_faults import Fault, FileJudge
+from engram.checkpoints.gguf.gguf_addresses import read_numbers
+from engram.checkpoints.gguf.gguf_memory import GgufMemory
+from engram.errors import EngramError
+from engram.layouts.gguf_dialect import GgufDialect
+from engram.storage.gguf_values import GgufValue
+
+# Sizes that ds4 has at compile time: layers, the highest order, heads of an order.
+_DS4 = (2, 4, 8)
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderJudge:
+    """Compares a file with what the loader of an engine asks for.
+
+    Attributes:
+        memory: The file, in its own dialect.
+        dialect: The dialect that the engine reads.
+    """
+
+    memory: GgufMemory
+    dialect: GgufDialect
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield all that the loader refuses, or takes for something else."""
+        # The same files, read by the names of the other dialect.
+        seen = replace(self.memory, dialect=self.dialect)
+        if self.memory.architecture not in self.dialect.architectures:
+            yield Fault(
+                "ARCHITECTURE",
+                f"general.architecture is {self.memory.architecture}",
+                f"Write {self.dialect.architectures[0]}, and keys with that prefix.",
+            )
+        yield from self._keys(seen)
+        judge = FileJudge(seen)
+        yield from judge.types()
+        yield from judge.names()
+        yield from self._tables()
+        if "ds4" in self.dialect.engines:
+            yield from self._sizes_of_ds4()
+
+    def _keys(self, seen: GgufMemory) -> Iterator[Fault]:
+        """Constants under other names, and those that are not there at all."""
+        stated, own = seen.stated_types, self.memory.stated_types
+        prefix = self.dialect.architectures[0]
+        for fact, place in self.dialect.facts.items():
+            if fact in stated:
+                continue
+            name = place.name if place.is_tensor else f"{prefix}.{place.name}"
+            kind = " or ".join(place.kinds)
+            there = self.memory.value(fact) or self.memory.tensor(fact)
+            if there is None or fact not in own:
+                if fact in seen.missing:
+                    yield Fault("CONST_MISSING", f"it lacks {name} ({kind})", "Write it.")
+                continue
+            called = there.key if isinstance(there, GgufValue) else there.name
+            yield Fault(
+                "NAME_MISMATCH",
+                f"{called} ({own[fact]}) is what it reads as {name} ({kind})",
+                f"Write {name} as {place.kinds[0]}.",
+            )
+        if "pad_id" in own and self.memory.dialect.pad_is_raw != self.dialect.pad_is_raw:
+            spaces = ("compressed ids", "token ids")
+            yield Fault(
+                "PAD_SPACE",
+                f"the file states the pad among {spaces[self.memory.dialect.pad_is_raw]}, and it "
+                f"is read among {spaces[self.dialect.pad_is_raw]}",
+                "Map it with the token map, or back.",
+            )
+
+    def _tables(self) -> Iterator[Fault]:
+        """Tables under other names, or stored in another way."""
+        template, types = self.dialect.table, self.dialect.row_types
+        if template is None:
+            return
+        for table in self.memory.tables:
+            name = template.replace("{layer}", str(table.layer_id))
+            values = table.values
+            if values.name != name:
+                yield Fault("NAME_MISMATCH", f"{values.name} is what it calls {name}", "Rename it.")
+            kind = "unknown" if values.type is None else values.type.name
+            if kind not in types if types else kind == "I8":
+                wanted = " or ".join(types) or "a ggml type of values"
+                yield Fault(
+                    "ROW_TYPE", f"{values.name} is {kind}, and it takes {wanted}", "Convert it."
+                )
+            elif (table.scales is None) != (self.dialect.scales is None):
+                apart = "apart from" if self.dialect.scales else "in one tensor with"
+                yield Fault(
+                    "ROW_TYPE",
+                    f"it takes scales {apart} the values of {values.name}",
+                    "Divide rows of 264 bytes into 256 and 8, or join them.",
+                )
+
+    def _sizes_of_ds4(self) -> Iterator[Fault]:
+        """Sizes that are fixed in ds4, and its bound of the multipliers."""
+        memory = self.memory
+        sizes = (len(memory.layer_ids), memory.orders, memory.heads)
+        if sizes != _DS4:
+            yield Fault(
+                "SIZES_FIXED",
+                f"layers, orders and heads are {sizes}, and ds4 is compiled for {_DS4}",
+                "Compile it for these sizes.",
+            )
+        try:
+            factors, token_map = (read_numbers(memory, it) for it in ("multipliers", "token_map"))
+        except EngramError:
+            return
+        bound = (2**63 - 1) // (max(token_map, default=0) + 1)
+        wrong = [factor for factor in factors if factor % 2 == 0 or factor > bound]
+        if wrong:
+            yield Fault(
+                "CONST_WRONG",
+                f"multiplier {wrong[0]} is even, or above {bound}",
+                "Write the multipliers that the memory was trained with.",
+            )
