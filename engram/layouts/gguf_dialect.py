@@ -18,11 +18,13 @@ class Fact(NamedTuple):
         name: Its key without the prefix; of a tensor its whole name.
         kinds: Element types that writers of the dialect give it, the usual one first.
         is_tensor: It is a tensor instead of a key.
+        is_list: It is an array instead of a single value.
     """
 
     name: str
     kinds: tuple[Kind, ...]
     is_tensor: bool = False
+    is_list: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,9 @@ class GgufDialect:
             that comes later.
         tensor_marks: Names of tensors that tell it, likewise.
         encodings: Values of the fact `encoding`, of files whose rows are plain bytes.
+        optional: Facts that a file may lack.
         engines: Short names of engines whose loaders read it.
-        row_types: ggml types of the table that they take; any but plain bytes where there are none.
+        row_encodings: Encodings of rows that they take; any of values where there are none.
     """
 
     name: str
@@ -61,8 +64,9 @@ class GgufDialect:
     marks: tuple[str, ...] = ()
     tensor_marks: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
-    row_types: tuple[str, ...] = ()
+    row_encodings: tuple[str, ...] = ()
 
     def tensor_layers(self, template: str, names: Iterable[str]) -> dict[int, str]:
         """Find the layers of which there is a tensor.

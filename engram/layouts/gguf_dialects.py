@@ -19,16 +19,20 @@ _I32: tuple[Kind, ...] = ("int32",)
 _U64: tuple[Kind, ...] = ("uint64",)
 _I64: tuple[Kind, ...] = ("int64",)
 
-# Constants without which no engine can hash, whatever else a file states.
-NEEDED = ("layer_ids", "pad_id", "token_map", "primes", "offsets", "multipliers")
+# Facts that are lists, whatever the dialect.
+_LISTS = ("layer_ids", "rows", "token_map", "primes", "offsets", "multipliers", "table_shards")
+
+
+def _fact(name: str, place: str, kinds: tuple[Kind, ...]) -> Fact:
+    return Fact(place, kinds, is_list=name in _LISTS)
 
 
 def _integers(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
-    return {fact: Fact(name, kinds) for fact, name in names.items()}
+    return {fact: _fact(fact, name, kinds) for fact, name in names.items()}
 
 
 def _tensors(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
-    return {fact: Fact(name, kinds, is_tensor=True) for fact, name in names.items()}
+    return {fact: Fact(name, kinds, True, True) for fact, name in names.items()}
 
 
 _V41 = "deepseek_v41"
@@ -50,8 +54,8 @@ _DS4_FACTS = {
         token_map="engram.token_map",
         primes="engram.primes",
     ),
-    "multipliers": Fact("engram.multipliers", _U64),
-    "encoding": Fact("engram.encoding", ("string",)),
+    "multipliers": _fact("multipliers", "engram.multipliers", _U64),
+    "encoding": _fact("encoding", "engram.encoding", ("string",)),
 }
 _DS4_WEIGHTS = {
     "q_weight": "blk.{layer}.engram_q_norm.weight",
@@ -60,15 +64,16 @@ _DS4_WEIGHTS = {
 }
 _DS4 = GgufDialect(
     name="gguf_ds4",
+    optional=("encoding",),
     engines=("ds4",),
-    row_types=("I8",),
+    row_encodings=("e4m3_e8m0_32_row264",),
     source="antirez/ds4 and its forks, ports of llama.cpp that read its files",
     layout=_V41,
     architectures=_DEEPSEEK,
     facts=_DS4_FACTS,
     table=_TABLE,
     weights=_DS4_WEIGHTS,
-    marks=("engram.encoding", "engram.rows"),
+    marks=("engram.encoding",),
     tensor_marks=tuple(_DS4_WEIGHTS.values()),
     encodings=("e4m3_e8m0_32_row264", "lloyd4_e5m3_32_r136", "conversion_underway"),
 )
@@ -77,7 +82,7 @@ _LLAMA = GgufDialect(
     engines=("llama.cpp", "ik"),
     source="llama.cpp PR 28696, ik_llama.cpp, and engines that read their files",
     layout=_V41,
-    architectures=(*_DEEPSEEK, "deepseek4"),
+    architectures=_DEEPSEEK,
     facts={
         **_integers(
             _U32,
@@ -86,8 +91,8 @@ _LLAMA = GgufDialect(
             row_width="engram.key_length",
             pad_id="engram.pad_id",
         ),
-        "layer_ids": Fact("engram.layer_ids", ("int32", "uint32")),
-        "token_map": Fact("engram.token_map", ("int32", "uint32")),
+        "layer_ids": _fact("layer_ids", "engram.layer_ids", ("int32", "uint32")),
+        "token_map": _fact("token_map", "engram.token_map", ("int32", "uint32")),
         **_integers(
             _U64,
             primes="engram.primes",
@@ -104,7 +109,7 @@ _LLAMA = GgufDialect(
 _MX = GgufDialect(
     name="gguf_mx",
     engines=("mx",),
-    row_types=("MXFP4",),
+    row_encodings=("MXFP4",),
     source="mxxm-t/llama.cpp, mx-llama.cpp, Strata tooling",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -118,22 +123,20 @@ _MX = GgufDialect(
             compressed_vocab_size="engram.compressed_vocab_size",
             pad_id="engram.pad_token_id",
         ),
-        "token_map": Fact("engram.token_map", ("uint32", "int32")),
-        "rows": Fact("engram.num_embeddings", ("uint64", "uint32")),
-        "primes": Fact("engram.primes", ("uint64", "uint32")),
-        "offsets": Fact("engram.offsets", ("uint64", "uint32")),
-        "multipliers": Fact("engram.multipliers", ("uint64", "int64")),
+        "token_map": _fact("token_map", "engram.token_map", ("uint32", "int32")),
+        "rows": _fact("rows", "engram.num_embeddings", ("uint64", "uint32")),
+        "primes": _fact("primes", "engram.primes", ("uint64", "uint32")),
+        "offsets": _fact("offsets", "engram.offsets", ("uint64", "uint32")),
+        "multipliers": _fact("multipliers", "engram.multipliers", ("uint64", "int64")),
     },
     pad_is_raw=True,
     table="blk.{layer}.engram_embed.weight",
     weights=_QKV,
-    marks=("engram.n_heads",),
     tensor_marks=("blk.{layer}.engram_embed.weight",),
 )
 _TARRUDA = GgufDialect(
     name="gguf_tarruda",
     engines=("tarruda",),
-    row_types=("I8",),
     source="tarruda/llama.cpp",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -151,7 +154,7 @@ _TARRUDA = GgufDialect(
             primes="engram.head_bucket_sizes",
             offsets="engram.head_offsets",
         ),
-        "multipliers": Fact("engram.multipliers", _U64),
+        "multipliers": _fact("multipliers", "engram.multipliers", _U64),
     },
     pad_is_raw=True,
     table=_TABLE,
@@ -161,7 +164,7 @@ _TARRUDA = GgufDialect(
         "k_weight": "blk.{layer}.engram_k_weight.weight",
         "wkv.weight": "blk.{layer}.engram_kv.weight",
     },
-    marks=("engram.embedding_counts", "engram.ngram_size"),
+    marks=("engram.embedding_counts",),
     tensor_marks=("blk.{layer}.engram_q_weight.weight",),
 )
 _BUCKETS = GgufDialect(
@@ -196,6 +199,7 @@ _BUCKETS = GgufDialect(
 )
 _HASHKEYS = GgufDialect(
     name="gguf_hashkeys",
+    optional=("fingerprint",),
     source="a fork of ds4, with the table in a GGUF beside it",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -213,7 +217,7 @@ _HASHKEYS = GgufDialect(
             primes="engram.hash_primes",
         ),
         **_integers(_U64, offsets="engram.hash_offsets", multipliers="engram.hash_multipliers"),
-        "fingerprint": Fact("engram.hash_contract_sha256", ("string",)),
+        "fingerprint": _fact("fingerprint", "engram.hash_contract_sha256", ("string",)),
     },
     pad_is_raw=True,
     table=None,
@@ -221,6 +225,7 @@ _HASHKEYS = GgufDialect(
 )
 _KMBANDY = GgufDialect(
     name="gguf_kmbandy",
+    optional=("multipliers",),
     engines=("kmbandy",),
     source="kmbandy/llama.cpp, which derives primes and offsets from the sizes",
     layout=_V41,
@@ -237,7 +242,7 @@ _KMBANDY = GgufDialect(
             pad_id="engram.pad_token_id",
             token_map="engram.token_map",
         ),
-        "multipliers": Fact("engram.hash_multipliers", _U64),
+        "multipliers": _fact("multipliers", "engram.hash_multipliers", _U64),
     },
     pad_is_raw=True,
     table=_TABLE,
@@ -246,8 +251,9 @@ _KMBANDY = GgufDialect(
 )
 _JIG = GgufDialect(
     name="gguf_jig",
+    optional=("size_base", "present"),
     engines=("jig",),
-    row_types=("I8",),
+    row_encodings=("e4m3_e8m0_32",),
     source="JigSawPT/llama.cpp, with constants as tensors",
     layout=_V41,
     architectures=_DEEPSEEK,
@@ -263,8 +269,8 @@ _JIG = GgufDialect(
             size_base="engram_vocab_size",
             pad_id="engram_pad_token_id",
         ),
-        "present": Fact("engram.present", ("bool",)),
-        "token_map": Fact("engram_token_map.weight", _I32, is_tensor=True),
+        "present": _fact("present", "engram.present", ("bool",)),
+        "token_map": Fact("engram_token_map.weight", _I32, True, True),
         **_tensors(
             _I64,
             primes="engram_primes.weight",
@@ -281,12 +287,13 @@ _JIG = GgufDialect(
 )
 _YOUNGAI = GgufDialect(
     name="gguf_youngai",
+    optional=("size_base",),
     source="a C engine and its port to Rust; tables stay in shards of safetensors",
     layout=_V41,
     architectures=("deepseek4",),
     facts={
-        "layer_ids": Fact("engram.layer_ids", ("int32", "uint32")),
-        "rows": Fact("engram.num_embeddings", _U64),
+        "layer_ids": _fact("layer_ids", "engram.layer_ids", ("int32", "uint32")),
+        "rows": _fact("rows", "engram.num_embeddings", _U64),
         **_integers(
             _U32,
             orders="engram.max_ngram_size",
@@ -296,7 +303,7 @@ _YOUNGAI = GgufDialect(
             size_base="engram.vocab_size",
             pad_id="engram.pad_id_compressed",
         ),
-        "token_map": Fact("engram.token_map", _I32, is_tensor=True),
+        "token_map": Fact("engram.token_map", _I32, True, True),
         **_tensors(
             _I64,
             primes="engram.primes",
@@ -314,7 +321,7 @@ _DEEPSTRIX = GgufDialect(
     source="an engine that computes constants itself; tables stay in shards of safetensors",
     layout=_V41,
     architectures=("deepseek4",),
-    facts={"table_shards": Fact("engram.table_shards", ("string",))},
+    facts={"table_shards": _fact("table_shards", "engram.table_shards", ("string",))},
     table=None,
     weights=_QKV,
     marks=("engram.table_shards",),
@@ -330,12 +337,13 @@ _PLE_WEIGHTS = {
 }
 _QWEN = GgufDialect(
     name="gguf_qwen4exp",
+    optional=("image_token_id",),
     engines=("llama.cpp",),
     source="llama.cpp PR 27742",
     layout="qwen_ple",
     architectures=("qwen4exp",),
     facts={
-        "layer_ids": Fact("ple.layers", ("uint32", "int32")),
+        "layer_ids": _fact("layer_ids", "ple.layers", ("uint32", "int32")),
         **_integers(
             _U32,
             orders="ple.ngram_size",
@@ -355,15 +363,16 @@ _QWEN = GgufDialect(
     table=_PLE_TABLE,
     weights=_PLE_WEIGHTS,
     marks=("ple.head_vocab_sizes", "ple.layer_multipliers"),
-    tensor_marks=(_PLE_TABLE,),
+    tensor_marks=("blk.{layer}.ple_key.weight",),
 )
 _HEBRUS = GgufDialect(
     name="gguf_hebrus",
+    optional=("hash_id", "seed"),
     source="a contract after ds4; rows lie in a file of their own",
     layout="qwen_ple",
     architectures=("qwen4exp",),
     facts={
-        "layer_ids": Fact("text.ple_layer_ids", ("uint32", "int32")),
+        "layer_ids": _fact("layer_ids", "text.ple_layer_ids", ("uint32", "int32")),
         **_integers(
             _U64,
             multipliers="ple.layer_multipliers",
@@ -371,8 +380,8 @@ _HEBRUS = GgufDialect(
             offsets="ple.head_offsets",
             rows="ple.rows",
         ),
-        "hash_id": Fact("ple.hash_id", ("string",)),
-        "seed": Fact("ple.hash_seed", _U32),
+        "hash_id": _fact("hash_id", "ple.hash_id", ("string",)),
+        "seed": _fact("seed", "ple.hash_seed", _U32),
     },
     table=None,
     marks=("ple.head_primes", "ple.hash_id"),
@@ -396,15 +405,21 @@ DIALECTS: tuple[GgufDialect, ...] = (
 )
 
 
-def find_dialect(keys: Collection[str], tensors: Collection[str]) -> GgufDialect | None:
+def find_dialect(
+    keys: Collection[str], tensors: Collection[str], architecture: str | None = None
+) -> GgufDialect | None:
     """Find the dialect of a file with a memory; None where it has no memory of a known one.
 
     Args:
         keys: Its keys, with their prefix.
         tensors: Names of its tensors.
+        architecture: Value of ``general.architecture``: with it a table alone tells the dialect,
+            of a file that holds nothing else.
     """
     plain = {key.partition(".")[2] for key in keys}
-    return next((it for it in DIALECTS if it.is_marked(plain, tensors)), None)
+    marked = (it for it in DIALECTS if it.is_marked(plain, tensors))
+    tables = (it for it in DIALECTS if architecture in it.architectures and it.table in tensors)
+    return next(marked, None) or next(tables, None)
 
 
 def dialects_of(engine: str) -> tuple[GgufDialect, ...]:

@@ -272,7 +272,7 @@ def test_the_library_runs_as_the_command():
     ("words", "completions"),
     [
         ("engram s", ["size"]),
-        ("engram co", ["config", "corpus", "convert"]),
+        ("engram co", ["config", "corpus", "convert", "constants"]),
         ("engram corpus v", ["verify"]),
         ("engram size --mo", ["--model", "--mode"]),
         ("engram --v", ["--version"]),

@@ -27,8 +27,8 @@ def tensors_of(dialect, layers=(1, 14)):
 @pytest.mark.parametrize("dialect", DIALECTS, ids=NAMES)
 def test_a_whole_file_is_of_its_own_dialect(dialect):
     assert find_dialect(keys_of(dialect), tensors_of(dialect)) is dialect
-    # The tables may lie in a part of their own, and keys in the first one.
-    assert find_dialect(keys_of(dialect), ()) is dialect
+    if dialect.name != "gguf_mx":  # whose keys are a part of those that others have, too
+        assert find_dialect(keys_of(dialect), ()) is dialect
 
 
 @pytest.mark.parametrize("name", ["gguf_ds4", "gguf_mx", "gguf_tarruda", "gguf_jig", "gguf_llama"])
@@ -41,6 +41,24 @@ def test_a_file_of_the_first_wave_without_constants_is_of_llama_cpp():
     keys = {"deepseek41.engram.layer_ids", "deepseek41.engram.max_ngram_size"}
     tensors = {"blk.1.engram_embd.weight", "blk.1.engram_wkv.weight"}
     assert find_dialect(keys, tensors).name == "gguf_llama"
+
+
+def test_keys_for_most_engines_are_those_of_llama_cpp():
+    names = (
+        *("layer_ids", "head_count", "key_length", "head_dim", "n_heads", "max_ngram_size"),
+        *("ngram_size", "compressed_vocab_size", "pad_id", "pad_token_id", "rows"),
+        *("num_embeddings", "token_map", "primes", "offsets", "multipliers"),
+    )
+    keys = {f"deepseek41.engram.{name}" for name in names}
+    (llama,) = (it for it in DIALECTS if it.name == "gguf_llama")
+    assert find_dialect(keys, tensors_of(llama)) is llama
+
+
+def test_a_table_alone_is_told_by_the_architecture():
+    table = {"per_layer_token_embd.weight"}
+    assert find_dialect((), table, "qwen4exp").name == "gguf_qwen4exp"
+    # Gemma 3n has a tensor of that name.
+    assert find_dialect({"gemma3n.block_count"}, table, "gemma3n") is None
 
 
 def test_a_file_without_a_memory_is_of_no_dialect():

@@ -95,6 +95,7 @@ def write_memory(
     kinds: Mapping[str, str] | None = None,
     kept: Mapping[str, Any] | None = None,
     renamed: Mapping[str, str] | None = None,
+    row_type: tuple[str, int] | None = None,
 ) -> Path:
     """Write a released memory in a dialect.
 
@@ -111,6 +112,7 @@ def write_memory(
         kinds: Facts with other element types.
         kept: Facts whose key has another value, while tensors and other keys stay as they are.
         renamed: Tensors with other names.
+        row_type: ggml type and width of the rows; those that the dialect is known for when None.
     """
     dialect = BY_NAME[name]
     architecture = dialect.architectures[0]
@@ -139,7 +141,7 @@ def write_memory(
             shape = (32, 4) if small else dims[part]
             found[template.replace("{layer}", str(layer_id))] = Tensor(shape, type_named(kind).id)
         if dialect.table is not None:
-            kind, width = ROWS.get(name, ("Q8_0", 256))
+            kind, width = row_type or ROWS.get(name, ("Q8_0", 256))
             table = Tensor((width, rows), type_named(kind).id)
             found[dialect.table.replace("{layer}", str(layer_id))] = table
         if dialect.scales is not None:

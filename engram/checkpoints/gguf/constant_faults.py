@@ -45,6 +45,13 @@ class ConstantJudge:
             )
             return
         offsets, expected = self._numbers("offsets"), []
+        rows = memory.integers("rows") or []
+        if rows and len(rows) != len(layer_ids):
+            yield Fault(
+                "CONST_COUNT",
+                f"rows are stated for {len(rows)} of {len(layer_ids)} layers",
+                "Write those of each layer.",
+            )
         tables = {table.layer_id: table for table in memory.tables}
         multiple = memory.layout.row_multiple
         for place, layer_id in enumerate(layer_ids):
@@ -52,6 +59,13 @@ class ConstantJudge:
             expected += [sum(own[:at]) for at in range(columns)]
             table = tables.get(layer_id)
             needed = -(-sum(own) // multiple) * multiple
+            if place < len(rows) and rows[place] not in (sum(own), needed):
+                yield Fault(
+                    "ROW_RANGE",
+                    f"layer {layer_id}: its heads have {sum(own):,} rows, and {rows[place]:,} are "
+                    "stated",
+                    f"Write {needed:,}.",
+                )
             if table is not None and table.rows != needed:
                 yield Fault(
                     "ROW_RANGE",
@@ -84,7 +98,7 @@ class ConstantJudge:
         """Multipliers against the generator of the layout."""
         found, config = self._numbers("multipliers"), self._config()
         vocab_size = self._vocab_size()
-        if found is None or config is None or not vocab_size:
+        if found is None or config is None or not vocab_size or vocab_size < 1:
             return
         right = _drawn(config, vocab_size)
         if found == right:
@@ -159,7 +173,7 @@ class ConstantJudge:
         try:
             return read_numbers(self.memory, fact)
         except EngramError:
-            return None  # told by `present` or `types`
+            return None  # told by `present` or `types`, and by the check as not done
 
     def _token_map(self) -> NDArray[np.int64] | None:
         numbers = self._numbers("token_map")
@@ -175,8 +189,10 @@ class ConstantJudge:
     def _config(self) -> EngramConfig | None:
         """Describe the memory by what the file states; None where it does not state enough."""
         memory, primes, release = self.memory, self._numbers("primes"), self._release
-        # The search for primes may begin at the first of them.
-        first = primes[0] if primes else memory.integer("size_base")
+        # The search for primes begins at the stated size; it may begin at the first of them.
+        first = memory.integer("size_base") or (primes[0] if primes else None)
+        if not memory.tables and not memory.integer("size_base"):
+            first = release.rows_per_head[0]  # nothing else tells where the primes begin
         if not (memory.columns and memory.layer_ids and first):
             return None
         if primes is not None and len(primes) != memory.columns * len(memory.layer_ids):

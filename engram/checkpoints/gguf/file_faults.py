@@ -51,7 +51,8 @@ class FileJudge:
         """Faults of the header itself: cut files, types, places of tensors."""
         again = "Download or convert the file again."
         for problem in self.memory.files.problems:
-            yield Fault(problem.code, problem.message, again)
+            if problem.code != "UNKNOWN_TYPE":  # forks have types of their own
+                yield Fault(problem.code, problem.message, again)
 
     def prefix(self) -> Iterator[Fault]:
         """Keys that begin with something other than the architecture."""
@@ -82,19 +83,29 @@ class FileJudge:
         )
 
     def types(self) -> Iterator[Fault]:
-        """Element types that the dialect's loaders do not take."""
+        """Element types, and lists in place of numbers, that the dialect's loaders do not take."""
         for fact, place in self.memory.dialect.facts.items():
-            value = self.memory.value(fact)
-            if value is None or value.kind in place.kinds:
+            value, tensor = self.memory.value(fact), self.memory.tensor(fact)
+            wanted = f"{' or '.join(place.kinds)}{'[]' if place.is_list else ''}"
+            if value is not None:
+                found, name = value.described(), value.key
+                if value.kind in place.kinds and value.is_array == place.is_list:
+                    continue
+                code = "PRIMES_TYPE" if fact == "primes" and value.is_array else "TYPE_WRONG"
+                if value.kind == "int64" and value.is_array:
+                    code = "TYPE_INT64"
+            elif tensor is not None:
+                kind = "unknown" if tensor.type is None else tensor.type.name
+                if kind in [f"I{it.removeprefix('int')}" for it in place.kinds]:
+                    continue
+                found, name = kind, tensor.name
+                code = "FLOAT_CAST" if kind in ("F32", "F16", "BF16", "F64") else "TYPE_WRONG"
+            else:
                 continue
-            code = "PRIMES_TYPE" if fact == "primes" else "TYPE_WRONG"
-            if value.kind == "int64" and value.is_array:
-                code = "TYPE_INT64"
             yield Fault(
                 code,
-                f"{value.key} is {value.described()}, and loaders of {self.memory.dialect.name} "
-                f"take {' or '.join(place.kinds)}",
-                f"Write {value.key} as {place.kinds[0]}.",
+                f"{name} is {found}, and loaders of {self.memory.dialect.name} take {wanted}",
+                f"Write it as {place.kinds[0]}{'[]' if place.is_list else ''}.",
             )
 
     def layers(self) -> Iterator[Fault]:
@@ -152,13 +163,18 @@ class FileJudge:
                 )
                 continue
             known, bytes_of_row = ROW_ENCODINGS.get(table.encoding), table.values.row_bytes
-            if known is None:
+            if known is None and table.values.type is not None and table.values.type.name == "I8":
                 yield Fault(
                     "ENCODING_UNKNOWN",
                     f"{table.values.name}: rows are stored as {table.encoding}",
                     "State the encoding of rows that are plain bytes, as engram.encoding.",
                 )
-            elif known.is_row and len(table.tensors) == 1 and bytes_of_row != known.block_bytes:
+            elif (
+                known is not None
+                and known.is_row
+                and len(table.decoded) == 1
+                and bytes_of_row != known.block_bytes
+            ):
                 yield Fault(
                     "ENCODING_WIDTH",
                     f"{table.values.name}: rows of {table.encoding} have {known.block_bytes} "

@@ -105,7 +105,7 @@ class _Counted:
         sizes = [self._bytes(tensor) for tensor in table.tensors]
         pages: list[RowPages] = [
             row_pages(tensor.row_bytes, table.rows, tensor.start)
-            for tensor in table.tensors
+            for tensor in table.decoded
             if tensor.row_bytes
         ]
         return Weights(
@@ -118,7 +118,7 @@ class _Counted:
             rows=table.rows,
             layer_id=table.layer_id,
             reads=self._memory.columns or 0,
-            pages=reduce(add, pages) if len(pages) == len(table.tensors) else None,
+            pages=reduce(add, pages) if len(pages) == len(table.decoded) else None,
         )
 
     def _dense(self, layer_id: int | None, name: str, tensor: GgufTensor) -> Weights:
@@ -229,6 +229,6 @@ def _table(table: GgufTable) -> dict[str, Any]:
         "encoding": table.encoding,
         "rows": table.rows,
         "width": table.width,
-        "row_bytes": sum(it.row_bytes for it in table.tensors if it.row_bytes is not None) or None,
+        "row_bytes": sum(it.row_bytes for it in table.decoded if it.row_bytes is not None) or None,
         "scales": None if table.scales is None else table.scales.name,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from engram.errors import InputError
 from engram.layouts import LAYOUTS, Layout
 from engram.layouts.gguf_dialect import Fact, GgufDialect
-from engram.layouts.gguf_dialects import NEEDED, find_dialect
+from engram.layouts.gguf_dialects import find_dialect
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS
 from engram.storage.gguf import is_gguf
 from engram.storage.gguf_headers import GgufTensor
@@ -43,8 +43,13 @@ class GgufTable:
 
     @property
     def tensors(self) -> tuple[GgufTensor, ...]:
-        """The tensors that a row is read from."""
+        """The tensors of the table."""
         return (self.values,) if self.scales is None else (self.values, self.scales)
+
+    @property
+    def decoded(self) -> tuple[GgufTensor, ...]:
+        """Those that a row is decoded from: not scales that are kept beside requantised rows."""
+        return self.tensors if self.encoding == _TWO_TENSORS else (self.values,)
 
     @property
     def rows(self) -> int:
@@ -135,12 +140,18 @@ class GgufMemory:
 
     @property
     def missing(self) -> dict[str, Fact]:
-        """Constants that the dialect has and the file lacks, by our name.
+        """Facts that the dialect states and the file lacks, by our name."""
+        stated, dialect = self.stated_types, self.dialect
+        return {
+            name: place
+            for name, place in dialect.facts.items()
+            if name not in stated and name not in dialect.optional
+        }
 
-        The mark of an engine that computes some itself is that its dialect has no place for them.
-        """
-        stated, facts = self.stated_types, self.dialect.facts
-        return {fact: facts[fact] for fact in NEEDED if fact in facts and fact not in stated}
+    @property
+    def is_table_alone(self) -> bool:
+        """Whether the files hold a table, and nothing else of a memory."""
+        return bool(self.tables) and not (self.stated_types or self.weights)
 
     @cached_property
     def layer_ids(self) -> tuple[int, ...]:
@@ -242,9 +253,9 @@ class GgufMemory:
 
 
 def holds_gguf(path: Path) -> bool:
-    """Whether a path is a GGUF file, or a folder of such without a config.json."""
+    """Whether a path is a GGUF file, or a folder of such without safetensors files."""
     if path.is_dir():
-        return not (path / "config.json").is_file() and any(path.glob("*.gguf"))
+        return any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))
     return is_gguf(path)
 
 
@@ -260,10 +271,12 @@ def open_gguf(path: Path) -> GgufMemory:
         InputError: It has no memory in a dialect that is known.
     """
     files = read_gguf_parts(path)
-    dialect = find_dialect(files.values, files.tensors)
+    stated = files.values.get(ARCHITECTURE)
+    is_text = stated is not None and stated.kind == "string" and not stated.is_array
+    architecture = str(stated.scalar()) if stated is not None and is_text else None
+    dialect = find_dialect(files.values, files.tensors, architecture)
     if dialect is None:
-        architecture = files.values.get(ARCHITECTURE)
-        of = "" if architecture is None else f" of architecture {architecture.scalar()}"
+        of = "" if architecture is None else f" of architecture {architecture}"
         raise InputError(
             f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its "
             f"{len(files.values):,} keys and {len(files.tensors):,} tensors is one that an engine "

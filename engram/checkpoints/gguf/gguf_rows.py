@@ -47,7 +47,7 @@ class GgufRows:
                 refuses to read.
         """
         encoding = row_encoding(self.table.encoding)
-        stored = [_bytes(tensor, row_ids) for tensor in self.table.tensors]
+        stored = [_bytes(tensor, row_ids) for tensor in self.table.decoded]
         return encoding.decode(*stored).astype(np.float64)
 
 

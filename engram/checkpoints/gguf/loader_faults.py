@@ -40,6 +40,7 @@ class LoaderJudge:
             )
         yield from self._keys(seen)
         judge = FileJudge(seen)
+        yield from judge.prefix()
         yield from judge.types()
         yield from judge.names()
         yield from self._tables()
@@ -57,7 +58,7 @@ class LoaderJudge:
             kind = " or ".join(place.kinds)
             there = self.memory.value(fact) or self.memory.tensor(fact)
             if there is None or fact not in own:
-                if fact in seen.missing:
+                if fact in seen.missing or (fact == "encoding" and self._holds_bytes()):
                     yield Fault("CONST_MISSING", f"it lacks {name} ({kind})", "Write it.")
                 continue
             called = there.key if isinstance(there, GgufValue) else there.name
@@ -66,7 +67,7 @@ class LoaderJudge:
                 f"{called} ({own[fact]}) is what it reads as {name} ({kind})",
                 f"Write {name} as {place.kinds[0]}.",
             )
-        if "pad_id" in own and self.memory.dialect.pad_is_raw != self.dialect.pad_is_raw:
+        if "pad_id" in own and "pad_id" not in stated and self._is_pad_of_one_space():
             spaces = ("compressed ids", "token ids")
             yield Fault(
                 "PAD_SPACE",
@@ -75,9 +76,13 @@ class LoaderJudge:
                 "Map it with the token map, or back.",
             )
 
+    def _holds_bytes(self) -> bool:
+        types = (table.values.type for table in self.memory.tables)
+        return any(it is not None and it.name == "I8" for it in types)
+
     def _tables(self) -> Iterator[Fault]:
         """Tables under other names, or stored in another way."""
-        template, types = self.dialect.table, self.dialect.row_types
+        template = self.dialect.table
         if template is None:
             return
         for table in self.memory.tables:
@@ -85,19 +90,37 @@ class LoaderJudge:
             values = table.values
             if values.name != name:
                 yield Fault("NAME_MISMATCH", f"{values.name} is what it calls {name}", "Rename it.")
-            kind = "unknown" if values.type is None else values.type.name
-            if kind not in types if types else kind == "I8":
-                wanted = " or ".join(types) or "a ggml type of values"
-                yield Fault(
-                    "ROW_TYPE", f"{values.name} is {kind}, and it takes {wanted}", "Convert it."
-                )
-            elif (table.scales is None) != (self.dialect.scales is None):
-                apart = "apart from" if self.dialect.scales else "in one tensor with"
+            encodings = self.dialect.row_encodings
+            is_bytes = values.type is not None and values.type.name == "I8"
+            two = table.encoding == "e4m3_e8m0_32" and self.dialect.scales is not None
+            if table.encoding not in encodings if encodings else is_bytes and not two:
+                wanted = " or ".join(encodings) or "a ggml type of values"
                 yield Fault(
                     "ROW_TYPE",
-                    f"it takes scales {apart} the values of {values.name}",
-                    "Divide rows of 264 bytes into 256 and 8, or join them.",
+                    f"rows of {values.name} are {table.encoding}, and it takes {wanted}",
+                    "Convert them.",
                 )
+            elif self.dialect.scales is not None and table.scales is None:
+                scales = self.dialect.scales.replace("{layer}", str(table.layer_id))
+                yield Fault("TENSOR_MISSING", f"it lacks {scales}", "Convert the checkpoint again.")
+            width = self.memory.integer("row_width")
+            if not is_bytes and width is not None and table.width != width:
+                yield Fault(
+                    "ENCODING_WIDTH",
+                    f"rows of {values.name} have {table.width} values, and {width} are stated",
+                    "State the width that the rows have.",
+                )
+
+    def _is_pad_of_one_space(self) -> bool:
+        """Whether the pad is read in another space than it is stated in, and differs in them."""
+        if self.memory.dialect.pad_is_raw == self.dialect.pad_is_raw:
+            return False
+        pad = self.memory.integer("pad_id") or 0
+        try:
+            token_map = read_numbers(self.memory, "token_map")
+        except EngramError:
+            return True
+        return not (0 <= pad < len(token_map) and token_map[pad] == pad)
 
     def _sizes_of_ds4(self) -> Iterator[Fault]:
         """Sizes that are fixed in ds4, and its bound of the multipliers."""
@@ -113,7 +136,7 @@ class LoaderJudge:
             factors, token_map = (read_numbers(memory, it) for it in ("multipliers", "token_map"))
         except EngramError:
             return
-        bound = (2**63 - 1) // (max(token_map, default=0) + 1)
+        bound = (2**63 - 1) // max(1, max(token_map, default=0) + 1)
         wrong = [factor for factor in factors if factor % 2 == 0 or factor > bound]
         if wrong:
             yield Fault(

@@ -10,11 +10,11 @@ from engram.addressing.same_memory import check_tokenizer
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.gguf.constant_faults import ConstantJudge
 from engram.checkpoints.gguf.file_faults import Fault, FileJudge
-from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
+from engram.checkpoints.gguf.gguf_addresses import gguf_addresses, read_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
 from engram.checkpoints.gguf.loader_faults import LoaderJudge
 from engram.checks import Check, Verdict, run_check, what_happened
-from engram.errors import CorruptFileError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.layouts.gguf_dialects import dialects_of
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
@@ -48,7 +48,7 @@ _OF_CONSTANTS: dict[str, tuple[Callable[[ConstantJudge], Iterator[Fault]], str, 
     "end": (ConstantJudge.end, "eos_token_id", "the release's"),
 }
 # Faults with which engines that refuse nothing run without the memory, or without a part of it.
-_OFF = ("CONST_MISSING", "LAYERS_INCOMPLETE", "NAME_MISMATCH", "PREFIX_WRONG", "HALF_DONE")
+_OFF = ("CONST_MISSING", "LAYERS_INCOMPLETE", "NAME_MISMATCH", "PREFIX_WRONG")
 
 
 @dataclass(frozen=True)
@@ -100,38 +100,57 @@ def verify_gguf(
 
 def _checks_of_files(memory: GgufMemory) -> Iterator[GgufCheck]:
     judge = FileJudge(memory)
+    known = [table for table in memory.tables if table.encoding in ROW_ENCODINGS]
     for name, (rule, right) in _OF_FILES.items():
-        is_of_rows = name in ("encoding", "values")
-        known = [table for table in memory.tables if table.encoding in ROW_ENCODINGS]
-        if is_of_rows and not (known if name == "values" else memory.tables):
-            yield GgufCheck(name, None, "the files hold no rows that could be read")
+        if memory.is_table_alone and name not in ("header", "encoding", "values"):
+            continue
+        faults = tuple(rule(judge))
+        if not faults and name == "encoding" and len(known) < len(memory.tables):
+            others = [it.encoding for it in memory.tables if it.encoding not in ROW_ENCODINGS]
+            yield GgufCheck(name, None, f"rows are {others[0]}, which is not decoded here")
+        elif not faults and name in ("encoding", "values") and not known:
+            yield GgufCheck(name, None, "the files hold no rows that can be decoded")
         else:
-            yield _check(name, tuple(rule(judge)), right)
+            yield _check(name, faults, right)
 
 
 def _checks_of_constants(memory: GgufMemory) -> Iterator[GgufCheck]:
     judge = ConstantJudge(memory)
     for name, (rule, fact, right) in _OF_CONSTANTS.items():
-        if fact not in memory.dialect.facts:
+        if fact not in memory.dialect.facts or memory.is_table_alone:
             continue
-        if fact in memory.stated_types:
-            yield _check(name, tuple(rule(judge)), right)
-        else:
+        if fact not in memory.stated_types:
             yield GgufCheck(name, None, f"the file does not state {fact}")
+        elif not _is_readable(memory, fact):
+            yield GgufCheck(name, None, f"{fact} cannot be read")
+        else:
+            yield _check(name, tuple(rule(judge)), right)
+
+
+def _is_readable(memory: GgufMemory, fact: str) -> bool:
+    if not memory.dialect.facts[fact].is_list:
+        return memory.integer(fact) is not None
+    try:
+        return bool(read_numbers(memory, fact))
+    except EngramError:
+        return False
 
 
 def _check(name: str, faults: tuple[Fault, ...], right: str) -> GgufCheck:
     told = [f"{fault.code}: {fault.message}. {fault.repair}" for fault in faults]
-    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    detail = f"{told[0]}{more}" if told else right
+    detail = " ".join(told) if told else right
     return GgufCheck(name, not faults, detail, tuple(fault._asdict() for fault in faults))
 
 
 def _memory(memory: GgufMemory, codes: set[str]) -> GgufCheck:
     """Say whether an engine that refuses nothing would run with the memory."""
+    if memory.is_table_alone:
+        return GgufCheck("memory", None, "a table alone: its constants are in another file")
     reasons = [code for code in _OFF if code in codes]
-    if memory.dialect.table is not None and not memory.tables:
-        reasons.append("it holds no table")
+    if _is_cut(memory):
+        reasons.append("HALF_DONE")
+    if not reasons and memory.dialect.table is not None and not memory.tables:
+        return GgufCheck("memory", None, "the table is not in these files: name it to the engine")
     if not reasons:
         return GgufCheck("memory", True, "the file has all that its engines run it with")
     fault = Fault(
@@ -140,6 +159,15 @@ def _memory(memory: GgufMemory, codes: set[str]) -> GgufCheck:
         "Mend what failed above; an engine that loads the file as it is runs another model.",
     )
     return _check("memory", (fault,), "")
+
+
+def _is_cut(memory: GgufMemory) -> bool:
+    """Whether a tensor of the memory ends beyond its file, or was left half converted."""
+    own = {tensor.name for table in memory.tables for tensor in table.tensors}
+    own |= {tensor.name for parts in memory.weights.values() for tensor in parts.values()}
+    cut = {problem.name for problem in memory.files.problems if problem.code == "HALF_DONE"}
+    underway = any(table.encoding == "conversion_underway" for table in memory.tables)
+    return underway or bool(own & cut)
 
 
 def _check_engine(memory: GgufMemory, engine: str, targets: Sequence[GgufDialect]) -> GgufCheck:

@@ -9,9 +9,9 @@ import pytest
 
 import engram
 from engram.checkpoints.gguf.gguf_memory import open_gguf
-from engram.errors import InputError, UsageError
+from engram.errors import InputError, MissingFileError, UsageError
 from support.cli import command, run
-from support.gguf_files import Array
+from support.gguf_files import Array, Tensor, write
 from support.gguf_memories import BY_NAME, constants, fill, write_filled, write_memory
 from support.paths import BPE, WORD
 from support.peak_memory import run_measured
@@ -58,7 +58,7 @@ def test_a_whole_file_of_every_dialect_passes(name, tmp_path):
 def test_missing_constants(name, tmp_path):
     needed = ("layer_ids", "pad_id", "token_map", "primes", "offsets", "multipliers")
     for fact in needed:
-        if fact not in BY_NAME[name].facts:
+        if fact not in BY_NAME[name].facts or fact in BY_NAME[name].optional:
             continue
         path = write_memory(tmp_path / f"{fact}.gguf", name, without=(fact,))
         checks = engram.verify(path)
@@ -257,8 +257,6 @@ def test_a_file_of_190_gb_is_judged_at_once(tmp_path):
 
 
 def test_what_is_no_memory_is_refused(tmp_path):
-    from support.gguf_files import write
-
     path = write(tmp_path / "plain.gguf", {"general.architecture": ("string", "llama")})
     with pytest.raises(InputError, match="without a memory"):
         engram.verify(path)
@@ -300,7 +298,8 @@ def test_the_same_name_has_two_element_types(tmp_path):
     assert "deepseek41.engram.primes is uint32[48]" in said
     assert "it lacks deepseek41.engram.offsets (uint64)" in said
     assert "blk.1.engram_kv.weight is what gguf_llama calls blk.1.engram_wkv.weight" in said
-    assert "blk.1.engram_embd.weight is I8" in said
+    assert "rows of blk.1.engram_embd.weight are e4m3_e8m0_32_row264" in said
+    assert "it lacks deepseek41.engram.key_length (uint32)" in said
 
 
 def test_sizes_that_an_engine_was_compiled_for(tmp_path):
@@ -320,5 +319,109 @@ def test_memories_that_an_engine_may_not_know(tmp_path):
     with pytest.raises(UsageError, match="unknown engine") as error:
         engram.verify(path, engine="torch")
     assert "llama.cpp" in error.value.hint
+    path.unlink()
     with pytest.raises(UsageError, match="not a GGUF file"):
-        engram.verify(tmp_path / "folder", engine="ds4")
+        engram.verify(tmp_path, engine="ds4")
+    with pytest.raises(MissingFileError, match="does not exist"):
+        engram.verify(path, engine="ds4")
+
+
+def test_what_a_loader_refuses_is_not_called_right(tmp_path):
+    path = tmp_path / "model.gguf"
+
+    def last(**changes):
+        name, engine = changes.pop("name"), changes.pop("engine")
+        write_memory(path, name, **changes)
+        return {fault["code"] for fault in [*engram.verify(path, engine=engine)][-1].faults}
+
+    llama = {"name": "gguf_llama", "engine": "llama.cpp"}
+    ds4 = {"name": "gguf_ds4", "engine": "ds4"}
+    assert last(**llama, prefix="deepseek4") == {"PREFIX_WRONG"}
+    assert last(**llama, changed={"row_width": 128}) == {"ENCODING_WIDTH"}
+    assert last(**ds4, changed={"encoding": "lloyd4_e5m3_32_r136"}) == {"ROW_TYPE"}
+    assert last(**ds4, without=("encoding",)) == {"CONST_MISSING", "ROW_TYPE"}
+    assert last(**ds4, without=("rows",)) == {"CONST_MISSING"}
+    dead = {"changed": {"token_map": [-1] * 1000}, "kinds": {"token_map": "int32"}}
+    assert last(**ds4, **dead) == {"TYPE_WRONG"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        *(("gguf_llama", fact) for fact in ("heads", "orders", "row_width")),
+        *(("gguf_ds4", fact) for fact in ("rows", "compressed_vocab_size")),
+        *(("gguf_qwen4exp", fact) for fact in ("eos_token_id", "orders", "heads", "kernel_size")),
+    ],
+)
+def test_other_keys_that_loaders_need(name, fact, tmp_path):
+    path = write_memory(tmp_path / "model.gguf", name, without=(fact,))
+    assert "CONST_MISSING" in codes(path)
+
+
+def test_constants_of_another_form(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_memory(path, "gguf_llama", kept={"pad_id": [2]})
+    assert codes(path) == {"TYPE_WRONG"}
+    write_memory(path, "gguf_llama", kept={"primes": 5})
+    checks = engram.verify(path)
+    assert not checks.ok
+    assert {check.name: check.ok for check in checks}["primes"] is None
+    write_memory(path, "gguf_jig")
+    (primes,) = (it for it in open_gguf(path).files.tensors.values() if "primes" in it.name)
+    floats = {"engram_primes.weight": Tensor(primes.dims, 0)}
+    write_memory(path, "gguf_jig", without=("primes",), tensors=floats)
+    assert "FLOAT_CAST" in codes(path)
+
+
+def test_rows_that_are_stated(tmp_path):
+    path = tmp_path / "model.gguf"
+    for rows, code in (([5, 6], "ROW_RANGE"), ([5], "CONST_COUNT")):
+        write_memory(path, "gguf_ds4", kept={"rows": rows})
+        assert code in codes(path)
+
+
+@pytest.mark.parametrize("name", ["gguf_hashkeys", "gguf_youngai"])
+def test_primes_that_begin_elsewhere(name, tmp_path):
+    right = facts_of(name)["primes"]
+    path = tmp_path / "model.gguf"
+    write_memory(path, name, changed={"primes": [*right[1:], 16001299]})
+    assert "CONST_WRONG" in codes(path)
+
+
+def test_types_that_are_not_known_here_are_no_fault_of_the_file(tmp_path):
+    path = tmp_path / "model.gguf"
+    base = {"blk.3.odd.weight": Tensor((64, 100), 144, bytes=4096)}
+    write_memory(path, "gguf_llama", tensors=base)
+    assert codes(path) == set()
+
+
+def test_a_table_in_a_file_of_its_own(tmp_path):
+    path = tmp_path / "model.gguf"
+    name = "per_layer_token_embd.weight"
+    write_memory(path, "gguf_qwen4exp", renamed={name: "elsewhere.weight"})
+    checks = engram.verify(path)
+    assert checks.ok
+    assert [check.ok for check in checks if check.name == "memory"] == [None]
+    values = {"general.architecture": ("string", "qwen4exp")}
+    write(path, values, {name: Tensor((160, 320_001_536), 20)})
+    checks = engram.verify(path)
+    assert checks.ok
+    assert [check.name for check in checks] == [
+        *("dialect", "header", "encoding", "values", "memory")
+    ]
+    write(path, {"general.architecture": ("string", "gemma3n")}, {name: Tensor((256, 30), 12)})
+    with pytest.raises(InputError, match="of architecture gemma3n without a memory"):
+        engram.verify(path)
+
+
+def test_requantised_rows_beside_their_old_scales(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_memory(path, "gguf_tarruda", row_type=("Q8_0", 256))
+    assert codes(path, engine="tarruda") == set()
+    assert engram.report(path).to_dict()["gguf"]["tables"][0]["row_bytes"] == 272
+
+
+def test_options_of_other_targets_are_refused(tmp_path):
+    path = write_memory(tmp_path / "model.gguf", "gguf_ds4")
+    with pytest.raises(UsageError, match="leave --revision and --full out"):
+        engram.verify(path, revision="main", full=True)
