@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 import engram
 from engram.errors import UsageError
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
+    ExportedTargetArgument,
     OutputOption,
     OverwriteOption,
     TokenizerOption,
@@ -23,19 +22,10 @@ from engram_cli.values import note_folder
 if TYPE_CHECKING:
     from engram.engines.constants import ExportedConstants
 
-TargetArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET",
-        help="Config file, template name, attached folder, adapter, folder or safetensors file "
-        "with published names, or hub id of one.",
-    ),
-]
-
 
 @taking(out=OUTPUT)
 def constants(
-    target: TargetArgument,
+    target: ExportedTargetArgument,
     output: OutputOption = None,
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,

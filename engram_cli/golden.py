@@ -9,10 +9,10 @@ import typer
 import engram
 from engram.errors import UsageError
 from engram.units import plural
-from engram_cli.constants import TargetArgument
 from engram_cli.options import (
     OUTPUT,
     ConfigOption,
+    ExportedTargetArgument,
     OutputOption,
     OverwriteOption,
     TokenizerOption,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @taking(out=OUTPUT)
 def golden(
-    target: TargetArgument,
+    target: ExportedTargetArgument,
     output: OutputOption = None,
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,

@@ -19,6 +19,14 @@ OUTPUT = {
     "verbose": Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr.")],
 }
 
+ExportedTargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="Config file, template name, attached folder, adapter, folder or safetensors file "
+        "with published names, or hub id of one.",
+    ),
+]
 ConfigOption = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import engram
+from engram.layouts.gguf_dialects import engine_names
 from engram.units import plural
 from engram_cli.options import (
     OUTPUT,
@@ -46,8 +47,8 @@ def verify(
         typer.Option(
             "--target",
             metavar="ENGINE",
-            help="Of a GGUF file: whether the loader of this engine reads it, too: llama.cpp, ik, "
-            "ds4, mx, tarruda, jig, kmbandy or buckets.",
+            help="Of a GGUF file: whether the loader of this engine reads it, too: "
+            f"{', '.join(engine_names())}.",
         ),
     ] = None,
     trust_remote_code: TrustRemoteCodeOption = False,

@@ -46,7 +46,6 @@ class GgufDialect:
         marks: Keys without prefix that tell the dialect; none of them is in a file of a dialect
             that comes later.
         tensor_marks: Names of tensors that tell it, likewise.
-        encodings: Values of the fact `encoding`, of files whose rows are plain bytes.
         optional: Facts that a file may lack.
         engines: Short names of engines whose loaders read it.
         row_encodings: Encodings of rows that they take; any of values where there are none.
@@ -63,7 +62,6 @@ class GgufDialect:
     weights: Mapping[str, str] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     tensor_marks: tuple[str, ...] = ()
-    encodings: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
     row_encodings: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ def _integers(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
 
 
 def _tensors(kinds: tuple[Kind, ...], **names: str) -> dict[str, Fact]:
-    return {fact: Fact(name, kinds, True, True) for fact, name in names.items()}
+    return {fact: Fact(name, kinds, is_tensor=True, is_list=True) for fact, name in names.items()}
 
 
 _V41 = "deepseek_v41"
@@ -44,19 +44,6 @@ _QKV = {
 }
 _TABLE = "blk.{layer}.engram_embd.weight"
 
-_DS4_FACTS = {
-    **_integers(
-        _U32,
-        layer_ids="engram.layer_ids",
-        rows="engram.rows",
-        compressed_vocab_size="engram.compressed_vocab_size",
-        pad_id="engram.pad_id",
-        token_map="engram.token_map",
-        primes="engram.primes",
-    ),
-    "multipliers": _fact("multipliers", "engram.multipliers", _U64),
-    "encoding": _fact("encoding", "engram.encoding", ("string",)),
-}
 _DS4_WEIGHTS = {
     "q_weight": "blk.{layer}.engram_q_norm.weight",
     "k_weight": "blk.{layer}.engram_k_norm.weight",
@@ -70,12 +57,23 @@ _DS4 = GgufDialect(
     source="antirez/ds4 and its forks, ports of llama.cpp that read its files",
     layout=_V41,
     architectures=_DEEPSEEK,
-    facts=_DS4_FACTS,
+    facts={
+        **_integers(
+            _U32,
+            layer_ids="engram.layer_ids",
+            rows="engram.rows",
+            compressed_vocab_size="engram.compressed_vocab_size",
+            pad_id="engram.pad_id",
+            token_map="engram.token_map",
+            primes="engram.primes",
+        ),
+        "multipliers": _fact("multipliers", "engram.multipliers", _U64),
+        "encoding": _fact("encoding", "engram.encoding", ("string",)),
+    },
     table=_TABLE,
     weights=_DS4_WEIGHTS,
     marks=("engram.encoding",),
     tensor_marks=tuple(_DS4_WEIGHTS.values()),
-    encodings=("e4m3_e8m0_32_row264", "lloyd4_e5m3_32_r136", "conversion_underway"),
 )
 _LLAMA = GgufDialect(
     name="gguf_llama",
@@ -270,7 +268,7 @@ _JIG = GgufDialect(
             pad_id="engram_pad_token_id",
         ),
         "present": _fact("present", "engram.present", ("bool",)),
-        "token_map": Fact("engram_token_map.weight", _I32, True, True),
+        "token_map": Fact("engram_token_map.weight", _I32, is_tensor=True, is_list=True),
         **_tensors(
             _I64,
             primes="engram_primes.weight",
@@ -303,7 +301,7 @@ _YOUNGAI = GgufDialect(
             size_base="engram.vocab_size",
             pad_id="engram.pad_id_compressed",
         ),
-        "token_map": Fact("engram.token_map", _I32, True, True),
+        "token_map": Fact("engram.token_map", _I32, is_tensor=True, is_list=True),
         **_tensors(
             _I64,
             primes="engram.primes",
@@ -422,6 +420,11 @@ def find_dialect(
     return next(marked, None) or next(tables, None)
 
 
+def engine_names() -> list[str]:
+    """Return the short names of all engines whose dialects are known."""
+    return list(dict.fromkeys(name for dialect in DIALECTS for name in dialect.engines))
+
+
 def dialects_of(engine: str) -> tuple[GgufDialect, ...]:
     """Return the dialects that an engine reads, one for each layout.
 
@@ -433,8 +436,9 @@ def dialects_of(engine: str) -> tuple[GgufDialect, ...]:
     """
     found = tuple(dialect for dialect in DIALECTS if engine in dialect.engines)
     if not found:
-        known = dict.fromkeys(name for dialect in DIALECTS for name in dialect.engines)
         raise UsageError(
-            f"{engine!r} is an unknown engine.", f"One of {', '.join(known)}.", value=engine
+            f"{engine!r} is an unknown engine.",
+            f"One of {', '.join(engine_names())}.",
+            value=engine,
         )
     return found

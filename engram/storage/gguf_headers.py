@@ -49,6 +49,11 @@ class GgufTensor:
         return TYPES.get(self.type_id)
 
     @property
+    def type_name(self) -> str:
+        """Name of the element type; of an unknown one its number, as in ``type 144``."""
+        return f"type {self.type_id}" if self.type is None else self.type.name
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.dims)

@@ -95,7 +95,7 @@ class FileJudge:
                 if value.kind == "int64" and value.is_array:
                     code = "TYPE_INT64"
             elif tensor is not None:
-                kind = "unknown" if tensor.type is None else tensor.type.name
+                kind = tensor.type_name
                 if kind in [f"I{it.removeprefix('int')}" for it in place.kinds]:
                     continue
                 found, name = kind, tensor.name
@@ -163,7 +163,7 @@ class FileJudge:
                 )
                 continue
             known, bytes_of_row = ROW_ENCODINGS.get(table.encoding), table.values.row_bytes
-            if known is None and table.values.type is not None and table.values.type.name == "I8":
+            if known is None and table.is_bytes:
                 yield Fault(
                     "ENCODING_UNKNOWN",
                     f"{table.values.name}: rows are stored as {table.encoding}",

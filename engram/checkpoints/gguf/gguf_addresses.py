@@ -151,7 +151,7 @@ def whole_numbers(numbers: Sequence[int]) -> NDArray[np.int64]:
 
 def _read(tensor: GgufTensor) -> NDArray[np.signedinteger]:
     """Read a small tensor of whole numbers, in the order of the file ``[size]``."""
-    kind = None if tensor.type is None else tensor.type.name
+    kind = tensor.type_name
     size = tensor.data_bytes or 0
     if kind not in _DTYPES or size > _MOST_BYTES:
         raise CorruptFileError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable, open_gguf
-from engram.sizing.pages import RowPages, row_pages
+from engram.sizing.pages import PAGE_BYTES, RowPages, row_pages
 from engram.sizing.weights import Contents, Group, Kind, Weights
 from engram.storage.gguf_headers import GgufTensor
 from engram.units import listed
@@ -50,7 +50,6 @@ class _Counted:
 
     def __init__(self, memory: GgufMemory) -> None:
         self._memory = memory
-        self._unknown: list[str] = []
 
     @property
     def hash_rows(self) -> dict[int | None, int]:
@@ -66,37 +65,34 @@ class _Counted:
     def weights(self) -> tuple[Weights, ...]:
         """The parts: of each layer, the constants, and all the rest as the base."""
         memory = self._memory
-        own: set[str] = set()
+        constants = [it for it in map(memory.tensor, memory.dialect.facts) if it is not None]
+        own = {tensor.name for tensor in constants}
         parts = []
-        for table in memory.tables:
-            parts.append(self._table(table))
-            own.update(tensor.name for tensor in table.tensors)
-            for name, tensor in memory.weights.get(table.layer_id or 0, {}).items():
-                parts.append(self._dense(table.layer_id, name, tensor))
+        layer_ids = [*(table.layer_id for table in memory.tables), *memory.weights]
+        for layer_id in sorted(set(layer_ids), key=lambda it: -1 if it is None else it):
+            for table in memory.tables:
+                if table.layer_id == layer_id:
+                    parts.append(self._table(table))
+                    own.update(tensor.name for tensor in table.tensors)
+            dense = {} if layer_id is None else memory.weights.get(layer_id, {})
+            for name, tensor in dense.items():
+                part = f"layers.{layer_id}.{name.removesuffix('.weight')}"
+                parts.append(self._weights(part, "dense", [tensor], layer_id))
                 own.add(tensor.name)
-        for layer_id, tensors in memory.weights.items():
-            for name, tensor in tensors.items():
-                if tensor.name not in own:
-                    parts.append(self._dense(layer_id, name, tensor))
-                    own.add(tensor.name)
-        constants = [memory.tensor(fact) for fact in memory.dialect.facts]
-        own.update(tensor.name for tensor in constants if tensor is not None)
-        parts.append(self._constants([tensor for tensor in constants if tensor is not None]))
+        parts.append(self._constants(constants))
         rest = [tensor for name, tensor in memory.files.tensors.items() if name not in own]
-        if rest:
-            parts.append(self._base(rest))
-        return tuple(parts)
+        return (*parts, *([self._weights("base", "base", rest, None)] if rest else []))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that belong to the numbers."""
         memory, found = self._memory, ["bytes as the headers of GGUF say"]
-        _ = self.weights  # finds the tensors of unknown types
         if not memory.tables:
             found.append("the files hold no table: this dialect, or a split, keeps it elsewhere")
-        if self._unknown:
+        tensors = memory.files.tensors.values()
+        if unknown := [tensor.name for tensor in tensors if tensor.data_bytes is None]:
             found.append(
-                f"{listed(self._unknown, 3)}: of a type that ggml does not know, so that its bytes "
+                f"{listed(unknown, 3)}: of a type that ggml does not know, so that its bytes "
                 "are those up to the next tensor"
             )
         return tuple(found)
@@ -121,10 +117,6 @@ class _Counted:
             pages=reduce(add, pages) if len(pages) == len(table.decoded) else None,
         )
 
-    def _dense(self, layer_id: int | None, name: str, tensor: GgufTensor) -> Weights:
-        part = f"layers.{layer_id}.{name.removesuffix('.weight')}"
-        return self._weights(part, "dense", [tensor], layer_id)
-
     def _constants(self, tensors: Sequence[GgufTensor]) -> Weights:
         """Count keys and tensors with constants, which have no parameters."""
         memory = self._memory
@@ -140,14 +132,11 @@ class _Counted:
             kind=_kind(sizes),
         )
 
-    def _base(self, tensors: Sequence[GgufTensor]) -> Weights:
-        return self._weights("base", "base", tensors, None)
-
     def _weights(
         self, part: str, group: Group, tensors: Sequence[GgufTensor], layer_id: int | None
     ) -> Weights:
         sizes = [self._bytes(tensor) for tensor in tensors]
-        types = {tensor.type.name for tensor in tensors if tensor.type is not None}
+        types = {tensor.type_name for tensor in tensors}
         return Weights(
             part=part,
             group=group,
@@ -162,7 +151,6 @@ class _Counted:
         """Bytes of a tensor; of an unknown type those up to the next one, with the padding."""
         if tensor.data_bytes is not None:
             return tensor.data_bytes, "exact"
-        self._unknown.append(tensor.name)
         starts, end = self._places[str(tensor.path)]
         after = bisect_right(starts, tensor.start)
         return (starts[after] if after < len(starts) else end) - tensor.start, "estimated"
@@ -225,7 +213,7 @@ def _table(table: GgufTable) -> dict[str, Any]:
         "tensor": values.name,
         "file": values.path.name,
         "start": values.start,
-        "page_aligned": values.start % 4096 == 0,
+        "page_aligned": values.start % PAGE_BYTES == 0,
         "encoding": table.encoding,
         "rows": table.rows,
         "width": table.width,

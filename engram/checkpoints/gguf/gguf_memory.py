@@ -17,7 +17,7 @@ from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
-ARCHITECTURE = "general.architecture"
+_ARCHITECTURE = "general.architecture"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
 _TWO_TENSORS = "e4m3_e8m0_32"
@@ -52,6 +52,11 @@ class GgufTable:
         return self.tensors if self.encoding == _TWO_TENSORS else (self.values,)
 
     @property
+    def is_bytes(self) -> bool:
+        """Whether the tensor has plain bytes, of which the encoding is stated elsewhere."""
+        return self.values.type_name == _BYTES
+
+    @property
     def rows(self) -> int:
         """Rows of the table."""
         return self.values.dims[1] if len(self.values.dims) > 1 else 0
@@ -79,10 +84,7 @@ class GgufMemory:
     @property
     def architecture(self) -> str | None:
         """Value of ``general.architecture``; None where it is missing or not a text."""
-        value = self.files.values.get(ARCHITECTURE)
-        if value is None or value.is_array or value.kind != "string":
-            return None
-        return str(value.scalar())
+        return _text(self.files.values.get(_ARCHITECTURE))
 
     @cached_property
     def prefixes(self) -> tuple[str, ...]:
@@ -120,10 +122,7 @@ class GgufMemory:
 
     def text(self, fact: str) -> str | None:
         """Return a fact that is a text; None where the file states none."""
-        value = self.value(fact)
-        if value is None or value.is_array or value.kind != "string":
-            return None
-        return str(value.scalar())
+        return _text(self.value(fact))
 
     @property
     def stated_types(self) -> dict[str, str]:
@@ -134,8 +133,7 @@ class GgufMemory:
             if value is not None:
                 found[fact] = value.described()
             elif tensor is not None:
-                kind = tensor.type.name if tensor.type else f"type {tensor.type_id}"
-                found[fact] = f"{kind}{list(tensor.dims)}"
+                found[fact] = f"{tensor.type_name}{list(tensor.dims)}"
         return found
 
     @property
@@ -196,14 +194,13 @@ class GgufMemory:
         self, layer_id: int | None, values: GgufTensor, scales: GgufTensor | None
     ) -> GgufTable:
         width = values.dims[0] if values.dims else 0
-        kind = f"type {values.type_id}" if values.type is None else values.type.name
-        if kind != _BYTES:
-            return GgufTable(layer_id, values, scales, kind, width)
+        if values.type_name != _BYTES:
+            return GgufTable(layer_id, values, scales, values.type_name, width)
         if scales is not None:
             return GgufTable(layer_id, values, scales, _TWO_TENSORS, width)
         from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 
-        encoding = self.text("encoding") or kind
+        encoding = self.text("encoding") or _BYTES
         known = ROW_ENCODINGS.get(encoding)
         # The width of the tensor is in bytes; rows of these encodings are one block each.
         values_of_row = known.block_values if known is not None and known.is_row else None
@@ -271,9 +268,7 @@ def open_gguf(path: Path) -> GgufMemory:
         InputError: It has no memory in a dialect that is known.
     """
     files = read_gguf_parts(path)
-    stated = files.values.get(ARCHITECTURE)
-    is_text = stated is not None and stated.kind == "string" and not stated.is_array
-    architecture = str(stated.scalar()) if stated is not None and is_text else None
+    architecture = _text(files.values.get(_ARCHITECTURE))
     dialect = find_dialect(files.values, files.tensors, architecture)
     if dialect is None:
         of = "" if architecture is None else f" of architecture {architecture}"
@@ -287,3 +282,9 @@ def open_gguf(path: Path) -> GgufMemory:
             format="gguf",
         )
     return GgufMemory(str(path), files, dialect)
+
+
+def _text(value: GgufValue | None) -> str | None:
+    """Return a key's text; None where there is no key, or it holds something else."""
+    is_text = value is not None and value.kind == "string" and not value.is_array
+    return str(value.scalar()) if value is not None and is_text else None

@@ -58,7 +58,8 @@ class LoaderJudge:
             kind = " or ".join(place.kinds)
             there = self.memory.value(fact) or self.memory.tensor(fact)
             if there is None or fact not in own:
-                if fact in seen.missing or (fact == "encoding" and self._holds_bytes()):
+                holds_bytes = any(table.is_bytes for table in self.memory.tables)
+                if fact in seen.missing or (fact == "encoding" and holds_bytes):
                     yield Fault("CONST_MISSING", f"it lacks {name} ({kind})", "Write it.")
                 continue
             called = there.key if isinstance(there, GgufValue) else there.name
@@ -67,7 +68,7 @@ class LoaderJudge:
                 f"{called} ({own[fact]}) is what it reads as {name} ({kind})",
                 f"Write {name} as {place.kinds[0]}.",
             )
-        if "pad_id" in own and "pad_id" not in stated and self._is_pad_of_one_space():
+        if "pad_id" in own and "pad_id" not in stated and self._moves_the_pad():
             spaces = ("compressed ids", "token ids")
             yield Fault(
                 "PAD_SPACE",
@@ -75,10 +76,6 @@ class LoaderJudge:
                 f"is read among {spaces[self.dialect.pad_is_raw]}",
                 "Map it with the token map, or back.",
             )
-
-    def _holds_bytes(self) -> bool:
-        types = (table.values.type for table in self.memory.tables)
-        return any(it is not None and it.name == "I8" for it in types)
 
     def _tables(self) -> Iterator[Fault]:
         """Tables under other names, or stored in another way."""
@@ -91,9 +88,9 @@ class LoaderJudge:
             if values.name != name:
                 yield Fault("NAME_MISMATCH", f"{values.name} is what it calls {name}", "Rename it.")
             encodings = self.dialect.row_encodings
-            is_bytes = values.type is not None and values.type.name == "I8"
-            two = table.encoding == "e4m3_e8m0_32" and self.dialect.scales is not None
-            if table.encoding not in encodings if encodings else is_bytes and not two:
+            # Without a list of encodings it takes all but plain bytes, unless scales lie apart.
+            bytes_alone = table.is_bytes and (table.scales is None or self.dialect.scales is None)
+            if table.encoding not in encodings if encodings else bytes_alone:
                 wanted = " or ".join(encodings) or "a ggml type of values"
                 yield Fault(
                     "ROW_TYPE",
@@ -104,15 +101,15 @@ class LoaderJudge:
                 scales = self.dialect.scales.replace("{layer}", str(table.layer_id))
                 yield Fault("TENSOR_MISSING", f"it lacks {scales}", "Convert the checkpoint again.")
             width = self.memory.integer("row_width")
-            if not is_bytes and width is not None and table.width != width:
+            if not table.is_bytes and width is not None and table.width != width:
                 yield Fault(
                     "ENCODING_WIDTH",
                     f"rows of {values.name} have {table.width} values, and {width} are stated",
                     "State the width that the rows have.",
                 )
 
-    def _is_pad_of_one_space(self) -> bool:
-        """Whether the pad is read in another space than it is stated in, and differs in them."""
+    def _moves_the_pad(self) -> bool:
+        """Whether the pad is read in another space than it is stated in, as another id."""
         if self.memory.dialect.pad_is_raw == self.dialect.pad_is_raw:
             return False
         pad = self.memory.integer("pad_id") or 0

@@ -78,15 +78,16 @@ def verify(
         )
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
-    if holds_gguf(Path(target)):
+    is_gguf = holds_gguf(Path(target))
+    if engine is not None and not is_gguf and Path(target).exists():
+        raise UsageError(f"{name} is not a GGUF file: leave --target (in Python, engine) out.")
+    if is_gguf:
         asked = {"--revision": revision is not None, "--full": full}
         if flags := [flag for flag, is_asked in asked.items() if is_asked]:
             raise UsageError(f"{name} is a GGUF file: leave {' and '.join(flags)} out.")
         found = verify_gguf(Path(target), tokenizer, engine)
     else:
         found = _checks(target, tokenizer, revision, not headers_only, full, trust_remote_code)
-    if engine is not None and Path(target).exists() and not holds_gguf(Path(target)):
-        raise UsageError(f"{name} is not a GGUF file: leave --target (in Python, engine) out.")
     checks = []
     for check in found:
         checks.append(check)
