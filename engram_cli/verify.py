@@ -73,10 +73,17 @@ def verify(
 
     def tell(check: Check) -> None:
         head = [] if told else [("check", "result", "detail")]
+        faults = getattr(check, "faults", ())  # of a GGUF file: each on a line of its own
+        lines = [f"{it['code']}: {it['message']}. {it['repair']}" for it in faults]
+        first, *more = lines or [check.detail]
         rows = [
             # The columns are as wide as the rows to come may need.
             (f"{name:<16}", f"{result:<11}", detail)
-            for name, result, detail in [*head, (check.name, check.verdict, check.detail)]
+            for name, result, detail in [
+                *head,
+                (check.name, check.verdict, first),
+                *(("", "", line) for line in more),
+            ]
         ]
         out.part([Table(rows)])
         told.append(check)

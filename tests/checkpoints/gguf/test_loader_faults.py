@@ -7,6 +7,7 @@ import pytest
 import engram
 from engram.errors import MissingFileError, UsageError
 from engram.layouts.gguf_dialects import engine_names
+from support.cli import run
 from support.gguf_memories import write_filled, write_memory
 
 ENGINES = {
@@ -90,3 +91,13 @@ def test_what_a_loader_refuses_is_not_called_right(tmp_path):
     assert last(**ds4, without=("rows",)) == {"CONST_MISSING"}
     dead = {"changed": {"token_map": [-1] * 1000}, "kinds": {"token_map": "int32"}}
     assert last(**ds4, **dead) == {"TYPE_WRONG"}
+
+
+def test_every_fault_has_a_line_of_its_own(tmp_path):
+    path = write_memory(tmp_path / "model.gguf", "gguf_ds4")
+    code, out, _ = run("verify", path, "--target", "llama.cpp", columns=200)
+    assert code == 5
+    _, _, told = out.partition("loads in llama.cpp")
+    starts = [line.split(":")[0].split()[-1] for line in told.splitlines() if ": " in line]
+    assert starts.count("NAME_MISMATCH") == 6
+    assert starts.count("ROW_TYPE") == 2
