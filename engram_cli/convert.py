@@ -10,6 +10,7 @@ import typer
 import engram
 from engram.errors import UsageError
 from engram.layouts import LAYOUTS
+from engram.layouts.gguf_dialects import WRITTEN_DIALECTS
 from engram_cli.attach import files_table
 from engram_cli.options import (
     OUTPUT,
@@ -27,9 +28,10 @@ from engram_cli.values import DTYPES, blaming, read_dtype, read_named
 
 if TYPE_CHECKING:
     from engram.checkpoints.convert.conversion import Conversion
+    from engram.checkpoints.convert.gguf_conversion import GgufConversion
     from engram.checkpoints.convert.recoded import Loss
 
-Format: TypeAlias = Literal["attached", *LAYOUTS]  # type: ignore[valid-type]
+Format: TypeAlias = Literal["attached", *LAYOUTS, *WRITTEN_DIALECTS]  # type: ignore[valid-type]
 
 
 @taking(out=OUTPUT)
@@ -113,7 +115,7 @@ def convert(
         out.next_step(f"engram verify {shlex.quote(str(output))}")
 
 
-def _show(plan: Conversion, answer: dict[str, Any]) -> Shown:
+def _show(plan: Conversion | GgufConversion, answer: dict[str, Any]) -> Shown:
     yield files_table(answer["files"])
     verb = "Converted" if answer["written"] else "Would convert"
     yield (

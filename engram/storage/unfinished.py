@@ -243,8 +243,7 @@ def check_unfinished(
     if first != json.loads(json.dumps(job)):
         differs = sorted(key for key in job if first.get(key) != json.loads(json.dumps(job[key])))
         raise InputError(
-            f"The unfinished run for {target} was started with another "
-            f"{', '.join(key.replace('_', ' ') for key in differs)}.",
+            f"The unfinished run for {target} was started with other {' and '.join(differs)}.",
             "Use the same options and inputs, or start over with --overwrite and without --resume.",
             output=str(target),
             differs=differs,

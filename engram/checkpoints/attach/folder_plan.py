@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engram.errors import DoesNotFitError, InputError
+from engram.errors import InputError
 from engram.storage import folders
 from engram.storage.files import Progress, sha256_of, write_json
+from engram.storage.room import demand_room
 from engram.storage.safetensors_headers import INDEX_FILE
 from engram.storage.safetensors_writer import TensorStream, chunks_of, header_bytes
 from engram.storage.unfinished import Notes, Place, described_files, move_in, unfinished
-from engram.units import format_bytes
-
-_SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,21 +85,11 @@ class FolderPlan:
         Raises:
             DoesNotFitError: It has too little.
         """
-        parent = next(folder for folder in self.output.absolute().parents if folder.exists())
-        free = shutil.disk_usage(parent).free
-        needed = self.written_bytes - there_bytes
-        if needed + _SPARE_BYTES > free:
-            hint = "Free some space, write to another disk, or make the tables smaller"
-            here = parent.stat().st_dev
-            if not self.link and any(path.stat().st_dev == here for path in self.kept.values()):
-                hint += ", or pass --link, which links the base's files instead of copying them"
-            raise DoesNotFitError(
-                f"{format_bytes(needed)} are to be written to {parent}, which has "
-                f"{format_bytes(free)} free.",
-                f"{hint}.",
-                needed_bytes=needed,
-                free_bytes=free,
-            )
+        other_ways, parents = "", self.output.absolute().parents
+        here = next(folder for folder in parents if folder.exists()).stat().st_dev
+        if not self.link and any(path.stat().st_dev == here for path in self.kept.values()):
+            other_ways = ", or pass --link, which links the base's files instead of copying them"
+        demand_room(self.output, self.written_bytes - there_bytes, other_ways)
 
     @contextmanager
     def new_folder(

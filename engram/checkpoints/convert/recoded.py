@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
+from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
 from engram.storage.dtypes import FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
@@ -27,6 +27,43 @@ Make = Callable[[int, int], NDArray[np.uint8]]
 PARTS: tuple[Part, ...] = ("table", "dense")
 # Small: three chunks are in memory at a time, each with what its conversion needs.
 _CHUNK_VALUES = 2**18
+
+
+class Rows(Protocol):
+    """A tensor in files, read a few rows at a time: `StoredTensor`, or `GgufStored`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def float_scales(self) -> bool: ...  # noqa: D102
+    @property
+    def rows_per_scale(self) -> int: ...  # noqa: D102
+    @property
+    def block_scales(self) -> NDArray[np.uint8] | None: ...  # noqa: D102
+
+    def part(self, first_row: int, shape: tuple[int, ...]) -> Self:
+        """Return some of the rows as a tensor of another shape."""
+        ...
+
+    def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read rows as they are stored."""
+        ...
+
+    def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read the scales of rows as they are stored."""
+        ...
+
+    def read(self, first_row: int, rows: int) -> Tensor:
+        """Read rows as floats."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +131,7 @@ class LossRecord:
 
 
 def recode(
-    tensor: StoredTensor,
+    tensor: Rows,
     name: str,
     config: EngramConfig,
     record: LossRecord,
@@ -137,7 +174,7 @@ def recode(
 
 
 def _rounded(
-    tensor: StoredTensor,
+    tensor: Rows,
     dtype: str,
     record: LossRecord,
     place: tuple[int, Part, str],
@@ -170,7 +207,7 @@ def _rounded(
     return tensor_bytes(stored)
 
 
-def _scales(tensor: StoredTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
+def _scales(tensor: Rows, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
     """Make the scales of a chunk, from the values once more: keeping them takes memory."""
     from engram.nn.quantised import FORMATS
 

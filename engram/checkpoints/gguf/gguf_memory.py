@@ -93,6 +93,19 @@ class GgufMemory:
         found = (key.partition(".") for key in self.files.values)
         return tuple(dict.fromkeys(prefix for prefix, _, name in found if name in names))
 
+    @cached_property
+    def own_keys(self) -> set[str]:
+        """Keys of the memory, with their prefix."""
+        return {value.key for fact in self.dialect.facts if (value := self.value(fact)) is not None}
+
+    @cached_property
+    def own_tensors(self) -> set[str]:
+        """Names of the memory's tensors: tables, weights, and constants that are tensors."""
+        names = {tensor.name for table in self.tables for tensor in table.tensors}
+        names |= {tensor.name for parts in self.weights.values() for tensor in parts.values()}
+        constants = (self.tensor(fact) for fact in self.dialect.facts)
+        return names | {tensor.name for tensor in constants if tensor is not None}
+
     def value(self, fact: str) -> GgufValue | None:
         """Return the key of a fact; None where the dialect has none, or the file."""
         place = self.dialect.facts.get(fact)
@@ -268,9 +281,9 @@ def open_gguf(path: Path) -> GgufMemory:
         InputError: It has no memory in a dialect that is known.
     """
     files = read_gguf_parts(path)
-    architecture = _text(files.values.get(_ARCHITECTURE))
-    dialect = find_dialect(files.values, files.tensors, architecture)
-    if dialect is None:
+    memory = memory_of(files, str(path))
+    if memory is None:
+        architecture = _text(files.values.get(_ARCHITECTURE))
         of = "" if architecture is None else f" of architecture {architecture}"
         raise InputError(
             f"{files.parts[0].path} is a GGUF file{of} without a memory: none of its "
@@ -281,7 +294,19 @@ def open_gguf(path: Path) -> GgufMemory:
             path=str(files.parts[0].path),
             format="gguf",
         )
-    return GgufMemory(str(path), files, dialect)
+    return memory
+
+
+def memory_of(files: GgufFiles, name: str) -> GgufMemory | None:
+    """Find the memory of a model in GGUF; None where it has none of a known dialect.
+
+    Args:
+        files: Its files.
+        name: What to call it in messages.
+    """
+    architecture = _text(files.values.get(_ARCHITECTURE))
+    dialect = find_dialect(files.values, files.tensors, architecture)
+    return None if dialect is None else GgufMemory(name, files, dialect)
 
 
 def _text(value: GgufValue | None) -> str | None:
