@@ -28,14 +28,14 @@ Digest = Callable[[Chunk], object]
 
 
 class Notes(Protocol):
-    """What is to be known of chunks beside their bytes."""
+    """Facts about chunks that are kept beside their bytes."""
 
     def take(self) -> list[Any]:
         """Return what is new since it was last asked, as JSON has it."""
         ...
 
     def restore(self, taken: list[Any]) -> None:
-        """Take back what was taken in the run that is gone on with."""
+        """Take back what was taken in the run that is continued."""
         ...
 
 
@@ -70,7 +70,7 @@ class Place:
         step: Step,
         digest: Digest | None = None,
     ) -> None:
-        """Write a file, or go on with it; while a chunk is written the next ones are made.
+        """Write a file, or continue it; while a chunk is written the next ones are made.
 
         Args:
             name: Its name.
@@ -153,7 +153,7 @@ def unfinished(
         target: The results: a file or a folder.
         job: Everything that determines the results, as JSON has it; only the same can be resumed.
         notes: See `Place`.
-        resume: Go on with a run that was interrupted.
+        resume: Continue a run that was interrupted.
         overwrite: Discard what such a run left.
 
     Raises:
@@ -220,7 +220,7 @@ def check_unfinished(
     """Check that work for a target can begin; see `unfinished`.
 
     Returns:
-        What the journal of a run that can be gone on with says, line by line; None to begin anew.
+        What the journal of a run that can be continued says, line by line; None to begin anew.
 
     Raises:
         InputError: See `unfinished`.
@@ -263,7 +263,7 @@ def place_beside(target: Path) -> Path:
 
 
 def _is_begun(hidden: Path) -> bool:
-    """Whether anything is noted, so that a run can be gone on with."""
+    """Whether anything is noted, so that a run can be continued."""
     return len(_lines(hidden)) > 1
 
 

@@ -32,7 +32,7 @@ class FolderPlan:
         texts: Small new files, by name.
         link: Whether weight files that are kept are hard-linked instead of copied.
         inputs: Files that new tensors are made of, beside those that are kept.
-        notes: What is to be known of new tensors beside their bytes, when a run is gone on with.
+        notes: What is to be known of new tensors beside their bytes, when a run is continued.
     """
 
     output: Path
@@ -107,7 +107,7 @@ class FolderPlan:
             overwrite: Replace such a folder.
             progress: Told the bytes written so far.
             digests: Takes the sha256 of every weight file, by name.
-            resume: Go on with a run that was interrupted; None for runs that cannot be resumed.
+            resume: Continue a run that was interrupted; None for runs that cannot be resumed.
 
         Yields:
             The folder before it appears, for more files.

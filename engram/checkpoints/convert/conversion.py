@@ -16,9 +16,9 @@ from engram.checkpoints.attach.folder_plan import FolderPlan
 from engram.checkpoints.attach.model_card import layers_table
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.exact_forms import exact_form, exact_streams
+from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.convert.memory_files import memory_files
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, Rows, recode
-from engram.checkpoints.gguf.gguf_source import GgufSource
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -58,7 +58,7 @@ class Conversion(FolderPlan):
 
     @property
     def dtypes(self) -> tuple[str, str]:
-        """How tables were stored, and how they are to be."""
+        """Forms of tables: as they were stored, and as they are to be."""
         return self.source.table_form, self.config.stored_dtype().name
 
     def losses(self) -> dict[int, dict[Part, Loss]]:

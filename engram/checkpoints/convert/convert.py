@@ -16,9 +16,9 @@ from engram.checkpoints.convert.conversion import (
     to_published,
 )
 from engram.checkpoints.convert.gguf_conversion import GgufConversion
+from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.convert.gguf_target import plan_gguf
 from engram.checkpoints.gguf.gguf_memory import holds_gguf, open_gguf
-from engram.checkpoints.gguf.gguf_source import GgufSource
 from engram.checkpoints.read.attached_files import CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.model_folder import resolve_model
@@ -117,7 +117,7 @@ def convert(
         link: Hard-link files of the base instead of copying them.
         trust_remote_code: Run the code in the base's folder, where its model is defined there.
         overwrite: Replace a folder that this toolkit wrote, or what an interrupted run left.
-        resume: Go on with a run that was interrupted.
+        resume: Continue a run that was interrupted.
         dry_run: Write nothing.
         progress: Told the bytes written so far and their total.
 

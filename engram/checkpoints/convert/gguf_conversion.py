@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engram.addressing.addresses import Addresses
+from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part
-from engram.checkpoints.gguf.gguf_source import GgufSource
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.layouts.gguf_dialect import GgufDialect
@@ -64,7 +64,7 @@ class GgufConversion:
 
     @property
     def dtypes(self) -> tuple[str, str]:
-        """How rows of tables were stored, and how they are to be."""
+        """Forms of tables: as they were stored, and as they are to be."""
         return self.source.table_form, self.rows
 
     def losses(self) -> dict[int, dict[Part, Loss]]:
@@ -137,7 +137,7 @@ class GgufConversion:
 
         Args:
             overwrite: Replace what this toolkit could have written.
-            resume: Go on with a run that was interrupted.
+            resume: Continue a run that was interrupted.
             progress: Told the bytes written so far and their total.
 
         Raises:

@@ -10,18 +10,18 @@ from typing import Any
 from engram.addressing.addresses import Addresses
 from engram.addressing.tokenizer_files import TokenizerFile
 from engram.checkpoints.convert.gguf_conversion import SPLIT_KEYS, GgufConversion
+from engram.checkpoints.convert.gguf_source import GgufSource, block_scales_key
 from engram.checkpoints.convert.gguf_tensors import gguf_tensors, usual_encoding
 from engram.checkpoints.convert.memory_files import memory_files
 from engram.checkpoints.convert.recoded import LossRecord, Rows
 from engram.checkpoints.gguf.gguf_facts import fact_keys, memory_facts
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, holds_gguf, memory_of
-from engram.checkpoints.gguf.gguf_source import GgufSource, block_scales_key
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.complete_addresses import complete_addresses
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
-from engram.storage.dtypes import dtype_name
+from engram.storage.dtypes import Q8_0, gguf_dtype_name
 from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import GgufValue
@@ -30,7 +30,6 @@ from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue
 from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS
 from engram.tensor_names import TABLE
 
-Q8_0 = "q8_0"
 ARCHITECTURE = "general.architecture"
 _COPIED_BYTES = 2**22
 _PAGE = 16384  # of Apple's processors: family D maps tables apart from the rest
@@ -199,7 +198,7 @@ def _row_encoding(dialect: GgufDialect, dtype: str) -> str:
         takes = {"fp8": TWO_TENSORS}
     elif dialect.row_encodings:
         takes = {"fp8": ROW264}
-    name = dtype if dtype == Q8_0 else dtype_name(dtype)
+    name = gguf_dtype_name(dtype)
     if name not in takes:
         raise LayoutError(
             f"Tables of {dialect.name} are not converted to {name}.",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engram.checkpoints.gguf.gguf_source import GgufSource
+from engram.checkpoints.convert.gguf_source import GgufSource
 from engram.checkpoints.read.checkpoint import Checkpoint
 
 

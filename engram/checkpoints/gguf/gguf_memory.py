@@ -18,6 +18,7 @@ from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
 _ARCHITECTURE = "general.architecture"
+TOKENS = "tokenizer.ggml.tokens"
 # Plain bytes: the width of a row in values does not follow from that of the tensor.
 _BYTES = "I8"
 _TWO_TENSORS = "e4m3_e8m0_32"
@@ -85,6 +86,16 @@ class GgufMemory:
     def architecture(self) -> str | None:
         """Value of ``general.architecture``; None where it is missing or not a text."""
         return _text(self.files.values.get(_ARCHITECTURE))
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Tokens that the file has, or states; None where it does neither."""
+        tokens = self.files.values.get(TOKENS)
+        if tokens is not None:
+            return tokens.count
+        stated = self.files.values.get(f"{self.architecture}.vocab_size")
+        is_number = stated is not None and not stated.is_array and stated.kind in INTEGERS
+        return int(stated.scalar()) if stated is not None and is_number else None
 
     @cached_property
     def prefixes(self) -> tuple[str, ...]:

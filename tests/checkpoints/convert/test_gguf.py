@@ -87,12 +87,14 @@ def test_released_weights_come_back_byte_for_byte_from_both_forms_of_rows(releas
         _demand_right(tmp_path / name, tokenizer=BPE)
         assert _layers(tmp_path / name) == _layers(released)
     one, other = (read_gguf(tmp_path / name).tensors for name in ("d.gguf", "again.gguf"))
-    assert {name: it.dims for name, it in one.items()} == {name: it.dims for name, it in other.items()}
+    assert {name: it.dims for name, it in one.items()} == {
+        name: it.dims for name, it in other.items()
+    }
     stored = [(tmp_path / name).read_bytes() for name in ("d.gguf", "again.gguf")]
     for name in one:
         places = zip(stored, (one[name], other[name]), strict=True)
         assert len({content[it.start : it.stop] for content, it in places}) == 1, name
-    assert list(one)[-2:] == [f"blk.{layer}.engram_embd.weight" for layer in (1, 2)]
+    assert list(one)[-2:] == [f"blk.{layer}.engram_embd.weight" for layer in (2, 1)]
     assert all(tensor.start % 16384 == 0 for tensor in one.values())
 
 
@@ -225,7 +227,7 @@ def _files(output):
 
 
 @pytest.mark.parametrize("case", RUNS)
-def test_a_run_that_was_interrupted_is_gone_on_with(case, request, tmp_path, monkeypatch):
+def test_a_run_that_was_interrupted_is_continued(case, request, tmp_path, monkeypatch):
     source, to, name, dtype, other = RUNS[case]
     source, options = request.getfixturevalue(source), {"tokenizer": None}
     if to.startswith("gguf"):

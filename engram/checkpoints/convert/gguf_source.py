@@ -108,7 +108,7 @@ class GgufSource:
 
     @property
     def table_form(self) -> str:
-        """How rows of its tables are stored."""
+        """Encoding of the rows of its tables."""
         return self.memory.tables[0].encoding
 
     @cached_property
