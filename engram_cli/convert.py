@@ -69,8 +69,8 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Attach a memory that is alone to this folder or hub id; for gguf_...: the model "
-            "in GGUF to put it into.",
+            help="Attach a memory that is alone to this folder or hub id; for GGUF: the model in "
+            "GGUF to put it into.",
         ),
     ] = None,
     config: ConfigOption = None,

@@ -150,7 +150,9 @@ class GgufSource:
         blocks = [size // FP8_SCALE_BLOCK for size in shape]
         if value is None or not value.is_array or value.kind != "uint8":
             return None
-        return value.numbers().reshape(blocks) if value.count == prod(blocks) else None
+        if value.count != prod(blocks):
+            return None
+        return value.numbers().astype(np.uint8).reshape(blocks)
 
     def _weight(self, layer_id: int, part: str) -> GgufTensor:
         tensor = self.memory.weights.get(layer_id, {}).get(part)
