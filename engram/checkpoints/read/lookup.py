@@ -14,13 +14,14 @@ from engram.addressing.same_memory import check_tokenizer, map_of
 from engram.addressing.text_rows import ngrams_of, rows_of
 from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
 from engram.arguments import checked
-from engram.checkpoints.gguf.gguf_memory import holds_gguf
 from engram.checkpoints.read.checkpoint import Checkpoint
+from engram.checkpoints.read.find_gguf import find_gguf
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.config.engram_config import EngramConfig
 from engram.config.templates import given_config
 from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.file_names import refuse_empty
+from engram.storage.gguf_on_hub import HubGguf
 from engram.tensor_names import TABLE
 
 
@@ -163,16 +164,18 @@ def look_up(
     *,
     config: str | Path | EngramConfig | None = None,
     tokenizer: str | Path | TokenizerFile | None = None,
+    revision: str | None = None,
 ) -> TextLookup:
     """Read the rows of a memory that a text touches. Nothing else of its tables is read.
 
     Args:
         target: An attached folder, an adapter, a folder or file with published names, or a GGUF
-            file or folder.
+            file or folder, here or on the hub (``organisation/name/file.gguf``).
         text: Any text; no special tokens are added.
         config: The memory, or its config file, where the checkpoint does not state it.
         tokenizer: The model's tokenizer, or its name or path; the one in the folder when None.
             Beside a GGUF file it has to be given.
+        revision: Branch, tag or commit of a GGUF file on the hub.
 
     Returns:
         Tokens, rows and norms; `to_dict()` is what ``engram lookup --json`` prints.
@@ -190,7 +193,15 @@ def look_up(
         True
     """
     refuse_empty(target, "the checkpoint")
-    memory = _open(Path(target), config, tokenizer)
+    place = find_gguf(target, revision)
+    if revision is not None and not isinstance(place, HubGguf):
+        raise UsageError(f"{target} is not a GGUF file on the hub: leave --revision out.")
+    if place is None:
+        memory = _open(Path(target), config, tokenizer)
+    elif config is None:
+        memory = _of_gguf(place, tokenizer)
+    else:
+        raise UsageError(f"{target} states its memory: leave -c (in Python, config) out.")
     addresses, tokenizer = memory.addresses, memory.tokenizer
     encoded = tokenizer.tokenizer.encode(text, add_special_tokens=False)
     if not encoded.ids:
@@ -267,10 +278,6 @@ def _open(
     config: str | Path | EngramConfig | None,
     tokenizer: str | Path | TokenizerFile | None,
 ) -> _Memory:
-    if holds_gguf(path):
-        if config is not None:
-            raise UsageError(f"{path} states its memory: leave -c (in Python, config) out.")
-        return _of_gguf(path, tokenizer)
     stored = open_checkpoint(path, config=None if config is None else given_config(config))
     layers = stored.layers
     used = _tokenizer_of(stored) if tokenizer is None else describe_tokenizer(tokenizer)
@@ -281,18 +288,18 @@ def _open(
     return _Memory(addresses, used, tables, str(stored.stored_config.table_dtype))
 
 
-def _of_gguf(path: Path, tokenizer: str | Path | TokenizerFile | None) -> _Memory:
+def _of_gguf(place: Path | HubGguf, tokenizer: str | Path | TokenizerFile | None) -> _Memory:
     from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
     from engram.checkpoints.gguf.gguf_memory import open_gguf
     from engram.checkpoints.gguf.gguf_rows import GgufRows
 
-    stored = open_gguf(path)
+    stored = open_gguf(place)
     addresses = gguf_addresses(stored)
     if tokenizer is None:
         raise MissingFileError(
-            f"The text has to be cut into tokens, and the tokenizer in {path} is not read.",
+            f"The text has to be cut into tokens, and the tokenizer in {place} is not read.",
             "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
-            path=str(path),
+            path=str(place),
         )
     used = describe_tokenizer(tokenizer)
     if addresses.map_sha256 is not None:

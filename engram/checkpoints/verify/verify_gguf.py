@@ -17,6 +17,7 @@ from engram.checks import Check, Verdict, run_check, what_happened
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.layouts.gguf_dialects import dialects_of
+from engram.storage.gguf_on_hub import HubGguf
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 
 # By name of a check: its rule, and its detail when all is right.
@@ -63,14 +64,18 @@ class GgufCheck(Check):
 
 
 def verify_gguf(
-    path: Path, tokenizer: str | Path | None = None, engine: str | None = None
+    place: Path | HubGguf,
+    tokenizer: str | Path | None = None,
+    engine: str | None = None,
+    source: str | Path | None = None,
 ) -> Iterator[Check]:
     """Check a memory in GGUF files, from headers, constants and a few rows.
 
     Args:
-        path: The file, any part of a split one, or a folder with one model.
+        place: The file, any part of a split one, or a folder with one model; or one on the hub.
         tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer.
         engine: Short name of an engine, whose loader is to read it; see `dialects_of`.
+        source: Checkpoint or GGUF file to compare sampled rows with.
 
     Yields:
         Each check as it is done, `GgufCheck` for those with codes.
@@ -82,7 +87,7 @@ def verify_gguf(
     """
     targets = () if engine is None else dialects_of(engine)
     try:
-        memory = open_gguf(path)
+        memory = open_gguf(place)
     except CorruptFileError as error:
         yield Check("header", False, what_happened(error))
         return
