@@ -50,7 +50,8 @@ def report(
         typer.Argument(
             metavar="TARGET",
             help="Config file, template name, folder or safetensors file of a checkpoint with a "
-            "memory, or hub id of one; a GGUF file; or a base model.",
+            "memory, or hub id of one; a GGUF file, on the hub organisation/name/file.gguf; or a "
+            "base model.",
         ),
     ],
     model: ModelOption = None,
@@ -87,6 +88,7 @@ def report(
         $ engram report engram-27b --plot report.png
         $ engram report engram-27b --html report.html
         $ engram report model.gguf
+        $ engram report organisation/name/model-00001-of-00012.gguf
     """
     forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
     asked = [flag for flag, is_asked in forms.items() if is_asked]

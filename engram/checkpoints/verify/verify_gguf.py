@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.gguf.constant_faults import ConstantJudge
 from engram.checkpoints.gguf.file_faults import Fault, FileJudge
 from engram.checkpoints.gguf.gguf_addresses import gguf_addresses, read_numbers
-from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
+from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable, open_gguf
 from engram.checkpoints.gguf.loader_faults import LoaderJudge
+from engram.checkpoints.read.source_tables import SourceTable, source_tables
+from engram.checkpoints.verify.source_rows import compare_rows
 from engram.checks import Check, Verdict, run_check, what_happened
 from engram.errors import CorruptFileError, EngramError, MissingFileError
 from engram.layouts.gguf_dialect import GgufDialect
@@ -86,6 +88,7 @@ def verify_gguf(
         UsageError: The engine is unknown.
     """
     targets = () if engine is None else dialects_of(engine)
+    tables = None if source is None else source_tables(source)
     try:
         memory = open_gguf(place)
     except CorruptFileError as error:
@@ -101,6 +104,9 @@ def verify_gguf(
     yield _memory(memory, codes)
     if engine is not None:
         yield _check_engine(memory, engine, targets)
+    if tables is not None:
+        for table in memory.tables:
+            yield _check_source(table, tables, str(source))
 
 
 def _checks_of_files(memory: GgufMemory) -> Iterator[GgufCheck]:
@@ -183,6 +189,23 @@ def _check_engine(memory: GgufMemory, engine: str, targets: Sequence[GgufDialect
         return GgufCheck(name, None, f"what it takes of layout {memory.layout.name} is not known")
     faults = tuple(LoaderJudge(memory, target).faults())
     return _check(name, faults, f"it has the names and types of {target.name}")
+
+
+def _check_source(
+    table: GgufTable, tables: Mapping[int | None, SourceTable], source: str
+) -> GgufCheck:
+    """Compare sampled rows of a table with those of the checkpoint that it was made from."""
+    name = "source" if table.layer_id is None else f"source layer {table.layer_id}"
+    right = tables.get(table.layer_id)
+    if right is None and len(tables) == 1 and (table.layer_id is None or None in tables):
+        (right,) = tables.values()
+    if right is None:
+        return GgufCheck(name, None, f"{source} holds no table of this layer")
+    try:
+        faults, detail = compare_rows(table, right)
+    except EngramError as error:
+        return GgufCheck(name, None, what_happened(error))
+    return _check(name, faults, f"{detail} {source}")
 
 
 def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path) -> Verdict:

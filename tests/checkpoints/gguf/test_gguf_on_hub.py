@@ -15,6 +15,7 @@ from engram.storage import hub_file
 from engram.storage.gguf_headers import read_gguf, read_gguf_header
 from engram.storage.gguf_on_hub import HubGguf
 from engram.storage.hub_file import HubFile
+from support import sparse_folder
 from support.cli import run
 from support.gguf_files import Tensor, v41_tensors, v41_values, write, write_parts
 from support.gguf_memories import write_filled, write_memory
@@ -199,6 +200,18 @@ def test_a_hub_that_sends_other_bytes_or_goes_away(hub):
     hub.shutdown()
     with pytest.raises(MissingFileError, match="some/model could not be read from the hub"):
         memory.tables[0].values.source.read(2**18, 10)
+
+
+def test_a_source_on_the_hub(hub):
+    path = hub.root / "model.gguf"
+    write_filled(path, "gguf_ds4")
+    write_filled(hub.folder / "model.gguf", "gguf_ds4")
+    here, there = verify(path, source="some/model"), verify("some/model", source=path)
+    for checks in (here, there):
+        assert [it.ok for it in checks if it.name.startswith("source")] == [True, True]
+    sparse_folder.v41(hub.root / "deepseek-ai" / "v41")
+    with pytest.raises(UsageError, match="deepseek-ai/v41 is on the hub, and rows of it"):
+        verify(path, source="deepseek-ai/v41")
 
 
 def test_a_revision_is_of_the_hub_alone(hub):
