@@ -43,12 +43,14 @@ def lookup(
 
     Only those rows are read from the files: no model is loaded, and tables may be larger than
     memory. Row ids count within the layer's whole table; --json also gives those within each head.
-    Of a GGUF file the constants are those that it states, and rows are decoded as its engine does.
+    Of a GGUF file the constants are those that it states, and rows are decoded as its engine does;
+    the tokenizer is its own, unless -t names one.
 
     Examples:
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
         $ engram lookup ./attached-model "the Milky Way" --json
-        $ engram lookup model.gguf "the Milky Way" -t ./model
+        $ engram lookup model.gguf "the Milky Way"
+        $ engram lookup organisation/name/model.gguf "the Milky Way" -t ./model
     """
     found = engram.look_up(
         target,

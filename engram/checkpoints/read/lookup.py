@@ -173,8 +173,8 @@ def look_up(
             file or folder, here or on the hub (``organisation/name/file.gguf``).
         text: Any text; no special tokens are added.
         config: The memory, or its config file, where the checkpoint does not state it.
-        tokenizer: The model's tokenizer, or its name or path; the one in the folder when None.
-            Beside a GGUF file it has to be given.
+        tokenizer: The model's tokenizer, or its name or path; the one in the folder, or in the GGUF
+            file, when None.
         revision: Branch, tag or commit of a GGUF file on the hub.
 
     Returns:
@@ -292,16 +292,11 @@ def _of_gguf(place: Path | HubGguf, tokenizer: str | Path | TokenizerFile | None
     from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
     from engram.checkpoints.gguf.gguf_memory import open_gguf
     from engram.checkpoints.gguf.gguf_rows import GgufRows
+    from engram.checkpoints.gguf.gguf_tokenizer import gguf_tokenizer
 
     stored = open_gguf(place)
     addresses = gguf_addresses(stored)
-    if tokenizer is None:
-        raise MissingFileError(
-            f"The text has to be cut into tokens, and the tokenizer in {place} is not read.",
-            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
-            path=str(place),
-        )
-    used = describe_tokenizer(tokenizer)
+    used = gguf_tokenizer(stored) if tokenizer is None else describe_tokenizer(tokenizer)
     if addresses.map_sha256 is not None:
         check_tokenizer(addresses, used)
     tables = {table.layer_id: GgufRows(table) for table in stored.tables}

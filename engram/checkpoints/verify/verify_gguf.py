@@ -12,11 +12,12 @@ from engram.checkpoints.gguf.constant_faults import ConstantJudge
 from engram.checkpoints.gguf.file_faults import Fault, FileJudge
 from engram.checkpoints.gguf.gguf_addresses import gguf_addresses, read_numbers
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable, open_gguf
+from engram.checkpoints.gguf.gguf_tokenizer import gguf_tokenizer, holds_tokenizer
 from engram.checkpoints.gguf.loader_faults import LoaderJudge
 from engram.checkpoints.read.source_tables import SourceTable, source_tables
 from engram.checkpoints.verify.source_rows import compare_rows
 from engram.checks import Check, Verdict, run_check, what_happened
-from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.layouts.gguf_dialects import dialects_of
 from engram.storage.gguf_on_hub import HubGguf
@@ -75,7 +76,8 @@ def verify_gguf(
 
     Args:
         place: The file, any part of a split one, or a folder with one model; or one on the hub.
-        tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer.
+        tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer; the one in the file
+            when None.
         engine: Short name of an engine, whose loader is to read it; see `dialects_of`.
         source: Checkpoint or GGUF file to compare sampled rows with.
 
@@ -99,7 +101,7 @@ def verify_gguf(
     for check in (*_checks_of_files(memory), *_checks_of_constants(memory)):
         codes.update(fault["code"] for fault in check.faults)
         yield check
-    if tokenizer is not None:
+    if tokenizer is not None or (holds_tokenizer(memory) and not memory.is_table_alone):
         yield run_check("tokenizer", _check_tokenizer, memory, tokenizer)
     yield _memory(memory, codes)
     if engine is not None:
@@ -208,13 +210,16 @@ def _check_source(
     return _check(name, faults, f"{detail} {source}")
 
 
-def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path) -> Verdict:
+def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path | None) -> Verdict:
     try:
         addresses = gguf_addresses(memory)
     except MissingFileError as error:
         return None, what_happened(error)
-    file = load_tokenizer(tokenizer)
     if addresses.map_sha256 is None:
         return None, "this layout hashes token ids themselves"
+    try:
+        file = gguf_tokenizer(memory) if tokenizer is None else load_tokenizer(tokenizer)
+    except LayoutError as error:
+        return None, f"{what_happened(error)} {error.hint}"
     check_tokenizer(addresses, file)
     return True, f"{file.name} gives the token map of the file"
