@@ -49,8 +49,7 @@ def lookup(
     Examples:
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
         $ engram lookup ./attached-model "the Milky Way" --json
-        $ engram lookup model.gguf "the Milky Way"
-        $ engram lookup organisation/name/model.gguf "the Milky Way" -t ./model
+        $ engram lookup model.gguf "the Milky Way" -t ./model
     """
     found = engram.look_up(
         target,

@@ -88,7 +88,6 @@ def report(
         $ engram report engram-27b --plot report.png
         $ engram report engram-27b --html report.html
         $ engram report model.gguf
-        $ engram report organisation/name/model-00001-of-00012.gguf
     """
     forms = {"--json": out.json, "--markdown": markdown, "--csv": csv}
     asked = [flag for flag, is_asked in forms.items() if is_asked]

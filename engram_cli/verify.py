@@ -77,7 +77,7 @@ def verify(
         $ engram verify ./attached-model
         $ engram verify ./attached-model --headers-only --json
         $ engram verify model.gguf --target ds4
-        $ engram verify model.gguf --source ./DeepSeek-V4.1-Flash
+        $ engram verify model.gguf --source original.gguf
     """
     told: list[Check] = []
 

@@ -1,4 +1,4 @@
-r"""How byte-level tokenizers cut a text before they merge, by the names that GGUF gives them.
+r"""Rules by which byte-level tokenizers cut a text before they merge, by their names in GGUF.
 
 A name stands for regular expressions that llama.cpp has in its source; here they are those of the
 models' own tokenizer.json, which cut alike.

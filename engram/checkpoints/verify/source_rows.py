@@ -51,7 +51,9 @@ def compare_rows(table: GgufTable, source: SourceTable) -> tuple[tuple[Fault, ..
         return (Fault("SOURCE_ROWS", message, "Give all files of the source's table."),), ""
     sizes = (table.values.row_bytes or 1, source.row_bytes)
     chosen = {row for size in sizes for row in telling_rows(table.rows, size, _BETWEEN)}
-    row_ids = np.array(sorted(chosen))
+    if not chosen:
+        return (), "without rows, as are those of"
+    row_ids = np.array(sorted(chosen), np.int64)
     encodings = [_SAME_BYTES.get(it, it) for it in (table.encoding, source.encoding)]
     if encodings[0] == encodings[1]:
         differs = _differing_bytes(table, source, row_ids)
@@ -77,6 +79,8 @@ def _differing_bytes(
         np.concatenate(read(row_ids), axis=1)
         for read in (GgufRows(table).read_stored, source.read_stored)
     )
+    if own.shape != right.shape:  # of an encoding that is not known here
+        return np.ones(len(row_ids), bool)
     differs: NDArray[np.bool_] = (own != right).any(axis=1)
     return differs
 

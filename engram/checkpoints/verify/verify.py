@@ -85,7 +85,8 @@ def verify(
     place = find_gguf(target, revision)
     given = {"--target (in Python, engine)": engine, "--source (in Python, source)": source}
     of_gguf = [flag for flag, value in given.items() if value is not None]
-    if of_gguf and place is None and Path(target).exists():
+    if of_gguf and place is None:
+        open_checkpoint(target, revision)  # what is not there is told first
         raise UsageError(f"{name} is not a GGUF file: leave {' and '.join(of_gguf)} out.")
     if place is not None:
         is_here = isinstance(place, Path)

@@ -15,7 +15,7 @@ from engram.errors import InputError, MissingFileError, UsageError
 from engram.storage.gguf_headers import read_gguf
 from support import sparse_folder, tiny
 from support.cli import run
-from support.gguf_files import Array
+from support.gguf_files import Array, Tensor, write
 from support.gguf_memories import addresses_of, facts_of, fill, write_filled, write_memory
 from support.layouts import random_memory
 from support.qwen import qwen_release
@@ -227,3 +227,12 @@ def test_what_is_no_source_is_refused(tmp_path, monkeypatch):
         engram.verify(released, source=path)
     shown = run("verify", released, "--source", path, "--target", "ds4", "--json").error(2)
     assert "leave --target (in Python, engine) and --source" in shown["message"]
+    with pytest.raises(MissingFileError, match="hub failed"):
+        engram.verify("some/model", source=path)
+
+
+def test_tables_without_rows(tmp_path):
+    values = {"general.architecture": ("string", "qwen4exp")}
+    table = {"per_layer_token_embd.weight": Tensor((160, 0), 8)}
+    path = write(tmp_path / "none.gguf", values, table)
+    assert [it.ok for it in checks(path, path).values()] == [True]
