@@ -217,6 +217,9 @@ def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path | None) -> Verdic
         return None, what_happened(error)
     if addresses.map_sha256 is None:
         return None, "this layout hashes token ids themselves"
+    known = memory.layout.known_maps.values()
+    if tokenizer is None and addresses.map_sha256 in known:  # building one takes some seconds
+        return None, "the token map is the release's; -t TOKENIZER compares it with a tokenizer"
     try:
         file = gguf_tokenizer(memory) if tokenizer is None else load_tokenizer(tokenizer)
     except LayoutError as error:
