@@ -20,7 +20,8 @@ from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONF
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
 from engram.checkpoints.read.digests import without_weights
-from engram.checkpoints.read.stored_tensor import StoredTensor, read_bytes
+from engram.checkpoints.read.memory_tensors import ReleasedTensor
+from engram.checkpoints.read.stored_tensor import read_bytes
 from engram.config.engram_config import EngramConfig
 from engram.config.tokenizer_path import is_path
 from engram.layouts.settings import write_settings
@@ -206,7 +207,7 @@ def rewritten(
 def _streams(
     config: EngramConfig,
     layer: LayerAddresses,
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, ReleasedTensor],
     record: LossRecord,
 ) -> Iterator[TensorStream]:
     """Describe one layer's tensors as their layout was published; see `recode`."""

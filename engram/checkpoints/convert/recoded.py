@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram.checkpoints.read.memory_tensors import ReleasedTensor
 from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
-from engram.storage.dtypes import FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
+from engram.storage.dtypes import FLOATS, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
 from engram.storage.safetensors_writer import TensorStream
 from engram.tensor_names import TABLE
 
@@ -75,7 +76,7 @@ class LossRecord:
 
 
 def recode(
-    tensor: StoredTensor,
+    tensor: ReleasedTensor,
     name: str,
     config: EngramConfig,
     record: LossRecord,
@@ -100,8 +101,8 @@ def recode(
     dtype = config.stored_dtype().name
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
-        dtype = "bfloat16" if tensor.dtype in QUANTISED else tensor.dtype
-    stays = tensor.dtype == dtype and not tensor.float_scales and tensor.rows_per_scale == 1
+        dtype = tensor.dtype if tensor.dtype in FLOATS.values() else "bfloat16"
+    stays = _stays(tensor, dtype)
     rounded = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
     make: Make = tensor.read_bytes if stays else rounded
     # Chunks hold whole blocks of scales.
@@ -110,15 +111,21 @@ def recode(
     form = TABLE_DTYPES[dtype]
     streams = [TensorStream(name, form.tag, tensor.shape, [partial(make, *it) for it in chunks])]
     if form.scale_tag:
-        make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype)
+        make = tensor.read_scale_bytes if _stays(tensor, dtype) else partial(_scales, tensor, dtype)
         shape = (tensor.rows, scales_per_row(tensor.width, dtype))
         scales = [partial(make, *it) for it in chunks]
         streams.append(TensorStream(scale_name, form.scale_tag, shape, scales))
     return streams
 
 
+def _stays(tensor: ReleasedTensor, dtype: str) -> TypeGuard[StoredTensor]:
+    """Whether the bytes of a tensor are already those of a dtype, as this toolkit stores it."""
+    is_ours = isinstance(tensor, StoredTensor) and tensor.dtype == dtype
+    return is_ours and not tensor.float_scales and tensor.rows_per_scale == 1
+
+
 def _rounded(
-    tensor: StoredTensor,
+    tensor: ReleasedTensor,
     dtype: str,
     record: Callable[[Tensor, Tensor], None],
     first_row: int,
@@ -150,7 +157,7 @@ def _rounded(
     return tensor_bytes(stored)
 
 
-def _scales(tensor: StoredTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
+def _scales(tensor: ReleasedTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
     """Make the scales of a chunk, from the values once more: keeping them takes memory."""
     from engram.nn.quantised import FORMATS
 

@@ -114,7 +114,7 @@ class TextLookup:
         target: The memory's name.
         text: The text.
         layout: Its layout.
-        table_dtype: dtype of its tables, of a GGUF file the encoding of their rows.
+        table_dtype: dtype of its tables, of a GGUF file and of packed rows their encoding.
         heads: Its heads for each order.
         orders: Its n-gram orders.
         tokens: The text's tokens.
@@ -278,7 +278,7 @@ def _open(
     if addresses.map_sha256 is not None:
         addresses = addresses.with_map(map_of(addresses, used))
     tables = {layer_id: tensors[TABLE] for layer_id, tensors in layers.items()}
-    return _Memory(addresses, used, tables, str(stored.stored_config.table_dtype))
+    return _Memory(addresses, used, tables, stored.table_dtype)
 
 
 def _of_gguf(path: Path, tokenizer: str | Path | TokenizerFile | None) -> _Memory:
