@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engram.storage.dtypes import FLOATS
-from engram.storage.row_encodings.mlx_encodings import MLX_BITS
+from engram.storage.row_encodings.mlx_kinds import MLX_BITS
 from engram.storage.safetensors_headers import TensorInfo
 
 # MLX packs values into integers of 32 bits.

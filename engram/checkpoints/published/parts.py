@@ -89,7 +89,7 @@ def _dtype(found: Released, key: Key, names: set[str | None]) -> str | None:
     except LayoutError:
         encoded = None
     if encoded is not None:
-        return encoded.encoding.name
+        return encoded.encoding
     return next(iter(names)) if len(names) == 1 else None
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engram.checkpoints.published.encoded_values import EncodedValues
 from engram.checkpoints.read.stored_tensor import read_bytes
 from engram.errors import MismatchError
+from engram.storage.row_encodings.known_encodings import row_encoding
 from engram.storage.stored_values import decode
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class EncodedTensor:
     @property
     def dtype(self) -> str:
         """Name of the encoding."""
-        return self.values.encoding.name
+        return self.values.encoding
 
     @property
     def rows(self) -> int:
@@ -52,8 +53,7 @@ class EncodedTensor:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row, in all its parts."""
-        encoding = self.values.encoding
-        return self.width // encoding.block_values * encoding.block_bytes
+        return sum(self.values.row_bytes)
 
     def part(self, first_row: int, shape: tuple[int, ...]) -> EncodedTensor:
         """Return some of the rows as a tensor of their own."""
@@ -95,11 +95,8 @@ class EncodedTensor:
 
     def _parts(self, first_row: int, rows: int) -> list[NDArray[np.uint8]]:
         """Read the bytes of rows, ``[rows, bytes]`` for each part of the encoding."""
-        blocks = self.width // self.values.encoding.block_values
         found = []
-        pairs = zip(self.values.encoding.parts, self.values.parts, strict=True)
-        for fields, pieces in pairs:
-            size = blocks * fields.itemsize
+        for size, pieces in zip(self.values.row_bytes, self.values.parts, strict=True):
             raw = read_bytes(pieces, (self.first + first_row) * size, rows * size)
             found.append(raw.reshape(rows, size))
         return found
@@ -107,7 +104,7 @@ class EncodedTensor:
     def _decoded(
         self, parts: list[NDArray[np.uint8]], row_ids: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        values = self.values.encoding.decode(*parts).astype(np.float64)
+        values = row_encoding(self.values.encoding).decode(*parts).astype(np.float64)
         factors = self.values.factors
         if factors:
             each = np.concatenate([decode(read_bytes([info], 0, 4), "F32") for info in factors])
@@ -131,7 +128,7 @@ def encoded_tensor(name: str, shape: tuple[int, ...], values: EncodedValues) -> 
     rows = sum(info.shape[0] for info in values.parts[0])
     if rows != shape[0]:
         raise MismatchError(
-            f"{name} has {rows} rows ({values.encoding.name}), not {shape[0]}.",
+            f"{name} has {rows} rows ({values.encoding}), not {shape[0]}.",
             "Give the config that the memory was made with.",
             tensor=name,
             stored=rows,
