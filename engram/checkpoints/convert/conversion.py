@@ -16,6 +16,7 @@ from engram.checkpoints.attach.folder_plan import FolderPlan
 from engram.checkpoints.attach.model_card import layers_table
 from engram.checkpoints.attach.new_memory import describe_attachment
 from engram.checkpoints.convert.recoded import PARTS, Loss, LossRecord, Part, recode
+from engram.checkpoints.published.written_settings import written_values
 from engram.checkpoints.read.attached_files import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MEMORY_FILE
 from engram.checkpoints.read.base_checkpoint import read_base
 from engram.checkpoints.read.checkpoint import Checkpoint
@@ -80,16 +81,12 @@ def to_published(
     }
     released = config.rules.released
     if released.model_type is not None:
-        values = {
-            **vars(config),
-            "rows_per_head": config.rows_per_head[0],
-            "row_width": config.row_width,
-            "memory_width": config.memory_width,
-            "shards": config.row_multiple,
-            "stored_rows": [layer.stored_rows for layer in addresses.layers],
-            "compressed_vocab_size": addresses.vocab_size,
-            "pad_id": _pad_id(memory, config, addresses),
-        }
+        values = written_values(
+            config,
+            stored_rows=[layer.stored_rows for layer in addresses.layers],
+            compressed_vocab_size=addresses.vocab_size,
+            pad_id=_pad_id(memory, config, addresses),
+        )
         settings = write_settings(released.settings, values)
         texts[CONFIG_FILE] = {"model_type": released.model_type, **settings}
     return Conversion(
