@@ -12,7 +12,7 @@ from engram.addressing.primes import head_primes, stored_rows
 from engram.arguments import checked
 from engram.checkpoints.published.written_settings import written_values
 from engram.config.engram_config import EngramConfig
-from engram.config.templates import find_config, given_config
+from engram.config.templates import given_config
 from engram.engines.training_stacks import STACKS, Form, Stack
 from engram.errors import LayoutError, MissingFileError, UsageError
 from engram.layouts.settings import Setting, write_settings
@@ -135,7 +135,7 @@ def export_config(
     if file is not None:
         check_file(file, overwrite)
     config = given_config(source)
-    name = config.layout if isinstance(source, EngramConfig) else str(find_config(source))
+    name = "a config" if isinstance(source, EngramConfig) else str(source)
     stack = STACKS[to]
     form = _form(stack, to, config.layout)
     values = _values(config, form.settings, tokenizer)
