@@ -120,8 +120,12 @@ def recode(
 
 def _stays(tensor: ReleasedTensor, dtype: str) -> TypeGuard[StoredTensor]:
     """Whether the bytes of a tensor are already those of a dtype, as this toolkit stores it."""
-    is_ours = isinstance(tensor, StoredTensor) and tensor.dtype == dtype
-    return is_ours and not tensor.float_scales and tensor.rows_per_scale == 1
+    return (
+        isinstance(tensor, StoredTensor)
+        and tensor.dtype == dtype
+        and not tensor.float_scales
+        and tensor.rows_per_scale == 1
+    )
 
 
 def _rounded(

@@ -71,8 +71,8 @@ def _scaled_problems(
     problems: list[str] = []
     scaled, unread = 0, False
     sides: tuple[Side, ...] = ("global_scale", "bias")
-    for name in (name for side in sides for name in found.names(key, side)):
-        problems.append(f"{name} belongs to packed rows, and the values are {stored.name}")
+    for other in (other for side in sides for other in found.names(key, side)):
+        problems.append(f"{other} belongs to packed rows, and the values are {stored.name}")
     infos = found.infos(key)
     scales = {found.slots[name].shard: name for name in found.names(key, "scale")}
     of_all = scales.get(None, scales.get(0)) if len(scales) == 1 else None
