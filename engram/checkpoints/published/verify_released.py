@@ -125,7 +125,7 @@ def _shape_problems(
 
 def _why_unknown(info: TensorInfo, tensor: Expected) -> str:
     if len(info.shape) == 2 and info.dtype in PACKED_TAGS:
-        return f"and {info.shape[1]} to a row are no packing of {tensor.shape[-1]} values"
+        return f"and {info.shape[1]} to a row do not pack {tensor.shape[-1]} values"
     return "which is not a format of weights"
 
 

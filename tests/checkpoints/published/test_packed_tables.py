@@ -272,7 +272,7 @@ def test_packings_that_fit_no_row_are_named(qwen_ple, write):
     for name in [name for name in tensors if name.startswith(EMBEDDING) and "weight" in name]:
         tensors[name] = torch.cat([tensors[name]] * 2, dim=1)[:, :9].contiguous()
     made = write(qwen_ple, as_mlx_names(tensors))
-    assert "are no packing of 64 values" in failed(made)["tensors"]
+    assert "do not pack 64 values" in failed(made)["tensors"]
     run("lookup", made, TEXT).ended(3)
 
 
