@@ -29,6 +29,8 @@ _KINDS = (
     ("int64", "<q"),
     ("float64", "<d"),
 )
+KIND_NUMBERS = {name: number for number, (name, _) in enumerate(_KINDS)}
+ARRAY, STRING = "array", "string"
 _FORMS = {name: struct.Struct(form) for name, form in _KINDS if form is not None}
 _KIND, _ARRAY, _LENGTH = struct.Struct("<I"), struct.Struct("<IQ"), struct.Struct("<Q")
 _HELD_BYTES = 2**16  # contents that are kept from the walk on
@@ -110,6 +112,19 @@ class GgufValue:
             at = first + _LENGTH.unpack_from(contents, at)[0]
             texts.append(self._text(contents[first:at], self.start + first))
         return texts
+
+    def packed(self) -> bytes:
+        """Return type and contents as the file has them, for another file.
+
+        Raises:
+            CorruptFileError: The file has become shorter.
+        """
+        start = _KIND.pack(KIND_NUMBERS[ARRAY if self.is_array else self.kind])
+        if self.is_array:
+            start += _ARRAY.pack(KIND_NUMBERS[self.kind], self.count)
+        elif self.kind == STRING:
+            start += _LENGTH.pack(self.stop - self.start)
+        return start + self._contents()
 
     def is_utf8(self) -> bool:
         """Whether the text can be read; only single strings up to 64 KiB are looked at."""

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.checkpoints.read.memory_tensors import ReleasedTensor
-from engram.checkpoints.read.stored_tensor import StoredTensor, tensor_bytes
+from engram.checkpoints.read.stored_tensor import tensor_bytes
 from engram.config.engram_config import EngramConfig
 from engram.errors import InputError
 from engram.storage.dtypes import FLOATS, FP8_SCALE_BLOCK, QUANTISED, TABLE_DTYPES, scales_per_row
@@ -30,6 +29,43 @@ PARTS: tuple[Part, ...] = ("table", "dense")
 _CHUNK_VALUES = 2**18
 
 
+class Rows(Protocol):
+    """A tensor in files, read by rows: `StoredTensor`, `EncodedTensor` or `GgufStored`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def float_scales(self) -> bool: ...  # noqa: D102
+    @property
+    def rows_per_scale(self) -> int: ...  # noqa: D102
+    @property
+    def block_scales(self) -> NDArray[np.uint8] | None: ...  # noqa: D102
+
+    def part(self, first_row: int, shape: tuple[int, ...]) -> Self:
+        """Return some of the rows as a tensor of another shape."""
+        ...
+
+    def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read rows as they are stored."""
+        ...
+
+    def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read the scales of rows as they are stored."""
+        ...
+
+    def read(self, first_row: int, rows: int) -> Tensor:
+        """Read rows as floats."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loss:
     """The error that a conversion introduced.
@@ -45,15 +81,22 @@ class Loss:
     rms: float | None
 
 
+# Layer, part, tensor and first row of a chunk, and its largest error, squares and values.
+_Chunk = tuple[int, Part, str, int]
+_Squares = tuple[float, float, float, int]
+
+
 @dataclass
 class LossRecord:
-    """Collects the losses of chunks, which are made on several threads in any order."""
+    """Collects the losses of chunks, which are made on several threads in any order.
 
-    chunks: dict[tuple[int, Part], list[tuple[float, float, float, int]]] = field(
-        default_factory=dict
-    )
+    A chunk that is made again, after an interruption, counts once.
+    """
 
-    def add(self, layer_id: int, part: Part, before: Tensor, after: Tensor) -> None:
+    chunks: dict[_Chunk, _Squares] = field(default_factory=dict)
+    _taken: int = 0
+
+    def add(self, chunk: _Chunk, before: Tensor, after: Tensor) -> None:
         """Compare the values of a chunk with what became of them."""
         import torch
 
@@ -61,12 +104,24 @@ class LossRecord:
         error = after.to(wide) - before.to(wide)
         norms = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (error, before))
         squares, values = (float(norm) ** 2 for norm in norms)
-        row = float(error.abs().max()) if error.numel() else 0.0, squares, values, error.numel()
-        self.chunks.setdefault((layer_id, part), []).append(row)
+        largest = float(error.abs().max()) if error.numel() else 0.0
+        self.chunks[chunk] = (largest, squares, values, error.numel())
+
+    def take(self) -> list[Any]:
+        """See `engram.storage.unfinished.Notes`."""
+        items = list(self.chunks.items())
+        first, self._taken = self._taken, len(items)
+        return [[*chunk, *squares] for chunk, squares in items[first:]]
+
+    def restore(self, taken: list[Any]) -> None:
+        """See `engram.storage.unfinished.Notes`."""
+        for layer_id, part, name, row, *squares in taken:
+            self.chunks[layer_id, part, name, row] = (*squares,)
+        self._taken = len(self.chunks)
 
     def of(self, layer_id: int, part: Part) -> Loss:
         """Sum a part of a layer up; the same chunks give the same numbers in any order."""
-        rows = self.chunks.get((layer_id, part), [])
+        rows = [row for chunk, row in self.chunks.items() if chunk[:2] == (layer_id, part)]
         count = sum(row[3] for row in rows)
         if not count:
             return Loss(0.0, 0.0, None)
@@ -76,7 +131,7 @@ class LossRecord:
 
 
 def recode(
-    tensor: ReleasedTensor,
+    tensor: Rows,
     name: str,
     config: EngramConfig,
     record: LossRecord,
@@ -102,8 +157,8 @@ def recode(
     part: Part = "table" if tensor.name.endswith(TABLE) else "dense"
     if part == "dense" and dtype in QUANTISED:
         dtype = tensor.dtype if tensor.dtype in FLOATS.values() else "bfloat16"
-    stays = _stays(tensor, dtype)
-    rounded = partial(_rounded, tensor, dtype, partial(record.add, layer_id, part))
+    stays = tensor.dtype == dtype and not tensor.float_scales and tensor.rows_per_scale == 1
+    rounded = partial(_rounded, tensor, dtype, record, (layer_id, part, name))
     make: Make = tensor.read_bytes if stays else rounded
     # Chunks hold whole blocks of scales.
     step = max(1, _CHUNK_VALUES // tensor.width // FP8_SCALE_BLOCK) * FP8_SCALE_BLOCK
@@ -111,27 +166,18 @@ def recode(
     form = TABLE_DTYPES[dtype]
     streams = [TensorStream(name, form.tag, tensor.shape, [partial(make, *it) for it in chunks])]
     if form.scale_tag:
-        make = tensor.read_scale_bytes if _stays(tensor, dtype) else partial(_scales, tensor, dtype)
+        make = tensor.read_scale_bytes if stays else partial(_scales, tensor, dtype)
         shape = (tensor.rows, scales_per_row(tensor.width, dtype))
         scales = [partial(make, *it) for it in chunks]
         streams.append(TensorStream(scale_name, form.scale_tag, shape, scales))
     return streams
 
 
-def _stays(tensor: ReleasedTensor, dtype: str) -> TypeGuard[StoredTensor]:
-    """Whether the bytes of a tensor are already those of a dtype, as this toolkit stores it."""
-    return (
-        isinstance(tensor, StoredTensor)
-        and tensor.dtype == dtype
-        and not tensor.float_scales
-        and tensor.rows_per_scale == 1
-    )
-
-
 def _rounded(
-    tensor: ReleasedTensor,
+    tensor: Rows,
     dtype: str,
-    record: Callable[[Tensor, Tensor], None],
+    record: LossRecord,
+    place: tuple[int, Part, str],
     first_row: int,
     rows: int,
 ) -> NDArray[np.uint8]:
@@ -157,11 +203,11 @@ def _rounded(
             tensor=tensor.name,
             stored_as=dtype,
         )
-    record(before, after)
+    record.add((*place, first_row), before, after)
     return tensor_bytes(stored)
 
 
-def _scales(tensor: ReleasedTensor, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
+def _scales(tensor: Rows, dtype: str, first_row: int, rows: int) -> NDArray[np.uint8]:
     """Make the scales of a chunk, from the values once more: keeping them takes memory."""
     from engram.nn.quantised import FORMATS
 

@@ -197,7 +197,7 @@ class Checkpoint:
         return config_of_release(self.released, config)
 
     @cached_property
-    def table_dtype(self) -> str:
+    def table_form(self) -> str:
         """Name of the dtype of its tables in the files, or of the encoding of their packed rows.
 
         Raises:
@@ -218,7 +218,7 @@ class Checkpoint:
         Raises:
             MismatchError: They differ in it.
         """
-        dtype = self.table_dtype
+        dtype = self.table_form
         return replace(self.config, table_dtype=dtype if dtype in TABLE_DTYPES else "float32")
 
     @property

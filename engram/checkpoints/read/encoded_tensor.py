@@ -35,6 +35,11 @@ class EncodedTensor:
     values: EncodedValues
     first: int = 0
 
+    # Its scales are those of its encoding.
+    float_scales = False
+    rows_per_scale = 1
+    block_scales = None
+
     @property
     def dtype(self) -> str:
         """Name of the encoding."""
@@ -62,6 +67,10 @@ class EncodedTensor:
     def read_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
         """Read rows as they are stored, the parts of each one after the other."""
         return np.concatenate(self._parts(first_row, rows), axis=1).ravel()
+
+    def read_scale_bytes(self, first_row: int, rows: int) -> NDArray[np.uint8]:
+        """Read the scales of rows as they are stored."""
+        return self._parts(first_row, rows)[1].ravel()
 
     def read_rows(self, row_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Read single rows as floats, in numpy; nothing else is read.

@@ -278,7 +278,7 @@ def _open(
     if addresses.map_sha256 is not None:
         addresses = addresses.with_map(map_of(addresses, used))
     tables = {layer_id: tensors[TABLE] for layer_id, tensors in layers.items()}
-    return _Memory(addresses, used, tables, stored.table_dtype)
+    return _Memory(addresses, used, tables, stored.table_form)
 
 
 def _of_gguf(path: Path, tokenizer: str | Path | TokenizerFile | None) -> _Memory:
