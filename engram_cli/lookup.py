@@ -8,7 +8,13 @@ import typer
 
 import engram
 from engram.units import plural
-from engram_cli.options import OUTPUT, ConfigOption, TokenizerOption, taking
+from engram_cli.options import (
+    OUTPUT,
+    ConfigOption,
+    RevisionOption,
+    TokenizerOption,
+    taking,
+)
 from engram_cli.output import Output, Shown, Table
 from engram_cli.values import read_named
 
@@ -23,12 +29,13 @@ def lookup(
         typer.Argument(
             metavar="TARGET",
             help="An attached folder, an adapter, a folder or safetensors file with published "
-            "names, or a GGUF file.",
+            "names; or a GGUF file, or hub id of one (organisation/name/file.gguf).",
         ),
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, in quotes.")],
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
+    revision: RevisionOption = None,
     *,
     out: Output,
 ) -> None:
@@ -36,7 +43,8 @@ def lookup(
 
     Only those rows are read from the files: no model is loaded, and tables may be larger than
     memory. Row ids count within the layer's whole table; --json also gives those within each head.
-    Of a GGUF file the constants are those that it states, and rows are decoded as its engine does.
+    Of a GGUF file the constants are those that it states, and rows are decoded as its engine does;
+    the tokenizer is its own, unless -t names one.
 
     Examples:
         $ engram lookup ./attached-model "Alexander the Great saw the Milky Way"
@@ -48,6 +56,7 @@ def lookup(
         text,
         config=None if config is None else read_named(out, config),
         tokenizer=tokenizer,
+        revision=revision,
     )
     out.result(found.to_dict(), _show(found))
 

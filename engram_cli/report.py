@@ -50,7 +50,8 @@ def report(
         typer.Argument(
             metavar="TARGET",
             help="Config file, template name, folder or safetensors file of a checkpoint with a "
-            "memory, or hub id of one; a GGUF file; or a base model.",
+            "memory, or hub id of one; a GGUF file, on the hub organisation/name/file.gguf; or a "
+            "base model.",
         ),
     ],
     model: ModelOption = None,

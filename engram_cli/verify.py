@@ -29,7 +29,7 @@ def verify(
         typer.Argument(
             metavar="TARGET",
             help="Folder or safetensors file of a checkpoint with a memory, or hub id of one; or a "
-            "GGUF file.",
+            "GGUF file, on the hub organisation/name/file.gguf.",
         ),
     ],
     tokenizer: TokenizerOption = None,
@@ -51,6 +51,15 @@ def verify(
             f"{', '.join(engine_names())}.",
         ),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            metavar="CHECKPOINT",
+            help="Of a GGUF file: compare sampled rows with those of the checkpoint that it was "
+            "made from: a folder, a safetensors file, or another GGUF file.",
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCodeOption = False,
     *,
     out: Output,
@@ -68,6 +77,7 @@ def verify(
         $ engram verify ./attached-model
         $ engram verify ./attached-model --headers-only --json
         $ engram verify model.gguf --target ds4
+        $ engram verify model.gguf --source original.gguf
     """
     told: list[Check] = []
 
@@ -98,6 +108,7 @@ def verify(
         headers_only=headers_only,
         full=full,
         engine=engine,
+        source=source,
         trust_remote_code=trust_remote_code,
         on_check=tell,
     )

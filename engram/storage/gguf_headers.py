@@ -7,7 +7,7 @@ header that can be read to its end are listed in `GgufFile.problems`.
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engram.errors import CorruptFileError
@@ -19,7 +19,7 @@ _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMS, _MAX_SIZE = 4, 2**63  # ggml's own limits
 _MAX_KEYS, _MAX_TENSORS = 2**16, 2**18  # files have some dozens, and some thousands
-_START, _COUNTS = struct.Struct("<4sI"), struct.Struct("<QQ")
+_VERSION, _COUNTS = struct.Struct("<I"), struct.Struct("<QQ")
 _DIM_COUNT, _TYPE_AND_OFFSET = struct.Struct("<I"), struct.Struct("<IQ")
 # The fewest bytes of a key with its value, and of a tensor.
 _KEY_BYTES, _TENSOR_BYTES = 8 + 1 + 4 + 1, 8 + 1 + 4 + 4 + 8
@@ -34,7 +34,8 @@ class GgufTensor:
         dims: Sizes of the dimensions, of those that lie together in a row first.
         type_id: Number of its element type.
         start: First byte, counted from the start of the file.
-        path: The file.
+        path: The file, as messages name it.
+        source: The file, to read from.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GgufTensor:
     type_id: int
     start: int
     path: Path
+    source: Source = field(repr=False, compare=False)
 
     @property
     def type(self) -> GgmlType | None:
@@ -74,6 +76,27 @@ class GgufTensor:
         """Byte after the last one; None where the bytes of a row are."""
         data = self.data_bytes
         return None if data is None else self.start + data
+
+    def read(self, first: int, count: int) -> bytes:
+        """Read some of its bytes.
+
+        Args:
+            first: The first, counted from its start.
+            count: Bytes to read; the tensor has them.
+
+        Raises:
+            CorruptFileError: The file ends before.
+            MissingFileError: The file is no longer there or may not be read.
+        """
+        content = self.source.read(self.start + first, count)
+        if len(content) < count:
+            raise CorruptFileError(
+                f"{self.path} ends inside of {self.name}.",
+                "Download or copy it again.",
+                path=str(self.path),
+                tensor=self.name,
+            )
+        return content
 
 
 @dataclass(frozen=True)
@@ -167,7 +190,7 @@ def read_gguf_header(source: Source) -> GgufFile:
         described[name] = _describe_tensor(walk, name)
     data_start = walk.at + -walk.at % alignment
     tensors = {
-        name: GgufTensor(name, dims, type_id, data_start + offset, source.path)
+        name: GgufTensor(name, dims, type_id, data_start + offset, source.path, source)
         for name, (dims, type_id, offset) in described.items()
     }
     problems = (
@@ -189,14 +212,15 @@ def read_gguf_header(source: Source) -> GgufFile:
 
 def _version(walk: Walk) -> int:
     path = walk.source.path
-    if walk.source.size >= len(_MAGIC) and (found := walk.source.read(0, len(_MAGIC))) != _MAGIC:
+    found = walk.bytes(len(_MAGIC), "the magic and version")
+    if found != _MAGIC:
         raise CorruptFileError(
             f"{path} is not a GGUF file: it starts with {found!r}, not {_MAGIC!r}.",
             "Check the path.",
             path=str(path),
             offset=0,
         )
-    _, version = walk.numbers(_START, "the magic and version")
+    (version,) = walk.numbers(_VERSION, "the version")
     if version in _VERSIONS:
         return int(version)
     if version & 0xFFFF == 0:

@@ -10,7 +10,7 @@ from engram.storage.gguf_headers import GgufFile, GgufProblem, GgufTensor, read_
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
-_NAMED = 10  # files that a message names
+NAMED = 10  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_gguf_parts(path: Path, *, first_only: bool = False) -> GgufFiles:
             f"{path} is a model in {len(names):,} parts, and {missing[0]} is not there{others}.",
             "Download all parts into one folder.",
             path=str(path),
-            missing=missing[:_NAMED],
+            missing=missing[:NAMED],
         )
     return join_parts([read_gguf(each) for each in paths])
 
@@ -129,7 +129,7 @@ def _model_of(folder: Path) -> Path:
     if len(files) > 1:
         raise InputError(
             f"{folder} has {len(files)} models in GGUF files.",
-            f"Give one of them: {', '.join(files[:_NAMED])}.",
+            f"Give one of them: {', '.join(files[:NAMED])}.",
             path=str(folder),
         )
     if not files:

@@ -7,10 +7,12 @@ and checked here.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engram.errors import CorruptFileError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, MissingFileError
 
 PROBE_SECONDS = 5.0
 
@@ -94,6 +96,40 @@ def has_file(name: str, file: str, revision: str | None) -> bool:
     return bool(HfApi(endpoint=_endpoint()).file_exists(name, file, revision=revision))
 
 
+def list_files(name: str, revision: str | None) -> tuple[list[str], str | None]:
+    """List the files of a repository on the hub: asked once, for a few seconds at most.
+
+    Returns:
+        Their names, and the commit that has them, where the hub says it.
+
+    Raises:
+        Exception: Whatever huggingface_hub raises where the hub does not say.
+    """
+    from huggingface_hub import HfApi
+
+    found = HfApi(endpoint=_endpoint()).model_info(name, revision=revision, timeout=PROBE_SECONDS)
+    return [sibling.rfilename for sibling in found.siblings or ()], found.sha
+
+
+def size_of(name: str, file: str, revision: str | None) -> tuple[int, str | None]:
+    """Ask the hub for the size of a file.
+
+    Returns:
+        Its bytes, and the commit that has them, where the hub says it.
+
+    Raises:
+        ConnectionError: The server does not state a size.
+        Exception: Whatever huggingface_hub raises for what the hub does not have or show.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(name, file, revision=revision, endpoint=_endpoint())
+    found = get_hf_file_metadata(url, timeout=PROBE_SECONDS)
+    if found.size is None:
+        raise ConnectionError(f"{url}: the server does not state the size of the file")
+    return found.size, found.commit_hash
+
+
 def read_range(name: str, file: str, revision: str | None, first: int, stop: int) -> bytes:
     """Read some bytes of a file on the hub.
 
@@ -131,6 +167,26 @@ def read_range(name: str, file: str, revision: str | None, first: int, stop: int
             if len(content) >= stop - first:
                 break
     return bytes(content[: stop - first])
+
+
+@contextmanager
+def naming_failures(name: str, revision: str | None) -> Iterator[None]:
+    """Name the repository where the hub's client fails.
+
+    Raises:
+        MissingFileError: It does.
+    """
+    try:
+        yield
+    except EngramError:
+        raise
+    except Exception as error:  # the client's versions differ in transport, and so in exceptions
+        raise MissingFileError(
+            f"{name} could not be read from the hub ({type(error).__name__}: {error}).",
+            "Try again, or give the model's folder.",
+            model=name,
+            revision=revision,
+        ) from None
 
 
 def not_had(

@@ -1,11 +1,9 @@
 """Headers of a checkpoint on the Hugging Face hub, by range requests; no weight file is fetched."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.errors import CorruptFileError, MissingFileError
 from engram.storage import hub
 from engram.storage.safetensors_headers import (
     INDEX_FILE,
@@ -34,7 +32,7 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
     from huggingface_hub.errors import EntryNotFoundError
 
     def read(info: TensorInfo) -> bytes:
-        with _reading(name, revision):
+        with hub.naming_failures(name, revision):
             content = hub.read_range(name, str(info.path), revision, info.start, info.stop)
         if len(content) != info.stop - info.start:
             raise CorruptFileError(
@@ -62,30 +60,10 @@ def read_hub(name: str, revision: str | None, config: dict[str, Any]) -> Stored:
 
     stored = Stored(name=name, folder=None, config=config, read=read)
     files: Files = {}
-    with _reading(name, revision):
+    with hub.naming_failures(name, revision):
         if hub.has_file(name, SINGLE_FILE, revision):
             files = {SINGLE_FILE: None}
         elif hub.has_file(name, INDEX_FILE, revision):
             files = stored.indexed(hub.download(name, INDEX_FILE, revision, offline=False))
         stored.take(files, header)
     return stored
-
-
-@contextmanager
-def _reading(name: str, revision: str | None) -> Iterator[None]:
-    """Name the repository where the hub's client fails.
-
-    Raises:
-        MissingFileError: It does.
-    """
-    try:
-        yield
-    except EngramError:
-        raise
-    except Exception as error:  # the client's versions differ in transport, and so in exceptions
-        raise MissingFileError(
-            f"{name} could not be read from the hub ({type(error).__name__}: {error}).",
-            "Try again, or give the model's folder.",
-            model=name,
-            revision=revision,
-        ) from None

@@ -94,6 +94,7 @@ def texts(tmp_path_factory):
     build_corpus(sources, small, folder / "tokens", TextOptions())
     write_statistics(folder / "stats.json")
     write_filled(folder / "model.gguf", "gguf_ds4")
+    shutil.copy(folder / "model.gguf", folder / "original.gguf")
     return folder
 
 

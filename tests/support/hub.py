@@ -18,6 +18,8 @@ COMMIT = "c" * 40
 class Hub(BaseHTTPRequestHandler):
     """Serves the folders of `root` as repositories, and notes what it sent."""
 
+    limit = LIMIT
+
     def do_HEAD(self):
         self.answer(with_body=False)
 
@@ -49,12 +51,12 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             whole = self.server.ignores_ranges
-            assert whole or length < LIMIT, f"{file} was asked for whole"
+            assert whole or length < self.limit, f"{file} was asked for whole"
             self.server.sent.append((file, length))  # before the client can look at it
             with path.open("rb") as stream:
                 stream.seek(first)
                 with contextlib.suppress(BrokenPipeError):  # the client has seen enough
-                    self.wfile.write(stream.read(min(length, LIMIT)))
+                    self.wfile.write(stream.read(min(length, self.limit)))
         return None
 
     def fail(self, status, headers):

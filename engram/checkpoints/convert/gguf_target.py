@@ -22,10 +22,8 @@ from engram.config.engram_config import EngramConfig
 from engram.errors import InputError, LayoutError, UsageError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.storage.dtypes import Q8_0, gguf_dtype_name
-from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import GgufValue
-from engram.storage.gguf_walk import LocalFile
 from engram.storage.gguf_writer import ALIGNMENT, NewTensor, NewValue
 from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS
 from engram.tensor_names import TABLE
@@ -263,18 +261,7 @@ def _other_tensors(base: GgufFiles, base_memory: GgufMemory | None) -> Iterator[
                 tensor=tensor.name,
             )
         chunks = [
-            partial(_copied, tensor, first, min(_COPIED_BYTES, tensor.data_bytes - first))
+            partial(tensor.read, first, min(_COPIED_BYTES, tensor.data_bytes - first))
             for first in range(0, tensor.data_bytes, _COPIED_BYTES)
         ]
         yield NewTensor(tensor.name, tensor.dims, tensor.type_id, chunks)
-
-
-def _copied(tensor: GgufTensor, first: int, count: int) -> bytes:
-    content = LocalFile.at(tensor.path).read(tensor.start + first, count)
-    if len(content) < count:
-        raise InputError(
-            f"{tensor.path} ends inside of {tensor.name}.",
-            "Download or copy it again.",
-            path=str(tensor.path),
-        )
-    return content

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable
-from engram.checkpoints.gguf.gguf_rows import GgufRows
+from engram.checkpoints.gguf.gguf_rows import GgufRows, telling_rows
 from engram.errors import CorruptFileError, LayoutError
 from engram.layouts.gguf_dialects import DIALECTS
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
@@ -187,7 +187,8 @@ class FileJudge:
         for table in self.memory.tables:
             if table.encoding not in ROW_ENCODINGS:
                 continue
-            wrong = [str(row) for row in _places(table) if not _is_finite(table, row)]
+            rows = telling_rows(table.rows, table.values.row_bytes or 1)
+            wrong = [str(row) for row in rows if not _is_finite(table, row)]
             if wrong:
                 yield Fault(
                     "ROW_VALUES",
@@ -195,13 +196,6 @@ class FileJudge:
                     f"{table.encoding}",
                     "Convert the rows again, or state their encoding.",
                 )
-
-
-def _places(table: GgufTable) -> list[int]:
-    """Rows to read: the first, the last, those beside a page and beyond 4 GiB."""
-    row_bytes = table.values.row_bytes or 1
-    wanted = {0, 1, 16383, 16384, 2**32 // row_bytes, table.rows - 1}
-    return sorted(row for row in wanted if 0 <= row < table.rows)
 
 
 def _is_finite(table: GgufTable, row: int) -> bool:

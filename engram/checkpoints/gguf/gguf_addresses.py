@@ -12,7 +12,6 @@ from engram.checkpoints.gguf.gguf_memory import TOKENS, GgufMemory
 from engram.errors import CorruptFileError, MismatchError, MissingFileError
 from engram.storage.gguf_headers import GgufTensor
 from engram.storage.gguf_values import INTEGERS
-from engram.storage.gguf_walk import LocalFile
 
 # Integer types of ggml that constants are stored as.
 _DTYPES = {"I32": "<i4", "I64": "<i8"}
@@ -159,14 +158,7 @@ def _read(tensor: GgufTensor) -> NDArray[np.signedinteger]:
             path=str(tensor.path),
             tensor=tensor.name,
         )
-    content = LocalFile.at(tensor.path).read(tensor.start, size)
-    if len(content) < size:
-        raise CorruptFileError(
-            f"{tensor.path} ends inside of {tensor.name}.",
-            "Download or copy it again.",
-            path=str(tensor.path),
-        )
-    return np.frombuffer(content, _DTYPES[kind])
+    return np.frombuffer(tensor.read(0, size), _DTYPES[kind])
 
 
 def _check_rows(memory: GgufMemory, layers: Sequence[LayerAddresses]) -> None:

@@ -13,21 +13,22 @@ from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable, open_gguf
 from engram.sizing.pages import PAGE_BYTES, RowPages, row_pages
 from engram.sizing.weights import Contents, Group, Kind, Weights
 from engram.storage.gguf_headers import GgufTensor
+from engram.storage.gguf_on_hub import HubGguf
 from engram.units import listed
 
 
-def inspect_gguf(path: Path) -> Contents:
+def inspect_gguf(place: Path | HubGguf) -> Contents:
     """Count what GGUF files hold; nothing of a tensor is read.
 
     Args:
-        path: The file, any part of a split one, or a folder with one model.
+        place: The file, any part of a split one, or a folder with one model; or one on the hub.
 
     Raises:
         MissingFileError: A file is not there, or cannot be read.
         CorruptFileError: A header is damaged.
         InputError: It has no memory in a dialect that is known.
     """
-    memory = open_gguf(path)
+    memory = open_gguf(place)
     counted = _Counted(memory)
     return Contents(
         kind="gguf",

@@ -14,6 +14,7 @@ from engram.layouts.gguf_dialects import find_dialect
 from engram.layouts.settings import MOST_HEADS, MOST_ORDERS
 from engram.storage.gguf import is_gguf
 from engram.storage.gguf_headers import GgufTensor
+from engram.storage.gguf_on_hub import HubGguf
 from engram.storage.gguf_parts import GgufFiles, read_gguf_parts
 from engram.storage.gguf_values import INTEGERS, GgufValue
 
@@ -280,19 +281,19 @@ def holds_gguf(path: Path) -> bool:
     return is_gguf(path)
 
 
-def open_gguf(path: Path) -> GgufMemory:
+def open_gguf(place: Path | HubGguf) -> GgufMemory:
     """Open a memory in GGUF files, from their headers.
 
     Args:
-        path: The file, any part of a split one, or a folder with one model.
+        place: The file, any part of a split one, or a folder with one model; or one on the hub.
 
     Raises:
         MissingFileError: A file is not there, or cannot be read.
         CorruptFileError: A header is damaged.
         InputError: It has no memory in a dialect that is known.
     """
-    files = read_gguf_parts(path)
-    memory = memory_of(files, str(path))
+    files = read_gguf_parts(place) if isinstance(place, Path) else place.read()
+    memory = memory_of(files, str(place))
     if memory is None:
         architecture = _text(files.values.get(_ARCHITECTURE))
         of = "" if architecture is None else f" of architecture {architecture}"

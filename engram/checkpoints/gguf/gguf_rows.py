@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 from engram.checkpoints.gguf.gguf_memory import GgufTable
 from engram.errors import CorruptFileError, LayoutError
 from engram.storage.gguf_headers import GgufTensor
-from engram.storage.gguf_walk import LocalFile
 from engram.storage.row_encodings.known_encodings import row_encoding
 
 _MOST_BYTES = 2**20  # of a row; those of released tables have some hundreds
+# Where readers go wrong: beside a page of rows, and beyond the offsets that 32 bits can hold.
+_BESIDE_PAGE, _4_GIB = (16383, 16384), 2**32
+
+
+def telling_rows(rows: int, row_bytes: int, more: int = 0) -> list[int]:
+    """Choose the rows of a table to sample: those at which readers go wrong, and some in between.
+
+    Args:
+        rows: Rows of the table.
+        row_bytes: Bytes of one.
+        more: Rows in between, evenly spread.
+    """
+    wanted = {0, 1, *_BESIDE_PAGE, _4_GIB // max(1, row_bytes), rows - 1}
+    wanted |= {rows * (2 * at + 1) // (2 * more) for at in range(more)}
+    return sorted(row for row in wanted if 0 <= row < rows)
 
 
 @dataclass(frozen=True)
@@ -47,8 +61,22 @@ class GgufRows:
                 refuses to read.
         """
         encoding = row_encoding(self.table.encoding)
-        stored = [_bytes(tensor, row_ids) for tensor in self.table.decoded]
-        return encoding.decode(*stored).astype(np.float64)
+        return encoding.decode(*self.read_stored(row_ids)).astype(np.float64)
+
+    def read_stored(self, row_ids: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Read single rows as they are stored.
+
+        Args:
+            row_ids: Rows, within the table ``[n]``.
+
+        Returns:
+            Their bytes ``[n, bytes]``, one array for each tensor that a row is decoded from.
+
+        Raises:
+            LayoutError: Their ggml type is unknown.
+            CorruptFileError: The file ends before a row does.
+        """
+        return [_bytes(tensor, row_ids) for tensor in self.table.decoded]
 
 
 def _bytes(tensor: GgufTensor, row_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -68,9 +96,9 @@ def _bytes(tensor: GgufTensor, row_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
             path=str(tensor.path),
             tensor=tensor.name,
         )
-    file, out = LocalFile.at(tensor.path), np.empty((len(row_ids), size), np.uint8)
-    for at, row in enumerate(row_ids.tolist()):
-        content = file.read(tensor.start + row * size, size)
+    rows, out = row_ids.tolist(), np.empty((len(row_ids), size), np.uint8)
+    contents = tensor.source.read_each([(tensor.start + row * size, size) for row in rows])
+    for at, (row, content) in enumerate(zip(rows, contents, strict=True)):
         if len(content) < size:
             raise CorruptFileError(
                 f"{tensor.path} ends before row {row:,} of {tensor.name} does.",

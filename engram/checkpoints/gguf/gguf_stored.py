@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from engram.errors import CorruptFileError, LayoutError, MismatchError
+from engram.errors import LayoutError, MismatchError
 from engram.storage.gguf_headers import GgufTensor
-from engram.storage.gguf_walk import LocalFile
 from engram.storage.row_encodings.known_encodings import row_encoding
 from engram.storage.row_encodings.scaled_encodings import ROW264, TWO_TENSORS, split
 
@@ -168,12 +167,5 @@ def gguf_stored(
 
 
 def _rows(tensor: GgufTensor, size: int, first: int, rows: int) -> NDArray[np.uint8]:
-    content = LocalFile.at(tensor.path).read(tensor.start + first * size, rows * size)
-    if len(content) < rows * size:
-        raise CorruptFileError(
-            f"{tensor.path} ends inside of {tensor.name}.",
-            "Download or copy it again.",
-            path=str(tensor.path),
-            tensor=tensor.name,
-        )
-    return np.frombuffer(bytearray(content), np.uint8).reshape(rows, size)  # which torch may own
+    content = bytearray(tensor.read(first * size, rows * size))  # which torch may write to
+    return np.frombuffer(content, np.uint8).reshape(rows, size)

@@ -1,27 +1,22 @@
 """Looks up what a text reads from a stored memory: ids, rows and their norms; only those rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram.addressing.addresses import Addresses
-from engram.addressing.same_memory import check_tokenizer, map_of
 from engram.addressing.text_rows import ngrams_of, rows_of
-from engram.addressing.tokenizer_files import TokenizerFile, describe_tokenizer
+from engram.addressing.tokenizer_files import TokenizerFile
 from engram.arguments import checked
-from engram.checkpoints.gguf.gguf_memory import holds_gguf
-from engram.checkpoints.read.checkpoint import Checkpoint
-from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.checkpoints.read.readable_memory import open_readable
 from engram.config.engram_config import EngramConfig
-from engram.config.templates import given_config
-from engram.errors import InputError, MissingFileError, UsageError
+from engram.errors import InputError
 from engram.storage.file_names import refuse_empty
-from engram.tensor_names import TABLE
 
 
 @dataclass(frozen=True)
@@ -163,16 +158,18 @@ def look_up(
     *,
     config: str | Path | EngramConfig | None = None,
     tokenizer: str | Path | TokenizerFile | None = None,
+    revision: str | None = None,
 ) -> TextLookup:
     """Read the rows of a memory that a text touches. Nothing else of its tables is read.
 
     Args:
         target: An attached folder, an adapter, a folder or file with published names, or a GGUF
-            file or folder.
+            file or folder, here or on the hub (``organisation/name/file.gguf``).
         text: Any text; no special tokens are added.
         config: The memory, or its config file, where the checkpoint does not state it.
-        tokenizer: The model's tokenizer, or its name or path; the one in the folder when None.
-            Beside a GGUF file it has to be given.
+        tokenizer: The model's tokenizer, or its name or path; the one in the folder, or in the GGUF
+            file, when None.
+        revision: Branch, tag or commit of a GGUF file on the hub.
 
     Returns:
         Tokens, rows and norms; `to_dict()` is what ``engram lookup --json`` prints.
@@ -181,7 +178,9 @@ def look_up(
         InputError: The text has no tokens, or there is no memory.
         MissingFileError: Files or the tokenizer are not there.
         MismatchError: It is another tokenizer, or the constants of a GGUF file do not fit.
-        UsageError: A config was given, and the files state their own.
+        LayoutError: The tokenizer in a GGUF file, or the encoding of its rows, is not known.
+        UsageError: A config was given, and the files state their own; or a revision of what is not
+            a GGUF file on the hub.
 
     Examples:
         >>> import engram
@@ -190,7 +189,7 @@ def look_up(
         True
     """
     refuse_empty(target, "the checkpoint")
-    memory = _open(Path(target), config, tokenizer)
+    memory = open_readable(target, config, tokenizer, revision)
     addresses, tokenizer = memory.addresses, memory.tokenizer
     encoded = tokenizer.tokenizer.encode(text, add_special_tokens=False)
     if not encoded.ids:
@@ -235,87 +234,6 @@ def look_up(
         repeated=repeated,
         layers=tuple(layers),
     )
-
-
-class _Rows(Protocol):
-    """A table whose single rows can be read."""
-
-    @property
-    def rows(self) -> int: ...
-
-    def read_rows(self, row_ids: NDArray[np.int64]) -> NDArray[Any]: ...
-
-
-class _Memory(NamedTuple):
-    """A stored memory, with all that a look-up takes.
-
-    Attributes:
-        addresses: Its constants, with their token map.
-        tokenizer: Its tokenizer.
-        tables: Its tables by layer.
-        table_dtype: dtype of the tables, or the encoding of their rows.
-    """
-
-    addresses: Addresses
-    tokenizer: TokenizerFile
-    tables: Mapping[int, _Rows]
-    table_dtype: str
-
-
-def _open(
-    path: Path,
-    config: str | Path | EngramConfig | None,
-    tokenizer: str | Path | TokenizerFile | None,
-) -> _Memory:
-    if holds_gguf(path):
-        if config is not None:
-            raise UsageError(f"{path} states its memory: leave -c (in Python, config) out.")
-        return _of_gguf(path, tokenizer)
-    stored = open_checkpoint(path, config=None if config is None else given_config(config))
-    layers = stored.layers
-    used = _tokenizer_of(stored) if tokenizer is None else describe_tokenizer(tokenizer)
-    addresses = stored.addresses_with(used)
-    if addresses.map_sha256 is not None:
-        addresses = addresses.with_map(map_of(addresses, used))
-    tables = {layer_id: tensors[TABLE] for layer_id, tensors in layers.items()}
-    return _Memory(addresses, used, tables, stored.table_form)
-
-
-def _of_gguf(path: Path, tokenizer: str | Path | TokenizerFile | None) -> _Memory:
-    from engram.checkpoints.gguf.gguf_addresses import gguf_addresses
-    from engram.checkpoints.gguf.gguf_memory import open_gguf
-    from engram.checkpoints.gguf.gguf_rows import GgufRows
-
-    stored = open_gguf(path)
-    addresses = gguf_addresses(stored)
-    if tokenizer is None:
-        raise MissingFileError(
-            f"The text has to be cut into tokens, and the tokenizer in {path} is not read.",
-            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
-            path=str(path),
-        )
-    used = describe_tokenizer(tokenizer)
-    if addresses.map_sha256 is not None:
-        check_tokenizer(addresses, used)
-    tables = {table.layer_id: GgufRows(table) for table in stored.tables}
-    encodings = " and ".join(dict.fromkeys(table.encoding for table in stored.tables))
-    return _Memory(
-        addresses,
-        used,
-        {layer_id: rows for layer_id, rows in tables.items() if layer_id is not None},
-        encodings,
-    )
-
-
-def _tokenizer_of(memory: Checkpoint) -> TokenizerFile:
-    try:
-        return memory.load_tokenizer()
-    except MissingFileError as error:
-        raise MissingFileError(
-            f"{memory.folder} has no tokenizer.json, and the text has to be cut into tokens.",
-            "Name the model's tokenizer: -t TOKENIZER (in Python, tokenizer=TOKENIZER)",
-            path=str(memory.folder),
-        ) from error
 
 
 def _ngrams(

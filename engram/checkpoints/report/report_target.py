@@ -14,6 +14,7 @@ from engram.sizing.run_options import ReportOptions
 from engram.sizing.shape import check_backbone
 from engram.sizing.weights import BASE_DTYPE, Contents, base_alone, base_weights, weigh
 from engram.storage.dtypes import dtype_name
+from engram.storage.gguf_on_hub import HubGguf
 
 
 def find_target(
@@ -35,10 +36,11 @@ def find_target(
         base = find_in_catalogue(name)
         if base is not None:
             return base_alone(base, base_weights(base))
-    from engram.checkpoints.gguf.gguf_memory import holds_gguf
+    from engram.checkpoints.read.find_gguf import find_gguf
 
-    if holds_gguf(path) and not is_template(target):
-        return _gguf(path, model, options, revision)
+    place = None if is_template(target) else find_gguf(target, revision)
+    if place is not None:
+        return _gguf(place, model, options, revision)
     is_state = path.is_file() and path.suffix == ".safetensors"
     is_checkpoint = path.is_dir() or is_state or (is_hub_id(name) and not path.exists())
     if is_checkpoint and not is_template(target):
@@ -107,19 +109,23 @@ def _nothing(target: str) -> MissingFileError:
 
 
 def _gguf(
-    path: Path, model: str | Path | Backbone | None, options: ReportOptions, revision: str | None
+    place: Path | HubGguf,
+    model: str | Path | Backbone | None,
+    options: ReportOptions,
+    revision: str | None,
 ) -> Contents:
     from engram.checkpoints.gguf.gguf_contents import inspect_gguf
 
-    asked = {"--model": model, "--revision": revision, "--dtype": options.dtype}
+    of_hub = {"--revision": revision} if isinstance(place, Path) else {}
+    asked = {"--model": model, **of_hub, "--dtype": options.dtype}
     if flags := [flag for flag, value in asked.items() if value is not None]:
-        raise UsageError(f"{path} is a GGUF file: leave {' and '.join(flags)} out.")
+        raise UsageError(f"{place} is a GGUF file: leave {' and '.join(flags)} out.")
     if options.mode == "training":
         raise UsageError(
-            f"{path} is a GGUF file, which engines read and nothing trains.",
+            f"{place} is a GGUF file, which engines read and nothing trains.",
             "Count the training of the checkpoint that it was made from.",
         )
-    return inspect_gguf(path)
+    return inspect_gguf(place)
 
 
 def _checkpoint(

@@ -9,8 +9,8 @@ from pathlib import Path
 from engram.addressing.tokenizer_files import load_tokenizer
 from engram.arguments import checked
 from engram.checkpoints.attach.proof import judge_base_weights
-from engram.checkpoints.gguf.gguf_memory import holds_gguf
 from engram.checkpoints.published.verify_released import verify_released
+from engram.checkpoints.read.find_gguf import find_gguf
 from engram.checkpoints.read.open_checkpoint import open_checkpoint
 from engram.checkpoints.verify.checkpoint_checks import CHECKS, STATED, check_base_config
 from engram.checkpoints.verify.verify_gguf import verify_gguf
@@ -34,6 +34,7 @@ def verify(
     headers_only: bool = False,
     full: bool = False,
     engine: str | None = None,
+    source: str | Path | None = None,
     trust_remote_code: bool = False,
     on_check: Callable[[Check], None] | None = None,
 ) -> Checks:
@@ -46,12 +47,15 @@ def verify(
 
     Args:
         target: An attached checkpoint, an adapter, or a released checkpoint: a folder, a lone
-            safetensors file, or a hub id; or a GGUF file or folder.
+            safetensors file, or a hub id; or a GGUF file or folder, here or on the hub
+            (``organisation/name`` or ``organisation/name/file.gguf``).
         tokenizer: Folder, tokenizer.json or hub id; the checkpoint's own when None.
         revision: Branch, tag or commit on the hub.
         headers_only: Load no model: check files, names and constants.
         full: Read every weight file and compare its sha256, where attach recorded them.
         engine: Short name of an engine, such as ``ds4``: whether its loader reads a GGUF file, too.
+        source: Checkpoint that a GGUF file was made from, or another GGUF file: sampled rows are
+            compared with its rows.
         trust_remote_code: Run the code beside the weights, where the base is defined there.
         on_check: Called with each check as soon as it is done.
 
@@ -78,14 +82,18 @@ def verify(
         )
     if tokenizer is not None:
         load_tokenizer(tokenizer)  # a wrong name is told at once, not as a check that was left out
-    is_gguf = holds_gguf(Path(target))
-    if engine is not None and not is_gguf and Path(target).exists():
-        raise UsageError(f"{name} is not a GGUF file: leave --target (in Python, engine) out.")
-    if is_gguf:
-        asked = {"--revision": revision is not None, "--full": full}
+    place = find_gguf(target, revision)
+    given = {"--target (in Python, engine)": engine, "--source (in Python, source)": source}
+    of_gguf = [flag for flag, value in given.items() if value is not None]
+    if of_gguf and place is None:
+        open_checkpoint(target, revision)  # what is not there is told first
+        raise UsageError(f"{name} is not a GGUF file: leave {' and '.join(of_gguf)} out.")
+    if place is not None:
+        is_here = isinstance(place, Path)
+        asked = {"--revision": revision is not None and is_here, "--full": full}
         if flags := [flag for flag, is_asked in asked.items() if is_asked]:
             raise UsageError(f"{name} is a GGUF file: leave {' and '.join(flags)} out.")
-        found = verify_gguf(Path(target), tokenizer, engine)
+        found = verify_gguf(place, tokenizer, engine, source)
     else:
         found = _checks(target, tokenizer, revision, not headers_only, full, trust_remote_code)
     checks = []

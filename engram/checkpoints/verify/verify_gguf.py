@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,16 @@ from engram.addressing.tokenizer_files import load_tokenizer
 from engram.checkpoints.gguf.constant_faults import ConstantJudge
 from engram.checkpoints.gguf.file_faults import Fault, FileJudge
 from engram.checkpoints.gguf.gguf_addresses import gguf_addresses, read_numbers
-from engram.checkpoints.gguf.gguf_memory import GgufMemory, open_gguf
+from engram.checkpoints.gguf.gguf_memory import GgufMemory, GgufTable, open_gguf
+from engram.checkpoints.gguf.gguf_tokenizer import gguf_tokenizer, holds_tokenizer
 from engram.checkpoints.gguf.loader_faults import LoaderJudge
+from engram.checkpoints.read.source_tables import SourceTable, source_tables
+from engram.checkpoints.verify.source_rows import compare_rows
 from engram.checks import Check, Verdict, run_check, what_happened
-from engram.errors import CorruptFileError, EngramError, MissingFileError
+from engram.errors import CorruptFileError, EngramError, LayoutError, MissingFileError
 from engram.layouts.gguf_dialect import GgufDialect
 from engram.layouts.gguf_dialects import dialects_of
+from engram.storage.gguf_on_hub import HubGguf
 from engram.storage.row_encodings.known_encodings import ROW_ENCODINGS
 
 # By name of a check: its rule, and its detail when all is right.
@@ -63,14 +67,19 @@ class GgufCheck(Check):
 
 
 def verify_gguf(
-    path: Path, tokenizer: str | Path | None = None, engine: str | None = None
+    place: Path | HubGguf,
+    tokenizer: str | Path | None = None,
+    engine: str | None = None,
+    source: str | Path | None = None,
 ) -> Iterator[Check]:
     """Check a memory in GGUF files, from headers, constants and a few rows.
 
     Args:
-        path: The file, any part of a split one, or a folder with one model.
-        tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer.
+        place: The file, any part of a split one, or a folder with one model; or one on the hub.
+        tokenizer: Folder, tokenizer.json or hub id of the model's tokenizer; the one in the file
+            when None.
         engine: Short name of an engine, whose loader is to read it; see `dialects_of`.
+        source: Checkpoint or GGUF file to compare sampled rows with.
 
     Yields:
         Each check as it is done, `GgufCheck` for those with codes.
@@ -81,8 +90,9 @@ def verify_gguf(
         UsageError: The engine is unknown.
     """
     targets = () if engine is None else dialects_of(engine)
+    tables = None if source is None else source_tables(source)
     try:
-        memory = open_gguf(path)
+        memory = open_gguf(place)
     except CorruptFileError as error:
         yield Check("header", False, what_happened(error))
         return
@@ -91,11 +101,14 @@ def verify_gguf(
     for check in (*_checks_of_files(memory), *_checks_of_constants(memory)):
         codes.update(fault["code"] for fault in check.faults)
         yield check
-    if tokenizer is not None:
+    if tokenizer is not None or (holds_tokenizer(memory) and not memory.is_table_alone):
         yield run_check("tokenizer", _check_tokenizer, memory, tokenizer)
     yield _memory(memory, codes)
     if engine is not None:
         yield _check_engine(memory, engine, targets)
+    if tables is not None:
+        for table in memory.tables:
+            yield _check_source(table, tables, str(source))
 
 
 def _checks_of_files(memory: GgufMemory) -> Iterator[GgufCheck]:
@@ -180,13 +193,33 @@ def _check_engine(memory: GgufMemory, engine: str, targets: Sequence[GgufDialect
     return _check(name, faults, f"it has the names and types of {target.name}")
 
 
-def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path) -> Verdict:
+def _check_source(
+    table: GgufTable, tables: Mapping[int | None, SourceTable], source: str
+) -> GgufCheck:
+    """Compare sampled rows of a table with those of the checkpoint that it was made from."""
+    name = "source" if table.layer_id is None else f"source layer {table.layer_id}"
+    right = tables.get(table.layer_id)
+    if right is None and len(tables) == 1 and (table.layer_id is None or None in tables):
+        (right,) = tables.values()
+    if right is None:
+        return GgufCheck(name, None, f"{source} holds no table of this layer")
+    try:
+        faults, detail = compare_rows(table, right)
+    except EngramError as error:
+        return GgufCheck(name, None, what_happened(error))
+    return _check(name, faults, f"{detail} {source}")
+
+
+def _check_tokenizer(memory: GgufMemory, tokenizer: str | Path | None) -> Verdict:
     try:
         addresses = gguf_addresses(memory)
     except MissingFileError as error:
         return None, what_happened(error)
-    file = load_tokenizer(tokenizer)
     if addresses.map_sha256 is None:
         return None, "this layout hashes token ids themselves"
+    try:
+        file = gguf_tokenizer(memory) if tokenizer is None else load_tokenizer(tokenizer)
+    except LayoutError as error:
+        return None, f"{what_happened(error)} {error.hint}"
     check_tokenizer(addresses, file)
     return True, f"{file.name} gives the token map of the file"

@@ -105,7 +105,7 @@ def test_a_table_that_is_too_short_is_refused(tmp_path):
 def test_what_a_look_up_needs_is_named(tmp_path):
     path = tmp_path / "model.gguf"
     write_filled(path, "gguf_ds4")
-    with pytest.raises(MissingFileError, match="has to be cut into tokens") as error:
+    with pytest.raises(MissingFileError, match="holds no tokenizer") as error:
         look_up(path, TEXT)
     assert "-t TOKENIZER" in error.value.hint
     with pytest.raises(MismatchError, match="not the one that the memory was made with"):

@@ -1,0 +1,152 @@
+"""`source_tables`: the tables of a checkpoint that another file was made from, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram.checkpoints.gguf.gguf_memory import open_gguf
+from engram.checkpoints.gguf.gguf_rows import GgufRows
+from engram.checkpoints.published.recognise import find_family
+from engram.checkpoints.read.find_gguf import find_gguf
+from engram.checkpoints.read.open_checkpoint import open_checkpoint
+from engram.checkpoints.read.stored_tensor import StoredTensor, stored_tensor
+from engram.errors import InputError, UsageError
+from engram.layouts.dialect import Slot
+from engram.storage.dtypes import DTYPES
+from engram.storage.safetensors_headers import TensorInfo
+from engram.storage.stored import Stored, stored_model_config
+from engram.tensor_names import TABLE
+
+# Encodings of rows in safetensors files, by dtype, where their scales are as the encoding has them.
+_ENCODINGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "fp8": "e4m3_e8m0_32"}
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A table whose single rows can be read.
+
+    Attributes:
+        encoding: Encoding of its rows; the dtype where its bytes are of none.
+        rows: Rows of the table.
+        width: Values of one; None where the encoding is unknown.
+        row_bytes: Bytes of one, without scales that lie apart.
+        read_stored: Takes rows ``[n]``, returns their bytes ``[n, bytes]`` for each tensor that a
+            row is stored in.
+        read_rows: Takes rows ``[n]``, returns their values ``[n, width]``.
+    """
+
+    encoding: str
+    rows: int
+    width: int | None
+    row_bytes: int
+    read_stored: Callable[[NDArray[np.int64]], Sequence[NDArray[np.uint8]]]
+    read_rows: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+
+def source_tables(source: str | Path) -> Mapping[int | None, SourceTable]:
+    """Find the tables of a checkpoint by layer; only headers are read.
+
+    Args:
+        source: A folder or a safetensors file, ours or with published names, whole or in part; or
+            a GGUF file, here or on the hub.
+
+    Raises:
+        MissingFileError: It is not there.
+        CorruptFileError: A file is torn.
+        InputError: It holds no table.
+        LayoutError: A table is stored in a format that is not read.
+        UsageError: It is a checkpoint on the hub that is not in GGUF.
+    """
+    place = find_gguf(source)
+    if place is not None:
+        found = {table.layer_id: _of_gguf(GgufRows(table)) for table in open_gguf(place).tables}
+    else:
+        found = {layer: _of_tensor(it) for layer, it in _stored_tables(source).items()}
+    if not found:
+        raise InputError(
+            f"{source} holds no table to compare rows with.",
+            "Give the checkpoint that the file was made from, or its files with the tables.",
+            path=str(source),
+        )
+    return found
+
+
+def _of_gguf(rows: GgufRows) -> SourceTable:
+    table = rows.table
+    return SourceTable(
+        encoding=table.encoding,
+        rows=rows.rows,
+        width=table.width,
+        row_bytes=table.values.row_bytes or 1,
+        read_stored=rows.read_stored,
+        read_rows=rows.read_rows,
+    )
+
+
+def _of_tensor(table: StoredTensor) -> SourceTable:
+    is_scaled = bool(table.scales) and not table.float_scales
+
+    def read_stored(row_ids: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+        readers = [table.read_bytes, *([table.read_scale_bytes] if is_scaled else [])]
+        return [np.stack([read(row, 1) for row in row_ids.tolist()]) for read in readers]
+
+    is_known = not table.scales or (is_scaled and table.rows_per_scale == 1)
+    return SourceTable(
+        encoding=_ENCODINGS.get(table.dtype, table.dtype) if is_known else f"scaled {table.dtype}",
+        rows=table.rows,
+        width=table.width,
+        row_bytes=table.width * DTYPES[table.pieces[0].dtype].bits // 8,
+        read_stored=read_stored,
+        read_rows=table.read_rows,
+    )
+
+
+def _stored_tables(source: str | Path) -> Mapping[int | None, StoredTensor]:
+    """Find the tables in safetensors files, which need not be all of a checkpoint."""
+    opened = open_checkpoint(source)
+    if opened.path is None:
+        raise UsageError(
+            f"{source} is on the hub, and rows of it are read from files here.",
+            f"Bring its tables: hf download {source} --local-dir FOLDER",
+        )
+    if opened.stated is not None:
+        return {layer: tensors[TABLE] for layer, tensors in opened.layers.items()}
+    if opened.path.is_file():  # one shard of several, beside the config of all
+        opened = replace(opened, model_config=stored_model_config(opened.path.parent))
+    return _published_tables(opened.files)
+
+
+def _published_tables(files: Stored) -> dict[int | None, StoredTensor]:
+    family = find_family(files)
+    if family is None:
+        return {}
+    pieces: dict[int | None, dict[bool, list[tuple[Slot, TensorInfo]]]] = {}
+    for name, info in files.tensors.items():
+        slot = family.read(name)
+        if slot is not None and slot.role == "table" and len(info.shape) == 2:
+            of_layer = pieces.setdefault(slot.key.layer_id, {False: [], True: []})
+            of_layer[slot.is_scale].append((slot, info))
+    return {
+        layer_id: _joined(f"{files.name}, layer {layer_id}", found[False], found[True])
+        for layer_id, found in sorted(pieces.items(), key=lambda item: item[0] or 0)
+        if found[False]
+    }
+
+
+def _joined(
+    name: str,
+    values: Sequence[tuple[Slot, TensorInfo]],
+    scales: Sequence[tuple[Slot, TensorInfo]],
+) -> StoredTensor:
+    """Put the pieces of a table together, in the order of their numbers."""
+    tables, factors = (
+        [info for _, info in sorted(it, key=lambda pair: pair[0].shard or 0)]
+        for it in (values, scales)
+    )
+    shape = (sum(info.shape[0] for info in tables), tables[0].shape[1])
+    return stored_tensor(name, shape, tables, factors)
